@@ -1,0 +1,53 @@
+# medssl: `make pretrain_ct`, `make report`, `make test`, `make check`. Everything below installs what it needs into .venv.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+CORES  ?= all
+# uv reads UV_FIND_LINKS; pip's own setting for local wheels is honoured too.
+export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
+
+.PHONY: help install pretrain_ct report test test-full check format lock clean
+
+help:
+	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+install: $(STAMP) ## make .venv from the pinned lock
+
+$(STAMP): requirements.lock pyproject.toml
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade pip "uv==$(shell sed -n 's/^uv==//p' requirements.lock)"
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -r requirements.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation -e .
+	touch $@
+
+pretrain_ct: $(STAMP) ## the main job: the bundled CT, ingest to pre-training, and its page
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) pretrain_ct
+
+report: $(STAMP) ## the whole default study, with fine-tuning, evaluation and the full page
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) report
+
+test: $(STAMP) ## the suite, at most ten minutes on two cores
+	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+test-full: $(STAMP) ## the suite with the long counts
+	$(PYTHON) -m pytest -n 2 --dist loadfile --full
+
+check: $(STAMP) ## lint, format, types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
+
+format: $(STAMP) ## format the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## remove the results of the default study
+	rm -rf results/demo .medssl/demo
+
+lock: $(STAMP) ## resolve the pins again from pyproject.toml
+	$(VENV)/bin/uv pip compile --quiet pyproject.toml --extra test --no-emit-find-links --no-header --no-annotate -o requirements.lock
+	printf 'uv==%s\n' "$$($(VENV)/bin/uv --version | cut -d' ' -f2)" >> requirements.lock
+	sed -i 's/^torch==\([0-9.]*\)+.*/torch==\1/' requirements.lock
+	$(PYTHON) workflow/write_environment.py

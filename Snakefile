@@ -1,0 +1,54 @@
+# medssl: the whole DAG at a glance.
+#
+#   snakemake --cores all pretrain_ct                                   the default study (configs/ct.yaml)
+#   snakemake --cores all pretrain_ct --configfile configs/mine.yaml    your own
+#   snakemake --cores all report                                        on to fine-tuning, evaluation and the full page
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "configs/ct.yaml"
+
+
+include: "workflow/paths.smk"
+include: "workflow/1_ingest.smk"
+include: "workflow/2_prepare.smk"
+include: "workflow/3_reduce.smk"
+include: "workflow/4_pretrain.smk"
+include: "workflow/5_finetune.smk"
+include: "workflow/6_evaluate.smk"
+include: "workflow/7_report.smk"
+
+
+# Targets: pretrain_<cohort> for every cohort that a run pre-trains on, report for everything.
+localrules:
+    all,
+    report,
+
+
+rule all:
+    input:
+        L.report("study", "report.html"),
+
+
+rule report:
+    input:
+        L.report("study", "report.html"),
+
+
+for cohort in JOBS.cohorts():
+
+    rule:
+        name:
+            f"pretrain_{cohort}"
+        localrule: True
+        input:
+            [L.pretrain(c, run, "encoder.safetensors") for c, run in JOBS.runs(cohort)],
+            L.report(cohort, "report.html"),
+
+
+onsuccess:
+    announce(JOBS)
+
+
+onerror:
+    stop_with_code(JOBS)

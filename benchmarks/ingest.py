@@ -1,0 +1,183 @@
+"""Slices a second from a folder of DICOM to the readable cache: medssl beside dcm2niix, SimpleITK and dicom2nifti.
+
+The same series of 512² CT slices, uncompressed and in each compressed syntax, in one run; whole processes, files in the
+page cache, the best of a few repeats. medssl does all that it always does: header scan, checks, hashes, ledger, receipt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+from medssl.core.files import write_json  # noqa: E402
+
+SYNTAXES = ("uncompressed", "jpegls", "ljpeg", "j2k", "rle")
+
+
+def make_series(folder: Path, num_slices: int) -> None:
+    """A chest-like CT of 512² slices: smooth organs, noise of 12 HU, air around; as compressible as a real one."""
+    from phantoms import Phantom, datasets, save
+    from scipy.ndimage import gaussian_filter, zoom
+
+    r = np.random.default_rng(0)
+    field = zoom(gaussian_filter(r.normal(size=(128, 128, 16)), 6), (4, 4, num_slices / 16), order=1)[:, :, :num_slices]
+    y, x = np.meshgrid(np.linspace(-1, 1, 512), np.linspace(-1, 1, 512), indexing="ij")
+    body = (x / 0.9) ** 2 + (y / 0.7) ** 2 < 1
+    base = datasets(Phantom(seed=1, columns=8, rows=8, slices=num_slices, spacing=(0.7, 0.7), step=1.25))
+    for k, ds in enumerate(base):
+        hu = np.where(body, 3e3 * field[:, :, k] + 20, -1000) + r.normal(0, 12, (512, 512))
+        stored = np.clip(np.rint(hu + 1024), 0, 4095).astype(np.uint16)
+        ds.Rows, ds.Columns, ds.PixelData = 512, 512, stored.tobytes()
+        ds["PixelData"].VR = "OW"
+    save(base, folder / "uncompressed")
+    from faults import compress
+
+    for syntax in SYNTAXES[1:]:
+        packed = [copy.deepcopy(ds) for ds in base]
+        for ds in packed:
+            compress(ds, syntax)
+        save(packed, folder / syntax)
+
+
+MEDSSL = """
+import sys
+from pathlib import Path
+from medssl.core import job as jobs, listing
+from medssl.core.layout import Layout
+from medssl.ingest import run
+source, threads = sys.argv[1], int(sys.argv[2])
+layout = Layout.of("results", "bench")
+listing.refresh(layout, "ct", source, listing.load_key(None))
+private = layout.private("ct", "listing.jsonl")
+settings = {"tilt": "resample", "uneven": "refuse", "min_slices": 3, "shards": 1, "labels": None}
+spec = jobs.Spec("ingest", "ct", "bench", str(layout.root), 0, "bench", settings, {"listing": private}, layout.ingest("ct"),
+                 {"path": source, "id_key": "", "folder": str(Path(private).parent)})
+for step in (run.scan, lambda job: run.convert(job, 0), run.merge):
+    with jobs.job(spec, threads=threads) as job:
+        step(job)
+"""
+
+SIMPLEITK = """
+import sys, SimpleITK as sitk
+reader = sitk.ImageSeriesReader()
+reader.SetFileNames(reader.GetGDCMSeriesFileNames(sys.argv[1]))
+sitk.WriteImage(reader.Execute(), "a.nii")
+"""
+
+DICOM2NIFTI = """
+import sys, dicom2nifti
+dicom2nifti.dicom_series_to_nifti(sys.argv[1], "a.nii", reorient_nifti=False)
+"""
+
+PYDICOM = """
+import sys, numpy, pydicom
+from pathlib import Path
+made = [pydicom.dcmread(p) for p in Path(sys.argv[1]).iterdir()]
+made.sort(key=lambda d: d.ImagePositionPatient[2])
+numpy.save("a.npy", numpy.stack([d.pixel_array * float(d.RescaleSlope) + float(d.RescaleIntercept) for d in made]).astype("int16"))
+"""
+
+
+def commands(source: Path) -> dict[str, list[str]]:
+    """What each tool is started with."""
+    import dcm2niix
+
+    python = sys.executable
+    return {
+        "medssl": [python, "-c", MEDSSL, str(source), "2"],
+        "medssl 1 core": [python, "-c", MEDSSL, str(source), "1"],
+        "dcm2niix -z n": [dcm2niix.bin, "-z", "n", "-o", ".", str(source)],
+        "dcm2niix -z y": [dcm2niix.bin, "-z", "y", "-o", ".", str(source)],
+        "SimpleITK": [python, "-c", SIMPLEITK, str(source)],
+        "dicom2nifti": [python, "-c", DICOM2NIFTI, str(source)],
+        "pydicom": [python, "-c", PYDICOM, str(source)],
+    }
+
+
+def timed(command: list[str], *, cores: int) -> tuple[float, float] | None:
+    """(seconds, peak MB of the process and its children) of a command in an empty folder; None if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        start_s = time.perf_counter()
+        script = (
+            "import os,resource,subprocess,sys;c=subprocess.run(sys.argv[2:],stdout=-3,stderr=-3).returncode;"
+            "open(sys.argv[1],'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss));sys.exit(c)"
+        )
+        peak = Path(folder) / ".peak"
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(peak), *command],
+            cwd=folder,
+            env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
+        )
+        spent_s = time.perf_counter() - start_s
+        return (spent_s, int(peak.read_text()) / 1024) if done.returncode == 0 else None
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="40 slices, two syntaxes, one repeat")
+    options = parser.parse_args()
+    num_slices, repeats = (40, 1) if options.quick else (200, 3)
+    syntaxes = SYNTAXES[:2] if options.quick else SYNTAXES
+    idle_s = timed([sys.executable, "-c", "pass"], cores=2)
+    rates: dict[str, dict[str, float | None]] = {}
+    peaks: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_series(Path(folder), num_slices)
+        for syntax in syntaxes:
+            source = Path(folder) / syntax
+            for path in source.iterdir():
+                path.read_bytes()
+            rates[syntax] = {}
+            for tool, command in commands(source).items():
+                runs = [timed(command, cores=1 if tool.endswith("1 core") else 2) for _ in range(repeats)]
+                good = [run for run in runs if run is not None]
+                rates[syntax][tool] = round(num_slices / min(s for s, _ in good), 1) if good else None
+                if good and syntax == "uncompressed":
+                    peaks[tool] = round(max(mb for _, mb in good), 1)
+    tools = list(rates["uncompressed"])
+    print(f"{'slices/s':14s}" + "".join(f"{tool:>16s}" for tool in tools))
+    for syntax, row in rates.items():
+        print(f"{syntax:14s}" + "".join(f"{row[tool] or 'refused':>16}" for tool in tools))
+    volume_mb = num_slices * 512 * 512 * 2 / 1e6
+    ratios = {
+        syntax: {tool: round(row["medssl"] / row[tool], 2) for tool in tools if row[tool] and row["medssl"]}  # type: ignore[operator]
+        for syntax, row in rates.items()
+    }
+    result: dict[str, Any] = {
+        "slices": num_slices,
+        "slices_per_s": rates,
+        "medssl_over": ratios,
+        "peak_mb": peaks,
+        "volume_mb": volume_mb,
+        "start_of_python_s": round(idle_s[0], 3) if idle_s else None,
+        "versions": {"medssl": version("medssl"), **{p: version(p) for p in ("dcm2niix", "simpleitk", "dicom2nifti", "pydicom")}},
+        "processor": platform.machine(),
+        "cores": 2,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    if not options.quick:
+        write_json(ROOT / "benchmarks" / "results" / "ingest.json", result)
+    print("RESULT " + json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""One command, a verb per stage. Snakemake calls these verbs with a spec file; a person may do the same."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medssl.core.errors import MedsslError
+from medssl.core.files import write_json
+from medssl.core.job import Spec, job
+
+app = typer.Typer(
+    help="Self-supervised pre-training on CT and MR. A study runs with `snakemake --cores all pretrain_ct`; these are its steps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecPath = Annotated[Path, typer.Argument(help="spec file, results/<study>/specs/<stage>/<name>.json")]
+Log = Annotated[Path | None, typer.Option(help="append the log to this file")]
+Threads = Annotated[int, typer.Option(min=1, help="threads this job may use")]
+
+
+def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int, **arguments: Any) -> None:
+    """Run one step of a stage; its module is imported only now."""
+    spec = Spec.read(spec_path)
+    limit_threads(threads)
+    part = "-".join(str(value) for value in arguments.values())
+    try:
+        with job(spec, part=part, log_path=log, threads=threads) as work:
+            getattr(importlib.import_module(f"medssl.{stage}.run"), step)(work, **arguments)
+    except MedsslError as error:
+        _append(log, f"stopped: {error}")
+        failure = {"job": f"{stage} {spec.name}", "exit_code": error.exit_code, "sentence": str(error)}
+        write_json(Path(spec.layout.state("failures", f"{stage}-{spec.name.replace('/', '-')}.json")), failure)
+        raise
+    except Exception as error:
+        # An unexpected message may quote a file or a header, which ingest must keep to itself.
+        text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+        _append(log, text + ("" if stage == "ingest" else f": {error}"))
+        raise
+
+
+def limit_threads(threads: int) -> None:
+    """Hold numerical libraries to the threads of the job; must run before they are imported."""
+    import os
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
+
+@app.callback()
+def root(
+    stop_with_parent: Annotated[bool, typer.Option(help="end when the process that started this one ends", hidden=True)] = False,
+) -> None:
+    """What holds for every verb."""
+    if stop_with_parent:
+        _stop_with_parent()
+
+
+@app.command()
+def ingest(
+    spec: SpecPath,
+    step: Annotated[str, typer.Option(help="scan, convert or merge")] = "scan",
+    shard: Annotated[int, typer.Option(help="which shard to convert")] = 0,
+    log: Log = None,
+    threads: Threads = 1,
+) -> None:
+    """Find the images of a source and convert them: right, or refused with a reason."""
+    if step not in ("scan", "convert", "merge"):
+        raise typer.BadParameter(f"step is scan, convert or merge, got {step!r}")
+    _run("ingest", step, spec, log, threads, **({"shard": shard} if step == "convert" else {}))
+
+
+@app.command()
+def prepare(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
+    """Make what the network sees: arrays on a common orientation, slices, split, fingerprint."""
+    _run("prepare", "run", spec, log, threads)
+
+
+@app.command()
+def reduce(
+    spec: SpecPath, step: Annotated[str, typer.Option(help="describe or run")] = "run", log: Log = None, threads: Threads = 1
+) -> None:
+    """Decide which slices are worth training on."""
+    if step not in ("describe", "run", "leakage"):
+        raise typer.BadParameter(f"step is describe, run or leakage, got {step!r}")
+    _run("reduce", step, spec, log, threads)
+
+
+@app.command()
+def pretrain(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
+    """Pre-train an encoder without labels."""
+    _run("pretrain", "run", spec, log, threads)
+
+
+@app.command()
+def finetune(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
+    """Fit the task from each start, with few labels and many."""
+    _run("finetune", "run", spec, log, threads)
+
+
+@app.command()
+def evaluate(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
+    """Score the test predictions, with intervals and paired comparisons."""
+    _run("evaluate", "run", spec, log, threads)
+
+
+@app.command()
+def report(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
+    """Write the page."""
+    _run("report", "run", spec, log, threads)
+
+
+@app.command()
+def check(source: Annotated[Path, typer.Argument(help="folder of DICOM, NIfTI or images, or an NPZ file")]) -> None:
+    """Say what a source holds and what would be refused, without running a study."""
+    from medssl.ingest.run import print_check
+
+    print_check(source)
+
+
+@app.command()
+def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> None:
+    """Check a study file and write its specs, to run stages by hand."""
+    from medssl.core.dag import Dag
+    from medssl.core.study import load_study
+
+    dag = Dag(load_study(files=[str(study_file)]))
+    dag.refresh_sources()
+    dag.write_specs()
+    print(dag.layout.root / "specs")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the study file, for editors."""
+    from medssl.core.schema import study_schema
+
+    print(json.dumps(study_schema(), indent=1))
+
+
+def _stop_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent dies, so that a killed Snakemake leaves no job behind."""
+    import ctypes
+    import signal
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _append(log: Path | None, text: str) -> None:
+    if log is not None:
+        with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
+            print(text, file=file)
+
+
+def main() -> None:
+    """Run the command line; an error we foresaw is one sentence and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except MedsslError as error:
+        print(f"medssl: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,1 @@
+"""What every stage needs: study file, paths, files, tables, receipts, randomness, errors, progress."""

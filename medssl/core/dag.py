@@ -1,0 +1,239 @@
+"""From a study to the spec of every job: what it reads, where it writes, with which options and which code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medssl.core import listing, plugins
+from medssl.core.files import canonical_json, write_if_changed
+from medssl.core.job import Spec
+from medssl.core.layout import Layout
+from medssl.core.sources import PACKAGE, code_hash
+from medssl.core.study import FinetuneSettings, PretrainSettings, Study
+
+STUDY_PAGE = "study"
+"""The report page of everything; the other pages bear the name of their cohort."""
+
+
+class Dag:
+    """All jobs of a study by name; pure, except for `refresh_sources` and `write_specs`."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.layout = Layout.of(study.output, study.study)
+        self.arms = study.reduce.with_controls()
+
+    # Names
+
+    def runs(self, cohort: str | None = None) -> list[tuple[str, str]]:
+        """(cohort, run) of every pre-training job, or those of one cohort; a run is `name-arm-seedN`."""
+        found = [
+            (self.study.cohort_of(settings), f"{name}-{arm}-seed{seed}")
+            for name, settings in self.study.pretrain.items()
+            for arm in self.study.arms_of(settings)
+            for seed in settings.seeds
+        ]
+        return [pair for pair in found if cohort in (None, pair[0])]
+
+    def pretrain_of(self, run: str) -> tuple[PretrainSettings, str, int]:
+        """Settings, arm and seed of a run name."""
+        name, arm, seed = run.split("-")
+        return self.study.pretrain[name], arm, int(seed.removeprefix("seed"))
+
+    def cohorts(self) -> list[str]:
+        """The cohorts that some run pre-trains on, in the study's order."""
+        return list(dict.fromkeys(cohort for cohort, _ in self.runs()))
+
+    def reduced_cohorts(self) -> list[str]:
+        """The cohorts that have reduction arms: every one, so that an arm can be looked at before a run is defined."""
+        return list(self.study.all_cohorts)
+
+    def runs_for(self, task: FinetuneSettings) -> list[tuple[str, str]]:
+        """The pre-training runs a task starts from."""
+        wanted = self.study.pretrain if task.inits is None else task.inits
+        return [(cohort, run) for cohort, run in self.runs() if run.split("-")[0] in wanted]
+
+    # Inputs, by name, of one job
+
+    def reduce_inputs(self, cohort: str, arm: str) -> dict[str, Any]:
+        """What an arm reads."""
+        match = self.arms[arm].match
+        return {
+            **self._prepared(cohort),
+            "descriptors": self.layout.describe(cohort, "descriptors.parquet"),
+            **({"match": self.layout.reduce(cohort, match, "keep.parquet")} if match else {}),
+        }
+
+    def pretrain_inputs(self, cohort: str, run: str) -> dict[str, Any]:
+        """What a pre-training run reads."""
+        _, arm, _ = self.pretrain_of(run)
+        return {**self._prepared(cohort), "keep": self.layout.reduce(cohort, arm, "keep.parquet")}
+
+    def finetune_inputs(self, task: str) -> dict[str, Any]:
+        """What a task reads."""
+        settings = self.study.finetune[task]
+        runs = self.runs_for(settings)
+        return {
+            "samples": self.layout.prepare(settings.source, "samples.parquet"),
+            "volumes": self.layout.prepare(settings.source, "volumes.tsv"),
+            "encoders": {run: self.layout.pretrain(cohort, run, "encoder.safetensors") for cohort, run in runs},
+            "contracts": {run: self.layout.pretrain(cohort, run, "contract.json") for cohort, run in runs},
+        }
+
+    def evaluate_inputs(self, task: str) -> dict[str, Any]:
+        """What the evaluation of a task reads."""
+        return {
+            "predictions": self.layout.finetune(task, "predictions.parquet"),
+            "fits": self.layout.finetune(task, "fits.tsv"),
+        }
+
+    def report_inputs(self, page: str) -> dict[str, Any]:
+        """What a page reads: a cohort's page ends at pre-training, the page `study` holds everything."""
+        layout = self.layout
+        cohorts = self.cohorts() if page == STUDY_PAGE else [page]
+        tasks = list(self.study.finetune) if page == STUDY_PAGE else []
+        sources = list(dict.fromkeys(source for cohort in cohorts for source in self.study.all_cohorts[cohort]))
+        sources += [s for s in (self.study.finetune[task].source for task in tasks) if s not in sources]
+        runs = [pair for cohort in cohorts for pair in self.runs(cohort)]
+        arms = [(cohort, arm) for cohort in cohorts for arm in self.arms]
+        return {
+            "series": [layout.ingest(s, "series.tsv") for s in sources],
+            "rejected": [layout.ingest(s, "rejected.tsv") for s in sources],
+            "fingerprint": [layout.prepare(s, "fingerprint.json") for s in sources],
+            "volumes": [layout.prepare(s, "volumes.tsv") for s in sources],
+            "samples": [layout.prepare(s, "samples.parquet") for s in sources],
+            "keeps": [layout.reduce(c, a, "keep.parquet") for c, a in arms],
+            "summaries": [layout.reduce(c, a, "summary.json") for c, a in arms],
+            "curves": [layout.pretrain(c, r, "curve.tsv") for c, r in runs],
+            "contracts": [layout.pretrain(c, r, "contract.json") for c, r in runs],
+            "views": [layout.pretrain(c, r, "views.png") for c, r in runs],
+            "fits": [layout.finetune(t, "fits.tsv") for t in tasks],
+            "scores": [layout.evaluate(t, "scores.tsv") for t in tasks],
+            "comparisons": [layout.evaluate(t, "comparisons.tsv") for t in tasks],
+            "cases": [layout.evaluate(t, "cases.parquet") for t in tasks],
+        }
+
+    def shards(self, source: str) -> list[str]:
+        """The tables of a source's shards."""
+        count = self.study.source_settings(source, "ingest")["shards"]
+        return [self.layout.ingest(source, f"shards/{index}-of-{count}/series.tsv") for index in range(count)]
+
+    def reads(self, stage: str, name: str) -> list[str]:
+        """The paths a job reads, as a flat list: the inputs of its rule beside the spec."""
+        return list(_paths(self._by_name[self.layout.spec(stage, name)].inputs))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Spec]:
+        return dict(self.specs())
+
+    def _prepared(self, cohort: str) -> dict[str, Any]:
+        sources = self.study.all_cohorts[cohort]
+        return {
+            "samples": [self.layout.prepare(source, "samples.parquet") for source in sources],
+            "volumes": [self.layout.prepare(source, "volumes.tsv") for source in sources],
+        }
+
+    # Specs
+
+    def specs(self) -> Iterator[tuple[str, Spec]]:
+        """(path, spec) of every job, in the order of the stages."""
+        for source in self.study.sources:
+            yield from self._source_specs(source)
+        for cohort in self.reduced_cohorts():
+            yield from self._reduce_specs(cohort)
+        for cohort, run in self.runs():
+            yield self._pretrain_spec(cohort, run)
+        for task in self.study.finetune:
+            yield from self._task_specs(task)
+        for page in self.pages():
+            yield self._page_spec(page)
+
+    def _source_specs(self, source: str) -> Iterator[tuple[str, Spec]]:
+        study, layout = self.study, self.layout
+        checks = sorted((PACKAGE / "ingest").rglob("*.py"))
+        listed = {"listing": layout.private(source, "listing.jsonl")}
+        yield self._spec("ingest", source, study.source_settings(source, "ingest"), listed, layout.ingest(source), checks)
+        series = {"series": layout.ingest(source, "series.tsv")}
+        yield self._spec("prepare", source, study.source_settings(source, "prepare"), series, layout.prepare(source))
+
+    def _reduce_specs(self, cohort: str) -> Iterator[tuple[str, Spec]]:
+        yield self._spec("reduce", f"{cohort}/describe", {}, self._prepared(cohort), self.layout.describe(cohort))
+        for arm, settings in self.arms.items():
+            chosen = plugins.find("reducer", settings.reducer.name if settings.reducer else arm)
+            options = settings.reducer.options if settings.reducer else chosen.check({})
+            values = settings.model_dump() | {"reducer": {"name": chosen.name, "options": options}}
+            inputs, out = self.reduce_inputs(cohort, arm), self.layout.reduce(cohort, arm)
+            yield self._spec("reduce", f"{cohort}/{arm}", values, inputs, out, [chosen.path])
+
+    def _pretrain_spec(self, cohort: str, run: str) -> tuple[str, Spec]:
+        settings, _, seed = self.pretrain_of(run)
+        values = settings.model_dump(exclude={"arms", "seeds", "cohort"}) | {"pretrain_seed": seed}
+        inputs, out = self.pretrain_inputs(cohort, run), self.layout.pretrain(cohort, run)
+        code = [plugins.find("objective", settings.objective.name).path, plugins.find("backbone", settings.backbone.name).path]
+        return self._spec("pretrain", f"{cohort}/{run}", values, inputs, out, code)
+
+    def _task_specs(self, task: str) -> Iterator[tuple[str, Spec]]:
+        settings, layout = self.study.finetune[task], self.layout
+        backbones = sorted({self.pretrain_of(run)[0].backbone.name for _, run in self.runs_for(settings)})
+        code = [plugins.find("task", settings.task).path, *(plugins.find("backbone", name).path for name in backbones)]
+        yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
+        values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task}
+        metrics = [plugins.find("metric", name).path for name in plugins.names("metric")]
+        yield self._spec("evaluate", task, values, self.evaluate_inputs(task), layout.evaluate(task), metrics)
+
+    def _page_spec(self, page: str) -> tuple[str, Spec]:
+        hidden: Any = {"sources": {"__all__": {"path", "labels"}}, "id_key": True}
+        if page != STUDY_PAGE:
+            hidden |= {"finetune": True, "evaluate": True}
+        values = self.study.report.model_dump() | {"study": self.study.model_dump(exclude=hidden)}
+        sections = [plugins.find("section", name).path for name in plugins.names("section")]
+        return self._spec("report", page, values, self.report_inputs(page), self.layout.report(page), sections)
+
+    def pages(self) -> list[str]:
+        """The report pages: one per pre-trained cohort, and `study` for everything."""
+        return [*self.cohorts(), STUDY_PAGE]
+
+    def write_specs(self) -> None:
+        """Write each spec whose content changed, so that exactly its job and those after it run again."""
+        for path, spec in self._by_name.items():
+            write_if_changed(path, spec.to_json())
+
+    def refresh_sources(self) -> None:
+        """List every source folder again: names, sizes, times; and leave the real paths where only ingest reads them."""
+        key = listing.load_key(self.study.id_key)
+        for source, settings in self.study.sources.items():
+            place = {
+                "path": str(Path(settings.path).resolve()),
+                "labels": str(Path(settings.labels).resolve()) if settings.labels else "",
+                "id_key": str(Path(self.study.id_key or listing.PRIVATE / "id_key").resolve()),
+                "folder": str(Path(self.layout.private(source, "")).resolve()),
+            }
+            listing.refresh(self.layout, source, settings.path, key, labels=settings.labels)
+            write_if_changed(self.layout.private(source, "place.json"), canonical_json(place) + "\n")
+
+    def _spec(
+        self, stage: str, name: str, settings: dict[str, Any], inputs: dict[str, Any], out: str, code: list[Path] | None = None
+    ) -> tuple[str, Spec]:
+        spec = Spec(
+            stage=stage,
+            name=name,
+            study=self.study.study,
+            root=str(self.layout.root),
+            seed=self.study.seed,
+            code=code_hash(PACKAGE / stage / "run.py", *(code or [])),
+            settings=settings,
+            inputs=inputs,
+            out=out,
+        )
+        return self.layout.spec(stage, name), spec
+
+
+def _paths(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _paths(part)

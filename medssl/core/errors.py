@@ -1,0 +1,69 @@
+"""Errors a user can act on, each with the exit code that a script can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedsslError(Exception):
+    """What is wrong, where, got, expected, what to do: one sentence or two. Shown without a traceback."""
+
+    exit_code = 1
+
+
+class StudyError(MedsslError):
+    """The study file (or a source it names) cannot be used."""
+
+    exit_code = 2
+
+
+class NotFiniteError(MedsslError):
+    """A loss, gradient or weight became NaN or infinite."""
+
+    exit_code = 3
+
+
+class OutOfMemoryError(MedsslError):
+    """The largest batch does not fit."""
+
+    exit_code = 4
+
+
+class DiskFullError(MedsslError):
+    """Not enough room for what a stage is about to write."""
+
+    exit_code = 5
+
+
+class LockedError(MedsslError):
+    """Somebody else works on the same results."""
+
+    exit_code = 6
+
+
+class CorruptArtefactError(MedsslError):
+    """An artefact is not the one its receipt describes."""
+
+    exit_code = 7
+
+
+class TooManyRefusalsError(MedsslError):
+    """Nothing, or too little, of a source was accepted."""
+
+    exit_code = 8
+
+
+class PreemptedError(MedsslError):
+    """Stopped by a signal or a deadline after saving; the same command goes on."""
+
+    exit_code = 75
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt word: ` Did you mean 'x'?`, or the known words when none is near."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(choices)}." if choices else ""

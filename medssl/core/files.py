@@ -1,0 +1,135 @@
+"""Files written all or nothing, paths that stay inside their root, hashes of content."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medssl.core.errors import DiskFullError, StudyError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextlib.contextmanager
+def writing(target: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success sync it and rename it into place, else remove it.
+
+    A reader sees the old file or the whole new one, also after kill -9 or a power cut.
+
+    Raises:
+        DiskFullError: no room is left; the old file stays as it was.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{target.name}"
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(target.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free_mb = shutil.disk_usage(target.parent).free / 1e6
+            raise DiskFullError(
+                f"no room to write {target.name} in {target.parent}: {error.strerror}, {free_mb:.0f} MB free. "
+                "Nothing was changed; free some space and run the same command again."
+            ) from error
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_json(target: Path | str, value: Any) -> None:
+    """Write `value` as sorted, indented JSON, all or nothing."""
+    write_text(target, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(target: Path | str, text: str) -> None:
+    """Write `text` as UTF-8, all or nothing."""
+    with writing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_if_changed(target: Path | str, text: str) -> bool:
+    """Write `text` unless the file already holds it; True if it was written (so that time stamps mean change)."""
+    target = Path(target)
+    if target.is_file() and target.read_text(encoding="utf-8") == text:
+        return False
+    write_text(target, text)
+    return True
+
+
+def read_json(path: Path | str) -> Any:
+    """The value in a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces; what hashes are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text, hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(root: Path | str, *parts: str) -> Path:
+    """`root` joined with `parts`, refused if the result leaves `root`.
+
+    Raises:
+        StudyError: the joined path is outside `root` (an absolute part, `..`, or a link that leads out).
+    """
+    base = Path(root).resolve()
+    joined = base.joinpath(*parts).resolve()
+    if not joined.is_relative_to(base):
+        raise StudyError("a path leaves its folder: every artefact must stay below its root. Rename the study or source.")
+    return joined
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporaries that a killed process left in `folder` and below."""
+    if folder.is_dir():
+        for leftover in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def require_free_space(folder: Path, need_bytes: int) -> None:
+    """Stop before the work when the disk cannot hold its result.
+
+    Raises:
+        DiskFullError: less than `need_bytes` (plus 5 %) is free at `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < need_bytes * 1.05:
+        raise DiskFullError(
+            f"{folder} needs {need_bytes * 1.05 / 1e6:.0f} MB and has {free / 1e6:.0f} MB free. "
+            "Free some space, or set `output` in the study file to a larger disk."
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

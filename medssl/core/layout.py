@@ -1,0 +1,65 @@
+"""Where every artefact lives: the one place in which paths are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PRIVATE = Path(".medssl")
+"""Beside the Snakefile, never inside results: the id key and the listings with real paths."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one study. Names may hold Snakemake wildcards such as `{source}`; nothing is touched on disk."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, output: str, study: str) -> Layout:
+        """The layout of a study below an output folder."""
+        return cls(Path(output) / study)
+
+    def spec(self, stage: str, name: str) -> str:
+        return str(self.root / "specs" / stage / f"{name}.json")
+
+    def listing(self, source: str) -> str:
+        """Count and keyed digest of a source's files: what the DAG sees of the source."""
+        return str(self.root / "sources" / f"{source}.json")
+
+    def private(self, source: str, name: str) -> str:
+        """A file with real paths, outside the results."""
+        return str(PRIVATE / self.root.name / source / name)
+
+    def ingest(self, source: str, name: str = "") -> str:
+        return str(self.root / "1_ingest" / source / name)
+
+    def prepare(self, source: str, name: str = "") -> str:
+        return str(self.root / "2_prepare" / source / name)
+
+    def describe(self, cohort: str, name: str = "") -> str:
+        return str(self.root / "3_reduce" / cohort / name)
+
+    def reduce(self, cohort: str, arm: str, name: str = "") -> str:
+        return str(self.root / "3_reduce" / cohort / arm / name)
+
+    def pretrain(self, cohort: str, run: str, name: str = "") -> str:
+        return str(self.root / "4_pretrain" / cohort / run / name)
+
+    def finetune(self, task: str, name: str = "") -> str:
+        return str(self.root / "5_finetune" / task / name)
+
+    def evaluate(self, task: str, name: str = "") -> str:
+        return str(self.root / "6_evaluate" / task / name)
+
+    def report(self, page: str = "", name: str = "") -> str:
+        return str(self.root / "7_report" / page / name)
+
+    def state(self, stage: str, name: str) -> str:
+        return str(self.root / "state" / stage / name)
+
+    def log(self, stage: str, name: str) -> str:
+        return str(self.root / "logs" / stage / f"{name}.log")
+
+    def benchmark(self, stage: str, name: str) -> str:
+        return str(self.root / "benchmarks" / stage / f"{name}.tsv")

@@ -1,0 +1,76 @@
+"""What the Snakefile needs before it can plan: a checked study, fresh listings and specs, and the study to itself."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from medssl.core.dag import Dag
+from medssl.core.errors import MedsslError
+from medssl.core.files import read_json
+from medssl.core.job import drop_incomplete, hold
+from medssl.core.study import load_study
+
+
+def open_study(workflow: Any, config: dict[str, Any]) -> Dag:
+    """The jobs of the study that Snakemake was started with.
+
+    The main process checks the study file, refreshes the source listings, writes changed specs and (unless it only plans)
+    holds the study's lock until it ends. The processes it starts for single jobs do none of that again.
+    A foreseen error ends the program with one sentence and its exit code.
+    """
+    try:
+        dag = Dag(load_study(config, [str(file) for file in workflow.configfiles]))
+        if is_main(workflow):
+            if not workflow.dryrun:
+                _held.enter_context(hold(dag.layout.root / ".lock"))
+                drop_incomplete(dag.layout.root)
+                shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
+            dag.refresh_sources()
+            dag.write_specs()
+        return dag
+    except MedsslError as error:
+        print(f"medssl: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def announce(dag: Dag) -> None:
+    """Name what a person came for, of what exists."""
+    layout = dag.layout
+    for cohort, run in dag.runs():
+        for name in ("encoder.safetensors", "curve.tsv"):
+            _say("made", layout.pretrain(cohort, run, name))
+    for page in dag.pages():
+        _say("page", layout.report(page, "report.html"))
+
+
+def stop_with_code(dag: Dag) -> None:
+    """End with the exit code of the job that failed (docs/errors.md) instead of Snakemake's 1."""
+    failures = sorted((dag.layout.root / "state" / "failures").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if failures:
+        failure = read_json(failures[-1])
+        print(f"medssl: {failure['job']}: {failure['sentence']}", file=sys.stderr, flush=True)
+        raise SystemExit(failure["exit_code"])
+
+
+def _say(word: str, path: str) -> None:
+    if Path(path).is_file():
+        print(f"{word}  {path}", file=sys.stderr, flush=True)
+
+
+def command(workflow: Any) -> str:
+    """How a rule calls medssl: this interpreter, or the one of the rule's conda environment where those are in use."""
+    conda = any(method.name == "CONDA" for method in workflow.deployment_settings.deployment_method)
+    python = f"env PYTHONPATH={workflow.basedir} python" if conda else sys.executable
+    return f"exec {python} -m medssl --stop-with-parent"
+
+
+def is_main(workflow: Any) -> bool:
+    """True in the process that plans; False in one that Snakemake started to run one job."""
+    return bool(workflow.is_main_process)
+
+
+_held = ExitStack()

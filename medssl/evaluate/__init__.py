@@ -1,0 +1,1 @@
+"""Evaluate: is the difference real? Per-case table, scores with intervals, paired comparisons."""

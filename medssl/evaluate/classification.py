@@ -1,0 +1,83 @@
+"""Scores of a classification task under unit weights: every metric, fit and class in one pass over the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from medssl.evaluate.intervals import Replicates
+from medssl.evaluate.metrics.brier import brier_of_cases
+from medssl.evaluate.metrics.calibration_error import binned
+from medssl.evaluate.predictions import MANY, Tested
+from medssl.evaluate.sample import Floats, Ints, Sample, Truth
+
+Metric = Callable[[Sample], dict[str, Floats]]
+Key = tuple[str, str]
+"""A metric and a class."""
+
+WEIGHTS_AT_ONCE = 2_000_000
+
+
+def score_fit(
+    truth: Truth, probabilities: Floats, metrics: dict[str, Metric], weights: Floats, unit: Ints, num_bootstrap: int
+) -> dict[Key, Replicates]:
+    """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`."""
+    num_rows = max(1, WEIGHTS_AT_ONCE // len(unit))
+    parts: dict[Key, list[Floats]] = {}
+    for start in range(0, len(weights), num_rows):
+        sample = Sample(truth, probabilities, weights[start : start + num_rows, unit])
+        for name, metric in metrics.items():
+            for label, values in metric(sample).items():
+                parts.setdefault((name, label), []).append(values)
+    num_units = weights.shape[1]
+    return {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
+
+
+def case_table(test: Tested, probabilities: dict[str, Floats], truth: Truth) -> pd.DataFrame:
+    """A row per fit and test case: what was predicted, how probable the truth was held, the case's own Brier score."""
+    tables = []
+    for fit in test.fits.itertuples():
+        values = probabilities[str(fit.fit_id)]
+        called = truth.called(values)
+        table = test.cases.copy()
+        for place, name in enumerate(["fit_id", "init", "arm", "mode", "fraction", "seed", "pretrain_seed"]):
+            table.insert(place, name, getattr(fit, name))
+        table["predicted"] = [MANY.join(truth.classes[index] for index in np.flatnonzero(row)) for row in called]
+        if not truth.multilabel:
+            table["probability_of_target"] = values[truth.targets]
+        table["brier"] = brier_of_cases(truth, values)
+        table["correct"] = (called == truth.targets).all(axis=1)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True).astype({"pretrain_seed": "Int64"})
+
+
+def calibration_table(test: Tested, probabilities: dict[str, Floats], truth: Truth, bins: int) -> pd.DataFrame:
+    """The calibration curve of each arm, mode and fraction: confidence and accuracy by bin, the cases of all seeds together."""
+    rows = []
+    for (arm, mode, fraction), fits in test.fits.groupby(["arm", "mode", "fraction"], sort=True):
+        sums = np.zeros((3, bins))
+        for fit_id in fits["fit_id"]:
+            sample = Sample(truth, probabilities[fit_id], np.ones((1, len(test.cases))))
+            sums += np.concatenate(binned(sample, bins))
+        for place in np.flatnonzero(sums[0]):
+            calls, confidence, correct = sums[:, place]
+            edges = {"bin_low": place / bins, "bin_high": (place + 1) / bins}
+            shares = {"num_cases": int(calls), "confidence": confidence / calls, "accuracy": correct / calls}
+            rows.append({"init": arm, "mode": mode, "fraction": fraction, **edges, **shares, "num_fits": len(fits)})
+    return pd.DataFrame(rows)
+
+
+def confusion_table(cases: pd.DataFrame, truth: Truth) -> pd.DataFrame:
+    """How often each class was taken for which, by arm, mode and fraction: mean counts over fits. Empty for multi-label."""
+    rows = []
+    for (arm, mode, fraction), part in cases.groupby(["arm", "mode", "fraction"], sort=True):
+        num_fits = part["fit_id"].nunique()
+        counts = part.groupby(["target", "predicted"]).size()
+        for true in () if truth.multilabel else truth.classes:
+            for predicted in truth.classes:
+                mean = float(counts.get((true, predicted), 0)) / num_fits
+                place = {"init": arm, "mode": mode, "fraction": fraction}
+                rows.append({**place, "target": true, "predicted": predicted, "num_cases": mean})
+    return pd.DataFrame(rows)

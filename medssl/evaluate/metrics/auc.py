@@ -1,0 +1,22 @@
+"""Area under the ROC curve."""
+
+from __future__ import annotations
+
+from medssl.evaluate.sample import Floats, Sample, divide
+
+TASK = "classification"
+BETTER = "higher"
+
+
+def auc(sample: Sample) -> dict[str, Floats]:
+    """Area under the ROC curve of each class against the rest, ties counted half, and its mean over classes.
+
+    Source: Hanley and McNeil, Radiology 143:29 (1982); Fawcett, Pattern Recognition Letters 27:861 (2006), §8.
+    """
+    values = {}
+    for index in sample.scored:
+        hits, false_alarms = sample.curve(index)
+        steps = false_alarms[:, 1:] - false_alarms[:, :-1]
+        area = (steps * (hits[:, 1:] + hits[:, :-1])).sum(axis=1) / 2
+        values[index] = divide(area, hits[:, -1] * false_alarms[:, -1])
+    return sample.by_class(values)

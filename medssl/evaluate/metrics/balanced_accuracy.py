@@ -1,0 +1,24 @@
+"""Balanced accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medssl.evaluate.sample import ALL, Floats, Sample, divide
+
+TASK = "classification"
+BETTER = "higher"
+
+
+def balanced_accuracy(sample: Sample) -> dict[str, Floats]:
+    """Mean recall of the classes that have test cases; with several labels a case, also of having and not having each.
+
+    Source: Brodersen et al., ICPR 2010, doi:10.1109/ICPR.2010.764.
+    """
+    recalls = []
+    for index in np.flatnonzero(sample.targets.any(axis=0)):
+        true, called = sample.targets[:, index], sample.called[:, index]
+        recalls.append(divide(sample.total(true & called), sample.total(true)))
+        if sample.truth.multilabel:
+            recalls.append(divide(sample.total(~true & ~called), sample.total(~true)))
+    return {ALL: np.mean(recalls, axis=0)}

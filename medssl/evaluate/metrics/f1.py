@@ -1,0 +1,20 @@
+"""F1 score."""
+
+from __future__ import annotations
+
+from medssl.evaluate.sample import Floats, Sample, divide
+
+TASK = "classification"
+BETTER = "higher"
+
+
+def f1(sample: Sample) -> dict[str, Floats]:
+    """Harmonic mean of precision and recall: of the positive class (which the row names) or of each, and over classes.
+
+    Source: van Rijsbergen, Information Retrieval (1979), ch. 7.
+    """
+    values = {}
+    for index in range(len(sample.truth.classes)):
+        true, called = sample.targets[:, index], sample.called[:, index]
+        values[index] = divide(2 * sample.total(true & called), sample.total(true) + sample.total(called))
+    return sample.by_class(values)

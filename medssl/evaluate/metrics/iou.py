@@ -1,0 +1,19 @@
+"""Intersection over union."""
+
+from __future__ import annotations
+
+import math
+
+from medssl.evaluate.surface import Pair
+
+TASK = "segmentation"
+BETTER = "higher"
+
+
+def iou(masks: Pair) -> float:
+    """Overlap over union; undefined where both are empty, 0 where one is.
+
+    Source: Jaccard, New Phytologist 11:37 (1912).
+    """
+    union = int((masks.prediction | masks.target).sum())
+    return int((masks.prediction & masks.target).sum()) / union if union else math.nan

@@ -1,0 +1,22 @@
+"""Normalised surface distance."""
+
+from __future__ import annotations
+
+import math
+
+from medssl.evaluate.surface import Pair, surface_distances_mm
+
+TASK = "segmentation"
+BETTER = "higher"
+
+
+def nsd(masks: Pair, *, tolerance_mm: float = 2.0) -> float:
+    """Share of both surfaces within `tolerance_mm` of the other; undefined where both are empty, 0 where one is.
+
+    Source: Nikolov et al., J Med Internet Res 23:e26151 (2021), arXiv 1809.04430; as MONAI's `SurfaceDiceMetric`.
+    """
+    if masks.empty:
+        return math.nan if masks.empty == "both" else 0.0
+    of_prediction, of_target = surface_distances_mm(masks)
+    near = int((of_prediction <= tolerance_mm).sum()) + int((of_target <= tolerance_mm).sum())
+    return near / (len(of_prediction) + len(of_target))

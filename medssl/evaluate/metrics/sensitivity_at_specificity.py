@@ -1,0 +1,25 @@
+"""Sensitivity at a fixed specificity."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medssl.evaluate.sample import Floats, Sample, divide
+
+TASK = "classification"
+BETTER = "higher"
+
+
+def sensitivity_at_specificity(sample: Sample, *, specificity: float = 0.9) -> dict[str, Floats]:
+    """Highest sensitivity among the thresholds whose specificity is at least `specificity`, and its mean over classes.
+
+    The threshold is that of the test cases themselves (of each replicate anew): a point of the ROC curve, not the
+    performance of a threshold chosen beforehand.
+    """
+    values = {}
+    for index in sample.scored:
+        hits, false_alarms = sample.curve(index)
+        allowed = false_alarms <= (1 - specificity) * false_alarms[:, -1:] + 1e-9
+        values[index] = divide(np.where(allowed, hits, 0).max(axis=1), hits[:, -1])
+        values[index][false_alarms[:, -1] == 0] = np.nan
+    return sample.by_class(values)

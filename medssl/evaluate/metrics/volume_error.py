@@ -1,0 +1,16 @@
+"""Relative volume error."""
+
+from __future__ import annotations
+
+import math
+
+from medssl.evaluate.surface import Pair
+
+TASK = "segmentation"
+BETTER = "lower"
+
+
+def volume_error(masks: Pair) -> float:
+    """Absolute difference of the volumes over the true volume; undefined where the true mask is empty."""
+    true = int(masks.target.sum())
+    return abs(int(masks.prediction.sum()) - true) / true if true else math.nan

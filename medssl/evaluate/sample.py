@@ -1,0 +1,93 @@
+"""The test cases of one fit under many reweightings at once: what every classification metric is a function of.
+
+A bootstrap replicate is a count per patient, a jackknife replicate leaves one patient out, the estimate itself is all
+ones. So one pass over `(r, n)` weights gives the estimate, its bootstrap and its jackknife, and every fit scored under the
+same weights is paired with every other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+MACRO = "macro"
+ALL = "all"
+CALLED_FROM = 0.5
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the cases: targets `(n, k)`, class names, the positive one of two, whether a case may have several."""
+
+    targets: Bools
+    classes: list[str]
+    positive: int | None = None
+    multilabel: bool = False
+
+    @property
+    def present(self) -> Bools:
+        """Classes `(k,)` that some case has and some case has not."""
+        return np.asarray(self.targets.any(axis=0) & ~self.targets.all(axis=0))
+
+    def called(self, probabilities: Floats) -> Bools:
+        """What the probabilities `(n, k)` say: the most probable class, or every class from one half on."""
+        if self.multilabel:
+            return probabilities >= CALLED_FROM
+        return np.eye(len(self.classes), dtype=bool)[probabilities.argmax(axis=1)]
+
+
+class Sample:
+    """`n` cases of `k` classes under `r` reweightings: probabilities `(n, k)`, weights `(r, n)`."""
+
+    def __init__(self, truth: Truth, probabilities: Floats, weights: Floats) -> None:
+        self.truth, self.probabilities, self.weights = truth, probabilities, weights
+        self.targets, self.called = truth.targets, truth.called(probabilities)
+        self._curves: dict[int, tuple[Floats, Floats]] = {}
+
+    @property
+    def scored(self) -> list[int]:
+        """The classes that get a row of their own: the positive one of two, each of several."""
+        return [self.truth.positive] if self.truth.positive is not None else list(range(len(self.truth.classes)))
+
+    def total(self, values: NDArray[np.generic]) -> Floats:
+        """Weighted sums `(r,)` of one number per case `(n,)`."""
+        result: Floats = self.weights @ values.astype(np.float64)
+        return result
+
+    def mean(self, values: NDArray[np.generic]) -> Floats:
+        """Weighted means `(r,)` of one number per case `(n,)`."""
+        return divide(self.total(values), self.weights.sum(axis=1))
+
+    def curve(self, index: int) -> tuple[Floats, Floats]:
+        """True and false positives `(r, t + 1)` of class `index` against the rest, at falling thresholds, from (0, 0)."""
+        if index not in self._curves:
+            scores = self.probabilities[:, index]
+            order = np.argsort(-scores, kind="stable")
+            last_of_ties = np.append(np.diff(scores[order]) != 0, True)
+            weights = self.weights[:, order]
+            both = np.cumsum(weights, axis=1)[:, last_of_ties]
+            hits = np.cumsum(weights * self.targets[order, index], axis=1)[:, last_of_ties]
+            hits = np.pad(hits, ((0, 0), (1, 0)))
+            self._curves[index] = (hits, np.pad(both, ((0, 0), (1, 0))) - hits)
+        return self._curves[index]
+
+    def by_class(self, values: dict[int, Floats]) -> dict[str, Floats]:
+        """Rows named by class; with several classes also their mean over the classes that can be told from the rest."""
+        rows = {self.truth.classes[index]: row for index, row in values.items() if index in self.scored}
+        if len(values) > 1:
+            present = [values[index] for index in values if self.truth.present[index]]
+            rows[MACRO] = np.mean(present, axis=0) if present else np.full(len(self.weights), np.nan)
+        return rows
+
+
+def divide(above: Floats, below: Floats) -> Floats:
+    """`above / below`, NaN where `below` is 0 (a replicate without any case of a class)."""
+    result = np.full(np.broadcast(above, below).shape, np.nan)
+    np.divide(above, below, out=result, where=below != 0)
+    return result

@@ -1,0 +1,29 @@
+"""Scores within subgroups: each value of each `group_<name>` column of the predictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from medssl.evaluate.predictions import Tested
+
+GROUP_COLUMN = "group_"
+
+
+def subgroups_of(test: Tested) -> list[tuple[str, str, np.ndarray]]:
+    """Column, value and mask over cases `(n,)` of each subgroup, sorted; missing values form the subgroup `n/a`."""
+    found = []
+    for column in sorted(str(name) for name in test.cases if str(name).startswith(GROUP_COLUMN)):
+        values = test.cases[column].astype(object).where(test.cases[column].notna(), "n/a").astype(str)
+        found += [(column.removeprefix(GROUP_COLUMN), value, (values == value).to_numpy()) for value in sorted(set(values))]
+    return found
+
+
+def restrict(test: Tested, inside: np.ndarray) -> Tested:
+    """The test part with only the cases of a subgroup; inside `(n,)`."""
+    cases = test.cases[inside].reset_index(drop=True)
+    unit, units = pd.factorize(cases["unit_id"].astype(str), sort=True)
+    rows = {fit: part[inside].reset_index(drop=True) for fit, part in test.rows.items()}
+    return replace(test, cases=cases, rows=rows, unit=unit, units=list(units))

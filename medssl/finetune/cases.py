@@ -1,0 +1,123 @@
+"""The labelled cases of a source: ids, units, splits, 0/1 targets, and where their images come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from medssl.core.errors import StudyError
+
+MANY = "|"
+"""Between the classes of a case that has several."""
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases in a fixed order; `images(indices)` gives `(n, c, *size)` in [0, 1]."""
+
+    case_id: np.ndarray
+    volume_id: np.ndarray
+    unit_id: np.ndarray
+    unit: np.ndarray
+    split: np.ndarray
+    label: np.ndarray
+    classes: list[str]
+    targets: np.ndarray
+    images: Callable[[np.ndarray], Tensor] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+    def where(self, split: str) -> np.ndarray:
+        """Indices of the cases of a split."""
+        return np.flatnonzero(self.split == split)
+
+    def of_units(self, units: Sequence[str]) -> np.ndarray:
+        """Indices of the training cases of some units."""
+        return np.flatnonzero((self.split == "train") & np.isin(self.unit_id, list(units)))
+
+    def class_sets(self, indices: np.ndarray) -> list[frozenset[str]]:
+        """The classes of each case."""
+        return [frozenset(self.classes[k] for k in np.flatnonzero(row)) for row in self.targets[indices]]
+
+
+def class_names(labels: Sequence[str]) -> list[str]:
+    """Distinct class names: numbers in their order, else alphabetically; `a|b` counts for a and for b."""
+    found = {name for label in labels for name in label.split(MANY)} - {""}
+    return sorted(found, key=lambda name: (0, int(name), name) if name.isdigit() else (1, 0, name))
+
+
+def encode(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """0/1 targets `(n, classes)`, uint8."""
+    place = {name: k for k, name in enumerate(classes)}
+    targets = np.zeros((len(labels), len(classes)), dtype=np.uint8)
+    for row, label in enumerate(labels):
+        for name in label.split(MANY):
+            if name:
+                targets[row, place[name]] = 1
+    return targets
+
+
+def unit_ids(samples: pd.DataFrame, volumes: pd.DataFrame) -> pd.Series:
+    """What must stay together: the subject; without one the series of a volume's slice, and an image is itself."""
+    subject = samples["subject_id"].astype(object)
+    subject = subject.where(subject.notna() & (subject != "n/a"))
+    series = volumes.get("series_id", volumes["volume_id"])
+    series_of = dict(zip(volumes["volume_id"], series.where(series.notna(), volumes["volume_id"]), strict=True))
+    own = samples["sample_id"].astype(object).where(samples["kind"] == "images", samples["volume_id"].map(series_of))
+    return subject.where(subject.notna(), own)
+
+
+def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volumes: bool) -> pd.DataFrame:
+    """The rows of samples.parquet that a classification can use, a row per case: `case_id, unit_id, …, label`.
+
+    Args:
+        samples: the table of the prepare stage, with `unit_id`.
+        source: its name, for the errors.
+        multilabel: a case may have several classes, or none (an empty label).
+        whole_volumes: a case is a volume (3-D networks) instead of a slice.
+
+    Raises:
+        StudyError: there are no labels, one class only, several classes a case without `multilabel`, no training cases.
+    """
+    rows = samples[samples["label"].notna()]
+    if rows.empty:
+        raise StudyError(
+            f"source {source!r} has no class labels: the column `label` of its samples.parquet is empty in all "
+            f"{len(samples)} rows. Give it labels (sources.{source}.labels: a table of id and label, "
+            "a folder per class, or an NPZ with labels), or fine-tune on another source."
+        )
+    rows = rows.sort_values("sample_id", kind="stable")
+    if whole_volumes:
+        differ = rows.groupby("volume_id")["label"].nunique()
+        if (differ > 1).any():
+            raise StudyError(
+                f"source {source!r}: {int((differ > 1).sum())} volumes hold slices of different classes, so a volume has "
+                "no label of its own. Use a 2-D encoder (pretrain spatial_dims: 2), whose cases are slices."
+            )
+        rows = rows.drop_duplicates("volume_id")
+    rows = rows.assign(case_id=rows["volume_id"] if whole_volumes else rows["sample_id"])
+    rows = rows.reset_index(drop=True)
+    if not multilabel and rows["label"].str.contains(MANY, regex=False).any():
+        raise StudyError(
+            f"source {source!r}: some cases have several classes (joined by {MANY!r}). "
+            "Set finetune.<task>.options.multilabel: true."
+        )
+    names = class_names(list(rows["label"]))
+    if len(names) < (1 if multilabel else 2):
+        raise StudyError(
+            f"source {source!r}: all {len(rows)} labelled cases are of class {names[0] if names else 'n/a'!r}; "
+            "a classification needs two classes."
+        )
+    counts = rows["split"].value_counts()
+    for split in ("train", "test"):
+        if not counts.get(split):
+            raise StudyError(
+                f"source {source!r}: no labelled case is in the {split} split ({counts.to_dict()}). "
+                "Raise prepare.split.test_frac, or correct the split file."
+            )
+    return rows

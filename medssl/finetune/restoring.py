@@ -1,0 +1,79 @@
+"""Masks back on the grid they came from: orientation, spacing and shape of the source image."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from medssl.volume.geometry import Reorientation
+from medssl.volume.resample import resample
+
+WHOLE_TOLERANCE_VOX = 1e-3
+
+
+def exact_turn(
+    affine: np.ndarray, shape: tuple[int, ...], source_affine: np.ndarray, source_shape: tuple[int, ...]
+) -> Reorientation | None:
+    """The permutation and flips that made a grid of a source grid, or None where they differ by more than that.
+
+    Args:
+        affine, shape: of the grid, 4×4 to RAS+ mm.
+        source_affine, source_shape: of the source.
+    """
+    to_source = np.linalg.inv(source_affine) @ affine
+    whole = np.round(to_source[:3, :3])
+    if sorted(map(tuple, np.abs(whole).tolist())) != [(0, 0, 1), (0, 1, 0), (1, 0, 0)]:
+        return None
+    axes = tuple(int(axis) for axis in np.abs(whole).argmax(axis=0))
+    flips = tuple(bool(whole[axes[a], a] < 0) for a in range(3))
+    turn = Reorientation(axes, flips)  # type: ignore[arg-type]
+    if tuple(source_shape[axis] for axis in axes) != tuple(shape):
+        return None
+    off = (to_source - turn.matrix(tuple(source_shape)))[:3]  # type: ignore[arg-type]
+    corners = np.array(np.meshgrid(*[(0, extent - 1) for extent in shape])).reshape(3, -1)
+    return turn if np.abs(off[:, :3] @ corners + off[:, 3:]).max() < WHOLE_TOLERANCE_VOX else None
+
+
+def restored_mask(
+    mask: np.ndarray, affine: np.ndarray, source_affine: np.ndarray, source_shape: tuple[int, int, int]
+) -> np.ndarray:
+    """A mask `(i, j, k)` on the source grid: voxel for voxel where only the orientation differs, else the nearest voxel."""
+    turn = exact_turn(affine, mask.shape, source_affine, source_shape)
+    if turn is not None:
+        return np.asfortranarray(turn.restore(mask))
+    return resample(mask, affine, source_affine, source_shape, order=0)
+
+
+def restored_classes(
+    probabilities: np.ndarray, affine: np.ndarray, source_affine: np.ndarray, source_shape: tuple[int, int, int]
+) -> np.ndarray:
+    """The likeliest class of each voxel of the source grid, uint8 indices.
+
+    Where spacing differs, probabilities are interpolated (trilinear) before the class is chosen, so that borders are not
+    those of the coarser grid; outside the prepared grid is class 0.
+
+    Args:
+        probabilities: `(classes, i, j, k)` on the prepared grid.
+        affine: of the prepared grid; source_affine, source_shape: of the source grid.
+    """
+    turn = exact_turn(affine, probabilities.shape[1:], source_affine, source_shape)
+    if turn is not None:
+        return np.asfortranarray(turn.restore(probabilities.argmax(axis=0).astype(np.uint8)))
+    best = np.zeros(source_shape, dtype=np.uint8)
+    highest = resample(probabilities[0], affine, source_affine, source_shape, order=1, fill=1.0)
+    for index in range(1, len(probabilities)):
+        current = resample(probabilities[index], affine, source_affine, source_shape, order=1, fill=0.0)
+        above = current > highest
+        best[above], highest[above] = index, current[above]
+    return np.asfortranarray(best)
+
+
+def largest_components(mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """Of each foreground class only its largest connected part (faces touch); the first of equals."""
+    out = np.zeros_like(mask)
+    for index in range(1, num_classes):
+        labels, count = ndimage.label(mask == index)
+        if count:
+            sizes = np.bincount(labels.ravel())[1:]
+            out[labels == 1 + int(sizes.argmax())] = index
+    return out

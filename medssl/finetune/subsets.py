@@ -1,0 +1,86 @@
+"""Nested training subsets: the 5 % is inside the 10 %, drawn by unit and class, the same on every machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from medssl.core.rng import ids_to_keys, key, uniforms
+
+
+@dataclass(frozen=True, order=True)
+class Share:
+    """How much of the training units a subset takes: a number of units (`counted`) or a fraction of all."""
+
+    counted: bool
+    amount: float
+
+    @property
+    def name(self) -> str:
+        """A word for ids: `0p05` for 5 %, `n8` for eight units."""
+        return f"n{self.amount:.0f}" if self.counted else f"{self.amount:g}".replace(".", "p")
+
+    def fraction(self, num_units: int) -> float:
+        """As a fraction of `num_units`."""
+        return min(1.0, self.amount / num_units) if self.counted else self.amount
+
+    def units(self, num_units: int) -> int:
+        """As a number of `num_units`, halves upwards."""
+        return int(min(self.amount, num_units) if self.counted else np.floor(self.amount * num_units + 0.5))
+
+
+def shares_of(fractions: Sequence[float], counts: Sequence[int], num_units: int) -> list[Share]:
+    """The distinct shares, by size; a count that equals a fraction that is asked for is left out."""
+    found = {fraction: Share(False, float(fraction)) for fraction in fractions}
+    for count in counts:
+        share = Share(True, float(count))
+        found.setdefault(share.fraction(num_units), share)
+    return [found[fraction] for fraction in sorted(found)]
+
+
+def unit_order(units: Sequence[str], classes: Sequence[frozenset[str]], seed: int) -> tuple[list[str], int]:
+    """The order in which units (patients, or images where there are none) enter the training subsets.
+
+    Every subset is a prefix of this order, so subsets are nested by construction. The order starts with a cover, in which
+    each class is met at least once; the rest is spread evenly within the classes, so that a prefix holds the classes in
+    their own proportions. Where a unit stands depends on its id, its classes and the seed.
+
+    Args:
+        units: unit id of each case `(n,)`; a unit may have many cases.
+        classes: the class names of each case `(n,)`.
+        seed: the seed of the fit.
+
+    Returns:
+        the distinct unit ids in order, and how many of the first ones the cover takes.
+    """
+    held: dict[str, set[str]] = {}
+    for unit, names in zip(units, classes, strict=True):
+        held.setdefault(unit, set()).update(names)
+    ids = sorted(held)
+    draw = dict(zip(ids, uniforms(key(seed, "subset"), ids_to_keys(ids), 1)[:, 0].tolist(), strict=True))
+    frequency = Counter(name for names in held.values() for name in names)
+    rarest_first = sorted(frequency, key=lambda name: (frequency[name], name))
+    cover: list[str] = []
+    for name in rarest_first:
+        if not any(name in held[unit] for unit in cover):
+            cover.append(min((unit for unit in ids if name in held[unit]), key=draw.__getitem__))
+    place = {name: position for position, name in enumerate(rarest_first)}
+    strata: dict[str, list[str]] = {}
+    for unit in ids:
+        strata.setdefault(min(held[unit], key=place.__getitem__, default=""), []).append(unit)
+    quantile: dict[str, Fraction] = {}
+    for members in strata.values():
+        members.sort(key=lambda unit: (unit not in cover, draw[unit]))
+        # exact fractions: equal shares of two classes must tie, then the draw decides
+        quantile |= {unit: Fraction(2 * rank + 1, 2 * len(members)) for rank, unit in enumerate(members)}
+    order = sorted(ids, key=lambda unit: (unit not in cover, quantile[unit], draw[unit]))
+    return order, len(cover)
+
+
+def subset(order: Sequence[str], num_cover: int, share: Share) -> list[str]:
+    """The units of one training subset, never fewer than the cover, so that each class has a unit."""
+    return list(order[: max(share.units(len(order)), num_cover, 1)])

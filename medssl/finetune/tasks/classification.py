@@ -1,0 +1,228 @@
+"""Classification of images or whole volumes: linear probe, nearest neighbours, full fine-tuning, gradual unfreezing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.core.rng import rng
+from medssl.finetune import probe, training
+from medssl.finetune.augment import augment, draws
+from medssl.finetune.cases import Cases
+from medssl.finetune.recipe import Recipe
+from medssl.finetune.scoring import macro_auc
+from medssl.nn.backbone import pooled
+
+MODES = ["linear", "knn", "full", "gradual"]
+DEFAULT_MODES = ["linear", "full"]
+PREDICT_BATCH = 128
+
+
+class Classifier(nn.Module):
+    """A backbone, its deepest map averaged, one linear layer."""
+
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.channels[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(n, classes)`."""
+        return self.head(pooled(self.backbone(images)))
+
+
+@dataclass
+class Fitted:
+    """What a fit leaves: probabilities `(n, classes)` of the asked cases, the network if there is one, facts for fits.tsv."""
+
+    probabilities: np.ndarray
+    network: Classifier | None
+    facts: dict[str, Any] = field(default_factory=dict)
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+class Classification:
+    """Which class is an image (2-D encoders) or a volume (3-D encoders) of?"""
+
+    selection = "macro AUC"
+
+    def __init__(
+        self,
+        *,
+        multilabel: bool = False,
+        class_weights: bool = False,
+        aggregate: Literal["case", "volume", "unit"] = "case",
+        neighbours: int = 20,
+        self_training_rounds: int = 0,
+        self_training_confidence: float = 0.9,
+    ) -> None:
+        self.multilabel = multilabel
+        self.class_weights = class_weights
+        self.aggregate = aggregate
+        self.neighbours = neighbours
+        self.self_training_rounds = self_training_rounds
+        self.self_training_confidence = self_training_confidence
+
+    def network(self, backbone: nn.Module, num_classes: int) -> nn.Module:
+        """The backbone with this task's head."""
+        return Classifier(backbone, num_classes)
+
+    def features(self, backbone: nn.Module, cases: Cases, device: torch.device) -> np.ndarray:
+        """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
+        backbone = prepared(copy.deepcopy(backbone), device).eval()
+        return _in_batches(cases, np.arange(len(cases)), device, lambda images: pooled(backbone(images)))
+
+    def fit(
+        self,
+        mode: str,
+        backbone: nn.Module,
+        cases: Cases,
+        train: np.ndarray,
+        asked: np.ndarray,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        features: np.ndarray | None = None,
+    ) -> Fitted:
+        """Fit on the cases `train` and return probabilities of the cases `asked`.
+
+        Args:
+            mode: one of `modes`.
+            backbone: with its starting weights; not changed.
+            cases: all cases; those of split `val` choose the penalty or the step.
+            train: indices of the labelled training cases.
+            asked: indices of the cases to predict.
+            recipe: see `Recipe`.
+            seed: of order, augmentation and head.
+            device: where the network runs.
+            features: of every case, for `linear` and `knn`.
+        """
+        if mode in ("knn", "linear"):
+            known = self.features(backbone, cases, device) if features is None else features
+            return self._knn(cases, train, asked, known) if mode == "knn" else self._linear(backbone, cases, train, asked, known)
+        targets = cases.targets[train].astype(np.float32)
+        fitted = self._full(mode, backbone, cases, train, targets, asked, recipe, seed, device)
+        for turn in range(self.self_training_rounds):
+            rest = np.setdiff1d(cases.where("train"), train)
+            guesses = self.predict(fitted.network, cases, rest, device)
+            sure = np.flatnonzero(self._sure(guesses))
+            if not len(sure):
+                break
+            more = np.concatenate([train, rest[sure]]), np.concatenate([targets, self._hardened(guesses[sure])])
+            fitted = self._full(mode, backbone, cases, *more, asked, recipe, seed, device)
+            fitted.facts |= {"self_training_rounds": turn + 1, "num_pseudo": len(sure)}
+        return fitted
+
+    def _knn(self, cases: Cases, train: np.ndarray, asked: np.ndarray, features: np.ndarray) -> Fitted:
+        known, val = (features[train], cases.targets[train]), cases.where("val")
+        both = probe.nearest_neighbours(known, features[np.concatenate([asked, val])], neighbours=self.neighbours)
+        return Fitted(both[: len(asked)], None, {"val_score": macro_auc(both[len(asked) :], cases.targets[val])})
+
+    def _sure(self, guesses: np.ndarray) -> np.ndarray:
+        """Which guesses `(n, classes)` are confident enough to be taken for labels."""
+        confidence = np.maximum(guesses, 1 - guesses).min(axis=1) if self.multilabel else guesses.max(axis=1)
+        return confidence >= self.self_training_confidence
+
+    def _hardened(self, guesses: np.ndarray) -> np.ndarray:
+        hard = guesses >= 0.5 if self.multilabel else guesses == guesses.max(axis=1, keepdims=True)
+        return hard.astype(np.float32)
+
+    def _linear(self, backbone: nn.Module, cases: Cases, train: np.ndarray, asked: np.ndarray, features: np.ndarray) -> Fitted:
+        val = cases.where("val")
+        found = probe.linear_probe(
+            (features[train], cases.targets[train]),
+            (features[val], cases.targets[val]),
+            multilabel=self.multilabel,
+            balanced=self.class_weights,
+        )
+        network = Classifier(copy.deepcopy(backbone), len(cases.classes))
+        with torch.no_grad():
+            network.head.weight.copy_(torch.from_numpy(found.weight))
+            network.head.bias.copy_(torch.from_numpy(found.bias))
+        probabilities = found.probabilities(features[asked], multilabel=self.multilabel)
+        return Fitted(probabilities, network, {"val_score": found.score, "inverse_penalty": found.inverse_penalty})
+
+    def _full(
+        self,
+        mode: str,
+        backbone: nn.Module,
+        cases: Cases,
+        train: np.ndarray,
+        targets: np.ndarray,
+        asked: np.ndarray,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+    ) -> Fitted:
+        with training.seeded(seed, "head"):
+            network = prepared(Classifier(copy.deepcopy(backbone), len(cases.classes)), device)
+        num_steps, val = recipe.steps(len(train)), cases.where("val")
+        wanted = torch.from_numpy(targets)
+
+        def batch(step: int) -> tuple[Tensor, Tensor]:
+            chosen = training.order(len(train), recipe.batch_size, seed, step)
+            images, target = cases.images(train[chosen]).to(device), wanted[chosen].to(device)
+            if recipe.augment:
+                images = augment(images, draws(seed, step, len(chosen)), flips=recipe.flips)
+            if recipe.mixup > 0:
+                images, target = mixup(images, target, recipe.mixup, seed, step)
+            return _layout(images), target
+
+        def score(network: nn.Module) -> float:
+            return macro_auc(self.predict(network, cases, val, device), cases.targets[val]) if len(val) else float("nan")
+
+        trained = training.fit(network, batch, self.loss(targets, device), score, recipe, num_steps, mode=mode)
+        facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
+        return Fitted(self.predict(network, cases, asked, device), network, facts, trained.curve)
+
+    def loss(self, targets: np.ndarray, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        """Cross-entropy (one class a case) or binary cross-entropy (several), with the class weights of `targets`."""
+        positive = torch.from_numpy(targets.sum(axis=0)).to(device)
+        if self.multilabel:
+            weight = ((len(targets) - positive) / positive.clamp(min=1)).clamp(0.05, 20) if self.class_weights else None
+            return lambda logits, wanted: F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weight)
+        weight = len(targets) / (positive.clamp(min=1) * len(positive)) if self.class_weights else None
+        return lambda logits, wanted: F.cross_entropy(logits, wanted, weight=weight)
+
+    def predict(self, network: nn.Module, cases: Cases, indices: np.ndarray, device: torch.device) -> np.ndarray:
+        """Class probabilities `(n, classes)` of some cases, float64."""
+        network.eval()
+        logits = _in_batches(cases, indices, device, network).astype(np.float64)
+        return probe.sigmoid(logits) if self.multilabel else probe.softmax(logits)
+
+
+def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Each image and its targets mixed with a random partner's, share λ ~ Beta(α, α) for the batch.
+
+    Source: Zhang et al., arXiv 1710.09412, §2.
+    """
+    generator = rng(seed, "mixup", step)
+    share = float(generator.beta(alpha, alpha))
+    partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    return share * images + (1 - share) * images[partner], share * targets + (1 - share) * targets[partner]
+
+
+def prepared(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network on its device, in the memory order in which 2-D convolutions are fastest on a CPU."""
+    flat = all(parameter.ndim < 5 for parameter in network.parameters())
+    return network.to(device=device, memory_format=torch.channels_last) if flat else network.to(device)
+
+
+def _layout(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+
+
+def _in_batches(cases: Cases, indices: np.ndarray, device: torch.device, network: Callable[[Tensor], Tensor]) -> np.ndarray:
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(indices), PREDICT_BATCH):
+            images = cases.images(indices[start : start + PREDICT_BATCH]).to(device)
+            parts.append(network(_layout(images)).float().cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, len(cases.classes)), dtype=np.float32)

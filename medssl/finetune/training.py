@@ -1,0 +1,132 @@
+"""The loop of one fit: AdamW, warm-up and cosine, the best step by validation score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medssl.core.errors import NotFiniteError
+from medssl.core.rng import key, rng
+from medssl.finetune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a fit leaves beside the network, whose weights are those of the best step."""
+
+    best_step: int
+    best_score: float
+    curve: list[tuple[int, float, float]]
+    """Finished steps, mean loss since the last entry, validation score (NaN without validation cases)."""
+
+
+def fit(
+    network: nn.Module,
+    batch: Callable[[int], tuple[Tensor, ...]],
+    loss: Callable[..., Tensor],
+    score: Callable[[nn.Module], float],
+    recipe: Recipe,
+    num_steps: int,
+    *,
+    mode: str = "full",
+) -> Trained:
+    """Train `network` in place and leave it with the weights of its best validation score (the last, without one).
+
+    Args:
+        network: has a part `backbone`; everything else is the head and takes the full learning rate from the first step.
+        batch: inputs and targets of a step; a function of the step alone.
+        loss: of the network's output and the targets.
+        score: validation score, higher is better; NaN where there are no validation cases.
+        recipe: learning rate, decay, warm-up, number of evaluations.
+        num_steps: optimiser steps.
+        mode: `full`; `gradual` (backbone frozen, then unfrozen with a growing rate); `frozen` (head only).
+
+    Raises:
+        NotFiniteError: the loss became NaN or infinite; nothing of that step is used.
+    """
+    groups = parameter_groups(network, recipe)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    evaluations = set(recipe.evaluation_steps(num_steps))
+    best: tuple[float, int, dict[str, Tensor]] | None = None
+    curve: list[tuple[int, float, float]] = []
+    losses: list[float] = []
+    frozen: bool | None = None
+    for step in range(num_steps):
+        backbone_share = {"full": 1.0, "gradual": recipe.unfrozen_at(step, num_steps), "frozen": 0.0}[mode]
+        if frozen != (backbone_share == 0):
+            frozen = backbone_share == 0
+            network.get_submodule("backbone").requires_grad_(not frozen)
+        for group in optimizer.param_groups:
+            share = group["share"] * (backbone_share if group["backbone"] else 1.0)
+            group["lr"] = recipe.lr * share * recipe.lr_at(step, num_steps)
+        network.train()
+        inputs, *targets = batch(step)
+        value = loss(network(inputs), *targets)
+        losses.append(float(value.detach()))
+        if not math.isfinite(losses[-1]):
+            raise NotFiniteError(
+                f"the loss became {losses[-1]} at step {step + 1} of {num_steps}. "
+                f"Lower `lr` ({recipe.lr:g}) in the finetune section."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        if step + 1 in evaluations:
+            current = score(network)
+            curve.append((step + 1, float(np.mean(losses)), current))
+            losses.clear()
+            if best is None or math.isnan(current) or current > best[0]:
+                best = (current, step + 1, {name: t.detach().clone() for name, t in network.state_dict().items()})
+    network.requires_grad_(True)
+    if best is None:
+        raise ValueError("num_steps must be at least 1")
+    network.load_state_dict(best[2])
+    return Trained(best[1], best[0], curve)
+
+
+def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
+    """Groups for the optimiser: head and backbone blocks, biases and norms without weight decay.
+
+    With layer decay d, the block k blocks below the head learns at d^k of the rate. A block is a direct child of the
+    backbone that holds parameters, in the order of definition.
+    """
+    backbone = network.get_submodule("backbone")
+    blocks = list(dict.fromkeys(name.split(".")[0] for name, _ in backbone.named_parameters()))
+    depth = {name: len(blocks) - position for position, name in enumerate(blocks)}
+    found: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        inside = name.startswith("backbone.")
+        below = depth[name.split(".")[1]] if inside else 0
+        found.setdefault((below, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "share": recipe.layer_decay**below,
+            "backbone": below > 0,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (below, decays), members in found.items()
+    ]
+
+
+def order(num_cases: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The cases of a step, int64 `(batch_size,)`: one endless row of shuffled epochs, cut into batches."""
+    first = step * batch_size
+    epochs = range(first // num_cases, (first + batch_size - 1) // num_cases + 1)
+    row = np.concatenate([rng(seed, "order", epoch).permutation(num_cases) for epoch in epochs])
+    start = first - epochs[0] * num_cases
+    return row[start : start + batch_size]
+
+
+@contextmanager
+def seeded(seed: int, *names: str | int) -> Iterator[None]:
+    """A block in which torch's own generator is a function of names; its state outside is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, *names) >> 1)
+        yield

@@ -1,0 +1,300 @@
+"""From the slices of a stack to one array on disk: decoded, rescaled, turned to RAS+, straightened where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl.ingest.elements import Parsed
+from medssl.ingest.header import Header
+from medssl.ingest.pixels import frame_pixels, is_lossy
+from medssl.ingest.refusal import Refusal
+from medssl.ingest.stacks import Stack
+from medssl.ingest.storing import Storage, storage_for
+from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine, slice_affine, spacing_mm
+from medssl.volume.resample import StraightGrid, straight_grid, straightened_plane
+
+AIR_HU = -1024.0
+SAMPLE_STRIDE = 4
+
+Open = Callable[[int], tuple[Parsed, Header]]
+"""Opens file number n of the stack and gives its parsed framing and header."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stack as the reading process gets it: numbers only."""
+
+    slices: list[tuple[int, int, int]]
+    """(file, frame, tile) in order along the normal."""
+    rescales: list[tuple[float, float]]
+    shape: tuple[int, int, int]
+    """Of the source stack: columns, rows, slices."""
+    positions: list[list[float]]
+    orientation: list[float]
+    spacing: list[float]
+    step: list[float]
+    modality: str
+    straighten: bool
+
+    @classmethod
+    def of(cls, stack: Stack, numbers: dict[int, int]) -> Plan:
+        """The plan of a stack whose file `n` is number `numbers[n]` of the request."""
+        first = stack.slices[0]
+        return cls(
+            slices=[(numbers[s.file], s.frame, s.tile) for s in stack.slices],
+            rescales=[(s.slope, s.intercept) for s in stack.slices],
+            shape=(first.columns, first.rows, len(stack.slices)),
+            positions=stack.positions.tolist(),
+            orientation=np.mean([s.orientation for s in stack.slices], axis=0).tolist(),
+            spacing=first.spacing.tolist(),
+            step=stack.step.tolist(),
+            modality=first.header.modality,
+            straighten=stack.straighten,
+        )
+
+    @property
+    def source_affine(self) -> np.ndarray:
+        """4×4 to RAS+ mm of the source stack."""
+        return slice_affine(np.array(self.positions[0]), np.array(self.orientation), np.array(self.spacing), np.array(self.step))
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of a plan, beside the array on disk."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    affine_before: np.ndarray
+    """Of the (straightened) stack before it was turned to RAS+."""
+    storage: Storage
+    source_shape: tuple[int, int, int]
+    source_affine: np.ndarray
+    source_codes: str
+    source_range: tuple[int, int]
+    padded: int
+    """Voxels below air that the source marked as padding and that became air."""
+    lossy: bool
+    sample: np.ndarray
+    """Every fourth voxel of a slice in value units, source order `(i, j, k)`, for the checks."""
+
+    def describe(self) -> dict[str, Any]:
+        """What goes into `volume.json` and the ledger."""
+        return {
+            "shape": list(self.shape),
+            "affine": self.affine.tolist(),
+            "spacing_mm": spacing_mm(self.affine).tolist(),
+            "dtype": self.storage.dtype,
+            "slope": self.storage.slope,
+            "intercept": self.storage.intercept,
+            "source_shape": list(self.source_shape),
+            "source_affine": self.source_affine.tolist(),
+            "source_codes": self.source_codes,
+            "padded_voxels": self.padded,
+        }
+
+
+def build(plan: Plan, open_file: Open, target: Path, threads: int) -> Built:
+    """Decode a stack into `target` (`.npy`, Fortran order, RAS+).
+
+    Raises:
+        Refusal: a frame cannot be decoded.
+    """
+    cached: dict[int, tuple[Parsed, Header]] = {}
+    counts = np.bincount([file for file, _, _ in plan.slices])
+
+    def source(number: int) -> tuple[Parsed, Header]:
+        if counts[number] == 1:
+            return open_file(number)
+        if number not in cached:
+            cached[number] = open_file(number)
+        return cached[number]
+
+    def raw(k: int) -> tuple[np.ndarray, Header]:
+        file, frame, tile = plan.slices[k]
+        parsed, header = source(file)
+        pixels = frame_pixels(parsed, header, frame)
+        return (pixels if tile < 0 else _tile(pixels, tile, header)), header
+
+    first, header = raw(0)
+    if first.shape != plan.shape[:2]:
+        raise Refusal("changed")
+    bits = header.bits_stored
+    declared = (-(1 << bits - 1), (1 << bits - 1) - 1) if header.signed else (0, (1 << bits) - 1)
+    rescales = set(plan.rescales)
+    storage = storage_for(declared, rescales, resampled=plan.straighten)
+    lossy = is_lossy(*source(plan.slices[0][0]))
+    if plan.straighten or (storage.dtype != "int16" and first.dtype.itemsize <= 2):
+        built = _build_from_memory(plan, raw, first.dtype, rescales, target, threads)
+    else:
+        built = _build_directly(plan, raw, storage, target, threads)
+    return replace(built, lossy=lossy)
+
+
+def _tile(sheet: np.ndarray, tile: int, header: Header) -> np.ndarray:
+    side = int(np.ceil(np.sqrt(header.tiles)))
+    columns, rows = header.columns // side, header.rows // side
+    i, j = tile % side * columns, tile // side * rows
+    return sheet[i : i + columns, j : j + rows]
+
+
+RawSlice = Callable[[int], tuple[np.ndarray, Header]]
+
+
+def _build_directly(plan: Plan, raw: RawSlice, storage: Storage, target: Path, threads: int) -> Built:
+    """Every slice goes from its file to its place in the mapped result."""
+    affine = plan.source_affine
+    turn = closest_canonical(affine)
+    shape = tuple(plan.shape[axis] for axis in turn.axes)
+    out = np.lib.format.open_memmap(target, "w+", np.dtype(storage.dtype), shape, fortran_order=True)
+    view = turn.restore(out)
+    sample, tops = _sample(plan), np.zeros((plan.shape[2], 3), np.int64)
+
+    def place(k: int) -> None:
+        pixels, header = raw(k)
+        if pixels.shape != plan.shape[:2]:
+            raise Refusal("changed")
+        slope, intercept = plan.rescales[k]
+        tops[k] = pixels.min(), pixels.max(), 0
+        if storage.apply_rescale:
+            values, tops[k, 2] = _values(pixels, header, slope, intercept, storage.dtype, plan.modality)
+            view[:, :, k] = values
+        else:
+            view[:, :, k] = pixels
+        sample[:, :, k] = pixels[::SAMPLE_STRIDE, ::SAMPLE_STRIDE] * slope + intercept
+
+    _each(place, plan.shape[2], threads)
+    out.flush()
+    return _built(
+        plan, storage, shape, affine, affine, (int(tops[:, 0].min()), int(tops[:, 1].max())), int(tops[:, 2].sum()), sample
+    )
+
+
+def _build_from_memory(
+    plan: Plan, raw: RawSlice, dtype: np.dtype[Any], rescales: set[tuple[float, float]], target: Path, threads: int
+) -> Built:
+    """All slices first, because the storage depends on their true range, or the result on several slices."""
+    stored = np.empty(plan.shape, dtype, order="F")
+    headers: list[Header | None] = [None] * plan.shape[2]
+
+    def gather(k: int) -> None:
+        pixels, headers[k] = raw(k)
+        if pixels.shape != plan.shape[:2] or pixels.dtype != dtype:
+            raise Refusal("changed")
+        stored[:, :, k] = pixels
+
+    _each(gather, plan.shape[2], threads)
+    low, high = int(stored.min()), int(stored.max())
+    storage = storage_for((low, high), rescales, resampled=plan.straighten)
+    sample, source_affine = _sample(plan), plan.source_affine
+    padded = 0
+
+    def value_plane(k: int) -> np.ndarray:
+        nonlocal padded
+        header = headers[k]
+        if header is None:
+            raise Refusal("changed")
+        slope, intercept = plan.rescales[k]
+        values, count = _values(stored[:, :, k], header, slope, intercept, storage.dtype, plan.modality)
+        padded += count
+        return values
+
+    for k in range(plan.shape[2]):
+        slope, intercept = plan.rescales[k]
+        sample[:, :, k] = stored[::SAMPLE_STRIDE, ::SAMPLE_STRIDE, k] * slope + intercept
+    if plan.straighten:
+        grid, affine = _grid(plan)
+        fill = AIR_HU if plan.modality == "CT" else float(sample.min())
+        source_shape, planes = grid.shape, (lambda k: straightened_plane(grid, k, value_plane, fill))
+    else:
+        affine, source_shape = source_affine, plan.shape
+        planes = value_plane if storage.apply_rescale else (lambda k: stored[:, :, k])
+    turn = closest_canonical(affine)
+    shape = tuple(source_shape[axis] for axis in turn.axes)
+    out = np.lib.format.open_memmap(target, "w+", np.dtype(storage.dtype), shape, fortran_order=True)
+    view = turn.restore(out)
+    for k in range(source_shape[2]):
+        view[:, :, k] = planes(k)
+    out.flush()
+    return _built(plan, storage, shape, affine, source_affine, (low, high), padded, sample)
+
+
+def _built(
+    plan: Plan,
+    storage: Storage,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    source_affine: np.ndarray,
+    source_range: tuple[int, int],
+    padded: int,
+    sample: np.ndarray,
+) -> Built:
+    turn = closest_canonical(affine)
+    before = tuple(shape[int(axis)] for axis in np.argsort(turn.axes))
+    return Built(
+        shape=shape,  # type: ignore[arg-type]
+        affine=reoriented_affine(affine, turn, before),  # type: ignore[arg-type]
+        affine_before=affine,
+        storage=storage,
+        source_shape=plan.shape,
+        source_affine=source_affine,
+        source_codes=axis_codes(source_affine),
+        source_range=source_range,
+        padded=padded,
+        lossy=False,
+        sample=sample,
+    )
+
+
+def _grid(plan: Plan) -> tuple[StraightGrid, np.ndarray]:
+    """The straight grid over a tilted or uneven stack and its affine to RAS+ mm."""
+    orientation, spacing = np.array(plan.orientation), np.array(plan.spacing)
+    rows_run = orientation[:3] / np.linalg.norm(orientation[:3])
+    columns_run = orientation[3:] - (orientation[3:] @ rows_run) * rows_run
+    columns_run /= np.linalg.norm(columns_run)
+    grid = straight_grid(np.array(plan.positions), rows_run, columns_run, (spacing[1], spacing[0]), plan.shape[:2])
+    normal = np.cross(rows_run, columns_run)
+    return grid, slice_affine(grid.origin, np.concatenate([rows_run, columns_run]), spacing, normal * grid.step_mm)
+
+
+def _values(
+    pixels: np.ndarray, header: Header, slope: float, intercept: float, dtype: str, modality: str
+) -> tuple[np.ndarray, int]:
+    """Pixels in value units as `dtype`, and how many padding voxels below air became air."""
+    values: np.ndarray
+    if dtype == "int16":
+        # arithmetic modulo 2^16 is exact here, because every result is known to fit
+        wide = pixels if pixels.dtype.itemsize == 2 else pixels.astype(np.int16)
+        values = wide.view(np.int16) * np.int16(int(slope)) if slope != 1.0 else wide.view(np.int16)
+        values = values + np.array(int(intercept)).astype(np.int16)
+    elif dtype == "float32":
+        values = (pixels * slope + intercept).astype(np.float32)
+    else:
+        raise ValueError(f"no such storage: {dtype}")
+    if modality != "CT" or header.padding is None or header.padding * slope + intercept >= AIR_HU:
+        return values, 0
+    outside = pixels == header.padding
+    count = int(np.count_nonzero(outside))
+    if count:
+        values[outside] = AIR_HU
+    return values, count
+
+
+def _sample(plan: Plan) -> np.ndarray:
+    columns, rows, slices = plan.shape
+    return np.empty((-(-columns // SAMPLE_STRIDE), -(-rows // SAMPLE_STRIDE), slices), np.float32, order="F")
+
+
+def _each(work: Callable[[int], None], count: int, threads: int) -> None:
+    if threads == 1:
+        for k in range(count):
+            work(k)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, range(count)):
+            pass

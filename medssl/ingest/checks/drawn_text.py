@@ -1,0 +1,53 @@
+"""Whether a slice looks as if text was drawn into it: a warning, for a person to look."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medssl.ingest.finding import Finding, Series
+
+
+def drawn_text(series: Series, *, min_signs: int = 5, min_height_vox: int = 5, max_height_vox: int = 40) -> Finding | None:
+    """A row of separate small shapes of about one height, all of exactly the slice's brightest value.
+
+    Anatomy does not repeat its very brightest value in a row of shapes; a drawn character is one value throughout.
+    """
+    for number, plane in enumerate(series.planes):
+        signs = _signs(plane, min_height_vox, max_height_vox)
+        if _longest_row(signs) >= min_signs:
+            return Finding("burned_in", f"a row of {_longest_row(signs)} signs in sampled slice {number + 1}", refuse=False)
+    return None
+
+
+def _signs(plane: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Boxes `(n, 4)`: first and last row, first and last column, of shapes that may be characters."""
+    from scipy import ndimage
+
+    top = plane.max()
+    bright = top == plane.T
+    if top == plane.min() or bright.mean() > 0.1:
+        return np.zeros((0, 4), int)
+    labels, _ = ndimage.label(bright, structure=np.ones((3, 3)))
+    boxes = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        filled = int((labels[rows, columns] == number).sum())
+        if low <= height <= high and width <= 2 * height and filled >= height - 1:
+            boxes.append((rows.start, rows.stop, columns.start, columns.stop))
+    return np.array(boxes, int).reshape(-1, 4)
+
+
+def _longest_row(boxes: np.ndarray) -> int:
+    """How many shapes of similar height stand side by side on one line."""
+    best = 0
+    for start, stop, _, _ in boxes:
+        height = stop - start
+        heights = boxes[:, 1] - boxes[:, 0]
+        level = (np.abs(boxes[:, 1] - stop) <= 0.35 * height) & (np.abs(heights - height) <= 0.35 * height + 1)
+        columns = np.sort(boxes[level][:, 2])
+        # characters of a line follow one another within three heights
+        run = 1
+        for gap in np.diff(columns):
+            run = run + 1 if gap <= 3 * height else 1
+            best = max(best, run)
+    return best

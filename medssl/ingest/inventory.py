@@ -1,0 +1,206 @@
+"""Every file of a source, what it is and which group it belongs to: headers only, in a table that stays private."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medssl.core.listing import minted
+from medssl.ingest.names import modality_of, pair_masks, subject_of
+from medssl.ingest.readers import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, Readers
+from medssl.ingest.refusal import Refusal
+
+COLUMNS = ["name", "size", "mtime_ns", "format", "code", "sentence", "series", "header", "group", "role", "tainted", "shard"]
+DAMAGE = frozenset(["truncated", "corrupt", "pixel_length", "nested", "bomb", "too_large", "timeout", "crashed", "missing_tag"])
+DAMAGE |= {"empty", "changed", "unreadable"}
+"""Codes after which it is open what the file would have been."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A labels table: by relative file name, what the user says of it."""
+
+    label: dict[str, str] = field(default_factory=dict)
+    split: dict[str, str] = field(default_factory=dict)
+    subject: dict[str, str] = field(default_factory=dict)
+    mask: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Labels:
+        """From a table with a column `file` and any of `label`, `split`, `subject`, `mask`."""
+        columns: dict[str, dict[str, str]] = {}
+        for name in ("label", "split", "subject", "mask"):
+            known = table[table[name].notna()] if name in table else table.iloc[:0]
+            columns[name] = dict(zip(known["file"], known[name].astype(str), strict=True)) if len(known) else {}
+        return cls(**columns)
+
+
+def inventory(
+    listing: list[tuple[str, int, int, str]],
+    root: Path,
+    key: bytes,
+    readers: Readers,
+    *,
+    settings: dict[str, Any],
+    labels: Labels,
+    known: dict[tuple[str, int, int], Row] | None = None,
+    advance: Any = None,
+) -> pd.DataFrame:
+    """One row per listed file, in listing order; headers of unchanged files are taken from `known`."""
+    known = known or {}
+    rows: list[Row] = []
+    asked: list[int] = []
+    for name, size, mtime_ns, kind in listing:
+        row: Row = {
+            "name": name,
+            "size": size,
+            "mtime_ns": mtime_ns,
+            "format": "",
+            "code": "",
+            "sentence": "",
+            "series": "",
+            "header": "",
+        }
+        old = known.get((name, size, mtime_ns))
+        if kind != "file":
+            refusal = Refusal("link" if kind == "link" else "special_file")
+            row |= {"code": refusal.code, "sentence": refusal.sentence}
+        elif size == 0:
+            row |= {"code": "empty", "sentence": Refusal("empty").sentence}
+        elif old is not None:
+            row |= {name: old[name] for name in ("format", "code", "sentence", "series", "header")}
+        else:
+            asked.append(len(rows))
+        rows.append(row)
+    if advance is not None:
+        advance(len(rows) - len(asked))
+    requests = [
+        {"path": str(root / rows[n]["name"]), "size": rows[n]["size"], "no_space": settings.get("no_space", "refuse")}
+        for n in asked
+    ]
+    for number, answer in readers.each("scan", requests, memory_mb=HEADER_MEMORY_MB, timeout_s=HEADER_TIMEOUT_S, batch=BATCH):
+        row = rows[asked[number]]
+        row |= {name: answer.get(name, "") for name in ("format", "code", "sentence", "series")}
+        if "header" in answer:
+            row["header"] = json.dumps(answer["header"], separators=(",", ":"))
+            row["series"] = answer["header"].get("series", "") if answer["format"] == "dicom" else ""
+        if advance is not None:
+            advance(1)
+    _group(rows, key, settings, labels)
+    for row in rows:
+        row["shard"] = zlib.crc32(row["group"].encode()) % int(settings.get("shards", 1))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _group(rows: list[Row], key: bytes, settings: dict[str, Any], labels: Labels) -> None:
+    """Fill in `group`, `role` and `tainted` of every row."""
+    for row in rows:
+        row["role"], row["tainted"] = "image", False
+        folder = row["name"].rpartition("/")[0]
+        row["group"] = row["series"] or minted(key, "r", folder, row["code"])
+    _dicom_groups(rows)
+    _taint(rows)
+    nifti = [row for row in rows if row["format"] == "nifti"]
+    pairing = pair_masks([row["name"] for row in nifti], settings.get("masks"), labels.mask)
+    for row in nifti:
+        row["group"] = minted(key, "s", row["name"])
+    for image, mask in pairing.masks.items():
+        nifti[mask]["group"], nifti[mask]["role"] = nifti[image]["group"], "mask"
+    for masks in pairing.several.values():
+        for mask in masks:
+            _refuse(nifti[mask], Refusal("several_masks", f"{len(masks)} of them"), key)
+    for mask in pairing.orphans:
+        _refuse(nifti[mask], Refusal("mask_without_image"), key)
+    for mask in pairing.unchosen:
+        _refuse(nifti[mask], Refusal("several_masks", "this one is not named by `masks`"), key)
+    # a mask that cannot be read takes its image's word for what it is: the image goes on without it
+    for row in rows:
+        if row["format"] == "png":
+            header = json.loads(row["header"])
+            row["group"] = minted(key, "s", "pictures", *map(str, header["shape"]), header["dtype"], str(header["lossy"]))
+        elif row["format"] == "npz":
+            row["group"] = minted(key, "s", row["name"])
+
+
+def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
+    row |= {"code": refusal.code, "sentence": refusal.sentence, "format": "", "role": "image"}
+    row["group"] = minted(key, "r", row["name"].rpartition("/")[0], refusal.code)
+
+
+def _dicom_groups(rows: list[Row]) -> None:
+    """Label objects go with the series they describe."""
+    series = {row["series"] for row in rows if row["format"] == "dicom"}
+    for row in rows:
+        if row["format"] == "dicom" and '"role":"label"' in row["header"]:
+            described = [s for s in json.loads(row["header"])["references"] if s in series]
+            row["role"] = "mask"
+            if len(described) == 1:
+                row["group"] = described[0]
+
+
+def _taint(rows: list[Row]) -> None:
+    """A damaged DICOM file casts doubt on its series; where it cannot say which, on every series of its folder."""
+    folders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        if row["format"] == "dicom" and row["role"] == "image":
+            folders[_place(row["name"])].add(row["group"])
+    doubtful: set[str] = set()
+    for row in rows:
+        if row["code"] in DAMAGE and not row["format"]:
+            doubtful |= {row["series"]} if row["series"] else folders.get(_place(row["name"]), set())
+    for row in rows:
+        row["tainted"] = row["group"] in doubtful and row["format"] == "dicom"
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Folder and suffix: files of one export share both. A suffix that is a number is part of the name."""
+    folder, _, file = name.rpartition("/")
+    suffix = file.rpartition(".")[2].lower() if "." in file else ""
+    return folder, "" if suffix.isdigit() or len(suffix) > 4 else suffix
+
+
+def nifti_modality(name: str, settings: dict[str, Any]) -> str:
+    """The modality of a NIfTI file: the study file's word, else the name's."""
+    wanted = settings.get("modality", "auto")
+    return modality_of(name) if wanted == "auto" else str(wanted)
+
+
+def nifti_subject(name: str, settings: dict[str, Any], labels: Labels) -> str:
+    """The patient of a NIfTI file: the labels table's word, else the name's."""
+    return labels.subject.get(name) or subject_of(name, settings.get("subject_pattern"))
+
+
+def folder_labels(names: list[str], *, asked: bool) -> dict[str, tuple[str, str | None]]:
+    """Class (and split) of pictures from their folders: name → (class, split or None).
+
+    Folder names may be patients' names. So they become labels only where the study file asks for it (`labels: folders`),
+    or where the same class folders stand below two or more of `train`, `val`, `test`: no patient does.
+    """
+    splits: dict[str, set[str]] = defaultdict(set)
+    found: dict[str, tuple[str, str | None]] = {}
+    for name in names:
+        *folders, _ = name.split("/")
+        if not folders:
+            continue
+        split = next(
+            (s for s in ("train", "val", "test") if len(folders) > 1 and folders[-2].lower() in (s, f"{s}ing", _LONG[s])), None
+        )
+        if split:
+            splits[split].add(folders[-1])
+        found[name] = (folders[-1], split)
+    classes = list(splits.values())
+    certain = len(classes) >= 2 and all(c == classes[0] for c in classes) and 2 <= len(classes[0]) <= 100
+    if certain:
+        return {name: entry for name, entry in found.items() if entry[1]}
+    return found if asked else {}
+
+
+_LONG = {"train": "training", "val": "validation", "test": "testing"}

@@ -1,0 +1,165 @@
+"""What file names say: which NIfTI is whose mask, whose image it is, and of what modality. Names stay inside ingest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from medssl.core.errors import StudyError
+
+MASK_WORDS = ("seg", "segmentation", "msk", "mask", "label", "labels", "oar", "gt", "dseg", "roi")
+MASK_FOLDERS = ("labels", "label", "labelstr", "labelsts", "masks", "mask", "seg", "segmentations", "gt")
+IMAGE_FOLDERS = ("images", "image", "imagestr", "imagests", "img", "scans", "ct", "volumes")
+MODALITY_WORDS = {
+    "CT": ("ct", "ncct", "cect", "cta"),
+    "MR": (
+        "mr",
+        "mri",
+        "t1",
+        "t1w",
+        "t1ce",
+        "t1c",
+        "t1gd",
+        "t1n",
+        "t2",
+        "t2w",
+        "t2f",
+        "flair",
+        "dwi",
+        "adc",
+        "pd",
+        "pdw",
+        "bold",
+        "dixon",
+    ),
+    "PT": ("pet", "pt", "suv"),
+    "OT": ("img", "image", "vol", "volume", "scan", "im"),
+}
+_IMAGE_WORDS = tuple(word for words in MODALITY_WORDS.values() for word in words)
+_SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which mask belongs to which image, by position in the list of names."""
+
+    masks: dict[int, int]
+    """image → mask"""
+    several: dict[int, list[int]]
+    """image → masks among which `masks` must choose"""
+    orphans: list[int]
+    """masks without an image"""
+    unchosen: list[int]
+    """masks that `masks` does not name"""
+
+
+def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, str] | None = None) -> Pairing:
+    """Pair NIfTI masks with their images by name.
+
+    1. `given` (image name → mask name, from a labels table) is taken as it is.
+    2. `pattern` (a glob such as `*_seg-vert_*`) says what a mask is; else a name whose last word is one of `seg, msk,
+       mask, label, oar, gt, dseg, roi`, or that lies in a folder such as `labelsTr`.
+    3. A mask belongs to the image of the same name without these words (`pt_1_oar` → `pt_1_ct`; `seg-vert` entities of
+       BIDS are dropped), in the same folder or in the image folder beside its mask folder.
+    """
+    number = {name: n for n, name in enumerate(names)}
+    given = {image: mask for image, mask in (given or {}).items() if image in number and mask in number}
+    taken = {number[mask] for mask in given.values()}
+    candidates = [n for n in range(len(names)) if n not in taken and is_mask(names[n])]
+    if pattern:
+        unchosen = [n for n in candidates if not fnmatch(names[n], pattern) and not fnmatch(names[n].split("/")[-1], pattern)]
+        chosen = [n for n in range(len(names)) if fnmatch(names[n], pattern) or fnmatch(names[n].split("/")[-1], pattern)]
+    else:
+        unchosen, chosen = [], candidates
+    masks_all = {*candidates, *chosen, *taken}
+    images: dict[str, list[int]] = {}
+    for n in range(len(names)):
+        if n not in masks_all:
+            images.setdefault(_key(names[n], mask=False), []).append(n)
+    found: dict[int, list[int]] = {number[image]: [number[mask]] for image, mask in given.items()}
+    orphans = []
+    for n in chosen:
+        owners = images.get(_key(names[n], mask=True), [])
+        if len(owners) == 1 and owners[0] not in {number[i] for i in given}:
+            found.setdefault(owners[0], []).append(n)
+        elif n not in taken:
+            orphans.append(n)
+    several = {image: masks for image, masks in found.items() if len(masks) > 1}
+    return Pairing(
+        masks={image: masks[0] for image, masks in found.items() if len(masks) == 1},
+        several=several,
+        orphans=sorted(orphans),
+        unchosen=sorted(set(unchosen) - {m for found_masks in found.values() for m in found_masks}),
+    )
+
+
+def is_mask(name: str) -> bool:
+    """Whether a name says that the file is a mask.
+
+    >>> is_mask("pt_1_oar.nii.gz"), is_mask("labelsTr/case_1.nii.gz"), is_mask("pt_1_ct.nii.gz")
+    (True, True, False)
+    """
+    *folders, _ = name.split("/")
+    words = _words(name)
+    return words[-1].lower() in MASK_WORDS or bool(folders and folders[-1].lower() in MASK_FOLDERS)
+
+
+def modality_of(name: str) -> str:
+    """CT, MR or PT if the last word of the name says so, else OT.
+
+    >>> modality_of("sub-1_T2w.nii.gz")
+    'MR'
+    """
+    last = _words(name)[-1].lower()
+    return next((modality for modality, words in MODALITY_WORDS.items() if last in words), "OT")
+
+
+def subject_of(name: str, pattern: str | None = None) -> str:
+    """The part of a name that stands for the patient.
+
+    The group of `pattern` where given; else the BIDS entity `sub-…`; else the name without its last words for image kind,
+    channel, echo and frame.
+
+    >>> [subject_of(n) for n in ("sub-07_ses-1_ct.nii", "patient001_frame12_img.nii.gz", "pt_1_ct.nii.gz", "hippocampus_001.nii")]
+    ['sub-07', 'patient001', 'pt_1', 'hippocampus_001']
+
+    Raises:
+        StudyError: the pattern has no group or does not match.
+    """
+    if pattern:
+        found = re.search(pattern, name)
+        if found is None or not found.groups():
+            raise StudyError(
+                "subject_pattern must match every image's relative path and hold one group for the patient, such as '(case\\d+)'."
+            )
+        return found.group(1)
+    found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", name)
+    if found:
+        return found.group(1)
+    words = _words(name)
+    while len(words) > 1 and (
+        words[-1].lower() in (*_IMAGE_WORDS, *MASK_WORDS)
+        or re.fullmatch(r"(frame|echo|time|t|phase|ch|channel)-?\d+", words[-1], re.IGNORECASE)
+        or (re.fullmatch(r"\d{4}", words[-1]) and len(words) > 2)
+    ):
+        words.pop()
+    return "_".join(words)
+
+
+def _words(name: str) -> list[str]:
+    return _SUFFIX.sub("", name.split("/")[-1]).split("_")
+
+
+def _key(name: str, *, mask: bool) -> str:
+    """What an image and its mask have in common."""
+    *folders, _ = name.split("/")
+    words = [word for word in _words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
+    drop = MASK_WORDS if mask else _IMAGE_WORDS
+    if len(words) > 1 and (words[-1].lower() in drop or (not mask and words[-1] == "0000")):
+        words.pop()
+    if folders and folders[-1].lower() in (MASK_FOLDERS if mask else IMAGE_FOLDERS):
+        known = folders[-1].lower()
+        tail = known[-2:] if known.endswith(("tr", "ts")) else ""
+        folders = [*folders[:-1], f"<{tail}>"]
+    return "/".join([*folders, "_".join(words)])

@@ -1,0 +1,76 @@
+"""What a file is, by its content: opened without following links, never waiting on a pipe."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from pathlib import Path
+
+from medssl.ingest.elements import Buffer, looks_like_dicom
+from medssl.ingest.refusal import Refusal
+
+_ARCHIVES = (
+    (0, b"PK\x05\x06"),
+    (257, b"ustar"),
+    (0, b"7z\xbc\xaf"),
+    (0, b"Rar!"),
+    (0, b"BZh"),
+    (0, b"\xfd7zXZ"),
+    (0, b"\x28\xb5\x2f\xfd"),
+)
+
+
+def open_bytes(path: str | Path) -> Buffer:
+    """The bytes of a regular file, mapped, not read.
+
+    Raises:
+        Refusal: `empty`, `link`, `special_file` or `unreadable`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Refusal("link" if error.errno == 40 else "unreadable", f"error {error.errno}") from None
+    try:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise Refusal("special_file")
+        if info.st_size == 0:
+            raise Refusal("empty")
+        if info.st_size <= 1 << 21:
+            # small files are read whole: a mapped page costs more than the copy
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.read()
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise Refusal("unreadable", f"error {error.errno}") from None
+    finally:
+        os.close(descriptor)
+
+
+def kind_of(data: Buffer) -> str:
+    """`dicom`, `nifti`, `gzip` (a NIfTI, if anything), `png`, `jpeg` or `npz`.
+
+    Raises:
+        Refusal: `archive`, `truncated` or `not_an_image`.
+    """
+    head = bytes(data[:400])
+    if looks_like_dicom(head):
+        return "dicom"
+    if len(head) >= 348 and (head[344:348] in (b"n+1\0", b"ni1\0") or head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")):
+        return "nifti"
+    if head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and head[4:7] in (b"n+2", b"ni2"):
+        return "nifti"
+    if head[:2] == b"\x1f\x8b":
+        return "gzip"
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if head[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if head[:4] == b"PK\x03\x04":
+        return "zip"
+    if any(head[offset : offset + len(mark)] == mark for offset, mark in _ARCHIVES):
+        raise Refusal("archive")
+    if len(head) < 132 and not any(head[:128]) and b"DICM".startswith(head[128:]):
+        raise Refusal("truncated", f"{len(head)} bytes")
+    raise Refusal("not_an_image")

@@ -1,0 +1,62 @@
+"""What a backbone is, and how one is built from its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.core import plugins
+from medssl.core.errors import StudyError
+
+
+class Backbone(nn.Module):
+    """A network that turns images `(n, in_channels, *size)` into maps from shallow to deep.
+
+    Map `m` has shape `(n, channels[m], *size / strides[m])`. State-dict names are those of the public network it claims to be.
+    """
+
+    spatial_dims: int
+    in_channels: int
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images to maps."""
+        raise NotImplementedError
+
+    def check(self, x: Tensor) -> None:
+        """Refuse an input of the wrong rank or channel count.
+
+        Raises:
+            StudyError: `x` is not `(n, in_channels, *size)` with `spatial_dims` sizes.
+        """
+        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
+            raise StudyError(
+                f"{type(self).__name__} takes (n, {self.in_channels}, {', '.join('hwd'[: self.spatial_dims])}), got "
+                f"{tuple(x.shape)}. Set spatial_dims and the windows (one channel each) to fit the images."
+            )
+
+
+def build(name: str, options: dict[str, Any], spatial_dims: int, in_channels: int) -> Backbone:
+    """The backbone of a file in `nn/backbones`, with fresh weights from torch's generator.
+
+    Raises:
+        StudyError: no such backbone, or the backbone does not exist at this rank.
+    """
+    if spatial_dims not in (2, 3):
+        raise StudyError(f"backbone {name!r}: spatial_dims is {spatial_dims}; expected 2 or 3.")
+    plugin = plugins.find("backbone", name)
+    built: Backbone = plugin.load()(spatial_dims, in_channels, **plugin.check(options))
+    return built
+
+
+def pooled(maps: list[Tensor]) -> Tensor:
+    """The deepest map averaged over space, `(n, channels[-1])`, in at least float32 whatever the precision of the network."""
+    return wide(maps[-1]).flatten(2).mean(2)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision to float32; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

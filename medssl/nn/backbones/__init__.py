@@ -1,0 +1,1 @@
+"""One backbone per file; the file's name is the backbone's name."""

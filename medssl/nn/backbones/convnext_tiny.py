@@ -1,0 +1,75 @@
+"""ConvNeXt-Tiny, names equal timm's."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.nn.backbone import Backbone
+
+
+class ConvNeXtTiny(Backbone):
+    """Four stages of depth-wise 7×7 blocks; `width` scales the 96 to 768 channels. The classifier's `head.*` is not part of it.
+
+    Source: Liu et al., "A ConvNet for the 2020s", arXiv 2201.03545, figure 4 and table 9.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, *, width: float = 1.0, layer_scale: float = 1e-6
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.channels = tuple(max(1, round(c * width)) for c in (96, 192, 384, 768))
+        self.strides = (4, 8, 16, 32)
+        convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.stem = nn.Sequential(convolution(in_channels, self.channels[0], 4, stride=4), ChannelNorm(self.channels[0]))
+        stages, before = [], self.channels[0]
+        for number, (depth, after) in enumerate(zip((3, 3, 9, 3), self.channels, strict=True)):
+            stage = nn.Module()
+            stage.downsample = (
+                nn.Sequential(ChannelNorm(before), convolution(before, after, 2, stride=2)) if number else nn.Identity()
+            )
+            stage.blocks = nn.Sequential(*[Block(convolution, after, layer_scale) for _ in range(depth)])
+            stages.append(stage)
+            before = after
+        self.stages = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.check(x)
+        x, maps = self.stem(x), []
+        for stage in self.stages:
+            x = stage.blocks(stage.downsample(x))
+            maps.append(x)
+        return maps
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of `(n, c, *size)`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
+class Block(nn.Module):
+    """Depth-wise convolution, norm, two dense layers, scaled and added."""
+
+    def __init__(self, convolution: type[nn.Module], channels: int, layer_scale: float) -> None:
+        super().__init__()
+        self.conv_dw = convolution(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = nn.Module()
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv_dw(x).movedim(1, -1))
+        y = self.mlp.fc2(F.gelu(self.mlp.fc1(y)))
+        return x + (y * self.gamma).movedim(-1, 1)

@@ -1,0 +1,89 @@
+"""The residual encoder of nnU-Net, names equal those of its network (`encoder.stem…`, `encoder.stages…`)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.nn.backbone import Backbone
+
+
+class ResEnc(Backbone):
+    """nnU-Net's ResEncL by default: stem, then stages of residual blocks (ResNet-D shortcuts), instance norm, leaky ReLU.
+
+    Source: Isensee et al., "nnU-Net Revisited", arXiv 2404.09556, appendix; He et al., arXiv 1812.01187 (ResNet-D).
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        *,
+        features: tuple[int, ...] = (32, 64, 128, 256, 320, 320),
+        blocks: tuple[int, ...] = (1, 3, 4, 6, 6, 6),
+    ) -> None:
+        super().__init__()
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.channels = tuple(features)
+        self.strides = tuple(2**level for level in range(len(features)))
+        self.encoder = nn.Module()
+        self.encoder.stem = nn.Module()
+        self.encoder.stem.convs = nn.Sequential(Convolution(spatial_dims, in_channels, features[0], 3))
+        stages, before = [], features[0]
+        for level, (after, count) in enumerate(zip(features, blocks, strict=True)):
+            stage = nn.Module()
+            first = Residual(spatial_dims, before, after, stride=2 if level else 1)
+            stage.blocks = nn.Sequential(first, *[Residual(spatial_dims, after, after) for _ in range(count - 1)])
+            stages.append(stage)
+            before = after
+        self.encoder.stages = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                nn.init.kaiming_normal_(module.weight, a=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            if isinstance(module, Residual):
+                nn.init.zeros_(module.conv2.norm.weight)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.check(x)
+        x, maps = self.encoder.stem.convs(x), []
+        for stage in self.encoder.stages:
+            x = stage.blocks(x)
+            maps.append(x)
+        return maps
+
+
+class Convolution(nn.Module):
+    """Convolution and instance norm, by default with leaky ReLU. Each tensor bears two names, as in nnU-Net's files."""
+
+    def __init__(
+        self, dims: int, before: int, after: int, kernel: int, *, stride: int = 1, bias: bool = True, activate: bool = True
+    ) -> None:
+        super().__init__()
+        convolution, norm = (nn.Conv2d, nn.InstanceNorm2d) if dims == 2 else (nn.Conv3d, nn.InstanceNorm3d)
+        self.conv = convolution(before, after, kernel, stride=stride, padding=kernel // 2, bias=bias)
+        self.norm = norm(after, eps=1e-5, affine=True)
+        last = [nn.LeakyReLU(inplace=True)] if activate else []
+        self.all_modules = nn.Sequential(self.conv, self.norm, *last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all_modules(x)
+
+
+class Residual(nn.Module):
+    """Two convolutions and a shortcut: mean over blocks where the stride is 2, a 1×1 convolution where the channels change."""
+
+    def __init__(self, dims: int, before: int, after: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = Convolution(dims, before, after, 3, stride=stride)
+        self.conv2 = Convolution(dims, after, after, 3, activate=False)
+        shortcut: list[nn.Module] = []
+        if stride > 1:
+            shortcut.append((nn.AvgPool2d if dims == 2 else nn.AvgPool3d)(stride, stride))
+        if before != after:
+            shortcut.append(Convolution(dims, before, after, 1, bias=False, activate=False))
+        self.skip = nn.Sequential(*shortcut) if shortcut else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.conv2(self.conv1(x)) + self.skip(x), inplace=True)

@@ -1,0 +1,53 @@
+"""U-Net, names equal those of MONAI's BasicUNet."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from monai.networks.nets.basic_unet import BasicUNet
+from torch import Tensor
+
+from medssl.nn.backbone import Backbone
+from medssl.nn.resnet import SeparableMaxPool3d
+
+
+class UNet(Backbone):
+    """The five levels of the encoder; with `decoder` also the way up, which `decode` walks, for methods that train it.
+
+    Source: Falk et al., "U-Net: deep learning for cell counting, detection, and morphometry", Nature Methods 16, 2019.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        *,
+        features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32),
+        norm: Literal["instance", "batch"] = "instance",
+        decoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.channels, self.strides = tuple(features[:5]), (1, 2, 4, 8, 16)
+        whole = BasicUNet(spatial_dims, in_channels, 1, features=features, norm=(norm, {"affine": True}))
+        for name, child in whole.named_children():
+            if name.startswith(("conv_0", "down_")) or (decoder and name.startswith("upcat_")):
+                self.add_module(name, child)
+        if spatial_dims == 3:
+            for level in (self.down_1, self.down_2, self.down_3, self.down_4):
+                level.max_pooling = SeparableMaxPool3d(2, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.check(x)
+        maps = [self.conv_0(x)]
+        for level in (self.down_1, self.down_2, self.down_3, self.down_4):
+            maps.append(level(maps[-1]))
+        return maps
+
+    def decode(self, maps: list[Tensor], *, blocks: int = 4) -> list[Tensor]:
+        """The maps on the way up after the first `blocks` of four decoder blocks, deep to shallow."""
+        x, made = maps[-1], []
+        for number, block in list(enumerate((self.upcat_4, self.upcat_3, self.upcat_2, self.upcat_1)))[:blocks]:
+            x = block(x, maps[3 - number])
+            made.append(x)
+        return made

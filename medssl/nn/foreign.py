@@ -1,0 +1,83 @@
+"""The process that reads a foreign weight file: tensors only, no other process, no network, bounded memory and time.
+
+This is the one place that opens a pickle, with torch's tensors-only reader, after everything else has been forbidden.
+Run as `python -m medssl.nn.foreign IN OUT STRIP KEY` by `medssl convert`.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+FORBIDDEN = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.",
+    "ctypes.dlopen",
+    "shutil.",
+    "os.remove",
+)
+MEMORY_FACTOR = 6
+"""Address space beyond what is in use at the start, as a multiple of the file's size (plus 1 GiB)."""
+
+
+def main(source: str, target: str, strip: str, key: str) -> None:
+    """Read, choose, rename, write."""
+    import os
+    import zipfile
+
+    import torch
+    from safetensors.torch import save_file
+
+    size = os.path.getsize(source)  # noqa: PTH202
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as parts:
+            size = max(size, sum(part.file_size for part in parts.infolist()))
+            if size > 100 * os.path.getsize(source) + 2**20:  # noqa: PTH202
+                raise SystemExit("its parts unpack to more than a hundred times the size of the file")
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_FACTOR * size + 2**30,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
+    sys.addaudithook(_forbid)
+    loaded = torch.load(source, map_location="cpu", weights_only=True)
+    tensors = _weights(loaded, key)
+    renamed = {name.removeprefix(strip): tensor.contiguous().clone() for name, tensor in tensors.items()}
+    save_file(renamed, target)
+    print(f"{len(renamed)} tensors, {sum(t.numel() for t in renamed.values())} numbers; first: {next(iter(renamed))}")
+
+
+def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
+    if event.startswith(FORBIDDEN):
+        raise PermissionError(f"the file tried {event}")
+
+
+def _weights(loaded: Any, key: str) -> dict[str, Any]:
+    """The dictionary of tensors that is meant: the named one, else the one with the most tensors, looking two levels deep."""
+    import torch
+
+    if key:
+        for part in key.split("/"):
+            if not isinstance(loaded, dict) or part not in loaded:
+                raise SystemExit(
+                    f"it has no entry {part!r}; there are {sorted(loaded)[:20] if isinstance(loaded, dict) else loaded!r}"
+                )
+            loaded = loaded[part]
+    candidates, waiting = [], [(loaded, 0)]
+    while waiting:
+        value, depth = waiting.pop(0)
+        if isinstance(value, dict):
+            candidates.append({n: t for n, t in value.items() if isinstance(n, str) and isinstance(t, torch.Tensor)})
+            waiting += [(part, depth + 1) for part in value.values()] if depth < 2 else []
+    best = max(candidates, key=len, default={})
+    if not best:
+        raise SystemExit("it holds no named tensors")
+    return best
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5])

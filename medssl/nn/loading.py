@@ -1,0 +1,308 @@
+"""Planes and patches from the array cache as batches of true values: same order for any number of workers."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medssl.core import tables
+from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.core.rng import ids_to_keys, key, rng, uniforms
+from medssl.volume.cache import Array, open_array, read_patch, read_plane
+
+OPEN_ARRAYS = 512
+"""How many memory maps one reader keeps open."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Where a volume's array lies and how its stored numbers become values: value = slope × stored + intercept."""
+
+    volume_id: str
+    subject_id: str | None
+    array: Path
+    shape: tuple[int, int, int]
+    modality: str
+    kind: str
+    slope: float
+    intercept: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    spacing_mm: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Slices or images that can be loaded; row `r` is the global sample number that memory banks and labels use."""
+
+    ids: tuple[str, ...]
+    volumes: tuple[Volume, ...]
+    volume: np.ndarray
+    """int64 `(n,)`: which of `volumes`."""
+    axis: np.ndarray
+    index: np.ndarray
+    position_mm: np.ndarray
+    label: tuple[str | None, ...]
+    keys: np.ndarray
+    """uint64 `(n,)`: what random draws are keyed by."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_channels(self) -> int:
+        """One channel per window."""
+        return len(self.volumes[0].low)
+
+    def rows(self, chosen: np.ndarray) -> Samples:
+        """The samples of the given rows, in that order."""
+        return replace(
+            self,
+            ids=tuple(self.ids[r] for r in chosen),
+            volume=self.volume[chosen],
+            axis=self.axis[chosen],
+            index=self.index[chosen],
+            position_mm=self.position_mm[chosen],
+            label=tuple(self.label[r] for r in chosen),
+            keys=self.keys[chosen],
+        )
+
+
+class Batch:
+    """A batch on one device. `stored` `(n, 1, *canvas)` holds each plane in its corner, `extent` `(n, d)` says how far it goes."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.stored: Tensor = fields["stored"]
+        self.extent: Tensor = fields["extent"]
+        self.slope: Tensor = fields["slope"]
+        self.intercept: Tensor = fields["intercept"]
+        self.low: Tensor = fields["low"]
+        self.high: Tensor = fields["high"]
+        self.rows: Tensor = fields["rows"]
+        self.volume: Tensor = fields["volume"]
+        self.axis: np.ndarray = fields["axis"]
+        self.keys: np.ndarray = fields["keys"]
+        self.epoch: int = fields["epoch"]
+
+    @property
+    def values(self) -> Tensor:
+        """True values (HU for CT), float32 `(n, 1, *canvas)`; beyond a plane's extent: the low end of its first window."""
+        shape = (-1, *[1] * (self.stored.ndim - 1))
+        return self.stored.float() * self.slope.view(shape) + self.intercept.view(shape)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The samples from `start` to `stop`."""
+        return self._each(lambda field: field[start:stop], arrays=True)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _each(self, change: Any, *, arrays: bool = False) -> Batch:
+        kinds = (Tensor, np.ndarray) if arrays else (Tensor,)
+        return Batch(**{name: change(value) if isinstance(value, kinds) else value for name, value in self.__dict__.items()})
+
+
+def read_samples(
+    samples: Iterable[Path | str],
+    volumes: Iterable[Path | str],
+    *,
+    keep: Path | str | None = None,
+    split: str | None = "train",
+) -> Samples:
+    """Join the tables of stage prepare (one pair per source), restricted to a split and to what a reduction kept.
+
+    Raises:
+        StudyError: nothing is left, or the sources differ in their number of windows.
+    """
+    rows, known = [], []
+    for samples_path, volumes_path in zip(samples, volumes, strict=True):
+        table = tables.read_parquet(samples_path)
+        rows.append(table if split is None else table[table["split"] == split])
+        known += [_volume(row, Path(volumes_path).parent) for row in tables.read_tsv(volumes_path).to_dict("records")]
+    table = pd.concat(rows, ignore_index=True)
+    if keep is not None:
+        kept = tables.read_parquet(keep, columns=["sample_id", "keep"])
+        table = table[table["sample_id"].isin(set(kept["sample_id"][kept["keep"]]))]
+    table = table.sort_values("sample_id", kind="stable").drop_duplicates("sample_id")
+    if not len(table):
+        raise StudyError(
+            f"no samples are left in split {split!r}: nothing can be trained on. Look at rejected.tsv of the sources, "
+            "at prepare.split and at the reduction arm's summary.json."
+        )
+    if len({len(v.low) for v in known}) != 1:
+        raise StudyError("the sources of this cohort have different numbers of windows (channels); give all the same number.")
+    number = {v.volume_id: i for i, v in enumerate(known)}
+    ids = table["sample_id"].tolist()
+    return Samples(
+        ids=tuple(ids),
+        volumes=tuple(known),
+        volume=np.array([number[v] for v in table["volume_id"]], dtype=np.int64),
+        axis=table["axis"].to_numpy(np.int64),
+        index=table["index"].to_numpy(np.int64),
+        position_mm=table["position_mm"].to_numpy(np.float32)
+        if "position_mm" in table
+        else np.full(len(ids), np.nan, np.float32),
+        label=tuple(None if pd.isna(v) else str(v) for v in table["label"]) if "label" in table else (None,) * len(ids),
+        keys=ids_to_keys(ids),
+    )
+
+
+def window(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Values `(n, 1, *size)` through windows `(n, c)` to channels `(n, c, *size)` in [0, 1]."""
+    shape = (*low.shape, *[1] * (values.ndim - 2))
+    low, high = low.view(shape), high.view(shape)
+    return ((values - low) / (high - low)).clamp_(0, 1)
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of an epoch: a permutation of `count` rows that depends on seed and epoch alone."""
+    return rng(seed, "order", epoch).permutation(count)
+
+
+class Reader:
+    """Reads samples as batches. Each worker process holds its own copy with its own open arrays.
+
+    `patch`: size in voxels of 3-D patches, one round each sample's slice; None reads planes. `shrink_to`: planes whose shorter
+    side is at least twice this many pixels are averaged over whole blocks while reading.
+    """
+
+    def __init__(
+        self, samples: Samples, *, seed: int = 0, patch: tuple[int, int, int] | None = None, shrink_to: int | None = None
+    ) -> None:
+        self.samples, self.seed, self.patch, self.shrink_to = samples, seed, patch, shrink_to
+        self._open: OrderedDict[Path, Array] = OrderedDict()
+
+    def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch:
+        epoch, rows = request
+        samples = self.samples
+        rows = np.asarray(rows, dtype=np.int64)
+        pieces = [self._piece(epoch, int(row)) for row in rows]
+        volumes = [samples.volumes[samples.volume[row]] for row in rows]
+        canvas = np.max([piece.shape for piece in pieces], axis=0)
+        dtype = np.int16 if all(piece.dtype == np.int16 for piece in pieces) else np.float32
+        stored = np.empty((len(rows), 1, *canvas), dtype=dtype)
+        for place, piece, volume in zip(stored[:, 0], pieces, volumes, strict=True):
+            if piece.shape != tuple(canvas):
+                empty = (volume.low[0] - volume.intercept) / volume.slope
+                place[...] = np.clip(np.round(empty), -32768, 32767) if dtype == np.int16 else empty
+            place[tuple(slice(0, s) for s in piece.shape)] = piece
+        return Batch(
+            stored=torch.from_numpy(stored),
+            extent=torch.tensor([piece.shape for piece in pieces]),
+            slope=torch.tensor([v.slope for v in volumes], dtype=torch.float32),
+            intercept=torch.tensor([v.intercept for v in volumes], dtype=torch.float32),
+            low=torch.tensor([v.low for v in volumes], dtype=torch.float32),
+            high=torch.tensor([v.high for v in volumes], dtype=torch.float32),
+            rows=torch.from_numpy(rows),
+            volume=torch.from_numpy(samples.volume[rows]),
+            axis=samples.axis[rows],
+            keys=samples.keys[rows],
+            epoch=epoch,
+        )
+
+    def _piece(self, epoch: int, row: int) -> np.ndarray:
+        samples = self.samples
+        volume = samples.volumes[samples.volume[row]]
+        array = self._array(volume)
+        axis, index = int(samples.axis[row]), int(samples.index[row])
+        if self.patch is not None:
+            draws = uniforms(key(self.seed, "patch", epoch), samples.keys[row : row + 1], 3)[0]
+            return _patch(array, self.patch, axis, index, draws)
+        plane = read_plane(array, axis, index)
+        factor = 1 if self.shrink_to is None else max(1, min(plane.shape) // self.shrink_to)
+        return _block_mean(plane, factor) if factor > 1 else plane
+
+    def _array(self, volume: Volume) -> Array:
+        array = self._open.pop(volume.array, None)
+        if array is None:
+            array = open_array(volume.array)
+            if tuple(array.shape) != volume.shape:
+                raise CorruptArtefactError(
+                    f"{volume.array} has shape {array.shape}, its table says {volume.shape}. "
+                    "Delete the receipt of its prepare folder and run the same command again."
+                )
+        self._open[volume.array] = array
+        while len(self._open) > OPEN_ARRAYS:
+            self._open.popitem(last=False)
+        return array
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+
+def load(
+    reader: Reader, requests: Iterable[tuple[int, np.ndarray]], *, workers: int = 0, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """The batches of `requests` (epoch, rows), in order, on `device`; workers read ahead, but never change order or content."""
+    device = torch.device(device)
+    if workers == 0:
+        for request in requests:
+            yield reader[request].to(device)
+        return
+    from torch.utils.data import DataLoader
+
+    loader: Iterable[Batch] = DataLoader(
+        reader,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=requests,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4,
+        multiprocessing_context="fork" if device.type == "cpu" else "forkserver",
+    )
+    for batch in loader:
+        yield batch.to(device)
+
+
+def _volume(row: dict[Any, Any], folder: Path) -> Volume:
+    def numbers(name: str) -> tuple[float, ...]:
+        value = json.loads(row[name]) if isinstance(row[name], str) else row[name]
+        return tuple(float(v) for v in (value if isinstance(value, list) else [value]))
+
+    i, j, k = (int(v) for v in numbers("shape"))
+    return Volume(
+        volume_id=row["volume_id"],
+        subject_id=row.get("subject_id"),
+        array=folder / row["array"],
+        shape=(i, j, k),
+        modality=str(row.get("modality", "OT")),
+        kind=str(row.get("kind", "volume")),
+        slope=float(row["slope"]),
+        intercept=float(row["intercept"]),
+        low=numbers("window_low"),
+        high=numbers("window_high"),
+        spacing_mm=numbers("spacing_mm") if isinstance(row.get("spacing_mm"), str) else None,
+    )
+
+
+def _patch(array: Array, size: tuple[int, int, int], axis: int, index: int, draws: np.ndarray) -> np.ndarray:
+    """The part of `array` (at most `size`) that is centred on plane `index` and placed at random along the other axes."""
+    shape = [min(have, want) for have, want in zip(array.shape, size, strict=True)]
+    room = [have - want for have, want in zip(array.shape, shape, strict=True)]
+    start = [int(draw * (r + 1)) for draw, r in zip(draws, room, strict=True)]
+    start[axis] = min(max(index - shape[axis] // 2, 0), room[axis])
+    return read_patch(array, start, shape)
+
+
+def _block_mean(plane: np.ndarray, factor: int) -> np.ndarray:
+    """Mean over `factor` × `factor` blocks, float32; a rest smaller than a block is left out."""
+    h, w = (side // factor for side in plane.shape)
+    whole = plane[: h * factor, : w * factor].astype(np.float32)
+    return np.asarray(whole.reshape(h, factor, w, factor).mean(axis=(1, 3)))

@@ -1,0 +1,34 @@
+"""Momentum networks: copies that follow slowly and take no gradient."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def momentum_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module without gradients."""
+    copied = copy.deepcopy(module)
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
+    """Parameters and running statistics of `slow` become momentum × slow + (1 − momentum) × fast; counters are copied."""
+    for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
+        old.lerp_(new, 1 - momentum)
+    for old, new in zip(slow.buffers(), fast.buffers(), strict=True):
+        old.lerp_(new, 1 - momentum) if old.is_floating_point() else old.copy_(new)
+
+
+def cosine_momentum(start: float, progress: float) -> float:
+    """From `start` at progress 0 to 1 at progress 1.
+
+    Source: Grill et al., arXiv 2006.07733, §3.2.
+    """
+    return 1 - (1 - start) * (math.cos(math.pi * min(1.0, progress)) + 1) / 2

@@ -1,0 +1,81 @@
+"""MONAI's residual network as a backbone whose state-dict names are torchvision's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from monai.networks.nets.resnet import ResNet
+from torch import Tensor, nn
+
+from medssl.nn.backbone import Backbone
+
+
+class ResNetBackbone(Backbone, ResNet):
+    """The four stages of a ResNet as maps; `stem="small"` is a 3×3 convolution of stride 1 without pooling.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385; the small stem is that of its §4.2.
+    """
+
+    def __init__(self, block: str, layers: tuple[int, ...], spatial_dims: int, in_channels: int, stem: str, width: float) -> None:
+        small = stem == "small"
+        planes = [max(1, round(c * width)) for c in (64, 128, 256, 512)]
+        ResNet.__init__(
+            self,
+            block=block,
+            layers=list(layers),
+            block_inplanes=planes,
+            spatial_dims=spatial_dims,
+            n_input_channels=in_channels,
+            conv1_t_size=3 if small else 7,
+            conv1_t_stride=1 if small else 2,
+            no_max_pool=small,
+            feed_forward=False,
+            bias_downsample=False,  # torchvision has none
+        )
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        expansion = 4 if block == "bottleneck" else 1
+        self.channels = tuple(c * expansion for c in planes)
+        self.strides = (1, 2, 4, 8) if small else (4, 8, 16, 32)
+        if spatial_dims == 3:
+            self.maxpool: nn.Module = SeparableMaxPool3d()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images `(n, c, *size)` to the maps of the four stages."""
+        self.check(x)
+        x = self.act(self.bn1(self.conv1(x)))
+        if not self.no_max_pool:
+            x = self.maxpool(x)
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class SeparableMaxPool3d(nn.Module):
+    """3-D max-pooling by two 2-D poolings: equal values, and a backward pass that is deterministic on a GPU."""
+
+    def __init__(self, kernel: int = 3, *, stride: int = 2, padding: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, c, i, j, k)` to about half of each size."""
+        n, c, i, j, k = x.shape
+        x = F.max_pool2d(x.reshape(n, c * i, j, k), self.kernel, stride=self.stride, padding=self.padding)
+        j, k = x.shape[-2:]
+        along = {"kernel_size": (self.kernel, 1), "stride": (self.stride, 1), "padding": (self.padding, 0)}
+        x = F.max_pool2d(x.reshape(n, c, i, j * k), **along)
+        return x.reshape(n, c, x.shape[2], j, k)
+
+
+def resnet(depth: int, spatial_dims: int, in_channels: int, stem: str, width: float) -> dict[str, Any]:
+    """The arguments of a ResNet of `depth` layers."""
+    block, layers = {
+        18: ("basic", (2, 2, 2, 2)),
+        34: ("basic", (3, 4, 6, 3)),
+        50: ("bottleneck", (3, 4, 6, 3)),
+    }[depth]
+    shape = {"spatial_dims": spatial_dims, "in_channels": in_channels}
+    return {"block": block, "layers": layers, **shape, "stem": stem, "width": width}

@@ -1,0 +1,95 @@
+"""Encoder weights: safetensors only, and never loaded without counting what matched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.core.files import writing
+
+
+@dataclass(frozen=True)
+class Match:
+    """How many tensors found their place, of all tensors in the file and in the model."""
+
+    matched: int
+    total: int
+    unmatched: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.matched}/{self.total} tensors matched"
+
+
+def save_encoder(path: Path | str, backbone: nn.Module) -> None:
+    """Write the backbone's tensors under their public names, all or nothing."""
+    save_tensors(path, backbone.state_dict())
+
+
+def save_tensors(path: Path | str, tensors: dict[str, Tensor]) -> None:
+    """Write named tensors, all or nothing."""
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    with writing(path) as temporary:
+        save_file(tensors, temporary)
+        temporary.chmod(0o644)  # safetensors makes it private, and colleagues share results
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        StudyError: the file is missing or is no safetensors file by name (a pickle is never opened).
+        CorruptArtefactError: its content is not valid.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StudyError(f"there are no weights at {path}. Correct the path.")
+    if path.suffix != ".safetensors":
+        raise StudyError(
+            f"{path.name} is not a .safetensors file, and other formats can run code when opened. "
+            "Turn it into one first: medssl convert FILE --out FILE.safetensors"
+        )
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CorruptArtefactError(f"{path} is not a whole safetensors file ({error}). Make or copy it again.") from None
+    return tensors
+
+
+def load_encoder(
+    path: Path | str, into: nn.Module, *, strip: str = "", extra: tuple[str, ...] = (), at_least: float = 1.0
+) -> Match:
+    """Load a file's tensors into a model of the same names and shapes, print `matched / total`, refuse less than all.
+
+    The total counts the tensors of file and model together, so a smaller encoder in a larger network is noticed as well.
+    `strip` is removed from the front of the file's names; names in the model that begin with a word of `extra` (a head that the
+    file cannot have) do not count. `at_least` below 1 accepts a share.
+
+    Raises:
+        StudyError: less than `at_least` of the total matched; nothing was loaded.
+    """
+    found = {name.removeprefix(strip): tensor for name, tensor in read_tensors(path).items()}
+    wanted = {name: t for name, t in into.state_dict().items() if not (extra and name.startswith(extra))}
+    same = sorted(name for name in found.keys() & wanted.keys() if found[name].shape == wanted[name].shape)
+    unmatched = tuple(sorted((found.keys() | wanted.keys()) - set(same)))
+    match = Match(len(same), len(same) + len(unmatched), unmatched)
+    print(f"{Path(path).name}: {match}")
+    if match.matched < at_least * match.total or not same:
+        name = unmatched[0] if unmatched else "none"
+        why = (
+            f"{tuple(found[name].shape)} in the file, {tuple(wanted[name].shape)} in the model"
+            if name in found and name in wanted
+            else "only in the file"
+            if name in found
+            else "only in the model"
+        )
+        raise StudyError(
+            f"{Path(path).name}: only {match}; expected {at_least:.0%}. First without a partner: {name!r} ({why}). "
+            "Use the backbone, options and spatial_dims of the file's contract.json, or state the share you accept."
+        )
+    into.load_state_dict({name: found[name] for name in same}, strict=False)
+    return match

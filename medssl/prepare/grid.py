@@ -1,0 +1,49 @@
+"""The grid a volume is prepared on: spacing, the axis its slices are cut along, where each slice lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SAME_SPACING_FRAC = 1e-3
+"""Spacings closer than this are one: no resampling for the last digits of a header."""
+
+TIE_FRAC = 0.01
+"""Axes whose spacings differ by less are equal when the slice axis is chosen."""
+
+AXES = {"i": 0, "j": 1, "k": 2}
+
+
+def target_spacing(have_mm: Sequence[float], want_mm: Sequence[float | None] | None) -> tuple[float, ...] | None:
+    """The spacing to resample to (null keeps an axis), or None where the volume has it already."""
+    if want_mm is None:
+        return None
+    target = tuple(float(have if want is None else want) for have, want in zip(have_mm, want_mm, strict=True))
+    same = all(abs(a - b) <= SAME_SPACING_FRAC * b for a, b in zip(have_mm, target, strict=True))
+    return None if same else target
+
+
+def slice_axis(spacing_mm: Sequence[float] | None, choice: str) -> int:
+    """0, 1 or 2: the axis named, or for `auto` the one of the largest spacing: k if it is among the largest, then j."""
+    if choice != "auto":
+        return AXES[choice]
+    if spacing_mm is None:
+        return 2
+    largest = max(spacing_mm) * (1 - TIE_FRAC)
+    return max(axis for axis in range(3) if spacing_mm[axis] >= largest)
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
+    """Lengths in mm of the steps along i, j and k."""
+    return tuple(float(n) for n in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def positions_mm(affine: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """Where each plane along `axis` lies along the planes' normal, in RAS+ millimetres, float32 `(count,)`."""
+    first, second = (affine[:3, other] for other in range(3) if other != axis)
+    normal = np.cross(first, second)
+    normal = normal / np.linalg.norm(normal)
+    if normal @ affine[:3, axis] < 0:
+        normal = -normal
+    return (normal @ affine[:3, 3] + np.arange(count) * (normal @ affine[:3, axis])).astype(np.float32)

@@ -1,0 +1,49 @@
+"""The table of samples: a row per slice of a volume, a row per image of an image set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = [
+    *("sample_id", "volume_id", "subject_id", "unit", "kind", "split", "array", "axis", "index"),
+    *("position_mm", "label", "foreground_frac"),
+]
+TEXT = ("sample_id", "volume_id", "subject_id", "unit", "kind", "split", "array", "label")
+
+
+def planes(
+    volume_id: str, *, unit: str, kind: str, array: str, axis: int, position_mm: np.ndarray, foreground_frac: np.ndarray
+) -> pd.DataFrame:
+    """A row per plane along `axis`; who it is of, its part and its label are filled in by `identified`."""
+    count = len(foreground_frac)
+    return pd.DataFrame(
+        {
+            "sample_id": [f"{volume_id}-{index:04d}" for index in range(count)],
+            "volume_id": volume_id,
+            "unit": unit,
+            "kind": kind,
+            "array": array,
+            "axis": np.full(count, axis, dtype=np.int8),
+            "index": np.arange(count, dtype=np.int32),
+            "position_mm": position_mm.astype(np.float32),
+            "foreground_frac": foreground_frac.astype(np.float32),
+        }
+    )
+
+
+def identified(table: pd.DataFrame, *, subject_id: Sequence[str | None], label: Sequence[str | None]) -> pd.DataFrame:
+    """The table with whom each row is of and what it shows."""
+    return table.assign(subject_id=pd.Series(list(subject_id), dtype=object), label=pd.Series(list(label), dtype=object))
+
+
+def joined(tables: list[pd.DataFrame], *, split: pd.Series, unit_id: pd.Series) -> pd.DataFrame:
+    """All rows with their part and unit, in the contract's columns and types (and `unit_id`), by volume and index.
+
+    `split` and `unit_id` go with the rows of `tables` one after the other.
+    """
+    table = pd.concat(tables, ignore_index=True).assign(split=list(split), unit_id=list(unit_id))
+    table = table.sort_values(["volume_id", "index"], kind="stable", ignore_index=True)[[*COLUMNS, "unit_id"]]
+    return table.astype({name: pd.StringDtype("pyarrow", na_value=np.nan) for name in TEXT})

@@ -1,0 +1,1 @@
+"""Stage pretrain: what can be learnt without labels."""

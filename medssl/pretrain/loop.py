@@ -1,0 +1,524 @@
+"""The training loop: one visible file, top to bottom. Objectives say what is learnt, this says how, and loses nothing.
+
+A run is a function of its plan: order, views and dropout are drawn from names (seed, epoch, step, sample id), and the state
+that is saved holds all the rest. So a run that was stopped anywhere and resumed ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medssl.core import plugins
+from medssl.core.errors import MedsslError, NotFiniteError, OutOfMemoryError, PreemptedError, StudyError
+from medssl.core.progress import Bar
+from medssl.core.rng import key
+from medssl.core.study import PretrainSettings, ViewSettings
+from medssl.nn.backbone import Backbone, build
+from medssl.nn.gather import any_rank, averaged, gather, synchronise_batch_norm
+from medssl.nn.health import REMEMBERED, Health, collapse
+from medssl.nn.loading import Batch, Reader, Samples, epoch_order, load
+from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
+from medssl.nn.state import StateFolder, optimizer_tensors, restore_optimizer, under
+from medssl.nn.views import Crop, Views
+from medssl.nn.weights import load_encoder
+from medssl.pretrain.objective import Loss, Objective
+
+CURVE_ROWS = 200
+"""About how many rows the curve has beside those at the ends of epochs."""
+FP16_SKIPS = 20
+"""How many steps in a row fp16's loss scaling may skip before the gradients count as broken."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run depends on; it can be sent to another process."""
+
+    settings: PretrainSettings
+    seed: int
+    samples: Samples
+    state: Path
+    events: Path | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The views' size, one number per dimension."""
+        size, dims = self.settings.size, self.settings.spatial_dims
+        return tuple(size) if len(size) == dims else (size[0],) * dims
+
+    def reader(self) -> Reader:
+        """What reads this plan's batches: planes, or in 3-D patches round each slice with room for random crops."""
+        if self.settings.spatial_dims == 2:
+            # A crop of the middle of the range of scales then still has the resolution of the view.
+            share = sum(self.settings.views.scale) / 2
+            return Reader(self.samples, seed=self.seed, shrink_to=math.ceil(max(self.size) / math.sqrt(share)))
+        i, j, k = (math.ceil(s * self.settings.patch_margin) for s in self.size)
+        return Reader(self.samples, seed=self.seed, patch=(i, j, k))
+
+    def objective(self) -> Objective:
+        """The objective with fresh weights, or the named starting weights, on the CPU."""
+        settings = self.settings
+        torch.manual_seed(key(self.seed, "weights") >> 1)
+        backbone = build(settings.backbone.name, settings.backbone.options, settings.spatial_dims, self.samples.num_channels)
+        if settings.init_weights is not None:
+            load_encoder(settings.init_weights, backbone)
+        built: Objective = plugins.find("objective", settings.objective.name).load()(
+            backbone, self.samples, **settings.objective.options
+        )
+        return built
+
+
+def train(fabric: Any, plan: Plan, bar: Bar, log: Callable[[str], None]) -> MedsslError | None:
+    """Train until the last step is saved in the plan's state folder; a foreseen failure is returned, not raised."""
+    try:
+        with _stop_signals() as asked_to_stop:
+            _Run(fabric, plan, bar, log, asked_to_stop).run()
+    except MedsslError as error:
+        return error
+    return None
+
+
+class _Run:
+    """One process's part of a run. `run` is the loop; what it calls follows in the order of the calls."""
+
+    def __init__(self, fabric: Any, plan: Plan, bar: Bar, log: Callable[[str], None], asked_to_stop: Callable[[], bool]) -> None:
+        self.fabric, self.plan, self.bar, self.log, self.asked_to_stop = fabric, plan, bar, log, asked_to_stop
+        settings = self.settings = plan.settings
+        self.device: torch.device = fabric.device
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = not settings.deterministic
+            torch.use_deterministic_algorithms(settings.deterministic)
+        self.objective = plan.objective()
+        if fabric.world_size > 1 and self.objective.synchronises:
+            synchronise_batch_norm(self.objective)
+        self.layout = torch.channels_last if settings.spatial_dims == 2 else torch.channels_last_3d
+        if settings.channels_last:
+            self.objective.to(memory_format=self.layout)
+        self.ema: Backbone | None = copy.deepcopy(self.objective.encoder()) if settings.ema_decay else None
+        if self.ema is not None:
+            self.ema.to(self.device)
+        if settings.compile:
+            self.objective.backbone.compile()
+        optimizer = build_optimizer(
+            settings.optimizer,
+            self.objective,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            beta2=settings.beta2,
+            decay_norm_and_bias=settings.decay_norm_and_bias,
+        )
+        self.module, self.optimizer = fabric.setup(self.objective, optimizer)
+        self.views = Views(settings.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
+        self.reader = plan.reader()
+        self.batch_size = _batch_size(settings.batch_size, len(plan.samples), fabric.world_size * settings.accumulate)
+        self.state = StateFolder(plan.state)
+        self.health = Health()
+        self.step = 0
+        self.rows: list[dict[str, Any]] = []
+        self.since_row = {"loss": 0.0, "steps": 0.0}
+        self.skipped = 0
+
+    # The loop
+
+    def run(self) -> None:
+        """Resume or begin, then step after step to the end."""
+        if not self.resume():
+            self.begin()
+        settings, objective = self.settings, self.objective
+        self.per_epoch = len(objective.batches(self.plan.seed, 0, self.batch_size))
+        self.total = settings.max_steps or settings.epochs * self.per_epoch
+        self.bar.total = (self.total - self.step) * self.batch_size
+        events = _Events(self.plan.events if self.fabric.is_global_zero else None, self.step)
+        self.saved_s = self.row_s = time.monotonic()
+        first = self.step
+        for batch in load(self.reader, self.requests(), workers=settings.workers, device=self.device):
+            epoch, within = divmod(self.step, self.per_epoch)
+            progress = self.step / self.total
+            if within == 0:
+                objective.start_epoch(epoch, self.plan.seed)
+            lr = self.set_schedule(progress)
+            objective.before_step(progress, self.step)
+            torch.manual_seed(key(self.plan.seed, "torch", self.step, self.fabric.global_rank) >> 1)
+            with self.memory_errors(first_step=self.step == first):
+                loss, outputs = self.forward_backward(batch)
+                objective.after_backward(self.step)
+                loss_value, norm = self.check_finite(loss, batch)
+                self.update(norm)
+            with torch.no_grad():
+                objective.after_step(outputs, batch, (self.step + 1) / self.total)
+                self.update_ema()
+            self.step += 1
+            self.since_row["loss"] += loss_value
+            self.since_row["steps"] += 1
+            epoch_ends = self.step % self.per_epoch == 0 or self.step == self.total
+            if (self.per_epoch - within) * self.batch_size <= REMEMBERED + self.batch_size or self.total - self.step < 8:
+                self.health.remember({n: gather(t) for n, t in outputs.items() if n in _LOOKED_AT}, gather(batch.rows))
+            if epoch_ends or self.step % max(1, self.total // CURVE_ROWS) == 0:
+                row = self.add_row(epoch, lr, norm, loss.parts, with_health=epoch_ends)
+                events.write(self.step, row)
+            self.bar.advance(self.batch_size, f"loss {loss_value:.3f}")
+            self.save_or_stop()
+        events.close()
+
+    # Before the first step
+
+    def resume(self) -> bool:
+        """Go on from the newest whole state; False if there is none."""
+        loaded = self.state.load()
+        if loaded is None:
+            return False
+        self.step, tensors, values = loaded
+        self.objective.load_state_dict(under("model", tensors))
+        restore_optimizer(self.optimizer.optimizer, under("optimizer", tensors))
+        self.health.restore(under("health", tensors))
+        if self.ema is not None:
+            self.ema.load_state_dict(under("ema", tensors))
+        self.rows, self.since_row, self.skipped = values["rows"], values["since_row"], values["skipped"]
+        if values["scaler"]:
+            self.fabric.strategy.precision.load_state_dict(values["scaler"])
+        self.log(f"resumed at step {self.step}")
+        return True
+
+    def begin(self) -> None:
+        """What objectives need once: their own preparation, and a pass that fills a memory. Saved at once, as it may be long."""
+        self.objective.prepare(self.plain_images, self.plan.seed, self.device)
+        if self.objective.memory_pass:
+            self.module.eval()
+            for batch in load(self.reader, self.all_rows(epoch=0), device=self.device):
+                with torch.no_grad():
+                    self.objective.after_step(self.module(self.make_views(batch), batch), batch, 0.0)
+            self.module.train()
+        if self.objective.memory_pass or type(self.objective).prepare is not Objective.prepare:
+            self.save()
+
+    def plain_images(self, epoch: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """All samples without randomness, `(n, c, *size)`, with their rows."""
+        crop = self.objective.crops(self.plan.size)[0]
+        views = Views(ViewSettings.still(), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
+        for batch in load(self.reader, self.all_rows(epoch, whole=True), device=self.device):
+            yield views(batch)[0], batch.rows.cpu().numpy()
+
+    def all_rows(self, epoch: int, *, whole: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+        """Every sample once, shuffled, as requests; each rank its share (the last share is filled up with first rows)."""
+        count, world = len(self.plan.samples), 1 if whole else self.fabric.world_size
+        order = epoch_order(self.plan.seed, epoch, count)
+        for at in range(0, count, self.batch_size):
+            rows = np.arange(at, at + math.ceil(min(self.batch_size, count - at) / world) * world) % count
+            yield epoch, order[rows] if whole else self.own(order[rows])
+
+    # One step
+
+    def requests(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch, rows of this rank) of each step still to do; workers may run ahead in it."""
+        batches: list[np.ndarray] = []
+        known = -1
+        for step in range(self.step, self.total):
+            epoch, within = divmod(step, self.per_epoch)
+            if epoch != known:
+                batches, known = self.objective.batches(self.plan.seed, epoch, self.batch_size), epoch
+            yield epoch, self.own(batches[within])
+
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """This rank's part of a batch: rank order is batch order."""
+        share = len(rows) // self.fabric.world_size
+        return rows[self.fabric.global_rank * share : (self.fabric.global_rank + 1) * share]
+
+    def set_schedule(self, progress: float) -> float:
+        """Learning rate and weight decay of this step; returns the rate."""
+        settings = self.settings
+        lr = settings.lr * warmup_cosine(self.step, self.total, settings.warmup_frac, settings.final_lr_frac)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            if group["decays"] and settings.final_weight_decay is not None:
+                group["weight_decay"] = cosine_between(settings.weight_decay, settings.final_weight_decay, progress)
+        return lr
+
+    def make_views(self, batch: Batch) -> list[Tensor]:
+        """The objective's views, on the device, in the memory layout of the network."""
+        with torch.no_grad():
+            kept, batch.keys = batch.keys, self.objective.view_keys(batch)
+            views = self.views(batch)
+            batch.keys = kept
+            layout = self.layout if self.settings.channels_last else torch.contiguous_format
+            return [view.contiguous(memory_format=layout) for view in views]
+
+    def forward_backward(self, batch: Batch) -> tuple[Loss, dict[str, Tensor]]:
+        """Loss and gradients of a batch, in one pass or in parts that together have the loss of the whole.
+
+        With parts and a contrastive loss: all outputs without gradient, the loss of the whole, its gradient for each output,
+        then each part again with that gradient (twice the forward work, the memory of one part).
+
+        Source of the parts: Gao et al., "Scaling Deep Contrastive Learning Batch Size", arXiv 2101.06983, §3.
+        """
+        parts = self.settings.accumulate
+        if parts == 1:
+            outputs = self.module(self.make_views(batch), batch)
+            loss = self.objective.loss(outputs, batch)
+            self.fabric.backward(loss.value)
+            return loss, _detached(outputs)
+        share = len(batch) // parts
+        pieces = [batch.part(p * share, (p + 1) * share) for p in range(parts)]
+        if not self.objective.contrasts:
+            return self.forward_backward_additive(pieces)
+        with torch.no_grad(), _still_statistics(self.objective):
+            made = [self.module(self.make_views(piece), piece) for piece in pieces]
+        whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}
+        wanted = [name for name, value in whole.items() if value.is_floating_point() and name not in _LOOKED_AT]
+        for name in wanted:
+            whole[name].requires_grad_()
+        loss = self.objective.loss(whole, batch)
+        gradients = dict(zip(wanted, torch.autograd.grad(loss.value, [whole[n] for n in wanted], allow_unused=True), strict=True))
+        for number, piece in enumerate(pieces):
+            rows = slice(number * share, (number + 1) * share)
+            with self.fabric.no_backward_sync(self.module, enabled=number < parts - 1):
+                outputs = self.module(self.make_views(piece), piece)
+                pulls = [
+                    (outputs[name] * gradient[rows]).sum()
+                    for name, gradient in gradients.items()
+                    if gradient is not None and outputs[name].requires_grad
+                ]
+                self.fabric.backward(torch.stack(pulls).sum())
+        return Loss(loss.value.detach(), loss.parts), _detached(whole)
+
+    def forward_backward_additive(self, pieces: list[Batch]) -> tuple[Loss, dict[str, Tensor]]:
+        """The same where the loss of a batch is the mean of its parts' losses."""
+        losses, made = [], []
+        for number, piece in enumerate(pieces):
+            with self.fabric.no_backward_sync(self.module, enabled=number < len(pieces) - 1):
+                outputs = self.module(self.make_views(piece), piece)
+                loss = self.objective.loss(outputs, piece)
+                self.fabric.backward(loss.value / len(pieces))
+            losses.append(loss)
+            made.append(_detached(outputs))
+        whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}
+        return Loss(torch.stack([loss.value.detach() for loss in losses]).mean(), losses[-1].parts), whole
+
+    def check_finite(self, loss: Loss, batch: Batch) -> tuple[float, float]:
+        """Mean loss over ranks and gradient norm, once both are finite: nothing has been changed by the step yet.
+
+        Raises:
+            NotFiniteError: with the ids of the batch; the last saved state is from before.
+        """
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        loss_value, norm_value = torch.stack([averaged(loss.value).double(), norm.double()]).tolist()
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
+        self.skipped = self.skipped + 1 if scaled and math.isfinite(loss_value) and not math.isfinite(norm_value) else 0
+        if math.isfinite(loss_value) and (math.isfinite(norm_value) or 0 < self.skipped <= FP16_SKIPS):
+            return loss_value, norm_value
+        ids = ", ".join(self.plan.samples.ids[row] for row in batch.rows.tolist()[:64])
+        raise NotFiniteError(
+            f"step {self.step + 1}: loss {loss_value}, gradient norm {norm_value}; nothing was updated, and the last good state is "
+            f"kept. Samples of the batch: {ids}. Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
+        )
+
+    def update(self, norm: float) -> None:
+        """Clip and step."""
+        if self.settings.clip_norm is not None and math.isfinite(norm):
+            parameters = [p for p in self.objective.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_norm, torch.tensor(norm, device=self.device))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def update_ema(self) -> None:
+        """The running mean of the encoder's weights; buffers are copied."""
+        if self.ema is not None and self.settings.ema_decay is not None:
+            for old, new in zip(self.ema.parameters(), self.objective.encoder().parameters(), strict=True):
+                old.lerp_(new, 1 - self.settings.ema_decay)
+            for old, new in zip(self.ema.buffers(), self.objective.encoder().buffers(), strict=True):
+                old.copy_(new)
+
+    # What is left behind
+
+    def add_row(self, epoch: int, lr: float, norm: float, parts: dict[str, Any], *, with_health: bool) -> dict[str, Any]:
+        """A row of the curve; at an epoch's end with health, and the alarm."""
+        now_s = time.monotonic()
+        steps = self.since_row["steps"]
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.step,
+            "loss": self.since_row["loss"] / steps,
+            "lr": lr,
+            "images_per_s": steps * self.batch_size / max(now_s - self.row_s, 1e-9),
+            "grad_norm": norm if math.isfinite(norm) else None,
+        }
+        row |= {name: float(value) for name, value in parts.items()} | self.objective.figures()
+        if with_health:
+            found = self.health.measure(self.plan.samples)
+            row |= found
+            self.alarm(collapse(found))
+        self.since_row = {"loss": 0.0, "steps": 0.0}
+        self.row_s = now_s
+        self.rows.append(row)
+        return row
+
+    def alarm(self, sentence: str | None) -> None:
+        """Say that the representation has collapsed; stop if the study asks for it."""
+        if sentence is None:
+            return
+        self.log(f"collapse at step {self.step}: {sentence}")
+        if self.settings.on_collapse == "stop":
+            self.save()
+            raise NotFiniteError(
+                f"collapse at step {self.step}: {sentence}. The state is kept. Lower pretrain.lr, change the objective's "
+                "options or the views, or set on_collapse: warn."
+            )
+
+    def save_or_stop(self) -> None:
+        """Save when it is time, when the run ends, and when somebody asks it to stop.
+
+        Raises:
+            PreemptedError: after saving.
+        """
+        deadline = os.environ.get("SLURM_JOB_END_TIME", "")
+        late = deadline.isdigit() and time.time() > int(deadline) - self.settings.stop_before_deadline_s
+        done = self.step == self.total
+        stop = any_rank(not done and (late or self.asked_to_stop()), self.device)
+        due = any_rank(time.monotonic() - self.saved_s > self.settings.checkpoint_every_s, self.device)
+        if stop or due or done:
+            self.save(final=done)
+        if stop:
+            raise PreemptedError(f"stopped at step {self.step} of {self.total}, and saved. The same command goes on from there.")
+
+    def save(self, *, final: bool = False) -> None:
+        """Write the whole state; with the last step also the encoder that is kept."""
+        if self.fabric.is_global_zero:
+            encoder = self.ema if self.ema is not None else self.objective.encoder()
+            kinds: dict[str, dict[str, Tensor]] = {
+                "model": self.objective.state_dict(),
+                "optimizer": optimizer_tensors(self.optimizer.optimizer),
+                "health": self.health.tensors(),
+                "ema": self.ema.state_dict() if self.ema is not None else {},
+                "encoder": encoder.state_dict() if final else {},
+            }
+            tensors = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
+            broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+            if broken:
+                raise NotFiniteError(
+                    f"step {self.step}: {broken[0]} is not finite; the last good state is kept. Lower pretrain.lr or set clip_norm."
+                )
+            scaler = dict(self.fabric.strategy.precision.state_dict())
+            values = {"rows": self.rows, "since_row": self.since_row, "skipped": self.skipped, "scaler": scaler}
+            self.state.save(self.step, tensors, values)
+        self.fabric.barrier()
+        self.saved_s = time.monotonic()
+
+    @contextlib.contextmanager
+    def memory_errors(self, *, first_step: bool) -> Iterator[None]:
+        """Turn running out of memory into a sentence; all batches are equally large, so it happens in the first step."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            text = str(error)
+            if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in text:
+                raise
+            peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else _peak_mb()
+            share = self.batch_size // self.fabric.world_size // self.settings.accumulate
+            raise OutOfMemoryError(
+                f"{'the first step' if first_step else f'step {self.step + 1}'} does not fit: peak {peak:.0f} MB on {self.device} with "
+                f"{share} samples at a time. Raise pretrain.accumulate (the loss stays that of batch_size "
+                f"{self.batch_size}), or lower batch_size or size. Nothing was changed for you."
+            ) from None
+
+
+_LOOKED_AT = ("feature_a", "feature_b", "embedding_a", "embedding_b")
+
+
+def _batch_size(wanted: int, samples: int, shares: int) -> int:
+    """The batch of one optimiser step over all ranks: what the study says, or all samples where there are fewer.
+
+    Raises:
+        StudyError: it cannot be divided into `shares` equal parts of at least two.
+    """
+    if wanted % shares:
+        raise StudyError(
+            f"pretrain.batch_size {wanted} is the whole batch of a step and cannot be divided by {shares} (devices × accumulate)."
+        )
+    size = min(wanted, samples - samples % shares)
+    if size < 2 * shares:
+        raise StudyError(
+            f"{samples} training samples are too few for {shares} parts of at least two. Lower accumulate or devices, or keep more."
+        )
+    return size
+
+
+def _detached(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in outputs.items()}
+
+
+@contextlib.contextmanager
+def _still_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch statistics are used but not remembered inside: the same images pass again with gradients."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM and SIGUSR1 only set a flag, which the returned function reads."""
+    caught: list[int] = []
+    try:
+        before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    except ValueError:  # not in the main thread: somebody else handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _peak_mb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class _Events:
+    """TensorBoard event files, written without torch's writer (whose import costs seconds)."""
+
+    def __init__(self, folder: Path | None, step: int) -> None:
+        self.writer: Any = None
+        if folder is not None:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+            folder.mkdir(parents=True, exist_ok=True)
+            self.writer = EventFileWriter(str(folder), filename_suffix=f".from-{step}")
+
+    def write(self, step: int, row: dict[str, Any]) -> None:
+        """The numbers of a curve row at a step."""
+        if self.writer is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=n, simple_value=v) for n, v in row.items() if n not in ("epoch", "step") and v is not None]
+        self.writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def close(self) -> None:
+        """Flush."""
+        if self.writer is not None:
+            self.writer.close()

@@ -1,0 +1,102 @@
+"""What an objective is: the views it wants, the batches it wants, what it computes from them, and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from medssl.nn.backbone import Backbone
+from medssl.nn.loading import Batch, Samples, epoch_order
+from medssl.nn.views import Crop
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar to be minimised, and figures to be logged under their names."""
+
+    value: Tensor
+    parts: dict[str, float | Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module):
+    """Base of all objectives: `__init__(self, backbone, samples, *, options)`.
+
+    One step is `outputs = objective(views, batch)`; `loss = objective.loss(outputs, batch)`; backward; optimiser;
+    `objective.after_step(outputs, batch, progress)`. The first two change nothing, so a failed step leaves no half state.
+    Everything that must survive a restart is a parameter or a buffer.
+    """
+
+    contrasts = True
+    """The loss of a batch is not the mean of its parts' losses: accumulation then caches gradients of the outputs."""
+    synchronises = True
+    """Batch normalisation is over the batch of all ranks."""
+    memory_pass = False
+    """Before the first step, every sample is passed through once without learning, to fill a memory."""
+
+    def __init__(self, backbone: Backbone, samples: Samples) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_samples = len(samples)
+        self.progress, self.step = 0.0, 0
+
+    def crops(self, size: tuple[int, ...]) -> list[Crop]:
+        """Which views of an image are wanted, for the study's `size`."""
+        return [Crop(2, size)]
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch; a function of its arguments and of buffers that no step changes."""
+        order = epoch_order(seed, epoch, self.num_samples)
+        return [order[at : at + batch_size] for at in range(0, len(order) - batch_size + 1, batch_size)]
+
+    def view_keys(self, batch: Batch) -> np.ndarray:
+        """What the draws of the views are keyed by, uint64 `(n,)`: equal keys get equal geometry."""
+        return batch.keys
+
+    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Everything that has parameters: tensors whose first axis is the local batch.
+
+        `feature_a`, `feature_b` (pooled backbone) and `embedding_a`, `embedding_b`, detached, are what health looks at.
+        """
+        raise NotImplementedError
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+        """The mean loss of the local part against the whole batch, in float32; no parameters in here."""
+        raise NotImplementedError
+
+    def before_step(self, progress: float, step: int) -> None:
+        """Called before each step; `progress` goes from 0 to 1 over the run."""
+        self.progress, self.step = progress, step
+
+    def after_backward(self, step: int) -> None:
+        """Called with gradients in place, before they are checked and clipped: frozen parts drop theirs here."""
+
+    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+        """Momentum networks, queues, memories and prototypes move here; outputs and batch are the local ones."""
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Called before the first step of an epoch, when all earlier steps are done."""
+
+    def prepare(self, images: Callable[[int], Iterator[tuple[Tensor, np.ndarray]]], seed: int, device: Any) -> None:
+        """Called once, before everything: `images(epoch)` yields plain images `(n, c, *size)` of all samples with their rows."""
+
+    def figures(self) -> dict[str, float]:
+        """Figures of the objective's own parts for the curve, such as the age of a queue."""
+        return {}
+
+    def encoder(self) -> Backbone:
+        """The network that is kept."""
+        return self.backbone
+
+
+def looked_at(features: Sequence[Tensor] | Tensor, embeddings: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
+    """What health looks at: pooled features and embeddings `(n, d)` of the first two views."""
+    return {
+        "feature_a": features[0].detach().float(),
+        "feature_b": features[1].detach().float(),
+        "embedding_a": embeddings[0].detach().float(),
+        "embedding_b": embeddings[1].detach().float(),
+    }

@@ -1,0 +1,1 @@
+"""One objective per file; the file's name is the objective's name."""

@@ -1,0 +1,66 @@
+"""BYOL: one network predicts what another, that follows it slowly, says of another view; there are no negatives.
+
+Source: Grill et al., "Bootstrap your own latent", arXiv 2006.07733, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medssl.nn.backbone import Backbone, pooled
+from medssl.nn.gather import normalised
+from medssl.nn.heads import perceptron
+from medssl.nn.loading import Batch, Samples
+from medssl.nn.momentum import cosine_momentum, follow, momentum_copy
+from medssl.pretrain.objective import Loss, Objective, looked_at
+
+
+class BYOL(Objective):
+    """Symmetric prediction; the target's parameters and running statistics follow with a momentum that grows to 1 at the end."""
+
+    contrasts = False
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        projector: tuple[int, ...] = (4096, 256),
+        predictor_hidden: int = 4096,
+        momentum: float = 0.996,
+    ) -> None:
+        super().__init__(backbone, samples)
+        self.momentum = momentum
+        self.projector = perceptron([backbone.channels[-1], *projector])
+        self.predictor = perceptron([projector[-1], predictor_hidden, projector[-1]])
+        self.target = momentum_copy(nn.ModuleList([self.backbone, self.projector]))
+
+    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        n, images = len(views[0]), torch.cat(views)
+        features = pooled(self.backbone(images))
+        projected = self.projector(features)
+        prediction = normalised(self.predictor(projected))
+        with torch.no_grad():
+            target = normalised(self.target[1](pooled(self.target[0](images))))
+        return {
+            "prediction_a": prediction[:n],
+            "prediction_b": prediction[n:],
+            "target_a": target[:n],
+            "target_b": target[n:],
+            **looked_at(features.view(2, n, -1), projected.view(2, n, -1)),
+        }
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+        agree = (outputs["prediction_a"] * outputs["target_b"]).sum(1) + (outputs["prediction_b"] * outputs["target_a"]).sum(1)
+        return Loss((4 - 2 * agree).mean())
+
+    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+        """The target follows."""
+        follow(self.target, nn.ModuleList([self.backbone, self.projector]), cosine_momentum(self.momentum, progress))
+
+    def figures(self) -> dict[str, float]:
+        """How far the target is behind, relative to the size of the weights."""
+        pairs = list(zip(self.target[0].parameters(), self.backbone.parameters(), strict=True))
+        apart = sum((a - b).detach().square().sum().item() for a, b in pairs)
+        return {"target_distance": (apart / sum(b.detach().square().sum().item() for _, b in pairs)) ** 0.5}

@@ -1,0 +1,130 @@
+"""G-SimCLR: batches hold images of different clusters of an auto-encoder's codes, so that negatives are truly others.
+
+Source: Chakraborty et al., "G-SimCLR", ICDM workshops 2020, arXiv 2009.12007.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.core.errors import StudyError
+from medssl.core.rng import rng
+from medssl.nn.backbone import Backbone
+from medssl.nn.denoiser import fit_denoiser
+from medssl.nn.gather import from_first
+from medssl.nn.loading import Samples
+from medssl.pretrain.objectives.simclr import SimCLR
+
+
+class GSimCLR(SimCLR):
+    """SimCLR whose batches hold at most one member of each cluster.
+
+    `deck: resampled` draws clusters anew for each batch, in proportion to their size but never twice, so that all batches of all
+    epochs are clean; `deck: paper` deals one fixed deck, whose later batches come from the largest clusters alone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        clusters: int = 64,
+        deck: Literal["resampled", "paper"] = "resampled",
+        denoiser_epochs: int = 20,
+        denoiser_patience: int = 2,
+        denoiser_noise: float = 0.01,
+        denoiser_lr: float = 1e-3,
+        temperature: float = 0.1,
+        projector: tuple[int, ...] = (256, 128, 50),
+        exclude_same_volume: bool = False,
+        whitening_groups: int = 0,
+    ) -> None:
+        super().__init__(
+            backbone,
+            samples,
+            temperature=temperature,
+            projector=projector,
+            exclude_same_volume=exclude_same_volume,
+            whitening_groups=whitening_groups,
+        )
+        self.deck, self.clusters = deck, min(clusters, len(samples))
+        self.denoiser = {
+            "epochs": denoiser_epochs, "patience": denoiser_patience, "noise": denoiser_noise, "lr": denoiser_lr,
+        }  # fmt: skip
+        # Until the denoiser has been trained every sample is a cluster of its own.
+        self.register_buffer("cluster", torch.arange(len(samples)))
+
+    def prepare(self, images: Callable[[int], Iterator[tuple[Tensor, np.ndarray]]], seed: int, device: Any) -> None:
+        """Denoise, encode, cluster."""
+        from sklearn.cluster import KMeans
+
+        codes = fit_denoiser(images, self.num_samples, seed=seed, device=device, **self.denoiser)
+        found = KMeans(self.clusters, n_init=1, random_state=seed % 2**32).fit_predict(codes.cpu().numpy())
+        self.cluster.copy_(from_first(torch.from_numpy(found).to(self.cluster)))
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+        """Batches without two members of one cluster (`paper`: as far as its deck goes).
+
+        Raises:
+            StudyError: there are fewer clusters than a batch has places.
+        """
+        cluster = self.cluster.cpu().numpy()
+        count = len(cluster) // batch_size
+        if self.deck == "paper":
+            order = np.argsort(rank_in_cluster(cluster), kind="stable")
+            return [order[at : at + batch_size] for at in range(0, count * batch_size, batch_size)]
+        if len(np.unique(cluster)) < batch_size:
+            raise StudyError(
+                f"gsimclr: batch_size {batch_size} is larger than the number of clusters, {len(np.unique(cluster))}, and a batch "
+                "takes one sample of each. Raise the option clusters, or lower batch_size."
+            )
+        return clean_batches(cluster, batch_size, count, rng(seed, "deck", epoch))
+
+
+def rank_in_cluster(cluster: np.ndarray) -> np.ndarray:
+    """How many members of its cluster come before each sample."""
+    order = np.argsort(cluster, kind="stable")
+    starts = np.searchsorted(cluster[order], cluster[order], side="left")
+    ranks = np.empty(len(cluster), dtype=np.int64)
+    ranks[order] = np.arange(len(cluster)) - starts
+    return ranks
+
+
+def clean_batches(cluster: np.ndarray, batch_size: int, count: int, random: np.random.Generator) -> list[np.ndarray]:
+    """`count` batches of members of distinct clusters; a cluster's chance is in proportion to its size, and at most 1 a batch.
+
+    Within a cluster every member is drawn once before one is drawn again. Source of the draw: Madow, systematic sampling with
+    unequal probabilities, Annals of Mathematical Statistics 20, 1949.
+    """
+    names, sizes = np.unique(cluster, return_counts=True)
+    chance = _capped_shares(sizes, batch_size)
+    members = [random.permutation(np.flatnonzero(cluster == name)) for name in names]
+    used = np.zeros(len(names), dtype=np.int64)
+    batches = []
+    for _ in range(count):
+        order = random.permutation(len(names))
+        edges = np.concatenate([[0.0], np.cumsum(chance[order])]) * (batch_size / chance.sum())
+        ticks = random.random() + np.arange(batch_size)
+        chosen = order[np.clip(np.searchsorted(edges, ticks, side="right") - 1, 0, len(order) - 1)]
+        batches.append(np.array([members[c][used[c] % sizes[c]] for c in chosen]))
+        used[chosen] += 1
+    return batches
+
+
+def _capped_shares(sizes: np.ndarray, total: int) -> np.ndarray:
+    """Shares in proportion to `sizes`, none above 1, that add up to `total`."""
+    shares = np.zeros(len(sizes))
+    free = np.ones(len(sizes), dtype=bool)
+    while True:
+        shares[free] = sizes[free] * (total - (~free).sum()) / sizes[free].sum()
+        above = free & (shares >= 1)
+        if not above.any():
+            return shares
+        shares[above], free = 1.0, free & ~above
+        if not free.any():
+            return shares

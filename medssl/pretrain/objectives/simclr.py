@@ -1,0 +1,49 @@
+"""SimCLR: two views of an image attract each other, all other images repel.
+
+Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", arXiv 2002.05709.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medssl.nn.backbone import Backbone, pooled, wide
+from medssl.nn.contrast import nt_xent
+from medssl.nn.gather import normalised
+from medssl.nn.heads import perceptron
+from medssl.nn.loading import Batch, Samples
+from medssl.nn.whitening import shuffled_group_whitening
+from medssl.pretrain.objective import Loss, Objective, looked_at
+
+
+class SimCLR(Objective):
+    """NT-Xent over two views. `exclude_same_volume` spares neighbouring slices from being negatives."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        temperature: float = 0.1,
+        projector: tuple[int, ...] = (2048, 128),
+        exclude_same_volume: bool = False,
+        whitening_groups: int = 0,
+    ) -> None:
+        super().__init__(backbone, samples)
+        self.temperature, self.exclude_same_volume = temperature, exclude_same_volume
+        self.whitening_groups = whitening_groups
+        self.projector = perceptron([backbone.channels[-1], *projector])
+
+    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        n = len(views[0])
+        features = pooled(self.backbone(torch.cat(views)))
+        z = wide(self.projector(features))
+        return {"z_a": z[:n], "z_b": z[n:], **looked_at(features.view(2, n, -1), z.view(2, n, -1))}
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+        a, b = outputs["z_a"], outputs["z_b"]
+        if self.whitening_groups:
+            a, b = (shuffled_group_whitening(z, self.whitening_groups, step=self.step) for z in (a, b))
+        volume = batch.volume if self.exclude_same_volume else None
+        return Loss(nt_xent(normalised(a), normalised(b), temperature=self.temperature, volume=volume))

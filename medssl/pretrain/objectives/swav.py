@@ -1,0 +1,110 @@
+"""SwAV: the code of one view, an equal share of prototypes, is predicted from the others.
+
+Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", arXiv 2006.09882.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medssl.nn.backbone import Backbone, pooled, wide
+from medssl.nn.clustering import sinkhorn, usage
+from medssl.nn.gather import gather, normalised, rank
+from medssl.nn.heads import perceptron
+from medssl.nn.loading import Batch, Samples
+from medssl.nn.views import Crop
+from medssl.pretrain.objective import Loss, Objective, looked_at
+
+
+class SwAV(Objective):
+    """Two large crops give codes by Sinkhorn's iteration over the whole batch (and a queue); all crops predict them.
+
+    `freeze_prototypes_steps` counts steps, as in the paper's code; `queue` (samples, 0 is off) is used from
+    `queue_start_frac` of the run on, once it is full.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        prototypes: int = 500,
+        projector: tuple[int, ...] = (2048, 128),
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        large_scale: tuple[float, float] = (0.14, 1.0),
+        small_crops: int = 6,
+        small_size_frac: float = 0.43,
+        small_scale: tuple[float, float] = (0.05, 0.14),
+        queue: int = 0,
+        queue_start_frac: float = 0.15,
+        freeze_prototypes_steps: int = 313,
+    ) -> None:
+        super().__init__(backbone, samples)
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.large_scale, self.small_scale = large_scale, small_scale
+        self.small_crops, self.small_size_frac = small_crops, small_size_frac
+        self.queue_start_frac, self.freeze_prototypes_steps = queue_start_frac, freeze_prototypes_steps
+        self.projector = perceptron([backbone.channels[-1], *projector])
+        self.prototypes = torch.nn.Linear(projector[-1], prototypes, bias=False)
+        self.prototypes.weight.data = F.normalize(self.prototypes.weight.data, dim=1)
+        self.register_buffer("queue", torch.zeros(2, queue, projector[-1]))
+        self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
+
+    def crops(self, size: tuple[int, ...]) -> list[Crop]:
+        small = tuple(max(8, math.ceil(s * self.small_size_frac)) for s in size)
+        few = [Crop(self.small_crops, small, self.small_scale)] if self.small_crops else []
+        return [Crop(2, size, self.large_scale), *few]
+
+    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        n = len(views[0])
+        features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
+        z = normalised(self.projector(features))
+        scores = wide(self.prototypes(z))
+        # sample first: (n, views, …)
+        return {
+            "scores": scores.view(len(views), n, -1).transpose(0, 1),
+            "z": z[: 2 * n].detach().view(2, n, -1).transpose(0, 1),
+            **looked_at(features.view(len(views), n, -1), z.view(len(views), n, -1)),
+        }
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+        scores = outputs["scores"]
+        n, num_views = scores.shape[:2]
+        log_probability = F.log_softmax(scores / self.temperature, dim=2)
+        terms, used = [], []
+        for code_view in range(2):
+            code = self._codes(scores[:, code_view].detach(), code_view)
+            used.append(usage(code.argmax(1), code.shape[1]))
+            own = code[rank() * n : (rank() + 1) * n]
+            others = [v for v in range(num_views) if v != code_view]
+            terms.append(-(own[:, None] * log_probability[:, others]).sum(2).mean())
+        return Loss(torch.stack(terms).mean(), {"prototype_usage": torch.stack(used).mean()})
+
+    def after_backward(self, step: int) -> None:
+        """Prototypes stay where they are during the first steps."""
+        if step < self.freeze_prototypes_steps:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+        """Prototypes go back to unit length; the batch enters the queue."""
+        self.prototypes.weight.data = F.normalize(self.prototypes.weight.data, dim=1)
+        length = self.queue.shape[1]
+        if length:
+            new = gather(outputs["z"]).transpose(0, 1)[:, :length]
+            self.queue.copy_(torch.cat([new, self.queue[:, : length - new.shape[1]]], 1))
+            self.queue_count += new.shape[1]
+
+    @torch.no_grad()
+    def _codes(self, scores: Tensor, view: int) -> Tensor:
+        """The codes `(whole batch, k)` of one view."""
+        everyone = gather(scores)
+        count = len(everyone)
+        if self.queue.shape[1] and self.progress >= self.queue_start_frac and int(self.queue_count) >= self.queue.shape[1]:
+            everyone = torch.cat([everyone, self.queue[view] @ self.prototypes.weight.T])
+        return sinkhorn(everyone, epsilon=self.epsilon, iterations=self.iterations)[:count]

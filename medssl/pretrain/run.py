@@ -1,0 +1,181 @@
+"""Stage pretrain: read samples and what a reduction kept, train, leave encoder, contract, curve and a picture of the views."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medssl.core import tables
+from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
+from medssl.core.files import canonical_json, sha256_file, sha256_text, write_json, writing
+from medssl.core.job import Job
+from medssl.core.progress import progress
+from medssl.core.study import PretrainSettings
+from medssl.pretrain.contract import contract
+
+PICTURED = 8
+FIRST_COLUMNS = ("epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity")
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def run(job: Job) -> None:
+    """Train the encoder of one run; a stopped run goes on where it was.
+
+    Raises:
+        PreemptedError: stopped by a signal or the job's deadline, after saving.
+        NotFiniteError, OutOfMemoryError, StudyError: with what to do.
+    """
+    options = dict(job.spec.settings)
+    seed = int(options.pop("pretrain_seed"))
+    settings = PretrainSettings(**options)
+    # torch and what needs it is imported only now
+    import torch
+
+    from medssl.nn.loading import read_samples
+    from medssl.nn.state import StateFolder, under
+    from medssl.nn.weights import save_tensors
+    from medssl.pretrain.loop import Plan
+
+    torch.set_num_threads(job.threads)
+    inputs = job.spec.inputs
+    tables_read = [job.read(path) for path in [*inputs["samples"], *inputs["volumes"], inputs["keep"]]]
+    samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
+    for number in sorted(set(samples.volume.tolist())):
+        job.read(samples.volumes[number].array)
+    hashes = [sha256_file(path) for path in tables_read]
+    if settings.init_weights is not None:
+        hashes.append(sha256_file(_existing(settings.init_weights)))
+    state = Path(job.spec.layout.state("pretrain", f"{job.spec.hash}-{sha256_text(canonical_json(hashes))[:16]}"))
+    plan = Plan(settings, seed, samples, state, job.path("events") if settings.tensorboard else None)
+
+    _write_views(plan, job.path("views.png"))
+    error = _launch(job, plan)
+    if error is not None:
+        raise error
+
+    loaded = StateFolder(state).load()
+    encoder = under("encoder", loaded[1]) if loaded is not None else {}
+    if loaded is None or not encoder:
+        raise CorruptArtefactError(f"the final state of {job.spec.name} is missing below {state}. Run the same command again.")
+    save_tensors(job.path("encoder.safetensors"), encoder)
+    tables.write_tsv(job.path("curve.tsv"), _curve(loaded[2]["rows"]))
+    write_json(job.path("contract.json"), contract(plan, encoder, job.spec))
+    job.wrote(*(job.path(name) for name in ("encoder.safetensors", "contract.json", "curve.tsv", "views.png")))
+    job.notes |= {"device": _device(settings), "steps": loaded[0], "samples": len(samples), "pretrain_seed": seed}
+    job.write_receipt()
+    StateFolder(state).clear()
+
+
+def _curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The curve, columns that every objective has first."""
+    table = pd.DataFrame(rows)
+    first = [name for name in FIRST_COLUMNS if name in table]
+    return table[first + sorted(set(table) - set(first))]
+
+
+def _launch(job: Job, plan: Any) -> MedsslError | None:
+    """Train in this process, or in one process per device."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    from medssl.pretrain.loop import train
+
+    settings = plan.settings
+    device = _device(settings)
+    many = settings.devices * settings.nodes > 1
+    fabric = Fabric(
+        accelerator="cuda" if device.startswith("cuda") else "cpu",
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        precision=PRECISION[settings.precision],
+        # buffers are equal on all ranks by construction: statistics, queues and memories are computed from the whole batch
+        strategy=DDPStrategy(start_method="spawn", broadcast_buffers=False) if many else "auto",
+    )
+    if not many:
+        with job.progress("", plan.settings.epochs, "images") as bar:
+            return train(fabric, plan, bar, job.log)
+    with _forwarded_signals():
+        result: MedsslError | None = fabric.launch(_train_rank, plan, f"pretrain {job.spec.name}", job.threads)
+    return result
+
+
+def _train_rank(fabric: Any, plan: Any, title: str, threads: int) -> MedsslError | None:
+    """One process's part; rank 0 shows the progress."""
+    import sys
+
+    import torch
+
+    from medssl.pretrain.loop import train
+
+    torch.set_num_threads(threads)
+    first = fabric.is_global_zero
+    if not first:
+        sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of this process)
+    with progress(title, 1, "images") as bar:
+        return train(fabric, plan, bar, lambda line: print(line, file=sys.stderr))
+
+
+@contextlib.contextmanager
+def _forwarded_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 go on to the processes of this job, which save and end."""
+
+    def forward(number: int, _: Any) -> None:
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _device(settings: PretrainSettings) -> str:
+    """`cpu`, or the name of the first CUDA device.
+
+    Raises:
+        StudyError: the study asks for a device that is not there.
+    """
+    import torch
+
+    if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available() or torch.cuda.device_count() < settings.devices:
+        raise StudyError(
+            f"pretrain.device is {settings.device!r} with {settings.devices} device(s), and {torch.cuda.device_count()} CUDA devices "
+            "are here. Set device: cpu or fewer devices, or run where the GPUs are."
+        )
+    return f"cuda ({torch.cuda.get_device_name(0)})"
+
+
+def _write_views(plan: Any, target: Path) -> None:
+    """The first batch's samples as the objective will see them."""
+    from PIL import Image
+
+    from medssl.nn.views import Views
+    from medssl.pretrain.picture import grid
+
+    objective = plan.objective()
+    rows = objective.batches(plan.seed, 0, min(PICTURED, len(plan.samples)))[0]
+    crops = objective.crops(plan.size)
+    views = Views(plan.settings.views, crops, plan.samples, seed=plan.seed)(plan.reader()[(0, rows[:PICTURED])])
+    pixels = grid(views[: crops[0].count])
+    with writing(target) as temporary:
+        Image.fromarray(np.asarray(pixels)).save(temporary, format="PNG")
+
+
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise StudyError(f"pretrain.init_weights names {path}, which does not exist. Correct the path, or leave it out.")
+    return Path(path)

@@ -1,0 +1,77 @@
+"""How many slices are kept: by threshold, by fraction, or as many as another arm keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from medssl.core.rng import ids_to_keys, key, uniforms
+from medssl.reduce.slices import BUDGET, KEPT, NOBODY, Decision, Slices
+
+MAX_TRIALS = 40
+
+
+def nearest_threshold(
+    decide: Callable[[float], Decision], count: int, *, highest: float, whole_steps: bool
+) -> tuple[Decision, float]:
+    """The smallest threshold found that keeps no more than `count` slices, and what it keeps.
+
+    Bisection between 0 and `highest`: kept counts fall with the threshold but for small wiggles.
+    """
+    low, high = 0.0, float(highest)
+    decision = decide(low)
+    if decision.num_kept <= count:
+        return decision, low
+    best, at = decide(high), high
+    for _ in range(MAX_TRIALS):
+        middle = float(np.floor((low + high) / 2)) if whole_steps else (low + high) / 2
+        if best.num_kept == count or middle in (low, high):
+            break
+        decision = decide(middle)
+        if decision.num_kept <= count:
+            best, at, high = decision, middle, middle
+        else:
+            low = middle
+    return best, at
+
+
+def exactly(decision: Decision, count: int, slices: Slices) -> Decision:
+    """`decision` with `count` slices kept.
+
+    Filled: the dropped slices farthest from the slice that stands for them come back, ties by the study's seed. Trimmed (when
+    even the largest threshold keeps too many): the keepers that stand for fewest go, ties by the seed; they and the slices they
+    stood for have no twin.
+    """
+    luck = uniforms(key(slices.seed, "reduce", "budget"), ids_to_keys(list(slices.ids)), 1)[:, 0]
+    keep, twin, distance, reason = (a.copy() for a in (decision.keep, decision.twin, decision.distance, decision.reason))
+    missing = count - decision.num_kept
+    if missing > 0:
+        dropped = np.flatnonzero(~keep)
+        apart = np.nan_to_num(distance[dropped], nan=-1.0)
+        back = dropped[np.lexsort((luck[dropped], -apart))][:missing]
+        keep[back], twin[back], distance[back], reason[back] = True, NOBODY, np.nan, KEPT
+    elif missing < 0:
+        keepers = np.flatnonzero(keep)
+        stands_for = np.bincount(twin[twin != NOBODY], minlength=len(keep))[keepers]
+        gone = keepers[np.lexsort((luck[keepers], stands_for))][:-missing]
+        keep[gone] = False
+        orphans = np.isin(twin, gone)
+        for lost in (gone, np.flatnonzero(orphans)):
+            twin[lost], distance[lost], reason[lost] = NOBODY, np.nan, BUDGET
+    return replace(decision, keep=keep, twin=twin, distance=distance, reason=reason)
+
+
+def evenly(num: int, count: int) -> np.ndarray:
+    """A mask (num,) with `count` places as evenly apart as whole steps allow, the first at the middle of its step."""
+    places = np.arange(num + 1) * count + num // 2
+    return np.diff(places // max(num, 1)) > 0
+
+
+def lowest(scores: np.ndarray, count: int, slices: Slices) -> np.ndarray:
+    """A mask (n,) of the `count` lowest scores, ties by the study's seed."""
+    luck = uniforms(key(slices.seed, "reduce", "rank"), ids_to_keys(list(slices.ids)), 1)[:, 0]
+    mask = np.zeros(len(scores), bool)
+    mask[np.lexsort((luck, scores))[:count]] = True
+    return mask

@@ -1,0 +1,304 @@
+"""Finds an image again in another collection, whatever was done to its geometry: pixels decide, headers are not looked at.
+
+Spacing does not matter, because an image is described in the frame of its own content. Flips and permuted axes are tried, all
+of them. Crops are tried as a small set of sub-frames. Grey values count up to gain and offset.
+
+First a coarse look-up of thumbnails names candidates; then each candidate is aligned with the image (start and end of its
+frame along every axis, gain, offset) and the two are compared in detail. Chest slices of two patients agree in the
+thumbnail; after alignment only a copy agrees in the detail.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+THUMB = {2: 24, 3: 16}
+"""Side of the stored thumbnail, by number of axes."""
+
+GRID = {2: 10, 3: 7}
+"""Side of what is looked up."""
+
+DETAIL = {2: 64, 3: 32}
+"""Side at which a candidate is compared."""
+
+FRAMES = ((0.0, 1.0), (0.0, 0.87), (0.13, 1.0), (0.07, 0.93))
+"""Sub-frames along one axis that stand for crops of up to a fifth."""
+
+LEVELS = {2: (16, 32, 64), 3: (8, 16, 24)}
+"""Sides at which a candidate is aligned, one after the other."""
+
+STEPS = (8, 6, 4)
+CANDIDATES = 10
+HOPELESS = 0.6
+"""Correlation after the second level below which a candidate is given up."""
+
+SAME = 0.88
+"""Detail correlation from which two images are the same: set between copies and strangers (docs/reduce.md)."""
+
+POOL_BLOCK = 8192
+QUERY_BLOCK = {2: 512, 3: 32}
+MIN_SIDE = {2: 12, 3: 3}
+MIN_CONTRAST = 0.02
+CONTENT = 0.08
+
+
+@dataclass(frozen=True)
+class Print:
+    """An image of 2 or 3 axes, reduced: `thumb` (side,)*d for the look-up, `detail` (side,)*d for the comparison, float32."""
+
+    thumb: np.ndarray
+    detail: np.ndarray
+
+
+@dataclass(frozen=True)
+class Match:
+    """Image `query` of one collection is image `pool` of another: detail correlation `score`."""
+
+    query: int
+    pool: int
+    score: float
+
+
+def fingerprint(image: np.ndarray) -> Print | None:
+    """The print of an image (values of any scale); None for what nobody can recognise: tiny, blank or nearly so."""
+    content = image[content_box(image)].astype(np.float32)
+    if min(content.shape) < MIN_SIDE[image.ndim]:
+        return None
+    low, high = np.percentile(content, (0.5, 99.5))
+    if not high > low:
+        return None
+    content = np.clip((content - low) / (high - low), 0, 1)
+    if content.std() < MIN_CONTRAST:
+        return None
+    return Print(shrunk(content, THUMB[image.ndim]), shrunk(content, DETAIL[image.ndim]))
+
+
+def content_box(image: np.ndarray) -> tuple[slice, ...]:
+    """The box outside of which nothing rises above the background: the lowest value and a little of the range."""
+    low, high = float(image.min()), float(np.percentile(image, 99.5))
+    inside = image > low + CONTENT * (high - low)
+    box = []
+    for axis in range(image.ndim):
+        used = np.flatnonzero(inside.mean(tuple(a for a in range(image.ndim) if a != axis)) > 0.01)
+        box.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, image.shape[axis]))
+    return tuple(box)
+
+
+def matches(queries: list[Print | None], pool: list[Print | None], *, same: float = SAME) -> list[Match]:
+    """Every query that is found in the pool, with each candidate it equals, best first. All of one number of axes."""
+    known = [k for k, one in enumerate(pool) if one is not None]
+    asked = [k for k, one in enumerate(queries) if one is not None]
+    if not known or not asked:
+        return []
+    found: list[Match] = []
+    near = look_up([queries[k].thumb for k in asked], [pool[k].thumb for k in known])  # type: ignore[union-attr]
+    for place, candidates in zip(asked, near, strict=True):
+        scored = [Match(place, known[c.pool], agreement(queries[place], pool[known[c.pool]], c)) for c in candidates]  # type: ignore[arg-type]
+        found += sorted((match for match in scored if match.score >= same), key=lambda match: -match.score)
+    return found
+
+
+# Look-up
+
+
+Frame = tuple[tuple[float, float], ...]
+Turn = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@cache
+def turns(axes: int) -> tuple[Turn, ...]:
+    """All ways to permute and flip the axes: 8 of an image, 48 of a volume."""
+    return tuple(
+        (order, flips) for order in itertools.permutations(range(axes)) for flips in itertools.product((1, -1), repeat=axes)
+    )
+
+
+def turned(image: np.ndarray, turn: Turn) -> np.ndarray:
+    """An image with permuted, then flipped axes."""
+    order, flips = turn
+    return image.transpose(order)[tuple(slice(None, None, step) for step in flips)]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image of the pool that looks like the query when turned so, in these frames of the two; `alike` is their correlation."""
+
+    pool: int
+    turn: Turn
+    query_frame: Frame
+    pool_frame: Frame
+    alike: float
+
+
+def look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int = CANDIDATES) -> list[list[Candidate]]:
+    """For each query thumbnail its likeliest images of the pool, best first; the pool is gone through in blocks."""
+    axes = queries[0].ndim
+    block = QUERY_BLOCK[axes]
+    return [one for start in range(0, len(queries), block) for one in _look_up(queries[start : start + block], pool, most)]
+
+
+def _look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int) -> list[list[Candidate]]:
+    axes = queries[0].ndim
+    whole: Frame = ((0.0, 1.0),) * axes
+    frames: list[Frame] = list(itertools.product(FRAMES, repeat=axes))
+    framings = [(whole, frame) for frame in frames] + [(frame, whole) for frame in frames[1:]]
+    query_codes: list[dict[Frame, np.ndarray]] = []
+    for thumb in queries:
+        views = np.stack([turned(thumb, turn) for turn in turns(axes)])
+        query_codes.append({frame: _codes(views, frame) for frame in frames})
+    found: list[list[Candidate]] = [[] for _ in queries]
+    for start in range(0, len(pool), POOL_BLOCK):
+        stack = np.stack(pool[start : start + POOL_BLOCK])
+        pool_codes = {frame: _codes(stack, frame) for frame in frames}
+        for place, codes in enumerate(query_codes):
+            best = np.full(len(stack), -2.0, np.float32)
+            way = np.zeros((len(stack), 2), np.int64)
+            for number, (query_frame, pool_frame) in enumerate(framings):
+                alike = pool_codes[pool_frame] @ codes[query_frame].T
+                which = alike.argmax(1)
+                top = alike[np.arange(len(stack)), which]
+                better = top > best + 1e-6
+                best[better] = top[better]
+                way[better] = np.stack([which[better], np.full(int(better.sum()), number)], axis=1)
+            for one in np.argsort(-best, kind="stable")[:most]:
+                turn, (query_frame, pool_frame) = turns(axes)[way[one, 0]], framings[way[one, 1]]
+                found[place].append(Candidate(start + int(one), turn, query_frame, pool_frame, float(best[one])))
+    return [sorted(candidates, key=lambda c: (-c.alike, c.pool))[:most] for candidates in found]
+
+
+def _codes(thumbs: np.ndarray, frame: Frame) -> np.ndarray:
+    """Unit vectors (n, grid^d) of a frame of thumbnails (n, side, …): their correlation is the product."""
+    axes = thumbs.ndim - 1
+    for axis, (start, end) in enumerate(frame, start=1):
+        thumbs = _along(thumbs, axis, resampling(thumbs.shape[axis], GRID[axes], start, end))
+    flat = thumbs.reshape(len(thumbs), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+# Comparison
+
+
+def agreement(query: Print, pool: Print, candidate: Candidate) -> float:
+    """Correlation of the details, −1 … 1, once the pool's image is aligned with the query's; −1 where they do not overlap.
+
+    The alignment finds where the query's frame starts and ends in the pool's image, by Gauss-Newton from coarse to fine.
+
+    Source: Lucas & Kanade 1981, "An iterative image registration technique", §4, with an axis-wise scale and shift.
+    """
+    image, target = pool.detail, np.ascontiguousarray(turned(query.detail, candidate.turn))
+    axes = image.ndim
+    ends = np.empty((axes, 2))
+    for axis in range(axes):
+        (a, b), (c, d) = candidate.query_frame[axis], candidate.pool_frame[axis]
+        scale = (d - c) / (b - a)
+        ends[axis] = c - a * scale, c + (1 - a) * scale
+    for level, side in enumerate(LEVELS[axes]):
+        coarse_image, coarse_target = shrunk(image, side), shrunk(target, side)
+        ends = _align(coarse_image, coarse_target, ends, STEPS[level])
+        if not ((ends[:, 1] - ends[:, 0] > 0.55) & (ends[:, 1] - ends[:, 0] < 1.8)).all():
+            return -1.0
+        if level == 1:
+            moved, inside = _moved(coarse_image, ends)
+            if inside.mean() < 0.4 or np.corrcoef(moved[inside], coarse_target[inside])[0, 1] < HOPELESS:
+                return -1.0
+    moved, inside = _moved(image, ends)
+    if inside.mean() < 0.4:
+        return -1.0
+    return _detail_correlation(moved, target, inside)
+
+
+def _align(image: np.ndarray, target: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
+    """Better starts and ends (d, 2) of the target's frame in the image; both (side,)*d."""
+    axes, side = image.ndim, len(image)
+    soft_image, soft_target = gaussian_filter(image, 0.7), gaussian_filter(target, 0.7)
+    slopes = np.gradient(soft_image)
+    places = (np.arange(side) + 0.5) / side
+    for _ in range(steps):
+        moved, inside = _moved(soft_image, ends)
+        if inside.sum() < 4 * axes * axes:
+            return ends
+        columns = []
+        for axis in range(axes):
+            slope = _moved(slopes[axis], ends)[0] * side
+            along = places.reshape([-1 if a == axis else 1 for a in range(axes)])
+            columns += [(slope * (1 - along))[inside], (slope * along)[inside]]
+        columns += [moved[inside], np.ones(int(inside.sum()))]
+        matrix = np.stack(columns, axis=1).astype(np.float64)
+        gram = matrix.T @ matrix
+        # moved + J·step ≈ (target − offset) / gain, so the unknown gain goes with the target
+        wanted = soft_target[inside].astype(np.float64)
+        gain, offset = np.polyfit(moved[inside].astype(np.float64), wanted, 1) if moved[inside].std() > 1e-6 else (1.0, 0.0)
+        if gain <= 1e-3:
+            return ends
+        residual = (wanted - offset) / gain - moved[inside]
+        gram[np.diag_indices_from(gram)] += 1e-4 * np.trace(gram) / len(gram)
+        step = np.linalg.solve(gram, matrix.T @ residual)[: 2 * axes].reshape(axes, 2)
+        ends = ends + np.clip(step, -0.06, 0.06)
+        if np.abs(step).max() < 0.02 / side:
+            break
+    return ends
+
+
+def _moved(image: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image in the frame given by starts and ends (d, 2), and where that frame lies inside the image."""
+    inside = np.ones((), bool)
+    moved = image
+    for axis, (start, end) in enumerate(ends):
+        side = image.shape[axis]
+        moved = _along(moved, axis, _linear(side, side, start, end))
+        places = start + (np.arange(side) + 0.5) / side * (end - start)
+        used = (places > 0.25 / side) & (places < 1 - 0.25 / side)
+        inside = inside & used.reshape([-1 if a == axis else 1 for a in range(image.ndim)])
+    return moved, np.broadcast_to(inside, image.shape)
+
+
+def _detail_correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> float:
+    """Correlation inside a mask of what is finer than an eighth of the frame."""
+    sigma = len(a) / 16
+    weight = gaussian_filter(inside.astype(np.float32), sigma) + 1e-6
+    fine = []
+    for image in (a, b):
+        image = np.where(inside, image, 0.0).astype(np.float32)
+        fine.append((image - gaussian_filter(image, sigma) / weight)[inside])
+    x, y = fine[0] - fine[0].mean(), fine[1] - fine[1].mean()
+    return float(x @ y / max(np.sqrt(float(x @ x) * float(y @ y)), 1e-12))
+
+
+# Resampling
+
+
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """An image resampled to (side,)*d over its whole frame, averaging where it shrinks."""
+    for axis in range(image.ndim):
+        if image.shape[axis] != side:
+            image = _along(image, axis, resampling(image.shape[axis], side, 0.0, 1.0))
+    return np.ascontiguousarray(image, np.float32)
+
+
+@cache
+def resampling(size: int, side: int, start: float, end: float) -> np.ndarray:
+    """Weights (side, size) of a triangle as wide as the larger pixel, over the part start … end of the axis."""
+    step = (end - start) * size / side
+    centres = start * size + (np.arange(side) + 0.5) * step
+    apart = np.abs(np.arange(size) + 0.5 - centres[:, None]) / max(step, 1.0)
+    weights = np.maximum(1 - apart, 0)
+    weights /= weights.sum(1, keepdims=True)
+    return weights.astype(np.float32)
+
+
+def _linear(size: int, side: int, start: float, end: float) -> np.ndarray:
+    """Weights (side, size) of linear interpolation; the border repeats outside."""
+    places = np.clip((start + (np.arange(side) + 0.5) / side * (end - start)) * size - 0.5, 0, size - 1)
+    apart = np.abs(np.arange(size) - places[:, None])
+    return np.maximum(1 - apart, 0).astype(np.float32)
+
+
+def _along(images: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
+    """Apply weights (new, old) along an axis."""
+    return np.moveaxis(np.moveaxis(images, axis, -1) @ weights.T, -1, axis)

@@ -1,0 +1,125 @@
+"""What the pair reducers share: they differ only in how far apart two slices are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from medssl.reduce.slices import NOBODY, Slices
+
+
+class Pairs(ABC):
+    """Distances between slices; 0 for equal slices, symmetric.
+
+    `default_threshold`: two slices at most this far apart are near-duplicates. `max_threshold`: no distance is larger.
+    `whole_steps`: distances are whole numbers. `costly`: worth remembering.
+    """
+
+    default_threshold: float
+    max_threshold: float
+    whole_steps = False
+    costly = False
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, slices: Slices) -> None:
+        self.slices = slices
+
+    @abstractmethod
+    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+        """Distances (n,) float32 of slice `anchor` to slices `others` (n,)."""
+
+    def vectors(self) -> np.ndarray | None:
+        """Points (n, d) float32 whose Euclidean distance orders pairs alike, for clustering; None if there are none."""
+        return None
+
+    def leaders(self, members: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """The paper's greedy pass over slices `members` (n,) in order: twin (n,) index or -1 (kept), and distance (n,).
+
+        Take the first slice left, keep it, drop every slice left within the threshold of it, repeat. Only these pairs are
+        computed.
+
+        Source: Wolf et al. 2024, doi 10.1016/j.compbiomed.2024.109242, released code Hash_LIDC_Volume.py.
+        """
+        twin = np.full(len(members), NOBODY)
+        distance = np.full(len(members), np.nan, np.float32)
+        left = np.arange(len(members))
+        while len(left) > 1:
+            anchor, rest = left[0], left[1:]
+            apart = self.distances(members[anchor], members[rest])
+            near = apart <= threshold
+            twin[rest[near]] = members[anchor]
+            distance[rest[near]] = apart[near]
+            left = rest[~near]
+        return twin, distance
+
+    def neighbours(self, members: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """All pairs a < b of positions in `members` within the threshold, as blocks (a, b, distance)."""
+        for a in range(len(members) - 1):
+            apart = self.distances(members[a], members[a + 1 :])
+            near = np.flatnonzero(apart <= threshold)
+            yield np.full(len(near), a), near + a + 1, apart[near]
+
+
+class Remembered(Pairs):
+    """Another pair reducer whose distances are computed once, however many thresholds are tried."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        super().__init__(pairs.slices)
+        self._pairs = pairs
+        self._rows: dict[int, dict[int, float]] = {}
+        self.default_threshold, self.max_threshold = pairs.default_threshold, pairs.max_threshold
+        self.whole_steps = pairs.whole_steps
+
+    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+        """Distances (n,) of slice `anchor` to slices `others` (n,), computed or remembered."""
+        anchor = int(anchor)
+        row = self._rows.setdefault(anchor, {})
+        known = [row.get(int(o), self._rows.get(int(o), {}).get(anchor)) for o in others]
+        missing = [k for k, value in enumerate(known) if value is None]
+        if missing:
+            fresh = self._pairs.distances(anchor, others[missing])
+            for k, value in zip(missing, fresh, strict=True):
+                row[int(others[k])] = known[k] = float(value)
+        return np.array(known, np.float32)
+
+    def vectors(self) -> np.ndarray | None:
+        """What the other one has."""
+        return self._pairs.vectors()
+
+
+def leaders_in_blocks(
+    num: int,
+    block: int,
+    first_keeper: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    within: Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same greedy pass over items 0 … num−1, a block at a time: twin (num,) item or -1, distance (num,).
+
+    `first_keeper(items, keepers)` → for each item the position of the first keeper within the threshold (−1: none), distance.
+    `within(items)` → blocks (a, b, distance) of positions a < b in `items` within the threshold.
+    """
+    twin = np.full(num, NOBODY)
+    distance = np.full(num, np.nan, np.float32)
+    keepers = np.empty(0, np.int64)
+    for start in range(0, num, block):
+        items = np.arange(start, min(start + block, num))
+        position, apart = first_keeper(items, keepers)
+        hit = position >= 0
+        twin[items[hit]], distance[items[hit]] = keepers[position[hit]], apart[hit]
+        items = items[~hit]
+        found = list(within(items))
+        if found:
+            a, b, apart = (np.concatenate(part) for part in zip(*found, strict=True))
+            order = np.lexsort((b, a))
+            a, b, apart = a[order], b[order], apart[order]
+            starts = np.searchsorted(a, np.arange(len(items) + 1))
+            for anchor in np.flatnonzero(np.diff(starts)):
+                if twin[items[anchor]] == NOBODY:
+                    near = slice(starts[anchor], starts[anchor + 1])
+                    free = twin[items[b[near]]] == NOBODY
+                    dropped = items[b[near][free]]
+                    twin[dropped], distance[dropped] = items[anchor], apart[near][free]
+        keepers = np.concatenate([keepers, items[twin[items] == NOBODY]])
+    return twin, distance

@@ -1,0 +1,20 @@
+"""What the reducers that rank or count share: they decide without comparing pairs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from medssl.reduce.slices import Decision, Slices
+
+
+class Ranks(ABC):
+    """Decides by a count, or by its own options where no count is asked for."""
+
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, slices: Slices) -> None:
+        self.slices = slices
+
+    @abstractmethod
+    def decide(self, count: int | None, threshold: float | None) -> Decision:
+        """Keep `count` slices, or what `threshold` or the options say when `count` is None."""

@@ -1,0 +1,15 @@
+"""Keep everything: the baseline that every reduction is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medssl.reduce.ranks import Ranks
+from medssl.reduce.slices import RANK, Decision
+
+
+class All(Ranks):
+    """Every slice is kept, whatever the budget."""
+
+    def decide(self, count: int | None, threshold: float | None) -> Decision:
+        return Decision.of(np.ones(len(self.slices), bool), RANK)

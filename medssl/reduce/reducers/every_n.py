@@ -1,0 +1,26 @@
+"""Every n-th slice: the control that thins a volume without looking at it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medssl.core.errors import StudyError
+from medssl.reduce.budget import evenly
+from medssl.reduce.ranks import Ranks
+from medssl.reduce.slices import RANK, Decision, Slices
+
+
+class EveryN(Ranks):
+    """Slices 0, n, 2n … of each volume (of a set of images in its order); at a count, as evenly over the cohort as it allows."""
+
+    def __init__(self, slices: Slices, *, n: int = 10) -> None:
+        super().__init__(slices)
+        if n < 1:
+            raise StudyError(f"reducer 'every_n', option n: got {n}, expected a whole number of at least 1.")
+        self.n = n
+
+    def decide(self, count: int | None, threshold: float | None) -> Decision:
+        if count is not None:
+            return Decision.of(evenly(len(self.slices), count), RANK)
+        first = np.searchsorted(self.slices.volume, self.slices.volume, side="left")
+        return Decision.of((np.arange(len(self.slices)) - first) % self.n == 0, RANK)

@@ -1,0 +1,71 @@
+"""Hamming distance of perceptual hashes: with dHash and threshold 6 this is HASH-6 of "Less is More".
+
+Source: Wolf et al. 2024, doi 10.1016/j.compbiomed.2024.109242; bits as in imagehash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from medssl.core.errors import StudyError
+from medssl.reduce import hamming
+from medssl.reduce.hashes import word_names
+from medssl.reduce.pairs import Pairs, leaders_in_blocks
+from medssl.reduce.slices import NOBODY, Slices
+
+BLOCK = 32_768
+LARGE = 4_096
+
+
+class Hash(Pairs):
+    """Bits that differ between two slices' hashes, of size² bits; `per_slice` grey is each slice's own range, the paper's."""
+
+    default_threshold = 6.0
+    whole_steps = True
+
+    def __init__(
+        self,
+        slices: Slices,
+        *,
+        kind: Literal["dhash", "phash", "ahash", "whash"] = "dhash",
+        size: Literal[8, 16] = 8,
+        grey: Literal["window", "per_slice"] = "window",
+    ) -> None:
+        super().__init__(slices)
+        self.max_threshold = float(size**2)
+        names = word_names(kind, size, grey)
+        if any(name not in slices.columns for name in names):
+            raise StudyError(
+                f"reducer 'hash': the descriptors hold no {kind} of size {size} ({grey} grey). Describe the cohort with it."
+            )
+        self.codes = np.stack([slices.columns[name] for name in names], axis=1)
+
+    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+        return hamming.distances(self.codes[anchor], self.codes[others]).astype(np.float32)
+
+    def vectors(self) -> np.ndarray | None:
+        bits = np.unpackbits(self.codes.astype(">u8").view(np.uint8).reshape(len(self.codes), -1), axis=1)
+        return bits.astype(np.float32) * 2 - 1
+
+    def leaders(self, members: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        if len(members) < LARGE:
+            return super().leaders(members, threshold)
+        radius = int(np.floor(threshold))
+        codes, first, inverse = hamming.unique_in_order(self.codes[members])
+        twin, distance = leaders_in_blocks(
+            len(codes),
+            BLOCK,
+            lambda items, keepers: hamming.first_within(codes[items], codes[keepers], radius),
+            lambda items: hamming.pairs_within(codes[items], radius),
+        )
+        keeper = np.where(twin == NOBODY, np.arange(len(codes)), twin)[inverse]
+        of_slice = first[keeper]
+        kept = of_slice == np.arange(len(members))
+        apart = np.nan_to_num(distance, nan=0.0)[inverse]
+        return np.where(kept, NOBODY, members[of_slice]), np.where(kept, np.nan, apart).astype(np.float32)
+
+    def neighbours(self, members: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        return hamming.pairs_within(self.codes[members], int(np.floor(threshold)))

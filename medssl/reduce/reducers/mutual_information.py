@@ -1,0 +1,64 @@
+"""Mutual information of slices, on the windowed values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from medssl.core.errors import StudyError
+from medssl.reduce.held import Held
+from medssl.reduce.information import bin_codes, entropy_bits, mutual_information_bits
+from medssl.reduce.pairs import Pairs
+from medssl.reduce.slices import Slices
+
+
+class MutualInformation(Pairs):
+    """How much of the richer slice the other does not tell: 1 − I/max H (`normalised`), or max H − I in bits (`bits`).
+
+    Both are metrics, 0 for equal slices. Raw I would call two blank slices unlike and two busy ones alike. Slices of
+    different shape share nothing.
+
+    Source: Kraskov et al. 2005, "Hierarchical clustering using mutual information", doi 10.1209/epl/i2004-10483-y, eqs 6-7.
+    """
+
+    costly = True
+    needs = ("plane",)
+
+    def __init__(
+        self, slices: Slices, *, form: Literal["normalised", "bits"] = "normalised", bins: int = 64, memory_mb: int = 1024
+    ) -> None:
+        super().__init__(slices)
+        if not 2 <= bins <= 4096 or memory_mb < 1:
+            raise StudyError(
+                f"reducer 'mutual_information': got bins {bins} and memory_mb {memory_mb}, expected 2 to 4096 and at least 1."
+            )
+        self.form, self.bins = form, bins
+        self.max_threshold = 1.0 if form == "normalised" else float(np.log2(bins))
+        self.default_threshold = 0.5 if form == "normalised" else self.max_threshold / 4
+        self._held = Held(self._codes, lambda held: held[0].nbytes, memory_mb)
+
+    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+        codes, entropy = self._held(int(anchor))
+        scaled = codes.astype(np.intp) * self.bins
+        apart = np.empty(len(others), np.float32)
+        for k, other in enumerate(others):
+            codes_b, entropy_b = self._held(int(other))
+            richer = max(entropy, entropy_b)
+            if richer == 0.0:
+                shared = 0.0
+            elif len(codes) != len(codes_b):
+                apart[k] = self.max_threshold
+                continue
+            else:
+                shared = mutual_information_bits(scaled, codes_b, self.bins, (entropy, entropy_b))
+            unshared = max(richer - shared, 0.0)
+            unshared = 0.0 if unshared < 1e-9 else unshared
+            apart[k] = unshared if self.form == "bits" else unshared / richer if richer else 0.0
+        return apart
+
+    def _codes(self, index: int) -> tuple[np.ndarray, float]:
+        if self.slices.plane is None:
+            raise StudyError("reducer 'mutual_information' compares pixels, and none were given.")
+        codes = bin_codes(self.slices.plane(index).reshape(-1), self.bins).astype(np.uint16)
+        return codes, entropy_bits(np.bincount(codes, minlength=self.bins))

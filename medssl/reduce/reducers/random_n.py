@@ -1,0 +1,24 @@
+"""One slice in n by lot: the control that keeps as many, and nothing but chance says which."""
+
+from __future__ import annotations
+
+from medssl.core.errors import StudyError
+from medssl.core.rng import ids_to_keys, key, uniforms
+from medssl.reduce.budget import lowest
+from medssl.reduce.ranks import Ranks
+from medssl.reduce.slices import RANK, Decision, Slices
+
+
+class RandomN(Ranks):
+    """A sample of the cohort without replacement: one in n, or the count asked for; a slice's lot is of seed and id only."""
+
+    def __init__(self, slices: Slices, *, n: int = 10) -> None:
+        super().__init__(slices)
+        if n < 1:
+            raise StudyError(f"reducer 'random_n', option n: got {n}, expected a whole number of at least 1.")
+        self.n = n
+
+    def decide(self, count: int | None, threshold: float | None) -> Decision:
+        count = -(-len(self.slices) // self.n) if count is None else count
+        lots = uniforms(key(self.slices.seed, "reduce", "random_n"), ids_to_keys(list(self.slices.ids)), 1)[:, 0]
+        return Decision.of(lowest(lots, count, self.slices), RANK)

@@ -1,0 +1,47 @@
+"""Structural similarity of slices, on the windowed values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medssl.core.errors import StudyError
+from medssl.reduce.held import Held
+from medssl.reduce.pairs import Pairs
+from medssl.reduce.slices import Slices
+from medssl.reduce.structure import Moments, fits, moments, ssim
+
+
+class Ssim(Pairs):
+    """1 − SSIM of two slices; slices of different shape, or too small for the window unless equal, are 2 apart."""
+
+    default_threshold = 0.3
+    max_threshold = 2.0
+    costly = True
+    needs = ("plane",)
+
+    def __init__(self, slices: Slices, *, memory_mb: int = 1024) -> None:
+        super().__init__(slices)
+        if memory_mb < 1:
+            raise StudyError(f"reducer 'ssim', option memory_mb: got {memory_mb}, expected at least 1.")
+        self._held = Held(self._moments, lambda held: held.nbytes, memory_mb)
+
+    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+        mine = self._held(int(anchor))
+        return np.array([self._apart(mine, self._held(int(other))) for other in others], np.float32)
+
+    def _moments(self, index: int) -> Moments:
+        read = self.slices.plane
+        if read is None:
+            raise StudyError("reducer 'ssim' compares pixels, and none were given.")
+        unit = read(index)
+        if not fits(unit.shape):
+            nothing = np.empty(0, np.float32)
+            return Moments(unit.astype(np.float32), nothing, nothing, nothing)
+        return moments(unit)
+
+    def _apart(self, a: Moments, b: Moments) -> float:
+        if a.centred.shape != b.centred.shape:
+            return 2.0
+        if not fits(a.centred.shape):
+            return 0.0 if np.array_equal(a.centred, b.centred) else 2.0
+        return max(1.0 - ssim(a, b), 0.0)

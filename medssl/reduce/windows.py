@@ -1,0 +1,66 @@
+"""From stored numbers to what is compared: 8-bit grey for hashes, 0..1 for similarity, codes for entropy.
+
+A slice image is the plane transposed to [row, col], nothing flipped: for a volume in RAS+ the rows run to anterior and the
+columns to the patient's right-to-left axis as stored; for an image of a set it is the picture itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+GREY_LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Window:
+    """`low`..`high` in value units, where value = slope × stored + intercept; `per_slice` takes each slice's own range instead.
+
+    `per_slice` is what the authors of "Less is More" did; one metal implant then changes every grey value of its slice.
+    """
+
+    low: float
+    high: float
+    slope: float = 1.0
+    intercept: float = 0.0
+    per_slice: bool = False
+
+    def unit(self, stored: np.ndarray) -> np.ndarray:
+        """clip((value − low) / (high − low), 0, 1) as float64, any shape; per slice: 0 for a constant slice."""
+        value = stored.astype(np.float64) * self.slope + self.intercept
+        low, high = (float(value.min()), float(value.max())) if self.per_slice else (self.low, self.high)
+        if not high > low:
+            return np.zeros(stored.shape)
+        return np.clip((value - low) / (high - low), 0.0, 1.0)
+
+    def grey(self, stored: np.ndarray) -> np.ndarray:
+        """The slice in 8 bits: floor(255 × unit + 1/2), so halves round up. Same shape, uint8."""
+        if self._tabled(stored):
+            return np.take(self._grey_table, stored.view(np.uint16))
+        return np.floor(self.unit(stored) * 255.0 + 0.5).astype(np.uint8)
+
+    def counts(self, stored: np.ndarray) -> np.ndarray:
+        """How often each distinct windowed value occurs, (levels,) in rising order, zeros among them."""
+        if stored.dtype == np.int16:
+            first, last = (int(stored.min()), int(stored.max())) if self.per_slice else self._stored_range
+            # the difference of two int16 wraps, and is right again when read as uint16
+            codes = np.clip(stored, first, last).view(np.uint16) - np.uint16(first & 0xFFFF)
+            return np.bincount(codes.reshape(-1), minlength=last - first + 1)
+        return np.unique(self.unit(stored), return_counts=True)[1]
+
+    def _tabled(self, stored: np.ndarray) -> bool:
+        return stored.dtype == np.int16 and not self.per_slice
+
+    @cached_property
+    def _grey_table(self) -> np.ndarray:
+        """8-bit grey of every 16-bit pattern, in the order of its unsigned reading."""
+        return np.floor(self.unit(np.arange(65536, dtype=np.uint16).view(np.int16)) * 255.0 + 0.5).astype(np.uint8)
+
+    @cached_property
+    def _stored_range(self) -> tuple[int, int]:
+        """Stored numbers at and beyond which the window clips (inside int16)."""
+        ends = sorted((edge - self.intercept) / self.slope for edge in (self.low, self.high))
+        first, last = int(np.clip(np.floor(ends[0]), -32768, 32767)), int(np.clip(np.ceil(ends[1]), -32768, 32767))
+        return first, max(last, first)

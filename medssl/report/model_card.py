@@ -1,0 +1,90 @@
+"""A model card in Markdown: what the weights are, what they were made from, how they did, what is not known."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from medssl.report.evidence import Evidence, arm_of_run
+from medssl.report.section import number, span
+from medssl.report.words import class_name, headline, metric_name, mode_name, share_name
+
+OWNERS = "*For the authors to state.*"
+
+
+def model_card(evidence: Evidence) -> str:
+    """The card of all encoders of a page.
+
+    Source: Mitchell et al., FAT* 2019, arXiv 1810.03993.
+    """
+    parts = [
+        f"# Model card: {evidence.title}",
+        "## Models",
+        _models(evidence),
+        "## Intended use",
+        "Starting weights for networks that are then trained and tested on labelled CT or MR images, in research. "
+        f"Not a medical device; no clinical use without its own validation. Intended users and tasks: {OWNERS}",
+        "## Training data",
+        _data(evidence),
+        "## Evaluation",
+        _evaluation(evidence),
+        "## Limits",
+        "- Nothing is known of hospitals, scanners, protocols and populations that are not among the sources.",
+        "- Labels played no part in pre-training; what the images have in common with their origin may have been learnt too.",
+        f"- Fairness, ethics and licence of the data: {OWNERS}",
+    ]
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
+
+
+def _models(evidence: Evidence) -> str:
+    rows = []
+    for run, contract in sorted(evidence.contracts.items()):
+        weights = evidence.receipts.get(f"pretrain/{run}", {}).get("outputs", {}).get("encoder.safetensors", {})
+        keep = evidence.keeps.get(arm_of_run(run))
+        rows.append(
+            {
+                "run": run,
+                "backbone": contract.get("backbone", "n/a"),
+                "dimensions": contract.get("spatial_dims", "n/a"),
+                "training slices": "n/a" if keep is None else int(keep["keep"].sum()),
+                "sha256 of encoder.safetensors": weights.get("sha256", "n/a"),
+            }
+        )
+    text = _markdown(pd.DataFrame(rows)) if rows else "Not given."
+    return text + "\n\nEach folder holds `encoder.safetensors` and `contract.json` (input size, window, spacing, orientation)."
+
+
+def _data(evidence: Evidence) -> str:
+    rows = [
+        {"source": s, "volumes or image sets": len(t), "slices or images": len(evidence.samples.get(s, [])), "unit": _unit(t)}
+        for s, t in sorted(evidence.series.items())
+    ]
+    return (_markdown(pd.DataFrame(rows)) if rows else "Not given.") + f"\n\nOrigin, consent and licence: {OWNERS}"
+
+
+def _evaluation(evidence: Evidence) -> str:
+    rows = []
+    for task, scores in sorted(evidence.scores.items()):
+        metric, label = headline(scores)
+        for row in scores[(scores["metric"] == metric) & (scores["class"] == label)].itertuples():
+            rows.append(
+                {
+                    "task": task,
+                    "start": row.init,
+                    "mode": mode_name(str(row.mode)),
+                    "labels": share_name(row.fraction),  # type: ignore[arg-type]
+                    f"{metric_name(metric)} ({class_name(label)})": number(row.estimate),
+                    "interval": span(row.low, row.high),
+                    "n": row.n,
+                }
+            )
+    return _markdown(pd.DataFrame(rows)) if rows else "Not given: no task was evaluated on this page."
+
+
+def _unit(series: pd.DataFrame) -> str:
+    return ", ".join(sorted(set(series["unit"].astype(str)))) if "unit" in series else "n/a"
+
+
+def _markdown(rows: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "---|" * len(rows.columns)]
+    lines += ["| " + " | ".join(str(v).replace("|", "/") for v in row) + " |" for row in rows.itertuples(index=False)]
+    return "\n".join(lines)

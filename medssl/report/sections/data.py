@@ -1,0 +1,95 @@
+"""Data: what each source holds, as the network sees it."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from medssl.report.evidence import Evidence
+from medssl.report.section import Section, Table, Text, count, percent, shown
+
+PLACE = 30
+
+
+def data(evidence: Evidence) -> Section:
+    """A row per source: volumes, slices, modality, spacing, unit, splits, labels; then intensities and label counts."""
+    if not evidence.series:
+        return Section.not_given("Data", "No source was ingested for this page.")
+    rows = pd.DataFrame([_source(evidence, source) for source in sorted(evidence.series)])
+    columns = [
+        ("source", "Source", None),
+        ("format", "Format", None),
+        ("modality", "Modality", None),
+        ("volumes", "Volumes", count),
+        ("slices", "Slices", count),
+        ("subjects", "Subjects", count),
+        ("unit", "Unit", None),
+        ("spacing_mm", "Spacing (mm)", None),
+        ("manufacturers", "Manufacturers", None),
+        ("labelled", "Labelled", percent),
+    ]
+    blocks: list[Table | Text] = [Table("sources", "Sources.", rows, shown(rows, columns))]
+    labels = label_rows(evidence)
+    if len(labels):
+        wide = labels.pivot_table(
+            index=["source", "label"], columns="split", values="num_cases", aggfunc="sum", fill_value=0, observed=True
+        )
+        wide = wide.reindex(columns=[s for s in ("train", "val", "test") if s in wide.columns]).reset_index()
+        heads = [("source", "Source", None), ("label", "Class", None)] + [(s, s, count) for s in wide.columns[2:]]
+        blocks.append(Table("labels", "Class labels by split.", labels, shown(wide, heads), folded=len(wide) > 12))
+    blocks.append(
+        Text(
+            "Ids on this page are keyed hashes; no name, date, path or free text of a source can reach it. "
+            "Images of the head can show "
+            "a face: treat pictures on this page as patient data unless the source is public.",
+            "note",
+        )
+    )
+    return Section("Data", "What was accepted, and how it was divided.", tuple(blocks))
+
+
+def label_rows(evidence: Evidence) -> pd.DataFrame:
+    """Cases by source, class and split."""
+    tables = []
+    for source, samples in sorted(evidence.samples.items()):
+        known = samples[samples["label"].notna()]
+        if len(known):
+            tables.append(
+                known.groupby(["label", "split"], observed=True).size().rename("num_cases").reset_index().assign(source=source)
+            )
+    return pd.concat(tables, ignore_index=True)[["source", "label", "split", "num_cases"]] if tables else pd.DataFrame()
+
+
+def _source(evidence: Evidence, source: str) -> dict[str, object]:
+    series = evidence.series[source]
+    samples = evidence.samples.get(source, pd.DataFrame({"label": [], "sample_id": []}))
+    subjects = series["subject_id"].dropna() if "subject_id" in series else pd.Series(dtype=str)
+    return {
+        "source": source,
+        "format": _several(series, "format"),
+        "modality": _several(series, "modality"),
+        "volumes": len(series),
+        "slices": len(samples),
+        "subjects": subjects.nunique() if len(subjects) else None,
+        "unit": _several(series, "unit"),
+        "spacing_mm": _spacing(series),
+        "manufacturers": _several(series, "manufacturer_code"),
+        "lossy": int(series["lossy"].eq(True).sum()) if "lossy" in series else None,
+        "labelled": float(samples["label"].notna().mean()) if len(samples) else None,
+    }
+
+
+def _several(series: pd.DataFrame, column: str) -> str | None:
+    found = sorted(set(series[column].dropna().astype(str))) if column in series else []
+    return ", ".join(found) or None
+
+
+def _spacing(series: pd.DataFrame) -> str | None:
+    """`0.70 × 0.70 × 5.00`, or the range per axis."""
+    found = [json.loads(text) for text in series["spacing_mm"].dropna()] if "spacing_mm" in series else []
+    axes = list(zip(*[values for values in found if values and all(v is not None for v in values)], strict=False))
+    if not axes:
+        return None
+    spans = [f"{min(a):.2f}" if f"{min(a):.2f}" == f"{max(a):.2f}" else f"{min(a):.2f}–{max(a):.2f}" for a in axes]
+    return " × ".join(spans)

@@ -1,0 +1,116 @@
+"""Failures: best, median and worst cases by rank, not by choice, and what was taken for what."""
+
+from __future__ import annotations
+
+import pandas as pd
+from markupsafe import Markup
+
+from medssl.report.evidence import Evidence
+from medssl.report.pictures import picture
+from medssl.report.section import Figure, Section, Table, number, percent, records, shown
+from medssl.report.words import mode_name, ordered_modes, ordered_shares, share_name
+
+PLACE = 100
+EACH = 6
+
+
+def failures(evidence: Evidence) -> Section:
+    """A gallery per classification task and a table of the commonest confusions; a table of worst cases per segmentation."""
+    if not evidence.cases:
+        return Section.not_given("Cases", "No task was evaluated for this page.")
+    blocks: list[Figure | Table] = []
+    for task, cases in sorted(evidence.cases.items()):
+        ranked = ranked_cases(cases)
+        if task in evidence.overlays:
+            blocks.append(_overlays(evidence, task, evidence.overlays[task]))
+        elif len(ranked):
+            blocks.append(_gallery(evidence, task, ranked))
+        if task in evidence.confusion:
+            blocks.append(_confusions(task, evidence.confusion[task], str(ranked["init"].iloc[0])))
+    return Section("Cases", "The best, the median and the worst by rank, of one arm with all labels.", tuple(blocks))
+
+
+def ranked_cases(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:
+    """Best, median and worst cases (mean over seeds) of the first pretrained arm in the first mode with the most labels."""
+    mode, share = ordered_modes(cases["mode"])[0], ordered_shares(cases["fraction"])[-1]
+    arms = sorted(set(cases["arm"]), key=lambda arm: (arm == "scratch", arm))
+    part = cases[(cases["mode"] == mode) & (cases["fraction"] == share) & (cases["arm"] == arms[0])]
+    score, lower_is_better = ("brier", True) if "brier" in part else ("dice", False)
+    if score not in part:
+        return pd.DataFrame()
+    part = part[part[score].notna()]
+    means = part.groupby("case_id", sort=True)[score].mean().rename("score").reset_index()
+    means = means.sort_values(["score", "case_id"], ascending=[lower_is_better, True], kind="stable").reset_index(drop=True)
+    means["rank"] = means.index + 1
+    each = min(each, max(1, len(means) // 3))
+    middle = max(0, len(means) // 2 - each // 2)
+    places = {"best": range(each), "median": range(middle, middle + each), "worst": range(len(means) - each, len(means))}
+    chosen = pd.concat([means.iloc[list(where)].assign(group=name) for name, where in places.items()], ignore_index=True)
+    keys = [name for name in ("target", "predicted", "probability_of_target") if name in part]
+    first = part.sort_values("seed", kind="stable").drop_duplicates("case_id")[["case_id", "unit_id", *keys]]
+    return chosen.merge(first, on="case_id", how="left").assign(init=arms[0], mode=mode, fraction=share, score_name=score)
+
+
+def _gallery(evidence: Evidence, task: str, ranked: pd.DataFrame) -> Figure:
+    rows = []
+    for group in ("best", "median", "worst"):
+        cards = []
+        for row in records(ranked[ranked["group"] == group]):
+            plane = evidence.planes.get(row["case_id"])
+            image = (
+                picture(plane, f"{group} case {row['case_id']}")
+                if plane is not None
+                else Markup('<span class="no-twin">no picture</span>')
+            )
+            words = f"{row['target']} → {row['predicted']}" if "predicted" in row else row["case_id"]
+            rank = f"rank {row['rank']}: {number(row['score'])}"
+            cards.append(
+                Markup('<div class="card">{}<span>{}</span><span class="small">{}</span></div>').format(image, words, rank)
+            )
+        rows.append(
+            Markup('<p class="panel">{}</p><div class="cards">{}</div>').format(group.capitalize(), Markup("").join(cards))
+        )
+    first = ranked.iloc[0]
+    caption = (
+        f"Task {task}: cases by rank of their {first['score_name']} score (mean over seeds), {first['init']}, "
+        f"{mode_name(first['mode'])}, "
+        f"{share_name(first['fraction'])} of the labels; true class → predicted class (first seed)."
+    )
+    return Figure(f"cases-{task}", caption, caption, Markup("").join(rows), ranked)
+
+
+def _overlays(evidence: Evidence, task: str, rows: pd.DataFrame) -> Figure:
+    parts = []
+    for group in dict.fromkeys(rows["group"]):
+        cards = []
+        for row in records(rows[rows["group"] == group]):
+            plane = evidence.planes.get(f"{task}/{row['case_id']}")
+            alt = f"{group} case {row['case_id']}, outlines of the true and the predicted mask"
+            image = picture(plane, alt, longest=240) if plane is not None else Markup('<span class="no-twin">no picture</span>')
+            words = f"rank {row['rank']} of {row['num_ranked']}: Dice {number(row['score'])}"
+            cards.append(Markup('<div class="card">{}<span>{}</span></div>').format(image, words))
+        cards_html = Markup("").join(cards)
+        parts.append(Markup('<p class="panel">{}</p><div class="cards large">{}</div>').format(group.capitalize(), cards_html))
+    caption = (
+        f"Task {task}: segmentations by rank of their mean Dice, {rows['init'].iloc[0]}, one seed, most labels. The plane with "
+        "most of either mask; the true outline is teal, the predicted one orange."
+    )
+    table = rows.drop(columns=["prediction", "target"])
+    return Figure(f"overlays-{task}", caption, caption, Markup("").join(parts), table)
+
+
+def _confusions(task: str, table: pd.DataFrame, arm: str) -> Table:
+    mode, share = ordered_modes(table["mode"])[0], ordered_shares(table["fraction"])[-1]
+    rows = table[(table["mode"] == mode) & (table["fraction"] == share) & (table["init"] == arm)]
+    totals = rows.groupby("target")["num_cases"].transform("sum")
+    rows = rows.assign(of_class=rows["num_cases"] / totals)
+    wrong = rows[(rows["target"] != rows["predicted"]) & (rows["num_cases"] > 0)]
+    wrong = wrong.sort_values(["num_cases", "target", "predicted"], ascending=[False, True, True]).head(10)
+    columns = [
+        ("target", "True class", None),
+        ("predicted", "Taken for", None),
+        ("num_cases", "Cases (mean of seeds)", lambda v: number(v, 1)),
+        ("of_class", "Of the true class", percent),
+    ]
+    caption = f"Task {task}: the commonest confusions of {arm}; the download has the whole matrix of every arm."
+    return Table(f"confusion-{task}", caption, pd.concat([wrong, table]), shown(wrong, columns))

@@ -1,0 +1,117 @@
+"""Flow of images: found, refused by reason, split, kept or dropped, used."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from medssl.report.evidence import Evidence
+from medssl.report.flow_chart import Step, flow_chart
+from medssl.report.section import Figure, Section, Table, Text, count, counted, shown
+
+PLACE = 20
+MOST_CODES = 6
+
+
+def flow(evidence: Evidence) -> Section:
+    """A diagram per cohort and per source that is in none, and the table of every refusal code."""
+    if not evidence.series and not evidence.rejected:
+        return Section.not_given("Flow of images", "No source was ingested for this page.")
+    blocks: list[Figure | Table | Text] = []
+    used: set[str] = set()
+    for cohort in sorted({name.split("/")[0] for name in evidence.keeps}):
+        sources = sources_of(evidence, cohort)
+        used |= set(sources)
+        blocks.append(_diagram(evidence, f"cohort {cohort}", f"flow-{cohort}", sources, cohort))
+    for source in sorted(set(evidence.series) - used):
+        blocks.append(_diagram(evidence, f"source {source}", f"flow-{source}", [source], None))
+    refusals = refusal_rows(evidence)
+    if len(refusals):
+        columns = [
+            ("source", "Source", None),
+            ("code", "Reason", None),
+            ("num_groups", "Items", count),
+            ("num_files", "Files", count),
+            ("example", "In words", None),
+        ]
+        blocks.append(Table("refusals", "Every refusal, by reason.", refusals, shown(refusals, columns)))
+    lead = "Every file of every source is counted once: accepted or refused with a reason."
+    return Section("Flow of images", lead, tuple(blocks))
+
+
+def sources_of(evidence: Evidence, cohort: str) -> list[str]:
+    """The sources whose slices a cohort's keep tables speak of."""
+    names = [name for name in evidence.keeps if name.split("/")[0] == cohort]
+    wanted = set(evidence.keeps[names[0]]["sample_id"])
+    return [source for source, samples in sorted(evidence.samples.items()) if not wanted.isdisjoint(samples["sample_id"])]
+
+
+def refusal_rows(evidence: Evidence) -> pd.DataFrame:
+    """A row per source and refusal code."""
+    tables = [table.assign(source=source) for source, table in sorted(evidence.rejected.items()) if len(table)]
+    if not tables:
+        return pd.DataFrame()
+    grouped = pd.concat(tables).groupby(["source", "code"], sort=True)
+    rows = grouped.agg(num_groups=("num_files", "size"), num_files=("num_files", "sum"), example=("sentence", "first"))
+    return rows.reset_index()
+
+
+def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], cohort: str | None) -> Figure:
+    steps, rows = [], []
+
+    def note(step: str, what: str, value: int, unit: str) -> str:
+        rows.append({"flow": title, "step": step, "what": what, "count": value, "unit": unit})
+        return counted(value, unit)
+
+    series = pd.concat([evidence.series[s] for s in sources if s in evidence.series] or [pd.DataFrame({"num_files": []})])
+    refused = pd.concat(
+        [evidence.rejected[s] for s in sources if s in evidence.rejected] or [pd.DataFrame({"num_files": [], "code": []})]
+    )
+    accepted_files, refused_files = int(series["num_files"].sum()), int(refused["num_files"].sum())
+    by_code = refused.groupby("code")["num_files"].sum().sort_values(ascending=False, kind="stable")
+    codes = [f"{code}: {note('refused', str(code), int(files), 'file')}" for code, files in by_code.items()]
+    if len(codes) > MOST_CODES:
+        codes = [*codes[: MOST_CODES - 1], f"and {len(codes) - MOST_CODES + 1} more reasons (table below)"]
+    steps.append(
+        Step(
+            f"Found: {note('found', 'files', accepted_files + refused_files, 'file')}",
+            (", ".join(sources),),
+            f"Refused: {note('refused', 'all', refused_files, 'file')}",
+            tuple(codes) or ("nothing was refused",),
+        )
+    )
+    subjects = series["subject_id"].dropna().nunique() if "subject_id" in series else 0
+    who = note("accepted", "subjects", subjects, "subject") if subjects else "no patient ids: the image is the unit"
+    steps.append(Step(f"Accepted: {note('accepted', 'volumes', len(series), _things(series))}", (who,)))
+    samples = pd.concat([evidence.samples[s] for s in sources if s in evidence.samples] or [pd.DataFrame()])
+    if len(samples):
+        splits, thing = samples["split"].value_counts(), _thing(samples)
+        aside = [f"{split}: {note('split', split, int(splits.get(split, 0)), thing)}" for split in ("val", "test")]
+        whole = note("split", "all", len(samples), thing)
+        train = note("split", "train", int(splits.get("train", 0)), thing)
+        steps.append(Step(f"Training part: {train}", (f"of {whole}, split by {_unit(samples)}",), "Held out", tuple(aside)))
+    for arm, keep in sorted(evidence.keeps.items()):
+        if cohort is None or arm.split("/")[0] != cohort:
+            continue
+        kept = note(arm, "kept", int(keep["keep"].sum()), "slice")
+        why = keep.loc[~keep["keep"].astype(bool), "reason"].value_counts().sort_index()
+        aside = [f"{reason}: {note(arm, str(reason), int(number), 'slice')}" for reason, number in why.items()]
+        dropped = note(arm, "dropped", int((~keep["keep"].astype(bool)).sum()), "slice")
+        runs = [run for run in evidence.curves if run.startswith(f"{cohort}/") and f"-{arm.split('/')[1]}-seed" in run]
+        used = f"pre-trains {', '.join(sorted(r.split('/')[1] for r in runs))}" if runs else "used by no run on this page"
+        steps.append(
+            Step(f"Arm {arm.split('/')[1]} keeps {kept}", (used,), f"Drops {dropped}", tuple(aside) or ("nothing",), True)
+        )
+    alt = f"Flow of {title}. " + ". ".join(f"{step.title}; {step.aside_title} {', '.join(step.aside)}" for step in steps)
+    return Figure(name, f"Flow of {title}.", alt, flow_chart(steps, alt=alt), pd.DataFrame(rows))
+
+
+def _thing(samples: pd.DataFrame) -> str:
+    return "image" if set(samples["kind"]) == {"images"} else "slice"
+
+
+def _things(series: pd.DataFrame) -> str:
+    return "image set" if "kind" in series and set(series["kind"]) == {"images"} else "volume"
+
+
+def _unit(samples: pd.DataFrame) -> str:
+    return " and ".join(sorted(set(samples["unit"].astype(str))))

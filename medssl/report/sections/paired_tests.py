@@ -1,0 +1,74 @@
+"""Paired tests: each comparison of two arms on the same test cases, by every method."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from medssl.report.evidence import Evidence
+from medssl.report.section import Section, Table, Text, number, p_value, shown, span
+from medssl.report.words import class_name, headline, metric_name, mode_name, ordered_modes, share_name, units
+
+PLACE = 80
+
+
+def paired_tests(evidence: Evidence) -> Section:
+    """The headline score's comparisons, then all of them folded."""
+    given = {task: table for task, table in sorted(evidence.comparisons.items()) if len(table)}
+    if not given:
+        return Section.not_given("Paired tests", "No two arms were compared on this page.")
+    blocks: list[Table | Text] = []
+    for task, table in given.items():
+        metric, label = headline(evidence.scores[task])
+        main = table[(table["metric"] == metric) & (table["class"] == label)]
+        n = units(int(table["n"].iloc[0]), str(table["unit"].iloc[0]))
+        for mode in ordered_modes(main["mode"]):
+            rows = main[main["mode"] == mode]
+            caption = f"Task {task}, {mode_name(mode)}: {metric_name(metric)} ({class_name(label)}), {n}."
+            several = main["method"].nunique() > 1
+            hidden = ["Mode", "Score"] + ([] if several else ["Method"])
+            blocks.append(Table(f"tests-{task}-{mode}", caption, rows, _shown(rows).drop(columns=hidden)))
+        blocks.append(
+            Table(f"comparisons-{task}", f"Task {task}: every comparison ({len(table)} rows)", table, _shown(table), folded=True)
+        )
+    blocks.append(
+        Text(
+            "Difference: first minus second, of the means over seeds, on the same cases. p (Holm) is corrected "
+            "over the arms compared "
+            "with one reference. d_z is the difference in standard deviations of the paired differences; the "
+            "rank-biserial correlation "
+            "is the balance of ranks. Above: seeds in which the first had the larger value."
+        )
+    )
+    return Section("Paired tests", "Is a difference larger than the choice of test cases explains?", tuple(blocks))
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    rows = table.assign(
+        interval=[span(a, b, sign=True) for a, b in zip(table["low"], table["high"], strict=True)],
+        above=[_above(a, n) for a, n in zip(table["seeds_above"], table["num_seeds"], strict=True)],
+        pair=table["a"] + " − " + table["b"],
+        what=[f"{metric_name(m)} ({class_name(c)})" for m, c in zip(table["metric"], table["class"], strict=True)],
+        strength=[
+            f"{n} {number(e, 2)}" if pd.notna(e) else "n/a" for e, n in zip(table["effect"], table["effect_name"], strict=True)
+        ],
+    )
+    return shown(
+        rows,
+        [
+            ("fraction", "Labels", share_name),
+            ("pair", "First − second", None),
+            ("mode", "Mode", mode_name),
+            ("what", "Score", None),
+            ("difference", "Difference", lambda v: number(v, sign=True)),
+            ("interval", "Interval", None),
+            ("p", "p", p_value),
+            ("p_holm", "p (Holm)", p_value),
+            ("strength", "Effect size", None),
+            ("above", "Above", None),
+            ("method", "Method", None),
+        ],
+    )
+
+
+def _above(above: object, num: object) -> str:
+    return "n/a" if pd.isna(above) or pd.isna(num) else f"{int(above)} of {int(num)}"  # type: ignore[call-overload]

@@ -1,0 +1,143 @@
+"""Pre-training: the views the network saw, the loss, and label-free signs of health."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import pandas as pd
+from markupsafe import Markup
+
+from medssl.report.chart import Line, axis, line_chart
+from medssl.report.evidence import Evidence, tones
+from medssl.report.pictures import sheet
+from medssl.report.section import Figure, Section, Table, Text, count, duration, number, shown
+
+PLACE = 50
+HEALTH = {"effective_rank": "Effective rank", "rankme": "RankMe", "alignment": "Alignment", "uniformity": "Uniformity"}
+COLLAPSED_BELOW = 2.0
+
+
+def pretraining(evidence: Evidence) -> Section:
+    """Curves of loss, learning rate and health by epoch for every run, and a table of where each ended."""
+    if not evidence.curves:
+        return Section.not_given("Pre-training", "No pre-training run belongs to this page.")
+    curves = {run: by_epoch(curve) for run, curve in sorted(evidence.curves.items())}
+    blocks: list[Figure | Table | Text] = []
+    for run, png in sorted(evidence.views.items()):
+        caption = f"Views of run {run}: what the network was asked to see as the same."
+        blocks.append(
+            Figure(f"views-{run.replace('/', '-')}", caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]}))
+        )
+        break
+    legend = _legend(list(curves))
+    blocks.append(_figure(curves, "loss", "Loss", legend))
+    small = [name for name in [*HEALTH, "lr"] if any(name in c and c[name].notna().any() for c in curves.values())]
+    if small:
+        blocks.append(_health(curves, small, legend))
+    rows = pd.DataFrame([_end(evidence, run, curve) for run, curve in curves.items()])
+    columns = [
+        ("run", "Run", None),
+        ("epochs", "Epochs", count),
+        ("steps", "Steps", count),
+        ("first_loss", "First loss", number),
+        ("last_loss", "Last loss", number),
+        ("effective_rank", "Effective rank", lambda v: number(v, 1)),
+        ("images_per_s", "Images/s", lambda v: number(v, 0)),
+        ("wall_s", "Time", duration),
+    ]
+    blocks.append(Table("runs", "Pre-training runs.", rows, shown(rows, columns)))
+    collapsed = rows[rows["effective_rank"].astype(float) < COLLAPSED_BELOW]["run"].tolist()
+    if collapsed:
+        words = f"Effective rank below {COLLAPSED_BELOW:g} in {', '.join(collapsed)}: the representation may have collapsed."
+        blocks.append(Text(words, "note"))
+    lead = (
+        "What was learnt without labels. A falling loss is no proof of use; effective rank says whether the "
+        "representation stays rich."
+    )
+    return Section("Pre-training", lead, tuple(blocks), {"collapsed_below": COLLAPSED_BELOW})
+
+
+def by_epoch(curve: pd.DataFrame) -> pd.DataFrame:
+    """One row per epoch: the mean of each column over the epoch's rows, the last of step."""
+    numbers = curve.select_dtypes("number")
+    means = numbers.groupby("epoch", sort=True).mean()
+    means["step"] = numbers.groupby("epoch", sort=True)["step"].max()
+    return means.reset_index()
+
+
+def _legend(runs: list[str]) -> tuple[tuple[str, str], ...]:
+    arms = sorted({_arm(run) for run in runs})
+    return tuple((tone, arm) for arm, tone in tones(arms).items() if arm in arms)
+
+
+def _arm(run: str) -> str:
+    """The run's name without cohort and seed: seeds of an arm share its colour."""
+    return re.sub(r"-seed\d+$", "", run.split("/")[-1])
+
+
+def _lines(curves: dict[str, pd.DataFrame], column: str) -> list[Line]:
+    colour = tones(sorted({_arm(run) for run in curves}))
+    return [
+        Line(
+            run,
+            colour[_arm(run)],
+            tuple((float(e), float(v)) for e, v in zip(curve["epoch"], curve[column], strict=True)),
+            markers=len(curve) <= 12,
+            tips=tuple(f"{run}, epoch {e:g}: {v:.4g}" for e, v in zip(curve["epoch"], curve[column], strict=True)),
+        )
+        for run, curve in curves.items()
+        if column in curve and curve[column].notna().any()
+    ]
+
+
+def _chart(curves: dict[str, pd.DataFrame], column: str, label: str, *, width: int, height: int) -> Markup:
+    lines = _lines(curves, column)
+    points = [point for line in lines for point in line.points]
+    tiny = max((abs(b) for _, b in points if math.isfinite(b)), default=1.0) < 0.01
+    if tiny:
+        lines = [replace(line, points=tuple((a, 1000 * b) for a, b in line.points)) for line in lines]
+        points = [(a, 1000 * b) for a, b in points]
+        label += " (× 0.001)"
+    x = axis("Epoch", [a for a, _ in points], num_ticks=6 if width > 400 else 4)
+    y = axis(label, [b for _, b in points], num_ticks=5 if height > 250 else 4)
+    ends = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
+    return line_chart(lines, x, y, alt=f"{label} by epoch: {ends}", width=width, height=height)
+
+
+def _figure(curves: dict[str, pd.DataFrame], column: str, label: str, legend: tuple[tuple[str, str], ...]) -> Figure:
+    body = _chart(curves, column, label, width=680, height=280)
+    return Figure(column, f"{label} by epoch (mean over its steps).", f"{label} by epoch.", body, _long(curves, [column]), legend)
+
+
+def _health(curves: dict[str, pd.DataFrame], columns: list[str], legend: tuple[tuple[str, str], ...]) -> Figure:
+    names = HEALTH | {"lr": "Learning rate"}
+    charts = [_chart(curves, name, names[name], width=340, height=210) for name in columns]
+    body = Markup('<div class="small-charts">{}</div>').format(Markup("").join(charts))
+    caption = "Health without labels: " + ", ".join(names[name].lower() for name in columns) + " by epoch."
+    return Figure("health", caption, caption, body, _long(curves, columns), legend)
+
+
+def _long(curves: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    parts = []
+    for run, curve in curves.items():
+        part = curve[["epoch", "step", *[name for name in columns if name in curve]]].copy()
+        part.insert(0, "run", run)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _end(evidence: Evidence, run: str, curve: pd.DataFrame) -> dict[str, object]:
+    last = curve.iloc[-1]
+    receipt = evidence.receipts.get(f"pretrain/{run}", {})
+    return {
+        "run": run,
+        "epochs": len(curve),
+        "steps": int(last["step"]),
+        "first_loss": float(curve["loss"].iloc[0]),
+        "last_loss": float(last["loss"]),
+        "effective_rank": float(last.get("effective_rank", math.nan)),
+        "images_per_s": float(curve["images_per_s"].median()) if "images_per_s" in curve else None,
+        "wall_s": receipt.get("wall_s"),
+    }

@@ -1,0 +1,91 @@
+"""Provenance: what made these numbers, and how to make them again."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+from markupsafe import Markup
+
+from medssl.report.evidence import Evidence
+from medssl.report.section import Section, Table, Text, shown
+
+PLACE = 130
+
+
+def provenance(evidence: Evidence) -> Section:
+    """Command, study file, versions, and the hashes of code, options and outputs of every job."""
+    receipts = evidence.receipts
+    if not receipts:
+        return Section.not_given("Provenance", "No receipt was given to this page.")
+    blocks: list[Text | Table] = [Text(evidence.command or "snakemake --cores all report", "code")]
+    versions = pd.DataFrame(
+        sorted({(k, v) for r in receipts.values() for k, v in r.get("environment", {}).items()}), columns=["what", "version"]
+    )
+    blocks.append(
+        Table(
+            "versions",
+            "Versions that can change a result.",
+            versions,
+            shown(versions, [("what", "Package", None), ("version", "Version", None)]),
+            folded=True,
+        )
+    )
+    jobs = pd.DataFrame(
+        [
+            {
+                "job": key,
+                "options": r.get("spec"),
+                "code": r.get("code"),
+                "seed": str(r.get("seed")),
+                "num_inputs": len(r.get("inputs", {})),
+            }
+            for key, r in receipts.items()
+        ]
+    )
+    heads = [
+        ("job", "Job", None),
+        ("options", "Options (hash)", None),
+        ("code", "Code (hash)", None),
+        ("seed", "Seed", None),
+        ("num_inputs", "Inputs", str),
+    ]
+    blocks.append(
+        Table(
+            "receipts",
+            "Every job: hash of its options and inputs, hash of its code, seed.",
+            jobs,
+            shown(jobs, heads),
+            folded=True,
+        )
+    )
+    outputs = pd.DataFrame(
+        [
+            {"file": f"{key}/{name}", "sha256": entry["sha256"], "bytes": entry["size"]}
+            for key, receipt in receipts.items()
+            for name, entry in sorted(receipt.get("outputs", {}).items())
+            if not name.startswith(("arrays/", "volumes/"))
+        ],
+        columns=["file", "sha256", "bytes"],
+    )
+    weights = outputs[outputs["file"].str.endswith(".safetensors")]
+    names = [("file", "File", None), ("sha256", "SHA-256 (first 16 digits)", _short), ("bytes", "Bytes", str)]
+    if len(weights):
+        blocks.append(Table("weights", "Weights.", weights, shown(weights, names)))
+    blocks.append(Table("outputs", f"Every table and file ({len(outputs)}).", outputs, shown(outputs, names), folded=True))
+    if evidence.study:
+        text = json.dumps(evidence.study, indent=1, sort_keys=True)
+        blocks.append(
+            Text(
+                Markup("<details><summary>The study file, with every default filled in</summary><pre>{}</pre></details>").format(
+                    text
+                ),
+                "html",
+            )
+        )
+    lead = "One command repeats the study; on the same processor and versions it reaches the same hashes."
+    return Section("Provenance", lead, tuple(blocks))
+
+
+def _short(sha256: str) -> str:
+    return sha256[:16]

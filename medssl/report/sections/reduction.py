@@ -1,0 +1,135 @@
+"""Reduction: how much each arm keeps, where, and what the dropped slices look like beside their twins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from medssl.report.chart import Axis, Bar, Line, axis, bar_chart, line_chart
+from medssl.report.evidence import Evidence, tones
+from medssl.report.pictures import chosen_slices, picture
+from medssl.report.section import Figure, Section, Table, count, duration, number, percent, records, shown
+
+PLACE = 40
+TENTHS = 10
+
+
+def reduction(evidence: Evidence) -> Section:
+    """Bars of kept and dropped slices, a table, and a contact sheet per arm that dropped something."""
+    if not evidence.keeps:
+        return Section.not_given("Reduction", "No reduction arm belongs to this page.")
+    rows = pd.DataFrame([_arm(evidence, name) for name in sorted(evidence.keeps)])
+    columns = [
+        ("arm", "Arm", None),
+        ("reducer", "Reducer", None),
+        ("kept", "Kept", count),
+        ("dropped", "Dropped", count),
+        ("kept_frac", "Share kept", percent),
+        ("threshold", "Threshold", lambda v: number(v, 2)),
+        ("seconds", "Time", duration),
+    ]
+    bars = [
+        Bar(
+            row["arm"],
+            ((row["kept"], "c0", f"{count(row['kept'])} kept"), (row["dropped"], "faint", f"{count(row['dropped'])} dropped")),
+            f"{count(row['kept'])} of {count(row['slices'])} kept",
+        )
+        for row in records(rows)
+    ]
+    alt = "Slices kept by each arm: " + "; ".join(f"{bar.label} {bar.text}" for bar in bars)
+    blocks: list[Figure | Table] = [
+        Figure("kept", "Training slices kept (solid) and dropped (pale) by each arm.", alt, bar_chart(bars, alt=alt), rows),
+        Table("arms", "Reduction arms.", rows, shown(rows, columns)),
+    ]
+    blocks += _where_dropped(evidence)
+    blocks += [_threshold_curve(name, summary) for name, summary in sorted(evidence.summaries.items()) if summary.get("curve")]
+    for name in sorted(evidence.keeps):
+        figure = _contact_sheet(evidence, name)
+        if figure is not None:
+            blocks.append(figure)
+    return Section("Reduction", "Which training slices each arm kept, and what it took away.", tuple(blocks))
+
+
+def _arm(evidence: Evidence, name: str) -> dict[str, object]:
+    keep, summary = evidence.keeps[name], evidence.summaries.get(name, {})
+    kept = int(keep["keep"].sum())
+    reducer = summary.get("reducer", summary.get("settings", {}).get("reducer", name.split("/")[-1]))
+    return {
+        "arm": name,
+        "reducer": reducer.get("name", "") if isinstance(reducer, dict) else reducer,
+        "slices": len(keep),
+        "kept": kept,
+        "dropped": len(keep) - kept,
+        "kept_frac": kept / len(keep) if len(keep) else None,
+        "threshold": summary.get("threshold", summary.get("settings", {}).get("threshold")),
+        "seconds": summary.get("seconds"),
+    }
+
+
+def _where_dropped(evidence: Evidence) -> list[Figure | Table]:
+    """Share kept along the volumes, from the first slice to the last, in tenths: do arms thin out one end?"""
+    samples = pd.concat(evidence.samples.values()) if evidence.samples else pd.DataFrame()
+    if samples.empty or not (samples["kind"] == "volume").any():
+        return []
+    volumes = samples[samples["kind"] == "volume"]
+    last = volumes.groupby("volume_id")["index"].transform("max").clip(lower=1)
+    tenth = (volumes["index"] / last * TENTHS).astype(int).clip(upper=TENTHS - 1)
+    place = pd.DataFrame({"sample_id": volumes["sample_id"], "tenth": tenth})
+    parts = []
+    for name, keep in sorted(evidence.keeps.items()):
+        if keep["keep"].astype(bool).all():
+            continue
+        shares = keep.merge(place, on="sample_id").groupby("tenth")["keep"].agg(["mean", "size"]).reset_index()
+        parts.append(shares.rename(columns={"mean": "kept_frac", "size": "num_slices"}).assign(arm=name))
+    if not parts:
+        return []
+    rows = pd.concat(parts, ignore_index=True)[["arm", "tenth", "kept_frac", "num_slices"]]
+    colour = tones(sorted(set(rows["arm"])))
+    lines = [
+        Line(
+            arm, colour[arm], tuple(((t + 0.5) / TENTHS, float(k)) for t, k in zip(part["tenth"], part["kept_frac"], strict=True))
+        )
+        for arm, part in rows.groupby("arm", sort=True)
+    ]
+    x = Axis("From the first slice of the volumes to the last", 0.0, 1.0, ((0.0, "first"), (0.5, "middle"), (1.0, "last")))
+    caption = "Share of slices kept along the volumes, in tenths."
+    body = line_chart(lines, x, axis("Share kept", [0.0, 1.0]), alt=caption, height=230)
+    return [Figure("where-kept", caption, caption, body, rows, tuple((colour[line.name], line.name) for line in lines))]
+
+
+def _threshold_curve(name: str, summary: dict[str, Any]) -> Figure:
+    rows = pd.DataFrame({"threshold": summary["curve"]["threshold"], "kept_frac": summary["curve"]["kept_frac"]})
+    line = Line(name, "c0", tuple(zip(rows["threshold"].astype(float), rows["kept_frac"].astype(float), strict=True)))
+    used = summary.get("threshold")
+    caption = f"Arm {name}: share kept against the distance below which slices count as twins"
+    caption += f"; {number(used, 2)} was used." if used is not None else "."
+    x = axis("Threshold", rows["threshold"].tolist())
+    body = line_chart([line], x, axis("Share kept", [0.0, 1.0]), alt=caption, height=230)
+    return Figure(f"threshold-{name.replace('/', '-')}", caption, caption, body, rows)
+
+
+def _contact_sheet(evidence: Evidence, name: str) -> Figure | None:
+    rows = chosen_slices(evidence.keeps[name])
+    rows = rows[[sample in evidence.planes for sample in rows["sample_id"]]]
+    if rows.empty or not (~rows["keep"].astype(bool)).any():
+        return None
+    pairs = Markup("").join(_pair(evidence, row) for row in records(rows))
+    what = "kept slice (left) and the slice dropped because of it (right), at even steps from the nearest pair to the farthest"
+    if not rows["twin"].notna().any():
+        what = "dropped slices, at even steps through all that were dropped; this reducer names no twins"
+    caption = f"Arm {name}: {what}. A rule picks them, not the eye."
+    alt = f"Contact sheet of arm {name}: {what}."
+    table = rows[["sample_id", "twin", "reason", "distance"]]
+    return Figure(f"contact-{name.replace('/', '-')}", caption, alt, Markup('<div class="pairs">{}</div>').format(pairs), table)
+
+
+def _pair(evidence: Evidence, row: dict[str, Any]) -> Markup:
+    dropped = picture(evidence.planes[row["sample_id"]], f"dropped slice {row['sample_id']}", kind="slice dropped")
+    twin = row["twin"]
+    if not isinstance(twin, str) or twin not in evidence.planes:
+        return Markup('<div class="pair"><div class="two">{}</div><span>{}</span></div>').format(dropped, row["reason"])
+    kept = picture(evidence.planes[twin], f"kept slice {twin}", kind="slice kept")
+    distance = number(row["distance"], 0 if float(row["distance"]).is_integer() else 3)
+    return Markup('<div class="pair"><div class="two">{}{}</div><span>distance {}</span></div>').format(kept, dropped, distance)

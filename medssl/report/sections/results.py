@@ -1,0 +1,89 @@
+"""Results: every score with its interval, n, seeds and method."""
+
+from __future__ import annotations
+
+import pandas as pd
+from markupsafe import Markup
+
+from medssl.report.evidence import Evidence
+from medssl.report.section import Section, Table, Text, number, percent, records, shown, span
+from medssl.report.words import class_name, metric_name, mode_name, ordered_modes, ordered_shares, share_name, units
+
+PLACE = 70
+
+
+def results(evidence: Evidence) -> Section:
+    """A table per task and mode for reading (scores over all classes), and every score folded below them."""
+    if not evidence.scores:
+        return Section.not_given("Results", "No task was evaluated for this page.")
+    blocks: list[Table | Text] = []
+    for task, scores in sorted(evidence.scores.items()):
+        first = scores.iloc[0]
+        n = f"n = {units(int(first['n']), first['unit'])}, {percent(first['confidence'])} intervals below each score"
+        overall = scores[_is_overall(scores)]
+        for mode in ordered_modes(scores["mode"]):
+            rows = overall[overall["mode"] == mode]
+            blocks.append(Table(f"results-{task}-{mode}", f"Task {task}, {mode_name(mode)}: {n}.", rows, _wide(rows), head=2))
+        blocks.append(
+            Table(
+                f"scores-{task}",
+                f"Task {task}: every score, also by class ({len(scores)} rows)",
+                scores,
+                _long(scores),
+                folded=True,
+            )
+        )
+        notes = sorted(set(scores["note"].dropna()) - {""})
+        blocks += [Text(f"Task {task}: {note}.", "note") for note in notes if "below" in note]
+        if task in evidence.empty:
+            blocks.append(_empty(task, evidence.empty[task]))
+    lead = "Means over seeds with intervals over test cases; the seeds' spread stands beside. The test part was read once, here."
+    return Section("Results", lead, tuple(blocks))
+
+
+def _is_overall(scores: pd.DataFrame) -> pd.Series:
+    """Rows over all classes; for a binary task or one organ, the only row there is."""
+    overall = scores["class"].isin(["macro", "all"])
+    return overall | ~scores["metric"].isin(set(scores.loc[overall, "metric"]))
+
+
+def _wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line per share of labels and arm, a column per score."""
+    made = []
+    for share in ordered_shares(rows["fraction"]):
+        part = rows[rows["fraction"] == share]
+        for arm in sorted(set(part["init"]), key=lambda name: (name != "scratch", name)):
+            cells = {
+                metric_name(row["metric"]) + ("" if row["class"] in ("macro", "all") else f" ({row['class']})"): _cell(row)
+                for row in records(part[part["init"] == arm])
+            }
+            made.append({"Labels": share_name(share), "Start": arm} | cells)
+    return pd.DataFrame(made, dtype=object).fillna("")
+
+
+def _cell(row: dict[str, float]) -> Markup:
+    return Markup("{}<small>{}</small>").format(number(row["estimate"]), span(row["low"], row["high"]))
+
+
+def _long(scores: pd.DataFrame) -> pd.DataFrame:
+    rows = scores.assign(interval=[span(a, b) for a, b in zip(scores["low"], scores["high"], strict=True)])
+    columns = [
+        ("init", "Start", None),
+        ("mode", "Mode", None),
+        ("fraction", "Labels", share_name),
+        ("metric", "Score", metric_name),
+        ("class", "Class", class_name),
+        ("estimate", "Estimate", number),
+        ("interval", "Interval", None),
+        ("seed_sd", "SD over seeds", number),
+        ("num_seeds", "Seeds", str),
+        ("method", "Method", None),
+        ("note", "Note", None),
+    ]
+    return shown(rows, columns)
+
+
+def _empty(task: str, rows: pd.DataFrame) -> Table:
+    columns = [(name, name.replace("_", " ").capitalize(), None) for name in rows.columns]
+    caption = f"Task {task}: empty masks. Both empty is left out of the means; a miss or a false alarm counts as Dice 0."
+    return Table(f"empty-{task}", caption, rows, shown(rows, columns), folded=True)

@@ -1,0 +1,38 @@
+"""Subgroups: the headline score within each value of each column of the label table."""
+
+from __future__ import annotations
+
+from medssl.report.evidence import Evidence
+from medssl.report.section import Section, Table, number, shown, span
+from medssl.report.words import headline, metric_name, mode_name, ordered_modes, ordered_shares, share_name
+
+PLACE = 95
+
+
+def subgroups(evidence: Evidence) -> Section:
+    """A table per task, in the first mode with the most labels; every other row is in the download."""
+    given = {task: table for task, table in sorted(evidence.subgroups.items()) if len(table)}
+    if not given:
+        return Section.not_given("Subgroups", "The label tables name no group columns (group_<name>).")
+    tables = []
+    for task, table in given.items():
+        metric, label = headline(evidence.scores[task])
+        mode, share = ordered_modes(table["mode"])[0], ordered_shares(table["fraction"])[-1]
+        wanted = (table["metric"] == metric) & (table["class"] == label) & (table["mode"] == mode) & (table["fraction"] == share)
+        rows = table[wanted].assign(
+            interval=[span(a, b) for a, b in zip(table[wanted]["low"], table[wanted]["high"], strict=True)]
+        )
+        columns = [
+            ("group", "Column", None),
+            ("value", "Value", None),
+            ("init", "Start", None),
+            ("estimate", metric_name(metric), number),
+            ("interval", "Interval", None),
+            ("n", "n", str),
+            ("note", "Note", None),
+        ]
+        caption = f"Task {task}: {metric_name(metric)} within subgroups, {mode_name(mode)}, {share_name(share)} of the labels."
+        tables.append(Table(f"subgroups-{task}", caption, table, shown(rows, columns)))
+    return Section(
+        "Subgroups", "Small groups have wide intervals; overlapping intervals are no proof of equal treatment.", tuple(tables)
+    )

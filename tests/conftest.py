@@ -1,0 +1,40 @@
+"""What every test can use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the long counts as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("full") and not config.getoption("--full"):
+            item.add_marker(pytest.mark.skip(reason="long count: make test-full"))
+        if item.get_closest_marker("shared") and not SHARED.is_dir():
+            item.add_marker(pytest.mark.skip(reason="needs ../shared/data, which is not here"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real images; the test skips where they are absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data, which is not here")
+    return SHARED
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> int:
+    """How often a seeded test repeats: few in `make test`, many in `make test-full`."""
+    return 25 if request.config.getoption("--full") else 3
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,110 @@
+"""An edited option or source file changes the specs of exactly the jobs that depend on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medssl.core.dag import Dag
+from medssl.core.errors import StudyError
+from medssl.core.listing import load_key, minted, refresh, walk
+from medssl.core.study import Study, load_study
+
+BASE = {
+    "study": "s",
+    "sources": {"ct": {"path": "scans"}, "organs": {"path": "organs"}},
+    "pretrain": {"simclr": {"cohort": "ct", "arms": ["all", "hash"], "seeds": [0, 1]}},
+    "finetune": {"organs": {"source": "organs"}},
+}
+
+
+def specs(**changes: object) -> dict[str, str]:
+    return {path: spec.to_json() for path, spec in Dag(load_study({**BASE, **changes})).specs()}
+
+
+def changed(**changes: object) -> set[str]:
+    before, after = specs(), specs(**changes)
+    assert set(before) == set(after)
+    return {path.removeprefix("results/s/specs/") for path in before if before[path] != after[path]}
+
+
+def test_every_job_has_one_spec() -> None:
+    stages = [path.split("/")[3] for path in specs()]
+    assert {stage: stages.count(stage) for stage in stages} == {
+        "ingest": 2, "prepare": 2, "reduce": 2 * 5, "pretrain": 4, "finetune": 1, "evaluate": 1, "report": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({"evaluate": {"bootstrap": 500}}, {"evaluate/organs.json", "report/study.json"}),
+        ({"report": {"title": "x"}}, {"report/study.json", "report/ct.json"}),
+        (
+            {"sources": {"ct": {"path": "scans"}, "organs": {"path": "organs", "prepare": {"cache": "blosc2"}}}},
+            {"prepare/organs.json", "report/ct.json", "report/study.json"},
+        ),
+        ({"sources": {"ct": {"path": "elsewhere"}, "organs": {"path": "organs"}}}, set()),  # the listing tells, not the spec
+    ],
+)
+def test_an_edited_option_changes_exactly_its_jobs(changes: dict, stages: set[str]) -> None:
+    assert changed(**changes) == stages
+
+
+def test_no_spec_holds_the_path_of_a_source() -> None:
+    text = "".join(specs(sources={"ct": {"path": "/data/DOE^JANE"}, "organs": {"path": "organs"}}).values())
+    assert "DOE" not in text
+
+
+def test_what_a_job_reads_is_what_others_write() -> None:
+    dag = Dag(load_study(BASE))
+    written = {path for path, _ in dag.specs()}
+    reads = dag.reads("pretrain", "ct/simclr-hash-seed1")
+    assert dag.layout.reduce("ct", "hash", "keep.parquet") in reads
+    assert dag.layout.prepare("ct", "samples.parquet") in reads
+    assert dag.layout.spec("pretrain", "ct/simclr-hash-seed1") in written
+
+
+def test_a_new_file_in_a_source_is_noticed_without_reading_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans" / "deep").mkdir(parents=True)
+    (tmp_path / "scans" / "a.dcm").write_bytes(b"x")
+    (tmp_path / "scans" / "deep" / "link").symlink_to("/etc/passwd")
+    layout, key = Dag(load_study(BASE)).layout, load_key(None)
+
+    def digest() -> str:
+        refresh(layout, "ct", "scans", key)
+        return Path(layout.listing("ct")).read_text()
+
+    first = digest()
+    assert digest() == first and "a.dcm" not in first
+    (tmp_path / "scans" / "deep" / "b.dcm").write_bytes(b"y")
+    (tmp_path / "scans" / "deep" / "b.dcm").chmod(0)
+    assert digest() != first
+    assert [(row[0], row[3]) for row in walk("ct", "scans")] == [("a.dcm", "file"), ("deep/b.dcm", "file"), ("deep/link", "link")]
+
+
+@pytest.mark.parametrize(("make", "words"), [(False, "does not exist"), (True, "empty folder")])
+def test_a_missing_or_empty_source_says_so(tmp_path: Path, make: bool, words: str) -> None:
+    if make:
+        (tmp_path / "scans").mkdir()
+    with pytest.raises(StudyError, match=words):
+        walk("ct", str(tmp_path / "scans"))
+
+
+def test_ids_depend_on_the_key_and_the_key_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = load_key(None)
+    assert load_key(None) == key and len(key) == 64
+    assert (tmp_path / ".medssl" / "id_key").stat().st_mode & 0o077 == 0
+    assert minted(key, "p", "DOE^JANE") != minted(b"another key, long enough", "p", "DOE^JANE")
+    with pytest.raises(StudyError, match="missing or shorter"):
+        load_key("nowhere")
+
+
+def test_cohorts_join_sources() -> None:
+    study: Study = load_study({**BASE, "cohorts": {"both": ["ct", "organs"]}, "pretrain": {"simclr": {"cohort": "both"}}})
+    dag = Dag(study)
+    assert dag.cohorts() == ["both"] and dag.runs("both") == [("both", "simclr-hash-seed0")]
+    assert len([p for p in dag.reads("pretrain", "both/simclr-hash-seed0") if p.endswith("samples.parquet")]) == 2

@@ -1,0 +1,93 @@
+"""A job is alone, checks what it reads, and writes its receipt last."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
+from medssl.core.files import write_text
+from medssl.core.job import Spec, drop_incomplete, hold, job
+
+
+def make_spec(tmp_path: Path, **changes: object) -> Spec:
+    values: dict = dict(
+        stage="prepare", name="ct", study="s", root=str(tmp_path / "s"), seed=0, code="c", settings={}, inputs={},
+        out=str(tmp_path / "s" / "2_prepare" / "ct"),
+    )  # fmt: skip
+    return Spec(**{**values, **changes})
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The output folder of a finished job with one table."""
+    with job(make_spec(tmp_path)) as work:
+        write_text(work.path("table.tsv"), "a\n1\n")
+        work.wrote(work.path("table.tsv"))
+        work.write_receipt()
+    return work.out
+
+
+def test_a_receipt_names_spec_outputs_and_versions(finished: Path) -> None:
+    receipt = json.loads((finished / "receipt.json").read_text())
+    assert set(receipt["outputs"]) == {"table.tsv"} and receipt["outputs"]["table.tsv"]["size"] == 4
+    assert {"spec", "code", "seed", "inputs", "environment", "wall_s"} <= set(receipt)
+    assert receipt["environment"]["numpy"]
+
+
+@pytest.mark.parametrize("damage", [b"a\n2\n", b"a\n", b""])
+def test_a_changed_artefact_is_refused_and_names_the_stage(finished: Path, tmp_path: Path, damage: bytes) -> None:
+    (finished / "table.tsv").write_bytes(damage)
+    with job(make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))) as work:
+        with pytest.raises(CorruptArtefactError, match="'prepare'"):
+            work.read(finished / "table.tsv")
+
+
+def test_an_artefact_without_receipt_is_refused(finished: Path, tmp_path: Path) -> None:
+    (finished / "receipt.json").unlink()
+    with job(make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))) as work:
+        with pytest.raises(StudyError, match="not finished"):
+            work.read(finished / "table.tsv")
+
+
+def test_a_missing_output_drops_the_receipt_so_that_the_dag_rebuilds_it(finished: Path, tmp_path: Path) -> None:
+    assert drop_incomplete(tmp_path / "s") == []
+    (finished / "table.tsv").unlink()
+    assert drop_incomplete(tmp_path / "s") == [str(finished / "receipt.json")]
+    assert not (finished / "receipt.json").exists()
+
+
+def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Path) -> None:
+    lock = tmp_path / "s" / ".lock"
+    with hold(lock):
+        with pytest.raises(LockedError, match="process"), hold(lock):
+            pass
+    with hold(lock):
+        pass
+    assert LockedError.exit_code == 6
+
+
+def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path: Path) -> None:
+    lock = tmp_path / "s" / ".lock"
+    program = "import sys, time, pathlib\nfrom medssl.core.job import hold\nwith hold(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"held\n"
+    process.kill()
+    process.wait()
+    with hold(lock):
+        pass
+
+
+def test_the_hash_of_a_spec_changes_with_each_field_but_not_with_where_sources_lie(tmp_path: Path) -> None:
+    base = make_spec(tmp_path)
+    assert make_spec(tmp_path, private={"path": "/x"}).hash == base.hash
+    for change in ({"seed": 1}, {"code": "d"}, {"settings": {"a": 1}}, {"inputs": {"x": "y"}}):
+        assert make_spec(tmp_path, **change).hash != base.hash
+    path = tmp_path / "spec.json"
+    path.write_text(make_spec(tmp_path, private={"path": "/secret"}).to_json())
+    assert "/secret" not in path.read_text()
+    assert Spec.read(path) == base

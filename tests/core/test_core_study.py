@@ -1,0 +1,97 @@
+"""A study file is right, or refused with its line, its key and a suggestion, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medssl.core.errors import StudyError
+from medssl.core.study import load_study
+
+GOOD = """\
+study: mine
+sources:
+  ct:
+    path: scans
+    prepare:
+      window_hu: [[-160, 240]]
+reduce:
+  arms:
+    hash: {threshold: 6}
+pretrain:
+  simclr:
+    cohort: ct
+    epochs: 3
+"""
+
+
+def write(tmp_path: Path, text: str) -> list[str]:
+    (tmp_path / "mine.yaml").write_text(text)
+    return [str(tmp_path / "mine.yaml")]
+
+
+def test_a_source_is_enough_and_the_file_names_the_study(tmp_path: Path) -> None:
+    study = load_study(files=write(tmp_path, "sources: {ct: {path: scans}}"))
+    assert study.study == "mine"
+    assert list(study.reduce.with_controls()) == ["hash", "all", "every_n", "random_n"]
+    assert study.reduce.with_controls()["random_n"].match == "hash"
+    assert study.arms_of(study.pretrain["simclr"]) == ["hash"]
+
+
+def test_a_source_overrides_a_section_for_itself_alone(tmp_path: Path) -> None:
+    study = load_study(files=write(tmp_path, GOOD.replace("sources:\n", "sources:\n  mr: {path: other}\n")))
+    assert study.source_settings("ct", "prepare")["window_hu"] == [(-160.0, 240.0)]
+    assert study.source_settings("mr", "prepare")["window_hu"] == [(-1000.0, 1000.0)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("epochs: 3", "epoch: 3", 13, ["pretrain.simclr.epoch", "unknown key", "Did you mean 'epochs'"]),
+        ("epochs: 3", "epochs: 0", 13, ["pretrain.simclr.epochs", "greater than or equal to 1", "got 0"]),
+        ("epochs: 3", "epochs: many", 13, ["valid integer", "got 'many'"]),
+        ("cohort: ct", "cohort: cy", 12, ["there is no cohort 'cy'", "Known: ct"]),
+        ("cohort: ct", "objective: simcrl", 12, ["there is no objective 'simcrl'", "Did you mean 'simclr'"]),
+        ("cohort: ct", "objective: {simclr: {temprature: 1}}", 12, ["no option 'temprature'", "Did you mean 'temperature'"]),
+        ("cohort: ct", "objective: {simclr: {temperature: hot}}", 12, ["option 'temperature'", "got 'hot'"]),
+        ("window_hu: [[-160, 240]]", "window_hu: [[240, -160]]", 6, ["sources.ct.prepare", "below the second"]),
+        ("window_hu: [[-160, 240]]", "windw_hu: [[0, 1]]", 6, ["unknown key 'windw_hu'", "Did you mean 'window_hu'"]),
+        ("hash: {threshold: 6}", "hash: {threshold: 6, keep_frac: 0.5}", 9, ["one budget at a time"]),
+        ("hash: {threshold: 6}", "hush: {threshold: 6}", 9, ["there is no reducer 'hush'", "Did you mean 'hash'"]),
+        ("hash: {threshold: 6}", "hash: {match: random_n}", 9, ["no count of its own"]),
+        ("study: mine", "study: My Study", 1, ["is no name", "small letters"]),
+        ("    path: scans\n", "", 3, ["sources.ct.path", "required"]),
+    ],
+)
+def test_a_mistake_is_named_with_file_line_key_and_hint(tmp_path: Path, old: str, new: str, line: int, words: list[str]) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(files=write(tmp_path, GOOD.replace(old, new)))
+    for word in [f"mine.yaml:{line}:", *words]:
+        assert word in str(caught.value), str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(files=write(tmp_path, GOOD.replace("epochs: 3", "epoch: 3").replace("path: scans", "path: scans\n    pth: x")))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sources: {ct: {path: a}}\nsources: {mr: {path: b}}\n", "twice"),
+        ("sources: [", "not valid YAML"),
+        ("- a\n- b\n", "mapping of sections"),
+        ("", "mapping of sections"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(StudyError, match=words):
+        load_study(files=write(tmp_path, text))
+
+
+def test_a_missing_study_file_is_named() -> None:
+    with pytest.raises(StudyError, match=r"no study file nowhere\.yaml"):
+        load_study(files=["nowhere.yaml"])

@@ -1,0 +1,274 @@
+"""The evaluate stage: its tables, what it refuses, and that equal predictions give equal bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_predictions import predictions
+from sklearn.metrics import roc_auc_score
+
+from medssl.core import job as jobs
+from medssl.core import plugins, tables
+from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.core.job import Spec
+from medssl.core.study import EvaluateSettings
+from medssl.evaluate.comparisons import pairs_of
+from medssl.evaluate.predictions import arm_of
+from medssl.evaluate.run import run
+
+
+def finetuned(root: Path, table: pd.DataFrame, *files: Path) -> Path:
+    """Predictions as finetune leaves them, with their receipt."""
+    folder = root / "5_finetune" / "task"
+    with jobs.job(Spec("finetune", "task", "s", str(root), 0, "c", {}, {}, str(folder))) as job:
+        tables.write_parquet(job.path("predictions.parquet"), table)
+        job.wrote(job.path("predictions.parquet"), *files)
+        job.write_receipt()
+    return folder / "predictions.parquet"
+
+
+def evaluated(
+    root: Path, path: Path, *, task: str = "classification", inputs: dict[str, str] | None = None, **settings: Any
+) -> Path:
+    values = EvaluateSettings(bootstrap=200, **settings).model_dump() | {"task": task, "name": "task"}
+    out = root / "6_evaluate" / "task"
+    spec = Spec("evaluate", "task", "s", str(root), 0, "c", values, {"predictions": str(path), **(inputs or {})}, str(out))
+    with jobs.job(spec) as job:
+        run(job)
+    return out
+
+
+def scores(out: Path) -> pd.DataFrame:
+    return tables.read_tsv(out / "scores.tsv", text=("class",))
+
+
+def test_every_score_has_an_interval_n_unit_seeds_and_method(tmp_path: Path) -> None:
+    out = evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=60)))
+    table = scores(out)
+    contract = [
+        "init",
+        "mode",
+        "fraction",
+        "metric",
+        "class",
+        "estimate",
+        "low",
+        "high",
+        "n",
+        "unit",
+        "num_seeds",
+        "seed_sd",
+        "method",
+    ]
+    assert set(contract) <= set(table.columns)
+    assert set(table["init"]) == {"scratch", "simclr-all", "simclr-hash"}
+    assert table[["estimate", "low", "high", "seed_sd"]].notna().all().all()
+    assert ((table["low"] <= table["estimate"]) & (table["estimate"] <= table["high"])).mean() > 0.99
+    assert set(table["n"]) == {60}
+    assert set(table["unit"]) == {"image"}
+    functions = {name: plugins.find("metric", name).load() for name in plugins.names("metric")}
+    assert set(table["metric"]) == {n for n, f in functions.items() if f.__globals__["TASK"] == "classification"}
+
+
+def test_the_estimate_is_the_mean_over_seeds_of_scikit_learns(tmp_path: Path) -> None:
+    made = predictions(num_cases=60, fractions=(1.0,), modes=("full",))
+    table = scores(evaluated(tmp_path, finetuned(tmp_path, made)))
+    row = table[(table["init"] == "scratch") & (table["metric"] == "auc") & (table["class"] == "macro")].iloc[0]
+    columns = ["prob_kidney", "prob_liver", "prob_spleen"]
+    by_seed = [
+        roc_auc_score(part["target"], part[columns], multi_class="ovr", labels=["kidney", "liver", "spleen"])
+        for _, part in made[made["init"] == "scratch"].groupby("seed")
+    ]
+    assert row["estimate"] == pytest.approx(np.mean(by_seed), abs=1e-9)
+    assert row["seed_sd"] == pytest.approx(np.std(by_seed, ddof=1), abs=1e-9)
+
+
+def test_comparisons_are_paired_and_corrected_over_arms(tmp_path: Path) -> None:
+    out = evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=90, classes=("no", "yes"))), positive="yes")
+    table = tables.read_tsv(out / "comparisons.tsv", text=("class",))
+    assert set(zip(table["a"], table["b"], strict=True)) == {
+        ("simclr-all", "scratch"),
+        ("simclr-hash", "scratch"),
+        ("simclr-hash", "simclr-all"),
+    }
+    assert {m.split(" ")[0] for m in table["method"]} == {"bootstrap", "delong", "wilcoxon"}
+    known = table[table["p"].notna()]
+    assert (known["p_holm"] >= known["p"] - 1e-15).all()
+    two = known[
+        (known["b"] == "scratch") & (known["metric"] == "accuracy") & (known["mode"] == "full") & (known["fraction"] == 1)
+    ]
+    small, large = sorted(two["p"])
+    assert sorted(two["p_holm"]) == pytest.approx(sorted([min(1, 2 * small), max(2 * small, large)]))
+    point = scores(out).set_index(["init", "mode", "fraction", "metric", "class"])["estimate"]
+    for row in table[table["method"].str.startswith("bootstrap")].to_dict("records"):
+        key = (row["mode"], row["fraction"], row["metric"], row["class"])
+        assert row["difference"] == pytest.approx(point[row["a"], *key] - point[row["b"], *key], abs=1e-12)
+
+
+def test_holm_over_the_whole_task_is_stricter(tmp_path: Path) -> None:
+    path = finetuned(tmp_path, predictions(num_cases=60))
+    arms = tables.read_tsv(evaluated(tmp_path, path) / "comparisons.tsv")
+    task = tables.read_tsv(evaluated(tmp_path, path, holm_over="task") / "comparisons.tsv")
+    assert (task["p_holm"].dropna() >= arms["p_holm"].dropna() - 1e-15).all()
+    assert task["p_holm"].sum() > arms["p_holm"].sum()
+
+
+def test_equal_predictions_give_equal_bytes(tmp_path: Path) -> None:
+    table = predictions(num_cases=40, fractions=(1.0,))
+    first = evaluated(tmp_path / "a", finetuned(tmp_path / "a", table))
+    second = evaluated(tmp_path / "b", finetuned(tmp_path / "b", table.sample(frac=1, random_state=0)))
+    for name in ("scores.tsv", "comparisons.tsv", "calibration.tsv", "confusion.tsv", "cases.parquet"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_patients_are_resampled_not_images(tmp_path: Path) -> None:
+    """Ten equal images of each patient hold no more evidence than one."""
+    base = predictions(num_cases=60, fractions=(1.0,), modes=("full",))
+    many = pd.concat([base.assign(case_id=base["case_id"] + f"-{i}", unit="patient") for i in range(10)])
+    one, ten = (scores(evaluated(tmp_path / n, finetuned(tmp_path / n, t))) for n, t in (("one", base), ("ten", many)))
+    assert set(ten["n"]) == {60}
+    assert set(ten["num_cases"]) == {600}
+    pick = (one["metric"] == "accuracy").to_numpy()
+    assert np.allclose(one.loc[pick, ["low", "high"]], ten.loc[pick, ["low", "high"]], atol=1e-9)
+
+
+def test_the_positive_class_is_the_one_asked_for_or_the_rarer(tmp_path: Path) -> None:
+    table = predictions(num_cases=40, classes=("covid", "other"), fractions=(1.0,), modes=("full",))
+    table = table[(table["target"] != "covid") | ~table["case_id"].isin(sorted(table["case_id"])[:20])]
+    path = finetuned(tmp_path, table)
+    assert set(scores(evaluated(tmp_path, path)).query("metric == 'auc'")["class"]) == {"covid"}
+    assert set(scores(evaluated(tmp_path, path, positive="other")).query("metric == 'auc'")["class"]) == {"other"}
+    with pytest.raises(StudyError, match="Did you mean 'covid'"):
+        evaluated(tmp_path, path, positive="covidd")
+
+
+def test_subgroups_are_scored_apart(tmp_path: Path) -> None:
+    table = predictions(num_cases=80, fractions=(1.0,), modes=("full",))
+    table["group_scanner"] = [("a" if int(c.split("-")[1], 16) % 2 else None) for c in table["case_id"]]
+    out = evaluated(tmp_path, finetuned(tmp_path, table))
+    found = tables.read_tsv(out / "subgroups.tsv", text=("value", "class"))
+    assert found["n"].isin([40]).all()
+    assert found["group"].eq("scanner").all()
+
+
+def test_several_labels_a_case_are_scored(tmp_path: Path) -> None:
+    table = predictions(num_cases=60, fractions=(1.0,), modes=("full",))
+    extra = table["case_id"].isin(sorted(set(table["case_id"]))[:10])
+    table.loc[extra, "target"] = "kidney|liver"
+    found = scores(evaluated(tmp_path, finetuned(tmp_path, table)))
+    assert set(found.query("metric == 'auc'")["class"]) == {"kidney", "liver", "macro", "spleen"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda t: t.drop(columns="unit_id"), "no column unit_id"),
+        (lambda t: t.assign(split="val"), "no case of split 'test'"),
+        (lambda t: t.iloc[1:], "not tested on the same cases"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "not tested on the same cases"),
+        (lambda t: t.assign(prob_liver=np.nan), "missing"),
+        (lambda t: t.assign(prob_liver=t["prob_liver"] + 0.5), "do not sum to 1"),
+        (lambda t: t.assign(target="lung"), "every class needs its column"),
+    ],
+)
+def test_broken_predictions_are_refused(tmp_path: Path, harm: Any, sentence: str) -> None:
+    path = finetuned(tmp_path, harm(predictions(num_cases=12, fractions=(1.0,), modes=("full",))))
+    with pytest.raises(CorruptArtefactError, match=sentence):
+        evaluated(tmp_path, path)
+
+
+def test_fits_without_predictions_are_refused(tmp_path: Path) -> None:
+    path = finetuned(tmp_path, predictions(num_cases=12, fractions=(1.0,), modes=("full",)))
+    tables.write_tsv(path.parent / "fits.tsv", pd.DataFrame({"fit_id": ["another"], "init": ["scratch"]}))
+    with pytest.raises(CorruptArtefactError, match="same run"):
+        evaluated(tmp_path, path, inputs={"fits": str(path.parent / "fits.tsv")})
+
+
+def test_changed_predictions_are_refused(tmp_path: Path) -> None:
+    path = finetuned(tmp_path, predictions(num_cases=12))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptArtefactError, match="finetune"):
+        evaluated(tmp_path, path)
+
+
+def test_a_few_metrics_with_options_can_be_chosen(tmp_path: Path) -> None:
+    chosen = ["auc", {"sensitivity_at_specificity": {"specificity": 0.8}}]
+    found = scores(evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=30, fractions=(1.0,))), metrics=chosen))
+    assert set(found["metric"]) == {"auc", "sensitivity_at_specificity"}
+
+
+def test_one_arm_alone_is_scored_and_not_compared(tmp_path: Path) -> None:
+    out = evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=30, arms={"scratch": 1.0})))
+    assert len(scores(out))
+    assert tables.read_tsv(out / "comparisons.tsv").empty
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".nii.gz"])
+def test_segmentation_is_scored_from_masks_on_disk(tmp_path: Path, suffix: str) -> None:
+    import nibabel
+
+    masks = tmp_path / "5_finetune" / "task" / "masks"
+    masks.mkdir(parents=True)
+    rows, files = [], []
+    for arm, shift in {"scratch": 2, "simclr-hash-seed0": 1}.items():
+        for case in range(6):
+            target, prediction = np.zeros((16, 16, 8), np.uint8), np.zeros((16, 16, 8), np.uint8)
+            target[4:12, 4:12, 2:6] = 1
+            prediction[4 + shift : 12 + shift, 4:12, 2:6] = 1
+            if case == 5:
+                target[:], prediction[:] = 0, 0
+            names = []
+            for what, mask in (("target", target), ("prediction", prediction)):
+                name = f"masks/{what}-{arm}-{case}{suffix}"
+                path = masks.parent / name
+                if suffix == ".npy":
+                    np.save(path, mask)
+                else:
+                    nibabel.save(nibabel.Nifti1Image(mask, np.diag([2.0, 1.0, 1.0, 1.0])), path)
+                names.append(name)
+                files.append(path)
+            row = {
+                "fit_id": f"{arm}-0",
+                "init": arm,
+                "mode": "full",
+                "fraction": 1.0,
+                "seed": 0,
+                "split": "test",
+                "unit": "patient",
+            }
+            row |= {"case_id": f"v-{case}", "unit_id": f"p-{case}", "target": names[0], "prediction": names[1]}
+            rows.append(row | {"classes": json.dumps({"1": "organ"}), "spacing_mm": "[2.0, 1.0, 1.0]"})
+    table = pd.DataFrame(rows)
+    table.loc[table["init"] != "scratch", "target"] = table.loc[table["init"] == "scratch", "target"].to_list()
+    out = evaluated(tmp_path, finetuned(tmp_path, table, *files), task="segmentation")
+    found = scores(out).set_index(["init", "metric"])
+    assert found.loc[("scratch", "dice"), "estimate"] == pytest.approx(0.75)
+    assert found.loc[("simclr-hash", "dice"), "estimate"] == pytest.approx(0.875)
+    assert found.loc[("simclr-hash", "hd95"), "estimate"] == pytest.approx(2.0)
+    assert set(tables.read_tsv(out / "empty.tsv")["both_empty"]) == {1}
+    difference = tables.read_tsv(out / "comparisons.tsv", text=("class",)).query("metric == 'dice'")
+    assert set(difference["method"].str.split(" ").str[0]) == {"bootstrap", "wilcoxon"}
+    assert difference["difference"].to_numpy() == pytest.approx(0.125)
+
+
+def test_arms_and_pairs_are_read_from_the_names_of_runs() -> None:
+    assert arm_of("simclr-hash-seed0") == ("simclr-hash", 0)
+    assert arm_of("scratch") == ("scratch", None)
+    assert pairs_of(["scratch", "simclr-all", "simclr-hash"]) == [
+        ("simclr-all", "scratch"),
+        ("simclr-hash", "scratch"),
+        ("simclr-hash", "simclr-all"),
+    ]
+    assert pairs_of(["simclr-hash"]) == []
+
+
+def test_settings_refuse_unknown_metrics_and_options() -> None:
+    with pytest.raises(ValueError, match="Did you mean"):
+        EvaluateSettings(metrics=["aucc"])
+    with pytest.raises(ValueError, match="no option"):
+        EvaluateSettings(metrics=[{"nsd": {"tolerance": 1.0}}])

@@ -1,0 +1,319 @@
+"""The stage on a small prepared source: what it writes, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from medssl.core import tables
+from medssl.core.errors import StudyError
+from medssl.core.files import read_json
+from medssl.finetune import run as stage
+from medssl.finetune.scoring import macro_auc
+from medssl.nn.backbone import build, pooled
+from medssl.nn.weights import load_encoder, read_tensors
+
+
+def predictions(out: Path) -> pd.DataFrame:
+    return tables.read_parquet(out / "predictions.parquet")
+
+
+def probabilities(rows: pd.DataFrame) -> np.ndarray:
+    return rows[[name for name in rows if name.startswith("prob_")]].to_numpy()
+
+
+def truth(rows: pd.DataFrame) -> np.ndarray:
+    names = [name.removeprefix("prob_") for name in rows if name.startswith("prob_")]
+    return np.array([names.index(target) for target in rows["target"]])
+
+
+def test_every_fit_predicts_every_case_once(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    out = finetune(spec_of(image_source, encoder, modes=["linear", "knn", "full", "gradual"], seeds=[0]))
+    rows, fits = predictions(out), tables.read_tsv(out / "fits.tsv")
+    assert len(fits) == 2 * 4 * 2 == rows["fit_id"].nunique()
+    assert (rows.groupby("fit_id").size() == 30 + 45).all()
+    assert not rows.duplicated(["fit_id", "case_id"]).any()
+    assert list(rows.columns) == [
+        *("fit_id", "init", "pretrain_seed", "mode", "fraction", "num_train", "seed", "split", "case_id", "unit_id", "unit"),
+        *("target", "prob_bladder", "prob_femur", "prob_liver"),
+    ]
+    assert np.allclose(probabilities(rows).sum(1), 1)
+    assert set(zip(rows["init"], rows["pretrain_seed"].fillna(-1), strict=True)) == {("simclr-hash", 0), ("scratch", -1)}
+    receipt = read_json(out / "receipt.json")
+    assert {"predictions.parquet", "fits.tsv", "splits.parquet", "curves.tsv"} <= set(receipt["outputs"])
+    assert not (image_source.parent.parent / "state" / "finetune").exists() or not any(
+        (image_source.parent.parent / "state" / "finetune").iterdir()
+    )
+
+
+def test_starting_points_are_treated_alike(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    fits = tables.read_tsv(finetune(spec_of(image_source, encoder, modes=["full"])) / "fits.tsv")
+    same = ["steps", "batch_size", "lr", "weight_decay", "augment", "num_train", "train_ids_sha256", "parameters", "selection"]
+    for _, pair in fits.groupby(["mode", "fraction", "seed"]):
+        assert set(pair["init"]) == {"simclr-hash", "scratch"}
+        assert len(pair[same].drop_duplicates()) == 1
+
+
+def test_subsets_are_recorded_and_nested(image_source: Path, finetune: Any, spec_of: Any) -> None:
+    out = finetune(spec_of(image_source, modes=["linear"], fractions=[0.1, 0.5, 1.0], counts=[4], seeds=[0, 1]))
+    splits, rows = tables.read_parquet(out / "splits.parquet"), predictions(out)
+    train = splits[splits["split"] == "train"]
+    for _, of_seed in train.groupby("seed"):
+        chosen = [set(part["case_id"]) for _, part in sorted(of_seed.groupby("fraction"))]
+        assert [len(c) for c in chosen] == [4, 6, 30, 60]
+        assert all(a < b for a, b in itertools.pairwise(chosen))
+        assert all(set(part["label"]) == {"bladder", "femur", "liver"} for _, part in of_seed.groupby("fraction"))
+    assert not set(train["case_id"]) & set(rows["case_id"])
+
+
+def test_same_seed_twice_is_bit_equal(tmp_path: Path, image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    spec = spec_of(image_source, encoder, modes=["linear", "full"], mixup=0.2)
+    first = finetune(spec)
+    kept = shutil.copytree(first, tmp_path / "kept")
+    shutil.rmtree(first)
+    second = finetune(spec)
+    assert (kept / "predictions.parquet").read_bytes() == (second / "predictions.parquet").read_bytes()
+    for name in ("scratch", "simclr-hash-seed0"):
+        model = Path("models") / name / "model.safetensors"
+        assert (kept / model).read_bytes() == (second / model).read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def test_a_killed_task_goes_on_and_ends_equal(
+    tmp_path: Path, image_source: Path, encoder: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    spec = spec_of(image_source, encoder, modes=["linear", "full"], seeds=[0, 1], max_steps=2)
+    whole = shutil.copytree(finetune(spec), tmp_path / "whole")
+    shutil.rmtree(spec.out)
+    made: list[str] = []
+    make, save = stage.ClassificationWork.make, stage.tables.write_parquet
+    for kill in range(min(count, 4)):
+        left = 2 + 3 * kill
+
+        def dying(target: Path, rows: pd.DataFrame, left: int = left) -> None:
+            if len(made) % 20 >= left and "state" in str(target):
+                raise Killed
+            save(target, rows)
+
+        def counted(self: Any, fit: Any, state: Any) -> None:
+            make(self, fit, state)
+            made.append(fit.id)
+
+        made = []
+        monkeypatch.setattr(stage.ClassificationWork, "make", counted)
+        monkeypatch.setattr(stage.tables, "write_parquet", dying)
+        with pytest.raises(Killed):
+            finetune(spec)
+        assert len(made) == left
+        assert not (Path(spec.out) / "receipt.json").exists()
+        if sum((2, 5, 8, 11)[: kill + 2]) > 16:
+            break
+    monkeypatch.setattr(stage.tables, "write_parquet", save)
+    out = finetune(spec)
+    assert read_json(out / "receipt.json")["resumed_fits"] >= 2
+    assert (out / "predictions.parquet").read_bytes() == (whole / "predictions.parquet").read_bytes()
+    facts = [tables.read_tsv(folder / "fits.tsv").drop(columns="seconds") for folder in (out, whole)]
+    pd.testing.assert_frame_equal(*facts)
+    for model in sorted(whole.glob("models/*/*")):
+        assert (out / model.relative_to(whole)).read_bytes() == model.read_bytes()
+
+
+def test_changed_weights_never_resume_on_old_fits(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any, write_encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(image_source, encoder, modes=["linear"], scratch=False)
+    monkeypatch.setattr(stage.ClassificationWork, "finish", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        finetune(spec)
+    monkeypatch.undo()
+    shutil.rmtree(encoder)
+    write_encoder(encoder, seed=8)
+    assert read_json(finetune(spec) / "receipt.json")["resumed_fits"] == 0
+
+
+def test_linear_probe_equals_scikit_learn_by_hand(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    out = finetune(spec_of(image_source, encoder, modes=["linear"], fractions=[1.0], seeds=[0], scratch=False))
+    samples = tables.read_parquet(image_source / "samples.parquet")
+    images = np.load(image_source / "arrays" / "v-00.npy").transpose(2, 0, 1)[:, None].astype(np.float32) / 255
+    contract = read_json(encoder / "contract.json")
+    network = build("resnet18", contract["backbone_options"], 2, 1).eval()
+    load_encoder(encoder / "encoder.safetensors", network)
+    with torch.no_grad():
+        known = pooled(network(torch.from_numpy(images.clip(0, 1)))).numpy()
+    part = {split: (samples["split"] == split).to_numpy() for split in ("train", "val", "test")}
+    label = samples["label"].to_numpy()
+    chosen = float(tables.read_tsv(out / "fits.tsv")["inverse_penalty"][0])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=chosen, max_iter=1000))
+    by_hand = model.fit(known[part["train"]], label[part["train"]]).predict_proba(known[part["test"]])
+    rows = predictions(out)
+    rows = rows[rows["split"] == "test"]
+    assert np.allclose(probabilities(rows), by_hand, atol=2e-2)
+    expected = roc_auc_score(label[part["test"]], by_hand, multi_class="ovr", average="macro")
+    assert macro_auc(probabilities(rows), np.eye(3)[truth(rows)]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_full_fine_tuning_learns(image_source: Path, finetune: Any, spec_of: Any) -> None:
+    spec = spec_of(image_source, modes=["full"], fractions=[1.0], seeds=[0], max_steps=40, lr=3e-3)
+    rows = predictions(finetune(spec))
+    rows = rows[rows["split"] == "test"]
+    assert macro_auc(probabilities(rows), np.eye(3)[truth(rows)]) > 0.95
+
+
+def test_the_model_file_gives_the_predictions_again(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    from medssl.finetune.tasks.classification import Classifier
+
+    out = finetune(spec_of(image_source, encoder, modes=["linear", "full"]))
+    rows = predictions(out)
+    images = np.load(image_source / "arrays" / "v-00.npy").transpose(2, 0, 1)[:, None].astype(np.float32) / 255
+    samples = tables.read_parquet(image_source / "samples.parquet")
+    for folder in sorted((out / "models").iterdir()):
+        contract = read_json(folder / "contract.json")
+        model = Classifier(build(contract["backbone"], contract["backbone_options"], 2, 1), 3).eval()
+        model.load_state_dict(read_tensors(folder / "model.safetensors"))
+        with torch.no_grad():
+            got = model(torch.from_numpy(images[(samples["split"] == "test").to_numpy()].clip(0, 1))).softmax(1).numpy()
+        of_fit = rows[(rows["fit_id"] == contract["fit"]["fit_id"]) & (rows["split"] == "test")]
+        assert np.allclose(probabilities(of_fit), got, atol=1e-4)
+        competing = tables.read_tsv(out / "fits.tsv").query("fraction == 1.0")
+        competing = competing[competing["init"] == contract["fit"]["init"]]
+        assert contract["fit"]["val_score"] == competing["val_score"].max()
+        assert contract["classes"] == ["bladder", "femur", "liver"]
+        assert (contract["encoder"] is None) == (folder.name == "scratch")
+
+
+def test_patients_are_never_cut_and_may_be_the_case(tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 60, "val": 30, "test": 30}, per_unit=5)
+    out = finetune(spec_of(source, modes=["linear"], options={"aggregate": "unit"}, counts=[3], fractions=[0.5]))
+    rows, splits = predictions(out), tables.read_parquet(out / "splits.parquet")
+    sizes = splits[splits["split"] == "train"].groupby(["seed", "fraction", "unit_id"]).size()
+    assert (sizes == 5 * 4 / 4).all()
+    assert set(rows["case_id"]) == set(rows["unit_id"])
+    assert set(rows["unit"]) == {"patient"}
+    assert (rows.groupby("fit_id").size() == (30 + 30) / 5).all()
+
+
+def test_several_labels_a_case(tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 60, "val": 30, "test": 30})
+    samples = tables.read_parquet(source / "samples.parquet")
+    samples["label"] = [label if n % 2 else f"{label}|stone" for n, label in enumerate(samples["label"])]
+    tables.write_parquet(source / "samples.parquet", samples)
+    shutil.copy(source / "receipt.json", tmp_path / "old.json")
+    refresh(source)
+    with pytest.raises(StudyError, match="multilabel: true"):
+        finetune(spec_of(source, modes=["full"]))
+    out = finetune(spec_of(source, modes=["linear", "full"], options={"multilabel": True, "class_weights": True}))
+    rows = predictions(out)
+    assert [n for n in rows if n.startswith("prob_")] == ["prob_bladder", "prob_femur", "prob_liver", "prob_stone"]
+    assert not np.allclose(probabilities(rows).sum(1), 1)
+
+
+def refresh(folder: Path) -> None:
+    from medssl.core.files import sha256_file, write_json
+
+    receipt = read_json(folder / "receipt.json")
+    for name in receipt["outputs"]:
+        receipt["outputs"][name] = {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size}
+    write_json(folder / "receipt.json", receipt)
+
+
+def test_self_training_takes_only_confident_guesses(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    options = {"self_training_rounds": 1, "self_training_confidence": 0.34}
+    fits = tables.read_tsv(
+        finetune(spec_of(image_source, encoder, modes=["full"], fractions=[0.2], options=options, seeds=[0, 1])) / "fits.tsv"
+    )
+    assert ((fits["num_pseudo"] > 0) & (fits["num_pseudo"] <= 48)).all()
+    assert (fits["num_train"] == 12).all()
+
+
+def test_volumes_are_whole_cases_of_a_3d_encoder(tmp_path: Path, write_encoder: Any, finetune: Any, spec_of: Any) -> None:
+    source = tmp_path / "study" / "2_prepare" / "organs"
+    (source / "arrays").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    rows, volumes = [], []
+    for n in range(24):
+        array = generator.normal(100 * (n % 2), 40, (10, 12, 9)).clip(0, 255).astype(np.int16)
+        np.save(source / "arrays" / f"v-{n:02d}.npy", np.asfortranarray(array))
+        ids = {"volume_id": f"v-{n:02d}", "subject_id": f"p-{n // 2:02d}", "unit": "patient", "kind": "volume"}
+        ids |= {"split": ["train", "train", "train", "test", "val", "test"][n // 4], "array": f"arrays/v-{n:02d}.npy"}
+        rows += [
+            {**ids, "sample_id": f"v-{n:02d}-{k:04d}", "axis": 2, "index": k, "label": "ab"[n % 2], "unit_id": ids["subject_id"]}
+            for k in range(9)
+        ]
+        geometry = {"shape": [10, 12, 9], "spacing_mm": [1.0, 1.0, 3.0], "affine": np.eye(4).tolist()}
+        volumes.append(
+            {**ids, **geometry, "modality": "CT", "slope": 1.0, "intercept": 0.0, "window_low": [0.0], "window_high": [255.0]}
+        )
+    samples = pd.DataFrame(rows).assign(position_mm=0.0, foreground_frac=1.0)
+    tables.write_parquet(source / "samples.parquet", samples)
+    tables.write_tsv(source / "volumes.tsv", pd.DataFrame(volumes))
+    from conftest import receipt
+
+    receipt(source, "prepare")
+    encoder = write_encoder(tmp_path / "study" / "4_pretrain" / "ct" / "spark-all-seed0", spatial_dims=3)
+    out = finetune(spec_of(source, encoder, modes=["linear", "full"], fractions=[1.0], max_steps=1))
+    rows = predictions(out)
+    assert (rows.groupby("fit_id").size() == 12).all()
+    assert set(rows["case_id"]) < {f"v-{n:02d}" for n in range(24)}
+    linear = rows[(rows["mode"] == "linear") & (rows["split"] == "test")]
+    assert macro_auc(probabilities(linear), np.eye(2)[truth(linear)]) == 1.0
+
+
+def test_a_source_without_labels_is_refused(tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 9, "test": 9}, labelled=False)
+    with pytest.raises(StudyError, match=r"source 'organs' has no class labels.*sources\.organs\.labels"):
+        finetune(spec_of(source))
+
+
+@pytest.mark.parametrize("counts", [{"train": 9, "val": 3}, {"val": 9, "test": 9}])
+def test_a_missing_split_is_refused(
+    counts: dict[str, int], tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any
+) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", counts)
+    with pytest.raises(StudyError, match="no labelled case is in the"):
+        finetune(spec_of(source))
+
+
+def test_without_validation_cases_the_last_step_is_taken(tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 30, "test": 9})
+    fits = tables.read_tsv(finetune(spec_of(source)) / "fits.tsv")
+    assert fits["selection"].str.startswith("last step").all()
+    assert (fits[fits["mode"] == "full"]["best_step"] == fits[fits["mode"] == "full"]["steps"]).all()
+
+
+def test_another_number_of_channels_is_refused(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    contract = json.loads((encoder / "contract.json").read_text())
+    (encoder / "contract.json").write_text(json.dumps(contract | {"in_channels": 3}))
+    refresh(encoder)
+    with pytest.raises(StudyError, match=r"has 1 channels.*take 3"):
+        finetune(spec_of(image_source, encoder))
+
+
+def test_given_weights_are_a_starting_point(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any, tmp_path: Path
+) -> None:
+    own = shutil.copy(encoder / "encoder.safetensors", tmp_path / "imagenet.safetensors")
+    spec = spec_of(image_source, modes=["linear"], weights={"imagenet": str(own)}, size=[16])
+    rows = predictions(finetune(spec))
+    assert set(rows["init"]) == {"imagenet", "scratch"}
+    with pytest.raises(StudyError, match="there is no file"):
+        finetune(spec_of(image_source, modes=["linear"], weights={"imagenet": "nowhere.safetensors"}))
+
+
+def test_nothing_to_start_from_is_refused(image_source: Path, finetune: Any, spec_of: Any) -> None:
+    with pytest.raises(StudyError, match="nothing to start from"):
+        finetune(spec_of(image_source, scratch=False))

@@ -1,0 +1,64 @@
+"""A fine-tuned model applied to a prepared source says what the stage said, and refuses what it did not learn from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_finetune_segmentation import SMALL, write_scans
+
+from medssl.core import tables
+from medssl.core.errors import StudyError
+from medssl.core.files import read_json
+from medssl.finetune.run import predict
+
+
+def test_a_classifier_gives_the_probabilities_of_the_stage(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any, tmp_path: Path
+) -> None:
+    out = finetune(spec_of(image_source, encoder, modes=["linear", "full"], fractions=[1.0], seeds=[0]))
+    stage = tables.read_parquet(out / "predictions.parquet")
+    for model in sorted((out / "models").iterdir()):
+        written = predict(model, image_source / "samples.parquet", image_source / "volumes.tsv", tmp_path / model.name)
+        table = tables.read_tsv(written[0], text=("predicted",)).set_index("case_id")
+        assert len(table) == 135
+        of_fit = stage[stage["fit_id"] == read_json(model / "contract.json")["fit"]["fit_id"]].set_index("case_id")
+        names = [name for name in of_fit if name.startswith("prob_")]
+        assert np.allclose(table.loc[of_fit.index, names].to_numpy(float), of_fit[names].to_numpy(), atol=1e-5)
+        assert set(table["predicted"]) <= {"bladder", "femur", "liver"}
+
+
+def test_a_segmentation_gives_the_masks_of_the_stage(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    source = write_scans(tmp_path / "study")
+    out = finetune(spec_of(source, **SMALL | {"max_steps": 3, "fractions": [1.0]}))
+    ingested = tmp_path / "study" / "1_ingest" / "hearts" / "volumes"
+    model = out / "models" / "scratch"
+    written = predict(model, source / "samples.parquet", source / "volumes.tsv", tmp_path / "new", ingested=ingested)
+    assert len(written) == 8 + 1
+    fit = read_json(model / "contract.json")["fit"]["fit_id"]
+    for name in ("v-04", "v-05"):
+        assert (tmp_path / "new" / "masks" / f"{name}.nii.gz").read_bytes() == (
+            out / "masks" / fit / f"{name}.nii.gz"
+        ).read_bytes()
+    volumes = tables.read_tsv(written[-1], text=("class",))
+    assert (volumes["volume_ml"] - volumes["voxels"] * 1.5 * 1.25 * 4 / 1000).abs().max() < 1e-6
+
+
+def test_other_windows_and_folders_without_a_model_are_refused(
+    image_source: Path, finetune: Any, spec_of: Any, tmp_path: Path, encoder: Path
+) -> None:
+    out = finetune(spec_of(image_source, modes=["linear"], fractions=[1.0], seeds=[0]))
+    model, inputs = out / "models" / "scratch", (image_source / "samples.parquet", image_source / "volumes.tsv")
+    with pytest.raises(StudyError, match=r"holds no contract\.json"):
+        predict(tmp_path, *inputs, tmp_path / "new")
+    with pytest.raises(StudyError, match="an encoder alone predicts nothing"):
+        predict(encoder, *inputs, tmp_path / "new")
+    contract = read_json(model / "contract.json")
+    contract["window"]["high"] = [400.0]
+    (model / "contract.json").write_text(json.dumps(contract))
+    with pytest.raises(StudyError, match="the model learnt from"):
+        predict(model, *inputs, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,160 @@
+"""Laws of the recipe, the loop and the augmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from medssl.core.errors import NotFiniteError
+from medssl.finetune import training
+from medssl.finetune.augment import augment, draws
+from medssl.finetune.plan import Fit, Start, plan
+from medssl.finetune.recipe import Recipe
+from medssl.finetune.scoring import macro_auc
+from medssl.finetune.subsets import Share, shares_of
+from medssl.finetune.tasks.classification import Classifier, mixup
+from medssl.nn.backbone import build
+
+NARROW = {"stem": "small", "width": 0.125}
+
+
+def network(seed: int = 0) -> Classifier:
+    with training.seeded(seed, "test"):
+        return Classifier(build("resnet18", NARROW, 2, 1), 3)
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.rand(8, 1, 16, 16, generator=generator), torch.randint(0, 3, (8,), generator=generator)
+
+
+cross_entropy = torch.nn.functional.cross_entropy
+
+
+def test_rate_warms_up_peaks_and_ends_near_zero() -> None:
+    rates = [Recipe(warmup_frac=0.1).lr_at(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[-1] < 0.001
+    assert np.all(np.diff(rates[10:]) < 0)
+
+
+def test_unfreezing_follows_the_published_protocol() -> None:
+    """70 epochs of one step: frozen for 10, a tenth of the rate at the 11th, doubled each epoch until equal."""
+    shares = [Recipe(frozen_frac=10 / 70).unfrozen_at(step, 70) for step in range(70)]
+    assert shares[:10] == [0.0] * 10
+    assert shares[10:15] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0])
+    assert set(shares[15:]) == {1.0}
+
+
+def test_the_last_step_is_always_evaluated() -> None:
+    for steps in (1, 2, 7, 100):
+        assert Recipe(evaluations=8).evaluation_steps(steps)[-1] == steps
+
+
+def test_the_network_ends_with_the_weights_of_its_best_step() -> None:
+    model, seen = network(), []
+
+    def score(current: torch.nn.Module) -> float:
+        seen.append(current.head.weight.detach().clone())
+        return [0.1, 0.9, 0.5, 0.9][len(seen) - 1]
+
+    trained = training.fit(model, batch, cross_entropy, score, Recipe(evaluations=4), 4)
+    assert (trained.best_step, trained.best_score) == (2, 0.9)
+    assert torch.equal(model.head.weight, seen[1])
+
+
+def test_frozen_mode_leaves_the_weights_of_the_backbone() -> None:
+    model = network()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    training.fit(model, batch, cross_entropy, lambda _: float("nan"), Recipe(), 3, mode="frozen")
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"head.weight", "head.bias"}
+
+
+def test_layer_decay_gives_deeper_blocks_the_larger_rate() -> None:
+    model = network()
+    share = {id(p): g["share"] for g in training.parameter_groups(model, Recipe(layer_decay=0.5)) for p in g["params"]}
+    named = dict(model.named_parameters())
+    assert share[id(named["head.weight"])] == 1
+    assert share[id(named["backbone.layer4.0.conv1.weight"])] == 0.5
+    assert share[id(named["backbone.layer1.0.conv1.weight"])] == 0.5**4
+    assert len(share) == len(named)
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    for group in training.parameter_groups(network(), Recipe(weight_decay=0.3)):
+        assert group["weight_decay"] == (0.3 if all(p.ndim > 1 for p in group["params"]) else 0.0)
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence() -> None:
+    with pytest.raises(NotFiniteError, match="step 1 of 3"):
+        training.fit(network(), batch, lambda out, _: out.sum() * float("nan"), lambda _: 0.0, Recipe(), 3)
+
+
+def test_an_epoch_shows_every_case_once() -> None:
+    row = np.concatenate([training.order(10, 4, 0, step) for step in range(10)])
+    for epoch in range(4):
+        assert sorted(row[epoch * 10 : epoch * 10 + 10]) == list(range(10))
+
+
+def test_torch_generator_is_left_as_it_was() -> None:
+    before = torch.get_rng_state()
+    with training.seeded(0, "a"):
+        first = torch.rand(3)
+    with training.seeded(0, "a"):
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 20, 24), (3, 1, 8, 10, 12)])
+def test_augmentation_keeps_shape_and_range_and_changes_no_input(shape: tuple[int, ...]) -> None:
+    images = torch.rand(shape)
+    copy = images.clone()
+    changed = augment(images, draws(0, 1, shape[0]))
+    assert changed.shape == images.shape
+    assert torch.equal(images, copy)
+    assert changed.min() >= 0 and changed.max() <= 1
+    assert not torch.equal(changed, images)
+    assert torch.equal(changed, augment(images, draws(0, 1, shape[0])))
+
+
+def test_the_neutral_draw_is_the_identity() -> None:
+    images = torch.rand(2, 1, 9, 9)
+    assert torch.allclose(augment(images, torch.full((2, 16), 0.5)), images, atol=1e-5)
+
+
+def test_mirrors_happen_only_when_asked_for() -> None:
+    image = torch.zeros(1, 1, 9, 9)
+    image[..., 0] = 1
+    draw = torch.full((1, 16), 0.5)
+    draw[:, 5] = 0.9
+    assert torch.allclose(augment(image, draw), image, atol=1e-5)
+    assert torch.allclose(augment(image, draw, flips=True), image.flip(3), atol=1e-5)
+
+
+def test_mixup_keeps_the_sum_of_the_targets() -> None:
+    images, targets = torch.rand(6, 1, 4, 4), torch.eye(3)[[0, 1, 2, 0, 1, 2]]
+    mixed, soft = mixup(images, targets, 0.4, 0, 5)
+    assert torch.allclose(soft.sum(1), torch.ones(6))
+    assert mixed.mean() == pytest.approx(float(images.mean()), abs=1e-6)
+
+
+def test_macro_auc_equals_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 4, 80)
+    values = generator.random((80, 4)).round(1)
+    values /= values.sum(1, keepdims=True)
+    expected = roc_auc_score(truth, values, multi_class="ovr", average="macro")
+    assert macro_auc(values, np.eye(4)[truth]) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(macro_auc(values[:0], np.eye(4)[truth][:0]))
+
+
+def test_ids_of_fits_are_distinct_names() -> None:
+    starts = [Start.of_run("simclr-hash-seed0", "resnet18"), Start.of_run("simclr-hash-seed1", "resnet18"), Start("scratch", "r")]
+    fits = plan(starts, ["linear", "full"], shares_of([0.05, 0.5, 1.0], [1, 6], 100), [0, 1])
+    assert len({fit.id for fit in fits}) == len(fits) == 3 * 2 * 5 * 2
+    assert starts[0].name == "simclr-hash" and starts[1].pretrain_seed == 1
+    assert Fit(starts[0], "full", Share(False, 0.05), 2).id == "simclr-hash-seed0-full-0p05-s2"

@@ -1,0 +1,300 @@
+"""Segmentation: patches, decoder, the way back to the source grid, the stage on small phantoms."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import receipt
+from scipy import ndimage
+
+from medssl.core import tables
+from medssl.core.errors import StudyError
+from medssl.core.files import read_json, write_json
+from medssl.finetune.decoder import UNet
+from medssl.finetune.restoring import exact_turn, largest_components, restored_classes, restored_mask
+from medssl.finetune.run import write_nifti
+from medssl.finetune.scans import Scan, batch_of, dice, mean_dice, patch_at, places_of
+from medssl.finetune.tasks.segmentation import Segmentation, augmented
+from medssl.nn.backbone import build
+from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine
+
+NARROW = {"stem": "small", "width": 0.125}
+VALUES = {"1": "1", "3": "3"}
+
+
+def oblique(seed: int) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """A random rotation of up to 180° with anisotropic voxels, and a shape."""
+    generator = np.random.default_rng(seed)
+    rotation = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * generator.uniform(0.4, 6.0, 3)
+    affine[:3, 3] = generator.uniform(-200, 200, 3)
+    shape = generator.integers(5, 19, 3)
+    return affine, (int(shape[0]), int(shape[1]), int(shape[2]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mask_through_the_pipelines_geometry_is_itself(seed: int, tmp_path: Path) -> None:
+    affine, shape = oblique(seed)
+    mask = np.random.default_rng(seed).integers(0, 4, shape).astype(np.uint8)
+    turn = closest_canonical(affine)
+    stored, stored_affine = turn.apply(mask), reoriented_affine(affine, turn, shape)
+    assert axis_codes(stored_affine) == "RAS"
+    assert np.array_equal(restored_mask(stored, stored_affine, affine, shape), mask)
+    one_hot = np.stack([stored == value for value in range(4)]).astype(np.float32)
+    back = restored_classes(one_hot, stored_affine, affine, shape)
+    write_nifti(tmp_path / "mask.nii.gz", back, affine)
+    image = nibabel.load(tmp_path / "mask.nii.gz")
+    assert np.array_equal(np.asanyarray(image.dataobj), mask)
+    assert np.allclose(image.affine, affine, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_after_resampling_the_mask_lies_where_it_was(seed: int) -> None:
+    """A ball on an oblique source grid, segmented on an isotropic prepared grid, comes back with its place and volume."""
+    affine, _ = oblique(seed)
+    affine[:3, :3] *= 2.0 / np.linalg.norm(affine[:3, :3], axis=0) * np.array([1.0, 1.2, 0.8])
+    shape = (30, 28, 34)
+
+    def ball(grid: np.ndarray, extent: tuple[int, ...]) -> np.ndarray:
+        index = np.stack(np.meshgrid(*[np.arange(n) for n in extent], indexing="ij"), axis=-1)
+        centre = (affine @ np.array([*(np.array(shape) / 2), 1.0]))[:3]
+        return np.linalg.norm(index @ grid[:3, :3].T + grid[:3, 3] - centre, axis=-1) <= 16
+
+    turn = closest_canonical(affine)
+    prepared = reoriented_affine(affine, turn, shape)
+    scale = 1.5 / np.linalg.norm(prepared[:3, :3], axis=0)
+    extent = tuple(int(np.ceil(shape[axis] / factor)) for axis, factor in zip(turn.axes, scale, strict=True))
+    prepared[:3, :3] *= scale
+    assert exact_turn(prepared, extent, affine, shape) is None
+    inside = ball(prepared, extent).astype(np.float32)
+    back = restored_classes(np.stack([1 - inside, inside]), prepared, affine, shape)
+    assert dice(back, ball(affine, shape).astype(np.uint8), 1) > 0.93
+
+
+def test_the_largest_component_of_each_class_stays() -> None:
+    mask = np.zeros((9, 9, 3), np.uint8)
+    mask[:3, :3], mask[7:, 7:], mask[0, 8] = 1, 1, 2
+    kept = largest_components(mask, 3)
+    assert (kept == 1).sum() == 27 and (kept == 2).sum() == 3
+    assert np.array_equal(largest_components(kept, 3), kept)
+
+
+def scan(seed: int = 0, shape: tuple[int, int, int] = (20, 18, 12)) -> Scan:
+    """A bright box (1) and a dark ball (3) in noise."""
+    generator = np.random.default_rng(seed)
+    mask = np.zeros(shape, np.uint8)
+    i, j, k = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    at = generator.integers(-2, 3, 3)
+    mask[(abs(i - 6 - at[0]) < 4) & (abs(j - 6 - at[1]) < 4) & (abs(k - 6) < 4)] = 1
+    mask[((i - 14) ** 2 + (j - 12 - at[2]) ** 2 + (k - 6) ** 2) < 12] = 3
+    image = 100 + 80.0 * (mask == 1) - 80.0 * (mask == 3) + generator.normal(0, 12, shape)
+    return Scan(
+        f"v-{seed:02d}", np.asfortranarray(image.astype(np.int16)), np.asfortranarray(mask), 1.0, 0.0, (0.0,), (200.0,), np.eye(4)
+    )
+
+
+def test_patches_are_parts_of_the_scan_and_zeros_outside() -> None:
+    whole = scan()
+    image, mask = patch_at(whole, np.array([0, 17, 6]), (8, 8, 8))
+    assert np.array_equal(mask, whole.mask[0:8, 10:18, 2:10])
+    assert np.allclose(image[0], np.clip(whole.image[0:8, 10:18, 2:10] / 200, 0, 1))
+    image, mask = patch_at(whole, np.array([5, 5, 5]), (32, 8, 16))
+    assert np.array_equal(mask[6:26, :, 2:14], whole.mask[:, 1:9])
+    assert mask[:6].sum() == 0 and image[0, :6].sum() == 0
+
+
+def test_half_of_the_patches_hold_foreground() -> None:
+    scans = [scan(n) for n in range(3)]
+    places = [places_of(s, [1, 3], 0) for s in scans]
+    _, masks = batch_of(scans, places, (4, 4, 1), 64, 0.5, 0, 0)
+    near = [(m > 0).any() for m in masks]
+    assert np.mean(near[:32]) > 0.7 > np.mean(near[32:])
+    again = batch_of(scans, places, (4, 4, 1), 64, 0.5, 0, 0)[1]
+    assert np.array_equal(masks, again)
+    assert not np.array_equal(masks, batch_of(scans, places, (4, 4, 1), 64, 0.5, 0, 1)[1])
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+def test_the_output_has_the_size_of_the_input(rank: int, stem: str) -> None:
+    network = UNet(build("resnet18", {"stem": stem, "width": 0.125}, rank, 1), 3)
+    images = torch.rand(2, 1, *(33, 40, 36)[:rank])
+    out = network(images)
+    assert out.shape == (2, 3, *images.shape[2:])
+    out.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_images_and_targets_move_together_and_targets_stay_whole() -> None:
+    mask = (torch.rand(3, 4, 4) > 0.5).long().repeat_interleave(6, 1).repeat_interleave(6, 2)
+    target = torch.nn.functional.one_hot(mask, 2).movedim(-1, 1).float()
+    from medssl.finetune.augment import draws
+
+    draw = draws(0, 0, 3)
+    draw[:, 8:10] = 0.5  # no change of brightness or contrast
+    images, moved = augmented(target[:, 1:], target, draw, flips=True)
+    assert torch.equal(moved.sum(1), torch.ones(3, 24, 24))
+    assert set(moved.unique().tolist()) <= {0.0, 1.0}
+    assert ((images[:, 0] > 0.5) == (moved[:, 1] > 0.5)).float().mean() > 0.97
+
+
+def test_dice_counts_absent_classes_apart() -> None:
+    a, b = np.array([1, 1, 0, 2]), np.array([1, 0, 0, 2])
+    assert dice(a, b, 1) == pytest.approx(2 / 3)
+    assert np.isnan(dice(a, b, 5))
+    assert mean_dice([a], [b], [1, 2, 5]) == pytest.approx((2 / 3 + 1) / 2)
+    assert np.isnan(mean_dice([], [], [1]))
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_windows_add_up_to_probabilities_of_every_voxel(rank: int) -> None:
+    network = UNet(build("resnet18", NARROW, rank, 1), 3)
+    whole = scan(shape=(20, 18, 12))
+    for flips in (False, True):
+        task = Segmentation(test_flips=flips)
+        got = task.probabilities(network, whole, (16, 16, 8)[:rank], torch.device("cpu"))
+        assert got.shape == (3, 20, 18, 12)
+        assert np.allclose(got.sum(0), 1, atol=1e-5)
+
+
+def test_mirrored_scan_gives_the_mirrored_answer_with_test_flips() -> None:
+    network = UNet(build("resnet18", NARROW, 2, 1), 3)
+    whole = scan(shape=(16, 16, 4))
+    mirrored = Scan("m", whole.image[::-1].copy(), whole.mask[::-1].copy(), 1.0, 0.0, (0.0,), (200.0,), np.eye(4))
+    task, device = Segmentation(test_flips=True), torch.device("cpu")
+    one, other = (task.probabilities(network, s, (16, 16), device) for s in (whole, mirrored))
+    assert np.allclose(one, other[:, ::-1], atol=1e-5)
+
+
+def write_scans(root: Path, count: int = 8, *, masks: bool = True, axis: int = 2) -> Path:
+    """Ingest's and prepare's folders of phantoms that were given in oblique LPS-like orientation."""
+    ingest, prepare = root / "1_ingest" / "hearts", root / "2_prepare" / "hearts"
+    (prepare / "arrays").mkdir(parents=True)
+    rows, volumes = [], []
+    for n in range(count):
+        whole, volume_id = scan(n), f"v-{n:02d}"
+        affine = np.diag([1.5, 1.25, 4.0, 1.0])
+        affine[:3, 3] = [-20, 5, n]
+        source = affine @ np.array([[-1, 0, 0, 19], [0, 0, -1, 17], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+        np.save(prepare / "arrays" / f"{volume_id}.npy", whole.image)
+        np.save(prepare / "arrays" / f"{volume_id}-mask.npy", whole.mask)
+        (ingest / "volumes" / volume_id).mkdir(parents=True)
+        np.save(ingest / "volumes" / volume_id / "mask.npy", whole.mask)
+        geometry = {"shape": [20, 18, 12], "affine": affine.tolist()}
+        write_json(
+            ingest / "volumes" / volume_id / "volume.json",
+            {**geometry, "source_shape": [20, 12, 18], "source_affine": source.tolist()},
+        )
+        ids = {"volume_id": volume_id, "subject_id": f"p-{n // 2}", "unit": "patient", "kind": "volume"}
+        split = {"split": ["train", "train", "test", "val"][n // 2], "array": f"arrays/{volume_id}.npy"}
+        extent = whole.shape[axis]
+        rows += [
+            {**ids, **split, "sample_id": f"{volume_id}-{k:04d}", "axis": axis, "index": k, "label": None} for k in range(extent)
+        ]
+        volumes.append(
+            {
+                **{**ids, **split, **geometry, "series_id": f"s-{n}", "modality": "MR", "spacing_mm": [1.5, 1.25, 4.0]},
+                **{"mask": f"arrays/{volume_id}-mask.npy" if masks else None, "slope": 1.0, "intercept": 0.0},
+                **{"window_low": [0.0], "window_high": [200.0]},
+            }
+        )
+    tables.write_parquet(prepare / "samples.parquet", pd.DataFrame(rows).assign(position_mm=0.0, foreground_frac=1.0))
+    tables.write_tsv(prepare / "volumes.tsv", pd.DataFrame(volumes))
+    receipt(ingest, "ingest")
+    receipt(prepare, "prepare")
+    return prepare
+
+
+SMALL = {"task": "segmentation", "size": [16], "batch_size": 8, "seeds": [0], "fractions": [0.5, 1.0], "evaluations": 1}
+
+
+def test_segmentation_learns_and_writes_masks_on_the_source_grid(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    source = write_scans(tmp_path / "study")
+    out = finetune(spec_of(source, **SMALL | {"fractions": [1.0], "max_steps": 40, "lr": 3e-3}))
+    rows = tables.read_parquet(out / "predictions.parquet")
+    assert set(rows["case_id"]) == {"v-04", "v-05"} and set(rows["split"]) == {"test"}
+    assert json.loads(rows["classes"][0]) == VALUES
+    for row in rows.to_dict("records"):
+        predicted, reference = (nibabel.load(out / row[name]) for name in ("prediction", "target"))
+        given = read_json(tmp_path / f"study/1_ingest/hearts/volumes/{row['case_id']}/volume.json")
+        assert predicted.shape == reference.shape == tuple(given["source_shape"])
+        assert np.allclose(predicted.affine, given["source_affine"]) and np.allclose(reference.affine, given["source_affine"])
+        a, b = np.asanyarray(predicted.dataobj), np.asanyarray(reference.dataobj)
+        stored = np.load(tmp_path / f"study/1_ingest/hearts/volumes/{row['case_id']}/mask.npy")
+        assert np.bincount(b.ravel()).tolist() == np.bincount(stored.ravel()).tolist()
+        assert np.array_equal(b, stored[::-1].transpose(0, 2, 1)[:, :, ::-1])
+        assert set(np.unique(a)) <= {0, 1, 3}
+        assert dice(a, b, 1) > 0.7
+    receipts = read_json(out / "receipt.json")["outputs"]
+    assert all(name in receipts for name in [*rows["prediction"], *rows["target"]])
+
+
+def test_same_seed_twice_and_after_a_kill_is_bit_equal(
+    tmp_path: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medssl.finetune import run as stage
+
+    spec = spec_of(write_scans(tmp_path / "study"), **SMALL | {"max_steps": 2, "modes": ["full", "decoder"]})
+    whole = shutil.copytree(finetune(spec), tmp_path / "whole")
+    shutil.rmtree(spec.out)
+    write, masks = stage.write_nifti, 0
+
+    class Killed(BaseException):
+        pass
+
+    def dying(*arguments: Any) -> None:
+        nonlocal masks
+        masks += 1
+        if masks == 4:
+            raise Killed
+        write(*arguments)
+
+    monkeypatch.setattr(stage, "write_nifti", dying)
+    with pytest.raises(Killed):
+        finetune(spec)
+    monkeypatch.undo()
+    out = finetune(spec)
+    assert read_json(out / "receipt.json")["resumed_fits"] == 1
+    files = sorted(
+        p.relative_to(whole) for p in whole.rglob("*") if p.is_file() and p.suffix in (".gz", ".parquet", ".safetensors")
+    )
+    assert len(files) > 10
+    for name in files:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_slices_may_be_cut_along_any_axis(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    source = write_scans(tmp_path / "study", axis=0)
+    out = finetune(spec_of(source, **SMALL | {"max_steps": 2, "fractions": [1.0], "options": {"largest_component": True}}))
+    rows = tables.read_parquet(out / "predictions.parquet")
+    shapes = {nibabel.load(out / row[name]).shape for row in rows.to_dict("records") for name in ("prediction", "target")}
+    assert shapes == {(20, 12, 18)}
+
+
+def test_volumes_in_3d_with_self_training_and_mixup(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    source = write_scans(tmp_path / "study")
+    settings = {"size": [16, 16, 8], "batch_size": 2, "max_steps": 2, "mixup": 0.2, "options": {"self_training_rounds": 1}}
+    fits = tables.read_tsv(finetune(spec_of(source, **SMALL | settings)) / "fits.tsv")
+    assert fits["num_train"].tolist() == [2, 4]
+    assert fits["num_train_units"].tolist() == [1, 2]
+    assert fits["num_pseudo"].fillna(0).tolist() == [2, 0]
+
+
+def test_a_source_without_masks_is_refused(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    with pytest.raises(StudyError, match="source 'hearts' has no masks"):
+        finetune(spec_of(write_scans(tmp_path / "study", masks=False), **SMALL))
+
+
+def test_components_are_those_of_scipy() -> None:
+    mask = (np.random.default_rng(0).random((12, 12, 12)) > 0.7).astype(np.uint8)
+    labels, _ = ndimage.label(mask)
+    assert largest_components(mask, 2).sum() == np.bincount(labels.ravel())[1:].max()

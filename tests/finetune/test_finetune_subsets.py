@@ -1,0 +1,66 @@
+"""Laws of the nested label subsets."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medssl.finetune.subsets import Share, shares_of, subset, unit_order
+
+SHARES = [*(Share(False, f) for f in (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)), *(Share(True, n) for n in (1, 2, 8))]
+
+cases = st.lists(
+    st.tuples(st.integers(0, 15), st.frozensets(st.sampled_from("abcd"), min_size=1, max_size=2)), min_size=1, max_size=60
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.integers(0, 5))
+def test_smaller_shares_lie_inside_larger_ones(rows: list, seed: int) -> None:
+    order, num_cover = unit_order([f"p-{u}" for u, _ in rows], [c for _, c in rows], seed)
+    chosen = sorted((subset(order, num_cover, share) for share in SHARES), key=len)
+    for small, large in itertools.pairwise(chosen):
+        assert set(small) <= set(large)
+    assert set(subset(order, num_cover, Share(False, 1.0))) == {f"p-{u}" for u, _ in rows}
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.integers(0, 5))
+def test_every_class_is_in_every_subset(rows: list, seed: int) -> None:
+    units, classes = [f"p-{u}" for u, _ in rows], [c for _, c in rows]
+    order, num_cover = unit_order(units, classes, seed)
+    wanted = frozenset().union(*classes)
+    for share in SHARES:
+        held = [c for u, c in zip(units, classes, strict=True) if u in subset(order, num_cover, share)]
+        assert frozenset().union(*held) == wanted
+
+
+def test_a_share_holds_the_classes_in_their_proportion() -> None:
+    labels = ["a"] * 120 + ["b"] * 60 + ["c"] * 20
+    units = [f"p-{n}" for n in range(200)]
+    order, num_cover = unit_order(units, [frozenset(x) for x in labels], 3)
+    held = Counter(dict(zip(units, labels, strict=True))[u] for u in subset(order, num_cover, Share(False, 0.1)))
+    assert held == {"a": 12, "b": 6, "c": 2}
+
+
+def test_order_of_rows_does_not_matter_and_the_seed_does() -> None:
+    units, classes = [f"p-{n}" for n in range(40)], [frozenset("ab"[n % 2]) for n in range(40)]
+    turned = np.random.default_rng(0).permutation(40)
+    again = unit_order([units[n] for n in turned], [classes[n] for n in turned], 0)
+    assert unit_order(units, classes, 0) == again
+    assert unit_order(units, classes, 1) != again
+
+
+def test_a_count_is_a_number_of_units_not_of_cases() -> None:
+    units = [f"p-{n // 5}" for n in range(50)]
+    order, num_cover = unit_order(units, [frozenset("a")] * 50, 0)
+    assert len(subset(order, num_cover, Share(True, 2))) == 2
+    assert len(subset(order, num_cover, Share(True, 99))) == 10
+
+
+def test_a_count_that_equals_a_fraction_stands_once() -> None:
+    assert [s.name for s in shares_of([0.1, 1.0], [1, 2, 50], 20)] == ["n1", "0p1", "1"]

@@ -1,0 +1,75 @@
+"""Ingest a folder of many small sources at once, and what became of each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medssl.core.listing import walk
+from medssl.ingest.conversion import Source, convert_group, picture_labels
+from medssl.ingest.inventory import Labels, inventory
+from medssl.ingest.readers import Readers
+
+KEY = b"a key of the tests, 32 bytes long"
+
+
+@dataclass
+class Ingested:
+    """What became of one source folder."""
+
+    volumes: list[tuple[np.ndarray, np.ndarray, dict]] = field(default_factory=list)
+    """(values, affine, row)"""
+    folders: list[Path] = field(default_factory=list)
+    rejected: list[dict] = field(default_factory=list)
+
+    @property
+    def codes(self) -> set[str]:
+        return {row["code"] for row in self.rejected}
+
+    @property
+    def num_files(self) -> int:
+        return sum(row["num_files"] for _, _, row in self.volumes) + sum(row["num_files"] for row in self.rejected)
+
+
+def ingest(
+    root: Path,
+    scratch: Path,
+    *,
+    settings: dict | None = None,
+    labels: Labels | None = None,
+    depth: int = 1,
+    readers: Readers | None = None,
+) -> dict[str, Ingested]:
+    """Ingest `root`; results by the first `depth` parts of the files' paths."""
+    settings = {"tilt": "resample", "uneven": "refuse", "derived": "refuse", "min_slices": 3, **(settings or {})}
+    labels = labels or Labels()
+    found: dict[str, Ingested] = defaultdict(Ingested)
+    own = readers or Readers(KEY, 2)
+    try:
+        table = inventory(walk("test", str(root)), root, KEY, own, settings=settings, labels=labels)
+        folders = picture_labels(table.to_dict("records"), settings.get("labels"))
+        source = Source(root, KEY, own, settings, labels, folders)
+        for group, rows in table.groupby("group", sort=True):
+            records = rows.to_dict("records")
+            place = scratch / str(group)
+
+            def new_file(volume_id: str, name: str, place: Path = place) -> Path:
+                (place / volume_id).mkdir(parents=True, exist_ok=True)
+                return place / volume_id / name
+
+            outcome = convert_group(records, source, new_file)
+            part = "/".join(records[0]["name"].split("/")[:depth])
+            assert len({"/".join(r["name"].split("/")[:depth]) for r in records}) == 1
+            for volume in outcome.volumes:
+                row = volume.row
+                array = np.load(place / row["volume_id"] / "image.npy", mmap_mode="r")
+                found[part].volumes.append((array * row["slope"] + row["intercept"], np.array(row["affine"]), row))
+                found[part].folders.append(place / row["volume_id"])
+            found[part].rejected += outcome.rejected
+    finally:
+        if readers is None:
+            own.__exit__(None, None, None)
+    return found

@@ -1,0 +1,95 @@
+"""The checks on decoded values: what they find, and what they leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ingesting import ingest
+from phantoms import datasets, random_phantom, save
+
+from medssl.core.rng import rng
+from medssl.ingest.checks.drawn_text import drawn_text
+from medssl.ingest.checks.hounsfield import hounsfield
+from medssl.ingest.checks.rescale_joins import rescale_joins
+from medssl.ingest.finding import Series
+
+
+def series(values: np.ndarray, modality: str = "CT", rescales: list | None = None) -> Series:
+    values = values.astype(np.float32)
+    count = values.shape[2]
+    return Series(modality, values, [values[:, :, k] for k in range(count)], rescales or [(1.0, -1024.0)] * count)
+
+
+def textured(seed: int, size: int = 192) -> np.ndarray:
+    """A smooth body with noise, in HU `(i, j)`."""
+    from scipy.ndimage import gaussian_filter
+
+    r = rng(seed, "texture")
+    field = gaussian_filter(r.normal(size=(size, size)), 8)
+    body = np.add.outer(np.linspace(-1, 1, size) ** 2, np.linspace(-1, 1, size) ** 2) < 0.7
+    return np.rint(np.where(body, 40 + 900 * field + r.normal(0, 12, (size, size)), -1000 + r.normal(0, 12, (size, size))))
+
+
+def with_text(plane: np.ndarray, seed: int) -> np.ndarray:
+    """The slice with a line of text in its brightest value, as a console draws it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    r = rng(seed, "text")
+    canvas = Image.new("L", plane.shape, 0)
+    letters = "".join(r.choice(list("ABCDEFGHKLMNOPRSTUVXYZ0123456789"), int(r.integers(7, 16))))
+    draw = ImageDraw.Draw(canvas)
+    draw.fontmode = "1"
+    place, font = (int(r.integers(4, 40)), int(r.integers(4, 150))), ImageFont.load_default(int(r.integers(10, 20)))
+    draw.text(place, letters, fill=255, font=font)
+    mask = np.asarray(canvas).T > 127
+    return np.where(mask, max(plane.max() + 1, 3071), plane)
+
+
+def test_drawn_text_is_flagged_and_anatomy_is_not(request: pytest.FixtureRequest) -> None:
+    number = 200 if request.config.getoption("--full") else 40
+    flagged = sum(drawn_text(series(with_text(textured(n), n)[:, :, None])) is not None for n in range(number))
+    false = sum(drawn_text(series(textured(n)[:, :, None])) is not None for n in range(number))
+    assert flagged >= 0.95 * number
+    assert false <= 0.02 * number
+
+
+@pytest.mark.shared
+def test_real_slices_are_not_flagged(shared: Path) -> None:
+    from PIL import Image
+
+    paths = sorted((shared / "ssl" / "luna350_256").glob("*.png"))[:100]
+    found = [drawn_text(series(np.asarray(Image.open(p)).T[:, :, None])) is not None for p in paths]
+    assert sum(found) <= 2
+
+
+def test_drawn_text_is_a_warning_in_the_ledger(tmp_path: Path, readers) -> None:
+    phantom = random_phantom(0, columns=192, rows=192, slope_per_mm=(1.0, 1.0, 1.0))
+    made = datasets(phantom)
+    for n, ds in enumerate(made):
+        pixels = np.frombuffer(ds.PixelData, "<u2").reshape(192, 192)
+        ds.PixelData = with_text(pixels.T.astype(float), n).T.astype("<u2").tobytes()
+    save(made, tmp_path / "s" / "case")
+    assert ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"].volumes[0][2]["warnings"] == ["drawn_text"]
+
+
+def test_hounsfield_range() -> None:
+    body = np.stack([textured(n) for n in range(3)], axis=2)
+    assert hounsfield(series(body)) is None
+    assert hounsfield(series(np.where(body < -900, -3024, body))) is None
+    assert hounsfield(series(body * -1 - 2500)) is not None
+    assert hounsfield(series(body + 2048)) is not None
+    assert hounsfield(series(body * 1000)) is not None
+    assert hounsfield(series(body * 1000, modality="MR")) is None
+
+
+def test_rescale_that_breaks_between_slices_is_found() -> None:
+    body = np.stack([textured(0) + n for n in range(8)], axis=2)
+    rescales = [(1.0, -1024.0)] * 8
+    assert rescale_joins(series(body, rescales=rescales)) is None
+    broken, changed = body.copy(), list(rescales)
+    broken[:, :, 4] += 1024
+    changed[4] = (1.0, 0.0)
+    assert rescale_joins(series(broken, rescales=changed)).code == "mixed_rescale"
+    assert rescale_joins(series(body, rescales=changed)) is None

@@ -1,0 +1,249 @@
+"""Hostile files are refused: quickly, within little memory, and without an exception of another kind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import time
+from collections import Counter
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from faults import FAULTS, compress, enhanced_file, nifti_image
+from ingesting import KEY, ingest
+from phantoms import datasets, random_phantom, save, write
+from pydicom.uid import UID
+
+from medssl.core.rng import rng
+from medssl.ingest.codes import CODES
+from medssl.ingest.elements import parse
+from medssl.ingest.header import SEQUENCES, WANTED, read_header
+from medssl.ingest.opening import kind_of
+from medssl.ingest.readers import Readers
+from medssl.ingest.refusal import Refusal
+
+SYNTAXES = ("explicit", "implicit", "big_endian", "deflated", "rle", "j2k", "jpegls", "ljpeg")
+
+
+def one_file(name: str, seed: int = 0) -> bytes:
+    """A single slice in a syntax, as bytes."""
+    ds = datasets(random_phantom(seed))[0]
+    if name in ("rle", "j2k", "jpegls", "ljpeg"):
+        compress(ds, name)
+    elif name != "explicit":
+        uid = {"implicit": "1.2.840.10008.1.2", "big_endian": "1.2.840.10008.1.2.2", "deflated": "1.2.840.10008.1.2.1.99"}[name]
+        if name == "big_endian":
+            ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+        ds.file_meta.TransferSyntaxUID = UID(uid)
+    buffer = io.BytesIO()
+    write(ds, buffer)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def seed_files() -> dict[str, bytes]:
+    """One whole file of each kind."""
+    from PIL import Image
+
+    phantom = random_phantom(1)
+    files = {f"{name}.dcm": one_file(name) for name in SYNTAXES}
+    buffer = io.BytesIO()
+    write(enhanced_file(random_phantom(2, constant=400.0, slices=6)), buffer)  # type: ignore[arg-type]
+    files["enhanced.dcm"] = buffer.getvalue()
+    files["a_ct.nii"] = nifti_image(phantom).to_bytes()
+    import gzip
+
+    files["a_ct.nii.gz"] = gzip.compress(files["a_ct.nii"], mtime=0)
+    picture = np.arange(40 * 30, dtype=np.uint8).reshape(30, 40)
+    for form in ("png", "jpeg"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, form)
+        files[f"a.{form}"] = buffer.getvalue()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=np.stack([picture] * 4), labels=np.arange(4))
+    files["a.npz"] = buffer.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("name", SYNTAXES)
+def test_file_cut_at_any_byte_is_refused_as_truncated(name: str, request: pytest.FixtureRequest) -> None:
+    data = one_file(name)
+    number = 200 if request.config.getoption("--full") else 60
+    limit = lambda values: 100_000  # noqa: E731
+    read_header(parse(data, WANTED, SEQUENCES, inflated_limit=limit), KEY)
+    other = Counter()
+    for where in rng(0, "cut", name).integers(1, len(data) - 1, number):
+        cut = data[: int(where)]
+        with pytest.raises(Refusal) as caught:
+            assert kind_of(cut) == "dicom"
+            read_header(parse(cut, WANTED, SEQUENCES, inflated_limit=limit), KEY)
+        if caught.value.code != "truncated":
+            other[caught.value.code, int(where)] += 1
+    assert not other
+
+
+def mutants(count: int) -> dict[str, bytes]:
+    """Flips, splices, lengths set to extremes and cuts of the seed files."""
+    files = list(seed_files().items())
+    made = {}
+    for n in range(count):
+        r = rng(n, "fuzz")
+        name, data = files[n % len(files)]
+        damaged = bytearray(data)
+        for _ in range(int(r.integers(1, 9))):
+            kind, at = int(r.integers(0, 5)), int(r.integers(0, len(damaged)))
+            # headers are where the harm is done
+            at = at if r.random() < 0.3 else int(r.integers(0, min(len(damaged), 1800)))
+            if kind == 0:
+                damaged[at] ^= 1 << int(r.integers(0, 8))
+            elif kind == 1:
+                extremes = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\x01\0\0\0"]
+                damaged[at : at + 4] = extremes[int(r.integers(0, 4))]
+            elif kind == 2:
+                other = files[int(r.integers(0, len(files)))][1]
+                start = int(r.integers(0, len(other)))
+                damaged[at : at + 40] = other[start : start + int(r.integers(1, 80))]
+            elif kind == 3:
+                damaged[at:at] = r.bytes(int(r.integers(1, 64)))
+            else:
+                del damaged[at : at + int(r.integers(1, 40))]
+        made[f"{n}/{name}"] = bytes(damaged)
+    return made
+
+
+def test_fuzzed_files_are_refused_or_read_within_limits(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    number = 2000 if request.config.getoption("--full") else 200
+    root = tmp_path / "s"
+    for name, data in mutants(number).items():
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(data)
+    with Readers(KEY, 2) as readers:
+        found = ingest(root, tmp_path / "x", settings={"min_slices": 1}, readers=readers, depth=0)
+        peaks = [_peak_mb(r._process.pid) for r in readers._readers if r._process is not None]  # type: ignore[union-attr]
+    codes = Counter(code for one in found.values() for code in one.codes)
+    assert set(codes) <= set(CODES)
+    assert codes["timeout"] == 0
+    assert max(peaks) < 256
+    # what was accepted is whole: every file is in one table
+    assert sum(one.num_files for one in found.values()) == number
+
+
+def _peak_mb(pid: int) -> float:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
+@pytest.mark.parametrize("name", ["deflate_bomb", "nifti_bomb", "nifti_huge", "huge_matrix", "nested_deep"])
+def test_bombs_are_refused_within_256_mb(name: str, tmp_path: Path) -> None:
+    FAULTS[name](tmp_path / "s" / "case", 1)
+    with Readers(KEY, 1) as readers:
+        found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"]
+        peak = _peak_mb(readers._readers[0]._process.pid)  # type: ignore[union-attr]
+    assert not found.volumes
+    assert peak < 256
+
+
+def test_run_length_and_jpeg_2000_bombs_are_refused(tmp_path: Path, readers) -> None:
+    import imagecodecs
+    from pydicom.encaps import encapsulate
+
+    phantom = random_phantom(0)
+    big = np.zeros((8000, 8000), np.uint8)
+    stream = imagecodecs.jpeg2k_encode(big, level=0, codecformat="j2k", reversible=True)
+    for number, (name, frame) in enumerate(
+        {
+            "j2k": stream,
+            "rle": struct.pack("<16I", 2, 64, 70, *[0] * 13) + b"\x81\0" * 60000,
+        }.items()
+    ):
+        made = datasets(phantom, series=name)
+        for ds in made:
+            compress(ds, name)
+        made[number].PixelData = encapsulate([frame])
+        save(made, tmp_path / "s" / name)
+    found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)
+    assert not found["j2k"].volumes
+    assert "decode" in found["j2k"].codes
+    assert not found["rle"].volumes or found["rle"].codes
+
+
+def test_reader_that_hangs_or_dies_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with Readers(KEY, 1) as readers:
+        reader = readers._readers[0]
+        path = tmp_path / "a.dcm"
+        path.write_bytes(one_file("explicit"))
+        good = {"path": str(path), "size": path.stat().st_size}
+        assert "header" in readers.ask("scan", good, memory_mb=150, timeout_s=20)
+        os.kill(reader._process.pid, 19)  # type: ignore[union-attr]
+        start = time.monotonic()
+        assert readers.ask("scan", good, memory_mb=150, timeout_s=0.5)["code"] == "timeout"
+        assert time.monotonic() - start < 20
+        assert "header" in readers.ask("scan", good, memory_mb=150, timeout_s=20)
+        os.kill(reader._process.pid, 9)  # type: ignore[union-attr]
+        time.sleep(0.2)
+        assert "header" in readers.ask("scan", good, memory_mb=150, timeout_s=20)
+
+
+def test_archives_are_refused_by_name(tmp_path: Path, readers) -> None:
+    import tarfile
+    import zipfile
+
+    root = tmp_path / "s"
+    for name in ("zip", "tar", "tgz"):
+        (root / name).mkdir(parents=True)
+    inner = tmp_path / "a.dcm"
+    inner.write_bytes(one_file("explicit"))
+    with zipfile.ZipFile(root / "zip" / "a.dcm", "w") as archive:
+        archive.write(inner, "a.dcm")
+    for name, mode in (("tar", "w"), ("tgz", "w:gz")):
+        with tarfile.open(root / name / "x", mode) as tar:  # type: ignore[call-overload]
+            tar.add(inner, "a.dcm")
+    found = ingest(root, tmp_path / "x", readers=readers)
+    assert [found[name].codes for name in ("zip", "tar", "tgz")] == [{"archive"}] * 3
+
+
+def test_files_are_found_by_content_not_by_suffix(tmp_path: Path, readers) -> None:
+    phantom = random_phantom(0)
+    save(datasets(phantom), tmp_path / "s" / "case", names=lambda n: f"image.{n}.txt")
+    nibabel.save(nifti_image(random_phantom(1)), tmp_path / "b.nii")
+    (tmp_path / "s" / "other").mkdir()
+    (tmp_path / "b.nii").rename(tmp_path / "s" / "other" / "b.dcm")
+    found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)
+    assert [found[name].volumes[0][2]["format"] for name in ("case", "other")] == ["dicom", "nifti"]
+
+
+def test_nothing_of_a_header_reaches_an_answer_but_the_allow_list(tmp_path: Path) -> None:
+    ds = datasets(random_phantom(0))[0]
+    canary = "CANARYNAME"
+    ds.PatientName, ds.PatientID, ds.AccessionNumber, ds.InstitutionName = canary, canary, canary, canary
+    ds.ConvolutionKernel, ds.Manufacturer, ds.SeriesDescription, ds.PatientSex = canary, canary, canary, "X"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", canary]
+    path = tmp_path / f"{canary}.dcm"
+    write(ds, path)
+    with Readers(KEY, 1) as readers:
+        answer = readers.ask("scan", {"path": str(path), "size": path.stat().st_size}, memory_mb=150, timeout_s=20)
+    answer["header"]["image_type"] = []
+    assert canary not in json.dumps(answer)
+
+
+def test_pydicoms_own_files_meet_nothing_but_refusals(tmp_path: Path, readers) -> None:
+    import pydicom
+
+    source = Path(pydicom.__file__).parent / "data" / "test_files"
+    if not source.is_dir():
+        pytest.skip("pydicom was installed without its test files")
+    number = 0
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            (tmp_path / "s" / str(number)).mkdir(parents=True)
+            (tmp_path / "s" / str(number) / "a.dcm").write_bytes(path.read_bytes())
+            number += 1
+    found = ingest(tmp_path / "s", tmp_path / "x", settings={"min_slices": 1}, readers=readers, depth=0)[""]
+    assert found.num_files == number
+    assert found.codes <= set(CODES)
+    assert not found.codes & {"timeout", "crashed"}
+    unforeseen = [row["sentence"] for row in found.rejected if "while reading" in row["sentence"]]
+    assert not unforeseen

@@ -1,0 +1,426 @@
+"""scan → convert → merge as jobs: the ledger, the store, what is kept, what is made again, what never leaks."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from faults import nifti_image
+from phantoms import datasets, largest_error, random_phantom, save
+
+from medssl.core import job as jobs
+from medssl.core import listing
+from medssl.core.errors import TooManyRefusalsError
+from medssl.core.files import sha256_file
+from medssl.core.layout import Layout
+from medssl.core.tables import read_tsv
+from medssl.ingest import run
+
+SETTINGS = {"tilt": "resample", "uneven": "refuse", "derived": "refuse", "no_space": "refuse", "modality": "auto", "masks": None}
+SETTINGS |= {"subject_pattern": None, "skip": [], "min_slices": 3, "max_refused_frac": 1.0, "shards": 1, "labels": None}
+
+
+def spec_of(source: Path, code: str = "c1", **settings: object) -> jobs.Spec:
+    layout = Layout.of("results", "s")
+    key = listing.load_key(None)
+    listing.refresh(layout, "ct", str(source), key)
+    private = layout.private("ct", "listing.jsonl")
+    return jobs.Spec(
+        "ingest", "ct", "s", str(layout.root), 0, code, {**SETTINGS, **settings}, {"listing": private}, layout.ingest("ct"),
+        {"path": str(source), "id_key": "", "folder": str(Path(private).parent)},
+    )  # fmt: skip
+
+
+def ingest_all(source: Path, code: str = "c1", **settings: object) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    spec = spec_of(source, code, **settings)
+    with jobs.job(spec) as job:
+        run.scan(job)
+    for shard in range(int(spec.settings["shards"])):
+        with jobs.job(spec) as job:
+            run.convert(job, shard)
+    with jobs.job(spec) as job:
+        run.merge(job)
+    out = Path(spec.out)
+    return read_tsv(out / "series.tsv"), read_tsv(out / "rejected.tsv"), out
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def three_series(root: Path) -> None:
+    for seed in range(3):
+        save(datasets(random_phantom(seed)), root / f"case{seed}")
+    (root / "README.txt").write_text("nothing")
+
+
+def test_every_file_is_counted_once_and_receipts_hold(here: Path) -> None:
+    three_series(here / "in")
+    series, rejected, out = ingest_all(here / "in", shards=3)
+    files = [p for p in (here / "in").rglob("*") if p.is_file()]
+    assert series["num_files"].sum() + rejected["num_files"].sum() == len(files)
+    assert series["bytes"].sum() + rejected["bytes"].sum() == sum(p.stat().st_size for p in files)
+    receipt = json.loads((out / "receipt.json").read_text())
+    assert set(receipt["outputs"]) == {"series.tsv", "rejected.tsv"} | {
+        f"volumes/{v}/{n}" for v in series["volume_id"] for n in ("image.npy", "volume.json")
+    }
+    for name, entry in receipt["outputs"].items():
+        assert sha256_file(out / name) == entry["sha256"]
+    for _, row in series.iterrows():
+        values = np.load(out / "volumes" / row["volume_id"] / "image.npy")
+        described = json.loads((out / "volumes" / row["volume_id"] / "volume.json").read_text())
+        assert np.isfortran(values)
+        assert list(values.shape) == described["shape"] == json.loads(row["shape"])
+        assert min(largest_error(values, np.array(described["affine"]), random_phantom(n)) for n in range(3)) <= 0.51
+    assert series["volume_id"].str.fullmatch(r"v-[0-9a-f]{12}").all()
+    assert list(series["volume_id"]) == sorted(series["volume_id"])
+
+
+def test_number_of_shards_changes_no_byte_of_the_ledger(here: Path) -> None:
+    three_series(here / "in")
+    ledgers = []
+    for shards in (1, 4):
+        _, _, out = ingest_all(here / "in", shards=shards)
+        ledgers.append([(out / name).read_bytes() for name in ("series.tsv", "rejected.tsv")])
+    assert ledgers[0] == ledgers[1]
+
+
+def _stamps(out: Path) -> dict[str, int]:
+    return {p.parent.name: p.stat().st_ctime_ns for p in out.glob("volumes/*/image.npy")}
+
+
+def test_new_series_converts_one_and_removed_series_removes_one(here: Path) -> None:
+    three_series(here / "in")
+    _, _, out = ingest_all(here / "in")
+    before = _stamps(out)
+    save(datasets(random_phantom(7)), here / "in" / "case7")
+    ingest_all(here / "in")
+    after = _stamps(out)
+    assert len(after) == 4
+    assert {k: after[k] for k in before} == before
+    for path in (here / "in" / "case0").iterdir():
+        path.unlink()
+    series, _, _ = ingest_all(here / "in")
+    assert len(series) == 3
+    last = _stamps(out)
+    assert len(last) == 3
+    assert all(after[k] == v for k, v in last.items())
+
+
+def test_option_that_matters_and_changed_code_convert_again(here: Path) -> None:
+    three_series(here / "in")
+    _, _, out = ingest_all(here / "in")
+    first = _stamps(out)
+    ingest_all(here / "in", max_refused_frac=0.9)
+    assert _stamps(out) == first
+    ingest_all(here / "in", min_slices=4)
+    second = _stamps(out)
+    assert all(second[k] != first[k] for k in first)
+    ingest_all(here / "in", code="c2", min_slices=4)
+    assert all(_stamps(out)[k] != second[k] for k in second)
+
+
+def test_damaged_volume_is_made_again(here: Path) -> None:
+    three_series(here / "in")
+    series, _, out = ingest_all(here / "in")
+    path = out / "volumes" / series["volume_id"][0] / "image.npy"
+    good = path.read_bytes()
+    info = path.stat()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    with jobs.job(spec_of(here / "in")) as job:
+        run.merge(job)
+    assert path.read_bytes() == good
+
+
+def test_source_where_everything_is_refused_stops_with_counts(here: Path) -> None:
+    made = datasets(random_phantom(0))
+    save([ds for n, ds in enumerate(made) if n != 4], here / "in" / "case")
+    with pytest.raises(TooManyRefusalsError, match=f"missing_slice {len(made) - 1}"):
+        ingest_all(here / "in")
+    assert TooManyRefusalsError.exit_code == 8
+    assert not Path("results/s/1_ingest/ct/series.tsv").exists()
+    rejected = read_tsv("results/s/1_ingest/ct/shards/0-of-1/rejected.tsv")
+    assert list(rejected["code"]) == ["missing_slice"]
+
+
+def test_more_refusals_than_allowed_stop(here: Path) -> None:
+    three_series(here / "in")
+    save(datasets(random_phantom(9))[:2], here / "in" / "short")
+    assert len(ingest_all(here / "in", max_refused_frac=0.25)[0]) == 3
+    with pytest.raises(TooManyRefusalsError, match="max_refused_frac"):
+        ingest_all(here / "in", max_refused_frac=0.2)
+
+
+def test_skipped_series_is_a_row(here: Path) -> None:
+    three_series(here / "in")
+    series, _, _ = ingest_all(here / "in")
+    skip = [series["series_id"][1]]
+    series, rejected, _ = ingest_all(here / "in", skip=skip)
+    assert len(series) == 2
+    assert "skipped" in set(rejected["code"])
+
+
+def test_check_source_gives_the_same_ledger_and_leaves_nothing(here: Path) -> None:
+    three_series(here / "in")
+    save(datasets(random_phantom(9))[:2], here / "in" / "short")
+    series, rejected = run.check_source(here / "in")
+    kept_series, kept_rejected, _ = ingest_all(here / "in")
+    same = ["unit", "kind", "format", "modality", "dtype", "num_files", "bytes", "content_sha256"]
+    assert sorted(map(tuple, series[same].values)) == sorted(map(tuple, kept_series[same].values))
+    assert sorted(rejected["code"]) == sorted(kept_rejected["code"])
+    assert sorted(p.name for p in here.iterdir()) == [".medssl", "in", "results"]
+
+
+def test_killed_conversion_goes_on_and_ends_in_the_same_bytes(here: Path, request: pytest.FixtureRequest) -> None:
+    for seed in range(6):
+        save(datasets(random_phantom(seed, columns=180, rows=160)), here / "in" / f"case{seed}")
+    _, _, out = ingest_all(here / "in")
+    wanted = {str(p.relative_to(out)): sha256_file(p) for p in sorted(out.glob("volumes/*/*"))}
+    ledger = (out / "series.tsv").read_bytes()
+    kills = 20 if request.config.getoption("--full") else 3
+    script = here / "go.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]\n"
+        "from pathlib import Path\nfrom test_ingest_run import ingest_all\ningest_all(Path('in'), code=sys.argv[1])\n"
+    )
+    for number in range(kills):
+        code = f"kill{number}"
+        process = subprocess.Popen([sys.executable, str(script), code], start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(1.2 + 0.35 * number % 2.5)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for path in out.glob("volumes/*/image.npy"):
+            np.load(path)
+        ingest_all(here / "in", code=code)
+        assert {str(p.relative_to(out)): sha256_file(p) for p in sorted(out.glob("volumes/*/*"))} == wanted
+        assert (out / "series.tsv").read_bytes() == ledger
+        assert not list(out.glob("volumes/.part-*"))
+
+
+# ---- image sets
+
+
+def test_pictures_become_one_volume_per_shape_with_their_labels(here: Path) -> None:
+    from PIL import Image
+
+    truth = {}
+    for split in ("train", "val"):
+        for label in ("ill", "well"):
+            for n in range(3):
+                shape = (20, 30) if n else (24, 24)
+                pixels = (np.arange(shape[0] * shape[1]).reshape(shape) * (n + 2) % 251).astype(np.uint8)
+                path = here / "in" / split / label / f"{label} {n}%.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+                truth.setdefault(shape[::-1], []).append((split, label, pixels.T))
+    (here / "in" / "train" / "ill" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
+    series, rejected, out = ingest_all(here / "in")
+    assert len(series) == 2
+    assert set(series["unit"]) == {"image"}
+    assert list(rejected["code"]) == ["corrupt"]
+    for _, row in series.iterrows():
+        folder = out / "volumes" / row["volume_id"]
+        values, images = np.load(folder / "image.npy"), pd.read_parquet(folder / "images.parquet")
+        assert values.dtype == np.uint8
+        found = [(images["split"][n], images["label"][n], values[:, :, n].tobytes("F")) for n in range(values.shape[2])]
+        wanted = [(s, label, p.tobytes("F")) for s, label, p in truth[values.shape[:2]]]
+        assert sorted(found) == sorted(wanted)
+        assert list(images.columns) == ["index", "image_id", "label", "split", "subject_id"]
+
+
+def test_folder_names_are_labels_only_when_asked_or_certain(here: Path) -> None:
+    from PIL import Image
+
+    for name in ("Smith_John", "Doe_Jane"):
+        (here / "in" / name).mkdir(parents=True)
+        Image.fromarray(np.full((9, 9), 7, np.uint8)).save(here / "in" / name / "1.png")
+    series, _, out = ingest_all(here / "in")
+    assert list(series["label"]) == [False]
+    assert "Smith" not in _all_text(out)
+    series, _, out = ingest_all(here / "in", labels="folders")
+    images = pd.read_parquet(out / "volumes" / series["volume_id"][0] / "images.parquet")
+    assert set(images["label"]) == {"Smith_John", "Doe_Jane"}
+
+
+def test_labels_table_gives_label_split_and_subject(here: Path) -> None:
+    from PIL import Image
+
+    (here / "in").mkdir()
+    for n in range(4):
+        Image.fromarray(np.full((9, 9), n, np.uint8)).save(here / "in" / f"{n}.png")
+    columns = {"label": list("abab"), "subject": list("xxyy"), "split": ["train"] * 4}
+    table = pd.DataFrame({"file": [f"{n}.png" for n in range(4)], **columns})
+    table.to_csv(here / "labels.tsv", sep="\t", index=False)
+    series, _, out = ingest_all(here / "in", labels=str(here / "labels.tsv"))
+    images = pd.read_parquet(out / "volumes" / series["volume_id"][0] / "images.parquet")
+    assert list(images["label"]) == list("abab")
+    assert images["subject_id"].nunique() == 2
+    assert list(series["unit"]) == ["patient"]
+
+
+def test_npz_set_keeps_its_labels_and_splits(here: Path) -> None:
+    r = np.random.default_rng(0)
+    arrays = {f"{s}_images": r.integers(0, 255, (n, 12, 10), dtype=np.uint8) for s, n in (("train", 5), ("val", 2), ("test", 3))}
+    labels = {k.replace("images", "labels"): r.integers(0, 3, (len(v), 1)) for k, v in arrays.items()}
+    (here / "in").mkdir()
+    np.savez(here / "in" / "set.npz", **arrays, **labels)
+    series, rejected, out = ingest_all(here / "in")
+    folder = out / "volumes" / series["volume_id"][0]
+    values, images = np.load(folder / "image.npy"), pd.read_parquet(folder / "images.parquet")
+    assert len(rejected) == 0
+    assert values.shape == (10, 12, 10)
+    assert np.array_equal(values.transpose(2, 1, 0), np.concatenate(list(arrays.values())))
+    assert list(images["split"]) == ["train"] * 5 + ["val"] * 2 + ["test"] * 3
+    assert list(images["label"]) == [str(v) for v in np.concatenate(list(labels.values())).ravel()]
+
+
+def test_npz_whose_labels_do_not_match_is_refused(here: Path) -> None:
+    (here / "in").mkdir()
+    np.savez(here / "in" / "a.npz", images=np.zeros((4, 9, 9), np.uint8), labels=np.zeros(3, int))
+    np.savez(here / "in" / "b.npz", images=np.array([{"an": "object"}]))
+    np.savez(here / "in" / "c.npz", something=np.zeros(3))
+    np.savez(here / "in" / "d.npz", images=np.zeros((4, 9, 9, 3), np.uint8))
+    _, rejected = run.check_source(here / "in")
+    assert sorted(rejected["code"]) == ["colour", "corrupt", "labels_mismatch", "no_images"]
+
+
+# ---- nothing personal leaves
+
+
+def _all_text(folder: Path) -> str:
+    """Every byte below a folder, file names, inflated streams and base64 decoded, as text."""
+    texts = []
+    for path in sorted(folder.rglob("*")):
+        texts.append(str(path.relative_to(folder)))
+        if path.is_file():
+            data = path.read_bytes()
+            texts.append(data.decode("latin-1"))
+            for mark in (b"\x1f\x8b",):
+                at = data.find(mark)
+                if at >= 0:
+                    try:
+                        texts.append(zlib.decompressobj(31).decompress(data[at:]).decode("latin-1"))
+                    except zlib.error:
+                        pass
+            if path.suffix == ".parquet":
+                texts.append(pd.read_parquet(path).to_csv())
+            for word in set(texts[-1].replace('"', " ").replace("\n", " ").split()):
+                if len(word) > 12:
+                    try:
+                        texts.append(base64.b64decode(word, validate=True).decode("latin-1"))
+                    except (ValueError, UnicodeDecodeError):
+                        pass
+    return "\n".join(texts)
+
+
+def canaries(root: Path, number: int) -> list[str]:
+    """A source with a different personal string in as many places as there are."""
+    from pydicom.datadict import DicomDictionary, tag_for_keyword
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    words = [f"CANARY{n:03d}X" for n in range(number)]
+    left = iter(words)
+    used = []
+
+    def take() -> str:
+        used.append(next(left))
+        return used[-1]
+
+    made = datasets(random_phantom(1))
+    kinds = ("PN", "LO", "SH", "ST", "LT", "UT", "AE")
+    starts = ("Patient", "Institution", "Operator", "Physician", "Referring", "Station", "Study", "Series", "Device", "Protocol")
+    starts += ("Accession", "Other", "Image", "Requested", "Responsible", "Performing", "Performed", "Issuer", "Convolution")
+    starts += ("Manufacturer", "Medical", "Additional", "Ethnic", "Occupation")
+    personal = [e[4] for e in DicomDictionary.values() if e[0] in kinds and e[1] == "1" and e[4].startswith(starts)]
+    for keyword in personal[: number - 20]:
+        word = take()
+        for ds in made:
+            if tag_for_keyword(keyword) is not None:
+                setattr(ds, keyword, word)
+    nested, private = take(), take()
+    for ds in made:
+        item = Dataset()
+        item.PatientName = nested
+        ds.OtherPatientIDsSequence = Sequence([item])
+        block = ds.private_block(0x0099, "MEDSSL TEST", create=True)
+        block.add_new(0x01, "LO", private)
+        ds.preamble = (private.encode() + b"\0" * 128)[:128]
+    folder = take()
+    save(made, root / folder / take(), names=lambda n, word=take(): f"{word}_{n}.dcm")
+    broken = root / folder / take()
+    broken.mkdir()
+    (broken / f"{take()}.dcm").write_bytes(next((root / folder).rglob("*_0.dcm")).read_bytes()[:700])
+    (broken / f"{take()}.txt").write_text(take())
+    other = datasets(random_phantom(2))
+    for n, ds in enumerate(other):
+        ds.PatientID = used[0]
+        if n == 5:
+            ds.PixelSpacing = [9, 9]
+    save(other, root / take())
+    image = nifti_image(random_phantom(3))
+    image.header["descrip"], image.header["aux_file"] = take().encode(), take().encode()
+    image.header["db_name"] = take().encode()
+    nibabel.save(image, root / f"{take()}_ct.nii.gz")
+    from PIL import Image, PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_text(take(), take())
+    (root / "pictures" / folder).mkdir(parents=True)
+    Image.fromarray(np.full((9, 9), 3, np.uint8)).save(root / "pictures" / folder / f"{take()}.png", pnginfo=info)
+    return used
+
+
+def test_no_canary_leaves_ingest(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = canaries(here / "in", 100)
+    assert len(words) >= 80
+    spec = spec_of(here / "in", shards=2)
+    log = here / "results" / "s" / "logs" / "ingest.log"
+    for step in (run.scan, lambda j: run.convert(j, 0), lambda j: run.convert(j, 1), run.merge):
+        with jobs.job(spec, log_path=log) as job:
+            step(job)
+    text = _all_text(here / "results") + "".join(capfd.readouterr())
+    assert [word for word in words if word in text] == []
+    assert len(read_tsv(Path(spec.out) / "series.tsv")) >= 3
+    private = (here / ".medssl" / "s" / "ct" / "items.tsv").read_text()
+    assert any(word in private for word in words), "the private table does name the refused files"
+
+
+def test_no_canary_is_in_an_error_message(here: Path) -> None:
+    root = here / "CANARYPATH"
+    made = datasets(random_phantom(0))
+    save(made[:2], root / "CANARYFOLDER")
+    with pytest.raises(TooManyRefusalsError) as caught:
+        ingest_all(root)
+    assert "CANARY" not in str(caught.value)
+
+
+def test_no_pickle_shell_or_socket_is_used(here: Path) -> None:
+    three_series(here / "in")
+    script = here / "audit.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]\n"
+        "from pathlib import Path\nfrom test_ingest_run import ingest_all\n"
+        "seen = []\n"
+        "def hook(event, args):\n"
+        "    if event in ('pickle.find_class', 'os.system', 'socket.connect'): seen.append(event)\n"
+        "    if event == 'subprocess.Popen' and not isinstance(args[1], (list, tuple)): seen.append(event)\n"
+        "sys.addaudithook(hook)\n"
+        "ingest_all(Path('in'))\n"
+        "sys.exit(len(seen))\n"
+    )
+    assert subprocess.run([sys.executable, str(script)], stderr=subprocess.DEVNULL).returncode == 0

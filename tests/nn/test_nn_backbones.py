@@ -1,0 +1,132 @@
+"""The battery that every backbone passes, and the names and shapes of the networks they claim to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medssl.core import plugins
+from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.nn.backbone import build, pooled
+from medssl.nn.resnet import SeparableMaxPool3d
+from medssl.nn.weights import load_encoder, read_tensors, save_encoder
+
+NARROW: dict[str, dict[str, Any]] = {
+    "resnet18": {"width": 0.125}, "resnet34": {"width": 0.125}, "resnet50": {"width": 0.125}, "convnext_tiny": {"width": 0.1},
+    "unet": {"features": (4, 4, 8, 8, 8, 4)}, "resenc": {"features": (4, 8, 8, 8), "blocks": (1, 2, 1, 1)},
+}  # fmt: skip
+every_backbone = pytest.mark.parametrize("name", sorted(set(plugins.names("backbone")) & set(NARROW)))
+
+
+@every_backbone
+@pytest.mark.parametrize("dims", [2, 3])
+def test_maps_have_the_declared_channels_and_strides_and_gradients_reach_everything(name: str, dims: int) -> None:
+    torch.manual_seed(0)
+    backbone = build(name, NARROW[name], dims, 2)
+    x = torch.rand(3, 2, *[64] * dims) if dims == 2 else torch.rand(2, 2, 64, 32, 32)
+    before = x.clone()
+    maps = backbone(x)
+    assert torch.equal(x, before)
+    for m, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
+        assert m.shape[1] == channels and m.shape[2] == 64 // stride
+    sum((m * torch.rand_like(m)).sum() for m in maps).backward()
+    for parameter_name, p in backbone.named_parameters():
+        assert p.grad is not None and bool(p.grad.isfinite().all()), parameter_name
+    assert pooled(maps).shape == (len(x), backbone.channels[-1])
+    with pytest.raises(StudyError, match="takes"):
+        backbone(torch.rand(2, 1, *[32] * dims))
+
+
+@every_backbone
+def test_weights_round_trip_and_less_than_all_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    one, other = (build(name, NARROW[name], 2, 1) for _ in range(2))
+    save_encoder(tmp_path / "e.safetensors", one)
+    match = load_encoder(tmp_path / "e.safetensors", other)
+    total = len(one.state_dict())
+    assert (match.matched, match.total) == (total, total)
+    assert f"{total}/{total} tensors matched" in capsys.readouterr().out
+    x = torch.rand(2, 1, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(one.eval()(x), other.eval()(x), strict=True))
+    with pytest.raises(StudyError, match="tensors matched"):
+        load_encoder(tmp_path / "e.safetensors", build(name, NARROW[name], 2, 3))
+    headed = nn.ModuleDict({"head": nn.Linear(3, 2)})
+    for child_name, child in other.named_children():
+        headed.add_module(child_name, child)
+    with pytest.raises(StudyError):
+        load_encoder(tmp_path / "e.safetensors", headed)
+    assert load_encoder(tmp_path / "e.safetensors", headed, extra=("head.",)).matched == total
+
+
+def test_a_smaller_network_inside_a_larger_one_is_not_all(tmp_path: Path) -> None:
+    save_encoder(tmp_path / "e.safetensors", build("resnet18", {"width": 0.125}, 2, 1))
+    larger = build("resnet34", {"width": 0.125}, 2, 1)
+    with pytest.raises(StudyError, match="only in the model"):
+        load_encoder(tmp_path / "e.safetensors", larger)
+    assert load_encoder(tmp_path / "e.safetensors", larger, at_least=0.3).matched == 120
+
+
+def test_other_formats_and_broken_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"\x80\x04")
+    with pytest.raises(StudyError, match="medssl convert"):
+        read_tensors(tmp_path / "w.pth")
+    (tmp_path / "w.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(CorruptArtefactError):
+        read_tensors(tmp_path / "w.safetensors")
+    with pytest.raises(StudyError, match="no weights"):
+        read_tensors(tmp_path / "none.safetensors")
+
+
+PARAMETERS = {"resnet18": 11_170_240, "resnet34": 21_278_400, "resnet50": 23_501_760}
+"""Public counts of torchvision's networks (11,689,512; 21,797,672; 25,557,032) less the classifier and two input channels."""
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_resnets_have_the_names_and_sizes_of_torchvisions(name: str) -> None:
+    backbone = build(name, {}, 2, 1)
+    assert sum(p.numel() for p in backbone.parameters()) == PARAMETERS[name]
+    names = list(backbone.state_dict())
+    assert names[:6] == [
+        "conv1.weight",
+        *(f"bn1.{n}" for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+    ]
+    assert "layer2.0.downsample.0.weight" in names and "layer2.0.downsample.0.bias" not in names
+    assert backbone.state_dict()["conv1.weight"].shape == (64, 1, 7, 7)
+
+
+def test_convnext_has_the_names_and_size_of_timms() -> None:
+    backbone = build("convnext_tiny", {}, 2, 3)
+    # 28,589,128 with the 1000-class head: norm 2 × 768, dense 768 × 1000 + 1000
+    assert sum(p.numel() for p in backbone.parameters()) == 28_589_128 - 2 * 768 - 768 * 1000 - 1000
+    wanted = {"stem.0.weight", "stem.1.bias", "stages.0.blocks.0.conv_dw.weight", "stages.2.blocks.8.mlp.fc1.weight",
+              "stages.1.downsample.0.weight", "stages.1.downsample.1.weight", "stages.3.blocks.2.gamma"}  # fmt: skip
+    assert wanted <= set(backbone.state_dict())
+
+
+def test_unet_is_the_encoder_of_monais() -> None:
+    from monai.networks.nets.basic_unet import BasicUNet
+
+    torch.manual_seed(0)
+    theirs, ours = BasicUNet(2, 1, 2, features=(4, 4, 8, 8, 8, 4)), build("unet", NARROW["unet"] | {"decoder": True}, 2, 1)
+    ours.load_state_dict({n: t for n, t in theirs.state_dict().items() if not n.startswith("final")})
+    x = torch.rand(2, 1, 32, 32)
+    assert torch.allclose(theirs.final_conv(ours.decode(ours(x))[-1]), theirs(x), atol=1e-6)
+
+
+def test_resenc_has_nnunets_names_and_aliases() -> None:
+    names = set(build("resenc", {}, 3, 1).state_dict())
+    for wanted in ("encoder.stem.convs.0.conv.weight", "encoder.stem.convs.0.all_modules.1.bias",
+                   "encoder.stages.1.blocks.0.skip.1.conv.weight", "encoder.stages.5.blocks.5.conv2.norm.weight"):  # fmt: skip
+        assert wanted in names
+    # an nnU-Net checkpoint of ResEncL holds 448 encoder tensors
+    assert len(names) == 448
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (2, 0)])
+def test_separable_max_pooling_is_max_pooling(kernel: int, padding: int) -> None:
+    x = torch.randn(2, 3, 9, 8, 7)
+    assert torch.equal(SeparableMaxPool3d(kernel, stride=2, padding=padding)(x), nn.MaxPool3d(kernel, 2, padding)(x))

@@ -1,0 +1,137 @@
+"""Encoders in and out: adapters agree with the real library, foreign files give tensors or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prepared import write_prepared
+from safetensors.torch import load_file
+
+from medssl.core import tables
+from medssl.core.errors import StudyError
+from medssl.nn.backbone import build, pooled
+from medssl.nn.transfer import adapters, convert, embed, export
+from medssl.nn.weights import save_encoder
+
+
+def make_run(folder: Path, name: str, dims: int = 2, **options: Any) -> Any:
+    from medssl.core import plugins
+
+    torch.manual_seed(0)
+    options = plugins.find("backbone", name).check(options)
+    backbone = build(name, options, dims, 1).eval()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    folder.mkdir()
+    save_encoder(folder / "encoder.safetensors", backbone)
+    contract = {"backbone": name, "backbone_options": options, "spatial_dims": dims, "in_channels": 1, "spacing_mm": [1.0, 1.0, 1.0],
+                "input_size": [32] * dims, "window": {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}}  # fmt: skip
+    (folder / "contract.json").write_text(json.dumps(contract))
+    return backbone
+
+
+def test_there_is_an_adapter_for_each_library() -> None:
+    assert adapters() == ["monai", "nnunet", "timm", "torchvision"]
+
+
+def test_monais_resnet_gives_the_same_features(tmp_path: Path) -> None:
+    from monai.networks.nets.resnet import ResNet
+
+    ours = make_run(tmp_path / "run", "resnet18", dims=3)
+    target = export(tmp_path / "run", "monai", tmp_path / "out")[0]
+    theirs = ResNet(
+        "basic", [2, 2, 2, 2], [64, 128, 256, 512], 3, 1, conv1_t_stride=2, feed_forward=False, bias_downsample=False
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(load_file(target))
+    x = torch.rand(2, 1, 32, 32, 32)
+    assert torch.allclose(theirs(x), pooled(ours(x)), atol=1e-6)
+
+
+def test_three_equal_channels_through_the_torchvision_stem_equal_one(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "resnet18")
+    tensors = load_file(export(tmp_path / "run", "torchvision", tmp_path / "out")[0])
+    ours = load_file(tmp_path / "run" / "encoder.safetensors")
+    x = torch.rand(2, 1, 32, 32)
+    wide = torch.nn.functional.conv2d(x.expand(-1, 3, -1, -1), tensors["conv1.weight"])
+    assert torch.allclose(wide, torch.nn.functional.conv2d(x, ours["conv1.weight"]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("library", "name"), [("torchvision", "resnet50"), ("timm", "convnext_tiny"), ("timm", "resnet34")])
+def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, name: str) -> None:
+    real = pytest.importorskip(library, reason=f"{library} is not installed")
+    ours = make_run(tmp_path / "run", name)
+    tensors = load_file(export(tmp_path / "run", library, tmp_path / "out")[0])
+    x = torch.rand(2, 1, 64, 64)
+    if library == "torchvision":
+        theirs = getattr(real.models, name)()
+        theirs.fc = torch.nn.Identity()
+        theirs.load_state_dict(tensors)
+        found = theirs.eval()(x.expand(-1, 3, -1, -1))
+    else:
+        theirs = real.create_model(name, in_chans=1, num_classes=0)
+        missing = theirs.load_state_dict(tensors, strict=False)
+        assert not missing.unexpected_keys and all(n.startswith("head.") for n in missing.missing_keys)
+        found = theirs.eval().forward_features(x).flatten(2).mean(2)
+    assert torch.allclose(found, pooled(ours(x)), atol=1e-6)
+
+
+def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "resenc", dims=3)
+    target, plan = export(tmp_path / "run", "nnunet", tmp_path / "out")[:2]
+    summary = convert(target, tmp_path / "back.safetensors", key="network_weights")
+    assert summary.startswith("448 tensors")
+    assert json.loads(plan.read_text())["key_to_stem"] == "encoder.stem"
+    back, ours = load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "run" / "encoder.safetensors")
+    assert all(torch.equal(back[n], t) for n, t in ours.items())
+
+
+def test_a_network_that_the_library_does_not_have_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "resnet18", stem="small")
+    with pytest.raises(StudyError, match="stem 'small'"):
+        export(tmp_path / "run", "torchvision", tmp_path / "out")
+    with pytest.raises(StudyError, match="Did you mean 'timm'"):
+        export(tmp_path / "run", "tim", tmp_path / "out")
+    with pytest.raises(StudyError, match="no contract"):
+        export(tmp_path, "timm", tmp_path / "out")
+
+
+def test_a_foreign_state_is_found_renamed_and_converted(tmp_path: Path) -> None:
+    weights = {f"module.{n}": torch.randn(3) for n in "abc"}
+    torch.save({"epoch": 3, "state_dict": weights, "opt": {"x": torch.zeros(1)}}, tmp_path / "w.pth")
+    assert convert(tmp_path / "w.pth", tmp_path / "w.safetensors", strip="module.").startswith("3 tensors, 9 numbers")
+    assert all(torch.equal(load_file(tmp_path / "w.safetensors")[n], weights["module." + n]) for n in "abc")
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch evil-was-here",)
+
+
+def test_a_file_that_would_run_code_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "evil": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "junk.pth").write_bytes(b"not weights")
+    for name in ("evil.pth", "junk.pth"):
+        with pytest.raises(StudyError, match="was not converted"):
+            convert(tmp_path / name, tmp_path / "out.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pth", "junk.pth"]
+
+
+def test_embed_writes_a_row_of_features_per_image(tmp_path: Path) -> None:
+    ours = make_run(tmp_path / "run", "resnet18", width=0.125)
+    inputs = write_prepared(tmp_path / "study", shape=(32, 32, 5))
+    prepared = Path(inputs["samples"][0]).parent
+    assert embed(prepared, tmp_path / "run", tmp_path / "f.parquet", batch_size=4) == 15
+    table = tables.read_parquet(tmp_path / "f.parquet")
+    assert table["sample_id"].tolist() == tables.read_parquet(prepared / "samples.parquet")["sample_id"].tolist()
+    image = np.load(next((prepared / "arrays").glob("*0000.npy")))[:, :, 2].astype(np.float32)
+    x = torch.from_numpy(((image + 1000) / 2000).clip(0, 1))[None, None]
+    assert np.allclose(table.iloc[2, 1:].to_numpy(np.float32), pooled(ours(x))[0].detach().numpy(), atol=1e-4)

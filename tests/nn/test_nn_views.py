@@ -1,0 +1,125 @@
+"""Views are functions of (seed, epoch, view, sample id), in [0, 1], from the right place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prepared import write_prepared
+
+from medssl.core.errors import StudyError
+from medssl.core.study import ViewSettings
+from medssl.nn.loading import Reader, read_samples
+from medssl.nn.views import Crop, Views, _blur
+
+STILL = {"scale": (1.0, 1.0), "ratio": 1.0, "rotation_deg": 0, "window_jitter": 0, "gamma": 1, "blur_prob": 0, "noise": 0}
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Any:
+    inputs = write_prepared(tmp_path, vary=True)
+    return read_samples(inputs["samples"], inputs["volumes"])
+
+
+def make(samples: Any, crops: list[Crop] | None = None, **options: Any) -> Views:
+    return Views(ViewSettings(**options), crops or [Crop(2, (16, 16))], samples, seed=3)
+
+
+def test_without_randomness_a_view_of_the_same_size_is_the_windowed_image(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.array([9]))]
+    size = tuple(batch.extent[0].tolist())
+    view = make(samples, [Crop(1, size)], **STILL)(batch)[0]
+    expected = ((batch.values + 1000) / 2000).clamp(0, 1)
+    assert torch.allclose(view, expected, atol=1e-5)
+
+
+def test_a_sample_has_the_same_views_in_any_batch(samples: Any) -> None:
+    reader, views = Reader(samples), make(samples, elastic_frac=0.05, cutout_prob=0.5)
+    together = views(reader[(4, np.array([0, 9, 20]))])
+    for place, row in enumerate([0, 9, 20]):
+        alone = views(reader[(4, np.array([row]))])
+        for a, b in zip(together, alone, strict=True):
+            assert torch.allclose(a[place], b[0], atol=2e-5)
+
+
+def test_views_differ_between_epochs_views_and_seeds_and_repeat_otherwise(samples: Any) -> None:
+    reader, views = Reader(samples), make(samples)
+    first, again, later = (views(reader[(epoch, np.array([5]))]) for epoch in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.allclose(first[0], first[1], atol=1e-2)
+    assert not torch.allclose(first[0], later[0], atol=1e-2)
+
+
+def test_planes_of_different_size_share_a_batch_and_padding_never_shows(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.array([0, 20]))]
+    assert batch.stored.shape[2:] == (28, 22) and batch.extent.tolist() == [[24, 20], [28, 22]]
+    batch.stored[0, 0, 24:] = 3000
+    batch.stored[0, 0, :, 20:] = 3000
+    bright = make(samples, [Crop(4, (32, 32))], **(STILL | {"scale": (0.5, 1.0)}))(batch)
+    clean = make(samples, [Crop(4, (32, 32))], **(STILL | {"scale": (0.5, 1.0)}))(Reader(samples)[(0, np.array([0, 20]))])
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    assert all(torch.allclose(a[inner], b[inner], atol=0.3) for a, b in zip(bright, clean, strict=True))
+
+
+def test_turning_shows_the_low_end_of_the_window_beyond_the_image(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.array([0]))]
+    batch.stored[:] = 1000
+    view = make(samples, [Crop(1, (48, 48))], **(STILL | {"rotation_deg": 45.0}))(batch)[0]
+    assert view.max() == 1 and view.min() == 0
+
+
+def test_flips_happen_only_where_the_study_allows_them(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.arange(24))]
+    plain = make(samples, [Crop(1, (20, 20))], **STILL)(batch)[0]
+    other = make(samples, [Crop(1, (20, 20))], **(STILL | {"flip": {"MR": ["i", "j"]}}))(batch)[0]
+    assert torch.equal(plain, other)
+    flipped = make(samples, [Crop(1, (20, 20))], **(STILL | {"flip": {"CT": ["j"]}}))(batch)[0]
+    mirrored = [torch.allclose(a, b.flip(2), atol=1e-5) for a, b in zip(plain, flipped, strict=True)]
+    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, flipped, strict=True)]
+    assert all(m or s for m, s in zip(mirrored, same, strict=True)) and 4 < sum(mirrored) < 20
+
+
+def test_crops_show_the_drawn_share_of_the_image(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.arange(24))]
+    i = torch.arange(28.0)[:, None].expand(28, 22)
+    batch.stored = (i / 28 * 2000 - 1000).repeat(24, 1, 1, 1)
+    batch.extent[:] = torch.tensor([28, 22])
+    view = make(samples, [Crop(1, (28, 28), (0.25, 0.25))], **STILL)(batch)[0]
+    shown = (view[:, 0, -1, 0] - view[:, 0, 0, 0]) * 28 / (27 / 28) * 28 / 28
+    side = (0.25 * 28 * 22) ** 0.5
+    assert torch.allclose(shown, torch.full((24,), side), atol=1.5)
+
+
+def test_blur_is_a_gaussian_that_keeps_constants() -> None:
+    impulse = torch.zeros(2, 1, 31, 31)
+    impulse[:, :, 15, 15] = 1
+    blurred = _blur(impulse, torch.tensor([2.0, 0.0]), 0)
+    at = torch.arange(31) - 15.0
+    assert torch.allclose(blurred[0, 0, :, 15], torch.exp(-(at**2) / 8) / torch.exp(-(at**2) / 8).sum(), atol=1e-4)
+    assert torch.equal(blurred[1], impulse[1])
+    assert torch.allclose(_blur(torch.ones(1, 1, 9, 9), torch.tensor([3.0]), 1), torch.ones(1, 1, 9, 9), atol=1e-6)
+
+
+def test_three_dimensional_views_of_patches(samples: Any) -> None:
+    reader = Reader(samples, patch=(20, 18, 8))
+    views = make(samples, [Crop(2, (12, 12, 6)), Crop(1, (8, 8, 4), (0.1, 0.2))], elastic_frac=0.05, cutout_prob=1.0)
+    made = views(reader[(0, np.array([1, 10]))])
+    assert [tuple(v.shape) for v in made] == [(2, 1, 12, 12, 6)] * 2 + [(2, 1, 8, 8, 4)]
+    assert all(bool(v.isfinite().all()) and 0 <= v.min() and v.max() <= 1 for v in made)
+
+
+def test_several_windows_become_channels(tmp_path: Path) -> None:
+    inputs = write_prepared(tmp_path, windows=2)
+    samples = read_samples(inputs["samples"], inputs["volumes"])
+    batch = Reader(samples)[(0, np.array([0, 1]))]
+    view = Views(ViewSettings(**STILL), [Crop(1, (24, 20))], samples, seed=0)(batch)[0]
+    assert view.shape == (2, 2, 24, 20)
+    assert torch.allclose(view[:, 1:], ((batch.values + 160) / 400).clamp(0, 1), atol=1e-4)
+
+
+def test_a_size_of_the_wrong_rank_is_refused(samples: Any) -> None:
+    with pytest.raises(StudyError, match="spatial_dims"):
+        make(samples, [Crop(1, (8, 8, 8))])(Reader(samples)[(0, np.array([0]))])

@@ -1,0 +1,382 @@
+"""Stage prepare end to end on hand-written ingest folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.core.files import read_json, sha256_file
+from medssl.core.tables import read_parquet, read_tsv
+from medssl.volume.cache import open_array, read_plane
+
+VOLUME_COLUMNS = [
+    *("volume_id", "series_id", "subject_id", "unit", "kind", "modality", "split", "array", "mask", "shape", "spacing_mm"),
+    *("affine", "slope", "intercept", "window_low", "window_high"),
+]
+SAMPLE_COLUMNS = [
+    *("sample_id", "volume_id", "subject_id", "unit", "kind", "split", "array", "axis", "index", "position_mm", "label"),
+    "foreground_frac",
+]
+SPLIT_ALL = {"split": {"val_frac": 0.3, "test_frac": 0.3}}
+
+
+def head(seed: int, shape: tuple[int, int, int] = (32, 30, 12)) -> np.ndarray:
+    """A CT-like phantom: air, a ball of tissue, noise."""
+    i, j, _ = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in shape], indexing="ij")
+    inside = (i / shape[0]) ** 2 + (j / shape[1]) ** 2 < 0.1
+    noise = np.random.default_rng(seed).integers(-20, 20, shape)
+    return np.where(inside, 40 + noise, -1000 + np.minimum(noise, 0)).astype(np.int16)
+
+
+def cohort(ingested, count: int = 8) -> None:
+    for n in range(count):
+        ingested.volume(f"v-{n:012x}", head(n), subject_id=f"p-{n // 2:012x}")
+
+
+def test_unchanged_arrays_are_linked_and_not_copied(ingested):
+    cohort(ingested)
+    out = ingested.prepare()
+    for n in range(8):
+        source = ingested.folder / "volumes" / f"v-{n:012x}" / "image.npy"
+        assert source.samefile(out / "arrays" / f"v-{n:012x}.npy")
+    cache = read_json(out / "fingerprint.json")["cache"]
+    assert (cache["files"], cache["linked"]) == (8, 8)
+
+
+def test_where_links_are_impossible_the_bytes_are_copied(ingested, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    cohort(ingested, 1)
+    out = ingested.prepare()
+    source = ingested.folder / "volumes" / f"v-{0:012x}" / "image.npy"
+    assert not source.samefile(out / "arrays" / f"v-{0:012x}.npy")
+    assert sha256_file(source) == sha256_file(out / "arrays" / f"v-{0:012x}.npy")
+    assert read_json(out / "fingerprint.json")["cache"]["linked"] == 0
+
+
+def test_a_patient_is_in_one_part_and_every_slice_is_a_sample(ingested):
+    cohort(ingested, 40)
+    out = ingested.prepare(**SPLIT_ALL)
+    samples, volumes = read_parquet(out / "samples.parquet"), read_tsv(out / "volumes.tsv")
+    assert len(samples) == 40 * 12
+    assert samples.groupby("subject_id")["split"].nunique().max() == 1
+    assert set(samples["split"]) == {"train", "val", "test"}
+    assert (
+        dict(zip(volumes["volume_id"], volumes["split"], strict=True)) == samples.groupby("volume_id")["split"].first().to_dict()
+    )
+    summary = read_json(out / "fingerprint.json")
+    assert summary["subjects_in_two_splits"] == 0
+    assert sum(part["subjects"] for part in summary["splits"].values()) == 20
+    assert sum(part["samples"] for part in summary["splits"].values()) == 480
+    assert summary["units"] == {"patient": 20}
+
+
+def test_the_tables_are_those_of_the_contract(ingested):
+    cohort(ingested)
+    out = ingested.prepare()
+    samples, volumes = read_parquet(out / "samples.parquet"), read_tsv(out / "volumes.tsv")
+    assert list(volumes.columns) == VOLUME_COLUMNS
+    assert list(samples.columns) == SAMPLE_COLUMNS
+    assert {n: str(samples[n].dtype) for n in ("axis", "index", "position_mm", "foreground_frac")} == {
+        **{"axis": "int8", "index": "int32"},
+        **{"position_mm": "float32", "foreground_frac": "float32"},
+    }
+    assert samples["sample_id"].tolist() == [f"{v}-{i:04d}" for v, i in zip(samples["volume_id"], samples["index"], strict=True)]
+    assert samples[["volume_id", "index"]].equals(samples[["volume_id", "index"]].sort_values(["volume_id", "index"]))
+    assert samples["label"].isna().all()
+    np.testing.assert_allclose(samples["position_mm"][:12], 5.0 * np.arange(12))
+
+
+def test_foreground_is_the_share_above_the_lowest_window(ingested):
+    cohort(ingested, 1)
+    out = ingested.prepare(window_hu=[[-900, 1000], [0, 100]])
+    samples, volumes = read_parquet(out / "samples.parquet"), read_tsv(out / "volumes.tsv")
+    array = open_array(out / volumes["array"][0])
+    expected = [(read_plane(array, 2, k) > -900).mean() for k in range(12)]
+    np.testing.assert_allclose(samples["foreground_frac"], expected, rtol=1e-6)
+    assert json.loads(volumes["window_low"][0]) == [-900, 0]
+    assert json.loads(volumes["window_high"][0]) == [1000, 100]
+
+
+def test_slope_and_intercept_are_kept_and_the_window_is_in_values(ingested):
+    stored = np.random.default_rng(0).integers(0, 4000, (16, 16, 8), dtype=np.int16)
+    ingested.volume("v-000000000001", stored, modality="MR", slope=0.5, intercept=10.0, subject_id="p-000000000001")
+    out = ingested.prepare(percentiles=(1, 99))
+    row = read_tsv(out / "volumes.tsv").iloc[0]
+    assert (row["slope"], row["intercept"]) == (0.5, 10.0)
+    values = stored * 0.5 + 10.0
+    low, high = np.percentile(values[values > values.min()], [1, 99], method="inverted_cdf")
+    assert json.loads(row["window_low"]) == [low]
+    assert json.loads(row["window_high"]) == [high]
+
+
+def test_every_source_gives_as_many_channels_as_the_study_has_windows(ingested):
+    ingested.volume("v-000000000001", head(0), modality="MR", subject_id="p-000000000001")
+    ingested.volume("v-000000000002", head(1), modality="CT", subject_id="p-000000000002")
+    out = ingested.prepare(window_hu=[[-1000, 1000], [-160, 240], [300, 1500]])
+    volumes = read_tsv(out / "volumes.tsv")
+    assert [len(json.loads(cell)) for cell in volumes["window_low"]] == [3, 3]
+
+
+def test_a_constant_volume_has_a_window(ingested):
+    ingested.volume("v-000000000001", np.zeros((8, 8, 4), np.int16), modality="MR", subject_id="p-000000000001")
+    row = read_tsv(ingested.prepare() / "volumes.tsv").iloc[0]
+    assert json.loads(row["window_low"])[0] < json.loads(row["window_high"])[0]
+
+
+def test_floating_values_become_16_bits_within_their_bound(ingested):
+    values = np.random.default_rng(0).gamma(2, 1500, (20, 18, 9)).astype(np.float32)
+    ingested.volume("v-000000000001", values, modality="PT", subject_id="p-000000000001")
+    out = ingested.prepare()
+    row = read_tsv(out / "volumes.tsv").iloc[0]
+    array = np.asarray(open_array(out / row["array"]))
+    assert array.dtype == np.int16
+    assert np.abs(array * row["slope"] + row["intercept"] - values).max() <= np.ptp(values) / 65000
+
+
+def test_floating_values_with_slope_are_values_too(ingested):
+    stored = np.random.default_rng(0).normal(size=(6, 6, 6)).astype(np.float32)
+    ingested.volume("v-000000000001", stored, modality="PT", slope=3.0, intercept=-7.0, subject_id="p-000000000001")
+    out = ingested.prepare()
+    row = read_tsv(out / "volumes.tsv").iloc[0]
+    got = np.asarray(open_array(out / row["array"])) * row["slope"] + row["intercept"]
+    np.testing.assert_allclose(got, stored * 3.0 - 7.0, atol=3e-4)
+
+
+def test_values_that_are_not_finite_are_refused(ingested):
+    values = np.ones((4, 4, 4), np.float32)
+    values[1, 2, 3] = np.nan
+    ingested.volume("v-000000000001", values, modality="MR", subject_id="p-000000000001")
+    with pytest.raises(CorruptArtefactError, match="finite"):
+        ingested.prepare()
+
+
+@pytest.mark.parametrize("form", ["memmap", "blosc2"])
+def test_resampling_gives_the_spacing_and_a_ct_within_half_a_hu(ingested, form):
+    from medssl.volume.spacing import resample_to_spacing
+
+    mask = (head(0) > 0).astype(np.uint8) * 3
+    ingested.volume("v-000000000001", head(0), subject_id="p-000000000001", mask=mask)
+    out = ingested.prepare(spacing_mm=[1.5, 1.5, None], cache=form)
+    row = read_tsv(out / "volumes.tsv").iloc[0]
+    assert json.loads(row["spacing_mm"]) == [1.5, 1.5, 5.0]
+    expected, affine = resample_to_spacing(head(0), np.diag([1.0, 1.0, 5.0, 1.0]), (1.5, 1.5, 5.0))
+    assert json.loads(row["shape"]) == list(expected.shape)
+    np.testing.assert_allclose(json.loads(row["affine"]), affine)
+    got = np.asarray(open_array(out / row["array"])[:]) * row["slope"] + row["intercept"]
+    assert np.abs(got - expected).max() < 0.5
+    resampled_mask = np.asarray(open_array(out / row["mask"])[:])
+    assert resampled_mask.shape == expected.shape
+    assert set(np.unique(resampled_mask)) == {0, 3}
+    assert len(read_parquet(out / "samples.parquet")) == 12
+
+
+def test_masks_are_linked_where_nothing_changes(ingested):
+    ingested.volume("v-000000000001", head(0), subject_id="p-000000000001", mask=(head(0) > 0).astype(np.uint8))
+    out = ingested.prepare()
+    row = read_tsv(out / "volumes.tsv").iloc[0]
+    assert (out / row["mask"]).samefile(ingested.folder / "volumes" / "v-000000000001" / "mask.npy")
+
+
+def test_sagittal_slices_are_cut_along_i_and_lie_in_one_run_of_bytes(ingested):
+    ingested.volume("v-000000000001", head(0, (9, 20, 22)), subject_id="p-000000000001", spacing=(4.0, 1.0, 1.0))
+    out = ingested.prepare()
+    samples = read_parquet(out / "samples.parquet")
+    assert len(samples) == 9
+    assert set(samples["axis"]) == {0}
+    array = open_array(out / samples["array"][0])
+    np.testing.assert_array_equal(array, head(0, (9, 20, 22)))
+    assert read_plane(array, 0, 4).flags.c_contiguous
+    np.testing.assert_allclose(samples["position_mm"], 4.0 * np.arange(9))
+
+
+def images(ids: int, *, subject: bool = False, official: bool = True) -> pd.DataFrame:
+    part = ["train", "val", "test", "train"]
+    return pd.DataFrame(
+        {
+            "index": np.arange(ids),
+            "image_id": [f"x-{n:012x}" for n in range(ids)],
+            "label": [("liver", "spleen")[n % 2] for n in range(ids)],
+            "split": [part[n % 4] if official else None for n in range(ids)],
+            "subject_id": [f"p-{n // 4:012x}" if subject else None for n in range(ids)],
+        }
+    )
+
+
+def test_image_sets_keep_their_official_parts_and_labels(ingested):
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 40), dtype=np.uint8)
+    ingested.volume("v-000000000001", pixels, modality="OT", spacing=None, images=images(40))
+    out = ingested.prepare()
+    samples, volumes = read_parquet(out / "samples.parquet"), read_tsv(out / "volumes.tsv")
+    assert samples["split"].tolist() == images(40)["split"].tolist()
+    assert samples["label"].tolist() == images(40)["label"].tolist()
+    assert set(samples["unit"]) == {"image"}
+    assert samples["position_mm"].isna().all()
+    assert samples["subject_id"].isna().all()
+    assert set(samples["axis"]) == {2}
+    assert json.loads(volumes["window_low"][0]) == [0]
+    assert json.loads(volumes["window_high"][0]) == [255]
+    assert pd.isna(volumes["split"][0])
+    summary = read_json(out / "fingerprint.json")
+    assert summary["units"] == {"image": 40}
+    assert summary["labels"] == {"liver": {"test": 10, "train": 10}, "spleen": {"train": 10, "val": 10}}
+
+
+def test_images_of_a_patient_stay_together_where_patients_are_known(ingested):
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 400), dtype=np.uint8)
+    ingested.volume("v-000000000001", pixels, spacing=None, images=images(400, subject=True, official=False))
+    samples = read_parquet(ingested.prepare(**SPLIT_ALL) / "samples.parquet")
+    assert samples.groupby("subject_id")["split"].nunique().max() == 1
+    assert set(samples["split"]) == {"train", "val", "test"}
+    assert set(samples["unit"]) == {"patient"}
+
+
+def test_an_official_split_that_tears_a_patient_apart_is_counted(ingested):
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 40), dtype=np.uint8)
+    ingested.volume("v-000000000001", pixels, spacing=None, images=images(40, subject=True))
+    assert read_json(ingested.prepare() / "fingerprint.json")["subjects_in_two_splits"] == 10
+
+
+def test_images_without_patients_are_units_and_adding_one_moves_no_other(ingested_twice):
+    parts = []
+    for count in (60, 90):
+        one = ingested_twice()
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, count), dtype=np.uint8)
+        one.volume("v-000000000001", pixels, spacing=None, images=images(count, official=False))
+        parts.append(read_parquet(one.prepare(**SPLIT_ALL) / "samples.parquet")["split"].tolist())
+    assert parts[0] == parts[1][:60]
+    assert set(parts[0]) == {"train", "val", "test"}
+
+
+def test_a_users_split_is_kept(ingested, tmp_path):
+    cohort(ingested)
+    rows = [f"p-{n:012x}\t{part}" for n, part in enumerate(["test", "train", "val", "train"])]
+    (tmp_path / "split.tsv").write_text("\n".join(["subject_id\tsplit", *rows]) + "\n")
+    out = ingested.prepare(split={"file": str(tmp_path / "split.tsv")})
+    samples = read_parquet(out / "samples.parquet")
+    assert samples.groupby("subject_id")["split"].first().tolist() == ["test", "train", "val", "train"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "does not exist"),
+        ("subject_id,split\np-1,train\n", "tab separated"),
+        ("subject_id\tsplit\np-1\ttrain\np-1\ttest\n", "1 ids named twice"),
+        ("subject_id\tsplit\np-000000000000\ttrain\n", "no row for 3 of 4 units"),
+        ("subject_id\tsplit\np-000000000000\ttraining\n", "Did you mean 'train'"),
+    ],
+)
+def test_a_split_file_that_does_not_fit_is_refused(ingested, tmp_path, text, sentence):
+    cohort(ingested)
+    if text is not None:
+        (tmp_path / "split.tsv").write_text(text)
+    with pytest.raises(StudyError, match=sentence):
+        ingested.prepare(split={"file": str(tmp_path / "split.tsv")})
+
+
+def test_blosc2_and_memmap_prepare_the_same(ingested_twice):
+    found = []
+    for form in ("memmap", "blosc2"):
+        one = ingested_twice()
+        cohort(one, 3)
+        out = one.prepare(cache=form)
+        samples, volumes = read_parquet(out / "samples.parquet"), read_tsv(out / "volumes.tsv")
+        arrays = [np.asarray(open_array(out / name)[:]) for name in volumes["array"]]
+        found.append((samples.drop(columns="array"), volumes.drop(columns="array"), arrays))
+    assert found[0][0].equals(found[1][0])
+    assert found[0][1].equals(found[1][1])
+    np.testing.assert_array_equal(found[0][2], found[1][2])
+
+
+def test_threads_and_a_second_run_change_no_byte(ingested):
+    cohort(ingested)
+    out = ingested.prepare(cache="blosc2", **SPLIT_ALL)
+
+    def state() -> dict[str, str]:
+        return {str(p.relative_to(out)): sha256_file(p) for p in out.rglob("*") if p.is_file() and p.name != "receipt.json"}
+
+    before = state()
+    ingested.again(cache="blosc2", threads=3, **SPLIT_ALL)
+    assert state() == before
+
+
+def test_arrays_of_another_run_are_removed(ingested):
+    cohort(ingested, 2)
+    out = ingested.prepare(cache="blosc2")
+    ingested.again(cache="memmap")
+    assert sorted(p.suffix for p in (out / "arrays").iterdir()) == [".npy", ".npy"]
+
+
+def test_the_receipt_names_every_file(ingested):
+    cohort(ingested, 2)
+    out = ingested.prepare()
+    receipt = read_json(out / "receipt.json")
+    files = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name != "receipt.json"}
+    assert set(receipt["outputs"]) == files
+    assert len(receipt["inputs"]) == 1 + 2
+
+
+@pytest.mark.parametrize("name", ["image.npy", "mask.npy"])
+def test_a_flipped_bit_is_refused_and_leaves_no_receipt(ingested, name):
+    ingested.volume("v-000000000001", head(0), subject_id="p-000000000001", mask=(head(0) > 0).astype(np.uint8))
+    out = ingested.prepare()
+    path = ingested.folder / "volumes" / "v-000000000001" / name
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CorruptArtefactError, match="not the file that stage 'ingest' wrote"):
+        ingested.again()
+    assert not (out / "receipt.json").exists()
+
+
+def test_a_table_that_contradicts_its_array_is_refused(ingested):
+    cohort(ingested, 1)
+    ingested.rows[0]["shape"] = "[32, 30, 13]"
+    with pytest.raises(CorruptArtefactError, match=r"shape \[32, 30, 12\] and series.tsv says \[32, 30, 13\]"):
+        ingested.prepare()
+
+
+def test_images_without_a_row_each_are_refused(ingested):
+    pixels = np.zeros((8, 8, 10), np.uint8)
+    ingested.volume("v-000000000001", pixels, spacing=None, images=images(9))
+    with pytest.raises(CorruptArtefactError, match="a row for each of the 10 images, got 9"):
+        ingested.prepare()
+
+
+def test_an_empty_source_says_so(ingested):
+    with pytest.raises(StudyError, match="nothing to prepare"):
+        ingested.prepare()
+
+
+def test_every_input_is_hashed_once(ingested, monkeypatch):
+    from medssl.core import job as core_job
+
+    hashed: list[Path] = []
+    original = core_job.sha256_file
+
+    def counting(path):
+        hashed.append(Path(path))
+        return original(path)
+
+    monkeypatch.setattr(core_job, "sha256_file", counting)
+    cohort(ingested, 3)
+    ingested.prepare()
+    inputs = [p for p in hashed if "1_ingest" in p.parts]
+    assert len(inputs) == len(set(inputs)) == 1 + 3
+    assert not [p for p in hashed if p.parent.name == "arrays"], "linked arrays are the inputs that were hashed"
+
+
+def test_the_receipts_hashes_are_those_of_the_files(ingested):
+    ingested.volume("v-000000000001", head(0), subject_id="p-000000000001", mask=(head(0) > 0).astype(np.uint8))
+    ingested.volume("v-000000000002", head(1).astype(np.float32) + 0.25, subject_id="p-000000000002")
+    out = ingested.prepare()
+    for name, entry in read_json(out / "receipt.json")["outputs"].items():
+        assert entry == {"sha256": sha256_file(out / name), "size": (out / name).stat().st_size}

@@ -1,0 +1,220 @@
+"""The engine: not-finite numbers, memory, accumulation, collapse, precision, the stage's files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prepared import receipt, write_prepared
+from pretraining import train_here
+from test_pretrain_world import COHORT, SMALL
+
+from medssl.core import tables
+from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemoryError, StudyError
+from medssl.nn import health
+
+
+def test_a_nan_in_the_images_stops_before_the_step_names_the_batch_and_keeps_the_last_good_state(make_plan: Any) -> None:
+    plan = make_plan("nan")
+    row = int(plan.objective().batches(plan.seed, 0, 8)[2][5])
+    volume = plan.samples.volumes[plan.samples.volume[row]]
+    array = np.load(volume.array).astype(np.float32)
+    array[3, 3, plan.samples.index[row]] = np.nan
+    np.save(volume.array, np.asfortranarray(array))
+    error, state = train_here(plan)
+    assert isinstance(error, NotFiniteError) and error.exit_code == 3
+    assert "step 3" in str(error) and plan.samples.ids[row] in str(error)
+    assert state[0] == 2
+    assert all(bool(t.isfinite().all()) for t in state[1].values() if t.is_floating_point())
+
+
+def test_an_absurd_learning_rate_never_leaves_a_state_that_is_not_finite(make_plan: Any) -> None:
+    error, state = train_here(make_plan("wild", lr=1e30, optimizer="sgd", warmup_frac=0.0))
+    assert isinstance(error, NotFiniteError)
+    assert state is None or all(bool(t.isfinite().all()) for t in state[1].values() if t.is_floating_point())
+
+
+def test_running_out_of_memory_names_peak_batch_and_option(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medssl.pretrain.objectives.simclr import SimCLR
+
+    def too_large(*_: Any) -> None:
+        raise torch.OutOfMemoryError("allocation failed")
+
+    monkeypatch.setattr(SimCLR, "forward", too_large)
+    error, state = train_here(make_plan("memory"))
+    assert isinstance(error, OutOfMemoryError) and error.exit_code == 4
+    assert "the first step" in str(error) and "8 samples" in str(error) and "pretrain.accumulate" in str(error)
+    assert state is None
+
+
+@pytest.mark.parametrize("objective", sorted(SMALL))
+def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(make_plan: Any, objective: str) -> None:
+    from medssl.core.progress import Bar
+    from medssl.pretrain.loop import _Run
+
+    gradients, losses = [], []
+    for parts in (1, 4):
+        from lightning_fabric import Fabric
+        from pretraining import arithmetic
+
+        plan = make_plan(cohort=COHORT, objective={objective: SMALL[objective]}, accumulate=parts, batch_size=32)
+        fabric = Fabric(accelerator="cpu", devices=1, **arithmetic("double"))
+        run = _Run(fabric, plan, Bar("test", 1, "images", None, None), print, lambda: False)
+        if run.objective.memory_pass:
+            run.begin()
+            run.objective.start_epoch(0, 0)
+        run.module.eval()  # batch statistics are the parts' own, as the docs say; all else is the whole batch's
+        batch = run.reader[(0, np.arange(32))]
+        loss, _ = run.forward_backward(batch)
+        losses.append(loss.value.item())
+        gradients.append([p.grad for p in run.objective.parameters() if p.grad is not None])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    scale = max(float(g.abs().max()) for g in gradients[0])
+    assert max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True)) < 1e-5 * scale
+
+
+@pytest.mark.parametrize("objective", sorted(SMALL))
+def test_a_collapsed_network_raises_the_alarm(make_plan: Any, objective: str, tmp_path: Path) -> None:
+    from medssl.nn.weights import save_encoder
+
+    plan = make_plan("collapsed", objective={objective: SMALL[objective]}, on_collapse="stop", lr=1e-12, epochs=1)
+    dead = plan.objective().backbone
+    with torch.no_grad():
+        dead.conv1.weight.zero_()
+    save_encoder(tmp_path / "dead.safetensors", dead)
+    plan = make_plan(
+        "collapsed", objective={objective: SMALL[objective]}, on_collapse="stop", lr=1e-12, epochs=1,
+        init_weights=str(tmp_path / "dead.safetensors"),
+    )  # fmt: skip
+    error, state = train_here(plan)
+    assert isinstance(error, NotFiniteError) and "collapse" in str(error)
+    assert state is not None
+    whole = train_here(make_plan("healthy", objective={objective: SMALL[objective]}, on_collapse="stop", epochs=1))
+    assert whole[0] is None
+
+
+def test_health_of_known_clouds() -> None:
+    torch.manual_seed(0)
+    line, cloud = torch.outer(torch.randn(200), torch.randn(8)), torch.randn(4000, 8)
+    assert health.effective_rank(line) == pytest.approx(1, abs=1e-5)
+    assert health.effective_rank(cloud) == pytest.approx(8, abs=0.05)
+    assert health.rankme(torch.eye(5)) == pytest.approx(5, abs=1e-6)
+    assert health.spread(cloud) == pytest.approx(1, abs=0.02)
+    assert health.spread(torch.ones(10, 8)) == pytest.approx(0, abs=1e-6)
+    assert health.alignment(cloud, cloud) == 0 and health.alignment(cloud, -cloud) == pytest.approx(4, abs=1e-4)
+    pair = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert health.uniformity(pair) == pytest.approx(-4)
+    assert health.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-5)
+
+
+def test_ema_keeps_a_slow_encoder(make_plan: Any) -> None:
+    state = train_here(make_plan("ema", ema_decay=0.5, epochs=1))[1]
+    model, kept = state[1]["model/backbone.conv1.weight"], state[1]["encoder/conv1.weight"]
+    assert not torch.equal(model, kept) and torch.equal(kept, state[1]["ema/conv1.weight"])
+
+
+def test_half_precision_trains_and_resumes_exactly(make_plan: Any, precision: str = "bf16") -> None:
+    import os
+    import signal
+
+    whole = train_here(make_plan("whole", precision=precision, epochs=2))
+    assert whole[0] is None
+    assert all(math.isfinite(row["loss"]) for row in whole[1][2]["rows"])
+    stopped = make_plan("stopped", precision=precision, epochs=2)
+    train_here(stopped, after=lambda bar: os.kill(os.getpid(), signal.SIGTERM) if bar.done == 24 else None)
+    resumed = train_here(stopped)
+    assert all(torch.equal(t, resumed[1][1][n]) for n, t in whole[1][1].items())
+
+
+def test_three_dimensions_train_on_patches(make_plan: Any) -> None:
+    error, state = train_here(make_plan("3d", spatial_dims=3, size=[16, 16, 4], epochs=1))
+    assert error is None
+    assert state[1]["encoder/conv1.weight"].shape[2:] == (3, 3, 3)
+
+
+def run_stage(root: Path, **settings: Any) -> Path:
+    from pretraining import TINY
+
+    from medssl.core.job import Spec, job
+    from medssl.core.study import PretrainSettings
+    from medssl.pretrain.run import run
+
+    prepared = root / "2_prepare" / "ct"
+    inputs = (
+        write_prepared(root)
+        if not prepared.exists()
+        else {
+            "samples": [str(prepared / "samples.parquet")],
+            "volumes": [str(prepared / "volumes.tsv")],
+            "keep": str(root / "3_reduce" / "ct" / "all" / "keep.parquet"),
+        }
+    )
+    values = PretrainSettings(**(TINY | {"epochs": 1, "tensorboard": True} | settings)).model_dump(
+        exclude={"arms", "seeds", "cohort"}
+    )
+    out = root / "4_pretrain" / "ct" / "simclr-all-seed0"
+    spec = Spec(
+        stage="pretrain", name="ct/simclr-all-seed0", study="t", root=str(root), seed=0, code="c",
+        settings=json.loads(json.dumps(values)) | {"pretrain_seed": 0}, inputs=inputs, out=str(out),
+    )  # fmt: skip
+    with job(spec) as work:
+        run(work)
+    return out
+
+
+def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from medssl.nn.backbone import build
+    from medssl.nn.weights import load_encoder
+
+    out = run_stage(tmp_path)
+    contract = json.loads((out / "contract.json").read_text())
+    backbone = build(contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"])
+    assert load_encoder(out / "encoder.safetensors", backbone).matched == contract["num_tensors"]
+    assert contract["window"] == {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}
+    curve = tables.read_tsv(out / "curve.tsv")
+    assert list(curve.columns[:9]) == [
+        "epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity",
+    ]  # fmt: skip
+    assert curve["step"].tolist() == [1, 2, 3]
+    assert Image.open(out / "views.png").size[1] > 8 * 16
+    recorded = json.loads((out / "receipt.json").read_text())
+    assert set(recorded["outputs"]) == {"encoder.safetensors", "contract.json", "curve.tsv", "views.png"}
+    assert list((out / "events").glob("events.out.tfevents.*"))
+    assert not list((tmp_path / "state" / "pretrain").rglob("*.safetensors"))
+
+
+def test_an_array_that_was_changed_is_refused(tmp_path: Path) -> None:
+    run_stage(tmp_path)
+    array = next((tmp_path / "2_prepare" / "ct" / "arrays").glob("*.npy"))
+    data = bytearray(array.read_bytes())
+    data[-1] ^= 1
+    array.write_bytes(bytes(data))
+    with pytest.raises(CorruptArtefactError):
+        run_stage(tmp_path)
+
+
+def test_nothing_kept_is_said_so(tmp_path: Path) -> None:
+    write_prepared(tmp_path)
+    folder = tmp_path / "3_reduce" / "ct" / "all"
+    keep = tables.read_parquet(folder / "keep.parquet")
+    tables.write_parquet(folder / "keep.parquet", keep.assign(keep=False))
+    receipt(folder, "reduce")
+    with pytest.raises(StudyError, match="no samples are left"):
+        run_stage(tmp_path)
+
+
+def test_starting_weights_of_another_shape_are_refused(make_plan: Any, tmp_path: Path) -> None:
+    from medssl.nn.weights import save_encoder
+
+    plan = make_plan()
+    save_encoder(tmp_path / "w.safetensors", plan.objective().backbone)
+    wider = {"resnet18": {"width": 0.25, "stem": "small"}}
+    with pytest.raises(StudyError, match="only 20/120 tensors"):
+        make_plan(backbone=wider, init_weights=str(tmp_path / "w.safetensors")).objective()

@@ -1,0 +1,68 @@
+"""One batch is one batch, on however many processes it lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pretraining import train_here, train_world
+
+SMALL: dict[str, dict[str, Any]] = {
+    "simclr": {"projector": (32, 16)},
+    "moco": {"projector": (32, 16), "queue": 96},
+    "byol": {"projector": (32, 16), "predictor_hidden": 32},
+    "swav": {"projector": (32, 16), "prototypes": 20, "queue": 64, "queue_start_frac": 0.3, "freeze_prototypes_steps": 1,
+             "small_crops": 2, "iterations": 3, "epsilon": 0.2},
+    "deepcluster_v2": {"projector": (32, 16), "prototypes": 6, "heads": 2},
+    "gsimclr": {"projector": (32, 16), "denoiser_epochs": 2},
+}  # fmt: skip
+COHORT = {"volumes": 9, "shape": (20, 20, 8)}
+STEPS = {"max_steps": 3, "batch_size": 64, "warmup_frac": 0.0, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.0,
+         "views": {"gamma": 1, "blur_prob": 0, "noise": 0}}  # fmt: skip
+
+
+def agree(a: Any, b: Any, tolerance: float = 1e-5) -> None:
+    """Losses of all steps, all weights, statistics, queues and memories of two runs are the same to rounding."""
+    for row_a, row_b in zip(a[2]["rows"], b[2]["rows"], strict=True):
+        assert row_a["loss"] == pytest.approx(row_b["loss"], rel=tolerance, abs=tolerance)
+        assert row_a["grad_norm"] == pytest.approx(row_b["grad_norm"], rel=1e-3)
+    for name, x in a[1].items():
+        if name.startswith("model/") and x.is_floating_point():
+            y = b[1][name]
+            apart = (x - y).abs().max().item()
+            assert apart <= tolerance * max(1.0, x.abs().max().item()), (name, apart)
+
+
+@pytest.mark.parametrize("objective", sorted(SMALL))
+def test_the_number_of_processes_does_not_change_a_run(make_plan: Any, objective: str, request: pytest.FixtureRequest) -> None:
+    options = {"objective": {objective: SMALL[objective]}, **STEPS}
+    full = request.config.getoption("--full")
+    if not full:
+        options |= {"max_steps": 2, "batch_size": 32}
+    results = {}
+    for world in (1, 2, 4) if full else (1, 4):
+        error, results[world] = train_world(make_plan(str(world), COHORT, **options), world, precision="double")
+        assert error is None
+        agree(results[1], results[world], 1e-9)
+
+
+def test_in_single_precision_loss_and_statistics_agree(make_plan: Any) -> None:
+    # Gradients agree only to the rounding that moves activations across ReLU's kink, as they do between one process and float64.
+    options = {"objective": {"simclr": SMALL["simclr"]}, **STEPS, "max_steps": 1, "lr": 1.0, "momentum": 0.0}
+    one, many = (train_world(make_plan(str(world), COHORT, **options), world)[1] for world in (1, 4))
+    assert one[2]["rows"][0]["loss"] == pytest.approx(many[2]["rows"][0]["loss"], abs=1e-5)
+    for name in ("backbone.bn1.running_mean", "backbone.layer4.1.bn2.running_var", "projector.0.weight"):
+        assert (one[1]["model/" + name] - many[1]["model/" + name]).abs().max().item() < 2e-4
+
+
+def test_whitening_and_volume_exclusion_see_the_whole_batch(make_plan: Any) -> None:
+    options = {"projector": (32, 16), "whitening_groups": 4, "exclude_same_volume": True}
+    plans = [make_plan(str(world), COHORT, objective={"simclr": options}, **STEPS) for world in (1, 2)]
+    (error, one), (_, many) = (train_world(plan, 1 + at, precision="double") for at, plan in enumerate(plans))
+    assert error is None
+    agree(one, many, 1e-9)
+
+
+def test_a_batch_that_does_not_divide_is_refused(make_plan: Any) -> None:
+    error, _ = train_here(make_plan(cohort=COHORT, batch_size=10, accumulate=4))
+    assert error is not None and "cannot be divided by 4" in str(error)

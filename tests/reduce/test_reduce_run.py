@@ -1,0 +1,199 @@
+"""The stage on a prepared cohort: descriptors once, arms, budgets, refusals."""
+
+from __future__ import annotations
+
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.core.files import read_json, sha256_file
+from medssl.core.plugins import names
+from medssl.reduce import run as stage
+from medssl.reduce.hamming import distances
+
+DESCRIPTORS = "3_reduce/describe/descriptors.parquet"
+
+
+@pytest.fixture
+def pictures():
+    """Ask for the pictures."""
+
+
+def described(prepared, **settings) -> str:
+    stage.describe(prepared.job("describe", settings))
+    return str(prepared.root / DESCRIPTORS)
+
+
+def decided(prepared, name: str, settings: dict, **inputs) -> tuple[pd.DataFrame, dict]:
+    inputs = {"descriptors": str(prepared.root / DESCRIPTORS), **inputs}
+    job = prepared.job(name, settings, **inputs)
+    stage.run(job)
+    return pd.read_parquet(job.path("keep.parquet")), read_json(job.path("summary.json"))
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(request, monkeypatch):
+    """Pictures are drawn where a test asks for them."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(stage, "_figures", lambda *_: iter(()))
+
+
+def test_descriptors_are_those_of_the_naive_chain(prepared):
+    table = pd.read_parquet(described(prepared))
+    assert len(table) == 24 + 20 + 24 + 12 and table["sample_id"].is_monotonic_increasing
+    array = np.load(prepared.root / "2_prepare/ct/arrays/v-bb.npy")
+    row = table[table["sample_id"] == "v-bb-0011"].iloc[0]
+    plane = array[:, :, 11].T
+    grey = np.floor(np.clip((plane + 1000.0) / 2000.0, 0, 1) * 255 + 0.5).astype(np.uint8)
+    for kind, function in {
+        "dhash": imagehash.dhash,
+        "phash": imagehash.phash,
+        "ahash": imagehash.average_hash,
+        "whash": imagehash.whash,
+    }.items():
+        assert int(row[f"{kind}_8_0"]) == int(str(function(Image.fromarray(grey))), 16)
+    _, counts = np.unique(np.clip(plane, -1000, 1000), return_counts=True)
+    share = counts / counts.sum()
+    assert row["entropy"] == pytest.approx(-(share * np.log2(share)).sum(), abs=1e-12)
+
+
+def test_only_training_slices_are_described(prepared):
+    table = pd.read_parquet(described(prepared))
+    assert "v-dd" not in set(table["volume_id"])
+
+
+def test_a_new_volume_computes_only_itself(prepared, monkeypatch):
+    first = pd.read_parquet(described(prepared))
+    calls = []
+    original = stage.describe_slices
+    monkeypatch.setattr(stage, "describe_slices", lambda planes, *a, **k: calls.append(len(planes)) or original(planes, *a, **k))
+    again = pd.read_parquet(described(prepared))
+    assert calls == [] and again.equals(first)
+    prepared.change_samples(split="train")
+    more = pd.read_parquet(described(prepared))
+    assert sum(calls) == 24 and len(more) == len(first) + 24
+
+
+def test_greedy_hash_keeps_and_names_twins_within_each_volume(prepared):
+    table = pd.read_parquet(described(prepared)).set_index("sample_id")
+    keep, summary = decided(prepared, "hash", prepared.arm("hash"))
+    assert list(keep.columns) == ["sample_id", "keep", "reason", "twin", "distance"]
+    assert set(keep["sample_id"]) == set(table.index) and summary["threshold"] == 6.0
+    kept = set(keep.loc[keep["keep"], "sample_id"])
+    assert {"v-aa-0000", "v-bb-0000", "v-cc-0000"} <= kept
+    assert all(f"v-ee-{i:04d}" in kept for i in range(12)), "images of a set are volumes of their own"
+    for row in keep[~keep["keep"]].itertuples():
+        assert row.reason == "duplicate" and row.twin in kept and row.twin[:4] == row.sample_id[:4]
+        codes = table.loc[[row.sample_id, row.twin], "dhash_8_0"].to_numpy()
+        assert row.distance == np.bitwise_count(codes[0] ^ codes[1]) <= 6
+    for volume in ("v-aa", "v-bb", "v-cc"):
+        codes = table.loc[sorted(k for k in kept if k.startswith(volume)), "dhash_8_0"].to_numpy()[:, None]
+        for place, code in enumerate(codes):
+            assert (distances(code, codes[place + 1 :]) > 6).all()
+
+
+def test_global_finds_the_patient_scanned_twice(prepared):
+    described(prepared)
+    keep, _ = decided(prepared, "global", prepared.arm("hash", traversal="global"))
+    dropped = keep[~keep["keep"]]
+    assert (dropped["sample_id"].str.startswith("v-cc") & dropped["twin"].str.startswith("v-aa")).any()
+    assert not keep.set_index("sample_id").loc["v-ee-0007", "keep"], "one picture uploaded twice"
+
+
+@pytest.mark.parametrize("reducer", ["every_n", "random_n", "entropy", "ssim", "mutual_information", "hash"])
+def test_a_matched_arm_keeps_exactly_as_many(prepared, reducer):
+    described(prepared)
+    _, wanted = decided(prepared, "hash", prepared.arm("hash"))
+    match = str(prepared.root / "3_reduce/hash/keep.parquet")
+    options = {"kind": "phash"} if reducer == "hash" else {}
+    keep, summary = decided(prepared, "other", prepared.arm(reducer, options, match="hash"), match=match)
+    assert summary["kept"] == int(keep["keep"].sum()) == wanted["kept"]
+
+
+@pytest.mark.parametrize("traversal", ["greedy", "cover", "global", "balanced"])
+def test_a_kept_fraction_is_met_exactly(prepared, traversal):
+    described(prepared)
+    keep, _ = decided(prepared, "frac", prepared.arm("hash", traversal=traversal, keep_frac=0.3))
+    assert keep["keep"].sum() == round(0.3 * len(keep))
+    kept = set(keep.loc[keep["keep"], "sample_id"])
+    assert set(keep["twin"].dropna()) <= kept
+
+
+def test_all_keeps_all_and_every_n_counts_along_each_volume(prepared):
+    described(prepared)
+    keep, _ = decided(prepared, "all", prepared.arm("all"))
+    assert keep["keep"].all() and keep["twin"].isna().all()
+    keep, _ = decided(prepared, "every", prepared.arm("every_n", {"n": 5}))
+    kept = keep.loc[keep["keep"], "sample_id"]
+    assert sorted(k[-4:] for k in kept if k.startswith("v-bb")) == ["0000", "0005", "0010", "0015"]
+
+
+def test_leaks_are_left_out_and_stand_for_nobody(prepared):
+    described(prepared)
+    folder = prepared.root / "3_reduce/leakage"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"pool_id": ["v-aa-0000", "v-aa-0001"]}).to_parquet(folder / "leakage.parquet")
+    (folder / "receipt.json").write_text('{"outputs": {}}')
+    keep, summary = decided(prepared, "hash", prepared.arm("hash"), leakage=str(folder / "leakage.parquet"))
+    keep = keep.set_index("sample_id")
+    assert summary["reasons"]["leak"] == 2 and not keep.loc["v-aa-0000", "keep"]
+    assert not keep["twin"].isin(["v-aa-0000", "v-aa-0001"]).any()
+
+
+@pytest.mark.usefixtures("pictures")
+def test_the_same_job_twice_writes_the_same_bytes(prepared):
+    described(prepared)
+    results = []
+    for _ in range(2):
+        job = prepared.job("hash", prepared.arm("hash"), descriptors=str(prepared.root / DESCRIPTORS))
+        stage.run(job)
+        results.append(
+            {p.name: sha256_file(p) for p in sorted(job.out.iterdir()) if p.name not in ("receipt.json", "summary.json")}
+        )
+    assert results[0] == results[1] and set(results[0]) == {
+        "keep.parquet",
+        "contact.png",
+        "where.svg",
+        "curve.svg",
+        "similarity.png",
+    }
+
+
+def test_balanced_needs_a_count_and_vectors(prepared):
+    described(prepared)
+    with pytest.raises(StudyError, match="keep_frac or match"):
+        decided(prepared, "b", prepared.arm("hash", traversal="balanced"))
+    with pytest.raises(StudyError, match="no vectors"):
+        decided(prepared, "b", prepared.arm("ssim", traversal="balanced", keep_frac=0.5))
+
+
+def test_a_hash_that_was_not_described_is_refused_with_a_sentence(prepared):
+    described(prepared)
+    with pytest.raises(StudyError, match="no dhash of size 16"):
+        decided(prepared, "h", prepared.arm("hash", {"size": 16}))
+    described(prepared, hash_sizes=[8, 16], greys=["window", "per_slice"])
+    for options in ({"size": 16}, {"grey": "per_slice"}, {"size": 16, "grey": "per_slice", "kind": "whash"}):
+        keep, _ = decided(prepared, "h", prepared.arm("hash", options))
+        assert 3 <= keep["keep"].sum() <= len(keep)
+
+
+def test_a_cohort_without_training_slices_is_refused(prepared):
+    prepared.change_samples(split="test")
+    with pytest.raises(StudyError, match="no training slices"):
+        described(prepared)
+
+
+def test_a_changed_array_is_noticed(prepared):
+    path = prepared.root / "2_prepare/ct/arrays/v-aa.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CorruptArtefactError, match="v-aa"):
+        described(prepared)
+
+
+def test_every_reducer_has_a_file_that_bears_its_name():
+    assert set(names("reducer")) == {"all", "every_n", "random_n", "hash", "ssim", "mutual_information", "entropy", "embedding"}

@@ -1,0 +1,214 @@
+"""Laws of every pair reducer under every traversal (methods: Less is More, invariants of the algorithm)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from medssl.core.rng import rng
+from medssl.reduce.hashes import Hasher, word_names
+from medssl.reduce.information import entropy_bits
+from medssl.reduce.pairs import Pairs
+from medssl.reduce.reducers.embedding import Embedding
+from medssl.reduce.reducers.hash import Hash
+from medssl.reduce.reducers.mutual_information import MutualInformation
+from medssl.reduce.reducers.ssim import Ssim
+from medssl.reduce.slices import NOBODY, Slices
+from medssl.reduce.traversals import TRAVERSALS, balanced
+
+KINDS = ("ahash", "dhash", "phash", "whash")
+REDUCERS = {
+    **{kind: (lambda s, kind=kind: Hash(s, kind=kind), 6.0) for kind in KINDS},
+    "ssim": (Ssim, 0.35),
+    "mi": (MutualInformation, 0.75),
+    "mi bits": (lambda s: MutualInformation(s, form="bits", bins=32), 3.0),
+    "cosine": (Embedding, 0.05),
+    "euclidean": (lambda s: Embedding(s, metric="euclidean"), 0.8),
+}
+
+
+def made_slices(seed: int, volumes: int = 3, depth: int = 14) -> Slices:
+    """Volumes whose slices drift, the last a near copy of the first, with exact twins, plus four images of a set."""
+    planes, volume = [], []
+    for number in range(volumes):
+        noise = gaussian_filter(rng(seed, "volume", number % (volumes - 1)).normal(size=(30, 26, depth)), (3, 3, 2))
+        unit = np.clip(noise / noise.std() / 6 + 0.5 + (0.002 if number == volumes - 1 else 0), 0, 1)
+        unit[:, :, 5] = unit[:, :, 4]
+        planes += list(unit.transpose(2, 0, 1))
+        volume += [number] * depth
+    planes += [planes[0], planes[9], planes[9], np.zeros((30, 26))]
+    volume += [volumes + k for k in range(4)]
+    images = np.stack(planes).astype(np.float32)
+    hashes = Hasher(30, 26, KINDS, 8)(np.floor(images * 255 + 0.5).astype(np.uint8))
+    columns = {word_names(kind, 8)[0]: words[:, 0] for kind, words in hashes.items()}
+    number = np.arange(len(images))
+    return Slices(
+        ids=np.array([f"v-{v:02d}-{n:04d}" for v, n in zip(volume, number, strict=True)], dtype=object),
+        volume=np.array(volume),
+        neighbours=np.array(volume) < volumes,
+        columns=columns,
+        plane=lambda i: images[i],
+        vectors=images[:, ::5, ::5].reshape(len(images), -1),
+    )
+
+
+def reordered(slices: Slices, order: np.ndarray) -> Slices:
+    """The same slices in another order."""
+    columns = {name: column[order] for name, column in slices.columns.items()}
+    plane, vectors = slices.plane, slices.vectors
+    return replace(
+        slices,
+        ids=slices.ids[order],
+        volume=slices.volume[order],
+        neighbours=slices.neighbours[order],
+        columns=columns,
+        plane=lambda i: plane(order[i]),
+        vectors=vectors[order],
+    )
+
+
+def scope(slices: Slices, traversal: str) -> list[np.ndarray]:
+    return [np.arange(len(slices))] if traversal == "global" else slices.runs()
+
+
+def all_distances(pairs: Pairs) -> np.ndarray:
+    everyone = np.arange(len(pairs.slices))
+    return np.stack([pairs.distances(int(i), everyone) for i in everyone])
+
+
+@pytest.mark.parametrize("traversal", TRAVERSALS)
+@pytest.mark.parametrize("name", REDUCERS)
+def test_kept_are_apart_and_dropped_are_near_the_one_they_name(name, traversal, count):
+    make, threshold = REDUCERS[name]
+    for seed in range(count):
+        slices = made_slices(seed)
+        pairs = make(slices)
+        apart = all_distances(pairs)
+        decision = TRAVERSALS[traversal](pairs, threshold)
+        assert 0 < decision.num_kept < len(slices)
+        for members in scope(slices, traversal):
+            kept = members[decision.keep[members]]
+            between = apart[np.ix_(kept, kept)] + np.where(np.eye(len(kept)), np.inf, 0)
+            assert (between > threshold).all()
+            if traversal != "cover":
+                assert decision.keep[members[0]]
+            for index in members[~decision.keep[members]]:
+                twin = decision.twin[index]
+                assert twin in members and decision.keep[twin]
+                assert decision.distance[index] == pytest.approx(apart[index, twin], abs=1e-5) and apart[index, twin] <= threshold
+        outside = np.setdiff1d(np.arange(len(slices)), np.concatenate(scope(slices, traversal)))
+        assert decision.keep[outside].all()
+
+
+@pytest.mark.parametrize("traversal", TRAVERSALS)
+@pytest.mark.parametrize("name", REDUCERS)
+def test_reducing_again_drops_nothing(name, traversal):
+    make, threshold = REDUCERS[name]
+    slices = made_slices(1)
+    decision = TRAVERSALS[traversal](make(slices), threshold)
+    again = TRAVERSALS[traversal](make(reordered(slices, np.flatnonzero(decision.keep))), threshold)
+    assert again.keep.all()
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_cover_does_not_depend_on_the_order(name, count):
+    make, threshold = REDUCERS[name]
+    for seed in range(count):
+        slices = made_slices(seed)
+        first = TRAVERSALS["cover"](make(slices), threshold)
+        shuffle = np.concatenate([rng(seed, "order", k).permutation(m) for k, m in enumerate(slices.runs())])
+        order = np.concatenate([shuffle, np.flatnonzero(~slices.neighbours)])
+        mixed = reordered(slices, order)
+        second = TRAVERSALS["cover"](make(mixed), threshold)
+        assert set(slices.ids[first.keep]) == set(mixed.ids[second.keep])
+        named = {mixed.ids[i]: mixed.ids[t] for i, t in enumerate(second.twin) if t != NOBODY}
+        assert named == {slices.ids[i]: slices.ids[t] for i, t in enumerate(first.twin) if t != NOBODY}
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_equal_slices_always_collapse_to_one(name):
+    make, _ = REDUCERS[name]
+    slices = made_slices(2)
+    decision = TRAVERSALS["global"](make(slices), 0.0)
+    for a, b in ((4, 5), (18, 19), (0, 42), (9, 43), (9, 44)):
+        assert decision.keep[a] and decision.twin[b] == a and decision.distance[b] == 0
+
+
+def brute_greedy(apart: np.ndarray, threshold: float) -> np.ndarray:
+    """The paper's loop, word for word, over a matrix of distances: the twin of each, or -1."""
+    remaining = list(range(len(apart)))
+    twin = np.full(len(apart), NOBODY)
+    while remaining:
+        first = remaining[0]
+        for other in remaining[1:]:
+            if apart[first, other] <= threshold:
+                twin[other] = first
+        remaining = [x for x in remaining[1:] if twin[x] != first]
+    return twin
+
+
+@pytest.mark.parametrize("threshold", [0, 3, 6, 12, 64])
+def test_greedy_equals_the_papers_loop_on_random_codes(threshold, count):
+    for seed in range(count):
+        generator = rng(seed, "codes")
+        base = generator.integers(0, 2**63, 10, dtype=np.uint64)
+        codes = base[generator.integers(0, 10, 50)]
+        for _ in range(4):
+            codes = codes ^ (np.uint64(1) << generator.integers(0, 64, 50).astype(np.uint64))
+        slices = Slices(np.arange(50).astype(object), np.zeros(50, int), np.ones(50, bool), {"dhash_8_0": codes})
+        apart = np.bitwise_count(codes[:, None] ^ codes[None])
+        assert (TRAVERSALS["greedy"](Hash(slices), threshold).twin == brute_greedy(apart, threshold)).all()
+
+
+def test_threshold_64_keeps_one_slice_of_a_volume_and_0_drops_exact_twins_only():
+    slices = made_slices(3)
+    pairs = Hash(slices)
+    assert TRAVERSALS["greedy"](pairs, 64).keep[slices.neighbours].sum() == 3
+    decision = TRAVERSALS["greedy"](pairs, 0)
+    dropped = np.flatnonzero(~decision.keep)
+    assert len(dropped) and (pairs.codes[dropped] == pairs.codes[decision.twin[dropped]]).all()
+
+
+@pytest.mark.parametrize("metric", ["hash", "cosine", "euclidean"])
+def test_the_search_in_blocks_equals_the_plain_greedy_pass(metric, monkeypatch):
+    generator = rng(0, "blocks")
+    centres = generator.normal(size=(60, 24))
+    points = centres[generator.integers(0, 60, 700)] + generator.normal(size=(700, 24)) * 0.25
+    bits = np.packbits(points[:, :8] > 0, axis=1).astype(np.uint64)[:, 0] | (
+        np.packbits(points[:, 8:16] > 0, axis=1).astype(np.uint64)[:, 0] << np.uint64(40)
+    )
+    slices = Slices(np.arange(700).astype(object), np.arange(700), np.zeros(700, bool), {"dhash_8_0": bits}, vectors=points)
+    pairs, threshold = {
+        "hash": (Hash(slices), 2),
+        "cosine": (Embedding(slices), 0.1),
+        "euclidean": (Embedding(slices, metric="euclidean"), 2.0),
+    }[metric]
+    plain = Pairs.leaders(pairs, np.arange(700), threshold)
+    module = "medssl.reduce.reducers.hash" if metric == "hash" else "medssl.reduce.reducers.embedding"
+    monkeypatch.setattr(f"{module}.BLOCK", 64)
+    monkeypatch.setattr("medssl.reduce.reducers.hash.LARGE", 10)
+    twin, distance = pairs.leaders(np.arange(700), threshold)
+    assert (twin == plain[0]).all() and 0 < (twin == NOBODY).sum() < 700
+    np.testing.assert_allclose(distance, plain[1], atol=1e-6)
+
+
+def test_balanced_shares_equally_among_clusters():
+    generator = rng(0, "clusters")
+    centres = generator.normal(size=(4, 8)) * 50
+    which = np.repeat(np.arange(4), [600, 60, 30, 10])
+    points = centres[which] + generator.normal(size=(700, 8))
+    ids = np.array([f"v-{n:04d}" for n in range(700)], dtype=object)
+    slices = Slices(ids, np.arange(700), np.zeros(700, bool), vectors=points)
+    decision = balanced(Embedding(slices, metric="euclidean"), 100, "embedding")
+    kept = np.bincount(which[decision.keep], minlength=4)
+    assert decision.num_kept == 100 and kept[0] < 60 and kept[3] == 10
+    dropped = np.flatnonzero(decision.twin != NOBODY)
+    assert decision.keep[decision.twin[dropped]].all() and (which[decision.twin[dropped]] == which[dropped]).all()
+
+
+def test_entropy_of_known_counts():
+    assert entropy_bits(np.array([5, 5, 0, 5, 5])) == pytest.approx(2.0, abs=1e-15)
+    assert entropy_bits(np.array([7])) == 0.0

@@ -1,0 +1,329 @@
+"""A whole study's artefacts, made of nothing, as docs/artefacts.md says: what the report stage reads."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medssl.core import job as jobs
+from medssl.core import tables
+from medssl.core.files import write_json
+from medssl.core.job import Job, Spec
+from medssl.core.rng import rng
+
+CLASSES = ("bladder", "kidney", "liver", "lung", "spleen")
+ARMS = {"scratch": 0.9, "simclr-all": 1.55, "simclr-hash": 1.6}
+MAX_WALL_S = {"ingest": 4.2, "prepare": 2.5, "reduce": 1.4, "pretrain": 184.0, "finetune": 95.0, "evaluate": 12.0}
+
+
+def write_study(root: Path, *, tasks: bool = True, num_test: int = 120) -> dict[str, Any]:
+    """Write the artefacts below `root`; returns the inputs of the report's spec."""
+    ct = _volumes_source(root, "ct")
+    organs = _images_source(root, "organs", num_test)
+    inputs: dict[str, list[str]] = {name: [] for name in ["series", "rejected", "fingerprint", "volumes", "samples"]}
+    for source in ("ct", "organs") if tasks else ("ct",):
+        inputs["series"].append(str(root / f"1_ingest/{source}/series.tsv"))
+        inputs["rejected"].append(str(root / f"1_ingest/{source}/rejected.tsv"))
+        inputs["fingerprint"].append(str(root / f"2_prepare/{source}/fingerprint.json"))
+        inputs["volumes"].append(str(root / f"2_prepare/{source}/volumes.tsv"))
+        inputs["samples"].append(str(root / f"2_prepare/{source}/samples.parquet"))
+    inputs["keeps"], inputs["summaries"] = _keeps(root, ct)
+    runs = [_pretrain(root, arm, seed) for arm in ("all", "hash") for seed in (0, 1)]
+    inputs["curves"] = [str(run / "curve.tsv") for run in runs]
+    inputs["contracts"] = [str(run / "contract.json") for run in runs]
+    inputs["views"] = [str(run / "views.png") for run in runs]
+    if tasks:
+        _finetune(root, organs)
+        _evaluate(root)
+        inputs["fits"] = [str(root / "5_finetune/organs/fits.tsv")]
+        for name, file in {"scores": "scores.tsv", "comparisons": "comparisons.tsv", "cases": "cases.parquet"}.items():
+            inputs[name] = [str(root / "6_evaluate/organs" / file)]
+    return inputs
+
+
+def spec(root: Path, inputs: dict[str, Any], page: str = "study", **settings: Any) -> Spec:
+    """The report job's spec."""
+    options: dict[str, Any] = {"title": None, "sections": None, "study": STUDY, **settings}
+    return Spec("report", page, "demo", str(root), 0, "c0de", options, inputs, str(root / "7_report" / page))
+
+
+STUDY = {
+    "study": "demo",
+    "seed": 0,
+    "pretrain": {
+        "simclr": {
+            "objective": {"name": "simclr", "options": {"temperature": 0.1}}, "backbone": {"name": "resnet18", "options": {}},
+            "epochs": 20, "batch_size": 64, "optimizer": "adamw", "lr": 0.001, "weight_decay": 0.0001, "precision": "fp32",
+        }
+    },
+    "evaluate": {"bootstrap": 300, "confidence": 0.95},
+}  # fmt: skip
+
+
+def job_of(root: Path, stage: str, name: str, folder: str) -> Job:
+    """A finished job's receipt with a fixed wall time, so that two studies made alike are alike."""
+    job = Job(Spec(stage, name, "demo", str(root), 0, "c0de", {}, {}, str(root / folder)), None, 2)
+    job.notes["wall_s"] = MAX_WALL_S[stage] * (0.45 if "hash" in name else 1.0)
+    return job
+
+
+def anatomy(k: int, size: int = 96, shift: float = 0.0) -> np.ndarray:
+    """A chest-like axial plane in HU that changes along k."""
+    i, j = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size), indexing="ij")
+    plane = np.full((size, size), -1000.0)
+    plane[(i / 0.92) ** 2 + (j / 0.68) ** 2 < 1] = 40
+    for side in (-1, 1):
+        grow = 0.22 + 0.12 * np.sin(k / 5 + shift)
+        plane[((i - side * 0.42) / (grow + 0.08)) ** 2 + ((j - 0.05) / (grow + 0.2)) ** 2 < 1] = -820
+    plane[(i / 0.1) ** 2 + ((j + 0.45) / 0.12) ** 2 < 1] = 420
+    plane[((i + 0.1) / 0.16) ** 2 + ((j - 0.12) / (0.1 + 0.06 * np.cos(k / 4))) ** 2 < 1] = 130
+    return plane + rng(7, "noise", k, str(shift)).normal(0, 18, plane.shape)
+
+
+def _volumes_source(root: Path, source: str) -> pd.DataFrame:
+    series, volumes, samples = [], [], []
+    prepare = root / f"2_prepare/{source}"
+    (prepare / "arrays").mkdir(parents=True)
+    for v, depth in enumerate((26, 31, 28, 24)):
+        name, split = f"v-{v:012x}", ("train", "train", "train", "test")[v]
+        array = np.stack([anatomy(k, shift=0.4 * v) for k in range(depth)], axis=-1).astype(np.int16)
+        np.save(prepare / f"arrays/{name}.npy", np.asfortranarray(array))
+        common = {
+            "volume_id": name, "series_id": "s" + name[1:], "subject_id": "p" + name[1:], "unit": "patient", "kind": "volume",
+            "modality": "CT", "shape": [96, 96, depth], "spacing_mm": [3.4, 3.4, 5.0],
+            "affine": np.diag([3.4, 3.4, 5.0, 1]).tolist(),
+        }  # fmt: skip
+        series.append(
+            {
+                **common,
+                "format": "dicom",
+                "num_files": depth,
+                "bytes": depth * 18_432,
+                "lossy": False,
+                "manufacturer_code": "SIEMENS",
+            }
+        )
+        more = {
+            "array": f"arrays/{name}.npy",
+            "mask": None,
+            "slope": 1.0,
+            "intercept": 0.0,
+            "window_low": [-1000.0],
+            "window_high": [1000.0],
+        }
+        volumes.append({**common, "split": split, **more})
+        samples += [
+            {
+                "sample_id": f"{name}-{k:04d}", "volume_id": name, "subject_id": "p" + name[1:], "unit": "patient",
+                "kind": "volume", "split": split, "array": f"arrays/{name}.npy", "axis": 2, "index": k,
+                "position_mm": 5.0 * k, "label": None, "foreground_frac": 0.5,
+            }
+            for k in range(depth)
+        ]  # fmt: skip
+    rejected = [
+        {
+            "item_id": "s-0000000000aa",
+            "code": "missing_slice",
+            "sentence": "slices 11→12 are 10.00 mm apart, the others 5.00 mm.",
+            "num_files": 23,
+        },
+        {
+            "item_id": "s-0000000000ab",
+            "code": "truncated",
+            "sentence": "the pixel data end after 4426 of 8192 bytes.",
+            "num_files": 1,
+        },
+        {"item_id": "s-0000000000ac", "code": "localizer", "sentence": "a localizer is no part of a volume.", "num_files": 2},
+    ]
+    _write_source(root, source, series, rejected, volumes, samples)
+    return pd.DataFrame(samples)
+
+
+def _images_source(root: Path, source: str, num_test: int) -> pd.DataFrame:
+    prepare = root / f"2_prepare/{source}"
+    (prepare / "arrays").mkdir(parents=True)
+    counts = {"train": 150, "val": 40, "test": num_test}
+    total, name = sum(counts.values()), "v-00000000f000"
+    random = rng(3, "organs")
+    labels = random.integers(0, len(CLASSES), total)
+    array = np.stack([_organ(int(label), i) for i, label in enumerate(labels)], axis=-1).astype(np.int16)
+    np.save(prepare / f"arrays/{name}.npy", np.asfortranarray(array))
+    splits = [split for split, number in counts.items() for _ in range(number)]
+    common = {
+        "volume_id": name, "series_id": "s-00000000f000", "subject_id": None, "unit": "image", "kind": "images", "modality": "CT",
+        "shape": [28, 28, total], "spacing_mm": None, "affine": None,
+    }  # fmt: skip
+    series = [{**common, "format": "npz", "num_files": 1, "bytes": 900_000, "lossy": False, "manufacturer_code": None}]
+    more = {
+        "array": f"arrays/{name}.npy",
+        "mask": None,
+        "slope": 1.0,
+        "intercept": 0.0,
+        "window_low": [0.0],
+        "window_high": [255.0],
+    }
+    samples = [
+        {
+            "sample_id": f"{name}-{i:04d}", "volume_id": name, "subject_id": None, "unit": "image", "kind": "images",
+            "split": splits[i],
+            "array": f"arrays/{name}.npy", "axis": 2, "index": i, "position_mm": float("nan"), "label": CLASSES[labels[i]],
+            "foreground_frac": 0.9,
+        }
+        for i in range(total)
+    ]  # fmt: skip
+    _write_source(root, source, series, [], [{**common, "split": "train", **more}], samples)
+    return pd.DataFrame(samples)
+
+
+def _organ(label: int, place: int) -> np.ndarray:
+    i, j = np.meshgrid(np.linspace(-1, 1, 28), np.linspace(-1, 1, 28), indexing="ij")
+    random = rng(5, "organ", place)
+    blob = ((i - 0.3 * np.cos(label)) / (0.3 + 0.1 * label)) ** 2 + ((j - 0.3 * np.sin(label)) / (0.7 - 0.08 * label)) ** 2 < 1
+    return np.clip(60 + 120 * blob + random.normal(0, 14, i.shape), 0, 255)
+
+
+def _write_source(root: Path, source: str, series: list, rejected: list, volumes: list, samples: list) -> None:
+    ingest = job_of(root, "ingest", source, f"1_ingest/{source}")
+    columns = ["item_id", "code", "sentence", "num_files", "bytes", "stage_of_check"]
+    refusals = pd.DataFrame([{**row, "bytes": 4096, "stage_of_check": "header"} for row in rejected], columns=columns)
+    tables.write_tsv(ingest.path("series.tsv"), pd.DataFrame(series))
+    tables.write_tsv(ingest.path("rejected.tsv"), refusals)
+    _finish(ingest, "series.tsv", "rejected.tsv")
+    prepare = job_of(root, "prepare", source, f"2_prepare/{source}")
+    tables.write_tsv(prepare.path("volumes.tsv"), pd.DataFrame(volumes))
+    tables.write_parquet(prepare.path("samples.parquet"), pd.DataFrame(samples).sort_values("sample_id"))
+    write_json(prepare.path("fingerprint.json"), {"num_volumes": len(volumes), "num_samples": len(samples)})
+    _finish(prepare, "volumes.tsv", "samples.parquet", "fingerprint.json")
+
+
+def _keeps(root: Path, samples: pd.DataFrame) -> tuple[list[str], list[str]]:
+    train = samples[samples["split"] == "train"].reset_index(drop=True)
+    for arm in ("all", "hash", "random_n"):
+        keep = np.ones(len(train), dtype=bool)
+        if arm == "hash":
+            keep = rng(1, "keep").random(len(train)) < 0.55
+            keep[train["index"] == 0] = True
+        elif arm == "random_n":
+            keep = rng(2, "keep").random(len(train)) < 0.55
+        rows = train[["sample_id"]].assign(keep=keep)
+        last, twins, distances = None, [], []
+        for place, (sample, kept) in enumerate(zip(train["sample_id"], keep, strict=True)):
+            last = sample if kept else last
+            twins.append(None if kept or arm != "hash" else last)
+            distances.append(np.float32(0 if kept else place % 7))
+        reason = {"hash": "duplicate", "random_n": "budget", "all": "kept"}[arm]
+        rows = rows.assign(reason=np.where(keep, "kept", reason), twin=twins, distance=np.array(distances, dtype=np.float32))
+        job = job_of(root, "reduce", f"ct/{arm}", f"3_reduce/ct/{arm}")
+        tables.write_parquet(job.path("keep.parquet"), rows)
+        summary = {
+            "kept": int(keep.sum()),
+            "threshold": 6 if arm == "hash" else None,
+            "seconds": 0.4,
+            "settings": {"reducer": {"name": arm}},
+        }
+        write_json(job.path("summary.json"), summary)
+        _finish(job, "keep.parquet", "summary.json")
+    arms = [root / "3_reduce/ct" / arm for arm in ("all", "hash", "random_n")]
+    return [str(arm / "keep.parquet") for arm in arms], [str(arm / "summary.json") for arm in arms]
+
+
+def _pretrain(root: Path, arm: str, seed: int) -> Path:
+    run = f"simclr-{arm}-seed{seed}"
+    job = job_of(root, "pretrain", f"ct/{run}", f"4_pretrain/ct/{run}")
+    epoch = np.arange(20)
+    noise = rng(seed, "curve", arm)
+    loss = 1.4 + 2.6 * np.exp(-epoch / (6 if arm == "all" else 7)) + noise.normal(0, 0.03, 20)
+    rank = 38 * (1 - np.exp(-epoch / 5)) + 4 + noise.normal(0, 0.6, 20)
+    curve = pd.DataFrame(
+        {
+            "epoch": epoch, "step": (epoch + 1) * (2 if arm == "all" else 1), "loss": loss,
+            "lr": 1e-3 * np.cos(epoch / 20 * np.pi / 2),
+            "images_per_s": 210.0 + noise.normal(0, 4, 20), "effective_rank": rank, "alignment": 0.9 * np.exp(-epoch / 9) + 0.3,
+            "uniformity": -1.2 - 2 * (1 - np.exp(-epoch / 6)),
+        }
+    )  # fmt: skip
+    tables.write_tsv(job.path("curve.tsv"), curve)
+    write_json(job.path("contract.json"), {"backbone": "resnet18", "spatial_dims": 2, "in_channels": 1})
+    job.path("encoder.safetensors").write_bytes(b"weights of " + run.encode())
+    rows = [
+        np.concatenate([np.clip((anatomy(3 * c + r) + 1000) / 8, 0, 255) for c in range(8)], axis=0).T[::-1] for r in range(2)
+    ]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(rows).astype(np.uint8)).save(buffer, format="PNG")
+    job.path("views.png").write_bytes(buffer.getvalue())
+    _finish(job, "curve.tsv", "contract.json", "encoder.safetensors", "views.png")
+    return job.out
+
+
+def _finetune(root: Path, samples: pd.DataFrame) -> None:
+    test = samples[samples["split"] == "test"].sort_values("sample_id")
+    truth = np.array([CLASSES.index(label) for label in test["label"]])
+    hard = rng(11, "hard").normal(size=(len(test), len(CLASSES)))
+    parts, fits = [], []
+    for arm, strength in ARMS.items():
+        for pretrain_seed in (None,) if arm == "scratch" else (0, 1):
+            init = arm if pretrain_seed is None else f"{arm}-seed{pretrain_seed}"
+            for mode in ("linear", "full"):
+                for fraction in (0.05, 0.1, 0.25, 1.0):
+                    for seed in (0, 1, 2):
+                        fit = f"{init}-{mode}-{fraction:g}-s{seed}".replace(".", "p")
+                        noise = rng(seed, fit).normal(size=hard.shape) * 0.45
+                        gap = strength if arm != "scratch" else strength + (0.5 * fraction)
+                        signal = gap * (0.55 + 0.45 * fraction**0.4) + (0.35 if mode == "full" else 0)
+                        logits = 1.5 * signal * np.eye(len(CLASSES))[truth] + hard + noise
+                        values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+                        head = {"fit_id": fit, "init": init, "mode": mode, "fraction": fraction, "seed": seed}
+                        part = pd.DataFrame(
+                            {"case_id": test["sample_id"], "unit_id": test["sample_id"], "unit": "image", "target": test["label"]}
+                        )
+                        for c, label in enumerate(CLASSES):
+                            part[f"prob_{label}"] = values[:, c]
+                        parts.append(part.assign(**head, pretrain_seed=pretrain_seed, split="test"))
+                        fits.append(
+                            {
+                                **head,
+                                "num_train": int(150 * fraction),
+                                "lr": 0.001,
+                                "epochs": 30,
+                                "seconds": 2.0,
+                                "val_score": 0.8,
+                            }
+                        )
+    job = job_of(root, "finetune", "organs", "5_finetune/organs")
+    tables.write_parquet(job.path("predictions.parquet"), pd.concat(parts, ignore_index=True).astype({"pretrain_seed": "Int64"}))
+    tables.write_tsv(job.path("fits.tsv"), pd.DataFrame(fits))
+    _finish(job, "predictions.parquet", "fits.tsv")
+
+
+def _evaluate(root: Path) -> None:
+    from medssl.evaluate.run import run
+
+    inputs = {
+        name: str(root / "5_finetune/organs" / file)
+        for name, file in {"predictions": "predictions.parquet", "fits": "fits.tsv"}.items()
+    }
+    settings = {
+        "bootstrap": 300,
+        "confidence": 0.95,
+        "positive": None,
+        "metrics": None,
+        "task": "classification",
+        "name": "organs",
+    }
+    made = Spec("evaluate", "organs", "demo", str(root), 0, "c0de", settings, inputs, str(root / "6_evaluate/organs"))
+    with jobs.job(made) as job:
+        job.notes["wall_s"] = MAX_WALL_S["evaluate"]
+        run(job)
+
+
+def _finish(job: Job, *names: str) -> None:
+    job.wrote(*[job.path(name) for name in names])
+    job.write_receipt()
+    receipt = job.path("receipt.json")
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()), indent=1, sort_keys=True))

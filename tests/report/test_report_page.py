@@ -1,0 +1,234 @@
+"""The page is whole, offline, equal for equal tables, and every number on it is in a table or in report.json."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_study import spec, write_study
+
+from medssl.core import job as jobs
+from medssl.core import plugins, tables
+from medssl.core.errors import CorruptArtefactError
+from medssl.report.run import run
+
+SECTIONS = plugins.names("section")
+
+
+class Page(HTMLParser):
+    """What the tests look at: tags with attributes, ids, and the visible text without axis ticks and code."""
+
+    SILENT = ("style", "script", "pre", "title", "desc")
+    VOID = ("meta", "link", "img", "br", "hr", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.open: list[tuple[str, bool]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tags.append((tag, values))
+        if tag not in self.VOID and tag not in ("path", "line", "circle", "rect"):
+            self.open.append((tag, tag in self.SILENT or values.get("class") == "tick"))
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not any(silent for _, silent in self.open):
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def made(root: Path, inputs: dict[str, Any], page: str = "study", **settings: Any) -> Path:
+    with jobs.job(spec(root, inputs, page, **settings)) as job:
+        run(job)
+    return root / "7_report" / page
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("study") / "demo"
+    return root, write_study(root, num_test=60)
+
+
+@pytest.fixture(scope="session")
+def folder(study: tuple[Path, dict[str, Any]]) -> Path:
+    return made(*study)
+
+
+@pytest.fixture(scope="session")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_nothing_is_loaded_from_elsewhere(folder: Path, page: Page) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    for _, attrs in page.tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+            if name in attrs:
+                assert attrs[name].startswith(("data:", "#")), (name, attrs[name][:80])
+        assert not any(name.startswith("on") for name in attrs)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert not page.all("script")
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_every_section_is_on_the_page_and_links_lead_somewhere(page: Page) -> None:
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs and attrs["id"] != "arrow"]
+    assert len(ids) == len(set(ids))
+    assert set(SECTIONS) <= set(ids)
+    for link in page.all("a"):
+        if link["href"].startswith("#"):
+            assert link["href"][1:] in ids
+
+
+def test_the_page_can_be_read_without_eyes(page: Page) -> None:
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all(svg.get("role") == "img" and svg.get("aria-label") for svg in page.all("svg"))
+    assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
+    levels = [int(name[1]) for name, _ in page.tags if re.fullmatch(r"h[1-6]", name)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_every_figure_and_table_has_its_tsv(page: Page, tmp_path: Path) -> None:
+    downloads = [link for link in page.all("a") if "download" in link]
+    assert len(downloads) == len(page.all("figure")) + len(page.all("table"))
+    for link in downloads:
+        content = base64.b64decode(link["href"].split("base64,")[1])
+        (tmp_path / "table.tsv").write_bytes(content)
+        assert len(tables.read_tsv(tmp_path / "table.tsv").columns), link["download"]
+
+
+def numbers_of(value: Any) -> list[float]:
+    """Every number anywhere in a JSON value."""
+    if isinstance(value, dict):
+        return [n for inner in value.values() for n in numbers_of(inner)]
+    if isinstance(value, list):
+        return [n for inner in value for n in numbers_of(inner)]
+    if isinstance(value, bool) or value is None:
+        return []
+    if isinstance(value, str):
+        return [float(word) for word in re.findall(r"\d+(?:\.\d+)?", value)]
+    return [float(value)]
+
+
+PROSE = re.compile(
+    r"d_z|F1|HD95|0\.001|RAS\+|SHA-256|first 16 digits|MI-CLAIM|TRIPOD\+AI|\[\d+\]|arXiv \S+|"
+    r"[A-Z][\w ]+ et al\.[^<]*?\d{4}[;:\d]*|Efron.*?171|Holm, Scand.*?65"
+)
+"""Numbers in names, references and units: not results."""
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_number_of_a_section_is_in_its_tables_or_facts(folder: Path, name: str) -> None:
+    section = json.loads((folder / "report.json").read_text())["sections"][name]
+    html = (folder / "report.html").read_text(encoding="utf-8").split(f'<section id="{name}"')[1].split("</section>")[0]
+    known = numbers_of([section["facts"], section["tables"]]) + [float(len(rows)) for rows in section["tables"].values()]
+    scales = [(1, range(5)), (100, range(3)), (1 / 60, range(2)), (1 / 3600, range(2)), (1000, [0])]
+    written = {round(abs(n) * scale, digits) for n in known for scale, digits_of in scales for digits in digits_of}
+    text = PROSE.sub(" ", " ".join(Page("<section" + html).words))
+    unexplained = set()
+    for word in re.findall(r"(?<![\w.#/-])[−+]?\d[\d\u202f]*(?:\.\d+)?(?![\w/-])", text):
+        value = abs(float(re.sub("[\u202f−+]", "", word)))
+        if value not in written:
+            unexplained.add(word)
+    assert not unexplained
+
+
+def test_report_json_holds_no_rounded_and_no_infinite_number(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text(), parse_constant=lambda word: pytest.fail(word))
+    rows = report["sections"]["results"]["tables"]["scores-organs"]
+    assert any(len(repr(row["estimate"])) > 10 for row in rows)
+    assert all(math.isfinite(row["estimate"]) for row in rows)
+
+
+def test_equal_tables_give_equal_bytes(study: tuple[Path, dict[str, Any]], folder: Path) -> None:
+    before = [(folder / name).read_bytes() for name in ("report.html", "report.json")]
+    again = made(*study)
+    assert [(again / name).read_bytes() for name in ("report.html", "report.json")] == before
+
+
+def test_the_page_is_small(folder: Path) -> None:
+    assert (folder / "report.html").stat().st_size < 15e6
+
+
+def test_the_page_of_a_cohort_says_what_is_not_given(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    folder = made(root, write_study(root, tasks=False, num_test=12), "ct")
+    report = json.loads((folder / "report.json").read_text())["sections"]
+    absent = {name for name, section in report.items() if not section["answered"]}
+    assert absent == {"label_efficiency", "results", "paired_tests", "calibration", "subgroups", "failures"}
+    assert all(report[name]["lead"].startswith("Not given.") for name in absent)
+    assert "No labels were used so far" in " ".join(report["answer"]["texts"])
+
+
+def test_a_page_of_nothing_is_still_a_page(tmp_path: Path) -> None:
+    report = json.loads((made(tmp_path / "demo", {}) / "report.json").read_text())
+    assert set(report["sections"]) == set(SECTIONS)
+
+
+def test_a_changed_table_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    inputs = write_study(root, tasks=False, num_test=12)
+    series = Path(inputs["series"][0])
+    series.write_text(series.read_text().replace("dicom", "nifti"))
+    with pytest.raises(CorruptArtefactError, match="ingest"):
+        made(root, inputs, "ct")
+
+
+def test_text_from_tables_cannot_become_markup(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    inputs = write_study(root, tasks=False, num_test=12)
+    text = (made(root, inputs, "ct", title="<script>alert(1)</script>") / "report.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_sections_can_be_chosen(study: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    root, inputs = study
+    folder = made(root, inputs, "short", sections=["answer", "results"])
+    assert list(json.loads((folder / "report.json").read_text())["sections"]) == ["answer", "results"]
+
+
+@pytest.mark.full
+def test_a_browser_opens_it_without_an_error(folder: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    options += " --disable-component-update --disable-sync --enable-logging=stderr --v=0"
+    shot = tmp_path / "page.png"
+    command = [
+        browser,
+        *options.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--screenshot={shot}",
+        "--window-size=1200,2000",
+    ]
+    done = subprocess.run([*command, (folder / "report.html").as_uri()], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    assert shot.stat().st_size > 50_000

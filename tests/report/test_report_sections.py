@@ -1,0 +1,205 @@
+"""Sections say no more than their tables: words follow numbers, flows add up, pictures are picked by rule."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+import numpy as np
+import pandas as pd
+import pytest
+from markupsafe import Markup
+
+from medssl.core import plugins
+from medssl.report.chart import Axis, axis, category_axis, line_chart
+from medssl.report.checklist_items import CLAIM, MI_CLAIM, TRIPOD
+from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
+from medssl.report.pictures import chosen_slices, picture, to_gray
+from medssl.report.section import count, counted, duration, number, p_value, percent, span
+from medssl.report.sections.answer import claim, detail, verdict_of
+from medssl.report.sections.flow import flow
+from medssl.report.sections.leakage import leakage
+from medssl.report.words import headline, ordered_shares, share_words
+
+ROW = {
+    "a": "simclr-hash", "b": "scratch", "mode": "full", "fraction": 0.05, "metric": "auc", "class": "macro", "better": "higher",
+    "difference": 0.03, "low": 0.01, "high": 0.05, "p": 0.004, "p_holm": 0.008, "n": 80, "unit": "image", "confidence": 0.95,
+    "num_seeds": 3, "seeds_above": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({}, "better", "was better than training from scratch"),
+        ({"better": "lower"}, "worse", "was worse than"),
+        ({"low": -0.01}, "unclear", "no clear difference"),
+        ({"p_holm": 0.06}, "uncorrected", "not settled"),
+        ({"low": np.nan, "high": np.nan}, "unknown", "too few cases"),
+        ({"low": np.nan, "high": np.nan, "p": 1.0}, "unclear", "no clear difference"),
+        ({"low": -0.05, "high": -0.01}, "worse", "was worse than"),
+    ],
+)
+def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, object], verdict: str, words: str) -> None:
+    row = ROW | changes
+    assert verdict_of(row) == verdict
+    assert words in Markup(claim(row)).striptags()
+
+
+def test_the_numbers_stand_below_the_claim() -> None:
+    scores = pd.DataFrame([{**ROW, "init": arm, "estimate": value} for arm, value in (("simclr-hash", 0.91), ("scratch", 0.88))])
+    interval = "95\u202f% interval +0.010 to +0.050, p = 0.008"
+    assert detail(ROW, scores) == f"AUC 0.910 against 0.880: +0.030 ({interval}), larger in 3 of 3 seeds."
+
+
+def test_names_cannot_break_out_of_a_claim() -> None:
+    assert "<b>" not in claim(ROW | {"a": "<b>arm</b>"})
+
+
+@pytest.mark.parametrize("name", plugins.names("section"))
+def test_every_section_can_speak_of_nothing(name: str) -> None:
+    section = plugins.find("section", name).load()(Evidence(title="empty"))
+    assert section.title
+    assert section.lead
+    if not section.answered:
+        assert not section.blocks
+
+
+def test_sections_have_distinct_places() -> None:
+    places = [plugins.find("section", name).load().__globals__["PLACE"] for name in plugins.names("section")]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize(("items", "length"), [(CLAIM, 44), (TRIPOD, 27), (MI_CLAIM, 6)])
+def test_every_checklist_item_has_an_owner_and_known_evidence(items: tuple, length: int) -> None:
+    assert [item.number for item in items] == [str(n + 1) for n in range(length)]
+    evidence = Evidence(title="t")
+    for item in items:
+        assert item.owner
+        assert bool(item.section) == bool(item.needs)
+        if item.section:
+            assert item.section in plugins.names("section")
+            assert hasattr(evidence, item.needs)
+
+
+def source(files: list[int], refused: list[tuple[str, int]]) -> Evidence:
+    series = pd.DataFrame({"num_files": files, "subject_id": [f"p-{i}" for i in range(len(files))], "kind": "volume"})
+    rejected = pd.DataFrame(refused, columns=["code", "num_files"]).assign(sentence="why", item_id="x")
+    return Evidence(title="t", series={"ct": series}, rejected={"ct": rejected})
+
+
+def test_the_flow_counts_every_file_once() -> None:
+    section = flow(source([20, 30], [("truncated", 3), ("localizer", 2), ("truncated", 1)]))
+    rows = section.blocks[0].rows.set_index(["step", "what"])["count"]  # type: ignore[union-attr]
+    assert rows["found", "files"] == 56
+    assert rows["refused", "all"] == 6
+    assert rows["refused", "truncated"] == 4
+    assert rows["accepted", "volumes"] == 2
+
+
+def test_many_refusal_codes_are_summed_up_in_the_picture_and_listed_in_the_table() -> None:
+    section = flow(source([5], [(f"code{i}", 1) for i in range(9)]))
+    assert "and 4 more reasons" in str(section.blocks[0].body)  # type: ignore[union-attr]
+    assert len(section.blocks[1].rows) == 9  # type: ignore[union-attr]
+
+
+def test_a_subject_in_two_splits_is_reported() -> None:
+    samples = pd.DataFrame(
+        {"subject_id": ["p-1", "p-1"], "volume_id": ["v-1", "v-2"], "split": ["train", "test"], "kind": "volume"}
+    )
+    assert "1 subjects or volumes are in two splits" in leakage(Evidence(title="t", samples={"ct": samples})).lead
+
+
+def keep_table(num: int = 100) -> pd.DataFrame:
+    kept = np.arange(num) % 2 == 0
+    names = [f"v-1-{i:04d}" for i in range(num)]
+    twins = [None if k else names[i - 1] for i, k in enumerate(kept)]
+    distance = np.where(kept, 0, np.arange(num)).astype(np.float32)
+    return pd.DataFrame({"sample_id": names, "keep": kept, "reason": "duplicate", "twin": twins, "distance": distance})
+
+
+def test_contact_sheets_step_evenly_from_the_nearest_to_the_farthest_pair() -> None:
+    chosen = chosen_slices(keep_table())
+    assert len(chosen) == 18
+    assert not chosen["keep"].any()
+    assert chosen["distance"].is_monotonic_increasing
+    assert chosen["distance"].iloc[0] == 1
+    assert chosen["distance"].iloc[-1] == 99
+    pd.testing.assert_frame_equal(chosen, chosen_slices(keep_table().sample(frac=1, random_state=3)))
+
+
+def test_volume_planes_are_shown_as_radiologists_look() -> None:
+    plane = np.zeros((4, 6))
+    plane[3, 5] = 100  # the patient's right, front
+    assert to_gray(plane, 0, 100, is_volume=True)[0, 0] == 255
+    assert to_gray(plane, 0, 100, is_volume=False)[5, 3] == 255
+    assert to_gray(plane, 0, 100, is_volume=True).shape == (6, 4)
+
+
+def test_a_window_clips() -> None:
+    gray = to_gray(np.array([[-2000.0, 0.0, 3000.0]]), -1000, 1000, is_volume=False)
+    assert gray.ravel().tolist() == [0, 128, 255]
+
+
+def test_pictures_are_small_and_inside() -> None:
+    html = picture(np.zeros((500, 400), np.uint8), "a <slice>")
+    assert 'width="106"' in html
+    assert "a &lt;slice&gt;" in html
+    assert "data:image/jpeg;base64," in html
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.9], [-3.2, 4.4], [1e-5, 3e-5], [5.0, 5.0], [0.0, 0.0], [np.nan, 1.0], []])
+def test_axes_hold_their_values_with_few_round_ticks(values: list[float]) -> None:
+    made = axis("x", values)
+    known = [v for v in values if np.isfinite(v)]
+    assert all(made.low <= v <= made.high for v in known)
+    assert 2 <= len(made.ticks) <= 10
+    for value, text in made.ticks:
+        assert float(text.replace("−", "-")) == pytest.approx(value, abs=1e-12)
+
+
+def test_a_log_axis_spaces_by_ratio() -> None:
+    made = category_axis("labels", [0.01, 0.1, 1.0], ["1", "10", "100"], log=True)
+    first, second, third = (made.place(v) for v in (0.01, 0.1, 1.0))
+    assert second - first == pytest.approx(third - second)
+
+
+def test_chart_texts_are_escaped() -> None:
+    x = Axis("<x>", 0, 1, ((0, "<0>"),))
+    assert "<x>" not in line_chart([], x, x, alt='"><script>')
+    assert "<script>" not in line_chart([], x, x, alt='"><script>')
+
+
+def test_names_are_read_off_folders() -> None:
+    assert stage_and_name(PurePath("r/s/3_reduce/ct/hash/keep.parquet")) == ("reduce", "ct/hash")
+    assert stage_and_name(Path("/x/1_ingest/ct/receipt.json")) == ("ingest", "ct")
+    assert arm_of_run("ct/simclr-hash-seed0") == "ct/hash"
+    assert arm_of_run("ct/simclr-random_n-seed12") == "ct/random_n"
+
+
+def test_scratch_is_grey_and_arms_keep_their_colour() -> None:
+    colour = tones(["simclr-hash", "scratch", "simclr-all"])
+    assert colour == {"scratch": "ref", "simclr-all": "c0", "simclr-hash": "c1"}
+
+
+def test_the_headline_is_dice_or_auc_over_classes() -> None:
+    table = pd.DataFrame({"metric": ["accuracy", "auc", "auc"], "class": ["all", "liver", "macro"]})
+    assert headline(table) == ("auc", "macro")
+    assert headline(pd.DataFrame({"metric": ["auc", "brier"], "class": ["covid", "all"]})) == ("auc", "covid")
+    assert headline(pd.DataFrame({"metric": ["dice", "iou"], "class": ["organ", "organ"]})) == ("dice", "organ")
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert number(-0.0004) == "0.000"
+    assert number(-0.01, sign=True) == "−0.010"
+    assert number(None) == number(float("nan")) == "n/a"
+    assert count(1234567) == "1\u202f234\u202f567"
+    assert counted(1, "file") == "1 file"
+    assert counted(23, "file") == "23 files"
+    assert percent(0.05) == "5\u202f%"
+    assert percent(0.004) == "0.4\u202f%"
+    assert p_value(0.0002) == "< 0.001"
+    assert span(0.1, float("nan")) == "n/a"
+    assert [duration(s) for s in (3.21, 42, 200, 9000)] == ["3.2 s", "42 s", "3.3 min", "2.5 h"]
+    assert ordered_shares(pd.Series([1.0, 0.05, 20, 5])) == [5, 20, 0.05, 1.0]
+    assert share_words(1.0) == "With all labels"
+    assert share_words(20) == "With 20 labelled cases"

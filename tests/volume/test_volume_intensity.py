@@ -1,0 +1,75 @@
+"""Laws of windows, quantising and counted percentiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from medssl.volume.intensity import above_minimum, counts_of, moments_of, number_above, percentiles_of, quantise, windowed
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, (4, 3, 5), elements=st.floats(-1e6, 1e6, width=32)))
+def test_quantising_errs_by_half_a_step_and_the_step_is_small(values):
+    stored, slope, intercept = quantise(values)
+    assert stored.dtype == np.int16
+    back = stored.astype(np.float64) * slope + intercept
+    spread = float(values.max()) - float(values.min())
+    assert np.abs(back - values).max() <= slope / 2 * (spread > 0)
+    assert slope < spread / 32500 or spread == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.int32, (3, 4, 5), elements=st.integers(-32000, 32000)))
+def test_whole_numbers_over_16_bits_stay_exact(values):
+    stored, slope, intercept = quantise(values.astype(np.float32))
+    np.testing.assert_array_equal(stored * slope + intercept, values)
+
+
+def test_resampled_ct_errs_by_less_than_a_tenth_of_a_hu():
+    values_hu = np.random.default_rng(0).uniform(-1024, 3071, (20, 20, 20)).astype(np.float32)
+    stored, slope, intercept = quantise(values_hu)
+    assert np.abs(stored * slope + intercept - values_hu).max() <= 0.0625
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+    with pytest.raises(ValueError, match="finite"):
+        quantise(np.array([[[0.0, bad]]], dtype=np.float32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.int16, (30,)), st.sampled_from([1.0, 0.5, -2.0]), st.floats(-100, 100))
+def test_counted_percentiles_are_numpys(stored, slope, intercept):
+    counts = counts_of([stored[:7], stored[7:]], slope, intercept)
+    values = stored * slope + intercept
+    percents = [0, 0.5, 25, 50, 99.5, 100]
+    np.testing.assert_allclose(percentiles_of(counts, percents), np.percentile(values, percents, method="inverted_cdf"))
+    np.testing.assert_allclose(moments_of(counts), (values.mean(), values.std()), rtol=1e-9, atol=1e-6)
+    assert counts.number.sum() == 30
+
+
+def test_foreground_leaves_out_the_least_value_only():
+    counts = above_minimum(counts_of([np.array([0, 0, 0, 3, 4], np.uint8)]))
+    assert counts.values.tolist() == [3, 4]
+    assert above_minimum(counts_of([np.zeros(5, np.uint8)])).values.tolist() == [0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.int16, (3, 4, 5)), st.sampled_from([1.0, 0.125, -3.0]), st.floats(-2000, 2000), st.floats(-40000, 40000))
+def test_number_above_is_that_of_the_values(stored, slope, intercept, value):
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        expected = ((stored - (value - intercept) / slope) * slope > 0).sum(axis=others)
+        np.testing.assert_array_equal(number_above(stored, slope, intercept, value, axis=axis), expected)
+
+
+def test_window_of_ct_in_hu():
+    stored = np.array([[24, 1024, 2024, 3024]], np.int16)
+    seen = windowed(stored, 1.0, -1024.0, low=[-1000.0, 0.0], high=[1000.0, 500.0])
+    assert seen.dtype == np.float32
+    assert seen.shape == (2, 1, 4)
+    np.testing.assert_allclose(seen, [[[0, 0.5, 1, 1]], [[0, 0, 1, 1]]])

@@ -1,0 +1,55 @@
+# What images do we really have? Scan headers, convert by shard, join the ledgers.
+
+
+rule ingest_scan:
+    input:
+        spec=L.spec("ingest", "{source}"),
+        listing=L.listing("{source}"),
+    output:
+        L.private("{source}", "groups.parquet"),
+    log:
+        L.log("ingest", "{source}-scan"),
+    benchmark:
+        L.benchmark("ingest", "{source}-scan")
+    conda:
+        ENVIRONMENT
+    threads: 8
+    shell:
+        "{MEDSSL} ingest {input.spec} --step scan --threads {threads} --log {log}"
+
+
+rule ingest_convert:
+    input:
+        spec=L.spec("ingest", "{source}"),
+        groups=L.private("{source}", "groups.parquet"),
+    output:
+        series=L.ingest("{source}", "shards/{shard}-of-{shards}/series.tsv"),
+        rejected=L.ingest("{source}", "shards/{shard}-of-{shards}/rejected.tsv"),
+        receipt=L.ingest("{source}", "shards/{shard}-of-{shards}/receipt.json"),
+    log:
+        L.log("ingest", "{source}-{shard}-of-{shards}"),
+    benchmark:
+        L.benchmark("ingest", "{source}-{shard}-of-{shards}")
+    conda:
+        ENVIRONMENT
+    threads: 8
+    shell:
+        "{MEDSSL} ingest {input.spec} --step convert --shard {wildcards.shard} --threads {threads} --log {log}"
+
+
+rule ingest:
+    input:
+        spec=L.spec("ingest", "{source}"),
+        shards=lambda w: JOBS.shards(w.source),
+    output:
+        series=L.ingest("{source}", "series.tsv"),
+        rejected=L.ingest("{source}", "rejected.tsv"),
+        receipt=L.ingest("{source}", "receipt.json"),
+    log:
+        L.log("ingest", "{source}"),
+    benchmark:
+        L.benchmark("ingest", "{source}")
+    conda:
+        ENVIRONMENT
+    shell:
+        "{MEDSSL} ingest {input.spec} --step merge --log {log}"

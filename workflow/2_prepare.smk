@@ -1,0 +1,21 @@
+# What does the network see? Arrays on one orientation, slices, split, fingerprint.
+
+
+rule prepare:
+    input:
+        spec=L.spec("prepare", "{source}"),
+        series=L.ingest("{source}", "series.tsv"),
+        receipt=L.ingest("{source}", "receipt.json"),
+    output:
+        volumes=L.prepare("{source}", "volumes.tsv"),
+        samples=L.prepare("{source}", "samples.parquet"),
+        fingerprint=L.prepare("{source}", "fingerprint.json"),
+        receipt=L.prepare("{source}", "receipt.json"),
+    log:
+        L.log("prepare", "{source}"),
+    benchmark:
+        L.benchmark("prepare", "{source}")
+    conda:
+        ENVIRONMENT
+    shell:
+        "{MEDSSL} prepare {input.spec} --threads {threads} --log {log}"

@@ -1,0 +1,37 @@
+# Which slices are worth training on? Describe each slice once, then decide by arm.
+
+
+rule reduce_describe:
+    input:
+        spec=L.spec("reduce", "{cohort}/describe"),
+        data=lambda w: JOBS.reads("reduce", f"{w.cohort}/describe"),
+    output:
+        descriptors=L.describe("{cohort}", "descriptors.parquet"),
+        receipt=L.describe("{cohort}", "receipt.json"),
+    log:
+        L.log("reduce", "{cohort}-describe"),
+    benchmark:
+        L.benchmark("reduce", "{cohort}-describe")
+    conda:
+        ENVIRONMENT
+    threads: 8
+    shell:
+        "{MEDSSL} reduce {input.spec} --step describe --threads {threads} --log {log}"
+
+
+rule reduce:
+    input:
+        spec=L.spec("reduce", "{cohort}/{arm}"),
+        data=lambda w: JOBS.reads("reduce", f"{w.cohort}/{w.arm}"),
+    output:
+        keep=L.reduce("{cohort}", "{arm}", "keep.parquet"),
+        summary=L.reduce("{cohort}", "{arm}", "summary.json"),
+        receipt=L.reduce("{cohort}", "{arm}", "receipt.json"),
+    log:
+        L.log("reduce", "{cohort}-{arm}"),
+    benchmark:
+        L.benchmark("reduce", "{cohort}-{arm}")
+    conda:
+        ENVIRONMENT
+    shell:
+        "{MEDSSL} reduce {input.spec} --threads {threads} --log {log}"

@@ -1,0 +1,22 @@
+# What can be learnt without labels? Resume state lies outside the outputs, so a killed job goes on where it was.
+
+
+rule pretrain:
+    input:
+        spec=L.spec("pretrain", "{cohort}/{run}"),
+        data=lambda w: JOBS.reads("pretrain", f"{w.cohort}/{w.run}"),
+    output:
+        encoder=L.pretrain("{cohort}", "{run}", "encoder.safetensors"),
+        contract=L.pretrain("{cohort}", "{run}", "contract.json"),
+        curve=L.pretrain("{cohort}", "{run}", "curve.tsv"),
+        views=L.pretrain("{cohort}", "{run}", "views.png"),
+        receipt=L.pretrain("{cohort}", "{run}", "receipt.json"),
+    log:
+        L.log("pretrain", "{cohort}-{run}"),
+    benchmark:
+        L.benchmark("pretrain", "{cohort}-{run}")
+    conda:
+        ENVIRONMENT
+    threads: 16
+    shell:
+        "{MEDSSL} pretrain {input.spec} --threads {threads} --log {log}"

@@ -1,0 +1,21 @@
+# What does pre-training buy with few labels? One job runs all fits of a task.
+
+
+rule finetune:
+    input:
+        spec=L.spec("finetune", "{task}"),
+        data=lambda w: JOBS.reads("finetune", w.task),
+    output:
+        predictions=L.finetune("{task}", "predictions.parquet"),
+        fits=L.finetune("{task}", "fits.tsv"),
+        splits=L.finetune("{task}", "splits.parquet"),
+        receipt=L.finetune("{task}", "receipt.json"),
+    log:
+        L.log("finetune", "{task}"),
+    benchmark:
+        L.benchmark("finetune", "{task}")
+    conda:
+        ENVIRONMENT
+    threads: 16
+    shell:
+        "{MEDSSL} finetune {input.spec} --threads {threads} --log {log}"
