@@ -5,6 +5,8 @@ PYTHON := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 CORES  ?= all
 # uv reads UV_FIND_LINKS; pip's own setting for local wheels is honoured too.
+# Byte code is compiled once here, so that no job pays for it at its start.
+export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
 .PHONY: help install pretrain_ct report test test-full check format lock clean

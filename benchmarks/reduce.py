@@ -2,8 +2,8 @@
 
 Slices are the chest CT of ../shared/data/demo_sources at 512² (the bundled demo, enlarged, where that folder is absent). Codes
 for the search are made from real dHash codes: volumes of 100 slices that drift between mixtures of real neighbours, so that
-buckets are as uneven as real ones; the table says how uneven. The BK-tree is the published algorithm as imagededup runs it in Python
-(Burkhard & Keller 1973; imagededup's own package needs torchvision).
+buckets are as uneven as real ones; the table says how uneven. The BK-tree is the published algorithm in Python, as imagededup
+runs it (Burkhard & Keller 1973; imagededup's own package needs torchvision).
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def bk_tree_pairs(codes: list[int], radius: int) -> int:
 
 
 def codes_like(real: np.ndarray, num: int, depth: int = 100) -> np.ndarray:
-    """Codes (num,) of made-up volumes: way points mix rows of a real code and one of its real neighbours; slices drift between."""
+    """Codes (num,) of made-up volumes: way points mix rows of a real code and a real neighbour of it; slices drift between."""
     draw = np.random.default_rng(0)
     bits = np.unpackbits(real.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1).astype(bool)
     apart = np.bitwise_count(real[:, None] ^ real[None])

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medssl.core.errors import MedsslError
+from medssl.core.errors import MedsslError, TooManyRefusalsError
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
 
@@ -123,9 +123,59 @@ def report(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
 @app.command()
 def check(source: Annotated[Path, typer.Argument(help="folder of DICOM, NIfTI or images, or an NPZ file")]) -> None:
     """Say what a source holds and what would be refused, without running a study."""
-    from medssl.ingest.run import print_check
+    from medssl.ingest.run import check_source
 
-    print_check(source)
+    series, rejected = check_source(source)
+    print(f"{len(series)} volumes of {int(series['num_files'].sum())} files accepted")
+    columns = ["volume_id", "modality", "kind", "shape", "spacing_mm", "num_files"]
+    if len(series):
+        print(series[columns].to_string(index=False, max_rows=20))
+    print(f"{int(rejected['num_files'].sum())} files refused")
+    for code, rows in rejected.groupby("code", sort=True):
+        print(
+            f"  {code}: {int(rows['num_files'].sum())} files, for example {rows['item_id'].iloc[0]}: {rows['sentence'].iloc[0]}"
+        )
+    if not len(series):
+        raise TooManyRefusalsError("everything in this source is refused; the table above says why.")
+
+
+@app.command()
+def export(
+    encoder: Annotated[Path, typer.Argument(help="encoder.safetensors, its contract.json beside it")],
+    library: Annotated[str, typer.Option(help="torchvision, timm, monai or nnunet")],
+    out: Annotated[Path, typer.Option(help="folder to write to")],
+) -> None:
+    """Write an encoder's weights under the names of another library."""
+    from medssl.nn.transfer import export as write
+
+    for path in write(encoder, library, out):
+        print(path)
+
+
+@app.command()
+def convert(
+    foreign: Annotated[Path, typer.Argument(help="a .pth file of another program")],
+    out: Annotated[Path, typer.Argument(help="the safetensors file to write")],
+    strip: Annotated[str, typer.Option(help="prefix to take off the tensor names")] = "",
+    key: Annotated[str, typer.Option(help="which entry of the file holds the weights")] = "",
+) -> None:
+    """Turn foreign weights into safetensors, tensors only, in a process of its own."""
+    from medssl.nn.transfer import convert as write
+
+    print(write(foreign, out, strip=strip, key=key))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="report.json of a study")],
+    second: Annotated[Path, typer.Argument(help="report.json of another")],
+    out: Annotated[Path, typer.Option(help="the page to write")] = Path("compare.html"),
+) -> None:
+    """Put two studies side by side."""
+    from medssl.report.run import compare as write
+
+    write(first, second, out)
+    print(out)
 
 
 @app.command()

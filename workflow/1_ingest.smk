@@ -15,7 +15,7 @@ rule ingest_scan:
         ENVIRONMENT
     threads: 8
     shell:
-        "{MEDSSL} ingest {input.spec} --step scan --threads {threads} --log {log}"
+        "medssl ingest {input.spec} --step scan --threads {threads} --log {log}"
 
 
 rule ingest_convert:
@@ -34,7 +34,7 @@ rule ingest_convert:
         ENVIRONMENT
     threads: 8
     shell:
-        "{MEDSSL} ingest {input.spec} --step convert --shard {wildcards.shard} --threads {threads} --log {log}"
+        "medssl ingest {input.spec} --step convert --shard {wildcards.shard} --threads {threads} --log {log}"
 
 
 rule ingest:
@@ -52,4 +52,4 @@ rule ingest:
     conda:
         ENVIRONMENT
     shell:
-        "{MEDSSL} ingest {input.spec} --step merge --log {log}"
+        "medssl ingest {input.spec} --step merge --log {log}"

@@ -18,4 +18,4 @@ rule prepare:
     conda:
         ENVIRONMENT
     shell:
-        "{MEDSSL} prepare {input.spec} --threads {threads} --log {log}"
+        "medssl prepare {input.spec} --threads {threads} --log {log}"

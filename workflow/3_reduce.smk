@@ -1,4 +1,4 @@
-# Which slices are worth training on? Describe each slice once, then decide by arm.
+# Which slices are worth training on? Describe each slice once, find what the test sets share, then decide by arm.
 
 
 rule reduce_describe:
@@ -16,7 +16,26 @@ rule reduce_describe:
         ENVIRONMENT
     threads: 8
     shell:
-        "{MEDSSL} reduce {input.spec} --step describe --threads {threads} --log {log}"
+        "medssl reduce {input.spec} --step describe --threads {threads} --log {log}"
+
+
+rule reduce_leakage:
+    input:
+        spec=L.spec("reduce", "{cohort}/leakage"),
+        data=lambda w: JOBS.reads("reduce", f"{w.cohort}/leakage"),
+    output:
+        table=L.leakage("{cohort}", "leakage.parquet"),
+        summary=L.leakage("{cohort}", "leakage.json"),
+        receipt=L.leakage("{cohort}", "receipt.json"),
+    log:
+        L.log("reduce", "{cohort}-leakage"),
+    benchmark:
+        L.benchmark("reduce", "{cohort}-leakage")
+    conda:
+        ENVIRONMENT
+    threads: 8
+    shell:
+        "medssl reduce {input.spec} --step leakage --threads {threads} --log {log}"
 
 
 rule reduce:
@@ -34,4 +53,4 @@ rule reduce:
     conda:
         ENVIRONMENT
     shell:
-        "{MEDSSL} reduce {input.spec} --threads {threads} --log {log}"
+        "medssl reduce {input.spec} --threads {threads} --log {log}"

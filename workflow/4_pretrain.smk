@@ -19,4 +19,4 @@ rule pretrain:
         ENVIRONMENT
     threads: 16
     shell:
-        "{MEDSSL} pretrain {input.spec} --threads {threads} --log {log}"
+        "medssl pretrain {input.spec} --threads {threads} --log {log}"

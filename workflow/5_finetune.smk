@@ -18,4 +18,4 @@ rule finetune:
         ENVIRONMENT
     threads: 16
     shell:
-        "{MEDSSL} finetune {input.spec} --threads {threads} --log {log}"
+        "medssl finetune {input.spec} --threads {threads} --log {log}"

@@ -17,4 +17,4 @@ rule evaluate:
     conda:
         ENVIRONMENT
     shell:
-        "{MEDSSL} evaluate {input.spec} --threads {threads} --log {log}"
+        "medssl evaluate {input.spec} --threads {threads} --log {log}"

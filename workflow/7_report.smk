@@ -16,4 +16,4 @@ rule page:
     conda:
         ENVIRONMENT
     shell:
-        "{MEDSSL} report {input.spec} --log {log}"
+        "medssl report {input.spec} --log {log}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core import listing, plugins
-from medssl.core.files import canonical_json, write_if_changed
+from medssl.core.files import canonical_json, sha256_file, write_if_changed
 from medssl.core.job import Spec
 from medssl.core.layout import Layout
 from medssl.core.sources import PACKAGE, code_hash
@@ -64,7 +64,17 @@ class Dag:
         return {
             **self._prepared(cohort),
             "descriptors": self.layout.describe(cohort, "descriptors.parquet"),
+            **({"leakage": self.layout.leakage(cohort, "leakage.parquet")} if self.study.finetune else {}),
             **({"match": self.layout.reduce(cohort, match, "keep.parquet")} if match else {}),
+        }
+
+    def leakage_inputs(self, cohort: str) -> dict[str, Any]:
+        """What the firewall reads: the pool, and every source of a downstream task."""
+        held = list(dict.fromkeys(task.source for task in self.study.finetune.values()))
+        return {
+            **self._prepared(cohort),
+            "held_samples": [self.layout.prepare(source, "samples.parquet") for source in held],
+            "held_volumes": [self.layout.prepare(source, "volumes.tsv") for source in held],
         }
 
     def pretrain_inputs(self, cohort: str, run: str) -> dict[str, Any]:
@@ -107,6 +117,7 @@ class Dag:
             "samples": [layout.prepare(s, "samples.parquet") for s in sources],
             "keeps": [layout.reduce(c, a, "keep.parquet") for c, a in arms],
             "summaries": [layout.reduce(c, a, "summary.json") for c, a in arms],
+            "leaks": [layout.leakage(c, "leakage.json") for c in cohorts] if self.study.finetune else [],
             "curves": [layout.pretrain(c, r, "curve.tsv") for c, r in runs],
             "contracts": [layout.pretrain(c, r, "contract.json") for c, r in runs],
             "views": [layout.pretrain(c, r, "views.png") for c, r in runs],
@@ -157,10 +168,16 @@ class Dag:
         listed = {"listing": layout.private(source, "listing.jsonl")}
         yield self._spec("ingest", source, study.source_settings(source, "ingest"), listed, layout.ingest(source), checks)
         series = {"series": layout.ingest(source, "series.tsv")}
-        yield self._spec("prepare", source, study.source_settings(source, "prepare"), series, layout.prepare(source))
+        prepare = study.source_settings(source, "prepare")
+        if prepare["split"]["file"]:
+            prepare["split"]["sha256"] = sha256_file(prepare["split"]["file"])  # an edited split file must rerun the job
+        yield self._spec("prepare", source, prepare, series, layout.prepare(source))
 
     def _reduce_specs(self, cohort: str) -> Iterator[tuple[str, Spec]]:
         yield self._spec("reduce", f"{cohort}/describe", {}, self._prepared(cohort), self.layout.describe(cohort))
+        if self.study.finetune:
+            policy = {"leakage": self.study.reduce.leakage}
+            yield self._spec("reduce", f"{cohort}/leakage", policy, self.leakage_inputs(cohort), self.layout.leakage(cohort))
         for arm, settings in self.arms.items():
             chosen = plugins.find("reducer", settings.reducer.name if settings.reducer else arm)
             options = settings.reducer.options if settings.reducer else chosen.check({})

@@ -40,6 +40,9 @@ class Layout:
     def describe(self, cohort: str, name: str = "") -> str:
         return str(self.root / "3_reduce" / cohort / name)
 
+    def leakage(self, cohort: str, name: str = "") -> str:
+        return str(self.root / "3_reduce" / cohort / "leakage" / name)
+
     def reduce(self, cohort: str, arm: str, name: str = "") -> str:
         return str(self.root / "3_reduce" / cohort / arm / name)
 

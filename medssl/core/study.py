@@ -173,9 +173,11 @@ class ArmSettings(Settings):
 
     reducer: Reducer | None = None
     traversal: Literal["greedy", "cover", "global", "balanced"] = "greedy"
-    threshold: float | None = None
+    threshold: Annotated[float, Field(ge=0)] | None = None
     keep_frac: Fraction | None = None
     match: str | None = None
+    encoder: str | None = None
+    """For `embedding`: a pre-training run of the study (`simclr-all-seed0`) or a .safetensors file."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> ArmSettings:
@@ -305,6 +307,7 @@ class FinetuneSettings(Settings):
     augment: bool = True
     flips: bool = False
     mixup: Annotated[float, Field(ge=0)] = 0.0
+    calibration_batches: Annotated[int, Field(ge=0)] = 8
 
     @model_validator(mode="before")
     @classmethod
@@ -444,6 +447,8 @@ def _dangling_names(study: Study) -> Iterator[tuple[tuple[str, ...], str]]:
             yield from known(("cohorts", cohort), "source", member, sources)
     for name, arm in arms.items():
         loc = ("reduce", "arms", name)
+        if name in ("describe", "leakage"):
+            yield loc, f"{name!r} is a step of this stage and cannot name an arm. Choose another name"
         if arm.reducer is None:
             yield from known((*loc, "reducer"), "reducer", name, plugins.names("reducer"))
         if arm.match is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from contextlib import ExitStack
@@ -61,11 +62,14 @@ def _say(word: str, path: str) -> None:
         print(f"{word}  {path}", file=sys.stderr, flush=True)
 
 
-def command(workflow: Any) -> str:
-    """How a rule calls medssl: this interpreter, or the one of the rule's conda environment where those are in use."""
+def shell_prefix(workflow: Any) -> str:
+    """What every shell line begins with: the command `medssl`, run by this interpreter or by the rule's conda environment.
+
+    It is no part of a rule's text, so another environment at another place reruns nothing.
+    """
     conda = any(method.name == "CONDA" for method in workflow.deployment_settings.deployment_method)
-    python = f"env PYTHONPATH={workflow.basedir} python" if conda else sys.executable
-    return f"exec {python} -m medssl --stop-with-parent"
+    python = f"env PYTHONPATH={shlex.quote(str(workflow.basedir))} python" if conda else shlex.quote(sys.executable)
+    return f'medssl() {{{{ exec {python} -m medssl --stop-with-parent "$@"; }}}}; '  # braces twice: Snakemake formats it
 
 
 def is_main(workflow: Any) -> bool:

@@ -48,11 +48,13 @@ def linear_probe(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import ThreadpoolController
 
     features, targets = train[0].astype(np.float64), train[1]
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     deviation[deviation < 1e-8 * max(1.0, float(np.abs(features).max()))] = np.inf  # constant: says nothing
     scaled = (features - mean) / deviation
+    threads = ThreadpoolController()
     best: tuple[tuple[float, float], Probe] | None = None
     columns = [targets[:, k] for k in range(targets.shape[1])] if multilabel else [targets.argmax(axis=1)]
     models = [LogisticRegression(max_iter=300, warm_start=True, class_weight="balanced" if balanced else None) for _ in columns]
@@ -63,7 +65,8 @@ def linear_probe(
             if len(present) == 1:
                 bias[column if multilabel else present[0]] = -ABSENT * (2 * float(present[0]) - 1) if multilabel else 0.0
                 continue
-            with warnings.catch_warnings():
+            # the matrices are small: one thread is faster than two that wait for each other
+            with warnings.catch_warnings(), threads.limit(limits=1):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.set_params(C=penalty).fit(scaled, wanted)
             if multilabel:

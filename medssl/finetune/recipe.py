@@ -22,6 +22,7 @@ class Recipe:
     augment: bool = True
     flips: bool = False
     mixup: float = 0.0
+    calibration_batches: int = 8
 
     def steps(self, num_train: int) -> int:
         """Optimiser steps on `num_train` cases."""

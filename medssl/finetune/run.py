@@ -409,7 +409,7 @@ class Work:
         """What fits.tsv says of a fit before its results: enough to see that starting points were treated alike."""
         backbone, recipe, cases = self.starting.backbone(fit.start, fit.seed), self.recipe, self.cases
         steps = self.steps(fit, train)
-        of_recipe = ("batch_size", "lr", "weight_decay", "warmup_frac", "layer_decay", "augment", "mixup")
+        of_recipe = ("batch_size", "lr", "weight_decay", "warmup_frac", "layer_decay", "augment", "mixup", "calibration_batches")
         return {
             "fit_id": fit.id,
             "init": fit.start.name,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medssl.ingest.elements import Parsed
-from medssl.ingest.header import Header
+from medssl.ingest.header import Layout
 from medssl.ingest.pixels import frame_pixels, is_lossy
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.stacks import Stack
@@ -20,9 +20,9 @@ from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_aff
 from medssl.volume.resample import StraightGrid, straight_grid, straightened_plane
 
 AIR_HU = -1024.0
-SAMPLE_STRIDE = 4
+SAMPLE_STRIDE = 8
 
-Open = Callable[[int], tuple[Parsed, Header]]
+Open = Callable[[int], tuple[Parsed, Layout]]
 """Opens file number n of the stack and gives its parsed framing and header."""
 
 
@@ -76,12 +76,11 @@ class Built:
     source_shape: tuple[int, int, int]
     source_affine: np.ndarray
     source_codes: str
-    source_range: tuple[int, int]
     padded: int
     """Voxels below air that the source marked as padding and that became air."""
     lossy: bool
     sample: np.ndarray
-    """Every fourth voxel of a slice in value units, source order `(i, j, k)`, for the checks."""
+    """Every eighth voxel of a slice in value units, source order `(i, j, k)`, for the checks of CT; else empty."""
 
     def describe(self) -> dict[str, Any]:
         """What goes into `volume.json` and the ledger."""
@@ -105,27 +104,27 @@ def build(plan: Plan, open_file: Open, target: Path, threads: int) -> Built:
     Raises:
         Refusal: a frame cannot be decoded.
     """
-    cached: dict[int, tuple[Parsed, Header]] = {}
+    cached: dict[int, tuple[Parsed, Layout]] = {}
     counts = np.bincount([file for file, _, _ in plan.slices])
 
-    def source(number: int) -> tuple[Parsed, Header]:
+    def source(number: int) -> tuple[Parsed, Layout]:
         if counts[number] == 1:
             return open_file(number)
         if number not in cached:
             cached[number] = open_file(number)
         return cached[number]
 
-    def raw(k: int) -> tuple[np.ndarray, Header]:
+    def raw(k: int) -> tuple[np.ndarray, Layout]:
         file, frame, tile = plan.slices[k]
-        parsed, header = source(file)
-        pixels = frame_pixels(parsed, header, frame)
-        return (pixels if tile < 0 else _tile(pixels, tile, header)), header
+        parsed, layout = source(file)
+        pixels = frame_pixels(parsed, layout, frame)
+        return (pixels if tile < 0 else _tile(pixels, tile, plan.shape[0], plan.shape[1])), layout
 
-    first, header = raw(0)
+    first, layout = raw(0)
     if first.shape != plan.shape[:2]:
         raise Refusal("changed")
-    bits = header.bits_stored
-    declared = (-(1 << bits - 1), (1 << bits - 1) - 1) if header.signed else (0, (1 << bits) - 1)
+    bits = layout.bits_stored
+    declared = (-(1 << bits - 1), (1 << bits - 1) - 1) if layout.signed else (0, (1 << bits) - 1)
     rescales = set(plan.rescales)
     storage = storage_for(declared, rescales, resampled=plan.straighten)
     lossy = is_lossy(*source(plan.slices[0][0]))
@@ -136,14 +135,13 @@ def build(plan: Plan, open_file: Open, target: Path, threads: int) -> Built:
     return replace(built, lossy=lossy)
 
 
-def _tile(sheet: np.ndarray, tile: int, header: Header) -> np.ndarray:
-    side = int(np.ceil(np.sqrt(header.tiles)))
-    columns, rows = header.columns // side, header.rows // side
-    i, j = tile % side * columns, tile // side * rows
+def _tile(sheet: np.ndarray, tile: int, columns: int, rows: int) -> np.ndarray:
+    """Tile number `tile` of a mosaic, tiles in reading order."""
+    i, j = tile % (sheet.shape[0] // columns) * columns, tile // (sheet.shape[0] // columns) * rows
     return sheet[i : i + columns, j : j + rows]
 
 
-RawSlice = Callable[[int], tuple[np.ndarray, Header]]
+RawSlice = Callable[[int], tuple[np.ndarray, Layout]]
 
 
 def _build_directly(plan: Plan, raw: RawSlice, storage: Storage, target: Path, threads: int) -> Built:
@@ -153,26 +151,22 @@ def _build_directly(plan: Plan, raw: RawSlice, storage: Storage, target: Path, t
     shape = tuple(plan.shape[axis] for axis in turn.axes)
     out = np.lib.format.open_memmap(target, "w+", np.dtype(storage.dtype), shape, fortran_order=True)
     view = turn.restore(out)
-    sample, tops = _sample(plan), np.zeros((plan.shape[2], 3), np.int64)
+    sample, padded = _sample(plan), np.zeros(plan.shape[2], np.int64)
 
     def place(k: int) -> None:
-        pixels, header = raw(k)
+        pixels, layout = raw(k)
         if pixels.shape != plan.shape[:2]:
             raise Refusal("changed")
         slope, intercept = plan.rescales[k]
-        tops[k] = pixels.min(), pixels.max(), 0
         if storage.apply_rescale:
-            values, tops[k, 2] = _values(pixels, header, slope, intercept, storage.dtype, plan.modality)
-            view[:, :, k] = values
+            view[:, :, k], padded[k] = _values(pixels, layout, slope, intercept, storage.dtype, plan.modality)
         else:
             view[:, :, k] = pixels
-        sample[:, :, k] = pixels[::SAMPLE_STRIDE, ::SAMPLE_STRIDE] * slope + intercept
+        if sample.size:
+            sample[:, :, k] = pixels[::SAMPLE_STRIDE, ::SAMPLE_STRIDE] * slope + intercept
 
     _each(place, plan.shape[2], threads)
-    out.flush()
-    return _built(
-        plan, storage, shape, affine, affine, (int(tops[:, 0].min()), int(tops[:, 1].max())), int(tops[:, 2].sum()), sample
-    )
+    return _built(plan, storage, shape, affine, affine, int(padded.sum()), sample)
 
 
 def _build_from_memory(
@@ -180,10 +174,10 @@ def _build_from_memory(
 ) -> Built:
     """All slices first, because the storage depends on their true range, or the result on several slices."""
     stored = np.empty(plan.shape, dtype, order="F")
-    headers: list[Header | None] = [None] * plan.shape[2]
+    layouts: list[Layout | None] = [None] * plan.shape[2]
 
     def gather(k: int) -> None:
-        pixels, headers[k] = raw(k)
+        pixels, layouts[k] = raw(k)
         if pixels.shape != plan.shape[:2] or pixels.dtype != dtype:
             raise Refusal("changed")
         stored[:, :, k] = pixels
@@ -196,20 +190,20 @@ def _build_from_memory(
 
     def value_plane(k: int) -> np.ndarray:
         nonlocal padded
-        header = headers[k]
-        if header is None:
+        layout = layouts[k]
+        if layout is None:
             raise Refusal("changed")
         slope, intercept = plan.rescales[k]
-        values, count = _values(stored[:, :, k], header, slope, intercept, storage.dtype, plan.modality)
+        values, count = _values(stored[:, :, k], layout, slope, intercept, storage.dtype, plan.modality)
         padded += count
         return values
 
-    for k in range(plan.shape[2]):
+    for k in range(plan.shape[2] if sample.size else 0):
         slope, intercept = plan.rescales[k]
         sample[:, :, k] = stored[::SAMPLE_STRIDE, ::SAMPLE_STRIDE, k] * slope + intercept
     if plan.straighten:
         grid, affine = _grid(plan)
-        fill = AIR_HU if plan.modality == "CT" else float(sample.min())
+        fill = AIR_HU if plan.modality == "CT" else min(slope * low + intercept for slope, intercept in plan.rescales)
         source_shape, planes = grid.shape, (lambda k: straightened_plane(grid, k, value_plane, fill))
     else:
         affine, source_shape = source_affine, plan.shape
@@ -220,8 +214,7 @@ def _build_from_memory(
     view = turn.restore(out)
     for k in range(source_shape[2]):
         view[:, :, k] = planes(k)
-    out.flush()
-    return _built(plan, storage, shape, affine, source_affine, (low, high), padded, sample)
+    return _built(plan, storage, shape, affine, source_affine, padded, sample)
 
 
 def _built(
@@ -230,7 +223,6 @@ def _built(
     shape: tuple[int, ...],
     affine: np.ndarray,
     source_affine: np.ndarray,
-    source_range: tuple[int, int],
     padded: int,
     sample: np.ndarray,
 ) -> Built:
@@ -244,7 +236,6 @@ def _built(
         source_shape=plan.shape,
         source_affine=source_affine,
         source_codes=axis_codes(source_affine),
-        source_range=source_range,
         padded=padded,
         lossy=False,
         sample=sample,
@@ -263,7 +254,7 @@ def _grid(plan: Plan) -> tuple[StraightGrid, np.ndarray]:
 
 
 def _values(
-    pixels: np.ndarray, header: Header, slope: float, intercept: float, dtype: str, modality: str
+    pixels: np.ndarray, layout: Layout, slope: float, intercept: float, dtype: str, modality: str
 ) -> tuple[np.ndarray, int]:
     """Pixels in value units as `dtype`, and how many padding voxels below air became air."""
     values: np.ndarray
@@ -276,9 +267,9 @@ def _values(
         values = (pixels * slope + intercept).astype(np.float32)
     else:
         raise ValueError(f"no such storage: {dtype}")
-    if modality != "CT" or header.padding is None or header.padding * slope + intercept >= AIR_HU:
+    if modality != "CT" or layout.padding is None or layout.padding * slope + intercept >= AIR_HU:
         return values, 0
-    outside = pixels == header.padding
+    outside = pixels == layout.padding
     count = int(np.count_nonzero(outside))
     if count:
         values[outside] = AIR_HU
@@ -287,6 +278,8 @@ def _values(
 
 def _sample(plan: Plan) -> np.ndarray:
     columns, rows, slices = plan.shape
+    if plan.modality != "CT":
+        return np.empty((0, 0, 0), np.float32)
     return np.empty((-(-columns // SAMPLE_STRIDE), -(-rows // SAMPLE_STRIDE), slices), np.float32, order="F")
 
 

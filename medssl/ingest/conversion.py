@@ -153,7 +153,7 @@ def _convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome:
             "threads": source.threads,
         }
         planes = plan.shape[0] * plan.shape[1] * plan.shape[2]
-        unpacked = max(max(h.frames for h in headers.values()) * first.rows * first.columns * 4, 0)
+        unpacked = max(max(h.layout.frames for h in headers.values()) * first.layout.rows * first.layout.columns * 4, 0)
         answer = source.readers.ask(
             "volume", request, memory_mb=BASE_MEMORY_MB + 14e-6 * planes + 2e-6 * unpacked, timeout_s=60 + 0.5 * plan.shape[2]
         )
@@ -222,7 +222,7 @@ def _is_complete(headers: list[Header]) -> bool:
 
 
 def _memory_mb(header: Header, times: int) -> float:
-    return BASE_MEMORY_MB + times * header.rows * header.columns * header.frames * 2e-6
+    return BASE_MEMORY_MB + times * header.layout.rows * header.layout.columns * header.layout.frames * 2e-6
 
 
 def _dicom_row(volume_id: str, header: Header, answer: Row) -> Row:

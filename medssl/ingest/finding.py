@@ -13,7 +13,7 @@ class Series:
 
     modality: str
     values: np.ndarray
-    """Every fourth voxel of each slice in value units, float32 `(i, j, k)` in the source's slice order."""
+    """Every eighth voxel of each slice in value units, float32 `(i, j, k)` in the source's slice order; CT only."""
     planes: list[np.ndarray]
     """A few whole slices `(i, j)`, spread over the volume."""
     rescales: list[tuple[float, float]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from medssl.core.listing import minted
@@ -54,7 +54,6 @@ _T = {
     "images_in_series": 0x00201209,
     "samples": 0x00280002,
     "photometric": 0x00280004,
-    "planar": 0x00280006,
     "frames": 0x00280008,
     "rows": 0x00280010,
     "columns": 0x00280011,
@@ -76,6 +75,8 @@ _T = {
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 _REFERENCED_SERIES, _REFERENCED_FRAMES, _SERIES = 0x00081115, 0x30060010, 0x0020000E
 WANTED = frozenset(_T.values())
+LAYOUT = ("samples", "photometric", "frames", "rows", "columns", "bits_allocated", "bits_stored", "high_bit", "signed", "padding")
+PIXELS_WANTED = frozenset(_T[name] for name in (*LAYOUT, "lossy"))
 SEQUENCES = frozenset([SHARED_GROUPS, FRAME_GROUPS, _REFERENCED_SERIES, _REFERENCED_FRAMES])
 
 IMAGE_CLASSES = {
@@ -120,16 +121,15 @@ class Frame:
     """Numbers that tell time points apart, most telling first."""
     kind: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(slots=True)
-class Header:
-    """The allow-listed fields of one DICOM file. Lengths in millimetres, LPS; ids are keyed hashes."""
+class Layout:
+    """How the pixels of a file are stored: what decoding needs, and nothing else."""
 
-    series: str
-    study: str
-    subject: str
-    sop: str
-    modality: str
     syntax: str
     rows: int
     columns: int
@@ -140,7 +140,20 @@ class Header:
     high_bit: int
     signed: bool
     photometric: str
-    planar: int
+    padding: int | None
+    lossy: bool
+
+
+@dataclass(slots=True)
+class Header:
+    """The allow-listed fields of one DICOM file. Lengths in millimetres, LPS; ids are keyed hashes."""
+
+    series: str
+    study: str
+    subject: str
+    sop: str
+    modality: str
+    layout: Layout
     image_type: list[str]
     role: str
     """`image`, or the refusal code that its kind of object deserves."""
@@ -163,21 +176,24 @@ class Header:
     maker: str | None
     age_years: int | None
     sex: str | None
-    lossy: bool
-    padding: int | None
     rescale_tags: str
     references: list[str]
     """Series that a label object (SEG, RTSTRUCT) describes."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
-        return asdict(self)
+        record = {name: getattr(self, name) for name in self.__slots__}
+        record["layout"] = {name: getattr(self.layout, name) for name in self.layout.__slots__}
+        record["frame"] = self.frame.to_json()
+        record["per_frame"] = [frame.to_json() for frame in self.per_frame]
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Header:
         """A header from the object that `to_json` made."""
         frames = [Frame(**frame) for frame in record["per_frame"]]
-        return cls(**{**record, "frame": Frame(**record["frame"]), "per_frame": frames})
+        parts = {"layout": Layout(**record["layout"]), "frame": Frame(**record["frame"]), "per_frame": frames}
+        return cls(**{**record, **parts})
 
 
 def read_header(parsed: Parsed, key: bytes) -> Header:
@@ -195,20 +211,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     series = reader.text("series")
     if not series:
         raise Refusal("truncated" if parsed.pixel_offset < 0 else "missing_tag", "no series identifier")
-    rows, columns = reader.unsigned("rows"), reader.unsigned("columns")
-    frames = reader.integer("frames") or 1
-    bits = reader.unsigned("bits_allocated")
-    if role == "image":
-        if parsed.float_pixels and parsed.pixel_offset < 0:
-            raise Refusal("unsupported_pixels", "floating-point pixels")
-        if parsed.pixel_offset < 0:
-            raise Refusal("truncated", "no pixel data")
-        if rows is None or columns is None or bits is None or rows < 1 or columns < 1 or frames < 1:
-            raise Refusal("missing_tag", "rows, columns or bits allocated")
-    rows, columns, bits = rows or 0, columns or 0, bits or 0
-    samples = reader.unsigned("samples") or 1
-    signed = bool(reader.unsigned("signed") or 0)
-    stored = reader.unsigned("bits_stored") or bits
+    layout = read_layout(parsed, required=role == "image")
     study, patient = reader.text("study"), reader.text("patient")
     header = Header(
         series=minted(key, "s", series),
@@ -217,17 +220,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         subject=minted(key, "p", patient) if patient else minted(key, "p", "study", study),
         sop=minted(key, "o", reader.text("sop")),
         modality=modality,
-        syntax=parsed.syntax,
-        rows=rows,
-        columns=columns,
-        frames=frames,
-        samples=samples,
-        bits_allocated=bits,
-        bits_stored=stored,
-        high_bit=reader.unsigned("high_bit") if reader.unsigned("high_bit") is not None else stored - 1,  # type: ignore[arg-type]
-        signed=signed,
-        photometric=reader.code("photometric"),
-        planar=reader.unsigned("planar") or 0,
+        layout=layout,
         image_type=[_word(word) for word in reader.text("image_type").split("\\")],
         role=role,
         frame=Frame(
@@ -256,8 +249,6 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         maker=_maker(reader.text("manufacturer")),
         age_years=_age(reader),
         sex=reader.text("sex") if reader.text("sex") in ("M", "F", "O") else None,
-        lossy=reader.text("lossy") == "01" or parsed.syntax in LOSSY_SYNTAXES,
-        padding=reader.signed16("padding") if signed else reader.unsigned("padding"),
         rescale_tags="".join("si"[n] for n, name in enumerate(("slope", "intercept")) if _T[name] in values),
         references=[minted(key, "s", uid) for uid in _references(values)] if role == "label" else [],
     )
@@ -270,26 +261,63 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         header.per_frame = _functional_groups(values, header, parsed.big_endian)
     elif "MOSAIC" in header.image_type:
         _mosaic(header, reader)
-    if role == "image":
-        _check_pixel_length(parsed, header)
     return header
+
+
+def read_layout(parsed: Parsed, *, required: bool = True) -> Layout:
+    """How the pixels of a parsed file are stored.
+
+    Raises:
+        Refusal: there are none, or a field that decoding needs is missing.
+    """
+    reader = _Reader(parsed.values, parsed.big_endian)
+    rows, columns, bits = reader.unsigned("rows"), reader.unsigned("columns"), reader.unsigned("bits_allocated")
+    frames = reader.integer("frames") or 1
+    if required:
+        if parsed.float_pixels and parsed.pixel_offset < 0:
+            raise Refusal("unsupported_pixels", "floating-point pixels")
+        if parsed.pixel_offset < 0:
+            raise Refusal("truncated", "no pixel data")
+        if not rows or not columns or not bits or frames < 1:
+            raise Refusal("missing_tag", "rows, columns or bits allocated")
+    rows, columns, bits = rows or 0, columns or 0, bits or 0
+    signed = bool(reader.unsigned("signed") or 0)
+    stored = reader.unsigned("bits_stored") or bits
+    high = reader.unsigned("high_bit")
+    layout = Layout(
+        syntax=parsed.syntax,
+        rows=rows,
+        columns=columns,
+        frames=frames,
+        samples=reader.unsigned("samples") or 1,
+        bits_allocated=bits,
+        bits_stored=stored,
+        high_bit=stored - 1 if high is None else high,
+        signed=signed,
+        photometric=reader.code("photometric"),
+        padding=reader.signed16("padding") if signed else reader.unsigned("padding"),
+        lossy=reader.text("lossy") == "01" or parsed.syntax in LOSSY_SYNTAXES,
+    )
+    if required:
+        _check_pixel_length(parsed, layout)
+    return layout
 
 
 LOSSY_SYNTAXES = frozenset(["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"])
 """Syntaxes that lose; of JPEG 2000 (.91, .203) only the stream tells."""
 
 
-def native_bytes(header: Header) -> int:
+def native_bytes(layout: Layout) -> int:
     """Bytes of the uncompressed pixels a header declares, a Python integer of any size."""
-    return (header.rows * header.columns * header.frames * header.samples * header.bits_allocated + 7) // 8
+    return (layout.rows * layout.columns * layout.frames * layout.samples * layout.bits_allocated + 7) // 8
 
 
-def _check_pixel_length(parsed: Parsed, header: Header) -> None:
+def _check_pixel_length(parsed: Parsed, layout: Layout) -> None:
     if parsed.pixel_length == 0xFFFFFFFF:
         if not parsed.fragments:
             raise Refusal("truncated", "encapsulated pixel data without a fragment")
         return
-    expected = native_bytes(header)
+    expected = native_bytes(layout)
     if parsed.pixel_length not in (expected, expected + (expected & 1)):
         raise Refusal("pixel_length", f"{parsed.pixel_length} bytes, {expected} expected")
 
@@ -349,8 +377,8 @@ def _functional_groups(values: Values, header: Header, big: bool) -> list[Frame]
     shared_items = values.get(SHARED_GROUPS, [])
     shared: Values = shared_items[0] if isinstance(shared_items, list) and shared_items else {}
     per_frame = values[FRAME_GROUPS]
-    if not isinstance(per_frame, list) or len(per_frame) != header.frames:
-        raise Refusal("corrupt", f"{len(per_frame)} frame descriptions for {header.frames} frames")
+    if not isinstance(per_frame, list) or len(per_frame) != header.layout.frames:
+        raise Refusal("corrupt", f"{len(per_frame)} frame descriptions for {header.layout.frames} frames")
     frames = []
     for own in per_frame:
         pick = _Picker(own, shared, big)
@@ -395,8 +423,9 @@ def _mosaic(header: Header, reader: _Reader) -> None:
     if not 1 <= count <= 4096:
         raise Refusal("missing_tag", "a mosaic that does not say how many tiles it has")
     side = math.ceil(math.sqrt(count))
-    if header.rows % side or header.columns % side:
-        raise Refusal("corrupt", f"{header.columns}×{header.rows} pixels do not divide into {side}×{side} tiles")
+    rows, columns = header.layout.rows, header.layout.columns
+    if rows % side or columns % side:
+        raise Refusal("corrupt", f"{columns}×{rows} pixels do not divide into {side}×{side} tiles")
     header.tiles = count
     normal = found.get("SliceNormalVector", [])
     header.tile_normal = normal if len(normal) == 3 else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from medssl.ingest.elements import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, UNDEFINED, Parsed
-from medssl.ingest.header import Header
+from medssl.ingest.header import Layout
 from medssl.ingest.refusal import Refusal
 
 NATIVE = frozenset([IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED])
@@ -21,85 +21,85 @@ HTJ2K = frozenset(["1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.84
 SYNTAXES = NATIVE | {RLE} | JPEG | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | HTJ2K
 
 
-def check_pixels(header: Header) -> None:
+def check_pixels(layout: Layout) -> None:
     """Whether the pixels are scalars that this reader knows.
 
     Raises:
         Refusal: `unsupported_syntax`, `colour` or `unsupported_pixels`.
     """
-    if header.syntax not in SYNTAXES:
+    if layout.syntax not in SYNTAXES:
         raise Refusal("unsupported_syntax", "no decoder for it here")
-    if header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Refusal("colour", f"{header.samples} samples a pixel")
-    if header.bits_allocated not in (8, 16) or not 1 <= header.bits_stored <= header.bits_allocated:
-        raise Refusal("unsupported_pixels", f"{header.bits_stored} of {header.bits_allocated} bits")
-    if header.high_bit != header.bits_stored - 1:
-        raise Refusal("unsupported_pixels", f"the high bit is {header.high_bit} for {header.bits_stored} bits stored")
+    if layout.samples != 1 or layout.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Refusal("colour", f"{layout.samples} samples a pixel")
+    if layout.bits_allocated not in (8, 16) or not 1 <= layout.bits_stored <= layout.bits_allocated:
+        raise Refusal("unsupported_pixels", f"{layout.bits_stored} of {layout.bits_allocated} bits")
+    if layout.high_bit != layout.bits_stored - 1:
+        raise Refusal("unsupported_pixels", f"the high bit is {layout.high_bit} for {layout.bits_stored} bits stored")
 
 
-def frame_pixels(parsed: Parsed, header: Header, frame: int) -> np.ndarray:
+def frame_pixels(parsed: Parsed, layout: Layout, frame: int) -> np.ndarray:
     """Stored values of one frame as an array `(columns, rows)`, axes (i, j), Fortran order; int16, uint16, int8 or uint8.
 
     Raises:
         Refusal: the bytes are not what the header says.
     """
-    shape = (header.rows, header.columns)
-    if header.syntax in NATIVE:
-        size = header.rows * header.columns * header.bits_allocated // 8
+    shape = (layout.rows, layout.columns)
+    if layout.syntax in NATIVE:
+        size = layout.rows * layout.columns * layout.bits_allocated // 8
         start = parsed.pixel_offset + frame * size
-        dtype = np.dtype("u1" if header.bits_allocated == 8 else ">u2" if parsed.big_endian else "<u2")
-        raw = np.frombuffer(parsed.data, dtype=dtype, count=header.rows * header.columns, offset=start).reshape(shape)
+        dtype = np.dtype("u1" if layout.bits_allocated == 8 else ">u2" if parsed.big_endian else "<u2")
+        raw = np.frombuffer(parsed.data, dtype=dtype, count=layout.rows * layout.columns, offset=start).reshape(shape)
         if parsed.big_endian and dtype.itemsize == 2:
             raw = raw.astype("<u2")
     else:
-        raw = _decode(_frame_bytes(parsed, header, frame), header)
+        raw = _decode(_frame_bytes(parsed, layout, frame), layout)
         if raw.shape != shape:
             raise Refusal("decode", f"{raw.shape[::-1]} pixels decoded, {shape[::-1]} declared")
-    return _sign(raw, header).T
+    return _sign(raw, layout).T
 
 
-def is_lossy(parsed: Parsed, header: Header) -> bool:
+def is_lossy(parsed: Parsed, layout: Layout) -> bool:
     """Whether the pixels went through a lossy compression, as the header or the JPEG 2000 stream says."""
-    if header.lossy or header.syntax not in JPEG_2000 | HTJ2K:
-        return header.lossy
-    stream = _frame_bytes(parsed, header, 0)[:4096]
+    if layout.lossy or layout.syntax not in JPEG_2000 | HTJ2K:
+        return layout.lossy
+    stream = _frame_bytes(parsed, layout, 0)[:4096]
     coding = stream.find(b"\xff\x52")
     # byte 13 of the coding style segment: 1 is the reversible 5-3 filter, 0 the irreversible 9-7
     return coding < 0 or stream[coding + 13 : coding + 14] != b"\x01"
 
 
-def _sign(raw: np.ndarray, header: Header) -> np.ndarray:
+def _sign(raw: np.ndarray, layout: Layout) -> np.ndarray:
     """Bits above the stored ones cleared (they may hold overlays), the sign bit of the stored ones carried up."""
-    width, stored = raw.dtype.itemsize * 8, header.bits_stored
+    width, stored = raw.dtype.itemsize * 8, layout.bits_stored
     unsigned = raw.view(f"u{raw.dtype.itemsize}")
-    if not header.signed:
+    if not layout.signed:
         return unsigned if stored == width else unsigned & np.array((1 << stored) - 1, unsigned.dtype)
     signed = unsigned.view(f"i{raw.dtype.itemsize}")
     return signed if stored == width else np.right_shift(np.left_shift(signed, width - stored), width - stored)
 
 
-def _frame_bytes(parsed: Parsed, header: Header, frame: int) -> bytes:
+def _frame_bytes(parsed: Parsed, layout: Layout, frame: int) -> bytes:
     """The fragments of one frame, joined."""
     fragments = parsed.fragments
-    if len(fragments) == header.frames:
+    if len(fragments) == layout.frames:
         picked = fragments[frame : frame + 1]
-    elif header.frames == 1:
+    elif layout.frames == 1:
         picked = fragments
     else:
         offset, length = parsed.offset_table
         starts = struct.unpack(f"<{length // 4}I", parsed.data[offset : offset + length // 4 * 4])
-        if len(starts) != header.frames or list(starts) != sorted(set(starts)):
-            raise Refusal("corrupt", f"{len(fragments)} fragments for {header.frames} frames and no table of offsets")
+        if len(starts) != layout.frames or list(starts) != sorted(set(starts)):
+            raise Refusal("corrupt", f"{len(fragments)} fragments for {layout.frames} frames and no table of offsets")
         base = offset + length
         low = base + starts[frame]
-        high = base + starts[frame + 1] if frame + 1 < header.frames else UNDEFINED << 8
+        high = base + starts[frame + 1] if frame + 1 < layout.frames else UNDEFINED << 8
         picked = [f for f in fragments if low <= f[0] - 8 < high]
     return b"".join(bytes(parsed.data[start : start + size]) for start, size in picked)
 
 
-def _decode(stream: bytes, header: Header) -> np.ndarray:
-    if header.syntax == RLE:
-        return _rle(stream, header)
+def _decode(stream: bytes, layout: Layout) -> np.ndarray:
+    if layout.syntax == RLE:
+        return _rle(stream, layout)
     import imagecodecs
 
     decoders: list[tuple[frozenset[str], Callable[[bytes], np.ndarray]]] = [
@@ -109,11 +109,11 @@ def _decode(stream: bytes, header: Header) -> np.ndarray:
         (JPEG_2000, lambda b: imagecodecs.jpeg2k_decode(b)),
         (HTJ2K, lambda b: imagecodecs.jpeg2k_decode(b)),
     ]
-    decode = next(function for syntaxes, function in decoders if header.syntax in syntaxes)
+    decode = next(function for syntaxes, function in decoders if layout.syntax in syntaxes)
     declared = _stream_shape(stream)
-    if declared is not None and declared != (header.rows, header.columns):
+    if declared is not None and declared != (layout.rows, layout.columns):
         raise Refusal(
-            "decode", f"the stream holds {declared[1]}×{declared[0]} pixels, the header says {header.columns}×{header.rows}"
+            "decode", f"the stream holds {declared[1]}×{declared[0]} pixels, the header says {layout.columns}×{layout.rows}"
         )
     if declared is None:
         raise Refusal("decode", "the stream does not say how large its image is")
@@ -126,9 +126,9 @@ def _decode(stream: bytes, header: Header) -> np.ndarray:
         raise Refusal("decode", f"{len(stream)} bytes of a frame") from None
     if pixels.ndim != 2 or pixels.dtype.itemsize > 2 or pixels.dtype.kind not in "iu":
         raise Refusal("decode", f"{pixels.ndim} axes of {pixels.dtype}")
-    if pixels.dtype.itemsize * 8 != header.bits_allocated:
+    if pixels.dtype.itemsize * 8 != layout.bits_allocated:
         pixels = pixels.astype(np.int16 if pixels.dtype.kind == "i" else np.uint16)
-        if header.bits_allocated == 8:
+        if layout.bits_allocated == 8:
             raise Refusal("decode", "more than 8 bits in a stream that declares 8")
     return np.ascontiguousarray(pixels)
 
@@ -168,15 +168,15 @@ def _stream_shape(stream: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _rle(stream: bytes, header: Header) -> np.ndarray:
+def _rle(stream: bytes, layout: Layout) -> np.ndarray:
     """DICOM run-length coding: byte planes, most significant first, each packed bits (PS3.5 annex G)."""
-    num_planes = header.bits_allocated // 8
+    num_planes = layout.bits_allocated // 8
     if len(stream) < 64:
         raise Refusal("truncated", "a run-length frame without its header")
     count, *offsets = struct.unpack("<16I", stream[:64])
     if count != num_planes:
         raise Refusal("decode", f"{count} run-length segments, {num_planes} expected")
-    size = header.rows * header.columns
+    size = layout.rows * layout.columns
     out = np.empty((size, num_planes), np.uint8)
     bounds = [*offsets[:count], len(stream)]
     for plane in range(count):
@@ -184,7 +184,7 @@ def _rle(stream: bytes, header: Header) -> np.ndarray:
         if not 64 <= start <= stop <= len(stream):
             raise Refusal("decode", "run-length segments out of place")
         out[:, num_planes - 1 - plane] = _unpack_bits(stream[start:stop], size)
-    return out.reshape(-1).view(f"<u{num_planes}").reshape(header.rows, header.columns)
+    return out.reshape(-1).view(f"<u{num_planes}").reshape(layout.rows, layout.columns)
 
 
 def _unpack_bits(segment: bytes, size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from medssl.ingest.checks.hounsfield import hounsfield
 from medssl.ingest.checks.rescale_joins import rescale_joins
 from medssl.ingest.elements import Buffer, Parsed, parse, text
 from medssl.ingest.finding import Series
-from medssl.ingest.header import SEQUENCES, WANTED, Header, read_header
+from medssl.ingest.header import PIXELS_WANTED, SEQUENCES, WANTED, Layout, read_header, read_layout
 from medssl.ingest.label_objects import label_mask
 from medssl.ingest.nifti import check_finite, read_nifti_data, read_nifti_header
 from medssl.ingest.opening import kind_of, open_bytes
@@ -137,8 +137,8 @@ def kind_of_packed(head: bytes) -> str:
 
 def digest(request: Request, key: bytes) -> Answer:
     """Hash of the decoded pixels of one frame."""
-    parsed, header = _dicom(request["file"], key)
-    pixels = frame_pixels(parsed, header, request["frame"])
+    parsed, layout = _dicom(request["file"])
+    pixels = frame_pixels(parsed, layout, request["frame"])
     return {"digest": hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes("F")).hexdigest()}
 
 
@@ -153,7 +153,7 @@ def volume(request: Request, key: bytes) -> Answer:
     )
     files = request["files"]
     target = Path(request["target"])
-    built = build(plan, lambda number: _dicom(files[number], key), target, request["threads"])
+    built = build(plan, lambda number: _dicom(files[number]), target, request["threads"])
     view = closest_canonical(built.affine_before).restore(np.load(target, mmap_mode="r"))
     middle = np.unique(np.linspace(0, view.shape[2] - 1, 7).round().astype(int)[1:-1])
     series = Series(plan.modality, built.sample, [np.asarray(view[:, :, k]) for k in middle], plan.rescales)
@@ -200,7 +200,6 @@ def _nifti_point(values: np.ndarray, header: Answer, affine: np.ndarray, straigh
     result = turn.apply(values)
     out = np.lib.format.open_memmap(target, "w+", np.dtype(storage.dtype), result.shape, fortran_order=True)
     out[...] = result
-    out.flush()
     return {
         "shape": list(out.shape),
         "affine": turned.tolist(),
@@ -375,9 +374,9 @@ def _declared_bytes(values: dict[int, Any]) -> int:
     return sizes[0] * sizes[1] * sizes[2] // 8 * max(sizes[3], 1) * (int(frames) if frames.isdigit() else 1)
 
 
-def _dicom(file: Request, key: bytes) -> tuple[Parsed, Header]:
-    parsed = _parse(_open(file))
-    return parsed, read_header(parsed, key)
+def _dicom(file: Request) -> tuple[Parsed, Layout]:
+    parsed = parse(_open(file), PIXELS_WANTED, inflated_limit=_declared_bytes)
+    return parsed, read_layout(parsed)
 
 
 def _sha256(path: Path) -> str:

@@ -44,7 +44,9 @@ def scan(job: Job) -> None:
     files = listing.read(job.spec.inputs["listing"])
     target = private / GROUPS
     known = _known_rows(target, job.spec.code)
-    with Readers(_key(job), job.threads) as readers, job.progress("scan", len(files), "files") as bar:
+    # a second process pays for itself from a few hundred files on
+    count = min(job.threads, 1 + len(files) // 400)
+    with Readers(_key(job), count) as readers, job.progress("scan", len(files), "files") as bar:
         table = inventory(
             files,
             _root(job),
@@ -339,7 +341,8 @@ def _expected_bytes(group: list[Row]) -> int:
     for row in group:
         header = json.loads(row["header"]) if row["header"] else {}
         if row["format"] == "dicom":
-            total += header["rows"] * header["columns"] * header["frames"] * 2
+            layout = header["layout"]
+            total += layout["rows"] * layout["columns"] * layout["frames"] * 2
         elif row["format"] == "nifti":
             total += header["bytes"]
         elif row["format"] == "npz":

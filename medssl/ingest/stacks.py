@@ -122,12 +122,12 @@ def stacks_of_series(files: list[tuple[int, Header]], rules: Rules, digest: Dige
 
 
 def _slices(number: int, header: Header) -> list[Slice]:
-    check_pixels(header)
+    check_pixels(header.layout)
     if header.tiles:
         return _mosaic_slices(number, header)
-    frames = header.per_frame or [header.frame] * header.frames
-    if header.frames > 1 and not header.per_frame:
-        raise Refusal("no_position", f"{header.frames} frames without a position each")
+    frames = header.per_frame or [header.frame] * header.layout.frames
+    if header.layout.frames > 1 and not header.per_frame:
+        raise Refusal("no_position", f"{header.layout.frames} frames without a position each")
     return [_slice(number, index, -1, header, frame) for index, frame in enumerate(frames)]
 
 
@@ -150,8 +150,8 @@ def _slice(number: int, index: int, tile: int, header: Header, frame: Frame) -> 
         position=position,
         orientation=orientation,
         spacing=spacing,
-        rows=header.rows,
-        columns=header.columns,
+        rows=header.layout.rows,
+        columns=header.layout.columns,
         kind=_kind(header, frame),
         times=frame.time,
     )
@@ -163,7 +163,7 @@ def _mosaic_slices(number: int, header: Header) -> list[Slice]:
     Source: nibabel's notes on the mosaic geometry (dicom_mosaic), and the CSA slice normal for the direction.
     """
     side = math.ceil(math.sqrt(header.tiles))
-    rows, columns = header.rows // side, header.columns // side
+    rows, columns = header.layout.rows // side, header.layout.columns // side
     whole = _slice(number, 0, 0, header, header.frame)
     rows_run, columns_run = whole.orientation[:3], whole.orientation[3:]
     normal = np.cross(rows_run, columns_run)
@@ -176,8 +176,8 @@ def _mosaic_slices(number: int, header: Header) -> list[Slice]:
         raise Refusal("no_spacing", "a mosaic without a distance between slices")
     corner = (
         whole.position
-        + rows_run * whole.spacing[1] * (header.columns - columns) / 2
-        + columns_run * whole.spacing[0] * (header.rows - rows) / 2
+        + rows_run * whole.spacing[1] * (header.layout.columns - columns) / 2
+        + columns_run * whole.spacing[0] * (header.layout.rows - rows) / 2
     )
     tiles = []
     for tile in range(header.tiles):
@@ -212,7 +212,7 @@ def _rescale(header: Header, frame: Frame) -> tuple[float, float]:
     intercept = 0.0 if frame.intercept is None else frame.intercept
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0:
         raise Refusal("bad_rescale", f"slope {slope:g}, intercept {intercept:g}")
-    if header.modality == "CT" and not header.signed and intercept >= 0:
+    if header.modality == "CT" and not header.layout.signed and intercept >= 0:
         raise Refusal("implausible_hu", f"unsigned pixels and an intercept of {intercept:g} leave no value for air")
     return slope, intercept
 
@@ -229,8 +229,8 @@ def _kind(header: Header, frame: Frame) -> tuple[object, ...]:
         None if echo is None else round(echo, 3),
         None if frame.b_value is None else round(frame.b_value, 1),
         frame.kind,
-        header.signed,
-        header.bits_allocated,
+        header.layout.signed,
+        header.layout.bits_allocated,
     )
 
 

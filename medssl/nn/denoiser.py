@@ -29,9 +29,13 @@ class Denoiser(nn.Module):
         up: list[nn.Module] = []
         for before, after in zip((channels, *WIDTHS[:-1]), WIDTHS, strict=True):
             down += [convolution(before, after, 3, padding=1), norm(after), nn.ReLU(inplace=True), pool(2, ceil_mode=True)]
-            up = [nn.Upsample(scale_factor=2), convolution(after, before if before != channels else WIDTHS[0], 3, padding=1)] + (
-                [norm(before if before != channels else WIDTHS[0]), nn.ReLU(inplace=True), *up]
-            )
+            up = [
+                nn.Upsample(scale_factor=2),
+                convolution(after, before if before != channels else WIDTHS[0], 3, padding=1),
+                norm(before if before != channels else WIDTHS[0]),
+                nn.ReLU(inplace=True),
+                *up,
+            ]
         self.down, self.up = nn.Sequential(*down), nn.Sequential(*up, convolution(WIDTHS[0], channels, 3, padding=1))
 
     def code(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's number; 0 without a process group."""
+    """The number of this process; 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 

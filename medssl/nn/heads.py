@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from torch import nn
 def perceptron(widths: Sequence[int], *, norm: bool = True, last_norm: bool = False) -> nn.Sequential:
     """Linear layers of the given widths with batch norm and ReLU between them; the last is linear, or normed without scale."""
     layers: list[nn.Module] = []
-    for number, (width_in, width_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for number, (width_in, width_out) in enumerate(pairwise(widths)):
         last = number == len(widths) - 2
         normed = last_norm if last else norm
         layers.append(nn.Linear(width_in, width_out, bias=not normed))

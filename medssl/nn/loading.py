@@ -78,7 +78,7 @@ class Samples:
 
 
 class Batch:
-    """A batch on one device. `stored` `(n, 1, *canvas)` holds each plane in its corner, `extent` `(n, d)` says how far it goes."""
+    """A batch on one device: `stored` `(n, 1, *canvas)` holds each plane in its corner, `extent` `(n, d)` how far it goes."""
 
     def __init__(self, **fields: Any) -> None:
         self.stored: Tensor = fields["stored"]

@@ -65,8 +65,8 @@ class SeparableMaxPool3d(nn.Module):
         n, c, i, j, k = x.shape
         x = F.max_pool2d(x.reshape(n, c * i, j, k), self.kernel, stride=self.stride, padding=self.padding)
         j, k = x.shape[-2:]
-        along = {"kernel_size": (self.kernel, 1), "stride": (self.stride, 1), "padding": (self.padding, 0)}
-        x = F.max_pool2d(x.reshape(n, c, i, j * k), **along)
+        x = x.reshape(n, c, i, j * k)
+        x = F.max_pool2d(x, (self.kernel, 1), stride=(self.stride, 1), padding=(self.padding, 0))
         return x.reshape(n, c, x.shape[2], j, k)
 
 

@@ -17,7 +17,7 @@ KEPT = 2
 
 
 class StateFolder:
-    """Saved states `step-00000120.{safetensors,json}` of one run. The JSON holds the hash of the tensors: it is the commit mark."""
+    """Saved states `step-00000120.{safetensors,json}` of one run; the JSON holds the tensors' hash and is the commit mark."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)

@@ -64,7 +64,7 @@ def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
         raise StudyError(f"there is no file {foreign}. Correct the path.")
     command = [sys.executable, "-m", "medssl.nn.foreign", str(foreign.resolve()), str(out.resolve()), strip, key]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CONVERT_LIMIT_S, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CONVERT_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
         raise StudyError(f"{foreign.name} took more than {CONVERT_LIMIT_S} s to read and was given up.") from None
     if done.returncode or not out.is_file():
@@ -93,9 +93,8 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
     from medssl.nn.weights import load_encoder
 
     contract = read_contract(encoder)
-    backbone = build(
-        contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"]
-    )  # fmt: skip
+    shape = {name: contract[name] for name in ("spatial_dims", "in_channels")}
+    backbone = build(contract["backbone"], contract["backbone_options"], **shape)
     load_encoder(encoder / "encoder.safetensors", backbone)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.eval().to(device)

@@ -16,7 +16,7 @@ from torch import Tensor
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, rng, uniforms
 from medssl.core.study import ViewSettings
-from medssl.nn.loading import Batch, Samples, window
+from medssl.nn.loading import Batch, Samples
 
 AXES = "ijk"
 NUM_DRAWS = 22
@@ -26,6 +26,8 @@ AREA, RATIO, POSITION, FLIP, ANGLE, CENTRE, WIDTH, GAMMA, BLUR, SIGMA, NOISE, OF
 CONTROL_POINTS = 4
 """Points per axis of the elastic field."""
 NOISE_BANK = 1 << 20
+CACHED_NUMBERS = 1 << 19
+"""How many output pixels are worked on at once on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +57,47 @@ class Views:
 
     def __call__(self, batch: Batch) -> list[Tensor]:
         """The views of a batch, crop by crop."""
-        self._bank = self._bank.to(batch.stored.device)
-        values, made, first = batch.values, [], 0
+        dims = batch.stored.ndim - 2
         for crop in self.crops:
-            if len(crop.size) != values.ndim - 2:
+            if len(crop.size) != dims:
                 raise StudyError(
-                    f"size {list(crop.size)} has {len(crop.size)} numbers, the images have {values.ndim - 2} dimensions. "
+                    f"size {list(crop.size)} has {len(crop.size)} numbers, the images have {dims} dimensions. "
                     "Give pretrain.size as many numbers as spatial_dims."
                 )
-            made += self._of_one_size(batch, values, crop, range(first, first + crop.count))
+        self._bank = self._bank.to(batch.stored.device)
+        share = len(batch)
+        if batch.stored.device.type == "cpu":
+            # A few images at a time stay in the processor's cache through all operations.
+            share = max(1, CACHED_NUMBERS // max(crop.count * math.prod(crop.size) for crop in self.crops))
+        made = [self._of_part(batch.part(at, at + share)) for at in range(0, len(batch), share)]
+        return [torch.cat(parts) for parts in zip(*made, strict=True)] if len(made) > 1 else made[0]
+
+    def _of_part(self, batch: Batch) -> list[Tensor]:
+        # Numbers as stored, less the one that stands for the window's low end: zero is then what lies beyond an image.
+        shape = (-1, *[1] * (batch.stored.ndim - 1))
+        zero = (batch.low[:, 0] - batch.intercept) / batch.slope
+        numbers = batch.stored.float().sub_(zero.view(shape))
+        made, first = [], 0
+        for crop in self.crops:
+            made += self._of_one_size(batch, numbers, crop, range(first, first + crop.count))
             first += crop.count
         return made
 
-    def _of_one_size(self, batch: Batch, values: Tensor, crop: Crop, numbers: range) -> list[Tensor]:
+    def _of_one_size(self, batch: Batch, numbers: Tensor, crop: Crop, which: range) -> list[Tensor]:
         """All views of one size by one resampling: their grids are stacked along the first spatial axis."""
-        n, dims, device = len(batch), values.ndim - 2, values.device
+        n, dims, device = len(batch), numbers.ndim - 2, numbers.device
         controls = dims * CONTROL_POINTS**dims if self.settings.elastic_frac else 0
-        draws = np.stack(
-            [uniforms(key(self.seed, "views", batch.epoch, v), batch.keys, NUM_DRAWS + controls) for v in numbers], 1
+        draws = [uniforms(key(self.seed, "views", batch.epoch, v), batch.keys, NUM_DRAWS + controls) for v in which]
+        u = torch.from_numpy(np.stack(draws, 1).reshape(n * len(which), -1).astype(np.float32))
+        flips = torch.from_numpy(self._flips(batch, dims))
+        drawn = u.to(device)
+        extent, may_flip, slope, low, high = (
+            field.to(device).repeat_interleave(len(which), 0)
+            for field in (batch.extent.float(), flips, batch.slope, batch.low, batch.high)
         )
-        flips = self._flips(batch, dims)
-        u = torch.from_numpy(draws.reshape(n * len(numbers), -1).astype(np.float32)).to(device)
-        extent = batch.extent.to(device).repeat_interleave(len(numbers), 0).float()
-        may_flip = torch.from_numpy(flips).to(device).repeat_interleave(len(numbers), 0)
-        points = self._points(u, extent, may_flip, crop)
-        images = _resample(values, points, len(numbers))
-        low, high = (t.repeat_interleave(len(numbers), 0) for t in (batch.low, batch.high))
-        if self.settings.rotation_deg or self.settings.elastic_frac:
-            images = torch.where(_outside(points, extent), low[:, :1].reshape(-1, *[1] * (dims + 1)), images)
-        images = self._photometric(images, low, high, u)
-        return list(images.view(n, len(numbers), *images.shape[1:]).unbind(1))
+        images = _resample(numbers, self._points(drawn, extent, may_flip, crop, numbers.shape[2:]), crop, len(which))
+        images = self._photometric(images, slope, low, high, drawn, u.numpy())
+        return list(images.view(n, len(which), *images.shape[1:]).unbind(1))
 
     def _flips(self, batch: Batch, dims: int) -> np.ndarray:
         allowed = self.flippable[batch.volume.cpu().numpy()]
@@ -93,8 +106,8 @@ class Views:
         others = np.array([[1, 2], [0, 2], [0, 1]])[batch.axis]
         return np.take_along_axis(allowed, others, axis=1)
 
-    def _points(self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop) -> list[Tensor]:
-        """Where each output pixel lies in the image, in pixels from its edge: one `(m, *size)` (or broadcastable) per axis.
+    def _points(self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size) -> list[list[Tensor]]:
+        """Where each output pixel lies on the canvas, −1 to 1: per axis, terms `(m, …)` whose broadcast sum it is.
 
         The crop has the output's proportions times a random ratio, and the drawn share of the image's area or volume.
         """
@@ -108,50 +121,87 @@ class Views:
         side = torch.minimum(unit[:, None] * out * ratio, extent)
         centre = side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)
         sign = torch.where(may_flip & (u[:, FLIP : FLIP + dims] < 0.5), -1.0, 1.0)
-        offsets = []
+        one = (-1, *[1] * dims)
+        scale = [2 / canvas[d] for d in range(dims)]
+        along = []
         for d, size in enumerate(crop.size):
-            steps = (torch.arange(size, device=u.device) + 0.5) / size - 0.5
+            steps = (torch.arange(size, dtype=torch.float32, device=u.device) + 0.5) / size - 0.5
             shape = [len(u), *[1] * dims]
             shape[1 + d] = size
-            offsets.append(((sign * side)[:, d, None] * steps).view(shape))
+            along.append(((sign * side)[:, d, None] * steps).view(shape))
+        points = [[along[d] * scale[d] + (centre[:, d] * scale[d] - 1).view(one)] for d in range(dims)]
         if settings.rotation_deg:
             # In the plane of the first two axes: slices of a volume are turned about their normal.
             angle = math.radians(settings.rotation_deg) * (2 * u[:, ANGLE] - 1)
-            cos, sin = (t.view(-1, *[1] * dims) for t in (angle.cos(), angle.sin()))
-            offsets[:2] = [cos * offsets[0] - sin * offsets[1], sin * offsets[0] + cos * offsets[1]]
+            cos, sin = (t.view(one) for t in (angle.cos(), angle.sin()))
+            points[0] = [(cos * along[0] + centre[:, 0].view(one)) * scale[0] - 1, -sin * along[1] * scale[0]]
+            points[1] = [(cos * along[1] + centre[:, 1].view(one)) * scale[1] - 1, sin * along[0] * scale[1]]
         if settings.elastic_frac:
             control = (2 * u[:, NUM_DRAWS:] - 1).view(-1, dims, *[CONTROL_POINTS] * dims) * settings.elastic_frac
             mode = "bicubic" if dims == 2 else "trilinear"
             field = F.interpolate(control, size=crop.size, mode=mode, align_corners=True)
-            offsets = [o + field[:, d] * side[:, d].view(-1, *[1] * dims) for d, o in enumerate(offsets)]
-        return [o + centre[:, d].view(-1, *[1] * dims) for d, o in enumerate(offsets)]
+            for d in range(dims):
+                points[d].append(field[:, d] * (side[:, d] * scale[d]).view(one))
+        return points
 
-    def _photometric(self, images: Tensor, low: Tensor, high: Tensor, u: Tensor) -> Tensor:
-        """Values `(m, 1, *size)` to channels `(m, c, *size)` in [0, 1]: the parts of appearance that a scanner or reader may vary."""
+    def _photometric(self, images: Tensor, slope: Tensor, low: Tensor, high: Tensor, u: Tensor, u_cpu: np.ndarray) -> Tensor:
+        """Numbers `(m, 1, *size)` to channels `(m, c, *size)` in [0, 1], varied as scanners and readers vary them."""
         settings, dims = self.settings, images.ndim - 2
         one = (-1, *[1] * (dims + 1))
+        base = low[:, :1]
         if settings.window_jitter:
             width, middle = high - low, (high + low) / 2
             middle = middle + width * settings.window_jitter * (u[:, CENTRE, None] - 0.5)
             width = width * (1 + settings.window_jitter * (2 * u[:, WIDTH, None] - 1))
             low, high = middle - width / 2, middle + width / 2
-        images = window(images, low, high)
+        gain, offset = slope[:, None] / (high - low), (base - low) / (high - low)
+        wide = (*gain.shape, *[1] * dims)
+        images = torch.addcmul(offset.view(wide), images, gain.view(wide)).clamp_(0, 1)
         if settings.gamma > 1:
             exponent = torch.exp(math.log(settings.gamma) * (2 * u[:, GAMMA] - 1))
-            images = images.pow(exponent.view(one))
+            # a power, at a third of its cost; the logarithm of 0 would be slow
+            images = images.clamp_min_(1e-6).log_().mul_(exponent.view(one)).exp_()
         if settings.blur_prob and settings.blur_sigma_frac:
-            chosen = u[:, BLUR] < settings.blur_prob
-            for d in range(dims):
-                sigma = u[:, SIGMA] * settings.blur_sigma_frac * images.shape[2 + d]
-                images = _blur(images, torch.where(chosen, sigma, 0.0), d)
+            images = self._blurred(images, u, u_cpu)
         if settings.noise:
-            amount = math.prod(images.shape[1:])
-            start = (u[:, OFFSET] * (len(self._bank) - amount)).long()
-            noise = self._bank.unfold(0, amount, 1)[start].view_as(images)
-            images = torch.addcmul(images, noise, (u[:, NOISE] * settings.noise).view(one)).clamp_(0, 1)
+            self._add_noise(images, u, u_cpu)
         if settings.cutout_prob:
             images = images * ~self._box(images, u)
         return images
+
+    def _blurred(self, images: Tensor, u: Tensor, u_cpu: np.ndarray) -> Tensor:
+        """A Gaussian blur of those that are chosen; on a GPU of all, the others with width 0, which spares a wait."""
+        settings = self.settings
+        sigma = u[:, SIGMA] * settings.blur_sigma_frac
+        if images.device.type != "cpu":
+            sigma = torch.where(u[:, BLUR] < settings.blur_prob, sigma, 0.0)
+            for d, size in enumerate(images.shape[2:]):
+                images = _blur(images, sigma * size, d, self._blur_radius(size))
+            return images
+        chosen = torch.from_numpy(np.flatnonzero(u_cpu[:, BLUR] < settings.blur_prob))
+        if not len(chosen):
+            return images
+        part = images[chosen]
+        for d, size in enumerate(images.shape[2:]):
+            part = _blur(part, sigma[chosen] * size, d, self._blur_radius(size))
+        return images.index_copy_(0, chosen, part)
+
+    def _blur_radius(self, size: int) -> int:
+        return max(1, math.ceil(4 * self.settings.blur_sigma_frac * size))
+
+    def _add_noise(self, images: Tensor, u: Tensor, u_cpu: np.ndarray) -> None:
+        """White noise of a random strength: a run of a fixed bank that begins at a random place."""
+        amount = math.prod(images.shape[1:])
+        room = len(self._bank) - amount
+        if images.device.type == "cpu":
+            for image, strength, place in zip(images, u_cpu[:, NOISE] * self.settings.noise, u_cpu[:, OFFSET], strict=True):
+                start = int(place * np.float32(room))
+                image.add_(self._bank[start : start + amount].view_as(image), alpha=float(strength))
+        else:
+            start = (u[:, OFFSET] * room).long()
+            noise = self._bank[start[:, None] + torch.arange(amount, device=start.device)].view_as(images)
+            images.addcmul_(noise, (u[:, NOISE] * self.settings.noise).view(-1, *[1] * (images.ndim - 1)))
+        images.clamp_(0, 1)
 
     def _box(self, images: Tensor, u: Tensor) -> Tensor:
         """True inside each image's box, `(m, 1, *size)`; the boxes of images that are not chosen are empty."""
@@ -168,31 +218,35 @@ class Views:
         return inside
 
 
-def _resample(values: Tensor, points: list[Tensor], num_views: int) -> Tensor:
-    """Values `(n, 1, *canvas)` at the points of `num_views` views each, linear interpolation: `(n · num_views, 1, *size)`."""
-    canvas = values.shape[2:]
-    shape = torch.broadcast_shapes(*(p.shape for p in points))
-    grid = torch.empty((*shape, len(points)), device=values.device)
-    for d, p in enumerate(points):
-        grid[..., len(points) - 1 - d] = p * (2 / canvas[d]) - 1
-    n, size = len(values), shape[1:]
-    stacked = grid.view(n, num_views * size[0], *size[1:], len(points))
-    images = F.grid_sample(values, stacked, mode="bilinear", padding_mode="border", align_corners=False)
-    return images.view(n * num_views, 1, *size)
+def _resample(numbers: Tensor, points: list[list[Tensor]], crop: Crop, num_views: int) -> Tensor:
+    """`(n, 1, *canvas)` at the points of `num_views` views each, linear interpolation, 0 outside: `(n · num_views, 1, *size)`."""
+    n, dims = len(numbers), len(points)
+    planes = torch.empty((n, dims, num_views, *crop.size), device=numbers.device)
+    for d, terms in enumerate(points):
+        coordinate = planes[:, dims - 1 - d]
+        terms = [term.view(n, num_views, *term.shape[1:]) for term in terms]
+        if len(terms) == 1:
+            coordinate.copy_(terms[0])
+        else:
+            torch.add(terms[0].expand(coordinate.shape), terms[1], out=coordinate)
+        for term in terms[2:]:
+            coordinate.add_(term)
+    stacked = planes.view(n, dims, num_views * crop.size[0], *crop.size[1:]).movedim(1, -1)
+    images = F.grid_sample(numbers, stacked, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return images.view(n * num_views, 1, *crop.size)
 
 
-def _outside(points: list[Tensor], extent: Tensor) -> Tensor:
-    """True where a point lies beyond its image, `(m, 1, *size)`."""
-    beyond = torch.zeros((), dtype=torch.bool, device=extent.device)
-    for d, p in enumerate(points):
-        beyond = beyond | (p < 0) | (p > extent[:, d].view(-1, *[1] * (p.ndim - 1)))
-    return beyond[:, None]
-
-
-def _blur(images: Tensor, sigma: Tensor, dim: int) -> Tensor:
-    """Gaussian blur along one spatial axis with a width of its own for each image (pixels), as a product with a band matrix."""
-    at = torch.arange(images.shape[2 + dim], device=images.device, dtype=torch.float32)
-    weights = torch.exp(-((at[:, None] - at[None, :]) ** 2) / (2 * sigma.clamp_min(1e-3)[:, None, None] ** 2))
-    weights = weights / weights.sum(2, keepdim=True)
-    moved = images.movedim(2 + dim, 1)
-    return torch.bmm(weights, moved.flatten(2)).view(moved.shape).movedim(1, 2 + dim)
+def _blur(images: Tensor, sigma: Tensor, dim: int, radius: int) -> Tensor:
+    """Gaussian blur along one spatial axis with a width of its own for each image (pixels): a depth-wise convolution down rows."""
+    m, c, size = images.shape[0], images.shape[1], images.shape[2 + dim]
+    away = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    kernel = torch.exp(-(away**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2)).repeat_interleave(c, 0)
+    kernel = (kernel / kernel.sum(1, keepdim=True))[:, None]
+    # What the kernel holds inside the image: at the edges less than 1.
+    held = F.pad(kernel[:, 0].cumsum(1), (1, 0))
+    at = torch.arange(size, device=images.device)
+    inside = held[:, (size + radius - at).clamp(max=2 * radius + 1)] - held[:, (radius - at).clamp(min=0)]
+    rows = images.movedim(2 + dim, 2)
+    flat = rows.reshape(1, m * c, size, -1)
+    blurred = F.conv2d(flat, kernel[..., None], padding=(radius, 0), groups=m * c).div_(inside[None, ..., None])
+    return blurred.view(rows.shape).movedim(2, 2 + dim)

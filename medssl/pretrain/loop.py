@@ -232,7 +232,7 @@ class _Run:
             yield epoch, self.own(batches[within])
 
     def own(self, rows: np.ndarray) -> np.ndarray:
-        """This rank's part of a batch: rank order is batch order."""
+        """The part of a batch that is this rank's: rank order is batch order."""
         share = len(rows) // self.fabric.world_size
         return rows[self.fabric.global_rank * share : (self.fabric.global_rank + 1) * share]
 
@@ -322,8 +322,8 @@ class _Run:
             return loss_value, norm_value
         ids = ", ".join(self.plan.samples.ids[row] for row in batch.rows.tolist()[:64])
         raise NotFiniteError(
-            f"step {self.step + 1}: loss {loss_value}, gradient norm {norm_value}; nothing was updated, and the last good state is "
-            f"kept. Samples of the batch: {ids}. Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
+            f"step {self.step + 1}: loss {loss_value}, gradient norm {norm_value}; nothing was updated, and the last good state "
+            f"is kept. Samples of the batch: {ids}. Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
         )
 
     def update(self, norm: float) -> None:
@@ -392,7 +392,7 @@ class _Run:
         if stop or due or done:
             self.save(final=done)
         if stop:
-            raise PreemptedError(f"stopped at step {self.step} of {self.total}, and saved. The same command goes on from there.")
+            raise PreemptedError(f"stopped at step {self.step} of {self.total} and saved; the same command goes on from there.")
 
     def save(self, *, final: bool = False) -> None:
         """Write the whole state; with the last step also the encoder that is kept."""
@@ -409,7 +409,8 @@ class _Run:
             broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
             if broken:
                 raise NotFiniteError(
-                    f"step {self.step}: {broken[0]} is not finite; the last good state is kept. Lower pretrain.lr or set clip_norm."
+                    f"step {self.step}: {broken[0]} is not finite; the last good state is kept. "
+                    "Lower pretrain.lr or set clip_norm."
                 )
             scaler = dict(self.fabric.strategy.precision.state_dict())
             values = {"rows": self.rows, "since_row": self.since_row, "skipped": self.skipped, "scaler": scaler}
@@ -429,7 +430,7 @@ class _Run:
             peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else _peak_mb()
             share = self.batch_size // self.fabric.world_size // self.settings.accumulate
             raise OutOfMemoryError(
-                f"{'the first step' if first_step else f'step {self.step + 1}'} does not fit: peak {peak:.0f} MB on {self.device} with "
+                f"{'the first step' if first_step else f'step {self.step + 1}'} does not fit: peak {peak:.0f} MB on {self.device}, "
                 f"{share} samples at a time. Raise pretrain.accumulate (the loss stays that of batch_size "
                 f"{self.batch_size}), or lower batch_size or size. Nothing was changed for you."
             ) from None

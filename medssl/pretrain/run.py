@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,14 @@ def run(job: Job) -> None:
     state = Path(job.spec.layout.state("pretrain", f"{job.spec.hash}-{sha256_text(canonical_json(hashes))[:16]}"))
     plan = Plan(settings, seed, samples, state, job.path("events") if settings.tensorboard else None)
 
-    _write_views(plan, job.path("views.png"))
+    first = settings.nodes == 1 or os.environ.get("SLURM_PROCID", "0") == "0"
+    if first:
+        _write_views(plan, job.path("views.png"))
     error = _launch(job, plan)
     if error is not None:
         raise error
+    if not first:
+        return  # the files are written by the first process of the job alone
 
     loaded = StateFolder(state).load()
     encoder = under("encoder", loaded[1]) if loaded is not None else {}
@@ -78,12 +83,13 @@ def _curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The curve, columns that every objective has first."""
     table = pd.DataFrame(rows)
     first = [name for name in FIRST_COLUMNS if name in table]
-    return table[first + sorted(set(table) - set(first))]
+    return table[first + sorted(str(name) for name in table if name not in first)]
 
 
 def _launch(job: Job, plan: Any) -> MedsslError | None:
     """Train in this process, or in one process per device."""
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     from medssl.pretrain.loop import train
@@ -91,19 +97,24 @@ def _launch(job: Job, plan: Any) -> MedsslError | None:
     settings = plan.settings
     device = _device(settings)
     many = settings.devices * settings.nodes > 1
+    # On one node this process starts the others, also inside a SLURM job; over nodes srun has started one for each device.
+    start = {"start_method": "spawn"} if settings.nodes == 1 else {}
     fabric = Fabric(
         accelerator="cuda" if device.startswith("cuda") else "cpu",
         devices=settings.devices,
         num_nodes=settings.nodes,
         precision=PRECISION[settings.precision],
         # buffers are equal on all ranks by construction: statistics, queues and memories are computed from the whole batch
-        strategy=DDPStrategy(start_method="spawn", broadcast_buffers=False) if many else "auto",
+        strategy=DDPStrategy(broadcast_buffers=False, **start) if many else "auto",
+        plugins=[LightningEnvironment()] if settings.nodes == 1 else [SLURMEnvironment(auto_requeue=False)],
     )
     if not many:
         with job.progress("", plan.settings.epochs, "images") as bar:
             return train(fabric, plan, bar, job.log)
     with _forwarded_signals():
-        result: MedsslError | None = fabric.launch(_train_rank, plan, f"pretrain {job.spec.name}", job.threads)
+        # one object, because Fabric looks into arguments and refuses frozen dataclasses
+        work = partial(_train_rank, plan=plan, title=f"pretrain {job.spec.name}", threads=job.threads)
+        result: MedsslError | None = fabric.launch(work)
     return result
 
 
@@ -153,8 +164,8 @@ def _device(settings: PretrainSettings) -> str:
         return "cpu"
     if not torch.cuda.is_available() or torch.cuda.device_count() < settings.devices:
         raise StudyError(
-            f"pretrain.device is {settings.device!r} with {settings.devices} device(s), and {torch.cuda.device_count()} CUDA devices "
-            "are here. Set device: cpu or fewer devices, or run where the GPUs are."
+            f"pretrain.device is {settings.device!r} with {settings.devices} device(s), and {torch.cuda.device_count()} CUDA "
+            "devices are here. Set device: cpu or fewer devices, or run where the GPUs are."
         )
     return f"cuda ({torch.cuda.get_device_name(0)})"
 

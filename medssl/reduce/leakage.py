@@ -33,7 +33,7 @@ LEVELS = {2: (16, 32, 64), 3: (8, 16, 24)}
 """Sides at which a candidate is aligned, one after the other."""
 
 STEPS = (8, 6, 4)
-CANDIDATES = 10
+CANDIDATES = {2: 10, 3: 6}
 HOPELESS = 0.6
 """Correlation after the second level below which a candidate is given up."""
 
@@ -49,7 +49,9 @@ CONTENT = 0.08
 
 @dataclass(frozen=True)
 class Print:
-    """An image of 2 or 3 axes, reduced: `thumb` (side,)*d for the look-up, `detail` (side,)*d for the comparison, float32."""
+    """An image of 2 or 3 axes, reduced: `thumb` (side,)*d for the look-up, `detail` (side,)*d for the comparison, both in 8 bits:
+    five kilobytes a slice.
+    """
 
     thumb: np.ndarray
     detail: np.ndarray
@@ -75,7 +77,8 @@ def fingerprint(image: np.ndarray) -> Print | None:
     content = np.clip((content - low) / (high - low), 0, 1)
     if content.std() < MIN_CONTRAST:
         return None
-    return Print(shrunk(content, THUMB[image.ndim]), shrunk(content, DETAIL[image.ndim]))
+    thumb, detail = (np.round(shrunk(content, side[image.ndim]) * 255).astype(np.uint8) for side in (THUMB, DETAIL))
+    return Print(thumb, detail)
 
 
 def content_box(image: np.ndarray) -> tuple[slice, ...]:
@@ -135,10 +138,10 @@ class Candidate:
     alike: float
 
 
-def look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int = CANDIDATES) -> list[list[Candidate]]:
+def look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int | None = None) -> list[list[Candidate]]:
     """For each query thumbnail its likeliest images of the pool, best first; the pool is gone through in blocks."""
     axes = queries[0].ndim
-    block = QUERY_BLOCK[axes]
+    block, most = QUERY_BLOCK[axes], most or CANDIDATES[axes]
     return [one for start in range(0, len(queries), block) for one in _look_up(queries[start : start + block], pool, most)]
 
 
@@ -174,6 +177,7 @@ def _look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int) -> li
 def _codes(thumbs: np.ndarray, frame: Frame) -> np.ndarray:
     """Unit vectors (n, grid^d) of a frame of thumbnails (n, side, …): their correlation is the product."""
     axes = thumbs.ndim - 1
+    thumbs = thumbs.astype(np.float32)
     for axis, (start, end) in enumerate(frame, start=1):
         thumbs = _along(thumbs, axis, resampling(thumbs.shape[axis], GRID[axes], start, end))
     flat = thumbs.reshape(len(thumbs), -1)
@@ -191,7 +195,8 @@ def agreement(query: Print, pool: Print, candidate: Candidate) -> float:
 
     Source: Lucas & Kanade 1981, "An iterative image registration technique", §4, with an axis-wise scale and shift.
     """
-    image, target = pool.detail, np.ascontiguousarray(turned(query.detail, candidate.turn))
+    image = pool.detail.astype(np.float32) / 255
+    target = np.ascontiguousarray(turned(query.detail, candidate.turn), np.float32) / 255
     axes = image.ndim
     ends = np.empty((axes, 2))
     for axis in range(axes):

@@ -16,6 +16,7 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_file, sha256_text, write_json, writing
 from medssl.core.job import RECEIPT, Job
+from medssl.core.rng import key
 from medssl.core.tables import read_parquet, read_tsv, write_parquet
 from medssl.reduce import pictures
 from medssl.reduce.budget import exactly, nearest_threshold
@@ -55,9 +56,12 @@ class Volume:
 
 
 def describe(job: Job) -> None:
-    """Descriptors of every training slice of a cohort, from one pass; volumes described before are taken from the cache."""
-    table, volumes = _cohort(job)
+    """Descriptors of every training slice of a cohort, from one pass; volumes described before are taken from the cache.
+
+    With `shards` and `shard` in its settings a job describes its share of the volumes; arms read the tables of all shards.
+    """
     settings = job.spec.settings
+    table, volumes = _shard(*_cohort(job), settings.get("shard", 0), settings.get("shards", 1))
     sizes = tuple(settings.get("hash_sizes", (8,)))
     greys = tuple(settings.get("greys", ("window",)))
     parts: list[pd.DataFrame] = []
@@ -80,6 +84,10 @@ def describe(job: Job) -> None:
                 write_parquet(cache, columns)
             parts.append(columns.set_index(volume.rows))
             bar.advance(len(volume.rows))
+    if not parts:
+        # a shard without volumes still says which columns there are, and of which type
+        blank = describe_slices([np.zeros((16, 16), np.int16)], Window(0, 1), sizes=sizes, greys=greys)
+        parts = [pd.DataFrame(blank).iloc[:0]]
     described = pd.concat([table[TABLE_COLUMNS], pd.concat(parts).sort_index()], axis=1)
     job.log(f"described {len(volumes) - cached} volumes, {cached} known before")
     out = job.path("descriptors.parquet")
@@ -217,6 +225,17 @@ def _cohort(
     return table, found
 
 
+def _shard(table: pd.DataFrame, volumes: list[Volume], shard: int, shards: int) -> tuple[pd.DataFrame, list[Volume]]:
+    """The volumes whose id falls to a shard, and their rows."""
+    if shards == 1:
+        return table, volumes
+    ids = table["volume_id"].to_numpy(dtype=object)
+    mine = [volume for volume in volumes if key(0, ids[volume.rows[0]]) % shards == shard]
+    rows = np.sort(np.concatenate([volume.rows for volume in mine])) if mine else np.empty(0, np.int64)
+    moved = [replace(volume, rows=np.searchsorted(rows, volume.rows)) for volume in mine]
+    return table.iloc[rows].reset_index(drop=True), moved
+
+
 def _window(entry: pd.Series) -> Window:
     """The first channel's window of a row of volumes.tsv."""
     low, high = (_first(entry[name]) for name in ("window_low", "window_high"))
@@ -347,15 +366,15 @@ def _prints(job: Job, volume: Volume, advance: Callable[[int], None]) -> tuple[l
         if volume.is_volume and len(volume.index) > 1:
             stored = np.asarray(array[tuple(slice(None, None, max(n // MOST_PRINTED, 1)) for n in array.shape)])
             whole = fingerprint(volume.window.unit(stored).astype(np.float32))
-        blank = Print(np.zeros((THUMB[2],) * 2, np.float32), np.zeros((DETAIL[2],) * 2, np.float32))
+        blank = Print(np.zeros((THUMB[2],) * 2, np.uint8), np.zeros((DETAIL[2],) * 2, np.uint8))
         filled = [one or blank for one in prints]
         with writing(cache) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file,
                 thumb=np.stack([one.thumb for one in filled]),
                 detail=np.stack([one.detail for one in filled]),
-                volume_thumb=whole.thumb if whole else np.empty(0, np.float32),
-                volume_detail=whole.detail if whole else np.empty(0, np.float32),
+                volume_thumb=whole.thumb if whole else np.empty(0, np.uint8),
+                volume_detail=whole.detail if whole else np.empty(0, np.uint8),
             )
     advance(len(prints))
     return prints, whole
@@ -479,7 +498,7 @@ def _curve(reducer: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         return None
     step = max(len(runs) // PICTURED_VOLUMES, 1)
     runs = [runs[0][:: max(len(runs[0]) // PICTURED_SLICES, 1)]] if reducer.costly else runs[::step][:PICTURED_VOLUMES]
-    matrices = [np.stack([reducer.distances(int(anchor), members) for anchor in members]) for members in runs]
+    matrices = [_matrix(reducer, members) for members in runs]
     if reducer.whole_steps:
         thresholds = np.arange(0.0, min(reducer.max_threshold, CURVE_POINTS - 1) + 1)
     else:
@@ -487,6 +506,14 @@ def _curve(reducer: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     total = sum(map(len, matrices))
     kept = [sum(_num_leaders(matrix, threshold) for matrix in matrices) for threshold in thresholds]
     return thresholds, np.array(kept) / total, matrices[0]
+
+
+def _matrix(reducer: Pairs, members: np.ndarray) -> np.ndarray:
+    """Distances (n, n) among slices `members` (n,), each pair computed once."""
+    matrix = np.zeros((len(members), len(members)), np.float32)
+    for place in range(len(members) - 1):
+        matrix[place, place + 1 :] = reducer.distances(int(members[place]), members[place + 1 :])
+    return matrix + matrix.T
 
 
 def _num_leaders(matrix: np.ndarray, threshold: float) -> int:

@@ -61,7 +61,7 @@ def category_axis(label: str, values: Sequence[float], texts: Sequence[str], *, 
     """An axis with a tick at each of a few values, and room on both sides."""
     low, high = min(values), max(values)
     if low == high:
-        return Axis(label, low * 0.5, high * 2, tuple(zip(values, texts, strict=True)), log)
+        return Axis(label, low - 1, high + 1, tuple(zip(values, texts, strict=True)))
     if log:
         room = (high / low) ** 0.07
         return Axis(label, low / room, high * room, tuple(zip(values, texts, strict=True)), True)

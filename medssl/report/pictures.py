@@ -69,7 +69,7 @@ def picture(pixels: NDArray[np.uint8], alt: str, *, kind: str = "slice", longest
     image = Image.fromarray(pixels)
     image.thumbnail((longest, longest), Image.Resampling.BOX)
     return Markup('<img class="{}" width="{}" height="{}" alt="{}" src="{}">').format(
-        kind, image.width, image.height, alt, _uri(_bytes(image, "JPEG", quality=84), "image/jpeg")
+        kind, image.width, image.height, alt, _uri(_bytes(image, "JPEG", quality=84, subsampling=0), "image/jpeg")
     )
 
 

@@ -48,7 +48,7 @@ def scores(out: Path) -> pd.DataFrame:
 
 
 def test_every_score_has_an_interval_n_unit_seeds_and_method(tmp_path: Path) -> None:
-    out = evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=60)))
+    out = evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=60, modes=("full",))))
     table = scores(out)
     contract = [
         "init",
@@ -111,7 +111,7 @@ def test_comparisons_are_paired_and_corrected_over_arms(tmp_path: Path) -> None:
 
 
 def test_holm_over_the_whole_task_is_stricter(tmp_path: Path) -> None:
-    path = finetuned(tmp_path, predictions(num_cases=60))
+    path = finetuned(tmp_path, predictions(num_cases=30, modes=("full",), seeds=(0,)))
     arms = tables.read_tsv(evaluated(tmp_path, path) / "comparisons.tsv")
     task = tables.read_tsv(evaluated(tmp_path, path, holm_over="task") / "comparisons.tsv")
     assert (task["p_holm"].dropna() >= arms["p_holm"].dropna() - 1e-15).all()
@@ -119,7 +119,7 @@ def test_holm_over_the_whole_task_is_stricter(tmp_path: Path) -> None:
 
 
 def test_equal_predictions_give_equal_bytes(tmp_path: Path) -> None:
-    table = predictions(num_cases=40, fractions=(1.0,))
+    table = predictions(num_cases=40, fractions=(1.0,), modes=("full",), seeds=(0, 1))
     first = evaluated(tmp_path / "a", finetuned(tmp_path / "a", table))
     second = evaluated(tmp_path / "b", finetuned(tmp_path / "b", table.sample(frac=1, random_state=0)))
     for name in ("scores.tsv", "comparisons.tsv", "calibration.tsv", "confusion.tsv", "cases.parquet"):

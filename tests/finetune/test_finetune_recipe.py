@@ -158,3 +158,17 @@ def test_ids_of_fits_are_distinct_names() -> None:
     assert len({fit.id for fit in fits}) == len(fits) == 3 * 2 * 5 * 2
     assert starts[0].name == "simclr-hash" and starts[1].pretrain_seed == 1
     assert Fit(starts[0], "full", Share(False, 0.05), 2).id == "simclr-hash-seed0-full-0p05-s2"
+
+
+def test_calibrated_statistics_are_those_of_the_batches() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
+    batches = [torch.rand(5, 1, 8, 8) * n for n in (1, 2, 3)]
+    training.calibrate(model, iter(batches))
+    with torch.no_grad():
+        maps = [model[0](batch).movedim(1, 0).flatten(1) for batch in batches]
+    assert torch.allclose(model[1].running_mean, torch.stack([m.mean(1) for m in maps]).mean(0), atol=1e-5)
+    assert torch.allclose(model[1].running_var, torch.stack([m.var(1) for m in maps]).mean(0), atol=1e-5)
+    assert model[1].momentum == 0.1
+    before = model[1].running_mean.clone()
+    training.calibrate(model, iter([]))
+    assert torch.equal(model[1].running_mean, before)

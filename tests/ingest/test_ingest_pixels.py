@@ -29,9 +29,9 @@ def decoded(ds, frame: int = 0) -> np.ndarray:
     buffer = io.BytesIO()
     write(ds, buffer)
     parsed = parse(buffer.getvalue(), WANTED, SEQUENCES, inflated_limit=lambda values: 1 << 20)
-    header = read_header(parsed, KEY)
-    decoded.lossy = is_lossy(parsed, header)  # type: ignore[attr-defined]
-    return frame_pixels(parsed, header, frame).T
+    layout = read_header(parsed, KEY).layout
+    decoded.lossy = is_lossy(parsed, layout)  # type: ignore[attr-defined]
+    return frame_pixels(parsed, layout, frame).T
 
 
 def a_slice(bits: int, signed: bool, seed: int = 0):
@@ -124,8 +124,6 @@ def test_frame_of_several_fragments_is_joined() -> None:
 @pytest.mark.parametrize("fragments", [1, 2])
 def test_frames_of_an_encapsulated_object_are_told_apart(fragments: int, tmp_path: Path, readers) -> None:
     from faults import enhanced_file
-
-    from medssl.ingest.header import Header  # noqa: F401
 
     phantom = random_phantom(1, constant=400.0)
     ds = enhanced_file(phantom)

@@ -32,8 +32,9 @@ def make_run(folder: Path, name: str, dims: int = 2, **options: Any) -> Any:
             module.running_var.uniform_(0.5, 2)
     folder.mkdir()
     save_encoder(folder / "encoder.safetensors", backbone)
-    contract = {"backbone": name, "backbone_options": options, "spatial_dims": dims, "in_channels": 1, "spacing_mm": [1.0, 1.0, 1.0],
-                "input_size": [32] * dims, "window": {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}}  # fmt: skip
+    window = {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}
+    contract = {"backbone": name, "backbone_options": options, "spatial_dims": dims, "in_channels": 1, "spacing_mm": [1.0] * 3}
+    contract |= {"input_size": [32] * dims, "window": window}
     (folder / "contract.json").write_text(json.dumps(contract))
     return backbone
 
@@ -83,11 +84,18 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
     assert torch.allclose(found, pooled(ours(x)), atol=1e-6)
 
 
-def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", "resenc", dims=3)
+@pytest.mark.parametrize("size", ["small", pytest.param("ResEncL", marks=pytest.mark.full)])
+def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medssl.nn.adapters import nnunet
+
+    options = nnunet.RESENC_L if size == "ResEncL" else {"features": [4, 8], "blocks": [1, 2]}
+    monkeypatch.setattr(nnunet, "RESENC_L", options)
+    make_run(tmp_path / "run", "resenc", dims=3, **options)
     target, plan = export(tmp_path / "run", "nnunet", tmp_path / "out")[:2]
     summary = convert(target, tmp_path / "back.safetensors", key="network_weights")
-    assert summary.startswith("448 tensors")
+    # 448: as many as an nnU-Net checkpoint of ResEncL holds for its encoder
+    count = 448 if size == "ResEncL" else len(load_file(tmp_path / "run" / "encoder.safetensors"))
+    assert summary.startswith(f"{count} tensors")
     assert json.loads(plan.read_text())["key_to_stem"] == "encoder.stem"
     back, ours = load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "run" / "encoder.safetensors")
     assert all(torch.equal(back[n], t) for n, t in ours.items())

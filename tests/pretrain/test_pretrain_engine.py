@@ -218,3 +218,30 @@ def test_starting_weights_of_another_shape_are_refused(make_plan: Any, tmp_path:
     wider = {"resnet18": {"width": 0.25, "stem": "small"}}
     with pytest.raises(StudyError, match="only 20/120 tensors"):
         make_plan(backbone=wider, init_weights=str(tmp_path / "w.safetensors")).objective()
+
+
+@pytest.mark.full
+def test_the_stage_runs_on_two_processes_that_it_starts_itself(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    one, two = run_stage(tmp_path / "one", warmup_frac=0.0), run_stage(tmp_path / "two", devices=2, device="cpu", warmup_frac=0.0)
+    a, b = (tables.read_tsv(out / "curve.tsv")["loss"].tolist() for out in (one, two))
+    assert a[0] == pytest.approx(b[0], abs=1e-5)
+    assert load_file(one / "encoder.safetensors").keys() == load_file(two / "encoder.safetensors").keys()
+
+
+@pytest.mark.full
+def test_killed_at_fifty_random_steps_a_run_still_ends_the_same(make_plan: Any) -> None:
+    import os
+    import random
+    import signal
+
+    from pretraining import train_forked
+    from test_pretrain_resume import same
+
+    whole = train_here(make_plan("whole", epochs=6))[1]
+    for trial in range(50):
+        at = random.Random(trial).randrange(1, whole[0])
+        plan = make_plan(f"stopped{trial}", epochs=6)
+        train_forked(plan, lambda pid, done, at=at: os.kill(pid, signal.SIGKILL) if done >= at * 8 else None)
+        same(whole, train_here(plan)[1])

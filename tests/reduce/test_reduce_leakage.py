@@ -53,13 +53,13 @@ DISGUISES = {
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-@pytest.mark.parametrize("shape", [(120, 100), (56, 60, 48)])
+@pytest.mark.parametrize("shape", [(120, 100), (44, 48, 40)])
 def test_a_disguised_copy_is_found_and_strangers_are_not(shape, disguise):
-    pool = [body(seed, shape) for seed in range(8)]
+    pool = [body(seed, shape) for seed in range(4)]
     prints = [fingerprint(image) for image in pool]
-    queries = [fingerprint(DISGUISES[disguise](pool[k], k)) for k in (1, 4)] + [fingerprint(body(99, shape))]
+    queries = [fingerprint(DISGUISES[disguise](pool[k], k)) for k in (1, 3)] + [fingerprint(body(99, shape))]
     found = matches(queries, prints)
-    assert [(m.query, m.pool) for m in found] == [(0, 1), (1, 4)]
+    assert [(m.query, m.pool) for m in found] == [(0, 1), (1, 3)]
 
 
 def test_the_copy_may_be_the_larger_one():
@@ -94,8 +94,9 @@ def ct(seed: int) -> np.ndarray:
 
 
 @pytest.fixture
-def pool(prepared):
-    """The prepared cohort with volumes that have a body."""
+def pool(prepared, monkeypatch):
+    """The prepared cohort with volumes that have a body; few candidates, for speed."""
+    monkeypatch.setattr("medssl.reduce.leakage.CANDIDATES", {2: 3, 3: 2})
     folder = prepared.root / "2_prepare" / "ct"
     for seed, name in enumerate(("aa", "bb", "cc", "dd")):
         np.save(folder / f"arrays/v-{name}.npy", ct(seed)[:, :, : 20 if name == "bb" else 24])

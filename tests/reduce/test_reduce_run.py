@@ -77,6 +77,20 @@ def test_a_new_volume_computes_only_itself(prepared, monkeypatch):
     assert sum(calls) == 24 and len(more) == len(first) + 24
 
 
+def test_shards_together_are_the_whole(prepared):
+    whole = pd.read_parquet(described(prepared))
+    paths = []
+    for shard in range(3):
+        job = prepared.job(f"describe{shard}", {"shards": 3, "shard": shard})
+        stage.describe(job)
+        paths.append(str(job.path("descriptors.parquet")))
+    parts = pd.concat([pd.read_parquet(path) for path in paths]).sort_values("sample_id", ignore_index=True)
+    assert parts[whole.columns].equals(whole)
+    keep, _ = decided(prepared, "hash", prepared.arm("hash"))
+    again, _ = decided(prepared, "shards", prepared.arm("hash"), descriptors=paths)
+    assert again.equals(keep)
+
+
 def test_greedy_hash_keeps_and_names_twins_within_each_volume(prepared):
     table = pd.read_parquet(described(prepared)).set_index("sample_id")
     keep, summary = decided(prepared, "hash", prepared.arm("hash"))

@@ -62,7 +62,7 @@ STUDY = {
             "epochs": 20, "batch_size": 64, "optimizer": "adamw", "lr": 0.001, "weight_decay": 0.0001, "precision": "fp32",
         }
     },
-    "evaluate": {"bootstrap": 300, "confidence": 0.95},
+    "evaluate": {"bootstrap": 200, "confidence": 0.95},
 }  # fmt: skip
 
 
@@ -226,6 +226,7 @@ def _keeps(root: Path, samples: pd.DataFrame) -> tuple[list[str], list[str]]:
             "threshold": 6 if arm == "hash" else None,
             "seconds": 0.4,
             "settings": {"reducer": {"name": arm}},
+            "curve": {"threshold": [0.0, 2.0, 4.0, 6.0], "kept_frac": [0.98, 0.83, 0.66, 0.58]} if arm == "hash" else None,
         }
         write_json(job.path("summary.json"), summary)
         _finish(job, "keep.parquet", "summary.json")
@@ -309,7 +310,7 @@ def _evaluate(root: Path) -> None:
         for name, file in {"predictions": "predictions.parquet", "fits": "fits.tsv"}.items()
     }
     settings = {
-        "bootstrap": 300,
+        "bootstrap": 200,
         "confidence": 0.95,
         "positive": None,
         "metrics": None,

@@ -21,12 +21,14 @@ def drawn_text(series: Series, *, min_signs: int = 5, min_height_vox: int = 5, m
 
 def _signs(plane: np.ndarray, low: int, high: int) -> np.ndarray:
     """Boxes `(n, 4)`: first and last row, first and last column, of shapes that may be characters."""
+    top = plane.max()
+    bright = plane.T == top
+    count = int(np.count_nonzero(bright))
+    if not 5 * low <= count <= 0.1 * plane.size:
+        # the brightest value of an honest slice occurs once or twice
+        return np.zeros((0, 4), int)
     from scipy import ndimage
 
-    top = plane.max()
-    bright = top == plane.T
-    if top == plane.min() or bright.mean() > 0.1:
-        return np.zeros((0, 4), int)
     labels, _ = ndimage.label(bright, structure=np.ones((3, 3)))
     boxes = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):

@@ -23,7 +23,7 @@ IGNORED = -100
 
 
 class DeepClusterV2(Objective):
-    """A memory of two embeddings per sample, keyed by the global sample number; centroids of spherical k-means are the classifier.
+    """A memory of two embeddings per sample, by global sample number; centroids of spherical k-means are the classifier.
 
     `heads` clusterings are made each epoch, of `prototypes` clusters or a quarter of the samples where they are fewer; head h
     clusters the memory of view h mod 2.

@@ -53,7 +53,7 @@ class GSimCLR(SimCLR):
             whitening_groups=whitening_groups,
         )
         self.deck, self.clusters = deck, min(clusters, len(samples))
-        self.denoiser = {
+        self.denoiser: dict[str, Any] = {
             "epochs": denoiser_epochs, "patience": denoiser_patience, "noise": denoiser_noise, "lr": denoiser_lr,
         }  # fmt: skip
         # Until the denoiser has been trained every sample is a cluster of its own.

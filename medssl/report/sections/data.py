@@ -35,6 +35,7 @@ def data(evidence: Evidence) -> Section:
         wide = labels.pivot_table(
             index=["source", "label"], columns="split", values="num_cases", aggfunc="sum", fill_value=0, observed=True
         )
+        wide = wide.sort_values(["source", "label"], key=lambda column: column.map(_in_number_order))
         wide = wide.reindex(columns=[s for s in ("train", "val", "test") if s in wide.columns]).reset_index()
         heads = [("source", "Source", None), ("label", "Class", None)] + [(s, s, count) for s in wide.columns[2:]]
         blocks.append(Table("labels", "Class labels by split.", labels, shown(wide, heads), folded=len(wide) > 12))
@@ -78,6 +79,11 @@ def _source(evidence: Evidence, source: str) -> dict[str, object]:
         "lossy": int(series["lossy"].eq(True).sum()) if "lossy" in series else None,
         "labelled": float(samples["label"].notna().mean()) if len(samples) else None,
     }
+
+
+def _in_number_order(name: str) -> str:
+    """A key that puts class 2 before class 10."""
+    return name.zfill(6) if name.isdigit() else name
 
 
 def _several(series: pd.DataFrame, column: str) -> str | None:

@@ -48,10 +48,8 @@ def leakage(evidence: Evidence) -> Section:
 
 def _firewall(evidence: Evidence) -> Table:
     names = ("queries", "pool", "queries_found", "pool_excluded", "policy")
-    found = [
-        {"cohort": key.split("/")[0], **{name: leak.get(name) for name in names}} for key, leak in sorted(evidence.leaks.items())
-    ]
-    rows = pd.DataFrame(found)
+    leaks = sorted(evidence.leaks.items())
+    rows = pd.DataFrame([{"cohort": key.split("/")[0], **{name: leak.get(name) for name in names}} for key, leak in leaks])
     columns = [
         ("cohort", "Cohort", None),
         ("queries", "Held-out images", count),
@@ -60,9 +58,7 @@ def _firewall(evidence: Evidence) -> Table:
         ("pool_excluded", "Slices taken out", count),
         ("policy", "Policy", None),
     ]
-    caption = (
-        "Validation and test images of the tasks that were looked for in the pre-training slices, by id, patient and pixels."
-    )
+    caption = "Validation and test images of the tasks, looked for in the pre-training slices by id, patient and pixels."
     return Table("firewall", caption, rows, shown(rows, columns))
 
 

@@ -87,12 +87,11 @@ def _where_dropped(evidence: Evidence) -> list[Figure | Table]:
         return []
     rows = pd.concat(parts, ignore_index=True)[["arm", "tenth", "kept_frac", "num_slices"]]
     colour = tones(sorted(set(rows["arm"])))
-    lines = [
-        Line(
-            arm, colour[arm], tuple(((t + 0.5) / TENTHS, float(k)) for t, k in zip(part["tenth"], part["kept_frac"], strict=True))
-        )
-        for arm, part in rows.groupby("arm", sort=True)
-    ]
+    lines = []
+    for arm in sorted(set(rows["arm"])):
+        part = rows[rows["arm"] == arm]
+        points = zip((part["tenth"] + 0.5) / TENTHS, part["kept_frac"].astype(float), strict=True)
+        lines.append(Line(arm, colour[arm], tuple(points)))
     x = Axis("From the first slice of the volumes to the last", 0.0, 1.0, ((0.0, "first"), (0.5, "middle"), (1.0, "last")))
     caption = "Share of slices kept along the volumes, in tenths."
     body = line_chart(lines, x, axis("Share kept", [0.0, 1.0]), alt=caption, height=230)

@@ -1,0 +1,21 @@
+"""Every annotated example is a study that loads, and every objective has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medssl.core.study import load_study
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "examples"
+OBJECTIVES = ("byol", "deepcluster_v2", "gsimclr", "moco", "simclr", "swav")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_example_is_a_study_of_its_method(name: str) -> None:
+    import yaml
+
+    path = FOLDER / f"{name}.yaml"
+    study = load_study(yaml.safe_load(path.read_text()), [str(path)])
+    assert [run.objective.name for run in study.pretrain.values()] == [name]
