@@ -28,11 +28,13 @@ localrules:
 rule all:
     input:
         L.report("study", "report.html"),
+        JOBS.artefacts("study"),
 
 
 rule report:
     input:
         L.report("study", "report.html"),
+        JOBS.artefacts("study"),
 
 
 for cohort in JOBS.cohorts():
@@ -44,6 +46,7 @@ for cohort in JOBS.cohorts():
         input:
             [L.pretrain(c, run, "encoder.safetensors") for c, run in JOBS.runs(cohort)],
             L.report(cohort, "report.html"),
+            JOBS.artefacts(cohort),
 
 
 onsuccess:

@@ -141,14 +141,14 @@ def check(source: Annotated[Path, typer.Argument(help="folder of DICOM, NIfTI or
 
 @app.command()
 def export(
-    encoder: Annotated[Path, typer.Argument(help="encoder.safetensors, its contract.json beside it")],
+    run: Annotated[Path, typer.Argument(help="folder of a pre-training run, 4_pretrain/<cohort>/<run>")],
     library: Annotated[str, typer.Option(help="torchvision, timm, monai or nnunet")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
 ) -> None:
     """Write an encoder's weights under the names of another library."""
     from medssl.nn.transfer import export as write
 
-    for path in write(encoder, library, out):
+    for path in write(run, library, out):
         print(path)
 
 
@@ -163,6 +163,18 @@ def convert(
     from medssl.nn.transfer import convert as write
 
     print(write(foreign, out, strip=strip, key=key))
+
+
+@app.command()
+def embed(
+    prepared: Annotated[Path, typer.Argument(help="folder of a prepared source, 2_prepare/<source>")],
+    run: Annotated[Path, typer.Argument(help="folder of a pre-training run, 4_pretrain/<cohort>/<run>")],
+    out: Annotated[Path, typer.Argument(help="the Parquet table to write")],
+) -> None:
+    """Write the features of prepared images as a table."""
+    from medssl.nn.transfer import embed as write
+
+    print(f"{write(prepared, run, out)} rows in {out}")
 
 
 @app.command()

@@ -731,7 +731,9 @@ def enhanced_file(phantom: Phantom, *, order: np.ndarray | None = None, times: i
 
 
 def enhanced(folder: Path, seed: int) -> Expected:
-    phantom = random_phantom(seed, modality="CT" if seed % 2 else "MR", constant=400.0)
+    phantom = (
+        random_phantom(seed, modality="CT", constant=0.0) if seed % 2 else random_phantom(seed, modality="MR", constant=600.0)
+    )
     order = rng(seed, "frames").permutation(phantom.slices)
     ds = enhanced_file(phantom, order=order)
     if not seed % 2:
@@ -741,13 +743,13 @@ def enhanced(folder: Path, seed: int) -> Expected:
 
 
 def enhanced_in_time(folder: Path, seed: int) -> Expected:
-    phantom = random_phantom(seed, constant=400.0)
+    phantom = random_phantom(seed, constant=0.0)
     save([enhanced_file(phantom, order=rng(seed, "frames").permutation(phantom.slices * 3), times=3)], folder)
-    return Expected([replace(phantom, constant=400.0 + 80.0 * t) for t in range(3)], must_be_right=True)
+    return Expected([replace(phantom, constant=80.0 * t) for t in range(3)], must_be_right=True)
 
 
 def enhanced_gap(folder: Path, seed: int) -> Expected:
-    phantom = random_phantom(seed, constant=400.0)
+    phantom = random_phantom(seed, constant=0.0)
     keep = np.delete(np.arange(phantom.slices), _inner(seed, phantom.slices, "which"))
     save([enhanced_file(phantom, order=keep)], folder)
     return Expected([phantom], codes=("missing_slice",))

@@ -9,7 +9,7 @@ from typing import Any
 
 from medssl.core import listing, plugins
 from medssl.core.files import canonical_json, sha256_file, write_if_changed
-from medssl.core.job import Spec
+from medssl.core.job import RECEIPT, Spec
 from medssl.core.layout import Layout
 from medssl.core.sources import PACKAGE, code_hash
 from medssl.core.study import FinetuneSettings, PretrainSettings, Study
@@ -64,9 +64,19 @@ class Dag:
         return {
             **self._prepared(cohort),
             "descriptors": self.layout.describe(cohort, "descriptors.parquet"),
-            **({"leakage": self.layout.leakage(cohort, "leakage.parquet")} if self.study.finetune else {}),
+            **({"leakage": self.layout.leakage(cohort, "leakage.parquet")} if self._excludes() else {}),
+            **({"encoder": self._encoder(encoder)} if (encoder := self.arms[arm].encoder) else {}),
             **({"match": self.layout.reduce(cohort, match, "keep.parquet")} if match else {}),
         }
+
+    def _excludes(self) -> bool:
+        """Whether what the firewall finds keeps slices out, or stops the study; a mere report waits for nothing."""
+        return bool(self.study.finetune) and self.study.reduce.leakage != "report"
+
+    def _encoder(self, encoder: str) -> str:
+        """The weights that an arm embeds with: a pre-training run of this study, or a file."""
+        cohorts = {run: cohort for cohort, run in self.runs()}
+        return self.layout.pretrain(cohorts[encoder], encoder, "encoder.safetensors") if encoder in cohorts else encoder
 
     def leakage_inputs(self, cohort: str) -> dict[str, Any]:
         """What the firewall reads: the pool, and every source of a downstream task."""
@@ -136,6 +146,19 @@ class Dag:
         """The paths a job reads, as a flat list: the inputs of its rule beside the spec."""
         return list(_paths(self._by_name[self.layout.spec(stage, name)].inputs))
 
+    def artefacts(self, page: str) -> list[str]:
+        """Every table and receipt that a page rests on, so that a target asks for each and a deleted one is made again."""
+        by_folder = {str(Path(spec.out)): path for path, spec in self._by_name.items()}
+        found: set[str] = set()
+        waiting = [self.layout.spec("report", page)]
+        while waiting:
+            for path in _paths(self._by_name[waiting.pop()].inputs):
+                folder = str(Path(path).parent)
+                if path not in found and folder in by_folder:
+                    found |= {path, str(Path(folder) / RECEIPT)}
+                    waiting.append(by_folder[folder])
+        return sorted(found)
+
     @cached_property
     def _by_name(self) -> dict[str, Spec]:
         return dict(self.specs())
@@ -174,7 +197,12 @@ class Dag:
         yield self._spec("prepare", source, prepare, series, layout.prepare(source))
 
     def _reduce_specs(self, cohort: str) -> Iterator[tuple[str, Spec]]:
-        yield self._spec("reduce", f"{cohort}/describe", {}, self._prepared(cohort), self.layout.describe(cohort))
+        hashes = [arm.reducer.options for arm in self.arms.values() if arm.reducer and arm.reducer.name == "hash"]
+        described = {
+            "hash_sizes": sorted({8, *(options["size"] for options in hashes)}),
+            "greys": sorted({"window", *(options["grey"] for options in hashes)}),
+        }
+        yield self._spec("reduce", f"{cohort}/describe", described, self._prepared(cohort), self.layout.describe(cohort))
         if self.study.finetune:
             policy = {"leakage": self.study.reduce.leakage}
             yield self._spec("reduce", f"{cohort}/leakage", policy, self.leakage_inputs(cohort), self.layout.leakage(cohort))
@@ -189,6 +217,8 @@ class Dag:
         settings, _, seed = self.pretrain_of(run)
         values = settings.model_dump(exclude={"arms", "seeds", "cohort"}) | {"pretrain_seed": seed}
         inputs, out = self.pretrain_inputs(cohort, run), self.layout.pretrain(cohort, run)
+        if settings.init_weights:
+            inputs["init_weights"] = settings.init_weights
         code = [plugins.find("objective", settings.objective.name).path, plugins.find("backbone", settings.backbone.name).path]
         return self._spec("pretrain", f"{cohort}/{run}", values, inputs, out, code)
 

@@ -237,7 +237,7 @@ def _resample(numbers: Tensor, points: list[list[Tensor]], crop: Crop, num_views
 
 
 def _blur(images: Tensor, sigma: Tensor, dim: int, radius: int) -> Tensor:
-    """Gaussian blur along one spatial axis with a width of its own for each image (pixels): a depth-wise convolution down rows."""
+    """Gaussian blur along one spatial axis with a width of its own for each image (pixels), a depth-wise convolution."""
     m, c, size = images.shape[0], images.shape[1], images.shape[2 + dim]
     away = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
     kernel = torch.exp(-(away**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2)).repeat_interleave(c, 0)

@@ -429,10 +429,11 @@ class _Run:
                 raise
             peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else _peak_mb()
             share = self.batch_size // self.fabric.world_size // self.settings.accumulate
+            when = "the first step" if first_step else f"step {self.step + 1}"
             raise OutOfMemoryError(
-                f"{'the first step' if first_step else f'step {self.step + 1}'} does not fit: peak {peak:.0f} MB on {self.device}, "
-                f"{share} samples at a time. Raise pretrain.accumulate (the loss stays that of batch_size "
-                f"{self.batch_size}), or lower batch_size or size. Nothing was changed for you."
+                f"{when} does not fit: peak {peak:.0f} MB on {self.device}, {share} samples at a time. "
+                f"Raise pretrain.accumulate (the loss stays that of batch_size {self.batch_size}), or lower batch_size or size. "
+                "Nothing was changed for you."
             ) from None
 
 
@@ -452,7 +453,8 @@ def _batch_size(wanted: int, samples: int, shares: int) -> int:
     size = min(wanted, samples - samples % shares)
     if size < 2 * shares:
         raise StudyError(
-            f"{samples} training samples are too few for {shares} parts of at least two. Lower accumulate or devices, or keep more."
+            f"{samples} training samples are too few for {shares} parts of at least two. "
+            "Lower accumulate or devices, or keep more."
         )
     return size
 

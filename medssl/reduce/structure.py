@@ -48,11 +48,10 @@ def ssim(a: Moments, b: Moments) -> float:
     top -= both
     top *= 2
     top += np.float32(C2)
-    # (m + 1/2)(n + 1/2) = mn + (m + n)/2 + 1/4
+    # brightness from zero, added before the product: expanded, it would lose the small values of air to rounding
+    np.multiply(a.mean + np.float32(0.5), b.mean + np.float32(0.5), out=both)
     both *= 2
-    both += a.mean
-    both += b.mean
-    both += np.float32(0.5 + C1)
+    both += np.float32(C1)
     top *= both
     bottom = np.add(a.mean_squared, b.mean_squared, out=both)
     bottom *= a.variance + b.variance

@@ -32,7 +32,7 @@ def test_workers_change_neither_order_nor_content(tmp_path: Path) -> None:
     samples = read_samples(inputs["samples"], inputs["volumes"])
     requests = [(e, epoch_order(1, e, len(samples))[:6]) for e in range(4)]
     runs = [
-        list(load(Reader(samples, seed=1, patch=patch), requests, workers=w)) for patch in (None, (8, 8, 4)) for w in (0, 1, 3)
+        list(load(Reader(samples, seed=1, patch=patch), requests, workers=w)) for patch in (None, (8, 8, 4)) for w in (0, 1, 2)
     ]
     for some in (runs[:3], runs[3:]):
         for batches in zip(*some, strict=True):

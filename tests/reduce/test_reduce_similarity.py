@@ -52,6 +52,17 @@ def test_ssim_is_the_definition(shape):
     assert ssim(moments(a), moments(a)) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_ssim_is_exact_where_a_slice_is_dark():
+    a, b = pair_of_images(5, (80, 80))
+    a, b = np.where(a < 0.55, 0.0, a), np.where(b < 0.55, 0.002, b)
+    inner = (slice(5, -5), slice(5, -5))
+    blur = lambda x: gaussian_filter(x, 1.5, truncate=3.5)[inner]  # noqa: E731
+    mean_a, mean_b = blur(a), blur(b)
+    spread = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2 + 9e-4
+    top = (2 * mean_a * mean_b + 1e-4) * (2 * (blur(a * b) - mean_a * mean_b) + 9e-4)
+    assert ssim(moments(a), moments(b)) == pytest.approx((top / ((mean_a**2 + mean_b**2 + 1e-4) * spread)).mean(), abs=1e-5)
+
+
 def test_ssim_is_scikit_images():
     metrics = pytest.importorskip("skimage.metrics")
     a, b = pair_of_images(1)

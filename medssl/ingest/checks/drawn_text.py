@@ -22,7 +22,7 @@ def drawn_text(series: Series, *, min_signs: int = 5, min_height_vox: int = 5, m
 def _signs(plane: np.ndarray, low: int, high: int) -> np.ndarray:
     """Boxes `(n, 4)`: first and last row, first and last column, of shapes that may be characters."""
     top = plane.max()
-    bright = plane.T == top
+    bright = top == plane.T
     count = int(np.count_nonzero(bright))
     if not 5 * low <= count <= 0.1 * plane.size:
         # the brightest value of an honest slice occurs once or twice
