@@ -42,16 +42,16 @@ def test_a_receipt_names_spec_outputs_and_versions(finished: Path) -> None:
 @pytest.mark.parametrize("damage", [b"a\n2\n", b"a\n", b""])
 def test_a_changed_artefact_is_refused_and_names_the_stage(finished: Path, tmp_path: Path, damage: bytes) -> None:
     (finished / "table.tsv").write_bytes(damage)
-    with job(make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))) as work:
-        with pytest.raises(CorruptArtefactError, match="'prepare'"):
-            work.read(finished / "table.tsv")
+    reader = make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))
+    with job(reader) as work, pytest.raises(CorruptArtefactError, match="'prepare'"):
+        work.read(finished / "table.tsv")
 
 
 def test_an_artefact_without_receipt_is_refused(finished: Path, tmp_path: Path) -> None:
     (finished / "receipt.json").unlink()
-    with job(make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))) as work:
-        with pytest.raises(StudyError, match="not finished"):
-            work.read(finished / "table.tsv")
+    reader = make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))
+    with job(reader) as work, pytest.raises(StudyError, match="not finished"):
+        work.read(finished / "table.tsv")
 
 
 def test_a_missing_output_drops_the_receipt_so_that_the_dag_rebuilds_it(finished: Path, tmp_path: Path) -> None:
@@ -63,9 +63,8 @@ def test_a_missing_output_drops_the_receipt_so_that_the_dag_rebuilds_it(finished
 
 def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Path) -> None:
     lock = tmp_path / "s" / ".lock"
-    with hold(lock):
-        with pytest.raises(LockedError, match="process"), hold(lock):
-            pass
+    with hold(lock), pytest.raises(LockedError, match="process"), hold(lock):
+        pass
     with hold(lock):
         pass
     assert LockedError.exit_code == 6
@@ -73,7 +72,10 @@ def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Pat
 
 def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path: Path) -> None:
     lock = tmp_path / "s" / ".lock"
-    program = "import sys, time, pathlib\nfrom medssl.core.job import hold\nwith hold(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    program = (
+        "import sys, time, pathlib\nfrom medssl.core.job import hold\n"
+        "with hold(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE)
     assert process.stdout and process.stdout.readline() == b"held\n"
     process.kill()
