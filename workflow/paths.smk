@@ -11,7 +11,7 @@ ENVIRONMENT = "../environment.yml"
 wildcard_constraints:
     source="[a-z0-9_]+",
     cohort="[a-z0-9_]+",
-    arm="(?!leakage$)[a-z0-9_]+",
+    arm="(?!leakage/)[a-z0-9_]+",
     run="[a-z0-9_-]+",
     task="[a-z0-9_]+",
     page="[a-z0-9_]+",
