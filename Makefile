@@ -41,6 +41,16 @@ check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
 
+BENCHES := faults ingest reduce leakage pretrain cache
+.PHONY: $(BENCHES:%=bench-%)
+
+$(VENV)/.peers: $(STAMP) requirements-bench.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -r requirements-bench.lock
+	touch $@
+
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -cache: ratios against peers
+	$(PYTHON) benchmarks/$*.py
+
 format: $(STAMP) ## format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medssl.core import process
 from medssl.core.errors import MedsslError, TooManyRefusalsError
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
@@ -63,7 +64,7 @@ def root(
 ) -> None:
     """What holds for every verb."""
     if stop_with_parent:
-        _stop_with_parent()
+        process.stop_with_parent()
 
 
 @app.command()
@@ -208,15 +209,6 @@ def schema() -> None:
     from medssl.core.schema import study_schema
 
     print(json.dumps(study_schema(), indent=1))
-
-
-def _stop_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent dies, so that a killed Snakemake leaves no job behind."""
-    import ctypes
-    import signal
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _append(log: Path | None, text: str) -> None:

@@ -16,12 +16,13 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_file, sha256_text, write_json, writing
 from medssl.core.job import RECEIPT, Job
+from medssl.core.process import dealt
 from medssl.core.rng import key
 from medssl.core.tables import read_parquet, read_tsv, write_parquet
 from medssl.reduce import pictures
 from medssl.reduce.budget import exactly, nearest_threshold
 from medssl.reduce.descriptors import describe_slices
-from medssl.reduce.leakage import DETAIL, SAME, THUMB, Print, fingerprint, matches
+from medssl.reduce.leakage import DETAIL, SAME, THUMB, Match, Print, fingerprint, matches
 from medssl.reduce.pairs import Pairs, Remembered
 from medssl.reduce.ranks import Ranks
 from medssl.reduce.slices import LEAK, NOBODY, Decision, Slices
@@ -31,6 +32,7 @@ from medssl.volume.cache import open_array, read_plane
 
 CHUNK_SLICES = 16
 EMBED_BATCH = 32
+LEAST_DEALT = 64
 CURVE_POINTS = 33
 PICTURED_SLICES = 48
 PICTURED_VOLUMES = 40
@@ -341,7 +343,7 @@ def _same_pixels(job: Job, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[
     pool_slices = [one for slices, _ in pool_prints for one in slices]
     with job.progress("look-up", len(held_ids) + len(held_prints), "images") as bar:
         held_slices = [one for slices, _ in held_prints for one in slices]
-        for match in matches(held_slices, pool_slices):
+        for match in _matches(held_slices, pool_slices, job.threads):
             rows.append((held_ids[held_rows[match.query]], ids[pool_rows[match.pool]], "slice", match.score))
         bar.advance(len(held_slices))
         first_rows, held_first_rows = ([int(v.rows[0]) for v in side[1]] for side in (pool, held))
@@ -349,6 +351,19 @@ def _same_pixels(job: Job, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[
             rows.append((held_ids[held_first_rows[match.query]], ids[first_rows[match.pool]], "volume", match.score))
         bar.advance(len(held_prints))
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
+
+
+def _matches(queries: list[Print | None], pool: list[Print | None], threads: int) -> list[Match]:
+    """`matches`, with the queries dealt to as many processes as the job has threads; the same result for any number."""
+    if threads == 1 or len(queries) < LEAST_DEALT:
+        return matches(queries, pool)
+
+    def part(number: int) -> list[tuple[int, int, float]]:
+        found = matches(queries[number::threads], pool)
+        return [(int(m.query) * threads + number, int(m.pool), float(m.score)) for m in found]
+
+    found = [Match(query, one, score) for rows in dealt(part, threads) for query, one, score in rows]
+    return sorted(found, key=lambda match: match.query)
 
 
 def _prints(job: Job, volume: Volume, advance: Callable[[int], None]) -> tuple[list[Print | None], Print | None]:

@@ -1,0 +1,52 @@
+"""Processes that end with the one that started them, and work dealt to several without a pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from medssl.core.errors import MedsslError
+
+
+def stop_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """Ask Linux for a signal when the parent dies, so that a killed program leaves no process behind (else: nothing)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, by)
+
+
+def dealt(function: Callable[[int], Any], parts: int) -> list[Any]:
+    """`[function(0), …, function(parts - 1)]`, each in a forked process of its own; what it returns must be JSON.
+
+    Raises:
+        MedsslError: a process ended without a result (out of memory, for one).
+    """
+    context = multiprocessing.get_context("fork")
+
+    def work(part: int, pipe: Any) -> None:
+        stop_with_parent(signal.SIGKILL)
+        pipe.send_bytes(json.dumps(function(part)).encode())
+
+    running = []
+    for part in range(parts):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(part, sender), daemon=True)
+        process.start()
+        sender.close()
+        running.append((process, receiver))
+    results = []
+    for part, (process, receiver) in enumerate(running):
+        try:
+            results.append(json.loads(receiver.recv_bytes()))
+        except EOFError:
+            process.join()
+            raise MedsslError(
+                f"part {part + 1} of {parts} ended without a result (exit code {process.exitcode}); out of memory is the usual "
+                "cause. Run again with fewer threads."
+            ) from None
+        process.join()
+    return results
