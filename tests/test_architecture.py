@@ -140,3 +140,11 @@ def test_code_hash_follows_imports_and_ignores_comments(tmp_path: Path) -> None:
     assert {p.name for p in reached} >= {"study.py", "plugins.py", "errors.py"}
     assert "cli.py" not in {p.name for p in reached}
     assert sources.code_hash(study) == sources.code_hash(study) != sources.code_hash(PACKAGE / "core" / "tables.py")
+
+
+def test_the_schema_for_editors_is_fresh() -> None:
+    import json
+
+    from medssl.core.schema import study_schema
+
+    assert json.loads((ROOT / "configs" / "study.schema.json").read_text()) == json.loads(json.dumps(study_schema()))

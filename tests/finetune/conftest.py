@@ -9,22 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_receipts import receipt
 
 from medssl.core import tables
-from medssl.core.files import sha256_file, write_json
+from medssl.core.files import write_json
 from medssl.core.job import Spec, job
 from medssl.core.study import FinetuneSettings
 
 SIDE = 16
 CLASSES = ("bladder", "femur", "liver")
 NARROW = {"stem": "small", "width": 0.125}
-
-
-def receipt(folder: Path, stage: str) -> None:
-    """A receipt over all files of a folder, as the stage that made them would leave it."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "receipt.json")
-    outputs = {str(p.relative_to(folder)): {"sha256": sha256_file(p), "size": p.stat().st_size} for p in files}
-    write_json(folder / "receipt.json", {"stage": stage, "outputs": outputs})
 
 
 def blobs(count: int, seed: int = 0, side: int = SIDE, noise: float = 60.0) -> tuple[np.ndarray, np.ndarray]:

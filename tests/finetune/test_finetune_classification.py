@@ -261,7 +261,7 @@ def test_volumes_are_whole_cases_of_a_3d_encoder(tmp_path: Path, write_encoder: 
     samples = pd.DataFrame(rows).assign(position_mm=0.0, foreground_frac=1.0)
     tables.write_parquet(source / "samples.parquet", samples)
     tables.write_tsv(source / "volumes.tsv", pd.DataFrame(volumes))
-    from conftest import receipt
+    from made_receipts import receipt
 
     receipt(source, "prepare")
     encoder = write_encoder(tmp_path / "study" / "4_pretrain" / "ct" / "spark-all-seed0", spatial_dims=3)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import receipt
+from made_receipts import receipt
 from scipy import ndimage
 
 from medssl.core import tables

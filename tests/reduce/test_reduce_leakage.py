@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import seal, smooth_volume, write_source
+from made_sources import seal, smooth_volume, write_source
 from scipy.ndimage import gaussian_filter, zoom
 
 from medssl.core.errors import StudyError
