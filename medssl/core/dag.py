@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core import listing, plugins
+from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_file, write_if_changed
 from medssl.core.job import RECEIPT, Spec
 from medssl.core.layout import Layout
@@ -193,6 +194,8 @@ class Dag:
         series = {"series": layout.ingest(source, "series.tsv")}
         prepare = study.source_settings(source, "prepare")
         if prepare["split"]["file"]:
+            if not Path(prepare["split"]["file"]).is_file():
+                raise StudyError(f"source {source}: prepare.split.file is not there. Correct the path in the study file.")
             prepare["split"]["sha256"] = sha256_file(prepare["split"]["file"])  # an edited split file must rerun the job
         yield self._spec("prepare", source, prepare, series, layout.prepare(source))
 

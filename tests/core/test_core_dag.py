@@ -108,3 +108,8 @@ def test_cohorts_join_sources() -> None:
     dag = Dag(study)
     assert dag.cohorts() == ["both"] and dag.runs("both") == [("both", "simclr-hash-seed0")]
     assert len([p for p in dag.reads("pretrain", "both/simclr-hash-seed0") if p.endswith("samples.parquet")]) == 2
+
+
+def test_a_missing_split_file_is_refused_before_any_work() -> None:
+    with pytest.raises(StudyError, match="split.file is not there"):
+        specs(prepare={"split": {"file": "nowhere.tsv"}})
