@@ -111,5 +111,5 @@ def test_cohorts_join_sources() -> None:
 
 
 def test_a_missing_split_file_is_refused_before_any_work() -> None:
-    with pytest.raises(StudyError, match="split.file is not there"):
+    with pytest.raises(StudyError, match=r"split\.file is not there"):
         specs(prepare={"split": {"file": "nowhere.tsv"}})
