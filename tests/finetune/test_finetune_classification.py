@@ -101,7 +101,7 @@ def test_a_killed_task_goes_on_and_ends_equal(
     whole = shutil.copytree(finetune(spec), tmp_path / "whole")
     shutil.rmtree(spec.out)
     made: list[str] = []
-    make, save = stage.ClassificationWork.make, stage.tables.write_parquet
+    make, save = stage.make, stage.tables.write_parquet
     for kill in range(min(count, 4)):
         left = 2 + 3 * kill
 
@@ -110,12 +110,12 @@ def test_a_killed_task_goes_on_and_ends_equal(
                 raise Killed
             save(target, rows)
 
-        def counted(self: Any, fit: Any, state: Any) -> None:
-            make(self, fit, state)
+        def counted(work: Any, fit: Any, state: Any) -> None:
+            make(work, fit, state)
             made.append(fit.id)
 
         made = []
-        monkeypatch.setattr(stage.ClassificationWork, "make", counted)
+        monkeypatch.setattr(stage, "make", counted)
         monkeypatch.setattr(stage.tables, "write_parquet", dying)
         with pytest.raises(Killed):
             finetune(spec)
@@ -137,7 +137,7 @@ def test_changed_weights_never_resume_on_old_fits(
     image_source: Path, encoder: Path, finetune: Any, spec_of: Any, write_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of(image_source, encoder, modes=["linear"], scratch=False)
-    monkeypatch.setattr(stage.ClassificationWork, "finish", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(stage, "finish", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         finetune(spec)
     monkeypatch.undo()

@@ -1,0 +1,131 @@
+"""The starting points of a task: pre-training runs, weights that the study file names, and scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl.core import plugins
+from medssl.core.errors import StudyError
+from medssl.core.files import canonical_json, read_json, sha256_file
+from medssl.core.job import Job
+from medssl.finetune.plan import SCRATCH, Start
+from medssl.finetune.reading import windows_of
+from medssl.finetune.training import seeded
+from medssl.nn.backbone import build
+from medssl.nn.weights import load_encoder
+
+DEFAULT_BACKBONE = "resnet18"
+DEFAULT_SIZE = [64]
+
+
+@dataclass(frozen=True)
+class Starting:
+    """The starting points of a task, and their weights."""
+
+    starts: list[Start]
+    contracts: dict[str, dict[str, Any]]
+    files: dict[str, Path]
+    hashes: dict[str, str]
+    _modules: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(cls, job: Job) -> Starting:
+        """The runs of the job's inputs, the weights that the study file names, and scratch.
+
+        Raises:
+            StudyError: nothing to start from, or weights that are missing.
+        """
+        settings, inputs = job.spec.settings, job.spec.inputs
+        contracts = {run: read_json(job.read(path)) for run, path in sorted(inputs.get("contracts", {}).items())}
+        files = {run: job.read(path) for run, path in sorted(inputs.get("encoders", {}).items())}
+        starts = [Start.of_run(run, contracts[run]["backbone"]) for run in files]
+        own = _own_contract(settings, contracts, len(windows_of(job.spec.inputs["volumes"])["low"]))
+        for name, path in sorted(settings["weights"].items()):
+            file = Path(path)
+            if not file.is_file():
+                raise StudyError(f"finetune.{job.spec.name}.weights.{name}: there is no file {path}. Correct the path.")
+            starts.append(Start(name, own["backbone"]))
+            files[name], contracts[name] = file, own
+        if settings["scratch"]:
+            kinds = {_kind(contracts[start.run]): contracts[start.run] for start in starts} or {_kind(own): own}
+            for number, contract in enumerate(kinds.values()):
+                name = SCRATCH if number == 0 else f"{SCRATCH}-{contract['backbone']}-{number}"
+                starts.append(Start(name, contract["backbone"]))
+                contracts[name] = contract
+        if not starts:
+            raise StudyError(
+                f"finetune.{job.spec.name} has nothing to start from: name a pre-training run in inits, or set scratch: true."
+            )
+        return cls(starts, contracts, files, {run: sha256_file(file) for run, file in files.items()})
+
+    def is_random(self, start: Start) -> bool:
+        """Whether a starting point is drawn anew for each seed."""
+        return start.run not in self.files
+
+    def backbone(self, start: Start, seed: int) -> Any:
+        """A backbone with the starting weights; it is kept, so change a copy.
+
+        Raises:
+            StudyError: the weights are not those of the contract's backbone.
+        """
+        key = (start.run, seed if self.is_random(start) else 0)
+        if key not in self._modules:
+            contract = self.contracts[start.run]
+            with seeded(seed, SCRATCH):
+                module = build(
+                    contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"]
+                )
+            if start.run in self.files:
+                load_encoder(self.files[start.run], module)
+            if any(run != start.run for run, _ in self._modules):
+                self._modules.clear()
+            self._modules[key] = module
+        return self._modules[key]
+
+    @property
+    def spatial_dims(self) -> int:
+        """Rank of all networks of the task."""
+        return int(self._common("spatial_dims"))
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of all networks of the task."""
+        return int(self._common("in_channels"))
+
+    @property
+    def size(self) -> list[int]:
+        """The largest input size of the contracts: the scale at which the features were learnt."""
+        return max((list(self.contracts[start.run]["input_size"]) for start in self.starts), default=DEFAULT_SIZE)
+
+    def _common(self, name: str) -> Any:
+        found = {start.run: self.contracts[start.run][name] for start in self.starts}
+        if len(set(found.values())) > 1:
+            raise StudyError(
+                f"the starting points of this task differ in {name}: {found}. One task compares like with like: list the runs "
+                f"of one {name} in inits, and make a second task for the others."
+            )
+        return next(iter(found.values()))
+
+
+def _own_contract(settings: dict[str, Any], contracts: dict[str, dict[str, Any]], in_channels: int) -> dict[str, Any]:
+    """The contract of scratch and of given weights where no run sets it."""
+    if settings["backbone"] is None and contracts:
+        return next(iter(contracts.values()))
+    chosen = settings["backbone"] or {"name": DEFAULT_BACKBONE, "options": {}}
+    size = settings["size"] or DEFAULT_SIZE
+    known = next(
+        iter(contracts.values()), {"spatial_dims": 3 if len(size) == 3 else 2, "in_channels": in_channels, "input_size": size}
+    )
+    options = plugins.find("backbone", chosen["name"]).check(chosen["options"])
+    return {
+        "backbone": chosen["name"],
+        "backbone_options": options,
+        **{k: known[k] for k in ("spatial_dims", "in_channels", "input_size")},
+    }
+
+
+def _kind(contract: dict[str, Any]) -> str:
+    return canonical_json([contract[name] for name in ("backbone", "backbone_options", "spatial_dims", "in_channels")])
