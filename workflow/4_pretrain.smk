@@ -7,6 +7,7 @@ rule pretrain:
         data=lambda w: JOBS.reads("pretrain", f"{w.cohort}/{w.run}"),
     output:
         encoder=L.pretrain("{cohort}", "{run}", "encoder.safetensors"),
+        parts=L.pretrain("{cohort}", "{run}", "parts.safetensors"),
         contract=L.pretrain("{cohort}", "{run}", "contract.json"),
         curve=L.pretrain("{cohort}", "{run}", "curve.tsv"),
         views=L.pretrain("{cohort}", "{run}", "views.png"),

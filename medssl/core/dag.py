@@ -90,8 +90,14 @@ class Dag:
 
     def pretrain_inputs(self, cohort: str, run: str) -> dict[str, Any]:
         """What a pre-training run reads."""
-        _, arm, _ = self.pretrain_of(run)
-        return {**self._prepared(cohort), "keep": self.layout.reduce(cohort, arm, "keep.parquet")}
+        settings, arm, seed = self.pretrain_of(run)
+        inputs: dict[str, Any] = {**self._prepared(cohort), "keep": self.layout.reduce(cohort, arm, "keep.parquet")}
+        if settings.init_weights:
+            inputs["init_weights"] = settings.init_weights
+        if settings.init_run:
+            before = (self.study.cohort_of(self.study.pretrain[settings.init_run]), f"{settings.init_run}-{arm}-seed{seed}")
+            inputs["init_run"] = {name: self.layout.pretrain(*before, f"{name}.safetensors") for name in ("encoder", "parts")}
+        return inputs
 
     def finetune_inputs(self, task: str) -> dict[str, Any]:
         """What a task reads."""
@@ -101,6 +107,7 @@ class Dag:
             "samples": self.layout.prepare(settings.source, "samples.parquet"),
             "volumes": self.layout.prepare(settings.source, "volumes.tsv"),
             "encoders": {run: self.layout.pretrain(cohort, run, "encoder.safetensors") for cohort, run in runs},
+            "parts": {run: self.layout.pretrain(cohort, run, "parts.safetensors") for cohort, run in runs},
             "contracts": {run: self.layout.pretrain(cohort, run, "contract.json") for cohort, run in runs},
         }
 
@@ -220,8 +227,6 @@ class Dag:
         settings, _, seed = self.pretrain_of(run)
         values = settings.model_dump(exclude={"arms", "seeds", "cohort"}) | {"pretrain_seed": seed}
         inputs, out = self.pretrain_inputs(cohort, run), self.layout.pretrain(cohort, run)
-        if settings.init_weights:
-            inputs["init_weights"] = settings.init_weights
         code = [plugins.find("objective", settings.objective.name).path, plugins.find("backbone", settings.backbone.name).path]
         return self._spec("pretrain", f"{cohort}/{run}", values, inputs, out, code)
 

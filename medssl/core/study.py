@@ -238,6 +238,8 @@ class PretrainSettings(Settings):
     arms: list[str] | None = None
     seeds: list[int] = [0]
     init_weights: str | None = None
+    init_run: str | None = None
+    """Another run of the study, at the same arm and seed, whose encoder and parts (a decoder) this one goes on from."""
     spatial_dims: Literal[2, 3] = 2
     size: list[Count] = [224]
     patch_margin: Annotated[float, Field(ge=1)] = 1.5
@@ -274,6 +276,12 @@ class PretrainSettings(Settings):
     def _sizes(self) -> PretrainSettings:
         if len(self.size) not in (1, self.spatial_dims):
             raise ValueError(f"size takes one number or {self.spatial_dims} (spatial_dims), got {len(self.size)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> PretrainSettings:
+        if self.init_weights is not None and self.init_run is not None:
+            raise ValueError("one beginning at a time: init_weights and init_run are both set")
         return self
 
 
@@ -460,10 +468,36 @@ def _dangling_names(study: Study) -> Iterator[tuple[tuple[str, ...], str]]:
             yield from known(("pretrain", name, "cohort"), "cohort", run.cohort, list(study.all_cohorts))
         for arm_name in run.arms or []:
             yield from known(("pretrain", name, "arms"), "arm", arm_name, list(arms))
+        if run.init_run is not None:
+            loc = ("pretrain", name, "init_run")
+            yield from known(loc, "pre-training run", run.init_run, list(study.pretrain))
+            yield from ((loc, problem) for problem in _broken_chain(study, name))
     for name, task in study.finetune.items():
         yield from known(("finetune", name, "source"), "source", task.source, sources)
         for init in task.inits or []:
             yield from known(("finetune", name, "inits"), "initialisation", init, ["scratch", *study.pretrain])
+
+
+def _broken_chain(study: Study, name: str) -> Iterator[str]:
+    """Why the run `name` cannot begin from its `init_run`: it would wait for itself, or an arm or seed is not there."""
+    run = study.pretrain[name]
+    before = study.pretrain.get(run.init_run or "")
+    if before is None:
+        return
+    chain = [name]
+    while (following := study.pretrain[chain[-1]].init_run) in study.pretrain:
+        chain.append(str(following))
+        if following in chain[:-1]:
+            if following == name:
+                yield f"{' begins from '.join(chain)}: a run cannot wait for itself. Let one of them begin from fresh weights"
+            return
+    for what, wanted, there in (
+        ("arm", study.arms_of(run), study.arms_of(before)),
+        ("seed", run.seeds, before.seeds),
+    ):
+        missing = [value for value in wanted if value not in there]
+        if missing:
+            yield f"run {run.init_run!r} has no {what} {missing[0]!r} (it has {there}); a chain keeps arm and seed. Add it there"
 
 
 def _sentence(problem: Any, lines: dict[tuple[str, ...], str]) -> str:

@@ -34,6 +34,7 @@ def contract(plan: Any, encoder: dict[str, Any], spec: Spec) -> dict[str, Any]:
         "objective": settings.objective.name,
         "objective_options": settings.objective.options,
         "init_weights": settings.init_weights is not None,
+        "init_run": settings.init_run,
         "ema": settings.ema_decay,
         "data": {
             "study": spec.study,

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from medssl.nn.loading import Batch, Reader, Samples, epoch_order, load
 from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
 from medssl.nn.state import StateFolder, optimizer_tensors, restore_optimizer, under
 from medssl.nn.views import Crop, Views
-from medssl.nn.weights import load_encoder
+from medssl.nn.weights import load_encoder, load_parts, part_tensors
 from medssl.pretrain.objective import Loss, Objective
 
 CURVE_ROWS = 200
@@ -51,6 +51,8 @@ class Plan:
     samples: Samples
     state: Path
     events: Path | None = None
+    before: dict[str, Path] = field(default_factory=dict)
+    """`encoder` and `parts` of the run that this one goes on from."""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -74,9 +76,13 @@ class Plan:
         backbone = build(settings.backbone.name, settings.backbone.options, settings.spatial_dims, self.samples.num_channels)
         if settings.init_weights is not None:
             load_encoder(settings.init_weights, backbone)
+        if self.before:
+            load_encoder(self.before["encoder"], backbone)
         built: Objective = plugins.find("objective", settings.objective.name).load()(
             backbone, self.samples, **settings.objective.options
         )
+        if self.before:
+            load_parts(self.before["parts"], built.parts())
         return built
 
 
@@ -395,7 +401,7 @@ class _Run:
             raise PreemptedError(f"stopped at step {self.step} of {self.total} and saved; the same command goes on from there.")
 
     def save(self, *, final: bool = False) -> None:
-        """Write the whole state; with the last step also the encoder that is kept."""
+        """Write the whole state; with the last step also the encoder and the parts that are kept."""
         if self.fabric.is_global_zero:
             encoder = self.ema if self.ema is not None else self.objective.encoder()
             kinds: dict[str, dict[str, Tensor]] = {
@@ -404,6 +410,7 @@ class _Run:
                 "health": self.health.tensors(),
                 "ema": self.ema.state_dict() if self.ema is not None else {},
                 "encoder": encoder.state_dict() if final else {},
+                "parts": part_tensors(self.objective.parts()) if final else {},
             }
             tensors = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
             broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]

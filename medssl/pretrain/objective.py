@@ -91,6 +91,10 @@ class Objective(nn.Module):
         """The network that is kept."""
         return self.backbone
 
+    def parts(self) -> dict[str, nn.Module]:
+        """Further networks that are kept beside the encoder, by name, such as a decoder; a chained run goes on with them."""
+        return {}
+
 
 def looked_at(features: Sequence[Tensor] | Tensor, embeddings: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
     """What health looks at: pooled features and embeddings `(n, d)` of the first two views."""

@@ -54,8 +54,10 @@ def run(job: Job) -> None:
     hashes = [sha256_file(path) for path in tables_read]
     if settings.init_weights is not None:
         hashes.append(sha256_file(_existing(settings.init_weights)))
+    before = {name: job.read(path) for name, path in inputs.get("init_run", {}).items()}
+    hashes += [sha256_file(path) for path in before.values()]
     state = Path(job.spec.layout.state("pretrain", f"{job.spec.hash}-{sha256_text(canonical_json(hashes))[:16]}"))
-    plan = Plan(settings, seed, samples, state, job.path("events") if settings.tensorboard else None)
+    plan = Plan(settings, seed, samples, state, job.path("events") if settings.tensorboard else None, before)
 
     first = settings.nodes == 1 or os.environ.get("SLURM_PROCID", "0") == "0"
     if first:
@@ -71,9 +73,11 @@ def run(job: Job) -> None:
     if loaded is None or not encoder:
         raise CorruptArtefactError(f"the final state of {job.spec.name} is missing below {state}. Run the same command again.")
     save_tensors(job.path("encoder.safetensors"), encoder)
+    save_tensors(job.path("parts.safetensors"), under("parts", loaded[1]))
     tables.write_tsv(job.path("curve.tsv"), _curve(loaded[2]["rows"]))
     write_json(job.path("contract.json"), contract(plan, encoder, job.spec))
-    job.wrote(*(job.path(name) for name in ("encoder.safetensors", "contract.json", "curve.tsv", "views.png")))
+    job.wrote(*(job.path(f"{name}.safetensors") for name in ("encoder", "parts")))
+    job.wrote(*(job.path(name) for name in ("contract.json", "curve.tsv", "views.png")))
     job.notes |= {"device": _device(settings), "steps": loaded[0], "samples": len(samples), "pretrain_seed": seed}
     job.write_receipt()
     StateFolder(state).clear()

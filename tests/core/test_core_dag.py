@@ -110,6 +110,21 @@ def test_cohorts_join_sources() -> None:
     assert len([p for p in dag.reads("pretrain", "both/simclr-hash-seed0") if p.endswith("samples.parquet")]) == 2
 
 
+CHAIN = {
+    "first": {"cohort": "ct", "arms": ["all", "hash"], "seeds": [0, 1]},
+    "second": {"cohort": "organs", "arms": ["hash"], "seeds": [1], "init_run": "first"},
+}
+
+
+def test_a_chained_run_reads_what_the_run_before_it_writes_at_its_arm_and_seed() -> None:
+    dag = Dag(load_study({**BASE, "pretrain": CHAIN}))
+    reads = dag.reads("pretrain", "organs/second-hash-seed1")
+    before = [dag.layout.pretrain("ct", "first-hash-seed1", f"{name}.safetensors") for name in ("encoder", "parts")]
+    assert [path for path in reads if "4_pretrain" in path] == before
+    assert not [path for path in dag.reads("pretrain", "ct/first-hash-seed1") if "4_pretrain" in path]
+    assert {*before, dag.layout.pretrain("ct", "first-hash-seed1", "receipt.json")} <= set(dag.artefacts("organs"))
+
+
 def test_a_missing_split_file_is_refused_before_any_work() -> None:
     with pytest.raises(StudyError, match=r"split\.file is not there"):
         specs(prepare={"split": {"file": "nowhere.tsv"}})

@@ -121,6 +121,22 @@ def test_an_edited_option_reruns_exactly_what_depends_on_it(finished: Path, old:
     assert snakemake(finished, "pretrain_ct", "-n").returncode == 0  # the specs of the unedited study are back
 
 
+def test_a_chained_run_waits_for_the_run_before_it(finished: Path) -> None:
+    study = finished / "chained.yaml"
+    text = (finished / "mine.yaml").read_text()
+    chained = "  second: {init_run: simclr, size: [32, 32], batch_size: 4, max_steps: 1}\n"
+
+    def planned(text: str) -> list[str]:
+        study.write_text(text)
+        done = snakemake(finished, "pretrain_ct", "-n", "--quiet", "progress", study="chained.yaml")
+        return (done.stdout + done.stderr).split("\nrule pretrain:")[1:]
+
+    (second,) = planned(text + chained)
+    assert "second-hash-seed0" in second and "simclr-hash-seed0/encoder.safetensors" in second.split("output:")[0]
+    assert len(planned(text.replace("batch_size: 4", "batch_size: 5") + chained)) == 2
+    assert snakemake(finished, "pretrain_ct", "-n").returncode == 0  # the specs of the unchained study are back
+
+
 def test_a_deleted_artefact_is_rebuilt(finished: Path) -> None:
     before = hashes(finished)
     shutil.rmtree(finished / "results" / "small" / "1_ingest" / "ct" / "volumes")

@@ -137,7 +137,7 @@ def test_three_dimensions_train_on_patches(make_plan: Any) -> None:
     assert state[1]["encoder/conv1.weight"].shape[2:] == (3, 3, 3)
 
 
-def run_stage(root: Path, **settings: Any) -> Path:
+def run_stage(root: Path, name: str = "simclr-all-seed0", before: Path | None = None, **settings: Any) -> Path:
     from pretraining import TINY
 
     from medssl.core.job import Spec, job
@@ -157,9 +157,11 @@ def run_stage(root: Path, **settings: Any) -> Path:
     values = PretrainSettings(**(TINY | {"epochs": 1, "tensorboard": True} | settings)).model_dump(
         exclude={"arms", "seeds", "cohort"}
     )
-    out = root / "4_pretrain" / "ct" / "simclr-all-seed0"
+    if before is not None:
+        inputs = inputs | {"init_run": {part: str(before / f"{part}.safetensors") for part in ("encoder", "parts")}}
+    out = root / "4_pretrain" / "ct" / name
     spec = Spec(
-        stage="pretrain", name="ct/simclr-all-seed0", study="t", root=str(root), seed=0, code="c",
+        stage="pretrain", name=f"ct/{name}", study="t", root=str(root), seed=0, code="c",
         settings=json.loads(json.dumps(values)) | {"pretrain_seed": 0}, inputs=inputs, out=str(out),
     )  # fmt: skip
     with job(spec) as work:
@@ -185,7 +187,7 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
     assert curve["step"].tolist() == [1, 2, 3]
     assert Image.open(out / "views.png").size[1] > 8 * 16
     recorded = json.loads((out / "receipt.json").read_text())
-    assert set(recorded["outputs"]) == {"encoder.safetensors", "contract.json", "curve.tsv", "views.png"}
+    assert set(recorded["outputs"]) == {"encoder.safetensors", "parts.safetensors", "contract.json", "curve.tsv", "views.png"}
     assert list((out / "events").glob("events.out.tfevents.*"))
     assert not list((tmp_path / "state" / "pretrain").rglob("*.safetensors"))
 
@@ -218,6 +220,40 @@ def test_starting_weights_of_another_shape_are_refused(make_plan: Any, tmp_path:
     wider = {"resnet18": {"width": 0.25, "stem": "small"}}
     with pytest.raises(StudyError, match="only 20/120 tensors"):
         make_plan(backbone=wider, init_weights=str(tmp_path / "w.safetensors")).objective()
+
+
+def test_a_chained_run_goes_on_from_the_encoder_of_the_run_before(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    first = run_stage(tmp_path)
+    second = run_stage(tmp_path, "byol-all-seed0", first, objective="byol", init_run="simclr", lr=1e-12)
+    before, after = (load_file(out / "encoder.safetensors") for out in (first, second))
+    learnt = [name for name in before if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(before[name], after[name], rtol=0, atol=1e-7) for name in learnt)
+    assert json.loads((second / "contract.json").read_text())["init_run"] == "simclr"
+    receipt_inputs = json.loads((second / "receipt.json").read_text())["inputs"]
+    assert any("simclr-all-seed0/encoder" in name for name in receipt_inputs), receipt_inputs
+    with pytest.raises(StudyError, match="only 20/120 tensors"):
+        run_stage(tmp_path, "wide-all-seed0", first, backbone={"resnet18": {"width": 0.25, "stem": "small"}}, init_run="simclr")
+
+
+def test_a_part_of_the_run_before_that_has_no_place_is_refused(tmp_path: Path) -> None:
+    from torch import nn
+
+    from medssl.nn.weights import load_parts, part_tensors, save_tensors
+
+    save_tensors(tmp_path / "parts.safetensors", part_tensors({"decoder": nn.Sequential(nn.Linear(3, 2))}))
+    longer = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    fresh = longer[1].weight.clone()
+    (match,) = load_parts(tmp_path / "parts.safetensors", {"decoder": longer})
+    assert str(match) == "2/4 tensors matched" and torch.equal(longer[1].weight, fresh)
+    for into, words in (
+        ({}, "no place there"),
+        ({"decoder": nn.Linear(3, 2)}, "is not there"),
+        ({"decoder": nn.Sequential(nn.Linear(2, 2))}, "another shape"),
+    ):
+        with pytest.raises(StudyError, match=words):
+            load_parts(tmp_path / "parts.safetensors", into)
 
 
 @pytest.mark.full
