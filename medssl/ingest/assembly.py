@@ -16,6 +16,7 @@ from medssl.ingest.pixels import frame_pixels, is_lossy
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.stacks import Stack
 from medssl.ingest.storing import Storage, storage_for
+from medssl.ingest.volume_file import VolumeFile
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine, slice_affine, spacing_mm
 from medssl.volume.resample import StraightGrid, straight_grid, straightened_plane
 
@@ -149,8 +150,6 @@ def _build_directly(plan: Plan, raw: RawSlice, storage: Storage, target: Path, t
     affine = plan.source_affine
     turn = closest_canonical(affine)
     shape = tuple(plan.shape[axis] for axis in turn.axes)
-    out = np.lib.format.open_memmap(target, "w+", np.dtype(storage.dtype), shape, fortran_order=True)
-    view = turn.restore(out)
     sample, padded = _sample(plan), np.zeros(plan.shape[2], np.int64)
 
     def place(k: int) -> None:
@@ -158,14 +157,15 @@ def _build_directly(plan: Plan, raw: RawSlice, storage: Storage, target: Path, t
         if pixels.shape != plan.shape[:2]:
             raise Refusal("changed")
         slope, intercept = plan.rescales[k]
+        values = pixels
         if storage.apply_rescale:
-            view[:, :, k], padded[k] = _values(pixels, layout, slope, intercept, storage.dtype, plan.modality)
-        else:
-            view[:, :, k] = pixels
+            values, padded[k] = _values(pixels, layout, slope, intercept, storage.dtype, plan.modality)
+        file.put(k, values)
         if sample.size:
             sample[:, :, k] = pixels[::SAMPLE_STRIDE, ::SAMPLE_STRIDE] * slope + intercept
 
-    _each(place, plan.shape[2], threads)
+    with VolumeFile(target, storage.dtype, shape, turn) as file:
+        _each(place, plan.shape[2], threads)
     return _built(plan, storage, shape, affine, affine, int(padded.sum()), sample)
 
 
@@ -210,10 +210,9 @@ def _build_from_memory(
         planes = value_plane if storage.apply_rescale else (lambda k: stored[:, :, k])
     turn = closest_canonical(affine)
     shape = tuple(source_shape[axis] for axis in turn.axes)
-    out = np.lib.format.open_memmap(target, "w+", np.dtype(storage.dtype), shape, fortran_order=True)
-    view = turn.restore(out)
-    for k in range(source_shape[2]):
-        view[:, :, k] = planes(k)
+    with VolumeFile(target, storage.dtype, shape, turn) as file:
+        for k in range(source_shape[2]):
+            file.put(k, planes(k))
     return _built(plan, storage, shape, affine, source_affine, padded, sample)
 
 

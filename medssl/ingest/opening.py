@@ -21,6 +21,19 @@ _ARCHIVES = (
 )
 
 
+class Mapped(mmap.mmap):
+    """A mapped file that archive readers take for a file: before Python 3.13 a map says neither where it is nor that it can."""
+
+    def seekable(self) -> bool:
+        """It can be read at any place."""
+        return True
+
+    def seek(self, pos: int, whence: int = os.SEEK_SET) -> int:  # type: ignore[override]
+        """The new place."""
+        super().seek(pos, whence)  # type: ignore[arg-type]
+        return self.tell()
+
+
 def open_bytes(path: str | Path) -> Buffer:
     """The bytes of a regular file, mapped, not read.
 
@@ -41,7 +54,7 @@ def open_bytes(path: str | Path) -> Buffer:
             # small files are read whole: a mapped page costs more than the copy
             with open(descriptor, "rb", buffering=0, closefd=False) as file:
                 return file.read()
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        return Mapped(descriptor, 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise Refusal("unreadable", f"error {error.errno}") from None
     finally:

@@ -6,6 +6,7 @@ requests and answers are JSON, arrays go into files that the parent names.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -42,6 +43,7 @@ from medssl.volume.geometry import (
 from medssl.volume.resample import resample, straight_affine
 
 SHEAR_DEG = 0.05
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
@@ -74,6 +76,8 @@ def answer(task: str, request: Request, key: bytes) -> Answer:
     except MemoryError:
         return _refused(Refusal("too_large"))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return {"errno": error.errno}
         if os.environ.get("MEDSSL_READER_DEBUG") is not None:
             raise
         # an unforeseen form of damage: the name of the exception is ours, its text may hold a value of the file

@@ -26,11 +26,13 @@ Answer = dict[str, Any]
 
 
 class Readers:
-    """`count` reading processes. Use as a context; the processes end with it."""
+    """`count` reading processes, started at once. Use as a context; the processes end with it."""
 
     def __init__(self, key: bytes, count: int = 1) -> None:
         self._key = key
         self._readers = [_Reader(key) for _ in range(max(count, 1))]
+        for reader in self._readers:
+            reader.start()
 
     def __enter__(self) -> Readers:
         return self
@@ -102,12 +104,16 @@ class _Reader:
         answers: list[Answer] = []
         while len(answers) < len(requests):
             try:
-                process = self._running()
+                process = self.start()
                 line = json.dumps({"task": task, "memory_mb": memory_mb, "batch": requests[len(answers) :]}) + "\n"
                 process.stdin.write(line.encode())  # type: ignore[union-attr]
                 process.stdin.flush()  # type: ignore[union-attr]
                 while len(answers) < len(requests):
-                    answers.append(json.loads(self._line(process, timeout_s)))
+                    answer = json.loads(self._line(process, timeout_s))
+                    if "errno" in answer:
+                        # the disk's fault, not the file's: nobody is refused for it
+                        raise OSError(answer["errno"], os.strerror(answer["errno"]))
+                    answers.append(answer)
             except TimeoutError:
                 self.stop()
                 answers.append(_refusal(Refusal("timeout", f"more than {timeout_s:.0f} s")))
@@ -129,7 +135,8 @@ class _Reader:
                     except BrokenPipeError:
                         pass
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process; a new one where it has ended."""
         if self._process is None or self._process.poll() is not None:
             self.stop()
             quiet = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}

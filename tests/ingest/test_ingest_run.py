@@ -273,8 +273,16 @@ def test_labels_table_gives_label_split_and_subject(here: Path) -> None:
 
 
 def test_npz_set_keeps_its_labels_and_splits(here: Path) -> None:
+    check_npz(here, (12, 10))
+
+
+def test_large_npz_set_is_read_from_its_map(here: Path) -> None:
+    check_npz(here, (700, 650))
+
+
+def check_npz(here: Path, shape: tuple[int, int]) -> None:
     r = np.random.default_rng(0)
-    arrays = {f"{s}_images": r.integers(0, 255, (n, 12, 10), dtype=np.uint8) for s, n in (("train", 5), ("val", 2), ("test", 3))}
+    arrays = {f"{s}_images": r.integers(0, 255, (n, *shape), dtype=np.uint8) for s, n in (("train", 5), ("val", 2), ("test", 3))}
     labels = {k.replace("images", "labels"): r.integers(0, 3, (len(v), 1)) for k, v in arrays.items()}
     (here / "in").mkdir()
     np.savez(here / "in" / "set.npz", **arrays, **labels)
@@ -282,7 +290,7 @@ def test_npz_set_keeps_its_labels_and_splits(here: Path) -> None:
     folder = out / "volumes" / series["volume_id"][0]
     values, images = np.load(folder / "image.npy"), pd.read_parquet(folder / "images.parquet")
     assert len(rejected) == 0
-    assert values.shape == (10, 12, 10)
+    assert values.shape == (*shape[::-1], 10)
     assert np.array_equal(values.transpose(2, 1, 0), np.concatenate(list(arrays.values())))
     assert list(images["split"]) == ["train"] * 5 + ["val"] * 2 + ["test"] * 3
     assert list(images["label"]) == [str(v) for v in np.concatenate(list(labels.values())).ravel()]

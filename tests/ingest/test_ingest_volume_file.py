@@ -1,0 +1,54 @@
+"""The file of a volume: slices land where the reorientation says, whatever it is; a full disk is nobody's fault."""
+
+from __future__ import annotations
+
+import errno
+import os
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medssl.ingest import reader
+from medssl.ingest.readers import Readers
+from medssl.ingest.volume_file import VolumeFile
+from medssl.volume.geometry import Reorientation
+
+
+@pytest.mark.parametrize("axes", permutations(range(3)))
+def test_slices_in_any_order_make_the_turned_stack(axes: tuple[int, int, int], tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(-2000, 2000, (7, 5, 4)).astype(np.int16)
+    for flips in product((False, True), repeat=3):
+        turn = Reorientation(axes, flips)
+        expected = turn.apply(stack)
+        with VolumeFile(tmp_path / "a.npy", "int16", expected.shape, turn) as file:
+            for k in (2, 0, 3, 1):
+                file.put(k, stack[:, :, k])
+        assert np.array_equal(np.load(tmp_path / "a.npy"), expected)
+        assert np.load(tmp_path / "a.npy").flags.f_contiguous
+
+
+def test_a_disk_without_room_is_found_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        VolumeFile(tmp_path / "a.npy", "int16", (4, 4, 4), Reorientation((0, 1, 2), (False, False, False)))
+
+
+def test_a_full_disk_refuses_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reading process says which error it was; its parent raises it instead of blaming the source."""
+
+    def full(request: reader.Request, key: bytes) -> reader.Answer:
+        raise OSError(errno.ENOSPC, "whatever a file name may say")
+
+    monkeypatch.setitem(reader.TASKS, "scan", full)
+    answer = reader.answer("scan", {}, b"k" * 32)
+    assert answer == {"errno": errno.ENOSPC}
+    with Readers(b"k" * 32) as readers:
+        monkeypatch.setattr(readers._readers[0], "_line", lambda process, timeout_s: b'{"errno": 28}')
+        with pytest.raises(OSError, match="No space left") as caught:
+            readers.ask("scan", {}, memory_mb=100, timeout_s=5)
+    assert caught.value.errno == errno.ENOSPC
