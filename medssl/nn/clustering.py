@@ -1,12 +1,122 @@
-"""Clusters for objectives: spherical k-means, and equal shares by Sinkhorn's iteration."""
+"""Clusters for objectives: spherical k-means over a memory, and equal shares among prototypes by Sinkhorn's iteration."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl.core.rng import rng
+from medssl.nn.backbone import wide
+from medssl.nn.gather import from_first, gather, mean_of_chosen, rank
+
+IGNORED = -100
+
+
+class ClusterMemory(nn.Module):
+    """Remembers two embeddings of each item, by global number; every epoch they are clustered, and items are told by cluster.
+
+    `heads` clusterings are made, head h of the memory of view h mod 2. Centroids are of unit length; items that the memory does
+    not know have no target. `name` sets apart the random starts of several memories.
+
+    Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2).
+    """
+
+    def __init__(
+        self, items: int, width: int, *, clusters: int, heads: int, temperature: float, iterations: int, name: str = ""
+    ) -> None:
+        super().__init__()
+        self.clusters, self.temperature, self.iterations, self.name = clusters, temperature, iterations, name
+        self.register_buffer("memory", torch.zeros(2, items, width))
+        self.register_buffer("known", torch.zeros(items, dtype=torch.bool))
+        self.register_buffer("assignment", torch.full((heads, items), IGNORED))
+        self.register_buffer("centroids", torch.zeros(heads, clusters, width))
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Cluster the memory."""
+        known = torch.nonzero(self.known)[:, 0]
+        for head in range(len(self.centroids)):
+            names = (self.name, epoch, head) if self.name else (epoch, head)
+            remembered = self.memory[head % 2, known]
+            found = spherical_kmeans(remembered, self.clusters, iterations=self.iterations, seed=seed, names=names)
+            self.centroids[head] = from_first(found[0])
+            self.assignment[head] = IGNORED
+            self.assignment[head, known] = from_first(found[1])
+
+    def forward(self, z: Tensor) -> Tensor:
+        """What `loss` takes, of unit embeddings `(n, views, width)`: themselves."""
+        return z
+
+    def loss(self, z: Tensor, items: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy over heads, views and the `chosen` `(n,)` of the embeddings `(n, views, width)` of `items`."""
+        scores = torch.einsum("nvd,hkd->nvhk", z, self.centroids) / self.temperature
+        target = self.assignment[:, items].T[:, None, :].expand(scores.shape[:3])
+        each = F.cross_entropy(scores.flatten(0, 2), target.flatten(), ignore_index=IGNORED, reduction="none")
+        counts = target != IGNORED
+        if chosen is not None:
+            counts = counts & chosen[:, None, None]
+        return mean_of_chosen(each, counts.flatten())
+
+    def remember(self, z: Tensor, items: Tensor, chosen: Tensor | None = None) -> None:
+        """The `chosen` `(n,)` of the embeddings take their places; an item that stands twice gets the direction of the mean."""
+        everyone, items = gather(z[:, :2]), gather(items)
+        if chosen is not None:
+            which = gather(chosen)
+            everyone, items = everyone[which], items[which]
+        unique, place = items.unique(return_inverse=True)
+        sums = self.memory.new_zeros(2, len(unique), z.shape[2])
+        sums.index_add_(1, place, everyone.to(sums).transpose(0, 1))
+        self.memory[:, unique] = sums if len(unique) == len(place) else F.normalize(sums, dim=2)
+        self.known[unique] = True
+
+    def figures(self) -> dict[str, float]:
+        """Share of clusters that have members, mean over heads, and size of the largest as a share of the items."""
+        sizes = torch.stack([torch.bincount(a[a >= 0], minlength=self.clusters) for a in self.assignment]).float()
+        return {
+            "prototype_usage": (sizes > 0).float().mean().item(),
+            "largest_cluster": (sizes.max() / sizes.sum(1).max().clamp_min(1)).item(),
+        }
+
+
+class Prototypes(nn.Module):
+    """Learnt prototypes; the code of one of two views, an equal share of prototypes, is told from the other.
+
+    Source: Caron et al., arXiv 2006.09882, §3.1 (SwAV), without a queue.
+    """
+
+    def __init__(self, width: int, count: int, *, temperature: float, epsilon: float = 0.05, iterations: int = 3) -> None:
+        super().__init__()
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.weight = nn.Parameter(F.normalize(nn.Linear(width, count, bias=False).weight.detach(), dim=1))
+        self.register_buffer("used", torch.zeros(()))
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Nothing: prototypes move with every step."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """What `loss` takes, of unit embeddings `(n, 2, width)`: scores `(n, 2, prototypes)`."""
+        return wide(z @ self.weight.T)
+
+    def loss(self, scores: Tensor, items: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Mean over the `chosen` `(n,)` of the cross-entropy between each view's code and the other view's prediction."""
+        n = len(scores)
+        counts = torch.ones(n, dtype=torch.bool, device=scores.device) if chosen is None else chosen
+        everyone, all_counts = gather(scores.detach()), gather(counts)
+        code = torch.zeros_like(everyone)
+        for view in range(2):
+            code[all_counts, view] = sinkhorn(everyone[all_counts, view], epsilon=self.epsilon, iterations=self.iterations)
+        own = code[rank() * n : (rank() + 1) * n]
+        each = -(own * F.log_softmax(scores / self.temperature, 2).flip(1)).sum(2).mean(1)
+        return mean_of_chosen(each, counts)
+
+    def remember(self, scores: Tensor, items: Tensor, chosen: Tensor | None = None) -> None:
+        """Prototypes go back to unit length."""
+        self.weight.data = F.normalize(self.weight.data, dim=1)
+        self.used.copy_(usage(gather(scores[:, 0]).argmax(1), scores.shape[2]))
+
+    def figures(self) -> dict[str, float]:
+        """Share of prototypes that are nearest to one of the last batch."""
+        return {"prototype_usage": self.used.item()}
 
 
 def spherical_kmeans(

@@ -47,6 +47,11 @@ def averaged(value: Tensor) -> Tensor:
     return value / world_size()
 
 
+def mean_of_chosen(values: Tensor, chosen: Tensor) -> Tensor:
+    """A rank's part of the mean over the values that are `chosen` (bool, same shape) on all ranks: the mean of the parts."""
+    return (values * chosen).sum() / averaged(chosen.sum().to(values)).clamp_min(1 / world_size())
+
+
 def from_first(value: Tensor) -> Tensor:
     """Rank 0's tensor on every rank."""
     if world_size() > 1:

@@ -129,7 +129,8 @@ class _Run:
         self.module, self.optimizer = fabric.setup(self.objective, optimizer)
         self.views = Views(settings.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
         self.reader = plan.reader()
-        self.batch_size = _batch_size(settings.batch_size, len(plan.samples), fabric.world_size * settings.accumulate)
+        shares = fabric.world_size * settings.accumulate
+        self.batch_size = _batch_size(settings.batch_size, len(plan.samples), shares, self.objective.together)
         self.state = StateFolder(plan.state)
         self.health = Health()
         self.step = 0
@@ -203,7 +204,8 @@ class _Run:
         self.objective.prepare(self.plain_images, self.plan.seed, self.device)
         if self.objective.memory_pass:
             self.module.eval()
-            for batch in load(self.reader, self.all_rows(epoch=0), device=self.device):
+            order = self.objective.memory_order(self.plan.seed, self.batch_size)
+            for batch in load(self.reader, self.all_rows(0, order), device=self.device):
                 with torch.no_grad():
                     self.objective.after_step(self.module(self.make_views(batch), batch), batch, 0.0)
             self.module.train()
@@ -214,13 +216,13 @@ class _Run:
         """All samples without randomness, `(n, c, *size)`, with their rows."""
         crop = self.objective.crops(self.plan.size)[0]
         views = Views(ViewSettings.still(), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
-        for batch in load(self.reader, self.all_rows(epoch, whole=True), device=self.device):
+        order = epoch_order(self.plan.seed, epoch, len(self.plan.samples))
+        for batch in load(self.reader, self.all_rows(epoch, order, whole=True), device=self.device):
             yield views(batch)[0], batch.rows.cpu().numpy()
 
-    def all_rows(self, epoch: int, *, whole: bool = False) -> Iterator[tuple[int, np.ndarray]]:
-        """Every sample once, shuffled, as requests; each rank its share (the last share is filled up with first rows)."""
-        count, world = len(self.plan.samples), 1 if whole else self.fabric.world_size
-        order = epoch_order(self.plan.seed, epoch, count)
+    def all_rows(self, epoch: int, order: np.ndarray, *, whole: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of `order` as requests; each rank its share (the last share is filled up with first rows)."""
+        count, world = len(order), 1 if whole else self.fabric.world_size
         for at in range(0, count, self.batch_size):
             rows = np.arange(at, at + math.ceil(min(self.batch_size, count - at) / world) * world) % count
             yield epoch, order[rows] if whole else self.own(order[rows])
@@ -447,20 +449,23 @@ class _Run:
 _LOOKED_AT = ("feature_a", "feature_b", "embedding_a", "embedding_b")
 
 
-def _batch_size(wanted: int, samples: int, shares: int) -> int:
+def _batch_size(wanted: int, samples: int, shares: int, together: int) -> int:
     """The batch of one optimiser step over all ranks: what the study says, or all samples where there are fewer.
 
     Raises:
-        StudyError: it cannot be divided into `shares` equal parts of at least two.
+        StudyError: it cannot be divided into `shares` equal parts of at least two, in groups of `together`.
     """
-    if wanted % shares:
+    unit = shares * together
+    if wanted % unit:
+        groups = f" × {together} slices of a volume" if together > 1 else ""
         raise StudyError(
-            f"pretrain.batch_size {wanted} is the whole batch of a step and cannot be divided by {shares} (devices × accumulate)."
+            f"pretrain.batch_size {wanted} is the whole batch of a step and cannot be divided by "
+            f"{shares} (devices × accumulate){groups}."
         )
-    size = min(wanted, samples - samples % shares)
-    if size < 2 * shares:
+    size = min(wanted, samples - samples % unit)
+    if size < max(unit, 2 * shares):
         raise StudyError(
-            f"{samples} training samples are too few for {shares} parts of at least two. "
+            f"{samples} training samples are too few for {shares} parts of at least {max(2, together)}. "
             "Lower accumulate or devices, or keep more."
         )
     return size

@@ -34,6 +34,8 @@ class Objective(nn.Module):
     """The loss of a batch is not the mean of its parts' losses: accumulation then caches gradients of the outputs."""
     synchronises = True
     """Batch normalisation is over the batch of all ranks."""
+    together = 1
+    """How many rows of a batch that follow one another must stay on one process and in one part."""
     memory_pass = False
     """Before the first step, every sample is passed through once without learning, to fill a memory."""
 
@@ -51,6 +53,10 @@ class Objective(nn.Module):
         """The rows of each batch of an epoch; a function of its arguments and of buffers that no step changes."""
         order = epoch_order(seed, epoch, self.num_samples)
         return [order[at : at + batch_size] for at in range(0, len(order) - batch_size + 1, batch_size)]
+
+    def memory_order(self, seed: int, batch_size: int) -> np.ndarray:
+        """The rows of the pass that fills a memory, each at least once."""
+        return epoch_order(seed, 0, self.num_samples)
 
     def view_keys(self, batch: Batch) -> np.ndarray:
         """What the draws of the views are keyed by, uint64 `(n,)`: equal keys get equal geometry."""

@@ -9,7 +9,7 @@ import pytest
 from medssl.core.study import load_study
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "examples"
-OBJECTIVES = ("byol", "deepcluster_v2", "gsimclr", "moco", "simclr", "swav")
+OBJECTIVES = ("byol", "deepcluster_v2", "gsimclr", "joint_2d3d", "moco", "simclr", "swav")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -18,4 +18,4 @@ def test_an_example_is_a_study_of_its_method(name: str) -> None:
 
     path = FOLDER / f"{name}.yaml"
     study = load_study(yaml.safe_load(path.read_text()), [str(path)])
-    assert [run.objective.name for run in study.pretrain.values()] == [name]
+    assert name in {run.objective.name for run in study.pretrain.values()}

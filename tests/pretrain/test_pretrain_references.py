@@ -144,16 +144,16 @@ def test_prototypes_are_frozen_for_iterations_not_epochs() -> None:
 
 def test_deepcluster_classifies_by_centroids_and_passes_over_unknown_samples() -> None:
     objective = made_objective("deepcluster_v2", 2, prototypes=4, heads=2, projector=(16, 6), temperature=0.2)
-    objective.centroids.copy_(torch.stack([unit(4, 6, 5), unit(4, 6, 6)]))
-    objective.assignment[0, :4] = torch.tensor([0, 1, -100, 3])
-    objective.assignment[1, :4] = torch.tensor([2, -100, -100, 1])
+    objective.clusters.centroids.copy_(torch.stack([unit(4, 6, 5), unit(4, 6, 6)]))
+    objective.clusters.assignment[0, :4] = torch.tensor([0, 1, -100, 3])
+    objective.clusters.assignment[1, :4] = torch.tensor([2, -100, -100, 1])
     z, terms = unit(8, 6, 7).view(4, 2, 6), []
     for head in range(2):
         for i in range(4):
             for view in range(2):
-                target = int(objective.assignment[head, i])
+                target = int(objective.clusters.assignment[head, i])
                 if target >= 0:
-                    s = z[i, view] @ objective.centroids[head].double().T / 0.2
+                    s = z[i, view] @ objective.clusters.centroids[head].double().T / 0.2
                     terms.append(-float(s[target] - torch.logsumexp(s, 0)))
     found = objective.loss({"z": z.float()}, made_batch(made_samples(), [0, 1, 2, 3], 2)).value
     assert float(found) == pytest.approx(np.mean(terms), rel=1e-5)
@@ -163,8 +163,10 @@ def test_the_memory_is_keyed_by_the_global_sample_number() -> None:
     samples, objective = made_samples(), made_objective("deepcluster_v2", 2, projector=(16, 6))
     z = unit(6, 6, 0).float().view(3, 2, 6)
     objective.after_step({"z": z}, made_batch(samples, [30, 2, 17], 2), 0.0)
-    assert torch.equal(objective.memory[0, [30, 2, 17]], z[:, 0]) and torch.equal(objective.memory[1, [30, 2, 17]], z[:, 1])
-    assert sorted(torch.nonzero(objective.known)[:, 0].tolist()) == [2, 17, 30]
+    assert torch.equal(objective.clusters.memory[0, [30, 2, 17]], z[:, 0]) and torch.equal(
+        objective.clusters.memory[1, [30, 2, 17]], z[:, 1]
+    )
+    assert sorted(torch.nonzero(objective.clusters.known)[:, 0].tolist()) == [2, 17, 30]
 
 
 def test_spherical_kmeans_finds_separate_directions_with_unit_centroids() -> None:

@@ -1,0 +1,207 @@
+"""Joint 2D-3D: slices are clustered, volumes are clustered from their slices, and hidden slices are told from the others.
+
+Source: Nguyen et al., "Joint self-supervised image-volume representation learning with intra-inter contrastive clustering",
+AAAI 2023, arXiv 2212.01893.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medssl.core.errors import StudyError
+from medssl.core.rng import ids_to_keys, key, uniforms
+from medssl.nn.backbone import Backbone, pooled
+from medssl.nn.clustering import ClusterMemory, Prototypes
+from medssl.nn.gather import mean_of_chosen, normalised
+from medssl.nn.heads import perceptron
+from medssl.nn.loading import Batch, Samples
+from medssl.nn.slice_attention import VolumeEncoder, in_bags, volume_embedding
+from medssl.pretrain.bags import Bags, runs_of_equal
+from medssl.pretrain.objective import Loss, Objective, looked_at
+
+
+class Joint2D3D(Objective):
+    """A slice encoder, a transformer between the slices of a volume, and the sum of three losses with weights.
+
+    `slice_weight`: both views of a slice fall into its cluster. `volume_weight`: so do both views of a volume, the mean of its
+    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is told from those of the others. A weight of 0
+    leaves the part out; so the three stages of the released code are three runs with one weight each, the middle one with
+    `freeze_backbone`. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view;
+    images without neighbours fill bags of their own and count in the slice loss alone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        clustering: Literal["deepcluster_v2", "swav"] = "deepcluster_v2",
+        slice_weight: float = 1.0,
+        volume_weight: float = 1.0,
+        mask_weight: float = 1.0,
+        slices: int = 16,
+        prototypes: int = 500,
+        volume_prototypes: int = 16,
+        heads: int = 3,
+        projector: tuple[int, ...] = (2048, 128),
+        temperature: float = 0.1,
+        iterations: int = 10,
+        freeze_prototypes_steps: int = 313,
+        width: int = 640,
+        layers: int = 4,
+        attention_heads: int = 8,
+        feed_forward: int = 720,
+        dropout: float = 0.0,
+        positions: bool = True,
+        mask_frac: float = 0.1,
+        freeze_backbone: bool = False,
+    ) -> None:
+        super().__init__(backbone, samples)
+        self.weights = {"slice_loss": slice_weight, "volume_loss": volume_weight, "mask_loss": mask_weight}
+        if min(self.weights.values()) < 0 or max(self.weights.values()) == 0:
+            raise StudyError(f"joint_2d3d: the weights {list(self.weights.values())} must not be negative, and not all 0.")
+        self.mask_frac, self.freeze_backbone = mask_frac, freeze_backbone
+        self.freeze_prototypes_steps = freeze_prototypes_steps
+        self.bags = Bags(samples, slices)
+        self.together = self.bags.slices
+        known = len(self.bags.volumes)
+        if (volume_weight and known < 4) or (mask_weight and not known):
+            raise StudyError(
+                f"joint_2d3d: {known} of the training volumes have two kept slices or more, and volumes are to be clustered "
+                "(at least 4) or their slices told. Add volumes, or set volume_weight and mask_weight to 0."
+            )
+        self.memory_pass = clustering == "deepcluster_v2" and bool(slice_weight or volume_weight)
+        volume_ids = ids_to_keys([volume.volume_id for volume in samples.volumes])
+        self.keys = np.where(self.bags.in_volume, volume_ids[samples.volume], samples.keys)
+        self.register_buffer("in_volume", torch.from_numpy(self.bags.in_volume), persistent=False)
+
+        def clusters(items: int, wide: int, wanted: int, out_of: int, name: str) -> ClusterMemory | Prototypes:
+            if clustering == "swav":
+                return Prototypes(wide, wanted, temperature=temperature)
+            count = max(2, min(wanted, out_of // 4))
+            options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name}
+            return ClusterMemory(items, wide, clusters=count, heads=heads, **options)
+
+        if slice_weight:
+            self.projector = perceptron([backbone.channels[-1], *projector])
+            self.slice_clusters = clusters(len(samples), projector[-1], prototypes, len(samples), "slices")
+        if volume_weight or mask_weight:
+            options: dict[str, Any] = {"layers": layers, "heads": attention_heads, "feed_forward": feed_forward}
+            self.volume_encoder = VolumeEncoder(backbone.channels, width=width, dropout=dropout, positions=positions, **options)
+        if volume_weight:
+            self.volume_clusters = clusters(len(samples.volumes), width, volume_prototypes, known, "volumes")
+        if mask_weight:
+            self.hidden_slice = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+            self.tell = nn.Linear(width, width)
+        if freeze_backbone:
+            backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Joint2D3D:
+        """A frozen backbone stays as it is, statistics included."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+        bags = self.bags.deal(seed, epoch)
+        count = max(1, batch_size // self.bags.slices)
+        return [bags[at : at + count].flatten()[:batch_size] for at in range(0, len(bags) - count + 1, count)]
+
+    def memory_order(self, seed: int, batch_size: int) -> np.ndarray:
+        """All slices and images, and then, where volumes are remembered, a bag of each volume."""
+        parts = [np.arange(self.num_samples)] if "slice_loss" in self._counted() else []
+        parts += [self.bags.one_each().flatten()] if "volume_loss" in self._counted() else []
+        return np.concatenate([np.resize(part, -(-len(part) // batch_size) * batch_size) for part in parts])
+
+    def view_keys(self, batch: Batch) -> np.ndarray:
+        """Slices of one volume are moved alike."""
+        return self.keys[batch.rows.cpu().numpy()]
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        for _, clusters in self._clusterings():
+            clusters.start_epoch(epoch, seed)
+
+    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        n = len(batch)
+        maps = self.backbone(torch.cat(views))
+        features = pooled(maps).view(2, n, -1)
+        found: dict[str, Tensor] = {}
+        seen = features
+        if "mask_loss" in self._counted() or "volume_loss" in self._counted():
+            slices = self.volume_encoder.embed(maps).view(2, n, -1)
+            bags = [torch.from_numpy(bag).to(slices.device) for bag in self.bags_of(batch)]
+            seen = slices
+        if "mask_loss" in self._counted():
+            hidden = self.hidden(batch, bags)
+            told = self.tell(
+                in_bags(self.volume_encoder, torch.where(hidden[:, None], self.hidden_slice.to(slices), slices), bags)
+            )
+            found |= {"hidden": hidden, "mask_error": (told - slices.detach()).square().sum(2).transpose(0, 1)}
+        if "volume_loss" in self._counted():
+            seen = in_bags(lambda x: volume_embedding(self.volume_encoder(x)), slices, bags)
+            found["volumes"] = self.volume_clusters(seen.transpose(0, 1))
+        if "slice_loss" in self._counted():
+            seen = normalised(self.projector(features.flatten(0, 1))).view(2, n, -1)
+            found["slices"] = self.slice_clusters(seen.transpose(0, 1))
+        return found | looked_at(features, seen)
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+        in_volume = self.in_volume[batch.rows]
+        parts: dict[str, Tensor] = {}
+        if "slices" in outputs:
+            parts["slice_loss"] = self.slice_clusters.loss(outputs["slices"], batch.rows)
+        if "volumes" in outputs:
+            parts["volume_loss"] = self.volume_clusters.loss(outputs["volumes"], batch.volume, in_volume)
+        if "hidden" in outputs:
+            parts["mask_loss"] = mean_of_chosen(outputs["mask_error"].mean(1), outputs["hidden"] & in_volume)
+        total = torch.stack([self.weights[name] * value for name, value in parts.items()]).sum()
+        return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+    def after_backward(self, step: int) -> None:
+        """Learnt prototypes stay where they are during the first steps."""
+        for _, clusters in self._clusterings():
+            if isinstance(clusters, Prototypes) and step < self.freeze_prototypes_steps:
+                clusters.weight.grad = None
+
+    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+        """Memories take up the batch; images are no volumes."""
+        for name, clusters in self._clusterings():
+            if name == "slices":
+                clusters.remember(outputs[name], batch.rows)
+            else:
+                clusters.remember(outputs[name], batch.volume, self.in_volume[batch.rows])
+
+    def figures(self) -> dict[str, float]:
+        return {f"{name}_{what}": value for name, clusters in self._clusterings() for what, value in clusters.figures().items()}
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"volume_encoder": self.volume_encoder} if hasattr(self, "volume_encoder") else {}
+
+    def bags_of(self, batch: Batch) -> list[np.ndarray]:
+        """The rows of the batch in bags by length, `(bags, length)`; an image is a bag of its own, which no loss counts."""
+        rows = batch.rows.cpu().numpy()
+        number = np.where(self.bags.in_volume[rows], batch.volume.cpu().numpy(), -1 - rows)
+        return runs_of_equal(number, self.bags.slices)
+
+    def hidden(self, batch: Batch, bags: list[Tensor]) -> Tensor:
+        """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by epoch and sample."""
+        draw = torch.from_numpy(uniforms(key(batch.epoch, "hidden"), batch.keys, 1)[:, 0]).to(batch.rows.device)
+        chosen = torch.zeros_like(draw, dtype=torch.bool)
+        for bag in bags:
+            count = int(np.ceil(self.mask_frac * bag.shape[1]))
+            first = draw[bag].argsort(dim=1, stable=True)[:, :count]
+            chosen[bag.gather(1, first)] = True
+        return chosen
+
+    def _counted(self) -> set[str]:
+        return {name for name, weight in self.weights.items() if weight}
+
+    def _clusterings(self) -> list[tuple[str, ClusterMemory | Prototypes]]:
+        """What clusters slices, and what clusters volumes, by the name of its output."""
+        found = [("slices", getattr(self, "slice_clusters", None)), ("volumes", getattr(self, "volume_clusters", None))]
+        return [(name, clusters) for name, clusters in found if clusters is not None]

@@ -1,0 +1,297 @@
+"""Joint 2D-3D: attention between slices, bags of slices, what is clustered, hidden and frozen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pretraining import made_batch, made_objective, made_samples, step, train_here
+from torch import Tensor
+
+from medssl.core.errors import StudyError
+from medssl.nn.clustering import ClusterMemory, Prototypes, sinkhorn
+from medssl.nn.slice_attention import DeformableAttention, VolumeEncoder, hat, in_bags, volume_embedding
+from medssl.pretrain.bags import Bags, runs_of_equal, spread
+
+SMALL = {
+    "width": 16, "attention_heads": 2, "layers": 1, "feed_forward": 16, "projector": (16, 8), "prototypes": 4, "heads": 2,
+}  # fmt: skip
+
+COHORT = {"volumes": 4}
+
+
+def mixed_samples() -> Any:
+    """Six volumes of four slices, and a stack of eight images that are no neighbours."""
+    samples = made_samples(volumes=8)
+    kinds = [replace(v, kind="volume" if n < 6 else "images") for n, v in enumerate(samples.volumes)]
+    return replace(samples, volumes=tuple(kinds))
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Attention
+
+
+def test_reading_between_slices_is_linear_interpolation() -> None:
+    x, places = random(7, 3), torch.tensor([0.0, 0.25, 3.5, 6.0, 5.9], dtype=torch.float64)
+    grid = torch.stack([torch.zeros_like(places), places / 6 * 2 - 1], -1)[None, :, None]
+    wanted = F.grid_sample(x.T[None, :, :, None], grid, align_corners=True)[0, :, :, 0].T
+    assert torch.allclose(hat(places, 7) @ x, wanted, atol=1e-12)
+
+
+def test_attention_is_the_loop_over_heads_queries_and_keys_of_the_paper() -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(6, 2).double()
+    x = random(1, 9, 6)
+    query = attention.query(x)
+    places = attention.places(query.unflatten(2, (2, 3)))
+    out = torch.zeros(9, 6, dtype=torch.float64)
+    read = torch.zeros(places.shape[2], 6, dtype=torch.float64)
+    for head in range(2):
+        part = slice(3 * head, 3 * head + 3)
+        for m, p in enumerate(places[0, head].tolist()):
+            low = min(int(p), 7)
+            read[m, part] = (1 - (p - low)) * x[0, low, part] + (p - low) * x[0, low + 1, part]
+    key, value = read @ attention.key.weight.T, read @ attention.value.weight.T
+    for head in range(2):
+        part = slice(3 * head, 3 * head + 3)
+        for s in range(9):
+            logits = []
+            for m, p in enumerate(places[0, head].tolist()):
+                away = math.copysign(math.log1p(abs(s - p)), s - p)
+                near = float(attention.distance(torch.tensor([[away]], dtype=torch.float64)).detach())
+                logits.append(float((query[0, s, part] @ key[m, part]).detach()) / math.sqrt(3) + near)
+            weights = np.exp(np.array(logits) - max(logits))
+            out[s, part] = torch.from_numpy(weights / weights.sum()) @ value[:, part]
+    assert torch.allclose(attention(x)[0], attention.out(out), atol=1e-10)
+
+
+def test_attention_mixes_far_slices() -> None:
+    torch.manual_seed(0)
+    encoder = VolumeEncoder((4, 6), width=16, layers=2, heads=2, feed_forward=16)
+    x = random(1, 32, 16).float().requires_grad_()
+    encoder(x)[0, 0].square().sum().backward()
+    reached = torch.nonzero(x.grad[0].abs().sum(1) > 0)[:, 0]
+    assert reached.max() >= 28
+
+
+def test_shuffled_slices_are_another_volume() -> None:
+    torch.manual_seed(0)
+    encoder = VolumeEncoder((4, 6), width=16, layers=1, heads=2, feed_forward=16)
+    x = random(1, 12, 16).float()
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    a, b = (volume_embedding(encoder(slices))[0, 0] for slices in (x, x[:, order]))
+    assert (a - b).abs().max() > 1e-3
+    assert torch.allclose(a.norm(), torch.ones(()))
+
+
+def test_slices_of_one_content_are_told_apart_by_their_place_alone() -> None:
+    torch.manual_seed(0)
+    same = random(16).float().expand(1, 12, 16)
+    for positions in (True, False):
+        encoder = VolumeEncoder((4, 6), width=16, layers=1, heads=2, feed_forward=16, positions=positions)
+        apart = (encoder(same) - encoder(same).mean(1, keepdim=True)).abs().max()
+        assert bool(apart > 1e-2) == positions
+
+
+def test_the_projection_keeps_lengths_and_is_no_parameter() -> None:
+    encoder = VolumeEncoder((4, 6), width=16, layers=1, heads=2, feed_forward=16)
+    maps = [random(3, 4, 5, 5).float(), random(3, 6, 2, 2).float()]
+    assert torch.allclose(encoder.embed(maps).norm(dim=1), torch.full((3,), math.sqrt(2)), atol=1e-5)
+    assert "projection" in encoder.state_dict() and "projection" not in dict(encoder.named_parameters())
+
+
+def test_a_width_that_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(StudyError, match="cannot be divided among 3 heads"):
+        VolumeEncoder((4,), width=16, heads=3)
+
+
+def test_rows_of_bags_come_back_in_their_places() -> None:
+    x = random(2, 7, 3)
+    bags = [torch.tensor([[6], [0]]), torch.tensor([[4, 1, 3, 2, 5]])]
+    assert torch.equal(in_bags(lambda s: s * 2, x, bags), x * 2)
+    summed = in_bags(lambda s: s.sum(1, keepdim=True).expand(s.shape), x, bags)
+    assert torch.allclose(summed[:, [1, 5]], x[:, 1:6].sum(1, keepdim=True).expand(2, 2, 3))
+    assert torch.equal(summed[:, 6], x[:, 6])
+
+
+# Bags
+
+
+@pytest.mark.parametrize(("rows", "slices"), [(4, 4), (17, 4), (9, 8), (100, 16)])
+def test_a_bag_has_one_slice_of_each_strip_in_order(rows: int, slices: int) -> None:
+    bags = spread(np.arange(rows), slices, math.ceil(rows / slices), np.random.default_rng(0))
+    assert (np.diff(bags, axis=1) > 0).all()
+    strips = np.arange(slices + 1) * rows // slices
+    assert ((bags >= strips[:-1]) & (bags < strips[1:])).all()
+    assert len(np.unique(bags)) >= 0.6 * rows
+
+
+def test_a_volume_shorter_than_a_bag_repeats_slices_in_order() -> None:
+    bag = spread(np.array([5, 6, 9]), 8, 1, np.random.default_rng(0))[0]
+    assert (np.diff(bag) >= 0).all() and set(bag.tolist()) == {5, 6, 9}
+
+
+def test_images_fill_bags_of_their_own_and_everything_is_dealt() -> None:
+    bags = Bags(mixed_samples(), 16)
+    assert bags.slices == 4 and bags.images.tolist() == list(range(24, 32))
+    dealt = bags.deal(0, 0)
+    assert sorted(dealt.flatten().tolist()) == list(range(32))
+    assert all(len(set((bag // 4).tolist())) == 1 or bag.min() >= 24 for bag in dealt)
+    assert (dealt != bags.deal(0, 1)).any() and (dealt == bags.deal(0, 0)).all()
+
+
+def test_runs_of_equal_volumes_are_cut_where_two_bags_of_one_volume_meet() -> None:
+    bags = runs_of_equal(np.array([3, 3, 3, 3, 1, 3, 3]), 2)
+    assert [bag.tolist() for bag in bags] == [[[4]], [[0, 1], [2, 3], [5, 6]]]
+
+
+def test_slices_of_a_volume_are_moved_alike_and_images_each_in_its_way() -> None:
+    samples = mixed_samples()
+    objective = made_objective("joint_2d3d", 2, samples=samples, **SMALL)
+    keys = objective.view_keys(made_batch(samples, [0, 1, 4, 24, 25], 2))
+    assert keys[0] == keys[1] != keys[2]
+    assert len(set(keys.tolist())) == 4
+
+
+def test_a_bag_stays_on_one_process(make_plan: Any) -> None:
+    error, _ = train_here(make_plan(objective={"joint_2d3d": SMALL | {"slices": 8}}, batch_size=12, cohort={"volumes": 4}))
+    assert error is not None and "1 (devices × accumulate) × 8 slices of a volume" in str(error)
+
+
+# Losses
+
+
+def test_the_volume_loss_is_that_of_volumes_alone() -> None:
+    samples = mixed_samples()
+    objective = made_objective("joint_2d3d", 2, samples=samples, slice_weight=0.0, mask_weight=0.0, **SMALL)
+    memory: ClusterMemory = objective.volume_clusters
+    memory.centroids.copy_(F.normalize(random(*memory.centroids.shape).float(), dim=2))
+    memory.assignment[:] = torch.arange(8) % 2
+    batch = made_batch(samples, [4, 5, 8, 9, 24, 30], 2)
+    z = F.normalize(random(6, 2, 16, seed=1), dim=2)
+    terms = []
+    for row, volume in enumerate([1, 1, 2, 2]):
+        for view in range(2):
+            for head in range(2):
+                s = z[row, view] @ memory.centroids[head].double().T / 0.1
+                terms.append(float(torch.logsumexp(s, 0) - s[volume % 2]))
+    found = objective.loss({"volumes": z.float()}, batch).value
+    assert float(found) == pytest.approx(np.mean(terms), rel=1e-5)
+    memory.known[:] = False
+    objective.after_step({"volumes": z.float()}, batch, 0.0)
+    assert torch.nonzero(memory.known)[:, 0].tolist() == [1, 2]
+    assert torch.allclose(memory.memory[0, 2], F.normalize(z[2, 0] + z[3, 0], dim=0).float(), atol=1e-6)
+
+
+def test_the_mask_loss_is_the_squared_distance_of_hidden_slices_of_volumes() -> None:
+    samples = mixed_samples()
+    objective = made_objective("joint_2d3d", 2, samples=samples, slice_weight=0.0, volume_weight=0.0, mask_frac=0.5, **SMALL)
+    batch = made_batch(samples, [0, 1, 2, 3, 8, 9, 10, 11, 24, 25], 2)
+    bags = [torch.from_numpy(bag) for bag in objective.bags_of(batch)]
+    hidden = objective.hidden(batch, bags)
+    assert hidden[:4].sum() == hidden[4:8].sum() == 2
+    error = random(10, 2).float().square()
+    wanted = np.mean([float(error[row].mean()) for row in range(8) if hidden[row]])
+    assert float(objective.loss({"hidden": hidden, "mask_error": error}, batch).value) == pytest.approx(wanted, rel=1e-6)
+    later = made_batch(samples, [0, 1, 2, 3, 8, 9, 10, 11, 24, 25], 2)
+    later.epoch = 1
+    assert (objective.hidden(later, bags) != hidden).any()
+
+
+def test_a_hidden_slice_is_not_seen_where_it_is_told() -> None:
+    samples = made_samples()
+    objective = made_objective("joint_2d3d", 2, slice_weight=0.0, volume_weight=0.0, **SMALL).eval()
+    batch = made_batch(samples, [0, 1, 2, 3], 2)
+    hidden = objective.hidden(batch, [torch.arange(4)[None]])
+    seen: list[Tensor] = []
+    objective.tell.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    views = [torch.rand(4, 1, 16, 16), torch.rand(4, 1, 16, 16)]
+    objective(views, batch)
+    objective([torch.where(hidden[:, None, None, None], torch.rand_like(view), view) for view in views], batch)
+    assert hidden.sum() == 1 and torch.equal(seen[0], seen[1])
+
+
+def test_codes_of_volumes_share_prototypes_among_volumes_alone() -> None:
+    torch.manual_seed(0)
+    prototypes = Prototypes(6, 3, temperature=0.1).double()
+    z = F.normalize(random(5, 2, 6), dim=2)
+    chosen = torch.tensor([True, True, False, True, True])
+    scores = prototypes(z)
+    terms = []
+    for view in range(2):
+        code = sinkhorn(scores[chosen, view].detach(), epsilon=0.05, iterations=3)
+        terms.append(-(code * F.log_softmax(scores[chosen, 1 - view] / 0.1, 1)).sum(1).mean())
+    assert float(prototypes.loss(scores, torch.arange(5), chosen).detach()) == pytest.approx(
+        float(sum(terms).detach() / 2), rel=1e-9
+    )
+    prototypes.weight.data *= 3
+    prototypes.remember(scores, torch.arange(5), chosen)
+    assert torch.allclose(prototypes.weight.norm(dim=1), torch.ones(3, dtype=torch.float64))
+
+
+# Parts and stages
+
+
+def test_a_part_without_weight_is_left_out() -> None:
+    flat = made_objective("joint_2d3d", 2, volume_weight=0.0, mask_weight=0.0, **SMALL)
+    assert not flat.parts() and not any(name.startswith(("volume", "tell")) for name, _ in flat.named_parameters())
+    loss, _ = step(flat, made_batch(made_samples(), [0, 1, 4, 5], 2), (16, 16), made_samples())
+    assert set(loss.parts) == {"slice_loss"}
+    with pytest.raises(StudyError, match="not all 0"):
+        made_objective("joint_2d3d", 2, slice_weight=0.0, volume_weight=0.0, mask_weight=0.0)
+
+
+def test_images_alone_are_no_volumes() -> None:
+    samples = made_samples()
+    images = replace(samples, volumes=tuple(replace(v, kind="images") for v in samples.volumes))
+    with pytest.raises(StudyError, match="0 of the training volumes"):
+        made_objective("joint_2d3d", 2, samples=images)
+    flat = made_objective("joint_2d3d", 2, samples=images, volume_weight=0.0, mask_weight=0.0, **SMALL)
+    assert sorted(np.concatenate(flat.batches(0, 0, 8)).tolist()) == list(range(32))
+
+
+def test_a_frozen_backbone_and_the_projection_stay_bit_for_bit(make_plan: Any) -> None:
+    options = SMALL | {"slice_weight": 0.0, "volume_weight": 0.0, "freeze_backbone": True, "slices": 4}
+    plan = make_plan(objective={"joint_2d3d": options}, max_steps=3)
+    before = {name: t.clone() for name, t in plan.objective().state_dict().items()}
+    error, state = train_here(plan)
+    assert error is None
+    for name, tensor in before.items():
+        still = name.startswith("backbone.") or name == "volume_encoder.projection"
+        assert torch.equal(state[1]["model/" + name], tensor) or not still, name
+    assert not torch.equal(state[1]["model/tell.weight"], before["tell.weight"])
+
+
+@pytest.mark.parametrize("clustering", ["deepcluster_v2", "swav"])
+def test_all_three_losses_fall(make_plan: Any, clustering: str) -> None:
+    options = SMALL | {"slices": 4, "clustering": clustering, "freeze_prototypes_steps": 1}
+    error, state = train_here(make_plan(objective={"joint_2d3d": options}, cohort={"volumes": 6}, epochs=4, lr=3e-3))
+    assert error is None
+    first, last = state[2]["rows"][0], state[2]["rows"][-1]
+    assert last["loss"] < first["loss"]
+    assert {"slice_loss", "volume_loss", "mask_loss", "slices_prototype_usage", "volumes_prototype_usage"} <= set(last)
+
+
+def test_the_next_run_takes_up_encoder_transformer_and_projection(make_plan: Any, tmp_path: Path) -> None:
+    from medssl.nn.state import under
+    from medssl.nn.weights import save_tensors
+
+    options = SMALL | {"slices": 4}
+    _, state = train_here(make_plan("first", objective={"joint_2d3d": options}, cohort=COHORT, max_steps=2))
+    before = {name: tmp_path / f"{name}.safetensors" for name in ("encoder", "parts")}
+    for name, path in before.items():
+        save_tensors(path, under(name, state[1]))
+    last = options | {"slice_weight": 0.0, "mask_weight": 0.0}
+    plan = replace(make_plan("second", objective={"joint_2d3d": last}, cohort=COHORT, seed=5), before=before)
+    tensors = plan.objective().state_dict()
+    for name in (n for n in tensors if n.startswith(("backbone.", "volume_encoder."))):
+        assert torch.equal(tensors[name], state[1]["model/" + name]), name
