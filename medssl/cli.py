@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,14 +72,14 @@ def root(
 @app.command()
 def ingest(
     spec: SpecPath,
-    step: Annotated[str, typer.Option(help="scan, convert or merge")] = "scan",
+    step: Annotated[str, typer.Option(help="scan, convert, merge or labels")] = "scan",
     shard: Annotated[int, typer.Option(help="which shard to convert")] = 0,
     log: Log = None,
     threads: Threads = 1,
 ) -> None:
     """Find the images of a source and convert them: right, or refused with a reason."""
-    if step not in ("scan", "convert", "merge"):
-        raise typer.BadParameter(f"step is scan, convert or merge, got {step!r}")
+    if step not in ("scan", "convert", "merge", "labels"):
+        raise typer.BadParameter(f"step is scan, convert, merge or labels, got {step!r}")
     _run("ingest", step, spec, log, threads, **({"shard": shard} if step == "convert" else {}))
 
 
@@ -176,6 +178,44 @@ def embed(
     from medssl.nn.transfer import embed as write
 
     print(f"{write(prepared, run, out)} rows in {out}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="folder of a fine-tuned model, 5_finetune/<task>/models/<run>")],
+    source: Annotated[Path, typer.Argument(help="new DICOM, NIfTI or images (a folder), or an NPZ file")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write to")],
+    threads: Threads = 1,
+) -> None:
+    """Apply a fine-tuned model to new images: masks on their own grids, or a table of probabilities."""
+    limit_threads(threads)
+    from medssl.core.one_source import specs_of
+    from medssl.core.tables import read_tsv, write_tsv
+    from medssl.finetune.predicting import contract_of
+    from medssl.finetune.run import predict as write
+    from medssl.ingest import run as ingesting
+    from medssl.prepare import run as preparing
+
+    contract = contract_of(model)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as folder:
+        ingest, prepare = specs_of(source, Path(folder), contract["ingest"] or {}, contract["prepare"] or {})
+        for step in (ingesting.scan, functools.partial(ingesting.convert, shard=0), ingesting.merge):
+            with job(ingest, threads=threads) as work:
+                step(work)
+        with job(ingest) as work:
+            names = ingesting.source_names(work)
+        rejected = read_tsv(Path(ingest.out) / "rejected.tsv")
+        with job(prepare, threads=threads) as work:
+            preparing.run(work)
+        samples, volumes = (Path(prepare.out) / name for name in ("samples.parquet", "volumes.tsv"))
+        written = write(model, samples, volumes, out, ingested=Path(ingest.out) / "volumes", threads=threads)
+    write_tsv(out / "files.tsv", names)
+    write_tsv(out / "rejected.tsv", rejected)
+    for path in [*written, out / "files.tsv"]:
+        print(path)
+    if len(rejected):
+        print(f"{int(rejected['num_files'].sum())} files refused, see {out / 'rejected.tsv'}", file=sys.stderr)
 
 
 @app.command()

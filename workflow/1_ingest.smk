@@ -1,4 +1,4 @@
-# What images do we really have? Scan headers, convert by shard, join the ledgers.
+# What images do we really have? Scan headers, convert by shard, join the ledgers; label files apart, for fine-tuning alone.
 
 
 rule ingest_scan:
@@ -53,3 +53,23 @@ rule ingest:
         ENVIRONMENT
     shell:
         "medssl ingest {input.spec} --step merge --log {log}"
+
+
+rule ingest_labels:
+    input:
+        spec=L.spec("ingest", "{source}/labels"),
+        data=lambda w: JOBS.reads("ingest", f"{w.source}/labels"),
+        receipt=L.ingest("{source}", "receipt.json"),
+    output:
+        labels=L.labels("{source}", "labels.parquet"),
+        rejected=L.labels("{source}", "rejected.tsv"),
+        summary=L.labels("{source}", "labels.json"),
+        receipt=L.labels("{source}", "receipt.json"),
+    log:
+        L.log("ingest", "{source}-labels"),
+    benchmark:
+        L.benchmark("ingest", "{source}-labels")
+    conda:
+        ENVIRONMENT
+    shell:
+        "medssl ingest {input.spec} --step labels --log {log}"

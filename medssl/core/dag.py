@@ -11,6 +11,7 @@ from medssl.core import listing, plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_file, write_if_changed
 from medssl.core.job import RECEIPT, Spec
+from medssl.core.label_table import FOLDERS
 from medssl.core.layout import Layout
 from medssl.core.sources import PACKAGE, code_hash
 from medssl.core.study import FinetuneSettings, PretrainSettings, Study
@@ -103,7 +104,9 @@ class Dag:
         """What a task reads."""
         settings = self.study.finetune[task]
         runs = self.runs_for(settings)
+        given = self.study.sources[settings.source].labels
         return {
+            **({"labels": self.layout.labels(settings.source, "labels.parquet")} if given else {}),
             "samples": self.layout.prepare(settings.source, "samples.parquet"),
             "volumes": self.layout.prepare(settings.source, "volumes.tsv"),
             "encoders": {run: self.layout.pretrain(cohort, run, "encoder.safetensors") for cohort, run in runs},
@@ -199,6 +202,11 @@ class Dag:
         listed = {"listing": layout.private(source, "listing.jsonl")}
         yield self._spec("ingest", source, study.source_settings(source, "ingest"), listed, layout.ingest(source), checks)
         series = {"series": layout.ingest(source, "series.tsv")}
+        if study.sources[source].labels:
+            wanted = {name: study.source_settings(source, "ingest")[name] for name in ("masks", "no_space")}
+            wanted["groups"] = study.sources[source].groups
+            read = series | {"listing": layout.label_listing(source), "groups": layout.private(source, "groups.parquet")}
+            yield self._spec("ingest", f"{source}/labels", wanted, read, layout.labels(source), checks)
         prepare = study.source_settings(source, "prepare")
         if prepare["split"]["file"]:
             if not Path(prepare["split"]["file"]).is_file():
@@ -262,7 +270,7 @@ class Dag:
         for source, settings in self.study.sources.items():
             place = {
                 "path": str(Path(settings.path).resolve()),
-                "labels": str(Path(settings.labels).resolve()) if settings.labels else "",
+                "labels": settings.labels if settings.labels in (None, FOLDERS) else str(Path(settings.labels).resolve()),
                 "id_key": str(Path(self.study.id_key or listing.PRIVATE / "id_key").resolve()),
                 "folder": str(Path(self.layout.private(source, "")).resolve()),
             }

@@ -59,7 +59,7 @@ class Spec:
     def read(cls, path: Path | str) -> Spec:
         """Read a spec file; an ingest spec is completed with the real paths, which only the private folder knows."""
         spec = cls(**read_json(path))
-        place = Path(spec.layout.private(spec.name, "place.json"))
+        place = Path(spec.layout.private(spec.name.split("/")[0], "place.json"))
         return dataclasses.replace(spec, private=read_json(place)) if spec.stage == "ingest" and place.is_file() else spec
 
     def _public(self) -> dict[str, Any]:

@@ -27,12 +27,19 @@ class Layout:
         """Count and keyed digest of a source's files: what the DAG sees of the source."""
         return str(self.root / "sources" / f"{source}.json")
 
+    def label_listing(self, source: str) -> str:
+        """The same of a source's label files."""
+        return str(self.root / "sources" / f"{source}-labels.json")
+
     def private(self, source: str, name: str) -> str:
         """A file with real paths, outside the results."""
         return str(PRIVATE / self.root.name / source / name)
 
     def ingest(self, source: str, name: str = "") -> str:
         return str(self.root / "1_ingest" / source / name)
+
+    def labels(self, source: str, name: str = "") -> str:
+        return str(self.root / "1_ingest" / source / "labels" / name)
 
     def prepare(self, source: str, name: str = "") -> str:
         return str(self.root / "2_prepare" / source / name)

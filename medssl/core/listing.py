@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, write_if_changed, write_text
+from medssl.core.label_table import FOLDERS, identities
 from medssl.core.layout import PRIVATE, Layout
 
 
@@ -49,19 +50,37 @@ def minted(key: bytes, prefix: str, *names: str) -> str:
 def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str | None = None) -> None:
     """List the source and write its listing (private) and its summary (public), each only if it changed.
 
-    A label file of the source counts for the digest, not for the listing.
+    Label files are listed apart, also where they lie within the source: only fine-tuning waits for them. What a label table
+    says of splits, subjects and masks counts for the source's own digest, because the early stages depend on it.
 
     Raises:
         StudyError: the source does not exist or holds no file.
     """
-    rows = walk(source, path)
+    rows = [row for row in walk(source, path) if not _lies_in(Path(path) / row[0], labels)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    beside = json.dumps(walk(source, labels)) if labels else ""
-    digest = hmac.new(key, (text + beside).encode(), hashlib.sha256).hexdigest()
-    summary = {"files": len(rows), "bytes": sum(r[1] for r in rows), "digest": digest[:16]}
     PRIVATE.mkdir(mode=0o700, exist_ok=True)
     write_if_changed(layout.private(source, "listing.jsonl"), text)
-    write_if_changed(layout.listing(source), canonical_json(summary) + "\n")
+    _write_summary(layout.listing(source), rows, text + identities(labels), key)
+    if labels:
+        beside = walk(f"{source}.labels", labels) if _holds_files(labels) else []
+        _write_summary(layout.label_listing(source), beside, json.dumps(beside), key)
+
+
+def _write_summary(target: str, rows: list[tuple[str, int, int, str]], text: str, key: bytes) -> None:
+    digest = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    summary = {"files": len(rows), "bytes": sum(r[1] for r in rows), "digest": digest[:16]}
+    write_if_changed(target, canonical_json(summary) + "\n")
+
+
+def _holds_files(labels: str) -> bool:
+    """Whether label files are there already; they may come later."""
+    path = Path(labels)
+    return labels != FOLDERS and (path.is_file() or any(not entry.is_dir() for entry in path.rglob("*")))
+
+
+def _lies_in(file: Path, labels: str | None) -> bool:
+    """Whether a file of a source is one of its label files."""
+    return labels not in (None, FOLDERS) and file.absolute().is_relative_to(Path(str(labels)).absolute())
 
 
 def read(path: Path | str) -> list[tuple[str, int, int, str]]:

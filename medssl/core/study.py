@@ -160,10 +160,14 @@ class PrepareSettings(Settings):
 
 
 class SourceSettings(Settings):
-    """A folder of DICOM, NIfTI or images, or an NPZ image set; may override sections for itself."""
+    """A folder of DICOM, NIfTI or images, or an NPZ image set; may override sections for itself.
+
+    `labels`: a CSV or TSV of id and label, a folder of masks, or `folders`. `groups`: columns of that table for subgroups.
+    """
 
     path: str
     labels: str | None = None
+    groups: list[str] = []
     ingest: dict[str, Any] = {}
     prepare: dict[str, Any] = {}
 

@@ -13,6 +13,8 @@ from medssl.core.errors import StudyError
 
 MANY = "|"
 """Between the classes of a case that has several."""
+GROUP = "group_"
+"""Begins the name of a column whose values make subgroups."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Cases:
     classes: list[str]
     targets: np.ndarray
     images: Callable[[np.ndarray], Tensor] = field(repr=False)
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+    """`group_<name>` → value of each case (None where it is not known), for the scores of subgroups"""
 
     def __len__(self) -> int:
         return len(self.case_id)
@@ -72,6 +76,37 @@ def unit_ids(samples: pd.DataFrame, volumes: pd.DataFrame) -> pd.Series:
     return subject.where(subject.notna(), own)
 
 
+def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
+    """The table of samples with what label files say: of an image by its index, of a volume for all its slices.
+
+    A label file has the last word over labels that came with the images. Columns `group_<name>` are added.
+
+    Args:
+        samples: the table of the prepare stage.
+        given: `volume_id`, `index` (missing for a volume), `label`, `group_<name>…`.
+    """
+    columns = ["label", *group_columns(given)]
+    of_image, of_volume = given[given["index"].notna()], given[given["index"].isna()]
+    by_image = of_image.set_index(["volume_id", "index"])[columns]
+    by_volume = of_volume.set_index("volume_id")[columns]
+    places = pd.MultiIndex.from_arrays([samples["volume_id"], samples["index"]])
+    found = {}
+    for name in columns:
+        own = by_image[name].reindex(places).to_numpy(dtype=object)
+        whole = samples["volume_id"].map(by_volume[name]).to_numpy(dtype=object)
+        value = np.where(pd.notna(own), own, whole)
+        if name in samples:
+            value = np.where(pd.notna(value), value, samples[name].to_numpy(dtype=object))
+        value[pd.isna(value)] = None
+        found[name] = value
+    return samples.assign(**{name: pd.Series(value, index=samples.index, dtype=object) for name, value in found.items()})
+
+
+def group_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a table that make subgroups."""
+    return [str(name) for name in table if str(name).startswith(GROUP)]
+
+
 def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volumes: bool) -> pd.DataFrame:
     """The rows of samples.parquet that a classification can use, a row per case: `case_id, unit_id, …, label`.
 
@@ -88,8 +123,8 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
     if rows.empty:
         raise StudyError(
             f"source {source!r} has no class labels: the column `label` of its samples.parquet is empty in all "
-            f"{len(samples)} rows. Give it labels (sources.{source}.labels: a table of id and label, "
-            "a folder per class, or an NPZ with labels), or fine-tune on another source."
+            f"{len(samples)} rows. Give it labels (sources.{source}.labels: a table of id and label, or `folders` for "
+            "a folder per class; or an NPZ with labels), or fine-tune on another source."
         )
     rows = rows.sort_values("sample_id", kind="stable")
     if whole_volumes:

@@ -21,11 +21,11 @@ from medssl.finetune.predicting import MODEL_FORMAT, source_mask
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.reading import (
     median_spacing_mm,
-    prepare_settings,
     read_cases,
     read_scans,
     reference_mask,
     source_grid,
+    stage_settings,
     windows_of,
 )
 from medssl.finetune.recipe import Recipe
@@ -121,7 +121,7 @@ class Work:
             "normalisation": "clip((value - low) / (high - low), 0, 1), one channel per window; no mean or standard deviation",
             "fit": {name: facts[name] for name in ("fit_id", "init", "pretrain_seed", "mode", "seed", "num_train", "val_score")},
             "recipe": dataclasses.asdict(self.recipe),
-            "prepare": prepare_settings(self.job),
+            **{stage: stage_settings(self.job, stage) for stage in ("ingest", "prepare")},
             "encoder": encoder if not self.starting.is_random(best.start) else None,
             "encoder_sha256": self.starting.hashes.get(best.start.run),
             "spec": self.job.spec.hash,

@@ -96,9 +96,11 @@ def probability_table(model: Model, samples_path: Path, volumes_path: Path) -> p
     rows = rows.drop_duplicates("volume_id") if whole else rows
     place = {sample: row for row, sample in enumerate(known.ids)}
     chosen = np.array([place[sample] for sample in rows["sample_id"]], dtype=np.int64)
-    texts = {name: rows[name].to_numpy(dtype=object) for name in ("volume_id", "unit_id", "unit", "split")}
     cases = Cases(
-        **texts,
+        volume_id=rows["volume_id"].to_numpy(dtype=object),
+        unit_id=rows["unit_id"].to_numpy(dtype=object),
+        unit=rows["unit"].to_numpy(dtype=object),
+        split=rows["split"].to_numpy(dtype=object),
         case_id=rows["volume_id" if whole else "sample_id"].to_numpy(dtype=object),
         label=np.full(len(rows), "", dtype=object),
         classes=classes,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.errors import StudyError
-from medssl.finetune.cases import Cases
+from medssl.finetune.cases import Cases, group_columns
 from medssl.finetune.plan import Fit
 
 PROBABILITY = "prob_"
@@ -27,6 +27,7 @@ def rows_of(cases: Cases, indices: np.ndarray, probabilities: np.ndarray) -> pd.
             "target": cases.label[indices],
         }
     ).astype(object)
+    table = table.assign(**{name: values[indices] for name, values in cases.groups.items()})
     columns = {PROBABILITY + name: probabilities[:, k].astype(np.float64) for k, name in enumerate(cases.classes)}
     return pd.concat([table, pd.DataFrame(columns)], axis=1)
 
@@ -45,7 +46,8 @@ def aggregated(rows: pd.DataFrame, by: Literal["case", "volume", "unit"]) -> pd.
                 f"{int((differ > 1).sum())} of {len(differ)} {by}s hold cases of different classes, so they have no class of "
                 "their own. Set finetune.<task>.options.aggregate to case."
             )
-        first = {column: (column, "first") for column in ("volume_id", "unit_id", "unit", "target") if column != name}
+        kept = ("volume_id", "unit_id", "unit", "target", *group_columns(rows))
+        first = {column: (column, "first") for column in kept if column != name}
         means = {column: (column, "mean") for column in rows.columns if column.startswith(PROBABILITY)}
         rows = rows.groupby(["split", name], sort=True).agg(**first, **means).reset_index()
         rows.insert(1, "case_id", rows[name])

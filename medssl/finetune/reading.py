@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,13 +18,17 @@ from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
 from medssl.core.job import Job
-from medssl.finetune.cases import MANY, Cases, class_names, encode, labelled, unit_ids
+from medssl.finetune.cases import MANY, Cases, class_names, encode, group_columns, labelled, unit_ids, with_given_labels
 from medssl.finetune.restoring import restored_mask
 from medssl.finetune.scans import Scan
 from medssl.nn.loading import Reader, read_samples, window
 from medssl.volume.cache import open_array
 
 CACHE_BYTES = 4e9
+CONCERNS_NEW_IMAGES = {
+    "ingest": ("tilt", "uneven", "derived", "no_space", "modality", "min_slices"),
+    "prepare": ("window_hu", "percentiles", "spacing_mm", "slice_axis"),
+}
 
 
 class Expected(Protocol):
@@ -47,6 +52,8 @@ def read_cases(job: Job, task: Any, network: Expected, size: tuple[int, ...]) ->
     inputs, whole = job.spec.inputs, network.spatial_dims == 3
     samples_path, volumes_path = job.read(inputs["samples"]), job.read(inputs["volumes"])
     table = tables.read_parquet(samples_path)
+    if "labels" in inputs:
+        table = with_given_labels(table, tables.read_parquet(job.read(inputs["labels"])))
     table = table.assign(unit_id=unit_ids(table, tables.read_tsv(volumes_path)))
     rows = labelled(table, job.spec.settings["source"], multilabel=task.multilabel, whole_volumes=whole)
     samples = read_samples([samples_path], [volumes_path], split=None)
@@ -63,6 +70,7 @@ def read_cases(job: Job, task: Any, network: Expected, size: tuple[int, ...]) ->
         classes=names,
         targets=encode(list(rows["label"]), names),
         images=_kept(read, len(rows), 4 * samples.num_channels * int(np.prod(size))),
+        groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},
     )
 
 
@@ -119,11 +127,12 @@ def read_scans(job: Job, network: Expected, ingested: Path) -> tuple[list[Scan],
     source, inputs = job.spec.settings["source"], job.spec.inputs
     samples_path, volumes_path = job.read(inputs["samples"]), job.read(inputs["volumes"])
     table = tables.read_tsv(volumes_path, text=("array", "mask", "affine", "unit"))
-    table = table[table["mask"].notna()] if "mask" in table else table.iloc[:0]
+    given = GivenMasks.read(job)
+    table = table[table["mask"].notna() | table["volume_id"].isin(given.files)]
     if table.empty:
         raise StudyError(
-            f"source {source!r} has no masks: a segmentation learns from voxel labels. Put a mask beside each image "
-            f"(sources.{source}.ingest.masks), or fine-tune on another source."
+            f"source {source!r} has no masks: a segmentation learns from voxel labels. Put a mask beside each image, "
+            f"name a folder of masks (sources.{source}.labels), or fine-tune on another source."
         )
     samples = tables.read_parquet(samples_path)
     samples = (
@@ -137,13 +146,17 @@ def read_scans(job: Job, network: Expected, ingested: Path) -> tuple[list[Scan],
         volume = volumes[row["volume_id"]]
         if len(volume.low) != network.in_channels:
             raise StudyError(channels_sentence(source, len(volume.low), network.in_channels))
-        image, mask = (open_array(job.read(path)) for path in (volume.array, volumes_path.parent / row["mask"]))
+        image = open_array(job.read(volume.array))
+        if volume.volume_id in given.files:
+            mask: Any = given.mask_on(job, ingested, volume.volume_id, row["affine"], image.shape)
+        else:
+            mask = open_array(job.read(volumes_path.parent / row["mask"]))
         scans.append(scan_of(volume, row["affine"], image, mask, int(samples["axis"][volume.volume_id]), network.spatial_dims))
         found.append(set(np.unique(np.asarray(mask)).tolist()) - {0})
     values = [0, *sorted(set().union(*found))]
     if len(values) < 2:
         raise StudyError(f"source {source!r}: its {len(scans)} masks hold background only; there is no class to learn.")
-    names = _mask_names(ingested / scans[0].case_id / "volume.json", values)
+    names = {str(value): given.names.get(str(value), str(value)) for value in values[1:]}
     ids = [scan.case_id for scan in scans]
     split = samples["split"].reindex(ids).to_numpy(dtype=object)
     for part in ("train", "test"):
@@ -175,11 +188,35 @@ def scan_of(volume: Any, affine: str | None, image: Any, mask: Any, axis: int, s
     return Scan(volume.volume_id, image, mask, volume.slope, volume.intercept, volume.low, volume.high, to_ras)
 
 
-def _mask_names(path: Path, values: list[int]) -> dict[str, str]:
-    """Mask value (as text) → class name: what ingest read beside the masks, else the value itself."""
-    given = read_json(path).get("mask_labels") if path.is_file() else None
-    known = {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {}
-    return {str(value): known.get(str(value), str(value)) for value in values if value}
+@dataclass(frozen=True)
+class GivenMasks:
+    """Masks of a label folder, on the grids of ingest's volumes: they stand before those that came beside the images."""
+
+    files: dict[str, Path]
+    """by volume id"""
+    names: dict[str, str]
+    """mask value → class name, where the label folder names its classes"""
+
+    @classmethod
+    def read(cls, job: Job) -> GivenMasks:
+        """The masks among the label files of the job's source; none where it has no label files."""
+        if "labels" not in job.spec.inputs:
+            return cls({}, {})
+        path = Path(job.spec.inputs["labels"])
+        table = tables.read_parquet(job.read(path))
+        table = table[table["mask"].notna()]
+        files = {str(name): path.parent / str(mask) for name, mask in zip(table["volume_id"], table["mask"], strict=True)}
+        return cls(files, dict(read_json(job.read(path.parent / "labels.json"))["names"]))
+
+    def mask(self, job: Job, ingested: Path, volume_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """The mask of a volume and its affine."""
+        affine = np.array(read_json(job.read(ingested / volume_id / "volume.json"))["affine"], dtype=float)
+        return np.load(job.read(self.files[volume_id]), mmap_mode="r", allow_pickle=False), affine
+
+    def mask_on(self, job: Job, ingested: Path, volume_id: str, affine: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The mask of a volume on its prepared grid (affine as JSON)."""
+        i, j, k = shape
+        return restored_mask(*self.mask(job, ingested, volume_id), np.array(json.loads(affine), dtype=float), (i, j, k))
 
 
 def source_grid(ingested: Path, scan: Scan) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -193,11 +230,14 @@ def source_grid(ingested: Path, scan: Scan) -> tuple[np.ndarray, tuple[int, int,
 
 
 def reference_mask(job: Job, ingested: Path, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """The given mask on the source grid: ingest's own copy (never resampled), else the prepared one."""
+    """The given mask on the source grid: a label file's or ingest's own copy (never resampled), else the prepared one."""
     affine, shape = source_grid(ingested, scan)
     folder = ingested / scan.case_id
     mask, own = scan.mask, scan.affine
-    if (folder / "mask.npy").is_file():
+    given = GivenMasks.read(job)
+    if scan.case_id in given.files:
+        mask, own = given.mask(job, ingested, scan.case_id)
+    elif (folder / "mask.npy").is_file():
         mask = np.load(job.read(folder / "mask.npy"), mmap_mode="r", allow_pickle=False)
         own = np.array(read_json(folder / "volume.json")["affine"], dtype=float)
     return restored_mask(np.asarray(mask), own, affine, shape), affine
@@ -211,13 +251,12 @@ def windows_of(volumes_path: Path | str) -> dict[str, Any]:
     return {"low": low, "high": high, "differs_by_volume": len(found) > 1}
 
 
-def prepare_settings(job: Job) -> dict[str, Any] | None:
-    """How the source was prepared (windows, spacing, slice axis), so that `predict` can prepare new images alike."""
-    path = Path(job.spec.layout.spec("prepare", job.spec.settings["source"]))
+def stage_settings(job: Job, stage: str) -> dict[str, Any] | None:
+    """How a stage treated the source's images (see `CONCERNS_NEW_IMAGES`), so that `predict` can treat new ones alike."""
+    path = Path(job.spec.layout.spec(stage, job.spec.settings["source"]))
     if not path.is_file():
         return None
-    wanted = ("window_hu", "percentiles", "spacing_mm", "slice_axis")
-    return {name: value for name, value in read_json(path)["settings"].items() if name in wanted}
+    return {name: value for name, value in read_json(path)["settings"].items() if name in CONCERNS_NEW_IMAGES[stage]}
 
 
 def median_spacing_mm(job: Job) -> list[float] | None:

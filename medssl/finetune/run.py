@@ -21,7 +21,7 @@ import torch
 from medssl.core import plugins, tables
 from medssl.core.errors import PreemptedError
 from medssl.core.files import canonical_json, read_json, sha256_file, sha256_text, write_json, writing
-from medssl.core.job import Job
+from medssl.core.job import RECEIPT, Job
 from medssl.finetune.fitting import ClassificationWork, SegmentationWork, Work
 from medssl.finetune.plan import Fit, plan
 from medssl.finetune.predicting import Model, class_volumes, device, masks, probability_table
@@ -214,12 +214,16 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _inputs_hash(job: Job, starting: Starting) -> str:
-    """Hash of what the fits are made of: tables and receipt of the source (which hold the arrays' hashes), weights."""
-    files = [Path(job.spec.inputs[name]) for name in ("samples", "volumes")]
-    receipt = files[0].parent / "receipt.json"
-    hashes = [sha256_file(path) for path in files]
-    hashes += [sha256_text(canonical_json(read_json(receipt)["outputs"]))] if receipt.is_file() else []
+    """Hash of what the fits are made of: tables and receipt of the source (which hold the arrays' hashes), labels, weights."""
+    inputs = job.spec.inputs
+    hashes = [sha256_file(inputs[name]) for name in ("samples", "volumes")]
+    hashes += [_outputs_hash(Path(inputs[name]).parent) for name in ("samples", "labels") if name in inputs]
     return sha256_text(canonical_json([hashes, starting.hashes]))[:16]
+
+
+def _outputs_hash(folder: Path) -> str:
+    receipt = folder / RECEIPT
+    return sha256_text(canonical_json(read_json(receipt)["outputs"])) if receipt.is_file() else ""
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -351,6 +352,32 @@ def _convert_nifti_mask(
     _accept_mask(outcome.volumes[0], mask, answer)
 
 
+def place_mask(mask: Row, root: Path, volume: Row, readers: Readers, no_space: str, target: Path) -> Row:
+    """Write a mask that came apart from its image on that volume's grid; the answer of the readers, or a refusal.
+
+    Args:
+        mask: its row of the inventory (NIfTI, or a DICOM label object).
+        root: of its relative name.
+        volume: the `volume.json` of the image.
+        readers: the reading processes.
+        no_space: what to do with a NIfTI without a space.
+        target: the `.npy` file to write.
+    """
+    voxels = math.prod(volume["source_shape"])
+    memory_mb = 3 * BASE_MEMORY_MB + 40e-6 * voxels + 60e-6 * int(mask["size"])
+    request = {
+        "file": {"path": str(root / mask["name"]), "size": int(mask["size"])},
+        **{"image_shape": volume["source_shape"], "image_affine": volume["source_affine"], "targets": [str(target)]},
+    }
+    if mask["format"] == "nifti":
+        request |= {"mask": True, "no_space": no_space, "straighten": bool(volume["resampled"])}
+        return readers.ask("nifti", request, memory_mb=memory_mb, timeout_s=120)
+    if volume["resampled"]:
+        refusal = Refusal("mask_mismatch", "its image was straightened")
+        return {"code": refusal.code, "sentence": refusal.sentence}
+    return readers.ask("label", request, memory_mb=memory_mb, timeout_s=300)
+
+
 # ---- image sets
 
 
@@ -388,7 +415,7 @@ def _convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcom
             {
                 "index": index,
                 "image_id": minted(source.key, "i", name),
-                "label": source.labels.label.get(name, label),
+                "label": label,
                 "split": source.labels.split.get(name, split),
                 "subject_id": minted(source.key, "p", subject) if subject else None,
             }
@@ -460,12 +487,6 @@ def _accept_images(
     volume.images = images
 
 
-def picture_labels(rows: list[Row], wanted: str | None) -> dict[str, tuple[str, str | None]]:
-    """Class and split of the pictures of an inventory from their folders, where that is allowed."""
-    names = [row["name"] for row in rows if row["format"] == "png"]
-    return folder_labels(names, asked=asks_for_folders(wanted))
-
-
-def asks_for_folders(wanted: str | None) -> bool:
-    """Whether `labels` says `folders` (the spec may have made a path of the word)."""
-    return wanted is not None and (wanted == "folders" or (Path(wanted).name == "folders" and not Path(wanted).exists()))
+def picture_labels(rows: list[Row]) -> dict[str, tuple[str, str | None]]:
+    """Class and split of the pictures of an inventory from their folders, where these leave no doubt."""
+    return folder_labels([row["name"] for row in rows if row["format"] == "png"])

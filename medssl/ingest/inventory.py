@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
 from medssl.ingest.names import modality_of, pair_masks, subject_of
 from medssl.ingest.readers import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, Readers
@@ -26,21 +27,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Labels:
-    """A labels table: by relative file name, what the user says of it."""
+    """What a labels table says of whose an image is, by relative file name; what it shows is read later (`label_files`)."""
 
-    label: dict[str, str] = field(default_factory=dict)
     split: dict[str, str] = field(default_factory=dict)
     subject: dict[str, str] = field(default_factory=dict)
     mask: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, table: pd.DataFrame) -> Labels:
-        """From a table with a column `file` and any of `label`, `split`, `subject`, `mask`."""
-        columns: dict[str, dict[str, str]] = {}
-        for name in ("label", "split", "subject", "mask"):
-            known = table[table[name].notna()] if name in table else table.iloc[:0]
-            columns[name] = dict(zip(known["file"], known[name].astype(str), strict=True)) if len(known) else {}
-        return cls(**columns)
+    def of(cls, rows: list[dict[str, str]]) -> Labels:
+        """From the rows of a table with any of the columns `split`, `subject`, `mask`."""
+        return cls(**{name: {row["file"]: row[name] for row in rows if name in row} for name in IDENTITY_COLUMNS})
 
 
 def inventory(
@@ -55,6 +51,23 @@ def inventory(
     advance: Any = None,
 ) -> pd.DataFrame:
     """One row per listed file, in listing order; headers of unchanged files are taken from `known`."""
+    rows = headers(listing, root, readers, no_space=settings.get("no_space", "refuse"), known=known, advance=advance)
+    _group(rows, key, settings, labels)
+    for row in rows:
+        row["shard"] = zlib.crc32(row["group"].encode()) % int(settings.get("shards", 1))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def headers(
+    listing: list[tuple[str, int, int, str]],
+    root: Path,
+    readers: Readers,
+    *,
+    no_space: str,
+    known: dict[tuple[str, int, int], Row] | None = None,
+    advance: Any = None,
+) -> list[Row]:
+    """What each listed file is, in listing order, or the code of its refusal."""
     known = known or {}
     rows: list[Row] = []
     asked: list[int] = []
@@ -82,10 +95,7 @@ def inventory(
         rows.append(row)
     if advance is not None:
         advance(len(rows) - len(asked))
-    requests = [
-        {"path": str(root / rows[n]["name"]), "size": rows[n]["size"], "no_space": settings.get("no_space", "refuse")}
-        for n in asked
-    ]
+    requests = [{"path": str(root / rows[n]["name"]), "size": rows[n]["size"], "no_space": no_space} for n in asked]
     for number, answer in readers.each("scan", requests, memory_mb=HEADER_MEMORY_MB, timeout_s=HEADER_TIMEOUT_S, batch=BATCH):
         row = rows[asked[number]]
         row |= {name: answer.get(name, "") for name in ("format", "code", "sentence", "series")}
@@ -94,10 +104,7 @@ def inventory(
             row["series"] = answer["header"].get("series", "") if answer["format"] == "dicom" else ""
         if advance is not None:
             advance(1)
-    _group(rows, key, settings, labels)
-    for row in rows:
-        row["shard"] = zlib.crc32(row["group"].encode()) % int(settings.get("shards", 1))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return rows
 
 
 def _group(rows: list[Row], key: bytes, settings: dict[str, Any], labels: Labels) -> None:
@@ -178,11 +185,11 @@ def nifti_subject(name: str, settings: dict[str, Any], labels: Labels) -> str:
     return labels.subject.get(name) or subject_of(name, settings.get("subject_pattern"))
 
 
-def folder_labels(names: list[str], *, asked: bool) -> dict[str, tuple[str, str | None]]:
-    """Class (and split) of pictures from their folders: name → (class, split or None).
+def folder_labels(names: list[str]) -> dict[str, tuple[str, str | None]]:
+    """Class and split of pictures from their folders: name → (class, split).
 
-    Folder names may be patients' names. So they become labels only where the study file asks for it (`labels: folders`),
-    or where the same class folders stand below two or more of `train`, `val`, `test`: no patient does.
+    Folder names may be patients' names. So they become labels only where the same class folders stand below two or more of
+    `train`, `val`, `test`: no patient does. Elsewhere the study file must ask for it (`labels: folders`, see `label_files`).
     """
     splits: dict[str, set[str]] = defaultdict(set)
     found: dict[str, tuple[str, str | None]] = {}
@@ -195,12 +202,10 @@ def folder_labels(names: list[str], *, asked: bool) -> dict[str, tuple[str, str 
         )
         if split:
             splits[split].add(folders[-1])
-        found[name] = (folders[-1], split)
+            found[name] = (folders[-1], split)
     classes = list(splits.values())
     certain = len(classes) >= 2 and all(c == classes[0] for c in classes) and 2 <= len(classes[0]) <= 100
-    if certain:
-        return {name: entry for name, entry in found.items() if entry[1]}
-    return found if asked else {}
+    return found if certain else {}
 
 
 _LONG = {"train": "training", "val": "validation", "test": "testing"}

@@ -36,7 +36,7 @@ MODALITY_WORDS = {
     "PT": ("pet", "pt", "suv"),
     "OT": ("img", "image", "vol", "volume", "scan", "im"),
 }
-_IMAGE_WORDS = tuple(word for words in MODALITY_WORDS.values() for word in words)
+IMAGE_WORDS = tuple(word for words in MODALITY_WORDS.values() for word in words)
 _SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img)$", re.IGNORECASE)
 
 
@@ -101,7 +101,7 @@ def is_mask(name: str) -> bool:
     (True, True, False)
     """
     *folders, _ = name.split("/")
-    words = _words(name)
+    words = file_words(name)
     return words[-1].lower() in MASK_WORDS or bool(folders and folders[-1].lower() in MASK_FOLDERS)
 
 
@@ -111,7 +111,7 @@ def modality_of(name: str) -> str:
     >>> modality_of("sub-1_T2w.nii.gz")
     'MR'
     """
-    last = _words(name)[-1].lower()
+    last = file_words(name)[-1].lower()
     return next((modality for modality, words in MODALITY_WORDS.items() if last in words), "OT")
 
 
@@ -137,9 +137,9 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", name)
     if found:
         return found.group(1)
-    words = _words(name)
+    words = file_words(name)
     while len(words) > 1 and (
-        words[-1].lower() in (*_IMAGE_WORDS, *MASK_WORDS)
+        words[-1].lower() in (*IMAGE_WORDS, *MASK_WORDS)
         or re.fullmatch(r"(frame|echo|time|t|phase|ch|channel)-?\d+", words[-1], re.IGNORECASE)
         or (re.fullmatch(r"\d{4}", words[-1]) and len(words) > 2)
     ):
@@ -147,15 +147,16 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     return "_".join(words)
 
 
-def _words(name: str) -> list[str]:
+def file_words(name: str) -> list[str]:
+    """The words of a file's name, between underscores, without its suffix."""
     return _SUFFIX.sub("", name.split("/")[-1]).split("_")
 
 
 def _key(name: str, *, mask: bool) -> str:
     """What an image and its mask have in common."""
     *folders, _ = name.split("/")
-    words = [word for word in _words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
-    drop = MASK_WORDS if mask else _IMAGE_WORDS
+    words = [word for word in file_words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
+    drop = MASK_WORDS if mask else IMAGE_WORDS
     if len(words) > 1 and (words[-1].lower() in drop or (not mask and words[-1] == "0000")):
         words.pop()
     if folders and folders[-1].lower() in (MASK_FOLDERS if mask else IMAGE_FOLDERS):

@@ -1,4 +1,4 @@
-"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge."""
+"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge; labels, late."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from medssl.core import listing
 from medssl.core.errors import DiskFullError, StudyError, TooManyRefusalsError
 from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, write_json
 from medssl.core.job import Job
+from medssl.core.label_table import FOLDERS, identities, is_label_table, read_label_table
 from medssl.core.tables import read_parquet, read_tsv, write_parquet, write_tsv
 from medssl.ingest.conversion import (
     REJECTED_COLUMNS,
     SERIES_COLUMNS,
     Outcome,
     Source,
-    asks_for_folders,
     convert_group,
     picture_labels,
+    place_mask,
 )
-from medssl.ingest.inventory import COLUMNS, Labels, inventory
+from medssl.ingest.inventory import COLUMNS, Labels, headers, inventory
+from medssl.ingest.label_files import Given, Item, Matcher, given_by_folders, given_by_table, masks_of
 from medssl.ingest.readers import Readers
 
 GROUPS = "groups.parquet"
@@ -53,7 +55,7 @@ def scan(job: Job) -> None:
             _key(job),
             readers,
             settings=job.spec.settings,
-            labels=_labels(job.spec.settings, _root(job)),
+            labels=_labels(job.spec.private.get("labels")),
             known=known,
             advance=bar.advance,
         )
@@ -120,6 +122,54 @@ def merge(job: Job) -> None:
     job.write_receipt()
 
 
+def labels(job: Job) -> None:
+    """Say what the images of a source show, from the label files that the study names; nothing before fine-tuning waits for it.
+
+    `labels.parquet` holds a row per labelled volume or image, `masks/` the masks on the grids of ingest's volumes,
+    `rejected.tsv` the label files that are for no image or do not fit theirs.
+
+    Raises:
+        StudyError: there is no label file, or none of it is for an image of this source.
+    """
+    wanted = str(job.spec.private["labels"])
+    if wanted != FOLDERS and not Path(wanted).exists():
+        raise StudyError(f"sources.{_name_of(job)}.labels: nothing is there. Correct the path, or put the labels there.")
+    inventory_table = read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS))
+    series = _rows(read_tsv(job.read(job.spec.inputs["series"]), text=_TEXT))
+    items = _items(job, inventory_table, series)
+    rejected: list[Row] = []
+    names: dict[str, str] = {}
+    strangers = 0
+    if wanted == FOLDERS:
+        rows = _label_rows(items, given_by_folders(items))
+    elif is_label_table(wanted):
+        given, strangers = given_by_table(read_label_table(wanted), _matcher(job, items), job.spec.settings["groups"])
+        rows = _label_rows(items, given)
+    else:
+        rows, rejected = _place_masks(job, Path(wanted), items, series)
+        strangers, names = sum(row["num_files"] for row in rejected), _class_names(Path(wanted))
+    groups = [f"group_{name}" for name in job.spec.settings["groups"]]
+    table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *groups]).astype({"index": "Int32"})
+    write_parquet(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
+    write_tsv(job.path("rejected.tsv"), _table(rejected, REJECTED_COLUMNS, "item_id"))
+    write_json(job.path("labels.json"), {"items": len(items), "labelled": len(rows), "strangers": strangers, "names": names})
+    job.wrote(*(job.path(name) for name in ("labels.parquet", "rejected.tsv", "labels.json")))
+    job.log(f"labels: {len(rows)} of {len(items)} images, {strangers} label entries are for none of them")
+    job.write_receipt()
+
+
+def source_names(job: Job) -> pd.DataFrame:
+    """Which file, or folder of slices, each volume or image came from: `id` (of the volume, or of the sample) and `file`."""
+    table = read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS))
+    series = _rows(read_tsv(job.read(job.spec.inputs["series"]), text=_TEXT))
+    rows = []
+    for item in _items(job, table, series):
+        folders = sorted({str(Path(name).parent) for name in item.files})
+        file = item.files[0] if len(item.files) == 1 else ", ".join(folders)
+        rows.append((item.volume_id if item.index is None else f"{item.volume_id}-{item.index:04d}", file))
+    return pd.DataFrame(rows, columns=["id", "file"])
+
+
 def check_source(
     path: Path | str, *, settings: Row | None = None, labels: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -133,13 +183,13 @@ def check_source(
     if root.is_file():
         root = root.parent
     key = secrets.token_bytes(32)
-    settings = {**(settings or {}), "labels": labels, "shards": 1}
-    given = _labels(settings, root)
+    settings = {**(settings or {}), "shards": 1}
+    given = _labels(labels)
     series: list[Row] = []
     rejected: list[Row] = []
     with Readers(key, min(2, os.cpu_count() or 1)) as readers, tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
         table = inventory(files, root, key, readers, settings=settings, labels=given)
-        folders = picture_labels(_records(table), labels)
+        folders = picture_labels(_records(table))
         source = Source(root, key, readers, settings, given, folders)
         for group, rows in table.groupby("group", sort=True):
             place = Path(scratch) / str(group)
@@ -148,6 +198,123 @@ def check_source(
             rejected += outcome.rejected
             shutil.rmtree(place, ignore_errors=True)
     return _table(series, SERIES_COLUMNS, "volume_id"), _table(rejected, REJECTED_COLUMNS, "item_id")
+
+
+# ---- label files
+
+
+def _items(job: Job, table: pd.DataFrame, series: list[Row]) -> list[Item]:
+    """Everything of a source that a label can be given to."""
+    key = _key(job)
+    items: list[Item] = []
+    files: dict[str, list[str]] = {}
+    for row in _records(table):
+        if not row["code"] and row["role"] == "image":
+            files.setdefault(row["group"], []).append(row["name"])
+    for row in series:
+        names = files.get(row["series_id"], [])
+        if row["kind"] != "images":
+            ids = tuple(str(row[name]) for name in ("volume_id", "series_id", "subject_id") if row[name])
+            items.append(Item(row["volume_id"], None, tuple(names), ids))
+            continue
+        images = read_parquet(job.read(_volume(job, row["volume_id"]) / "images.parquet"))
+        name_of = {listing.minted(key, "i", name): name for name in names}
+        for image in _records(images):
+            own = (name_of[image["image_id"]],) if image["image_id"] in name_of else ()
+            ids = tuple(str(image[name]) for name in ("image_id", "subject_id") if image[name])
+            items.append(Item(row["volume_id"], int(image["index"]), own, ids))
+    return items
+
+
+def _is_first(row: Row) -> bool:
+    """Whether a row is a volume, the first of its time points: what a mask is for."""
+    return bool(row["kind"] == "volume" and (pd.isna(row["time_index"]) or row["time_index"] == 0))
+
+
+def _volume(job: Job, volume_id: str) -> Path:
+    return Path(job.spec.inputs["series"]).parent / "volumes" / volume_id
+
+
+def _matcher(job: Job, items: list[Item]) -> Matcher:
+    key = _key(job)
+    return Matcher(items, lambda name: (listing.minted(key, "p", name), listing.minted(key, "s", name)))
+
+
+def _label_rows(items: list[Item], given: dict[int, Given]) -> list[Row]:
+    return [
+        {
+            **{"volume_id": items[number].volume_id, "index": items[number].index, "label": said.label, "mask": None},
+            **{f"group_{name}": value for name, value in said.groups.items()},
+        }
+        for number, said in sorted(given.items())
+    ]
+
+
+def _place_masks(job: Job, folder: Path, items: list[Item], series: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Every mask of a label folder on the grid of its volume; rows of labels.parquet, and of what was refused."""
+    settings, name = job.spec.settings, _name_of(job)
+    found = listing.walk(f"{name}.labels", str(folder))
+    root = folder.parent if folder.is_file() else folder
+    known = {row["volume_id"]: row for row in series if _is_first(row)}
+    placed: list[Row] = []
+    refused: list[Row] = []
+    with Readers(_key(job), 1) as readers, job.progress("labels", len(found), "files") as bar:
+        rows = headers(found, root, readers, no_space=settings["no_space"], advance=bar.advance)
+        pairs = _pair(rows, {item.volume_id: item.files for item in items if item.volume_id in known}, known, settings["masks"])
+        for volume_id, masks in sorted(pairs.items()):
+            answer: Row = {"code": "several_masks", "sentence": f"{len(masks)} masks for one image; `masks` chooses one"}
+            target = job.path("masks", f"{volume_id}.npy")
+            if len(masks) == 1:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                volume = read_json(job.read(_volume(job, volume_id) / "volume.json"))
+                answer = place_mask(masks[0], root, volume, readers, settings["no_space"], target)
+            if "code" in answer:
+                target.unlink(missing_ok=True)
+                refused.append(_refused_labels(job, masks, answer["code"], answer["sentence"]))
+            else:
+                job.wrote(target)
+                placed.append({"volume_id": volume_id, "index": None, "label": None, "mask": f"masks/{volume_id}.npy"})
+    if not placed:
+        reasons = sorted({row["sentence"] for row in refused}) or ["no mask bears the name of an image or refers to its series"]
+        raise StudyError(f"sources.{name}.labels: no mask is for an image of this source ({'; '.join(reasons)}).")
+    paired = {mask["name"] for masks in pairs.values() for mask in masks}
+    orphans = [row for row in rows if row["format"] in ("nifti", "dicom") and row["name"] not in paired]
+    sentence = "a label file whose image is not in this source"
+    return placed, refused + [_refused_labels(job, [row], "mask_without_image", sentence) for row in orphans]
+
+
+def _pair(rows: list[Row], files: dict[str, tuple[str, ...]], known: dict[str, Row], pattern: str | None) -> dict[str, list[Row]]:
+    """The label files of each volume: NIfTI by name, DICOM label objects by the series they refer to."""
+    by_name = {row["name"]: row for row in rows}
+    by_words = masks_of(files, [row["name"] for row in rows if row["format"] == "nifti"], pattern)
+    pairs = {volume_id: [by_name[name] for name in names] for volume_id, names in by_words.items()}
+    of_series = {known[volume_id]["series_id"]: volume_id for volume_id in sorted(known, reverse=True)}
+    for row in rows:
+        if row["format"] == "dicom" and '"role":"label"' in row["header"]:
+            for series_id in sorted(set(json.loads(row["header"])["references"]) & set(of_series)):
+                pairs.setdefault(of_series[series_id], []).append(row)
+    return pairs
+
+
+def _refused_labels(job: Job, files: list[Row], code: str, sentence: str) -> Row:
+    return {
+        "item_id": listing.minted(_key(job), "i", code, *sorted(row["name"] for row in files)),
+        "code": code,
+        "sentence": sentence,
+        "num_files": len(files),
+        "bytes": sum(int(row["size"]) for row in files),
+        "stage_of_check": "labels",
+    }
+
+
+def _class_names(folder: Path) -> dict[str, str]:
+    """Mask value → name, from the tables `index`, `name` that BIDS keeps beside masks (`*_dseg.tsv`)."""
+    names: dict[str, str] = {}
+    for path in sorted(folder.rglob("*dseg.tsv")) if folder.is_dir() else []:
+        table = pd.read_csv(path, sep="\t", dtype=str)
+        if {"index", "name"} <= set(table):
+            names |= dict(zip(table["index"], table["name"], strict=True))
+    return names
 
 
 # ---- ledger
@@ -216,7 +383,7 @@ class _Store:
     def __init__(self, job: Job, private: Path) -> None:
         self._job, self._records = job, private / "groups"
         settings = {name: job.spec.settings.get(name) for name in MATTERING}
-        settings["labels"] = _labels_hash(job.spec.settings.get("labels"))
+        settings["labels"] = sha256_text(identities(job.spec.private.get("labels")))
         self._options = canonical_json([settings, job.spec.code, sha256_text(_key(job).hex())])
 
     def sweep(self, shard: int) -> None:
@@ -359,6 +526,11 @@ def _name(job: Job) -> str:
     return job.out.name
 
 
+def _name_of(job: Job) -> str:
+    """The source of a job `<source>/labels`."""
+    return job.spec.name.split("/")[0]
+
+
 def _root(job: Job) -> Path:
     root = Path(job.spec.private["path"])
     return root.parent if root.is_file() else root
@@ -370,32 +542,14 @@ def _key(job: Job) -> bytes:
 
 def _source(job: Job, readers: Readers, table: pd.DataFrame) -> Source:
     settings = job.spec.settings
-    folders = picture_labels(_records(table), settings.get("labels"))
-    return Source(_root(job), _key(job), readers, settings, _labels(settings, _root(job)), folders, job.threads)
+    folders = picture_labels(_records(table))
+    return Source(_root(job), _key(job), readers, settings, _labels(job.spec.private.get("labels")), folders, job.threads)
 
 
-def _labels(settings: Row, root: Path) -> Labels:
-    """The labels table of a source: a TSV with a column `file` and any of `label`, `split`, `subject`, `mask`.
-
-    Raises:
-        StudyError: it is missing, or has no column `file`.
-    """
-    wanted = settings.get("labels")
-    if not wanted or asks_for_folders(wanted):
-        return Labels()
-    path = Path(wanted)
-    if not path.is_file():
-        raise StudyError(
-            "labels: no such file. Name a TSV with the columns file, label (and split, subject, mask), or `folders`."
-        )
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["", "n/a"])
-    if "file" not in table:
-        raise StudyError("labels: the table needs a column `file` with paths relative to the source, and `label`.")
-    return Labels.of(table)
-
-
-def _labels_hash(wanted: str | None) -> str:
-    return sha256_file(wanted) if wanted and Path(wanted).is_file() else str(wanted)
+def _labels(wanted: str | None) -> Labels:
+    """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that."""
+    known = wanted and is_label_table(wanted) and Path(wanted).is_file()
+    return Labels.of(read_label_table(str(wanted))) if known else Labels()
 
 
 def _known_rows(path: Path, code: str) -> dict[tuple[str, int, int], Row]:

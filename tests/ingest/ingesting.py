@@ -50,7 +50,7 @@ def ingest(
     own = readers or Readers(KEY, 2)
     try:
         table = inventory(walk("test", str(root)), root, KEY, own, settings=settings, labels=labels)
-        folders = picture_labels(table.to_dict("records"), settings.get("labels"))
+        folders = picture_labels(table.to_dict("records"))
         source = Source(root, KEY, own, settings, labels, folders)
         for group, rows in table.groupby("group", sort=True):
             records = rows.to_dict("records")

@@ -28,17 +28,17 @@ from medssl.core.tables import read_tsv
 from medssl.ingest import run
 
 SETTINGS = {"tilt": "resample", "uneven": "refuse", "derived": "refuse", "no_space": "refuse", "modality": "auto", "masks": None}
-SETTINGS |= {"subject_pattern": None, "skip": [], "min_slices": 3, "max_refused_frac": 1.0, "shards": 1, "labels": None}
+SETTINGS |= {"subject_pattern": None, "skip": [], "min_slices": 3, "max_refused_frac": 1.0, "shards": 1}
 
 
-def spec_of(source: Path, code: str = "c1", **settings: object) -> jobs.Spec:
+def spec_of(source: Path, code: str = "c1", labels: str | None = None, **settings: object) -> jobs.Spec:
     layout = Layout.of("results", "s")
     key = listing.load_key(None)
-    listing.refresh(layout, "ct", str(source), key)
+    listing.refresh(layout, "ct", str(source), key, labels=labels)
     private = layout.private("ct", "listing.jsonl")
     return jobs.Spec(
         "ingest", "ct", "s", str(layout.root), 0, code, {**SETTINGS, **settings}, {"listing": private}, layout.ingest("ct"),
-        {"path": str(source), "id_key": "", "folder": str(Path(private).parent)},
+        {"path": str(source), "id_key": "", "folder": str(Path(private).parent), "labels": labels},
     )  # fmt: skip
 
 
@@ -252,11 +252,11 @@ def test_folder_names_are_labels_only_when_asked_or_certain(here: Path) -> None:
     assert list(series["label"]) == [False]
     assert "Smith" not in _all_text(out)
     series, _, out = ingest_all(here / "in", labels="folders")
-    images = pd.read_parquet(out / "volumes" / series["volume_id"][0] / "images.parquet")
-    assert set(images["label"]) == {"Smith_John", "Doe_Jane"}
+    assert list(series["label"]) == [False]
+    assert "Smith" not in _all_text(out)
 
 
-def test_labels_table_gives_label_split_and_subject(here: Path) -> None:
+def test_labels_table_gives_split_and_subject_early_and_no_label(here: Path) -> None:
     from PIL import Image
 
     (here / "in").mkdir()
@@ -267,7 +267,7 @@ def test_labels_table_gives_label_split_and_subject(here: Path) -> None:
     table.to_csv(here / "labels.tsv", sep="\t", index=False)
     series, _, out = ingest_all(here / "in", labels=str(here / "labels.tsv"))
     images = pd.read_parquet(out / "volumes" / series["volume_id"][0] / "images.parquet")
-    assert list(images["label"]) == list("abab")
+    assert images["label"].isna().all() and list(images["split"]) == ["train"] * 4
     assert images["subject_id"].nunique() == 2
     assert list(series["unit"]) == ["patient"]
 

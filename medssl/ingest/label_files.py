@@ -1,0 +1,189 @@
+"""Which image a label is for: ids of a table, names of mask files, series that a DICOM label object refers to."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
+
+from medssl.core.errors import StudyError
+from medssl.ingest.names import IMAGE_WORDS, MASK_WORDS, file_words, is_mask
+
+NOT_GROUPS = ("file", "label", "split", "subject", "mask")
+MAX_GROUPS = 20
+MASK_ENTITY = re.compile(r"(seg|desc|label|space|res|den|atlas)-[A-Za-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a label can be given to: a volume (`index` None) or an image of an image set."""
+
+    volume_id: str
+    index: int | None
+    files: tuple[str, ...]
+    """relative names of its files"""
+    ids: tuple[str, ...]
+    """its own id and those of its series and patient, keyed"""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a table says of an item."""
+
+    label: str | None
+    groups: dict[str, str]
+
+
+class Matcher:
+    """Finds the items that an id stands for."""
+
+    def __init__(self, items: Sequence[Item], key_ids: Callable[[str], tuple[str, ...]]) -> None:
+        """`key_ids`: the keyed ids that a patient id or a series UID would have had."""
+        self._key_ids = key_ids
+        self._certain: dict[str, set[int]] = defaultdict(set)
+        self._short: dict[str, set[int]] = defaultdict(set)
+        for number, item in enumerate(items):
+            for name in item.ids:
+                self._certain[name].add(number)
+            for file in item.files:
+                path = PurePosixPath(file)
+                self._certain[file].add(number)
+                for folder in path.parents:
+                    if folder.name:
+                        self._certain[str(folder)].add(number)
+                for name in {path.name, _stem(path.name), _stem(file)}:
+                    self._short[name].add(number)
+
+    def find(self, name: str) -> list[int]:
+        """Numbers of the items that an id stands for: a path, a folder, a patient, a series, or a file's name alone.
+
+        Raises:
+            StudyError: a bare name stands for several images.
+        """
+        tidy = name.replace("\\", "/").removeprefix("./").rstrip("/")
+        for candidate in (tidy, *self._key_ids(name)):
+            if candidate in self._certain:
+                return sorted(self._certain[candidate])
+        found = self._short.get(tidy, set())
+        if len(found) > 1:
+            raise StudyError(
+                f"labels: an id of the table is the name of {len(found)} images. Write paths relative to the source instead."
+            )
+        return sorted(found)
+
+
+def given_by_table(rows: Sequence[dict[str, str]], matcher: Matcher, groups: Sequence[str]) -> tuple[dict[int, Given], int]:
+    """What a table says, by item number, and how many of its rows are for no item.
+
+    Args:
+        rows: of the table, see `read_label_table`.
+        matcher: of the items.
+        groups: columns whose values make subgroups.
+
+    Raises:
+        StudyError: no row is for an image, two rows contradict each other, or a subgroup column cannot be one.
+    """
+    _check_groups(rows, groups)
+    found: dict[int, Given] = {}
+    strangers = 0
+    for row in rows:
+        numbers = matcher.find(row["file"])
+        strangers += not numbers
+        given = Given(row.get("label"), {name: row[name] for name in groups if name in row})
+        for number in numbers:
+            if found.setdefault(number, given) != given:
+                raise StudyError(
+                    "labels: two rows of the table say different things of one image. Keep one row for each, and join several "
+                    "classes by `|`."
+                )
+    if not found:
+        raise StudyError(
+            f"labels: none of the {len(rows)} rows of the table is for an image of this source. An id is a path relative to the "
+            "source, a file name, a folder, a patient id, a series UID, or an id of series.tsv."
+        )
+    return found, strangers
+
+
+def given_by_folders(items: Sequence[Item]) -> dict[int, Given]:
+    """The class of each item by the folder that holds its files."""
+    folders = {number: {PurePosixPath(file).parent.name for file in item.files} for number, item in enumerate(items)}
+    found = {number: Given(names.pop(), {}) for number, names in folders.items() if len(names) == 1 and "" not in names}
+    if not found:
+        raise StudyError("labels: folders: no image lies in a folder of its class. Name a table of id and label instead.")
+    return found
+
+
+def _check_groups(rows: Sequence[dict[str, str]], groups: Sequence[str]) -> None:
+    for name in groups:
+        values = {row[name] for row in rows if name in row}
+        if name in NOT_GROUPS or not 1 <= len(values) <= MAX_GROUPS:
+            raise StudyError(
+                f"groups: the column {name!r} of the label table holds {len(values)} different values; subgroups are made of a "
+                f"column (not {', '.join(NOT_GROUPS)}) with 1 to {MAX_GROUPS}."
+            )
+
+
+def masks_of(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: str | None = None) -> dict[str, list[str]]:
+    """The mask files of each volume: volume id → relative names of the label folder.
+
+    A mask is for the image whose name it bears, without the words and BIDS entities that say that it is a mask. Folders
+    decide only where several images have one name.
+
+    Args:
+        images: volume id → relative names of its files.
+        names: of the NIfTI files of the label folder.
+        pattern: a glob that says which of them are masks; else their last word or folder does, else all are.
+    """
+    if pattern:
+        chosen = [name for name in names if fnmatch(name, pattern) or fnmatch(name.split("/")[-1], pattern)]
+    else:
+        chosen = [name for name in names if is_mask(name)] or list(names)
+    by_stem: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for volume_id, files in images.items():
+        for file in files:
+            for stem in image_stems(file):
+                by_stem[stem].append((volume_id, file))
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(chosen):
+        owners = next((by_stem[stem] for stem in mask_stems(name) if stem in by_stem), [])
+        if len({volume_id for volume_id, _ in owners}) > 1:
+            near = max(_shared_folders(name, file) for _, file in owners)
+            owners = [owner for owner in owners if _shared_folders(name, owner[1]) == near]
+        if len({volume_id for volume_id, _ in owners}) == 1:
+            found[owners[0][0]].append(name)
+    return dict(found)
+
+
+def image_stems(name: str) -> list[str]:
+    """The names under which a mask may know an image.
+
+    >>> image_stems("imagesTr/case_1_0000.nii.gz"), image_stems("sub-01_T1w.nii.gz")
+    (['case_1_0000', 'case_1'], ['sub-01_T1w', 'sub-01'])
+    """
+    words = file_words(name)
+    short = words[:-1] if len(words) > 1 and (words[-1].lower() in IMAGE_WORDS or words[-1] == "0000") else words
+    return list(dict.fromkeys(["_".join(words), "_".join(short)]))
+
+
+def mask_stems(name: str) -> list[str]:
+    """The names that the image of a mask may have, the longest first.
+
+    >>> mask_stems("anat/sub-01_T1w_desc-lesion_mask.nii.gz")
+    ['sub-01_T1w', 'sub-01']
+    """
+    words = [word for word in file_words(name) if not MASK_ENTITY.fullmatch(word)]
+    while len(words) > 1 and words[-1].lower() in MASK_WORDS:
+        words.pop()
+    short = words[:-1] if len(words) > 1 and words[-1].lower() in IMAGE_WORDS else words
+    return list(dict.fromkeys(["_".join(words), "_".join(short)]))
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"(\.nii\.gz|\.[A-Za-z0-9]{1,5})$", "", name)
+
+
+def _shared_folders(one: str, other: str) -> int:
+    return len(set(one.split("/")[:-1]) & set(other.split("/")[:-1]))

@@ -1,0 +1,120 @@
+"""`medssl predict`: new DICOM, NIfTI and pictures go in, masks on their own grids or probabilities come out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from faults import nifti_image
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from phantoms import datasets, random_phantom, save
+from PIL import Image
+from test_finetune_segmentation import SMALL, write_scans
+from typer.testing import CliRunner
+
+from medssl.cli import app
+from medssl.core import tables
+from medssl.core.errors import StudyError
+from medssl.core.files import read_json, write_json
+from medssl.finetune.predicting import Model
+from medssl.finetune.scans import Scan
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def as_prepared(root: Path, source: str, window: list[float]) -> None:
+    """The specs that say how the source of a model was ingested and prepared."""
+    write_json(root / "specs" / "ingest" / f"{source}.json", {"settings": {"modality": "CT", "min_slices": 3}})
+    write_json(root / "specs" / "prepare" / f"{source}.json", {"settings": {"window_hu": [window], "slice_axis": "auto"}})
+
+
+def predict(model: Path, source: Path, out: Path) -> None:
+    result = CliRunner().invoke(app, ["predict", str(model), str(source), "-o", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def expected_mask(model: Model, image: nibabel.Nifti1Image) -> np.ndarray:
+    """The mask by hand: nibabel turns the image to RAS+ and the answer back."""
+    turn = io_orientation(image.affine)
+    values = apply_orientation(np.asanyarray(image.dataobj), turn)
+    ras = image.affine @ inv_ornt_aff(turn, image.shape)
+    axis = int(np.argmax(np.linalg.norm(ras[:3, :3], axis=0).round(6)))
+    along_k = np.moveaxis(values, axis, 2)
+    scan = Scan("x", along_k, None, 1.0, 0.0, (0.0,), (200.0,), np.eye(4))
+    classes = model.task.probabilities(model.network, scan, model.size, CPU).argmax(axis=0)
+    mask = np.array(model.contract["mask_values"])[np.moveaxis(classes, 2, axis)]
+    return apply_orientation(mask, nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), turn))
+
+
+def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, spec_of: Any) -> None:
+    source = write_scans(here / "study")
+    as_prepared(here / "study", "hearts", [0.0, 200.0])
+    out = finetune(spec_of(source, **SMALL | {"max_steps": 12, "fractions": [1.0], "lr": 3e-3}))
+    folder = out / "models" / "scratch"
+    given: dict[str, nibabel.Nifti1Image] = {}
+    for seed in (3, 4):
+        phantom = random_phantom(seed)
+        given[f"case{seed}"] = nifti_image(phantom)
+        save(datasets(phantom), here / "new" / f"case{seed}")
+    image = np.load(source / "arrays" / "v-04.npy")
+    affine = np.array([[0, 0, 1.25, -9], [-1.5, 0, 0, 4], [0, -4.0, 0, 77], [0, 0, 0, 1]])
+    given["scan.nii.gz"] = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(0, 2, 1)), affine)
+    nibabel.save(given["scan.nii.gz"], here / "new" / "scan.nii.gz")
+    (here / "new" / "notes.txt").write_text("nothing")
+    predict(folder, here / "new", here / "answers")
+    files = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")["file"]
+    assert set(files) == set(given)
+    table = tables.read_tsv(here / "answers" / "masks.tsv", text=("class",))
+    model = Model.open(folder)
+    for name, truth in ((name, given[file]) for name, file in files.items()):
+        mask = nibabel.load(here / "answers" / "masks" / f"{name}.nii.gz")
+        assert mask.shape == truth.shape and np.allclose(mask.affine, truth.affine, atol=1e-3)
+        found = np.asanyarray(mask.dataobj)
+        assert (found == expected_mask(model, truth)).mean() > 0.999
+        rows = table[table["volume_id"] == name]
+        voxel_ml = abs(np.linalg.det(truth.affine[:3, :3])) / 1000
+        assert np.allclose(rows["volume_ml"], [(found == value).sum() * voxel_ml for value in rows["value"]])
+    assert tables.read_tsv(here / "answers" / "rejected.tsv")["code"].tolist() == ["not_an_image"]
+    assert sorted(path.name for path in (here / "answers").iterdir()) == ["files.tsv", "masks", "masks.tsv", "rejected.tsv"]
+
+
+def test_probabilities_of_new_pictures_and_slices(
+    here: Path, image_source: Path, encoder: Path, finetune: Any, spec_of: Any
+) -> None:
+    as_prepared(image_source.parent.parent, "organs", [0.0, 255.0])
+    out = finetune(spec_of(image_source, encoder, modes=["full"], fractions=[1.0], scratch=False))
+    folder = next((out / "models").iterdir())
+    model = Model.open(folder)
+    images = np.load(image_source / "arrays" / "v-00.npy")[..., :5]
+    (here / "new").mkdir()
+    for n in range(5):
+        Image.fromarray(images[..., n].T.astype(np.uint8)).save(here / "new" / f"{n}.png")
+    predict(folder, here / "new", here / "answers")
+    files = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")["file"]
+    table = tables.read_tsv(here / "answers" / "probabilities.tsv", text=("predicted",)).set_index("case_id")
+    names = [f"prob_{name}" for name in model.contract["classes"]]
+    with torch.inference_mode():
+        batch = torch.from_numpy(images.transpose(2, 0, 1)[:, None].astype(np.float32) / 255)
+        truth = model.network(batch).softmax(dim=1).numpy()
+    for case, row in table.iterrows():
+        number = int(files[case].removesuffix(".png"))
+        assert np.allclose(row[names].to_numpy(float), truth[number], atol=1e-5)
+        assert row["predicted"] == model.contract["classes"][truth[number].argmax()]
+    save(datasets(random_phantom(5)), here / "dicom")
+    predict(folder, here / "dicom", here / "slices")
+    slices = tables.read_tsv(here / "slices" / "probabilities.tsv")
+    assert len(slices) == len(list((here / "dicom").iterdir()))
+    assert np.allclose(slices[names].sum(axis=1), 1)
+    assert read_json(folder / "contract.json")["ingest"] == {"modality": "CT", "min_slices": 3}
+    with pytest.raises(StudyError, match="does not exist"):
+        predict(folder, here / "nowhere", here / "x")
