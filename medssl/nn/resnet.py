@@ -37,17 +37,18 @@ class ResNetBackbone(Backbone, ResNet):
         expansion = 4 if block == "bottleneck" else 1
         self.channels = tuple(c * expansion for c in planes)
         self.strides = (1, 2, 4, 8) if small else (4, 8, 16, 32)
+        self.stage_names = ("layer1", "layer2", "layer3", "layer4")
         if spatial_dims == 3:
             self.maxpool: nn.Module = SeparableMaxPool3d()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Images `(n, c, *size)` to the maps of the four stages."""
+    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+        """Images `(n, c, *size)` to the maps of the (first `depth`) stages."""
         self.check(x)
         x = self.act(self.bn1(self.conv1(x)))
         if not self.no_max_pool:
             x = self.maxpool(x)
         maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[:depth]:
             x = stage(x)
             maps.append(x)
         return maps
@@ -56,18 +57,23 @@ class ResNetBackbone(Backbone, ResNet):
 class SeparableMaxPool3d(nn.Module):
     """3-D max-pooling by two 2-D poolings: equal values, and a backward pass that is deterministic on a GPU."""
 
-    def __init__(self, kernel: int = 3, *, stride: int = 2, padding: int = 1) -> None:
+    def __init__(self, kernel_size: int = 3, *, stride: int = 2, padding: int = 1) -> None:
         super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, c, i, j, k)` to about half of each size."""
-        n, c, i, j, k = x.shape
-        x = F.max_pool2d(x.reshape(n, c * i, j, k), self.kernel, stride=self.stride, padding=self.padding)
-        j, k = x.shape[-2:]
-        x = x.reshape(n, c, i, j * k)
-        x = F.max_pool2d(x, (self.kernel, 1), stride=(self.stride, 1), padding=(self.padding, 0))
-        return x.reshape(n, c, x.shape[2], j, k)
+        return max_pool3d(x, self.kernel_size, self.stride, self.padding)
+
+
+def max_pool3d(x: Tensor, kernel: int, stride: int, padding: int = 0) -> Tensor:
+    """`(n, c, i, j, k)` pooled in the plane of the last two axes, then along the first."""
+    n, c, i, j, k = x.shape
+    x = F.max_pool2d(x.reshape(n, c * i, j, k), kernel, stride=stride, padding=padding)
+    j, k = x.shape[-2:]
+    x = x.reshape(n, c, i, j * k)
+    x = F.max_pool2d(x, (kernel, 1), stride=(stride, 1), padding=(padding, 0))
+    return x.reshape(n, c, x.shape[2], j, k)
 
 
 def resnet(depth: int, spatial_dims: int, in_channels: int, stem: str, width: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from medssl.core.study import load_study
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "examples"
-OBJECTIVES = ("byol", "deepcluster_v2", "gsimclr", "joint_2d3d", "moco", "simclr", "swav")
+OBJECTIVES = ("byol", "deepcluster_v2", "gsimclr", "joint_2d3d", "moco", "simclr", "spark", "swav")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

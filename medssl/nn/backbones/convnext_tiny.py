@@ -22,6 +22,7 @@ class ConvNeXtTiny(Backbone):
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.channels = tuple(max(1, round(c * width)) for c in (96, 192, 384, 768))
         self.strides = (4, 8, 16, 32)
+        self.stage_names = ("stages.0", "stages.1", "stages.2", "stages.3")
         convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.stem = nn.Sequential(convolution(in_channels, self.channels[0], 4, stride=4), ChannelNorm(self.channels[0]))
         stages, before = [], self.channels[0]
@@ -39,10 +40,10 @@ class ConvNeXtTiny(Backbone):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         self.check(x)
         x, maps = self.stem(x), []
-        for stage in self.stages:
+        for stage in list(self.stages)[:depth]:
             x = stage.blocks(stage.downsample(x))
             maps.append(x)
         return maps

@@ -26,6 +26,7 @@ class ResEnc(Backbone):
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.channels = tuple(features)
         self.strides = tuple(2**level for level in range(len(features)))
+        self.stage_names = tuple(f"encoder.stages.{level}" for level in range(len(features)))
         self.encoder = nn.Module()
         self.encoder.stem = nn.Module()
         self.encoder.stem.convs = nn.Sequential(Convolution(spatial_dims, in_channels, features[0], 3))
@@ -45,10 +46,10 @@ class ResEnc(Backbone):
             if isinstance(module, Residual):
                 nn.init.zeros_(module.conv2.norm.weight)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         self.check(x)
         x, maps = self.encoder.stem.convs(x), []
-        for stage in self.encoder.stages:
+        for stage in list(self.encoder.stages)[:depth]:
             x = stage.blocks(x)
             maps.append(x)
         return maps

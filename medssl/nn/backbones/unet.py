@@ -29,6 +29,10 @@ class UNet(Backbone):
         super().__init__()
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.channels, self.strides = tuple(features[:5]), (1, 2, 4, 8, 16)
+        self.stage_names = ("conv_0", "down_1", "down_2", "down_3", "down_4")
+        if decoder:
+            self.decoder_names = ("upcat_",)
+            self.decoder_channels = (features[3], features[2], features[1], features[5])
         whole = BasicUNet(spatial_dims, in_channels, 1, features=features, norm=(norm, {"affine": True}))
         for name, child in whole.named_children():
             if name.startswith(("conv_0", "down_")) or (decoder and name.startswith("upcat_")):
@@ -37,14 +41,14 @@ class UNet(Backbone):
             for level in (self.down_1, self.down_2, self.down_3, self.down_4):
                 level.max_pooling = SeparableMaxPool3d(2, stride=2, padding=0)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         self.check(x)
         maps = [self.conv_0(x)]
-        for level in (self.down_1, self.down_2, self.down_3, self.down_4):
+        for level in (self.down_1, self.down_2, self.down_3, self.down_4)[: None if depth is None else depth - 1]:
             maps.append(level(maps[-1]))
         return maps
 
-    def decode(self, maps: list[Tensor], *, blocks: int = 4) -> list[Tensor]:
+    def decode(self, maps: list[Tensor], *, blocks: int | None = None) -> list[Tensor]:
         """The maps on the way up after the first `blocks` of four decoder blocks, deep to shallow."""
         x, made = maps[-1], []
         for number, block in list(enumerate((self.upcat_4, self.upcat_3, self.upcat_2, self.upcat_1)))[:blocks]:

@@ -1,0 +1,301 @@
+"""Networks that see only some patches of an image: the active patches are all that is computed.
+
+Each active patch of a batch is a block of its map, and the blocks `(n · k, c, *block)` are the batch that the network gets.
+Norms over positions, activations, sums and convolutions within a block are then those of the active positions alone, without
+any change; a layer that looks beyond its block takes the border from the active neighbours, and zeros (in max-pooling:
+nothing) from all others. What is inactive is never read.
+
+Equal to multiplying by the mask after every layer (the paper's dense emulation), at the active share of its work.
+
+Source: Tian et al., "Designing BERT for Convolutional Networks", arXiv 2301.03580, §3.1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.core.errors import StudyError
+from medssl.nn.backbone import Backbone
+from medssl.nn.resnet import SeparableMaxPool3d, max_pool3d
+
+CONVOLVE = {2: F.conv2d, 3: F.conv3d}
+MATMUL_BLOCK = 2
+"""Up to this many output positions per axis of a block a convolution is one matrix product, which is then faster."""
+
+
+class Patches:
+    """Which patches of a batch are active: `chosen` int64 `(n, k)` numbers them along the flattened `grid` of an image."""
+
+    def __init__(self, chosen: Tensor, grid: Sequence[int]) -> None:
+        self.chosen, self.grid = chosen, tuple(grid)
+        self.num_images, self.per_image = chosen.shape
+        self.rows = (chosen + math.prod(self.grid) * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten()
+
+    @property
+    def active(self) -> Tensor:
+        """Active or not, bool `(n, *grid)`."""
+        flat = torch.zeros(self.num_images, math.prod(self.grid), dtype=torch.bool, device=self.chosen.device)
+        return flat.scatter_(1, self.chosen, True).view(-1, *self.grid)
+
+    @cached_property
+    def neighbours(self) -> Tensor:
+        """int64 `(3 ** d, n · k)`: the block next to each in every direction of {−1, 0, 1}^d, or `n · k` where none is active."""
+        none, dims = len(self.rows), len(self.grid)
+        number = torch.full((self.num_images * math.prod(self.grid),), none, device=self.rows.device)
+        number[self.rows] = torch.arange(none, device=self.rows.device)
+        around = F.pad(number.view(-1, *self.grid), (1, 1) * dims, value=none)
+        moved = (
+            around[(slice(None), *(slice(step, step + size) for step, size in zip(steps, self.grid, strict=True)))]
+            for steps in itertools.product(range(3), repeat=dims)
+        )
+        return torch.stack([number.flatten()[self.rows] for number in moved])
+
+    def pack(self, x: Tensor) -> Tensor:
+        """The active blocks `(n · k, c, *block)` of a map `(n, c, *size)`."""
+        return split(x, self.grid).flatten(0, 1).index_select(0, self.rows).movedim(-1, 1)
+
+    def unpack(self, blocks: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+        """The map `(n, c, *size)` of active blocks, elsewhere `fill`: a number, or one for each channel `(c,)`."""
+        shape = (self.num_images * math.prod(self.grid), *blocks.shape[2:], blocks.shape[1])
+        ground = fill.to(blocks.dtype).expand(shape) if isinstance(fill, Tensor) else blocks.new_full(shape, fill)
+        whole = ground.index_copy(0, self.rows, blocks.movedim(1, -1))
+        return join(whole.view(self.num_images, -1, *whole.shape[1:]), self.grid)
+
+    def bordered(self, blocks: Tensor, width: Sequence[int], fill: float = 0.0) -> Tensor:
+        """Blocks `(n · k, c, *block)` with `width` positions of their neighbours around, `fill` where none is active."""
+        bordered: Tensor = _Bordered.apply(blocks, self.neighbours, tuple(width), fill)
+        return bordered
+
+
+def split(x: Tensor, grid: Sequence[int]) -> Tensor:
+    """A map `(n, c, *size)` cut along a grid: `(n, patches, *block, c)`."""
+    dims = len(grid)
+    pairs = [(size, whole // size) for size, whole in zip(grid, x.shape[2:], strict=True)]
+    cut = x.movedim(1, -1).reshape(len(x), *itertools.chain(*pairs), x.shape[1])
+    order = (0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
+    return cut.permute(order).reshape(len(x), -1, *(block for _, block in pairs), x.shape[1])
+
+
+def join(blocks: Tensor, grid: Sequence[int]) -> Tensor:
+    """What `split` cut: `(n, patches, *block, c)` to `(n, c, *size)`."""
+    dims, block, channels = len(grid), blocks.shape[2:-1], blocks.shape[-1]
+    order = (0, *(axis for d in range(dims) for axis in (1 + d, 1 + dims + d)), 2 * dims + 1)
+    whole = blocks.reshape(len(blocks), *grid, *block, channels).permute(order)
+    return whole.reshape(len(blocks), *(g * b for g, b in zip(grid, block, strict=True)), channels).movedim(-1, 1)
+
+
+class _Bordered(torch.autograd.Function):
+    """Forward and backward pass both only gather, so that they are deterministic on every device."""
+
+    @staticmethod
+    def forward(context: Any, blocks: Tensor, neighbours: Tensor, width: tuple[int, ...], fill: float) -> Tensor:
+        context.save_for_backward(neighbours)
+        context.regions = _regions(blocks.shape[2:], width)
+        x = blocks.movedim(1, -1)
+        out = x.new_empty((len(x), *(b + 2 * w for b, w in zip(blocks.shape[2:], width, strict=True)), x.shape[-1]))
+        for number, (inside, outside) in enumerate(context.regions):
+            own = number == len(context.regions) // 2
+            out[outside] = x if own else _rows(x[inside], neighbours[number], fill)
+        return out.movedim(-1, 1)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (neighbours,) = context.saved_tensors
+        regions, g = context.regions, gradients[0].movedim(1, -1)
+        own = len(regions) // 2
+        total = g[regions[own][1]].clone()
+        for number, (inside, outside) in enumerate(regions):
+            if number != own:  # what the block on the opposite side took from here
+                total[inside] += _rows(g[outside], neighbours[len(regions) - 1 - number], 0.0)
+        return total.movedim(-1, 1), None, None, None
+
+
+def _regions(block: Sequence[int], width: Sequence[int]) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """For each direction of {−1, 0, 1}^d: which part of the neighbour's block, and where it goes in the bordered block."""
+    along = [
+        ((slice(b - w, b), slice(0, w)), (slice(0, b), slice(w, w + b)), (slice(0, w), slice(w + b, 2 * w + b)))
+        for b, w in zip(block, width, strict=True)
+    ]
+    everything = (slice(None),)
+    return [
+        (everything + tuple(inside for inside, _ in steps), everything + tuple(outside for _, outside in steps))
+        for steps in itertools.product(*along)
+    ]
+
+
+def _rows(part: Tensor, rows: Tensor, fill: float) -> Tensor:
+    """The given rows of `part`; `fill` for the row after its last."""
+    return torch.cat([part, part.new_full((1, *part.shape[1:]), fill)]).index_select(0, rows)
+
+
+@dataclass
+class Scope:
+    """What the sparse layers of one network know of the call they are in; without patches they are the dense layers."""
+
+    patches: Patches | None = None
+
+
+def make_sparse(backbone: nn.Module) -> Scope:
+    """Turn the layers that look beyond a block into sparse ones, in place: weights, names and the dense behaviour stay.
+
+    Raises:
+        StudyError: the output of a layer has no place in the blocks.
+    """
+    scope = Scope()
+    for name, module in backbone.named_modules():
+        if isinstance(module, _GLOBAL):
+            module.scope = scope  # type: ignore[assignment]
+            module.register_forward_pre_hook(_refuse)
+        for dense, sparse in _SPARSE.items():
+            if isinstance(module, dense):
+                if isinstance(module, (nn.Conv2d, nn.Conv3d, *_POOLS)) and not _keeps_blocks(module):
+                    raise StudyError(
+                        f"{name} ({module}) cannot be computed on patches: it takes (kernel − 1) / 2 padding or kernel = stride, "
+                        "without dilation."
+                    )
+                module.__class__ = sparse
+                module.scope = scope
+    return scope
+
+
+def sparse_maps(backbone: Backbone, scope: Scope, images: Tensor, patches: Patches, depth: int | None = None) -> list[Tensor]:
+    """The first `depth` maps of the active patches of images `(n, c, *size)`, packed: `(n · k, channels[m], *block)`.
+
+    A block of map m has patch / strides[m] positions an axis. The patches are known to the network's layers inside this call
+    alone, and to no other network.
+    """
+    backbone.check(images)
+    scope.patches = patches
+    try:
+        return backbone(patches.pack(images), depth)
+    finally:
+        scope.patches = None
+
+
+class _Sparse:
+    scope: Scope
+
+
+class _SparseConvolution(_Sparse):
+    """A convolution whose blocks see the active neighbours, and zeros elsewhere."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        patches, padding = self.scope.patches, self.padding
+        if patches is None or not any(padding):
+            return super().forward(x)  # type: ignore[misc]
+        block = x.shape[2:]
+        if any(p > b for p, b in zip(padding, block, strict=True)):  # further than the next block
+            return patches.pack(super().forward(patches.unpack(x)))  # type: ignore[misc]
+        bordered = patches.bordered(x, padding)
+        if self.groups == 1 and max(b // s for b, s in zip(block, self.stride, strict=True)) <= MATMUL_BLOCK:
+            return _matrix_product(bordered, self.weight, self.bias, self.stride)
+        return CONVOLVE[len(block)](bordered, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class SparseConv2d(_SparseConvolution, nn.Conv2d):
+    """In the plane."""
+
+
+class SparseConv3d(_SparseConvolution, nn.Conv3d):
+    """In space."""
+
+
+def _matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]) -> Tensor:
+    """A convolution without padding as one matrix product: `(n, c, *size)` to `(n, channels, *out)`."""
+    kernel = weight.shape[2:]
+    out = [(size - k) // s + 1 for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    last = x.movedim(1, -1)
+    taps = [
+        last[(slice(None), *(slice(t, t + s * o, s) for t, s, o in zip(tap, stride, out, strict=True)))]
+        for tap in itertools.product(*(range(k) for k in kernel))
+    ]
+    columns = torch.cat(taps, -1).flatten(0, -2)
+    product = F.linear(columns, weight.movedim(1, -1).flatten(1), bias)
+    return product.view(len(x), *out, -1).movedim(-1, 1)
+
+
+class _SparseMaxPool(_Sparse):
+    """The maximum over active positions only: right for signed values too, where the paper's code sees zeros."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        patches = self.scope.patches
+        dims = x.ndim - 2
+        padding = _tuple(self.padding, dims)
+        if patches is None or not any(padding):
+            return super().forward(x)  # type: ignore[misc]
+        pool = F.max_pool2d if dims == 2 else max_pool3d
+        return pool(patches.bordered(x, padding, -math.inf), self.kernel_size, self.stride)
+
+
+class SparseMaxPool2d(_SparseMaxPool, nn.MaxPool2d):
+    """In the plane."""
+
+
+class SparseMaxPool3d(_SparseMaxPool, SeparableMaxPool3d):
+    """In space."""
+
+
+class _SparsePositionNorm(_Sparse):
+    """A norm over all positions of an image: over those of its active blocks together."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        patches = self.scope.patches
+        if patches is None:
+            return super().forward(x)  # type: ignore[misc]
+        block = x.shape[2:]
+        images = x.reshape(patches.num_images, patches.per_image, x.shape[1], -1).transpose(1, 2)
+        images = images.reshape(*images.shape, *[1] * (len(block) - 2))
+        normed = super().forward(images)  # type: ignore[misc]
+        return normed.transpose(1, 2).reshape(x.shape)
+
+
+class SparseInstanceNorm2d(_SparsePositionNorm, nn.InstanceNorm2d):
+    """In the plane."""
+
+
+class SparseInstanceNorm3d(_SparsePositionNorm, nn.InstanceNorm3d):
+    """In space."""
+
+
+class SparseGroupNorm(_SparsePositionNorm, nn.GroupNorm):
+    """Of any rank."""
+
+
+_SPARSE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: SparseConv2d,
+    nn.Conv3d: SparseConv3d,
+    nn.MaxPool2d: SparseMaxPool2d,
+    SeparableMaxPool3d: SparseMaxPool3d,
+    nn.InstanceNorm2d: SparseInstanceNorm2d,
+    nn.InstanceNorm3d: SparseInstanceNorm3d,
+    nn.GroupNorm: SparseGroupNorm,
+}
+_POOLS = (nn.MaxPool2d, SeparableMaxPool3d)
+_GLOBAL = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+
+
+def _refuse(module: Any, inputs: Any) -> None:
+    if module.scope.patches is not None:
+        raise StudyError(f"{type(module).__name__} mixes all positions of a map; the network has no sparse form.")
+
+
+def _tuple(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value)
+
+
+def _keeps_blocks(layer: Any) -> bool:
+    """Whether blocks stay blocks: output positions are every stride-th input position, or each comes of a block of its own."""
+    dims = 3 if isinstance(layer, (nn.Conv3d, SeparableMaxPool3d)) else 2
+    if isinstance(layer.padding, str) or any(d != 1 for d in _tuple(getattr(layer, "dilation", 1), dims)):
+        return False
+    kernel, stride, padding = (_tuple(getattr(layer, name), dims) for name in ("kernel_size", "stride", "padding"))
+    return all((k % 2 == 1 and p == k // 2) or (k == s and p == 0) for k, s, p in zip(kernel, stride, padding, strict=True))

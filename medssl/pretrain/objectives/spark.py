@@ -1,0 +1,217 @@
+"""SparK: a convolutional network sees some patches of an image, and what the others hold is to be told.
+
+Source: Tian et al., "Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling", arXiv 2301.03580.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medssl.core.errors import StudyError
+from medssl.core.rng import key, uniforms
+from medssl.nn.backbone import Backbone, wide
+from medssl.nn.backbones.convnext_tiny import ChannelNorm
+from medssl.nn.gather import averaged
+from medssl.nn.light_decoder import CONVOLUTION, NORM, Filling, LightDecoder
+from medssl.nn.loading import Batch, Samples
+from medssl.nn.sparse import Patches, join, make_sparse, sparse_maps, split
+from medssl.nn.views import Crop
+from medssl.pretrain.objective import Loss, Objective
+
+EPSILON = 1e-6
+CONSTANT_STD = 1e-3
+"""Below this standard deviation (of intensities in [0, 1]) a patch is constant: ε outweighs its variance."""
+PAPER_WIDTH = 768
+MASK_GREY = 0.5
+
+
+class SparK(Objective):
+    """Masked patches are predicted from the others, each normalised by its own mean and deviation.
+
+    `patch`: one number or one for each axis; the network's deepest stride where none is given. A smaller patch leaves out the
+    maps whose stride does not fit it (those stages are not trained); `stem: small` of a ResNet keeps them all.
+    `masking: foreground` holds the ratio within the patches that are not constant and within those that are (air), so that no
+    image has its anatomy all masked or all seen by luck. `constant_patches: exclude` takes constant patches out of the loss,
+    where they would be solved by saying zero; the curve reports them apart either way.
+    A backbone with a decoder of its own (U-Nets) trains that one; others get the light decoder, which is thrown away.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        mask_ratio: float = 0.6,
+        patch: tuple[int, ...] = (),
+        masking: Literal["anywhere", "foreground"] = "anywhere",
+        constant_patches: Literal["keep", "exclude"] = "keep",
+        decoder_width: int | None = None,
+    ) -> None:
+        super().__init__(backbone, samples)
+        dims = backbone.spatial_dims
+        self.patch = _full(patch or (backbone.strides[-1],), dims)
+        self.depth = _depth(backbone, self.patch)
+        if not 0 < mask_ratio < 1:
+            raise StudyError(f"spark.mask_ratio {mask_ratio}: a share between 0 and 1.")
+        self.mask_ratio, self.masking, self.exclude_constant = mask_ratio, masking, constant_patches == "exclude"
+        self.contrasts = self.exclude_constant  # the number of patches in the loss is then that of the whole batch
+        self.scope = make_sparse(backbone)
+        channels, strides = backbone.channels[: self.depth], backbone.strides[: self.depth]
+        self.fillings: nn.ModuleList | None = None
+        if backbone.decoder_channels:
+            if self.depth < len(backbone.channels):
+                raise StudyError(
+                    f"spark.patch {list(self.patch)} leaves out the deepest maps, which the backbone's own decoder needs. "
+                    f"Make it a multiple of {backbone.strides[-1]}, or set decoder: false."
+                )
+            self.fillings = nn.ModuleList(Filling(count) for count in channels)
+            self.head = CONVOLUTION[dims](backbone.decoder_channels[-1], backbone.in_channels, 1)
+        else:
+            for name, parameter in backbone.named_parameters():
+                if (backbone.part_of(name) or 0) > self.depth:
+                    parameter.requires_grad_(False)
+            normed_by_channel = any(isinstance(module, nn.LayerNorm) for module in backbone.modules())
+            self.decoder = LightDecoder(
+                dims,
+                channels,
+                strides,
+                decoder_width or min(PAPER_WIDTH, channels[-1]),
+                backbone.in_channels,
+                ChannelNorm if normed_by_channel else NORM[dims],
+            )
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
+
+    def crops(self, size: tuple[int, ...]) -> list[Crop]:
+        """One view; its size is a whole number of patches."""
+        if any(s % p for s, p in zip(size, self.patch, strict=False)) or math.prod(self._grid(size)) < 2:
+            raise StudyError(
+                f"size {list(size)} is not two or more whole patches of {list(self.patch)}. Change pretrain.size, or spark.patch "
+                f"(a multiple of one of the backbone's strides {list(self.backbone.strides)})."
+            )
+        return [Crop(1, size)]
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Masks are drawn anew for each epoch and seed."""
+        self.seed.fill_(seed)
+
+    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        images = views[0]
+        self.backbone.check(images)
+        patches = Patches(self.visible(images, batch), self._grid(images.shape[2:]))
+        maps = sparse_maps(self.backbone, self.scope, images, patches, self.depth)
+        deepest = wide(maps[-1].detach()).reshape(len(images), patches.per_image, maps[-1].shape[1], -1)
+        return {
+            "prediction": wide(self.decoded(maps, patches)),
+            "images": images.detach(),
+            "active": patches.active,
+            "feature_a": deepest.mean((1, 3)).float(),
+        }
+
+    def decoded(self, maps: list[Tensor], patches: Patches) -> Tensor:
+        """Packed maps to the predicted image `(n, c, *size)`, in units of each patch's mean and deviation."""
+        if self.fillings is None:
+            return self.decoder(maps, patches)
+        whole = [filling(blocks, patches) for filling, blocks in zip(self.fillings, maps, strict=True)]
+        return self.head(self.backbone.decode(whole)[-1])
+
+    def visible(self, images: Tensor, batch: Batch) -> Tensor:
+        """Which patches of each image are seen, int64 `(n, k)`: the same number in all, drawn by epoch and sample."""
+        count = math.prod(self._grid(images.shape[2:]))
+        kept = min(max(round(count * (1 - self.mask_ratio)), 1), count - 1)
+        drawn = uniforms(key(int(self.seed), "mask", batch.epoch), batch.keys, count)
+        noise = torch.from_numpy(drawn).to(images.device)
+        if self.masking == "foreground":
+            noise = self._stratified(noise, self._deviation(images) < CONSTANT_STD, kept)
+        return noise.argsort(1)[:, :kept].sort(1).values
+
+    def _stratified(self, noise: Tensor, constant: Tensor, kept: int) -> Tensor:
+        """Numbers whose `kept` smallest hold the ratio among foreground and air alike, `(n, patches)`."""
+        places = noise.argsort(1).argsort(1) + constant * noise.shape[1]
+        places = places.argsort(1).argsort(1)  # foreground first, each in the order of the noise
+        foreground = (~constant).sum(1, keepdim=True)
+        air = noise.shape[1] - foreground
+        wanted = (foreground * (1 - self.mask_ratio)).round().long()
+        wanted = wanted.clamp(min=kept - air).minimum(foreground).clamp(max=kept)
+        seen = torch.where(constant, places - foreground < kept - wanted, places < wanted)
+        return noise + ~seen
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+        images = wide(outputs["images"].detach())
+        active = outputs["active"].flatten(1)
+        grid = self._grid(images.shape[2:])
+        target, prediction = (split(x, grid).flatten(2) for x in (images, outputs["prediction"]))
+        errors = (prediction - normalised_patches(target)).square().mean(2)
+        constant = target.std(2) < CONSTANT_STD
+        varied, same = ~active & ~constant, ~active & constant
+        counted = varied if self.exclude_constant else ~active
+        value = (errors * counted).sum() / averaged(counted.sum().to(errors.dtype)).clamp(min=1e-3)
+        sums = [(errors * varied).sum(), varied.sum(), (errors * same).sum(), same.sum()]
+        loss_varied, num_varied, loss_same, num_same = averaged(torch.stack([total.to(errors.dtype) for total in sums]))
+        return Loss(
+            value,
+            {
+                "loss_varied": loss_varied / num_varied.clamp(min=1e-3),
+                "loss_constant": loss_same / num_same.clamp(min=1e-3),
+                "constant_frac": num_same / (num_varied + num_same),
+            },
+        )
+
+    def pictures(self, outputs: dict[str, Tensor]) -> list[Tensor]:
+        """Image, what was seen of it, and the prediction in its place, each `(n, c, *size)` in [0, 1]."""
+        images = outputs["images"].float()
+        grid, active = self._grid(images.shape[2:]), outputs["active"].flatten(1)
+        target = split(images, grid)
+        seen = active.view(*active.shape, *[1] * (target.ndim - 2))
+        axes = tuple(range(2, target.ndim))
+        mean, variance = target.mean(axes, keepdim=True), target.var(axes, keepdim=True)
+        told = split(outputs["prediction"].float(), grid) * (variance + EPSILON).sqrt() + mean
+        columns = (target, torch.where(seen, target, MASK_GREY), torch.where(seen, target, told.clamp(0, 1)))
+        return [join(column, grid) for column in columns]
+
+    def _grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        return tuple(s // p for s, p in zip(size, self.patch, strict=False))
+
+    def _deviation(self, images: Tensor) -> Tensor:
+        """Standard deviation of the intensities of each patch, `(n, patches)`."""
+        return split(wide(images), self._grid(images.shape[2:])).flatten(2).std(2)
+
+
+def normalised_patches(target: Tensor) -> Tensor:
+    """Patches `(n, patches, values)` less their own mean, over their own standard deviation.
+
+    Source: He et al., arXiv 2111.06377, §4 ("reconstruction target"); Tian et al., §3.3.
+    """
+    variance, mean = torch.var_mean(target, 2, keepdim=True)
+    return (target - mean) / (variance + EPSILON).sqrt()
+
+
+def _full(patch: Sequence[int], dims: int) -> tuple[int, ...]:
+    """One number for each axis.
+
+    Raises:
+        StudyError: another number of numbers.
+    """
+    if len(patch) not in (1, dims):
+        raise StudyError(f"spark.patch {list(patch)} has {len(patch)} numbers; give one, or {dims} (spatial_dims).")
+    return tuple(patch) * (dims if len(patch) == 1 else 1)
+
+
+def _depth(backbone: Backbone, patch: tuple[int, ...]) -> int:
+    """How many maps have a stride that the patch holds wholly.
+
+    Raises:
+        StudyError: not even the first.
+    """
+    fitting = [all(p % stride == 0 for p in patch) for stride in backbone.strides]
+    depth = fitting.index(False) if False in fitting else len(fitting)
+    if not depth:
+        raise StudyError(
+            f"spark.patch {list(patch)} is no multiple of the backbone's first stride {backbone.strides[0]}; its strides are "
+            f"{list(backbone.strides)}. Take a larger patch, or a ResNet with stem: small."
+        )
+    return depth

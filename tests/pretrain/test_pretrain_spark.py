@@ -1,0 +1,229 @@
+"""SparK's laws: what is seen, what is asked, and what the loss makes of the answer."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pretraining import made_batch, made_samples, train_forked, train_here
+from torch import Tensor
+
+from medssl.core.errors import StudyError
+from medssl.nn.backbone import build
+from medssl.nn.sparse import join, split
+from medssl.pretrain.objectives.spark import SparK, normalised_patches
+
+SMALL_STEM = {"width": 0.125, "stem": "small"}
+ROWS = [0, 1, 4, 9, 13, 17, 21, 30]
+
+
+def made(name: str = "resnet18", dims: int = 2, options: dict[str, Any] = SMALL_STEM, channels: int = 1, **of_spark: Any) -> Any:
+    torch.manual_seed(0)
+    return SparK(build(name, options, dims, channels), made_samples(), **of_spark)
+
+
+def asked(objective: Any, images: Tensor, rows: list[int] = ROWS, epoch: int = 0) -> dict[str, Tensor]:
+    batch = made_batch(made_samples(), rows, images.ndim - 2)
+    batch.epoch = epoch
+    return objective([images], batch)
+
+
+def air_and_anatomy(side: int = 32) -> Tensor:
+    """Eight images whose upper half is exactly black."""
+    images = torch.rand(8, 1, side, side, generator=torch.Generator().manual_seed(3))
+    images[:, :, : side // 2] = 0
+    return images
+
+
+def hidden_pixels(outputs: dict[str, Tensor], patch: int) -> Tensor:
+    mask = outputs["active"]
+    for axis in range(1, mask.ndim):
+        mask = mask.repeat_interleave(patch, axis)
+    return ~mask[:, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "options"),
+    [("resnet18", 2, SMALL_STEM), ("resnet50", 2, SMALL_STEM), ("convnext_tiny", 2, {"width": 0.05}),
+     ("unet", 3, {"features": (4, 4, 8, 8, 8, 4), "decoder": True}), ("resenc", 2, {"features": (4, 8, 8), "blocks": (1, 1, 1)})],
+)  # fmt: skip
+def test_no_prediction_depends_on_a_hidden_pixel(name: str, dims: int, options: dict[str, Any]) -> None:
+    objective = made(name, dims, options).eval()
+    patch = objective.patch[0]
+    images = torch.rand(2, 1, *[2 * patch] * dims)
+    before = asked(objective, images, ROWS[:2])
+    other = torch.where(hidden_pixels(before, patch), torch.rand_like(images), images)
+    after = asked(objective, other, ROWS[:2])
+    assert torch.equal(before["active"], after["active"])
+    assert torch.equal(before["prediction"], after["prediction"])
+    assert torch.equal(before["feature_a"], after["feature_a"])
+
+
+def test_the_loss_is_that_of_a_slow_reference_over_masked_patches() -> None:
+    objective = made(channels=2)
+    outputs = asked(objective, torch.rand(8, 2, 32, 16))
+    outputs["prediction"] = torch.randn(8, 2, 32, 16)
+    total, count = 0.0, 0
+    for image, prediction, active in zip(outputs["images"], outputs["prediction"], outputs["active"], strict=True):
+        for row in range(4):
+            for column in range(2):
+                if not active[row, column]:
+                    where = (slice(None), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+                    target = image[where].double()
+                    target = (target - target.mean()) / math.sqrt(target.var().item() + 1e-6)
+                    total, count = total + (prediction[where].double() - target).square().mean().item(), count + 1
+    assert objective.loss(outputs, None).value.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_predictions_of_visible_patches_do_not_count() -> None:
+    objective = made()
+    outputs = asked(objective, torch.rand(8, 1, 32, 32))
+    before = objective.loss(outputs, None).value
+    hidden = hidden_pixels(outputs, 8)
+    outputs["prediction"] = torch.where(hidden, outputs["prediction"], outputs["prediction"] + 100)
+    assert torch.equal(before, objective.loss(outputs, None).value)
+
+
+def test_saying_zero_costs_one_and_the_target_itself_nothing() -> None:
+    objective = made()
+    images = torch.rand(8, 1, 32, 32, dtype=torch.float64)
+    outputs = asked(objective, images.float()) | {"images": images}
+    zero = objective.loss(outputs | {"prediction": torch.zeros_like(images)}, None).value.item()
+    variance = split(images, (4, 4)).flatten(2).var(2)[~outputs["active"].flatten(1)]
+    assert zero == pytest.approx((63 / 64 * variance / (variance + 1e-6)).mean().item(), rel=1e-9)
+    assert zero == pytest.approx(1, abs=0.02)
+    target = normalised_patches(split(images, (4, 4)).flatten(2))
+    exact = join(target.reshape(8, 16, 8, 8, 1), (4, 4))
+    assert objective.loss(outputs | {"prediction": exact}, None).value.item() == pytest.approx(0, abs=1e-20)
+
+
+def test_each_image_shows_the_asked_share_and_the_mask_is_its_own() -> None:
+    objective = made(mask_ratio=0.6)
+    images = torch.rand(8, 1, 56, 56)
+    active = asked(objective, images)["active"]
+    assert active.flatten(1).sum(1).tolist() == [20] * 8  # of 49, as in the paper
+    assert len({tuple(row.flatten().tolist()) for row in active}) == 8
+    assert torch.equal(active[4:], asked(objective, images[4:], ROWS[4:])["active"])  # whatever the batch
+    assert not torch.equal(active, asked(objective, images, epoch=1)["active"])
+    objective.start_epoch(0, 5)
+    assert not torch.equal(active, asked(objective, images)["active"])
+
+
+def test_foreground_masking_holds_the_ratio_in_anatomy_and_air_alike() -> None:
+    objective = made(masking="foreground", mask_ratio=0.5)
+    active = asked(objective, air_and_anatomy())["active"]
+    assert active[:, :2].flatten(1).sum(1).tolist() == [4] * 8
+    assert active[:, 2:].flatten(1).sum(1).tolist() == [4] * 8
+    assert len({tuple(row.flatten().tolist()) for row in active}) > 1
+    mostly_air = air_and_anatomy()
+    mostly_air[:, :, :, 8:] = 0
+    active = asked(objective, mostly_air)["active"]
+    assert active[:, 2:, 0].sum(1).tolist() == [1] * 8
+    assert active.flatten(1).sum(1).tolist() == [8] * 8
+
+
+def test_constant_patches_are_reported_apart_and_left_out_if_asked() -> None:
+    images = air_and_anatomy()
+    kept, left_out = made(), made(constant_patches="exclude")
+    outputs = asked(kept, images)
+    a, b = kept.loss(outputs, None), left_out.loss(outputs, None)
+    share = float(a.parts["constant_frac"])
+    assert share == pytest.approx((~outputs["active"][:, :2]).sum().item() / (~outputs["active"]).sum().item())
+    assert b.value.item() == pytest.approx(float(a.parts["loss_varied"]), rel=1e-6)
+    mixed = share * float(a.parts["loss_constant"]) + (1 - share) * float(a.parts["loss_varied"])
+    assert a.value.item() == pytest.approx(mixed, rel=1e-6)
+
+
+def test_a_smaller_patch_leaves_deeper_stages_as_they_were(make_plan: Any) -> None:
+    wide = {"resnet18": {"width": 0.125}}
+    plan = make_plan(objective={"spark": {"patch": [8]}}, backbone=wide, size=[16], max_steps=2)
+    before = plan.objective()
+    assert before.depth == 2 and before.backbone.strides == (4, 8, 16, 32)
+    start = {name: tensor.clone() for name, tensor in before.backbone.state_dict().items()}
+    error, (_, tensors, _) = train_here(plan)
+    assert error is None
+    for name, tensor in start.items():
+        if not name.endswith("num_batches_tracked"):
+            same = torch.equal(tensor, tensors["encoder/" + name])
+            assert same == name.startswith(("layer3", "layer4")), name
+
+
+def test_a_patch_may_be_flat_for_thin_volumes() -> None:
+    objective = made("resnet18", 3, SMALL_STEM, patch=(8, 8, 4))
+    assert objective.depth == 3  # strides 1, 2, 4
+    outputs = asked(objective, torch.rand(2, 1, 16, 16, 4), ROWS[:2])
+    assert outputs["active"].shape == (2, 2, 2, 1)
+    assert outputs["prediction"].shape == (2, 1, 16, 16, 4)
+
+
+def test_sizes_and_patches_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(StudyError, match=r"no multiple of the backbone's first stride 4"):
+        made(options={"width": 0.125}, patch=(6,))
+    with pytest.raises(StudyError, match="has 3 numbers"):
+        made(patch=(8, 8, 8))
+    with pytest.raises(StudyError, match="two or more whole patches"):
+        made().crops((20, 16))
+    with pytest.raises(StudyError, match="two or more whole patches"):
+        made().crops((8, 8))
+    with pytest.raises(StudyError, match="mask_ratio"):
+        made(mask_ratio=1.0)
+    with pytest.raises(StudyError, match="own decoder needs"):
+        made("unet", 2, {"features": (4, 4, 8, 8, 8, 4), "decoder": True}, patch=(4,))
+
+
+def test_a_unet_trains_its_own_decoder() -> None:
+    objective = made("unet", 2, {"features": (4, 4, 8, 8, 8, 4), "decoder": True})
+    assert not hasattr(objective, "decoder")
+    outputs = asked(objective, torch.rand(8, 1, 32, 32))
+    objective.loss(outputs, None).value.backward()
+    for name, p in objective.named_parameters():
+        assert p.grad is not None and bool(p.grad.isfinite().all()), name
+    assert any(name.startswith("upcat_") for name in objective.encoder().state_dict())
+
+
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(make_plan: Any) -> None:
+    # No batch norm in the encoder; the decoder's is over each part, so it is held still by the U-Net's own.
+    options = {"backbone": {"unet": {"features": (4, 4, 8, 8, 8, 4), "decoder": True}}, "size": [32], "max_steps": 1,
+               "optimizer": "sgd", "lr": 1.0, "warmup_frac": 0.0, "weight_decay": 0.0, "momentum": 0.0}  # fmt: skip
+    for rule in ("keep", "exclude"):
+        chosen = {"objective": {"spark": {"constant_patches": rule}}, **options}
+        one, two = (train_here(make_plan(f"{rule}{a}", accumulate=a, **chosen), precision="double")[1] for a in (1, 4))
+        for name, tensor in one[1].items():
+            if name.startswith("encoder/"):
+                assert torch.allclose(tensor, two[1][name], atol=1e-9), (rule, name)
+
+
+def test_a_killed_run_ends_like_one_that_was_not(make_plan: Any) -> None:
+    chosen = {"objective": "spark", "optimizer": "lamb", "final_weight_decay": 0.2, "seed": 3, "max_steps": 6}
+    whole = train_here(make_plan("whole", **chosen))[1]
+    plan = make_plan("killed", **chosen)
+    status = train_forked(plan, lambda pid, done: os.kill(pid, signal.SIGKILL) if done >= 24 else None)
+    assert os.WIFSIGNALED(status)
+    error, resumed = train_here(plan)
+    assert error is None
+    assert [name for name in whole[1] if not torch.equal(whole[1][name], resumed[1][name])] == []
+
+
+def test_pictures_show_input_mask_and_prediction() -> None:
+    objective = made()
+    outputs = asked(objective, torch.rand(8, 1, 32, 32))
+    image, seen, told = objective.pictures(outputs)
+    hidden = hidden_pixels(outputs, 8)
+    assert torch.equal(image, outputs["images"])
+    assert bool((seen[hidden] == 0.5).all()) and torch.equal(seen[~hidden], image[~hidden])
+    assert torch.equal(told[~hidden], image[~hidden]) and not torch.equal(told[hidden], image[hidden])
+    target = normalised_patches(split(image, (4, 4)).flatten(2)).reshape(8, 16, 8, 8, 1)
+    exact = objective.pictures(outputs | {"prediction": join(target, (4, 4))})[2]
+    assert torch.allclose(exact, image, atol=1e-5)
+
+
+def test_half_of_the_patches_are_seen_on_average_everywhere() -> None:
+    objective = made(mask_ratio=0.5)
+    images = torch.rand(8, 1, 32, 32)
+    share = torch.stack([asked(objective.eval(), images, epoch=e)["active"].float().mean(0) for e in range(60)]).mean(0)
+    assert np.abs(share.numpy() - 0.5).max() < 0.15
