@@ -149,7 +149,7 @@ class ClassificationWork(Work):
         return aggregated(rows_of(self.cases, asked, fitted.probabilities), self.task.aggregate), fitted
 
     def _features_of(self, fit: Fit, backbone: torch.nn.Module) -> np.ndarray:
-        key = (fit.start.run, fit.seed if self.starting.is_random(fit.start) else 0)
+        key = (fit.start.run, self.starting.drawn_by(fit.start, fit.seed))
         if key not in self._features:
             if any(run != fit.start.run for run, _ in self._features):
                 self._features.clear()

@@ -16,6 +16,7 @@ from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
 from medssl.finetune.cases import Cases, unit_ids
+from medssl.finetune.lifting import cuts_slices
 from medssl.finetune.predictions import PROBABILITY, aggregated, rows_of
 from medssl.finetune.reading import channels_sentence, plane_images, scan_of, source_grid, volume_images
 from medssl.finetune.restoring import largest_components, restored_classes
@@ -105,7 +106,9 @@ def probability_table(model: Model, samples_path: Path, volumes_path: Path) -> p
         label=np.full(len(rows), "", dtype=object),
         classes=classes,
         targets=np.zeros((len(rows), len(classes)), dtype=np.uint8),
-        images=(volume_images if whole else plane_images)(known, chosen, model.size),
+        images=volume_images(known, chosen, model.size, cuts_slices(model.contract))
+        if whole
+        else plane_images(known, chosen, model.size),
     )
     everything = np.arange(len(cases))
     predicted = model.task.predict(model.network, cases, everything, device())
@@ -127,12 +130,12 @@ def masks(
     """
     known = read_samples([samples_path], [volumes_path], split=None)
     model.check(known, samples_path.parent.name)
-    values, rank = model.contract["mask_values"], model.contract["spatial_dims"]
+    values, slices_last = model.contract["mask_values"], cuts_slices(model.contract)
     axes = tables.read_parquet(samples_path).drop_duplicates("volume_id").set_index("volume_id")["axis"]
     affines = tables.read_tsv(volumes_path, text=("affine",)).set_index("volume_id")["affine"]
     for volume in sorted(known.volumes, key=lambda volume: volume.volume_id):
         name = volume.volume_id
-        scan = scan_of(volume, affines[name], open_array(volume.array), None, int(axes[name]), rank)
+        scan = scan_of(volume, affines[name], open_array(volume.array), None, int(axes[name]), slices_last)
         probabilities = model.task.probabilities(model.network, scan, model.size, device())
         grid = (scan.affine, scan.shape) if ingested is None else source_grid(ingested, scan)
         yield name, *source_mask(model.task, probabilities, scan, values, grid)

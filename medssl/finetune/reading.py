@@ -39,6 +39,10 @@ class Expected(Protocol):
         """2 for slices, 3 for volumes."""
 
     @property
+    def cuts_slices(self) -> bool:
+        """Whether the axis across the slices comes last."""
+
+    @property
     def in_channels(self) -> int:
         """One per window."""
 
@@ -63,7 +67,7 @@ def read_cases(job: Job, task: Any, network: Expected, size: tuple[int, ...]) ->
     chosen = np.array([place[sample] for sample in rows["sample_id"]], dtype=np.int64)
     for number in sorted(set(samples.volume[chosen].tolist())):
         job.read(samples.volumes[number].array)
-    read = volume_images(samples, chosen, size) if whole else plane_images(samples, chosen, size)
+    read = volume_images(samples, chosen, size, network.cuts_slices) if whole else plane_images(samples, chosen, size)
     names = class_names(list(rows["label"]))
     return Cases(
         **{name: rows[name].to_numpy(dtype=object) for name in ("case_id", "volume_id", "unit_id", "unit", "split", "label")},
@@ -92,7 +96,9 @@ def plane_images(samples: Any, chosen: np.ndarray, size: tuple[int, ...]) -> Cal
     return read
 
 
-def volume_images(samples: Any, chosen: np.ndarray, size: tuple[int, ...]) -> Callable[[np.ndarray], Tensor]:
+def volume_images(
+    samples: Any, chosen: np.ndarray, size: tuple[int, ...], slices_last: bool = False
+) -> Callable[[np.ndarray], Tensor]:
     """Windowed volumes resized to `size`, float32 `(n, c, *size)`, of the case numbers asked for."""
 
     def read(numbers: np.ndarray) -> Tensor:
@@ -100,6 +106,7 @@ def volume_images(samples: Any, chosen: np.ndarray, size: tuple[int, ...]) -> Ca
         for row in chosen[numbers]:
             volume = samples.volumes[samples.volume[row]]
             stored = np.array(np.load(volume.array, mmap_mode="r", allow_pickle=False), dtype=np.float32)
+            stored = np.moveaxis(stored, samples.axis[row], 2) if slices_last else stored
             values = torch.from_numpy(np.ascontiguousarray(stored))[None, None] * volume.slope + volume.intercept
             image = window(values, torch.tensor([volume.low]), torch.tensor([volume.high]))
             # area averages when shrinking: trilinear alone would skip voxels
@@ -151,7 +158,7 @@ def read_scans(job: Job, network: Expected, ingested: Path) -> tuple[list[Scan],
             mask: Any = given.mask_on(job, ingested, volume.volume_id, row["affine"], image.shape)
         else:
             mask = open_array(job.read(volumes_path.parent / row["mask"]))
-        scans.append(scan_of(volume, row["affine"], image, mask, int(samples["axis"][volume.volume_id]), network.spatial_dims))
+        scans.append(scan_of(volume, row["affine"], image, mask, int(samples["axis"][volume.volume_id]), network.cuts_slices))
         found.append(set(np.unique(np.asarray(mask)).tolist()) - {0})
     values = [0, *sorted(set().union(*found))]
     if len(values) < 2:
@@ -179,10 +186,10 @@ def read_scans(job: Job, network: Expected, ingested: Path) -> tuple[list[Scan],
     return scans, values, names, cases
 
 
-def scan_of(volume: Any, affine: str | None, image: Any, mask: Any, axis: int, spatial_dims: int) -> Scan:
-    """A scan whose slices lie along the last axis, whatever axis they were cut along."""
+def scan_of(volume: Any, affine: str | None, image: Any, mask: Any, axis: int, slices_last: bool) -> Scan:
+    """A scan; with `slices_last` its slices lie along the last axis, whatever axis they were cut along."""
     to_ras = np.eye(4) if not isinstance(affine, str) else np.array(json.loads(affine), dtype=float)
-    if spatial_dims == 2 and axis != 2:
+    if slices_last and axis != 2:
         image, mask = (None if a is None else np.moveaxis(np.asarray(a), axis, 2) for a in (image, mask))
         to_ras = to_ras[:, [*(a for a in range(3) if a != axis), axis, 3]]
     return Scan(volume.volume_id, image, mask, volume.slope, volume.intercept, volume.low, volume.high, to_ras)

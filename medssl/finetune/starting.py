@@ -11,11 +11,11 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_file
 from medssl.core.job import Job
+from medssl.finetune.lifting import VOLUME, cuts_slices, lifted, load_lifted, part_of
 from medssl.finetune.plan import SCRATCH, Start
 from medssl.finetune.reading import windows_of
 from medssl.finetune.training import seeded
 from medssl.nn.backbone import build
-from medssl.nn.weights import load_encoder
 
 DEFAULT_BACKBONE = "resnet18"
 DEFAULT_SIZE = [64]
@@ -29,6 +29,8 @@ class Starting:
     contracts: dict[str, dict[str, Any]]
     files: dict[str, Path]
     hashes: dict[str, str]
+    parts: dict[str, Path] = dataclasses.field(default_factory=dict)
+    encoder: str = "own"
     _modules: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -39,10 +41,14 @@ class Starting:
             StudyError: nothing to start from, or weights that are missing.
         """
         settings, inputs = job.spec.settings, job.spec.inputs
-        contracts = {run: read_json(job.read(path)) for run, path in sorted(inputs.get("contracts", {}).items())}
+        learnt = {run: read_json(job.read(path)) for run, path in sorted(inputs.get("contracts", {}).items())}
         files = {run: job.read(path) for run, path in sorted(inputs.get("encoders", {}).items())}
+        parts = {run: job.read(path) for run, path in sorted(inputs.get("parts", {}).items())}
+        own = _own_contract(settings, learnt, len(windows_of(job.spec.inputs["volumes"])["low"]))
+        encoder, transformers = settings["encoder"], [*learnt.values()]
+        contracts = {run: lifted(contract, encoder, transformers) for run, contract in learnt.items()}
+        own = lifted(own, encoder, transformers)
         starts = [Start.of_run(run, contracts[run]["backbone"]) for run in files]
-        own = _own_contract(settings, contracts, len(windows_of(job.spec.inputs["volumes"])["low"]))
         for name, path in sorted(settings["weights"].items()):
             file = Path(path)
             if not file.is_file():
@@ -59,11 +65,17 @@ class Starting:
             raise StudyError(
                 f"finetune.{job.spec.name} has nothing to start from: name a pre-training run in inits, or set scratch: true."
             )
-        return cls(starts, contracts, files, {run: sha256_file(file) for run, file in files.items()})
+        read = {**files, **{f"{run}/parts": file for run, file in parts.items()}}
+        return cls(starts, contracts, files, {name: sha256_file(file) for name, file in read.items()}, parts, encoder)
 
     def is_random(self, start: Start) -> bool:
         """Whether a starting point is drawn anew for each seed."""
         return start.run not in self.files
+
+    def drawn_by(self, start: Start, seed: int) -> int:
+        """The seed that a starting point's weights depend on; 0 where all of them were learnt."""
+        fresh = self.encoder == "volume" and not part_of(self.parts.get(start.run), VOLUME)
+        return seed if self.is_random(start) or fresh else 0
 
     def backbone(self, start: Start, seed: int) -> Any:
         """A backbone with the starting weights; it is kept, so change a copy.
@@ -71,15 +83,15 @@ class Starting:
         Raises:
             StudyError: the weights are not those of the contract's backbone.
         """
-        key = (start.run, seed if self.is_random(start) else 0)
+        key = (start.run, self.drawn_by(start, seed))
         if key not in self._modules:
             contract = self.contracts[start.run]
-            with seeded(seed, SCRATCH):
+            with seeded(key[1], SCRATCH):
                 module = build(
                     contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"]
                 )
             if start.run in self.files:
-                load_encoder(self.files[start.run], module)
+                load_lifted(module, self.encoder, self.files[start.run], self.parts.get(start.run))
             if any(run != start.run for run, _ in self._modules):
                 self._modules.clear()
             self._modules[key] = module
@@ -89,6 +101,11 @@ class Starting:
     def spatial_dims(self) -> int:
         """Rank of all networks of the task."""
         return int(self._common("spatial_dims"))
+
+    @property
+    def cuts_slices(self) -> bool:
+        """Whether the networks see slices, so that the axis across them comes last."""
+        return any(cuts_slices(self.contracts[start.run]) for start in self.starts)
 
     @property
     def in_channels(self) -> int:
@@ -116,6 +133,8 @@ def _own_contract(settings: dict[str, Any], contracts: dict[str, dict[str, Any]]
         return next(iter(contracts.values()))
     chosen = settings["backbone"] or {"name": DEFAULT_BACKBONE, "options": {}}
     size = settings["size"] or DEFAULT_SIZE
+    if settings["encoder"] in ("volume", "inflated"):
+        size = size[:2]  # of the 2-D network that becomes the 3-D one
     known = next(
         iter(contracts.values()), {"spatial_dims": 3 if len(size) == 3 else 2, "in_channels": in_channels, "input_size": size}
     )

@@ -1,0 +1,105 @@
+"""From the network that was pre-trained to the one that a task wants: slices to a volume, flat kernels to solid ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.core import plugins
+from medssl.core.errors import StudyError
+from medssl.nn.weights import load_encoder, read_tensors
+
+VOLUME = "volume_encoder"
+"""The part that a run leaves when it has learnt how the slices of a volume belong together."""
+SALIENT = "salient"
+"""The part that a run leaves when it has learnt a second encoder, of what only the diseased have."""
+
+
+def lifted(contract: dict[str, Any], encoder: str, contracts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The contract of the network that is fine-tuned, of that of the network that was pre-trained.
+
+    `encoder`: see `FinetuneSettings`. The slice transformer has the options that one of `contracts` learnt, for all alike.
+
+    Raises:
+        StudyError: a 3-D network cannot be made 3-D.
+    """
+    if encoder in ("own", SALIENT):
+        return contract
+    if contract["spatial_dims"] == 3:
+        raise StudyError(
+            f"encoder: {encoder} makes a 3-D network of a 2-D one, and {contract['backbone']!r} is 3-D already. "
+            "Set encoder: own, or start from 2-D runs."
+        )
+    solid = contract | {"spatial_dims": 3, "input_size": [*contract["input_size"], contract["input_size"][-1]]}
+    if encoder == "inflated":
+        return solid
+    slices = {"slices": contract["backbone"], "slices_options": contract["backbone_options"]}
+    options = plugins.find("backbone", "slicewise").check(slices | _transformer_options(contracts))
+    return solid | {"backbone": "slicewise", "backbone_options": options}
+
+
+def cuts_slices(contract: dict[str, Any]) -> bool:
+    """Whether a network sees a volume as slices along the last axis."""
+    return contract["spatial_dims"] == 2 or contract["backbone"] == "slicewise"
+
+
+def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | None) -> None:
+    """Load an encoder's weights, and what its run left beside it, into the network of the lifted contract.
+
+    Raises:
+        StudyError: not all tensors of the file have found their place.
+    """
+    if encoder == "own":
+        load_encoder(weights, network)
+    elif encoder == "volume":
+        load_encoder(weights, network.slices)
+        learnt = part_of(parts, VOLUME)
+        if learnt:
+            network.volume.load_state_dict(learnt)
+    elif encoder == "inflated":
+        network.load_state_dict(inflated(read_tensors(weights), network.state_dict()))
+    else:
+        learnt = part_of(parts, SALIENT)
+        if not learnt:
+            raise StudyError(f"{weights.parent.name} left no salient encoder: pre-train with sepclr, or set encoder: own.")
+        network.load_state_dict(learnt)
+
+
+def part_of(parts: Path | None, name: str) -> dict[str, Tensor]:
+    """The tensors of one part of `parts.safetensors`, without its name in front."""
+    found = read_tensors(parts) if parts is not None else {}
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in found.items() if key.startswith(f"{name}.")}
+
+
+def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Tensor]:
+    """2-D kernels repeated along the third axis and divided by its length, so that a volume of equal slices looks like a slice.
+
+    Raises:
+        StudyError: a tensor of one has no partner in the other.
+
+    Source: Carreira and Zisserman, "Quo vadis, action recognition?", arXiv 1705.07750, §2.4.
+    """
+    found = {}
+    for name, tensor in flat.items():
+        wanted = solid.get(name)
+        if wanted is not None and wanted.ndim == tensor.ndim + 1:
+            tensor = (tensor[..., None] / wanted.shape[-1]).expand(*tensor.shape, wanted.shape[-1]).clone()
+        found[name] = tensor
+    different = [name for name in solid if name not in found or found[name].shape != solid[name].shape]
+    different += sorted(found.keys() - solid.keys())
+    if different:
+        raise StudyError(f"the encoder cannot be inflated: {different[0]!r} differs in 2-D and 3-D. Set encoder: volume or own.")
+    return {name: torch.as_tensor(found[name]) for name in solid}
+
+
+def _transformer_options(contracts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The slice transformer's options from the first run that has any; none where no run has."""
+    for contract in contracts:
+        given = contract.get("objective_options", {})
+        if "attention_heads" in given:
+            names = ("width", "layers", "feed_forward", "positions")
+            return {"heads": given["attention_heads"]} | {name: given[name] for name in names}
+    return {}

@@ -1,0 +1,53 @@
+"""A 2-D network on the slices of a volume, and a transformer that lets the slices see each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from medssl.core.errors import StudyError
+from medssl.nn.backbone import Backbone, build
+from medssl.nn.slice_attention import VolumeEncoder
+
+
+class Slicewise(Backbone):
+    """Any 2-D backbone (`slices`, with `slices_options`) along the last axis of a volume: its maps, and one more.
+
+    The deepest map is the volume's: the transformer's embedding of each slice, `(n, width, 1, 1, k)`. Its mean is the volume
+    embedding, for classification; a decoder joins it to the deepest slice map. `strides` are those in the plane.
+
+    Source: Nguyen et al., AAAI 2023, arXiv 2212.01893.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        *,
+        slices: str = "resnet18",
+        slices_options: dict[str, Any] | None = None,
+        width: int = 640,
+        layers: int = 4,
+        heads: int = 8,
+        feed_forward: int = 720,
+        dropout: float = 0.0,
+        positions: bool = True,
+    ) -> None:
+        super().__init__()
+        if spatial_dims != 3 or slices == "slicewise":
+            raise StudyError("backbone 'slicewise' makes a 3-D network of a 2-D one: set spatial_dims: 3 and slices: resnet18.")
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.slices = build(slices, slices_options or {}, 2, in_channels)
+        options: dict[str, Any] = {"feed_forward": feed_forward, "dropout": dropout, "positions": positions}
+        self.volume = VolumeEncoder(self.slices.channels, width=width, layers=layers, heads=heads, **options)
+        self.channels = (*self.slices.channels, width)
+        self.strides = (*self.slices.strides, self.slices.strides[-1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Volumes `(n, c, i, j, k)` to the slice maps `(n, channels, i / stride, j / stride, k)` and the volume's map."""
+        self.check(x)
+        depth = x.shape[4]
+        maps = self.slices(x.movedim(4, 1).flatten(0, 1))
+        embedded = self.volume(self.volume.embed(maps).unflatten(0, (-1, depth)))
+        return [*(m.unflatten(0, (-1, depth)).movedim(1, 4) for m in maps), embedded.movedim(1, 2)[:, :, None, None]]

@@ -1,0 +1,158 @@
+"""A 2-D encoder in a 3-D task: slices with the transformer between them, kernels inflated, or the second encoder of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_finetune_segmentation import SMALL, write_scans
+from torch import nn
+
+from medssl.core import tables
+from medssl.core.errors import StudyError
+from medssl.core.files import read_json, write_json
+from medssl.finetune.lifting import inflated, lifted, load_lifted
+from medssl.nn.backbone import build, pooled
+from medssl.nn.slice_attention import VolumeEncoder
+from medssl.nn.weights import part_tensors, read_tensors, save_encoder, save_tensors
+
+NARROW = {"stem": "small", "width": 0.125}
+SLICEWISE = {"slices": "resnet18", "slices_options": NARROW, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16}
+LEARNT = {"width": 16, "layers": 1, "attention_heads": 2, "feed_forward": 16, "positions": True}
+FLAT = {
+    "backbone": "resnet18", "backbone_options": NARROW, "spatial_dims": 2, "in_channels": 1, "input_size": [16, 16],
+    "objective_options": LEARNT,
+}  # fmt: skip
+
+
+def volume_part(seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return part_tensors({"volume_encoder": VolumeEncoder((8, 16, 32, 64), width=16, layers=1, heads=2, feed_forward=16)})
+
+
+def test_the_maps_of_a_volume_are_those_of_its_slices_and_one_of_the_volume() -> None:
+    torch.manual_seed(0)
+    network = build("slicewise", SLICEWISE, 3, 1).eval()
+    x = torch.rand(2, 1, 16, 16, 5)
+    maps = network(x)
+    assert [m.shape[1] for m in maps] == list(network.channels)
+    for k in range(5):
+        for whole, flat in zip(maps, network.slices(x[..., k]), strict=False):
+            assert torch.allclose(whole[..., k], flat, atol=1e-5)
+    flat_maps = [network.slices(x[..., k]) for k in range(5)]
+    embedded = torch.stack([network.volume.embed(m) for m in flat_maps], 1)
+    assert torch.allclose(pooled(maps), network.volume(embedded).mean(1), atol=1e-5)
+    with pytest.raises(StudyError, match="spatial_dims: 3"):
+        build("slicewise", SLICEWISE, 2, 1)
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 1), (5, 4)])
+def test_a_volume_of_equal_slices_looks_to_inflated_kernels_like_a_slice(kernel: int, groups: int) -> None:
+    torch.manual_seed(0)
+    flat = nn.Conv2d(4, 8, kernel, groups=groups)
+    solid = nn.Conv3d(4, 8, kernel, groups=groups)
+    solid.load_state_dict(inflated(flat.state_dict(), solid.state_dict()))
+    x = torch.rand(1, 4, 9, 8)
+    wanted = flat(x)
+    found = solid(x[..., None].expand(-1, -1, -1, -1, 7))
+    assert torch.allclose(found, wanted[..., None].expand(found.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"width": 0.125}), ("resnet50", {"width": 0.125}), ("convnext_tiny", {"width": 0.1}),
+        ("unet", {"features": (4, 4, 8, 8, 8, 4)}), ("resenc", {"features": (4, 8, 8, 8), "blocks": (1, 2, 1, 1)}),
+    ],
+)  # fmt: skip
+def test_every_backbone_can_be_inflated_and_another_one_is_refused(name: str, options: Any) -> None:
+    flat, solid = (build(name, options, dims, 1) for dims in (2, 3))
+    found = inflated(flat.state_dict(), solid.state_dict())
+    assert all(found[key].shape == tensor.shape for key, tensor in solid.state_dict().items())
+    with pytest.raises(StudyError, match="cannot be inflated"):
+        inflated({**flat.state_dict(), "more": torch.zeros(1)}, solid.state_dict())
+
+
+def test_the_lifted_network_holds_the_encoder_and_what_the_run_left_beside_it(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    encoder = build("resnet18", NARROW, 2, 1)
+    save_encoder(tmp_path / "encoder.safetensors", encoder)
+    save_tensors(tmp_path / "parts.safetensors", volume_part(2))
+    contract = lifted(FLAT, "volume", [FLAT])
+    network = build(contract["backbone"], contract["backbone_options"], contract["spatial_dims"], 1)
+    load_lifted(network, "volume", tmp_path / "encoder.safetensors", tmp_path / "parts.safetensors")
+    assert all(torch.equal(network.slices.state_dict()[name], tensor) for name, tensor in encoder.state_dict().items())
+    learnt = volume_part(2)
+    assert all(torch.equal(tensor, learnt[f"volume_encoder.{name}"]) for name, tensor in network.volume.state_dict().items())
+    with pytest.raises(StudyError, match="3-D already"):
+        lifted(contract, "volume", [FLAT])
+
+
+def write_run(folder: Path, seed: int, *, parts: dict[str, torch.Tensor]) -> Path:
+    from made_receipts import receipt
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    save_encoder(folder / "encoder.safetensors", build("resnet18", NARROW, 2, 1))
+    save_tensors(folder / "parts.safetensors", parts)
+    write_json(folder / "contract.json", {"format": "medssl-encoder-1", **FLAT})
+    receipt(folder, "pretrain")
+    return folder
+
+
+def spec_with_parts(spec_of: Any, source: Path, runs: list[Path], **settings: Any) -> Any:
+    spec = spec_of(source, *runs, **settings)
+    spec.inputs["parts"] = {run.name: str(run / "parts.safetensors") for run in runs}
+    return spec
+
+
+@pytest.mark.parametrize("axis", [2, 0])
+def test_volumes_are_segmented_by_slices_that_see_each_other(tmp_path: Path, finetune: Any, spec_of: Any, axis: int) -> None:
+    from medssl.finetune.run import predict
+
+    source = write_scans(tmp_path / "study", axis=axis)
+    pretrained = tmp_path / "study" / "4_pretrain" / "ct"
+    joint = write_run(pretrained / "joint-all-seed0", 1, parts=volume_part(2))
+    flat = write_run(pretrained / "flat-all-seed0", 1, parts={})
+    settings = SMALL | {"size": [16, 16, 8], "fractions": [1.0], "batch_size": 2, "max_steps": 2, "encoder": "volume"}
+    out = finetune(spec_with_parts(spec_of, source, [joint, flat], backbone=None, **settings))
+    fits = tables.read_tsv(out / "fits.tsv")
+    assert sorted(fits["init"]) == ["flat-all", "joint-all", "scratch"]
+    assert set(fits["backbone"]) == {"slicewise"} and fits["parameters"].nunique() == 1
+    contract = read_json(out / "models" / "joint-all-seed0" / "contract.json")
+    assert contract["backbone_options"]["width"] == 16
+    model = out / "models" / "joint-all-seed0"
+    ingested = tmp_path / "study" / "1_ingest" / "hearts" / "volumes"
+    predict(model, source / "samples.parquet", source / "volumes.tsv", tmp_path / "out", ingested=ingested)
+    import nibabel
+
+    rows = tables.read_parquet(out / "predictions.parquet")
+    row = rows[(rows["init"] == "joint-all") & (rows["split"] == "test")].iloc[0]
+    a, b = (nibabel.load(path) for path in (out / row["prediction"], tmp_path / "out" / "masks" / f"{row['case_id']}.nii.gz"))
+    assert np.array_equal(np.asanyarray(a.dataobj), np.asanyarray(b.dataobj))
+
+
+def test_volumes_are_segmented_by_an_inflated_encoder(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    source = write_scans(tmp_path / "study")
+    run = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "flat-all-seed0", 1, parts={})
+    settings = SMALL | {"size": [16, 16, 8], "fractions": [1.0], "batch_size": 2, "max_steps": 1, "encoder": "inflated"}
+    out = finetune(spec_with_parts(spec_of, source, [run], backbone=None, **settings))
+    assert set(tables.read_tsv(out / "fits.tsv")["init"]) == {"flat-all", "scratch"}
+    model = read_tensors(out / "models" / "flat-all-seed0" / "model.safetensors")
+    assert model["backbone.conv1.weight"].ndim == 5
+
+
+def test_the_second_encoder_of_a_run_is_probed_alone(tmp_path: Path, image_source: Path, finetune: Any, spec_of: Any) -> None:
+    torch.manual_seed(3)
+    salient = part_tensors({"salient": build("resnet18", NARROW, 2, 1)})
+    run = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "sepclr-all-seed0", 1, parts=salient)
+    tiny = {"modes": ["linear"], "fractions": [1.0], "backbone": None, "scratch": False}
+    out = finetune(spec_with_parts(spec_of, image_source, [run], encoder="salient", **tiny))
+    model = read_tensors(out / "models" / "sepclr-all-seed0" / "model.safetensors")
+    assert all(torch.equal(model["backbone." + name.removeprefix("salient.")], tensor) for name, tensor in salient.items())
+    bare = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "simclr-all-seed0", 1, parts={})
+    with pytest.raises(StudyError, match="left no salient encoder"):
+        finetune(spec_with_parts(spec_of, image_source, [bare], encoder="salient", **tiny))
