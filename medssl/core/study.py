@@ -227,6 +227,10 @@ class ViewSettings(Settings):
             raise ValueError(f"views.scale {list(self.scale)}: the first share must not be above the second")
         return self
 
+    def unmoved(self) -> ViewSettings:
+        """Only intensities vary: every view shows the whole image."""
+        return self.model_copy(update={"scale": (1.0, 1.0), "ratio": 1.0, "rotation_deg": 0.0, "elastic_frac": 0.0, "flip": {}})
+
     @classmethod
     def still(cls) -> ViewSettings:
         """Nothing varies: the whole image, as it is."""

@@ -175,8 +175,8 @@ class SegmentationWork(Work):
         cases, scans = self.cases, self.scans
         rest = np.setdiff1d(cases.where("train"), train)
         groups = [[scans[n] for n in chosen] for chosen in (train, cases.where("val"), rest)]
-        backbone = self.starting.backbone(fit.start, fit.seed)
-        fitted = self.task.fit(fit.mode, backbone, *groups, self.values, self.size, self.recipe, fit.seed, self.device)
+        start = self.starting.backbone(fit.start, fit.seed), self.starting.decoder(fit.start)
+        fitted = self.task.fit(fit.mode, *start, *groups, self.values, self.size, self.recipe, fit.seed, self.device)
         rows = []
         for n in cases.where("test"):
             probabilities = self.task.probabilities(fitted.network, scans[n], self.size, self.device)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_file
@@ -96,6 +98,11 @@ class Starting:
                 self._modules.clear()
             self._modules[key] = module
         return self._modules[key]
+
+    def decoder(self, start: Start) -> dict[str, Tensor]:
+        """The tensors `decoder.…` that a run learnt beside its encoder; none for most, and none where the encoder is lifted."""
+        found = part_of(self.parts.get(start.run), "decoder") if self.encoder == "own" else {}
+        return {f"decoder.{name}": tensor for name, tensor in found.items()}
 
     @property
     def spatial_dims(self) -> int:

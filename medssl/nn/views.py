@@ -5,8 +5,10 @@ Every draw is a function of (seed, epoch, view, sample id), so workers, ranks, b
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,11 +34,16 @@ CACHED_NUMBERS = 1 << 19
 
 @dataclass(frozen=True)
 class Crop:
-    """`count` views of one size; `scale` is the share of the image's area or volume they show (None: the study's)."""
+    """`count` views of one size; `scale` is the share of the image's area or volume they show (None: the study's).
+
+    With `varies: intensity` every view shows the image as a whole, so that a place in one is that place in another; with
+    `nothing` a view is the image itself.
+    """
 
     count: int
     size: tuple[int, ...]
     scale: tuple[float, float] | None = None
+    varies: Literal["all", "intensity", "nothing"] = "all"
 
 
 class Views:
@@ -79,9 +86,18 @@ class Views:
         numbers = batch.stored.float().sub_(zero.view(shape))
         made, first = [], 0
         for crop in self.crops:
-            made += self._of_one_size(batch, numbers, crop, range(first, first + crop.count))
+            made += self._varying(crop.varies)._of_one_size(batch, numbers, crop, range(first, first + crop.count))
             first += crop.count
         return made
+
+    def _varying(self, varies: str) -> Views:
+        """These views, or views that vary less."""
+        if varies == "all":
+            return self
+        less = copy.copy(self)
+        less.settings = self.settings.unmoved() if varies == "intensity" else ViewSettings.still()
+        less.flippable = np.zeros_like(self.flippable)
+        return less
 
     def _of_one_size(self, batch: Batch, numbers: Tensor, crop: Crop, which: range) -> list[Tensor]:
         """All views of one size by one resampling: their grids are stacked along the first spatial axis."""
@@ -89,6 +105,8 @@ class Views:
         controls = dims * CONTROL_POINTS**dims if self.settings.elastic_frac else 0
         draws = [uniforms(key(self.seed, "views", batch.epoch, v), batch.keys, NUM_DRAWS + controls) for v in which]
         u = torch.from_numpy(np.stack(draws, 1).reshape(n * len(which), -1).astype(np.float32))
+        if crop.varies != "all":
+            u[:, POSITION : POSITION + dims] = 0.5
         flips = torch.from_numpy(self._flips(batch, dims))
         drawn = u.to(device)
         extent, may_flip, slope, low, high = (

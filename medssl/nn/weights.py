@@ -101,27 +101,34 @@ def part_tensors(parts: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def load_parts(path: Path | str, into: dict[str, nn.Module]) -> list[Match]:
-    """Load all parts of a file into the networks of those names; what the file lacks stays as it is.
+    """Load all parts of a file into the networks of those names; see `place_parts`."""
+    return place_parts(read_tensors(path), into, f"{Path(path).parent.name}/{Path(path).name}")
 
-    So a decoder that was trained up to its third block may go on in a longer one, but nothing of the file is ever lost.
+
+def place_parts(found: dict[str, Tensor], into: dict[str, nn.Module], where: str) -> list[Match]:
+    """Give each tensor `<part>.<name>` its place; what a network has beyond them stays as it is, so that nothing found is lost.
+
+    So a decoder that was trained up to its third block goes on in a whole one. `where` is named in errors.
 
     Raises:
-        StudyError: a tensor of the file has no place; nothing was loaded.
+        StudyError: a tensor has no place; nothing was loaded.
     """
-    found = read_tensors(path)
     wanted = part_tensors(into)
     lost = sorted(name for name, tensor in found.items() if name not in wanted or wanted[name].shape != tensor.shape)
     if lost:
         part = lost[0].split(".")[0]
         why = "has another shape there" if lost[0] in wanted else "is not there" if part in into else "has no place there"
         raise StudyError(
-            f"{Path(path).parent.name}/{Path(path).name}: {len(lost)} of {len(found)} tensors cannot be taken over; the first, "
-            f"{lost[0]!r}, {why}. Use the same backbone and options, and an objective or task that goes on with part {part!r}."
+            f"{where}: {len(lost)} of {len(found)} tensors cannot be taken over; the first, {lost[0]!r}, {why}. "
+            f"Use the same backbone and options, and an objective or task that goes on with part {part!r}."
         )
     matches = []
     for part, module in into.items():
         own = {name.removeprefix(f"{part}."): tensor for name, tensor in found.items() if name.startswith(f"{part}.")}
+        if not own:
+            continue
+        have = module.state_dict().keys()
         module.load_state_dict(own, strict=False)
-        matches.append(Match(len(own), len(module.state_dict()), tuple(sorted(module.state_dict().keys() - own.keys()))))
-        print(f"{part}: {matches[-1]}")
+        matches.append(Match(len(own), len(have), tuple(sorted(have - own.keys()))))
+        print(f"{where}, {part}: {matches[-1]}")
     return matches

@@ -93,6 +93,23 @@ def test_crops_show_the_drawn_share_of_the_image(samples: Any) -> None:
     assert torch.allclose(shown, torch.full((24,), side), atol=1.5)
 
 
+def test_a_crop_may_vary_in_intensity_alone_or_not_at_all(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.array([0, 9, 20]))]
+    moving = STILL | {"scale": (0.3, 0.6), "ratio": 1.5, "rotation_deg": 30, "elastic_frac": 0.1, "flip": {"CT": ["i", "j"]}}
+    one, other = make(samples, [Crop(2, (16, 16), varies="intensity")], **moving)(batch)
+    (itself,) = make(samples, [Crop(1, (16, 16), varies="nothing")])(batch)
+    assert torch.equal(one, other) and torch.equal(one, itself)
+    square = Reader(samples)[(0, np.array([0]))]
+    square.stored, square.extent = square.stored[..., :20, :], torch.tensor([[20, 20]])
+    (seen,) = make(samples, [Crop(1, (20, 20), varies="intensity")], **moving)(square)
+    assert torch.allclose(seen, ((square.values + 1000) / 2000).clamp(0, 1), atol=1e-5)
+    bright, dark = make(samples, [Crop(2, (16, 16), varies="intensity")], **(moving | {"gamma": 3.0}))(batch)
+    exponent = bright.double().log() / dark.double().log()
+    inside = (itself > 0.1) & (itself < 0.9)
+    for image, shown in zip(exponent, inside, strict=True):
+        assert image[shown].std() < 1e-3 and abs(float(image[shown].mean()) - 1) > 1e-2
+
+
 def test_blur_is_a_gaussian_that_keeps_constants() -> None:
     impulse = torch.zeros(2, 1, 31, 31)
     impulse[:, :, 15, 15] = 1

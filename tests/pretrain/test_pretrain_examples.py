@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from medssl.core import plugins
 from medssl.core.study import load_study
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "examples"
-OBJECTIVES = ("byol", "deepcluster_v2", "gsimclr", "joint_2d3d", "moco", "simclr", "spark", "swav")
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", plugins.names("objective"))
 def test_an_example_is_a_study_of_its_method(name: str) -> None:
     import yaml
 

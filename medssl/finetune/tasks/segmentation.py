@@ -19,6 +19,8 @@ from medssl.finetune.augment import draws, intensity, sampling_grid
 from medssl.finetune.decoder import UNet
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scans import Places, Scan, batch_of, mean_dice, places_of
+from medssl.nn.backbone import Backbone
+from medssl.nn.weights import place_parts
 
 MODES = ["full", "gradual", "decoder"]
 DEFAULT_MODES = ["full"]
@@ -56,7 +58,7 @@ class Segmentation:
         self.largest_component = largest_component
         self.self_training_rounds = self_training_rounds
 
-    def network(self, backbone: nn.Module, num_classes: int) -> nn.Module:
+    def network(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """The backbone with this task's decoder; `num_classes` counts the background."""
         return UNet(backbone, num_classes)
 
@@ -67,7 +69,8 @@ class Segmentation:
     def fit(
         self,
         mode: str,
-        backbone: nn.Module,
+        backbone: Backbone,
+        decoder: dict[str, Tensor],
         train: Sequence[Scan],
         val: Sequence[Scan],
         rest: Sequence[Scan],
@@ -82,6 +85,7 @@ class Segmentation:
         Args:
             mode: `full`, `gradual`, or `decoder` (the backbone stays as it is).
             backbone: with its starting weights; not changed.
+            decoder: tensors `decoder.…` that were learnt before; the rest of the decoder is drawn.
             train, val: labelled scans.
             rest: training scans whose masks may not be used, for self-training.
             values: mask value of each class; index 0 is the background.
@@ -90,7 +94,7 @@ class Segmentation:
             seed: of patches, augmentation and decoder.
             device: where the network runs.
         """
-        fitted = self._fit(mode, backbone, train, val, values, size, recipe, seed, device)
+        fitted = self._fit(mode, backbone, decoder, train, val, values, size, recipe, seed, device)
         for turn in range(self.self_training_rounds):
             if not rest:
                 break
@@ -98,14 +102,15 @@ class Segmentation:
             guessed = [lookup[self.probabilities(fitted.network, scan, size, device).argmax(axis=0)] for scan in rest]
             more = [*train, *(scan.with_mask(mask) for scan, mask in zip(rest, guessed, strict=True))]
             num_steps = recipe.steps(self.num_items(train, len(size)))
-            fitted = self._fit(mode, backbone, more, val, values, size, recipe, seed, device, num_steps)
+            fitted = self._fit(mode, backbone, decoder, more, val, values, size, recipe, seed, device, num_steps)
             fitted.facts |= {"self_training_rounds": turn + 1, "num_pseudo": len(rest)}
         return fitted
 
     def _fit(
         self,
         mode: str,
-        backbone: nn.Module,
+        backbone: Backbone,
+        decoder: dict[str, Tensor],
         train: Sequence[Scan],
         val: Sequence[Scan],
         values: Sequence[int],
@@ -118,7 +123,9 @@ class Segmentation:
         from monai.losses import DiceCELoss
 
         with training.seeded(seed, "decoder"):
-            network = UNet(copy.deepcopy(backbone), len(values)).to(device)
+            network = UNet(copy.deepcopy(backbone), len(values))
+        place_parts(decoder, {"decoder": network.decoder}, "starting weights")
+        network.to(device)
         num_steps = num_steps or recipe.steps(self.num_items(train, len(size)))
         places = [places_of(scan, values[1:], seed) for scan in train]
         loss = DiceCELoss(softmax=True, batch=True)
@@ -146,6 +153,7 @@ class Segmentation:
 
         trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[mode])
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
+        facts["decoder_tensors"] = len(decoder)
         return Segmented(network, facts, trained.curve)
 
     def probabilities(self, network: nn.Module, scan: Scan, size: tuple[int, ...], device: torch.device) -> np.ndarray:

@@ -19,6 +19,7 @@ from medssl.nn.denoiser import fit_denoiser
 from medssl.nn.gather import from_first
 from medssl.nn.loading import Samples
 from medssl.pretrain.objectives.simclr import SimCLR
+from medssl.pretrain.partitions import rank_within
 
 
 class GSimCLR(SimCLR):
@@ -76,7 +77,7 @@ class GSimCLR(SimCLR):
         cluster = self.cluster.cpu().numpy()
         count = len(cluster) // batch_size
         if self.deck == "paper":
-            order = np.argsort(rank_in_cluster(cluster), kind="stable")
+            order = np.argsort(rank_within(cluster), kind="stable")
             return [order[at : at + batch_size] for at in range(0, count * batch_size, batch_size)]
         if len(np.unique(cluster)) < batch_size:
             raise StudyError(
@@ -84,15 +85,6 @@ class GSimCLR(SimCLR):
                 "takes one sample of each. Raise the option clusters, or lower batch_size."
             )
         return clean_batches(cluster, batch_size, count, rng(seed, "deck", epoch))
-
-
-def rank_in_cluster(cluster: np.ndarray) -> np.ndarray:
-    """How many members of its cluster come before each sample."""
-    order = np.argsort(cluster, kind="stable")
-    starts = np.searchsorted(cluster[order], cluster[order], side="left")
-    ranks = np.empty(len(cluster), dtype=np.int64)
-    ranks[order] = np.arange(len(cluster)) - starts
-    return ranks
 
 
 def clean_batches(cluster: np.ndarray, batch_size: int, count: int, random: np.random.Generator) -> list[np.ndarray]:

@@ -1,0 +1,64 @@
+"""The way up of a U-Net over any backbone: its maps are the skip connections, a shallow branch keeps the full resolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets.basic_unet import TwoConv
+from torch import Tensor, nn
+
+from medssl.core.errors import StudyError
+from medssl.nn.backbone import Backbone
+
+MIN_WIDTH = 16
+MAX_WIDTH = 256
+
+
+class Decoder(nn.Module):
+    """Levels from deep to shallow, the first `blocks` of them (None: all, and the output has the input's size).
+
+    Each level doubles (or follows) the resolution of the next shallower map by nearest neighbours, joins that map and
+    applies two convolutions with instance norm. Nearest neighbours have a deterministic backward pass on a GPU.
+
+    Source: Ronneberger et al., arXiv 1505.04597; the convolution pair is MONAI's.
+    """
+
+    def __init__(self, backbone: Backbone, *, blocks: int | None = None) -> None:
+        super().__init__()
+        rank, channels = backbone.spatial_dims, tuple(backbone.channels)
+        whole = len(channels)
+        if blocks is not None and not 1 <= blocks <= whole:
+            raise StudyError(f"a decoder over this backbone has 1 to {whole} blocks, got {blocks}. Correct the option blocks.")
+        full = max(MIN_WIDTH, min(channels[0] // 2, 32))
+        blocks = whole if blocks is None else blocks
+        self.shallow = _convolutions(rank, backbone.in_channels, full) if blocks == whole else None
+        skips = [full, *channels[:-1]]
+        levels, below = [], channels[-1]
+        for skip in list(reversed(skips))[:blocks]:
+            width = max(MIN_WIDTH, min(skip, MAX_WIDTH))
+            levels.append(_convolutions(rank, below + skip, width))
+            below = width
+        self.levels = nn.ModuleList(levels)
+        self.width = below
+        """Channels of the output."""
+
+    def forward(self, images: Tensor, maps: list[Tensor]) -> Tensor:
+        """The images `(n, c, *size)` and the backbone's maps of them to the map of the last level, `(n, width, …)`."""
+        skips = [None if self.shallow is None else self.shallow(images), *maps]
+        x = maps[-1]
+        for level, skip in zip(self.levels, reversed(skips[:-1]), strict=False):
+            if x.shape[2:] != skip.shape[2:]:
+                x = F.interpolate(x, size=skip.shape[2:], mode="nearest")
+            x = level(torch.cat([x, skip], dim=1))
+        return x
+
+
+def _convolutions(rank: int, inside: int, outside: int) -> nn.Module:
+    return TwoConv(
+        rank,
+        inside,
+        outside,
+        ("LeakyReLU", {"negative_slope": 0.01, "inplace": True}),
+        ("instance", {"affine": True}),
+        bias=False,
+    )

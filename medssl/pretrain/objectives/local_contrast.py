@@ -1,0 +1,130 @@
+"""Contrast between regions of the decoder's map: a place is like itself in another view, and unlike its neighbours.
+
+Source: Chaitanya et al., "Contrastive learning of global and local features for medical image segmentation with limited
+annotations", NeurIPS 2020, arXiv 2006.10511, §3.2.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.core.rng import rng
+from medssl.nn.backbone import Backbone, pooled, wide
+from medssl.nn.decoder import Decoder
+from medssl.nn.gather import gather, rank
+from medssl.nn.loading import Batch, Samples
+from medssl.nn.views import Crop
+from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
+from medssl.pretrain.regions import NUM_NEGATIVES, Regions, corners_of
+
+
+class LocalContrast(Objective):
+    """Trains the first blocks of a decoder over a frozen encoder; views differ in intensity alone, so that places correspond.
+
+    `lr`: positives are equal places of two views of a slice. `ld`: also of slices of the same partition in the next two volumes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        variant: Literal["lr", "ld"] = "lr",
+        blocks: int = 3,
+        region: int = 3,
+        partitions: int = 4,
+        partition_by: Literal["index", "position_mm"] = "index",
+        temperature: float = 0.1,
+        projector: tuple[int, int] = (64, 128),
+    ) -> None:
+        super().__init__(backbone, samples)
+        self.variant, self.region, self.partitions, self.temperature = variant, region, partitions, temperature
+        self.contrasts = variant == "ld"  # the terms of L^R stay within an image
+        backbone.requires_grad_(False).eval()
+        self.decoder = Decoder(backbone, blocks=blocks)
+        dims, hidden = backbone.spatial_dims, projector[0]
+        convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+        self.pointwise = nn.Sequential(
+            convolution(self.decoder.width, hidden, 1, bias=False), norm(hidden), nn.ReLU(), convolution(hidden, hidden, 1)
+        )
+        # a region of one place is its own embedding
+        self.join = nn.Linear(hidden * region**dims, projector[1], bias=False) if region > 1 else nn.Identity()
+        self.volume = samples.volume
+        found = np.zeros(len(samples), dtype=np.int64) if variant == "lr" else partitions_of(samples, partitions, partition_by)
+        self.register_buffer("partition", torch.from_numpy(found), persistent=False)
+
+    def train(self, mode: bool = True) -> LocalContrast:
+        """The encoder stays as it is, its statistics too."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The decoder, for segmentation."""
+        return {"decoder": self.decoder}
+
+    def crops(self, size: tuple[int, ...]) -> list[Crop]:
+        """Two views of the whole slice."""
+        return [Crop(2, size, varies="intensity")]
+
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+        """`ld`: equally many slices of each partition.
+
+        Raises:
+            StudyError: the batch size does not fit the partitions.
+        """
+        if self.variant == "lr":
+            return super().batches(seed, epoch, batch_size)
+        random = rng(seed, "partitions", epoch)
+        return partition_batches(self.volume, self.partition.cpu().numpy(), self.partitions, batch_size, random)
+
+    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        n, images = len(views[0]), torch.cat(views)
+        with torch.no_grad():
+            maps = self.backbone(images)
+        z = F.normalize(self.embedded(self.pointwise(self.decoder(images, maps))), dim=-1)
+        return {"z_a": z[:n], "z_b": z[n:], **looked_at(pooled(maps).split(n), z.mean(1).split(n))}
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """The map `(n, c, *size)` to the embedding of each node of the lattice, `(n, nodes, d)`."""
+        corners = corners_of(tuple(x.shape[2:]), self.region)
+        cut = [x[(..., *(slice(at, at + self.region) for at in corner))].flatten(1) for corner in corners]
+        return wide(self.join(torch.stack(cut, dim=1)))
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+        a, b, nodes = outputs["z_a"], outputs["z_b"], Regions.of(self.backbone.spatial_dims)
+        if self.variant == "ld":
+            nodes = nodes.with_negatives(NUM_NEGATIVES - 1)
+        views = [region_contrast(x, y, nodes, self.temperature) for x, y in ((a, b), (b, a))]
+        terms = [torch.stack(views).mean()]
+        if self.variant == "lr":
+            return Loss(terms[0])
+        everyone, following = gather(a), next_in_partition(gather(self.partition[batch.rows]))
+        own = torch.arange(len(a), device=a.device) + rank() * len(a)
+        for other in (following[own], following[following[own]]):
+            alone = (other == own)[:, None]
+            terms.append((region_contrast(a, everyone[other], nodes, self.temperature) * ~alone).mean())
+        return Loss(torch.stack(terms).mean())
+
+
+def region_contrast(a: Tensor, b: Tensor, nodes: Regions, temperature: float) -> Tensor:
+    """−log(e^s⁺ / (e^s⁺ + Σ e^s⁻)) of each image and place, `(n, places)`; s = cosine / temperature.
+
+    `a`, `b`: unit embeddings `(n, nodes, d)` of the lattice in two maps. The anchor is a place of `a`, its positive that place of
+    `b`, its negatives the place's neighbours in both.
+
+    Source: arXiv 2006.10511, eq. 4.
+    """
+    places = nodes.places.to(a.device)
+    negatives = nodes.negatives.to(a.device)
+    anchor = a[:, places]
+    attracted = (anchor * b[:, places]).sum(-1) / temperature
+    others = torch.cat([a[:, negatives], b[:, negatives]], dim=2)
+    repelled = torch.einsum("npd,npmd->npm", anchor, others) / temperature
+    return F.softplus(repelled.logsumexp(-1) - attracted)

@@ -1,0 +1,100 @@
+"""Partitions of a volume along its slices: which part of the body a slice shows, without registration, and batches made of them.
+
+Source: Chaitanya et al., arXiv 2006.10511, §3.1. Theirs never drew the last N mod S slices of a volume; here every slice has
+its partition.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.core.errors import StudyError
+from medssl.nn.loading import Samples
+
+
+def partitions_of(samples: Samples, count: int, by: str) -> np.ndarray:
+    """The partition of each sample, int64 `(n,)` from 0 to `count` − 1.
+
+    By `index`: the slices of a volume in their order, cut into `count` parts whose sizes differ by one at most. By `position_mm`:
+    place along the slices' normal in scanner millimetres, cut where the whole cohort has equal shares; for cohorts whose
+    origins agree.
+
+    Raises:
+        StudyError: samples that are no slices of a volume, or have no position.
+    """
+    loose = sorted({samples.volumes[v].volume_id for v in set(samples.volume.tolist()) if samples.volumes[v].kind == "images"})
+    if loose:
+        raise StudyError(
+            f"{loose[0]} is a set of images, not a volume: its images have no order along the body, so no partitions. "
+            "Leave such sources out of the cohort, or take an objective without partitions (simclr)."
+        )
+    if by == "position_mm":
+        position = samples.position_mm.astype(np.float64)
+        if not np.isfinite(position).all():
+            first = samples.ids[int(np.flatnonzero(~np.isfinite(position))[0])]
+            raise StudyError(f"slice {first} has no position in millimetres: set partition_by: index.")
+        edges = np.quantile(position, np.arange(1, count) / count)
+        return np.searchsorted(edges, position, side="right").astype(np.int64)
+    found = np.empty(len(samples), dtype=np.int64)
+    for number in set(samples.volume.tolist()):
+        rows = np.flatnonzero(samples.volume == number)
+        rows = rows[np.argsort(samples.index[rows], kind="stable")]
+        # the middle of each slice: where there are fewer slices than partitions, they stand where they lie
+        found[rows] = (2 * np.arange(len(rows)) + 1) * count // (2 * len(rows))
+    return found
+
+
+def partition_batches(
+    volume: np.ndarray, partition: np.ndarray, count: int, batch_size: int, random: np.random.Generator
+) -> list[np.ndarray]:
+    """The batches of an epoch, each with equally many slices of every partition, laid out `[partitions 0 … S−1][0 … S−1]…`.
+
+    The slices of a partition form a ring: each once a turn, those of one volume spread evenly over it, so that neighbours are of
+    different volumes wherever that can be. Where all volumes are alike, each `[0 … S−1]` is of one volume.
+
+    Raises:
+        StudyError: the batch size is no multiple of the partitions, or a partition has fewer slices than a batch takes of it.
+    """
+    places, rest = divmod(batch_size, count)
+    if rest:
+        raise StudyError(
+            f"a batch of {batch_size} does not hold equally many slices of {count} partitions. "
+            f"Set batch_size to a multiple of {count}, such as {(places + 1) * count}."
+        )
+    sizes = np.bincount(partition, minlength=count)
+    if sizes.min() < places:
+        raise StudyError(
+            f"partition {int(sizes.argmin())} of {count} has {sizes.min()} slices, and a batch of {batch_size} takes {places} of "
+            "each. Lower batch_size or the option partitions, or keep more slices."
+        )
+    num_batches = len(volume) // batch_size
+    phase = random.random(int(volume.max()) + 1)
+    chosen = np.empty((num_batches, places, count), dtype=np.int64)
+    for s in range(count):
+        rows = random.permutation(np.flatnonzero(partition == s))
+        amount = np.bincount(volume[rows], minlength=len(phase))[volume[rows]]
+        ring = rows[np.argsort((rank_within(volume[rows]) + phase[volume[rows]]) / amount, kind="stable")]
+        chosen[:, :, s] = ring[np.arange(num_batches * places) % len(ring)].reshape(num_batches, places)
+    return list(chosen.reshape(num_batches, -1))
+
+
+def next_in_partition(partition: Tensor) -> Tensor:
+    """For each place of a batch the next one of its partition, the last followed by the first, int64 `(n,)`."""
+    order = torch.argsort(partition, stable=True)
+    sorted_partition = partition[order]
+    first = torch.searchsorted(sorted_partition, sorted_partition)
+    last = torch.searchsorted(sorted_partition, sorted_partition, right=True) - 1
+    at = torch.arange(len(order), device=order.device)
+    following = torch.empty_like(order)
+    following[order] = order[torch.where(at == last, first, at + 1)]
+    return following
+
+
+def rank_within(group: np.ndarray) -> np.ndarray:
+    """How many members of its group come before each."""
+    order = np.argsort(group, kind="stable")
+    rank = np.empty(len(group), dtype=np.int64)
+    rank[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order], side="left")
+    return rank
