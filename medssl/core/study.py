@@ -258,7 +258,7 @@ class PretrainSettings(Settings):
     accumulate: Count = 1
     optimizer: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    final_lr_frac: Fold = 0.0
+    final_lr_frac: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_frac: Fold = 0.1
     momentum: Fold = 0.9
     beta2: Fold = 0.999

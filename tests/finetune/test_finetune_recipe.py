@@ -10,11 +10,12 @@ from sklearn.metrics import roc_auc_score
 from medssl.core.errors import NotFiniteError
 from medssl.finetune import training
 from medssl.finetune.augment import augment, draws
+from medssl.finetune.mixup import mixup
 from medssl.finetune.plan import Fit, Start, plan
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import macro_auc
 from medssl.finetune.subsets import Share, shares_of
-from medssl.finetune.tasks.classification import Classifier, mixup
+from medssl.finetune.tasks.classification import Classifier
 from medssl.nn.backbone import build
 
 NARROW = {"stem": "small", "width": 0.125}

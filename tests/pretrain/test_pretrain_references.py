@@ -17,6 +17,7 @@ from medssl.nn.momentum import cosine_momentum
 from medssl.nn.optimizers import LAMB, LARS, warmup_cosine
 from medssl.nn.whitening import shuffled_group_whitening
 from medssl.pretrain.objectives.gsimclr import clean_batches
+from medssl.pretrain.partitions import rank_within
 
 
 def unit(n: int, d: int, seed: int) -> Tensor:

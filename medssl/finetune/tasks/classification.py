@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medssl.core.rng import rng
 from medssl.finetune import probe, training
 from medssl.finetune.augment import augment, draws
 from medssl.finetune.cases import Cases
+from medssl.finetune.mixup import mixup
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import macro_auc
+from medssl.finetune.self_training import self_trained
 from medssl.nn.backbone import pooled
 
 MODES = ["linear", "knn", "full", "gradual"]
@@ -109,16 +110,18 @@ class Classification:
             return self._knn(cases, train, asked, known) if mode == "knn" else self._linear(backbone, cases, train, asked, known)
         targets = cases.targets[train].astype(np.float32)
         fitted = self._full(mode, backbone, cases, train, targets, asked, recipe, seed, device)
-        for turn in range(self.self_training_rounds):
-            rest = np.setdiff1d(cases.where("train"), train)
+        rest = np.setdiff1d(cases.where("train"), train)
+
+        def guess(fitted: Fitted) -> tuple[tuple[np.ndarray, np.ndarray], int]:
             guesses = self.predict(fitted.network, cases, rest, device)
             sure = np.flatnonzero(self._sure(guesses))
-            if not len(sure):
-                break
-            more = np.concatenate([train, rest[sure]]), np.concatenate([targets, self._hardened(guesses[sure])])
-            fitted = self._full(mode, backbone, cases, *more, asked, recipe, seed, device)
-            fitted.facts |= {"self_training_rounds": turn + 1, "num_pseudo": len(sure)}
-        return fitted
+            return (rest[sure], self._hardened(guesses[sure])), len(sure)
+
+        def refit(guesses: tuple[np.ndarray, np.ndarray]) -> Fitted:
+            more = np.concatenate([train, guesses[0]]), np.concatenate([targets, guesses[1]])
+            return self._full(mode, backbone, cases, *more, asked, recipe, seed, device)
+
+        return self_trained(fitted, self.self_training_rounds, guess, refit)
 
     def _knn(self, cases: Cases, train: np.ndarray, asked: np.ndarray, features: np.ndarray) -> Fitted:
         known, val = (features[train], cases.targets[train]), cases.where("val")
@@ -171,8 +174,7 @@ class Classification:
             images, target = cases.images(train[chosen]).to(device), wanted[chosen].to(device)
             if recipe.augment:
                 images = augment(images, draws(seed, step, len(chosen)), flips=recipe.flips)
-            if recipe.mixup > 0:
-                images, target = mixup(images, target, recipe.mixup, seed, step)
+            images, target = mixup(images, target, recipe.mixup, seed, step)
             return _layout(images), target
 
         def score(network: nn.Module) -> float:
@@ -196,17 +198,6 @@ class Classification:
         network.eval()
         logits = _in_batches(cases, indices, device, network).astype(np.float64)
         return probe.sigmoid(logits) if self.multilabel else probe.softmax(logits)
-
-
-def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Each image and its targets mixed with a random partner's, share λ ~ Beta(α, α) for the batch.
-
-    Source: Zhang et al., arXiv 1710.09412, §2.
-    """
-    generator = rng(seed, "mixup", step)
-    share = float(generator.beta(alpha, alpha))
-    partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
-    return share * images + (1 - share) * images[partner], share * targets + (1 - share) * targets[partner]
 
 
 def prepared(network: nn.Module, device: torch.device) -> nn.Module:

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medssl.core.rng import rng
 from medssl.finetune import training
 from medssl.finetune.augment import draws, intensity, sampling_grid
 from medssl.finetune.decoder import UNet
+from medssl.finetune.mixup import mixup
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scans import Places, Scan, batch_of, mean_dice, places_of
+from medssl.finetune.self_training import self_trained
 from medssl.nn.backbone import Backbone
 from medssl.nn.weights import place_parts
 
@@ -94,17 +95,16 @@ class Segmentation:
             seed: of patches, augmentation and decoder.
             device: where the network runs.
         """
-        fitted = self._fit(mode, backbone, decoder, train, val, values, size, recipe, seed, device)
-        for turn in range(self.self_training_rounds):
-            if not rest:
-                break
-            lookup = np.array(values, dtype=np.int64)
-            guessed = [lookup[self.probabilities(fitted.network, scan, size, device).argmax(axis=0)] for scan in rest]
-            more = [*train, *(scan.with_mask(mask) for scan, mask in zip(rest, guessed, strict=True))]
-            num_steps = recipe.steps(self.num_items(train, len(size)))
-            fitted = self._fit(mode, backbone, decoder, more, val, values, size, recipe, seed, device, num_steps)
-            fitted.facts |= {"self_training_rounds": turn + 1, "num_pseudo": len(rest)}
-        return fitted
+        num_steps, lookup = recipe.steps(self.num_items(train, len(size))), np.array(values, dtype=np.int64)
+
+        def fitted_on(scans: Sequence[Scan]) -> Segmented:
+            return self._fit(mode, backbone, decoder, scans, val, values, size, recipe, seed, device, num_steps)
+
+        def guess(fitted: Segmented) -> tuple[list[Scan], int]:
+            masks = (lookup[self.probabilities(fitted.network, scan, size, device).argmax(axis=0)] for scan in rest)
+            return [scan.with_mask(mask) for scan, mask in zip(rest, masks, strict=True)], len(rest)
+
+        return self_trained(fitted_on(train), self.self_training_rounds, guess, lambda guessed: fitted_on([*train, *guessed]))
 
     def _fit(
         self,
@@ -118,7 +118,7 @@ class Segmentation:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        num_steps: int | None = None,
+        num_steps: int,
     ) -> Segmented:
         from monai.losses import DiceCELoss
 
@@ -126,7 +126,6 @@ class Segmentation:
             network = UNet(copy.deepcopy(backbone), len(values))
         place_parts(decoder, {"decoder": network.decoder}, "starting weights")
         network.to(device)
-        num_steps = num_steps or recipe.steps(self.num_items(train, len(size)))
         places = [places_of(scan, values[1:], seed) for scan in train]
         loss = DiceCELoss(softmax=True, batch=True)
         lookup = torch.full((max(values) + 1,), 0, dtype=torch.int64)
@@ -138,13 +137,7 @@ class Segmentation:
             images = images.to(device)
             if recipe.augment:
                 images, target = augmented(images, target, draws(seed, step, len(images)).to(device), flips=recipe.flips)
-            if recipe.mixup > 0:
-                generator = rng(seed, "mixup", step)
-                share = float(generator.beta(recipe.mixup, recipe.mixup))
-                partner = torch.from_numpy(generator.permutation(len(images))).to(device)
-                images = share * images + (1 - share) * images[partner]
-                target = share * target + (1 - share) * target[partner]
-            return images, target
+            return mixup(images, target, recipe.mixup, seed, step)
 
         def score(current: nn.Module) -> float:
             index = np.array(values)

@@ -1,0 +1,23 @@
+"""Training on mixtures of two cases and of their labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medssl.core.rng import rng
+
+
+def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Each image and its targets mixed with a random partner's, share λ ~ Beta(α, α) for the batch; α = 0 mixes nothing.
+
+    `images` `(n, c, *size)`; `targets` `(n, classes)` or one-hot masks `(n, classes, *size)`.
+
+    Source: Zhang et al., arXiv 1710.09412, §2; of masks: Chaitanya et al., arXiv 2006.10511, §4 (α = 0.1).
+    """
+    if alpha == 0:
+        return images, targets
+    generator = rng(seed, "mixup", step)
+    share = float(generator.beta(alpha, alpha))
+    partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    return share * images + (1 - share) * images[partner], share * targets + (1 - share) * targets[partner]

@@ -1,0 +1,85 @@
+"""What helps with few labels: mixtures, guessed labels, a decoder that was learnt before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from medssl.finetune.mixup import mixup
+from medssl.finetune.self_training import self_trained
+
+
+def test_images_and_masks_are_mixed_with_the_same_partner_in_the_same_share() -> None:
+    masks = torch.eye(5)[torch.randint(5, (8, 6, 6), generator=torch.Generator().manual_seed(0))].movedim(-1, 1)
+    values = torch.arange(5.0).view(1, 5, 1, 1)
+    images, mixed = mixup((masks * values).sum(1, keepdim=True), masks, 0.4, 0, 3)
+    assert torch.allclose(images, (mixed * values).sum(1, keepdim=True), atol=1e-6)
+    assert torch.allclose(mixed.sum(1), torch.ones(8, 6, 6)) and not torch.equal(mixed, masks)
+
+
+def test_the_share_of_a_mixture_is_drawn_from_a_symmetric_beta() -> None:
+    alpha, one = 0.1, torch.tensor([[1.0], [0.0]])
+    shares = np.array([float(mixup(one, one, alpha, 0, step)[0].max()) for step in range(3000)])
+    # of two cases, partners are swapped in half of the steps; the larger of λ and 1 − λ is seen then, else 1
+    swapped = shares[shares < 1]
+    draws = np.random.default_rng(1).beta(alpha, alpha, 200_000)
+    assert abs(swapped.mean() - np.maximum(draws, 1 - draws).mean()) < 0.01
+    assert 0.4 < len(swapped) / len(shares) < 0.55
+
+
+def test_without_a_share_nothing_is_mixed() -> None:
+    images, targets = torch.rand(4, 1, 3, 3), torch.rand(4, 2)
+    assert mixup(images, targets, 0.0, 0, 0) == (images, targets)
+
+
+@dataclass
+class Fit:
+    learnt_from: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def test_each_round_learns_from_the_guesses_of_the_round_before_alone() -> None:
+    known = ["labelled"]
+
+    def guess(fit: Fit) -> tuple[list[str], int]:
+        return [f"guess of ({', '.join(fit.learnt_from)})"], 3
+
+    done = self_trained(Fit(known), 2, guess, lambda guesses: Fit(known + guesses))
+    assert done.learnt_from == ["labelled", "guess of (labelled, guess of (labelled))"]
+    assert done.facts == {"self_training_rounds": 2, "num_pseudo": 3}
+
+
+def test_self_training_ends_where_nothing_is_guessed_or_asked() -> None:
+    first = Fit(["labelled"])
+    assert self_trained(first, 3, lambda fit: ([], 0), lambda guesses: Fit([])) is first
+    assert self_trained(first, 0, lambda fit: ([], 1), lambda guesses: Fit([])) is first
+
+
+def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
+    from medssl.finetune.recipe import Recipe
+    from medssl.finetune.scans import Scan
+    from medssl.finetune.tasks.segmentation import Segmentation
+    from medssl.nn.backbone import build
+    from medssl.nn.decoder import Decoder
+    from medssl.nn.weights import part_tensors
+
+    torch.manual_seed(0)
+    backbone = build("resnet18", {"stem": "small", "width": 0.125}, 2, 1)
+    learnt = part_tensors({"decoder": Decoder(backbone, blocks=3)})
+    image = np.random.default_rng(0).normal(0, 1, (16, 16, 4)).astype(np.float32)
+    scan = Scan("a", image, (image > 1).astype(np.uint8), 1.0, 0.0, (-2.0,), (2.0,), np.eye(4))
+    recipe = Recipe(max_steps=1, batch_size=2, lr=1e-12, weight_decay=0.0, calibration_batches=0)
+
+    def fitted(decoder: dict[str, torch.Tensor]) -> Any:
+        return Segmentation().fit("full", backbone, decoder, [scan], [], [], [0, 1], (16, 16), recipe, 0, torch.device("cpu"))
+
+    with_it, without = fitted(learnt), fitted({})
+    assert (with_it.facts["decoder_tensors"], without.facts["decoder_tensors"]) == (len(learnt), 0)
+    for name, tensor in with_it.network.state_dict().items():
+        inside = name in learnt
+        other = learnt[name] if inside else without.network.state_dict()[name]
+        assert torch.allclose(tensor, other, atol=1e-6), name  # the rest is drawn as without it
+    assert not torch.allclose(without.network.decoder.levels[0].conv_0.conv.weight, learnt["decoder.levels.0.conv_0.conv.weight"])
