@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from faults import nifti_image
+from canaries import all_text, plant
 from phantoms import datasets, largest_error, random_phantom, save
 
 from medssl.core import job as jobs
@@ -250,7 +247,7 @@ def test_folder_names_are_labels_only_when_asked_or_certain(here: Path) -> None:
         Image.fromarray(np.full((9, 9), 7, np.uint8)).save(here / "in" / name / "1.png")
     series, _, out = ingest_all(here / "in")
     assert list(series["label"]) == [False]
-    assert "Smith" not in _all_text(out)
+    assert "Smith" not in all_text(out)
     series, _, out = ingest_all(here / "in", labels="folders")
     assert list(series["label"]) == [False]
     assert "Smith" not in _all_text(out)
@@ -309,99 +306,15 @@ def test_npz_whose_labels_do_not_match_is_refused(here: Path) -> None:
 # ---- nothing personal leaves
 
 
-def _all_text(folder: Path) -> str:
-    """Every byte below a folder, file names, inflated streams and base64 decoded, as text."""
-    texts = []
-    for path in sorted(folder.rglob("*")):
-        texts.append(str(path.relative_to(folder)))
-        if path.is_file():
-            data = path.read_bytes()
-            texts.append(data.decode("latin-1"))
-            for mark in (b"\x1f\x8b",):
-                at = data.find(mark)
-                if at >= 0:
-                    try:
-                        texts.append(zlib.decompressobj(31).decompress(data[at:]).decode("latin-1"))
-                    except zlib.error:
-                        pass
-            if path.suffix == ".parquet":
-                texts.append(pd.read_parquet(path).to_csv())
-            for word in set(texts[-1].replace('"', " ").replace("\n", " ").split()):
-                if len(word) > 12:
-                    try:
-                        texts.append(base64.b64decode(word, validate=True).decode("latin-1"))
-                    except (ValueError, UnicodeDecodeError):
-                        pass
-    return "\n".join(texts)
-
-
-def canaries(root: Path, number: int) -> list[str]:
-    """A source with a different personal string in as many places as there are."""
-    from pydicom.datadict import DicomDictionary, tag_for_keyword
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
-    words = [f"CANARY{n:03d}X" for n in range(number)]
-    left = iter(words)
-    used = []
-
-    def take() -> str:
-        used.append(next(left))
-        return used[-1]
-
-    made = datasets(random_phantom(1))
-    kinds = ("PN", "LO", "SH", "ST", "LT", "UT", "AE")
-    starts = ("Patient", "Institution", "Operator", "Physician", "Referring", "Station", "Study", "Series", "Device", "Protocol")
-    starts += ("Accession", "Other", "Image", "Requested", "Responsible", "Performing", "Performed", "Issuer", "Convolution")
-    starts += ("Manufacturer", "Medical", "Additional", "Ethnic", "Occupation")
-    personal = [e[4] for e in DicomDictionary.values() if e[0] in kinds and e[1] == "1" and e[4].startswith(starts)]
-    for keyword in personal[: number - 20]:
-        word = take()
-        for ds in made:
-            if tag_for_keyword(keyword) is not None:
-                setattr(ds, keyword, word)
-    nested, private = take(), take()
-    for ds in made:
-        item = Dataset()
-        item.PatientName = nested
-        ds.OtherPatientIDsSequence = Sequence([item])
-        block = ds.private_block(0x0099, "MEDSSL TEST", create=True)
-        block.add_new(0x01, "LO", private)
-        ds.preamble = (private.encode() + b"\0" * 128)[:128]
-    folder = take()
-    save(made, root / folder / take(), names=lambda n, word=take(): f"{word}_{n}.dcm")
-    broken = root / folder / take()
-    broken.mkdir()
-    (broken / f"{take()}.dcm").write_bytes(next((root / folder).rglob("*_0.dcm")).read_bytes()[:700])
-    (broken / f"{take()}.txt").write_text(take())
-    other = datasets(random_phantom(2))
-    for n, ds in enumerate(other):
-        ds.PatientID = used[0]
-        if n == 5:
-            ds.PixelSpacing = [9, 9]
-    save(other, root / take())
-    image = nifti_image(random_phantom(3))
-    image.header["descrip"], image.header["aux_file"] = take().encode(), take().encode()
-    image.header["db_name"] = take().encode()
-    nibabel.save(image, root / f"{take()}_ct.nii.gz")
-    from PIL import Image, PngImagePlugin
-
-    info = PngImagePlugin.PngInfo()
-    info.add_text(take(), take())
-    (root / "pictures" / folder).mkdir(parents=True)
-    Image.fromarray(np.full((9, 9), 3, np.uint8)).save(root / "pictures" / folder / f"{take()}.png", pnginfo=info)
-    return used
-
-
 def test_no_canary_leaves_ingest(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = canaries(here / "in", 100)
+    words = plant(here / "in", 100)
     assert len(words) >= 80
     spec = spec_of(here / "in", shards=2)
     log = here / "results" / "s" / "logs" / "ingest.log"
     for step in (run.scan, lambda j: run.convert(j, 0), lambda j: run.convert(j, 1), run.merge):
         with jobs.job(spec, log_path=log) as job:
             step(job)
-    text = _all_text(here / "results") + "".join(capfd.readouterr())
+    text = all_text(here / "results") + "".join(capfd.readouterr())
     assert [word for word in words if word in text] == []
     assert len(read_tsv(Path(spec.out) / "series.tsv")) >= 3
     private = (here / ".medssl" / "s" / "ct" / "items.tsv").read_text()

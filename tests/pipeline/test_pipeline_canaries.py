@@ -1,0 +1,62 @@
+"""Nothing personal of a source is in anything that a whole study writes, prints or logs, however it is packed."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+from canaries import all_text, plant
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STUDY = """\
+study: tiny
+sources:
+  ct:
+    path: {path}
+    prepare:
+      split: {{val_frac: 0, test_frac: 0}}
+  organs: {{path: {organs}}}
+prepare:
+  window_hu: [[-1000, 400]]
+pretrain:
+  simclr:
+    cohort: ct
+    size: [32, 32]
+    batch_size: 4
+    max_steps: 4
+finetune:
+  organs:
+    source: organs
+    modes: [linear]
+    fractions: [0.1]
+    seeds: [0]
+    size: [28]
+evaluate:
+  bootstrap: 100
+"""
+
+
+def test_the_search_finds_what_is_packed(tmp_path: Path) -> None:
+    word = b"CANARY000X"
+    (tmp_path / "a.html").write_bytes(b'<img src="data:image/png;base64,' + base64.b64encode(b"some " + word) + b'">')
+    (tmp_path / "b.bin").write_bytes(b"head" + gzip.compress(b"other " + word[::-1]))
+    text = all_text(tmp_path)
+    assert word.decode() in text and word.decode()[::-1] in text
+
+
+def test_no_canary_leaves_a_whole_study(tmp_path: Path) -> None:
+    words = plant(tmp_path / "CANARYPATH" / "in", 100)
+    assert len(words) >= 80
+    (tmp_path / "mine.yaml").write_text(STUDY.format(path="CANARYPATH/in", organs=ROOT / "demo" / "organs"))
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "report"]
+    done = subprocess.run(
+        [*command, "--configfile", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = tmp_path / "results"
+    assert list(results.glob("tiny/7_report/*/report.html")) or list(results.glob("tiny/7_report/report.html"))
+    text = "\n".join([all_text(results), all_text(tmp_path / ".snakemake"), done.stdout, done.stderr])
+    assert [word for word in [*words, "CANARYPATH"] if word in text] == []
