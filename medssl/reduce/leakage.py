@@ -26,8 +26,11 @@ GRID = {2: 10, 3: 7}
 DETAIL = {2: 64, 3: 32}
 """Side at which a candidate is compared."""
 
-FRAMES = ((0.0, 1.0), (0.0, 0.87), (0.13, 1.0), (0.07, 0.93))
-"""Sub-frames along one axis that stand for crops of up to a fifth."""
+FRAMES = {
+    2: ((0.0, 1.0), (0.0, 0.9), (0.1, 1.0), (0.1, 0.9), (0.0, 0.8), (0.2, 1.0)),
+    3: ((0.0, 1.0), (0.0, 0.87), (0.13, 1.0), (0.07, 0.93)),
+}
+"""Sub-frames along one axis that stand for crops of up to a fifth, by number of axes."""
 
 LEVELS = {2: (16, 32, 64), 3: (8, 16, 24)}
 """Sides at which a candidate is aligned, one after the other."""
@@ -35,8 +38,8 @@ LEVELS = {2: (16, 32, 64), 3: (8, 16, 24)}
 STEPS = (8, 6, 4)
 CANDIDATES = {2: 10, 3: 6}
 UNLIKE = 0.8
-"""Correlation of thumbnails below which no detail is compared: it spares most of the work among strangers, and of 300 slices
-cropped by 10 to 20 % it loses one."""
+"""Correlation of thumbnails below which no detail is compared: it spares most of the work among strangers, and loses none
+of 300 slices cropped by 10 to 20 %."""
 
 HOPELESS = 0.6
 """Correlation after the second level below which a candidate is given up."""
@@ -152,7 +155,7 @@ def look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int | None 
 def _look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int) -> list[list[Candidate]]:
     axes = queries[0].ndim
     whole: Frame = ((0.0, 1.0),) * axes
-    frames: list[Frame] = list(itertools.product(FRAMES, repeat=axes))
+    frames: list[Frame] = list(itertools.product(FRAMES[axes], repeat=axes))
     framings = [(whole, frame) for frame in frames] + [(frame, whole) for frame in frames[1:]]
     query_codes: list[dict[Frame, np.ndarray]] = []
     for thumb in queries:
