@@ -1,0 +1,31 @@
+"""The studies of `make study-<name>` load, each in two sizes that ask the same question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medssl.core.dag import Dag
+from medssl.core.study import Study, load_study
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "studies"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_full"))
+
+
+def load(name: str) -> Study:
+    path = FOLDER / f"{name}.yaml"
+    return load_study(yaml.safe_load(path.read_text()), [str(path)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_sizes_compare_the_same(name: str) -> None:
+    small, full = load(name), load(f"{name}_full")
+    assert (small.study, full.study) == (name, f"{name}_full"), "their results lie apart"
+    assert set(small.pretrain) == set(full.pretrain)
+    assert set(small.reduce.with_controls()) == set(full.reduce.with_controls())
+    assert set(small.finetune) == set(full.finetune)
+    for study in (small, full):
+        assert all(len(run.seeds) >= 3 for run in study.pretrain.values()), "three seeds at least"
+        assert all(Dag(study).runs_for(task) for task in study.finetune.values()), "every task starts from some run"
