@@ -31,13 +31,18 @@ def write_prepared(
     windows: int = 1,
     seed: int = 0,
     vary: bool = False,
+    labels: tuple[str, ...] = (),
 ) -> dict[str, str]:
-    """Write `folder`/2_prepare/ct and `folder`/3_reduce; returns the paths a pretrain spec takes as inputs."""
+    """Write `folder`/2_prepare/ct and `folder`/3_reduce; returns the paths a pretrain spec takes as inputs.
+
+    `labels` are given to the volumes in turn.
+    """
     prepare, reduce = folder / "2_prepare" / "ct", folder / "3_reduce" / "ct" / "all"
     (prepare / "arrays").mkdir(parents=True)
     reduce.mkdir(parents=True)
     rows, samples = [], []
     for v in range(volumes):
+        label = labels[v % len(labels)] if labels else None
         size = (shape[0] + 2 * v, shape[1] + v, shape[2]) if vary else shape
         name = f"v-{seed:04x}{v:08x}"
         np.save(prepare / "arrays" / f"{name}.npy", phantom(seed * 100 + v, size))
@@ -53,7 +58,7 @@ def write_prepared(
             {
                 "sample_id": f"{name}-{k:04d}", "volume_id": name, "subject_id": "p" + name[1:], "unit": "patient",
                 "kind": "volume", "split": "train", "array": f"arrays/{name}.npy", "axis": np.int8(2), "index": np.int32(k),
-                "position_mm": np.float32(2.5 * k), "label": None, "foreground_frac": np.float32(0.5),
+                "position_mm": np.float32(2.5 * k), "label": label, "foreground_frac": np.float32(0.5),
             }
             for k in range(size[2])
         ]  # fmt: skip

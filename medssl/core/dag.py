@@ -241,7 +241,8 @@ class Dag:
     def _task_specs(self, task: str) -> Iterator[tuple[str, Spec]]:
         settings, layout = self.study.finetune[task], self.layout
         backbones = sorted({self.pretrain_of(run)[0].backbone.name for _, run in self.runs_for(settings)})
-        backbones += ["slicewise"] if settings.encoder == "volume" else []
+        around = {"volume": ["slicewise"], "common": ["bottleneck"], "salient": ["bottleneck"]}
+        backbones += around.get(settings.encoder, [])
         code = [plugins.find("task", settings.task).path, *(plugins.find("backbone", name).path for name in backbones)]
         yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
         values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task}

@@ -303,9 +303,9 @@ class FinetuneSettings(Settings):
     source: str
     options: dict[str, Any] = {}
     inits: list[str] | None = None
-    encoder: Literal["own", "volume", "inflated", "salient"] = "own"
+    encoder: Literal["own", "volume", "inflated", "common", "salient"] = "own"
     """The network that starts: as it was pre-trained; a 2-D one on slices with the transformer between them, or with its kernels
-    inflated, both for volumes; or the second encoder of a run that has one."""
+    inflated, both for volumes; or one of the two spaces of a run that has learnt two."""
     scratch: bool = True
     weights: dict[Name, str] = {}
     backbone: Backbone | None = None

@@ -14,8 +14,8 @@ from medssl.nn.weights import load_encoder, read_tensors
 
 VOLUME = "volume_encoder"
 """The part that a run leaves when it has learnt how the slices of a volume belong together."""
-SALIENT = "salient"
-"""The part that a run leaves when it has learnt a second encoder, of what only the diseased have."""
+CODED = ("common", "salient")
+"""The spaces of a run that has learnt two; parts `<space>_code`, and `salient`, the second encoder."""
 
 
 def lifted(contract: dict[str, Any], encoder: str, contracts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -26,8 +26,12 @@ def lifted(contract: dict[str, Any], encoder: str, contracts: list[dict[str, Any
     Raises:
         StudyError: a 3-D network cannot be made 3-D.
     """
-    if encoder in ("own", SALIENT):
+    if encoder == "own":
         return contract
+    if encoder in CODED:
+        inner = {"of": contract["backbone"], "of_options": contract["backbone_options"]}
+        width = next((o["width"] for o in (c.get("objective_options", {}) for c in contracts) if "infoless_weight" in o), 32)
+        return contract | {"backbone": "bottleneck", "backbone_options": inner | {"width": width}}
     if contract["spatial_dims"] == 3:
         raise StudyError(
             f"encoder: {encoder} makes a 3-D network of a 2-D one, and {contract['backbone']!r} is 3-D already. "
@@ -62,10 +66,14 @@ def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | N
     elif encoder == "inflated":
         network.load_state_dict(inflated(read_tensors(weights), network.state_dict()))
     else:
-        learnt = part_of(parts, SALIENT)
-        if not learnt:
-            raise StudyError(f"{weights.parent.name} left no salient encoder: pre-train with sepclr, or set encoder: own.")
-        network.load_state_dict(learnt)
+        code = part_of(parts, f"{encoder}_code")
+        if not code:
+            raise StudyError(f"{weights.parent.name} left no {encoder} code: pre-train with sepclr, or set encoder: own.")
+        network.code.load_state_dict(code)
+        if encoder == "common":
+            load_encoder(weights, network.inner)
+        else:
+            network.inner.load_state_dict(part_of(parts, encoder))
 
 
 def part_of(parts: Path | None, name: str) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ class Volume:
     low: tuple[float, ...]
     high: tuple[float, ...]
     spacing_mm: tuple[float, ...] | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,7 @@ def _volume(row: dict[Any, Any], folder: Path) -> Volume:
         low=numbers("window_low"),
         high=numbers("window_high"),
         spacing_mm=numbers("spacing_mm") if isinstance(row.get("spacing_mm"), str) else None,
+        source=folder.name,
     )
 
 

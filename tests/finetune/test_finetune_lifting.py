@@ -91,14 +91,14 @@ def test_the_lifted_network_holds_the_encoder_and_what_the_run_left_beside_it(tm
         lifted(contract, "volume", [FLAT])
 
 
-def write_run(folder: Path, seed: int, *, parts: dict[str, torch.Tensor]) -> Path:
+def write_run(folder: Path, seed: int, *, parts: dict[str, torch.Tensor], learnt: Any = LEARNT) -> Path:
     from made_receipts import receipt
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     save_encoder(folder / "encoder.safetensors", build("resnet18", NARROW, 2, 1))
     save_tensors(folder / "parts.safetensors", parts)
-    write_json(folder / "contract.json", {"format": "medssl-encoder-1", **FLAT})
+    write_json(folder / "contract.json", {"format": "medssl-encoder-1", **FLAT, "objective_options": learnt})
     receipt(folder, "pretrain")
     return folder
 
@@ -135,6 +135,18 @@ def test_volumes_are_segmented_by_slices_that_see_each_other(tmp_path: Path, fin
     assert np.array_equal(np.asanyarray(a.dataobj), np.asanyarray(b.dataobj))
 
 
+@pytest.mark.parametrize(("name", "inner"), [("slicewise", "slices"), ("bottleneck", "inner")])
+def test_a_network_round_another_gives_its_maps_as_deep_as_asked_and_knows_where_a_parameter_lies(name: str, inner: str) -> None:
+    options = SLICEWISE if name == "slicewise" else {"of": "resnet18", "of_options": NARROW}
+    network = build(name, options, 3, 1).eval()
+    x = torch.rand(1, 1, 16, 16, 4 if name == "slicewise" else 16)
+    whole = network(x)
+    for depth in range(1, 6):
+        assert all(torch.equal(a, b) for a, b in zip(network(x, depth), whole[:depth], strict=True))
+    lies = {parameter: network.part_of(parameter) for parameter, _ in network.named_parameters()}
+    assert lies[f"{inner}.conv1.weight"] == 0 and lies[f"{inner}.layer4.1.conv2.weight"] == 4 and max(lies.values()) == 5
+
+
 def test_volumes_are_segmented_by_an_inflated_encoder(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
     source = write_scans(tmp_path / "study")
     run = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "flat-all-seed0", 1, parts={})
@@ -145,14 +157,24 @@ def test_volumes_are_segmented_by_an_inflated_encoder(tmp_path: Path, finetune: 
     assert model["backbone.conv1.weight"].ndim == 5
 
 
-def test_the_second_encoder_of_a_run_is_probed_alone(tmp_path: Path, image_source: Path, finetune: Any, spec_of: Any) -> None:
+@pytest.mark.parametrize("space", ["common", "salient"])
+def test_each_space_of_a_run_is_probed_alone(tmp_path: Path, image_source: Path, finetune: Any, spec_of: Any, space: str) -> None:
     torch.manual_seed(3)
-    salient = part_tensors({"salient": build("resnet18", NARROW, 2, 1)})
-    run = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "sepclr-all-seed0", 1, parts=salient)
+    codes = {f"{name}_code": nn.Linear(64, 8) for name in ("common", "salient")}
+    left = part_tensors({"salient": build("resnet18", NARROW, 2, 1), **codes})
+    run = write_run(
+        tmp_path / "study" / "4_pretrain" / "ct" / "sepclr-all-seed0", 1, parts=left, learnt={"infoless_weight": 1.0, "width": 8}
+    )
     tiny = {"modes": ["linear"], "fractions": [1.0], "backbone": None, "scratch": False}
-    out = finetune(spec_with_parts(spec_of, image_source, [run], encoder="salient", **tiny))
+    out = finetune(spec_with_parts(spec_of, image_source, [run], encoder=space, **tiny))
     model = read_tensors(out / "models" / "sepclr-all-seed0" / "model.safetensors")
-    assert all(torch.equal(model["backbone." + name.removeprefix("salient.")], tensor) for name, tensor in salient.items())
+    assert model["head.weight"].shape == (3, 8)
+    assert torch.equal(model["backbone.code.weight"], left[f"{space}_code.weight"])
+    inner = {
+        "common": read_tensors(run / "encoder.safetensors"),
+        "salient": {n[8:]: t for n, t in left.items() if n[:8] == "salient."},
+    }
+    assert all(torch.equal(model[f"backbone.inner.{name}"], tensor) for name, tensor in inner[space].items())
     bare = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "simclr-all-seed0", 1, parts={})
-    with pytest.raises(StudyError, match="left no salient encoder"):
-        finetune(spec_with_parts(spec_of, image_source, [bare], encoder="salient", **tiny))
+    with pytest.raises(StudyError, match=f"left no {space} code"):
+        finetune(spec_with_parts(spec_of, image_source, [bare], encoder=space, **tiny))

@@ -97,9 +97,10 @@ def made_samples(volumes: int = 8, slices: int = 4) -> Any:
         for v in range(volumes)
     )
     index = np.tile(np.arange(slices), volumes)
+    label = tuple(("healthy", "diseased")[v % 2] for v in range(volumes) for _ in range(slices))
     return Samples(
         tuple(ids), made, np.repeat(np.arange(volumes), slices), np.full(len(ids), 2), index,
-        index.astype(np.float32), (None,) * len(ids), ids_to_keys(ids),
+        index.astype(np.float32), label, ids_to_keys(ids),
     )  # fmt: skip
 
 

@@ -17,11 +17,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "gsimclr": {"projector": (32, 16), "denoiser_epochs": 2},
     "joint_2d3d": {"projector": (32, 16), "prototypes": 6, "heads": 2, "slices": 4, "width": 32, "attention_heads": 2,
                    "layers": 1, "feed_forward": 32},
+    "sepclr": {"width": 8, "projector": (16, 8)},
     "spark": {"constant_patches": "exclude", "masking": "foreground"},
     "global_contrast": {"projector": (32, 16)},
     "local_contrast": {"variant": "ld", "projector": (8, 16)},
 }  # fmt: skip
-COHORT = {"volumes": 9, "shape": (20, 20, 8)}
+COHORT = {"volumes": 9, "shape": (20, 20, 8), "labels": ("healthy", "diseased")}
 STEPS = {"max_steps": 3, "batch_size": 64, "warmup_frac": 0.0, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.0,
          "views": {"gamma": 1, "blur_prob": 0, "noise": 0}}  # fmt: skip
 

@@ -43,11 +43,15 @@ class Slicewise(Backbone):
         self.volume = VolumeEncoder(self.slices.channels, width=width, layers=layers, heads=heads, **options)
         self.channels = (*self.slices.channels, width)
         self.strides = (*self.slices.strides, self.slices.strides[-1])
+        self.stage_names = (*(f"slices.{name}" for name in self.slices.stage_names), "volume")
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         """Volumes `(n, c, i, j, k)` to the slice maps `(n, channels, i / stride, j / stride, k)` and the volume's map."""
         self.check(x)
-        depth = x.shape[4]
-        maps = self.slices(x.movedim(4, 1).flatten(0, 1))
-        embedded = self.volume(self.volume.embed(maps).unflatten(0, (-1, depth)))
-        return [*(m.unflatten(0, (-1, depth)).movedim(1, 4) for m in maps), embedded.movedim(1, 2)[:, :, None, None]]
+        count, flat = x.shape[4], len(self.slices.channels)
+        maps = self.slices(x.movedim(4, 1).flatten(0, 1), None if depth is None else min(depth, flat))
+        solid = [m.unflatten(0, (-1, count)).movedim(1, 4) for m in maps]
+        if depth is not None and depth <= flat:
+            return solid
+        embedded = self.volume(self.volume.embed(maps).unflatten(0, (-1, count)))
+        return [*solid, embedded.movedim(1, 2)[:, :, None, None]]

@@ -1,0 +1,40 @@
+"""A backbone and a narrow linear code behind its deepest map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from medssl.nn.backbone import Backbone, build
+
+
+class Bottleneck(Backbone):
+    """Any backbone (`of`, with `of_options`), and one map more: a linear code of `width` channels at each place.
+
+    The mean of that map is the linear code of the backbone's mean features: what a method with a narrow head has learnt to use.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        *,
+        of: str = "resnet18",
+        of_options: dict[str, Any] | None = None,
+        width: int = 32,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.inner = build(of, of_options or {}, spatial_dims, in_channels)
+        self.code = nn.Linear(self.inner.channels[-1], width)
+        self.channels = (*self.inner.channels, width)
+        self.strides = (*self.inner.strides, self.inner.strides[-1])
+        self.stage_names = (*(f"inner.{name}" for name in self.inner.stage_names), "code")
+
+    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+        flat = len(self.inner.channels)
+        maps: list[Tensor] = self.inner(x, None if depth is None else min(depth, flat))
+        if depth is not None and depth <= flat:
+            return maps
+        return [*maps, self.code(maps[-1].movedim(1, -1)).movedim(-1, 1)]

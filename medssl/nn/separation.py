@@ -1,0 +1,33 @@
+"""What keeps two spaces apart: alignment, uniformity and joint entropy of embeddings, by Gaussian kernels.
+
+Source: Louiset, Duchesnay, Grigis, Gori, "Separating common from salient patterns with contrastive representation learning",
+ICLR 2024, arXiv 2402.11928; alignment and uniformity: Wang and Isola, arXiv 2005.10242.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def align(a: Tensor, b: Tensor | float, *, temperature: float) -> Tensor:
+    """Mean squared distance of rows `(n, d)` over 2τ; 0 where there are none."""
+    return (a - b).square().sum(1).sum() / (2 * temperature * max(1, len(a)))
+
+
+def uniformity(a: Tensor, *, temperature: float) -> Tensor:
+    """The log of the mean kernel over pairs of different rows of `a` `(n, d)`: low when they are far apart."""
+    return torch.logsumexp(-torch.pdist(a).square() / (2 * temperature), 0) - math.log(len(a) * (len(a) - 1) / 2)
+
+
+def joint_entropy(c: Tensor, s: Tensor, *, temperature: float) -> Tensor:
+    """Minus the kernel estimate of the joint entropy of rows `c` and `s` `(n, d)` (k-JEM): low when pairs fill their space."""
+    apart = _squared_distances(c) + _squared_distances(s)
+    return (torch.logsumexp(-apart / (2 * temperature), 1) - math.log(len(c))).mean()
+
+
+def _squared_distances(a: Tensor) -> Tensor:
+    """`(n, n)`, by differences: the expanded square would lose small distances to rounding."""
+    return (a[:, None] - a[None]).square().sum(2)
