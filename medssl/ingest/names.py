@@ -76,11 +76,12 @@ def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, st
     images: dict[str, list[int]] = {}
     for n in range(len(names)):
         if n not in masks_all:
-            images.setdefault(_key(names[n], mask=False), []).append(n)
+            for key in _keys(names[n], mask=False):
+                images.setdefault(key, []).append(n)
     found: dict[int, list[int]] = {number[image]: [number[mask]] for image, mask in given.items()}
     orphans = []
     for n in chosen:
-        owners = images.get(_key(names[n], mask=True), [])
+        owners = next((images[key] for key in _keys(names[n], mask=True) if key in images), [])
         if len(owners) == 1 and owners[0] not in {number[i] for i in given}:
             found.setdefault(owners[0], []).append(n)
         elif n not in taken:
@@ -152,15 +153,17 @@ def file_words(name: str) -> list[str]:
     return _SUFFIX.sub("", name.split("/")[-1]).split("_")
 
 
-def _key(name: str, *, mask: bool) -> str:
-    """What an image and its mask have in common."""
+def _keys(name: str, *, mask: bool) -> list[str]:
+    """What an image and its mask have in common: within one folder, then between a mask folder and the image folder beside it."""
     *folders, _ = name.split("/")
     words = [word for word in file_words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
     drop = MASK_WORDS if mask else IMAGE_WORDS
     if len(words) > 1 and (words[-1].lower() in drop or (not mask and words[-1] == "0000")):
         words.pop()
+    stem = "_".join(words)
+    keys = ["/".join([*folders, stem])]
     if folders and folders[-1].lower() in (MASK_FOLDERS if mask else IMAGE_FOLDERS):
         known = folders[-1].lower()
         tail = known[-2:] if known.endswith(("tr", "ts")) else ""
-        folders = [*folders[:-1], f"<{tail}>"]
-    return "/".join([*folders, "_".join(words)])
+        keys.append("/".join([*folders[:-1], f"<{tail}>", stem]))
+    return keys

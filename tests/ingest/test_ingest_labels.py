@@ -239,6 +239,8 @@ def test_pairs_are_found_by_name() -> None:
     assert pairing.orphans == [9]
     assert pair_masks(names, "*_seg-vert_*").masks == {6: 7}
     assert pair_masks(["x.nii", "y.nii"], given={"x.nii": "y.nii"}).masks == {0: 1}
+    # a folder may be called after its images and hold their masks as well
+    assert pair_masks(["ct/a.nii.gz", "ct/a_seg.nii.gz", "ct/b_ct.nii", "ct/b_mask.nii"]).masks == {0: 1, 2: 3}
 
 
 def test_subjects_come_from_names() -> None:
