@@ -18,6 +18,6 @@ rule pretrain:
         L.benchmark("pretrain", "{cohort}-{run}")
     conda:
         ENVIRONMENT
-    threads: 16
+    threads: threads_each(workflow, len(JOBS.runs()))
     shell:
         "medssl pretrain {input.spec} --threads {threads} --log {log}"

@@ -57,6 +57,14 @@ def stop_with_code(dag: Dag) -> None:
         raise SystemExit(failure["exit_code"])
 
 
+def threads_each(workflow: Any, num_jobs: int) -> int:
+    """Threads of one of `num_jobs` trainings: on processors, two networks on a core each learn faster than one on two cores, and
+    much faster where others work beside them. With a GPU one job takes it all, and the cores feed it.
+    """
+    cores = int(workflow.cores or ALL_CORES)
+    return cores if any(Path("/dev").glob("nvidia[0-9]*")) else max(1, -(-cores // max(num_jobs, 1)))
+
+
 def _say(word: str, path: str) -> None:
     if Path(path).is_file():
         print(f"{word}  {path}", file=sys.stderr, flush=True)
@@ -78,3 +86,6 @@ def is_main(workflow: Any) -> bool:
 
 
 _held = ExitStack()
+
+ALL_CORES = 16
+"""What a training may use where Snakemake does not say how many cores there are (a cluster's profile does: set-threads)."""
