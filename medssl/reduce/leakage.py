@@ -41,9 +41,9 @@ UNLIKE = 0.8
 """Correlation of thumbnails below which no detail is compared: it spares most of the work among strangers, and loses none
 of 300 slices cropped by 10 to 20 %."""
 
-HOPELESS = (0.9, 0.95)
-"""Correlation after the first and second level below which a candidate is given up. Copies, cropped or resampled, had at least
-0.96 and 0.98; of strangers whose thumbnails are alike, half had less than 0.90 and 0.87."""
+HOPELESS = {2: (0.9, 0.95), 3: (-1.0, 0.6)}
+"""Correlation after the first and second level below which a candidate is given up, by number of axes. Copies of slices, cropped or
+resampled, had at least 0.96 and 0.98; of strangers whose thumbnails are alike, half had less than 0.90 and 0.87."""
 
 SAME = 0.88
 """Detail correlation from which two images are the same: set between copies and strangers (docs/reduce.md)."""
@@ -219,9 +219,9 @@ def agreement(query: Print, pool: Print, candidate: Candidate) -> float:
         ends = _align(coarse_image, coarse_target, ends, STEPS[level])
         if not ((ends[:, 1] - ends[:, 0] > 0.55) & (ends[:, 1] - ends[:, 0] < 1.8)).all():
             return -1.0
-        if level < len(HOPELESS):
+        if level < len(HOPELESS[axes]):
             moved, inside = _moved(coarse_image, ends)
-            if inside.mean() < 0.4 or np.corrcoef(moved[inside], coarse_target[inside])[0, 1] < HOPELESS[level]:
+            if inside.mean() < 0.4 or np.corrcoef(moved[inside], coarse_target[inside])[0, 1] < HOPELESS[axes][level]:
                 return -1.0
     moved, inside = _moved(image, ends)
     if inside.mean() < 0.4:
