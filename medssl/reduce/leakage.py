@@ -42,8 +42,8 @@ UNLIKE = 0.8
 of 300 slices cropped by 10 to 20 %."""
 
 HOPELESS = {2: (0.9, 0.95), 3: (-1.0, 0.6)}
-"""Correlation after the first and second level below which a candidate is given up, by number of axes. Copies of slices, cropped or
-resampled, had at least 0.96 and 0.98; of strangers whose thumbnails are alike, half had less than 0.90 and 0.87."""
+"""Correlation after the first and second level below which a candidate is given up, by number of axes. Copies of slices, cropped
+or resampled, had at least 0.96 and 0.98; of strangers whose thumbnails are alike, half had less than 0.90 and 0.87."""
 
 SAME = 0.88
 """Detail correlation from which two images are the same: set between copies and strangers (docs/reduce.md)."""
