@@ -148,9 +148,11 @@ def _best(command: list[str], tool: str, repeats: int) -> tuple[float, float, fl
 
 
 def _chosen(source: Path, quick: bool) -> dict[str, list[str]]:
-    """All tools, or the four that a quick look needs."""
-    quick_ones = ("medssl", "dcm2niix -z n", "dcm2niix -z y", "SimpleITK")
-    return {tool: command for tool, command in commands(source).items() if not quick or tool in quick_ones}
+    """All tools on uncompressed slices; the readers that are compared on compressed ones, where the others take minutes."""
+    chosen = ("medssl", "dcm2niix -z n", "dcm2niix -z y", "SimpleITK")
+    if source.name not in SYNTAXES[1:]:
+        chosen += () if quick else ("medssl 1 core", "dicom2nifti", "pydicom")
+    return {tool: command for tool, command in commands(source).items() if tool in chosen}
 
 
 def _ratios(table: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
@@ -167,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="60 slices, two syntaxes, four tools, one repeat")
     parser.add_argument("--slices", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     num_slices, repeats = (60, 1) if options.quick else (options.slices, options.repeats)
     syntaxes = SYNTAXES[:2] if options.quick else SYNTAXES
@@ -199,11 +201,12 @@ def main() -> None:
                     table[syntax][tool] = round((num_slices - SMALL) / more_s, 1) if more_s > 0 else None
                 if best and syntax == "uncompressed":
                     peaks[tool]["series"] = round(best[2], 1)
+                print(f"{syntax:14s}{tool:16s}{rates[syntax][tool] or '–':>10} slices/s", flush=True)
     tools = list(rates["uncompressed"])
     for title, table in (("whole process", rates), ("further slices", further), ("processor", processor)):
         print(f"{title + ', /s':20s}" + "".join(f"{tool:>16s}" for tool in tools))
         for syntax, row in table.items():
-            print(f"{syntax:20s}" + "".join(f"{row[tool] or '–':>16}" for tool in tools))
+            print(f"{syntax:20s}" + "".join(f"{row.get(tool) or '–':>16}" for tool in tools))
     volume_mb = num_slices * 512 * 512 * 2 / 1e6
     result: dict[str, Any] = {
         "slices": num_slices,
