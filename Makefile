@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install pretrain_ct report test test-full check format lock clean
+.PHONY: help install pretrain_ct report test test-full slurm-test check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +34,9 @@ test: $(STAMP) ## the suite, at most ten minutes on two cores
 
 test-full: $(STAMP) ## the suite with the long counts
 	$(PYTHON) -m pytest -n 2 --dist loadfile --full
+
+slurm-test: $(STAMP) ## the bundled study as jobs of a real SLURM (root, Debian), stopped and requeued: same weights
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) tests/slurm/slurm_test.py
 
 check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/ruff check .

@@ -8,14 +8,15 @@ import importlib
 import json
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medssl.core import process
-from medssl.core.errors import MedsslError, TooManyRefusalsError
+from medssl.core import cluster, process, ranks
+from medssl.core.errors import MedsslError, PreemptedError, TooManyRefusalsError
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 SpecPath = Annotated[Path, typer.Argument(help="spec file, results/<study>/specs/<stage>/<name>.json")]
 Log = Annotated[Path | None, typer.Option(help="append the log to this file")]
+STOP_BEFORE_DEADLINE_S = 120.0
 Threads = Annotated[int, typer.Option(min=1, help="threads this job may use")]
 
 
@@ -37,13 +39,23 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
     spec = Spec.read(spec_path)
     limit_threads(threads)
     part = "-".join(str(value) for value in arguments.values())
+    margin_s = spec.settings.get("stop_before_deadline_s", STOP_BEFORE_DEADLINE_S)
+    failed = Path(spec.layout.state("failures", f"{stage}-{spec.name.replace('/', '-')}.json"))
+    started_s = time.time()
+    first = ranks.rank(spec) == 0
     try:
-        with job(spec, part=part, log_path=log, threads=threads) as work:
-            getattr(importlib.import_module(f"medssl.{stage}.run"), step)(work, **arguments)
+        with cluster.time_limit(margin_s, warn=stage == "finetune"):
+            ranks.spread(spec, threads)
+            with job(spec, part=part, log_path=log, threads=threads, joins=not first) as work:
+                getattr(importlib.import_module(f"medssl.{stage}.run"), step)(work, **arguments)
+        failed.unlink(missing_ok=True)  # of a try before this one
     except MedsslError as error:
+        if not first:
+            raise
         _append(log, f"stopped: {error}")
-        failure = {"job": f"{stage} {spec.name}", "exit_code": error.exit_code, "sentence": str(error)}
-        write_json(Path(spec.layout.state("failures", f"{stage}-{spec.name.replace('/', '-')}.json")), failure)
+        if isinstance(error, PreemptedError) and cluster.requeue(margin_s, started_s):
+            _append(log, "the time of this SLURM job is nearly up: it was put back into the queue")
+        write_json(failed, {"job": f"{stage} {spec.name}", "exit_code": error.exit_code, "sentence": str(error)})
         raise
     except Exception as error:
         # An unexpected message may quote a file or a header, which ingest must keep to itself.

@@ -19,5 +19,11 @@ rule pretrain:
     conda:
         ENVIRONMENT
     threads: threads_each(workflow, len(JOBS.runs()))
+    resources:
+        gpu=lambda w: JOBS.machine(w.run, "gpu"),
+        nodes=lambda w: JOBS.machine(w.run, "nodes"),
+        tasks=lambda w: JOBS.machine(w.run, "tasks"),
+        mpi=lambda w: JOBS.machine(w.run, "mpi"),
+        gres=lambda w: JOBS.machine(w.run, "gres"),
     shell:
         "medssl pretrain {input.spec} --threads {threads} --log {log}"

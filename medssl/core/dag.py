@@ -45,6 +45,20 @@ class Dag:
         name, arm, seed = run.split("-")
         return self.study.pretrain[name], arm, int(seed.removeprefix("seed"))
 
+    def machine(self, run: str, what: str) -> int | str | None:
+        """What a run asks a cluster for, by Snakemake's resource names; None where the run does not care.
+
+        A run on one node starts its own processes, so it is one task with its GPUs. A run on several is one task a node,
+        and says its own srun (core/ranks.py).
+        """
+        settings, _, _ = self.pretrain_of(run)
+        gpus = settings.devices if settings.device == "cuda" else None
+        if settings.nodes == 1:
+            return gpus if what == "gpu" else None
+        gres = f"gpu:{gpus}" if gpus else None
+        asked: dict[str, int | str | None] = {"nodes": settings.nodes, "tasks": settings.nodes, "mpi": "srun", "gres": gres}
+        return asked.get(what)
+
     def cohorts(self) -> list[str]:
         """The cohorts that some run pre-trains on, in the study's order."""
         return list(dict.fromkeys(cohort for cohort, _ in self.runs()))

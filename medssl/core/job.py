@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import json
@@ -154,11 +155,17 @@ class Job:
 
 
 @contextlib.contextmanager
-def job(spec: Spec, *, part: str = "", log_path: Path | str | None = None, threads: int = 1) -> Iterator[Job]:
+def job(
+    spec: Spec, *, part: str = "", log_path: Path | str | None = None, threads: int = 1, joins: bool = False
+) -> Iterator[Job]:
     """Run a block as the job of `spec`: alone on its output folder, with leftovers of a killed run swept away.
 
     A job that works beside others on the same folder names its `part`; then it leaves the others' temporaries alone.
+    A process that `joins` belongs to a job whose first process, on this node or another, holds the folder and writes the results.
     """
+    if joins:
+        yield Job(spec, None, threads)
+        return
     with contextlib.ExitStack() as stack:
         name = "-".join(filter(None, [spec.stage, spec.name.replace("/", "-"), part]))
         lock = spec.layout.root / "state" / "locks" / f"{name}.lock"
@@ -187,7 +194,12 @@ def hold(lock: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise LockedError(
+                        f"{lock} cannot be locked: {error.strerror}. This file system has no locks, so that two runs at once "
+                        "would not be noticed; set `output` in the study file to one that has (Lustre: mounted with -o flock)."
+                    ) from error
                 if time.monotonic() >= deadline_s:
                     file.seek(0)
                     raise LockedError(

@@ -19,6 +19,7 @@ from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.files import canonical_json, sha256_file, sha256_text, write_json, writing
 from medssl.core.job import Job
 from medssl.core.progress import progress
+from medssl.core.ranks import rank
 from medssl.core.study import PretrainSettings
 from medssl.pretrain.contract import contract
 
@@ -59,7 +60,7 @@ def run(job: Job) -> None:
     state = Path(job.spec.layout.state("pretrain", f"{job.spec.hash}-{sha256_text(canonical_json(hashes))[:16]}"))
     plan = Plan(settings, seed, samples, state, job.path("events") if settings.tensorboard else None, before)
 
-    first = settings.nodes == 1 or os.environ.get("SLURM_PROCID", "0") == "0"
+    first = rank(job.spec) == 0
     if first:
         _write_views(plan, job.path("views.png"))
     error = _launch(job, plan)
@@ -93,7 +94,6 @@ def _curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _launch(job: Job, plan: Any) -> MedsslError | None:
     """Train in this process, or in one process per device."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     from medssl.pretrain.loop import train
@@ -101,7 +101,7 @@ def _launch(job: Job, plan: Any) -> MedsslError | None:
     settings = plan.settings
     device = _device(settings)
     many = settings.devices * settings.nodes > 1
-    # On one node this process starts the others, also inside a SLURM job; over nodes srun has started one for each device.
+    # On one node this process starts the others, also inside a SLURM job; over nodes srun or torchrun did.
     start = {"start_method": "spawn"} if settings.nodes == 1 else {}
     fabric = Fabric(
         accelerator="cuda" if device.startswith("cuda") else "cpu",
@@ -110,16 +110,26 @@ def _launch(job: Job, plan: Any) -> MedsslError | None:
         precision=PRECISION[settings.precision],
         # buffers are equal on all ranks by construction: statistics, queues and memories are computed from the whole batch
         strategy=DDPStrategy(broadcast_buffers=False, **start) if many else "auto",
-        plugins=[LightningEnvironment()] if settings.nodes == 1 else [SLURMEnvironment(auto_requeue=False)],
+        plugins=[_environment(settings.nodes)],
     )
     if not many:
         with job.progress("", plan.settings.epochs, "images") as bar:
             return train(fabric, plan, bar, job.log)
     with _forwarded_signals():
         # one object, because Fabric looks into arguments and refuses frozen dataclasses
-        work = partial(_train_rank, plan=plan, title=f"pretrain {job.spec.name}", threads=job.threads)
+        threads = max(1, job.threads // settings.devices)  # those of a node are shared by its processes
+        work = partial(_train_rank, plan=plan, title=f"pretrain {job.spec.name}", threads=threads)
         result: MedsslError | None = fabric.launch(work)
     return result
+
+
+def _environment(nodes: int) -> Any:
+    """How the processes of a run find one another."""
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    if nodes == 1:
+        return LightningEnvironment()
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else SLURMEnvironment(auto_requeue=False)
 
 
 def _train_rank(fabric: Any, plan: Any, title: str, threads: int) -> MedsslError | None:

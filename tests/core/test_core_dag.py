@@ -128,3 +128,19 @@ def test_a_chained_run_reads_what_the_run_before_it_writes_at_its_arm_and_seed()
 def test_a_missing_split_file_is_refused_before_any_work() -> None:
     with pytest.raises(StudyError, match=r"split\.file is not there"):
         specs(prepare={"split": {"file": "nowhere.tsv"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({}, {}),  # device: auto takes what the profile gives
+        ({"device": "cuda", "devices": 2}, {"gpu": 2}),
+        ({"device": "cpu", "devices": 2}, {}),
+        ({"device": "cuda", "devices": 4, "nodes": 2}, {"nodes": 2, "tasks": 2, "mpi": "srun", "gres": "gpu:4"}),
+        ({"device": "cpu", "nodes": 2}, {"nodes": 2, "tasks": 2, "mpi": "srun"}),
+    ],
+)
+def test_devices_and_nodes_of_a_run_are_asked_of_the_cluster_once(settings: dict, asked: dict) -> None:
+    dag = Dag(load_study({**BASE, "pretrain": {"simclr": {"cohort": "ct", **settings}}}))
+    found = {what: dag.machine("simclr-hash-seed0", what) for what in ("gpu", "nodes", "tasks", "mpi", "gres")}
+    assert {what: value for what, value in found.items() if value is not None} == asked
