@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medssl.core import cluster, process, ranks
+from medssl.core import cluster, gpus, process, ranks
 from medssl.core.errors import MedsslError, PreemptedError, TooManyRefusalsError
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
@@ -44,7 +44,7 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
     started_s = time.time()
     first = ranks.rank(spec) == 0
     try:
-        with cluster.time_limit(margin_s, warn=stage == "finetune"):
+        with cluster.time_limit(margin_s, warn=stage == "finetune"), gpus.lease(_gpus(spec)):
             ranks.spread(spec, threads)
             with job(spec, part=part, log_path=log, threads=threads, joins=not first) as work:
                 getattr(importlib.import_module(f"medssl.{stage}.run"), step)(work, **arguments)
@@ -62,6 +62,12 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
         _append(log, text + ("" if stage == "ingest" else f": {error}"))
         raise
+
+
+def _gpus(spec: Spec) -> int:
+    """How many GPUs a job uses where there are some; on several nodes SLURM alone hands them out."""
+    trains = spec.stage in ("pretrain", "finetune") and spec.settings.get("nodes", 1) == 1
+    return int(spec.settings.get("devices", 1)) if trains and spec.settings.get("device") != "cpu" else 0
 
 
 def limit_threads(threads: int) -> None:
@@ -253,6 +259,32 @@ def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> Non
     dag.refresh_sources()
     dag.write_specs()
     print(dag.layout.root / "specs")
+
+
+@app.command()
+def clean(
+    study_file: Annotated[Path, typer.Argument(help="study file")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Remove what of a study's results can be made again: volumes, arrays, states of runs it no longer has."""
+    from medssl.core.cleaning import removable, remove
+    from medssl.core.layout import Layout
+    from medssl.core.study import load_study
+
+    study = load_study(files=[str(study_file)])
+    root = Layout.of(study.output, study.study).root
+    kinds = removable(root)
+    for kind in kinds:
+        print(f"{kind.num_bytes / 1e6:10.1f} MB  {kind.what}")
+    if not kinds:
+        print(f"{root} holds nothing that can be made again.")
+        return
+    total_mb = sum(kind.num_bytes for kind in kinds) / 1e6
+    print("Encoders, tables, predictions and pages stay. Running the study again makes these first.")
+    if not yes:
+        typer.confirm(f"Remove {total_mb:.1f} MB below {root}?", abort=True)
+    remove(root, kinds)
+    print(f"removed {total_mb:.1f} MB")
 
 
 @app.command()

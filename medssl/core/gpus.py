@@ -1,0 +1,85 @@
+"""A lease on GPUs: two jobs of one machine, of one study or of two, never share one by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+LOOK_AGAIN_S = 2.0
+
+
+@contextlib.contextmanager
+def lease(count: int) -> Iterator[list[str]]:
+    """Inside, `CUDA_VISIBLE_DEVICES` names `count` GPUs that no other job here holds; waits until so many are free.
+
+    Must begin before torch looks for devices. A lease is a socket in Linux's abstract name space, which the kernel frees however
+    the process ends. On a machine without GPUs, or with fewer than `count` in sight, nothing is leased.
+    """
+    seen = visible()
+    if count < 1 or len(seen) < count:
+        yield []
+        return
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with contextlib.ExitStack() as held:
+        got = _take(seen, count, held)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(got)
+        try:
+            yield got
+        finally:
+            if before is None:
+                del os.environ["CUDA_VISIBLE_DEVICES"]
+            else:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def visible() -> list[str]:
+    """UUIDs of the GPUs this process may use: all of the machine's, or those that `CUDA_VISIBLE_DEVICES` names already."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+        query = [program, "--query-gpu=uuid", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True, timeout=60)
+        found = [line.strip() for line in done.stdout.splitlines() if done.returncode == 0 and line.strip()]
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if chosen is None:
+            return found
+        words = [word.strip() for word in chosen.split(",") if word.strip()]
+        return [found[int(w)] if w.isdigit() and int(w) < len(found) else w for w in words]
+    return []
+
+
+def _take(seen: list[str], count: int, held: contextlib.ExitStack) -> list[str]:
+    """The first `count` free GPUs; nobody keeps some while waiting for the rest."""
+    waiting = False
+    while True:
+        with contextlib.ExitStack() as trying:
+            got: list[str] = []
+            for uuid in seen:
+                if len(got) < count and _held(uuid, trying):
+                    got.append(uuid)
+            if len(got) == count:
+                held.enter_context(trying.pop_all())
+                return got
+        if not waiting:
+            print(f"waiting for {count} of {len(seen)} GPUs: other jobs of this machine hold them", file=sys.stderr, flush=True)
+            waiting = True
+        time.sleep(LOOK_AGAIN_S)
+
+
+def _held(uuid: str, stack: contextlib.ExitStack) -> bool:
+    """Take the lease on one GPU; False if another process has it."""
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        lock.bind(f"\0medssl-gpu-{uuid}")
+    except OSError:
+        lock.close()
+        return False
+    stack.callback(lock.close)
+    return True

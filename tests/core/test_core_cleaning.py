@@ -1,0 +1,85 @@
+"""`medssl clean` takes what can be made again, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medssl.cli import app
+from medssl.core.cleaning import removable, remove
+from medssl.core.dag import Dag
+from medssl.core.errors import LockedError
+from medssl.core.job import hold
+from medssl.core.study import load_study
+
+STUDY = "study: s\nsources: {ct: {path: scans}}\n"
+KEPT = [
+    "4_pretrain/ct/simclr-hash-seed0/encoder.safetensors",
+    "2_prepare/ct/samples.parquet",
+    "logs/a.log",
+    "1_ingest/ct/series.tsv",
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results with 1000 bytes of each kind, in a folder with the study file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    dag = Dag(load_study(files=["study.yaml"]))
+    dag.write_specs()
+    run = next(spec for _, spec in dag.specs() if spec.stage == "pretrain")
+    made = [
+        "1_ingest/ct/volumes/v-1/image.npy",
+        "2_prepare/ct/arrays/v-1.npy",
+        f"state/pretrain/{run.hash}-0123/step-00000001.json",
+    ]
+    made += ["state/pretrain/ffffffffffffffff-0123/step-00000001.json", "3_reduce/ct/hash/.tmp-0a1b2c3d-keep.parquet", *KEPT]
+    for name in made:
+        path = dag.layout.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(1000))
+    return dag.layout.root
+
+
+def files(root: Path) -> set[str]:
+    return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and p.name != ".lock" and "specs" not in p.parts}
+
+
+def test_what_goes_and_what_stays(root: Path) -> None:
+    before = files(root)
+    kinds = removable(root)
+    assert {kind.what.split()[0]: kind.num_bytes for kind in kinds} == dict.fromkeys(
+        ("volumes", "arrays", "caches", "states", "leftovers"), 1000
+    )
+    remove(root, kinds)
+    gone = before - files(root)
+    assert len(gone) == 5 and not any(name.startswith("state/pretrain") and "ffff" not in name for name in gone)
+    assert set(KEPT) <= files(root) and removable(root) == []
+
+
+def test_it_asks_and_says_how_much(root: Path) -> None:
+    before = files(root)
+    said = CliRunner().invoke(app, ["clean", "study.yaml"], input="n\n")
+    assert "0.0 MB" in said.output and "arrays of prepare" in said.output and files(root) == before
+    assert CliRunner().invoke(app, ["clean", "study.yaml"], input="").exit_code != 0 and files(root) == before
+    assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0 and files(root) != before
+    assert "nothing" in CliRunner().invoke(app, ["clean", "study.yaml"]).output
+
+
+def test_not_while_somebody_works_on_the_study(root: Path) -> None:
+    before = files(root)
+    with hold(root / ".lock"), pytest.raises(LockedError):
+        remove(root, removable(root))
+    assert files(root) == before
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").write_bytes(bytes(5000))
+    (root / "1_ingest" / "mr").mkdir()
+    (root / "1_ingest" / "mr" / "volumes").symlink_to(tmp_path / "elsewhere")
+    remove(root, removable(root))
+    assert (tmp_path / "elsewhere" / "precious").is_file()
