@@ -36,7 +36,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "2_prepare/ct/arrays/v-1.npy",
         f"state/pretrain/{run.hash}-0123/step-00000001.json",
     ]
-    made += ["state/pretrain/ffffffffffffffff-0123/step-00000001.json", "3_reduce/ct/hash/.tmp-0a1b2c3d-keep.parquet", *KEPT]
+    made += [
+        "state/reduce/descriptors/ab.parquet",
+        "state/pretrain/ffffffffffffffff-0123/step-00000001.json",
+        "3_reduce/ct/hash/.tmp-0a1b2c3d-keep.parquet",
+        *KEPT,
+    ]
     for name in made:
         path = dag.layout.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
