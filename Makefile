@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install pretrain_ct report test test-full slurm-test check format lock clean
+.PHONY: help install pretrain_ct report test test-full slurm-test wheelhouse wheelhouse-test check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -63,6 +63,17 @@ format: $(STAMP) ## format the code
 
 clean: ## remove the results of the default study
 	rm -rf results/demo .medssl/demo
+
+wheelhouse: $(STAMP) ## every wheel of the lock and of medssl, for machines without internet (docs/cluster.md)
+	$(PYTHON) -m pip download --quiet --only-binary :all: --dest wheelhouse -r requirements.lock
+	$(PYTHON) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir wheelhouse .
+
+wheelhouse-test: wheelhouse ## an environment from these wheels alone, in which the commands start
+	rm -rf wheelhouse/.venv && python3 -m venv wheelhouse/.venv
+	$(VENV)/bin/uv pip install --quiet --offline --no-config --no-index --find-links wheelhouse --python wheelhouse/.venv -r requirements.lock
+	$(VENV)/bin/uv pip install --quiet --offline --no-config --no-index --find-links wheelhouse --python wheelhouse/.venv --no-deps medssl
+	cd wheelhouse && .venv/bin/medssl --help > /dev/null && .venv/bin/snakemake --version && .venv/bin/python -c "import monai, torch"
+	rm -rf wheelhouse/.venv
 
 lock: $(STAMP) ## resolve the pins again from pyproject.toml
 	$(VENV)/bin/uv pip compile --quiet pyproject.toml --extra test --no-emit-find-links --no-header --no-annotate -o requirements.lock
