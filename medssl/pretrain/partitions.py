@@ -22,8 +22,10 @@ def partitions_of(samples: Samples, count: int, by: str) -> np.ndarray:
     origins agree.
 
     Raises:
-        StudyError: samples that are no slices of a volume, or have no position.
+        StudyError: fewer than two partitions; samples that are no slices of a volume, or have no position.
     """
+    if count < 2:
+        raise StudyError(f"partitions is {count}; a volume is cut into 2 or more, so that there are others to tell a slice from.")
     loose = sorted({samples.volumes[v].volume_id for v in set(samples.volume.tolist()) if samples.volumes[v].kind == "images"})
     if loose:
         raise StudyError(

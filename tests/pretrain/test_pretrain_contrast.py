@@ -60,6 +60,8 @@ def test_images_that_are_no_slices_are_refused() -> None:
     loose = replace(samples, volumes=tuple(replace(volume, kind="images") for volume in samples.volumes))
     with pytest.raises(StudyError, match="no partitions"):
         partitions_of(loose, 4, "index")
+    with pytest.raises(StudyError, match="cut into 2 or more"):
+        partitions_of(samples, 1, "index")
 
 
 def test_batches_hold_all_partitions_alike_and_in_time_every_slice_the_tail_included() -> None:

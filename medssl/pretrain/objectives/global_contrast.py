@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.core.errors import StudyError
 from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.contrast import nt_xent
@@ -44,8 +43,6 @@ class GlobalContrast(Objective):
         projector: tuple[int, ...] = (1024, 128),
     ) -> None:
         super().__init__(backbone, samples)
-        if partitions < 2:
-            raise StudyError(f"global_contrast: negatives come from other partitions, so it takes 2 or more, got {partitions}.")
         self.variant, self.partitions, self.temperature = variant, partitions, temperature
         self.projector = perceptron([backbone.channels[-1], *projector], norm=False)
         self.volume = samples.volume
