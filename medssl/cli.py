@@ -109,12 +109,60 @@ def prepare(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
 
 @app.command()
 def reduce(
-    spec: SpecPath, step: Annotated[str, typer.Option(help="describe or run")] = "run", log: Log = None, threads: Threads = 1
+    spec: Annotated[Path, typer.Argument(help="spec file, results/<study>/specs/reduce/<name>.json; with --preview, a source")],
+    step: Annotated[str, typer.Option(help="describe, run or leakage")] = "run",
+    log: Log = None,
+    threads: Threads = 1,
+    preview: Annotated[
+        Path | None, typer.Option(help="look before a study: write the pictures of a decision about a source to this folder")
+    ] = None,
+    reducer: Annotated[str, typer.Option(help="with --preview: which reducer, such as hash, ssim or entropy")] = "hash",
+    threshold: Annotated[float | None, typer.Option(help="with --preview: its threshold")] = None,
 ) -> None:
     """Decide which slices are worth training on."""
+    if preview is not None:
+        return _preview(spec, preview, {"reducer": reducer, "threshold": threshold}, threads)
     if step not in ("describe", "run", "leakage"):
         raise typer.BadParameter(f"step is describe, run or leakage, got {step!r}")
     _run("reduce", step, spec, log, threads)
+
+
+def _preview(source: Path, out: Path, arm: dict[str, Any], threads: int) -> None:
+    """Ingest and prepare a source in a folder of its own, decide about its slices, and keep the pictures."""
+    limit_threads(threads)
+    from medssl.core.one_source import reduce_specs_of, specs_of
+    from medssl.reduce import run as reducing
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as folder:
+        ingest, prepare = specs_of(source, Path(folder), {}, {})
+        describe, decide = reduce_specs_of(prepare, arm)
+        _ingest_and_prepare(ingest, prepare, threads)
+        for step, work_spec in ((reducing.describe, describe), (reducing.run, decide)):
+            with job(work_spec, threads=threads) as work:
+                step(work)
+        summary = json.loads((Path(decide.out) / "summary.json").read_text())
+        made = [path for path in sorted(Path(decide.out).iterdir()) if path.suffix in (".png", ".svg")]
+        for path in made:
+            path.replace(out / path.name)
+    print(f"{summary['reducer']}, threshold {summary['threshold']}: {summary['kept']} of {summary['slices']} slices kept")
+    curve = summary.get("curve", {"threshold": [], "kept_frac": []})
+    for at, kept in list(zip(curve["threshold"], curve["kept_frac"], strict=True))[:: max(len(curve["threshold"]) // 8, 1)]:
+        print(f"  at {at:g} about {100 * kept:.0f} %")
+    for path in made:
+        print(out / path.name)
+
+
+def _ingest_and_prepare(ingest: Spec, prepare: Spec, threads: int) -> None:
+    """The first two stages of a source that belongs to no study."""
+    from medssl.ingest import run as ingesting
+    from medssl.prepare import run as preparing
+
+    for step in (ingesting.scan, functools.partial(ingesting.convert, shard=0), ingesting.merge):
+        with job(ingest, threads=threads) as work:
+            step(work)
+    with job(prepare, threads=threads) as work:
+        preparing.run(work)
 
 
 @app.command()
@@ -212,20 +260,15 @@ def predict(
     from medssl.finetune.predicting import contract_of
     from medssl.finetune.run import predict as write
     from medssl.ingest import run as ingesting
-    from medssl.prepare import run as preparing
 
     contract = contract_of(model)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as folder:
         ingest, prepare = specs_of(source, Path(folder), contract["ingest"] or {}, contract["prepare"] or {})
-        for step in (ingesting.scan, functools.partial(ingesting.convert, shard=0), ingesting.merge):
-            with job(ingest, threads=threads) as work:
-                step(work)
+        _ingest_and_prepare(ingest, prepare, threads)
         with job(ingest) as work:
             names = ingesting.source_names(work)
         rejected = read_tsv(Path(ingest.out) / "rejected.tsv")
-        with job(prepare, threads=threads) as work:
-            preparing.run(work)
         samples, volumes = (Path(prepare.out) / name for name in ("samples.parquet", "volumes.tsv"))
         written = write(model, samples, volumes, out, ingested=Path(ingest.out) / "volumes", threads=threads)
     write_tsv(out / "files.tsv", names)

@@ -25,7 +25,7 @@ def test_both_sizes_compare_the_same(name: str) -> None:
     assert (small.study, full.study) == (name, f"{name}_full"), "their results lie apart"
     assert set(small.pretrain) == set(full.pretrain)
     assert set(small.reduce.with_controls()) == set(full.reduce.with_controls())
-    assert set(small.finetune) == set(full.finetune)
+    assert set(small.finetune) <= set(full.finetune), "the full size may ask more"
     for study in (small, full):
         assert all(len(run.seeds) >= 3 for run in study.pretrain.values()), "three seeds at least"
         assert all(Dag(study).runs_for(task) for task in study.finetune.values()), "every task starts from some run"

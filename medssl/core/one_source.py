@@ -1,8 +1,9 @@
-"""A source outside any study, ingested and prepared in a folder of its own: what `medssl predict` does with new images."""
+"""A source outside any study, treated in a folder of its own: for `medssl predict` and `medssl reduce --preview`."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from medssl.core.errors import StudyError
 from medssl.core.files import write_text
 from medssl.core.job import Spec
 from medssl.core.layout import Layout
-from medssl.core.study import SourceSettings, Study
+from medssl.core.study import SourceSettings, Study, load_study
 
 NAME = "new"
 
@@ -49,3 +50,33 @@ def specs_of(source: Path, folder: Path, ingest: dict[str, Any], prepare: dict[s
         ),
         spec("prepare", study.source_settings(NAME, "prepare"), {"series": series}, layout.prepare(NAME)),
     )
+
+
+def reduce_specs_of(prepare: Spec, arm: dict[str, Any]) -> tuple[Spec, Spec]:
+    """The specs that describe the slices of a prepared source, and decide about them.
+
+    Args:
+        prepare: its spec, from `specs_of`.
+        arm: one arm of the study file's section reduce, such as `{"reducer": "hash", "threshold": 6}`.
+
+    Raises:
+        StudyError: the arm is none.
+    """
+    layout = Layout(Path(prepare.root))
+    study = load_study({"sources": {NAME: {"path": "."}}, "reduce": {"arms": {"preview": arm}, "controls": False}})
+    settings = study.reduce.arms["preview"]
+    chosen = settings.reducer
+    described = {"hash_sizes": sorted({8, (chosen.options if chosen else {}).get("size", 8)})}
+    described["greys"] = sorted({"window", (chosen.options if chosen else {}).get("grey", "window")})  # type: ignore[assignment]
+    inputs = {name: [layout.prepare(NAME, file)] for name, file in (("samples", "samples.parquet"), ("volumes", "volumes.tsv"))}
+    describe = replace(
+        prepare, stage="reduce", name=f"{NAME}/describe", settings=described, inputs=inputs, out=layout.describe(NAME)
+    )
+    decide = replace(
+        describe,
+        name=f"{NAME}/preview",
+        settings=settings.model_dump(),
+        inputs=inputs | {"descriptors": layout.describe(NAME, "descriptors.parquet")},
+        out=layout.reduce(NAME, "preview"),
+    )
+    return describe, decide
