@@ -259,7 +259,9 @@ class Dag:
         backbones += around.get(settings.encoder, [])
         code = [plugins.find("task", settings.task).path, *(plugins.find("backbone", name).path for name in backbones)]
         yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
+        matched = {arm: [name for name, other in self.arms.items() if other.match == arm] for arm in self.arms}
         values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task}
+        values |= {"controls": {arm: names for arm, names in matched.items() if names}}
         metrics = [plugins.find("metric", name).path for name in plugins.names("metric")]
         yield self._spec("evaluate", task, values, self.evaluate_inputs(task), layout.evaluate(task), metrics)
 

@@ -14,16 +14,20 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from medssl.core.energy import read_counters
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import canonical_json, inside, read_json, sha256_file, sha256_text, sweep, write_json
 from medssl.core.layout import Layout
 from medssl.core.progress import Bar, progress
 
 RECEIPT = "receipt.json"
+COMMAND = "MEDSSL_COMMAND"
+"""Environment variable: what Snakemake was started with, for the receipts of the jobs that it starts."""
 LOCK_WAIT_S = 60.0
 
 
@@ -80,6 +84,7 @@ class Job:
         self._known: dict[Path, str] = {}
         self.notes: dict[str, Any] = {}
         self._start_s = time.monotonic()
+        self._energy = read_counters()
 
     def path(self, *parts: str) -> Path:
         """A path below the output folder."""
@@ -128,7 +133,10 @@ class Job:
             self._known.update(dict.fromkeys(paths, sha256))
 
     def write_receipt(self, folder: Path | None = None, name: str = RECEIPT) -> None:
-        """The last file of a job: what went in, what came out, with what."""
+        """The last file of a job: what went in, what came out, with what.
+
+        Date, times, energy and command are for people: no hash is made of them.
+        """
         folder = folder or self.out
         write_json(
             folder / name,
@@ -149,6 +157,9 @@ class Job:
                 "environment": environment(),
                 "threads": self.threads,
                 "wall_s": round(time.monotonic() - self._start_s, 3),
+                "energy_j": read_counters().since(self._energy),
+                "date": datetime.now(UTC).date().isoformat(),
+                "command": os.environ.get(COMMAND),
                 **self.notes,
             },
         )

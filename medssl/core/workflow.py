@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 from medssl.core.dag import Dag
 from medssl.core.errors import MedsslError
 from medssl.core.files import read_json
-from medssl.core.job import drop_incomplete, hold
+from medssl.core.job import COMMAND, drop_incomplete, hold
 from medssl.core.study import load_study
 
 
@@ -26,6 +27,7 @@ def open_study(workflow: Any, config: dict[str, Any]) -> Dag:
     try:
         dag = Dag(load_study(config, [str(file) for file in workflow.configfiles]))
         if is_main(workflow):
+            os.environ[COMMAND] = command_line(sys.argv)
             if not workflow.dryrun:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
                 drop_incomplete(dag.layout.root)
@@ -36,6 +38,18 @@ def open_study(workflow: Any, config: dict[str, Any]) -> Dag:
     except MedsslError as error:
         print(f"medssl: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
+
+
+def command_line(arguments: list[str]) -> str:
+    """What a person typed, without what may name a machine or a patient: folders, and paths given as `key=value`."""
+    return shlex.join(["snakemake", *(_without_folders(word) for word in arguments[1:])])
+
+
+def _without_folders(word: str) -> str:
+    key, mark, value = word.partition("=")
+    if mark and "/" in value:
+        return f"{key}=…"
+    return Path(word).name if word.startswith("/") else word
 
 
 def announce(dag: Dag) -> None:

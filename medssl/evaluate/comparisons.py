@@ -65,11 +65,18 @@ def score_rows(test: Tested, scores: Scores, confidence: float, better: dict[str
     return pd.DataFrame(rows)
 
 
-def pairs_of(arms: list[str]) -> list[tuple[str, str]]:
-    """Which arms are compared: each with scratch, and each reduction (`simclr-hash`) with its objective's `simclr-all`."""
+def pairs_of(arms: list[str], controls: dict[str, list[str]] | None = None) -> list[tuple[str, str]]:
+    """Which arms are compared: each with scratch, each reduction (`simclr-hash`) with its objective's `simclr-all`, and with
+    the controls that keep as many slices (`simclr-random_n`).
+
+    controls: by reduction, the reductions that match its count.
+    """
     pairs = [(arm, SCRATCH) for arm in arms if arm != SCRATCH and SCRATCH in arms]
-    wholes = {arm: f"{arm.rpartition('-')[0]}-all" for arm in arms}
-    return pairs + [(arm, whole) for arm, whole in wholes.items() if arm != whole and whole in arms]
+    for arm in arms:
+        objective, _, reduction = arm.rpartition("-")
+        references = [f"{objective}-{name}" for name in ("all", *(controls or {}).get(reduction, [])) if objective]
+        pairs += [(arm, reference) for reference in references if reference != arm and reference in arms]
+    return pairs
 
 
 def comparison_rows(
@@ -81,9 +88,11 @@ def comparison_rows(
     confidence: float,
     holm_over: str,
     better: dict[str, str],
+    controls: dict[str, list[str]] | None = None,
 ) -> pd.DataFrame:
     """`comparisons.tsv`: a − b of the means over seeds, by paired bootstrap, DeLong (AUC) and Wilcoxon (units).
 
+    controls: see `pairs_of`.
     positives: for a task whose cases are independent, the positive class with its truth `(n,)` and each fit's scores `(n,)`.
     Holm's correction runs over the arms compared with one reference in one mode and fraction, or over the whole task.
     """
@@ -91,7 +100,7 @@ def comparison_rows(
     n = len(test.units)
     for (mode, fraction), fits in test.fits.groupby(["mode", "fraction"], sort=True):
         by_arm = {str(arm): part for arm, part in fits.groupby("arm", sort=True)}
-        for a, b in pairs_of(list(by_arm)):
+        for a, b in pairs_of(list(by_arm), controls):
             ids = {arm: list(by_arm[arm]["fit_id"]) for arm in (a, b)}
             place = {"a": a, "b": b, "mode": mode, "fraction": fraction}
             for metric, label in scores[ids[a][0]]:

@@ -170,6 +170,7 @@ def _compare(
         confidence=settings["confidence"],
         holm_over=settings.get("holm_over", "arms"),
         better={"brier": "lower"} | _better(metrics),
+        controls=settings.get("controls"),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
-from medssl.finetune.cases import Cases, unit_ids
+from medssl.finetune.cases import MANY, Cases, unit_ids
 from medssl.finetune.lifting import cuts_slices
 from medssl.finetune.predictions import PROBABILITY, aggregated, rows_of
 from medssl.finetune.reading import channels_sentence, plane_images, scan_of, source_grid, volume_images
@@ -114,8 +114,15 @@ def probability_table(model: Model, samples_path: Path, volumes_path: Path) -> p
     predicted = model.task.predict(model.network, cases, everything, device())
     table = aggregated(rows_of(cases, everything, predicted), model.task.aggregate)
     names = [PROBABILITY + name for name in classes]
-    table["predicted"] = np.array(classes, dtype=object)[table[names].to_numpy().argmax(axis=1)]
+    table["predicted"] = called(table[names].to_numpy(), classes, multilabel=model.task.multilabel)
     return table[["case_id", "unit_id", "unit", "predicted", *names]]
+
+
+def called(probabilities: np.ndarray, classes: list[str], *, multilabel: bool) -> list[str]:
+    """The likeliest class of each row `(n, classes)`; with several labels a case all from 0.5 on, joined by `|`."""
+    if not multilabel:
+        return [classes[k] for k in probabilities.argmax(axis=1)]
+    return [MANY.join(name for name, value in zip(classes, row, strict=True) if value >= 0.5) for row in probabilities]
 
 
 def masks(

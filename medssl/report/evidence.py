@@ -45,7 +45,6 @@ class Evidence:
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     planes: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     study: dict[str, Any] = field(default_factory=dict)
-    command: str | None = None
 
 
 def stage_and_name(path: PurePath) -> tuple[str, str]:

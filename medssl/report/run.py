@@ -117,7 +117,6 @@ def _read(job: Job) -> tuple[Evidence, str]:
         title=settings.get("title") or f"Study {job.spec.study}",
         receipts=_in_order({key: read_json(path) for key, path in receipts.items()}),
         study=study,
-        command=settings.get("command"),
         **found,
     )
     evidence.planes.update(_planes(evidence, {stage_and_name(Path(p))[1]: Path(p).parent for p in inputs.get("samples", [])}))

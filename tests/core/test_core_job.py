@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import write_text
-from medssl.core.job import Spec, drop_incomplete, hold, job
+from medssl.core.job import COMMAND, Spec, drop_incomplete, hold, job
+from medssl.core.workflow import command_line
 
 
 def make_spec(tmp_path: Path, **changes: object) -> Spec:
@@ -37,6 +39,20 @@ def test_a_receipt_names_spec_outputs_and_versions(finished: Path) -> None:
     assert set(receipt["outputs"]) == {"table.tsv"} and receipt["outputs"]["table.tsv"]["size"] == 4
     assert {"spec", "code", "seed", "inputs", "environment", "wall_s"} <= set(receipt)
     assert receipt["environment"]["numpy"]
+
+
+def test_date_command_and_energy_are_in_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        COMMAND, command_line(["/some/where/snakemake", "-s", "/home/jane/Snakefile", "--config", "path=/data/DOE"])
+    )
+    spec = make_spec(tmp_path)
+    with job(spec) as work:
+        work.write_receipt()
+    receipt = json.loads((work.out / "receipt.json").read_text())
+    assert receipt["command"] == "snakemake -s Snakefile --config 'path=…'"
+    assert date.fromisoformat(receipt["date"]) >= date(2026, 1, 1)
+    assert isinstance(receipt["energy_j"], dict) and receipt["spec"] == spec.hash
+    assert not {"date", "command", "energy_j"} & set(json.loads(spec.to_json()))
 
 
 @pytest.mark.parametrize("damage", [b"a\n2\n", b"a\n", b""])

@@ -265,6 +265,8 @@ def test_arms_and_pairs_are_read_from_the_names_of_runs() -> None:
         ("simclr-hash", "simclr-all"),
     ]
     assert pairs_of(["simclr-hash"]) == []
+    arms = ["simclr-hash", "simclr-random_n", "moco-hash"]
+    assert pairs_of(arms, {"hash": ["every_n", "random_n"]}) == [("simclr-hash", "simclr-random_n")]
 
 
 def test_settings_refuse_unknown_metrics_and_options() -> None:

@@ -13,6 +13,7 @@ from test_finetune_segmentation import SMALL, write_scans
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
+from medssl.finetune.predicting import called
 from medssl.finetune.run import predict
 
 
@@ -45,6 +46,12 @@ def test_a_segmentation_gives_the_masks_of_the_stage(tmp_path: Path, finetune: A
         ).read_bytes()
     volumes = tables.read_tsv(written[-1], text=("class",))
     assert (volumes["volume_ml"] - volumes["voxels"] * 1.5 * 1.25 * 4 / 1000).abs().max() < 1e-6
+
+
+def test_a_case_is_called_by_its_likeliest_class_or_all_from_one_half_on() -> None:
+    probabilities = np.array([[0.2, 0.7, 0.6], [0.5, 0.1, 0.4], [0.3, 0.4, 0.3]])
+    assert called(probabilities, ["a", "b", "c"], multilabel=False) == ["b", "a", "b"]
+    assert called(probabilities, ["a", "b", "c"], multilabel=True) == ["b|c", "a", ""]
 
 
 def test_other_windows_and_folders_without_a_model_are_refused(

@@ -19,6 +19,8 @@ from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json, write_json
 from medssl.finetune.decoder import UNet
+from medssl.finetune.nnunet import ResEncUNet
+from medssl.finetune.predicting import Model
 from medssl.finetune.restoring import exact_turn, largest_components, restored_classes, restored_mask
 from medssl.finetune.run import write_nifti
 from medssl.finetune.scans import Scan, batch_of, dice, mean_dice, patch_at, places_of
@@ -132,6 +134,29 @@ def test_the_output_has_the_size_of_the_input(rank: int, stem: str) -> None:
     assert out.shape == (2, 3, *images.shape[2:])
     out.square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_nnunets_decoder_has_its_size_and_takes_its_encoder_alone() -> None:
+    """102 million parameters are those that nnU-Net's authors state of ResEncL."""
+    with torch.device("meta"):
+        whole = ResEncUNet(build("resenc", {}, 3, 1), 3)
+    assert round(sum(p.numel() for p in whole.parameters()) / 1e6) == 102
+    network = ResEncUNet(build("resenc", {"features": [4, 8, 16], "blocks": [1, 1, 1]}, 2, 1), 3)
+    out = network(torch.rand(2, 1, 16, 24))
+    assert out.shape == (2, 3, 16, 24)
+    out.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+    with pytest.raises(StudyError, match="multiples of 4"):
+        network(torch.rand(2, 1, 18, 24))
+    with pytest.raises(StudyError, match="for the backbone resenc"):
+        Segmentation(decoder="nnunet").network(build("resnet18", NARROW, 2, 1), 3)
+
+
+def test_nnunet_whole_is_fitted_and_written(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    settings = {"max_steps": 2, "fractions": [1.0], "options": {"decoder": "nnunet"}, "calibration_batches": 0}
+    backbone = {"resenc": {"features": [4, 8, 16], "blocks": [1, 1, 1]}}
+    out = finetune(spec_of(write_scans(tmp_path / "study"), **SMALL | settings | {"backbone": backbone}))
+    assert isinstance(Model.open(out / "models" / "scratch").network, ResEncUNet)
 
 
 def test_images_and_targets_move_together_and_targets_stay_whole() -> None:

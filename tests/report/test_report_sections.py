@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -11,13 +12,16 @@ from markupsafe import Markup
 
 from medssl.core import plugins
 from medssl.report.chart import Axis, axis, category_axis, line_chart
-from medssl.report.checklist_items import CLAIM, MI_CLAIM, TRIPOD
+from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDER, MI_CLAIM, TRIPOD
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.pictures import chosen_slices, picture, to_gray
-from medssl.report.section import count, counted, duration, number, p_value, percent, span
+from medssl.report.section import Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import claim, detail, verdict_of
+from medssl.report.sections.checklists import _row
+from medssl.report.sections.compute import compute
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
+from medssl.report.sections.provenance import provenance
 from medssl.report.words import headline, ordered_shares, share_words
 
 ROW = {
@@ -203,3 +207,33 @@ def test_numbers_are_written_for_people() -> None:
     assert ordered_shares(pd.Series([1.0, 0.05, 20, 5])) == [5, 20, 0.05, 1.0]
     assert share_words(1.0) == "With all labels"
     assert share_words(20) == "With 20 labelled cases"
+
+
+def test_the_page_names_the_commands_days_and_energy_of_its_receipts() -> None:
+    receipt = {"environment": {}, "outputs": {}, "inputs": {}, "wall_s": 10.0, "threads": 2}
+    receipts = {
+        "ingest/ct": receipt | {"command": "snakemake --cores 2 pretrain_ct", "date": "2026-01-30", "energy_j": {"cpu0": 3600.0}},
+        "prepare/ct": receipt | {"command": "snakemake --cores 4 report", "date": "2026-02-01", "energy_j": {"cpu0": 1800.0}},
+        "reduce/ct/hash": receipt | {"command": None, "energy_j": {}},
+    }
+    told = " ".join(
+        str(block.html) for block in provenance(Evidence(title="t", receipts=receipts)).blocks if isinstance(block, Text)
+    )
+    assert "snakemake --cores 2 pretrain_ct" in told and "snakemake --cores 4 report" in told
+    assert "from 2026-01-30 to 2026-02-01" in told
+    section = compute(Evidence(title="t", receipts=receipts))
+    assert section.facts["energy_wh"] == 1.5 and section.facts["energy_of_jobs"] == 2
+    assert "1.5 Wh in 2 jobs" in " ".join(str(block.html) for block in section.blocks if isinstance(block, Text))
+    silent = compute(Evidence(title="t", receipts={"ingest/ct": receipt}))
+    assert "no counter was readable" in " ".join(str(block.html) for block in silent.blocks if isinstance(block, Text))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_every_item_of_claim_is_answered_or_owned(whole: bool) -> None:
+    everything = {field.name: {"x": 1} for field in dataclasses.fields(Evidence) if field.name != "title"}
+    rows = [_row(Evidence(title="t", **everything if whole else {}), item) for item in CLAIM]
+    assert len(rows) == 44
+    answered = [row for row in rows if row["state"] == "answered"]
+    assert all(row["where"].startswith("#") and row["where"][1:] in plugins.names("section") for row in answered)
+    assert all(row["where"] in (AUTHORS, CLINICIANS, DATA_HOLDER) for row in rows if row not in answered)
+    assert len(answered) == (25 if whole else 0)

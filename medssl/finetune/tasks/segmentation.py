@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from medssl.finetune import training
 from medssl.finetune.augment import draws, intensity, sampling_grid
 from medssl.finetune.decoder import UNet
 from medssl.finetune.mixup import mixup
+from medssl.finetune.nnunet import ResEncUNet
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scans import Places, Scan, batch_of, mean_dice, places_of
 from medssl.finetune.self_training import self_trained
@@ -34,7 +35,7 @@ LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}
 class Segmented:
     """What a fit leaves: the network and facts for fits.tsv."""
 
-    network: UNet
+    network: nn.Module
     facts: dict[str, Any] = field(default_factory=dict)
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
@@ -52,16 +53,18 @@ class Segmentation:
         test_flips: bool = False,
         largest_component: bool = False,
         self_training_rounds: int = 0,
+        decoder: Literal["unet", "nnunet"] = "unet",
     ) -> None:
         self.foreground_frac = foreground_frac
         self.overlap = overlap
         self.test_flips = test_flips
         self.largest_component = largest_component
         self.self_training_rounds = self_training_rounds
+        self.decoder = decoder
 
     def network(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """The backbone with this task's decoder; `num_classes` counts the background."""
-        return UNet(backbone, num_classes)
+        return (ResEncUNet if self.decoder == "nnunet" else UNet)(backbone, num_classes)
 
     def num_items(self, scans: Sequence[Scan], spatial_dims: int) -> int:
         """What an epoch counts: slices in 2-D, eight patches a volume in 3-D."""
@@ -123,8 +126,8 @@ class Segmentation:
         from monai.losses import DiceCELoss
 
         with training.seeded(seed, "decoder"):
-            network = UNet(copy.deepcopy(backbone), len(values))
-        place_parts(decoder, {"decoder": network.decoder}, "starting weights")
+            network = self.network(copy.deepcopy(backbone), len(values))
+        place_parts(decoder, {"decoder": network.get_submodule("decoder")}, "starting weights")
         network.to(device)
         places = [places_of(scan, values[1:], seed) for scan in train]
         loss = DiceCELoss(softmax=True, batch=True)

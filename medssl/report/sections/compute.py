@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from medssl.report.chart import Bar, bar_chart
 from medssl.report.evidence import Evidence, arm_of_run
-from medssl.report.section import Figure, Section, Table, Text, count, duration, number, percent, shown
+from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, percent, shown
 
 PLACE = 120
 
@@ -27,6 +29,7 @@ def compute(evidence: Evidence) -> Section:
         ("wall_s", "Wall time", duration),
         ("threads", "Threads", count),
         ("device", "Device", None),
+        ("energy_wh", "Energy (Wh)", lambda value: number(value, 2)),
     ]
     blocks: list[Figure | Table | Text] = [
         Figure(
@@ -49,8 +52,22 @@ def compute(evidence: Evidence) -> Section:
             ("images_per_s", "Images/s", lambda v: number(v, 0)),
         ]
         blocks.append(Table("cost", "Pre-training on everything against what an arm keeps.", costs, shown(costs, heads)))
-    blocks.append(Text("Energy: not given (no counter was readable)."))
-    return Section("Compute", f"All jobs together took {duration(total)} of wall time.", tuple(blocks), _facts(total))
+    blocks.append(_energy(rows))
+    facts = _facts(total) | {
+        "energy_wh": float(rows["energy_wh"].dropna().sum()),
+        "energy_of_jobs": int(rows["energy_wh"].notna().sum()),
+    }
+    return Section("Compute", f"All jobs together took {duration(total)} of wall time.", tuple(blocks), facts)
+
+
+def _energy(rows: pd.DataFrame) -> Text:
+    known = rows["energy_wh"].dropna()
+    if known.empty:
+        return Text("Energy: not given (no counter was readable).")
+    return Text(
+        f"Energy: {number(known.sum(), 1)} Wh in {counted(len(known), 'job')}, by the counters of processors and devices. They "
+        "count whatever else ran on the machine, and twice what jobs used beside one another."
+    )
 
 
 def cost_of_arms(evidence: Evidence) -> pd.DataFrame:
@@ -81,7 +98,10 @@ def cost_of_arms(evidence: Evidence) -> pd.DataFrame:
 
 def _job(key: str, receipt: dict[str, object]) -> dict[str, object]:
     stage, _, name = key.partition("/")
-    return {"stage": stage, "name": name, **{k: receipt.get(k) for k in ("wall_s", "threads", "device")}}
+    joules: Any = receipt.get("energy_j") or {}
+    energy_wh = sum(joules.values()) / 3600 if joules else None
+    known = {name: receipt.get(name) for name in ("wall_s", "threads", "device")}
+    return {"stage": stage, "name": name, **known, "energy_wh": energy_wh}
 
 
 def _facts(total: float) -> dict[str, object]:

@@ -18,7 +18,8 @@ def provenance(evidence: Evidence) -> Section:
     receipts = evidence.receipts
     if not receipts:
         return Section.not_given("Provenance", "No receipt was given to this page.")
-    blocks: list[Text | Table] = [Text(evidence.command or "snakemake --cores all report", "code")]
+    commands = sorted({str(receipt["command"]) for receipt in receipts.values() if receipt.get("command")})
+    blocks: list[Text | Table] = [Text(command, "code") for command in commands or ["snakemake --cores all report"]]
     versions = pd.DataFrame(
         sorted({(k, v) for r in receipts.values() for k, v in r.get("environment", {}).items()}), columns=["what", "version"]
     )
@@ -83,6 +84,9 @@ def provenance(evidence: Evidence) -> Section:
                 "html",
             )
         )
+    days = sorted({str(receipt["date"]) for receipt in receipts.values() if receipt.get("date")})
+    if days:
+        blocks.append(Text("Made " + (f"on {days[0]}." if len(days) == 1 else f"from {days[0]} to {days[-1]}.")))
     lead = "One command repeats the study; on the same processor and versions it reaches the same hashes."
     return Section("Provenance", lead, tuple(blocks))
 
