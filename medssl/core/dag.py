@@ -141,7 +141,8 @@ class Dag:
         cohorts = self.cohorts() if page == STUDY_PAGE else [page]
         tasks = list(self.study.finetune) if page == STUDY_PAGE else []
         sources = list(dict.fromkeys(source for cohort in cohorts for source in self.study.all_cohorts[cohort]))
-        sources += [s for s in (self.study.finetune[task].source for task in tasks) if s not in sources]
+        held = list(dict.fromkeys(self.study.finetune[task].source for task in tasks))
+        sources += [source for source in held if source not in sources]
         runs = [pair for cohort in cohorts for pair in self.runs(cohort)]
         arms = [(cohort, arm) for cohort in cohorts for arm in self.arms]
         return {
@@ -156,6 +157,7 @@ class Dag:
             "curves": [layout.pretrain(c, r, "curve.tsv") for c, r in runs],
             "contracts": [layout.pretrain(c, r, "contract.json") for c, r in runs],
             "views": [layout.pretrain(c, r, "views.png") for c, r in runs],
+            "labels": [layout.labels(s, "labels.parquet") for s in held if self.study.sources[s].labels],
             "fits": [layout.finetune(t, "fits.tsv") for t in tasks],
             "scores": [layout.evaluate(t, "scores.tsv") for t in tasks],
             "comparisons": [layout.evaluate(t, "comparisons.tsv") for t in tasks],

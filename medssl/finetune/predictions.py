@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.errors import StudyError
-from medssl.finetune.cases import Cases, group_columns
+from medssl.core.given_labels import group_columns
+from medssl.finetune.cases import Cases
 from medssl.finetune.plan import Fit
 
 PROBABILITY = "prob_"

@@ -17,8 +17,9 @@ from torch import Tensor
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
+from medssl.core.given_labels import group_columns, with_given_labels
 from medssl.core.job import Job
-from medssl.finetune.cases import MANY, Cases, class_names, encode, group_columns, labelled, unit_ids, with_given_labels
+from medssl.finetune.cases import MANY, Cases, class_names, encode, labelled, unit_ids
 from medssl.finetune.restoring import restored_mask
 from medssl.finetune.scans import Scan
 from medssl.nn.loading import Reader, read_samples, window

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import inside, read_json, write_json, write_text
+from medssl.core.given_labels import with_given_labels
 from medssl.core.job import RECEIPT, Job
 from medssl.report.comparison import comparison
 from medssl.report.crate import crate
@@ -95,6 +96,7 @@ def _read(job: Job) -> tuple[Evidence, str]:
     beside = [name.partition(".")[0] for name in BESIDE_SCORES]
     found: dict[str, dict[str, Any]] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views")}
     receipts: dict[str, Path] = {}
+    given: dict[str, pd.DataFrame] = {}
     for kind, paths in inputs.items():
         for text in [paths] if isinstance(paths, str) else paths:
             path = Path(text) if kind == "receipts" else job.read(text)
@@ -112,6 +114,9 @@ def _read(job: Job) -> tuple[Evidence, str]:
                 for other in BESIDE_SCORES:
                     if (path.parent / other).is_file():
                         found[other.partition(".")[0]][name] = _table(job.read(path.parent / other))
+            if kind == "labels":
+                given[name.removesuffix("/labels")] = tables.read_parquet(path)
+    found["samples"] |= {source: with_given_labels(found["samples"][source], labels) for source, labels in given.items()}
     study = settings.get("study") or {}
     evidence = Evidence(
         title=settings.get("title") or f"Study {job.spec.study}",

@@ -17,8 +17,8 @@ from test_finetune_segmentation import SMALL, write_scans
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import write_json
+from medssl.core.given_labels import with_given_labels
 from medssl.core.job import Spec
-from medssl.finetune.cases import with_given_labels
 
 
 def write_labels(root: Path, rows: list[dict[str, Any]], masks: dict[str, np.ndarray] | None = None) -> Path:

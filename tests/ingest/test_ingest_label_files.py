@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from phantoms import Phantom, datasets, random_phantom, save
 from PIL import Image
+from test_ingest_labels import _outline, _structure_set
 from test_ingest_run import SETTINGS, here, ingest_all, spec_of  # noqa: F401
 
 from medssl.core import job as jobs
@@ -161,6 +162,23 @@ def test_a_folder_of_masks_lands_on_the_grids_of_its_images(here: Path) -> None:
             ours = np.argwhere(stored == value) @ np.array(given["affine"])[:3, :3].T + np.array(given["affine"])[:3, 3]
             theirs = np.argwhere(mask == value) @ affine[:3, :3].T + affine[:3, 3]
             assert np.allclose(*(p[np.lexsort(p.round(2).T)] for p in (ours, theirs)), atol=1e-2)
+
+
+def test_a_structure_set_in_a_folder_of_its_own_finds_its_series(here: Path) -> None:  # noqa: F811
+    phantom = random_phantom(2)
+    made = datasets(phantom)
+    save(made, here / "in" / "case")
+    save(datasets(random_phantom(4), series="other", patient="b"), here / "in" / "other")
+    contours = {1: [_outline(phantom, k, (2.5, 3.5), (11.5, 12.5)) for k in range(3, 7)]}
+    save([_structure_set(phantom, made[0].SeriesInstanceUID, contours)], here / "drawn")
+    table, rejected, out = labels_of(here / "in", here / "drawn")
+    assert len(rejected) == 0
+    known = read_tsv(out / "series.tsv").set_index("volume_id")["series_id"]
+    key = listing.load_key(None)
+    assert [known[name] for name in table["volume_id"]] == [listing.minted(key, "s", made[0].SeriesInstanceUID)]
+    mask = np.load(out / "labels" / table["mask"][0])
+    assert mask.shape == np.load(out / "volumes" / table["volume_id"][0] / "image.npy").shape
+    assert int((mask == 1).sum()) == 9 * 9 * 4  # voxel centres 3…11 and 4…12 of four slices
 
 
 def test_masks_that_fit_no_image_stop_with_the_reason(here: Path) -> None:  # noqa: F811

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 from test_pipeline_study import ROOT, ran, snakemake
 
+from medssl.core.files import read_json
+
 STUDY = """\
 study: late
 id_key: {key}
@@ -72,6 +74,8 @@ def test_a_label_file_added_or_changed_after_pretraining_reruns_nothing_before_f
     done = snakemake(folder, "report")
     assert done.returncode == 0, done.stderr[-3000:]
     results = folder / "results" / "late"
+    page = read_json(results / "7_report" / "study" / "report.json")["sections"]["data"]["tables"]
+    assert sum(row["num_cases"] for row in page["labels"]) == 40
     assert "site" in (results / "6_evaluate" / "spots" / "subgroups.tsv").read_text()
     assert len(planned(folder)) == 0
     write_labels(folder, "large")
