@@ -53,6 +53,7 @@ $(VENV)/.peers: $(STAMP) requirements-bench.lock
 
 $(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -cache: ratios against peers
 	$(PYTHON) benchmarks/$*.py
+	$(PYTHON) benchmarks/write_docs.py
 
 study-%: $(STAMP) ## study-reduction, -spark, … (configs/studies/<name>.yaml; a name with _full is for a GPU); resumable, ends with RESULT {json}
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) report --configfile configs/studies/$*.yaml
