@@ -43,8 +43,9 @@ LINES = [
 
 def page() -> str:
     """The text of docs/benchmarks.md."""
-    text = "# Benchmarks\n\nRatios against what a user would use instead, in one run on the same input: `make bench-<name>`. Absolute times of "
-    text += "shared\nmachines mean little. This page is written by `benchmarks/write_docs.py` from `benchmarks/results/`.\n"
+    text = "# Benchmarks\n\nRatios against what a user would use instead, in one run on the same input: `make bench-<name>`. "
+    text += "Absolute times of shared\nmachines mean little. "
+    text += "This page is written by `benchmarks/write_docs.py` from `benchmarks/results/`.\n"
     for name in dict.fromkeys(line[0] for line in LINES):
         path = RESULTS / f"{name}.json"
         text += f"\n## {name}\n\n{summary(ROOT / 'benchmarks' / f'{name}.py')}\n\n"
