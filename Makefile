@@ -44,14 +44,14 @@ check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
 
-BENCHES := faults ingest reduce leakage pretrain cache
+BENCHES := faults ingest reduce leakage pretrain cache spark
 .PHONY: $(BENCHES:%=bench-%)
 
 $(VENV)/.peers: $(STAMP) requirements-bench.lock
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -r requirements-bench.lock
 	touch $@
 
-$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -cache: ratios against peers
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -cache, -spark: ratios against peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 

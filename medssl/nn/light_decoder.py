@@ -75,7 +75,10 @@ class LightDecoder(nn.Module):
 
     def forward(self, maps: list[Tensor], patches: Patches) -> Tensor:
         """Packed maps, shallow to deep, to images `(n, image_channels, *size)`."""
-        whole = [densify(blocks, patches) for densify, blocks in zip(self.densify, maps, strict=True)]
+        return self.raised([densify(blocks, patches) for densify, blocks in zip(self.densify, maps, strict=True)])
+
+    def raised(self, whole: list[Tensor]) -> Tensor:
+        """Densified maps, shallow to deep, to images."""
         x: Tensor | float = 0.0
         for level, joined in enumerate(self.map_at_level):
             if joined is not None:

@@ -35,9 +35,14 @@ from medssl.nn.state import StateFolder, optimizer_tensors, restore_optimizer, u
 from medssl.nn.views import Crop, Views
 from medssl.nn.weights import load_encoder, load_parts, part_tensors
 from medssl.pretrain.objective import Loss, Objective
+from medssl.pretrain.picture import grid
 
 CURVE_ROWS = 200
 """About how many rows the curve has beside those at the ends of epochs."""
+PICTURED = 8
+"""How many samples of an epoch's last batch are drawn."""
+PICTURED_EPOCHS = 100
+"""Of how many epochs pictures are kept, evenly spread, the last among them."""
 FP16_SKIPS = 20
 """How many steps in a row fp16's loss scaling may skip before the gradients count as broken."""
 
@@ -86,11 +91,16 @@ class Plan:
         return built
 
 
-def train(fabric: Any, plan: Plan, bar: Bar, log: Callable[[str], None]) -> MedsslError | None:
-    """Train until the last step is saved in the plan's state folder; a foreseen failure is returned, not raised."""
+def train(
+    fabric: Any, plan: Plan, bar: Bar, log: Callable[[str], None], keep_picture: Callable[[int, np.ndarray], None] | None = None
+) -> MedsslError | None:
+    """Train until the last step is saved in the plan's state folder; a foreseen failure is returned, not raised.
+
+    `keep_picture(epoch, pixels)` gets what an objective draws at the end of an epoch.
+    """
     try:
         with _stop_signals() as asked_to_stop:
-            _Run(fabric, plan, bar, log, asked_to_stop).run()
+            _Run(fabric, plan, bar, log, asked_to_stop, keep_picture).run()
     except MedsslError as error:
         return error
     return None
@@ -99,8 +109,17 @@ def train(fabric: Any, plan: Plan, bar: Bar, log: Callable[[str], None]) -> Meds
 class _Run:
     """One process's part of a run. `run` is the loop; what it calls follows in the order of the calls."""
 
-    def __init__(self, fabric: Any, plan: Plan, bar: Bar, log: Callable[[str], None], asked_to_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        fabric: Any,
+        plan: Plan,
+        bar: Bar,
+        log: Callable[[str], None],
+        asked_to_stop: Callable[[], bool],
+        keep_picture: Callable[[int, np.ndarray], None] | None = None,
+    ) -> None:
         self.fabric, self.plan, self.bar, self.log, self.asked_to_stop = fabric, plan, bar, log, asked_to_stop
+        self.keep_picture = keep_picture
         settings = self.settings = plan.settings
         self.device: torch.device = fabric.device
         if self.device.type == "cuda":
@@ -176,6 +195,8 @@ class _Run:
             if epoch_ends or self.step % max(1, self.total // CURVE_ROWS) == 0:
                 row = self.add_row(epoch, lr, norm, loss.parts, with_health=epoch_ends)
                 events.write(self.step, row)
+            if epoch_ends:
+                self.draw(epoch, outputs)
             self.bar.advance(self.batch_size, f"loss {loss_value:.3f}")
             self.save_or_stop()
         events.close()
@@ -373,6 +394,15 @@ class _Run:
         self.row_s = now_s
         self.rows.append(row)
         return row
+
+    def draw(self, epoch: int, outputs: dict[str, Tensor]) -> None:
+        """Hand over the objective's pictures of the first samples of the batch: a column for each sample."""
+        last = (self.total - 1) // self.per_epoch
+        if self.keep_picture is None or (epoch != last and epoch % math.ceil((last + 1) / PICTURED_EPOCHS)):
+            return
+        rows = self.objective.pictures({name: value[:PICTURED] for name, value in outputs.items()})
+        if rows and self.fabric.is_global_zero:
+            self.keep_picture(epoch, grid([torch.stack(column) for column in zip(*rows, strict=True)]))
 
     def alarm(self, sentence: str | None) -> None:
         """Say that the representation has collapsed; stop if the study asks for it."""

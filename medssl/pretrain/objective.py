@@ -89,6 +89,10 @@ class Objective(nn.Module):
     def prepare(self, images: Callable[[int], Iterator[tuple[Tensor, np.ndarray]]], seed: int, device: Any) -> None:
         """Called once, before everything: `images(epoch)` yields plain images `(n, c, *size)` of all samples with their rows."""
 
+    def pictures(self, outputs: dict[str, Tensor]) -> list[Tensor]:
+        """What is worth looking at in the outputs of some samples: rows of pictures, each `(n, c, *size)` in [0, 1]."""
+        return []
+
     def figures(self) -> dict[str, float]:
         """Figures of the objective's own parts for the curve, such as the age of a queue."""
         return {}

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,11 @@ def run(job: Job) -> None:
     state = Path(job.spec.layout.state("pretrain", f"{job.spec.hash}-{sha256_text(canonical_json(hashes))[:16]}"))
     plan = Plan(settings, seed, samples, state, job.path("events") if settings.tensorboard else None, before)
 
+    pictures = job.path("pictures")
     first = rank(job.spec) == 0
+    if first and not any(state.glob("*.json")):
+        for old in pictures.glob("epoch-*.png"):  # of an earlier run with other options
+            old.unlink()
     if first:
         _write_views(plan, job.path("views.png"))
     error = _launch(job, plan)
@@ -79,6 +83,8 @@ def run(job: Job) -> None:
     write_json(job.path("contract.json"), contract(plan, encoder, job.spec))
     job.wrote(*(job.path(f"{name}.safetensors") for name in ("encoder", "parts")))
     job.wrote(*(job.path(name) for name in ("contract.json", "curve.tsv", "views.png")))
+    drawn = sorted(pictures.glob("epoch-*.png"))
+    job.wrote(*drawn)
     job.notes |= {"device": _device(settings), "steps": loaded[0], "samples": len(samples), "pretrain_seed": seed}
     job.write_receipt()
     StateFolder(state).clear()
@@ -114,11 +120,13 @@ def _launch(job: Job, plan: Any) -> MedsslError | None:
     )
     if not many:
         with job.progress("", plan.settings.epochs, "images") as bar:
-            return train(fabric, plan, bar, job.log)
+            return train(fabric, plan, bar, job.log, partial(_keep_picture, job.path("pictures")))
     with _forwarded_signals():
         # one object, because Fabric looks into arguments and refuses frozen dataclasses
         threads = max(1, job.threads // settings.devices)  # those of a node are shared by its processes
-        work = partial(_train_rank, plan=plan, title=f"pretrain {job.spec.name}", threads=threads)
+        keep_picture = partial(_keep_picture, job.path("pictures"))
+        title = f"pretrain {job.spec.name}"
+        work = partial(_train_rank, plan=plan, title=title, threads=threads, keep_picture=keep_picture)
         result: MedsslError | None = fabric.launch(work)
     return result
 
@@ -132,7 +140,9 @@ def _environment(nodes: int) -> Any:
     return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else SLURMEnvironment(auto_requeue=False)
 
 
-def _train_rank(fabric: Any, plan: Any, title: str, threads: int) -> MedsslError | None:
+def _train_rank(
+    fabric: Any, plan: Any, title: str, threads: int, keep_picture: Callable[[int, np.ndarray], None]
+) -> MedsslError | None:
     """One process's part; rank 0 shows the progress."""
     import sys
 
@@ -145,7 +155,7 @@ def _train_rank(fabric: Any, plan: Any, title: str, threads: int) -> MedsslError
     if not first:
         sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of this process)
     with progress(title, 1, "images") as bar:
-        return train(fabric, plan, bar, lambda line: print(line, file=sys.stderr))
+        return train(fabric, plan, bar, lambda line: print(line, file=sys.stderr), keep_picture)
 
 
 @contextlib.contextmanager
@@ -186,8 +196,6 @@ def _device(settings: PretrainSettings) -> str:
 
 def _write_views(plan: Any, target: Path) -> None:
     """The first batch's samples as the objective will see them."""
-    from PIL import Image
-
     from medssl.nn.views import Views
     from medssl.pretrain.picture import grid
 
@@ -195,7 +203,17 @@ def _write_views(plan: Any, target: Path) -> None:
     rows = objective.batches(plan.seed, 0, min(PICTURED, len(plan.samples)))[0]
     crops = objective.crops(plan.size)
     views = Views(plan.settings.views, crops, plan.samples, seed=plan.seed)(plan.reader()[(0, rows[:PICTURED])])
-    pixels = grid(views[: crops[0].count])
+    _write_png(target, grid(views[: crops[0].count]))
+
+
+def _keep_picture(folder: Path, epoch: int, pixels: np.ndarray) -> None:
+    """What an objective drew at the end of an epoch."""
+    _write_png(folder / f"epoch-{epoch + 1:05d}.png", pixels)
+
+
+def _write_png(target: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
     with writing(target) as temporary:
         Image.fromarray(np.asarray(pixels)).save(temporary, format="PNG")
 

@@ -19,7 +19,8 @@ STAGES = {1: "ingest", 2: "prepare", 3: "reduce", 4: "pretrain", 5: "finetune", 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the stages left. Empty where a stage did not run. `planes`: 8-bit slices by sample id; `study`: the options."""
+    """What the stages left. Empty where a stage did not run. `planes`: 8-bit slices by sample id; `study`: the options;
+    `pictures`: what a run's objective drew at its end."""
 
     title: str
     series: Named = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Evidence:
     curves: Named = field(default_factory=dict)
     contracts: dict[str, Any] = field(default_factory=dict)
     views: dict[str, bytes] = field(default_factory=dict)
+    pictures: dict[str, bytes] = field(default_factory=dict)
     fits: Named = field(default_factory=dict)
     scores: Named = field(default_factory=dict)
     comparisons: Named = field(default_factory=dict)

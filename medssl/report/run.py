@@ -94,7 +94,7 @@ def _sections(job: Job, evidence: Evidence) -> Iterable[tuple[str, Section]]:
 def _read(job: Job) -> tuple[Evidence, str]:
     inputs, settings = job.spec.inputs, job.spec.settings
     beside = [name.partition(".")[0] for name in BESIDE_SCORES]
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views")}
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views", "pictures")}
     receipts: dict[str, Path] = {}
     given: dict[str, pd.DataFrame] = {}
     for kind, paths in inputs.items():
@@ -108,6 +108,9 @@ def _read(job: Job) -> tuple[Evidence, str]:
                 found[kind][name] = _table(path)
             elif kind == "views":
                 found[kind][name] = path.read_bytes()
+                drawn = sorted((path.parent / "pictures").glob("epoch-*.png"))
+                if drawn:
+                    found["pictures"][name] = job.read(drawn[-1]).read_bytes()
             elif kind in VALUES:
                 found[kind][name] = read_json(path)
             if kind == "scores":

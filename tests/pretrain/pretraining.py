@@ -21,7 +21,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def train_here(plan: Any, *, after: Callable[[Any], None] | None = None, precision: str = "") -> tuple[Any, Any]:
+def train_here(
+    plan: Any, *, after: Callable[[Any], None] | None = None, precision: str = "", keep_picture: Any = None
+) -> tuple[Any, Any]:
     """Train in this process; returns (error or None, what the newest state holds). `after` is called with each bar advance."""
     from lightning_fabric import Fabric
 
@@ -37,7 +39,7 @@ def train_here(plan: Any, *, after: Callable[[Any], None] | None = None, precisi
 
     precision = precision or {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[plan.settings.precision]
     fabric = Fabric(accelerator="cpu", devices=1, **arithmetic(precision))
-    error = train(fabric, plan, Watched("test", 1, "images", None, None), lambda line: None)
+    error = train(fabric, plan, Watched("test", 1, "images", None, None), lambda line: None, keep_picture)
     return error, StateFolder(plan.state).load()
 
 

@@ -222,6 +222,16 @@ def test_pictures_show_input_mask_and_prediction() -> None:
     assert torch.allclose(exact, image, atol=1e-5)
 
 
+def test_each_epoch_leaves_one_picture_with_a_column_for_each_sample(make_plan: Any) -> None:
+    drawn: dict[int, np.ndarray] = {}
+    error, _ = train_here(make_plan(objective="spark", epochs=3), keep_picture=drawn.__setitem__)
+    assert error is None
+    assert sorted(drawn) == [0, 1, 2]
+    assert drawn[0].shape == (3 * 162, 8 * 162) and drawn[0].dtype == np.uint8
+    error, _ = train_here(make_plan("other", epochs=1), keep_picture=drawn.__setitem__)
+    assert error is None and len(drawn) == 3  # SimCLR draws nothing
+
+
 def test_half_of_the_patches_are_seen_on_average_everywhere() -> None:
     objective = made(mask_ratio=0.5)
     images = torch.rand(8, 1, 32, 32)

@@ -31,6 +31,13 @@ def pretraining(evidence: Evidence) -> Section:
             Figure(f"views-{run.replace('/', '-')}", caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]}))
         )
         break
+    for run, png in _one_for_each_arm(evidence.pictures).items():
+        caption = (
+            f"What run {run} makes of hidden patches after its last epoch: the image (top), what was seen of it (middle), "
+            "and the prediction in its place (bottom), with the true mean and contrast of each patch."
+        )
+        name = f"pictures-{run.replace('/', '-')}"
+        blocks.append(Figure(name, caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]})))
     legend = _legend(list(curves))
     blocks.append(_figure(curves, "loss", "Loss", legend))
     small = [name for name in [*HEALTH, "lr"] if any(name in c and c[name].notna().any() for c in curves.values())]
@@ -75,6 +82,11 @@ def _legend(runs: list[str]) -> tuple[tuple[str, str], ...]:
 def _arm(run: str) -> str:
     """The run's name without cohort and seed: seeds of an arm share its colour."""
     return re.sub(r"-seed\d+$", "", run.split("/")[-1])
+
+
+def _one_for_each_arm(pictures: dict[str, bytes]) -> dict[str, bytes]:
+    """The first seed's pictures."""
+    return dict({_arm(run): (run, png) for run, png in sorted(pictures.items(), reverse=True)}.values())
 
 
 def _lines(curves: dict[str, pd.DataFrame], column: str) -> list[Line]:
