@@ -41,8 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
-    size, batch = (96, 4) if options.quick else (224, 128 if device.type == "cuda" else 8)
-    found = compare(options.backbone, size, batch, device, times=2 if options.quick else 3)
+    size, batch = (96, 4) if options.quick else (224, 128 if device.type == "cuda" else 4)
+    found = compare(options.backbone, size, batch, device, times=2)
     found |= difference(options.backbone)
     found |= {"backbone": options.backbone, "size": size, "batch": batch, "mask_ratio": MASK_RATIO}
     found |= {"device": device_name(device.type), "threads": torch.get_num_threads()}

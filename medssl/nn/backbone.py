@@ -21,20 +21,16 @@ class Backbone(nn.Module):
     in_channels: int
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    stage_names: tuple[str, ...]
-    """For each map the part that makes it of the map before; what comes before the first belongs to the stem."""
+    stage_names: tuple[str, ...] = ()
+    """For each map the part that makes it of the map before, where it is so; what comes before the first is the stem."""
     decoder_names: tuple[str, ...] = ()
     """The parts of a decoder of its own, if it has one."""
-    decoder_channels: tuple[int, ...] = ()
-    """Channels of the maps that `decode` gives, deep to shallow."""
+    is_unet: bool = False
+    """Whether it is the way down of a U-Net, so that a decoder learnt with it is worth keeping."""
 
     def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         """Images to maps; only the first `depth` maps, and only the work for them, where a depth is given."""
         raise NotImplementedError
-
-    def decode(self, maps: list[Tensor], *, blocks: int | None = None) -> list[Tensor]:
-        """The maps on the way up through a decoder of its own, deep to shallow; the last has the size of the images."""
-        raise NotImplementedError(f"{type(self).__name__} has no decoder of its own")
 
     def part_of(self, parameter: str) -> int | None:
         """Where a parameter lies, from the images on: 0 is the stem, `m + 1` what makes map `m`, None the decoder."""

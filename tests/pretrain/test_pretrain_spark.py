@@ -14,8 +14,10 @@ from pretraining import made_batch, made_samples, train_forked, train_here
 from torch import Tensor
 
 from medssl.core.errors import StudyError
+from medssl.finetune.decoder import UNet
 from medssl.nn.backbone import build
 from medssl.nn.sparse import join, split
+from medssl.nn.weights import part_tensors, place_parts
 from medssl.pretrain.objectives.spark import SparK, normalised_patches
 
 SMALL_STEM = {"width": 0.125, "stem": "small"}
@@ -50,7 +52,7 @@ def hidden_pixels(outputs: dict[str, Tensor], patch: int) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "dims", "options"),
     [("resnet18", 2, SMALL_STEM), ("resnet50", 2, SMALL_STEM), ("convnext_tiny", 2, {"width": 0.05}),
-     ("unet", 3, {"features": (4, 4, 8, 8, 8, 4), "decoder": True}), ("resenc", 2, {"features": (4, 8, 8), "blocks": (1, 1, 1)})],
+     ("unet", 3, {"features": (4, 4, 8, 8, 8, 4)}), ("resenc", 2, {"features": (4, 8, 8), "blocks": (1, 1, 1)})],
 )  # fmt: skip
 def test_no_prediction_depends_on_a_hidden_pixel(name: str, dims: int, options: dict[str, Any]) -> None:
     objective = made(name, dims, options).eval()
@@ -172,23 +174,41 @@ def test_sizes_and_patches_that_do_not_fit_are_refused() -> None:
         made().crops((8, 8))
     with pytest.raises(StudyError, match="mask_ratio"):
         made(mask_ratio=1.0)
-    with pytest.raises(StudyError, match="own decoder needs"):
-        made("unet", 2, {"features": (4, 4, 8, 8, 8, 4), "decoder": True}, patch=(4,))
+    with pytest.raises(StudyError, match="put together of other parts"):
+        made("slicewise", 3, {"slices_options": SMALL_STEM, "width": 32, "layers": 1, "heads": 2, "feed_forward": 32})
+    with pytest.raises(StudyError, match="decoder begins with"):
+        made("unet", 2, {"features": (4, 4, 8, 8, 8, 4)}, patch=(4,))
 
 
-def test_a_unet_trains_its_own_decoder() -> None:
-    objective = made("unet", 2, {"features": (4, 4, 8, 8, 8, 4), "decoder": True})
-    assert not hasattr(objective, "decoder")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unet", {"features": (4, 4, 8, 8, 8, 4)}),
+        ("resenc", {"features": (4, 8, 8), "blocks": (1, 1, 1)}),
+        ("resnet18", SMALL_STEM),
+    ],
+)  # fmt: skip
+def test_the_decoder_that_is_kept_is_that_of_the_segmentation(name: str, options: dict[str, Any]) -> None:
+    objective = made(name, 2, options, decoder="unet" if name == "resnet18" else "auto")
     outputs = asked(objective, torch.rand(8, 1, 32, 32))
     objective.loss(outputs, None).value.backward()
-    for name, p in objective.named_parameters():
-        assert p.grad is not None and bool(p.grad.isfinite().all()), name
-    assert any(name.startswith("upcat_") for name in objective.encoder().state_dict())
+    for parameter_name, p in objective.named_parameters():
+        assert p.grad is not None and bool(p.grad.isfinite().all()) and bool(p.grad.any()), parameter_name
+    network = UNet(build(name, options, 2, 1), 3)
+    assert place_parts(part_tensors(objective.parts()), {"decoder": network.decoder}, "test")[0].unmatched == ()
+    assert all(torch.equal(a, b) for a, b in zip(network.decoder.parameters(), objective.decoder.parameters(), strict=True))
+    assert made(options=SMALL_STEM).parts() == {}
+
+
+def test_a_decoder_inside_the_backbone_stays_out_of_it() -> None:
+    objective = made("unet", 2, {"features": (4, 4, 8, 8, 8, 4), "decoder": True})
+    still = [name for name, p in objective.named_parameters() if not p.requires_grad]
+    assert still and all(name.startswith("backbone.upcat_") for name in still)
 
 
 def test_parts_of_a_batch_have_the_gradient_of_the_whole(make_plan: Any) -> None:
-    # No batch norm in the encoder; the decoder's is over each part, so it is held still by the U-Net's own.
-    options = {"backbone": {"unet": {"features": (4, 4, 8, 8, 8, 4), "decoder": True}}, "size": [32], "max_steps": 1,
+    # A U-Net with instance norm: batch norm would be over each part.
+    options = {"backbone": {"unet": {"features": (4, 4, 8, 8, 8, 4)}}, "size": [32], "max_steps": 1,
                "optimizer": "sgd", "lr": 1.0, "warmup_frac": 0.0, "weight_decay": 0.0, "momentum": 0.0}  # fmt: skip
     for rule in ("keep", "exclude"):
         chosen = {"objective": {"spark": {"constant_patches": rule}}, **options}

@@ -14,6 +14,8 @@ class ResEnc(Backbone):
     Source: Isensee et al., "nnU-Net Revisited", arXiv 2404.09556, appendix; He et al., arXiv 1812.01187 (ResNet-D).
     """
 
+    is_unet = True
+
     def __init__(
         self,
         spatial_dims: int,

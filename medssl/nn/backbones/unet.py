@@ -17,6 +17,8 @@ class UNet(Backbone):
     Source: Falk et al., "U-Net: deep learning for cell counting, detection, and morphometry", Nature Methods 16, 2019.
     """
 
+    is_unet = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -32,7 +34,6 @@ class UNet(Backbone):
         self.stage_names = ("conv_0", "down_1", "down_2", "down_3", "down_4")
         if decoder:
             self.decoder_names = ("upcat_",)
-            self.decoder_channels = (features[3], features[2], features[1], features[5])
         whole = BasicUNet(spatial_dims, in_channels, 1, features=features, norm=(norm, {"affine": True}))
         for name, child in whole.named_children():
             if name.startswith(("conv_0", "down_")) or (decoder and name.startswith("upcat_")):
@@ -48,7 +49,7 @@ class UNet(Backbone):
             maps.append(level(maps[-1]))
         return maps
 
-    def decode(self, maps: list[Tensor], *, blocks: int | None = None) -> list[Tensor]:
+    def decode(self, maps: list[Tensor], *, blocks: int = 4) -> list[Tensor]:
         """The maps on the way up after the first `blocks` of four decoder blocks, deep to shallow."""
         x, made = maps[-1], []
         for number, block in list(enumerate((self.upcat_4, self.upcat_3, self.upcat_2, self.upcat_1)))[:blocks]:

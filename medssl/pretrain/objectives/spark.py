@@ -16,6 +16,7 @@ from medssl.core.errors import StudyError
 from medssl.core.rng import key, uniforms
 from medssl.nn.backbone import Backbone, wide
 from medssl.nn.backbones.convnext_tiny import ChannelNorm
+from medssl.nn.decoder import Decoder
 from medssl.nn.gather import averaged
 from medssl.nn.light_decoder import CONVOLUTION, NORM, Filling, LightDecoder
 from medssl.nn.loading import Batch, Samples
@@ -38,7 +39,8 @@ class SparK(Objective):
     `masking: foreground` holds the ratio within the patches that are not constant and within those that are (air), so that no
     image has its anatomy all masked or all seen by luck. `constant_patches: exclude` takes constant patches out of the loss,
     where they would be solved by saying zero; the curve reports them apart either way.
-    A backbone with a decoder of its own (U-Nets) trains that one; others get the light decoder, which is thrown away.
+    `decoder: unet` trains the decoder of the segmentation task, which then starts from it; `light` is the paper's, which is
+    thrown away; `auto` is the first for the encoders of U-Nets, the second for others.
     """
 
     def __init__(
@@ -50,10 +52,13 @@ class SparK(Objective):
         patch: tuple[int, ...] = (),
         masking: Literal["anywhere", "foreground"] = "anywhere",
         constant_patches: Literal["keep", "exclude"] = "keep",
+        decoder: Literal["auto", "light", "unet"] = "auto",
         decoder_width: int | None = None,
     ) -> None:
         super().__init__(backbone, samples)
         dims = backbone.spatial_dims
+        if not backbone.stage_names:
+            raise StudyError(f"spark masks convolutional networks; {type(backbone).__name__} is put together of other parts.")
         self.patch = _full(patch or (backbone.strides[-1],), dims)
         self.depth = _depth(backbone, self.patch)
         if not 0 < mask_ratio < 1:
@@ -61,29 +66,24 @@ class SparK(Objective):
         self.mask_ratio, self.masking, self.exclude_constant = mask_ratio, masking, constant_patches == "exclude"
         self.contrasts = self.exclude_constant  # the number of patches in the loss is then that of the whole batch
         self.scope = make_sparse(backbone)
+        for name, parameter in backbone.named_parameters():
+            part = backbone.part_of(name)
+            parameter.requires_grad_(part is not None and part <= self.depth)  # the others are in no prediction
         channels, strides = backbone.channels[: self.depth], backbone.strides[: self.depth]
         self.fillings: nn.ModuleList | None = None
-        if backbone.decoder_channels:
+        if decoder == "unet" or (decoder == "auto" and backbone.is_unet):
             if self.depth < len(backbone.channels):
                 raise StudyError(
-                    f"spark.patch {list(self.patch)} leaves out the deepest maps, which the backbone's own decoder needs. "
-                    f"Make it a multiple of {backbone.strides[-1]}, or set decoder: false."
+                    f"spark.patch {list(self.patch)} leaves out the deepest maps, which a U-Net's decoder begins with. "
+                    f"Make it a multiple of {backbone.strides[-1]}, or set decoder: light."
                 )
             self.fillings = nn.ModuleList(Filling(count) for count in channels)
-            self.head = CONVOLUTION[dims](backbone.decoder_channels[-1], backbone.in_channels, 1)
+            self.decoder: nn.Module = Decoder(backbone)
+            self.head = CONVOLUTION[dims](self.decoder.width, backbone.in_channels, 1)
         else:
-            for name, parameter in backbone.named_parameters():
-                if (backbone.part_of(name) or 0) > self.depth:
-                    parameter.requires_grad_(False)
-            normed_by_channel = any(isinstance(module, nn.LayerNorm) for module in backbone.modules())
-            self.decoder = LightDecoder(
-                dims,
-                channels,
-                strides,
-                decoder_width or min(PAPER_WIDTH, channels[-1]),
-                backbone.in_channels,
-                ChannelNorm if normed_by_channel else NORM[dims],
-            )
+            norm = ChannelNorm if any(isinstance(module, nn.LayerNorm) for module in backbone.modules()) else NORM[dims]
+            width = decoder_width or min(PAPER_WIDTH, channels[-1])
+            self.decoder = LightDecoder(dims, channels, strides, width, backbone.in_channels, norm)
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
@@ -106,18 +106,22 @@ class SparK(Objective):
         maps = sparse_maps(self.backbone, self.scope, images, patches, self.depth)
         deepest = wide(maps[-1].detach()).reshape(len(images), patches.per_image, maps[-1].shape[1], -1)
         return {
-            "prediction": wide(self.decoded(maps, patches)),
+            "prediction": wide(self.decoded(images, maps, patches)),
             "images": images.detach(),
             "active": patches.active,
             "feature_a": deepest.mean((1, 3)).float(),
         }
 
-    def decoded(self, maps: list[Tensor], patches: Patches) -> Tensor:
+    def decoded(self, images: Tensor, maps: list[Tensor], patches: Patches) -> Tensor:
         """Packed maps to the predicted image `(n, c, *size)`, in units of each patch's mean and deviation."""
         if self.fillings is None:
             return self.decoder(maps, patches)
         whole = [filling(blocks, patches) for filling, blocks in zip(self.fillings, maps, strict=True)]
-        return self.head(self.backbone.decode(whole)[-1])
+        return self.head(self.decoder(patches.unpack(patches.pack(images)), whole))
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The decoder, where the segmentation task has the same."""
+        return {} if self.fillings is None else {"decoder": self.decoder}
 
     def visible(self, images: Tensor, batch: Batch) -> Tensor:
         """Which patches of each image are seen, int64 `(n, k)`: the same number in all, drawn by epoch and sample."""
