@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
+from medssl.nn.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,14 @@ def calibrate(network: nn.Module, inputs: Iterator[Tensor]) -> None:
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
     """Groups for the optimiser: head and backbone blocks, biases and norms without weight decay.
 
-    With layer decay d, the block k blocks below the head learns at d^k of the rate. A block is a direct child of the
-    backbone that holds parameters, in the order of definition.
+    With layer decay d, the block k blocks below the head learns at d^k of the rate. A block is what makes one map of the map
+    before, or the stem; in backbones that are put together of others, each of their parts.
     """
-    backbone = network.get_submodule("backbone")
-    blocks = list(dict.fromkeys(name.split(".")[0] for name, _ in backbone.named_parameters()))
-    depth = {name: len(blocks) - position for position, name in enumerate(blocks)}
+    depth = _blocks_below(network.get_submodule("backbone"))
     found: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         inside = name.startswith("backbone.")
-        below = depth[name.split(".")[1]] if inside else 0
+        below = depth[name.removeprefix("backbone.")] if inside else 0
         found.setdefault((below, parameter.ndim > 1), []).append(parameter)
     return [
         {
@@ -127,6 +126,17 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
         }
         for (below, decays), members in found.items()
     ]
+
+
+def _blocks_below(backbone: nn.Module) -> dict[str, int]:
+    """How many blocks a parameter of the backbone lies below the head."""
+    names = [name for name, _ in backbone.named_parameters()]
+    if isinstance(backbone, Backbone) and backbone.stage_names:
+        parts = {name: backbone.part_of(name) for name in names}
+        last = len(backbone.stage_names)
+        return {name: 1 if part is None else last + 1 - part for name, part in parts.items()}
+    blocks = list(dict.fromkeys(name.split(".")[0] for name in names))
+    return {name: len(blocks) - blocks.index(name.split(".")[0]) for name in names}
 
 
 def order(num_cases: int, batch_size: int, seed: int, step: int) -> np.ndarray:

@@ -85,6 +85,23 @@ def test_layer_decay_gives_deeper_blocks_the_larger_rate() -> None:
     assert len(share) == len(named)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "stage"),
+    [
+        ("convnext_tiny", {"width": 0.05}, "stages.{}.blocks.0.conv_dw.weight"),
+        ("resenc", {"features": (4, 4, 4, 4), "blocks": (1, 1, 1, 1)}, "encoder.stages.{}.blocks.0.conv1.conv.weight"),
+    ],
+)
+def test_layer_decay_knows_the_stages_of_every_backbone(name: str, options: dict, stage: str) -> None:
+    model = torch.nn.Module()
+    model.backbone, model.head = build(name, options, 2, 1), torch.nn.Linear(2, 2)
+    share = {id(p): g["share"] for g in training.parameter_groups(model, Recipe(layer_decay=0.5)) for p in g["params"]}
+    named = dict(model.named_parameters())
+    assert [share[id(named["backbone." + stage.format(m)])] for m in range(4)] == [0.5**4, 0.5**3, 0.5**2, 0.5]
+    stems = [share[id(p)] for n, p in named.items() if "stem" in n]
+    assert stems and set(stems) == {0.5**5}
+
+
 def test_biases_and_norms_are_not_decayed() -> None:
     for group in training.parameter_groups(network(), Recipe(weight_decay=0.3)):
         assert group["weight_decay"] == (0.3 if all(p.ndim > 1 for p in group["params"]) else 0.0)

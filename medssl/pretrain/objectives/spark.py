@@ -16,6 +16,7 @@ from medssl.core.errors import StudyError
 from medssl.core.rng import key, uniforms
 from medssl.nn.backbone import Backbone, wide
 from medssl.nn.backbones.convnext_tiny import ChannelNorm
+from medssl.nn.backbones.slicewise import Slicewise
 from medssl.nn.decoder import Decoder
 from medssl.nn.gather import averaged
 from medssl.nn.light_decoder import CONVOLUTION, NORM, Filling, LightDecoder
@@ -57,8 +58,10 @@ class SparK(Objective):
     ) -> None:
         super().__init__(backbone, samples)
         dims = backbone.spatial_dims
-        if not backbone.stage_names:
-            raise StudyError(f"spark masks convolutional networks; {type(backbone).__name__} is put together of other parts.")
+        if isinstance(backbone, Slicewise):
+            raise StudyError(
+                "spark masks patches of convolutional networks; 'slicewise' also mixes whole slices. Take its `slices`."
+            )
         self.patch = _full(patch or (backbone.strides[-1],), dims)
         self.depth = _depth(backbone, self.patch)
         if not 0 < mask_ratio < 1:
