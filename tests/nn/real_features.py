@@ -1,0 +1,35 @@
+"""Features of a network of torchvision or timm with exported weights: `real_features.py LIBRARY NAME WEIGHTS IMAGES OUT`.
+
+A process of its own: beside a CPU build of torch, torchvision imports only when two of its operators are declared by hand, and
+nothing else of the suite should see it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from safetensors.torch import load_file, save_file
+
+library, name, weights, images, out = sys.argv[1:]
+declared = torch.library.Library("torchvision", "DEF")
+for operator in ("nms", "qnms"):
+    declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+tensors, x = load_file(weights), load_file(images)["x"].double()
+if library == "torchvision":
+    import torchvision
+
+    network = getattr(torchvision.models, name)()
+    network.fc = torch.nn.Identity()
+    network.load_state_dict(tensors)
+    with torch.inference_mode():
+        found = network.double().eval()(x.expand(-1, 3, -1, -1))
+else:
+    import timm
+
+    network = timm.create_model(name, in_chans=1, num_classes=0)
+    missing = network.load_state_dict(tensors, strict=False)
+    assert not missing.unexpected_keys and all(n.startswith("head.") for n in missing.missing_keys), missing
+    with torch.inference_mode():
+        found = network.double().eval().forward_features(x).flatten(2).mean(2)
+save_file({"features": found.contiguous()}, out)
