@@ -105,20 +105,21 @@ class DeformableAttention(nn.Module):
         places = self.places(query)
         read = torch.einsum("nhms,nshe->nmhe", hat(places, x.shape[1]), x.unflatten(2, split)).flatten(2)
         key, value = self.key(read).unflatten(2, split), self.value(read).unflatten(2, split)
-        away = torch.arange(x.shape[1]).to(x)[:, None] - places[:, :, None]
+        away = torch.arange(x.shape[1]).to(places)[:, None] - places[:, :, None]
         near = self.distance((away.sign() * away.abs().log1p())[..., None])[..., 0]
         logits = torch.einsum("nshe,nmhe->nhsm", query, key) / math.sqrt(key.shape[3]) + near
         return self.out(torch.einsum("nhsm,nmhe->nshe", logits.softmax(3), value).flatten(2))
 
     def places(self, query: Tensor) -> Tensor:
         """Where each head reads its keys, counted in slices, `(n, heads, keys)`, of queries `(n, slices, heads, share)`."""
+        query = wide(query)  # half precision cannot tell places between far slices
         n, slices, heads = query.shape[:3]
         keys = max(min(slices, SPACING), math.ceil(slices / SPACING))
         step = slices / keys
         even = ((torch.arange(keys).to(query) + 0.5) * step - 0.5).clamp(0, slices - 1)
         around = self.surroundings(query.permute(0, 2, 3, 1).flatten(0, 1))
         seen = F.gelu(torch.einsum("bes,ms->bme", around, hat(even, slices)))
-        moved = REACH * step * torch.tanh(self.offset(seen)).view(n, heads, keys)
+        moved = REACH * step * torch.tanh(wide(self.offset(seen))).view(n, heads, keys)
         return (even + moved).clamp(0, slices - 1)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medssl.core.errors import StudyError
 from medssl.core.rng import ids_to_keys, key, uniforms
-from medssl.nn.backbone import Backbone, pooled
+from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.clustering import ClusterMemory, Prototypes
 from medssl.nn.gather import mean_of_chosen, normalised
 from medssl.nn.heads import perceptron
@@ -79,12 +79,12 @@ class Joint2D3D(Objective):
         self.keys = np.where(self.bags.in_volume, volume_ids[samples.volume], samples.keys)
         self.register_buffer("in_volume", torch.from_numpy(self.bags.in_volume), persistent=False)
 
-        def clusters(items: int, wide: int, wanted: int, out_of: int, name: str) -> ClusterMemory | Prototypes:
+        def clusters(items: int, channels: int, wanted: int, out_of: int, name: str) -> ClusterMemory | Prototypes:
             if clustering == "swav":
-                return Prototypes(wide, wanted, temperature=temperature)
+                return Prototypes(channels, wanted, temperature=temperature)
             count = max(2, min(wanted, out_of // 4))
             options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name}
-            return ClusterMemory(items, wide, clusters=count, heads=heads, **options)
+            return ClusterMemory(items, channels, clusters=count, heads=heads, **options)
 
         if slice_weight:
             self.projector = perceptron([backbone.channels[-1], *projector])
@@ -138,10 +138,9 @@ class Joint2D3D(Objective):
             seen = slices
         if "mask_loss" in self._counted():
             hidden = self.hidden(batch, bags)
-            told = self.tell(
-                in_bags(self.volume_encoder, torch.where(hidden[:, None], self.hidden_slice.to(slices), slices), bags)
-            )
-            found |= {"hidden": hidden, "mask_error": (told - slices.detach()).square().sum(2).transpose(0, 1)}
+            shown = torch.where(hidden[:, None], self.hidden_slice.to(slices), slices)
+            error = wide(self.tell(in_bags(self.volume_encoder, shown, bags))) - wide(slices.detach())
+            found |= {"hidden": hidden, "mask_error": error.square().sum(2).transpose(0, 1)}
         if "volume_loss" in self._counted():
             seen = in_bags(lambda x: volume_embedding(self.volume_encoder(x)), slices, bags)
             found["volumes"] = self.volume_clusters(seen.transpose(0, 1))
