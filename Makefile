@@ -71,7 +71,7 @@ clean: ## remove the results of the default study
 	rm -rf results/demo .medssl/demo
 
 wheelhouse: $(STAMP) ## every wheel of the lock and of medssl, for machines without internet (docs/cluster.md)
-	$(PYTHON) -m pip download --quiet --only-binary :all: --dest wheelhouse -r requirements.lock
+	$(PYTHON) -m pip wheel --quiet --wheel-dir wheelhouse -r requirements.lock
 	$(PYTHON) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir wheelhouse .
 
 wheelhouse-test: wheelhouse ## an environment from these wheels alone, in which the commands start

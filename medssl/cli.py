@@ -305,6 +305,27 @@ def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> Non
 
 
 @app.command()
+def plan(
+    study_file: Annotated[Path, typer.Argument(help="study file")],
+    threads: Threads = 1,
+) -> None:
+    """Say what a study will take here: hours, memory, disk, and the largest batch, from a piece of it that runs for a minute."""
+    import shutil
+
+    from medssl.core.dag import Dag
+    from medssl.core.planning import table
+    from medssl.core.probe import costs
+    from medssl.core.study import load_study
+
+    study = load_study(files=[str(study_file)])
+    found, batches = costs(study, threads)
+    place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
+    print(table(found, shutil.disk_usage(place).free / 1e6, len(list(Dag(study).specs()))))
+    for name, batch in batches.items():
+        print(f"pretrain.{name}: batch_size {study.pretrain[name].batch_size}; the largest that fits one device here is {batch}")
+
+
+@app.command()
 def clean(
     study_file: Annotated[Path, typer.Argument(help="study file")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,

@@ -55,6 +55,14 @@ def visible() -> list[str]:
     return []
 
 
+def memory_mb() -> float:
+    """Memory of the smallest GPU of this machine; 0 without one."""
+    program = shutil.which("nvidia-smi")
+    query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run([program, *query], capture_output=True, text=True, timeout=60) if program else None
+    return min((float(line) for line in done.stdout.split()), default=0.0) if done and done.returncode == 0 else 0.0
+
+
 def _take(seen: list[str], count: int, held: contextlib.ExitStack) -> list[str]:
     """The first `count` free GPUs; nobody keeps some while waiting for the rest."""
     waiting = False

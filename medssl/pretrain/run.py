@@ -86,6 +86,8 @@ def run(job: Job) -> None:
     drawn = sorted(pictures.glob("epoch-*.png"))
     job.wrote(*drawn)
     job.notes |= {"device": _device(settings), "steps": loaded[0], "samples": len(samples), "pretrain_seed": seed}
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        job.notes |= {"gpu_peak_mb": round(torch.cuda.max_memory_reserved() / 1e6)}
     job.write_receipt()
     StateFolder(state).clear()
 

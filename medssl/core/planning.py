@@ -1,0 +1,94 @@
+"""What a study will cost, from a small piece of it: straight lines through two measurements, and steps times seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medssl.core.study import FinetuneSettings, PretrainSettings
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one job took: source bytes it was about, seconds, peak memory, room of its results."""
+
+    size: float
+    wall_s: float
+    peak_mb: float
+    disk_mb: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage will take; `gpu_mb` is 0 without a GPU."""
+
+    stage: str
+    name: str
+    hours: float
+    node_hours: float
+    ram_mb: float
+    disk_mb: float
+    gpu_mb: float = 0.0
+
+
+def grown(small: Measured, large: Measured, size: float) -> Measured:
+    """What a job of `size` takes, on the line through two jobs; where both are one job, in proportion beyond it."""
+
+    def at(low: float, high: float) -> float:
+        span = large.size - small.size
+        slope = max(0.0, (high - low) / span) if span > 0 else high / large.size
+        return high + slope * (size - large.size) if size > large.size else high
+
+    return Measured(
+        size,
+        at(small.wall_s, large.wall_s),
+        at(small.peak_mb, large.peak_mb) if small is not large else large.peak_mb,
+        at(small.disk_mb, large.disk_mb),
+    )
+
+
+def steps(settings: PretrainSettings, num_samples: float) -> int:
+    """Optimiser steps of a run over `num_samples` samples."""
+    batch = min(settings.batch_size, max(2, int(num_samples)))
+    return settings.max_steps or settings.epochs * max(1, int(num_samples // batch))
+
+
+def peak_at(batch: float, batches: Sequence[int], peaks_mb: Sequence[float]) -> float:
+    """Memory at a batch, on the line through two measured ones."""
+    return peaks_mb[1] + max(0.0, peaks_mb[1] - peaks_mb[0]) / (batches[1] - batches[0]) * (batch - batches[1])
+
+
+def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: float) -> int:
+    """The largest power of two whose memory, on the line through two measured batches, leaves a tenth of the room free.
+
+    Where the two differ too little to be told apart, nothing is known beyond the larger of them.
+    """
+    per_sample_mb = peak_at(1, batches, peaks_mb) - peak_at(0, batches, peaks_mb)
+    if per_sample_mb <= 0:
+        return max(batches)
+    fits = (0.9 * room_mb - peak_at(0, batches, peaks_mb)) / per_sample_mb
+    return 2 ** int(math.log2(fits)) if fits >= 1 else 0
+
+
+def num_fits(settings: FinetuneSettings, num_runs: int) -> int:
+    """Fits of a task: starting points × modes × amounts of labels × seeds."""
+    starts = num_runs + int(settings.scratch) + len(settings.weights)
+    return starts * len(settings.modes) * (len(settings.fractions) + len(settings.counts)) * len(settings.seeds)
+
+
+def table(costs: Sequence[Cost], free_mb: float, num_jobs: int) -> str:
+    """The plan as people read it: a line a job of training, a line a stage elsewhere, and the sum."""
+    lines = [f"{'stage':<10} {'job':<36} {'hours':>8} {'node-h':>8} {'RAM MB':>8} {'GPU MB':>8} {'disk MB':>9}"]
+    for cost in costs:
+        gpu = f"{cost.gpu_mb:8.0f}" if cost.gpu_mb else f"{'-':>8}"
+        time = f"{cost.hours:8.3f} {cost.node_hours:8.3f}"
+        lines.append(f"{cost.stage:<10} {cost.name:<36} {time} {cost.ram_mb:8.0f} {gpu} {cost.disk_mb:9.1f}")
+    disk_mb = sum(cost.disk_mb for cost in costs)
+    hours, node_hours = sum(cost.hours for cost in costs), sum(cost.node_hours for cost in costs)
+    what = f"{num_jobs} jobs, one after the other"
+    lines.append(f"{'all':<10} {what:<36} {hours:8.3f} {node_hours:8.3f} {'':>17} {disk_mb:9.1f}")
+    lines.append(f"free where the results go: {free_mb:.0f} MB" + (" — too little" if free_mb < 1.05 * disk_mb else ""))
+    return "\n".join(lines)

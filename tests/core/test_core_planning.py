@@ -1,0 +1,58 @@
+"""A plan is right where costs are straight lines, and says so where it cannot know."""
+
+from __future__ import annotations
+
+import pytest
+
+from medssl.core.planning import Cost, Measured, grown, largest_batch, num_fits, peak_at, steps, table
+from medssl.core.study import FinetuneSettings, PretrainSettings
+
+
+def line(size: float) -> Measured:
+    """A job that takes 3 s and 200 MB to start, and 2 s, 10 MB and 5 MB of disk for each unit."""
+    return Measured(size, 3 + 2 * size, 200 + 10 * size, 5 * size)
+
+
+@pytest.mark.parametrize("size", [3, 10, 1000])
+def test_costs_on_a_line_are_met(size: float) -> None:
+    found = grown(line(1), line(3), size)
+    assert vars(found) == pytest.approx(vars(line(size)))
+
+
+def test_a_source_of_one_file_is_taken_as_it_was() -> None:
+    assert vars(grown(line(5), line(5), 5)) == vars(line(5))
+
+
+def test_noise_between_the_probes_never_makes_a_larger_job_cheaper() -> None:
+    small, large = Measured(1, 9.0, 300, 5), Measured(3, 8.0, 299, 15)
+    found = grown(small, large, 100)
+    assert found.wall_s == 8.0 and found.peak_mb == 299 and found.disk_mb == 500
+
+
+def test_steps_are_those_of_the_loop() -> None:
+    assert steps(PretrainSettings(epochs=10, batch_size=64), 640) == 100
+    assert steps(PretrainSettings(epochs=10, batch_size=64), 40) == 10  # fewer samples than a batch: one step an epoch
+    assert steps(PretrainSettings(epochs=10, batch_size=64, max_steps=7), 640) == 7
+
+
+def test_the_largest_batch_leaves_a_tenth_free() -> None:
+    batches, peaks_mb = (16, 32), (1000 + 16 * 50, 1000 + 32 * 50)  # 1000 MB and 50 MB a sample
+    assert peak_at(64, batches, peaks_mb) == 1000 + 64 * 50
+    assert largest_batch(batches, peaks_mb, room_mb=(1000 + 128 * 50) / 0.9 + 1) == 128
+    assert largest_batch(batches, peaks_mb, room_mb=(1000 + 128 * 50) / 0.9 - 1) == 64
+    assert largest_batch(batches, peaks_mb, room_mb=900) == 0
+    assert largest_batch(batches, (500, 500), room_mb=1e9) == 32
+
+
+def test_fits_of_a_task() -> None:
+    task = FinetuneSettings(
+        source="a", modes=["linear", "full"], fractions=[0.1, 1.0], counts=[5], seeds=[0, 1], weights={"x": "y"}
+    )
+    assert num_fits(task, num_runs=3) == (3 + 1 + 1) * 2 * 3 * 2
+
+
+def test_too_little_room_is_said() -> None:
+    costs = [Cost("ingest", "ct", 0.5, 0.5, 100, 900), Cost("pretrain", "ct/a", 2, 4, 100, 100, 5000)]
+    text = table(costs, free_mb=1040, num_jobs=9)
+    assert "too little" in text and "2.500" in text and "4.500" in text and "1000.0" in text
+    assert "too little" not in table(costs, free_mb=1060, num_jobs=9)
