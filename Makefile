@@ -48,7 +48,7 @@ check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
 
-BENCHES := faults ingest reduce leakage pretrain cache spark
+BENCHES := faults ingest reduce leakage pretrain cache spark scale plan
 .PHONY: $(BENCHES:%=bench-%)
 
 $(VENV)/.peers: $(STAMP) requirements-bench.lock

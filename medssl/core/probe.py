@@ -59,7 +59,7 @@ class _Probe:
             values["sources"][name]["path"], self.sizes[name] = _piece(name, source.path, folder / "sources" / name, count)
         values["output"] = "results"
         for run in values["pretrain"].values():
-            run |= {"devices": 1, "nodes": 1, "max_steps": PROBE_STEPS, "tensorboard": False}
+            run |= {"devices": 1, "nodes": 1, "max_steps": PROBE_STEPS, "tensorboard": False, "init_run": None}
         values["ingest"] |= {"shards": 1, "max_refused_frac": 1.0}
         self.study = load_study(values)
         self.measured: dict[tuple[str, str], Measured] = {}
@@ -70,8 +70,11 @@ class _Probe:
 
     @property
     def cheap(self) -> list[tuple[str, str]]:
-        """(stage, name) of the jobs before pre-training, without the arms that no run uses."""
-        return [(spec.stage, spec.name) for _, spec in self.dag.specs() if spec.stage in ("ingest", "prepare", "reduce")]
+        """(stage, name) of the jobs before pre-training, in an order in which each finds what it reads."""
+        found = [spec for _, spec in self.dag.specs() if spec.stage in ("ingest", "prepare", "reduce")]
+        found = [spec for spec in found if not {"encoder", "encoders"} & set(spec.inputs)]  # those wait for a pre-training
+        found.sort(key=lambda spec: spec.stage == "reduce" and "match" in spec.inputs)  # after the arm whose count they take
+        return [(spec.stage, spec.name) for spec in found]
 
     def run_cheap_stages(self) -> None:
         """Ingest, prepare and reduce."""
@@ -108,14 +111,23 @@ class _Probe:
         """The output folder of a job."""
         return dict(self.dag.specs())[self.dag.layout.spec(stage, name)].out
 
+    def keep(self, cohort: str, run: str) -> Path:
+        """The table of what a run's arm kept."""
+        _, arm, _ = self.dag.pretrain_of(run)
+        return self.folder / self.dag.layout.reduce(cohort, arm, "keep.parquet")
+
+    def has_kept(self, cohort: str, run: str) -> bool:
+        """Whether the arm of a run could be probed."""
+        return self.keep(cohort, run).is_file()
+
     def samples(self, cohort: str, run: str) -> int:
         """How many samples a run trains on."""
-        _, arm, _ = self.dag.pretrain_of(run)
-        keep = tables.read_parquet(self.folder / self.dag.layout.reduce(cohort, arm, "keep.parquet"))
-        return int(keep["keep"].sum())
+        if not self.has_kept(cohort, run):  # an arm that waits for a pre-training: at most all
+            return sum(self.labelled(source) for source in self.study.all_cohorts[cohort])
+        return int(tables.read_parquet(self.keep(cohort, run))["keep"].sum())
 
     def labelled(self, source: str) -> int:
-        """How many samples of a source may be trained on downstream."""
+        """How many samples of a source may be trained on."""
         return int(
             (tables.read_parquet(self.folder / self.dag.layout.prepare(source, "samples.parquet"))["split"] == "train").sum()
         )
@@ -147,7 +159,7 @@ class _Tried:
     def __init__(self, probe: _Probe, name: str) -> None:
         self.settings = probe.study.pretrain[name]
         self.runs = [(cohort, run) for cohort, run in probe.dag.runs() if run.split("-")[0] == name]
-        cohort, run = self.runs[0]
+        cohort, run = next((pair for pair in self.runs if probe.has_kept(*pair)), self.runs[0])
         batch = (
             min(self.settings.batch_size, probe.samples(cohort, run)) // (2 * self.settings.accumulate) * self.settings.accumulate
         )

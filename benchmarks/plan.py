@@ -1,0 +1,69 @@
+"""`medssl plan` against what the run then took, stage by stage, on the bundled CT or a folder of your own.
+
+`python benchmarks/plan.py [--source FOLDER] [--steps N]` prints a line a stage and one RESULT line. Goal: within 25 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from medssl.core.probe import costs
+from medssl.core.study import load_study
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = """\
+study: planned
+id_key: {key}
+sources: {{ct: {{path: {source}, prepare: {{split: {{val_frac: 0, test_frac: 0}}}}}}}}
+reduce: {{controls: false}}
+pretrain: {{simclr: {{size: [64, 64], max_steps: {steps}}}}}
+"""
+
+
+def main() -> None:
+    """Plan, run, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, default=ROOT / "demo" / "ct")
+    parser.add_argument("--steps", type=int, default=60)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="medssl-bench-plan-") as name:
+        folder = Path(name)
+        study = folder / "study.yaml"
+        study.write_text(STUDY.format(key=ROOT / "demo" / "id_key", source=chosen.source.resolve(), steps=chosen.steps))
+        began_s = time.monotonic()
+        found, _ = costs(load_study(files=[str(study)]), 1)
+        probe_s = time.monotonic() - began_s
+        planned_s: dict[str, float] = defaultdict(float)
+        for cost in found:
+            planned_s[cost.stage] += cost.hours * 3600
+        planned_mb = sum(cost.disk_mb for cost in found)
+        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "pretrain_ct"]
+        subprocess.run([*command, "--configfile", str(study)], cwd=folder, check=True, capture_output=True)
+        results = folder / "results" / "planned"
+        actual_s = {stage: sum(seconds(path) for path in (results / "benchmarks" / stage).glob("*.tsv")) for stage in planned_s}
+        kept = [path for path in results.glob("[1-4]_*/**/*") if path.is_file()]
+        actual_mb = sum(path.stat().st_size for path in kept) / 1e6
+    for stage, wanted_s in planned_s.items():
+        print(f"{stage:<10} planned {wanted_s:7.1f} s  took {actual_s[stage]:7.1f} s  ratio {wanted_s / actual_s[stage]:.2f}")
+    ratio = sum(planned_s.values()) / sum(actual_s.values())
+    print(f"{'disk':<10} planned {planned_mb:7.1f} MB took {actual_mb:6.1f} MB  ratio {planned_mb / actual_mb:.2f}")
+    figures = {"probe_s": round(probe_s, 1), "time_ratio": round(ratio, 3), "disk_ratio": round(planned_mb / actual_mb, 3)}
+    print("RESULT", json.dumps(figures))
+
+
+def seconds(path: Path) -> float:
+    """Seconds of a job, as Snakemake measured them."""
+    return float(pd.read_csv(path, sep="\t")["s"].sum())
+
+
+if __name__ == "__main__":
+    main()
