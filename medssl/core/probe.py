@@ -213,7 +213,7 @@ def _finetuning(study: Study, probe: _Probe, task: str, sizes: dict[str, float],
 
 
 def _piece(name: str, path: str, target: Path, count: int) -> tuple[str, float]:
-    """A copy (by hard link where possible) of `count` typical folders of a source; a single file is taken as it is."""
+    """A copy of `count` typical folders of a source; a single file is taken as it is."""
     root = Path(path).resolve()
     if root.is_file():
         return str(root), float(root.stat().st_size)
@@ -226,10 +226,7 @@ def _piece(name: str, path: str, target: Path, count: int) -> tuple[str, float]:
     for relative, _ in (file for files in chosen for file in files):
         copy = target / relative
         copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(root / relative, copy)
-        except OSError:  # another file system
-            shutil.copyfile(root / relative, copy)
+        shutil.copyfile(root / relative, copy)
     return str(target), float(sum(size for files in chosen for _, size in files))
 
 
