@@ -90,11 +90,11 @@ def plan(folder: Path, what: str) -> dict[str, Any]:
 
 
 def finish(folder: Path, study: Path) -> None:
-    """Make every output of every job, empty, and tell Snakemake that they are up to date."""
+    """Make every output of every job, without content, and tell Snakemake that they are up to date."""
     for line in snakemake(folder, "-n", "--detailed-summary").stdout.splitlines()[1:]:
         path = folder / line.split("\t")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
+        path.write_text('{"outputs": {}}')
     snakemake(folder, "--touch")
 
 
