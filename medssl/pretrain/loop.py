@@ -130,7 +130,7 @@ class _Run:
             synchronise_batch_norm(self.objective)
         self.layout = torch.channels_last if settings.spatial_dims == 2 else torch.channels_last_3d
         if settings.channels_last:
-            self.objective.to(memory_format=self.layout)
+            self.objective.lay_out(self.layout, self.device)
         self.ema: Backbone | None = copy.deepcopy(self.objective.encoder()) if settings.ema_decay else None
         if self.ema is not None:
             self.ema.to(self.device)
