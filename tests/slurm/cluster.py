@@ -104,6 +104,7 @@ def running(*, cpus: int = 2, memory_mb: int = 100000) -> Iterator[Cluster]:
         _start(["slurmctld", "-D", "-c"], cluster, stack)
         _start(["slurmd", "-D", "-c", "-N", "node1"], cluster, stack)
         _wait_until_idle(cluster)
+        stack.callback(_end_jobs, cluster)
         yield cluster
 
 
@@ -176,6 +177,13 @@ def _keep(process: subprocess.Popen[bytes], stack: contextlib.ExitStack) -> None
             process.wait()
 
     stack.callback(stop)
+
+
+def _end_jobs(cluster: Cluster) -> None:
+    """Kill what still runs, which would outlive the daemons, and wait until it is gone."""
+    with contextlib.suppress(subprocess.CalledProcessError, NoSlurmError):
+        cluster.call("scancel", "--user=root")
+        _wait(lambda: not cluster.call("squeue", "--noheader").strip(), "jobs did not end", timeout_s=60)
 
 
 def _wait_until_idle(cluster: Cluster) -> None:
