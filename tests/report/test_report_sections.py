@@ -237,3 +237,16 @@ def test_every_item_of_claim_is_answered_or_owned(whole: bool) -> None:
     assert all(row["where"].startswith("#") and row["where"][1:] in plugins.names("section") for row in answered)
     assert all(row["where"] in (AUTHORS, CLINICIANS, DATA_HOLDER) for row in rows if row not in answered)
     assert len(answered) == (25 if whole else 0)
+
+
+def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> None:
+    from types import SimpleNamespace
+
+    from medssl.report.sections.methods import _pretraining
+
+    settled = {"objective": {"name": "local_contrast"}, "backbone": {"name": "unet"}, "epochs": 100, "batch_size": 10}
+    runs = {"gd_lr": settled | {"max_steps": 300, "init_run": "gd"}, "long": settled | {"max_steps": None, "init_run": None}}
+    text = _pretraining(SimpleNamespace(curves={"a": None, "b": None}, study={"pretrain": runs}))  # type: ignore[arg-type]
+    first, second = text.split(";")
+    assert "begun from gd, 300 steps" in first and "epochs" not in first
+    assert "100 epochs" in second and "begun" not in second

@@ -14,6 +14,8 @@ CITATIONS = {
     "swav": "Caron et al., NeurIPS 2020, arXiv 2006.09882",
     "moco": "He et al., CVPR 2020, arXiv 1911.05722",
     "spark": "Tian et al., ICLR 2023, arXiv 2301.03580",
+    "global_contrast": "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511",
+    "local_contrast": "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511",
     "bca": "Efron, J Am Stat Assoc 1987;82:171",
     "delong": "DeLong et al., Biometrics 1988;44:837",
     "holm": "Holm, Scand J Stat 1979;6:65",
@@ -71,8 +73,11 @@ def _pretraining(evidence: Evidence) -> str:
     for name, options in sorted(evidence.study.get("pretrain", {}).items()):
         objective, backbone = _name(options.get("objective")), _name(options.get("backbone"))
         cite = f" [{objective}]" if objective in CITATIONS else ""
+        steps = options.get("max_steps")
+        length = f"{options.get('epochs')} epochs" if steps is None else f"{steps} steps"
+        begun = f", begun from {options['init_run']}" if options.get("init_run") else ""
         recipes.append(
-            f"{name}: {objective}{cite}, {backbone}, {options.get('epochs')} epochs, batch {options.get('batch_size')}, "
+            f"{name}: {objective}{cite}, {backbone}{begun}, {length}, batch {options.get('batch_size')}, "
             f"{options.get('optimizer')} at {options.get('lr')}, weight decay {options.get('weight_decay')}, "
             f"{options.get('precision')}"
         )
