@@ -240,7 +240,10 @@ def test_self_training_takes_only_confident_guesses(image_source: Path, encoder:
     assert (fits["num_train"] == 12).all()
 
 
-def test_volumes_are_whole_cases_of_a_3d_encoder(tmp_path: Path, write_encoder: Any, finetune: Any, spec_of: Any) -> None:
+@pytest.mark.parametrize("network", ["own", "volume"])
+def test_volumes_are_whole_cases_of_a_3d_network(
+    tmp_path: Path, write_encoder: Any, finetune: Any, spec_of: Any, network: str
+) -> None:
     source = tmp_path / "study" / "2_prepare" / "organs"
     (source / "arrays").mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -264,8 +267,10 @@ def test_volumes_are_whole_cases_of_a_3d_encoder(tmp_path: Path, write_encoder: 
     from made_receipts import receipt
 
     receipt(source, "prepare")
-    encoder = write_encoder(tmp_path / "study" / "4_pretrain" / "ct" / "spark-all-seed0", spatial_dims=3)
-    out = finetune(spec_of(source, encoder, modes=["linear", "full"], fractions=[1.0], max_steps=1))
+    run = tmp_path / "study" / "4_pretrain" / "ct" / "spark-all-seed0"
+    encoder = write_encoder(run, spatial_dims=3 if network == "own" else 2)
+    tiny = {"modes": ["linear", "full"], "fractions": [1.0], "max_steps": 1, "size": [16]}
+    out = finetune(spec_of(source, encoder, encoder=network, **tiny))
     rows = predictions(out)
     assert (rows.groupby("fit_id").size() == 12).all()
     assert set(rows["case_id"]) < {f"v-{n:02d}" for n in range(24)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pretraining import made_batch, made_objective, made_samples, step, train_here
+from pretraining import made_batch, made_objective, made_samples, step, train_here, train_world
 from torch import Tensor
 
 from medssl.core.errors import StudyError
@@ -295,3 +295,19 @@ def test_the_next_run_takes_up_encoder_transformer_and_projection(make_plan: Any
     tensors = plan.objective().state_dict()
     for name in (n for n in tensors if n.startswith(("backbone.", "volume_encoder."))):
         assert torch.equal(tensors[name], state[1]["model/" + name]), name
+
+
+def test_volumes_and_images_on_two_processes_are_one_batch_of_codes(make_plan: Any) -> None:
+    from test_pretrain_world import STEPS, agree
+
+    options = SMALL | {"slices": 4, "clustering": "swav", "freeze_prototypes_steps": 0}
+    found = []
+    for world in (1, 2):
+        cohort = {"volumes": 6, "shape": (20, 20, 8)}
+        plan = make_plan(str(world), cohort, objective={"joint_2d3d": options}, **STEPS | {"max_steps": 2, "batch_size": 16})
+        kinds = [replace(v, kind="images" if n < 2 else "volume") for n, v in enumerate(plan.samples.volumes)]
+        plan = replace(plan, samples=replace(plan.samples, volumes=tuple(kinds)))
+        error, state = train_world(plan, world, precision="double")
+        assert error is None
+        found.append(state)
+    agree(*found, 1e-9)
