@@ -250,7 +250,7 @@ def test_folder_names_are_labels_only_when_asked_or_certain(here: Path) -> None:
     assert "Smith" not in all_text(out)
     series, _, out = ingest_all(here / "in", labels="folders")
     assert list(series["label"]) == [False]
-    assert "Smith" not in _all_text(out)
+    assert "Smith" not in all_text(out)
 
 
 def test_labels_table_gives_split_and_subject_early_and_no_label(here: Path) -> None:

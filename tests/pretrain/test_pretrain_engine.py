@@ -82,19 +82,17 @@ def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(make_plan: An
 def test_a_collapsed_network_raises_the_alarm(make_plan: Any, objective: str, tmp_path: Path) -> None:
     from medssl.nn.weights import save_encoder
 
-    plan = make_plan("collapsed", objective={objective: SMALL[objective]}, on_collapse="stop", lr=1e-12, epochs=1)
+    settings: dict[str, Any] = {"cohort": COHORT, "objective": {objective: SMALL[objective]}, "on_collapse": "stop", "epochs": 1}
+    plan = make_plan("collapsed", lr=1e-12, **settings)
     dead = plan.objective().backbone
     with torch.no_grad():
         dead.conv1.weight.zero_()
     save_encoder(tmp_path / "dead.safetensors", dead)
-    plan = make_plan(
-        "collapsed", objective={objective: SMALL[objective]}, on_collapse="stop", lr=1e-12, epochs=1,
-        init_weights=str(tmp_path / "dead.safetensors"),
-    )  # fmt: skip
+    plan = make_plan("collapsed", lr=1e-12, init_weights=str(tmp_path / "dead.safetensors"), **settings)
     error, state = train_here(plan)
     assert isinstance(error, NotFiniteError) and "collapse" in str(error)
     assert state is not None
-    whole = train_here(make_plan("healthy", objective={objective: SMALL[objective]}, on_collapse="stop", epochs=1))
+    whole = train_here(make_plan("healthy", **settings))
     assert whole[0] is None
 
 
