@@ -75,7 +75,7 @@ def threads_each(workflow: Any, num_jobs: int) -> int:
     """Threads of one of `num_jobs` trainings: on processors, two networks on a core each learn faster than one on two cores, and
     much faster where others work beside them. With a GPU one job takes it all, and the cores feed it.
     """
-    cores = int(workflow.cores or ALL_CORES)
+    cores = int(workflow.resource_settings.cores or ALL_CORES)
     return cores if any(Path("/dev").glob("nvidia[0-9]*")) else max(1, -(-cores // max(num_jobs, 1)))
 
 
