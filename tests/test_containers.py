@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import shlex
 from pathlib import Path
 
@@ -70,8 +71,9 @@ def test_the_container_does_not_run_as_root() -> None:
 
 
 def test_every_command_of_the_offline_page_is_a_target_or_a_file() -> None:
-    page, make = (ROOT / "docs" / "cluster.md").read_text(), (ROOT / "Makefile").read_text()
+    page = (ROOT / "docs" / "cluster.md").read_text()
     for target in re.findall(r"\bmake ([a-z][a-z-]+)", page):
-        assert f"\n{target}:" in make, target
+        planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert planned.returncode == 0, planned.stderr
     for path in re.findall(r"containers/[A-Za-z.]+", page):
         assert (ROOT / path.rstrip(".")).is_file(), path
