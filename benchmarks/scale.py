@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from medssl.core.files import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SHARDS, SLICES = 4, 400, 100
 WALK_FILES = 10_000
@@ -39,7 +41,8 @@ def main() -> None:
     """Plan, pretend that all is done, plan again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the size")
-    series = 50_000 // (10 if parser.parse_args().quick else 1)
+    quick = parser.parse_args().quick
+    series = 50_000 // (10 if quick else 1)
     with tempfile.TemporaryDirectory(prefix="medssl-scale-") as name:
         folder = Path(name)
         study = write_study(folder, series)
@@ -50,7 +53,10 @@ def main() -> None:
         figures |= {f"unchanged_{key}": value for key, value in plan(folder, "nothing changed").items()}
         figures["walk_us_per_file"] = round(walk_us(folder), 1)
     figures["peak_mb"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+    figures["date"] = time.strftime("%Y-%m-%d")
     print("RESULT", json.dumps(figures))
+    if not quick:
+        write_json(ROOT / "benchmarks" / "results" / "scale.json", figures)
     goals = [figures["planned_s"] < 60, figures["unchanged_s"] < 60, figures["peak_mb"] < 4096, figures["planned_jobs"] < 2000]
     goals.append(figures["unchanged_jobs"] == 0)
     print("goals met" if all(goals) else f"goals missed: {goals}")

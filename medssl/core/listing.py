@@ -56,7 +56,9 @@ def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str |
     Raises:
         StudyError: the source does not exist or holds no file.
     """
-    rows = [row for row in walk(source, path) if not _lies_in(Path(path) / row[0], labels)]
+    rows = walk(source, path)
+    if labels not in (None, FOLDERS):
+        rows = [row for row in rows if not _lies_in(Path(path) / row[0], str(labels))]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     PRIVATE.mkdir(mode=0o700, exist_ok=True)
     write_if_changed(layout.private(source, "listing.jsonl"), text)
@@ -78,9 +80,9 @@ def _holds_files(labels: str) -> bool:
     return labels != FOLDERS and (path.is_file() or any(not entry.is_dir() for entry in path.rglob("*")))
 
 
-def _lies_in(file: Path, labels: str | None) -> bool:
+def _lies_in(file: Path, labels: str) -> bool:
     """Whether a file of a source is one of its label files."""
-    return labels not in (None, FOLDERS) and file.absolute().is_relative_to(Path(str(labels)).absolute())
+    return file.absolute().is_relative_to(Path(labels).absolute())
 
 
 def read(path: Path | str) -> list[tuple[str, int, int, str]]:
