@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medssl.core.files import write_json
 from medssl.core.probe import costs
 from medssl.core.study import load_study
 
@@ -56,8 +57,11 @@ def main() -> None:
         print(f"{stage:<10} planned {wanted_s:7.1f} s  took {actual_s[stage]:7.1f} s  ratio {wanted_s / actual_s[stage]:.2f}")
     ratio = sum(planned_s.values()) / sum(actual_s.values())
     print(f"{'disk':<10} planned {planned_mb:7.1f} MB took {actual_mb:6.1f} MB  ratio {planned_mb / actual_mb:.2f}")
-    figures = {"probe_s": round(probe_s, 1), "time_ratio": round(ratio, 3), "disk_ratio": round(planned_mb / actual_mb, 3)}
+    stages = {stage: {"planned": round(planned_s[stage], 1), "took": round(actual_s[stage], 1)} for stage in planned_s}
+    figures = {"stages_s": stages, "probe_s": round(probe_s, 1), "time_ratio": round(ratio, 3)}
+    figures |= {"disk_ratio": round(planned_mb / actual_mb, 3), "date": time.strftime("%Y-%m-%d")}
     print("RESULT", json.dumps(figures))
+    write_json(ROOT / "benchmarks" / "results" / "plan.json", figures)
 
 
 def seconds(path: Path) -> float:

@@ -37,6 +37,10 @@ LINES = [
     ("scale", "planning again, nothing changed, s", "unchanged_s", "< 60"),
     ("scale", "peak memory of planning, MB", "peak_mb", "< 4096"),
     ("scale", "jobs planned", "planned_jobs", "< 2000"),
+    ("scale", "listing a real file, µs (5 million: add five times as many seconds)", "walk_us_per_file", ""),
+    ("plan", "hours planned over hours taken, all stages", "time_ratio", "0.75 to 1.25"),
+    ("plan", "disk planned over disk taken", "disk_ratio", "0.75 to 1.25"),
+    ("plan", "the probe, s", "probe_s", "about 60"),
 ]
 """(benchmark, what, place or places in its results, goal)"""
 
