@@ -19,17 +19,30 @@ def stop_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
         ctypes.CDLL(None).prctl(1, by)
 
 
-def dealt(function: Callable[[int], Any], parts: int) -> list[Any]:
-    """`[function(0), …, function(parts - 1)]`, each in a forked process of its own; what it returns must be JSON.
+POLL_S = 0.5
+
+
+def dealt(
+    function: Callable[[int, Callable[[int], None]], Any], parts: int, advance: Callable[[int], None] = lambda count: None
+) -> list[Any]:
+    """`[function(0, tell), …, function(parts - 1, tell)]`, each in a forked process of its own; what it returns must be JSON.
+
+    What the parts say to `tell` (a number of things done) reaches `advance` as one sum.
 
     Raises:
         MedsslError: a process ended without a result (out of memory, for one).
     """
     context = multiprocessing.get_context("fork")
+    done = context.Value("q", 0)
+    told = 0
+
+    def tell(count: int) -> None:
+        with done.get_lock():
+            done.value += count
 
     def work(part: int, pipe: Any) -> None:
         stop_with_parent(signal.SIGKILL)
-        pipe.send_bytes(json.dumps(function(part)).encode())
+        pipe.send_bytes(json.dumps(function(part, tell)).encode())
 
     running = []
     for part in range(parts):
@@ -40,6 +53,8 @@ def dealt(function: Callable[[int], Any], parts: int) -> list[Any]:
         running.append((process, receiver))
     results = []
     for part, (process, receiver) in enumerate(running):
+        while not receiver.poll(POLL_S):
+            told = _passed_on(done, told, advance)
         try:
             results.append(json.loads(receiver.recv_bytes()))
         except EOFError:
@@ -49,4 +64,13 @@ def dealt(function: Callable[[int], Any], parts: int) -> list[Any]:
                 "cause. Run again with fewer threads."
             ) from None
         process.join()
+    _passed_on(done, told, advance)
     return results
+
+
+def _passed_on(done: Any, told: int, advance: Callable[[int], None]) -> int:
+    """Tell `advance` what is new in the sum of the parts; the sum."""
+    now = int(done.value)
+    if now > told:
+        advance(now - told)
+    return now

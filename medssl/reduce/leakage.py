@@ -11,6 +11,7 @@ thumbnail; after alignment only a copy agrees in the detail.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -47,6 +48,9 @@ or resampled, had at least 0.96 and 0.98; of strangers whose thumbnails are alik
 
 SAME = 0.88
 """Detail correlation from which two images are the same: set between copies and strangers (docs/reduce.md)."""
+
+NEAR = 0.5
+"""Detail correlation from which two images that are not the same are near enough to be shown to a person."""
 
 POOL_BLOCK = 8192
 QUERY_BLOCK = {2: 512, 3: 32}
@@ -100,17 +104,33 @@ def content_box(image: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def matches(queries: list[Print | None], pool: list[Print | None], *, same: float = SAME) -> list[Match]:
-    """Every query that is found in the pool, with each candidate it equals, best first. All of one number of axes."""
+def matches(
+    queries: list[Print | None],
+    pool: list[Print | None],
+    *,
+    same: float = SAME,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Match]:
+    """Every query that is found in the pool, with each candidate it equals, best first. All of one number of axes.
+
+    `advance` is told how many more queries are done.
+    """
     known = [k for k, one in enumerate(pool) if one is not None]
     asked = [k for k, one in enumerate(queries) if one is not None]
     if not known or not asked:
+        advance(len(queries))
         return []
+    advance(len(queries) - len(asked))
     found: list[Match] = []
-    near = look_up([queries[k].thumb for k in asked], [pool[k].thumb for k in known])  # type: ignore[union-attr]
-    for place, candidates in zip(asked, near, strict=True):
-        scored = [Match(place, known[c.pool], agreement(queries[place], pool[known[c.pool]], c)) for c in candidates]  # type: ignore[arg-type]
-        found += sorted((match for match in scored if match.score >= same), key=lambda match: -match.score)
+    thumbs = [pool[k].thumb for k in known]  # type: ignore[union-attr]
+    block = QUERY_BLOCK[thumbs[0].ndim]
+    for start in range(0, len(asked), block):
+        places = asked[start : start + block]
+        near = look_up([queries[k].thumb for k in places], thumbs)  # type: ignore[union-attr]
+        for place, candidates in zip(places, near, strict=True):
+            scored = [Match(place, known[c.pool], agreement(queries[place], pool[known[c.pool]], c)) for c in candidates]  # type: ignore[arg-type]
+            found += sorted((match for match in scored if match.score >= same), key=lambda match: -match.score)
+        advance(len(places))
     return found
 
 

@@ -22,7 +22,7 @@ from medssl.core.tables import read_parquet, read_tsv, write_parquet
 from medssl.reduce import pictures
 from medssl.reduce.budget import exactly, nearest_threshold
 from medssl.reduce.descriptors import describe_slices
-from medssl.reduce.leakage import DETAIL, SAME, THUMB, Match, Print, fingerprint, matches
+from medssl.reduce.leakage import DETAIL, NEAR, SAME, THUMB, Match, Print, fingerprint, matches
 from medssl.reduce.pairs import Pairs, Remembered
 from medssl.reduce.ranks import Ranks
 from medssl.reduce.slices import LEAK, NOBODY, Decision, Slices
@@ -33,6 +33,7 @@ from medssl.volume.cache import open_array, read_plane
 CHUNK_SLICES = 16
 EMBED_BATCH = 32
 LEAST_DEALT = 64
+MOST_SHOWN = 12
 CURVE_POINTS = 33
 PICTURED_SLICES = 48
 PICTURED_VOLUMES = 40
@@ -152,12 +153,15 @@ def leakage(job: Job) -> None:
     table, volumes = _cohort(job)
     held_table, held_volumes = _cohort(job, names=("held_samples", "held_volumes"), splits=("val", "test"))
     if held_table.empty:
-        pairs = pd.DataFrame(columns=PAIR_COLUMNS)
+        pairs = near = pd.DataFrame(columns=PAIR_COLUMNS)
     else:
         by_id = _same_ids(table, held_table)
-        by_pixels = _same_pixels(job, (table, volumes), (held_table, held_volumes))
+        alike = _alike_pixels(job, (table, volumes), (held_table, held_volumes))
+        by_pixels = alike[alike["score"] >= SAME]
         pairs = pd.concat([by_id, by_pixels], ignore_index=True).drop_duplicates(["query_id", "pool_id", "how"])
+        near = alike[~alike["query_id"].isin(pairs["query_id"])]
     found = _with_whole_volumes(pairs, table)
+    shown, nearest = _some(pairs), _nearest(near)
     out, picture = job.path("leakage.parquet"), job.path("leakage.png")
     write_parquet(out, found)
     job.wrote(out)
@@ -169,11 +173,13 @@ def leakage(job: Job) -> None:
         "how": {str(k): int(v) for k, v in pairs["how"].value_counts().sort_index().items()},
         "policy": job.spec.settings.get("leakage", "exclude"),
         "same": SAME,
+        "pairs": _plain(shown),
+        "nearest": _plain(nearest),
         "seconds": round(time.monotonic() - start_s, 3),
     }
     write_json(job.path("leakage.json"), summary)
     job.wrote(job.path("leakage.json"))
-    if (sheet := _leak_sheet(pairs, (table, volumes), (held_table, held_volumes))) is not None:
+    if (sheet := _leak_sheet(pd.concat([shown, nearest]), (table, volumes), (held_table, held_volumes))) is not None:
         _save(picture, sheet)
         job.wrote(picture)
     job.log(f"{summary['queries_found']} of {len(held_table)} held-out images are in the pool of {len(table)}")
@@ -332,8 +338,9 @@ def _same_ids(table: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([same, shared], ignore_index=True)[PAIR_COLUMNS]
 
 
-def _same_pixels(job: Job, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[pd.DataFrame, list[Volume]]) -> pd.DataFrame:
-    """Pairs that the pixels give away: slices and images one by one, and volumes as a whole (axes may be permuted)."""
+def _alike_pixels(job: Job, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[pd.DataFrame, list[Volume]]) -> pd.DataFrame:
+    """Pairs with like pixels (score ≥ NEAR; ≥ SAME is the same image): slices and images one by one, and volumes as a whole
+    (axes may be permuted)."""
     rows: list[tuple[str, str, str, float]] = []
     ids, held_ids = pool[0]["sample_id"].tolist(), held[0]["sample_id"].tolist()
     with job.progress("fingerprints", len(ids) + len(held_ids), "slices") as bar:
@@ -343,26 +350,27 @@ def _same_pixels(job: Job, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[
     pool_slices = [one for slices, _ in pool_prints for one in slices]
     with job.progress("look-up", len(held_ids) + len(held_prints), "images") as bar:
         held_slices = [one for slices, _ in held_prints for one in slices]
-        for match in _matches(held_slices, pool_slices, job.threads):
+        for match in _matches(held_slices, pool_slices, job.threads, bar.advance):
             rows.append((held_ids[held_rows[match.query]], ids[pool_rows[match.pool]], "slice", match.score))
-        bar.advance(len(held_slices))
         first_rows, held_first_rows = ([int(v.rows[0]) for v in side[1]] for side in (pool, held))
-        for match in matches([whole for _, whole in held_prints], [whole for _, whole in pool_prints]):
+        held_whole, pool_whole = ([whole for _, whole in prints] for prints in (held_prints, pool_prints))
+        for match in matches(held_whole, pool_whole, same=NEAR, advance=bar.advance):
             rows.append((held_ids[held_first_rows[match.query]], ids[first_rows[match.pool]], "volume", match.score))
-        bar.advance(len(held_prints))
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
-def _matches(queries: list[Print | None], pool: list[Print | None], threads: int) -> list[Match]:
-    """`matches`, with the queries dealt to as many processes as the job has threads; the same result for any number."""
+def _matches(
+    queries: list[Print | None], pool: list[Print | None], threads: int, advance: Callable[[int], None] = lambda count: None
+) -> list[Match]:
+    """`matches` from NEAR on, with the queries dealt to as many processes as the job has threads; the same for any number."""
     if threads == 1 or len(queries) < LEAST_DEALT:
-        return matches(queries, pool)
+        return matches(queries, pool, same=NEAR, advance=advance)
 
-    def part(number: int) -> list[tuple[int, int, float]]:
-        found = matches(queries[number::threads], pool)
+    def part(number: int, tell: Callable[[int], None]) -> list[tuple[int, int, float]]:
+        found = matches(queries[number::threads], pool, same=NEAR, advance=tell)
         return [(int(m.query) * threads + number, int(m.pool), float(m.score)) for m in found]
 
-    found = [Match(query, one, score) for rows in dealt(part, threads) for query, one, score in rows]
+    found = [Match(query, one, score) for rows in dealt(part, threads, advance) for query, one, score in rows]
     return sorted(found, key=lambda match: match.query)
 
 
@@ -410,12 +418,29 @@ def _with_whole_volumes(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFram
     return found.astype({"score": np.float32}).sort_values(["query_id", "pool_id", "how"], ignore_index=True)
 
 
-def _leak_sheet(pairs: pd.DataFrame, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[pd.DataFrame, list[Volume]]) -> Any:
-    """Some of the pairs side by side: a Pillow image, or None."""
-    shown = pairs.drop_duplicates("query_id").sort_values(["score", "query_id"], kind="stable")
+def _some(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs to picture: of each query its first, at even steps from the least alike to the most."""
+    once = pairs.drop_duplicates("query_id").sort_values(["score", "query_id"], kind="stable")
+    return once.iloc[np.unique(np.linspace(0, len(once) - 1, min(MOST_SHOWN, len(once))).astype(int))]
+
+
+def _nearest(near: pd.DataFrame) -> pd.DataFrame:
+    """Of the queries that were not found, those likest an image of the pool, for a person to look at."""
+    ordered = near.sort_values(["score", "query_id"], ascending=[False, True], kind="stable")
+    return ordered.drop_duplicates("query_id").head(MOST_SHOWN).assign(how="nearest")
+
+
+def _plain(pairs: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {"query_id": row.query_id, "pool_id": row.pool_id, "how": row.how, "score": round(float(row.score), 4)}
+        for row in pairs.itertuples()
+    ]
+
+
+def _leak_sheet(shown: pd.DataFrame, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[pd.DataFrame, list[Volume]]) -> Any:
+    """Pairs side by side: a Pillow image, or None."""
     if shown.empty:
         return None
-    shown = shown.iloc[np.unique(np.linspace(0, len(shown) - 1, min(12, len(shown))).astype(int))]
     readers = []
     for table, volumes in (held, pool):
         place = {one: row for row, one in enumerate(table["sample_id"])}

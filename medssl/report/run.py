@@ -159,6 +159,8 @@ def _planes(evidence: Evidence, folders: dict[str, Path]) -> dict[str, NDArray[n
     for cases in evidence.cases.values():
         ranked = ranked_cases(cases)
         wanted |= set(ranked["case_id"]) if len(ranked) else set()
+    for leak in evidence.leaks.values():
+        wanted |= {row[side] for name in ("pairs", "nearest") for row in leak.get(name, []) for side in ("query_id", "pool_id")}
     planes = {}
     for source, samples in evidence.samples.items():
         shown = samples[samples["sample_id"].isin(wanted)]

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from medssl.core.errors import MedsslError
 from medssl.core.process import dealt
-from medssl.reduce.leakage import fingerprint, matches
+from medssl.reduce.leakage import NEAR, fingerprint, matches
 from medssl.reduce.run import _matches
 
 
 def test_parts_come_back_in_order() -> None:
-    assert dealt(lambda part: [part, part**2], 5) == [[0, 0], [1, 1], [2, 4], [3, 9], [4, 16]]
+    assert dealt(lambda part, tell: [part, part**2], 5) == [[0, 0], [1, 1], [2, 4], [3, 9], [4, 16]]
 
 
 def test_a_killed_part_is_an_error() -> None:
-    def work(part: int) -> int:
+    def work(part: int, tell: Callable[[int], None]) -> int:
         if part == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return part
@@ -32,6 +33,8 @@ def test_the_firewall_finds_the_same_with_any_number_of_processes() -> None:
     random = np.random.default_rng(0)
     images = [np.kron(random.random((6, 6)), np.ones((8, 8))).astype(np.float32) for _ in range(72)]
     queries, pool = [fingerprint(i) for i in images], [fingerprint(i) for i in images[::9]]
-    serial = matches(queries, pool)
+    serial = matches(queries, pool, same=NEAR)
     assert len(serial) >= len(pool)
-    assert [(m.query, m.pool) for m in _matches(queries, pool, 3)] == [(m.query, m.pool) for m in serial]
+    told: list[int] = []
+    assert [(m.query, m.pool) for m in _matches(queries, pool, 3, told.append)] == [(m.query, m.pool) for m in serial]
+    assert sum(told) == len(queries)

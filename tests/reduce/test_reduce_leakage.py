@@ -12,7 +12,7 @@ from medssl.core.errors import StudyError
 from medssl.core.files import read_json
 from medssl.core.rng import rng
 from medssl.reduce import run as stage
-from medssl.reduce.leakage import fingerprint, matches, turned, turns
+from medssl.reduce.leakage import SAME, fingerprint, matches, turned, turns
 
 
 def body(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -115,6 +115,17 @@ def test_a_flipped_copy_in_the_pool_takes_its_whole_volume_out(pool):
     assert set(found["pool_id"].str[:4]) == {"v-aa"} and found["pool_id"].nunique() == 24
     assert set(found["query_id"].str[:4]) == {"v-xx"} and {"slice", "volume"} <= set(found["how"])
     assert summary["pool_excluded"] == 24
+    assert summary["pairs"] and {pair["pool_id"][:4] for pair in summary["pairs"]} == {"v-aa"}
+    assert not {pair["query_id"] for pair in summary["nearest"]} & set(found["query_id"])
+
+
+def test_the_likest_stranger_is_shown_for_review(pool, monkeypatch):
+    monkeypatch.setattr("medssl.reduce.run.NEAR", -0.5)
+    found, summary = looked_up(pool, held(pool, yy=ct(70)[:, :, :4]))
+    assert found.empty and summary["queries_found"] == 0
+    scores = [pair["score"] for pair in summary["nearest"]]
+    assert scores == sorted(scores, reverse=True) and all(score < SAME for score in scores)
+    assert all(pair["how"] == "nearest" and pair["query_id"].startswith("v-yy") for pair in summary["nearest"])
 
 
 def test_one_slice_as_a_picture_is_found_in_its_volume(pool):

@@ -15,7 +15,7 @@ from medssl.report.chart import Axis, axis, category_axis, line_chart
 from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDER, MI_CLAIM, TRIPOD
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.pictures import chosen_slices, picture, to_gray
-from medssl.report.section import Text, count, counted, duration, number, p_value, percent, span
+from medssl.report.section import Figure, Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import claim, detail, verdict_of
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute
@@ -111,6 +111,20 @@ def test_a_subject_in_two_splits_is_reported() -> None:
         {"subject_id": ["p-1", "p-1"], "volume_id": ["v-1", "v-2"], "split": ["train", "test"], "kind": "volume"}
     )
     assert "1 subjects or volumes are in two splits" in leakage(Evidence(title="t", samples={"ct": samples})).lead
+
+
+def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
+    near = {"query_id": "v-a-0", "pool_id": "v-b-1", "how": "nearest", "score": 0.71}
+    gone = {"query_id": "v-a-0", "pool_id": "v-not-pictured", "how": "slice", "score": 0.95}
+    leak = {"same": 0.88, "pairs": [gone], "nearest": [near]}
+    planes = {name: np.zeros((8, 8), np.uint8) for name in ("v-a-0", "v-b-1")}
+    samples = pd.DataFrame(
+        {"sample_id": ["v-a-0"], "volume_id": ["v-a"], "subject_id": ["p"], "split": ["test"], "kind": ["volume"]}
+    )
+    section = leakage(Evidence(title="t", samples={"ct": samples}, leaks={"ct/leakage": leak}, planes=planes))
+    figures = [block for block in section.blocks if isinstance(block, Figure)]
+    assert [figure.name for figure in figures] == ["leakage-nearest"]
+    assert figures[0].body.count("<img") == 2 and "likeness 0.71" in figures[0].body and "0.88" in figures[0].caption
 
 
 def keep_table(num: int = 100) -> pd.DataFrame:

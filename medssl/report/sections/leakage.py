@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
+from markupsafe import Markup
 
 from medssl.report.evidence import Evidence
-from medssl.report.section import Section, Table, Text, count, shown
+from medssl.report.pictures import picture
+from medssl.report.section import Figure, Section, Table, Text, count, number, records, shown
 
 PLACE = 110
 
@@ -26,9 +28,10 @@ def leakage(evidence: Evidence) -> Section:
         name.split("/")[0]: int((keep["reason"] == "leak").sum()) for name, keep in evidence.keeps.items() if "reason" in keep
     }
     rows["leak_drops"] = [leaks.get(source) for source in rows["source"]]
-    blocks: list[Table | Text] = [Table("leakage", "Overlap of splits.", rows, shown(rows, columns))]
+    blocks: list[Table | Text | Figure] = [Table("leakage", "Overlap of splits.", rows, shown(rows, columns))]
     if evidence.leaks:
         blocks.append(_firewall(evidence))
+        blocks += [figure for name in ("pairs", "nearest") if (figure := _pairs(evidence, name)) is not None]
     whole = int(rows["images_without_subject"].sum())
     if whole:
         blocks.append(
@@ -60,6 +63,34 @@ def _firewall(evidence: Evidence) -> Table:
     ]
     caption = "Validation and test images of the tasks, looked for in the pre-training slices by id, patient and pixels."
     return Table("firewall", caption, rows, shown(rows, columns))
+
+
+def _pairs(evidence: Evidence, name: str) -> Figure | None:
+    """Held-out images beside the training slices that the firewall took for the same image, or for the likest."""
+    rows = pd.DataFrame(
+        [{"cohort": key.split("/")[0], **row} for key, leak in sorted(evidence.leaks.items()) for row in leak.get(name, [])]
+    )
+    if rows.empty:
+        return None
+    rows = rows[rows["query_id"].isin(evidence.planes) & rows["pool_id"].isin(evidence.planes)]
+    if rows.empty:
+        return None
+    caption = {
+        "pairs": "Found: a held-out image (left) and the training slice that is the same image or patient (right).",
+        "nearest": "Not found, for your review: the held-out images (left) that are likest a training slice (right); "
+        f"from a likeness of {number(next(iter(evidence.leaks.values()))['same'], 2)} on they would count as the same.",
+    }[name]
+    return Figure(f"leakage-{name}", caption, caption, Markup('<div class="pairs">{}</div>').format(_tiles(evidence, rows)), rows)
+
+
+def _tiles(evidence: Evidence, rows: pd.DataFrame) -> Markup:
+    tiles = Markup("")
+    for row in records(rows):
+        left = picture(evidence.planes[row["query_id"]], f"held-out image {row['query_id']}", kind="slice kept")
+        right = picture(evidence.planes[row["pool_id"]], f"training slice {row['pool_id']}", kind="slice dropped")
+        text = f"likeness {number(row['score'], 2)}" if row["how"] in ("slice", "volume", "nearest") else f"same {row['how']}"
+        tiles += Markup('<div class="pair"><div class="two">{}{}</div><span>{}</span></div>').format(left, right, text)
+    return tiles
 
 
 def _source(source: str, samples: pd.DataFrame) -> dict[str, object]:
