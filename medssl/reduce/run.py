@@ -431,10 +431,8 @@ def _nearest(near: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(pairs: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {"query_id": row.query_id, "pool_id": row.pool_id, "how": row.how, "score": round(float(row.score), 4)}
-        for row in pairs.itertuples()
-    ]
+    rows = pairs[PAIR_COLUMNS].to_numpy(dtype=object).tolist()
+    return [dict(zip(PAIR_COLUMNS, (*names, round(float(score), 4)), strict=True)) for *names, score in rows]
 
 
 def _leak_sheet(shown: pd.DataFrame, pool: tuple[pd.DataFrame, list[Volume]], held: tuple[pd.DataFrame, list[Volume]]) -> Any:
