@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from medssl.core.files import canonical_json, sha256_file, sha256_text, write_js
 from medssl.core.job import Job
 from medssl.core.progress import progress
 from medssl.core.ranks import rank
+from medssl.core.scratch import near
 from medssl.core.study import PretrainSettings
 from medssl.pretrain.contract import contract
 
@@ -50,8 +52,9 @@ def run(job: Job) -> None:
     inputs = job.spec.inputs
     tables_read = [job.read(path) for path in [*inputs["samples"], *inputs["volumes"], inputs["keep"]]]
     samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
-    for number in sorted(set(samples.volume.tolist())):
-        job.read(samples.volumes[number].array)
+    used = set(samples.volume.tolist())
+    volumes = [replace(v, array=near(job, v.array)) if number in used else v for number, v in enumerate(samples.volumes)]
+    samples = replace(samples, volumes=tuple(volumes))
     hashes = [sha256_file(path) for path in tables_read]
     if settings.init_weights is not None:
         hashes.append(sha256_file(_existing(settings.init_weights)))

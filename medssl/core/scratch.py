@@ -1,0 +1,47 @@
+"""Copies on the node's own disk: where MEDSSL_SCRATCH names a folder, arrays are read through a network file system once.
+
+The variable is the machine's, not the study's: results are equal with and without it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from medssl.core.errors import DiskFullError
+from medssl.core.files import sha256_file, writing
+from medssl.core.job import Job
+
+VARIABLE = "MEDSSL_SCRATCH"
+
+
+def scratch_folder() -> Path | None:
+    """Where copies go: MEDSSL_SCRATCH, in which variables of the node (`$TMPDIR`) are put in; None if it names nothing."""
+    text = os.path.expandvars(os.environ.get(VARIABLE, ""))
+    if not text or "$" in text:
+        return None
+    folder = Path(text) / f"medssl-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def near(job: Job, path: Path | str) -> Path:
+    """`path`, verified as `Job.read` does, or its copy in the scratch folder; named by content, so that jobs share it.
+
+    Without room for it the file itself is used, and the log says so.
+    """
+    path = job.read(path)
+    folder, sha256 = scratch_folder(), job.hash_of(path)
+    if folder is None or sha256 is None:
+        return path
+    copy = folder / f"{sha256}{path.suffix}"
+    if copy.is_file() and sha256_file(copy) == sha256:
+        return copy
+    try:
+        with writing(copy) as temporary:
+            shutil.copyfile(path, temporary)
+    except DiskFullError as error:
+        job.log(f"{path.name} is read where it lies, not from {VARIABLE}: {error}")
+        return path
+    return copy
