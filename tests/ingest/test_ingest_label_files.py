@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from phantoms import Phantom, datasets, random_phantom, save
 from PIL import Image
-from test_ingest_labels import _outline, _structure_set
+from test_ingest_labels import _outline, _same, _segmentation, _structure_set
 from test_ingest_run import SETTINGS, here, ingest_all, spec_of  # noqa: F401
 
 from medssl.core import job as jobs
@@ -179,6 +179,20 @@ def test_a_structure_set_in_a_folder_of_its_own_finds_its_series(here: Path) -> 
     mask = np.load(out / "labels" / table["mask"][0])
     assert mask.shape == np.load(out / "volumes" / table["volume_id"][0] / "image.npy").shape
     assert int((mask == 1).sum()) == 9 * 9 * 4  # voxel centres 3…11 and 4…12 of four slices
+
+
+def test_a_segmentation_in_a_folder_of_its_own_lands_on_its_series(here: Path) -> None:  # noqa: F811
+    phantom = random_phantom(3)
+    made = datasets(phantom)
+    segmentation, truth = _segmentation(phantom, made)
+    save(made, here / "in" / "case")
+    save(datasets(random_phantom(4), series="other", patient="b"), here / "in" / "other")
+    (here / "drawn").mkdir()
+    segmentation.save_as(here / "drawn" / "any name.dcm")
+    table, rejected, out = labels_of(here / "in", here / "drawn")
+    assert len(rejected) == 0 and len(table) == 1
+    volume_json = read_json(out / "volumes" / table["volume_id"][0] / "volume.json")
+    _same(np.load(out / "labels" / table["mask"][0]), np.array(volume_json["affine"]), truth, phantom)
 
 
 def test_masks_that_fit_no_image_stop_with_the_reason(here: Path) -> None:  # noqa: F811

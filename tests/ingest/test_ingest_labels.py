@@ -46,17 +46,15 @@ def _same(mask: np.ndarray, affine: np.ndarray, truth: np.ndarray, phantom: Phan
         assert np.allclose(_in_world(mask, affine, label), _in_world(truth, truth_affine, label), atol=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_segmentation_lands_on_its_image(seed: int, tmp_path: Path, readers) -> None:
+def _segmentation(phantom: Phantom, made: list[Dataset]) -> tuple[Dataset, np.ndarray]:
+    """A DICOM SEG of two boxes in half of the series, and the truth `(i, j, k)`; `made` gets what highdicom asks for."""
     highdicom = pytest.importorskip("highdicom")
     from pydicom.sr.codedict import codes
 
-    phantom = random_phantom(seed)
-    made = datasets(phantom)
     for ds in made:
         ds.PatientName, ds.PatientBirthDate, ds.StudyDate, ds.StudyTime = "A^B", "19700101", "20200101", "101010"
         ds.AccessionNumber, ds.StudyID, ds.ReferringPhysicianName = "1", "1", "C^D"
-    truth = _structures(phantom, seed)
+    truth = _structures(phantom, phantom.seed)
     truth[:, :, phantom.slices // 2 :] = 0
     description = [
         highdicom.seg.SegmentDescription(
@@ -82,6 +80,14 @@ def test_segmentation_lands_on_its_image(seed: int, tmp_path: Path, readers) -> 
         software_versions="1",
         device_serial_number="1",
     )
+    return segmentation, truth
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_segmentation_lands_on_its_image(seed: int, tmp_path: Path, readers) -> None:
+    phantom = random_phantom(seed)
+    made = datasets(phantom)
+    segmentation, truth = _segmentation(phantom, made)
     save(made, tmp_path / "s" / "case")
     segmentation.save_as(tmp_path / "s" / "case" / "seg.dcm")
     found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"]
