@@ -15,12 +15,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from monai import transforms
 from monai.losses import ContrastiveLoss
 
@@ -32,8 +35,10 @@ from medssl.core.study import PretrainSettings, ViewSettings
 from medssl.nn.backbone import build, pooled
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Reader, Samples, Volume
+from medssl.nn.state import StateFolder
 from medssl.nn.views import Crop, Views
 from medssl.pretrain.loop import Plan, _Run
+from medssl.pretrain.run import _train_rank
 
 RESULTS = Path(__file__).parent / "results"
 SAME_OPERATIONS = ViewSettings(window_jitter=0, gamma=1, noise=0, rotation_deg=0, blur_prob=0.5)
@@ -70,6 +75,11 @@ def main() -> None:
             found["growth_with_batch"] = {
                 str(b): step_rate(samples, "simclr", "resnet18", size, b, "fp32", device) for b in (batch // 2, batch, batch * 2)
             }
+        worlds = (1, 2, 4) if device == "cpu" else tuple(n for n in (1, 2, 4, 8) if n <= torch.cuda.device_count())
+        found["growth_with_processes_images_per_s"] = {
+            str(n): process_rate(samples, n, 64 if options.quick else size, 16 if options.quick else 32, Path(folder), device)
+            for n in (worlds[:2] if options.quick else worlds)
+        }
     found |= {"size": size, "batch": batch, "device": device_name(device), "threads": torch.get_num_threads()}
     found |= {"torch": torch.__version__, "date": datetime.now(UTC).date().isoformat()}
     if not options.quick:
@@ -154,6 +164,28 @@ def step_rate(
             found["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
             found["model_flop_utilisation"] = step_flops(run, rows) / whole / H100_FLOPS
     return {name: round(value, 3) for name, value in found.items()}
+
+
+def process_rate(samples: Samples, world: int, size: int, batch: int, folder: Path, device: str) -> float:
+    """Images per second of SimCLR in `world` processes of one thread (or one GPU each), the whole batch being `batch`."""
+    settings = PretrainSettings(
+        backbone="resnet18", size=[size], batch_size=batch, epochs=3, device="cpu" if device == "cpu" else "cuda",
+        devices=world, checkpoint_every_s=1e6, tensorboard=False,
+    )  # type: ignore[arg-type]  # fmt: skip
+    plan = Plan(settings, 0, samples, folder / f"state-{world}")
+    strategy: Any = DDPStrategy(broadcast_buffers=False, start_method="spawn") if world > 1 else "auto"
+    fabric = Fabric(accelerator=device, devices=world, strategy=strategy, plugins=[LightningEnvironment()])
+    work = partial(_train_rank, plan=plan, title="", threads=1, keep_picture=_no_picture)
+    error = fabric.launch(work) if world > 1 else work(fabric)
+    if error is not None:
+        raise error
+    loaded = StateFolder(plan.state).load()
+    assert loaded is not None
+    return round(max(row["images_per_s"] for row in loaded[2]["rows"][1:]), 2)
+
+
+def _no_picture(epoch: int, pixels: np.ndarray) -> None:
+    """Pictures are not what is timed."""
 
 
 def step_flops(run: Any, rows: np.ndarray) -> float:
