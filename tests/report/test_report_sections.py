@@ -16,7 +16,7 @@ from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDE
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.pictures import chosen_slices, picture, to_gray
 from medssl.report.section import Figure, Text, count, counted, duration, number, p_value, percent, span
-from medssl.report.sections.answer import claim, detail, verdict_of
+from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute
 from medssl.report.sections.flow import flow
@@ -53,6 +53,20 @@ def test_the_numbers_stand_below_the_claim() -> None:
     scores = pd.DataFrame([{**ROW, "init": arm, "estimate": value} for arm, value in (("simclr-hash", 0.91), ("scratch", 0.88))])
     interval = "95\u202f% interval +0.010 to +0.050, p = 0.008"
     assert detail(ROW, scores) == f"AUC 0.910 against 0.880: +0.030 ({interval}), larger in 3 of 3 seeds."
+
+
+def test_many_comparisons_are_told_by_what_came_out() -> None:
+    rows = [ROW | {"a": f"arm{n}", "difference": 0.03 + n / 1000} for n in range(9)]
+    rows += [ROW | {"a": f"arm{n}", "low": -0.01} for n in range(9, 12)]
+    rows += [ROW | {"a": "arm1", "b": "arm0"}, ROW | {"a": "arm2", "b": "arm0", "fraction": 1.0}]
+    groups = alike(pd.DataFrame(rows))
+    assert [len(group) for group in groups] == [9, 3, 1, 1], "scratch first, then by share of labels"
+    assert sum(len(group) for group in groups) == len(rows)
+    better, unclear = (Markup(claim_together(group)).striptags() for group in groups[:2])
+    assert "in 9 comparisons with training from scratch the first was better: arm0; arm1;" in better
+    assert "3 comparisons with training from scratch show no clear difference: arm9; arm10; arm11." in unclear
+    assert detail_together(groups[0]).startswith("AUC differences +0.030 to +0.038;")
+    assert "<b>" not in claim_together(pd.DataFrame([ROW | {"a": "<b>arm</b>"}, ROW]))
 
 
 def test_names_cannot_break_out_of_a_claim() -> None:

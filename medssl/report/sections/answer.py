@@ -24,6 +24,16 @@ from medssl.report.words import (
 
 PLACE = 10
 CLEAR_BELOW = 0.05
+MOST_ALONE = 12
+"""Comparisons of a task that get a sentence each; of more, those that came out alike share one."""
+
+VERDICTS = {
+    "better": Markup("{}, in <strong>{} the first was better</strong>: {}."),
+    "worse": Markup("{}, in <strong>{} the first was worse</strong>: {}."),
+    "uncorrected": Markup("{}, {} are <strong>not settled</strong> once corrected for the number of arms: {}."),
+    "unclear": Markup("{}, {} show <strong>no clear difference</strong>: {}."),
+    "unknown": Markup("{}, {} have <strong>too few cases</strong> to say: {}."),
+}
 
 
 def answer(evidence: Evidence) -> Section:
@@ -40,10 +50,15 @@ def answer(evidence: Evidence) -> Section:
             blocks.append(Text(_alone(scores)))
             continue
         chosen = _few(rows)
-        for row in records(chosen):
-            blocks += [Text(claim(row), "claim"), Text(detail(row, scores), "detail")]
+        groups = [chosen.iloc[[n]] for n in range(len(chosen))] if len(chosen) <= MOST_ALONE else alike(chosen)
+        for group in groups:
+            row = records(group)[0]
+            if len(group) == 1:
+                blocks += [Text(claim(row), "claim"), Text(detail(row, scores), "detail")]
+            else:
+                blocks += [Text(claim_together(group), "claim"), Text(detail_together(group), "detail")]
         blocks.append(_forest(task, rows, list(scores["init"])))
-        facts[task] = {"comparisons": records(chosen), "scores": _behind(chosen, scores)}
+        facts[task] = {"comparisons": records(chosen), "scores": _behind(chosen, scores), "groups": [len(g) for g in groups]}
     blocks.append(
         Text(
             "Intervals are over the test cases of this study, with the seeds' mean inside; they say how far "
@@ -86,6 +101,29 @@ def claim(row: dict[str, Any]) -> Markup:
     if verdict == "unknown":
         return Markup("{}, {} against {}: <strong>too few cases</strong> to say.").format(start, a, b)
     return Markup("{}, there is <strong>no clear difference</strong> between {} and {}.").format(start, a, b)
+
+
+def alike(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The comparisons that came out alike: of one share of labels, all against scratch or none, with one verdict."""
+    keyed = rows.assign(against_arms=rows["b"] != "scratch", verdict=[verdict_of(row) for row in records(rows)])
+    keyed["place"] = keyed["verdict"].map({verdict: place for place, verdict in enumerate(VERDICTS)})
+    groups = keyed.groupby(["against_arms", "fraction", "place"], sort=True)
+    return [group.drop(columns=["against_arms", "verdict", "place"]) for _, group in groups]
+
+
+def claim_together(rows: pd.DataFrame) -> Markup:
+    """Comparisons that came out alike in words: how many, and which."""
+    row = records(rows)[0]
+    against = " with training from scratch" if row["b"] == "scratch" else " of starting points"
+    names = [one["a"] if one["b"] == "scratch" else f"{one['a']} and {one['b']}" for one in records(rows)]
+    pattern = VERDICTS[verdict_of(row)]
+    return pattern.format(share_words(float(row["fraction"])), f"{len(rows)} comparisons{against}", "; ".join(map(str, names)))
+
+
+def detail_together(rows: pd.DataFrame) -> str:
+    """The range of their differences."""
+    low, high = (number(value, sign=True) for value in (rows["difference"].min(), rows["difference"].max()))
+    return f"{metric_name(str(rows['metric'].iloc[0]))} differences {low} to {high}; each with its interval in the figure below."
 
 
 def detail(row: dict[str, Any], scores: pd.DataFrame) -> str:
