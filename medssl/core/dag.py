@@ -14,7 +14,7 @@ from medssl.core.job import RECEIPT, Spec
 from medssl.core.label_table import FOLDERS
 from medssl.core.layout import Layout
 from medssl.core.sources import PACKAGE, code_hash
-from medssl.core.study import FinetuneSettings, PretrainSettings, Study
+from medssl.core.study import CONTROLS, FinetuneSettings, PretrainSettings, Study
 
 STUDY_PAGE = "study"
 """The report page of everything; the other pages bear the name of their cohort."""
@@ -71,6 +71,17 @@ class Dag:
         """The pre-training runs a task starts from."""
         wanted = self.study.pretrain if task.inits is None else task.inits
         return [(cohort, run) for cohort, run in self.runs() if run.split("-")[0] in wanted]
+
+    def controls_of(self, arm: str) -> list[str]:
+        """The arms that keep as many slices as this one and choose them without looking: what its choice is judged by."""
+        if self._reducer(arm) in CONTROLS:
+            return []
+        counted = self.arms[arm].match or arm
+        return [name for name, other in self.arms.items() if self._reducer(name) in CONTROLS and other.match == counted]
+
+    def _reducer(self, arm: str) -> str:
+        reducer = self.arms[arm].reducer
+        return arm if reducer is None else reducer.name
 
     # Inputs, by name, of one job
 
@@ -261,9 +272,8 @@ class Dag:
         backbones += around.get(settings.encoder, [])
         code = [plugins.find("task", settings.task).path, *(plugins.find("backbone", name).path for name in backbones)]
         yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
-        matched = {arm: [name for name, other in self.arms.items() if other.match == arm] for arm in self.arms}
         values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task}
-        values |= {"controls": {arm: names for arm, names in matched.items() if names}}
+        values |= {"controls": {arm: names for arm in self.arms if (names := self.controls_of(arm))}}
         metrics = [plugins.find("metric", name).path for name in plugins.names("metric")]
         yield self._spec("evaluate", task, values, self.evaluate_inputs(task), layout.evaluate(task), metrics)
 

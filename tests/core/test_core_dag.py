@@ -144,3 +144,13 @@ def test_devices_and_nodes_of_a_run_are_asked_of_the_cluster_once(settings: dict
     dag = Dag(load_study({**BASE, "pretrain": {"simclr": {"cohort": "ct", **settings}}}))
     found = {what: dag.machine("simclr-hash-seed0", what) for what in ("gpu", "nodes", "tasks", "mpi", "gres")}
     assert {what: value for what, value in found.items() if value is not None} == asked
+
+
+def test_every_reduction_is_judged_by_the_controls_of_its_count() -> None:
+    arms = {"hash": {"threshold": 6}, "ssim": {"match": "hash"}, "few": {"reducer": "hash", "threshold": 9}}
+    arms |= {"fewer": {"reducer": "random_n", "match": "few"}}
+    dag = Dag(load_study({**BASE, "reduce": {"arms": arms}}))
+    assert {arm: dag.controls_of(arm) for arm in dag.arms} == {
+        "hash": ["every_n", "random_n"], "ssim": ["every_n", "random_n"], "few": ["fewer"],
+        "fewer": [], "all": [], "every_n": [], "random_n": [],
+    }  # fmt: skip

@@ -49,6 +49,11 @@ def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, 
     assert words in Markup(claim(row)).striptags()
 
 
+def test_a_frozen_random_encoder_is_not_called_training_from_scratch() -> None:
+    words = Markup(claim(ROW | {"mode": "linear"})).striptags()
+    assert "random weights, also frozen" in words and "training from scratch" not in words
+
+
 def test_the_numbers_stand_below_the_claim() -> None:
     scores = pd.DataFrame([{**ROW, "init": arm, "estimate": value} for arm, value in (("simclr-hash", 0.91), ("scratch", 0.88))])
     interval = "95\u202f% interval +0.010 to +0.050, p = 0.008"

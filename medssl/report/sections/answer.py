@@ -88,7 +88,7 @@ def main_comparisons(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Data
 
 def claim(row: dict[str, Any]) -> Markup:
     """One comparison in words: with how many labels, which was better, and whether that is settled."""
-    a, b = str(row["a"]), "training from scratch" if row["b"] == "scratch" else str(row["b"])
+    a, b = str(row["a"]), _scratch(row) if row["b"] == "scratch" else str(row["b"])
     verdict = verdict_of(row)
     start = share_words(float(row["fraction"]))
     if verdict in ("better", "worse"):
@@ -114,10 +114,15 @@ def alike(rows: pd.DataFrame) -> list[pd.DataFrame]:
 def claim_together(rows: pd.DataFrame) -> Markup:
     """Comparisons that came out alike in words: how many, and which."""
     row = records(rows)[0]
-    against = " with training from scratch" if row["b"] == "scratch" else " of starting points"
+    against = f" with {_scratch(row)}" if row["b"] == "scratch" else " of starting points"
     names = [one["a"] if one["b"] == "scratch" else f"{one['a']} and {one['b']}" for one in records(rows)]
     pattern = VERDICTS[verdict_of(row)]
     return pattern.format(share_words(float(row["fraction"])), f"{len(rows)} comparisons{against}", "; ".join(map(str, names)))
+
+
+def _scratch(row: dict[str, Any]) -> str:
+    """What scratch means in a mode: where the encoder is frozen, nothing of it is trained."""
+    return "training from scratch" if row["mode"] == "full" else "random weights, also frozen"
 
 
 def detail_together(rows: pd.DataFrame) -> str:
