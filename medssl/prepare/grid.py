@@ -25,7 +25,7 @@ def target_spacing(have_mm: Sequence[float], want_mm: Sequence[float | None] | N
 
 
 def slice_axis(spacing_mm: Sequence[float] | None, choice: str) -> int:
-    """0, 1 or 2: the axis named, or for `auto` the one of the largest spacing: k if it is among the largest, then j."""
+    """0, 1 or 2: the axis named, or for `auto` the one of the largest acquired spacing: k if among the largest, then j."""
     if choice != "auto":
         return AXES[choice]
     if spacing_mm is None:

@@ -160,7 +160,8 @@ def _prepare(job: Job, row: Any, folder: Path) -> Prepared:
     target = _target(row, settings)
     affine = np.eye(4) if row.affine is None else np.array(row.affine, dtype=np.float64)
     spacing = row.spacing_mm if target is None else target
-    axis = 2 if row.kind == "images" else slice_axis(spacing, settings["slice_axis"])
+    # as it was acquired, whatever the new spacing: in-plane detail stays in the plane
+    axis = 2 if row.kind == "images" else slice_axis(row.spacing_mm, settings["slice_axis"])
 
     stored, new_affine = _store_image(job, row, folder, affine, target, axis)
     mask = _store_mask(job, row, folder, affine, target, axis)

@@ -197,6 +197,21 @@ def test_sagittal_slices_are_cut_along_i_and_lie_in_one_run_of_bytes(ingested):
     np.testing.assert_allclose(samples["position_mm"], 4.0 * np.arange(9))
 
 
+@pytest.mark.parametrize(
+    ("spacing", "wanted", "axis"),
+    [
+        ((0.7, 0.7, 1.0), [2.0, 2.0, None], 2),  # coarser in the plane than across it
+        ((1.0, 1.0, 1.0), [2.0, 2.0, None], 2),
+        ((4.0, 1.0, 1.0), [1.0, 1.0, 1.0], 0),  # sagittal, made isotropic
+        ((1.0, 4.0, 1.0), [1.0, 2.0, 3.0], 1),
+    ],
+)
+def test_resampling_does_not_turn_the_plane_of_acquisition(ingested, spacing, wanted, axis):
+    ingested.volume("v-000000000001", head(0, (24, 24, 24)), subject_id="p-000000000001", spacing=spacing)
+    out = ingested.prepare(spacing_mm=wanted)
+    assert set(read_parquet(out / "samples.parquet")["axis"]) == {axis}
+
+
 def images(ids: int, *, subject: bool = False, official: bool = True) -> pd.DataFrame:
     part = ["train", "val", "test", "train"]
     return pd.DataFrame(
