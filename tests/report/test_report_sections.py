@@ -49,9 +49,11 @@ def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, 
     assert words in Markup(claim(row)).striptags()
 
 
-def test_a_frozen_random_encoder_is_not_called_training_from_scratch() -> None:
-    words = Markup(claim(ROW | {"mode": "linear"})).striptags()
-    assert "random weights, also frozen" in words and "training from scratch" not in words
+@pytest.mark.parametrize("mode", ["full", "gradual", "linear", "knn", "decoder"])
+def test_a_frozen_random_encoder_is_not_called_training_from_scratch(mode: str) -> None:
+    words = Markup(claim(ROW | {"mode": mode})).striptags()
+    assert ("training from scratch" in words) == (mode in ("full", "gradual"))
+    assert ("random weights, also frozen" in words) == (mode in ("linear", "knn", "decoder"))
 
 
 def test_the_numbers_stand_below_the_claim() -> None:

@@ -24,6 +24,7 @@ from medssl.report.words import (
 
 PLACE = 10
 CLEAR_BELOW = 0.05
+FROZEN_MODES = ("linear", "knn", "decoder")
 MOST_ALONE = 12
 """Comparisons of a task that get a sentence each; of more, those that came out alike share one."""
 
@@ -122,7 +123,7 @@ def claim_together(rows: pd.DataFrame) -> Markup:
 
 def _scratch(row: dict[str, Any]) -> str:
     """What scratch means in a mode: where the encoder is frozen, nothing of it is trained."""
-    return "training from scratch" if row["mode"] == "full" else "random weights, also frozen"
+    return "random weights, also frozen" if row["mode"] in FROZEN_MODES else "training from scratch"
 
 
 def detail_together(rows: pd.DataFrame) -> str:
