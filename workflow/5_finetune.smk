@@ -1,4 +1,4 @@
-# What does pre-training buy with few labels? One job runs all fits of a task.
+# What does pre-training buy with few labels? One job runs all fits of a task; on processors tasks share the cores.
 
 
 rule finetune:
@@ -16,6 +16,6 @@ rule finetune:
         L.benchmark("finetune", "{task}")
     conda:
         ENVIRONMENT
-    threads: 16
+    threads: threads_each(workflow, len(JOBS.study.finetune))
     shell:
         "medssl finetune {input.spec} --threads {threads} --log {log}"

@@ -44,6 +44,8 @@ class Decoder(nn.Module):
 
     def forward(self, images: Tensor, maps: list[Tensor]) -> Tensor:
         """The images `(n, c, *size)` and the backbone's maps of them to the map of the last level, `(n, width, …)`."""
+        if images.device.type == "cpu":
+            maps = [level.contiguous() for level in maps]  # these norms are slow in channels last there
         skips = [None if self.shallow is None else self.shallow(images), *maps]
         x = maps[-1]
         for level, skip in zip(self.levels, reversed(skips[:-1]), strict=False):
@@ -59,6 +61,6 @@ def _convolutions(rank: int, inside: int, outside: int) -> nn.Module:
         inside,
         outside,
         ("LeakyReLU", {"negative_slope": 0.01, "inplace": True}),
-        ("instance", {"affine": True}),
+        ("group", {"num_groups": outside, "affine": True}),  # = instance norm, whose own code in torch takes up to 4× as long
         bias=False,
     )

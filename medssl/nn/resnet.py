@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from medssl.nn.backbone import Backbone
 
+NARROW = 16
+"""Channels below which oneDNN (in torch 2.13, channels last, AVX-512) writes past a buffer in the backward pass of a strided 1×1
+convolution, so that the process dies: https://github.com/uxlfoundation/oneDNN/issues/6035."""
+
 
 class ResNetBackbone(Backbone, ResNet):
     """The four stages of a ResNet as maps; `stem="small"` is a 3×3 convolution of stride 1 without pooling.
@@ -40,6 +44,10 @@ class ResNetBackbone(Backbone, ResNet):
         self.stage_names = ("layer1", "layer2", "layer3", "layer4")
         if spatial_dims == 3:
             self.maxpool: nn.Module = SeparableMaxPool3d()
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            shortcut = stage[0].downsample
+            if shortcut is not None and shortcut[0].in_channels < NARROW:
+                _stride_first(shortcut[0])
 
     def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         """Images `(n, c, *size)` to the maps of the (first `depth`) stages."""
@@ -52,6 +60,18 @@ class ResNetBackbone(Backbone, ResNet):
             x = stage(x)
             maps.append(x)
         return maps
+
+
+def _stride_first(pointwise: nn.Conv2d | nn.Conv3d) -> None:
+    """Let a 1×1 convolution see only the positions that it keeps: equal values from a convolution of stride 1."""
+    if max(pointwise.stride) > 1:
+        pointwise.stride = (1,) * len(pointwise.stride)
+        pointwise.register_forward_pre_hook(_every_second)
+
+
+def _every_second(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    rank = inputs[0].ndim - 2
+    return (inputs[0][(..., *(slice(None, None, 2),) * rank)],)
 
 
 class SeparableMaxPool3d(nn.Module):

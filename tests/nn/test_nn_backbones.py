@@ -130,3 +130,27 @@ def test_resenc_has_nnunets_names_and_aliases() -> None:
 def test_separable_max_pooling_is_max_pooling(kernel: int, padding: int) -> None:
     x = torch.randn(2, 3, 9, 8, 7)
     assert torch.equal(SeparableMaxPool3d(kernel, stride=2, padding=padding)(x), nn.MaxPool3d(kernel, 2, padding)(x))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_narrow_shortcuts_take_their_stride_first_and_say_the_same(
+    name: str, spatial_dims: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def maps(narrow: int) -> tuple[list[torch.Tensor], list[str]]:
+        monkeypatch.setattr("medssl.nn.resnet.NARROW", narrow)
+        torch.manual_seed(0)
+        network = build(name, {"width": 0.125, "stem": "small"}, spatial_dims, 1).double()
+        return network(torch.rand(2, 1, *(17,) * spatial_dims, dtype=torch.float64)), list(network.state_dict())
+
+    (told, names), (wanted, wanted_names) = maps(16), maps(0)
+    assert names == wanted_names
+    assert all(torch.equal(a, b) for a, b in zip(told, wanted, strict=True))
+
+
+def test_a_narrow_network_in_channels_last_survives_its_backward_pass() -> None:
+    network = build("resnet18", {"width": 0.125, "stem": "small"}, 2, 1).to(memory_format=torch.channels_last)
+    images = torch.rand(16, 1, 64, 64).contiguous(memory_format=torch.channels_last)
+    for _ in range(3):  # oneDNN's issue 6035 ends the process here on AVX-512
+        network(images)[-1].square().mean().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())

@@ -77,7 +77,7 @@ class Classification:
 
     def features(self, backbone: nn.Module, cases: Cases, device: torch.device) -> np.ndarray:
         """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
-        backbone = prepared(copy.deepcopy(backbone), device).eval()
+        backbone = training.prepared(copy.deepcopy(backbone), device).eval()
         return _in_batches(cases, np.arange(len(cases)), device, lambda images: pooled(backbone(images)))
 
     def fit(
@@ -165,7 +165,7 @@ class Classification:
         device: torch.device,
     ) -> Fitted:
         with training.seeded(seed, "head"):
-            network = prepared(Classifier(copy.deepcopy(backbone), len(cases.classes)), device)
+            network = training.prepared(Classifier(copy.deepcopy(backbone), len(cases.classes)), device)
         num_steps, val = recipe.steps(len(train)), cases.where("val")
         wanted = torch.from_numpy(targets)
 
@@ -198,12 +198,6 @@ class Classification:
         network.eval()
         logits = _in_batches(cases, indices, device, network).astype(np.float64)
         return probe.sigmoid(logits) if self.multilabel else probe.softmax(logits)
-
-
-def prepared(network: nn.Module, device: torch.device) -> nn.Module:
-    """A network on its device, in the memory order in which 2-D convolutions are fastest on a CPU."""
-    flat = all(parameter.ndim < 5 for parameter in network.parameters())
-    return network.to(device=device, memory_format=torch.channels_last) if flat else network.to(device)
 
 
 def _layout(images: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class Segmentation:
         with training.seeded(seed, "decoder"):
             network = self.network(copy.deepcopy(backbone), len(values))
         place_parts(decoder, {"decoder": network.get_submodule("decoder")}, "starting weights")
-        network.to(device)
+        training.prepared(network, device)
         places = [places_of(scan, values[1:], seed) for scan in train]
         loss = DiceCELoss(softmax=True, batch=True)
         lookup = torch.full((max(values) + 1,), 0, dtype=torch.int64)
