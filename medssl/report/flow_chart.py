@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -11,6 +12,8 @@ from medssl.report.chart import WIDTH
 
 LINE_HEIGHT = 19
 MAIN_WIDTH, GAP = 330, 46
+LINE_LETTERS = 46
+"""How much of a line a box holds; longer ones are broken."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ def flow_chart(steps: Sequence[Step], *, alt: str) -> Markup:
     parts, y = [], 2.0
     marker = '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     parts.append(marker + '<path class="arrow-head" d="M0 0L8 4L0 8z"/></marker></defs>')
-    for place, step in enumerate(steps):
+    for place, step in enumerate([_broken(step) for step in steps]):
         height = 20 + LINE_HEIGHT * max(1 + len(step.lines), (1 + len(step.aside)) if step.aside_title else 0)
         if step.alternative and steps[place - 1].alternative:
             y -= 12
@@ -46,6 +49,14 @@ def flow_chart(steps: Sequence[Step], *, alt: str) -> Markup:
         y += height + 24
     view = f'<svg viewBox="0 0 {WIDTH} {y - 20:.0f}" role="img" aria-label="{escape(alt)}">'
     return Markup(view + "".join(parts) + "</svg>")  # noqa: S704  (texts are escaped where they enter)
+
+
+def _broken(step: Step) -> Step:
+    return replace(step, lines=_wrapped(step.lines), aside=_wrapped(step.aside))
+
+
+def _wrapped(lines: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for line in lines for part in textwrap.wrap(line, LINE_LETTERS))
 
 
 def _box(x: float, y: float, width: float, height: float, title: str, lines: Sequence[str], kind: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -14,6 +15,7 @@ from medssl.core import plugins
 from medssl.report.chart import Axis, axis, category_axis, line_chart
 from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDER, MI_CLAIM, TRIPOD
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
+from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
 from medssl.report.section import Figure, Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of
@@ -285,3 +287,11 @@ def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> N
     first, second = text.split(";")
     assert "begun from gd, 300 steps" in first and "epochs" not in first
     assert "100 epochs" in second and "begun" not in second
+
+
+def test_a_box_of_the_flow_breaks_what_is_longer_than_a_line() -> None:
+    words = " ".join(f"run-{number}" for number in range(30))
+    picture = str(flow_chart([Step("Kept", (words,), "Dropped", (words,))], alt="flow"))
+    lines = re.findall(r'class="box-line"[^>]*>([^<]*)<', picture)
+    assert max(map(len, lines)) <= LINE_LETTERS
+    assert " ".join(lines).split() == [*words.split(), *words.split()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pandas as pd
 
 from medssl.report.evidence import Evidence
@@ -97,7 +99,9 @@ def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], coho
         aside = [f"{reason}: {note(arm, str(reason), int(number), 'slice')}" for reason, number in why.items()]
         dropped = note(arm, "dropped", int((~keep["keep"].astype(bool)).sum()), "slice")
         runs = [run for run in evidence.curves if run.startswith(f"{cohort}/") and f"-{arm.split('/')[1]}-seed" in run]
-        used = f"pre-trains {', '.join(sorted(r.split('/')[1] for r in runs))}" if runs else "used by no run on this page"
+        seeds = Counter(run.split("/")[1].rpartition("-seed")[0] for run in sorted(runs))
+        named = ", ".join(f"{run} ({note(arm, f'pre-trains {run}', number, 'seed')})" for run, number in seeds.items())
+        used = f"pre-trains {named}" if runs else "used by no run on this page"
         steps.append(
             Step(f"Arm {arm.split('/')[1]} keeps {kept}", (used,), f"Drops {dropped}", tuple(aside) or ("nothing",), True)
         )
