@@ -1,14 +1,15 @@
 """Views a second, 512² to 224² and one channel: a random resized crop and a Gaussian blur of one in two, on every side.
 
-Ours makes the views of a batch with all threads; the peers make them one by one, in as many worker processes as there are
-threads, as their users do. Images lie in memory: ours as stored numbers, which it windows too, the peers' windowed already, and
-lightly's as 8-bit PIL images, which is what it works on.
+Ours makes the views of a batch with all threads. The peers make them one by one: in one process, and in as many worker processes
+as there are threads, which is what their users do for speed. Images lie in memory: ours as stored numbers, which it windows too,
+the peers' windowed already, and lightly's as 8-bit PIL images, which is what it works on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,21 @@ def view_rates(samples: Samples, device: str, missing: list[str], *, batch_size:
     batch = Reader(samples)[(0, np.arange(batch_size) % len(samples))].to(device)
     views = Views(SAME_OPERATIONS, [Crop(2, (SIZE, SIZE))], samples, seed=0)
     planes = ((batch.values.cpu() + 1000) / 2000).clamp(0, 1)
-    workers = torch.get_num_threads()
-    peers = {"monai": Loader(list(planes), monai_chain(), workers)}
+    pairs = {"monai": Pairs(list(planes), monai_chain())}
     if "torchvision" not in missing:
-        peers["torchvision"] = Loader(list(planes), torchvision_chain(), workers)
-    if "lightly" not in missing and "torchvision" not in missing:
-        pictures = [Image.fromarray((plane[0] * 255).byte().numpy()) for plane in planes]
-        peers["lightly"] = Loader(pictures, lightly_chain(), workers)
+        pairs["torchvision"] = Pairs(list(planes), torchvision_chain())
+    if not missing:
+        pairs["lightly"] = Pairs([Image.fromarray((plane[0] * 255).byte().numpy()) for plane in planes], lightly_chain())
+    workers = torch.get_num_threads()
 
     def ours() -> None:
         views(batch)
         if device == "cuda":
             torch.cuda.synchronize()
 
-    sides = {"medssl": ours, **peers}
+    one = {name: partial(one_by_one, each) for name, each in pairs.items()}
+    many = {f"{name}, workers": partial(one_by_one, in_workers(each, workers)) for name, each in pairs.items()}
+    sides: dict[str, Callable[[], None]] = {"medssl": ours, **one, **many}
     spent: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats + 1):  # the first only warms up
         for name, work in sides.items():
@@ -55,22 +57,21 @@ def view_rates(samples: Samples, device: str, missing: list[str], *, batch_size:
     rates = {name: 2 * batch_size / min(seconds[1:]) for name, seconds in spent.items()}
     return {
         "views_per_s": {name: round(rate, 1) for name, rate in rates.items()},
-        "ratio": {name: round(rates["medssl"] / rates[name], 2) for name in peers},
+        "ratio": {name: round(rates["medssl"] / rates[name], 2) for name in pairs},
+        "ratio_to_workers": {name: round(rates["medssl"] / rates[f"{name}, workers"], 2) for name in pairs},
         "workers": workers,
     }
 
 
-class Loader:
-    """A peer's pipeline over all images, two views each, in worker processes that stay."""
+def one_by_one(images: Iterable[Any]) -> None:
+    """All of them."""
+    for _ in images:
+        pass
 
-    def __init__(self, images: list[Any], chain: Callable[[Any], Any], workers: int) -> None:
-        self.loader = DataLoader(
-            Pairs(images, chain), batch_size=8, num_workers=workers, persistent_workers=True, multiprocessing_context="fork"
-        )
 
-    def __call__(self) -> None:
-        for _ in self.loader:
-            pass
+def in_workers(pairs: Pairs, workers: int) -> DataLoader[Any]:
+    """The same pairs, eight at a time, from worker processes that stay."""
+    return DataLoader(pairs, batch_size=8, num_workers=workers, persistent_workers=True, multiprocessing_context="fork")
 
 
 class Pairs(Dataset[Any]):
@@ -81,6 +82,9 @@ class Pairs(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> list[torch.Tensor]:
         return [torch.as_tensor(self.chain(self.images[index])) for _ in range(2)]

@@ -37,11 +37,12 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
     *[
         (
             "pretrain",
-            f"views a second over {peer}, 512² → 224², crop and blur, as many processes",
-            f"views_512_to_224/ratio/{key}",
+            f"views a second over {peer}, crop and blur, 512² → 224², in one process / in as many as threads",
+            places,
             goal,
         )
         for peer, key, goal in (("MONAI", "monai", "≥ 8"), ("torchvision", "torchvision", "≥ 8"), ("lightly", "lightly", "≥ 2.5"))
+        for places in [tuple(f"views_512_to_224/{ratio}/{key}" for ratio in ("ratio", "ratio_to_workers"))]
     ],
     *[
         ("pretrain", f"step alone over lightly, {name}, ResNet-18 / ResNet-50, {precision}", places, "≥ 1.3")
