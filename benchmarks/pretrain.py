@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     missing = peers.find()
     size = 64 if quick and device == "cpu" else 224
-    batches = {"resnet18": 16, "resnet50": 8} if device == "cpu" else {"resnet18": 256, "resnet50": 128}
+    batches = {"resnet18": 8 if quick else 16, "resnet50": 8} if device == "cpu" else {"resnet18": 256, "resnet50": 128}
     with tempfile.TemporaryDirectory() as folder:
         samples = made_samples(Path(folder), 32 if quick else 64)
         views = view_rates(samples, device, missing, batch_size=16 if quick else 64, repeats=2 if quick else 4)
