@@ -55,6 +55,12 @@ $(VENV)/.peers: $(STAMP) requirements-bench.lock
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -r requirements-bench.lock
 	touch $@
 
+# lightly needs torchvision, which does not fit every torch: out of sight of the environment, where benchmarks/peers.py finds both.
+$(VENV)/lightly: $(STAMP)
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps lightly==1.6.0 torchvision==0.28.0
+
+bench-pretrain: $(VENV)/lightly
+
 $(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -cache, -spark: ratios against peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py

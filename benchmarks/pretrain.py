@@ -1,88 +1,108 @@
-"""Pre-training speed: views against per-sample pipelines, full steps of every objective against a plain loop, processes, GPU.
+"""Pre-training speed: views against per-sample pipelines, steps of every objective against lightly's, growth, the GPU.
 
-All sides work on the same slices in one run. A peer that is not installed (lightly, torchvision) is left out and named so.
+All sides work on the same slices in one run and take turns. A full step is load, views, forward, backward, finite check,
+optimiser and what the objective moves; the step alone is the same on ready views, and stands beside the plain loop of
+`plain_loops.py`: the same backbone, batch, size and precision, heads of the same widths. Ratios are of the least seconds.
+lightly has neither DeepCluster-v2 nor G-SimCLR. On a CPU bf16 is measured for two objectives (it is slow without AMX) and
+ResNet-50 with half the batch; the deterministic kernels of a GPU are left off in steps, where they would hold up both sides, and
+on in the real loop.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
-from monai import transforms
-from monai.losses import ContrastiveLoss
+from plain_loops import LOOPS, NO_COUNTERPART, plain_step
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from view_pipelines import view_rates
 
-from medssl.core import plugins
 from medssl.core.files import write_json
 from medssl.core.progress import Bar
 from medssl.core.rng import ids_to_keys
-from medssl.core.study import PretrainSettings, ViewSettings
-from medssl.nn.backbone import build, pooled
-from medssl.nn.heads import perceptron
-from medssl.nn.loading import Reader, Samples, Volume
+from medssl.core.study import PretrainSettings
+from medssl.nn.backbone import build
+from medssl.nn.loading import Batch, Samples, Volume
 from medssl.nn.state import StateFolder
-from medssl.nn.views import Crop, Views
+from medssl.pretrain import loop
 from medssl.pretrain.loop import Plan, _Run
 from medssl.pretrain.run import _train_rank
 
 RESULTS = Path(__file__).parent / "results"
-SAME_OPERATIONS = ViewSettings(window_jitter=0, gamma=1, noise=0, rotation_deg=0, blur_prob=0.5)
-H100_FLOPS = 989e12
-"""Dense bf16, the maker's figure."""
+OBJECTIVES = (*LOOPS, *NO_COUNTERPART)
+BF16_ON_CPU = ("simclr", "moco")
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+DENSE_BF16_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Operations a second, the maker's figures."""
+WARM_STEPS = 5
+"""Steps of the real loop that are not counted: kernels are chosen, or compiled."""
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="at most a minute; results are not kept")
-    options = parser.parse_args()
+    quick = parser.parse_args().quick
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(min(2, os.cpu_count() or 1) if device == "cpu" else 8)
-    size, batch = (64, 16) if options.quick and device == "cpu" else (224, 16 if device == "cpu" else 256)
-    names = [n for n in plugins.names("objective") if n in ("byol", "deepcluster_v2", "gsimclr", "moco", "simclr", "swav")]
+    threads = int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1) if device == "cpu" else 8))
+    torch.set_num_threads(threads)
+    missing = peers.find()
+    size = 64 if quick and device == "cpu" else 224
+    batches = {"resnet18": 8 if quick else 16, "resnet50": 8} if device == "cpu" else {"resnet18": 256, "resnet50": 128}
     with tempfile.TemporaryDirectory() as folder:
-        samples = made_samples(Path(folder), 32 if options.quick else 64)
-        found: dict[str, Any] = {
-            "views_per_s_512_to_224": view_rates(samples, 8 if options.quick else 32, device),
-            "step_images_per_s": {},
-            "peers_left_out": [p for p in ("lightly", "torchvision") if importlib.util.find_spec(p) is None],
-        }
-        backbones = ["resnet18"] if options.quick else ["resnet18", "resnet50"]
-        for backbone in backbones:
-            for name in ["simclr"] if options.quick else names:
-                for precision in ["fp32"] if options.quick else ["fp32", "bf16"]:
-                    rate = step_rate(samples, name, backbone, size, batch, precision, device)
-                    found["step_images_per_s"][f"{name} {backbone} {size} {precision}"] = rate
-            plain = plain_rate(samples, backbone, size, batch, device)
-            found[f"plain_loop_images_per_s {backbone}"] = plain
-            found[f"ratio_step_alone {backbone}"] = round(plain_ratio(found, backbone, size), 2)
-        if not options.quick:
-            found["growth_with_batch"] = {
-                str(b): step_rate(samples, "simclr", "resnet18", size, b, "fp32", device) for b in (batch // 2, batch, batch * 2)
-            }
+        samples = made_samples(Path(folder), 32 if quick else 64)
+        views = view_rates(samples, device, missing, batch_size=16 if quick else 64, repeats=2 if quick else 4)
+        steps: dict[str, Any] = {}
+        for backbone in ["resnet18"] if quick else ["resnet18", "resnet50"]:
+            for precision in ["fp32"] if quick else ["fp32", "bf16"]:
+                few = precision == "bf16" and device == "cpu"
+                steps.setdefault(backbone, {})[precision] = {
+                    name: step_rates(
+                        samples, name, backbone, size, batches[backbone], precision, device,
+                        with_plain=name in LOOPS and "lightly" not in missing, repeats=1 if quick else 2 if few else 3,
+                    )
+                    for name in (BF16_ON_CPU if few else OBJECTIVES)
+                }  # fmt: skip
+        batch = batches["resnet18"]
+        grown = {} if quick else {"half": batch // 2, "whole": batch, "double": batch * 2}
         worlds = (1, 2, 4) if device == "cpu" else tuple(n for n in (1, 2, 4, 8) if n <= torch.cuda.device_count())
-        found["growth_with_processes_images_per_s"] = {
-            str(n): process_rate(samples, n, 64 if options.quick else size, 16 if options.quick else 32, Path(folder), device)
-            for n in (worlds[:2] if options.quick else worlds)
+        found = {
+            "views_512_to_224": views,
+            "steps": steps,
+            "no_counterpart_in_lightly": list(NO_COUNTERPART),
+            "peers_left_out": missing,
+            "growth_with_batch_images_per_s": {
+                name: step_rates(samples, "simclr", "resnet18", size, b, "fp32", device, with_plain=False)["images_per_s"]
+                for name, b in grown.items()
+            },
+            "real_loop": real_loops(samples, size, batches, device, quick=quick),
+            "growth_with_processes_images_per_s": {
+                str(n): process_rate(samples, n, size, 16 if quick else 32, Path(folder), device)
+                for n in (worlds[:2] if quick else worlds)
+            },
         }
-    found |= {"size": size, "batch": batch, "device": device_name(device), "threads": torch.get_num_threads()}
-    found |= {"torch": torch.__version__, "date": datetime.now(UTC).date().isoformat()}
-    if not options.quick:
+    found |= {"size": size, "batch": batches, "device": device_name(device), "threads": threads}
+    found |= {"versions": versions(missing), "date": datetime.now(UTC).date().isoformat()}
+    if not quick:
         write_json(RESULTS / "pretrain.json", found)
     print("RESULT " + json.dumps(found))
 
@@ -109,61 +129,94 @@ def made_samples(folder: Path, count: int) -> Samples:
     )  # fmt: skip
 
 
-def view_rates(samples: Samples, count: int, device: str) -> dict[str, float]:
-    """Views per second, crop + blur at 224², from 512² in memory: ours for the batch, MONAI's (and torchvision's) one by one."""
-    batch = Reader(samples)[(0, np.arange(count))].to(device)
-    views = Views(SAME_OPERATIONS, [Crop(2, (224, 224))], samples, seed=0)
-    rates = {"medssl": 2 * count / seconds(lambda: views(batch), device)}
-    plane = ((batch.values.cpu() + 1000) / 2000).clamp(0, 1)
-    chain = transforms.Compose(
-        [
-            transforms.RandSpatialCrop((229, 229), max_roi_size=(512, 512), random_size=True),
-            transforms.Resize((224, 224), mode="bilinear"),
-            transforms.RandGaussianSmooth((0.1, 2.2), (0.1, 2.2), prob=0.5),
-        ]
+class ByHand(_Run):
+    """A run whose steps are made one by one, on ready views where there are some."""
+
+    ready: list[Tensor] | None = None
+
+    def make_views(self, batch: Batch) -> list[Tensor]:
+        return super().make_views(batch) if self.ready is None else self.ready
+
+    def learn(self, batch: Batch) -> None:
+        """What the loop does with a batch."""
+        self.set_schedule(0.5)
+        self.objective.before_step(0.5, self.step)
+        loss, outputs = self.forward_backward(batch)
+        self.objective.after_backward(self.step)
+        _, norm = self.check_finite(loss, batch)
+        self.update(norm)
+        with torch.no_grad():
+            self.objective.after_step(outputs, batch, 0.5)
+            self.update_ema()
+        self.step += 1
+
+
+def by_hand(plan: Plan, device: str) -> ByHand:
+    """A run of a plan, nothing of which has been done."""
+    fabric = Fabric(
+        accelerator=device, devices=1, precision=PRECISIONS[plan.settings.precision], plugins=[LightningEnvironment()]
     )
-    few = plane[: max(4, count // 4)]
-    rates["monai per sample"] = 2 * len(few) / seconds(lambda: [chain(image) for image in few for _ in range(2)], "cpu")
-    if importlib.util.find_spec("torchvision"):
-        from torchvision.transforms import v2
-
-        theirs = v2.Compose([v2.RandomResizedCrop(224, (0.2, 1)), v2.RandomApply([v2.GaussianBlur(15, (0.1, 2.2))], 0.5)])
-        rates["torchvision per sample"] = 2 * len(few) / seconds(lambda: [theirs(x) for x in few for _ in range(2)], "cpu")
-    rates["ratio to monai"] = rates["medssl"] / rates["monai per sample"]
-    return {name: round(rate, 1) for name, rate in rates.items()}
+    run = ByHand(fabric, plan, Bar("", 1, "images", None, None), lambda line: None, lambda: False)
+    run.total = 1000
+    return run
 
 
-def step_rate(
-    samples: Samples, objective: str, backbone: str, size: int, batch: int, precision: str, device: str
-) -> dict[str, float]:
-    """A full step of the real loop: load, views, forward, backward, optimiser. Images per second, and shares of the time."""
+def step_rates(
+    samples: Samples, objective: str, backbone: str, size: int, batch_size: int, precision: str, device: str, *,
+    with_plain: bool, repeats: int = 2,
+) -> dict[str, float]:  # fmt: skip
+    """Images per second of the full step, of the step alone and of the plain loop, which take turns.
+
+    The first turn warms up and counts the floating-point operations of both sides, which should be as many.
+    """
     settings = PretrainSettings(
-        objective=objective, backbone=backbone, size=[size], batch_size=batch, precision=precision, device=device
-    )  # type: ignore[arg-type]
-    rows = np.arange(batch) % len(samples)
-    kind = {"fp32": "32-true", "bf16": "bf16-mixed"}[precision]
+        objective=objective, backbone=backbone, size=[size], batch_size=batch_size, precision=precision, device=device,
+        deterministic=False,
+    )  # type: ignore[arg-type]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        wide = samples.rows(np.arange(max(batch, len(samples))) % len(samples))
-        run = _Run(
-            Fabric(accelerator=device, devices=1, precision=kind), Plan(settings, 0, wide, Path(folder)),
-            Bar("", 1, "images", None, None), lambda line: None, lambda: False,
-        )  # fmt: skip
-        run.total = 1000
-
-        def step() -> None:
-            made = run.reader[(0, rows)].to(run.device)
-            outputs = run.forward_backward(made)
-            run.update(1.0)
+        run = by_hand(Plan(settings, 0, repeated(samples, batch_size), Path(folder)), device)
+        batch = run.reader[(0, np.arange(batch_size))].to(run.device)
+        views = run.make_views(batch)
+        if run.objective.memory_pass:
             with torch.no_grad():
-                run.objective.after_step(outputs[1], made, 0.0)
+                run.objective.after_step(run.module(views, batch), batch, 0.0)
+            run.objective.start_epoch(0, 0)
+        plain = plain_step(objective, build(backbone, {}, 2, 1), views, precision) if with_plain else None
 
-        whole = seconds(step, device)
-        loading = seconds(lambda: run.make_views(run.reader[(0, rows)].to(run.device)), device)
-        found = {"images_per_s": batch / whole, "load_and_views_frac": loading / whole}
-        if device == "cuda":
-            found["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
-            found["model_flop_utilisation"] = step_flops(run, rows) / whole / H100_FLOPS
+        def load() -> None:
+            run.ready = run.make_views(run.reader[(0, np.arange(batch_size))].to(run.device))
+
+        with FlopCounterMode(display=False) as counted:
+            run.ready = views
+            run.learn(batch)
+        flops = {"medssl": counted.get_total_flops()}
+        if plain:
+            with FlopCounterMode(display=False) as counted:
+                plain()
+            flops["plain"] = counted.get_total_flops()
+        loading, alone, theirs = math.inf, math.inf, math.inf
+        for _ in range(repeats):
+            run.ready = None
+            loading = min(loading, seconds(load, device))
+            alone = min(alone, seconds(lambda: run.learn(batch), device))
+            theirs = min(theirs, seconds(plain, device)) if plain else theirs
+    found = {
+        "images_per_s": batch_size / (loading + alone),
+        "load_and_views_frac": loading / (loading + alone),
+        "step_alone_images_per_s": batch_size / alone,
+    }
+    if plain:
+        found |= {
+            "plain_images_per_s": batch_size / theirs,
+            "ratio_step_alone": theirs / alone,
+            "flops_over_plain": flops["medssl"] / flops["plain"],
+        }
     return {name: round(value, 3) for name, value in found.items()}
+
+
+def repeated(samples: Samples, count: int) -> Samples:
+    """At least `count` samples: the same again where there are fewer."""
+    return samples.rows(np.arange(max(count, len(samples))) % len(samples))
 
 
 def process_rate(samples: Samples, world: int, size: int, batch: int, folder: Path, device: str) -> float:
@@ -188,55 +241,101 @@ def _no_picture(epoch: int, pixels: np.ndarray) -> None:
     """Pictures are not what is timed."""
 
 
-def step_flops(run: Any, rows: np.ndarray) -> float:
-    """Floating-point operations of forward and backward, counted by torch."""
-    from torch.utils.flop_counter import FlopCounterMode
+def real_loops(samples: Samples, size: int, batches: dict[str, int], device: str, *, quick: bool) -> dict[str, Any]:
+    """The real loop by backbone and way (eager, compiled), bf16; on a CPU only SimCLR with ResNet-18, eager and fp32.
 
-    with FlopCounterMode(display=False) as counter:
-        run.forward_backward(run.reader[(0, rows)].to(run.device))
-    return float(counter.get_total_flops())
-
-
-def plain_rate(samples: Samples, backbone: str, size: int, batch: int, device: str) -> float:
-    """SimCLR as a plain loop writes it, with the same backbone: ready views, MONAI's loss, AdamW; the step alone."""
-    torch.manual_seed(0)
-    network = build(backbone, {}, 2, 1).to(device)
-    head = perceptron([network.channels[-1], 2048, 128]).to(device)
-    parameters = [*network.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    if importlib.util.find_spec("lightly"):
-        from lightly.loss import NTXentLoss
-
-        criterion: Any = NTXentLoss(temperature=0.1)
-    else:
-        criterion = ContrastiveLoss(temperature=0.1)
-    a, b = torch.rand(2, batch, 1, size, size, device=device)
-
-    def step() -> None:
-        loss = criterion(head(pooled(network(a))), head(pooled(network(b))))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return round(batch / seconds(step, device), 2)
+    G-SimCLR is left out: its steps are SimCLR's, and its denoiser would be most of the time.
+    """
+    if device == "cpu":
+        return {"resnet18": {"simclr eager": real_loop(samples, "simclr", "resnet18", size, batches["resnet18"], device)}}
+    found: dict[str, Any] = {}
+    for backbone in ["resnet18"] if quick else ["resnet18", "resnet50"]:
+        rates = found.setdefault(backbone, {})
+        for name in ("simclr",) if quick else [n for n in OBJECTIVES if n != "gsimclr"]:
+            rates[f"{name} eager"] = real_loop(samples, name, backbone, size, batches[backbone], device)
+        rates["simclr compiled"] = real_loop(samples, "simclr", backbone, size, batches[backbone], device, compiled=True)
+        rates["compiled_over_eager"] = round(rates["simclr compiled"]["images_per_s"] / rates["simclr eager"]["images_per_s"], 2)
+    return found
 
 
-def plain_ratio(found: dict[str, Any], backbone: str, size: int) -> float:
-    """Ours without loading and views, as a multiple of the plain loop."""
-    ours = found["step_images_per_s"][f"simclr {backbone} {size} fp32"]
-    return float(ours["images_per_s"] / (1 - ours["load_and_views_frac"]) / found[f"plain_loop_images_per_s {backbone}"])
+def real_loop(
+    samples: Samples, objective: str, backbone: str, size: int, batch_size: int, device: str, *, compiled: bool = False
+) -> dict[str, float]:
+    """Images per second of a run and the share of its time that passes waiting for the next batch.
+
+    Files come from the system's cache; the wait is that of the process, so the GPU may still have work meanwhile. On a GPU also
+    the peak of its memory and the share of its dense bf16 operations that the model uses.
+    """
+    cuda = device == "cuda"
+    steps = WARM_STEPS + (40 if cuda else 3)
+    settings = PretrainSettings(
+        objective=objective, backbone=backbone, size=[size], batch_size=batch_size, precision="bf16" if cuda else "fp32",
+        device=device, max_steps=steps, workers=8 if cuda else 0, compile=compiled, checkpoint_every_s=1e6, tensorboard=False,
+    )  # type: ignore[arg-type]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, waiting() as (waits, at):
+        plan = Plan(settings, 0, repeated(samples, 8 * batch_size), Path(folder))
+        run = by_hand(plan, device)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        run.run()
+        peak_mb = torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0
+        spent_s = at[-1] - at[WARM_STEPS - 1]
+        rate = (len(at) - WARM_STEPS) * batch_size / spent_s
+        found = {"images_per_s": rate, "waiting_frac": sum(waits[WARM_STEPS:]) / spent_s}
+        if cuda:
+            found["peak_mb"] = peak_mb
+            peak = next((flops for name, flops in DENSE_BF16_FLOPS.items() if name in device_name(device)), None)
+            if peak is not None and not compiled:
+                found["model_flop_utilisation"] = flops_of_step(run, batch_size) * rate / batch_size / peak
+    return {name: round(value, 4) for name, value in found.items()}
 
 
-def seconds(work: Callable[[], Any], device: str, times: int = 3) -> float:
-    """The least seconds of a few tries after one to warm up."""
-    best = math.inf
-    for _ in range(times + 1):
-        start_s = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start_s)
-    return best
+@contextmanager
+def waiting() -> Iterator[tuple[list[float], list[float]]]:
+    """Inside, the loop's loading notes for each batch the seconds it was waited for, and when it came."""
+    waits: list[float] = []
+    at: list[float] = []
+    load = loop.load
+
+    def noted(*arguments: Any, **options: Any) -> Iterator[Batch]:
+        waits.clear()  # a pass that fills a memory loads too; the loop itself comes last
+        at.clear()
+        batches = load(*arguments, **options)
+        while True:
+            start_s = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            at.append(time.perf_counter())
+            waits.append(at[-1] - start_s)
+            yield batch
+
+    loop.load = noted
+    try:
+        yield waits, at
+    finally:
+        loop.load = load
+
+
+def flops_of_step(run: ByHand, batch_size: int) -> float:
+    """Floating-point operations of a step, counted by torch."""
+    with FlopCounterMode(display=False) as counted:
+        run.learn(run.reader[(0, np.arange(batch_size))].to(run.device))
+    return float(counted.get_total_flops())
+
+
+def seconds(work: Callable[[], Any], device: str) -> float:
+    """The seconds of one try, to the end of what it gave the GPU to do."""
+    start_s = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start_s
+
+
+def versions(missing: list[str]) -> dict[str, str]:
+    """What the numbers depend on."""
+    return {name: version(name) for name in ("medssl", "torch", "monai", *peers.NAMES) if name not in missing}
 
 
 def device_name(device: str) -> str:

@@ -11,7 +11,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 N, Y = "dcm2niix -z n", "dcm2niix -z y"
-LINES = [
+SIZES = ("half", "whole", "double")
+LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
     ("faults", "faulty series wrong, medssl", "medssl/wrong", "0"),
     ("faults", "faulty series right / refused, medssl", ("medssl/right", "medssl/refused"), ""),
     ("faults", "the same series wrong, dcm2niix", "dcm2niix/wrong", ""),
@@ -33,6 +34,61 @@ LINES = [
     ("reduce", "pairs within 6 of 10⁵ codes over faiss", "figures/search/100000/ratio_faiss", "≥ 3"),
     ("leakage", "copies found of 50, the worst disguise", "least_found", "≥ 49"),
     ("leakage", "false alarms", "false_alarm_frac", "< 0.01"),
+    *[
+        (
+            "pretrain",
+            f"views a second over {peer}, crop and blur, 512² → 224², in one process / in as many as threads",
+            places,
+            goal,
+        )
+        for peer, key, goal in (("MONAI", "monai", "≥ 8"), ("torchvision", "torchvision", "≥ 8"), ("lightly", "lightly", "≥ 2.5"))
+        for places in [tuple(f"views_512_to_224/{ratio}/{key}" for ratio in ("ratio", "ratio_to_workers"))]
+    ],
+    *[
+        ("pretrain", f"step alone over lightly, {name}, ResNet-18 / ResNet-50, {precision}", places, "≥ 1.3")
+        for precision in ("fp32", "bf16")
+        for name, key in (("SimCLR", "simclr"), ("MoCo", "moco"), ("BYOL", "byol"), ("SwAV", "swav"))
+        for places in [tuple(f"steps/resnet{depth}/{precision}/{key}/ratio_step_alone" for depth in (18, 50))]
+    ],
+    *[
+        ("pretrain", f"full step, {name}, ResNet-18 / ResNet-50, fp32, images/s", places, "")
+        for name, key in (
+            ("SimCLR", "simclr"),
+            ("MoCo", "moco"),
+            ("BYOL", "byol"),
+            ("SwAV", "swav"),
+            ("DeepCluster-v2", "deepcluster_v2"),
+            ("G-SimCLR", "gsimclr"),
+        )
+        for places in [tuple(f"steps/resnet{depth}/fp32/{key}/images_per_s" for depth in (18, 50))]
+    ],
+    ("pretrain", "share of loading and views, SimCLR, ResNet-18", "steps/resnet18/fp32/simclr/load_and_views_frac", ""),
+    ("pretrain", "images/s at half / whole / double batch", tuple(f"growth_with_batch_images_per_s/{b}" for b in SIZES), ""),
+    ("pretrain", "images/s of 1 / 2 / 4 processes", tuple(f"growth_with_processes_images_per_s/{n}" for n in (1, 2, 4)), ""),
+    *[
+        ("pretrain", f"{what}, SimCLR, real loop, ResNet-18 / ResNet-50", places, goal)
+        for what, key, goal in (
+            ("share of time waiting for data", "simclr eager/waiting_frac", "< 0.02 on a GPU"),
+            ("model FLOP utilisation on a GPU", "simclr eager/model_flop_utilisation", ""),
+            ("peak memory on a GPU, MB", "simclr eager/peak_mb", ""),
+            ("compiled over eager on a GPU", "compiled_over_eager", ""),
+        )
+        for places in [tuple(f"real_loop/resnet{depth}/{key}" for depth in (18, 50))]
+    ],
+    *[
+        (
+            "spark",
+            f"{what}, over the dense emulation as released / channels last",
+            (f"ratio/{key}", f"ratio_to_channels_last/{key}"),
+            goal,
+        )
+        for what, key, goal in (
+            ("whole step", "whole_step", "≥ 1.6"),
+            ("encoder, forward and backward", "encoder_step", ""),
+            ("encoder, forward", "encoder_forward", ""),
+        )
+    ],
+    ("spark", "loss / gradients apart in float64", ("loss_difference", "gradient_difference_frac"), "≤ 1e-9"),
     ("scale", "planning 50,000 series, s", "planned_s", "< 60"),
     ("scale", "planning again, nothing changed, s", "unchanged_s", "< 60"),
     ("scale", "peak memory of planning, MB", "peak_mb", "< 4096"),

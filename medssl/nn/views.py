@@ -30,6 +30,8 @@ CONTROL_POINTS = 4
 NOISE_BANK = 1 << 20
 CACHED_NUMBERS = 1 << 19
 """How many output pixels are worked on at once on a CPU."""
+STRIP = 32
+"""How many pixels along an axis are blurred by one product."""
 
 
 @dataclass(frozen=True)
@@ -255,16 +257,26 @@ def _resample(numbers: Tensor, points: list[list[Tensor]], crop: Crop, num_views
 
 
 def _blur(images: Tensor, sigma: Tensor, dim: int, radius: int) -> Tensor:
-    """Gaussian blur along one spatial axis with a width of its own for each image (pixels), a depth-wise convolution."""
-    m, c, size = images.shape[0], images.shape[1], images.shape[2 + dim]
+    """Gaussian blur along one spatial axis with a width of its own for each image (pixels).
+
+    Strips of the axis, with `radius` pixels before and behind, times a band matrix: torch's depth-wise convolution of so few
+    groups took a CPU 1.6 times as long, and in some processes 6 times.
+    """
+    m, size, wide = len(images), images.shape[2 + dim], STRIP + 2 * radius
     away = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp(-(away**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2)).repeat_interleave(c, 0)
-    kernel = (kernel / kernel.sum(1, keepdim=True))[:, None]
+    kernel = torch.exp(-(away**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
+    kernel = kernel / kernel.sum(1, keepdim=True)
     # What the kernel holds inside the image: at the edges less than 1.
-    held = F.pad(kernel[:, 0].cumsum(1), (1, 0))
+    held = F.pad(kernel.cumsum(1), (1, 0))
     at = torch.arange(size, device=images.device)
     inside = held[:, (size + radius - at).clamp(max=2 * radius + 1)] - held[:, (radius - at).clamp(min=0)]
-    rows = images.movedim(2 + dim, 2)
-    flat = rows.reshape(1, m * c, size, -1)
-    blurred = F.conv2d(flat, kernel[..., None], padding=(radius, 0), groups=m * c).div_(inside[None, ..., None])
-    return blurred.view(rows.shape).movedim(2, 2 + dim)
+    # Row i of a band is the kernel moved by i: rows of one number more than `wide`, read as if they had `wide`.
+    band = F.pad(kernel, (0, STRIP)).repeat(1, STRIP)[:, : STRIP * wide].view(m, STRIP, wide)
+    lines = images.reshape(m, math.prod(images.shape[1 : 2 + dim]), size, -1)
+    strips = F.pad(lines, (0, 0, radius, radius + -size % STRIP)).unfold(2, wide, STRIP)
+    if lines.shape[3] == 1:
+        blurred = strips.reshape(m, -1, wide) @ band.mT
+    else:
+        blurred = band[:, None, None] @ strips.mT
+    blurred = blurred.reshape(*lines.shape[:2], -1, lines.shape[3])[:, :, :size]
+    return (blurred / inside[:, None, :, None]).view(images.shape)
