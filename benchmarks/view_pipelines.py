@@ -1,4 +1,6 @@
-"""Views a second, 512² to 224² and one channel: a random resized crop and a Gaussian blur of one in two, on every side.
+"""Views a second, 512² to 224² and one channel, by the operations that all sides have.
+
+A random resized crop, a turn of up to 15°, a mirror of one in two, brightness and contrast, a Gaussian blur of one in two.
 
 Ours makes the views of a batch with all threads. The peers make them one by one: in one process, and in as many worker processes
 as there are threads, which is what their users do for speed. Images lie in memory: ours as stored numbers, which it windows too,
@@ -22,7 +24,8 @@ from medssl.core.study import ViewSettings
 from medssl.nn.loading import Reader, Samples
 from medssl.nn.views import Crop, Views
 
-SAME_OPERATIONS = ViewSettings(window_jitter=0, gamma=1, noise=0, rotation_deg=0, blur_prob=0.5)
+SAME_OPERATIONS = ViewSettings(flip={"CT": ["i"]}, gamma=1, noise=0)
+TURN_DEG, JITTER = SAME_OPERATIONS.rotation_deg, SAME_OPERATIONS.window_jitter
 SIZE = 224
 SCALE = SAME_OPERATIONS.scale
 SIGMA = (0.1, SAME_OPERATIONS.blur_sigma_frac * SIZE)
@@ -96,6 +99,10 @@ def monai_chain() -> Callable[[Any], Any]:
         [
             transforms.RandSpatialCrop((round(512 * SCALE[0] ** 0.5),) * 2, max_roi_size=(512, 512), random_size=True),
             transforms.Resize((SIZE, SIZE), mode="bilinear"),
+            transforms.RandRotate(range_x=np.radians(TURN_DEG), prob=1),
+            transforms.RandFlip(prob=0.5, spatial_axis=0),
+            transforms.RandScaleIntensity(JITTER, prob=1),
+            transforms.RandShiftIntensity(JITTER, prob=1),
             transforms.RandGaussianSmooth(SIGMA, SIGMA, prob=SAME_OPERATIONS.blur_prob),
         ]
     )
@@ -107,14 +114,29 @@ def torchvision_chain() -> Callable[[Any], Any]:
 
     kernel = 2 * int(np.ceil(4 * SIGMA[1])) + 1
     return v2.Compose(
-        [v2.RandomResizedCrop(SIZE, SCALE), v2.RandomApply([v2.GaussianBlur(kernel, SIGMA)], SAME_OPERATIONS.blur_prob)]
+        [
+            v2.RandomResizedCrop(SIZE, SCALE),
+            v2.RandomRotation(TURN_DEG, v2.InterpolationMode.BILINEAR),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(JITTER, JITTER),
+            v2.RandomApply([v2.GaussianBlur(kernel, SIGMA)], SAME_OPERATIONS.blur_prob),
+        ]
     )
 
 
 def lightly_chain() -> Callable[[Any], Any]:
-    """Those of lightly's SimCLR transform that all sides have, on a grey PIL image."""
+    """The parts of lightly's SimCLR transform that all sides have, in its order, on a grey PIL image."""
     from lightly.transforms.gaussian_blur import GaussianBlur
+    from lightly.transforms.rotation import random_rotation_transform
     from lightly.transforms.torchvision_v2_compatibility import torchvision_transforms as T
 
-    blur = GaussianBlur(prob=SAME_OPERATIONS.blur_prob, sigmas=SIGMA)
-    return T.Compose([T.RandomResizedCrop(size=SIZE, scale=SCALE), blur, T.ToTensor()])
+    return T.Compose(
+        [
+            T.RandomResizedCrop(size=SIZE, scale=SCALE),
+            random_rotation_transform(rr_prob=1, rr_degrees=TURN_DEG),
+            T.RandomHorizontalFlip(),
+            T.ColorJitter(JITTER, JITTER),
+            GaussianBlur(prob=SAME_OPERATIONS.blur_prob, sigmas=SIGMA),
+            T.ToTensor(),
+        ]
+    )

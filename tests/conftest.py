@@ -37,4 +37,10 @@ def count(request: pytest.FixtureRequest) -> int:
     return 25 if request.config.getoption("--full") else 3
 
 
+@pytest.fixture
+def num_kills(request: pytest.FixtureRequest) -> int:
+    """How often a run is killed: 50 random steps in `make test-full`."""
+    return 50 if request.config.getoption("--full") else 3
+
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")

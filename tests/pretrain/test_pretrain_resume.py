@@ -22,10 +22,10 @@ def same(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
-def test_a_stopped_run_ends_like_an_unstopped_one(make_plan: Any, signal_number: int, count: int) -> None:
+def test_a_stopped_run_ends_like_an_unstopped_one(make_plan: Any, signal_number: int, num_kills: int) -> None:
     whole = train_here(make_plan("whole"))[1]
     steps = whole[0]
-    for trial in range(count if signal_number == signal.SIGKILL else 1):
+    for trial in range(num_kills if signal_number == signal.SIGKILL else 1):
         at = random.Random(trial).randrange(1, steps)
         plan = make_plan(f"stopped{trial}")
         status = train_forked(plan, lambda pid, done, at=at: os.kill(pid, signal_number) if done >= at * 8 else None)
