@@ -33,10 +33,15 @@ report: $(STAMP) ## the whole default study, with fine-tuning, evaluation and th
 $(VENV)/parity: $(STAMP)
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps torchvision==0.28.0 timm==1.0.31
 
-test: $(STAMP) $(VENV)/parity ## the suite, at most ten minutes on two cores
+# The RO-Crate validator, in a folder of its own for the same reason.
+$(VENV)/validator/.installed: $(STAMP) requirements-validator.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $(VENV)/validator -r requirements-validator.lock
+	touch $@
+
+test: $(STAMP) $(VENV)/parity $(VENV)/validator/.installed ## the suite, at most ten minutes on two cores
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
-test-full: $(STAMP) $(VENV)/parity ## the suite with the long counts
+test-full: $(STAMP) $(VENV)/parity $(VENV)/validator/.installed ## the suite with the long counts
 	$(PYTHON) -m pytest -n 2 --dist loadfile --full
 
 slurm-test: $(STAMP) ## the bundled study as jobs of a real SLURM (root, Debian), stopped and requeued: same weights

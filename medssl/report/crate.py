@@ -8,23 +8,24 @@ Source: RO-Crate 1.1, https://w3id.org/ro/crate/1.1; Process Run Crate 0.5, http
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Any
 
-CONTEXT = "https://w3id.org/ro/crate/1.1/context"
+CONTEXT = ["https://w3id.org/ro/crate/1.1/context", {"sha256": "http://schema.org/sha256"}]  # the term came with 1.2
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 TYPES = {
-    ".html": "text/html", ".json": "application/json", ".md": "text/markdown", ".npy": "application/octet-stream",
-    ".png": "image/png", ".parquet": "application/vnd.apache.parquet", ".safetensors": "application/octet-stream",
-    ".tsv": "text/tab-separated-values",
+    ".gz": "application/gzip", ".html": "text/html", ".json": "application/json", ".md": "text/markdown",
+    ".npy": "application/octet-stream", ".png": "image/png", ".parquet": "application/vnd.apache.parquet",
+    ".safetensors": "application/octet-stream", ".svg": "image/svg+xml", ".tsv": "text/tab-separated-values",
 }  # fmt: skip
 
 Receipts = dict[str, dict[str, Any]]
+Links = dict[str, str] | list[dict[str, str]]
 
 
 def crate(title: str, receipts: Receipts, files: list[str], date: str) -> dict[str, Any]:
     """The content of `ro-crate-metadata.json` for a page's folder that holds `files`; `date` is the day of the last job."""
     actions, things = _actions(receipts)
-    parts = [{"@id": name} for name in sorted(files)]
     root = {
         "@id": "./",
         "@type": "Dataset",
@@ -33,8 +34,8 @@ def crate(title: str, receipts: Receipts, files: list[str], date: str) -> dict[s
         "description": f"Report and provenance of {title}: {len(actions)} jobs of medssl.",
         "datePublished": date,
         "license": {"@id": "#licence"},
-        "hasPart": parts + [{"@id": thing["@id"]} for thing in things],
-        "mentions": [{"@id": action["@id"]} for action in actions],
+        "hasPart": _links([*sorted(files), *(thing["@id"] for thing in things)]),
+        "mentions": _links(action["@id"] for action in actions),
     }
     metadata = {
         "@id": "ro-crate-metadata.json",
@@ -56,33 +57,33 @@ def crate(title: str, receipts: Receipts, files: list[str], date: str) -> dict[s
 def _actions(receipts: Receipts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """An action per job, and the files that came out of them (large folders of arrays and volumes apart)."""
     made: dict[str, dict[str, Any]] = {}
-    actions: list[dict[str, Any]] = []
     for key, receipt in receipts.items():
-        results = []
-        for name, entry in sorted(receipt.get("outputs", {}).items()):
-            if not name.startswith(("arrays/", "volumes/")):
-                identity = named(entry["sha256"])
-                results.append({"@id": identity})
-                made[identity] = {
-                    "@id": identity, "@type": "File", "name": f"{key}/{name}", "contentSize": str(entry["size"]),
-                    "sha256": entry["sha256"], **_format(name),
-                }  # fmt: skip
-        used = sorted({named(sha) for sha in receipt.get("inputs", {}).values()})
-        actions.append(
-            {
-                "@id": f"#{key.replace('/', '-')}",
-                "@type": "CreateAction",
-                "name": f"medssl {key.replace('/', ' ', 1)}",
-                "description": f"Options {receipt.get('spec')}, code {receipt.get('code')}, seed {receipt.get('seed')}.",
-                "instrument": {"@id": "#medssl"},
-                "object": [{"@id": identity} for identity in used],
-                "result": _once(results),
-            }
-        )
-    known = set(made)
-    for action in actions:
-        action["object"] = [thing for thing in action["object"] if thing["@id"] in known]
+        for name, entry in _kept(receipt):
+            identity = named(entry["sha256"])
+            made[identity] = {
+                "@id": identity, "@type": "File", "name": f"{key}/{name}", "contentSize": str(entry["size"]),
+                "sha256": entry["sha256"], **_format(name),
+            }  # fmt: skip
+    actions = [_action(key, receipt, set(made)) for key, receipt in receipts.items()]
     return actions, [made[identity] for identity in sorted(made)]
+
+
+def _action(key: str, receipt: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    action = {
+        "@id": f"#{key.replace('/', '-')}",
+        "@type": "CreateAction",
+        "name": f"medssl {key.replace('/', ' ', 1)}",
+        "description": f"Options {receipt.get('spec')}, code {receipt.get('code')}, seed {receipt.get('seed')}.",
+        "instrument": {"@id": "#medssl"},
+        "object": _links(sorted(known & {named(sha) for sha in receipt.get("inputs", {}).values()})),
+        "result": _links(named(entry["sha256"]) for _, entry in _kept(receipt)),
+    }
+    return action | ({"endTime": receipt["date"]} if receipt.get("date") else {})
+
+
+def _kept(receipt: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    outputs = sorted(receipt.get("outputs", {}).items())
+    return [(name, entry) for name, entry in outputs if not name.startswith(("arrays/", "volumes/"))]
 
 
 def named(sha256: str) -> str:
@@ -94,13 +95,21 @@ def _software(receipts: Receipts) -> list[dict[str, Any]]:
     versions = sorted({(k, v) for r in receipts.values() for k, v in r.get("environment", {}).items() if k != "platform"})
     own = next((version for name, version in versions if name == "medssl"), "not given")
     parts = [(name, version) for name, version in versions if name != "medssl"]
-    needs = [{"@id": f"#{name}-{version}"} for name, version in parts]
+    needs = _links(_release(name, version) for name, version in parts)
     main = _application("#medssl", "medssl", own) | {"softwareRequirements": needs}
-    return [main, *(_application(f"#{name}-{version}", name, version) for name, version in parts)]
+    return [main, *(_application(_release(*part), *part) | {"url": _release(*part)} for part in parts)]
 
 
 def _application(identity: str, name: str, version: str) -> dict[str, Any]:
-    return {"@id": identity, "@type": "SoftwareApplication", "name": name, "version": version, "softwareVersion": version}
+    return {"@id": identity, "@type": "SoftwareApplication", "name": name, "softwareVersion": version}
+
+
+def _release(name: str, version: str) -> str:
+    """The page of a release; a build (`+cpu`) has none of its own and is the fragment."""
+    if name == "python":
+        return f"https://www.python.org/downloads/release/python-{version.replace('.', '')}/"
+    public, _, build = version.partition("+")
+    return f"https://pypi.org/project/{name}/{public}/" + (f"#{build}" if build else "")
 
 
 def _format(name: str) -> dict[str, str]:
@@ -108,5 +117,7 @@ def _format(name: str) -> dict[str, str]:
     return {"encodingFormat": TYPES[suffix]} if suffix in TYPES else {}
 
 
-def _once(links: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [dict(pair) for pair in dict.fromkeys(tuple(link.items()) for link in links)]
+def _links(identities: Iterable[str]) -> Links:
+    """Each once; a single one stands alone, as RO-Crate wants its JSON-LD."""
+    links = [{"@id": identity} for identity in dict.fromkeys(identities)]
+    return links[0] if len(links) == 1 else links

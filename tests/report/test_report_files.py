@@ -46,13 +46,25 @@ def test_the_crate_links_every_job_to_what_it_read_and_wrote() -> None:
     actions = [thing for thing in made["@graph"] if thing["@type"] == "CreateAction"]
     assert {link["@id"] for link in root["mentions"]} == {action["@id"] for action in actions}
     prepare = graph["#prepare-ct"]
-    assert prepare["object"] == [{"@id": named(SHA["series"])}]
-    assert prepare["result"] == [{"@id": named(SHA["samples"])}]
+    assert prepare["object"] == {"@id": named(SHA["series"])}
+    assert prepare["result"] == {"@id": named(SHA["samples"])}
+    assert "endTime" not in prepare
     for thing in made["@graph"]:
         for value in thing.values():
             for link in value if isinstance(value, list) else [value]:
                 if isinstance(link, dict) and not link["@id"].startswith("https://w3id.org/"):
                     assert link["@id"] in graph, link
+
+
+def test_the_crate_says_when_a_job_ended_and_where_its_software_is() -> None:
+    environment = {"medssl": "0.1", "torch": "2.13.0+cpu", "python": "3.11.2", "platform": "linux"}
+    made = crate(
+        "t", {"prepare/ct": RECEIPTS["prepare/ct"] | {"date": "2026-01-30", "environment": environment}}, [], "2026-01-31"
+    )
+    graph = {thing["@id"]: thing for thing in made["@graph"]}
+    assert graph["#prepare-ct"]["endTime"] == "2026-01-30"
+    assert graph["https://pypi.org/project/torch/2.13.0/#cpu"]["softwareVersion"] == "2.13.0+cpu"
+    assert graph["https://www.python.org/downloads/release/python-3112/"]["name"] == "python"
 
 
 def test_the_crate_names_no_path_of_the_machine() -> None:
