@@ -24,8 +24,10 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def rows(table: Any, names: tuple[str, ...]) -> list[list[Any]]:
-    """The rows of the main metrics over all classes; numbers to four places."""
-    table = table[table["metric"].isin(MAIN) & table["class"].isin(["all", "mean", "macro"])]
+    """The rows of the main metrics over all classes, or of the positive one of two; numbers to four places."""
+    table = table[table["metric"].isin(MAIN)]
+    whole = table[table["class"].isin(["all", "mean", "macro"])]
+    table = whole if len(whole) else table
     cut = [[round(value, 4) if isinstance(value, float) else value for value in row] for row in table[list(names)].to_numpy()]
     return [list(names), *cut]
 

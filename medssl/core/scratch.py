@@ -17,31 +17,41 @@ VARIABLE = "MEDSSL_SCRATCH"
 
 
 def scratch_folder() -> Path | None:
-    """Where copies go: MEDSSL_SCRATCH, in which variables of the node (`$TMPDIR`) are put in; None if it names nothing."""
+    """Where copies go: MEDSSL_SCRATCH, in which variables of the node (`$TMPDIR`) are put in; None if it names nothing.
+
+    Raises:
+        PermissionError: the folder cannot be made, or somebody else made it.
+    """
     text = os.path.expandvars(os.environ.get(VARIABLE, ""))
     if not text or "$" in text:
         return None
     folder = Path(text) / f"medssl-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise PermissionError("the folder there belongs to another user")
     return folder
 
 
 def near(job: Job, path: Path | str) -> Path:
     """`path`, verified as `Job.read` does, or its copy in the scratch folder; named by content, so that jobs share it.
 
-    Without room for it the file itself is used, and the log says so.
+    Without room or leave for it the file itself is used, and the log says so.
     """
     path = job.read(path)
-    folder, sha256 = scratch_folder(), job.hash_of(path)
-    if folder is None or sha256 is None:
-        return path
-    copy = folder / f"{sha256}{path.suffix}"
-    if copy.is_file() and sha256_file(copy) == sha256:
-        return copy
+    sha256 = job.hash_of(path)
     try:
+        folder = scratch_folder()
+        if folder is None or sha256 is None:
+            return path
+        copy = folder / f"{sha256}{path.suffix}"
+        if copy.is_file() and sha256_file(copy) == sha256:
+            return copy
         with writing(copy) as temporary:
             shutil.copyfile(path, temporary)
     except DiskFullError as error:
         job.log(f"{path.name} is read where it lies, not from {VARIABLE}: {error}")
+        return path
+    except OSError as error:
+        job.log(f"{path.name} is read where it lies, not from {VARIABLE}: {error.strerror or error}")
         return path
     return copy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -74,4 +75,18 @@ def test_a_full_scratch_disk_is_no_reason_to_stop(tmp_path: Path, artefact: Path
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
+    assert read_from(tmp_path, artefact) == artefact
+
+
+def test_a_scratch_folder_that_cannot_be_made_or_is_not_ours_is_not_used(
+    tmp_path: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / "caches"))
+    assert read_from(tmp_path, artefact) == artefact
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "caches"))
+    assert read_from(tmp_path, artefact) != artefact
+    somebody = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: somebody)  # the folder of that name is still this user's
+    (tmp_path / "caches" / f"medssl-{os.getuid()}").mkdir()
     assert read_from(tmp_path, artefact) == artefact
