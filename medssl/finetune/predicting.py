@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from medssl.finetune.reading import channels_sentence, plane_images, scan_of, so
 from medssl.finetune.restoring import largest_components, restored_classes
 from medssl.finetune.scans import Scan
 from medssl.nn.backbone import build
+from medssl.nn.determinism import use_deterministic_algorithms
 from medssl.nn.loading import Samples, read_samples
 from medssl.nn.weights import load_encoder
 from medssl.volume.cache import open_array
@@ -174,6 +174,5 @@ def device() -> torch.device:
     """The first CUDA device, with deterministic algorithms, or the processor."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    use_deterministic_algorithms(True)
     return torch.device("cuda")

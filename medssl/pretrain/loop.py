@@ -27,6 +27,7 @@ from medssl.core.progress import Bar
 from medssl.core.rng import key
 from medssl.core.study import PretrainSettings, ViewSettings
 from medssl.nn.backbone import Backbone, build
+from medssl.nn.determinism import use_deterministic_algorithms
 from medssl.nn.gather import any_rank, averaged, gather, synchronise_batch_norm
 from medssl.nn.health import REMEMBERED, Health, collapse
 from medssl.nn.loading import Batch, Reader, Samples, epoch_order, load
@@ -124,7 +125,7 @@ class _Run:
         self.device: torch.device = fabric.device
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = not settings.deterministic
-            torch.use_deterministic_algorithms(settings.deterministic)
+            use_deterministic_algorithms(settings.deterministic)
         self.objective = plan.objective()
         if fabric.world_size > 1 and self.objective.synchronises:
             synchronise_batch_norm(self.objective)
