@@ -156,10 +156,7 @@ class Packed(Way):
     """Ours."""
 
     def __init__(self, backbone: Any, decoder: LightDecoder) -> None:
-        super().__init__(backbone, decoder)
-        on_cpu = next(backbone.parameters()).device.type == "cpu"
-        self.layout = torch.channels_last
-        (backbone if on_cpu else nn.ModuleList([backbone, decoder])).to(memory_format=torch.channels_last)
+        super().__init__(backbone, decoder, torch.channels_last)
         self.scope = make_sparse(self.backbone)
 
     def maps(self, images: Tensor, patches: Patches) -> list[Tensor]:

@@ -78,12 +78,11 @@ class LightDecoder(nn.Module):
         return self.raised([densify(blocks, patches) for densify, blocks in zip(self.densify, maps, strict=True)])
 
     def raised(self, whole: list[Tensor]) -> Tensor:
-        """Densified maps, shallow to deep, to images; computed in the memory layout of the weights."""
-        plain = all(block[0].weight.is_contiguous() for block in self.blocks)
+        """Densified maps, shallow to deep, to images."""
         x: Tensor | float = 0.0
         for level, joined in enumerate(self.map_at_level):
             if joined is not None:
-                x = x + (whole[joined].contiguous() if plain else whole[joined])
+                x = x + whole[joined]
             if level < len(self.blocks):
                 x = self.blocks[level](x)
         return self.head(x)

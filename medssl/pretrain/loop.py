@@ -30,6 +30,7 @@ from medssl.nn.backbone import Backbone, build
 from medssl.nn.determinism import use_deterministic_algorithms
 from medssl.nn.gather import any_rank, averaged, gather, synchronise_batch_norm
 from medssl.nn.health import REMEMBERED, Health, collapse
+from medssl.nn.layout import lay_out, layout_of
 from medssl.nn.loading import Batch, Reader, Samples, epoch_order, load
 from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
 from medssl.nn.state import StateFolder, optimizer_tensors, restore_optimizer, under
@@ -129,9 +130,9 @@ class _Run:
         self.objective = plan.objective()
         if fabric.world_size > 1 and self.objective.synchronises:
             synchronise_batch_norm(self.objective)
-        self.layout = torch.channels_last if settings.spatial_dims == 2 else torch.channels_last_3d
         if settings.channels_last:
-            self.objective.lay_out(self.layout, self.device)
+            lay_out(self.objective, self.device)
+        self.layout = layout_of(self.objective.backbone, settings.spatial_dims + 2)
         self.ema: Backbone | None = copy.deepcopy(self.objective.encoder()) if settings.ema_decay else None
         if self.ema is not None:
             self.ema.to(self.device)
@@ -282,8 +283,7 @@ class _Run:
             kept, batch.keys = batch.keys, self.objective.view_keys(batch)
             views = self.views(batch)
             batch.keys = kept
-            layout = self.layout if self.settings.channels_last else torch.contiguous_format
-            return [view.contiguous(memory_format=layout) for view in views]
+            return [view.contiguous(memory_format=self.layout) for view in views]
 
     def forward_backward(self, batch: Batch) -> tuple[Loss, dict[str, Tensor]]:
         """Loss and gradients of a batch, in one pass or in parts that together have the loss of the whole.

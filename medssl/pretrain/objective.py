@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from medssl.nn.backbone import Backbone
@@ -45,10 +44,6 @@ class Objective(nn.Module):
         self.backbone = backbone
         self.num_samples = len(samples)
         self.progress, self.step = 0.0, 0
-
-    def lay_out(self, layout: torch.memory_format, device: torch.device) -> None:
-        """Put the weights into the memory layout of the images, before they go to the device."""
-        self.to(memory_format=layout)  # type: ignore[call-overload]
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
         """Which views of an image are wanted, for the study's `size`."""

@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import nn
 
-from medssl.finetune.training import prepared
 from medssl.nn.backbone import build
 from medssl.nn.decoder import Decoder
+from medssl.nn.layout import lay_out, layout_of
 
 RESNET = ("resnet18", {"width": 0.125, "stem": "small"})
 
@@ -45,9 +45,9 @@ def test_the_memory_order_of_a_backbone_changes_nothing_but_rounding() -> None:
     backbone = build(*RESNET, 2, 1).double().eval()
     images = torch.rand(2, 1, 32, 32, dtype=torch.float64)
     plain = backbone(images)
-    ordered = prepared(copy.deepcopy(backbone), torch.device("cpu"))
-    assert ordered.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    ordered = lay_out(copy.deepcopy(backbone), torch.device("cpu"))
+    assert layout_of(backbone, 4) == torch.contiguous_format and layout_of(ordered, 4) == torch.channels_last
     for a, b in zip(plain, ordered(images), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     instance = build("resenc", {"features": [8, 16], "blocks": [1, 1]}, 2, 1)
-    assert all(p.is_contiguous() for p in prepared(instance, torch.device("cpu")).parameters())
+    assert layout_of(lay_out(instance, torch.device("cpu")), 4) == torch.contiguous_format

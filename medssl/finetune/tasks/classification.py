@@ -20,6 +20,7 @@ from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import macro_auc
 from medssl.finetune.self_training import self_trained
 from medssl.nn.backbone import pooled
+from medssl.nn.layout import laid_out, lay_out
 
 MODES = ["linear", "knn", "full", "gradual"]
 DEFAULT_MODES = ["linear", "full"]
@@ -77,8 +78,8 @@ class Classification:
 
     def features(self, backbone: nn.Module, cases: Cases, device: torch.device) -> np.ndarray:
         """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
-        backbone = training.prepared(copy.deepcopy(backbone), device).eval()
-        return _in_batches(cases, np.arange(len(cases)), device, lambda images: pooled(backbone(images)))
+        backbone = lay_out(copy.deepcopy(backbone), device).eval()
+        return _in_batches(cases, np.arange(len(cases)), device, lambda images: pooled(backbone(laid_out(images, backbone))))
 
     def fit(
         self,
@@ -165,7 +166,7 @@ class Classification:
         device: torch.device,
     ) -> Fitted:
         with training.seeded(seed, "head"):
-            network = training.prepared(Classifier(copy.deepcopy(backbone), len(cases.classes)), device)
+            network = lay_out(Classifier(copy.deepcopy(backbone), len(cases.classes)), device)
         num_steps, val = recipe.steps(len(train)), cases.where("val")
         wanted = torch.from_numpy(targets)
 
@@ -175,7 +176,7 @@ class Classification:
             if recipe.augment:
                 images = augment(images, draws(seed, step, len(chosen)), flips=recipe.flips)
             images, target = mixup(images, target, recipe.mixup, seed, step)
-            return _layout(images), target
+            return laid_out(images, network), target
 
         def score(network: nn.Module) -> float:
             return macro_auc(self.predict(network, cases, val, device), cases.targets[val]) if len(val) else float("nan")
@@ -196,12 +197,8 @@ class Classification:
     def predict(self, network: nn.Module, cases: Cases, indices: np.ndarray, device: torch.device) -> np.ndarray:
         """Class probabilities `(n, classes)` of some cases, float64."""
         network.eval()
-        logits = _in_batches(cases, indices, device, network).astype(np.float64)
+        logits = _in_batches(cases, indices, device, lambda images: network(laid_out(images, network))).astype(np.float64)
         return probe.sigmoid(logits) if self.multilabel else probe.softmax(logits)
-
-
-def _layout(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
 def _in_batches(cases: Cases, indices: np.ndarray, device: torch.device, network: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -209,5 +206,5 @@ def _in_batches(cases: Cases, indices: np.ndarray, device: torch.device, network
     with torch.inference_mode():
         for start in range(0, len(indices), PREDICT_BATCH):
             images = cases.images(indices[start : start + PREDICT_BATCH]).to(device)
-            parts.append(network(_layout(images)).float().cpu().numpy())
+            parts.append(network(images).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, len(cases.classes)), dtype=np.float32)

@@ -22,6 +22,7 @@ from medssl.finetune.recipe import Recipe
 from medssl.finetune.scans import Places, Scan, batch_of, mean_dice, places_of
 from medssl.finetune.self_training import self_trained
 from medssl.nn.backbone import Backbone
+from medssl.nn.layout import lay_out
 from medssl.nn.weights import place_parts
 
 MODES = ["full", "gradual", "decoder"]
@@ -128,7 +129,7 @@ class Segmentation:
         with training.seeded(seed, "decoder"):
             network = self.network(copy.deepcopy(backbone), len(values))
         place_parts(decoder, {"decoder": network.get_submodule("decoder")}, "starting weights")
-        training.prepared(network, device)
+        lay_out(network, device)
         places = [places_of(scan, values[1:], seed) for scan in train]
         loss = DiceCELoss(softmax=True, batch=True)
         lookup = torch.full((max(values) + 1,), 0, dtype=torch.int64)

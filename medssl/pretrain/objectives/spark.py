@@ -89,11 +89,6 @@ class SparK(Objective):
             self.decoder = LightDecoder(dims, channels, strides, width, backbone.in_channels, norm)
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
-    def lay_out(self, layout: torch.memory_format, device: torch.device) -> None:
-        """On a CPU the light decoder stays as it is: with channels last its backward pass is slower, see docs/pretrain.md."""
-        both = device.type != "cpu" or self.fillings is not None
-        (self if both else self.backbone).to(memory_format=layout)  # type: ignore[call-overload]
-
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
         """One view; its size is a whole number of patches."""
         if any(s % p for s, p in zip(size, self.patch, strict=False)) or math.prod(self._grid(size)) < 2:

@@ -1,0 +1,43 @@
+"""The memory order of weights and images: channels last where convolutions are faster that way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""by the rank of a tensor"""
+NORMS_PER_IMAGE = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
+
+
+def lay_out(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to its device and put each of its parts (its children) into the memory order in which it is fastest.
+
+    On a GPU that is channels last. On a CPU too in 2-D (a U-Net over ResNet-18 takes 0.6 of the time), but not where norms over
+    single images copy such maps to and fro (nnU-Net's encoder would take 1.2 of the time), and not in 3-D (ResNet-18: 1.4).
+    """
+    network.to(device)
+    for part in network.children() if hasattr(network, "backbone") else [network]:
+        rank = max((p.ndim for p in part.parameters() if p.ndim in CHANNELS_LAST), default=0)
+        if rank and not (device.type == "cpu" and (rank == 5 or _is_slowed(part))):
+            part.to(memory_format=CHANNELS_LAST[rank])  # type: ignore[call-overload]
+    return network
+
+
+def _is_slowed(part: nn.Module) -> bool:
+    """On a CPU, by channels last; a head of one convolution takes maps as they come."""
+    return isinstance(part, (nn.Conv2d, nn.Conv3d)) or any(isinstance(module, NORMS_PER_IMAGE) for module in part.modules())
+
+
+def layout_of(network: nn.Module, rank: int) -> torch.memory_format:
+    """The memory order that images of a rank (4 or 5) should have in a network: that of its convolutions' weights."""
+    layout = CHANNELS_LAST[rank]
+    for parameter in network.parameters():
+        if parameter.ndim == rank and parameter.is_contiguous(memory_format=layout) and not parameter.is_contiguous():
+            return layout
+    return torch.contiguous_format
+
+
+def laid_out(images: Tensor, network: nn.Module) -> Tensor:
+    """Images in the memory order of a network's weights."""
+    return images.contiguous(memory_format=layout_of(network, images.ndim))
