@@ -177,9 +177,10 @@ def step_rates(
         run = by_hand(Plan(settings, 0, repeated(samples, batch_size), Path(folder)), device)
         batch = run.reader[(0, np.arange(batch_size))].to(run.device)
         views = run.make_views(batch)
-        if run.objective.memory_pass:
-            with torch.no_grad():
-                run.objective.after_step(run.module(views, batch), batch, 0.0)
+        if run.objective.memory_pass:  # as full as after that pass
+            remembered = run.objective.clusters
+            remembered.memory.copy_(torch.nn.functional.normalize(torch.randn_like(remembered.memory), dim=-1))
+            remembered.known.fill_(True)
             run.objective.start_epoch(0, 0)
         plain = plain_step(objective, build(backbone, {}, 2, 1), views, precision) if with_plain else None
 
