@@ -23,6 +23,7 @@ from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
+from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
 from medssl.report.words import headline, ordered_shares, share_words
 
@@ -295,3 +296,13 @@ def test_a_box_of_the_flow_breaks_what_is_longer_than_a_line() -> None:
     lines = re.findall(r'class="box-line"[^>]*>([^<]*)<', picture)
     assert max(map(len, lines)) <= LINE_LETTERS
     assert " ".join(lines).split() == [*words.split(), *words.split()]
+
+
+@pytest.mark.parametrize(("epochs", "along"), [(1, "step"), (2, "step"), (3, "epoch")])
+def test_a_run_of_few_epochs_has_its_loss_drawn_by_step(epochs: int, along: str) -> None:
+    steps = np.arange(1, 13)
+    curve = pd.DataFrame({"epoch": (steps - 1) * epochs // 12, "step": steps, "loss": 1.0 / steps, "lr": 0.1})
+    section = pretraining(Evidence(title="t", curves={"pool/simclr-all-seed0": curve}))
+    loss = next(block for block in section.blocks if isinstance(block, Figure) and block.name == "loss")
+    assert len(loss.rows) == (12 if along == "step" else epochs)
+    assert f"by {along}" in loss.caption and f", {along} " in str(loss.body)

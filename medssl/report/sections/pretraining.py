@@ -17,6 +17,8 @@ from medssl.report.section import Figure, Section, Table, Text, count, duration,
 PLACE = 50
 HEALTH = {"effective_rank": "Effective rank", "rankme": "RankMe", "alignment": "Alignment", "uniformity": "Uniformity"}
 COLLAPSED_BELOW = 2.0
+FEW_EPOCHS = 3
+"""With fewer epochs than this in every run the loss is drawn by step: a point or two would be no curve."""
 
 
 def pretraining(evidence: Evidence) -> Section:
@@ -39,7 +41,11 @@ def pretraining(evidence: Evidence) -> Section:
         name = f"pictures-{run.replace('/', '-')}"
         blocks.append(Figure(name, caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]})))
     legend = _legend(list(curves))
-    blocks.append(_figure(curves, "loss", "Loss", legend))
+    if max(len(curve) for curve in curves.values()) < FEW_EPOCHS:
+        by_step = {run: curve.dropna(subset=["loss"]) for run, curve in sorted(evidence.curves.items())}
+        blocks.append(_loss(by_step, legend, "step", "Loss by step (mean since the point before)."))
+    else:
+        blocks.append(_loss(curves, legend, "epoch", "Loss by epoch (mean over its steps)."))
     small = [name for name in [*HEALTH, "lr"] if any(name in c and c[name].notna().any() for c in curves.values())]
     if small:
         blocks.append(_health(curves, small, legend))
@@ -89,38 +95,38 @@ def _one_for_each_arm(pictures: dict[str, bytes]) -> dict[str, bytes]:
     return dict({_arm(run): (run, png) for run, png in sorted(pictures.items(), reverse=True)}.values())
 
 
-def _lines(curves: dict[str, pd.DataFrame], column: str) -> list[Line]:
+def _lines(curves: dict[str, pd.DataFrame], column: str, along: str) -> list[Line]:
     colour = tones(sorted({_arm(run) for run in curves}))
     return [
         Line(
             run,
             colour[_arm(run)],
-            tuple((float(e), float(v)) for e, v in zip(curve["epoch"], curve[column], strict=True)),
+            tuple((float(at), float(v)) for at, v in zip(curve[along], curve[column], strict=True)),
             markers=len(curve) <= 12,
-            tips=tuple(f"{run}, epoch {e:g}: {v:.4g}" for e, v in zip(curve["epoch"], curve[column], strict=True)),
+            tips=tuple(f"{run}, {along} {at:g}: {v:.4g}" for at, v in zip(curve[along], curve[column], strict=True)),
         )
         for run, curve in curves.items()
         if column in curve and curve[column].notna().any()
     ]
 
 
-def _chart(curves: dict[str, pd.DataFrame], column: str, label: str, *, width: int, height: int) -> Markup:
-    lines = _lines(curves, column)
+def _chart(curves: dict[str, pd.DataFrame], column: str, label: str, *, width: int, height: int, along: str = "epoch") -> Markup:
+    lines = _lines(curves, column, along)
     points = [point for line in lines for point in line.points]
     tiny = max((abs(b) for _, b in points if math.isfinite(b)), default=1.0) < 0.01
     if tiny:
         lines = [replace(line, points=tuple((a, 1000 * b) for a, b in line.points)) for line in lines]
         points = [(a, 1000 * b) for a, b in points]
         label += " (× 0.001)"
-    x = axis("Epoch", [a for a, _ in points], num_ticks=6 if width > 400 else 4)
+    x = axis(along.capitalize(), [a for a, _ in points], num_ticks=6 if width > 400 else 4)
     y = axis(label, [b for _, b in points], num_ticks=5 if height > 250 else 4)
     ends = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
-    return line_chart(lines, x, y, alt=f"{label} by epoch: {ends}", width=width, height=height)
+    return line_chart(lines, x, y, alt=f"{label} by {along}: {ends}", width=width, height=height)
 
 
-def _figure(curves: dict[str, pd.DataFrame], column: str, label: str, legend: tuple[tuple[str, str], ...]) -> Figure:
-    body = _chart(curves, column, label, width=680, height=280)
-    return Figure(column, f"{label} by epoch (mean over its steps).", f"{label} by epoch.", body, _long(curves, [column]), legend)
+def _loss(curves: dict[str, pd.DataFrame], legend: tuple[tuple[str, str], ...], along: str, caption: str) -> Figure:
+    body = _chart(curves, "loss", "Loss", width=680, height=280, along=along)
+    return Figure("loss", caption, caption, body, _long(curves, ["loss"]), legend)
 
 
 def _health(curves: dict[str, pd.DataFrame], columns: list[str], legend: tuple[tuple[str, str], ...]) -> Figure:
@@ -147,7 +153,7 @@ def _end(evidence: Evidence, run: str, curve: pd.DataFrame) -> dict[str, object]
         "run": run,
         "epochs": len(curve),
         "steps": int(last["step"]),
-        "first_loss": float(curve["loss"].iloc[0]),
+        "first_loss": float(evidence.curves[run]["loss"].dropna().iloc[0] if len(curve) < FEW_EPOCHS else curve["loss"].iloc[0]),
         "last_loss": float(last["loss"]),
         "effective_rank": float(last.get("effective_rank", math.nan)),
         "images_per_s": float(curve["images_per_s"].median()) if "images_per_s" in curve else None,
