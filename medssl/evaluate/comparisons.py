@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,22 @@ from medssl.evaluate.predictions import SCRATCH, Tested
 from medssl.evaluate.ranks import holm, signed_ranks
 from medssl.evaluate.sample import Floats
 
-Scores = dict[str, dict[tuple[str, str], Replicates]]
+Key = tuple[str, str]
+"""A metric and a class."""
+
+Scores = dict[str, dict[Key, Replicates]]
 """By fit, then by metric and class."""
 
-UnitScores = dict[str, dict[tuple[str, str], Floats]]
-"""The same for one number per unit `(u,)`: what signed ranks are taken of."""
+
+@dataclass(frozen=True)
+class Compared:
+    """A score of two arms on the same cases: the difference of their means over fits, each fit's value, what was left out."""
+
+    difference: Replicates
+    a: list[float]
+    b: list[float]
+    note: str = ""
+
 
 COLUMNS = [
     "a",
@@ -45,22 +58,31 @@ COLUMNS = [
 ]
 
 
-def score_rows(test: Tested, scores: Scores, confidence: float, better: dict[str, str]) -> pd.DataFrame:
+def score_rows(
+    test: Tested,
+    scores: Scores,
+    confidence: float,
+    better: dict[str, str],
+    left_out: Callable[[list[str]], dict[Key, str]] = lambda fits: {},
+) -> pd.DataFrame:
     """`scores.tsv`: the mean over seeds of each metric and class with its interval over units; seeds as their own spread.
 
     better: by metric, whether `higher` or `lower` values are better.
+    left_out: what the scores of some fits leave out, in words.
     """
     rows = []
     for (arm, mode, fraction), fits in test.fits.groupby(["arm", "mode", "fraction"], sort=True):
+        notes = left_out(list(fits["fit_id"]))
         for metric, label in scores[fits["fit_id"].iloc[0]]:
             seeds = [scores[fit][metric, label] for fit in fits["fit_id"]]
-            found = interval(mean_of(seeds), confidence)
+            mean = mean_of(seeds)
+            found = interval(mean, confidence)
             rows.append(
                 {"init": arm, "mode": mode, "fraction": fraction, "metric": metric, "class": label, "better": better[metric]}
                 | {"estimate": found.estimate, "low": found.low, "high": found.high, "confidence": confidence}
-                | {"n": len(test.units), "unit": test.unit_kind, "num_cases": len(test.cases)}
+                | {"n": mean.num_units, "unit": test.unit_kind, "num_cases": len(test.cases)}
                 | {"num_seeds": len(seeds), "seed_sd": _spread([seed.value for seed in seeds])}
-                | {"method": found.method, "note": found.note}
+                | {"method": found.method, "note": joined(found.note, notes.get((metric, label), ""))}
             )
     return pd.DataFrame(rows)
 
@@ -79,10 +101,20 @@ def pairs_of(arms: list[str], controls: dict[str, list[str]] | None = None) -> l
     return pairs
 
 
+def compared_scores(scores: Scores, a: list[str], b: list[str]) -> dict[Key, Compared]:
+    """The comparison of two arms whose scores are of the same cases."""
+    found = {}
+    for key in scores[a[0]]:
+        of_a, of_b = ([scores[fit][key] for fit in fits] for fits in (a, b))
+        values_a, values_b = ([one.value for one in of_arm] for of_arm in (of_a, of_b))
+        found[key] = Compared(mean_of(of_a) - mean_of(of_b), values_a, values_b)
+    return found
+
+
 def comparison_rows(
     test: Tested,
-    scores: Scores,
-    unit_scores: UnitScores,
+    compared: Callable[[list[str], list[str]], dict[Key, Compared]],
+    unit_differences: Callable[[list[str], list[str]], dict[Key, Floats]],
     positives: dict[str, tuple[np.ndarray, dict[str, Floats]]],
     *,
     confidence: float,
@@ -92,47 +124,54 @@ def comparison_rows(
 ) -> pd.DataFrame:
     """`comparisons.tsv`: a − b of the means over seeds, by paired bootstrap, DeLong (AUC) and Wilcoxon (units).
 
+    compared: of two lists of fits, each score's difference over the cases that both arms have it for.
+    unit_differences: the same as one number per unit `(u,)`, NaN where a unit has none: what signed ranks are taken of.
     controls: see `pairs_of`.
     positives: for a task whose cases are independent, the positive class with its truth `(n,)` and each fit's scores `(n,)`.
     Holm's correction runs over the arms compared with one reference in one mode and fraction, or over the whole task.
     """
     rows: list[dict[str, Any]] = []
-    n = len(test.units)
     for (mode, fraction), fits in test.fits.groupby(["mode", "fraction"], sort=True):
         by_arm = {str(arm): part for arm, part in fits.groupby("arm", sort=True)}
         for a, b in pairs_of(list(by_arm), controls):
-            ids = {arm: list(by_arm[arm]["fit_id"]) for arm in (a, b)}
+            ids_a, ids_b = (list(by_arm[arm]["fit_id"]) for arm in (a, b))
             place = {"a": a, "b": b, "mode": mode, "fraction": fraction}
-            for metric, label in scores[ids[a][0]]:
-                of_a, of_b = ([scores[fit][metric, label] for fit in ids[arm]] for arm in (a, b))
-                found = interval(mean_of(of_a) - mean_of(of_b), confidence)
-                row = place | {"metric": metric, "class": label} | _numbers(found, f"bootstrap ({found.method})")
+            pairs = compared(ids_a, ids_b)
+            for (metric, label), pair in pairs.items():
+                found, n = interval(pair.difference, confidence), pair.difference.num_units
+                row = place | {"metric": metric, "class": label} | _numbers(found, f"bootstrap ({found.method})", n, pair.note)
                 row |= {"effect": _standardised(found, n), "effect_name": "d_z"}
-                row |= _by_seed(by_arm[a], by_arm[b], [r.value for r in of_a], [r.value for r in of_b])
+                row |= _by_seed(by_arm[a], by_arm[b], pair.a, pair.b)
                 rows.append(row)
             for label, (is_positive, values) in positives.items():
-                found = delong([values[fit] for fit in ids[a]], [values[fit] for fit in ids[b]], is_positive, confidence)
-                row = place | {"metric": "auc", "class": label} | _numbers(found, "delong")
-                rows.append(row | {"effect": _standardised(found, n), "effect_name": "d_z"})
-            for metric, label in unit_scores[ids[a][0]]:
-                mean_a, mean_b = (np.mean([unit_scores[fit][metric, label] for fit in ids[arm]], axis=0) for arm in (a, b))
-                p, balance = signed_ranks(mean_a - mean_b)
-                found = Interval(float(np.nanmean(mean_a - mean_b)), np.nan, np.nan, p, np.nan, "wilcoxon", "")
-                row = place | {"metric": metric, "class": label} | _numbers(found, "wilcoxon")
+                found = delong([values[fit] for fit in ids_a], [values[fit] for fit in ids_b], is_positive, confidence)
+                row = place | {"metric": "auc", "class": label} | _numbers(found, "delong", len(test.units))
+                rows.append(row | {"effect": _standardised(found, len(test.units)), "effect_name": "d_z"})
+            for (metric, label), difference in unit_differences(ids_a, ids_b).items():
+                known = difference[np.isfinite(difference)]
+                p, balance = signed_ranks(known) if len(known) else (np.nan, np.nan)
+                found = Interval(float(known.mean()) if len(known) else np.nan, np.nan, np.nan, p, np.nan, "wilcoxon", "")
+                note = pairs[metric, label].note if (metric, label) in pairs else ""
+                row = place | {"metric": metric, "class": label} | _numbers(found, "wilcoxon", len(known), note)
                 rows.append(row | {"effect": balance, "effect_name": "rank-biserial"})
     if not rows:
         return pd.DataFrame(columns=COLUMNS)
     table = pd.DataFrame(rows)
-    table = table.assign(better=table["metric"].map(better), n=n, unit=test.unit_kind, confidence=confidence)
+    table = table.assign(better=table["metric"].map(better), unit=test.unit_kind, confidence=confidence)
     family = [table[name] for name in ["b", "metric", "class"] + (["mode", "fraction"] if holm_over == "arms" else [])]
     family.append(table["method"].str.split(" ").str[0])
     table["p_holm"] = table.groupby(family)["p"].transform(lambda p: holm(p.to_numpy(np.float64)))
     return table.reindex(columns=COLUMNS).astype({"num_seeds": "Int64", "seeds_above": "Int64"})
 
 
-def _numbers(found: Interval, method: str) -> dict[str, Any]:
+def joined(*notes: str) -> str:
+    """Notes in one, those that say nothing left out."""
+    return "; ".join(note for note in notes if note)
+
+
+def _numbers(found: Interval, method: str, n: int, note: str = "") -> dict[str, Any]:
     numbers = {"difference": found.estimate, "low": found.low, "high": found.high, "p": found.p}
-    return numbers | {"method": method, "note": found.note}
+    return numbers | {"n": n, "method": method, "note": joined(found.note, note)}
 
 
 def _by_seed(of_a: pd.DataFrame, of_b: pd.DataFrame, values_a: list[float], values_b: list[float]) -> dict[str, Any]:

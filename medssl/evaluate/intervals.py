@@ -33,7 +33,10 @@ def unit_weights(seed: int, name: str, num_units: int, num_bootstrap: int) -> Fl
 
 @dataclass(frozen=True)
 class Replicates:
-    """One statistic under `unit_weights`: its value, its bootstrap `(b,)` and its jackknife `(u,)` or nothing."""
+    """One statistic under `unit_weights`: its value, its bootstrap `(b,)` and its jackknife `(u,)` or nothing.
+
+    num_units: how many units it rests on; fewer than `u` where some have no value.
+    """
 
     value: float
     bootstrap: Floats
@@ -47,7 +50,10 @@ class Replicates:
 
     def __sub__(self, other: Replicates) -> Replicates:
         return Replicates(
-            self.value - other.value, self.bootstrap - other.bootstrap, self.jackknife - other.jackknife, self.num_units
+            self.value - other.value,
+            self.bootstrap - other.bootstrap,
+            self.jackknife - other.jackknife,
+            min(self.num_units, other.num_units),
         )
 
 
@@ -70,7 +76,7 @@ def mean_of(replicates: list[Replicates]) -> Replicates:
         float(np.mean([r.value for r in replicates])),
         np.mean([r.bootstrap for r in replicates], axis=0),
         np.mean([r.jackknife for r in replicates], axis=0),
-        replicates[0].num_units,
+        min(r.num_units for r in replicates),
     )
 
 

@@ -20,7 +20,7 @@ from medssl.evaluate.masks import classes_of_masks, spacing_of
 from medssl.evaluate.metrics.brier import brier_of_cases
 from medssl.evaluate.overlays import fullest_plane, pictured
 from medssl.evaluate.predictions import Tested, only_test, probabilities_of, truth_of
-from medssl.evaluate.sample import ALL, Floats, Truth
+from medssl.evaluate.sample import ALL, Floats, Truth, by_unit
 from medssl.evaluate.subgroups import restrict, subgroups_of
 
 Metrics = dict[str, Callable[..., Any]]
@@ -55,9 +55,12 @@ def _classification(job: Job, test: Tested, metrics: Metrics) -> dict[str, pd.Da
     truth = truth_of(test, settings.get("positive"))
     probabilities = {fit: probabilities_of(part, truth) for fit, part in test.rows.items()}
     scores = _score(job, test, truth, probabilities, metrics, "")
-    unit_scores: comparisons.UnitScores = {
-        fit: {("brier", ALL): _by_unit(brier_of_cases(truth, values), test)} for fit, values in probabilities.items()
-    }
+    briers = {fit: by_unit(brier_of_cases(truth, values), test.unit, len(test.units)) for fit, values in probabilities.items()}
+
+    def unit_differences(a: list[str], b: list[str]) -> dict[comparisons.Key, Floats]:
+        mean_a, mean_b = (np.mean([briers[fit] for fit in fits], axis=0) for fits in (a, b))
+        return {("brier", ALL): mean_a - mean_b}
+
     positives = {}
     if truth.positive is not None and truth.present[truth.positive] and len(test.units) == len(test.cases):
         of_positive = {fit: values[:, truth.positive] for fit, values in probabilities.items()}
@@ -66,7 +69,9 @@ def _classification(job: Job, test: Tested, metrics: Metrics) -> dict[str, pd.Da
     bins = next((c["options"]["bins"] for c in settings.get("metrics") or [] if c["name"] == "calibration_error"), 15)
     return {
         "scores": comparisons.score_rows(test, scores, settings["confidence"], _better(metrics)),
-        "comparisons": _compare(settings, metrics, test, scores, unit_scores, positives),
+        "comparisons": _compare(
+            settings, metrics, test, functools.partial(comparisons.compared_scores, scores), unit_differences, positives
+        ),
         "calibration": classification.calibration_table(test, probabilities, truth, bins),
         "confusion": classification.confusion_table(cases, truth),
         "subgroups": _subgroups(job, test, truth, probabilities, metrics),
@@ -119,27 +124,29 @@ def _segmentation(job: Job, test: Tested, metrics: Metrics, predictions_path: Pa
                 scored[fit] += [{"case_id": case["case_id"], "unit_id": case["unit_id"], **row} for row in rows]
                 bar.advance()
     per_fit = {fit: pd.DataFrame(rows) for fit, rows in scored.items()}
-    scores = {
-        fit: segmentation.score_fit(rows, list(metrics), weights, test.unit, num_bootstrap) for fit, rows in per_fit.items()
-    }
-    unit_scores: comparisons.UnitScores = {
-        fit: {
-            (metric, str(name)): _by_unit(part[metric].to_numpy(np.float64), test)
-            for metric in metrics
-            for name, part in rows.groupby("class", sort=False)
-        }
-        for fit, rows in per_fit.items()
-    }
+    of_cases = segmentation.CaseScores(segmentation.case_scores(per_fit, list(metrics)), weights, test.unit, num_bootstrap)
     cases = pd.concat([rows.assign(fit_id=fit) for fit, rows in per_fit.items()], ignore_index=True)
     fits = test.fits[["fit_id", "init", "arm", "mode", "fraction", "seed", "pretrain_seed"]]
     cases = fits.merge(cases, on="fit_id", how="right")
     return {
-        "scores": comparisons.score_rows(test, scores, settings["confidence"], _better(metrics)),
-        "comparisons": _compare(settings, metrics, test, scores, unit_scores, {}),
+        "scores": _case_rows(test, of_cases, settings["confidence"], metrics),
+        "comparisons": _compare(settings, metrics, test, of_cases.compared, of_cases.unit_differences, {}),
         "empty": segmentation.empty_counts(cases),
         "overlays": _overlays(job, folder, test, pictured(cases)),
         "cases": cases,
     }
+
+
+def _case_rows(test: Tested, of_cases: segmentation.CaseScores, confidence: float, metrics: Metrics) -> pd.DataFrame:
+    """Score rows; means over classes are over the same classes in every arm of one mode and share of labels."""
+    alike = [list(part["fit_id"]) for _, part in test.fits.groupby(["mode", "fraction"], sort=True)]
+    group = {fit: fits for fits in alike for fit in fits}
+    scores = of_cases.scores(alike)
+
+    def left_out(fits: list[str]) -> dict[comparisons.Key, str]:
+        return of_cases.left_out(fits, group[fits[0]])
+
+    return comparisons.score_rows(test, scores, confidence, _better(metrics), left_out)
 
 
 def _overlays(job: Job, folder: Path, test: Tested, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -158,14 +165,14 @@ def _compare(
     settings: dict[str, Any],
     metrics: Metrics,
     test: Tested,
-    scores: comparisons.Scores,
-    unit_scores: comparisons.UnitScores,
+    compared: Callable[[list[str], list[str]], dict[comparisons.Key, comparisons.Compared]],
+    unit_differences: Callable[[list[str], list[str]], dict[comparisons.Key, Floats]],
     positives: dict[str, tuple[np.ndarray, dict[str, Floats]]],
 ) -> pd.DataFrame:
     return comparisons.comparison_rows(
         test,
-        scores,
-        unit_scores,
+        compared,
+        unit_differences,
         positives,
         confidence=settings["confidence"],
         holm_over=settings.get("holm_over", "arms"),
@@ -187,16 +194,6 @@ def _metrics(task: str, chosen: list[dict[str, Any]] | None) -> Metrics:
 
 def _better(metrics: Metrics) -> dict[str, str]:
     return {name: plugins.find("metric", name).load().__globals__["BETTER"] for name in metrics}
-
-
-def _by_unit(values: Floats, test: Tested) -> Floats:
-    """Mean over each unit's cases that have a value `(u,)`; NaN where none has."""
-    known = np.isfinite(values)
-    sums = np.bincount(test.unit[known], weights=values[known], minlength=len(test.units))
-    counts = np.bincount(test.unit[known], minlength=len(test.units))
-    with np.errstate(invalid="ignore"):
-        result: Floats = sums / counts
-    return result
 
 
 def _check_fits(test: Tested, fits: pd.DataFrame) -> None:

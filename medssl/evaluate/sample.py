@@ -91,3 +91,10 @@ def divide(above: Floats, below: Floats) -> Floats:
     result = np.full(np.broadcast(above, below).shape, np.nan)
     np.divide(above, below, out=result, where=below != 0)
     return result
+
+
+def by_unit(values: Floats, unit: Ints, num_units: int) -> Floats:
+    """Mean over each unit's cases that have a value `(u,)`; NaN where none has."""
+    known = np.isfinite(values)
+    sums = np.bincount(unit[known], weights=values[known], minlength=num_units).astype(np.float64)
+    return divide(sums, np.bincount(unit[known], minlength=num_units).astype(np.float64))

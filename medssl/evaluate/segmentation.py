@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from medssl.core.errors import CorruptArtefactError
+from medssl.evaluate.comparisons import Compared, Key
 from medssl.evaluate.intervals import Replicates
-from medssl.evaluate.sample import MACRO, Floats, Ints, divide
+from medssl.evaluate.sample import MACRO, Floats, Ints, by_unit, divide
 from medssl.evaluate.surface import Pair, pair
 
 Metric = Callable[[Pair], float]
@@ -35,24 +37,132 @@ def score_case(
     return rows
 
 
-def score_fit(
-    cases: pd.DataFrame, metrics: list[str], weights: Floats, unit: Ints, num_bootstrap: int
-) -> dict[tuple[str, str], Replicates]:
-    """Weighted means of each metric and class of one fit over its cases (rows in case order within a class)."""
-    num_units = weights.shape[1]
-    result = {}
-    for metric in metrics:
-        by_class = {}
-        for name, part in cases.groupby("class", sort=False):
-            values = part[metric].to_numpy(np.float64)
-            known = np.isfinite(values)
-            of_cases = weights[:, unit[known]]
-            by_class[str(name)] = divide(of_cases @ values[known], of_cases.sum(axis=1))
-        if len(by_class) > 1:
-            by_class[MACRO] = np.mean([row for row in by_class.values() if np.isfinite(row[0])], axis=0)
-        for name, row in by_class.items():
-            result[metric, name] = Replicates.of(np.broadcast_to(row, len(weights)), num_bootstrap, num_units)
-    return result
+@dataclass(frozen=True)
+class CaseScores:
+    """Each fit's score of every case by metric and class, `(n,)`, NaN where it is undefined; weights `(1 + b + j, u)`.
+
+    A comparison rests on the cases whose score is defined in every fit of both arms, class by class: what one arm missed is no
+    reason to set its easy cases against all of the other's.
+    """
+
+    values: dict[str, dict[Key, Floats]]
+    weights: Floats
+    unit: Ints
+    num_bootstrap: int
+
+    def scores(self, alike: list[list[str]]) -> dict[str, dict[Key, Replicates]]:
+        """Weighted means of each fit over its own defined cases.
+
+        alike: groups of fits whose means over classes are over the same classes: those defined in every one of them.
+        """
+        result = {}
+        for fits in alike:
+            everywhere = {key for key in self._keys if all(np.isfinite(self.values[fit][key]).any() for fit in fits)}
+            for fit in fits:
+                result[fit] = self._means(self.values[fit], everywhere)
+        return result
+
+    def left_out(self, fits: list[str], alike: list[str]) -> dict[Key, str]:
+        """What the means of these fits leave out, in words; `alike`: the fits that share their classes."""
+        notes = {}
+        for metric, name in self._keys:
+            undefined = [int((~np.isfinite(self.values[fit][metric, name])).sum()) for fit in fits]
+            least, most = min(undefined), max(undefined)
+            if most:
+                count = f"{most}" if least == most else f"{least} to {most}"
+                notes[metric, name] = f"left out: {count} of {len(self.unit)} cases, undefined"
+        for metric in dict.fromkeys(metric for metric, _ in self._keys):
+            names = [name for kind, name in self._keys if kind == metric]
+            without = [n for n in names if not all(np.isfinite(self.values[fit][metric, n]).any() for fit in alike)]
+            if without and len(names) > 1:
+                notes[metric, MACRO] = f"left out: {', '.join(without)}, undefined in a fit"
+        return notes
+
+    def compared(self, a: list[str], b: list[str]) -> dict[Key, Compared]:
+        """The difference of two arms, each a list of fits, over the cases that are defined in all of them."""
+        shared = self._differences(a, b)
+        in_macro = {key for key in self._keys if np.isfinite(shared[key]).any()}
+        of_a, of_b = ([self._plain_means(fit, shared) for fit in fits] for fits in (a, b))
+        return {
+            key: Compared(
+                difference,
+                [means.get(key, np.nan) for means in of_a],
+                [means.get(key, np.nan) for means in of_b],
+                self._unpaired(key, a, b, shared),
+            )
+            for key, difference in self._means(shared, in_macro).items()
+        }
+
+    def unit_differences(self, a: list[str], b: list[str]) -> dict[Key, Floats]:
+        """The same per unit `(u,)`, NaN where a unit has no such case."""
+        return {key: by_unit(values, self.unit, self.weights.shape[1]) for key, values in self._differences(a, b).items()}
+
+    def within(self, inside: np.ndarray, weights: Floats, unit: Ints) -> CaseScores:
+        """The scores of some cases; inside `(n,)`, with the units and weights of those."""
+        values = {fit: {key: row[inside] for key, row in rows.items()} for fit, rows in self.values.items()}
+        return CaseScores(values, weights, unit, self.num_bootstrap)
+
+    @property
+    def _keys(self) -> list[Key]:
+        return list(next(iter(self.values.values())))
+
+    def _differences(self, a: list[str], b: list[str]) -> dict[Key, Floats]:
+        mean = {key: [np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in (a, b)] for key in self._keys}
+        return {key: of_a - of_b for key, (of_a, of_b) in mean.items()}
+
+    def _means(self, values: dict[Key, Floats], in_macro: set[Key]) -> dict[Key, Replicates]:
+        """Weighted means of each metric and class, and over the classes `in_macro` where there are several."""
+        result, units = {}, self.weights.shape[1]
+        for metric in dict.fromkeys(metric for metric, _ in values):
+            rows, known = {}, {}
+            for name in (name for kind, name in values if kind == metric):
+                row = values[metric, name]
+                known[name] = np.isfinite(row)
+                of_cases = self.weights[:, self.unit[known[name]]]
+                rows[name] = divide(of_cases @ row[known[name]], of_cases.sum(axis=1))
+            if len(rows) > 1:
+                chosen = [name for name in rows if (metric, name) in in_macro]
+                undefined = np.full(len(self.weights), np.nan)
+                rows[MACRO] = np.mean([rows[name] for name in chosen], axis=0) if chosen else undefined
+                known[MACRO] = np.any([known[name] for name in chosen], axis=0) if chosen else np.zeros(len(self.unit), bool)
+            for name, row in rows.items():
+                made = Replicates.of(row, self.num_bootstrap, units)
+                result[metric, name] = replace(made, num_units=len(set(self.unit[known[name]].tolist())))
+        return result
+
+    def _plain_means(self, fit: str, shared: dict[Key, Floats]) -> dict[Key, float]:
+        """Means of a fit over the cases that are defined in `shared`."""
+        found: dict[Key, float] = {}
+        for key in self._keys:
+            known = np.isfinite(shared[key])
+            if known.any():
+                found[key] = float(self.values[fit][key][known].mean())
+        for metric in dict.fromkeys(metric for metric, _ in found):
+            found[metric, MACRO] = float(np.mean([value for (kind, _), value in found.items() if kind == metric]))
+        return found
+
+    def _unpaired(self, key: Key, a: list[str], b: list[str], shared: dict[Key, Floats]) -> str:
+        """How many cases a comparison leaves out, and in which arm they are undefined."""
+        metric, name = key
+        if name == MACRO:
+            without = [n for kind, n in self._keys if kind == metric and not np.isfinite(shared[kind, n]).any()]
+            return f"left out: {', '.join(without)}, undefined in an arm" if without else ""
+        left_out = int((~np.isfinite(shared[key])).sum())
+        of_arms = [int(np.any([~np.isfinite(self.values[fit][key]) for fit in fits], axis=0).sum()) for fits in (a, b)]
+        words = f"left out: {left_out} of {len(self.unit)} cases, undefined in the first ({of_arms[0]}) or second ({of_arms[1]})"
+        return words if left_out else ""
+
+
+def case_scores(tables: dict[str, pd.DataFrame], metrics: list[str]) -> dict[str, dict[Key, Floats]]:
+    """By fit, metric and class, the scores of its cases `(n,)`, from a table of `score_case` rows per fit in case order."""
+    return {
+        fit: {
+            (metric, str(name)): part[metric].to_numpy(np.float64)
+            for metric in metrics
+            for name, part in rows.groupby("class", sort=False)
+        }
+        for fit, rows in tables.items()
+    }
 
 
 def empty_counts(cases: pd.DataFrame) -> pd.DataFrame:

@@ -254,6 +254,8 @@ def test_segmentation_is_scored_from_masks_on_disk(tmp_path: Path, suffix: str) 
     difference = tables.read_tsv(out / "comparisons.tsv", text=("class",)).query("metric == 'dice'")
     assert set(difference["method"].str.split(" ").str[0]) == {"bootstrap", "wilcoxon"}
     assert difference["difference"].to_numpy() == pytest.approx(0.125)
+    assert set(difference["n"]) == set(found["n"]) == {5}, "the case without an organ has no score"
+    assert difference["note"].str.contains("left out: 1 of 6 cases").all()
 
 
 def test_arms_and_pairs_are_read_from_the_names_of_runs() -> None:

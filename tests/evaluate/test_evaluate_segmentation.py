@@ -11,13 +11,13 @@ from scipy import ndimage
 
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.rng import rng
-from medssl.evaluate.intervals import unit_weights
+from medssl.evaluate.intervals import interval, unit_weights
 from medssl.evaluate.metrics.dice import dice
 from medssl.evaluate.metrics.hd95 import hd95
 from medssl.evaluate.metrics.iou import iou
 from medssl.evaluate.metrics.nsd import nsd
 from medssl.evaluate.metrics.volume_error import volume_error
-from medssl.evaluate.segmentation import empty_counts, score_case, score_fit
+from medssl.evaluate.segmentation import CaseScores, empty_counts, score_case
 from medssl.evaluate.surface import pair
 
 METRICS = {"dice": dice, "iou": iou, "hd95": hd95, "nsd": nsd, "volume_error": volume_error}
@@ -88,9 +88,9 @@ def test_masks_of_different_shape_are_refused() -> None:
 
 def test_the_mean_leaves_out_cases_without_a_value_in_every_resample() -> None:
     values = np.array([0.9, math.nan, 0.7, 0.8, 0.6, 0.5])
-    cases = pd.DataFrame({"class": "organ", "dice": values})
     weights = unit_weights(0, "test", 6, 50)
-    found = score_fit(cases, ["dice"], weights, np.arange(6), 50)["dice", "organ"]
+    found = CaseScores({"fit": {("dice", "organ"): values}}, weights, np.arange(6), 50).scores([["fit"]])["fit"]["dice", "organ"]
+    assert found.num_units == 5
     assert found.value == pytest.approx(np.nanmean(values))
     for r in range(50):
         counts = weights[1 + r]
@@ -104,3 +104,73 @@ def test_empty_masks_are_counted() -> None:
     counts = empty_counts(pd.DataFrame([{**place, "empty": kind} for kind in kinds]))
     row = counts.iloc[0]
     assert (row["both_hold"], row["both_empty"], row["missed"], row["false_alarm"]) == (2, 1, 1, 1)
+
+
+NAN = math.nan
+
+
+def of_cases(values: dict[str, dict[tuple[str, str], list[float]]], num_bootstrap: int = 300) -> CaseScores:
+    """A unit per case."""
+    arrays = {fit: {key: np.array(row) for key, row in rows.items()} for fit, rows in values.items()}
+    n = len(next(iter(next(iter(arrays.values())).values())))
+    return CaseScores(arrays, unit_weights(0, "test", n, num_bootstrap), np.arange(n), num_bootstrap)
+
+
+def test_arms_that_are_alike_wherever_both_are_defined_do_not_differ() -> None:
+    """One arm missed the hard half: its mean HD95 is better by 14 mm, its paired difference is 0."""
+    easy, hard = [2.0 + 0.1 * n for n in range(10)], [30.0 + n / 5 for n in range(10)]
+    made = of_cases({"a": {("hd95", "organ"): [*easy, *[NAN] * 10]}, "b": {("hd95", "organ"): [*easy, *hard]}})
+    alone = made.scores([["a", "b"]])
+    assert alone["b"]["hd95", "organ"].value - alone["a"]["hd95", "organ"].value > 14
+    assert (alone["a"]["hd95", "organ"].num_units, alone["b"]["hd95", "organ"].num_units) == (10, 20)
+    pair = made.compared(["a"], ["b"])["hd95", "organ"]
+    found = interval(pair.difference, 0.95)
+    assert (found.estimate, found.p, pair.difference.num_units) == (0.0, 1.0, 10)
+    assert pair.a == pair.b == [pytest.approx(np.mean(easy))]
+    assert pair.note == "left out: 10 of 20 cases, undefined in the first (10) or second (0)"
+    assert np.isfinite(made.unit_differences(["a"], ["b"])["hd95", "organ"]).sum() == 10
+
+
+def test_a_comparison_is_that_of_the_cases_that_every_fit_of_both_arms_has() -> None:
+    random = rng(0, "paired")
+    values = {fit: random.random(30) for fit in ("a0", "a1", "b0", "b1")}
+    values["a1"][:4], values["b0"][2:7] = NAN, NAN
+    made = of_cases({fit: {("dice", "organ"): row.tolist()} for fit, row in values.items()})
+    kept = of_cases({fit: {("dice", "organ"): row[7:].tolist()} for fit, row in values.items()})
+    pair, alone = (one.compared(["a0", "a1"], ["b0", "b1"])["dice", "organ"] for one in (made, kept))
+    assert pair.difference.value == pytest.approx(alone.difference.value)
+    assert (pair.a, pair.b) == (pytest.approx(alone.a), pytest.approx(alone.b))
+    assert pair.difference.num_units == 23
+    assert interval(pair.difference, 0.95).standard_error == pytest.approx(
+        interval(alone.difference, 0.95).standard_error, rel=0.2
+    )
+
+
+def test_means_over_classes_are_over_the_same_classes_in_both_arms() -> None:
+    """An arm that never finds the harder class is not set with its easier one against the other's two."""
+    a = {("hd95", "easy"): [1.0] * 8, ("hd95", "hard"): [NAN] * 8}
+    b = {("hd95", "easy"): [1.0] * 8, ("hd95", "hard"): [9.0] * 8}
+    made = of_cases({"a": a, "b": b})
+    pair = made.compared(["a"], ["b"])["hd95", "macro"]
+    assert (pair.difference.value, pair.a, pair.b) == (0.0, [1.0], [1.0])
+    assert pair.note == "left out: hard, undefined in an arm"
+    alone = made.scores([["a", "b"]])
+    assert alone["a"]["hd95", "macro"].value == alone["b"]["hd95", "macro"].value == 1.0
+    assert made.left_out(["b"], ["a", "b"])["hd95", "macro"] == "left out: hard, undefined in a fit"
+    assert math.isnan(made.compared(["a"], ["b"])["hd95", "hard"].difference.value)
+
+
+def test_a_false_alarm_counts_for_an_arm_alone_and_is_named_where_it_cannot_be_paired() -> None:
+    """No true mask: one arm is silent (undefined), the other raises a false alarm (Dice 0)."""
+    made = of_cases({"silent": {("dice", "organ"): [0.8] * 9 + [NAN]}, "alarm": {("dice", "organ"): [0.8] * 9 + [0.0]}})
+    alone = made.scores([["silent", "alarm"]])
+    assert alone["alarm"]["dice", "organ"].value == pytest.approx(0.72)
+    pair = made.compared(["silent"], ["alarm"])["dice", "organ"]
+    assert pair.difference.value == pytest.approx(0.0)
+    assert pair.note == "left out: 1 of 10 cases, undefined in the first (1) or second (0)"
+
+
+def test_equal_cases_without_gaps_have_no_note() -> None:
+    made = of_cases({"a": {("dice", "organ"): [0.5] * 6}, "b": {("dice", "organ"): [0.6] * 6}})
+    assert made.left_out(["a"], ["a", "b"]) == {}
+    assert made.compared(["a"], ["b"])["dice", "organ"].note == ""
