@@ -76,11 +76,16 @@ def only_test(predictions: pd.DataFrame) -> Tested:
     return Tested(fits, first[["case_id", "unit_id", "target", *extra]], by_fit, unit, list(units), "/".join(kinds))
 
 
-def truth_of(test: Tested, wanted: str | None) -> Truth:
+def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None) -> Truth:
     """Classes (the probability columns, in order), targets, and the positive class of a binary task.
 
-    The positive class is the one asked for, else the rarer one. Targets such as `liver|spleen`, or empty ones, mean that a
-    case may have several classes or none.
+    The positive class is the one asked for, else the rarer one.
+
+    Args:
+        test: the test cases.
+        wanted: the positive class that is asked for.
+        multilabel: whether a case may have several classes or none, as the task was trained; where nobody says, targets such
+            as `liver|spleen`, or empty ones, mean that it may.
 
     Raises:
         CorruptArtefactError: no or one probability column, or a target without one.
@@ -89,7 +94,8 @@ def truth_of(test: Tested, wanted: str | None) -> Truth:
     first = next(iter(test.rows.values()))
     classes = [name.removeprefix(PROBABILITY) for name in first.columns if name.startswith(PROBABILITY)]
     targets = test.cases["target"].fillna("").astype(str)
-    multilabel = bool((targets.str.contains(MANY, regex=False) | (targets == "")).any())
+    if multilabel is None:
+        multilabel = bool((targets.str.contains(MANY, regex=False) | (targets == "")).any())
     sets = [set(target.split(MANY)) - {""} for target in targets]
     unknown = sorted(set().union(*sets) - set(classes))
     if len(classes) < (1 if multilabel else 2) or unknown:

@@ -52,7 +52,7 @@ def run(job: Job) -> None:
 
 def _classification(job: Job, test: Tested, metrics: Metrics) -> dict[str, pd.DataFrame]:
     settings = job.spec.settings
-    truth = truth_of(test, settings.get("positive"))
+    truth = truth_of(test, settings.get("positive"), settings.get("multilabel"))
     probabilities = {fit: probabilities_of(part, truth) for fit, part in test.rows.items()}
     scores = _score(job, test, truth, probabilities, metrics, "")
     briers = {fit: by_unit(brier_of_cases(truth, values), test.unit, len(test.units)) for fit, values in probabilities.items()}

@@ -33,9 +33,15 @@ def finetuned(root: Path, table: pd.DataFrame, *files: Path) -> Path:
 
 
 def evaluated(
-    root: Path, path: Path, *, task: str = "classification", inputs: dict[str, str] | None = None, **settings: Any
+    root: Path,
+    path: Path,
+    *,
+    task: str = "classification",
+    inputs: dict[str, str] | None = None,
+    of_task: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Path:
-    values = EvaluateSettings(bootstrap=200, **settings).model_dump() | {"task": task, "name": "task"}
+    values = EvaluateSettings(bootstrap=200, **settings).model_dump() | {"task": task, "name": "task", **(of_task or {})}
     out = root / "6_evaluate" / "task"
     spec = Spec("evaluate", "task", "s", str(root), 0, "c", values, {"predictions": str(path), **(inputs or {})}, str(out))
     with jobs.job(spec) as job:
@@ -162,6 +168,16 @@ def test_several_labels_a_case_are_scored(tmp_path: Path) -> None:
     table.loc[extra, "target"] = "kidney|liver"
     found = scores(evaluated(tmp_path, finetuned(tmp_path, table)))
     assert set(found.query("metric == 'auc'")["class"]) == {"kidney", "liver", "macro", "spleen"}
+
+
+def test_a_task_of_several_labels_may_have_test_cases_of_one_each(tmp_path: Path) -> None:
+    """Its probabilities need not sum to 1, whatever the labels of the test cases happen to be."""
+    table = predictions(num_cases=40, fractions=(1.0,), modes=("full",))
+    path = finetuned(tmp_path, table.assign(prob_liver=0.9 * table["prob_liver"]))
+    found = scores(evaluated(tmp_path, path, of_task={"multilabel": True}))
+    assert set(found.query("metric == 'auc'")["class"]) == {"kidney", "liver", "macro", "spleen"}
+    with pytest.raises(CorruptArtefactError, match="do not sum to 1"):
+        evaluated(tmp_path, path, of_task={"multilabel": False})
 
 
 @pytest.mark.parametrize(
