@@ -274,6 +274,7 @@ class Dag:
         yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
         values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task, "multilabel": settings.options.get("multilabel")}
         values |= {"controls": {arm: names for arm in self.arms if (names := self.controls_of(arm))}}
+        values |= {"sole": sum(other.task != "segmentation" for other in self.study.finetune.values()) == 1}
         metrics = [plugins.find("metric", name).path for name in plugins.names("metric")]
         yield self._spec("evaluate", task, values, self.evaluate_inputs(task), layout.evaluate(task), metrics)
 

@@ -76,20 +76,21 @@ def only_test(predictions: pd.DataFrame) -> Tested:
     return Tested(fits, first[["case_id", "unit_id", "target", *extra]], by_fit, unit, list(units), "/".join(kinds))
 
 
-def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None) -> Truth:
+def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None, *, sole: bool = True) -> Truth:
     """Classes (the probability columns, in order), targets, and the positive class of a binary task.
 
-    The positive class is the one asked for, else the rarer one.
+    The positive class is the one asked for, else the rarer one: also where the class asked for is another task's.
 
     Args:
         test: the test cases.
         wanted: the positive class that is asked for.
         multilabel: whether a case may have several classes or none, as the task was trained; where nobody says, targets such
             as `liver|spleen`, or empty ones, mean that it may.
+        sole: no other task could have the class asked for.
 
     Raises:
         CorruptArtefactError: no or one probability column, or a target without one.
-        StudyError: the class asked for does not exist.
+        StudyError: the class asked for does not exist, and no other task could have it.
     """
     first = next(iter(test.rows.values()))
     classes = [name.removeprefix(PROBABILITY) for name in first.columns if name.startswith(PROBABILITY)]
@@ -103,12 +104,12 @@ def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None) -
             f"predictions.parquet has probabilities of {classes or 'no class'}, and targets {unknown or 'of these'}: "
             "every class needs its column prob_<class>. Run finetune again."
         )
-    if wanted is not None and wanted not in classes:
+    if wanted is not None and wanted not in classes and sole:
         raise StudyError(f"evaluate.positive: there is no class {wanted!r}.{did_you_mean(wanted, classes)}")
     matrix = np.array([[name in found for name in classes] for found in sets])
     positive = None
     if len(classes) == 2 and not multilabel:
-        positive = classes.index(wanted) if wanted is not None else int(matrix[:, 1].sum() < matrix[:, 0].sum())
+        positive = classes.index(wanted) if wanted in classes else int(matrix[:, 1].sum() < matrix[:, 0].sum())
     return Truth(matrix, classes, positive, multilabel)
 
 

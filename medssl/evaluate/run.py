@@ -52,7 +52,10 @@ def run(job: Job) -> None:
 
 def _classification(job: Job, test: Tested, metrics: Metrics) -> dict[str, pd.DataFrame]:
     settings = job.spec.settings
-    truth = truth_of(test, settings.get("positive"), settings.get("multilabel"))
+    wanted = settings.get("positive")
+    truth = truth_of(test, wanted, settings.get("multilabel"), sole=settings.get("sole", True))
+    if wanted is not None and wanted not in truth.classes:
+        job.log("evaluate.positive is no class of this task: it is left to the tasks that have it")
     probabilities = {fit: probabilities_of(part, truth) for fit, part in test.rows.items()}
     scores = _score(job, test, truth, probabilities, metrics, "")
     briers = {fit: by_unit(brier_of_cases(truth, values), test.unit, len(test.units)) for fit, values in probabilities.items()}

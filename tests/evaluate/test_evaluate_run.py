@@ -153,6 +153,15 @@ def test_the_positive_class_is_the_one_asked_for_or_the_rarer(tmp_path: Path) ->
         evaluated(tmp_path, path, positive="covidd")
 
 
+def test_a_positive_class_of_another_task_is_left_to_that_task(tmp_path: Path) -> None:
+    for classes in (("no", "yes"), ("kidney", "liver", "spleen")):
+        root = tmp_path / classes[0]
+        path = finetuned(root, predictions(num_cases=40, classes=classes, fractions=(1.0,), modes=("full",)))
+        there = evaluated(root, path, positive="covid", of_task={"sole": False}) / "scores.tsv"
+        asked = there.read_bytes()
+        assert (evaluated(root, path) / "scores.tsv").read_bytes() == asked
+
+
 def test_subgroups_are_scored_apart(tmp_path: Path) -> None:
     table = predictions(num_cases=80, fractions=(1.0,), modes=("full",))
     table["group_scanner"] = [("a" if int(c.split("-")[1], 16) % 2 else None) for c in table["case_id"]]
