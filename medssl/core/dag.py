@@ -272,7 +272,11 @@ class Dag:
         backbones += around.get(settings.encoder, [])
         code = [plugins.find("task", settings.task).path, *(plugins.find("backbone", name).path for name in backbones)]
         yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
-        values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task, "multilabel": settings.options.get("multilabel")}
+        values = self.study.evaluate.model_dump() | {
+            "task": settings.task,
+            "name": task,
+            "multilabel": settings.options.get("multilabel"),
+        }
         values |= {"controls": {arm: names for arm in self.arms if (names := self.controls_of(arm))}}
         values |= {"sole": sum(other.task != "segmentation" for other in self.study.finetune.values()) == 1}
         metrics = [plugins.find("metric", name).path for name in plugins.names("metric")]

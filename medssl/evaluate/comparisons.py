@@ -11,12 +11,15 @@ import pandas as pd
 
 from medssl.evaluate.delong import delong
 from medssl.evaluate.intervals import Interval, Replicates, interval, mean_of
-from medssl.evaluate.predictions import SCRATCH, Tested
+from medssl.evaluate.predictions import Tested, arm_of, is_scratch
 from medssl.evaluate.ranks import holm, signed_ranks
 from medssl.evaluate.sample import Floats
 
 Key = tuple[str, str]
 """A metric and a class."""
+
+Network = tuple[str, int]
+"""A backbone and how many parameters it has."""
 
 Scores = dict[str, dict[Key, Replicates]]
 """By fit, then by metric and class."""
@@ -87,18 +90,34 @@ def score_rows(
     return pd.DataFrame(rows)
 
 
-def pairs_of(arms: list[str], controls: dict[str, list[str]] | None = None) -> list[tuple[str, str]]:
+def pairs_of(
+    arms: list[str], controls: dict[str, list[str]] | None = None, networks: dict[str, Network] | None = None
+) -> list[tuple[str, str]]:
     """Which arms are compared: each with scratch, each reduction (`simclr-hash`) with its objective's `simclr-all`, and with
     the controls that keep as many slices (`simclr-random_n`).
 
     controls: by reduction, the reductions that match its count.
+    networks: the network of each arm, where it is known: of several scratches an arm meets the one of its own network.
     """
-    pairs = [(arm, SCRATCH) for arm in arms if arm != SCRATCH and SCRATCH in arms]
-    for arm in arms:
+    networks = networks or {}
+    scratches = [arm for arm in arms if is_scratch(arm)]
+    pairs = []
+    for arm in (arm for arm in arms if not is_scratch(arm)):
+        own = [scratch for scratch in scratches if networks.get(scratch) == networks.get(arm)]
+        pairs += [(arm, scratch) for scratch in own[:1]]
+    for arm in (arm for arm in arms if not is_scratch(arm)):
         objective, _, reduction = arm.rpartition("-")
         references = [f"{objective}-{name}" for name in ("all", *(controls or {}).get(reduction, [])) if objective]
         pairs += [(arm, reference) for reference in references if reference != arm and reference in arms]
     return pairs
+
+
+def networks_of(fits: pd.DataFrame) -> dict[str, Network]:
+    """By arm, the backbone and the number of its parameters, as fits.tsv has them; nothing where it has not."""
+    if not {"init", "backbone", "parameters"} <= set(fits):
+        return {}
+    rows = zip(fits["init"].astype(str), fits["backbone"].astype(str), fits["parameters"].astype(int), strict=True)
+    return {arm_of(init)[0]: (backbone, parameters) for init, backbone, parameters in rows}
 
 
 def compared_scores(scores: Scores, a: list[str], b: list[str]) -> dict[Key, Compared]:
@@ -121,19 +140,20 @@ def comparison_rows(
     holm_over: str,
     better: dict[str, str],
     controls: dict[str, list[str]] | None = None,
+    networks: dict[str, Network] | None = None,
 ) -> pd.DataFrame:
     """`comparisons.tsv`: a − b of the means over seeds, by paired bootstrap, DeLong (AUC) and Wilcoxon (units).
 
     compared: of two lists of fits, each score's difference over the cases that both arms have it for.
     unit_differences: the same as one number per unit `(u,)`, NaN where a unit has none: what signed ranks are taken of.
-    controls: see `pairs_of`.
+    controls, networks: see `pairs_of`.
     positives: for a task whose cases are independent, the positive class with its truth `(n,)` and each fit's scores `(n,)`.
     Holm's correction runs over the arms compared with one reference in one mode and fraction, or over the whole task.
     """
     rows: list[dict[str, Any]] = []
     for (mode, fraction), fits in test.fits.groupby(["mode", "fraction"], sort=True):
         by_arm = {str(arm): part for arm, part in fits.groupby("arm", sort=True)}
-        for a, b in pairs_of(list(by_arm), controls):
+        for a, b in pairs_of(list(by_arm), controls, networks):
             ids_a, ids_b = (list(by_arm[arm]["fit_id"]) for arm in (a, b))
             place = {"a": a, "b": b, "mode": mode, "fraction": fraction}
             pairs = compared(ids_a, ids_b)

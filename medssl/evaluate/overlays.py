@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from medssl.evaluate.predictions import SCRATCH
+from medssl.evaluate.predictions import is_scratch
 
 EACH = 4
 
@@ -18,7 +18,7 @@ def pictured(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:
     """
     if "dice" not in cases:
         return pd.DataFrame()
-    order = cases.assign(of_scratch=cases["arm"] == SCRATCH, not_full=cases["mode"] != "full", fewer=-cases["fraction"])
+    order = cases.assign(of_scratch=cases["arm"].map(is_scratch), not_full=cases["mode"] != "full", fewer=-cases["fraction"])
     first = order.sort_values(["of_scratch", "arm", "not_full", "mode", "fewer", "pretrain_seed", "seed"], kind="stable").iloc[0]
     part = cases[(cases["fit_id"] == first["fit_id"]) & cases["dice"].notna()]
     ranked = part.groupby("case_id", sort=True)["dice"].mean().rename("score").reset_index()

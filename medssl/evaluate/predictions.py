@@ -16,7 +16,6 @@ NEEDED = [*FIT_COLUMNS, "split", "case_id", "unit_id", "target"]
 PROBABILITY = "prob_"
 MANY = "|"
 """Between the classes of a case that has several."""
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,11 @@ def arm_of(init: str) -> tuple[str, int | None]:
     """The arm and the pre-training seed of `simclr-hash-seed0`; other names (`scratch`) are arms without a seed."""
     match = re.fullmatch(r"(.+)-seed(\d+)", init)
     return (match[1], int(match[2])) if match else (init, None)
+
+
+def is_scratch(arm: str) -> bool:
+    """Whether an arm starts from random weights: `scratch`, and `scratch-resnet50-1` where a task has several networks."""
+    return re.fullmatch(r"scratch(-[a-z0-9_]+-\d+)?", arm) is not None
 
 
 def only_test(predictions: pd.DataFrame) -> Tested:

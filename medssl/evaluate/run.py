@@ -32,13 +32,16 @@ def run(job: Job) -> None:
     settings = job.spec.settings
     predictions_path = job.read(job.spec.inputs["predictions"])
     test = only_test(tables.read_parquet(predictions_path))
+    networks: dict[str, comparisons.Network] = {}
     if "fits" in job.spec.inputs:
-        _check_fits(test, tables.read_tsv(job.read(job.spec.inputs["fits"]), text=("fit_id", "init", "mode")))
+        fits = tables.read_tsv(job.read(job.spec.inputs["fits"]), text=("fit_id", "init", "mode"))
+        _check_fits(test, fits)
+        networks = comparisons.networks_of(fits)
     metrics = _metrics(settings["task"], settings.get("metrics"))
     if settings["task"] == "segmentation":
-        results = _segmentation(job, test, metrics, predictions_path)
+        results = _segmentation(job, test, metrics, networks, predictions_path)
     else:
-        results = _classification(job, test, metrics)
+        results = _classification(job, test, metrics, networks)
     small = ("scores", "comparisons", "subgroups", "calibration", "confusion", "empty")
     for name in (name for name in small if name in results and (len(results[name]) or name in ("scores", "comparisons"))):
         tables.write_tsv(job.path(f"{name}.tsv"), results[name])
@@ -50,7 +53,9 @@ def run(job: Job) -> None:
     job.write_receipt()
 
 
-def _classification(job: Job, test: Tested, metrics: Metrics) -> dict[str, pd.DataFrame]:
+def _classification(
+    job: Job, test: Tested, metrics: Metrics, networks: dict[str, comparisons.Network]
+) -> dict[str, pd.DataFrame]:
     settings = job.spec.settings
     wanted = settings.get("positive")
     truth = truth_of(test, wanted, settings.get("multilabel"), sole=settings.get("sole", True))
@@ -73,7 +78,7 @@ def _classification(job: Job, test: Tested, metrics: Metrics) -> dict[str, pd.Da
     return {
         "scores": comparisons.score_rows(test, scores, settings["confidence"], _better(metrics)),
         "comparisons": _compare(
-            settings, metrics, test, functools.partial(comparisons.compared_scores, scores), unit_differences, positives
+            settings, metrics, networks, test, functools.partial(comparisons.compared_scores, scores), unit_differences, positives
         ),
         "calibration": classification.calibration_table(test, probabilities, truth, bins),
         "confusion": classification.confusion_table(cases, truth),
@@ -108,7 +113,9 @@ def _subgroups(job: Job, test: Tested, truth: Truth, probabilities: dict[str, Fl
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _segmentation(job: Job, test: Tested, metrics: Metrics, predictions_path: Path) -> dict[str, pd.DataFrame]:
+def _segmentation(
+    job: Job, test: Tested, metrics: Metrics, networks: dict[str, comparisons.Network], predictions_path: Path
+) -> dict[str, pd.DataFrame]:
     settings = job.spec.settings
     first = next(iter(test.rows.values()))
     classes = classes_of_masks(first, settings.get("classes"))
@@ -133,7 +140,7 @@ def _segmentation(job: Job, test: Tested, metrics: Metrics, predictions_path: Pa
     cases = fits.merge(cases, on="fit_id", how="right")
     return {
         "scores": _case_rows(test, of_cases, settings["confidence"], metrics),
-        "comparisons": _compare(settings, metrics, test, of_cases.compared, of_cases.unit_differences, {}),
+        "comparisons": _compare(settings, metrics, networks, test, of_cases.compared, of_cases.unit_differences, {}),
         "empty": segmentation.empty_counts(cases),
         "overlays": _overlays(job, folder, test, pictured(cases)),
         "cases": cases,
@@ -167,6 +174,7 @@ def _overlays(job: Job, folder: Path, test: Tested, chosen: pd.DataFrame) -> pd.
 def _compare(
     settings: dict[str, Any],
     metrics: Metrics,
+    networks: dict[str, comparisons.Network],
     test: Tested,
     compared: Callable[[list[str], list[str]], dict[comparisons.Key, comparisons.Compared]],
     unit_differences: Callable[[list[str], list[str]], dict[comparisons.Key, Floats]],
@@ -181,6 +189,7 @@ def _compare(
         holm_over=settings.get("holm_over", "arms"),
         better={"brier": "lower"} | _better(metrics),
         controls=settings.get("controls"),
+        networks=networks,
     )
 
 

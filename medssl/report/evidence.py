@@ -64,7 +64,13 @@ def arm_of_run(run: str) -> str:
     return f"{match[1]}/{match[3]}" if match and match[1] else (match[3] if match else "")
 
 
+def is_scratch(arm: str) -> bool:
+    """Whether an arm starts from random weights: `scratch`, and `scratch-resnet50-1` where a task has several networks."""
+    return re.fullmatch(r"scratch(-[a-z0-9_]+-\d+)?", arm) is not None
+
+
 def tones(arms: list[str]) -> dict[str, str]:
     """A colour class per arm, the same in every figure: scratch is grey, `all` arms come first."""
-    others = sorted((arm for arm in arms if arm != "scratch"), key=lambda arm: (not arm.endswith("all"), arm))
-    return {"scratch": "ref"} | {arm: f"c{i % 6}" for i, arm in enumerate(others)}
+    others = sorted((arm for arm in arms if not is_scratch(arm)), key=lambda arm: (not arm.endswith("all"), arm))
+    controls = ["scratch", *sorted(arm for arm in arms if is_scratch(arm) and arm != "scratch")]
+    return dict.fromkeys(controls, "ref") | {arm: f"c{i % 6}" for i, arm in enumerate(others)}

@@ -17,8 +17,8 @@ from medssl.core import plugins, tables
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.job import Spec
 from medssl.core.study import EvaluateSettings
-from medssl.evaluate.comparisons import pairs_of
-from medssl.evaluate.predictions import arm_of
+from medssl.evaluate.comparisons import networks_of, pairs_of
+from medssl.evaluate.predictions import arm_of, is_scratch
 from medssl.evaluate.run import run
 
 
@@ -294,6 +294,28 @@ def test_arms_and_pairs_are_read_from_the_names_of_runs() -> None:
     assert pairs_of(["simclr-hash"]) == []
     arms = ["simclr-hash", "simclr-random_n", "moco-hash"]
     assert pairs_of(arms, {"hash": ["every_n", "random_n"]}) == [("simclr-hash", "simclr-random_n")]
+
+
+def test_an_arm_is_compared_with_the_scratch_of_its_own_network() -> None:
+    arms = ["mae-all", "scratch", "scratch-vit_3d-1", "simclr-all"]
+    networks = {"mae-all": ("vit_3d", 9), "scratch-vit_3d-1": ("vit_3d", 9), "simclr-all": ("unet", 5), "scratch": ("unet", 5)}
+    assert pairs_of(arms, None, networks) == [("mae-all", "scratch-vit_3d-1"), ("simclr-all", "scratch")]
+    fits = pd.DataFrame(
+        [
+            {"init": init, "backbone": backbone, "parameters": parameters}
+            for init, (backbone, parameters) in {**networks, "simclr-all-seed1": ("unet", 5)}.items()
+        ]
+    )
+    assert networks_of(fits) == networks
+    assert networks_of(fits.drop(columns="backbone")) == {}
+
+
+def test_a_scratch_is_a_control_and_no_arm() -> None:
+    assert [arm for arm in ("scratch", "scratch-unet-1", "scratch-hash", "scratchy", "mae-all") if is_scratch(arm)] == [
+        "scratch",
+        "scratch-unet-1",
+    ]
+    assert pairs_of(["scratch", "scratch-unet-1"]) == []
 
 
 def test_settings_refuse_unknown_metrics_and_options() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.evidence import Evidence
+from medssl.report.evidence import Evidence, is_scratch
 from medssl.report.pictures import picture
 from medssl.report.section import Figure, Section, Table, number, percent, records, shown
 from medssl.report.words import mode_name, ordered_modes, ordered_shares, share_name
@@ -33,7 +33,7 @@ def failures(evidence: Evidence) -> Section:
 def ranked_cases(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:
     """Best, median and worst cases (mean over seeds) of the first pretrained arm in the first mode with the most labels."""
     mode, share = ordered_modes(cases["mode"])[0], ordered_shares(cases["fraction"])[-1]
-    arms = sorted(set(cases["arm"]), key=lambda arm: (arm == "scratch", arm))
+    arms = sorted(set(cases["arm"]), key=lambda arm: (is_scratch(arm), arm))
     part = cases[(cases["mode"] == mode) & (cases["fraction"] == share) & (cases["arm"] == arms[0])]
     score, lower_is_better = ("brier", True) if "brier" in part else ("dice", False)
     if score not in part:

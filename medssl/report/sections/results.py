@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.evidence import Evidence
+from medssl.report.evidence import Evidence, is_scratch
 from medssl.report.section import Section, Table, Text, number, percent, records, shown, span
 from medssl.report.words import class_name, metric_name, mode_name, ordered_modes, ordered_shares, share_name, units
 
@@ -52,7 +52,7 @@ def _wide(rows: pd.DataFrame) -> pd.DataFrame:
     made = []
     for share in ordered_shares(rows["fraction"]):
         part = rows[rows["fraction"] == share]
-        for arm in sorted(set(part["init"]), key=lambda name: (name != "scratch", name)):
+        for arm in sorted(set(part["init"]), key=lambda name: (not is_scratch(name), name)):
             cells = {
                 metric_name(row["metric"]) + ("" if row["class"] in ("macro", "all") else f" ({row['class']})"): _cell(row)
                 for row in records(part[part["init"] == arm])
