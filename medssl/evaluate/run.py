@@ -21,7 +21,7 @@ from medssl.evaluate.metrics.brier import brier_of_cases
 from medssl.evaluate.overlays import fullest_plane, pictured
 from medssl.evaluate.predictions import Tested, only_test, probabilities_of, truth_of
 from medssl.evaluate.sample import ALL, Floats, Truth, by_unit
-from medssl.evaluate.subgroups import restrict, subgroups_of
+from medssl.evaluate.subgroups import in_group, restrict, subgroups_of
 
 Metrics = dict[str, Callable[..., Any]]
 MAX_MASK_VOXELS = 2**31
@@ -107,9 +107,17 @@ def _subgroups(job: Job, test: Tested, truth: Truth, probabilities: dict[str, Fl
         within = {fit: values[inside] for fit, values in probabilities.items()}
         scores = _score(job, part, part_truth, within, metrics, f"{column} {len(found) + 1}")
         rows = comparisons.score_rows(part, scores, job.spec.settings["confidence"], _better(metrics))
-        rows.insert(0, "group", column)
-        rows.insert(1, "value", value)
-        found.append(rows)
+        found.append(in_group(rows, column, value))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _segmentation_subgroups(job: Job, test: Tested, of_cases: segmentation.CaseScores, metrics: Metrics) -> pd.DataFrame:
+    found: list[pd.DataFrame] = []
+    for column, value, inside in subgroups_of(test):
+        part = restrict(test, inside)
+        weights = unit_weights(job.spec.seed, job.spec.name, len(part.units), job.spec.settings["bootstrap"])
+        rows = _case_rows(part, of_cases.within(inside, weights, part.unit), job.spec.settings["confidence"], metrics)
+        found.append(in_group(rows, column, value))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -141,6 +149,7 @@ def _segmentation(
     return {
         "scores": _case_rows(test, of_cases, settings["confidence"], metrics),
         "comparisons": _compare(settings, metrics, networks, test, of_cases.compared, of_cases.unit_differences, {}),
+        "subgroups": _segmentation_subgroups(job, test, of_cases, metrics),
         "empty": segmentation.empty_counts(cases),
         "overlays": _overlays(job, folder, test, pictured(cases)),
         "cases": cases,

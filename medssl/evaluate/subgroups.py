@@ -27,3 +27,11 @@ def restrict(test: Tested, inside: np.ndarray) -> Tested:
     unit, units = pd.factorize(cases["unit_id"].astype(str), sort=True)
     rows = {fit: part[inside].reset_index(drop=True) for fit, part in test.rows.items()}
     return replace(test, cases=cases, rows=rows, unit=unit, units=list(units))
+
+
+def in_group(rows: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    """Score rows with the subgroup that they are of in front."""
+    rows = rows.copy()
+    rows.insert(0, "group", column)
+    rows.insert(1, "value", value)
+    return rows

@@ -192,6 +192,7 @@ class SegmentationWork(Work):
                     "prediction": f"masks/{fit.id}/{cases.case_id[n]}.nii.gz",
                     "classes": json.dumps(self.names),
                     "spacing_mm": json.dumps([float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)]),
+                    **{name: values[n] for name, values in cases.groups.items()},
                 }
             )
         return pd.DataFrame(rows), fitted

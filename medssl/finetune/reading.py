@@ -143,6 +143,8 @@ def read_scans(job: Job, network: Expected, ingested: Path) -> tuple[list[Scan],
             f"name a folder of masks (sources.{source}.labels), or fine-tune on another source."
         )
     samples = tables.read_parquet(samples_path)
+    if "labels" in inputs:
+        samples = with_given_labels(samples, tables.read_parquet(job.read(inputs["labels"])))
     samples = (
         samples.assign(unit_id=unit_ids(samples, tables.read_tsv(volumes_path)))
         .drop_duplicates("volume_id")
@@ -183,6 +185,7 @@ def read_scans(job: Job, network: Expected, ingested: Path) -> tuple[list[Scan],
         classes=[names[str(value)] for value in values[1:]],
         targets=np.array([[value in has for value in values[1:]] for has in found], dtype=np.uint8),
         images=lambda _: None,  # type: ignore[arg-type, return-value]
+        groups={name: samples[name].reindex(ids).to_numpy(dtype=object) for name in group_columns(samples)},
     )
     return scans, values, names, cases
 

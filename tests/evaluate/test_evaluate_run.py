@@ -270,6 +270,7 @@ def test_segmentation_is_scored_from_masks_on_disk(tmp_path: Path, suffix: str) 
             rows.append(row | {"classes": json.dumps({"1": "organ"}), "spacing_mm": "[2.0, 1.0, 1.0]"})
     table = pd.DataFrame(rows)
     table.loc[table["init"] != "scratch", "target"] = table.loc[table["init"] == "scratch", "target"].to_list()
+    table["group_site"] = [("north" if case in ("v-0", "v-5") else None) for case in table["case_id"]]
     out = evaluated(tmp_path, finetuned(tmp_path, table, *files), task="segmentation")
     found = scores(out).set_index(["init", "metric"])
     assert found.loc[("scratch", "dice"), "estimate"] == pytest.approx(0.75)
@@ -281,6 +282,9 @@ def test_segmentation_is_scored_from_masks_on_disk(tmp_path: Path, suffix: str) 
     assert difference["difference"].to_numpy() == pytest.approx(0.125)
     assert set(difference["n"]) == set(found["n"]) == {5}, "the case without an organ has no score"
     assert difference["note"].str.contains("left out: 1 of 6 cases").all()
+    within = tables.read_tsv(out / "subgroups.tsv", text=("value", "class")).query("metric == 'dice' and init == 'scratch'")
+    assert dict(zip(within["value"].fillna("n/a"), within["n"], strict=True)) == {"n/a": 4, "north": 1}
+    assert within["estimate"].to_numpy() == pytest.approx(0.75)
 
 
 def test_arms_and_pairs_are_read_from_the_names_of_runs() -> None:

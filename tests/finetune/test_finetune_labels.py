@@ -102,11 +102,12 @@ def test_masks_of_a_label_folder_are_brought_to_the_prepared_grid(tmp_path: Path
     for folder in (source, tmp_path / "study" / "1_ingest" / "hearts"):
         (folder / "receipt.json").unlink()
         receipt(folder, "prepare")
-    rows = [{"volume_id": name, "mask": f"masks/{name}.npy"} for name in masks]
+    rows = [{"volume_id": name, "mask": f"masks/{name}.npy", "group_sex": "FM"[int(name[-1]) % 2]} for name in masks]
     spec = spec_of(source, **SMALL | {"max_steps": 40, "fractions": [1.0], "lr": 3e-3})
     out = finetune(with_labels(spec, write_labels(tmp_path / "study", rows, masks)))
     found = tables.read_parquet(out / "predictions.parquet")
     assert json.loads(found["classes"][0]) == {"1": "box", "3": "ball"}
+    assert (found["group_sex"] == found["case_id"].str[-1].astype(int).map(lambda n: "FM"[n % 2])).all()
     for row in found.to_dict("records"):
         reference, predicted = (np.asanyarray(nibabel.load(out / row[n]).dataobj) for n in ("target", "prediction"))
         assert np.array_equal(reference, masks[row["case_id"]][::-1].transpose(0, 2, 1)[:, :, ::-1])
