@@ -13,6 +13,7 @@ import pandas as pd
 
 from medssl.core import plugins, tables
 from medssl.core.errors import CorruptArtefactError
+from medssl.core.files import canonical_json
 from medssl.core.job import Job
 from medssl.evaluate import classification, comparisons, segmentation
 from medssl.evaluate.intervals import unit_weights
@@ -42,6 +43,10 @@ def run(job: Job) -> None:
         results = _segmentation(job, test, metrics, networks, predictions_path)
     else:
         results = _classification(job, test, metrics, networks)
+    options = _options(metrics, settings.get("metrics"))
+    for table in ("scores", "comparisons", "subgroups"):
+        rows = results[table]
+        results[table] = rows.assign(options=rows["metric"].map(options).fillna("{}")) if len(rows) else rows.assign(options=[])
     small = ("scores", "comparisons", "subgroups", "calibration", "confusion", "empty")
     for name in (name for name in small if name in results and (len(results[name]) or name in ("scores", "comparisons"))):
         tables.write_tsv(job.path(f"{name}.tsv"), results[name])
@@ -211,6 +216,12 @@ def _metrics(task: str, chosen: list[dict[str, Any]] | None) -> Metrics:
         if function.__globals__["TASK"] == task:
             found[name] = functools.partial(function, **options)
     return found
+
+
+def _options(metrics: Metrics, chosen: list[dict[str, Any]] | None) -> dict[str, str]:
+    """By metric, its options as JSON: NSD without its tolerance is no number."""
+    given = {c["name"]: c["options"] for c in chosen or []}
+    return {name: canonical_json(plugins.find("metric", name).check(given.get(name, {}))) for name in metrics}
 
 
 def _better(metrics: Metrics) -> dict[str, str]:

@@ -225,6 +225,10 @@ def test_a_few_metrics_with_options_can_be_chosen(tmp_path: Path) -> None:
     chosen = ["auc", {"sensitivity_at_specificity": {"specificity": 0.8}}]
     found = scores(evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=30, fractions=(1.0,))), metrics=chosen))
     assert set(found["metric"]) == {"auc", "sensitivity_at_specificity"}
+    assert dict(zip(found["metric"], found["options"], strict=True)) == {
+        "auc": "{}",
+        "sensitivity_at_specificity": '{"specificity":0.8}',
+    }
 
 
 def test_one_arm_alone_is_scored_and_not_compared(tmp_path: Path) -> None:
