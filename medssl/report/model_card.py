@@ -6,7 +6,7 @@ import pandas as pd
 
 from medssl.report.evidence import Evidence, arm_of_run
 from medssl.report.section import number, span
-from medssl.report.words import class_name, headline, metric_name, mode_name, share_name
+from medssl.report.words import class_name, counts_of, headline, mode_name, name_in, share_name
 
 OWNERS = "*For the authors to state.*"
 
@@ -65,14 +65,15 @@ def _evaluation(evidence: Evidence) -> str:
     rows = []
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
+        name, counts = name_in(scores, metric), counts_of(evidence.fits.get(task), scores)
         for row in scores[(scores["metric"] == metric) & (scores["class"] == label)].itertuples():
             rows.append(
                 {
                     "task": task,
                     "start": row.init,
                     "mode": mode_name(str(row.mode)),
-                    "labels": share_name(row.fraction),  # type: ignore[arg-type]
-                    f"{metric_name(metric)} ({class_name(label)})": number(row.estimate),
+                    "labels": share_name(row.fraction, counts),  # type: ignore[arg-type]
+                    f"{name} ({class_name(label)})": number(row.estimate),
                     "interval": span(row.low, row.high),
                     "n": row.n,
                 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from medssl.report.section import counted, percent
@@ -21,13 +23,33 @@ METRICS = {
     "nsd": "NSD",
     "volume_error": "Volume error",
 }
+WITH_OPTIONS = {
+    "sensitivity_at_specificity": "Sensitivity at specificity {specificity:g}",
+    "calibration_error": "Calibration error ({bins} bins)",
+    "hd95": "HD{percentile:g} (mm)",
+    "nsd": "NSD at {tolerance_mm:g} mm",
+}
+"""Names of scores that mean nothing, or another thing, without an option."""
+
+Counts = dict[float, str]
+"""By share of labels, its words where the study asked for a count of patients."""
+
 HEADLINES = ("dice", "auc", "accuracy")
 CLASS_ORDER = ("macro", "all")
 
 
-def metric_name(metric: str) -> str:
-    """`AUC` for `auc`; a metric without a known name keeps its own."""
+def metric_name(metric: str, options: object = None) -> str:
+    """`AUC` for `auc`, `NSD at 2 mm` for `nsd` with its options as JSON; a metric without a known name keeps its own."""
+    given = json.loads(options) if isinstance(options, str) else {}
+    if given and metric in WITH_OPTIONS:
+        return WITH_OPTIONS[metric].format(**given)
     return METRICS.get(metric, metric.replace("_", " "))
+
+
+def name_in(table: pd.DataFrame, metric: str) -> str:
+    """The name of a metric with the options that a table of scores or comparisons says."""
+    given = table.loc[table["metric"] == metric, "options"] if "options" in table else pd.Series(dtype=object)
+    return metric_name(metric, next(iter(given), None))
 
 
 def class_name(label: str) -> str:
@@ -35,16 +57,40 @@ def class_name(label: str) -> str:
     return {"macro": "mean over classes", "all": "all cases"}.get(label, label)
 
 
-def share_name(fraction: float) -> str:
-    """`5 %` of the labels, or `40 cases` where a count was asked for."""
+def counts_of(fits: pd.DataFrame | None, scores: pd.DataFrame | None) -> Counts:
+    """The shares that the study asks for as counts, as it had them: `1 patient`, `2 to 3 patients` where seeds differ.
+
+    fits: of the task; the name of a fit says whether its share was a count. scores: a table of the task with its `unit`.
+    """
+    if fits is None or scores is None or not {"fit_id", "num_train_units"} <= set(fits):
+        return {}
+    asked = fits[fits["fit_id"].astype(str).str.contains(r"-n\d+-s\d+$", regex=True) & (fits["fraction"] < 1)]
+    found = {}
+    for fraction, part in asked.groupby("fraction", sort=True):
+        least, most = int(part["num_train_units"].min()), int(part["num_train_units"].max())
+        text = units(most, str(scores["unit"].iloc[0]))
+        found[float(fraction)] = text if least == most else f"{least} to {text}"  # type: ignore[arg-type]
+    return found
+
+
+def share_name(fraction: float, counts: Counts | None = None) -> str:
+    """`5 %` of the labels, or `3 patients` or `40 cases` where a count was asked for."""
+    if counts and fraction in counts:
+        return counts[fraction]
     return percent(fraction) if fraction <= 1 else f"{fraction:.0f} cases"
 
 
-def share_words(fraction: float) -> str:
-    """`With 5 % of the labels`, `With all labels`, `With 40 labelled cases`."""
+def share_phrase(fraction: float, counts: Counts | None = None) -> str:
+    """`5 % of the labels`, `labels of 3 patients`."""
+    name = share_name(fraction, counts)
+    return f"labels of {name}" if fraction > 1 or fraction in (counts or {}) else f"{name} of the labels"
+
+
+def share_words(fraction: float, counts: Counts | None = None) -> str:
+    """`With 5 % of the labels`, `With all labels`, `With labels of 3 patients`, `With 40 labelled cases`."""
     if fraction == 1:
         return "With all labels"
-    return f"With {percent(fraction)} of the labels" if fraction < 1 else f"With {fraction:.0f} labelled cases"
+    return f"With {fraction:.0f} labelled cases" if fraction > 1 else f"With {share_phrase(fraction, counts)}"
 
 
 def mode_name(mode: str) -> str:

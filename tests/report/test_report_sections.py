@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path, PurePath
 
@@ -18,14 +19,24 @@ from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
 from medssl.report.section import Figure, Text, count, counted, duration, number, p_value, percent, span
-from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of
+from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of, with_limits
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
-from medssl.report.words import headline, ordered_shares, share_words
+from medssl.report.words import (
+    WITH_OPTIONS,
+    counts_of,
+    headline,
+    metric_name,
+    name_in,
+    ordered_shares,
+    share_name,
+    share_phrase,
+    share_words,
+)
 
 ROW = {
     "a": "simclr-hash", "b": "scratch", "mode": "full", "fraction": 0.05, "metric": "auc", "class": "macro", "better": "higher",
@@ -50,6 +61,77 @@ def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, 
     row = ROW | changes
     assert verdict_of(row) == verdict
     assert words in Markup(claim(row)).striptags()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 8, "unit": "patient"}, "on these 8 patients, simclr-hash did better than training from scratch: a hint"),
+        ({"fits_a": 3, "fits_b": 1}, "with one fit from scratch, simclr-hash did better than training from scratch: a hint"),
+        ({"fits_a": 1, "fits_b": 9, "better": "lower"}, "with one fit of simclr-hash, simclr-hash did worse than"),
+        ({"b": "simclr-all", "fits_a": 9, "fits_b": 1}, "with one fit of simclr-all, simclr-hash did better than simclr-all"),
+        ({"n": 1, "fits_a": 1, "fits_b": 1, "low": -0.01}, "on this 1 image, with one fit each, there is no clear difference"),
+        ({"labels": "1 patient", "n": 8}, "With labels of 1 patient, on these 8 images,"),
+    ],
+)
+def test_few_patients_or_a_single_fit_make_a_hint_and_no_finding(changes: dict[str, object], words: str) -> None:
+    said = Markup(claim(ROW | changes)).striptags()
+    assert words in said
+    assert " was better" not in said and " was worse" not in said
+    together = Markup(claim_together(pd.DataFrame([ROW | changes, ROW | changes | {"a": "other"}]))).striptags()
+    assert " was better" not in together and " was worse" not in together
+    assert ("A hint, not a finding." in together) == ("did" in said)
+
+
+def test_what_bounds_a_comparison_is_told_of_each_group() -> None:
+    rows = [ROW | {"a": f"arm{n}", "fits_a": 1 + n % 2, "fits_b": 3} for n in range(6)]
+    groups = alike(pd.DataFrame(rows))
+    assert [len(group) for group in groups] == [3, 3]
+    told = [Markup(claim_together(group)).striptags() for group in groups]
+    assert any(
+        "with one fit of the first, in 3 comparisons with training from scratch the first did better" in one for one in told
+    )
+    assert any("the first was better: arm1; arm3; arm5." in one for one in told)
+
+
+def test_the_fits_behind_a_claim_are_those_of_the_scores() -> None:
+    scores = pd.DataFrame([ROW | {"init": "simclr-hash", "num_seeds": 9}, ROW | {"init": "scratch", "num_seeds": 1}])
+    row = with_limits(pd.DataFrame([ROW]), scores, {0.05: "3 patients"}).iloc[0]
+    assert (row["fits_a"], row["fits_b"], row["labels"]) == (9, 1, "3 patients")
+
+
+def test_the_note_of_a_row_stands_in_its_detail() -> None:
+    scores = pd.DataFrame([{**ROW, "init": arm, "estimate": 0.9} for arm in ("simclr-hash", "scratch")])
+    note = "n below 50: the interval may be too narrow; left out: 2 of 8 cases, undefined in the first (2) or second (0)"
+    said = detail(ROW | {"note": note}, scores)
+    assert "seeds. Note: n below 50: the interval may be too narrow; left out: 2 of 8 cases" in said
+    together = detail_together(pd.DataFrame([ROW | {"note": note}] * 2))
+    assert together.endswith("below. Note: n below 50: the interval may be too narrow.")
+
+
+def test_a_score_is_named_with_the_option_that_it_depends_on() -> None:
+    assert metric_name("nsd", '{"tolerance_mm":2.0}') == "NSD at 2 mm"
+    assert metric_name("sensitivity_at_specificity", '{"specificity":0.9}') == "Sensitivity at specificity 0.9"
+    assert metric_name("hd95", '{"percentile":95.0}') == "HD95 (mm)"
+    assert metric_name("dice", "{}") == metric_name("dice") == "Dice"
+    for name in plugins.names("metric"):
+        options = plugins.find("metric", name).check({})
+        assert metric_name(name, json.dumps(options)), name
+        assert bool(options) == (name in WITH_OPTIONS), f"{name}: an option that its name does not say"
+    table = pd.DataFrame({"metric": ["dice", "nsd"], "options": ["{}", '{"tolerance_mm":1.5}']})
+    assert name_in(table, "nsd") == "NSD at 1.5 mm"
+
+
+def test_counts_that_were_asked_for_are_told_as_counts() -> None:
+    names = ["scratch-full-n1-s0", "scratch-full-n3-s0", "scratch-full-n3-s1", "scratch-full-0p5-s0", "scratch-full-n90-s0"]
+    fits = pd.DataFrame({"fit_id": names, "fraction": [1 / 28, 3 / 28, 3 / 28, 0.5, 1.0], "num_train_units": [1, 3, 4, 14, 28]})
+    counts = counts_of(fits, pd.DataFrame({"unit": ["patient"]}))
+    assert counts == {1 / 28: "1 patient", 3 / 28: "3 to 4 patients"}
+    assert share_name(1 / 28, counts) == "1 patient"
+    assert share_phrase(3 / 28, counts) == "labels of 3 to 4 patients"
+    assert share_words(1 / 28, counts) == "With labels of 1 patient"
+    assert share_phrase(0.5, counts) == "50\u202f% of the labels"
+    assert counts_of(None, None) == {}
 
 
 @pytest.mark.parametrize("mode", ["full", "gradual", "linear", "knn", "decoder"])
@@ -221,6 +303,7 @@ def test_names_are_read_off_folders() -> None:
 def test_scratch_is_grey_and_arms_keep_their_colour() -> None:
     colour = tones(["simclr-hash", "scratch", "simclr-all"])
     assert colour == {"scratch": "ref", "simclr-all": "c0", "simclr-hash": "c1"}
+    assert tones(["mae-all", "scratch", "scratch-vit-1"]) == {"scratch": "ref", "scratch-vit-1": "ref", "mae-all": "c0"}
 
 
 def test_the_headline_is_dice_or_auc_over_classes() -> None:

@@ -8,13 +8,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from medssl.report.chart import Interval, axis, forest_chart
-from medssl.report.evidence import Evidence, tones
+from medssl.report.evidence import Evidence, is_scratch, tones
 from medssl.report.section import Figure, Section, Text, count, counted, number, p_value, percent, records, span
 from medssl.report.words import (
+    Counts,
     class_name,
+    counts_of,
     headline,
     metric_name,
     mode_name,
+    name_in,
     ordered_modes,
     ordered_shares,
     share_name,
@@ -28,9 +31,16 @@ FROZEN_MODES = ("linear", "knn", "decoder")
 MOST_ALONE = 12
 """Comparisons of a task that get a sentence each; of more, those that came out alike share one."""
 
+FEWEST_FITS = 2
+"""Of one fit nobody can say how much of a difference is the luck of its seed."""
+FEWEST_UNITS = 50
+"""Below, an interval of a mean may be too narrow (docs/evaluate.md)."""
+
 VERDICTS = {
     "better": Markup("{}, in <strong>{} the first was better</strong>: {}."),
+    "hint of better": Markup("{}, in {} the first <strong>did better</strong>: {}. A hint, not a finding."),
     "worse": Markup("{}, in <strong>{} the first was worse</strong>: {}."),
+    "hint of worse": Markup("{}, in {} the first <strong>did worse</strong>: {}. A hint, not a finding."),
     "uncorrected": Markup("{}, {} are <strong>not settled</strong> once corrected for the number of arms: {}."),
     "unclear": Markup("{}, {} show <strong>no clear difference</strong>: {}."),
     "unknown": Markup("{}, {} have <strong>too few cases</strong> to say: {}."),
@@ -45,7 +55,8 @@ def answer(evidence: Evidence) -> Section:
     facts: dict[str, object] = {}
     for task, scores in sorted(evidence.scores.items()):
         comparisons = evidence.comparisons.get(task, pd.DataFrame())
-        rows = main_comparisons(scores, comparisons)
+        counts = counts_of(evidence.fits.get(task), scores)
+        rows = with_limits(main_comparisons(scores, comparisons), scores, counts)
         blocks.append(Text(_heading(task, scores, rows), "html"))
         if rows.empty:
             blocks.append(Text(_alone(scores)))
@@ -58,7 +69,7 @@ def answer(evidence: Evidence) -> Section:
                 blocks += [Text(claim(row), "claim"), Text(detail(row, scores), "detail")]
             else:
                 blocks += [Text(claim_together(group), "claim"), Text(detail_together(group), "detail")]
-        blocks.append(_forest(task, rows, list(scores["init"])))
+        blocks.append(_forest(task, rows, list(scores["init"]), counts))
         facts[task] = {"comparisons": records(chosen), "scores": _behind(chosen, scores), "groups": [len(g) for g in groups]}
     blocks.append(
         Text(
@@ -81,17 +92,38 @@ def main_comparisons(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Data
     wanted = (comparisons["metric"] == metric) & (comparisons["class"] == label) & (comparisons["mode"] == mode)
     rows = comparisons[wanted & comparisons["method"].str.startswith("bootstrap")]
     return (
-        rows.assign(is_scratch=rows["b"] != "scratch")
+        rows.assign(is_scratch=~rows["b"].map(is_scratch).astype(bool))
         .sort_values(["is_scratch", "b", "fraction", "a"])
         .drop(columns="is_scratch")
     )
 
 
+def with_limits(rows: pd.DataFrame, scores: pd.DataFrame, counts: Counts) -> pd.DataFrame:
+    """The comparisons with what bounds a claim: how many fits stand on each side, and how many patients gave labels."""
+    sides = {f"fits_{side}": [_of_arm(scores, str(row[side]), row, "num_seeds") for row in records(rows)] for side in ("a", "b")}
+    return rows.assign(**sides, labels=[counts.get(float(share), "") for share in rows["fraction"]]) if len(rows) else rows
+
+
+def limits_of(row: dict[str, Any], first: str) -> str:
+    """`on these 8 patients, with one fit from scratch`: why a clear difference is a hint only; empty where nothing bounds it."""
+    found = []
+    if row["n"] < FEWEST_UNITS:
+        found.append(f"on {'this' if row['n'] == 1 else 'these'} {units(int(row['n']), str(row['unit']))}")
+    few_a, few_b = (row.get(name, FEWEST_FITS) < FEWEST_FITS for name in ("fits_a", "fits_b"))
+    second = "from scratch" if is_scratch(str(row["b"])) else f"of {row['b']}"
+    if few_a or few_b:
+        found.append(f"with one fit {'each' if few_a and few_b else f'of {first}' if few_a else second}")
+    return ", ".join(found)
+
+
 def claim(row: dict[str, Any]) -> Markup:
-    """One comparison in words: with how many labels, which was better, and whether that is settled."""
-    a, b = str(row["a"]), _scratch(row) if row["b"] == "scratch" else str(row["b"])
+    """One comparison in words: with how many labels, on how few patients and fits, which was better, whether that is settled."""
+    a, b = str(row["a"]), _scratch(row) if is_scratch(str(row["b"])) else str(row["b"])
     verdict = verdict_of(row)
-    start = share_words(float(row["fraction"]))
+    limits = limits_of(row, a)
+    start = ", ".join(part for part in (_labels(row), limits) if part)
+    if verdict in ("better", "worse") and limits:
+        return Markup("{}, {} <strong>did {}</strong> than {}: a hint, not a finding.").format(start, a, verdict, b)
     if verdict in ("better", "worse"):
         return Markup("{}, <strong>{} was {} than {}</strong>.").format(start, a, verdict, b)
     if verdict == "uncorrected":
@@ -106,19 +138,36 @@ def claim(row: dict[str, Any]) -> Markup:
 
 def alike(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """The comparisons that came out alike: of one share of labels, all against scratch or none, with one verdict."""
-    keyed = rows.assign(against_arms=rows["b"] != "scratch", verdict=[verdict_of(row) for row in records(rows)])
-    keyed["place"] = keyed["verdict"].map({verdict: place for place, verdict in enumerate(VERDICTS)})
-    groups = keyed.groupby(["against_arms", "fraction", "place"], sort=True)
-    return [group.drop(columns=["against_arms", "verdict", "place"]) for _, group in groups]
+    keyed = rows.assign(
+        against_arms=[not is_scratch(str(row["b"])) for row in records(rows)],
+        place=[list(VERDICTS).index(_told(row)) for row in records(rows)],
+        limits=[
+            limits_of(row | {"b": row["b"] if is_scratch(str(row["b"])) else "the second"}, "the first") for row in records(rows)
+        ],
+    )
+    groups = keyed.groupby(["against_arms", "fraction", "place", "limits"], sort=True)
+    return [group.drop(columns=["against_arms", "place", "limits"]) for _, group in groups]
 
 
 def claim_together(rows: pd.DataFrame) -> Markup:
     """Comparisons that came out alike in words: how many, and which."""
     row = records(rows)[0]
-    against = f" with {_scratch(row)}" if row["b"] == "scratch" else " of starting points"
-    names = [one["a"] if one["b"] == "scratch" else f"{one['a']} and {one['b']}" for one in records(rows)]
-    pattern = VERDICTS[verdict_of(row)]
-    return pattern.format(share_words(float(row["fraction"])), f"{len(rows)} comparisons{against}", "; ".join(map(str, names)))
+    against = f" with {_scratch(row)}" if is_scratch(str(row["b"])) else " of starting points"
+    names = [one["a"] if is_scratch(str(one["b"])) else f"{one['a']} and {one['b']}" for one in records(rows)]
+    limits = limits_of(row if is_scratch(str(row["b"])) else row | {"b": "the second"}, "the first")
+    start = ", ".join(part for part in (_labels(row), limits) if part)
+    return VERDICTS[_told(row)].format(start, f"{len(rows)} comparisons{against}", "; ".join(map(str, names)))
+
+
+def _told(row: dict[str, Any]) -> str:
+    """The verdict, weaker where something bounds it."""
+    verdict = verdict_of(row)
+    return f"hint of {verdict}" if verdict in ("better", "worse") and limits_of(row, "") else verdict
+
+
+def _labels(row: dict[str, Any]) -> str:
+    fraction = float(row["fraction"])
+    return share_words(fraction, {fraction: row["labels"]} if row.get("labels") else None)
 
 
 def _scratch(row: dict[str, Any]) -> str:
@@ -129,13 +178,16 @@ def _scratch(row: dict[str, Any]) -> str:
 def detail_together(rows: pd.DataFrame) -> str:
     """The range of their differences."""
     low, high = (number(value, sign=True) for value in (rows["difference"].min(), rows["difference"].max()))
-    return f"{metric_name(str(rows['metric'].iloc[0]))} differences {low} to {high}; each with its interval in the figure below."
+    name = name_in(rows, str(rows["metric"].iloc[0]))
+    notes = dict.fromkeys(note for row in records(rows) for note in _notes(row) if not note.startswith("left out"))
+    text = f"{name} differences {low} to {high}; each with its interval in the figure below."
+    return f"{text} Note: {'; '.join(notes)}." if notes else text
 
 
 def detail(row: dict[str, Any], scores: pd.DataFrame) -> str:
     """The numbers behind a claim: both scores, their difference with interval and p-value, seeds."""
-    levels = " against ".join(number(_estimate(scores, str(row[arm]), row)) for arm in ("a", "b"))
-    text = f"{metric_name(str(row['metric']))} {levels}: {number(row['difference'], sign=True)}"
+    levels = " against ".join(number(_of_arm(scores, str(row[arm]), row, "estimate")) for arm in ("a", "b"))
+    text = f"{metric_name(str(row['metric']), row.get('options'))} {levels}: {number(row['difference'], sign=True)}"
     if pd.notna(row["low"]):
         p = p_value(row["p_holm"])
         text += (
@@ -144,7 +196,12 @@ def detail(row: dict[str, Any], scores: pd.DataFrame) -> str:
         )
     if pd.notna(row["num_seeds"]):
         text += f", larger in {int(row['seeds_above'])} of {counted(row['num_seeds'], 'seed')}"
-    return text + "."
+    return ". Note: ".join([text, *(["; ".join(notes)] if (notes := _notes(row)) else [])]) + "."
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    note = row.get("note")
+    return note.split("; ") if isinstance(note, str) and note else []
 
 
 def verdict_of(row: dict[str, Any]) -> str:
@@ -165,9 +222,9 @@ def _few(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["fraction"].isin([shares[0], shares[-1]])]
 
 
-def _estimate(scores: pd.DataFrame, arm: str, row: dict[str, Any]) -> float:
+def _of_arm(scores: pd.DataFrame, arm: str, row: dict[str, Any], column: str) -> float:
     same = (scores["init"] == arm) & (scores["mode"] == row["mode"]) & (scores["fraction"] == row["fraction"])
-    found = scores[same & (scores["metric"] == row["metric"]) & (scores["class"] == row["class"])]["estimate"]
+    found = scores[same & (scores["metric"] == row["metric"]) & (scores["class"] == row["class"])][column]
     return float(found.iloc[0]) if len(found) else float("nan")
 
 
@@ -176,11 +233,11 @@ def _behind(chosen: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, Any]]:
     return records(scores.merge(chosen[keys].drop_duplicates(), on=keys)[["init", *keys, "estimate"]])
 
 
-def _forest(task: str, rows: pd.DataFrame, arms: list[str]) -> Figure:
+def _forest(task: str, rows: pd.DataFrame, arms: list[str], counts: Counts) -> Figure:
     colour = tones(sorted(set(arms)))
     drawn = [
         Interval(
-            f"{share_name(row['fraction'])}: {row['a']} − {row['b']}",
+            f"{share_name(row['fraction'], counts)}: {row['a']} − {row['b']}",
             colour[row["a"]],
             row["difference"],
             row["low"],
@@ -189,11 +246,11 @@ def _forest(task: str, rows: pd.DataFrame, arms: list[str]) -> Figure:
         )
         for row in records(rows)
     ]
-    metric = metric_name(rows["metric"].iloc[0])
+    metric = name_in(rows, str(rows["metric"].iloc[0]))
     x = axis(
         f"Difference in {metric}, with interval", [*rows["low"], *rows["high"], *rows["difference"]], include=[0.0], num_ticks=3
     )
-    n = units(int(rows["n"].iloc[0]), str(rows["unit"].iloc[0]))
+    n = units(int(rows["n"].max()), str(rows["unit"].iloc[0]))
     caption = (
         f"Paired differences in {metric} ({class_name(rows['class'].iloc[0])}), {mode_name(rows['mode'].iloc[0])}, "
         f"{n} in the test part."
@@ -207,14 +264,14 @@ def _forest(task: str, rows: pd.DataFrame, arms: list[str]) -> Figure:
 def _heading(task: str, scores: pd.DataFrame, rows: pd.DataFrame) -> Markup:
     metric, label = headline(scores)
     mode = "" if rows.empty else f", {mode_name(rows['mode'].iloc[0])}"
-    n = units(int(scores["n"].iloc[0]), str(scores["unit"].iloc[0]))
-    what = f"{metric_name(metric)}, {class_name(label)}{mode}; {n} in the test part"
+    n = units(int(scores["n"].max()), str(scores["unit"].iloc[0]))
+    what = f"{name_in(scores, metric)}, {class_name(label)}{mode}; {n} in the test part"
     return Markup('<h3>{} <span class="soft">{}</span></h3>').format(task.replace("_", " "), what)
 
 
 def _alone(scores: pd.DataFrame) -> str:
     metric, label = headline(scores)
-    return f"{metric_name(metric)} ({class_name(label)}) is in the results table; there is no second arm to compare it with."
+    return f"{name_in(scores, metric)} ({class_name(label)}) is in the results table; there is no second arm to compare it with."
 
 
 def _without_tasks(evidence: Evidence) -> Section:

@@ -8,7 +8,18 @@ from markupsafe import Markup
 from medssl.report.chart import Line, axis, category_axis, line_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Text, number, percent, records, span
-from medssl.report.words import class_name, headline, metric_name, mode_name, ordered_modes, ordered_shares, share_name, units
+from medssl.report.words import (
+    Counts,
+    class_name,
+    counts_of,
+    headline,
+    mode_name,
+    name_in,
+    ordered_modes,
+    ordered_shares,
+    share_name,
+    units,
+)
 
 PLACE = 60
 
@@ -21,7 +32,7 @@ def label_efficiency(evidence: Evidence) -> Section:
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
         rows = scores[(scores["metric"] == metric) & (scores["class"] == label)].reset_index(drop=True)
-        figure = _figure(task, rows, metric, label)
+        figure = _figure(task, rows, metric, label, counts_of(evidence.fits.get(task), scores))
         blocks.append(figure)
         blocks += _parity(evidence, task)
     lead = (
@@ -31,20 +42,18 @@ def label_efficiency(evidence: Evidence) -> Section:
     return Section("Label efficiency", lead, tuple(blocks))
 
 
-def _figure(task: str, rows: pd.DataFrame, metric: str, label: str) -> Figure:
-    shares = ordered_shares(rows["fraction"])
+def _figure(task: str, rows: pd.DataFrame, metric: str, label: str, counts: Counts) -> Figure:
+    shares, named = ordered_shares(rows["fraction"]), name_in(rows, metric)
     log = len(shares) > 2 and max(shares) / min(shares) >= 8
-    x = category_axis("Labels used for fine-tuning", shares, [share_name(share) for share in shares], log=log)
-    y = axis(metric_name(metric), [*rows["low"], *rows["high"], *rows["estimate"]])
+    x = category_axis("Labels used for fine-tuning", shares, [share_name(share, counts) for share in shares], log=log)
+    y = axis(named, [*rows["low"], *rows["high"], *rows["estimate"]])
     modes = ordered_modes(rows["mode"])
     width = 680 if len(modes) == 1 else 420
     charts = []
     for mode in modes:
         part = rows[rows["mode"] == mode]
-        lines = _lines(part)
-        alt = f"{metric_name(metric)} by share of labels, {mode_name(mode)}: " + "; ".join(
-            tip for line in lines for tip in line.tips
-        )
+        lines = _lines(part, counts)
+        alt = f"{named} by share of labels, {mode_name(mode)}: " + "; ".join(tip for line in lines for tip in line.tips)
         charts.append(
             Markup('<div><p class="panel">{}</p>{}</div>').format(
                 mode_name(mode).capitalize(), line_chart(lines, x, y, alt=alt, width=width)
@@ -53,7 +62,7 @@ def _figure(task: str, rows: pd.DataFrame, metric: str, label: str) -> Figure:
     legend = tuple((tone, arm) for arm, tone in tones(sorted(set(rows["init"]))).items() if arm in set(rows["init"]))
     first = rows.iloc[0]
     caption = (
-        f"Task {task}: {metric_name(metric)} ({class_name(label)}) on {units(int(first['n']), first['unit'])} of the test "
+        f"Task {task}: {named} ({class_name(label)}) on {units(int(rows['n'].max()), first['unit'])} of the test "
         f"part, mean over fits (up to {int(rows['num_seeds'].max())}, of all seeds), with "
         f"{percent(first['confidence'])} intervals."
     )
@@ -61,7 +70,7 @@ def _figure(task: str, rows: pd.DataFrame, metric: str, label: str) -> Figure:
     return Figure(f"label-efficiency-{task}", caption, caption, body, rows, legend)
 
 
-def _lines(part: pd.DataFrame) -> list[Line]:
+def _lines(part: pd.DataFrame, counts: Counts) -> list[Line]:
     lines = []
     for arm, tone in tones(sorted(set(part["init"]))).items():
         one = part[part["init"] == arm].sort_values("fraction")
@@ -75,7 +84,8 @@ def _lines(part: pd.DataFrame) -> list[Line]:
                 tuple((r["fraction"], r["estimate"]) for r in points),
                 tuple((r["low"], r["high"]) for r in points),
                 tuple(
-                    f"{arm}, {share_name(r['fraction'])}: {number(r['estimate'])} ({span(r['low'], r['high'])})" for r in points
+                    f"{arm}, {share_name(r['fraction'], counts)}: {number(r['estimate'])} ({span(r['low'], r['high'])})"
+                    for r in points
                 ),
             )
         )

@@ -5,8 +5,19 @@ from __future__ import annotations
 import pandas as pd
 
 from medssl.report.evidence import Evidence
-from medssl.report.section import Section, Table, Text, number, p_value, shown, span
-from medssl.report.words import class_name, headline, metric_name, mode_name, ordered_modes, share_name, units
+from medssl.report.section import Section, Table, Text, number, p_value, records, shown, span
+from medssl.report.words import (
+    Counts,
+    class_name,
+    counts_of,
+    headline,
+    metric_name,
+    mode_name,
+    name_in,
+    ordered_modes,
+    share_name,
+    units,
+)
 
 PLACE = 80
 
@@ -20,15 +31,22 @@ def paired_tests(evidence: Evidence) -> Section:
     for task, table in given.items():
         metric, label = headline(evidence.scores[task])
         main = table[(table["metric"] == metric) & (table["class"] == label)]
-        n = units(int(table["n"].iloc[0]), str(table["unit"].iloc[0]))
+        named, counts = name_in(table, metric), counts_of(evidence.fits.get(task), table)
+        n = units(int(table["n"].max()), str(table["unit"].iloc[0]))
         for mode in ordered_modes(main["mode"]):
             rows = main[main["mode"] == mode]
-            caption = f"Task {task}, {mode_name(mode)}: {metric_name(metric)} ({class_name(label)}), {n}."
+            caption = f"Task {task}, {mode_name(mode)}: {named} ({class_name(label)}), {n}."
             several = main["method"].nunique() > 1
             hidden = ["Mode", "Score"] + ([] if several else ["Method"])
-            blocks.append(Table(f"tests-{task}-{mode}", caption, rows, _shown(rows).drop(columns=hidden)))
+            blocks.append(Table(f"tests-{task}-{mode}", caption, rows, _shown(rows, counts).drop(columns=hidden)))
         blocks.append(
-            Table(f"comparisons-{task}", f"Task {task}: every comparison ({len(table)} rows)", table, _shown(table), folded=True)
+            Table(
+                f"comparisons-{task}",
+                f"Task {task}: every comparison ({len(table)} rows)",
+                table,
+                _shown(table, counts),
+                folded=True,
+            )
         )
     blocks.append(
         Text(
@@ -42,12 +60,12 @@ def paired_tests(evidence: Evidence) -> Section:
     return Section("Paired tests", "Is a difference larger than the choice of test cases explains?", tuple(blocks))
 
 
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
+def _shown(table: pd.DataFrame, counts: Counts) -> pd.DataFrame:
     rows = table.assign(
         interval=[span(a, b, sign=True) for a, b in zip(table["low"], table["high"], strict=True)],
         above=[_above(a, n) for a, n in zip(table["seeds_above"], table["num_seeds"], strict=True)],
         pair=table["a"] + " − " + table["b"],
-        what=[f"{metric_name(m)} ({class_name(c)})" for m, c in zip(table["metric"], table["class"], strict=True)],
+        what=[f"{metric_name(row['metric'], row.get('options'))} ({class_name(row['class'])})" for row in records(table)],
         strength=[
             f"{n} {number(e, 2)}" if pd.notna(e) else "n/a" for e, n in zip(table["effect"], table["effect_name"], strict=True)
         ],
@@ -55,7 +73,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return shown(
         rows,
         [
-            ("fraction", "Labels", share_name),
+            ("fraction", "Labels", lambda share: share_name(share, counts)),
             ("pair", "First − second", None),
             ("mode", "Mode", mode_name),
             ("what", "Score", None),
@@ -65,7 +83,9 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
             ("p_holm", "p (Holm)", p_value),
             ("strength", "Effect size", None),
             ("above", "Above", None),
+            ("n", "n", str),
             ("method", "Method", None),
+            ("note", "Note", None),
         ],
     )
 

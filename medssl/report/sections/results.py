@@ -7,7 +7,17 @@ from markupsafe import Markup
 
 from medssl.report.evidence import Evidence, is_scratch
 from medssl.report.section import Section, Table, Text, number, percent, records, shown, span
-from medssl.report.words import class_name, metric_name, mode_name, ordered_modes, ordered_shares, share_name, units
+from medssl.report.words import (
+    Counts,
+    class_name,
+    counts_of,
+    metric_name,
+    mode_name,
+    ordered_modes,
+    ordered_shares,
+    share_name,
+    units,
+)
 
 PLACE = 70
 
@@ -19,17 +29,20 @@ def results(evidence: Evidence) -> Section:
     blocks: list[Table | Text] = []
     for task, scores in sorted(evidence.scores.items()):
         first = scores.iloc[0]
-        n = f"n = {units(int(first['n']), first['unit'])}, {percent(first['confidence'])} intervals below each score"
+        counts = counts_of(evidence.fits.get(task), scores)
+        n = f"n = {units(int(scores['n'].max()), first['unit'])}, {percent(first['confidence'])} intervals below each score"
         overall = scores[_is_overall(scores)]
         for mode in ordered_modes(scores["mode"]):
             rows = overall[overall["mode"] == mode]
-            blocks.append(Table(f"results-{task}-{mode}", f"Task {task}, {mode_name(mode)}: {n}.", rows, _wide(rows), head=2))
+            blocks.append(
+                Table(f"results-{task}-{mode}", f"Task {task}, {mode_name(mode)}: {n}.", rows, _wide(rows, counts), head=2)
+            )
         blocks.append(
             Table(
                 f"scores-{task}",
                 f"Task {task}: every score, also by class ({len(scores)} rows)",
                 scores,
-                _long(scores),
+                _long(scores, counts),
                 folded=True,
             )
         )
@@ -47,17 +60,18 @@ def _is_overall(scores: pd.DataFrame) -> pd.Series:
     return overall | ~scores["metric"].isin(set(scores.loc[overall, "metric"]))
 
 
-def _wide(rows: pd.DataFrame) -> pd.DataFrame:
+def _wide(rows: pd.DataFrame, counts: Counts) -> pd.DataFrame:
     """A line per share of labels and arm, a column per score."""
     made = []
     for share in ordered_shares(rows["fraction"]):
         part = rows[rows["fraction"] == share]
         for arm in sorted(set(part["init"]), key=lambda name: (not is_scratch(name), name)):
             cells = {
-                metric_name(row["metric"]) + ("" if row["class"] in ("macro", "all") else f" ({row['class']})"): _cell(row)
+                metric_name(row["metric"], row.get("options"))
+                + ("" if row["class"] in ("macro", "all") else f" ({row['class']})"): _cell(row)
                 for row in records(part[part["init"] == arm])
             }
-            made.append({"Labels": share_name(share), "Start": arm} | cells)
+            made.append({"Labels": share_name(share, counts), "Start": arm} | cells)
     return pd.DataFrame(made, dtype=object).fillna("")
 
 
@@ -65,16 +79,20 @@ def _cell(row: dict[str, float]) -> Markup:
     return Markup("{}<small>{}</small>").format(number(row["estimate"]), span(row["low"], row["high"]))
 
 
-def _long(scores: pd.DataFrame) -> pd.DataFrame:
-    rows = scores.assign(interval=[span(a, b) for a, b in zip(scores["low"], scores["high"], strict=True)])
+def _long(scores: pd.DataFrame, counts: Counts) -> pd.DataFrame:
+    rows = scores.assign(
+        interval=[span(a, b) for a, b in zip(scores["low"], scores["high"], strict=True)],
+        score=[metric_name(row["metric"], row.get("options")) for row in records(scores)],
+    )
     columns = [
         ("init", "Start", None),
         ("mode", "Mode", None),
-        ("fraction", "Labels", share_name),
-        ("metric", "Score", metric_name),
+        ("fraction", "Labels", lambda share: share_name(share, counts)),
+        ("score", "Score", None),
         ("class", "Class", class_name),
         ("estimate", "Estimate", number),
         ("interval", "Interval", None),
+        ("n", "n", str),
         ("seed_sd", "SD over seeds", number),
         ("num_seeds", "Seeds", str),
         ("method", "Method", None),

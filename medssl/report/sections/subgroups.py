@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, number, shown, span
-from medssl.report.words import headline, metric_name, mode_name, ordered_modes, ordered_shares, share_name
+from medssl.report.words import counts_of, headline, mode_name, name_in, ordered_modes, ordered_shares, share_phrase
 
 PLACE = 95
 
@@ -17,6 +17,7 @@ def subgroups(evidence: Evidence) -> Section:
     tables = []
     for task, table in given.items():
         metric, label = headline(evidence.scores[task])
+        named, counts = name_in(table, metric), counts_of(evidence.fits.get(task), table)
         mode, share = ordered_modes(table["mode"])[0], ordered_shares(table["fraction"])[-1]
         wanted = (table["metric"] == metric) & (table["class"] == label) & (table["mode"] == mode) & (table["fraction"] == share)
         rows = table[wanted].assign(
@@ -26,12 +27,12 @@ def subgroups(evidence: Evidence) -> Section:
             ("group", "Column", None),
             ("value", "Value", None),
             ("init", "Start", None),
-            ("estimate", metric_name(metric), number),
+            ("estimate", named, number),
             ("interval", "Interval", None),
             ("n", "n", str),
             ("note", "Note", None),
         ]
-        caption = f"Task {task}: {metric_name(metric)} within subgroups, {mode_name(mode)}, {share_name(share)} of the labels."
+        caption = f"Task {task}: {named} within subgroups, {mode_name(mode)}, {share_phrase(share, counts)}."
         tables.append(Table(f"subgroups-{task}", caption, table, shown(rows, columns)))
     return Section(
         "Subgroups", "Small groups have wide intervals; overlapping intervals are no proof of equal treatment.", tuple(tables)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from medssl.report.evidence import Evidence, arm_of_run
 from medssl.report.section import Section, Table, count, duration, number, percent, records, shown, span
-from medssl.report.words import class_name, headline, metric_name, mode_name, ordered_modes, ordered_shares, share_name
+from medssl.report.words import class_name, counts_of, headline, mode_name, name_in, ordered_modes, ordered_shares, share_phrase
 
 PLACE = 72
 
@@ -21,6 +21,7 @@ def worth(evidence: Evidence) -> Section:
     blocks = []
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
+        named, counts = name_in(scores, metric), counts_of(evidence.fits.get(task), scores)
         main = scores[(scores["metric"] == metric) & (scores["class"] == label)]
         for mode in ordered_modes(main["mode"]):
             for share in ordered_shares(main["fraction"]):
@@ -29,9 +30,9 @@ def worth(evidence: Evidence) -> Section:
                 if rows.empty:
                     continue
                 name = f"worth-{task}-{mode}-{share:g}".replace(".", "p")
-                caption = f"Task {task}, {mode_name(mode)}, {share_name(share)} of the labels: {metric_name(metric)} "
+                caption = f"Task {task}, {mode_name(mode)}, {share_phrase(share, counts)}: {named} "
                 caption += f"({class_name(label)}) against what the pre-training cost (means over seeds)."
-                blocks.append(Table(name, caption, rows, _shown(rows, metric)))
+                blocks.append(Table(name, caption, rows, _shown(rows, named)))
     lead = "Does it matter which slices are pre-trained on, and how many? Arms of equal count differ only in the choice."
     return Section("Worth of reduction", lead, tuple(blocks))
 
@@ -94,7 +95,7 @@ def _rows(costs: pd.DataFrame, scores: pd.DataFrame, differences: pd.DataFrame) 
     return pd.DataFrame(rows)
 
 
-def _shown(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _shown(rows: pd.DataFrame, named: str) -> pd.DataFrame:
     rows = rows.assign(
         interval=[span(a, b) for a, b in zip(rows["low"], rows["high"], strict=True)],
         apart=[span(a, b, sign=True) for a, b in zip(rows["low_from_all"], rows["high_from_all"], strict=True)],
@@ -105,7 +106,7 @@ def _shown(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         ("images", "Images seen", count),
         ("wall_s", "Time", duration),
         ("of_all", "Of the time of all", percent),
-        ("estimate", metric_name(metric), number),
+        ("estimate", named, number),
         ("interval", "Interval", None),
         ("difference_from_all", "Against all", lambda v: number(v, sign=True)),
         ("apart", "Interval of the difference", None),
