@@ -313,6 +313,8 @@ class FinetuneSettings(Settings):
     fractions: list[Fraction] = [0.05, 0.1, 0.25, 1.0]
     counts: list[Count] = []
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    pair_seeds: bool = False
+    """Run 1 of a pre-training is fine-tuned with seed 1 alone, and so on; scratch and given weights with every seed."""
     size: list[Count] | None = Field(default=None, min_length=1, max_length=3)
     epochs: Count = 30
     max_steps: Count | None = None

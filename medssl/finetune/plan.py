@@ -13,17 +13,21 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True)
 class Start:
-    """A starting point: `simclr-hash-seed0` is run 0 of `simclr-hash`; `scratch` and given weights have no pre-training seed."""
+    """A starting point: `simclr-hash-seed0` is run 0 of `simclr-hash`; `scratch` and given weights have no pre-training seed.
+
+    paired: it is fine-tuned with the seed that it was pre-trained with, and no other.
+    """
 
     name: str
     backbone: str
     pretrain_seed: int | None = None
+    paired: bool = False
 
     @classmethod
-    def of_run(cls, run: str, backbone: str) -> Start:
+    def of_run(cls, run: str, backbone: str, *, paired: bool = False) -> Start:
         """The starting point of a pre-training run."""
         stem, _, seed = run.rpartition("-seed")
-        return cls(stem, backbone, int(seed)) if stem and seed.isdigit() else cls(run, backbone)
+        return cls(stem, backbone, int(seed), paired) if stem and seed.isdigit() else cls(run, backbone)
 
     @property
     def run(self) -> str:
@@ -48,4 +52,5 @@ class Fit:
 
 def plan(starts: Sequence[Start], modes: Sequence[str], shares: Sequence[Share], seeds: Sequence[int]) -> list[Fit]:
     """All fits of a task, grouped by starting point and mode."""
-    return list(itertools.starmap(Fit, itertools.product(starts, dict.fromkeys(modes), shares, dict.fromkeys(seeds))))
+    fits = itertools.starmap(Fit, itertools.product(starts, dict.fromkeys(modes), shares, dict.fromkeys(seeds)))
+    return [fit for fit in fits if not fit.start.paired or fit.seed == fit.start.pretrain_seed]

@@ -40,7 +40,7 @@ class Starting:
         """The runs of the job's inputs, the weights that the study file names, and scratch.
 
         Raises:
-            StudyError: nothing to start from, or weights that are missing.
+            StudyError: nothing to start from, weights that are missing, or a run without the seed that it is paired with.
         """
         settings, inputs = job.spec.settings, job.spec.inputs
         learnt = {run: read_json(job.read(path)) for run, path in sorted(inputs.get("contracts", {}).items())}
@@ -50,7 +50,14 @@ class Starting:
         encoder, transformers = settings["encoder"], [*learnt.values()]
         contracts = {run: lifted(contract, encoder, transformers) for run, contract in learnt.items()}
         own = lifted(own, encoder, transformers)
-        starts = [Start.of_run(run, contracts[run]["backbone"]) for run in files]
+        paired = settings.get("pair_seeds", False)
+        starts = [Start.of_run(run, contracts[run]["backbone"], paired=paired) for run in files]
+        alone = [start for start in starts if start.paired and start.pretrain_seed not in settings["seeds"]]
+        if alone:
+            raise StudyError(
+                f"finetune.{job.spec.name}.pair_seeds: run {alone[0].run} has no partner among the seeds {settings['seeds']}. "
+                f"Add {alone[0].pretrain_seed} to finetune.{job.spec.name}.seeds."
+            )
         for name, path in sorted(settings["weights"].items()):
             file = Path(path)
             if not file.is_file():

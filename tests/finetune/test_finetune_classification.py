@@ -66,6 +66,14 @@ def test_starting_points_are_treated_alike(image_source: Path, encoder: Path, fi
         assert len(pair[same].drop_duplicates()) == 1
 
 
+def test_a_paired_run_without_its_seed_is_refused(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    with pytest.raises(StudyError, match="Add 0 to finetune"):
+        finetune(spec_of(image_source, encoder, modes=["linear"], seeds=[1, 2], pair_seeds=True))
+    fits = tables.read_tsv(finetune(spec_of(image_source, encoder, modes=["linear"], seeds=[0, 1], pair_seeds=True)) / "fits.tsv")
+    seeds = {str(init): set(part["seed"]) for init, part in fits.groupby("init")}
+    assert seeds == {"simclr-hash": {0}, "scratch": {0, 1}}
+
+
 def test_subsets_are_recorded_and_nested(image_source: Path, finetune: Any, spec_of: Any) -> None:
     out = finetune(spec_of(image_source, modes=["linear"], fractions=[0.1, 0.5, 1.0], counts=[4], seeds=[0, 1]))
     splits, rows = tables.read_parquet(out / "splits.parquet"), predictions(out)

@@ -178,6 +178,14 @@ def test_ids_of_fits_are_distinct_names() -> None:
     assert Fit(starts[0], "full", Share(False, 0.05), 2).id == "simclr-hash-seed0-full-0p05-s2"
 
 
+def test_paired_seeds_give_scratch_as_many_fits_as_an_arm() -> None:
+    starts = [Start.of_run(f"simclr-hash-seed{seed}", "resnet18", paired=True) for seed in (0, 1, 2)] + [Start("scratch", "r")]
+    fits = plan(starts, ["full"], shares_of([1.0], [], 100), [0, 1, 2])
+    arm = [(fit.start.pretrain_seed, fit.seed) for fit in fits if fit.start.name == "simclr-hash"]
+    assert arm == [(0, 0), (1, 1), (2, 2)]
+    assert [fit.seed for fit in fits if fit.start.name == "scratch"] == [0, 1, 2]
+
+
 def test_calibrated_statistics_are_those_of_the_batches() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
     batches = [torch.rand(5, 1, 8, 8) * n for n in (1, 2, 3)]
