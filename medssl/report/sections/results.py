@@ -46,8 +46,8 @@ def results(evidence: Evidence) -> Section:
                 folded=True,
             )
         )
-        notes = sorted(set(scores["note"].dropna()) - {""})
-        blocks += [Text(f"Task {task}: {note}.", "note") for note in notes if "below" in note]
+        notes = {part for note in scores["note"].dropna() for part in str(note).split("; ")}
+        blocks += [Text(f"Task {task}: {note}.", "note") for note in sorted(notes) if "below" in note]
         if task in evidence.empty:
             blocks.append(_empty(task, evidence.empty[task]))
     lead = "Means over seeds with intervals over test cases; the seeds' spread stands beside. The test part was read once, here."
