@@ -120,6 +120,8 @@ def _read(job: Job) -> tuple[Evidence, str]:
             if kind == "labels":
                 given[name.removesuffix("/labels")] = tables.read_parquet(path)
     found["samples"] |= {source: with_given_labels(found["samples"][source], labels) for source, labels in given.items()}
+    masked = sorted(set(given) & set(found["volumes"]))
+    found["volumes"] |= {source: _with_given_masks(found["volumes"][source], given[source]) for source in masked}
     study = settings.get("study") or {}
     evidence = Evidence(
         title=settings.get("title") or f"Study {job.spec.study}",
@@ -139,6 +141,15 @@ def _last_day(receipts: dict[str, Path]) -> str:
         written = read_json(path).get("date")
         days.append(written or datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat())
     return max(days, default="1970-01-01")
+
+
+def _with_given_masks(volumes: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
+    """The table of volumes with the masks that label files name; a mask that came with the images stays."""
+    if "mask" not in given:
+        return volumes
+    masks = given.dropna(subset=["mask"]).drop_duplicates("volume_id").set_index("volume_id")["mask"]
+    own = volumes["mask"] if "mask" in volumes else pd.Series(None, index=volumes.index, dtype=object)
+    return volumes.assign(mask=own.where(own.notna(), volumes["volume_id"].map(masks)))
 
 
 def _table(path: Path) -> pd.DataFrame:

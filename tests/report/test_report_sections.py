@@ -17,10 +17,12 @@ from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDE
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
-from medssl.report.section import Figure, Text, count, counted, duration, number, p_value, percent, span
+from medssl.report.run import _with_given_masks
+from medssl.report.section import Figure, Table, Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute
+from medssl.report.sections.data import data
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
 from medssl.report.sections.pretraining import pretraining
@@ -107,6 +109,29 @@ def test_every_checklist_item_has_an_owner_and_known_evidence(items: tuple, leng
         if item.section:
             assert item.section in plugins.names("section")
             assert hasattr(evidence, item.needs)
+
+
+@pytest.mark.parametrize(
+    ("label", "mask", "labelled"), [(None, None, 0.0), ("covid", None, 1.0), (None, "arrays/v-1-mask.npy", 0.5)]
+)
+def test_a_class_or_a_mask_makes_a_slice_labelled(label: str | None, mask: str | None, labelled: float) -> None:
+    samples = pd.DataFrame({"volume_id": ["v-1", "v-1", "v-2", "v-2"], "subject_id": None, "split": "train"})
+    samples = samples.assign(label=pd.Series([label] * 4, dtype=object))
+    volumes = pd.DataFrame({"volume_id": ["v-1", "v-2"], "mask": pd.Series([mask, None], dtype=object)})
+    series = pd.DataFrame({"volume_id": ["v-1", "v-2"], "modality": "MR"})
+    evidence = Evidence(title="t", series={"heart": series}, samples={"heart": samples}, volumes={"heart": volumes})
+    tables = {block.name: block.rows for block in data(evidence).blocks if isinstance(block, Table)}
+    assert tables["sources"]["labelled"].tolist() == [labelled]
+    row = tables["parts"].iloc[0]
+    assert (row["volumes"], row["slices"], row["with_class"], row["with_mask"]) == (2, 4, 4 if label else 0, 2 if mask else 0)
+
+
+def test_masks_of_a_label_file_count_and_those_with_the_images_stay() -> None:
+    volumes = pd.DataFrame({"volume_id": ["v-1", "v-2", "v-3"], "mask": pd.Series(["own.npy", None, None], dtype=object)})
+    given = pd.DataFrame({"volume_id": ["v-1", "v-2"], "index": None, "label": None, "mask": ["a.npy", "b.npy"]})
+    masks = _with_given_masks(volumes, given)["mask"]
+    assert masks.iloc[:2].tolist() == ["own.npy", "b.npy"] and masks.isna().tolist() == [False, False, True]
+    assert _with_given_masks(volumes, given.drop(columns="mask")) is volumes
 
 
 def source(files: list[int], refused: list[tuple[str, int]]) -> Evidence:
