@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from medssl.report.section import Section, records
 from medssl.report.sections.failures import ranked_cases
 from medssl.volume.cache import open_array
 
+LAST_MADE = "checklists"
+"""The section that says which of the others answer what."""
 PAGE = Path(__file__).parent / "page"
 TABLES = ("series", "rejected", "volumes", "samples", "keeps", "curves", "fits", "scores", "comparisons", "cases")
 BESIDE_SCORES = ("calibration.tsv", "confusion.tsv", "subgroups.tsv", "empty.tsv", "overlays.parquet")
@@ -37,7 +40,7 @@ TEXT_COLUMNS = ("class", "unit", "init", "mode", "target", "predicted", "label",
 def run(job: Job) -> None:
     """Write the page, every number of it, the model card and the RO-Crate from whatever artefacts the job was given."""
     evidence, date = _read(job)
-    sections = list(_sections(job, evidence))
+    sections = _sections(job, evidence)
     write_text(job.path("report.html"), _page(evidence.title, sections))
     write_json(
         job.path("report.json"),
@@ -79,22 +82,25 @@ def _page(title: str, sections: list[tuple[str, Section]]) -> str:
     return page_html((PAGE / "page.html.j2").read_text(encoding="utf-8"), style, title, sections)
 
 
-def _sections(job: Job, evidence: Evidence) -> Iterable[tuple[str, Section]]:
+def _sections(job: Job, evidence: Evidence) -> list[tuple[str, Section]]:
     makers: dict[str, Callable[[Evidence], Section]] = {
         name: plugins.find("section", name).load() for name in plugins.names("section")
     }
     wanted = job.spec.settings.get("sections") or makers
     ordered = sorted((name for name in makers if name in wanted), key=lambda name: (makers[name].__globals__["PLACE"], name))
+    made: dict[str, Section] = {}
     with job.progress("", len(ordered), "sections") as bar:
-        for name in ordered:
-            yield name, makers[name](evidence)
+        for name in sorted(ordered, key=lambda name: name == LAST_MADE):
+            answered = frozenset(other for other, section in made.items() if section.answered)
+            made[name] = makers[name](replace(evidence, on_page=answered))
             bar.advance()
+    return [(name, made[name]) for name in ordered]
 
 
 def _read(job: Job) -> tuple[Evidence, str]:
     inputs, settings = job.spec.inputs, job.spec.settings
     beside = [name.partition(".")[0] for name in BESIDE_SCORES]
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views", "pictures")}
+    found: dict[str, Any] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views", "pictures")}
     receipts: dict[str, Path] = {}
     given: dict[str, pd.DataFrame] = {}
     for kind, paths in inputs.items():

@@ -214,6 +214,37 @@ def test_sections_can_be_chosen(study: tuple[Path, dict[str, Any]], tmp_path: Pa
     assert list(json.loads((folder / "report.json").read_text())["sections"]) == ["answer", "results"]
 
 
+def test_a_section_that_was_left_out_answers_no_item(study: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    root, inputs = study
+    folder = made(root, inputs, "short", sections=["checklists", "results", "subgroups"])
+    lists = json.loads((folder / "report.json").read_text())["sections"]["checklists"]
+    rows = [row for table in lists["tables"].values() for row in table]
+    assert {row["where"] for row in rows if row["state"] == "answered"} == {"#results"}, "subgroups were not given"
+    assert lists["facts"]["CLAIM"] == {"answered": 4, "owned": 40, "items": 44}
+    links = [link["href"] for link in Page((folder / "report.html").read_text()).all("a")]
+    assert {link for link in links if link.startswith("#")} <= {"#checklists", "#results", "#subgroups", "#main"}
+
+
+ANSWERS = {
+    "7": "Sources.", "8": "Refused", "9": "reoriented to RAS+", "10": "of 85 kept", "11": "keyed hashes", "12": "Refused",
+    "19": "Training part", "20": "Subjects in two splits", "22": "backbone", "23": "torch", "24": "random weights",
+    "25": "batch_size", "26": "was chosen", "28": "AUC", "29": "p (Holm)", "30": "grows with the labels",
+    "32": "intervals over test cases", "35": "Refused", "36": "Cases by part", "37": "intervals below each score",
+    "38": "Sensitivity", "39": "worst", "42": "weight_decay",
+}  # fmt: skip
+"""What a reader finds in the section that an item of CLAIM points to."""
+
+
+def test_every_answered_item_of_claim_is_answered_by_the_words_of_its_section(folder: Path) -> None:
+    rows = json.loads((folder / "report.json").read_text())["sections"]["checklists"]["tables"]["checklist-claim"]
+    places = {row["item"]: row["where"][1:] for row in rows if row["state"] == "answered"}
+    assert places.keys() == ANSWERS.keys()
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    for item, words in ANSWERS.items():
+        section = re.sub(r"<[^>]+>", " ", html.split(f'<section id="{places[item]}"')[1].split("</section>")[0])
+        assert words in " ".join(section.split()), f"CLAIM {item} in {places[item]}"
+
+
 @pytest.mark.full
 def test_a_browser_opens_it_without_an_error(folder: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -291,15 +291,28 @@ def test_the_page_names_the_commands_days_and_energy_of_its_receipts() -> None:
     assert "no counter was readable" in " ".join(str(block.html) for block in silent.blocks if isinstance(block, Text))
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_every_item_of_claim_is_answered_or_owned(whole: bool) -> None:
-    everything = {field.name: {"x": 1} for field in dataclasses.fields(Evidence) if field.name != "title"}
-    rows = [_row(Evidence(title="t", **everything if whole else {}), item) for item in CLAIM]
-    assert len(rows) == 44
+EVERYTHING = {field.name: {"x": 1} for field in dataclasses.fields(Evidence) if field.name not in ("title", "on_page")}
+
+
+@pytest.mark.parametrize(
+    ("on_page", "read", "num_answered"),
+    [
+        (plugins.names("section"), EVERYTHING, 23),
+        (plugins.names("section"), {}, 0),
+        ([], EVERYTHING, 0),
+        (["flow", "answer"], EVERYTHING, 4),
+    ],
+)
+def test_an_item_is_answered_only_by_a_section_of_the_page_that_was_given(
+    on_page: list[str], read: dict[str, dict[str, int]], num_answered: int
+) -> None:
+    evidence = Evidence(title="t", on_page=frozenset(on_page), **read)  # type: ignore[arg-type]
+    rows = [_row(evidence, item) for item in CLAIM]
     answered = [row for row in rows if row["state"] == "answered"]
-    assert all(row["where"].startswith("#") and row["where"][1:] in plugins.names("section") for row in answered)
-    assert all(row["where"] in (AUTHORS, CLINICIANS, DATA_HOLDER) for row in rows if row not in answered)
-    assert len(answered) == (25 if whole else 0)
+    owned = [row for row in rows if row["state"] == "owner"]
+    assert all(row["where"].startswith("#") and row["where"][1:] in on_page for row in answered)
+    assert all(row["where"] in (AUTHORS, CLINICIANS, DATA_HOLDER) for row in owned)
+    assert (len(answered), len(owned)) == (num_answered, 44 - num_answered)
 
 
 def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> None:
