@@ -25,6 +25,7 @@ from medssl.report.sections.compute import compute
 from medssl.report.sections.data import data
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
+from medssl.report.sections.methods import methods
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
 from medssl.report.words import headline, ordered_shares, share_words
@@ -325,7 +326,61 @@ def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> N
     text = _pretraining(SimpleNamespace(curves={"a": None, "b": None}, study={"pretrain": runs}))  # type: ignore[arg-type]
     first, second = text.split(";")
     assert "begun from gd, 300 steps" in first and "epochs" not in first
-    assert "100 epochs" in second and "begun" not in second
+    assert "100 epochs" in second and "begun from random weights" in second
+
+
+@pytest.mark.parametrize("name", plugins.names("objective"))
+def test_every_objective_is_cited(name: str) -> None:
+    study = {"pretrain": {"run": {"objective": {"name": name}, "backbone": {"name": "resnet18"}, "epochs": 1}}}
+    section = methods(Evidence(title="t", curves={"ct/run-all-seed0": pd.DataFrame()}, study=study))
+    assert len(section.facts["references"]) == 1
+    assert f"{name} [1]" in section.facts["text"]
+
+
+SCORED = {"init": "a", "mode": "full", "fraction": 1.0, "class": "organ", "confidence": 0.95, "estimate": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (["bca", "bca"], "(BCa) [1];"),
+        (["bca", "normal", "bca"], "in 2, normal, where the bootstrap was far off the estimate in 1 of 3 scores;"),
+        (["percentile"], ": percentile;"),
+    ],
+)
+def test_methods_name_the_intervals_that_were_made(kinds: list[str], words: str) -> None:
+    scores = pd.DataFrame([SCORED | {"metric": "dice", "method": kind} for kind in kinds])
+    text = methods(Evidence(title="t", scores={"heart": scores}, study={"evaluate": {"bootstrap": 200}})).facts["text"]
+    assert words in text
+    assert ("(BCa)" in text) == ("bca" in kinds)
+
+
+@pytest.mark.parametrize("rule", ["validation mean Dice", "last step (no validation cases)"])
+def test_methods_name_seeds_and_selection_as_the_table_of_fits_has_them(rule: str) -> None:
+    fits = pd.DataFrame({"mode": "full", "fraction": 1.0, "seed": 0, "pretrain_seed": [0, 1, 2, None], "selection": rule})
+    text = methods(Evidence(title="t", fits={"heart": fits})).facts["text"]
+    assert f"1 fine-tuning seed on each of 3 pre-training seeds; the model was chosen by: {rule}" in text
+    assert "validation part only" not in text
+
+
+def test_methods_say_what_surface_scores_mean_and_what_the_network_sees() -> None:
+    scores = pd.DataFrame([SCORED | {"metric": metric, "method": "bca"} for metric in ("dice", "hd95", "nsd")])
+    prepare = {"window_hu": [[-1000.0, 400.0]], "percentiles": [0.5, 99.5], "spacing_mm": None}
+    study = {"prepare": prepare, "sources": {"heart": {"prepare": {"spacing_mm": [2.0, 2.0, None]}}, "ct": {}}}
+    study["evaluate"] = {"metrics": [{"name": "nsd", "options": {"tolerance_mm": 3.0}}]}
+    series = {"heart": pd.DataFrame({"modality": ["MR"]}), "ct": pd.DataFrame({"modality": ["CT"]})}
+    text = methods(Evidence(title="t", scores={"heart": scores}, series=series, study=study)).facts["text"]
+    assert "95th percentiles" in text and "within 3 mm" in text
+    assert "CT to -1000 to 400 HU, other modalities to the 0.5 to 99.5 percentiles" in text
+    assert "heart to 2 × 2 × unchanged mm" in text
+
+
+def test_methods_claim_no_more_of_claim_than_the_page_answers() -> None:
+    series = {"ct": pd.DataFrame({"modality": ["CT"]})}
+    alone = methods(Evidence(title="t", series=series)).facts["text"]
+    assert "CLAIM" not in alone
+    on_page = methods(Evidence(title="t", series=series, on_page=frozenset({"data"}))).facts["text"]
+    assert "answers 2 of 44 CLAIM items [1]; the others name who must answer." in on_page
 
 
 def test_a_box_of_the_flow_breaks_what_is_longer_than_a_line() -> None:
