@@ -21,7 +21,7 @@ from medssl.report.run import _with_given_masks
 from medssl.report.section import Figure, Table, Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of
 from medssl.report.sections.checklists import _row
-from medssl.report.sections.compute import compute
+from medssl.report.sections.compute import compute, cost_of_arms
 from medssl.report.sections.data import data
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
@@ -399,3 +399,13 @@ def test_a_run_of_few_epochs_has_its_loss_drawn_by_step(epochs: int, along: str)
     loss = next(block for block in section.blocks if isinstance(block, Figure) and block.name == "loss")
     assert len(loss.rows) == (12 if along == "step" else epochs)
     assert f"by {along}" in loss.caption and f", {along} " in str(loss.body)
+    ends = next(block for block in section.blocks if isinstance(block, Table) and block.name == "runs").rows.iloc[0]
+    assert (ends["first_loss"], ends["last_loss"]) == (loss.rows["loss"].iloc[0], loss.rows["loss"].iloc[-1])
+
+
+def test_two_tables_name_one_speed_of_a_run() -> None:
+    curve = pd.DataFrame({"epoch": [0, 0, 0, 1, 1, 1, 2], "step": range(7), "loss": 1.0})
+    curve["images_per_s"] = [10.0, 60.0, 61.0, 62.0, 20.0, 64.0, 30.0]
+    evidence = Evidence(title="t", curves={"ct/simclr-all-seed0": curve})
+    runs = next(block for block in pretraining(evidence).blocks if isinstance(block, Table) and block.name == "runs").rows
+    assert runs["images_per_s"].tolist() == cost_of_arms(evidence)["images_per_s"].tolist() == [60.0]

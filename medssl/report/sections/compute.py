@@ -9,6 +9,7 @@ import pandas as pd
 from medssl.report.chart import Bar, bar_chart
 from medssl.report.evidence import Evidence, arm_of_run
 from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, percent, shown
+from medssl.report.sections.pretraining import images_per_s
 
 PLACE = 120
 
@@ -83,7 +84,7 @@ def cost_of_arms(evidence: Evidence) -> pd.DataFrame:
                 "wall_s": receipt.get("wall_s"),
                 "whole": run.replace(f"-{arm.split('/')[-1]}-seed", "-all-seed"),
                 "steps": int(curve["step"].max()) if "step" in curve else None,
-                "images_per_s": float(curve["images_per_s"].median()) if "images_per_s" in curve else None,
+                "images_per_s": images_per_s(curve),
             }
         )
     table = pd.DataFrame(rows)
