@@ -18,6 +18,7 @@ from medssl.core.errors import StudyError
 from medssl.core.files import inside, read_json, write_json, write_text
 from medssl.core.given_labels import with_given_labels
 from medssl.core.job import RECEIPT, Job
+from medssl.core.layout import Layout
 from medssl.report.comparison import comparison
 from medssl.report.crate import crate
 from medssl.report.evidence import STAGES, Evidence, stage_and_name
@@ -129,15 +130,39 @@ def _read(job: Job) -> tuple[Evidence, str]:
     masked = sorted(set(given) & set(found["volumes"]))
     found["volumes"] |= {source: _with_given_masks(found["volumes"][source], given[source]) for source in masked}
     study = settings.get("study") or {}
+    for path in list(receipts.values()):
+        receipts |= {"/".join(stage_and_name(step)): step for step in _steps_before(path, job.spec.layout)}
     evidence = Evidence(
         title=settings.get("title") or f"Study {job.spec.study}",
         receipts=_in_order({key: read_json(path) for key, path in receipts.items()}),
         study=study,
+        untold=_scans(receipts, job.spec.layout),
         **found,
     )
     evidence.planes.update(_planes(evidence, {stage_and_name(Path(p))[1]: Path(p).parent for p in inputs.get("samples", [])}))
     evidence.planes.update(_overlaid(evidence, [Path(p).parent for p in inputs.get("series", [])]))
     return evidence, _last_day(receipts)
+
+
+def _steps_before(receipt: Path, layout: Layout) -> list[Path]:
+    """The receipts of the steps of the same stage that a job built on: shards of a source, descriptions of a cohort."""
+    stage, own = stage_and_name(receipt)
+    names = {stage_and_name(Path(path)) for path in read_json(receipt).get("inputs", {})}
+    folders = {"ingest": layout.ingest, "reduce": layout.describe}
+    if stage not in folders:
+        return []
+    paths = [Path(folders[stage](name, RECEIPT)) for of, name in sorted(names) if of == stage and name != own]
+    return [path for path in paths if path.is_file()]
+
+
+def _scans(receipts: dict[str, Path], layout: Layout) -> dict[str, float]:
+    """Wall time of each source's scan by Snakemake's clock: what it finds is private, so that it leaves no receipt."""
+    found = {}
+    for stage, _, source in sorted(key.partition("/") for key in receipts):
+        table = Path(layout.benchmark("ingest", f"{source}-scan"))
+        if stage == "ingest" and "/" not in source and table.is_file():
+            found[f"ingest/{source}/scan"] = float(tables.read_tsv(table)["s"].iloc[-1])
+    return found
 
 
 def _last_day(receipts: dict[str, Path]) -> str:

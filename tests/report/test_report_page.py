@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_study import spec, write_study
+from synthetic_study import job_of, spec, write_study
 
 from medssl.core import job as jobs
 from medssl.core import plugins, tables
@@ -212,6 +212,35 @@ def test_sections_can_be_chosen(study: tuple[Path, dict[str, Any]], tmp_path: Pa
     root, inputs = study
     folder = made(root, inputs, "short", sections=["answer", "results"])
     assert list(json.loads((folder / "report.json").read_text())["sections"]) == ["answer", "results"]
+
+
+def test_every_step_of_a_stage_counts_towards_its_time(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    inputs = write_study(root, tasks=False, num_test=12)
+    for stage, folder, file in (("ingest", "1_ingest/ct/shards/0-of-2", "series.tsv"), ("reduce", "3_reduce/ct", "d.parquet")):
+        step = job_of(root, stage, folder.partition("/")[2], folder)
+        step.notes["wall_s"] = 100.0
+        step.out.mkdir(parents=True, exist_ok=True)
+        step.path(file).write_text("what the step made\n")
+        step.wrote(step.path(file))
+        step.write_receipt()
+    stale = root / "1_ingest/ct/shards/0-of-1/receipt.json"
+    stale.parent.mkdir()
+    stale.write_text("{}")
+    for receipt, step in (("1_ingest/ct", "shards/0-of-2/series.tsv"), ("3_reduce/ct/all", "../d.parquet")):
+        path = root / receipt / "receipt.json"
+        told = json.loads(path.read_text())
+        told["inputs"][str((root / receipt / step).resolve())] = "0" * 64
+        path.write_text(json.dumps(told))
+    scan = root / "benchmarks/ingest/ct-scan.tsv"
+    scan.parent.mkdir(parents=True)
+    scan.write_text("s\th:m:s\n7.5\t0:00:07\n")
+    section = json.loads((made(root, inputs, "ct") / "report.json").read_text())["sections"]["compute"]
+    times = {f"{row['stage']}/{row['name']}": row["wall_s"] for row in section["tables"]["jobs"]}
+    assert {"ingest/ct/shards/0-of-2": 100.0, "reduce/ct": 100.0, "ingest/ct/scan": 7.5}.items() <= times.items()
+    assert "ingest/ct/shards/0-of-1" not in times, "a shard that the merge did not read is of an older run"
+    assert section["facts"]["wall_s"] == pytest.approx(sum(times.values()))
+    assert "last attempt" in section["lead"]
 
 
 def test_a_section_that_was_left_out_answers_no_item(study: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

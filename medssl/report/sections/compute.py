@@ -16,7 +16,8 @@ PLACE = 120
 
 def compute(evidence: Evidence) -> Section:
     """Wall time by job, and pre-training on everything against pre-training on what an arm kept."""
-    rows = pd.DataFrame([_job(key, receipt) for key, receipt in evidence.receipts.items()])
+    scans = {key: {"wall_s": wall_s} for key, wall_s in evidence.untold.items()}
+    rows = pd.DataFrame([_job(key, receipt) for key, receipt in (scans | evidence.receipts).items()])
     if rows.empty:
         return Section.not_given("Compute", "No receipt was given to this page.")
     by_stage = rows.groupby("stage", sort=False)["wall_s"].sum()
@@ -40,7 +41,7 @@ def compute(evidence: Evidence) -> Section:
             bar_chart(bars, alt=alt, label_width=110),
             table,
         ),
-        Table("jobs", f"Every job ({len(rows)}).", rows, shown(rows, columns), folded=True),
+        Table("jobs", f"Every job before this page ({len(rows)}).", rows, shown(rows, columns), folded=True),
     ]
     costs = cost_of_arms(evidence)
     if len(costs):
@@ -58,7 +59,11 @@ def compute(evidence: Evidence) -> Section:
         "energy_wh": float(rows["energy_wh"].dropna().sum()),
         "energy_of_jobs": int(rows["energy_wh"].notna().sum()),
     }
-    return Section("Compute", f"All jobs together took {duration(total)} of wall time.", tuple(blocks), facts)
+    lead = (
+        f"All jobs before this page together took {duration(total)} of wall time. A job that was stopped and resumed counts with "
+        "its last attempt only."
+    )
+    return Section("Compute", lead, tuple(blocks), facts)
 
 
 def _energy(rows: pd.DataFrame) -> Text:
