@@ -163,6 +163,17 @@ def test_a_subject_in_two_splits_is_reported() -> None:
     assert "1 subjects or volumes are in two splits" in leakage(Evidence(title="t", samples={"ct": samples})).lead
 
 
+def test_leaks_are_counted_by_cohort_and_by_arm_where_arms_differ() -> None:
+    samples = pd.DataFrame({"subject_id": ["p"], "volume_id": ["v"], "split": ["train"], "kind": ["volume"]})
+    reasons = {"pool/all": ["leak", "kept", "leak"], "pool/hash": ["leak", "duplicate", "leak"], "ct/all": ["kept"] * 3}
+    reasons["ct/hash"] = ["leak", "kept", "kept"]
+    keeps = {name: pd.DataFrame({"reason": values}) for name, values in reasons.items()}
+    section = leakage(Evidence(title="t", samples={"chest": samples, "heart": samples}, keeps=keeps))
+    table = next(block for block in section.blocks if isinstance(block, Table) and block.name == "leak-drops")
+    assert table.shown.to_numpy().tolist() == [["ct", "all", "0"], ["ct", "hash", "1"], ["pool", "all, hash", "2"]]
+    assert "n/a" not in table.shown.to_numpy().ravel()
+
+
 def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
     near = {"query_id": "v-a-0", "pool_id": "v-b-1", "how": "nearest", "score": 0.71}
     gone = {"query_id": "v-a-0", "pool_id": "v-not-pictured", "how": "slice", "score": 0.95}
