@@ -296,11 +296,27 @@ def test_the_page_names_the_commands_days_and_energy_of_its_receipts() -> None:
     )
     assert "snakemake --cores 2 pretrain_ct" in told and "snakemake --cores 4 report" in told
     assert "from 2026-01-30 to 2026-02-01" in told
+    assert "the command" not in told.lower()
     section = compute(Evidence(title="t", receipts=receipts))
     assert section.facts["energy_wh"] == 1.5 and section.facts["energy_of_jobs"] == 2
     assert "1.5 Wh in 2 jobs" in " ".join(str(block.html) for block in section.blocks if isinstance(block, Text))
     silent = compute(Evidence(title="t", receipts={"ingest/ct": receipt}))
     assert "no counter was readable" in " ".join(str(block.html) for block in silent.blocks if isinstance(block, Text))
+
+
+def test_provenance_prints_what_it_does_not_know_as_not_given() -> None:
+    receipts = {
+        "ingest/ct": {"code": "c0de"},
+        "pretrain/ct/a-all-seed0": {"code": "aaaa"},
+        "pretrain/ct/a-all-seed1": {"code": "bbbb"},
+    }
+    section = provenance(Evidence(title="t", receipts=receipts))
+    told = " ".join(str(block.html) for block in section.blocks if isinstance(block, Text))
+    assert "snakemake" not in told and "repeats the study: not given" in told
+    origin = next(block for block in section.blocks if isinstance(block, Table) and block.name == "origin").rows
+    values = dict(zip(origin["what"], origin["value"], strict=True))
+    assert values["Code of pretrain (hash)"] == "aaaa, bbbb" and values["Code of ingest (hash)"] == "c0de"
+    assert sum(value.startswith("not given") for value in values.values()) == 2
 
 
 EVERYTHING = {field.name: {"x": 1} for field in dataclasses.fields(Evidence) if field.name not in ("title", "on_page")}
