@@ -274,21 +274,45 @@ def test_every_answered_item_of_claim_is_answered_by_the_words_of_its_section(fo
         assert words in " ".join(section.split()), f"CLAIM {item} in {places[item]}"
 
 
-@pytest.mark.full
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+BROWSER_OPTIONS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --enable-logging=stderr --v=0 --window-size=1200,2000 --dump-dom"
+)
+MEASURE = """<script>
+document.body.dataset.boxes = JSON.stringify([...document.querySelectorAll("figure, figure svg, figure img")].map(e => {
+  const box = e.getBoundingClientRect();
+  return [e.tagName.toLowerCase(), box.width, box.height, e.naturalWidth ?? 1];
+}));
+</script>"""
+
+
+def opened(file: Path, profile: Path) -> tuple[str, str]:
+    """The page's document and messages after a browser has opened it."""
+    command = [BROWSER, *BROWSER_OPTIONS.split(), f"--user-data-dir={profile}", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed here")
 def test_a_browser_opens_it_without_an_error(folder: Path, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here")
-    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    options += " --disable-component-update --disable-sync --enable-logging=stderr --v=0"
-    shot = tmp_path / "page.png"
-    command = [
-        browser,
-        *options.split(),
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--screenshot={shot}",
-        "--window-size=1200,2000",
-    ]
-    done = subprocess.run([*command, (folder / "report.html").as_uri()], capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr
-    assert shot.stat().st_size > 50_000
+    document, messages = opened(folder / "report.html", tmp_path / "profile")
+    assert len(Page(document).all("section")) == len(SECTIONS)
+    assert "CONSOLE" not in messages
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed here")
+def test_every_figure_can_be_seen_in_a_browser(folder: Path, page: Page, tmp_path: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert text.count("default-src 'none'") == 1
+    text = text.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'").replace(
+        "</body>", MEASURE + "</body>"
+    )
+    (tmp_path / "measured.html").write_text(text, encoding="utf-8")
+    document, messages = opened(tmp_path / "measured.html", tmp_path / "profile")
+    assert "CONSOLE" not in messages
+    boxes = json.loads(Page(document).all("body")[0]["data-boxes"])
+    assert sum(tag == "figure" for tag, *_ in boxes) == len(page.all("figure")) > 10
+    assert [box for box in boxes if min(box[1:]) <= 0] == []
+    assert [box for box in boxes if box[0] != "img" and min(box[1:3]) < 40] == []
