@@ -398,8 +398,9 @@ def test_methods_say_what_surface_scores_mean_and_what_the_network_sees() -> Non
     series = {"heart": pd.DataFrame({"modality": ["MR"]}), "ct": pd.DataFrame({"modality": ["CT"]})}
     text = methods(Evidence(title="t", scores={"heart": scores}, series=series, study=study)).facts["text"]
     assert "95th percentiles" in text and "within 3 mm" in text
-    assert "CT to -1000 to 400 HU, other modalities to the 0.5 to 99.5 percentiles" in text
+    assert "CT to -1000 to 400 HU; MR to the 0.5 to 99.5 percentiles" in text
     assert "heart to 2 × 2 × unchanged mm" in text
+    assert "pictures" not in text
 
 
 def test_methods_claim_no_more_of_claim_than_the_page_answers() -> None:

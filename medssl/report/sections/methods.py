@@ -89,23 +89,23 @@ def _windows(evidence: Evidence) -> str:
     options = evidence.study.get("prepare")
     if not options or not evidence.series:
         return ""
-    modalities = {
-        str(value) for series in evidence.series.values() if "modality" in series for value in series["modality"].dropna()
-    }
+    series = pd.concat(evidence.series.values()).reindex(columns=["modality", "kind"])
+    modalities = set(series.loc[series["kind"] != "images", "modality"].dropna().astype(str))
     parts = []
     if "CT" in modalities:
         parts.append("CT to " + " and ".join(f"{low:g} to {high:g} HU" for low, high in options["window_hu"]))
-    if modalities - {"CT"}:
+    if others := sorted(modalities - {"CT"}):
         low, high = options["percentiles"]
-        parts.append(f"other modalities to the {low:g} to {high:g} percentiles of each volume's foreground")
-    parts.append("8- or 16-bit pictures to the whole range of their type")
+        parts.append(f"{' and '.join(others)} to the {low:g} to {high:g} percentiles of each volume's foreground")
+    if (series["kind"] == "images").any():
+        parts.append("8- or 16-bit pictures to the whole range of their type")
     own = {source: (given.get("prepare") or {}) for source, given in (evidence.study.get("sources") or {}).items()}
     grids = {source: given.get("spacing_mm", options["spacing_mm"]) for source, given in own.items() if source in evidence.series}
     resampled = [f"{source} to {_grid(grid)} mm" for source, grid in sorted(grids.items()) if grid]
     moved = f"resampled: {', '.join(resampled)}; the others kept their spacing" if resampled else "kept their spacing"
     other = sorted(source for source, given in own.items() if {"window_hu", "percentiles"} & given.keys())
     aside = f" (other settings for {', '.join(other)}: see the study file)" if other else ""
-    return f"Intensities were windowed: {', '.join(parts)}{aside}. Volumes were {moved}.".replace("were kept", "kept")
+    return f"Intensities were windowed: {'; '.join(parts)}{aside}. Volumes were {moved}.".replace("were kept", "kept")
 
 
 def _grid(spacing_mm: list[float | None]) -> str:
