@@ -49,15 +49,19 @@ class Dag:
         """What a run asks a cluster for, by Snakemake's resource names; None where the run does not care.
 
         A run on one node starts its own processes, so it is one task with its GPUs. A run on several is one task a node,
-        and says its own srun (core/ranks.py).
+        and says its own srun (core/ranks.py): there the plug-in is told not to make tasks of the GPUs as well.
         """
         settings, _, _ = self.pretrain_of(run)
-        gpus = settings.devices if settings.device == "cuda" else None
         if settings.nodes == 1:
-            return gpus if what == "gpu" else None
-        gres = f"gpu:{gpus}" if gpus else None
-        asked: dict[str, int | str | None] = {"nodes": settings.nodes, "tasks": settings.nodes, "mpi": "srun", "gres": gres}
+            return _one_node(settings.device, settings.devices, what)
+        asked: dict[str, int | str | None] = {"nodes": settings.nodes, "tasks": settings.nodes, "mpi": "srun"}
+        if settings.device == "cuda":
+            asked |= {"gres": f"gpu:{settings.devices}", "tasks_per_gpu": 0}
         return asked.get(what)
+
+    def task_machine(self, task: str, what: str) -> int | str | None:
+        """What a task of fine-tuning asks a cluster for: its fits follow one another on one GPU."""
+        return _one_node(self.study.finetune[task].device, 1, what)
 
     def cohorts(self) -> list[str]:
         """The cohorts that some run pre-trains on, in the study's order."""
@@ -322,6 +326,11 @@ class Dag:
             out=out,
         )
         return self.layout.spec(stage, name), spec
+
+
+def _one_node(device: str, gpus: int, what: str) -> int | None:
+    """What a job on one node asks for; `--gpus` alone could be spread over several."""
+    return {"gpu": gpus, "nodes": 1}.get(what) if device == "cuda" else None
 
 
 def _paths(value: Any) -> Iterator[str]:

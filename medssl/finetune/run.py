@@ -44,7 +44,9 @@ def run(job: Job) -> None:
     starting = Starting.read(job)
     state = State(Path(job.spec.layout.state("finetune", f"{job.spec.hash}-{_inputs_hash(job, starting)}")))
     recipe = Recipe(**{field.name: settings[field.name] for field in dataclasses.fields(Recipe)})
-    work = (SegmentationWork if settings["task"] == "segmentation" else ClassificationWork)(job, task, starting, recipe, device())
+    work = (SegmentationWork if settings["task"] == "segmentation" else ClassificationWork)(
+        job, task, starting, recipe, device(settings["device"])
+    )
     fits = plan(starting.starts, settings["modes"], work.shares, settings["seeds"])
     waiting = [fit for fit in fits if not state.has(fit)]
     job.log(f"{len(fits)} fits, {len(fits) - len(waiting)} already made; {work.described}")
@@ -54,7 +56,7 @@ def run(job: Job) -> None:
             make(work, fit, state)
             bar.advance(note=fit.id)
     finish(work, fits, state)
-    job.notes |= {"device": str(device()), "fits": len(fits), "resumed_fits": len(fits) - len(waiting)}
+    job.notes |= {"device": str(work.device), "fits": len(fits), "resumed_fits": len(fits) - len(waiting)}
     job.write_receipt()
     shutil.rmtree(state.folder, ignore_errors=True)
 
