@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -240,9 +240,7 @@ class Dag:
             yield self._spec("ingest", f"{source}/labels", wanted, read, layout.labels(source), checks)
         prepare = study.source_settings(source, "prepare")
         if prepare["split"]["file"]:
-            if not Path(prepare["split"]["file"]).is_file():
-                raise StudyError(f"source {source}: prepare.split.file is not there. Correct the path in the study file.")
-            prepare["split"]["sha256"] = sha256_file(prepare["split"]["file"])  # an edited split file must rerun the job
+            prepare["split"]["sha256"] = _given(f"source {source}: prepare.split.file", prepare["split"]["file"])
         yield self._spec("prepare", source, prepare, series, layout.prepare(source))
 
     def _reduce_specs(self, cohort: str) -> Iterator[tuple[str, Spec]]:
@@ -265,6 +263,8 @@ class Dag:
     def _pretrain_spec(self, cohort: str, run: str) -> tuple[str, Spec]:
         settings, _, seed = self.pretrain_of(run)
         values = settings.model_dump(exclude={"arms", "seeds", "cohort"}) | {"pretrain_seed": seed}
+        if settings.init_weights:
+            values["init_sha256"] = _given(f"pretrain.{run.split('-')[0]}.init_weights", settings.init_weights)
         inputs, out = self.pretrain_inputs(cohort, run), self.layout.pretrain(cohort, run)
         code = [plugins.find("objective", settings.objective.name).path, plugins.find("backbone", settings.backbone.name).path]
         return self._spec("pretrain", f"{cohort}/{run}", values, inputs, out, code)
@@ -275,7 +275,12 @@ class Dag:
         around = {"volume": ["slicewise"], "common": ["bottleneck"], "salient": ["bottleneck"]}
         backbones += around.get(settings.encoder, [])
         code = [plugins.find("task", settings.task).path, *(plugins.find("backbone", name).path for name in backbones)]
-        yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
+        fitted = settings.model_dump()
+        if settings.weights:
+            fitted["weights_sha256"] = {
+                name: _given(f"finetune.{task}.weights.{name}", path) for name, path in settings.weights.items()
+            }
+        yield self._spec("finetune", task, fitted, self.finetune_inputs(task), layout.finetune(task), code)
         values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task}
         values |= {"controls": {arm: names for arm in self.arms if (names := self.controls_of(arm))}}
         metrics = [plugins.find("metric", name).path for name in plugins.names("metric")]
@@ -326,6 +331,24 @@ class Dag:
             out=out,
         )
         return self.layout.spec(stage, name), spec
+
+
+def _given(key: str, path: str) -> str:
+    """Hash of a file that the study file names under `key`: edited, it must rerun the jobs that read it.
+
+    Raises:
+        StudyError: it is not there.
+    """
+    if not Path(path).is_file():
+        raise StudyError(f"{key} is not there. Correct the path in the study file (it is relative to where snakemake runs).")
+    info = Path(path).stat()
+    return _sha256(str(Path(path).resolve()), info.st_size, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, changed_ns: int) -> str:
+    """Hash of a file, read once as long as it stays the same: weights are large, and several tasks may begin from them."""
+    return sha256_file(path)
 
 
 def _one_node(device: str, gpus: int, what: str) -> int | None:

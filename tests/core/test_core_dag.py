@@ -134,9 +134,31 @@ def test_a_chained_run_reads_what_the_run_before_it_writes_at_its_arm_and_seed()
     assert {*before, dag.layout.pretrain("ct", "first-hash-seed1", "receipt.json")} <= set(dag.artefacts("organs"))
 
 
-def test_a_missing_split_file_is_refused_before_any_work() -> None:
-    with pytest.raises(StudyError, match=r"split\.file is not there"):
-        specs(prepare={"split": {"file": "nowhere.tsv"}})
+NAMED = [
+    ("prepare.split.file", lambda path: {"prepare": {"split": {"file": path}}}, "prepare/"),
+    ("pretrain.simclr.init_weights", lambda path: {"pretrain": {"simclr": {"cohort": "ct", "init_weights": path}}}, "pretrain/"),
+    (
+        "finetune.organs.weights.net",
+        lambda path: {"finetune": {"organs": {"source": "organs", "weights": {"net": path}}}},
+        "finetune/",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "study", "stage"), NAMED, ids=[key for key, *_ in NAMED])
+def test_a_file_that_the_study_names_is_there_before_any_work_and_edited_reruns_its_jobs(
+    tmp_path: Path, key: str, study: Callable[[str], dict], stage: str
+) -> None:
+    file = tmp_path / "given"
+    with pytest.raises(StudyError, match=f"{re.escape(key)} is not there"):
+        specs(**study(str(file)))
+    file.write_text("one")
+    before = specs(**study(str(file)))
+    assert specs(**study(str(file))) == before
+    file.write_text("other")
+    after = specs(**study(str(file)))
+    changed = {path.removeprefix("results/s/specs/") for path in before if before[path] != after[path]}
+    assert changed and all(name.startswith(stage) for name in changed)
 
 
 class Resources(dict):
