@@ -51,6 +51,8 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         failed.unlink(missing_ok=True)  # of a try before this one
     except MedsslError as error:
         if not first:
+            if isinstance(error, PreemptedError):
+                ranks.let_the_first_end()
             raise
         _append(log, f"stopped: {error}")
         if isinstance(error, PreemptedError) and cluster.requeue(margin_s, started_s):
