@@ -10,7 +10,7 @@ from typing import Any
 from medssl.core import listing, plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_file, write_if_changed
-from medssl.core.job import RECEIPT, Spec
+from medssl.core.job import RECEIPT, Spec, paths_in
 from medssl.core.label_table import FOLDERS
 from medssl.core.layout import Layout
 from medssl.core.sources import PACKAGE, code_hash
@@ -186,7 +186,7 @@ class Dag:
 
     def reads(self, stage: str, name: str) -> list[str]:
         """The paths a job reads, as a flat list: the inputs of its rule beside the spec."""
-        return list(_paths(self._by_name[self.layout.spec(stage, name)].inputs))
+        return list(paths_in(self._by_name[self.layout.spec(stage, name)].inputs))
 
     def artefacts(self, page: str) -> list[str]:
         """Every table and receipt that a page rests on, so that a target asks for each and a deleted one is made again."""
@@ -194,7 +194,7 @@ class Dag:
         found: set[str] = set()
         waiting = [self.layout.spec("report", page)]
         while waiting:
-            for path in _paths(self._by_name[waiting.pop()].inputs):
+            for path in paths_in(self._by_name[waiting.pop()].inputs):
                 folder = str(Path(path).parent)
                 if path not in found and folder in by_folder:
                     found |= {path, str(Path(folder) / RECEIPT)}
@@ -354,11 +354,3 @@ def _sha256(path: str, size: int, changed_ns: int) -> str:
 def _one_node(device: str, gpus: int, what: str) -> int | None:
     """What a job on one node asks for; `--gpus` alone could be spread over several."""
     return {"gpu": gpus, "nodes": 1}.get(what) if device == "cuda" else None
-
-
-def _paths(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    else:
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _paths(part)
