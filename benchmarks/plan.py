@@ -45,8 +45,9 @@ def main() -> None:
         probe_s = time.monotonic() - began_s
         planned_s: dict[str, float] = defaultdict(float)
         for cost in found:
-            planned_s[cost.stage] += cost.hours * 3600
-        planned_mb = sum(cost.disk_mb for cost in found)
+            if cost.hours is not None:
+                planned_s[cost.stage] += cost.hours * 3600
+        planned_mb = sum(cost.disk_mb or 0 for cost in found)
         command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "pretrain_ct"]
         subprocess.run([*command, "--configfile", str(study)], cwd=folder, check=True, capture_output=True)
         results = folder / "results" / "planned"

@@ -51,6 +51,8 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         failed.unlink(missing_ok=True)  # of a try before this one
     except MedsslError as error:
         if not first:
+            if isinstance(error, PreemptedError):
+                ranks.let_the_first_end()
             raise
         _append(log, f"stopped: {error}")
         if isinstance(error, PreemptedError) and cluster.requeue(margin_s, started_s):
@@ -330,8 +332,11 @@ def clean(
     study_file: Annotated[Path, typer.Argument(help="study file")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
-    """Remove what of a study's results can be made again: volumes, arrays, states of runs it no longer has."""
-    from medssl.core.cleaning import removable, remove
+    """Remove what of a study's results can be made again: volumes, arrays, states of runs it no longer has.
+
+    Without volumes and arrays the results can be read; the next run of snakemake makes them and all that rests on them again.
+    """
+    from medssl.core.cleaning import removable, remove, trained_again
     from medssl.core.layout import Layout
     from medssl.core.study import load_study
 
@@ -344,7 +349,15 @@ def clean(
         print(f"{root} holds nothing that can be made again.")
         return
     total_mb = sum(kind.num_bytes for kind in kinds) / 1e6
-    print("Encoders, tables, predictions and pages stay. Running the study again makes these first.")
+    print("Encoders, tables, predictions and pages stay.")
+    if not any((root / "specs").rglob("*.json")):
+        print("There are no specs to say which states of runs are still wanted, so these stay too; `medssl specs` writes them.")
+    again = [stage for stage, _ in trained_again(root, kinds)]
+    if again:
+        print(
+            f"The next run of snakemake on this study makes these first, and then trains again what rests on them: "
+            f"{again.count('pretrain')} finished pre-trainings and {again.count('finetune')} tasks of fine-tuning."
+        )
     if not yes:
         typer.confirm(f"Remove {total_mb:.1f} MB below {root}?", abort=True)
     remove(root, kinds)

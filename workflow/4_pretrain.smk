@@ -25,5 +25,6 @@ rule pretrain:
         tasks=lambda w: JOBS.machine(w.run, "tasks"),
         mpi=lambda w: JOBS.machine(w.run, "mpi"),
         gres=lambda w: JOBS.machine(w.run, "gres"),
+        tasks_per_gpu=lambda w: JOBS.machine(w.run, "tasks_per_gpu"),
     shell:
         "medssl pretrain {input.spec} --threads {threads} --log {log}"

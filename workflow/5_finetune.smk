@@ -17,5 +17,8 @@ rule finetune:
     conda:
         ENVIRONMENT
     threads: threads_each(workflow, len(JOBS.study.finetune))
+    resources:
+        gpu=lambda w: JOBS.task_machine(w.task, "gpu"),
+        nodes=lambda w: JOBS.task_machine(w.task, "nodes"),
     shell:
         "medssl finetune {input.spec} --threads {threads} --log {log}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from medssl.core import listing, plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_file, write_if_changed
-from medssl.core.job import RECEIPT, Spec
+from medssl.core.job import RECEIPT, Spec, paths_in
 from medssl.core.label_table import FOLDERS
 from medssl.core.layout import Layout
 from medssl.core.sources import PACKAGE, code_hash
@@ -49,15 +49,19 @@ class Dag:
         """What a run asks a cluster for, by Snakemake's resource names; None where the run does not care.
 
         A run on one node starts its own processes, so it is one task with its GPUs. A run on several is one task a node,
-        and says its own srun (core/ranks.py).
+        and says its own srun (core/ranks.py): there the plug-in is told not to make tasks of the GPUs as well.
         """
         settings, _, _ = self.pretrain_of(run)
-        gpus = settings.devices if settings.device == "cuda" else None
         if settings.nodes == 1:
-            return gpus if what == "gpu" else None
-        gres = f"gpu:{gpus}" if gpus else None
-        asked: dict[str, int | str | None] = {"nodes": settings.nodes, "tasks": settings.nodes, "mpi": "srun", "gres": gres}
+            return _one_node(settings.device, settings.devices, what)
+        asked: dict[str, int | str | None] = {"nodes": settings.nodes, "tasks": settings.nodes, "mpi": "srun"}
+        if settings.device == "cuda":
+            asked |= {"gres": f"gpu:{settings.devices}", "tasks_per_gpu": 0}
         return asked.get(what)
+
+    def task_machine(self, task: str, what: str) -> int | str | None:
+        """What a task of fine-tuning asks a cluster for: its fits follow one another on one GPU."""
+        return _one_node(self.study.finetune[task].device, 1, what)
 
     def cohorts(self) -> list[str]:
         """The cohorts that some run pre-trains on, in the study's order."""
@@ -182,7 +186,7 @@ class Dag:
 
     def reads(self, stage: str, name: str) -> list[str]:
         """The paths a job reads, as a flat list: the inputs of its rule beside the spec."""
-        return list(_paths(self._by_name[self.layout.spec(stage, name)].inputs))
+        return list(paths_in(self._by_name[self.layout.spec(stage, name)].inputs))
 
     def artefacts(self, page: str) -> list[str]:
         """Every table and receipt that a page rests on, so that a target asks for each and a deleted one is made again."""
@@ -190,7 +194,7 @@ class Dag:
         found: set[str] = set()
         waiting = [self.layout.spec("report", page)]
         while waiting:
-            for path in _paths(self._by_name[waiting.pop()].inputs):
+            for path in paths_in(self._by_name[waiting.pop()].inputs):
                 folder = str(Path(path).parent)
                 if path not in found and folder in by_folder:
                     found |= {path, str(Path(folder) / RECEIPT)}
@@ -236,9 +240,7 @@ class Dag:
             yield self._spec("ingest", f"{source}/labels", wanted, read, layout.labels(source), checks)
         prepare = study.source_settings(source, "prepare")
         if prepare["split"]["file"]:
-            if not Path(prepare["split"]["file"]).is_file():
-                raise StudyError(f"source {source}: prepare.split.file is not there. Correct the path in the study file.")
-            prepare["split"]["sha256"] = sha256_file(prepare["split"]["file"])  # an edited split file must rerun the job
+            prepare["split"]["sha256"] = _given(f"source {source}: prepare.split.file", prepare["split"]["file"])
         yield self._spec("prepare", source, prepare, series, layout.prepare(source))
 
     def _reduce_specs(self, cohort: str) -> Iterator[tuple[str, Spec]]:
@@ -261,6 +263,8 @@ class Dag:
     def _pretrain_spec(self, cohort: str, run: str) -> tuple[str, Spec]:
         settings, _, seed = self.pretrain_of(run)
         values = settings.model_dump(exclude={"arms", "seeds", "cohort"}) | {"pretrain_seed": seed}
+        if settings.init_weights:
+            values["init_sha256"] = _given(f"pretrain.{run.split('-')[0]}.init_weights", settings.init_weights)
         inputs, out = self.pretrain_inputs(cohort, run), self.layout.pretrain(cohort, run)
         code = [plugins.find("objective", settings.objective.name).path, plugins.find("backbone", settings.backbone.name).path]
         return self._spec("pretrain", f"{cohort}/{run}", values, inputs, out, code)
@@ -271,12 +275,14 @@ class Dag:
         around = {"volume": ["slicewise"], "common": ["bottleneck"], "salient": ["bottleneck"]}
         backbones += around.get(settings.encoder, [])
         code = [plugins.find("task", settings.task).path, *(plugins.find("backbone", name).path for name in backbones)]
-        yield self._spec("finetune", task, settings.model_dump(), self.finetune_inputs(task), layout.finetune(task), code)
-        values = self.study.evaluate.model_dump() | {
-            "task": settings.task,
-            "name": task,
-            "multilabel": settings.options.get("multilabel"),
-        }
+        fitted = settings.model_dump()
+        if settings.weights:
+            fitted["weights_sha256"] = {
+                name: _given(f"finetune.{task}.weights.{name}", path) for name, path in settings.weights.items()
+            }
+        yield self._spec("finetune", task, fitted, self.finetune_inputs(task), layout.finetune(task), code)
+        values = self.study.evaluate.model_dump() | {"task": settings.task, "name": task}
+        values |= {"multilabel": settings.options.get("multilabel")}
         values |= {"controls": {arm: names for arm in self.arms if (names := self.controls_of(arm))}}
         values |= {"sole": sum(other.task != "segmentation" for other in self.study.finetune.values()) == 1}
         metrics = [plugins.find("metric", name).path for name in plugins.names("metric")]
@@ -329,9 +335,24 @@ class Dag:
         return self.layout.spec(stage, name), spec
 
 
-def _paths(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    else:
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _paths(part)
+def _given(key: str, path: str) -> str:
+    """Hash of a file that the study file names under `key`: edited, it must rerun the jobs that read it.
+
+    Raises:
+        StudyError: it is not there.
+    """
+    if not Path(path).is_file():
+        raise StudyError(f"{key} is not there. Correct the path in the study file (it is relative to where snakemake runs).")
+    info = Path(path).stat()
+    return _sha256(str(Path(path).resolve()), info.st_size, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, changed_ns: int) -> str:
+    """Hash of a file, read once as long as it stays the same: weights are large, and several tasks may begin from them."""
+    return sha256_file(path)
+
+
+def _one_node(device: str, gpus: int, what: str) -> int | None:
+    """What a job on one node asks for; `--gpus` alone could be spread over several."""
+    return {"gpu": gpus, "nodes": 1}.get(what) if device == "cuda" else None

@@ -244,6 +244,15 @@ def environment() -> dict[str, str]:
     return found
 
 
+def paths_in(inputs: Any) -> Iterator[str]:
+    """The paths of a spec's inputs, however they are nested."""
+    if isinstance(inputs, str):
+        yield inputs
+    else:
+        for part in inputs.values() if isinstance(inputs, dict) else inputs:
+            yield from paths_in(part)
+
+
 def drop_incomplete(root: Path) -> list[str]:
     """Remove each receipt one of whose outputs is gone or has another size, so that the DAG rebuilds that artefact."""
     dropped = []

@@ -23,14 +23,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will take; `gpu_mb` is 0 without a GPU."""
+    """What a stage will take; None is not planned, and `gpu_mb` is 0 without a GPU."""
 
     stage: str
     name: str
-    hours: float
-    node_hours: float
-    ram_mb: float
-    disk_mb: float
+    hours: float | None
+    node_hours: float | None
+    ram_mb: float | None
+    disk_mb: float | None
     gpu_mb: float = 0.0
 
 
@@ -57,7 +57,9 @@ def steps(settings: PretrainSettings, num_samples: float) -> int:
 
 
 def peak_at(batch: float, batches: Sequence[int], peaks_mb: Sequence[float]) -> float:
-    """Memory at a batch, on the line through two measured ones."""
+    """Memory at a batch, on the line through two measured ones; in proportion beyond it where both are one."""
+    if batches[0] == batches[1]:
+        return peaks_mb[1] * max(1.0, batch / batches[1])
     return peaks_mb[1] + max(0.0, peaks_mb[1] - peaks_mb[0]) / (batches[1] - batches[0]) * (batch - batches[1])
 
 
@@ -83,11 +85,15 @@ def table(costs: Sequence[Cost], free_mb: float, num_jobs: int) -> str:
     """The plan as people read it: a line a job of training, a line a stage elsewhere, and the sum."""
     lines = [f"{'stage':<10} {'job':<36} {'hours':>8} {'node-h':>8} {'RAM MB':>8} {'GPU MB':>8} {'disk MB':>9}"]
     for cost in costs:
+        if cost.hours is None:
+            lines.append(f"{cost.stage:<10} {cost.name:<36} {'not planned':>17}")
+            continue
         gpu = f"{cost.gpu_mb:8.0f}" if cost.gpu_mb else f"{'-':>8}"
         time = f"{cost.hours:8.3f} {cost.node_hours:8.3f}"
-        lines.append(f"{cost.stage:<10} {cost.name:<36} {time} {cost.ram_mb:8.0f} {gpu} {cost.disk_mb:9.1f}")
-    disk_mb = sum(cost.disk_mb for cost in costs)
-    hours, node_hours = sum(cost.hours for cost in costs), sum(cost.node_hours for cost in costs)
+        disk = f"{'unknown':>9}" if cost.disk_mb is None else f"{cost.disk_mb:9.1f}"
+        lines.append(f"{cost.stage:<10} {cost.name:<36} {time} {cost.ram_mb:8.0f} {gpu} {disk}")
+    disk_mb = sum(cost.disk_mb or 0 for cost in costs)
+    hours, node_hours = sum(cost.hours or 0 for cost in costs), sum(cost.node_hours or 0 for cost in costs)
     what = f"{num_jobs} jobs, one after the other"
     lines.append(f"{'all':<10} {what:<36} {hours:8.3f} {node_hours:8.3f} {'':>17} {disk_mb:9.1f}")
     lines.append(f"free where the results go: {free_mb:.0f} MB" + (" — too little" if free_mb < 1.05 * disk_mb else ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from medssl.core import cluster
@@ -35,6 +36,13 @@ def spread(spec: Spec, threads: int) -> None:
         )
     line = srun_line(_nodes(spec), _devices(spec), threads, [sys.executable, "-m", "medssl", *sys.argv[1:]])
     os.execv(srun, line)  # noqa: S606  (no shell: the words of the line are the arguments)
+
+
+def let_the_first_end() -> None:
+    """Wait in a process that has stopped as it was told: srun ends all at the first that leaves, so the first process, which may
+    have to put the job back into the queue, is to be that one. srun then ends this wait; it is bounded for other launchers.
+    """
+    time.sleep(2 * cluster.ANSWER_S)
 
 
 def started(environment: Mapping[str, str], wanted: int) -> bool:

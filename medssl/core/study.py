@@ -329,6 +329,7 @@ class FinetuneSettings(Settings):
     flips: bool = False
     mixup: Annotated[float, Field(ge=0)] = 0.0
     calibration_batches: Annotated[int, Field(ge=0)] = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="before")
     @classmethod

@@ -170,9 +170,15 @@ def source_mask(task: Any, probabilities: np.ndarray, scan: Scan, values: list[i
     return np.array(values, dtype=np.uint8 if max(values) < 256 else np.uint16)[classes], affine
 
 
-def device() -> torch.device:
-    """The first CUDA device, with deterministic algorithms, or the processor."""
-    if not torch.cuda.is_available():
+def device(asked: str = "auto") -> torch.device:
+    """The first CUDA device, with deterministic algorithms, or the processor.
+
+    Raises:
+        StudyError: `cuda` is asked for and not there.
+    """
+    if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise StudyError("finetune.device is 'cuda', and no CUDA device is here. Set device: auto or cpu, or run where a GPU is.")
     use_deterministic_algorithms(True)
     return torch.device("cuda")

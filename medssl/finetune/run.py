@@ -39,24 +39,31 @@ def run(job: Job) -> None:
         PreemptedError: stopped by a signal; finished fits are kept.
     """
     torch.set_num_threads(job.threads)
+    with _stops_with_a_sentence():
+        state = _run(job)
+    shutil.rmtree(state.folder, ignore_errors=True)
+
+
+def _run(job: Job) -> State:
     settings = job.spec.settings
     task = plugins.find("task", settings["task"]).load()(**settings["options"])
     starting = Starting.read(job)
     state = State(Path(job.spec.layout.state("finetune", f"{job.spec.hash}-{_inputs_hash(job, starting)}")))
     recipe = Recipe(**{field.name: settings[field.name] for field in dataclasses.fields(Recipe)})
-    work = (SegmentationWork if settings["task"] == "segmentation" else ClassificationWork)(job, task, starting, recipe, device())
+    kind = SegmentationWork if settings["task"] == "segmentation" else ClassificationWork
+    work = kind(job, task, starting, recipe, device(settings["device"]))
     fits = plan(starting.starts, settings["modes"], work.shares, settings["seeds"])
     waiting = [fit for fit in fits if not state.has(fit)]
     job.log(f"{len(fits)} fits, {len(fits) - len(waiting)} already made; {work.described}")
-    with _stops_with_a_sentence(), job.progress("", len(fits), "fits") as bar:
+    with job.progress("", len(fits), "fits") as bar:
         bar.advance(len(fits) - len(waiting))
         for fit in waiting:
             make(work, fit, state)
             bar.advance(note=fit.id)
     finish(work, fits, state)
-    job.notes |= {"device": str(device()), "fits": len(fits), "resumed_fits": len(fits) - len(waiting)}
+    job.notes |= {"device": str(work.device), "fits": len(fits), "resumed_fits": len(fits) - len(waiting)}
     job.write_receipt()
-    shutil.rmtree(state.folder, ignore_errors=True)
+    return state
 
 
 def predict(

@@ -13,6 +13,7 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_file
 from medssl.core.job import Job
+from medssl.core.rng import key
 from medssl.finetune.lifting import VOLUME, cuts_slices, lifted, load_lifted, part_of
 from medssl.finetune.plan import SCRATCH, Start
 from medssl.finetune.reading import windows_of
@@ -66,10 +67,12 @@ class Starting:
             files[name], contracts[name] = file, own
         if settings["scratch"]:
             kinds = {_kind(contracts[start.run]): contracts[start.run] for start in starts} or {_kind(own): own}
+            draws = draws_of_scratch(starts, settings["seeds"])
             for number, contract in enumerate(kinds.values()):
                 name = SCRATCH if number == 0 else f"{SCRATCH}-{contract['backbone']}-{number}"
-                starts.append(Start(name, contract["backbone"]))
-                contracts[name] = contract
+                for draw in draws:
+                    starts.append(Start(name, contract["backbone"], draw))
+                    contracts[starts[-1].run] = contract
         if not starts:
             raise StudyError(
                 f"finetune.{job.spec.name} has nothing to start from: name a pre-training run in inits, or set scratch: true."
@@ -84,6 +87,8 @@ class Starting:
     def drawn_by(self, start: Start, seed: int) -> int:
         """The seed that a starting point's weights depend on; 0 where all of them were learnt."""
         fresh = self.encoder == "volume" and not part_of(self.parts.get(start.run), VOLUME)
+        if self.is_random(start) and start.pretrain_seed is not None:
+            return key(seed, "draw", start.pretrain_seed)
         return seed if self.is_random(start) or fresh else 0
 
     def backbone(self, start: Start, seed: int) -> Any:
@@ -92,10 +97,10 @@ class Starting:
         Raises:
             StudyError: the weights are not those of the contract's backbone.
         """
-        key = (start.run, self.drawn_by(start, seed))
-        if key not in self._modules:
+        place = (start.run, self.drawn_by(start, seed))
+        if place not in self._modules:
             contract = self.contracts[start.run]
-            with seeded(key[1], SCRATCH):
+            with seeded(place[1], SCRATCH):
                 module = build(
                     contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"]
                 )
@@ -103,8 +108,8 @@ class Starting:
                 load_lifted(module, self.encoder, self.files[start.run], self.parts.get(start.run))
             if any(run != start.run for run, _ in self._modules):
                 self._modules.clear()
-            self._modules[key] = module
-        return self._modules[key]
+            self._modules[place] = module
+        return self._modules[place]
 
     def decoder(self, start: Start) -> dict[str, Tensor]:
         """The tensors `decoder.…` that a run learnt beside its encoder; none for most, and none where the encoder is lifted."""
@@ -139,6 +144,12 @@ class Starting:
                 f"of one {name} in inits, and make a second task for the others."
             )
         return next(iter(found.values()))
+
+
+def draws_of_scratch(starts: list[Start], seeds: list[int]) -> list[int | None]:
+    """How often scratch is drawn beside its draws by `seeds`: as often as a run was pre-trained, where those are fewer."""
+    learnt = sorted({start.pretrain_seed for start in starts if start.pretrain_seed is not None})
+    return [*learnt] if len(set(seeds)) < len(learnt) else [None]
 
 
 def _own_contract(settings: dict[str, Any], contracts: dict[str, dict[str, Any]], in_channels: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from medssl.report.evidence import Evidence
+
 AUTHORS, CLINICIANS, DATA_HOLDER = "authors", "clinical lead", "data holder"
 
 
@@ -20,6 +22,11 @@ class Item(NamedTuple):
     section: str
     needs: str
     owner: str
+
+
+def is_answered(evidence: Evidence, item: Item) -> bool:
+    """Whether the page answers an item: its section is on the page, was given, and read what the item needs."""
+    return item.section in evidence.on_page and bool(getattr(evidence, item.needs))
 
 
 def _items(list_name: str, rows: list[tuple[str, str, str, str, str]]) -> tuple[Item, ...]:
@@ -52,10 +59,10 @@ CLAIM = _items(
         ("21", "Intended sample size", "", "", AUTHORS),
         ("22", "Description of the model", "provenance", "study", AUTHORS),
         ("23", "Software, libraries, versions", "provenance", "receipts", AUTHORS),
-        ("24", "Initial parameters", "pretraining", "curves", AUTHORS),
+        ("24", "Initial parameters", "methods", "curves", AUTHORS),
         ("25", "Training in detail", "provenance", "study", AUTHORS),
         ("26", "How the final model was chosen", "methods", "fits", AUTHORS),
-        ("27", "Ensembling", "methods", "fits", AUTHORS),
+        ("27", "Ensembling", "", "", AUTHORS),
         ("28", "Metrics of performance", "results", "scores", AUTHORS),
         ("29", "Significance and uncertainty", "paired_tests", "comparisons", AUTHORS),
         ("30", "Robustness or sensitivity", "label_efficiency", "scores", AUTHORS),
@@ -71,7 +78,7 @@ CLAIM = _items(
         ("40", "Limitations", "", "", AUTHORS),
         ("41", "Implications for practice", "", "", CLINICIANS),
         ("42", "Protocol and further technical detail", "provenance", "study", AUTHORS),
-        ("43", "Availability of software, model and data", "provenance", "receipts", AUTHORS),
+        ("43", "Availability of software, model and data", "", "", AUTHORS),
         ("44", "Funding and the role of funders", "", "", AUTHORS),
     ],
 )
@@ -83,25 +90,25 @@ TRIPOD = _items(
         ("2", "Abstract", "", "", AUTHORS),
         ("3", "Context, target population, known inequalities", "", "", CLINICIANS),
         ("4", "Objectives", "", "", AUTHORS),
-        ("5", "Sources and dates of data", "data", "series", DATA_HOLDER),
+        ("5", "Sources and dates of data", "", "", DATA_HOLDER),
         ("6", "Setting, eligibility, treatments", "", "", DATA_HOLDER),
-        ("7", "Data preparation and quality checks", "flow", "rejected", AUTHORS),
+        ("7", "Data preparation and quality checks", "methods", "series", AUTHORS),
         ("8", "Outcome: definition, assessors, blinding", "", "", CLINICIANS),
-        ("9", "Predictors: choice and measurement", "pretraining", "curves", AUTHORS),
+        ("9", "Predictors: choice and measurement", "", "", AUTHORS),
         ("10", "Sample size", "", "", AUTHORS),
         ("11", "Missing data", "flow", "rejected", AUTHORS),
-        ("12", "Analytical methods", "methods", "study", AUTHORS),
-        ("13", "Class imbalance", "data", "samples", AUTHORS),
+        ("12", "Analytical methods", "methods", "scores", AUTHORS),
+        ("13", "Class imbalance", "", "", AUTHORS),
         ("14", "Fairness", "subgroups", "subgroups", CLINICIANS),
         ("15", "Output of the model", "calibration", "calibration", AUTHORS),
-        ("16", "Differences of training and test data", "flow", "samples", AUTHORS),
+        ("16", "Differences of training and test data", "data", "samples", AUTHORS),
         ("17", "Ethical approval", "", "", DATA_HOLDER),
-        ("18", "Funding, conflicts, protocol, registration, data and code", "provenance", "receipts", AUTHORS),
+        ("18", "Funding, conflicts, protocol, registration, data and code", "", "", AUTHORS),
         ("19", "Involvement of patients and the public", "", "", CLINICIANS),
         ("20", "Participants: flow and characteristics", "flow", "series", DATA_HOLDER),
         ("21", "Numbers in each analysis", "results", "scores", AUTHORS),
         ("22", "Specification of the model", "provenance", "study", AUTHORS),
-        ("23", "Performance with intervals, also in subgroups", "results", "scores", AUTHORS),
+        ("23", "Performance with intervals, also in subgroups", "subgroups", "scores", AUTHORS),
         ("24", "Updating of the model", "", "", AUTHORS),
         ("25", "Interpretation", "answer", "comparisons", AUTHORS),
         ("26", "Limitations", "", "", AUTHORS),

@@ -19,8 +19,11 @@ STAGES = {1: "ingest", 2: "prepare", 3: "reduce", 4: "pretrain", 5: "finetune", 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the stages left. Empty where a stage did not run. `planes`: 8-bit slices by sample id; `study`: the options;
-    `pictures`: what a run's objective drew at its end."""
+    """What the stages left. Empty where a stage did not run.
+
+    `planes`: 8-bit slices by sample id; `study`: the options; `pictures`: what a run's objective drew at its end; `untold`: wall
+    time in s of steps that leave no receipt; `on_page`: the sections made so far that had something to say.
+    """
 
     title: str
     series: Named = field(default_factory=dict)
@@ -45,8 +48,10 @@ class Evidence:
     overlays: Named = field(default_factory=dict)
     leaks: dict[str, Any] = field(default_factory=dict)
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    untold: dict[str, float] = field(default_factory=dict)
     planes: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     study: dict[str, Any] = field(default_factory=dict)
+    on_page: frozenset[str] = frozenset()
 
 
 def stage_and_name(path: PurePath) -> tuple[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from medssl.core.errors import StudyError
 from medssl.core.files import inside, read_json, write_json, write_text
 from medssl.core.given_labels import with_given_labels
 from medssl.core.job import RECEIPT, Job
+from medssl.core.layout import Layout
 from medssl.report.comparison import comparison
 from medssl.report.crate import crate
 from medssl.report.evidence import STAGES, Evidence, stage_and_name
@@ -27,6 +29,8 @@ from medssl.report.section import Section, records
 from medssl.report.sections.failures import ranked_cases
 from medssl.volume.cache import open_array
 
+LAST_MADE = "checklists"
+"""The section that says which of the others answer what."""
 PAGE = Path(__file__).parent / "page"
 TABLES = ("series", "rejected", "volumes", "samples", "keeps", "curves", "fits", "scores", "comparisons", "cases")
 BESIDE_SCORES = ("calibration.tsv", "confusion.tsv", "subgroups.tsv", "empty.tsv", "overlays.parquet")
@@ -37,7 +41,7 @@ TEXT_COLUMNS = ("class", "unit", "init", "mode", "target", "predicted", "label",
 def run(job: Job) -> None:
     """Write the page, every number of it, the model card and the RO-Crate from whatever artefacts the job was given."""
     evidence, date = _read(job)
-    sections = list(_sections(job, evidence))
+    sections = _sections(job, evidence)
     write_text(job.path("report.html"), _page(evidence.title, sections))
     write_json(
         job.path("report.json"),
@@ -79,22 +83,25 @@ def _page(title: str, sections: list[tuple[str, Section]]) -> str:
     return page_html((PAGE / "page.html.j2").read_text(encoding="utf-8"), style, title, sections)
 
 
-def _sections(job: Job, evidence: Evidence) -> Iterable[tuple[str, Section]]:
+def _sections(job: Job, evidence: Evidence) -> list[tuple[str, Section]]:
     makers: dict[str, Callable[[Evidence], Section]] = {
         name: plugins.find("section", name).load() for name in plugins.names("section")
     }
     wanted = job.spec.settings.get("sections") or makers
     ordered = sorted((name for name in makers if name in wanted), key=lambda name: (makers[name].__globals__["PLACE"], name))
+    made: dict[str, Section] = {}
     with job.progress("", len(ordered), "sections") as bar:
-        for name in ordered:
-            yield name, makers[name](evidence)
+        for name in sorted(ordered, key=lambda name: name == LAST_MADE):
+            answered = frozenset(other for other, section in made.items() if section.answered)
+            made[name] = makers[name](replace(evidence, on_page=answered))
             bar.advance()
+    return [(name, made[name]) for name in ordered]
 
 
 def _read(job: Job) -> tuple[Evidence, str]:
     inputs, settings = job.spec.inputs, job.spec.settings
     beside = [name.partition(".")[0] for name in BESIDE_SCORES]
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views", "pictures")}
+    found: dict[str, Any] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views", "pictures")}
     receipts: dict[str, Path] = {}
     given: dict[str, pd.DataFrame] = {}
     for kind, paths in inputs.items():
@@ -120,16 +127,42 @@ def _read(job: Job) -> tuple[Evidence, str]:
             if kind == "labels":
                 given[name.removesuffix("/labels")] = tables.read_parquet(path)
     found["samples"] |= {source: with_given_labels(found["samples"][source], labels) for source, labels in given.items()}
+    masked = sorted(set(given) & set(found["volumes"]))
+    found["volumes"] |= {source: _with_given_masks(found["volumes"][source], given[source]) for source in masked}
     study = settings.get("study") or {}
+    for path in list(receipts.values()):
+        receipts |= {"/".join(stage_and_name(step)): step for step in _steps_before(path, job.spec.layout)}
     evidence = Evidence(
         title=settings.get("title") or f"Study {job.spec.study}",
         receipts=_in_order({key: read_json(path) for key, path in receipts.items()}),
         study=study,
+        untold=_scans(receipts, job.spec.layout),
         **found,
     )
     evidence.planes.update(_planes(evidence, {stage_and_name(Path(p))[1]: Path(p).parent for p in inputs.get("samples", [])}))
     evidence.planes.update(_overlaid(evidence, [Path(p).parent for p in inputs.get("series", [])]))
     return evidence, _last_day(receipts)
+
+
+def _steps_before(receipt: Path, layout: Layout) -> list[Path]:
+    """The receipts of the steps of the same stage that a job built on: shards of a source, descriptions of a cohort."""
+    stage, own = stage_and_name(receipt)
+    names = {stage_and_name(Path(path)) for path in read_json(receipt).get("inputs", {})}
+    folders = {"ingest": layout.ingest, "reduce": layout.describe}
+    if stage not in folders:
+        return []
+    paths = [Path(folders[stage](name, RECEIPT)) for of, name in sorted(names) if of == stage and name != own]
+    return [path for path in paths if path.is_file()]
+
+
+def _scans(receipts: dict[str, Path], layout: Layout) -> dict[str, float]:
+    """Wall time of each source's scan by Snakemake's clock: what it finds is private, so that it leaves no receipt."""
+    found = {}
+    for stage, _, source in sorted(key.partition("/") for key in receipts):
+        table = Path(layout.benchmark("ingest", f"{source}-scan"))
+        if stage == "ingest" and "/" not in source and table.is_file():
+            found[f"ingest/{source}/scan"] = float(tables.read_tsv(table)["s"].iloc[-1])
+    return found
 
 
 def _last_day(receipts: dict[str, Path]) -> str:
@@ -139,6 +172,15 @@ def _last_day(receipts: dict[str, Path]) -> str:
         written = read_json(path).get("date")
         days.append(written or datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat())
     return max(days, default="1970-01-01")
+
+
+def _with_given_masks(volumes: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
+    """The table of volumes with the masks that label files name; a mask that came with the images stays."""
+    if "mask" not in given:
+        return volumes
+    masks = given.dropna(subset=["mask"]).drop_duplicates("volume_id").set_index("volume_id")["mask"]
+    own = volumes["mask"] if "mask" in volumes else pd.Series(None, index=volumes.index, dtype=object)
+    return volumes.assign(mask=own.where(own.notna(), volumes["volume_id"].map(masks)))
 
 
 def _table(path: Path) -> pd.DataFrame:

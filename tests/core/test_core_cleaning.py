@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from medssl.cli import app
-from medssl.core.cleaning import removable, remove
+from medssl.core.cleaning import removable, remove, trained_again
 from medssl.core.dag import Dag
 from medssl.core.errors import LockedError
+from medssl.core.files import write_json
 from medssl.core.job import hold
 from medssl.core.study import load_study
 
@@ -72,6 +74,41 @@ def test_it_asks_and_says_how_much(root: Path) -> None:
     assert CliRunner().invoke(app, ["clean", "study.yaml"], input="").exit_code != 0 and files(root) == before
     assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0 and files(root) != before
     assert "nothing" in CliRunner().invoke(app, ["clean", "study.yaml"]).output
+
+
+def finish(root: Path) -> None:
+    """A receipt for every training of the study."""
+    for _, spec in Dag(load_study(files=["study.yaml"])).specs():
+        if spec.stage in ("pretrain", "finetune"):
+            write_json(Path(spec.out) / "receipt.json", {"stage": spec.stage, "name": spec.name, "outputs": {}})
+
+
+def test_it_says_before_it_asks_what_will_be_trained_again(root: Path) -> None:
+    study = "study: s\nsources: {ct: {path: scans}, mr: {path: scans}, organs: {path: organs}}\n"
+    study += "pretrain: {a: {cohort: ct, seeds: [0, 1]}, b: {cohort: mr}}\nfinetune: {plain: {source: organs, inits: [b]}}\n"
+    study += "reduce: {leakage: report}\n"
+    Path("study.yaml").write_text(study)
+    Dag(load_study(files=["study.yaml"])).write_specs()
+    said = CliRunner().invoke(app, ["clean", "study.yaml"], input="n\n").output
+    assert "trains again" not in said  # nothing is trained yet
+    finish(root)
+    assert trained_again(root, removable(root)) == [("pretrain", "ct/a-hash-seed0"), ("pretrain", "ct/a-hash-seed1")]
+    (root / "2_prepare/organs/arrays").mkdir(parents=True)
+    (root / "2_prepare/organs/arrays/v.npy").write_bytes(bytes(10))
+    said = CliRunner().invoke(app, ["clean", "study.yaml"], input="n\n").output
+    assert "2 finished pre-trainings and 1 tasks" in said and said.index("trains again") < said.index("Remove ")
+    caches = [kind for kind in removable(root) if kind.what.split()[0] in ("caches", "leftovers", "states")]
+    assert trained_again(root, caches) == []
+
+
+def test_without_specs_no_state_goes_and_every_training_is_counted(root: Path) -> None:
+    finish(root)
+    shutil.rmtree(root / "specs")
+    kinds = removable(root)
+    assert not [kind for kind in kinds if kind.what.startswith("states")]
+    assert len(trained_again(root, kinds)) == 1
+    assert "no specs" in CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).output
+    assert len(list((root / "state" / "pretrain").rglob("*.json"))) == 2
 
 
 def test_not_while_somebody_works_on_the_study(root: Path) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.utils import set_gres_string
 
 from medssl.core.dag import Dag
 from medssl.core.errors import StudyError
 from medssl.core.listing import load_key, minted, refresh, walk
 from medssl.core.study import Study, load_study
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 BASE = {
     "study": "s",
     "sources": {"ct": {"path": "scans"}, "organs": {"path": "organs"}},
@@ -125,25 +134,82 @@ def test_a_chained_run_reads_what_the_run_before_it_writes_at_its_arm_and_seed()
     assert {*before, dag.layout.pretrain("ct", "first-hash-seed1", "receipt.json")} <= set(dag.artefacts("organs"))
 
 
-def test_a_missing_split_file_is_refused_before_any_work() -> None:
-    with pytest.raises(StudyError, match=r"split\.file is not there"):
-        specs(prepare={"split": {"file": "nowhere.tsv"}})
+NAMED = [
+    ("prepare.split.file", lambda path: {"prepare": {"split": {"file": path}}}, "prepare/"),
+    ("pretrain.simclr.init_weights", lambda path: {"pretrain": {"simclr": {"cohort": "ct", "init_weights": path}}}, "pretrain/"),
+    (
+        "finetune.organs.weights.net",
+        lambda path: {"finetune": {"organs": {"source": "organs", "weights": {"net": path}}}},
+        "finetune/",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "study", "stage"), NAMED, ids=[key for key, *_ in NAMED])
+def test_a_file_that_the_study_names_is_there_before_any_work_and_edited_reruns_its_jobs(
+    tmp_path: Path, key: str, study: Callable[[str], dict], stage: str
+) -> None:
+    file = tmp_path / "given"
+    with pytest.raises(StudyError, match=f"{re.escape(key)} is not there"):
+        specs(**study(str(file)))
+    file.write_text("one")
+    before = specs(**study(str(file)))
+    assert specs(**study(str(file))) == before
+    file.write_text("other")
+    after = specs(**study(str(file)))
+    changed = {path.removeprefix("results/s/specs/") for path in before if before[path] != after[path]}
+    assert changed and all(name.startswith(stage) for name in changed)
+
+
+class Resources(dict):
+    """What the plug-in sees of a job's resources: keys that are also attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+def sbatch(rule: str, asked: Callable[[str], Any]) -> list[str]:
+    """What the SLURM plug-in says to sbatch of tasks, nodes and GPUs for a job of `rule`, which names its resources."""
+    text = Path(ROOT / "workflow" / rule).read_text()
+    found = {what: asked(what) for what in re.findall(r"^        (\w+)=lambda w: JOBS\.(?:task_)?machine", text, re.MULTILINE)}
+    job = SimpleNamespace(threads=8, resources=Resources({what: value for what, value in found.items() if value is not None}))
+    params = dict.fromkeys(("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir"), "")
+    line = get_submit_command(job, params) + set_gres_string(job)
+    return sorted(word for word in shlex.split(line) if re.match("--(nodes|ntasks|gpus|gres|cpus)", word))
 
 
 @pytest.mark.parametrize(
-    ("settings", "asked"),
+    ("settings", "said"),
     [
-        ({}, {}),  # device: auto takes what the profile gives
-        ({"device": "cuda", "devices": 2}, {"gpu": 2}),
-        ({"device": "cpu", "devices": 2}, {}),
-        ({"device": "cuda", "devices": 4, "nodes": 2}, {"nodes": 2, "tasks": 2, "mpi": "srun", "gres": "gpu:4"}),
-        ({"device": "cpu", "nodes": 2}, {"nodes": 2, "tasks": 2, "mpi": "srun"}),
+        ({}, ["--ntasks=1"]),  # device: auto takes what the profile gives
+        ({"device": "cpu", "devices": 2}, ["--ntasks=1"]),
+        ({"device": "cuda"}, ["--gpus=1", "--nodes=1"]),
+        ({"device": "cuda", "devices": 2}, ["--gpus=2", "--nodes=1"]),
+        ({"device": "cuda", "devices": 4, "nodes": 2}, ["--gres=gpu:4", "--nodes=2", "--ntasks=2"]),
+        ({"device": "cpu", "nodes": 2}, ["--nodes=2", "--ntasks=2"]),
     ],
 )
-def test_devices_and_nodes_of_a_run_are_asked_of_the_cluster_once(settings: dict, asked: dict) -> None:
+def test_sbatch_is_told_devices_and_nodes_of_a_run_once(settings: dict, said: list[str]) -> None:
     dag = Dag(load_study({**BASE, "pretrain": {"simclr": {"cohort": "ct", **settings}}}))
-    found = {what: dag.machine("simclr-hash-seed0", what) for what in ("gpu", "nodes", "tasks", "mpi", "gres")}
-    assert {what: value for what, value in found.items() if value is not None} == asked
+    found = sbatch("4_pretrain.smk", lambda what: dag.machine("simclr-hash-seed0", what))
+    assert found == ["--cpus-per-task=8", *said]
+
+
+@pytest.mark.parametrize(("device", "said"), [("auto", ["--ntasks=1"]), ("cuda", ["--gpus=1", "--nodes=1"])])
+def test_sbatch_is_told_the_gpu_of_a_task(device: str, said: list[str]) -> None:
+    dag = Dag(load_study({**BASE, "finetune": {"organs": {"source": "organs", "device": device}}}))
+    assert sbatch("5_finetune.smk", lambda what: dag.task_machine("organs", what)) == ["--cpus-per-task=8", *said]
+
+
+def test_an_example_of_the_slurm_profile_hides_no_setting_when_its_comment_mark_goes() -> None:
+    text = (ROOT / "configs" / "profiles" / "slurm" / "config.yaml").read_text()
+    freed = re.sub(r"^( +)# (\w+: |- )", r"\1\2", text, flags=re.MULTILINE)
+    assert freed != text
+    root = yaml.compose(freed, Loader=yaml.SafeLoader)
+    rules = next(value for key, value in root.value if key.value == "set-resources")
+    for mapping in (root, rules, *(value for _, value in rules.value)):
+        keys = [key.value for key, _ in mapping.value]
+        assert len(keys) == len(set(keys)), keys
+    assert {"runtime", "mem_mb", "gpu"} <= set(yaml.safe_load(freed)["set-resources"]["pretrain"])
 
 
 def test_every_reduction_is_judged_by_the_controls_of_its_count() -> None:

@@ -44,6 +44,11 @@ def test_the_largest_batch_leaves_a_tenth_free() -> None:
     assert largest_batch(batches, (500, 500), room_mb=1e9) == 32
 
 
+def test_where_only_one_batch_could_be_tried_memory_is_in_proportion() -> None:
+    assert peak_at(8, (2, 2), (500, 500)) == 2000 and peak_at(1, (2, 2), (500, 500)) == 500
+    assert largest_batch((2, 2), (500, 500), room_mb=1e9) == 2  # no promise beyond
+
+
 def test_fits_of_a_task() -> None:
     task = FinetuneSettings(
         source="a", modes=["linear", "full"], fractions=[0.1, 1.0], counts=[5], seeds=[0, 1], weights={"x": "y"}
@@ -56,3 +61,9 @@ def test_too_little_room_is_said() -> None:
     text = table(costs, free_mb=1040, num_jobs=9)
     assert "too little" in text and "2.500" in text and "4.500" in text and "1000.0" in text
     assert "too little" not in table(costs, free_mb=1060, num_jobs=9)
+
+
+def test_what_is_not_planned_is_said_and_is_no_zero() -> None:
+    costs = [Cost("finetune", "t", 1, 1, 100, None), Cost("evaluate", "t", None, None, None, None)]
+    lines = table(costs, free_mb=10, num_jobs=2).splitlines()
+    assert "unknown" in lines[1] and "not planned" in lines[2] and "0.0" not in lines[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medssl.core import tables
-from medssl.core.errors import StudyError
+from medssl.core.errors import PreemptedError, StudyError
 from medssl.core.files import read_json
 from medssl.finetune import run as stage
 from medssl.finetune.scoring import macro_auc
@@ -139,6 +140,21 @@ def test_a_killed_task_goes_on_and_ends_equal(
     pd.testing.assert_frame_equal(*facts)
     for model in sorted(whole.glob("models/*/*")):
         assert (out / model.relative_to(whole)).read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["Starting.read", "plan", "make", "finish"])
+def test_a_signal_at_any_moment_asks_for_another_try(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    spec = spec_of(image_source, encoder, modes=["linear"], scratch=False)
+    monkeypatch.setattr(f"medssl.finetune.run.{moment}", lambda *_: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PreemptedError, match="SIGTERM"):
+        finetune(spec)
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    fits = read_json(finetune(spec) / "receipt.json")
+    assert fits["resumed_fits"] == (fits["fits"] if moment == "finish" else 0)
 
 
 def test_changed_weights_never_resume_on_old_fits(

@@ -14,6 +14,7 @@ from medssl.finetune.mixup import mixup
 from medssl.finetune.plan import Fit, Start, plan
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import macro_auc
+from medssl.finetune.starting import Starting, draws_of_scratch
 from medssl.finetune.subsets import Share, shares_of
 from medssl.finetune.tasks.classification import Classifier
 from medssl.nn.backbone import build
@@ -198,3 +199,22 @@ def test_calibrated_statistics_are_those_of_the_batches() -> None:
     before = model[1].running_mean.clone()
     training.calibrate(model, iter([]))
     assert torch.equal(model[1].running_mean, before)
+
+
+def test_random_weights_are_drawn_as_often_as_learnt_ones() -> None:
+    learnt = [Start.of_run(f"simclr-all-seed{seed}", "resnet18") for seed in range(3)]
+    assert draws_of_scratch(learnt, [0]) == [0, 1, 2]
+    assert draws_of_scratch(learnt, [0, 1, 2]) == [None]  # each of these seeds draws anew
+    assert draws_of_scratch(learnt[:1], [0]) == draws_of_scratch([], [0]) == [None]
+
+    contract = {
+        "backbone": "resnet18",
+        "backbone_options": {"width": 0.125, "stem": "small"},
+        "spatial_dims": 2,
+        "in_channels": 1,
+    }
+    starts = [Start("scratch", "resnet18", draw) for draw in (0, 1, None)]
+    starting = Starting(starts, {start.run: contract for start in starts}, {}, {})
+    weights = [starting.backbone(start, 0).conv1.weight.detach().clone() for start in [*starts, starts[0]]]
+    assert torch.equal(weights[0], weights[3])
+    assert not any(torch.equal(weights[a], weights[b]) for a, b in ((0, 1), (0, 2), (1, 2)))

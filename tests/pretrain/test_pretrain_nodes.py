@@ -16,8 +16,9 @@ import pytest
 from prepared import write_prepared
 from pretraining import TINY
 
+from medssl import cli
 from medssl.core import ranks, tables
-from medssl.core.errors import StudyError
+from medssl.core.errors import PreemptedError, StudyError
 from medssl.core.job import Spec, hold
 from medssl.core.study import PretrainSettings
 
@@ -98,6 +99,27 @@ def test_only_the_first_process_of_a_job_takes_its_lock(tmp_path: Path, monkeypa
     assert ranks.rank(spec) == 1
     with hold(lock), job(spec, joins=ranks.rank(spec) > 0) as work:
         assert work.out == Path(spec.out)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_first_process_of_a_stopped_job_asks_for_the_queue_before_the_others_may_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    spec, did = write_spec(tmp_path, nodes=2), []
+
+    def stopped(_: Any) -> None:
+        raise PreemptedError("stopped")
+
+    for name, value in {"SLURM_PROCID": str(number), "SLURM_STEP_NUM_TASKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr("medssl.pretrain.run.run", stopped)
+    monkeypatch.setattr("medssl.cli.limit_threads", lambda _: None)
+    monkeypatch.setattr("medssl.core.cluster.requeue", lambda *_: did.append("requeue"))
+    monkeypatch.setattr("medssl.core.ranks.time.sleep", lambda seconds: did.append("wait"))
+    with pytest.raises(PreemptedError):
+        cli._run("pretrain", "run", spec, None, 1)
+    assert did == [["requeue"], ["wait"]][number]
 
 
 def test_a_process_number_means_nothing_to_a_job_of_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

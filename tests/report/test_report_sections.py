@@ -18,12 +18,15 @@ from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDE
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
-from medssl.report.section import Figure, Text, count, counted, duration, number, p_value, percent, span
+from medssl.report.run import _with_given_masks
+from medssl.report.section import Figure, Table, Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of, with_limits
 from medssl.report.sections.checklists import _row
-from medssl.report.sections.compute import compute
+from medssl.report.sections.compute import compute, cost_of_arms
+from medssl.report.sections.data import data
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
+from medssl.report.sections.methods import methods
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
 from medssl.report.words import (
@@ -191,6 +194,29 @@ def test_every_checklist_item_has_an_owner_and_known_evidence(items: tuple, leng
             assert hasattr(evidence, item.needs)
 
 
+@pytest.mark.parametrize(
+    ("label", "mask", "labelled"), [(None, None, 0.0), ("covid", None, 1.0), (None, "arrays/v-1-mask.npy", 0.5)]
+)
+def test_a_class_or_a_mask_makes_a_slice_labelled(label: str | None, mask: str | None, labelled: float) -> None:
+    samples = pd.DataFrame({"volume_id": ["v-1", "v-1", "v-2", "v-2"], "subject_id": None, "split": "train"})
+    samples = samples.assign(label=pd.Series([label] * 4, dtype=object))
+    volumes = pd.DataFrame({"volume_id": ["v-1", "v-2"], "mask": pd.Series([mask, None], dtype=object)})
+    series = pd.DataFrame({"volume_id": ["v-1", "v-2"], "modality": "MR"})
+    evidence = Evidence(title="t", series={"heart": series}, samples={"heart": samples}, volumes={"heart": volumes})
+    tables = {block.name: block.rows for block in data(evidence).blocks if isinstance(block, Table)}
+    assert tables["sources"]["labelled"].tolist() == [labelled]
+    row = tables["parts"].iloc[0]
+    assert (row["volumes"], row["slices"], row["with_class"], row["with_mask"]) == (2, 4, 4 if label else 0, 2 if mask else 0)
+
+
+def test_masks_of_a_label_file_count_and_those_with_the_images_stay() -> None:
+    volumes = pd.DataFrame({"volume_id": ["v-1", "v-2", "v-3"], "mask": pd.Series(["own.npy", None, None], dtype=object)})
+    given = pd.DataFrame({"volume_id": ["v-1", "v-2"], "index": None, "label": None, "mask": ["a.npy", "b.npy"]})
+    masks = _with_given_masks(volumes, given)["mask"]
+    assert masks.iloc[:2].tolist() == ["own.npy", "b.npy"] and masks.isna().tolist() == [False, False, True]
+    assert _with_given_masks(volumes, given.drop(columns="mask")) is volumes
+
+
 def source(files: list[int], refused: list[tuple[str, int]]) -> Evidence:
     series = pd.DataFrame({"num_files": files, "subject_id": [f"p-{i}" for i in range(len(files))], "kind": "volume"})
     rejected = pd.DataFrame(refused, columns=["code", "num_files"]).assign(sentence="why", item_id="x")
@@ -217,6 +243,17 @@ def test_a_subject_in_two_splits_is_reported() -> None:
         {"subject_id": ["p-1", "p-1"], "volume_id": ["v-1", "v-2"], "split": ["train", "test"], "kind": "volume"}
     )
     assert "1 subjects or volumes are in two splits" in leakage(Evidence(title="t", samples={"ct": samples})).lead
+
+
+def test_leaks_are_counted_by_cohort_and_by_arm_where_arms_differ() -> None:
+    samples = pd.DataFrame({"subject_id": ["p"], "volume_id": ["v"], "split": ["train"], "kind": ["volume"]})
+    reasons = {"pool/all": ["leak", "kept", "leak"], "pool/hash": ["leak", "duplicate", "leak"], "ct/all": ["kept"] * 3}
+    reasons["ct/hash"] = ["leak", "kept", "kept"]
+    keeps = {name: pd.DataFrame({"reason": values}) for name, values in reasons.items()}
+    section = leakage(Evidence(title="t", samples={"chest": samples, "heart": samples}, keeps=keeps))
+    table = next(block for block in section.blocks if isinstance(block, Table) and block.name == "leak-drops")
+    assert table.shown.to_numpy().tolist() == [["ct", "all", "0"], ["ct", "hash", "1"], ["pool", "all, hash", "2"]]
+    assert "n/a" not in table.shown.to_numpy().ravel()
 
 
 def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
@@ -342,6 +379,7 @@ def test_the_page_names_the_commands_days_and_energy_of_its_receipts() -> None:
     )
     assert "snakemake --cores 2 pretrain_ct" in told and "snakemake --cores 4 report" in told
     assert "from 2026-01-30 to 2026-02-01" in told
+    assert "the command" not in told.lower()
     section = compute(Evidence(title="t", receipts=receipts))
     assert section.facts["energy_wh"] == 1.5 and section.facts["energy_of_jobs"] == 2
     assert "1.5 Wh in 2 jobs" in " ".join(str(block.html) for block in section.blocks if isinstance(block, Text))
@@ -349,15 +387,43 @@ def test_the_page_names_the_commands_days_and_energy_of_its_receipts() -> None:
     assert "no counter was readable" in " ".join(str(block.html) for block in silent.blocks if isinstance(block, Text))
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_every_item_of_claim_is_answered_or_owned(whole: bool) -> None:
-    everything = {field.name: {"x": 1} for field in dataclasses.fields(Evidence) if field.name != "title"}
-    rows = [_row(Evidence(title="t", **everything if whole else {}), item) for item in CLAIM]
-    assert len(rows) == 44
+def test_provenance_prints_what_it_does_not_know_as_not_given() -> None:
+    receipts = {
+        "ingest/ct": {"code": "c0de"},
+        "pretrain/ct/a-all-seed0": {"code": "aaaa"},
+        "pretrain/ct/a-all-seed1": {"code": "bbbb"},
+    }
+    section = provenance(Evidence(title="t", receipts=receipts))
+    told = " ".join(str(block.html) for block in section.blocks if isinstance(block, Text))
+    assert "snakemake" not in told and "repeats the study: not given" in told
+    origin = next(block for block in section.blocks if isinstance(block, Table) and block.name == "origin").rows
+    values = dict(zip(origin["what"], origin["value"], strict=True))
+    assert values["Code of pretrain (hash)"] == "aaaa, bbbb" and values["Code of ingest (hash)"] == "c0de"
+    assert sum(value.startswith("not given") for value in values.values()) == 2
+
+
+EVERYTHING = {field.name: {"x": 1} for field in dataclasses.fields(Evidence) if field.name not in ("title", "on_page")}
+
+
+@pytest.mark.parametrize(
+    ("on_page", "read", "num_answered"),
+    [
+        (plugins.names("section"), EVERYTHING, 23),
+        (plugins.names("section"), {}, 0),
+        ([], EVERYTHING, 0),
+        (["flow", "answer"], EVERYTHING, 4),
+    ],
+)
+def test_an_item_is_answered_only_by_a_section_of_the_page_that_was_given(
+    on_page: list[str], read: dict[str, dict[str, int]], num_answered: int
+) -> None:
+    evidence = Evidence(title="t", on_page=frozenset(on_page), **read)  # type: ignore[arg-type]
+    rows = [_row(evidence, item) for item in CLAIM]
     answered = [row for row in rows if row["state"] == "answered"]
-    assert all(row["where"].startswith("#") and row["where"][1:] in plugins.names("section") for row in answered)
-    assert all(row["where"] in (AUTHORS, CLINICIANS, DATA_HOLDER) for row in rows if row not in answered)
-    assert len(answered) == (25 if whole else 0)
+    owned = [row for row in rows if row["state"] == "owner"]
+    assert all(row["where"].startswith("#") and row["where"][1:] in on_page for row in answered)
+    assert all(row["where"] in (AUTHORS, CLINICIANS, DATA_HOLDER) for row in owned)
+    assert (len(answered), len(owned)) == (num_answered, 44 - num_answered)
 
 
 def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> None:
@@ -370,7 +436,62 @@ def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> N
     text = _pretraining(SimpleNamespace(curves={"a": None, "b": None}, study={"pretrain": runs}))  # type: ignore[arg-type]
     first, second = text.split(";")
     assert "begun from gd, 300 steps" in first and "epochs" not in first
-    assert "100 epochs" in second and "begun" not in second
+    assert "100 epochs" in second and "begun from random weights" in second
+
+
+@pytest.mark.parametrize("name", plugins.names("objective"))
+def test_every_objective_is_cited(name: str) -> None:
+    study = {"pretrain": {"run": {"objective": {"name": name}, "backbone": {"name": "resnet18"}, "epochs": 1}}}
+    section = methods(Evidence(title="t", curves={"ct/run-all-seed0": pd.DataFrame()}, study=study))
+    assert len(section.facts["references"]) == 1
+    assert f"{name} [1]" in section.facts["text"]
+
+
+SCORED = {"init": "a", "mode": "full", "fraction": 1.0, "class": "organ", "confidence": 0.95, "estimate": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (["bca", "bca"], "(BCa) [1];"),
+        (["bca", "normal", "bca"], "in 2, normal, where the bootstrap was far off the estimate in 1 of 3 scores;"),
+        (["percentile"], ": percentile;"),
+    ],
+)
+def test_methods_name_the_intervals_that_were_made(kinds: list[str], words: str) -> None:
+    scores = pd.DataFrame([SCORED | {"metric": "dice", "method": kind} for kind in kinds])
+    text = methods(Evidence(title="t", scores={"heart": scores}, study={"evaluate": {"bootstrap": 200}})).facts["text"]
+    assert words in text
+    assert ("(BCa)" in text) == ("bca" in kinds)
+
+
+@pytest.mark.parametrize("rule", ["validation mean Dice", "last step (no validation cases)"])
+def test_methods_name_seeds_and_selection_as_the_table_of_fits_has_them(rule: str) -> None:
+    fits = pd.DataFrame({"mode": "full", "fraction": 1.0, "seed": 0, "pretrain_seed": [0, 1, 2, None], "selection": rule})
+    text = methods(Evidence(title="t", fits={"heart": fits})).facts["text"]
+    assert f"1 fine-tuning seed on each of 3 pre-training seeds; the model was chosen by: {rule}" in text
+    assert "validation part only" not in text
+
+
+def test_methods_say_what_surface_scores_mean_and_what_the_network_sees() -> None:
+    scores = pd.DataFrame([SCORED | {"metric": metric, "method": "bca"} for metric in ("dice", "hd95", "nsd")])
+    prepare = {"window_hu": [[-1000.0, 400.0]], "percentiles": [0.5, 99.5], "spacing_mm": None}
+    study = {"prepare": prepare, "sources": {"heart": {"prepare": {"spacing_mm": [2.0, 2.0, None]}}, "ct": {}}}
+    study["evaluate"] = {"metrics": [{"name": "nsd", "options": {"tolerance_mm": 3.0}}]}
+    series = {"heart": pd.DataFrame({"modality": ["MR"]}), "ct": pd.DataFrame({"modality": ["CT"]})}
+    text = methods(Evidence(title="t", scores={"heart": scores}, series=series, study=study)).facts["text"]
+    assert "95th percentiles" in text and "within 3 mm" in text
+    assert "CT to -1000 to 400 HU; MR to the 0.5 to 99.5 percentiles" in text
+    assert "heart to 2 × 2 × unchanged mm" in text
+    assert "pictures" not in text
+
+
+def test_methods_claim_no_more_of_claim_than_the_page_answers() -> None:
+    series = {"ct": pd.DataFrame({"modality": ["CT"]})}
+    alone = methods(Evidence(title="t", series=series)).facts["text"]
+    assert "CLAIM" not in alone
+    on_page = methods(Evidence(title="t", series=series, on_page=frozenset({"data"}))).facts["text"]
+    assert "answers 2 of 44 CLAIM items [1]; the others name who must answer." in on_page
 
 
 def test_a_box_of_the_flow_breaks_what_is_longer_than_a_line() -> None:
@@ -389,3 +510,13 @@ def test_a_run_of_few_epochs_has_its_loss_drawn_by_step(epochs: int, along: str)
     loss = next(block for block in section.blocks if isinstance(block, Figure) and block.name == "loss")
     assert len(loss.rows) == (12 if along == "step" else epochs)
     assert f"by {along}" in loss.caption and f", {along} " in str(loss.body)
+    ends = next(block for block in section.blocks if isinstance(block, Table) and block.name == "runs").rows.iloc[0]
+    assert (ends["first_loss"], ends["last_loss"]) == (loss.rows["loss"].iloc[0], loss.rows["loss"].iloc[-1])
+
+
+def test_two_tables_name_one_speed_of_a_run() -> None:
+    curve = pd.DataFrame({"epoch": [0, 0, 0, 1, 1, 1, 2], "step": range(7), "loss": 1.0})
+    curve["images_per_s"] = [10.0, 60.0, 61.0, 62.0, 20.0, 64.0, 30.0]
+    evidence = Evidence(title="t", curves={"ct/simclr-all-seed0": curve})
+    runs = next(block for block in pretraining(evidence).blocks if isinstance(block, Table) and block.name == "runs").rows
+    assert runs["images_per_s"].tolist() == cost_of_arms(evidence)["images_per_s"].tolist() == [60.0]

@@ -57,8 +57,12 @@ PartitionName=main Default=YES Nodes=ALL MaxTime=INFINITE State=UP
 """
 
 
-class NoSlurmError(RuntimeError):
-    """SLURM cannot run here; the message says why."""
+class NotPossibleHereError(RuntimeError):
+    """This machine cannot have a test SLURM; the message says why. Nothing was started, so the test is skipped."""
+
+
+class BrokenSlurmError(RuntimeError):
+    """SLURM is installed and does not run; the message says what its daemons said. The test fails."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def running(*, cpus: int = 2, memory_mb: int = 100000) -> Iterator[Cluster]:
     """A SLURM with one node of `cpus` processors; its daemons end with the block.
 
     Raises:
-        NoSlurmError: not root, or the packages are not here and cannot be installed.
+        NotPossibleHereError: not root, no packages and no way to install them, or a SLURM of the machine's own.
+        BrokenSlurmError: a daemon did not start.
     """
     install()
     folder = Path(tempfile.mkdtemp(prefix="medssl-slurm-"))
@@ -109,29 +114,31 @@ def running(*, cpus: int = 2, memory_mb: int = 100000) -> Iterator[Cluster]:
 
 
 def install() -> None:
-    """Fetch the packages where they are missing.
+    """Fetch the packages where they are missing. What fails after this is a defect, and no reason to skip the test.
 
     Raises:
-        NoSlurmError: not root, or no way to install them.
+        NotPossibleHereError: not root, no way to install them, or a SLURM of the machine's own.
     """
     if os.geteuid() != 0:
-        raise NoSlurmError("a test SLURM needs root: munged runs as its own user, and slurmd starts jobs for others")
+        raise NotPossibleHereError("a test SLURM needs root: munged runs as its own user, and slurmd starts jobs for others")
+    if CONFIGURED.is_symlink() and not CONFIGURED.exists():
+        CONFIGURED.unlink()  # left by a test that was killed
+    if CONFIGURED.exists():
+        raise NotPossibleHereError(f"{CONFIGURED} exists: this machine has a SLURM of its own, which the test leaves alone")
     if all(shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") for program in PROGRAMS):
         return
     if shutil.which("apt-get") is None:
-        raise NoSlurmError(f"{', '.join(PROGRAMS)} are not here, and there is no apt-get to install {', '.join(PACKAGES)}")
+        raise NotPossibleHereError(
+            f"{', '.join(PROGRAMS)} are not here, and there is no apt-get to install {', '.join(PACKAGES)}"
+        )
     quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "capture_output": True, "text": True}
     subprocess.run(["apt-get", "update"], **quiet)
     done = subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES], **quiet)
     if done.returncode:
-        raise NoSlurmError(f"apt-get could not install {', '.join(PACKAGES)}: {done.stderr.strip().splitlines()[-1:]}")
+        raise NotPossibleHereError(f"apt-get could not install {', '.join(PACKAGES)}: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _link_configuration(text: Path, stack: contextlib.ExitStack) -> None:
-    if CONFIGURED.is_symlink() and not CONFIGURED.exists():
-        CONFIGURED.unlink()  # left by a test that was killed
-    if CONFIGURED.exists():
-        raise NoSlurmError(f"{CONFIGURED} exists: this machine has a SLURM of its own, which the test leaves alone")
     CONFIGURED.parent.mkdir(parents=True, exist_ok=True)
     CONFIGURED.symlink_to(text)
     stack.callback(CONFIGURED.unlink)
@@ -181,7 +188,7 @@ def _keep(process: subprocess.Popen[bytes], stack: contextlib.ExitStack) -> None
 
 def _end_jobs(cluster: Cluster) -> None:
     """Kill what still runs, which would outlive the daemons, and wait until it is gone."""
-    with contextlib.suppress(subprocess.CalledProcessError, NoSlurmError):
+    with contextlib.suppress(subprocess.CalledProcessError, BrokenSlurmError):
         cluster.call("scancel", "--user=root")
         _wait(lambda: not cluster.call("squeue", "--noheader").strip(), "jobs did not end", timeout_s=60)
 
@@ -194,16 +201,16 @@ def _wait_until_idle(cluster: Cluster) -> None:
 
     try:
         _wait(idle, "slurmctld and slurmd did not become ready")
-    except NoSlurmError as error:
+    except BrokenSlurmError as error:
         tails = [f"{log.name}:\n{log.read_text()[-1500:]}" for log in sorted(cluster.folder.glob("*.log"))]
-        raise NoSlurmError("\n".join([str(error), *tails])) from None
+        raise BrokenSlurmError("\n".join([str(error), *tails])) from None
 
 
 def _wait(condition: object, otherwise: str, timeout_s: float = 30.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         if time.monotonic() > deadline_s:
-            raise NoSlurmError(otherwise)
+            raise BrokenSlurmError(otherwise)
         time.sleep(0.2)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.checklist_items import CLAIM, MI_CLAIM, TRIPOD, Item
+from medssl.report.checklist_items import CLAIM, MI_CLAIM, TRIPOD, Item, is_answered
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, Text, shown
 
@@ -13,28 +13,29 @@ PLACE = 140
 
 
 def checklists(evidence: Evidence) -> Section:
-    """A table per list. An item is answered where its evidence is on this page; otherwise it belongs to somebody."""
+    """A table per list. An item is answered where a section of this page does so; otherwise it belongs to somebody."""
     blocks: list[Text | Table] = []
     facts: dict[str, object] = {}
     for items in (CLAIM, TRIPOD, MI_CLAIM):
         rows = pd.DataFrame([_row(evidence, item) for item in items])
         answered = int((rows["state"] == "answered").sum())
         name = items[0].list_name
-        facts[name] = {"answered": answered, "items": len(rows)}
+        owned = len(rows) - answered
+        facts[name] = {"answered": answered, "owned": owned, "items": len(rows)}
         columns = [
             ("item", "Item", None),
             ("asks", "Asks for", None),
             ("state", "State", None),
             ("where", "Where, or who must answer", _where),
         ]
-        caption = f"{name}: {answered} of {len(rows)} items answered on this page, the others with an owner."
+        caption = f"{name}: {answered} of {len(rows)} items answered on this page, {owned} left to their owners."
         blocks.append(Table(f"checklist-{name.lower().replace('+', '-')}", caption, rows, shown(rows, columns), folded=True))
     lead = "Item texts are shortened; an answer here is the machine's part and does not replace the authors' reading of the list."
     return Section("Checklists", lead, tuple(blocks), facts)
 
 
 def _row(evidence: Evidence, item: Item) -> dict[str, str]:
-    answered = bool(item.section) and bool(getattr(evidence, item.needs))
+    answered = is_answered(evidence, item)
     return {
         "list": item.list_name,
         "item": item.number,

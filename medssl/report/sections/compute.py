@@ -9,13 +9,15 @@ import pandas as pd
 from medssl.report.chart import Bar, bar_chart
 from medssl.report.evidence import Evidence, arm_of_run
 from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, percent, shown
+from medssl.report.sections.pretraining import images_per_s
 
 PLACE = 120
 
 
 def compute(evidence: Evidence) -> Section:
     """Wall time by job, and pre-training on everything against pre-training on what an arm kept."""
-    rows = pd.DataFrame([_job(key, receipt) for key, receipt in evidence.receipts.items()])
+    scans = {key: {"wall_s": wall_s} for key, wall_s in evidence.untold.items()}
+    rows = pd.DataFrame([_job(key, receipt) for key, receipt in (scans | evidence.receipts).items()])
     if rows.empty:
         return Section.not_given("Compute", "No receipt was given to this page.")
     by_stage = rows.groupby("stage", sort=False)["wall_s"].sum()
@@ -39,7 +41,7 @@ def compute(evidence: Evidence) -> Section:
             bar_chart(bars, alt=alt, label_width=110),
             table,
         ),
-        Table("jobs", f"Every job ({len(rows)}).", rows, shown(rows, columns), folded=True),
+        Table("jobs", f"Every job before this page ({len(rows)}).", rows, shown(rows, columns), folded=True),
     ]
     costs = cost_of_arms(evidence)
     if len(costs):
@@ -57,7 +59,11 @@ def compute(evidence: Evidence) -> Section:
         "energy_wh": float(rows["energy_wh"].dropna().sum()),
         "energy_of_jobs": int(rows["energy_wh"].notna().sum()),
     }
-    return Section("Compute", f"All jobs together took {duration(total)} of wall time.", tuple(blocks), facts)
+    lead = (
+        f"All jobs before this page together took {duration(total)} of wall time. A job that was stopped and resumed counts with "
+        "its last attempt only."
+    )
+    return Section("Compute", lead, tuple(blocks), facts)
 
 
 def _energy(rows: pd.DataFrame) -> Text:
@@ -83,7 +89,7 @@ def cost_of_arms(evidence: Evidence) -> pd.DataFrame:
                 "wall_s": receipt.get("wall_s"),
                 "whole": run.replace(f"-{arm.split('/')[-1]}-seed", "-all-seed"),
                 "steps": int(curve["step"].max()) if "step" in curve else None,
-                "images_per_s": float(curve["images_per_s"].median()) if "images_per_s" in curve else None,
+                "images_per_s": images_per_s(curve),
             }
         )
     table = pd.DataFrame(rows)

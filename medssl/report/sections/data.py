@@ -10,10 +10,11 @@ from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, Text, count, percent, shown
 
 PLACE = 30
+PARTS = ("train", "val", "test")
 
 
 def data(evidence: Evidence) -> Section:
-    """A row per source: volumes, slices, modality, spacing, unit, splits, labels; then intensities and label counts."""
+    """A row per source: volumes, slices, modality, spacing, unit, labels; then cases by part and class labels by part."""
     if not evidence.series:
         return Section.not_given("Data", "No source was ingested for this page.")
     rows = pd.DataFrame([_source(evidence, source) for source in sorted(evidence.series)])
@@ -30,13 +31,25 @@ def data(evidence: Evidence) -> Section:
         ("labelled", "Labelled", percent),
     ]
     blocks: list[Table | Text] = [Table("sources", "Sources.", rows, shown(rows, columns))]
+    parts = part_rows(evidence)
+    if len(parts):
+        heads = [
+            ("source", "Source", None),
+            ("split", "Part", None),
+            ("subjects", "Subjects", count),
+            ("volumes", "Volumes or image sets", count),
+            ("slices", "Slices or images", count),
+            ("with_class", "With a class", count),
+            ("with_mask", "Of volumes with a mask", count),
+        ]
+        blocks.append(Table("parts", "Cases by part.", parts, shown(parts, heads)))
     labels = label_rows(evidence)
     if len(labels):
         wide = labels.pivot_table(
             index=["source", "label"], columns="split", values="num_cases", aggfunc="sum", fill_value=0, observed=True
         )
         wide = wide.sort_values(["source", "label"], key=lambda column: column.map(_in_number_order))
-        wide = wide.reindex(columns=[s for s in ("train", "val", "test") if s in wide.columns]).reset_index()
+        wide = wide.reindex(columns=[s for s in PARTS if s in wide.columns]).reset_index()
         heads = [("source", "Source", None), ("label", "Class", None)] + [(s, s, count) for s in wide.columns[2:]]
         blocks.append(Table("labels", "Class labels by split.", labels, shown(wide, heads), folded=len(wide) > 12))
     blocks.append(
@@ -48,6 +61,28 @@ def data(evidence: Evidence) -> Section:
         )
     )
     return Section("Data", "What was accepted, and how it was divided.", tuple(blocks))
+
+
+def part_rows(evidence: Evidence) -> pd.DataFrame:
+    """A row per source and split: subjects, volumes, slices, and how many slices have a class or a volume with a mask."""
+    rows = []
+    for source, samples in sorted(evidence.samples.items()):
+        masked = _has_mask(evidence, source, samples)
+        for split in [name for name in PARTS if name in set(samples["split"])]:
+            part = samples["split"] == split
+            subjects = samples["subject_id"][part].dropna()
+            rows.append(
+                {
+                    "source": source,
+                    "split": split,
+                    "subjects": subjects.nunique() if len(subjects) else None,
+                    "volumes": samples["volume_id"][part].nunique(),
+                    "slices": int(part.sum()),
+                    "with_class": int(samples["label"][part].notna().sum()),
+                    "with_mask": int(masked[part].sum()),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def label_rows(evidence: Evidence) -> pd.DataFrame:
@@ -77,8 +112,16 @@ def _source(evidence: Evidence, source: str) -> dict[str, object]:
         "spacing_mm": _spacing(series),
         "manufacturers": _several(series, "manufacturer_code"),
         "lossy": int(series["lossy"].eq(True).sum()) if "lossy" in series else None,
-        "labelled": float(samples["label"].notna().mean()) if len(samples) else None,
+        "labelled": float((samples["label"].notna() | _has_mask(evidence, source, samples)).mean()) if len(samples) else None,
     }
+
+
+def _has_mask(evidence: Evidence, source: str, samples: pd.DataFrame) -> pd.Series:
+    """Of each slice, whether its volume has a mask."""
+    volumes = evidence.volumes.get(source, pd.DataFrame())
+    if "mask" not in volumes or "volume_id" not in samples:
+        return pd.Series(False, index=samples.index)
+    return samples["volume_id"].isin(set(volumes.loc[volumes["mask"].notna(), "volume_id"]))
 
 
 def _in_number_order(name: str) -> str:

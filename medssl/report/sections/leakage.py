@@ -22,13 +22,12 @@ def leakage(evidence: Evidence) -> Section:
         ("subjects_in_two", "Subjects in two splits", count),
         ("volumes_in_two", "Volumes in two splits", count),
         ("images_without_subject", "Slices without a subject", count),
-        ("leak_drops", "Training slices dropped as leaks", count),
     ]
-    leaks = {
-        name.split("/")[0]: int((keep["reason"] == "leak").sum()) for name, keep in evidence.keeps.items() if "reason" in keep
-    }
-    rows["leak_drops"] = [leaks.get(source) for source in rows["source"]]
     blocks: list[Table | Text | Figure] = [Table("leakage", "Overlap of splits.", rows, shown(rows, columns))]
+    drops = leak_drops(evidence)
+    if len(drops):
+        heads = [("cohort", "Cohort", None), ("arms", "Arms", None), ("leak_drops", "Slices dropped", count)]
+        blocks.append(Table("leak-drops", "Training slices dropped as leaks, by cohort.", drops, shown(drops, heads)))
     if evidence.leaks:
         blocks.append(_firewall(evidence))
         blocks += [figure for name in ("pairs", "nearest") if (figure := _pairs(evidence, name)) is not None]
@@ -47,6 +46,22 @@ def leakage(evidence: Evidence) -> Section:
         "No subject and no volume is in two splits." if total == 0 else f"{count(total)} subjects or volumes are in two splits."
     )
     return Section("Leakage", lead, tuple(blocks), {"images_without_subject": whole, "in_two_splits": total})
+
+
+def leak_drops(evidence: Evidence) -> pd.DataFrame:
+    """A row per cohort: how many training slices its arms dropped as leaks; a row per number where arms differ."""
+    rows = [
+        {"cohort": name.split("/")[0], "arms": name.split("/")[-1], "leak_drops": int((keep["reason"] == "leak").sum())}
+        for name, keep in sorted(evidence.keeps.items())
+        if "reason" in keep
+    ]
+    if not rows:
+        return pd.DataFrame()
+    return (
+        pd.DataFrame(rows)
+        .groupby(["cohort", "leak_drops"], as_index=False)
+        .agg({"arms": ", ".join})[["cohort", "arms", "leak_drops"]]
+    )
 
 
 def _firewall(evidence: Evidence) -> Table:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
 from markupsafe import Markup
 
+from medssl.core import plugins
+from medssl.report.checklist_items import CLAIM, is_answered
 from medssl.report.evidence import Evidence
-from medssl.report.section import Section, Text
+from medssl.report.section import Section, Text, counted
 from medssl.report.words import mode_name, ordered_modes, ordered_shares, share_name
 
 PLACE = 150
@@ -13,20 +19,38 @@ CITATIONS = {
     "simclr": "Chen et al., ICML 2020, arXiv 2002.05709",
     "swav": "Caron et al., NeurIPS 2020, arXiv 2006.09882",
     "moco": "He et al., CVPR 2020, arXiv 1911.05722",
+    "byol": "Grill et al., NeurIPS 2020, arXiv 2006.07733",
+    "deepcluster_v2": "Caron et al., NeurIPS 2020, arXiv 2006.09882",
+    "gsimclr": "Chakraborty et al., ICDM workshops 2020, arXiv 2009.12007",
+    "sepclr": "Louiset et al., ICLR 2024, arXiv 2402.11928",
+    "joint_2d3d": "Nguyen et al., AAAI 2023, arXiv 2212.01893",
     "spark": "Tian et al., ICLR 2023, arXiv 2301.03580",
     "global_contrast": "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511",
     "local_contrast": "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511",
     "bca": "Efron, J Am Stat Assoc 1987;82:171",
+    "hd95": "Huttenlocher et al., IEEE TPAMI 1993;15:850",
+    "nsd": "Nikolov et al., J Med Internet Res 2021;23:e26151",
     "delong": "DeLong et al., Biometrics 1988;44:837",
     "holm": "Holm, Scand J Stat 1979;6:65",
     "reduction": "Wolf et al., arXiv 2308.06534",
     "claim": "Tejani et al., Radiol Artif Intell 2024;6:e240300",
 }
 
+INTERVALS = {
+    "bca": "bias-corrected and accelerated (BCa) [bca]",
+    "percentile": "percentile",
+    "normal": "normal, where the bootstrap was far off the estimate",
+    "none": "no interval",
+}
+"""What `method` in scores.tsv may say."""
+
 
 def methods(evidence: Evidence) -> Section:
     """Data, reduction, pre-training, fine-tuning and statistics in prose with citations; gaps are named, not filled."""
-    parts = [_data(evidence), _reduction(evidence), _pretraining(evidence), _finetuning(evidence), _statistics(evidence)]
+    makers = (_data, _windows, _reduction, _pretraining, _finetuning, _statistics, _surfaces)
+    parts = [make(evidence) for make in makers]
+    if any(parts) and evidence.on_page:
+        parts.append(_checklist(evidence))
     text = " ".join(part for part in parts if part)
     if not text:
         return Section.not_given("Methods", "No stage left a receipt.")
@@ -45,9 +69,10 @@ def _data(evidence: Evidence) -> str:
     parts = []
     for source, series in sorted(evidence.series.items()):
         samples = evidence.samples.get(source)
-        slices = f" with {len(samples)} slices or images" if samples is not None else ""
+        slices = f" with {counted(len(samples), 'slice or image', 'slices or images')}" if samples is not None else ""
         refused = int(evidence.rejected[source]["num_files"].sum()) if source in evidence.rejected else 0
-        parts.append(f"{source}: {len(series)} volumes or image sets{slices}, {refused} files refused")
+        volumes = counted(len(series), "volume or image set", "volumes or image sets")
+        parts.append(f"{source}: {volumes}{slices}, {counted(refused, 'file')} refused")
     return (
         f"Images came from {len(parts)} source{'s' if len(parts) > 1 else ''} ({'; '.join(parts)}; [[setting, "
         f"dates and eligibility]]). "
@@ -57,6 +82,34 @@ def _data(evidence: Evidence) -> str:
         "by patient where patient "
         "ids exist, otherwise by image."
     )
+
+
+def _windows(evidence: Evidence) -> str:
+    """What intensities the network sees, and on what grid, by the options of prepare."""
+    options = evidence.study.get("prepare")
+    if not options or not evidence.series:
+        return ""
+    series = pd.concat(evidence.series.values()).reindex(columns=["modality", "kind"])
+    modalities = set(series.loc[series["kind"] != "images", "modality"].dropna().astype(str))
+    parts = []
+    if "CT" in modalities:
+        parts.append("CT to " + " and ".join(f"{low:g} to {high:g} HU" for low, high in options["window_hu"]))
+    if others := sorted(modalities - {"CT"}):
+        low, high = options["percentiles"]
+        parts.append(f"{' and '.join(others)} to the {low:g} to {high:g} percentiles of each volume's foreground")
+    if (series["kind"] == "images").any():
+        parts.append("8- or 16-bit pictures to the whole range of their type")
+    own = {source: (given.get("prepare") or {}) for source, given in (evidence.study.get("sources") or {}).items()}
+    grids = {source: given.get("spacing_mm", options["spacing_mm"]) for source, given in own.items() if source in evidence.series}
+    resampled = [f"{source} to {_grid(grid)} mm" for source, grid in sorted(grids.items()) if grid]
+    moved = f"resampled: {', '.join(resampled)}; the others kept their spacing" if resampled else "kept their spacing"
+    other = sorted(source for source, given in own.items() if {"window_hu", "percentiles"} & given.keys())
+    aside = f" (other settings for {', '.join(other)}: see the study file)" if other else ""
+    return f"Intensities were windowed: {'; '.join(parts)}{aside}. Volumes were {moved}.".replace("were kept", "kept")
+
+
+def _grid(spacing_mm: list[float | None]) -> str:
+    return " × ".join("unchanged" if step is None else f"{step:g}" for step in spacing_mm)
 
 
 def _reduction(evidence: Evidence) -> str:
@@ -75,7 +128,8 @@ def _pretraining(evidence: Evidence) -> str:
         cite = f" [{objective}]" if objective in CITATIONS else ""
         steps = options.get("max_steps")
         length = f"{options.get('epochs')} epochs" if steps is None else f"{steps} steps"
-        begun = f", begun from {options['init_run']}" if options.get("init_run") else ""
+        start = options.get("init_run") or ("given weights" if options.get("init_weights") else "random weights")
+        begun = f", begun from {start}"
         recipes.append(
             f"{name}: {objective}{cite}, {backbone}{begun}, {length}, batch {options.get('batch_size')}, "
             f"{options.get('optimizer')} at {options.get('lr')}, weight decay {options.get('weight_decay')}, "
@@ -92,31 +146,88 @@ def _finetuning(evidence: Evidence) -> str:
     for task, fits in sorted(evidence.fits.items()):
         modes = ", ".join(mode_name(mode) for mode in ordered_modes(fits["mode"]))
         shares = ", ".join(share_name(share) for share in ordered_shares(fits["fraction"]))
-        parts.append(f"{task}: {len(fits)} fits ({modes}; {shares} of the labels; {fits['seed'].nunique()} seeds)")
+        parts.append(f"{task}: {counted(len(fits), 'fit')} ({modes}; {shares} of the labels; {_seeds(fits)}; {_selection(fits)})")
     if not parts:
         return ""
     return (
         f"Each encoder and a network of the same architecture from random weights were fine-tuned with one recipe "
         f"({'; '.join(parts)}); label "
-        "subsets were nested and drawn by patient and class, and the model was chosen on the validation part only."
+        "subsets were nested and drawn by patient and class."
     )
+
+
+def _seeds(fits: pd.DataFrame) -> str:
+    """`1 fine-tuning seed on each of 3 pre-trained networks`."""
+    seeds = counted(fits["seed"].nunique(), "fine-tuning seed")
+    runs = fits["pretrain_seed"].nunique() if "pretrain_seed" in fits else 0
+    return f"{seeds} on each of {runs} pre-training seeds" if runs > 1 else seeds
+
+
+def _selection(fits: pd.DataFrame) -> str:
+    """By what the model of a fit was chosen, as its table says."""
+    rules = sorted(set(fits["selection"].dropna())) if "selection" in fits else []
+    if not rules:
+        return "[[how the model was chosen]]"
+    return "the model was chosen by: " + " or ".join(rules)
 
 
 def _statistics(evidence: Evidence) -> str:
     if not evidence.scores:
         return ""
-    first = next(iter(evidence.scores.values())).iloc[0]
-    level = f"{round(100 * first['confidence'])} %"
+    scores = pd.concat(evidence.scores.values())
+    level = f"{100 * scores['confidence'].iloc[0]:g} %"
     draws = evidence.study.get("evaluate", {}).get("bootstrap")
     resamples = f"{draws} " if draws else ""
     delong = any((table["method"] == "delong").any() for table in evidence.comparisons.values() if len(table))
     return (
-        f"Scores are means over seeds with {level} bias-corrected and accelerated bootstrap intervals over test "
-        f"units ({resamples}resamples) [bca]; "
+        f"Scores are means over seeds with {level} bootstrap intervals over test units ({resamples}resamples): "
+        f"{_intervals(scores)}; "
         "differences between arms were bootstrapped in pairs on the same units"
         + (", binary AUCs also compared by DeLong's test [delong]" if delong else "")
-        + ", case scores by Wilcoxon's signed ranks, with Holm's correction over arms [holm]. Reporting follows CLAIM [claim]."
+        + ", case scores by Wilcoxon's signed ranks, with Holm's correction over "
+        + ("the task" if evidence.study.get("evaluate", {}).get("holm_over") == "task" else "arms")
+        + " [holm]."
     )
+
+
+def _intervals(scores: pd.DataFrame) -> str:
+    """Which kinds of interval the scores have, and how many of each where there are several."""
+    counts = scores["method"].value_counts()
+    found = [(words, int(counts[name])) for name, words in INTERVALS.items() if name in counts]
+    found += [(str(name), int(number)) for name, number in sorted(counts.items()) if name not in INTERVALS]
+    if len(found) == 1:
+        return found[0][0]
+    return ", ".join(f"{words} in {number}" for words, number in found) + f" of {len(scores)} scores"
+
+
+def _surfaces(evidence: Evidence) -> str:
+    """What the surface distances of segmentation mean."""
+    metrics = {str(metric) for scores in evidence.scores.values() for metric in scores["metric"]}
+    parts = []
+    if "hd95" in metrics:
+        parts.append(
+            "HD95 is the larger of the two directed 95th percentiles of the distances between the surfaces, in mm [hd95]"
+        )
+    if "nsd" in metrics:
+        parts.append(f"NSD is the share of both surfaces within {_tolerance_mm(evidence)} mm of the other [nsd]")
+    if not parts:
+        return ""
+    return (
+        "; ".join(parts) + ". Both are measured on the grid of the source; cases with an empty mask are counted in the results."
+    )
+
+
+def _tolerance_mm(evidence: Evidence) -> str:
+    chosen = evidence.study.get("evaluate", {}).get("metrics") or []
+    given: dict[str, Any] = next((choice.get("options", {}) for choice in chosen if _name(choice) == "nsd"), {})
+    return f"{plugins.find('metric', 'nsd').check(given)['tolerance_mm']:g}"
+
+
+def _checklist(evidence: Evidence) -> str:
+    """How much of CLAIM the page answers, with this paragraph on it."""
+    whole = replace(evidence, on_page=evidence.on_page | {"methods"})
+    answered = sum(is_answered(whole, item) for item in CLAIM)
+    return f"The page of this study answers {answered} of {len(CLAIM)} CLAIM items [claim]; the others name who must answer."
 
 
 def _name(choice: object) -> str:

@@ -80,6 +80,11 @@ def by_epoch(curve: pd.DataFrame) -> pd.DataFrame:
     return means.reset_index()
 
 
+def images_per_s(curve: pd.DataFrame) -> float | None:
+    """The median over the rows of a run's curve as it was written, so that a pause or the first steps do not weigh."""
+    return float(curve["images_per_s"].median()) if "images_per_s" in curve else None
+
+
 def _legend(runs: list[str]) -> tuple[tuple[str, str], ...]:
     arms = sorted({_arm(run) for run in runs})
     return tuple((tone, arm) for arm, tone in tones(arms).items() if arm in arms)
@@ -149,13 +154,14 @@ def _long(curves: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 def _end(evidence: Evidence, run: str, curve: pd.DataFrame) -> dict[str, object]:
     last = curve.iloc[-1]
     receipt = evidence.receipts.get(f"pretrain/{run}", {})
+    drawn = (evidence.curves[run] if len(curve) < FEW_EPOCHS else curve)["loss"].dropna()
     return {
         "run": run,
         "epochs": len(curve),
         "steps": int(last["step"]),
-        "first_loss": float(evidence.curves[run]["loss"].dropna().iloc[0] if len(curve) < FEW_EPOCHS else curve["loss"].iloc[0]),
-        "last_loss": float(last["loss"]),
+        "first_loss": float(drawn.iloc[0]) if len(drawn) else math.nan,
+        "last_loss": float(drawn.iloc[-1]) if len(drawn) else math.nan,
         "effective_rank": float(last.get("effective_rank", math.nan)),
-        "images_per_s": float(curve["images_per_s"].median()) if "images_per_s" in curve else None,
+        "images_per_s": images_per_s(evidence.curves[run]),
         "wall_s": receipt.get("wall_s"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -14,12 +15,16 @@ PLACE = 130
 
 
 def provenance(evidence: Evidence) -> Section:
-    """Command, study file, versions, and the hashes of code, options and outputs of every job."""
+    """Command, what ran, study file, versions, and the hashes of code, options and outputs of every job."""
     receipts = evidence.receipts
     if not receipts:
         return Section.not_given("Provenance", "No receipt was given to this page.")
     commands = sorted({str(receipt["command"]) for receipt in receipts.values() if receipt.get("command")})
-    blocks: list[Text | Table] = [Text(command, "code") for command in commands or ["snakemake --cores all report"]]
+    blocks: list[Text | Table] = [Text(command, "code") for command in commands]
+    if not commands:
+        blocks.append(Text("The command that repeats the study: not given (no receipt names what its job was started with)."))
+    origin = _origin(receipts)
+    blocks.append(Table("origin", "What ran.", origin, shown(origin, [("what", "What", None), ("value", "Is", None)])))
     versions = pd.DataFrame(
         sorted({(k, v) for r in receipts.values() for k, v in r.get("environment", {}).items()}), columns=["what", "version"]
     )
@@ -87,8 +92,28 @@ def provenance(evidence: Evidence) -> Section:
     days = sorted({str(receipt["date"]) for receipt in receipts.values() if receipt.get("date")})
     if days:
         blocks.append(Text("Made " + (f"on {days[0]}." if len(days) == 1 else f"from {days[0]} to {days[-1]}.")))
-    lead = "One command repeats the study; on the same processor and versions it reaches the same hashes."
-    return Section("Provenance", lead, tuple(blocks))
+    return Section("Provenance", _lead(commands), tuple(blocks))
+
+
+def _lead(commands: list[str]) -> str:
+    if len(commands) == 1:
+        return "This command repeats the study; on the same processor and versions it reaches the same hashes."
+    if commands:
+        return "These commands made the study; on the same processor and versions they reach the same hashes."
+    return "What ran, on what, and the hashes of what came out."
+
+
+def _origin(receipts: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """What a reader asks of the software: commit and lock, which no receipt holds, and the hash of the code by stage."""
+    rows = [
+        {"what": "Git commit, and whether files differed from it", "value": "not given: the code that ran is named by its hash"},
+        {"what": "Hash of the environment's lock file", "value": "not given: the installed versions are listed below"},
+    ]
+    stages: dict[str, set[str]] = {}
+    for key, receipt in receipts.items():
+        stages.setdefault(key.split("/")[0], set()).add(str(receipt.get("code") or "not given"))
+    rows += [{"what": f"Code of {stage} (hash)", "value": ", ".join(sorted(codes))} for stage, codes in stages.items()]
+    return pd.DataFrame(rows)
 
 
 def _short(sha256: str) -> str:
