@@ -310,8 +310,9 @@ def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> Non
 def plan(
     study_file: Annotated[Path, typer.Argument(help="study file")],
     threads: Threads = 1,
+    limit_s: Annotated[float, typer.Option(min=1, help="seconds after which the probe is stopped")] = 600.0,
 ) -> None:
-    """Say what a study will take here: hours, memory, disk, and the largest batch, from a piece of it that runs for a minute."""
+    """Say what a study will take here: hours, memory, disk, and the largest batch, from a piece of it that is run."""
     import shutil
 
     from medssl.core.dag import Dag
@@ -320,7 +321,7 @@ def plan(
     from medssl.core.study import load_study
 
     study = load_study(files=[str(study_file)])
-    found, batches = costs(study, threads)
+    found, batches = costs(study, threads, limit_s)
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
     print(table(found, shutil.disk_usage(place).free / 1e6, len(list(Dag(study).specs()))))
     for name, batch in batches.items():

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -18,8 +19,9 @@ import psutil
 
 from medssl.core import gpus, tables
 from medssl.core.dag import Dag
-from medssl.core.errors import MedsslError
+from medssl.core.errors import DiskFullError, MedsslError, StudyError
 from medssl.core.files import read_json, write_json
+from medssl.core.label_table import FOLDERS
 from medssl.core.listing import walk
 from medssl.core.planning import MB, Cost, Measured, grown, largest_batch, num_fits, peak_at, steps
 from medssl.core.study import Study, load_study
@@ -27,16 +29,42 @@ from medssl.core.study import Study, load_study
 PIECES = (1, 3)
 """How many folders of a source each of the two probes takes."""
 PROBE_STEPS = 4
+LIMIT_S = 600.0
+"""When a probe that still runs is stopped."""
+ENOUGH_S = 40.0
+"""Where the first piece has taken longer than this, it is the only one."""
+FILES, FILES_MB = 48, 24.0
+"""Of a flat folder of volumes or images a piece takes this many files, or as many as have this size."""
+SERIES_FILES, SERIES_MB = 1500, 600.0
+"""A folder of DICOM stays whole up to here, as it may be one series."""
+FEWEST = 2
+"""Samples that the smallest batch needs."""
+NEIGHBOURS = 8
+"""Files of a flat folder are taken in runs of this many: a mask stands beside its image."""
+ROOM = 12
+"""Room that a piece and all that the stages make of it take, as a multiple of its size."""
+SINGLE = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz")
+"""What names of files end with that are a volume or an image each."""
 STEPS_OF = {"ingest": ("scan", "convert", "merge"), "reduce/describe": ("describe",), "reduce/leakage": ("leakage",)}
 
 
-def costs(study: Study, threads: int) -> tuple[list[Cost], dict[str, int]]:
-    """What each stage of the study will take on this machine, and the largest batch of each pre-training that fits it."""
+def costs(study: Study, threads: int, limit_s: float = LIMIT_S) -> tuple[list[Cost], dict[str, int]]:
+    """What each stage of the study will take on this machine, and the largest batch of each pre-training that fits it.
+
+    Raises:
+        MedsslError: the probe of a job fails, or all of them take longer than `limit_s`.
+        DiskFullError: no room for the pieces.
+    """
     sizes = {name: _bytes(name, source.path) for name, source in study.sources.items()}
+    began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="medssl-plan-") as folder:
-        probes = [_Probe(Path(folder) / str(count), study, count, threads) for count in PIECES]
-        for probe in probes:
-            probe.run_cheap_stages()
+        probes: list[_Probe] = []
+        for count in PIECES:
+            if probes and time.monotonic() - began_s > ENOUGH_S:
+                probes.append(probes[0])  # in proportion to the one piece
+                break
+            probes.append(_Probe(Path(folder) / str(count), study, count, threads, began_s + limit_s))
+            probes[-1].run_cheap_stages()
         found = [_cheap(probes, stage, name, sizes) for stage, name in probes[0].cheap]
         batches: dict[str, int] = {}
         per_pixel_s: dict[str, float] = {}
@@ -45,21 +73,25 @@ def costs(study: Study, threads: int) -> tuple[list[Cost], dict[str, int]]:
             found += [_pretraining(study, probes[1], tried, cohort, run, sizes) for cohort, run in tried.runs]
             batches[name], per_pixel_s[name] = tried.largest_batch(), tried.per_pixel_s()
         found += [_finetuning(study, probes[1], task, sizes, per_pixel_s) for task in study.finetune]
+        found += [Cost("evaluate", task, None, None, None, None) for task in study.finetune]
+        found += [Cost("report", page, None, None, None, None) for page in probes[1].dag.pages()]
     return found, batches
 
 
 class _Probe:
     """A piece of the study in a folder of its own."""
 
-    def __init__(self, folder: Path, study: Study, count: int, threads: int) -> None:
-        self.folder, self.threads = folder, threads
-        values = _absolute(study.model_dump())
+    def __init__(self, folder: Path, study: Study, count: int, threads: int, deadline_s: float) -> None:
+        self.folder, self.threads, self.deadline_s = folder, threads, deadline_s
+        values = absolute(study)
         self.sizes: dict[str, float] = {}
+        folder.mkdir()
         for name, source in study.sources.items():
-            values["sources"][name]["path"], self.sizes[name] = _piece(name, source.path, folder / "sources" / name, count)
+            labels = values["sources"][name]["labels"]
+            values["sources"][name]["path"], self.sizes[name] = piece(name, source.path, labels, folder / "sources" / name, count)
         values["output"] = "results"
         for run in values["pretrain"].values():
-            run |= {"devices": 1, "nodes": 1, "max_steps": PROBE_STEPS, "tensorboard": False, "init_run": None}
+            run |= {"devices": 1, "nodes": 1, "accumulate": 1, "max_steps": PROBE_STEPS, "tensorboard": False, "init_run": None}
         values["ingest"] |= {"shards": 1, "max_refused_frac": 1.0}
         self.study = load_study(values)
         self.measured: dict[tuple[str, str], Measured] = {}
@@ -81,9 +113,18 @@ class _Probe:
         for stage, name in self.cheap:
             step_names = STEPS_OF.get(f"{stage}/{name.split('/')[-1]}", STEPS_OF.get(stage, (None,)))
             if stage == "ingest" and name.endswith("/labels"):
-                step_names = ("labels",)
+                self.try_labels(name)
+                continue
             for step in step_names:
                 self.run(stage, name, step)
+
+    def try_labels(self, name: str) -> None:
+        """The labels of the images in the piece; where none has any they are not planned, and nothing here waits for them."""
+        try:
+            self.run("ingest", name, "labels")
+        except MedsslError:
+            if time.monotonic() > self.deadline_s:
+                raise
 
     def run(self, stage: str, name: str, step: str | None = None, spec: str | None = None) -> Measured:
         """One job; what it took is added to what the job's steps before it took."""
@@ -93,8 +134,13 @@ class _Probe:
         began_s = time.monotonic()
         with open(self.folder / "log", "w+") as log:
             process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+            late = threading.Timer(max(0.0, self.deadline_s - began_s), process.kill)
+            late.start()
             _, status, usage = os.wait4(process.pid, 0)
+            late.cancel()
             process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode and time.monotonic() > self.deadline_s:
+                raise MedsslError(f"the probe was stopped at {stage} {name}: its time is over. Give it more with --limit-s.")
             log.seek(0)
             if process.returncode:
                 raise MedsslError(f"the probe of {stage} {name} failed, as the study would: {log.read().strip()[-600:]}")
@@ -126,10 +172,10 @@ class _Probe:
             return sum(self.labelled(source) for source in self.study.all_cohorts[cohort])
         return int(tables.read_parquet(self.keep(cohort, run))["keep"].sum())
 
-    def labelled(self, source: str) -> int:
-        """How many samples of a source may be trained on."""
+    def labelled(self, source: str, split: str = "train") -> int:
+        """How many samples of a source may be trained on, or are kept for validation or test."""
         return int(
-            (tables.read_parquet(self.folder / self.dag.layout.prepare(source, "samples.parquet"))["split"] == "train").sum()
+            (tables.read_parquet(self.folder / self.dag.layout.prepare(source, "samples.parquet"))["split"] == split).sum()
         )
 
     def with_batch(self, name: str, batch: int) -> str:
@@ -148,22 +194,21 @@ class _Probe:
 
 
 def _cheap(probes: list[_Probe], stage: str, name: str, sizes: dict[str, float]) -> Cost:
+    if not all((stage, name) in probe.measured for probe in probes):
+        return Cost(stage, name, None, None, None, None)
     small, large = (probe.measured[stage, name] for probe in probes)
     whole = grown(small, large, probes[1].size_of(name, sizes))
     return Cost(stage, name, whole.wall_s / 3600, whole.wall_s / 3600, whole.peak_mb, whole.disk_mb)
 
 
 class _Tried:
-    """A pre-training of a few steps at two batches, the second twice the first."""
+    """A pre-training of a few steps at two batches, of which nothing is accumulated."""
 
     def __init__(self, probe: _Probe, name: str) -> None:
         self.settings = probe.study.pretrain[name]
         self.runs = [(cohort, run) for cohort, run in probe.dag.runs() if run.split("-")[0] == name]
         cohort, run = next((pair for pair in self.runs if probe.has_kept(*pair)), self.runs[0])
-        batch = (
-            min(self.settings.batch_size, probe.samples(cohort, run)) // (2 * self.settings.accumulate) * self.settings.accumulate
-        )
-        self.batches = [batch, 2 * batch]
+        self.batches = batches_to_try(self.settings.batch_size // self.settings.accumulate, probe.samples(cohort, run))
         self.ram_mb, self.gpu_mb = [], []
         for tried in self.batches:
             self.took = probe.run("pretrain", f"{cohort}/{run}", spec=probe.with_batch(f"{cohort}/{run}", tried))
@@ -199,48 +244,118 @@ def _pretraining(study: Study, probe: _Probe, tried: _Tried, cohort: str, run: s
 
 
 def _finetuning(study: Study, probe: _Probe, task: str, sizes: dict[str, float], per_pixel_s: dict[str, float]) -> Cost:
-    """From the pixels all fits see, at the speed of pre-training: fits of one mode cost less, so that this is an upper bound."""
+    """From the pixels all fits see or predict, at the speed of pre-training: both cost less, so that this is an upper bound."""
     settings = study.finetune[task]
     fits = num_fits(settings, len(probe.dag.runs_for(settings)))
-    labelled = probe.labelled(settings.source) * sizes[settings.source] / probe.sizes[settings.source]
+    times = sizes[settings.source] / probe.sizes[settings.source]
+    labelled, val, test = (probe.labelled(settings.source, split) * times for split in ("train", "val", "test"))
     batches = max(1, labelled // settings.batch_size)
     images = (settings.max_steps or settings.epochs * batches) * min(settings.batch_size, labelled)
+    images += settings.evaluations * val + test
     first = next(iter(study.pretrain.values()))
     size = settings.size or first.size
     pixels = math.prod(size if len(size) > 1 else size * first.spatial_dims)
     hours = fits * images * pixels * max(per_pixel_s.values()) / 3600
-    return Cost("finetune", task, hours, hours, max(c.peak_mb for c in probe.measured.values()), 0.0)
+    return Cost("finetune", task, hours, hours, max(c.peak_mb for c in probe.measured.values()), None)
 
 
-def _piece(name: str, path: str, target: Path, count: int) -> tuple[str, float]:
-    """A copy of `count` typical folders of a source; a single file is taken as it is."""
+def batches_to_try(wanted: int, samples: int) -> list[int]:
+    """Two batches, the second twice the first where there are samples enough; halved, so that parts of a batch stay whole.
+
+    Raises:
+        StudyError: fewer than two samples.
+    """
+    if samples < FEWEST:
+        raise StudyError(
+            f"the piece that the probe takes has {samples} samples to train on and it needs {FEWEST}. See whether the split "
+            "keeps enough for training; medssl cannot plan this study from a piece of it."
+        )
+    large = wanted
+    while large > samples and large % 2 == 0:
+        large //= 2
+    large = max(FEWEST, min(large, samples))
+    return [max(FEWEST, large // 2), large]
+
+
+def piece(name: str, path: str, labels: str | None, target: Path, count: int) -> tuple[str, float]:
+    """A copy of `count` typical folders of a source without its label files, and its bytes; a single file is taken as it is.
+
+    Raises:
+        DiskFullError: no room for it and for what the stages make of it.
+    """
     root = Path(path).resolve()
     if root.is_file():
         return str(root), float(root.stat().st_size)
     folders: dict[str, list[tuple[str, int]]] = {}
     for relative, size, _, kind in walk(name, str(root)):
-        if kind == "file":
+        if kind == "file" and not (labels and (root / relative).is_relative_to(labels)):
             folders.setdefault(str(Path(relative).parent), []).append((relative, size))
-    typical = median(len(files) for files in folders.values())
-    chosen = sorted(folders.values(), key=lambda files: (abs(len(files) - typical), files))[:count]
-    for relative, _ in (file for files in chosen for file in files):
+    chosen = typical(folders, count)
+    num_bytes = float(sum(size for _, size in chosen))
+    target.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target).free
+    if free < ROOM * num_bytes:
+        raise DiskFullError(
+            f"the probe of source {name} needs about {ROOM * num_bytes / MB:.0f} MB in the temporary folder, and {free / MB:.0f} "
+            "MB are free there. Set TMPDIR to a folder with more room."
+        )
+    for relative, _ in chosen:
         copy = target / relative
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / relative, copy)
-    return str(target), float(sum(size for files in chosen for _, size in files))
+    return str(target), num_bytes
+
+
+def typical(folders: dict[str, list[tuple[str, int]]], count: int) -> list[tuple[str, int]]:
+    """(name, bytes) of the files of `count` folders of the usual length, each of them whole or cut to what a piece may have."""
+    usual = median(len(files) for files in folders.values())
+    chosen = sorted(folders.values(), key=lambda files: (abs(len(files) - usual), files))[:count]
+    return [file for files in chosen for file in _cut(sorted(files), count)]
+
+
+def _cut(files: list[tuple[str, int]], count: int) -> list[tuple[str, int]]:
+    """A folder of volumes or images: runs of neighbours, spread evenly. One of DICOM: whole, or its beginning."""
+    single = sum(name.lower().endswith(SINGLE) for name, _ in files) > len(files) / 2
+    num_files, room_mb = (count * FILES, count * FILES_MB) if single else (SERIES_FILES, SERIES_MB)
+    mean_mb = sum(size for _, size in files) / len(files) / MB
+    most = max(2, min(num_files, int(room_mb / mean_mb) if mean_mb else num_files))
+    if len(files) <= most:
+        return files
+    if not single:
+        return files[:most]
+    length = min(NEIGHBOURS, most)
+    runs = most // length
+    starts = [index * (len(files) // runs) // length * length for index in range(runs)]
+    return [file for start in starts for file in files[start : start + length]]
 
 
 def _bytes(name: str, path: str) -> float:
     return float(sum(row[1] for row in walk(name, path) if row[3] == "file"))
 
 
-def _absolute(values: dict[str, Any]) -> dict[str, Any]:
-    """The study's values with every path it names made absolute, as the probe runs elsewhere."""
+def absolute(study: Study) -> dict[str, Any]:
+    """The study's values with the paths it names made absolute, as the probe runs elsewhere; sources apart, which it copies."""
+
+    def here(holder: dict[str, Any], key: str) -> None:
+        if holder.get(key):
+            holder[key] = str(Path(holder[key]).resolve())
+
+    values = study.model_dump()
+    runs = {run for _, run in Dag(study).runs()}
+    here(values, "id_key")
     for source in values["sources"].values():
-        source["labels"] = source["labels"] and str(Path(source["labels"]).resolve())
-    values["id_key"] = values["id_key"] and str(Path(values["id_key"]).resolve())
+        if source["labels"] != FOLDERS:
+            here(source, "labels")
+        here(source["prepare"].get("split", {}), "file")
+    here(values["prepare"]["split"], "file")
+    for arm in values["reduce"]["arms"].values():
+        if arm["encoder"] not in runs:
+            here(arm, "encoder")
     for run in values["pretrain"].values():
-        run["init_weights"] = run["init_weights"] and str(Path(run["init_weights"]).resolve())
+        here(run, "init_weights")
+    for task in values["finetune"].values():
+        for name in task["weights"]:
+            here(task["weights"], name)
     return values
 
 

@@ -1,0 +1,127 @@
+"""A plan comes from a bounded piece of the study, which is run elsewhere with every file that the study names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medssl.core import probe
+from medssl.core.errors import DiskFullError, MedsslError, StudyError
+from medssl.core.study import load_study
+
+DEMO = Path(__file__).resolve().parent.parent.parent / "demo"
+NAMED: list[tuple[str, Any]] = [
+    ("id_key", lambda path: {"id_key": path}),
+    ("prepare split", lambda path: {"prepare": {"split": {"file": path}}}),
+    ("split of a source", lambda path: {"sources": {"ct": {"path": "scans", "prepare": {"split": {"file": path}}}}}),
+    ("labels", lambda path: {"sources": {"ct": {"path": "scans", "labels": path}}}),
+    ("encoder of an arm", lambda path: {"reduce": {"arms": {"embedding": {"encoder": path}}}}),
+    ("init_weights", lambda path: {"pretrain": {"simclr": {"init_weights": path}}}),
+    ("weights of a task", lambda path: {"finetune": {"t": {"source": "ct", "weights": {"net": path}}}}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("what", "study"), NAMED, ids=[what for what, _ in NAMED])
+def test_a_file_that_the_study_names_is_found_from_elsewhere(tmp_path: Path, what: str, study: Any) -> None:
+    values = {"sources": {"ct": {"path": "scans"}}, **study("given/file.tsv")}
+    text = str(probe.absolute(load_study(values)))
+    assert str(tmp_path / "given" / "file.tsv") in text and "'given/file.tsv'" not in text
+
+
+def test_a_word_that_is_no_path_stays_a_word() -> None:
+    study = {
+        "sources": {"ct": {"path": "scans", "labels": "folders"}},
+        "reduce": {"arms": {"hash": {}, "embedding": {"encoder": "simclr-hash-seed0"}}},
+    }
+    values = probe.absolute(load_study(study))
+    assert values["sources"]["ct"]["labels"] == "folders"
+    assert values["reduce"]["arms"]["embedding"]["encoder"] == "simclr-hash-seed0"
+    assert values["prepare"]["split"]["file"] is None and values["id_key"] is None
+
+
+def listed(folder: str, count: int, ending: str, mb: float) -> dict[str, list[tuple[str, int]]]:
+    return {folder: [(f"{folder}/{number:05d}{ending}", int(mb * 1e6)) for number in range(count)]}
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 48), (3, 144)])
+def test_a_flat_folder_of_images_gives_pairs_of_neighbours_from_all_over_it(count: int, most: int) -> None:
+    files = listed("flat", 10_000, ".nii.gz", 0.01)["flat"]
+    names = [name for name, _ in probe.typical({"flat": files}, count)]
+    assert len(names) == len(set(names)) == most
+    numbers = [int(name[5:10]) for name in names]
+    assert all(number ^ 1 in numbers for number in numbers)  # an image and its mask
+    assert numbers[0] == 0 and numbers[-1] > 8000
+
+
+def test_large_volumes_are_cut_by_their_bytes() -> None:
+    chosen = probe.typical(listed("flat", 200, ".nii.gz", 5.0), 1)
+    assert len(chosen) >= 2 and sum(size for _, size in chosen) <= probe.FILES_MB * 1e6
+    assert len(probe.typical(listed("flat", 200, ".nii.gz", 500.0), 3)) == 2
+
+
+def test_a_folder_of_dicom_stays_whole_unless_it_is_an_archive() -> None:
+    series = {name: files for part in range(5) for name, files in listed(f"s{part}", 300, ".dcm", 0.5).items()}
+    assert len(probe.typical(series, 1)) == 300 and len(probe.typical(series, 3)) == 900
+    names = [name for name, _ in probe.typical(listed("pacs", 90_000, "", 0.1), 1)]
+    assert len(names) == probe.SERIES_FILES and names == sorted(names) and names[-1] == "pacs/01499"
+
+
+def test_a_piece_has_no_label_files_and_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scans/a.nii", "scans/masks/a.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(bytes(1000))
+    path, num_bytes = probe.piece("ct", "scans", str(tmp_path / "scans" / "masks"), tmp_path / "one", 3)
+    assert num_bytes == 1000 and [f.name for f in Path(path).rglob("*")] == ["a.nii"]
+    monkeypatch.setattr(probe, "ROOM", 1e15)
+    with pytest.raises(DiskFullError, match="Set TMPDIR"):
+        probe.piece("ct", "scans", None, tmp_path / "two", 1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "samples", "tried"),
+    [(64, 1000, [32, 64]), (64, 40, [16, 32]), (10, 7, [2, 5]), (64, 3, [2, 2]), (2, 100, [2, 2]), (1, 100, [2, 2])],
+)
+def test_the_batches_of_the_probe_are_never_empty(wanted: int, samples: int, tried: list[int]) -> None:
+    assert probe.batches_to_try(wanted, samples) == tried
+
+
+def test_a_piece_without_samples_says_so() -> None:
+    with pytest.raises(StudyError, match="1 samples to train on"):
+        probe.batches_to_try(64, 1)
+
+
+def tiny(tmp_path: Path, **more: Any) -> Any:
+    """Two short series of the bundled CT, ten slices each."""
+    for series in ("demo1", "demo2"):
+        (tmp_path / "scans" / series).mkdir(parents=True)
+        for file in sorted((DEMO / "ct" / series).iterdir())[:10]:
+            shutil.copyfile(file, tmp_path / "scans" / series / file.name)
+    (tmp_path / "key").write_text("a key that is long enough")
+    study = {"study": "tiny", "id_key": "key", "sources": {"ct": {"path": "scans"}}, "reduce": {"controls": False}}
+    network = {"backbone": {"resnet18": {"width": 0.25}}, "size": [32], "batch_size": 8, "max_steps": 10}
+    return load_study(study | {"pretrain": {"simclr": network}} | more)
+
+
+def test_a_probe_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match=r"stopped at ingest ct.*--limit-s"):
+        probe.costs(tiny(tmp_path), 1, limit_s=0.01)
+
+
+@pytest.mark.full
+def test_every_stage_of_a_study_has_its_line(tmp_path: Path) -> None:
+    study = tiny(tmp_path, sources={"ct": {"path": "scans", "labels": "labels.tsv"}}, finetune={"t": {"source": "ct"}})
+    (tmp_path / "labels.tsv").write_text("id\tlabel\n")
+    found, batches = probe.costs(study, 1)
+    unplanned = [(cost.stage, cost.name) for cost in found if cost.hours is None]
+    assert unplanned == [("ingest", "ct/labels"), ("evaluate", "t"), ("report", "ct"), ("report", "study")]
+    assert {cost.stage for cost in found if cost.hours} == {"ingest", "prepare", "reduce", "pretrain", "finetune"}
+    assert next(cost for cost in found if cost.stage == "finetune").disk_mb is None
+    assert batches["simclr"] >= 2 and Path.cwd() == tmp_path and not Path("results").exists()
