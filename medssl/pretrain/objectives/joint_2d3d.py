@@ -99,6 +99,7 @@ class Joint2D3D(Objective):
             self.tell = nn.Linear(width, width)
         if freeze_backbone:
             backbone.requires_grad_(False).eval()
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
     def train(self, mode: bool = True) -> Joint2D3D:
         """A frozen backbone stays as it is, statistics included."""
@@ -123,6 +124,8 @@ class Joint2D3D(Objective):
         return self.keys[batch.rows.cpu().numpy()]
 
     def start_epoch(self, epoch: int, seed: int) -> None:
+        """Slices are hidden anew for each epoch and seed."""
+        self.seed.fill_(seed)
         for _, clusters in self._clusterings():
             clusters.start_epoch(epoch, seed)
 
@@ -188,8 +191,8 @@ class Joint2D3D(Objective):
         return runs_of_equal(number, self.bags.slices)
 
     def hidden(self, batch: Batch, bags: list[Tensor]) -> Tensor:
-        """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by epoch and sample."""
-        draw = torch.from_numpy(uniforms(key(batch.epoch, "hidden"), batch.keys, 1)[:, 0]).to(batch.rows.device)
+        """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by seed, epoch and sample."""
+        draw = torch.from_numpy(uniforms(key(int(self.seed), "hidden", batch.epoch), batch.keys, 1)[:, 0]).to(batch.rows.device)
         chosen = torch.zeros_like(draw, dtype=torch.bool)
         for bag in bags:
             count = int(np.ceil(self.mask_frac * bag.shape[1]))
