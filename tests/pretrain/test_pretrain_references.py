@@ -14,7 +14,7 @@ from torch import Tensor
 from medssl.nn.clustering import sinkhorn, spherical_kmeans
 from medssl.nn.contrast import nt_xent
 from medssl.nn.momentum import cosine_momentum
-from medssl.nn.optimizers import LAMB, LARS, warmup_cosine
+from medssl.nn.optimizers import LAMB, LARS, cosine_between, warmup_cosine
 from medssl.nn.whitening import shuffled_group_whitening
 from medssl.pretrain.objectives.gsimclr import clean_batches
 from medssl.pretrain.partitions import rank_within
@@ -241,3 +241,10 @@ def test_lars_and_lamb_scale_a_step_by_the_norms() -> None:
     LAMB([{"params": [p], "weight_decay": 0.1}], lr=0.5, eps=1e-6).step()
     r = g / (g.abs() + 1e-6) + 0.1 * w
     assert torch.allclose(p.detach(), w - 0.5 * (w.norm() / r.norm()) * r, atol=1e-6)
+
+
+def test_the_weight_decay_goes_from_the_first_to_the_final_value_along_half_a_cosine() -> None:
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0, 2.0]
+    halves = [0.0, (2 - math.sqrt(2)) / 4, 0.5, (2 + math.sqrt(2)) / 4, 1.0, 1.0]
+    assert [cosine_between(0.04, 0.2, share) for share in shares] == pytest.approx([0.04 + 0.16 * half for half in halves])
+    assert [cosine_between(0.2, 0.04, share) for share in shares] == pytest.approx([0.2 - 0.16 * half for half in halves])
