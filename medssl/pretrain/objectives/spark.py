@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Share
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, uniforms
 from medssl.nn.backbone import Backbone, wide
@@ -49,12 +50,12 @@ class SparK(Objective):
         backbone: Backbone,
         samples: Samples,
         *,
-        mask_ratio: float = 0.6,
-        patch: tuple[int, ...] = (),
+        mask_ratio: Share = 0.6,
+        patch: tuple[Count, ...] = (),
         masking: Literal["anywhere", "foreground"] = "anywhere",
         constant_patches: Literal["keep", "exclude"] = "keep",
         decoder: Literal["auto", "light", "unet"] = "auto",
-        decoder_width: int | None = None,
+        decoder_width: Count | None = None,
     ) -> None:
         super().__init__(backbone, samples)
         dims = backbone.spatial_dims
