@@ -203,6 +203,12 @@ def test_the_views_that_are_pictured_are_of_a_batch_of_the_runs_own_size(tmp_pat
     assert (out / "views.png").is_file()
 
 
+def test_a_small_healthy_pool_is_pictured_as_it_is_trained(tmp_path: Path) -> None:
+    write_prepared(tmp_path, shape=(24, 20, 3), labels=("healthy", "diseased", "diseased"))
+    out = run_stage(tmp_path, objective={"sepclr": {"width": 8, "projector": [8, 4]}}, batch_size=4, max_steps=1)
+    assert (out / "views.png").is_file()
+
+
 def test_an_array_that_was_changed_is_refused(tmp_path: Path) -> None:
     run_stage(tmp_path)
     array = next((tmp_path / "2_prepare" / "ct" / "arrays").glob("*.npy"))
