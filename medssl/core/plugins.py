@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from medssl.core import bounds
 from medssl.core.errors import StudyError, did_you_mean
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -110,8 +111,9 @@ def _options_model(name: str, definition: ast.ClassDef | ast.FunctionDef) -> typ
 
 
 def _evaluate(annotation: str) -> Any:
-    """A type written with built-ins and `typing` names."""
-    scope = {word: getattr(typing, word) for word in re.findall(r"[A-Za-z_]+", annotation) if hasattr(typing, word)}
+    """A type written with built-ins, `typing` names and those of `core/bounds.py`."""
+    words = re.findall(r"[A-Za-z_]+", annotation)
+    scope = {word: getattr(home, word) for home in (typing, bounds) for word in words if hasattr(home, word)}
     return eval(annotation, {"__builtins__": {}, **_BUILTINS}, scope)  # noqa: S307  (our own source text)
 
 

@@ -20,11 +20,8 @@ from pydantic import (
 )
 
 from medssl.core import plugins
+from medssl.core.bounds import Count, Fold, Fraction
 from medssl.core.errors import StudyError, did_you_mean
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Fold = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 
 CONTROLS = ("all", "every_n", "random_n")
 

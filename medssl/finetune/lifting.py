@@ -24,14 +24,14 @@ def lifted(contract: dict[str, Any], encoder: str, contracts: list[dict[str, Any
     `encoder`: see `FinetuneSettings`. The slice transformer has the options that one of `contracts` learnt, for all alike.
 
     Raises:
-        StudyError: a 3-D network cannot be made 3-D.
+        StudyError: a 3-D network cannot be made 3-D; the runs have learnt transformers or codes that are not alike.
     """
     if encoder == "own":
         return contract
     if encoder in CODED:
         inner = {"of": contract["backbone"], "of_options": contract["backbone_options"]}
-        width = next((o["width"] for o in (c.get("objective_options", {}) for c in contracts) if "infoless_weight" in o), 32)
-        return contract | {"backbone": "bottleneck", "backbone_options": inner | {"width": width}}
+        width = _common([{"width": o["width"]} for o in map(_learnt, contracts) if "infoless_weight" in o], f"encoder: {encoder}")
+        return contract | {"backbone": "bottleneck", "backbone_options": inner | (width or {"width": 32})}
     if contract["spatial_dims"] == 3:
         raise StudyError(
             f"encoder: {encoder} makes a 3-D network of a 2-D one, and {contract['backbone']!r} is 3-D already. "
@@ -62,18 +62,36 @@ def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | N
         load_encoder(weights, network.slices)
         learnt = part_of(parts, VOLUME)
         if learnt:
-            network.volume.load_state_dict(learnt)
+            _take_up(network.volume, learnt, weights, VOLUME)
     elif encoder == "inflated":
         network.load_state_dict(inflated(read_tensors(weights), network.state_dict()))
     else:
         code = part_of(parts, f"{encoder}_code")
         if not code:
             raise StudyError(f"{weights.parent.name} left no {encoder} code: pre-train with sepclr, or set encoder: own.")
-        network.code.load_state_dict(code)
+        _take_up(network.code, code, weights, f"{encoder}_code")
         if encoder == "common":
             load_encoder(weights, network.inner)
         else:
-            network.inner.load_state_dict(part_of(parts, encoder))
+            _take_up(network.inner, part_of(parts, encoder), weights, encoder)
+
+
+def _take_up(network: nn.Module, part: dict[str, Tensor], weights: Path, name: str) -> None:
+    """Load a part whose tensors all fit.
+
+    Raises:
+        StudyError: one is missing, left over or of another shape.
+    """
+    wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    left = {key: tuple(tensor.shape) for key, tensor in part.items()}
+    different = sorted(key for key in wanted.keys() | left.keys() if wanted.get(key) != left.get(key))
+    if different:
+        key = different[0]
+        raise StudyError(
+            f"{weights.parent.name} left a {name} that does not fit the network: {key} is {left.get(key, 'missing')}, expected "
+            f"{wanted.get(key, 'none')}. Start from runs whose backbone and options are alike, or make a task for each."
+        )
+    network.load_state_dict(part)
 
 
 def part_of(parts: Path | None, name: str) -> dict[str, Tensor]:
@@ -104,10 +122,32 @@ def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Ten
 
 
 def _transformer_options(contracts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The slice transformer's options from the first run that has any; none where no run has."""
-    for contract in contracts:
-        given = contract.get("objective_options", {})
-        if "attention_heads" in given:
-            names = ("width", "layers", "feed_forward", "positions")
-            return {"heads": given["attention_heads"]} | {name: given[name] for name in names}
-    return {}
+    """The slice transformer's options from the runs that left one; none where no run has."""
+    names = ("width", "layers", "feed_forward", "positions")
+    with_volumes = [o for o in map(_learnt, contracts) if o.get("volume_weight") or o.get("mask_weight")]
+    return _common(
+        [{"heads": given["attention_heads"]} | {name: given[name] for name in names} for given in with_volumes], "encoder: volume"
+    )
+
+
+def _learnt(contract: dict[str, Any]) -> dict[str, Any]:
+    """The objective's options of a run."""
+    options: dict[str, Any] = contract.get("objective_options", {})
+    return options
+
+
+def _common(found: list[dict[str, Any]], of: str) -> dict[str, Any]:
+    """The options that all have; none where there are none.
+
+    Raises:
+        StudyError: two differ, and one network cannot take up both.
+    """
+    for other in found[1:]:
+        different = [name for name in other if other[name] != found[0][name]]
+        if different:
+            name = different[0]
+            raise StudyError(
+                f"{of}: the runs that a task starts from have learnt parts of different {name} ({found[0][name]} and "
+                f"{other[name]}), and all starts have one network. Set inits to runs that are alike, or make a task for each."
+            )
+    return found[0] if found else {}

@@ -147,21 +147,29 @@ class Scope:
 def make_sparse(backbone: nn.Module) -> Scope:
     """Turn the layers that look beyond a block into sparse ones, in place: weights, names and the dense behaviour stay.
 
+    A network that is sparse already keeps its scope, so that all who hold it can go on.
+
     Raises:
-        StudyError: the output of a layer has no place in the blocks.
+        StudyError: the output of a layer has no place in the blocks; parts of the network are sparse, each with its own scope.
     """
-    scope = Scope()
+    known = {id(scope): scope for scope in map(_scope, backbone.modules()) if scope is not None}
+    if len(known) > 1:
+        raise StudyError(
+            f"{len(known)} parts of {type(backbone).__name__} were made sparse one by one, and a call has one mask. Make the "
+            "whole network sparse, and not its parts."
+        )
+    scope: Scope = next(iter(known.values()), Scope())
     for name, module in backbone.named_modules():
-        if isinstance(module, _GLOBAL):
+        if not _keeps_blocks(module):
+            raise StudyError(
+                f"{name} ({module}) cannot be computed on patches: a convolution or max-pooling takes (kernel − 1) / 2 padding "
+                "with zeros, or kernel = stride, without dilation; other layers that join positions take kernel = stride alone."
+            )
+        if isinstance(module, _GLOBAL) and _scope(module) is None:
             module.scope = scope  # type: ignore[assignment]
             module.register_forward_pre_hook(_refuse)
         for dense, sparse in _SPARSE.items():
             if isinstance(module, dense):
-                if isinstance(module, (nn.Conv2d, nn.Conv3d, *_POOLS)) and not _keeps_blocks(module):
-                    raise StudyError(
-                        f"{name} ({module}) cannot be computed on patches: it takes (kernel − 1) / 2 padding or kernel = stride, "
-                        "without dilation."
-                    )
                 module.__class__ = sparse
                 module.scope = scope
     return scope
@@ -279,8 +287,18 @@ _SPARSE: dict[type[nn.Module], type[nn.Module]] = {
     nn.InstanceNorm3d: SparseInstanceNorm3d,
     nn.GroupNorm: SparseGroupNorm,
 }
-_POOLS = (nn.MaxPool2d, SeparableMaxPool3d)
+_BORDERED = (nn.Conv2d, nn.Conv3d, nn.MaxPool2d, SeparableMaxPool3d)
+"""What has a sparse form that takes a border from the neighbours."""
+_WITHIN = (
+    nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool3d, nn.LPPool2d, nn.LPPool3d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+"""What has none, and is right only where it stays within its block."""
 _GLOBAL = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+
+
+def _scope(module: nn.Module) -> Scope | None:
+    found = getattr(module, "scope", None)
+    return found if isinstance(found, Scope) else None
 
 
 def _refuse(module: Any, inputs: Any) -> None:
@@ -293,9 +311,22 @@ def _tuple(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
 
 
 def _keeps_blocks(layer: Any) -> bool:
-    """Whether blocks stay blocks: output positions are every stride-th input position, or each comes of a block of its own."""
-    dims = 3 if isinstance(layer, (nn.Conv3d, SeparableMaxPool3d)) else 2
-    if isinstance(layer.padding, str) or any(d != 1 for d in _tuple(getattr(layer, "dilation", 1), dims)):
+    """Whether blocks stay blocks: output positions are every stride-th input position, or each comes of a block of its own.
+
+    A layer that joins no positions keeps them.
+    """
+    if not isinstance(layer, (*_BORDERED, *_WITHIN)):
+        return True
+    dims = 3 if type(layer).__name__.endswith("3d") else 2
+    dilation, more = (_tuple(getattr(layer, name, default), dims) for name, default in (("dilation", 1), ("output_padding", 0)))
+    if isinstance(getattr(layer, "padding", 0), str) or any(d != 1 for d in dilation) or any(more):
         return False
-    kernel, stride, padding = (_tuple(getattr(layer, name), dims) for name in ("kernel_size", "stride", "padding"))
-    return all((k % 2 == 1 and p == k // 2) or (k == s and p == 0) for k, s, p in zip(kernel, stride, padding, strict=True))
+    kernel, padding = (_tuple(getattr(layer, name, 0), dims) for name in ("kernel_size", "padding"))
+    stride = kernel if layer.stride is None else _tuple(layer.stride, dims)
+    apart = [k == s and p == 0 for k, s, p in zip(kernel, stride, padding, strict=True)]
+    if isinstance(layer, _WITHIN):
+        return all(apart)
+    if any(padding) and (getattr(layer, "padding_mode", "zeros") != "zeros" or getattr(layer, "ceil_mode", False)):
+        return False
+    centred = [k % 2 == 1 and p == k // 2 for k, p in zip(kernel, padding, strict=True)]
+    return all(a or c for a, c in zip(apart, centred, strict=True))

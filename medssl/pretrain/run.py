@@ -201,12 +201,14 @@ def _device(settings: PretrainSettings) -> str:
 
 
 def _write_views(plan: Any, target: Path) -> None:
-    """The first batch's samples as the objective will see them."""
+    """The first samples of the run's first batch as the objective will see them."""
     from medssl.nn.views import Views
     from medssl.pretrain.picture import grid
 
-    objective = plan.objective()
-    rows = objective.batches(plan.seed, 0, min(PICTURED, len(plan.samples)))[0]
+    objective, settings, count = plan.objective(), plan.settings, len(plan.samples)
+    # a batch of the run's own size, for another might not be dealt; where there are too few samples, the loop says so
+    unit = settings.devices * settings.nodes * settings.accumulate * objective.together
+    rows = objective.batches(plan.seed, 0, min(settings.batch_size, count - count % unit) or count)[0]
     crops = objective.crops(plan.size)
     views = Views(plan.settings.views, crops, plan.samples, seed=plan.seed)(plan.reader()[(0, rows[:PICTURED])])
     _write_png(target, grid(views[: crops[0].count]))

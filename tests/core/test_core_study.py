@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.study import load_study
 
@@ -55,6 +57,8 @@ def test_a_source_overrides_a_section_for_itself_alone(tmp_path: Path) -> None:
         ("cohort: ct", "objective: simcrl", 12, ["there is no objective 'simcrl'", "Did you mean 'simclr'"]),
         ("cohort: ct", "objective: {simclr: {temprature: 1}}", 12, ["no option 'temprature'", "Did you mean 'temperature'"]),
         ("cohort: ct", "objective: {simclr: {temperature: hot}}", 12, ["option 'temperature'", "got 'hot'"]),
+        ("cohort: ct", "objective: {spark: {patch: [0]}}", 12, ["objective 'spark', option 'patch.0'", "equal to 1, got 0"]),
+        ("cohort: ct", "backbone: {resnet18: {width: 0}}", 12, ["backbone 'resnet18', option 'width'", "than 0, got 0"]),
         ("window_hu: [[-160, 240]]", "window_hu: [[240, -160]]", 6, ["sources.ct.prepare", "below the second"]),
         ("window_hu: [[-160, 240]]", "windw_hu: [[0, 1]]", 6, ["unknown key 'windw_hu'", "Did you mean 'window_hu'"]),
         ("hash: {threshold: 6}", "hash: {threshold: 6, keep_frac: 0.5}", 9, ["one budget at a time"]),
@@ -111,3 +115,24 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, words: st
 def test_a_missing_study_file_is_named() -> None:
     with pytest.raises(StudyError, match=r"no study file nowhere\.yaml"):
         load_study(files=["nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "option", "outside"),
+    [
+        ("spark", "patch", [-8]), ("spark", "decoder_width", 0), ("spark", "mask_ratio", 1.0),
+        ("joint_2d3d", "slices", -1), ("joint_2d3d", "attention_heads", 0), ("joint_2d3d", "heads", 0),
+        ("joint_2d3d", "projector", []), ("joint_2d3d", "mask_frac", 0), ("joint_2d3d", "mask_frac", 5),
+        ("joint_2d3d", "volume_prototypes", 1), ("local_contrast", "region", 0), ("local_contrast", "blocks", 0),
+        ("local_contrast", "projector", [64, 0]), ("global_contrast", "partitions", 1), ("global_contrast", "temperature", 0),
+        ("sepclr", "width", 0), ("sepclr", "joint_weight", -1), ("deepcluster_v2", "prototypes", 0), ("byol", "momentum", 1.1),
+    ],
+)  # fmt: skip
+def test_an_option_of_a_plug_in_out_of_its_bounds_is_refused_before_any_work(
+    objective: str, option: str, outside: object
+) -> None:
+    plugin = plugins.find("objective", objective)
+    assert plugin.check({})
+    with pytest.raises(ValidationError) as caught:
+        plugin.check({option: outside})
+    assert caught.value.errors()[0]["loc"][0] == option

@@ -21,7 +21,10 @@ from medssl.nn.weights import part_tensors, read_tensors, save_encoder, save_ten
 
 NARROW = {"stem": "small", "width": 0.125}
 SLICEWISE = {"slices": "resnet18", "slices_options": NARROW, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16}
-LEARNT = {"width": 16, "layers": 1, "attention_heads": 2, "feed_forward": 16, "positions": True}
+LEARNT = {
+    "width": 16, "layers": 1, "attention_heads": 2, "feed_forward": 16, "positions": True, "volume_weight": 1.0,
+    "mask_weight": 1.0,
+}  # fmt: skip
 FLAT = {
     "backbone": "resnet18", "backbone_options": NARROW, "spatial_dims": 2, "in_channels": 1, "input_size": [16, 16],
     "objective_options": LEARNT,
@@ -89,6 +92,37 @@ def test_the_lifted_network_holds_the_encoder_and_what_the_run_left_beside_it(tm
     assert all(torch.equal(tensor, learnt[f"volume_encoder.{name}"]) for name, tensor in network.volume.state_dict().items())
     with pytest.raises(StudyError, match="3-D already"):
         lifted(contract, "volume", [FLAT])
+
+
+SLICES_ALONE = LEARNT | {"width": 640, "attention_heads": 8, "volume_weight": 0.0, "mask_weight": 0.0}
+
+
+def test_a_run_that_left_no_transformer_has_no_say_in_its_width() -> None:
+    contract = lifted(FLAT, "volume", [FLAT | {"objective_options": SLICES_ALONE}, FLAT])
+    assert contract["backbone_options"]["width"] == 16 and contract["backbone_options"]["heads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("encoder", "one", "other"),
+    [
+        ("volume", LEARNT, LEARNT | {"width": 32}),
+        ("common", {"infoless_weight": 1.0, "width": 8}, {"infoless_weight": 1.0, "width": 16}),
+    ],
+)
+def test_runs_whose_parts_are_not_alike_are_refused_with_a_sentence(encoder: str, one: Any, other: Any) -> None:
+    with pytest.raises(StudyError, match=r"different width \(\d+ and \d+\)"):
+        lifted(FLAT, encoder, [FLAT | {"objective_options": options} for options in (one, other)])
+
+
+def test_a_part_that_does_not_fit_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    save_encoder(tmp_path / "encoder.safetensors", build("resnet18", NARROW, 2, 1))
+    paths = tmp_path / "encoder.safetensors", tmp_path / "parts.safetensors"
+    save_tensors(paths[1], volume_part(2))
+    with pytest.raises(StudyError, match="left a volume_encoder that does not fit"):
+        load_lifted(build("slicewise", SLICEWISE | {"width": 32}, 3, 1), "volume", *paths)
+    save_tensors(paths[1], part_tensors({"common_code": nn.Linear(64, 8)}))
+    with pytest.raises(StudyError, match="left a common_code that does not fit"):
+        load_lifted(build("bottleneck", {"of": "resnet18", "of_options": NARROW, "width": 16}, 2, 1), "common", *paths)
 
 
 def write_run(folder: Path, seed: int, *, parts: dict[str, torch.Tensor], learnt: Any = LEARNT) -> Path:

@@ -25,7 +25,9 @@ NARROW: dict[str, tuple[dict[str, Any], int]] = {
     "unet": ({"features": (4, 4, 8, 8, 8, 4)}, 16), "resenc": ({"features": (4, 8, 8, 8), "blocks": (1, 2, 1, 1)}, 8),
 }  # fmt: skip
 """Options and deepest stride, which is the patch."""
-every_backbone = pytest.mark.parametrize("name", sorted(set(plugins.names("backbone")) & set(NARROW)))
+WRAPPERS = {"slicewise", "bottleneck"}
+"""They run another network, and have no patches of their own: spark refuses the first, the second is for fine-tuning alone."""
+every_backbone = pytest.mark.parametrize("name", sorted(set(plugins.names("backbone")) - WRAPPERS))
 both_ranks = pytest.mark.parametrize("dims", [2, 3])
 torch.set_num_threads(1)
 
@@ -217,6 +219,23 @@ def test_two_networks_and_two_masks_do_not_meet() -> None:
         assert all(torch.equal(g, p.grad) for g, p in zip(wanted[first], network.parameters(), strict=True))
 
 
+def test_a_second_wrapper_of_a_network_leaves_the_first_alone() -> None:
+    backbone, images, patches = made("resnet18", 2)
+    first = make_sparse(backbone)
+    wanted = [blocks.detach().clone() for blocks in sparse_maps(backbone.eval(), first, images, patches)]
+    second = make_sparse(backbone)
+    assert second is first
+    for scope in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(wanted, sparse_maps(backbone, scope, images, patches), strict=True))
+
+
+def test_parts_that_were_made_sparse_apart_are_no_sparse_network() -> None:
+    one, two = Small(), Small()
+    make_sparse(one), make_sparse(two)
+    with pytest.raises(StudyError, match="2 parts of Sequential were made sparse one by one"):
+        make_sparse(nn.Sequential(one, two))
+
+
 def test_recomputing_activations_uses_the_mask_of_its_own_call() -> None:
     backbone, images, patches = made("unet", 2)
     scope = make_sparse(backbone)
@@ -244,11 +263,30 @@ def test_a_compiled_network_takes_a_new_mask_in_every_call() -> None:
         assert torch.allclose(wanted[0], sparse_maps(compiled, compiled_scope, images, patches)[0])
 
 
-def test_layers_that_have_no_sparse_form_are_refused() -> None:
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3, padding=2, dilation=2), nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
+        nn.Conv3d(1, 1, 3, padding=1, padding_mode="circular"), nn.Conv2d(1, 1, 3, padding="same"),
+        nn.AvgPool2d(3, 1, 1), nn.AvgPool3d(3, 2, 1), nn.MaxPool3d(3, 2, 1), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.ConvTranspose2d(1, 1, 4, 2, 1), nn.ConvTranspose3d(1, 1, 3, 2, 1, output_padding=1), nn.LPPool2d(2, 3, 1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_layers_that_have_no_sparse_form_are_refused(layer: nn.Module) -> None:
     with pytest.raises(StudyError, match="cannot be computed on patches"):
-        make_sparse(nn.Sequential(nn.Conv2d(1, 1, 3)))
-    with pytest.raises(StudyError, match="cannot be computed on patches"):
-        make_sparse(nn.Sequential(nn.Conv2d(1, 1, 3, padding=2, dilation=2)))
+        make_sparse(nn.Sequential(layer))
+
+
+@pytest.mark.parametrize("layer", [nn.AvgPool2d(2), nn.ConvTranspose2d(1, 1, 2, 2), nn.LPPool2d(2, 2), nn.Conv2d(1, 1, 2, 2)])
+def test_layers_within_their_block_stay_as_they_are(layer: nn.Module) -> None:
+    images, patches = torch.randn(1, 1, 8, 8), Patches(torch.tensor([[0, 3]]), (2, 2))
+    network = nn.Sequential(layer)
+    make_sparse(network)
+    assert torch.allclose(network(patches.pack(images)), patches.pack(layer(images)), atol=1e-6)
+
+
+def test_a_layer_that_mixes_all_positions_is_refused_in_the_call() -> None:
     squeezing = Small()
     squeezing.norm = nn.AdaptiveAvgPool2d(4)  # type: ignore[assignment]
     scope = make_sparse(squeezing)

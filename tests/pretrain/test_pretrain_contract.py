@@ -17,15 +17,24 @@ from medssl.core.errors import StudyError
 ROWS = [0, 1, 4, 9, 13, 17, 21, 30]
 both_ranks = pytest.mark.parametrize("dims", [2, 3])
 every_objective = pytest.mark.parametrize("name", plugins.names("objective"))
+VARIANTS = {
+    "gr": ("global_contrast", {"variant": "gr"}), "gd_minus": ("global_contrast", {"variant": "gd_minus"}),
+    "ld": ("local_contrast", {"variant": "ld"}),
+}  # fmt: skip
+"""Forms of an objective with views, batches or terms of their own, beside the form that its defaults are."""
+every_form = pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in plugins.names("objective")), *VARIANTS.values()],
+    ids=[*plugins.names("objective"), *VARIANTS],
+)  # fmt: skip
 
 
-@every_objective
+@every_form
 @both_ranks
-def test_one_step_is_finite_reaches_all_parameters_and_repeats(name: str, dims: int) -> None:
+def test_one_step_is_finite_reaches_all_parameters_and_repeats(name: str, options: dict[str, Any], dims: int) -> None:
     samples = made_samples()
     first = None
     for _ in range(2):
-        objective = made_objective(name, dims)
+        objective = made_objective(name, dims, **options)
         batch = made_batch(samples, ROWS, dims)
         stored = batch.stored.clone()
         if objective.memory_pass:
@@ -49,9 +58,9 @@ def test_one_step_is_finite_reaches_all_parameters_and_repeats(name: str, dims: 
         first = (loss.value.detach(), gradients, [t.clone() for t in objective.state_dict().values()])
 
 
-@every_objective
-def test_forward_and_loss_leave_all_but_batch_statistics_alone(name: str) -> None:
-    samples, objective = made_samples(), made_objective(name, 2)
+@every_form
+def test_forward_and_loss_leave_all_but_batch_statistics_alone(name: str, options: dict[str, Any]) -> None:
+    samples, objective = made_samples(), made_objective(name, 2, **options)
     if objective.memory_pass:
         fill_memory(objective, samples, 2)
         objective.start_epoch(0, 0)

@@ -190,6 +190,25 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
     assert not list((tmp_path / "state" / "pretrain").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("objective", "batch_size"),
+    [
+        ({"global_contrast": {"partitions": 3, "projector": [16, 8]}}, 12),
+        ({"local_contrast": {"variant": "ld", "partitions": 3, "region": 1, "projector": [16, 8]}}, 6),
+        ({"global_contrast": {"partitions": 3, "projector": [16, 8]}}, 3),
+    ],
+)
+def test_the_views_that_are_pictured_are_of_a_batch_of_the_runs_own_size(tmp_path: Path, objective: Any, batch_size: int) -> None:
+    out = run_stage(tmp_path, objective=objective, batch_size=batch_size, max_steps=1)
+    assert (out / "views.png").is_file()
+
+
+def test_a_small_healthy_pool_is_pictured_as_it_is_trained(tmp_path: Path) -> None:
+    write_prepared(tmp_path, shape=(24, 20, 3), labels=("healthy", "diseased", "diseased"))
+    out = run_stage(tmp_path, objective={"sepclr": {"width": 8, "projector": [8, 4]}}, batch_size=4, max_steps=1)
+    assert (out / "views.png").is_file()
+
+
 def test_an_array_that_was_changed_is_refused(tmp_path: Path) -> None:
     run_stage(tmp_path)
     array = next((tmp_path / "2_prepare" / "ct" / "arrays").glob("*.npy"))

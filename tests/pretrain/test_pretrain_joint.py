@@ -205,6 +205,10 @@ def test_the_mask_loss_is_the_squared_distance_of_hidden_slices_of_volumes() -> 
     later = made_batch(samples, [0, 1, 2, 3, 8, 9, 10, 11, 24, 25], 2)
     later.epoch = 1
     assert (objective.hidden(later, bags) != hidden).any()
+    objective.start_epoch(0, 1)
+    assert (objective.hidden(batch, bags) != hidden).any()  # another seed of the run hides others
+    objective.start_epoch(0, 0)
+    assert torch.equal(objective.hidden(batch, bags), hidden)
 
 
 def test_a_hidden_slice_is_not_seen_where_it_is_told() -> None:
@@ -272,7 +276,40 @@ def test_a_frozen_backbone_and_the_projection_stay_bit_for_bit(make_plan: Any) -
 
 
 @pytest.mark.parametrize("clustering", ["deepcluster_v2", "swav"])
-def test_all_three_losses_fall(make_plan: Any, clustering: str) -> None:
+def test_each_of_the_three_losses_falls_by_its_name_on_its_own_targets(clustering: str) -> None:
+    # one epoch: the next one has other clusters, against which DeepCluster's losses begin anew
+    samples = made_samples()
+    objective = made_objective("joint_2d3d", 2, clustering=clustering, slices=4, **SMALL)
+    batches = [made_batch(samples, list(range(at, at + 16)), 2) for at in (0, 16)]
+    for batch in batches:  # each volume has stripes of its own
+        stripes = torch.sin(torch.arange(16)[:, None] * (1 + batch.volume.float()) / 4)
+        batch.stored = 0.2 * batch.stored + stripes.T[:, None, :, None]
+    if objective.memory_pass:
+        for batch in batches:
+            with torch.no_grad():
+                objective.after_step(objective([batch.stored, batch.stored], batch), batch, 0.0)
+    objective.start_epoch(0, 0)
+    optimizer = torch.optim.Adam((p for p in objective.parameters() if p.requires_grad), 3e-3)
+    found: list[dict[str, float]] = []
+    for number in range(40):
+        batch = batches[number % 2]
+        outputs = objective([batch.stored, batch.stored.flip(2)], batch)
+        loss = objective.loss(outputs, batch)
+        optimizer.zero_grad()
+        loss.value.backward()
+        optimizer.step()
+        if not objective.memory_pass:
+            with torch.no_grad():
+                objective.after_step({name: out.detach() for name, out in outputs.items()}, batch, 0.0)
+        found.append({name: float(value) for name, value in loss.parts.items()})
+    assert set(found[0]) == {"slice_loss", "volume_loss", "mask_loss"}
+    for name in found[0]:
+        first, last = (sum(row[name] for row in rows) for rows in (found[:2], found[-2:]))
+        assert last < 0.9 * first, (name, first, last)
+
+
+@pytest.mark.parametrize("clustering", ["deepcluster_v2", "swav"])
+def test_the_sum_falls_in_training_and_the_curve_has_all_parts(make_plan: Any, clustering: str) -> None:
     options = SMALL | {"slices": 4, "clustering": clustering, "freeze_prototypes_steps": 1}
     error, state = train_here(make_plan(objective={"joint_2d3d": options}, cohort={"volumes": 6}, epochs=4, lr=3e-3))
     assert error is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch.nn.functional as F
 from pretraining import made_batch, made_objective, made_samples
 from torch import Tensor
 
+from medssl.core.study import PretrainSettings
 from medssl.nn.clustering import sinkhorn, spherical_kmeans
 from medssl.nn.contrast import nt_xent
 from medssl.nn.momentum import cosine_momentum
-from medssl.nn.optimizers import LAMB, LARS, warmup_cosine
+from medssl.nn.optimizers import LAMB, LARS, cosine_between, warmup_cosine
 from medssl.nn.whitening import shuffled_group_whitening
+from medssl.pretrain.loop import _Run
 from medssl.pretrain.objectives.gsimclr import clean_batches
 from medssl.pretrain.partitions import rank_within
 
@@ -241,3 +244,19 @@ def test_lars_and_lamb_scale_a_step_by_the_norms() -> None:
     LAMB([{"params": [p], "weight_decay": 0.1}], lr=0.5, eps=1e-6).step()
     r = g / (g.abs() + 1e-6) + 0.1 * w
     assert torch.allclose(p.detach(), w - 0.5 * (w.norm() / r.norm()) * r, atol=1e-6)
+
+
+def test_the_weight_decay_goes_from_the_first_to_the_final_value_along_half_a_cosine() -> None:
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0, 2.0]
+    halves = [0.0, (2 - math.sqrt(2)) / 4, 0.5, (2 + math.sqrt(2)) / 4, 1.0, 1.0]
+    assert [cosine_between(0.04, 0.2, share) for share in shares] == pytest.approx([0.04 + 0.16 * half for half in halves])
+    assert [cosine_between(0.2, 0.04, share) for share in shares] == pytest.approx([0.2 - 0.16 * half for half in halves])
+
+
+def test_a_run_gives_the_final_weight_decay_to_what_decays_and_to_nothing_else() -> None:
+    settings = PretrainSettings(weight_decay=0.04, final_weight_decay=0.2)
+    groups = [{"decays": True, "weight_decay": 0.04}, {"decays": False, "weight_decay": 0.0}]
+    optimizer = SimpleNamespace(param_groups=groups)
+    for progress, wanted in ((0.0, 0.04), (0.5, 0.12), (1.0, 0.2)):
+        _Run.set_schedule(SimpleNamespace(settings=settings, optimizer=optimizer, step=1, total=10), progress)  # type: ignore[arg-type]
+        assert [group["weight_decay"] for group in groups] == pytest.approx([wanted, 0.0])

@@ -49,6 +49,18 @@ def hidden_pixels(outputs: dict[str, Tensor], patch: int) -> Tensor:
     return ~mask[:, None]
 
 
+def test_one_visible_position_is_too_few_for_an_instance_norm() -> None:
+    narrow = {"features": (4, 4, 8, 8, 8, 4)}
+    objective = made("unet", options=narrow, mask_ratio=0.75)
+    with pytest.raises(StudyError, match=r"Raise pretrain\.size, or lower spark\.mask_ratio"):
+        objective.crops((32, 32))
+    for fine, size in ((objective, 48), (made("unet", options=narrow, mask_ratio=0.5), 32)):
+        assert fine.crops((size, size))
+        asked(fine, torch.rand(8, 1, size, size))
+    batch_norm = made("unet", options=narrow | {"norm": "batch"}, mask_ratio=0.75)
+    assert batch_norm.crops((32, 32))
+
+
 @pytest.mark.parametrize(
     ("name", "dims", "options"),
     [("resnet18", 2, SMALL_STEM), ("resnet50", 2, SMALL_STEM), ("convnext_tiny", 2, {"width": 0.05}),

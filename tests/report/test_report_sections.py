@@ -25,6 +25,7 @@ from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute, cost_of_arms
 from medssl.report.sections.data import data
 from medssl.report.sections.flow import flow
+from medssl.report.sections.label_efficiency import label_efficiency
 from medssl.report.sections.leakage import leakage
 from medssl.report.sections.methods import methods
 from medssl.report.sections.pretraining import pretraining
@@ -520,3 +521,40 @@ def test_two_tables_name_one_speed_of_a_run() -> None:
     evidence = Evidence(title="t", curves={"ct/simclr-all-seed0": curve})
     runs = next(block for block in pretraining(evidence).blocks if isinstance(block, Table) and block.name == "runs").rows
     assert runs["images_per_s"].tolist() == cost_of_arms(evidence)["images_per_s"].tolist() == [60.0]
+
+
+def scores_of(scores: dict[str, dict[float, float]], metric: str = "auc") -> pd.DataFrame:
+    """A task's scores by starting point and share of labels."""
+    rows = [
+        {"init": init, "fraction": share, "estimate": value, "low": value - 0.02, "high": value + 0.02, "mode": mode}
+        for mode in ("linear", "full")
+        for init, by_share in scores.items()
+        for share, value in by_share.items()
+    ]
+    more = {"metric": metric, "class": "macro", "n": 80, "unit": "image", "confidence": 0.95, "num_seeds": 3}
+    return pd.DataFrame(rows).assign(**more)
+
+
+def test_what_each_starting_point_loses_with_fewer_labels_stands_least_first() -> None:
+    given = {"scratch": {0.05: 0.6, 0.5: 0.7, 1.0: 0.9}, "spark": {0.05: 0.82, 1.0: 0.92}, "late": {0.5: 0.8, 1.0: 0.9}}
+    section = label_efficiency(Evidence(title="t", scores={"organs": scores_of(given)}))
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert "from 100\u202f% of the labels to 5\u202f%" in table.caption
+    assert table.rows["mode"].tolist() == ["full", "full", "linear", "linear"]
+    assert table.rows["init"].tolist() == ["spark", "scratch"] * 2, "late was not fitted on 5 %"
+    assert table.rows["falls_by"].tolist() == pytest.approx([0.1, 0.3] * 2)
+    assert table.rows["falls_frac"].tolist() == pytest.approx([0.1 / 0.92, 0.3 / 0.9] * 2)
+    assert table.shown["Falls by"].tolist() == ["0.100", "0.300"] * 2
+
+
+def test_a_score_that_is_better_the_lower_it_is_falls_when_it_grows() -> None:
+    scores = scores_of({"scratch": {0.1: 30.0, 1.0: 20.0}}, "hd95")
+    compared = pd.DataFrame([ROW | {"metric": "hd95", "better": "lower"}])
+    section = label_efficiency(Evidence(title="t", scores={"heart": scores}, comparisons={"heart": compared}))
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert table.rows["falls_by"].tolist() == [10.0, 10.0]
+
+
+def test_one_share_of_labels_tells_nothing_of_what_is_lost() -> None:
+    section = label_efficiency(Evidence(title="t", scores={"organs": scores_of({"scratch": {1.0: 0.9}})}))
+    assert not any(isinstance(block, Table) for block in section.blocks)

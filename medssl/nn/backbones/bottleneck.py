@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count
 from medssl.nn.backbone import Backbone, build
 
 
@@ -22,7 +23,7 @@ class Bottleneck(Backbone):
         *,
         of: str = "resnet18",
         of_options: dict[str, Any] | None = None,
-        width: int = 32,
+        width: Count = 32,
     ) -> None:
         super().__init__()
         self.spatial_dims, self.in_channels = spatial_dims, in_channels

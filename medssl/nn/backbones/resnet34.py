@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from medssl.core.bounds import Positive
 from medssl.nn.resnet import ResNetBackbone, resnet
 
 
@@ -16,6 +17,6 @@ class ResNet34(ResNetBackbone):
         in_channels: int,
         *,
         stem: Literal["imagenet", "small"] = "imagenet",
-        width: float = 1.0,
+        width: Positive = 1.0,
     ) -> None:
         super().__init__(**resnet(34, spatial_dims, in_channels, stem, width))

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medssl.core.bounds import Count, Fold
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone, build
 from medssl.nn.slice_attention import VolumeEncoder
@@ -27,11 +28,11 @@ class Slicewise(Backbone):
         *,
         slices: str = "resnet18",
         slices_options: dict[str, Any] | None = None,
-        width: int = 640,
-        layers: int = 4,
-        heads: int = 8,
-        feed_forward: int = 720,
-        dropout: float = 0.0,
+        width: Count = 640,
+        layers: Count = 4,
+        heads: Count = 8,
+        feed_forward: Count = 720,
+        dropout: Fold = 0.0,
         positions: bool = True,
     ) -> None:
         super().__init__()

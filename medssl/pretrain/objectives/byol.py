@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Momentum, Widths
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.gather import normalised
 from medssl.nn.heads import perceptron
@@ -26,9 +27,9 @@ class BYOL(Objective):
         backbone: Backbone,
         samples: Samples,
         *,
-        projector: tuple[int, ...] = (4096, 256),
-        predictor_hidden: int = 4096,
-        momentum: float = 0.996,
+        projector: Widths = (4096, 256),
+        predictor_hidden: Count = 4096,
+        momentum: Momentum = 0.996,
     ) -> None:
         super().__init__(backbone, samples)
         self.momentum = momentum

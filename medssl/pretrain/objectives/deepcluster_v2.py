@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from medssl.core.bounds import Count, Fraction, Positive, Several, Whole, Widths
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.clustering import ClusterMemory
 from medssl.nn.gather import normalised
@@ -34,14 +35,14 @@ class DeepClusterV2(Objective):
         backbone: Backbone,
         samples: Samples,
         *,
-        prototypes: int = 500,
-        heads: int = 3,
-        projector: tuple[int, ...] = (2048, 128),
-        temperature: float = 0.1,
-        iterations: int = 10,
-        small_crops: int = 0,
-        small_size_frac: float = 0.43,
-        small_scale: tuple[float, float] = (0.05, 0.14),
+        prototypes: Several = 500,
+        heads: Count = 3,
+        projector: Widths = (2048, 128),
+        temperature: Positive = 0.1,
+        iterations: Count = 10,
+        small_crops: Whole = 0,
+        small_size_frac: Fraction = 0.43,
+        small_scale: tuple[Fraction, Fraction] = (0.05, 0.14),
     ) -> None:
         super().__init__(backbone, samples)
         self.small_crops, self.small_size_frac, self.small_scale = small_crops, small_size_frac, small_scale

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.core.bounds import Positive, Several, Widths
 from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.contrast import nt_xent
@@ -37,10 +38,10 @@ class GlobalContrast(Objective):
         samples: Samples,
         *,
         variant: Literal["gr", "gd_minus", "gd"] = "gd",
-        partitions: int = 4,
+        partitions: Several = 4,
         partition_by: Literal["index", "position_mm"] = "index",
-        temperature: float = 0.1,
-        projector: tuple[int, ...] = (1024, 128),
+        temperature: Positive = 0.1,
+        projector: Widths = (1024, 128),
     ) -> None:
         super().__init__(backbone, samples)
         self.variant, self.partitions, self.temperature = variant, partitions, temperature

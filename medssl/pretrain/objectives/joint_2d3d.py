@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Fold, Positive, Several, Share, Whole, Widths
 from medssl.core.errors import StudyError
 from medssl.core.rng import ids_to_keys, key, uniforms
 from medssl.nn.backbone import Backbone, pooled, wide
@@ -43,21 +44,21 @@ class Joint2D3D(Objective):
         slice_weight: float = 1.0,
         volume_weight: float = 1.0,
         mask_weight: float = 1.0,
-        slices: int = 16,
-        prototypes: int = 500,
-        volume_prototypes: int = 16,
-        heads: int = 3,
-        projector: tuple[int, ...] = (2048, 128),
-        temperature: float = 0.1,
-        iterations: int = 10,
-        freeze_prototypes_steps: int = 313,
-        width: int = 640,
-        layers: int = 4,
-        attention_heads: int = 8,
-        feed_forward: int = 720,
-        dropout: float = 0.0,
+        slices: Count = 16,
+        prototypes: Several = 500,
+        volume_prototypes: Several = 16,
+        heads: Count = 3,
+        projector: Widths = (2048, 128),
+        temperature: Positive = 0.1,
+        iterations: Count = 10,
+        freeze_prototypes_steps: Whole = 313,
+        width: Count = 640,
+        layers: Count = 4,
+        attention_heads: Count = 8,
+        feed_forward: Count = 720,
+        dropout: Fold = 0.0,
         positions: bool = True,
-        mask_frac: float = 0.1,
+        mask_frac: Share = 0.1,
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__(backbone, samples)
@@ -99,6 +100,7 @@ class Joint2D3D(Objective):
             self.tell = nn.Linear(width, width)
         if freeze_backbone:
             backbone.requires_grad_(False).eval()
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
     def train(self, mode: bool = True) -> Joint2D3D:
         """A frozen backbone stays as it is, statistics included."""
@@ -123,6 +125,8 @@ class Joint2D3D(Objective):
         return self.keys[batch.rows.cpu().numpy()]
 
     def start_epoch(self, epoch: int, seed: int) -> None:
+        """Slices are hidden anew for each epoch and seed."""
+        self.seed.fill_(seed)
         for _, clusters in self._clusterings():
             clusters.start_epoch(epoch, seed)
 
@@ -188,8 +192,8 @@ class Joint2D3D(Objective):
         return runs_of_equal(number, self.bags.slices)
 
     def hidden(self, batch: Batch, bags: list[Tensor]) -> Tensor:
-        """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by epoch and sample."""
-        draw = torch.from_numpy(uniforms(key(batch.epoch, "hidden"), batch.keys, 1)[:, 0]).to(batch.rows.device)
+        """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by seed, epoch and sample."""
+        draw = torch.from_numpy(uniforms(key(int(self.seed), "hidden", batch.epoch), batch.keys, 1)[:, 0]).to(batch.rows.device)
         chosen = torch.zeros_like(draw, dtype=torch.bool)
         for bag in bags:
             count = int(np.ceil(self.mask_frac * bag.shape[1]))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Positive, Several
 from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.decoder import Decoder
@@ -36,12 +37,12 @@ class LocalContrast(Objective):
         samples: Samples,
         *,
         variant: Literal["lr", "ld"] = "lr",
-        blocks: int = 3,
-        region: int = 3,
-        partitions: int = 4,
+        blocks: Count = 3,
+        region: Count = 3,
+        partitions: Several = 4,
         partition_by: Literal["index", "position_mm"] = "index",
-        temperature: float = 0.1,
-        projector: tuple[int, int] = (64, 128),
+        temperature: Positive = 0.1,
+        projector: tuple[Count, Count] = (64, 128),
     ) -> None:
         super().__init__(backbone, samples)
         self.variant, self.region, self.partitions, self.temperature = variant, region, partitions, temperature

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Positive, Weight, Widths
 from medssl.core.errors import StudyError
 from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone, pooled, wide
@@ -37,12 +38,12 @@ class SepCLR(Objective):
         samples: Samples,
         *,
         background: str = "healthy",
-        width: int = 32,
-        projector: tuple[int, ...] = (128, 32),
-        temperature: float = 0.5,
-        salient_weight: float = 1.0,
-        infoless_weight: float = 10.0,
-        joint_weight: float = 10.0,
+        width: Count = 32,
+        projector: Widths = (128, 32),
+        temperature: Positive = 0.5,
+        salient_weight: Weight = 1.0,
+        infoless_weight: Weight = 10.0,
+        joint_weight: Weight = 10.0,
     ) -> None:
         super().__init__(backbone, samples)
         self.temperature = temperature

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Share
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, uniforms
 from medssl.nn.backbone import Backbone, wide
@@ -49,12 +50,12 @@ class SparK(Objective):
         backbone: Backbone,
         samples: Samples,
         *,
-        mask_ratio: float = 0.6,
-        patch: tuple[int, ...] = (),
+        mask_ratio: Share = 0.6,
+        patch: tuple[Count, ...] = (),
         masking: Literal["anywhere", "foreground"] = "anywhere",
         constant_patches: Literal["keep", "exclude"] = "keep",
         decoder: Literal["auto", "light", "unet"] = "auto",
-        decoder_width: int | None = None,
+        decoder_width: Count | None = None,
     ) -> None:
         super().__init__(backbone, samples)
         dims = backbone.spatial_dims
@@ -90,11 +91,22 @@ class SparK(Objective):
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        """One view; its size is a whole number of patches."""
+        """One view; its size is a whole number of patches.
+
+        Raises:
+            StudyError: it is not, or an instance norm would be over a single position.
+        """
         if any(s % p for s, p in zip(size, self.patch, strict=False)) or math.prod(self._grid(size)) < 2:
             raise StudyError(
                 f"size {list(size)} is not two or more whole patches of {list(self.patch)}. Change pretrain.size, or spark.patch "
                 f"(a multiple of one of the backbone's strides {list(self.backbone.strides)})."
+            )
+        seen, stride = self._num_visible(math.prod(self._grid(size))), self.backbone.strides[self.depth - 1]
+        normed = any(isinstance(module, (nn.InstanceNorm2d, nn.InstanceNorm3d)) for module in self.backbone.modules())
+        if normed and seen * math.prod(p // stride for p in self.patch) < 2:
+            raise StudyError(
+                f"size {list(size)} with spark.mask_ratio {self.mask_ratio} shows one patch, one position of the deepest map: "
+                "its instance norm has nothing to compare it with. Raise pretrain.size, or lower spark.mask_ratio."
             )
         return [Crop(1, size)]
 
@@ -129,12 +141,16 @@ class SparK(Objective):
     def visible(self, images: Tensor, batch: Batch) -> Tensor:
         """Which patches of each image are seen, int64 `(n, k)`: the same number in all, drawn by epoch and sample."""
         count = math.prod(self._grid(images.shape[2:]))
-        kept = min(max(round(count * (1 - self.mask_ratio)), 1), count - 1)
+        kept = self._num_visible(count)
         drawn = uniforms(key(int(self.seed), "mask", batch.epoch), batch.keys, count)
         noise = torch.from_numpy(drawn).to(images.device)
         if self.masking == "foreground":
             noise = self._stratified(noise, self._deviation(images) < CONSTANT_STD, kept)
         return noise.argsort(1)[:, :kept].sort(1).values
+
+    def _num_visible(self, count: int) -> int:
+        """How many of `count` patches are seen: at least one, and not all."""
+        return min(max(round(count * (1 - self.mask_ratio)), 1), count - 1)
 
     def _stratified(self, noise: Tensor, constant: Tensor, kept: int) -> Tensor:
         """Numbers whose `kept` smallest hold the ratio among foreground and air alike, `(n, patches)`."""

@@ -7,12 +7,13 @@ from markupsafe import Markup
 
 from medssl.report.chart import Line, axis, category_axis, line_chart
 from medssl.report.evidence import Evidence, tones
-from medssl.report.section import Figure, Section, Text, number, percent, records, span
+from medssl.report.section import Figure, Section, Table, Text, number, percent, records, shown, span
 from medssl.report.words import (
     Counts,
     class_name,
     counts_of,
     headline,
+    metric_name,
     mode_name,
     name_in,
     ordered_modes,
@@ -25,15 +26,16 @@ PLACE = 60
 
 
 def label_efficiency(evidence: Evidence) -> Section:
-    """One chart per task and mode, all on one vertical scale."""
+    """One chart per task and mode, all on one vertical scale, and how far each starting point falls as labels shrink."""
     if not evidence.scores:
         return Section.not_given("Label efficiency", "No task was evaluated for this page.")
-    blocks: list[Figure | Text] = []
+    blocks: list[Figure | Table | Text] = []
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
         rows = scores[(scores["metric"] == metric) & (scores["class"] == label)].reset_index(drop=True)
         figure = _figure(task, rows, metric, label, counts_of(evidence.fits.get(task), scores))
         blocks.append(figure)
+        blocks += _falls(evidence, task, rows)
         blocks += _parity(evidence, task)
     lead = (
         "How the test score grows with the labels given to fine-tuning. Subsets are nested; whiskers are intervals "
@@ -90,6 +92,52 @@ def _lines(part: pd.DataFrame, counts: Counts) -> list[Line]:
             )
         )
     return lines
+
+
+def _falls(evidence: Evidence, task: str, rows: pd.DataFrame) -> list[Table]:
+    """How much of the score each starting point loses from the most labels to the fewest, the least first in each mode."""
+    shares = ordered_shares(rows["fraction"])
+    fewest, most = shares[0], shares[-1]
+    if fewest == most:
+        return []
+    named = {"estimate": "score"}
+    few, many = (
+        rows.loc[rows["fraction"] == share, ["metric", "class", "mode", "init", "estimate"]].rename(columns=named)
+        for share in (fewest, most)
+    )
+    found = many.merge(few, on=["metric", "class", "mode", "init"], suffixes=("_most", "_fewest"))
+    if found.empty:
+        return []
+    metric = str(found["metric"].iloc[0])
+    falls = found["score_most"] - found["score_fewest"]
+    found["falls_by"] = falls if _higher_is_better(evidence, task, metric) else -falls
+    found["falls_frac"] = (found["falls_by"] / found["score_most"].abs()).where(found["score_most"] != 0)
+    found = found.assign(task=task, fraction_most=most, fraction_fewest=fewest)
+    rank = found["mode"].map({mode: place for place, mode in enumerate(ordered_modes(found["mode"]))})
+    found = found.assign(rank=rank).sort_values(["rank", "falls_by", "init"], ignore_index=True).drop(columns="rank")
+    counts = counts_of(evidence.fits.get(task), rows)
+    words = f"from {share_name(most, counts)}{' of the labels' if most <= 1 and most not in counts else ''} to "
+    words += share_name(fewest, counts)
+    caption = (
+        f"Task {task}: what each starting point loses {words}, the least first. It has no interval of its own (compare those of "
+        "the curves), and a start that is poor with all labels has little to lose."
+    )
+    columns = [
+        ("init", "Starting point", None),
+        ("mode", "Mode", mode_name),
+        ("score_most", f"{metric_name(metric)}, {share_name(most, counts)}", number),
+        ("score_fewest", f"{metric_name(metric)}, {share_name(fewest, counts)}", number),
+        ("falls_by", "Falls by", number),
+        ("falls_frac", "Of its score", percent),
+    ]
+    return [Table(f"label-efficiency-{task}-falls", caption, found, shown(found, columns))]
+
+
+def _higher_is_better(evidence: Evidence, task: str, metric: str) -> bool:
+    """What the comparisons say of the metric; the headline metrics are better the higher they are."""
+    compared = evidence.comparisons.get(task)
+    said = [] if compared is None else list(compared.loc[compared["metric"] == metric, "better"])
+    return not said or said[0] == "higher"
 
 
 OUTCOMES = {

@@ -1,0 +1,19 @@
+"""Numbers with bounds, for the sections of a study file and the signatures of plug-ins: what lies outside is refused unread."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Fold = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, le=1)]
+Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
+"""Of the layers of a perceptron after its input."""
