@@ -146,6 +146,7 @@ class _Run:
             momentum=settings.momentum,
             beta2=settings.beta2,
             decay_norm_and_bias=settings.decay_norm_and_bias,
+            fused=getattr(fabric.strategy.precision, "scaler", None) is None,
         )
         self.module, self.optimizer = fabric.setup(self.objective, optimizer)
         self.views = Views(settings.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)

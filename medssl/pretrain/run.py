@@ -185,11 +185,15 @@ def _device(settings: PretrainSettings) -> str:
     """`cpu`, or the name of the first CUDA device.
 
     Raises:
-        StudyError: the study asks for a device that is not there.
+        StudyError: the study asks for a device that is not there, or for a precision that the CPU does not have.
     """
     import torch
 
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
+        if settings.precision == "fp16":
+            raise StudyError(
+                "pretrain.precision is fp16, which needs a GPU, and this run is on the CPU. Set precision: bf16 or fp32."
+            )
         return "cpu"
     if not torch.cuda.is_available() or torch.cuda.device_count() < settings.devices:
         raise StudyError(

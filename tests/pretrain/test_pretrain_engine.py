@@ -116,17 +116,25 @@ def test_ema_keeps_a_slow_encoder(make_plan: Any) -> None:
     assert not torch.equal(model, kept) and torch.equal(kept, state[1]["ema/conv1.weight"])
 
 
-def test_half_precision_trains_and_resumes_exactly(make_plan: Any, precision: str = "bf16") -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_resumes_exactly(make_plan: Any, precision: str) -> None:
     import os
     import signal
 
     whole = train_here(make_plan("whole", precision=precision, epochs=2))
     assert whole[0] is None
     assert all(math.isfinite(row["loss"]) for row in whole[1][2]["rows"])
+    untrained = make_plan(precision=precision).objective().backbone.conv1.weight
+    assert not torch.equal(whole[1][1]["encoder/conv1.weight"], untrained)
     stopped = make_plan("stopped", precision=precision, epochs=2)
     train_here(stopped, after=lambda bar: os.kill(os.getpid(), signal.SIGTERM) if bar.done == 24 else None)
     resumed = train_here(stopped)
     assert all(torch.equal(t, resumed[1][1][n]) for n, t in whole[1][1].items())
+
+
+def test_fp16_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="fp16, which needs a GPU"):
+        run_stage(tmp_path, precision="fp16", device="cpu")
 
 
 def test_three_dimensions_train_on_patches(make_plan: Any) -> None:
