@@ -435,29 +435,41 @@ class _Run:
             raise PreemptedError(f"stopped at step {self.step} of {self.total} and saved; the same command goes on from there.")
 
     def save(self, *, final: bool = False) -> None:
-        """Write the whole state; with the last step also the encoder and the parts that are kept."""
+        """Write the whole state; with the last step also the encoder and the parts that are kept.
+
+        Raises:
+            MedsslError: on every rank what the first met, so that none waits for one that has gone.
+        """
+        error: MedsslError | None = None
         if self.fabric.is_global_zero:
-            encoder = self.ema if self.ema is not None else self.objective.encoder()
-            kinds: dict[str, dict[str, Tensor]] = {
-                "model": self.objective.state_dict(),
-                "optimizer": optimizer_tensors(self.optimizer.optimizer),
-                "health": self.health.tensors(),
-                "ema": self.ema.state_dict() if self.ema is not None else {},
-                "encoder": encoder.state_dict() if final else {},
-                "parts": part_tensors(self.objective.parts()) if final else {},
-            }
-            tensors = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
-            broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
-            if broken:
-                raise NotFiniteError(
-                    f"step {self.step}: {broken[0]} is not finite; the last good state is kept. "
-                    "Lower pretrain.lr or set clip_norm."
-                )
-            scaler = dict(self.fabric.strategy.precision.state_dict())
-            values = {"rows": self.rows, "since_row": self.since_row, "skipped": self.skipped, "scaler": scaler}
-            self.state.save(self.step, tensors, values)
-        self.fabric.barrier()
+            try:
+                self.write_state(final=final)
+            except MedsslError as met:
+                error = met
+        if any_rank(error is not None, self.device):
+            raise self.fabric.broadcast(error)
         self.saved_s = time.monotonic()
+
+    def write_state(self, *, final: bool) -> None:
+        """The first rank's part of `save`."""
+        encoder = self.ema if self.ema is not None else self.objective.encoder()
+        kinds: dict[str, dict[str, Tensor]] = {
+            "model": self.objective.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer.optimizer),
+            "health": self.health.tensors(),
+            "ema": self.ema.state_dict() if self.ema is not None else {},
+            "encoder": encoder.state_dict() if final else {},
+            "parts": part_tensors(self.objective.parts()) if final else {},
+        }
+        tensors = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
+        broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+        if broken:
+            raise NotFiniteError(
+                f"step {self.step}: {broken[0]} is not finite; the last good state is kept. Lower pretrain.lr or set clip_norm."
+            )
+        scaler = dict(self.fabric.strategy.precision.state_dict())
+        values = {"rows": self.rows, "since_row": self.since_row, "skipped": self.skipped, "scaler": scaler}
+        self.state.save(self.step, tensors, values)
 
     @contextlib.contextmanager
     def memory_errors(self, *, first_step: bool) -> Iterator[None]:
