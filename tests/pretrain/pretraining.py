@@ -43,10 +43,15 @@ def train_here(
     return error, StateFolder(plan.state).load()
 
 
-def train_forked(plan: Any, stop: Callable[[int, int], None]) -> int:
-    """Train in a fork of this process; `stop(pid, images done)` is called in it before each save. Returns its wait status."""
+def train_forked(plan: Any, stop: Callable[[int, int], None], *, alone: bool = False) -> int:
+    """Train in a fork of this process; `stop(pid, images done)` is called in it before each save. Returns its wait status.
+
+    `alone` in a process group of its own, with its workers.
+    """
     pid = os.fork()
     if pid == 0:
+        if alone:
+            os.setpgid(0, 0)
         code = 1
         try:
             error, _ = train_here(plan, after=lambda bar: stop(os.getpid(), bar.done))

@@ -67,6 +67,18 @@ def test_workers_do_not_change_a_run(make_plan: Any) -> None:
     same(train_here(make_plan("none"))[1], train_here(make_plan("two", workers=2))[1])
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_of_a_job_stops_it_like_one_to_the_first(make_plan: Any, signal_number: int) -> None:
+    plan = make_plan("group", workers=2)
+
+    def stop(pid: int, done: int) -> None:
+        if done == 8:
+            os.killpg(os.getpgrp(), signal_number)
+
+    assert os.waitstatus_to_exitcode(train_forked(plan, stop, alone=True)) == 75
+    same(train_here(make_plan("whole"))[1], train_here(plan)[1])
+
+
 def test_another_seed_is_another_run(make_plan: Any) -> None:
     a, b = train_here(make_plan("a", seed=0))[1], train_here(make_plan("b", seed=1))[1]
     assert not torch.equal(a[1]["encoder/conv1.weight"], b[1]["encoder/conv1.weight"])
