@@ -159,6 +159,7 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.since_row = {"loss": 0.0, "steps": 0.0}
         self.skipped = 0
+        self.collapsed: str | None = None
 
     # The loop
 
@@ -200,6 +201,7 @@ class _Run:
                 events.write(self.step, row)
             if epoch_ends:
                 self.draw(epoch, outputs)
+                self.alarm(collapse(row))
             self.bar.advance(self.batch_size, f"loss {loss_value:.3f}")
             self.save_or_stop()
         events.close()
@@ -207,7 +209,11 @@ class _Run:
     # Before the first step
 
     def resume(self) -> bool:
-        """Go on from the newest whole state; False if there is none."""
+        """Go on from the newest whole state; False if there is none.
+
+        Raises:
+            NotFiniteError: the run collapsed there and was to stop.
+        """
         loaded = self.state.load()
         if loaded is None:
             return False
@@ -218,6 +224,8 @@ class _Run:
         if self.ema is not None:
             self.ema.load_state_dict(under("ema", tensors))
         self.rows, self.since_row, self.skipped = values["rows"], values["since_row"], values["skipped"]
+        if values.get("collapsed") is not None and self.settings.on_collapse == "stop":
+            raise NotFiniteError(values["collapsed"])
         if values["scaler"]:
             self.fabric.strategy.precision.load_state_dict(values["scaler"])
         self.log(f"resumed at step {self.step}")
@@ -376,7 +384,7 @@ class _Run:
     # What is left behind
 
     def add_row(self, epoch: int, lr: float, norm: float, parts: dict[str, Any], *, with_health: bool) -> dict[str, Any]:
-        """A row of the curve; at an epoch's end with health, and the alarm."""
+        """A row of the curve; at an epoch's end with health."""
         now_s = time.monotonic()
         steps = self.since_row["steps"]
         row: dict[str, Any] = {
@@ -391,7 +399,6 @@ class _Run:
         if with_health:
             found = self.health.measure(self.plan.samples)
             row |= found
-            self.alarm(collapse(found))
         self.since_row = {"loss": 0.0, "steps": 0.0}
         self.row_s = now_s
         self.rows.append(row)
@@ -412,11 +419,12 @@ class _Run:
             return
         self.log(f"collapse at step {self.step}: {sentence}")
         if self.settings.on_collapse == "stop":
-            self.save()
-            raise NotFiniteError(
-                f"collapse at step {self.step}: {sentence}. The state is kept. Lower pretrain.lr, change the objective's "
-                "options or the views, or set on_collapse: warn."
+            self.collapsed = (
+                f"collapse at step {self.step}: {sentence}. The state is kept, and the same command stops here again. Lower "
+                "pretrain.lr, change the objective's options or the views, or set on_collapse: warn; the run then begins anew."
             )
+            self.save(final=self.step == self.total)
+            raise NotFiniteError(self.collapsed)
 
     def save_or_stop(self) -> None:
         """Save when it is time, when the run ends, and when somebody asks it to stop.
@@ -468,7 +476,7 @@ class _Run:
                 f"step {self.step}: {broken[0]} is not finite; the last good state is kept. Lower pretrain.lr or set clip_norm."
             )
         scaler = dict(self.fabric.strategy.precision.state_dict())
-        values = {"rows": self.rows, "since_row": self.since_row, "skipped": self.skipped, "scaler": scaler}
+        values = {name: getattr(self, name) for name in ("rows", "since_row", "skipped", "collapsed")} | {"scaler": scaler}
         self.state.save(self.step, tensors, values)
 
     @contextlib.contextmanager
