@@ -313,7 +313,10 @@ class _Run:
         if not self.objective.contrasts:
             return self.forward_backward_additive(pieces)
         with torch.no_grad(), _still_statistics(self.objective):
-            made = [self.module(self.make_views(piece), piece) for piece in pieces]
+            made = []
+            for number, piece in enumerate(pieces):
+                self.seed_part(number)
+                made.append(self.module(self.make_views(piece), piece))
         whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}
         wanted = [name for name, value in whole.items() if value.is_floating_point() and name not in _LOOKED_AT]
         for name in wanted:
@@ -322,6 +325,7 @@ class _Run:
         gradients = dict(zip(wanted, torch.autograd.grad(loss.value, [whole[n] for n in wanted], allow_unused=True), strict=True))
         for number, piece in enumerate(pieces):
             rows = slice(number * share, (number + 1) * share)
+            self.seed_part(number)
             with self.fabric.no_backward_sync(self.module, enabled=number < parts - 1):
                 outputs = self.module(self.make_views(piece), piece)
                 pulls = [
@@ -331,6 +335,10 @@ class _Run:
                 ]
                 self.fabric.backward(torch.stack(pulls).sum())
         return Loss(loss.value.detach(), loss.parts), _detached(whole)
+
+    def seed_part(self, number: int) -> None:
+        """Dropout of a part of this step: both of its passes must lose the same units."""
+        torch.manual_seed(key(self.plan.seed, "torch", self.step, self.fabric.global_rank, number) >> 1)
 
     def forward_backward_additive(self, pieces: list[Batch]) -> tuple[Loss, dict[str, Tensor]]:
         """The same where the loss of a batch is the mean of its parts' losses."""
