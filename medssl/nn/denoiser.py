@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.rng import key
+from medssl.nn.gather import from_first
 from medssl.nn.pair_mean import PairMean3d
 
 WIDTHS = (32, 64, 128)
@@ -73,6 +74,7 @@ def fit_denoiser(
             loss.backward()
             optimizer.step()
             total += float(loss.detach()) * len(x)
+        total = float(from_first(torch.tensor(total, dtype=torch.float64, device=device)))  # so that all ranks go on, or none
         best, waited = (total, 0) if total < best else (best, waited + 1)
         if waited >= patience:
             break

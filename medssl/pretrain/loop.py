@@ -47,6 +47,8 @@ PICTURED_EPOCHS = 100
 """Of how many epochs pictures are kept, evenly spread, the last among them."""
 FP16_SKIPS = 20
 """How many steps in a row fp16's loss scaling may skip before the gradients count as broken."""
+NAMED = 64
+"""How many samples a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ class _Run:
     def run(self) -> None:
         """Resume or begin, then step after step to the end."""
         if not self.resume():
-            self.begin()
+            with self.memory_errors("the pass before the first step", self.batch_size, "Lower batch_size or size."):
+                self.begin()
         settings, objective = self.settings, self.objective
         self.per_epoch = len(objective.batches(self.plan.seed, 0, self.batch_size))
         self.total = settings.max_steps or settings.epochs * self.per_epoch
@@ -174,6 +177,7 @@ class _Run:
         events = _Events(self.plan.events if self.fabric.is_global_zero else None, self.step)
         self.saved_s = self.row_s = time.monotonic()
         first = self.step
+        advice = f"Raise pretrain.accumulate (the loss stays that of batch_size {self.batch_size}), or lower batch_size or size."
         for batch in load(self.reader, self.requests(), workers=settings.workers, device=self.device):
             epoch, within = divmod(self.step, self.per_epoch)
             progress = self.step / self.total
@@ -182,7 +186,8 @@ class _Run:
             lr = self.set_schedule(progress)
             objective.before_step(progress, self.step)
             torch.manual_seed(key(self.plan.seed, "torch", self.step, self.fabric.global_rank) >> 1)
-            with self.memory_errors(first_step=self.step == first):
+            when = "the first step" if self.step == first else f"step {self.step + 1}"
+            with self.memory_errors(when, self.batch_size // self.settings.accumulate, advice):
                 loss, outputs = self.forward_backward(batch)
                 objective.after_backward(self.step)
                 loss_value, norm = self.check_finite(loss, batch)
@@ -232,14 +237,21 @@ class _Run:
         return True
 
     def begin(self) -> None:
-        """What objectives need once: their own preparation, and a pass that fills a memory. Saved at once, as it may be long."""
+        """What objectives need once: their own preparation, and a pass that fills a memory. Saved at once, as it may be long.
+
+        Raises:
+            PreemptedError: somebody asks the run to stop, or its time ends; there is nothing to save yet.
+            NotFiniteError: with the ids of the images that hold such numbers.
+        """
         self.objective.prepare(self.plain_images, self.plan.seed, self.device)
         if self.objective.memory_pass:
             self.module.eval()
             order = self.objective.memory_order(self.plan.seed, self.batch_size)
             for batch in load(self.reader, self.all_rows(0, order), device=self.device):
+                views = self.make_views(batch)
+                self.check_beginning(views, gather(batch.rows))
                 with torch.no_grad():
-                    self.objective.after_step(self.module(self.make_views(batch), batch), batch, 0.0)
+                    self.objective.after_step(self.module(views, batch), batch, 0.0)
             self.module.train()
         if self.objective.memory_pass or type(self.objective).prepare is not Objective.prepare:
             self.save()
@@ -250,7 +262,25 @@ class _Run:
         views = Views(ViewSettings.still(), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
         order = epoch_order(self.plan.seed, epoch, len(self.plan.samples))
         for batch in load(self.reader, self.all_rows(epoch, order, whole=True), device=self.device):
-            yield views(batch)[0], batch.rows.cpu().numpy()
+            images = views(batch)
+            self.check_beginning(images, batch.rows, whole=True)
+            yield images[0], batch.rows.cpu().numpy()
+
+    def check_beginning(self, views: list[Tensor], rows: Tensor, *, whole: bool = False) -> None:
+        """Look at a batch before the first step: its numbers, and whether to stop. `whole`: every rank has all of it.
+
+        Raises:
+            NotFiniteError, PreemptedError: on every rank.
+        """
+        sound = torch.stack([view.flatten(1).isfinite().all(1) for view in views]).all(0)
+        broken = rows[~(sound if whole else gather(sound))].unique().tolist()
+        if broken:
+            raise NotFiniteError(
+                f"before the first step: {len(broken)} images of a batch hold numbers that are not finite: {self.names(broken)}. "
+                "Look at these images, and leave them out or mend them."
+            )
+        if self.wants_to_stop():
+            raise PreemptedError("stopped before the first step, with nothing to save yet; the same command begins again.")
 
     def all_rows(self, epoch: int, order: np.ndarray, *, whole: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         """The rows of `order` as requests; each rank its share (the last share is filled up with first rows)."""
@@ -357,7 +387,7 @@ class _Run:
         """Mean loss over ranks and gradient norm, once both are finite: nothing has been changed by the step yet.
 
         Raises:
-            NotFiniteError: with the ids of the batch; the last saved state is from before.
+            NotFiniteError: with the ids of the batch over all ranks; the last saved state is from before.
         """
         self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
@@ -367,11 +397,18 @@ class _Run:
         self.skipped = self.skipped + 1 if scaled and math.isfinite(loss_value) and not math.isfinite(norm_value) else 0
         if math.isfinite(loss_value) and (math.isfinite(norm_value) or 0 < self.skipped <= FP16_SKIPS):
             return loss_value, norm_value
-        ids = ", ".join(self.plan.samples.ids[row] for row in batch.rows.tolist()[:64])
+        # of all ranks, and first those whose numbers are not finite
+        rows, sound = gather(batch.rows), gather(batch.values.flatten(1).isfinite().all(1))
         raise NotFiniteError(
             f"step {self.step + 1}: loss {loss_value}, gradient norm {norm_value}; nothing was updated, and the last good state "
-            f"is kept. Samples of the batch: {ids}. Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
+            f"is kept. Samples of the batch: {self.names(rows[sound.int().argsort(stable=True)].tolist())}. "
+            "Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
         )
+
+    def names(self, rows: list[int]) -> str:
+        """The ids of samples, not more than a screen holds."""
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        return ", ".join(self.plan.samples.ids[row] for row in rows[:NAMED]) + more
 
     def update(self, norm: float) -> None:
         """Clip and step."""
@@ -440,15 +477,19 @@ class _Run:
         Raises:
             PreemptedError: after saving.
         """
-        deadline = os.environ.get("SLURM_JOB_END_TIME", "")
-        late = deadline.isdigit() and time.time() > int(deadline) - self.settings.stop_before_deadline_s
         done = self.step == self.total
-        stop = any_rank(not done and (late or self.asked_to_stop()), self.device)
+        stop = not done and self.wants_to_stop()
         due = any_rank(time.monotonic() - self.saved_s > self.settings.checkpoint_every_s, self.device)
         if stop or due or done:
             self.save(final=done)
         if stop:
             raise PreemptedError(f"stopped at step {self.step} of {self.total} and saved; the same command goes on from there.")
+
+    def wants_to_stop(self) -> bool:
+        """Whether a signal came to any rank, or the end of the SLURM job is near."""
+        deadline = os.environ.get("SLURM_JOB_END_TIME", "")
+        late = deadline.isdigit() and time.time() > int(deadline) - self.settings.stop_before_deadline_s
+        return any_rank(late or self.asked_to_stop(), self.device)
 
     def save(self, *, final: bool = False) -> None:
         """Write the whole state; with the last step also the encoder and the parts that are kept.
@@ -488,8 +529,11 @@ class _Run:
         self.state.save(self.step, tensors, values)
 
     @contextlib.contextmanager
-    def memory_errors(self, *, first_step: bool) -> Iterator[None]:
-        """Turn running out of memory into a sentence; all batches are equally large, so it happens in the first step."""
+    def memory_errors(self, when: str, at_a_time: int, advice: str) -> Iterator[None]:
+        """Turn running out of memory into a sentence; all batches are equally large, so it happens in the first step.
+
+        `at_a_time` counts samples over all ranks.
+        """
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -497,12 +541,9 @@ class _Run:
             if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in text:
                 raise
             peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else _peak_mb()
-            share = self.batch_size // self.fabric.world_size // self.settings.accumulate
-            when = "the first step" if first_step else f"step {self.step + 1}"
             raise OutOfMemoryError(
-                f"{when} does not fit: peak {peak:.0f} MB on {self.device}, {share} samples at a time. "
-                f"Raise pretrain.accumulate (the loss stays that of batch_size {self.batch_size}), or lower batch_size or size. "
-                "Nothing was changed for you."
+                f"{when} does not fit: peak {peak:.0f} MB on {self.device}, {at_a_time // self.fabric.world_size} samples at a "
+                f"time. {advice} Nothing was changed for you."
             ) from None
 
 
