@@ -224,7 +224,7 @@ def export(
 @app.command()
 def convert(
     foreign: Annotated[Path, typer.Argument(help="a .pth file of another program")],
-    out: Annotated[Path, typer.Argument(help="the safetensors file to write")],
+    out: Annotated[Path, typer.Option(help="the safetensors file to write")],
     strip: Annotated[str, typer.Option(help="prefix to take off the tensor names")] = "",
     key: Annotated[str, typer.Option(help="which entry of the file holds the weights")] = "",
 ) -> None:

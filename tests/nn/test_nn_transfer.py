@@ -14,7 +14,9 @@ import pytest
 import torch
 from prepared import write_prepared
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import build, pooled
@@ -131,6 +133,14 @@ def test_a_foreign_state_is_found_renamed_and_converted(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": weights, "opt": {"x": torch.zeros(1)}}, tmp_path / "w.pth")
     assert convert(tmp_path / "w.pth", tmp_path / "w.safetensors", strip="module.").startswith("3 tensors, 9 numbers")
     assert all(torch.equal(load_file(tmp_path / "w.safetensors")[n], weights["module." + n]) for n in "abc")
+
+
+def test_the_command_converts_as_its_error_says(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "w.pth")
+    words = ["convert", str(tmp_path / "w.pth"), "--out", str(tmp_path / "w.safetensors")]
+    said = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert said.exit_code == 0 and said.output.startswith("1 tensors, 2 numbers")
+    assert list(load_file(tmp_path / "w.safetensors")) == ["a"]
 
 
 class Evil:
