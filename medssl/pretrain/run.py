@@ -131,7 +131,7 @@ def _launch(job: Job, plan: Any) -> MedsslError | None:
         threads = max(1, job.threads // settings.devices)  # those of a node are shared by its processes
         keep_picture = partial(_keep_picture, job.path("pictures"))
         title = f"pretrain {job.spec.name}"
-        work = partial(_train_rank, plan=plan, title=title, threads=threads, keep_picture=keep_picture)
+        work = partial(_train_rank, plan=plan, title=title, threads=threads, keep_picture=keep_picture, log_path=job.log_path)
         result: MedsslError | None = fabric.launch(work)
     return result
 
@@ -146,9 +146,14 @@ def _environment(nodes: int) -> Any:
 
 
 def _train_rank(
-    fabric: Any, plan: Any, title: str, threads: int, keep_picture: Callable[[int, np.ndarray], None]
+    fabric: Any,
+    plan: Any,
+    title: str,
+    threads: int,
+    keep_picture: Callable[[int, np.ndarray], None],
+    log_path: Path | None = None,
 ) -> MedsslError | None:
-    """One process's part; rank 0 shows the progress."""
+    """One process's part; rank 0 shows the progress and writes the job's log."""
     import sys
 
     import torch
@@ -159,8 +164,10 @@ def _train_rank(
     first = fabric.is_global_zero
     if not first:
         sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of this process)
-    with progress(title, 1, "images") as bar:
-        return train(fabric, plan, bar, lambda line: print(line, file=sys.stderr), keep_picture)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(log_path, "a", encoding="utf-8")) if first and log_path is not None else None
+        bar = stack.enter_context(progress(title, 1, "images", log=log))
+        return train(fabric, plan, bar, lambda line: print(line, file=log or sys.stderr, flush=True), keep_picture)
 
 
 @contextlib.contextmanager

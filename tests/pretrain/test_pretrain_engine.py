@@ -219,7 +219,9 @@ def test_three_dimensions_train_on_patches(make_plan: Any) -> None:
     assert state[1]["encoder/conv1.weight"].shape[2:] == (3, 3, 3)
 
 
-def run_stage(root: Path, name: str = "simclr-all-seed0", before: Path | None = None, **settings: Any) -> Path:
+def run_stage(
+    root: Path, name: str = "simclr-all-seed0", before: Path | None = None, log: Path | None = None, **settings: Any
+) -> Path:
     from pretraining import TINY
 
     from medssl.core.job import Spec, job
@@ -246,7 +248,7 @@ def run_stage(root: Path, name: str = "simclr-all-seed0", before: Path | None = 
         stage="pretrain", name=f"ct/{name}", study="t", root=str(root), seed=0, code="c",
         settings=json.loads(json.dumps(values)) | {"pretrain_seed": 0}, inputs=inputs, out=str(out),
     )  # fmt: skip
-    with job(spec) as work:
+    with job(spec, log_path=log) as work:
         run(work)
     return out
 
@@ -342,7 +344,9 @@ def test_a_part_of_the_run_before_that_has_no_place_is_refused(tmp_path: Path) -
 def test_the_stage_runs_on_two_processes_that_it_starts_itself(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    one, two = run_stage(tmp_path / "one", warmup_frac=0.0), run_stage(tmp_path / "two", devices=2, device="cpu", warmup_frac=0.0)
+    one, log = run_stage(tmp_path / "one", warmup_frac=0.0), tmp_path / "two.log"
+    two = run_stage(tmp_path / "two", devices=2, device="cpu", warmup_frac=0.0, log=log)
+    assert "24/24 images" in log.read_text()
     a, b = (tables.read_tsv(out / "curve.tsv")["loss"].tolist() for out in (one, two))
     assert a[0] == pytest.approx(b[0], abs=1e-5)
     assert load_file(one / "encoder.safetensors").keys() == load_file(two / "encoder.safetensors").keys()
