@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -226,7 +227,7 @@ def export(
 @app.command()
 def convert(
     foreign: Annotated[Path, typer.Argument(help="a .pth file of another program")],
-    out: Annotated[Path, typer.Argument(help="the safetensors file to write")],
+    out: Annotated[Path, typer.Option(help="the safetensors file to write")],
     strip: Annotated[str, typer.Option(help="prefix to take off the tensor names")] = "",
     key: Annotated[str, typer.Option(help="which entry of the file holds the weights")] = "",
 ) -> None:
@@ -238,14 +239,26 @@ def convert(
 
 @app.command()
 def embed(
-    prepared: Annotated[Path, typer.Argument(help="folder of a prepared source, 2_prepare/<source>")],
+    source: Annotated[
+        Path, typer.Argument(help="new DICOM, NIfTI or images (a folder), an NPZ file, or a prepared source, 2_prepare/<source>")
+    ],
     run: Annotated[Path, typer.Argument(help="folder of a pre-training run, 4_pretrain/<cohort>/<run>")],
-    out: Annotated[Path, typer.Argument(help="the Parquet table to write")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the Parquet table to write")],
+    threads: Threads = 1,
 ) -> None:
-    """Write the features of prepared images as a table."""
+    """Write the features of images as a table."""
+    limit_threads(threads)
     from medssl.nn.transfer import embed as write
+    from medssl.nn.transfer import read_contract, sections_of
 
-    print(f"{write(prepared, run, out)} rows in {out}")
+    contract = read_contract(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if (source / "samples.parquet").is_file():
+        print(f"{write(source, run, out)} rows in {out}")
+        return
+    with _new_images(source, out.parent, *sections_of(contract), threads) as (_, prepared, names, rejected):
+        print(f"{write(prepared, run, out)} rows in {out}")
+    _write_ledgers(names, rejected, *(out.with_suffix(f".{name}.tsv") for name in ("files", "rejected")))
 
 
 @app.command()
@@ -257,28 +270,46 @@ def predict(
 ) -> None:
     """Apply a fine-tuned model to new images: masks on their own grids, or a table of probabilities."""
     limit_threads(threads)
-    from medssl.core.one_source import specs_of
-    from medssl.core.tables import read_tsv, write_tsv
     from medssl.finetune.predicting import contract_of
     from medssl.finetune.run import predict as write
-    from medssl.ingest import run as ingesting
 
     contract = contract_of(model)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as folder:
-        ingest, prepare = specs_of(source, Path(folder), contract["ingest"] or {}, contract["prepare"] or {})
+    sections = contract["ingest"] or {}, contract["prepare"] or {}
+    with _new_images(source, out, *sections, threads) as (ingested, prepared, names, rejected):
+        samples, volumes = (prepared / name for name in ("samples.parquet", "volumes.tsv"))
+        written = write(model, samples, volumes, out, ingested=ingested / "volumes", threads=threads)
+    for path in written:
+        print(path)
+    _write_ledgers(names, rejected, out / "files.tsv", out / "rejected.tsv")
+
+
+@contextlib.contextmanager
+def _new_images(
+    source: Path, beside: Path, ingest_section: dict[str, Any], prepare_section: dict[str, Any], threads: int
+) -> Iterator[tuple[Path, Path, Any, Any]]:
+    """Folders of ingest and prepare of a source of no study, gone afterwards; which file each id is of, and what was refused."""
+    from medssl.core.one_source import specs_of
+    from medssl.core.tables import read_tsv
+    from medssl.ingest import run as ingesting
+
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=beside) as folder:
+        ingest, prepare = specs_of(source, Path(folder), ingest_section, prepare_section)
         _ingest_and_prepare(ingest, prepare, threads)
         with job(ingest) as work:
             names = ingesting.source_names(work)
-        rejected = read_tsv(Path(ingest.out) / "rejected.tsv")
-        samples, volumes = (Path(prepare.out) / name for name in ("samples.parquet", "volumes.tsv"))
-        written = write(model, samples, volumes, out, ingested=Path(ingest.out) / "volumes", threads=threads)
-    write_tsv(out / "files.tsv", names)
-    write_tsv(out / "rejected.tsv", rejected)
-    for path in [*written, out / "files.tsv"]:
-        print(path)
+        yield Path(ingest.out), Path(prepare.out), names, read_tsv(Path(ingest.out) / "rejected.tsv")
+
+
+def _write_ledgers(names: Any, rejected: Any, names_path: Path, rejected_path: Path) -> None:
+    """Which file each id is of, and what was refused."""
+    from medssl.core.tables import write_tsv
+
+    write_tsv(names_path, names)
+    write_tsv(rejected_path, rejected)
+    print(names_path)
     if len(rejected):
-        print(f"{int(rejected['num_files'].sum())} files refused, see {out / 'rejected.tsv'}", file=sys.stderr)
+        print(f"{int(rejected['num_files'].sum())} files refused, see {rejected_path}", file=sys.stderr)
 
 
 @app.command()

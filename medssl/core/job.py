@@ -90,6 +90,11 @@ class Job:
         """A path below the output folder."""
         return inside(self.out, *parts)
 
+    @property
+    def log_path(self) -> Path | None:
+        """The log file, for processes that this job starts."""
+        return Path(self._log.name).resolve() if self._log is not None else None
+
     def log(self, line: str) -> None:
         """A line for the log file (never anything from a header, a path or a name)."""
         if self._log is not None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.rng import key
+from medssl.nn.gather import from_first
+from medssl.nn.pair_mean import PairMean3d
 
 WIDTHS = (32, 64, 128)
 
@@ -22,13 +24,12 @@ class Denoiser(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
-        convolution, norm, pool = (
-            (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d) if spatial_dims == 2 else (nn.Conv3d, nn.BatchNorm3d, nn.AvgPool3d)
-        )
+        convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if spatial_dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
         down: list[nn.Module] = []
         up: list[nn.Module] = []
         for before, after in zip((channels, *WIDTHS[:-1]), WIDTHS, strict=True):
-            down += [convolution(before, after, 3, padding=1), norm(after), nn.ReLU(inplace=True), pool(2, ceil_mode=True)]
+            halved = nn.AvgPool2d(2, ceil_mode=True) if spatial_dims == 2 else PairMean3d(keep_rest=True)
+            down += [convolution(before, after, 3, padding=1), norm(after), nn.ReLU(inplace=True), halved]
             up = [
                 nn.Upsample(scale_factor=2),
                 convolution(after, before if before != channels else WIDTHS[0], 3, padding=1),
@@ -73,6 +74,7 @@ def fit_denoiser(
             loss.backward()
             optimizer.step()
             total += float(loss.detach()) * len(x)
+        total = float(from_first(torch.tensor(total, dtype=torch.float64, device=device)))  # so that all ranks go on, or none
         best, waited = (total, 0) if total < best else (best, waited + 1)
         if waited >= patience:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medssl.core import tables
-from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.rng import ids_to_keys, key, rng, uniforms
 from medssl.volume.cache import Array, open_array, read_patch, read_plane
 
@@ -251,7 +252,11 @@ class Reader:
 def load(
     reader: Reader, requests: Iterable[tuple[int, np.ndarray]], *, workers: int = 0, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """The batches of `requests` (epoch, rows), in order, on `device`; workers read ahead, but never change order or content."""
+    """The batches of `requests` (epoch, rows), in order, on `device`; workers read ahead, but never change order or content.
+
+    Raises:
+        MedsslError: what a reader says, from a worker as from this process.
+    """
     device = torch.device(device)
     if workers == 0:
         for request in requests:
@@ -259,17 +264,39 @@ def load(
         return
     from torch.utils.data import DataLoader
 
-    loader: Iterable[Batch] = DataLoader(
-        reader,  # type: ignore[arg-type]
+    loader: Iterable[Batch | MedsslError] = DataLoader(
+        _Answers(reader),  # type: ignore[arg-type]
         batch_size=None,
         sampler=requests,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         prefetch_factor=4,
         multiprocessing_context="fork" if device.type == "cpu" else "forkserver",
+        worker_init_fn=_leave_stopping_to_the_parent,
     )
-    for batch in loader:
-        yield batch.to(device)
+    for answer in loader:
+        if isinstance(answer, MedsslError):
+            raise answer
+        yield answer.to(device)
+
+
+class _Answers:
+    """A reader in a worker: a foreseen failure is an answer too, as torch would make it a traceback in text."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch | MedsslError:
+        try:
+            return self.reader[request]
+        except MedsslError as error:
+            return error
+
+
+def _leave_stopping_to_the_parent(_: int) -> None:
+    """Every process of a job is signalled by srun and scancel; the parent finishes its step, and needs what its workers read."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _volume(row: dict[Any, Any], folder: Path) -> Volume:

@@ -19,10 +19,12 @@ def build_optimizer(
     momentum: float = 0.9,
     beta2: float = 0.999,
     decay_norm_and_bias: bool = False,
+    fused: bool = True,
 ) -> torch.optim.Optimizer:
     """The optimiser over the parameters that need gradients; vectors (norms, biases) have weight decay only if asked.
 
-    A group's `decays` says whether the schedule of weight decay applies to it.
+    A group's `decays` says whether the schedule of weight decay applies to it. A `fused` AdamW divides fp16's loss scale out of
+    the gradients in its step, and then nobody can see or clip them before.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
@@ -33,7 +35,7 @@ def build_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, beta2), fused=True)
+        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, beta2), fused=fused)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     if name == "lars":

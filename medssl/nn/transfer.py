@@ -52,6 +52,13 @@ def read_contract(encoder: Path) -> dict[str, Any]:
     return contract
 
 
+def sections_of(contract: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections `ingest` and `prepare` of a study that treat new images as an encoder's contract wants them."""
+    window, modalities = contract["window"], contract.get("modalities", [])
+    ingest = {"modality": modalities[0]} if len(modalities) == 1 else {}  # what a NIfTI file does not say
+    return ingest, {"window_hu": list(zip(window["low"], window["high"], strict=True))}
+
+
 def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
     """Turn a foreign `.pth` into safetensors in a process of its own that accepts tensors only; returns its summary line.
 

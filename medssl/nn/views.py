@@ -267,7 +267,8 @@ def _blur(images: Tensor, sigma: Tensor, dim: int, radius: int) -> Tensor:
     kernel = torch.exp(-(away**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
     # What the kernel holds inside the image: at the edges less than 1.
-    held = F.pad(kernel.cumsum(1), (1, 0))
+    # A product with a triangle, as torch has no deterministic cumulative sum on a GPU.
+    held = F.pad((kernel[:, None] * torch.ones_like(kernel[0]).expand(len(away), -1).tril()).sum(2), (1, 0))
     at = torch.arange(size, device=images.device)
     inside = held[:, (size + radius - at).clamp(max=2 * radius + 1)] - held[:, (radius - at).clamp(min=0)]
     # Row i of a band is the kernel moved by i: rows of one number more than `wide`, read as if they had `wide`.

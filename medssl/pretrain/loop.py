@@ -47,6 +47,8 @@ PICTURED_EPOCHS = 100
 """Of how many epochs pictures are kept, evenly spread, the last among them."""
 FP16_SKIPS = 20
 """How many steps in a row fp16's loss scaling may skip before the gradients count as broken."""
+NAMED = 64
+"""How many samples a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class _Run:
             momentum=settings.momentum,
             beta2=settings.beta2,
             decay_norm_and_bias=settings.decay_norm_and_bias,
+            fused=getattr(fabric.strategy.precision, "scaler", None) is None,
         )
         self.module, self.optimizer = fabric.setup(self.objective, optimizer)
         self.views = Views(settings.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
@@ -158,13 +161,15 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.since_row = {"loss": 0.0, "steps": 0.0}
         self.skipped = 0
+        self.collapsed: str | None = None
 
     # The loop
 
     def run(self) -> None:
         """Resume or begin, then step after step to the end."""
         if not self.resume():
-            self.begin()
+            with self.memory_errors("the pass before the first step", self.batch_size, "Lower batch_size or size."):
+                self.begin()
         settings, objective = self.settings, self.objective
         self.per_epoch = len(objective.batches(self.plan.seed, 0, self.batch_size))
         self.total = settings.max_steps or settings.epochs * self.per_epoch
@@ -172,6 +177,7 @@ class _Run:
         events = _Events(self.plan.events if self.fabric.is_global_zero else None, self.step)
         self.saved_s = self.row_s = time.monotonic()
         first = self.step
+        advice = f"Raise pretrain.accumulate (the loss stays that of batch_size {self.batch_size}), or lower batch_size or size."
         for batch in load(self.reader, self.requests(), workers=settings.workers, device=self.device):
             epoch, within = divmod(self.step, self.per_epoch)
             progress = self.step / self.total
@@ -180,7 +186,8 @@ class _Run:
             lr = self.set_schedule(progress)
             objective.before_step(progress, self.step)
             torch.manual_seed(key(self.plan.seed, "torch", self.step, self.fabric.global_rank) >> 1)
-            with self.memory_errors(first_step=self.step == first):
+            when = "the first step" if self.step == first else f"step {self.step + 1}"
+            with self.memory_errors(when, self.batch_size // self.settings.accumulate, advice):
                 loss, outputs = self.forward_backward(batch)
                 objective.after_backward(self.step)
                 loss_value, norm = self.check_finite(loss, batch)
@@ -199,6 +206,7 @@ class _Run:
                 events.write(self.step, row)
             if epoch_ends:
                 self.draw(epoch, outputs)
+                self.alarm(collapse(row))
             self.bar.advance(self.batch_size, f"loss {loss_value:.3f}")
             self.save_or_stop()
         events.close()
@@ -206,7 +214,11 @@ class _Run:
     # Before the first step
 
     def resume(self) -> bool:
-        """Go on from the newest whole state; False if there is none."""
+        """Go on from the newest whole state; False if there is none.
+
+        Raises:
+            NotFiniteError: the run collapsed there and was to stop.
+        """
         loaded = self.state.load()
         if loaded is None:
             return False
@@ -217,20 +229,29 @@ class _Run:
         if self.ema is not None:
             self.ema.load_state_dict(under("ema", tensors))
         self.rows, self.since_row, self.skipped = values["rows"], values["since_row"], values["skipped"]
+        if values.get("collapsed") is not None and self.settings.on_collapse == "stop":
+            raise NotFiniteError(values["collapsed"])
         if values["scaler"]:
             self.fabric.strategy.precision.load_state_dict(values["scaler"])
         self.log(f"resumed at step {self.step}")
         return True
 
     def begin(self) -> None:
-        """What objectives need once: their own preparation, and a pass that fills a memory. Saved at once, as it may be long."""
+        """What objectives need once: their own preparation, and a pass that fills a memory. Saved at once, as it may be long.
+
+        Raises:
+            PreemptedError: somebody asks the run to stop, or its time ends; there is nothing to save yet.
+            NotFiniteError: with the ids of the images that hold such numbers.
+        """
         self.objective.prepare(self.plain_images, self.plan.seed, self.device)
         if self.objective.memory_pass:
             self.module.eval()
             order = self.objective.memory_order(self.plan.seed, self.batch_size)
             for batch in load(self.reader, self.all_rows(0, order), device=self.device):
+                views = self.make_views(batch)
+                self.check_beginning(views, gather(batch.rows))
                 with torch.no_grad():
-                    self.objective.after_step(self.module(self.make_views(batch), batch), batch, 0.0)
+                    self.objective.after_step(self.module(views, batch), batch, 0.0)
             self.module.train()
         if self.objective.memory_pass or type(self.objective).prepare is not Objective.prepare:
             self.save()
@@ -241,7 +262,25 @@ class _Run:
         views = Views(ViewSettings.still(), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
         order = epoch_order(self.plan.seed, epoch, len(self.plan.samples))
         for batch in load(self.reader, self.all_rows(epoch, order, whole=True), device=self.device):
-            yield views(batch)[0], batch.rows.cpu().numpy()
+            images = views(batch)
+            self.check_beginning(images, batch.rows, whole=True)
+            yield images[0], batch.rows.cpu().numpy()
+
+    def check_beginning(self, views: list[Tensor], rows: Tensor, *, whole: bool = False) -> None:
+        """Look at a batch before the first step: its numbers, and whether to stop. `whole`: every rank has all of it.
+
+        Raises:
+            NotFiniteError, PreemptedError: on every rank.
+        """
+        sound = torch.stack([view.flatten(1).isfinite().all(1) for view in views]).all(0)
+        broken = rows[~(sound if whole else gather(sound))].unique().tolist()
+        if broken:
+            raise NotFiniteError(
+                f"before the first step: {len(broken)} images of a batch hold numbers that are not finite: {self.names(broken)}. "
+                "Look at these images, and leave them out or mend them."
+            )
+        if self.wants_to_stop():
+            raise PreemptedError("stopped before the first step, with nothing to save yet; the same command begins again.")
 
     def all_rows(self, epoch: int, order: np.ndarray, *, whole: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         """The rows of `order` as requests; each rank its share (the last share is filled up with first rows)."""
@@ -304,7 +343,10 @@ class _Run:
         if not self.objective.contrasts:
             return self.forward_backward_additive(pieces)
         with torch.no_grad(), _still_statistics(self.objective):
-            made = [self.module(self.make_views(piece), piece) for piece in pieces]
+            made = []
+            for number, piece in enumerate(pieces):
+                self.seed_part(number)
+                made.append(self.module(self.make_views(piece), piece))
         whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}
         wanted = [name for name, value in whole.items() if value.is_floating_point() and name not in _LOOKED_AT]
         for name in wanted:
@@ -313,6 +355,7 @@ class _Run:
         gradients = dict(zip(wanted, torch.autograd.grad(loss.value, [whole[n] for n in wanted], allow_unused=True), strict=True))
         for number, piece in enumerate(pieces):
             rows = slice(number * share, (number + 1) * share)
+            self.seed_part(number)
             with self.fabric.no_backward_sync(self.module, enabled=number < parts - 1):
                 outputs = self.module(self.make_views(piece), piece)
                 pulls = [
@@ -322,6 +365,10 @@ class _Run:
                 ]
                 self.fabric.backward(torch.stack(pulls).sum())
         return Loss(loss.value.detach(), loss.parts), _detached(whole)
+
+    def seed_part(self, number: int) -> None:
+        """Dropout of a part of this step: both of its passes must lose the same units."""
+        torch.manual_seed(key(self.plan.seed, "torch", self.step, self.fabric.global_rank, number) >> 1)
 
     def forward_backward_additive(self, pieces: list[Batch]) -> tuple[Loss, dict[str, Tensor]]:
         """The same where the loss of a batch is the mean of its parts' losses."""
@@ -340,7 +387,7 @@ class _Run:
         """Mean loss over ranks and gradient norm, once both are finite: nothing has been changed by the step yet.
 
         Raises:
-            NotFiniteError: with the ids of the batch; the last saved state is from before.
+            NotFiniteError: with the ids of the batch over all ranks; the last saved state is from before.
         """
         self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
@@ -350,11 +397,18 @@ class _Run:
         self.skipped = self.skipped + 1 if scaled and math.isfinite(loss_value) and not math.isfinite(norm_value) else 0
         if math.isfinite(loss_value) and (math.isfinite(norm_value) or 0 < self.skipped <= FP16_SKIPS):
             return loss_value, norm_value
-        ids = ", ".join(self.plan.samples.ids[row] for row in batch.rows.tolist()[:64])
+        # of all ranks, and first those whose numbers are not finite
+        rows, sound = gather(batch.rows), gather(batch.values.flatten(1).isfinite().all(1))
         raise NotFiniteError(
             f"step {self.step + 1}: loss {loss_value}, gradient norm {norm_value}; nothing was updated, and the last good state "
-            f"is kept. Samples of the batch: {ids}. Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
+            f"is kept. Samples of the batch: {self.names(rows[sound.int().argsort(stable=True)].tolist())}. "
+            "Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
         )
+
+    def names(self, rows: list[int]) -> str:
+        """The ids of samples, not more than a screen holds."""
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        return ", ".join(self.plan.samples.ids[row] for row in rows[:NAMED]) + more
 
     def update(self, norm: float) -> None:
         """Clip and step."""
@@ -375,7 +429,7 @@ class _Run:
     # What is left behind
 
     def add_row(self, epoch: int, lr: float, norm: float, parts: dict[str, Any], *, with_health: bool) -> dict[str, Any]:
-        """A row of the curve; at an epoch's end with health, and the alarm."""
+        """A row of the curve; at an epoch's end with health."""
         now_s = time.monotonic()
         steps = self.since_row["steps"]
         row: dict[str, Any] = {
@@ -390,7 +444,6 @@ class _Run:
         if with_health:
             found = self.health.measure(self.plan.samples)
             row |= found
-            self.alarm(collapse(found))
         self.since_row = {"loss": 0.0, "steps": 0.0}
         self.row_s = now_s
         self.rows.append(row)
@@ -411,11 +464,12 @@ class _Run:
             return
         self.log(f"collapse at step {self.step}: {sentence}")
         if self.settings.on_collapse == "stop":
-            self.save()
-            raise NotFiniteError(
-                f"collapse at step {self.step}: {sentence}. The state is kept. Lower pretrain.lr, change the objective's "
-                "options or the views, or set on_collapse: warn."
+            self.collapsed = (
+                f"collapse at step {self.step}: {sentence}. The state is kept, and the same command stops here again. Lower "
+                "pretrain.lr, change the objective's options or the views, or set on_collapse: warn; the run then begins anew."
             )
+            self.save(final=self.step == self.total)
+            raise NotFiniteError(self.collapsed)
 
     def save_or_stop(self) -> None:
         """Save when it is time, when the run ends, and when somebody asks it to stop.
@@ -423,44 +477,63 @@ class _Run:
         Raises:
             PreemptedError: after saving.
         """
-        deadline = os.environ.get("SLURM_JOB_END_TIME", "")
-        late = deadline.isdigit() and time.time() > int(deadline) - self.settings.stop_before_deadline_s
         done = self.step == self.total
-        stop = any_rank(not done and (late or self.asked_to_stop()), self.device)
+        stop = not done and self.wants_to_stop()
         due = any_rank(time.monotonic() - self.saved_s > self.settings.checkpoint_every_s, self.device)
         if stop or due or done:
             self.save(final=done)
         if stop:
             raise PreemptedError(f"stopped at step {self.step} of {self.total} and saved; the same command goes on from there.")
 
+    def wants_to_stop(self) -> bool:
+        """Whether a signal came to any rank, or the end of the SLURM job is near."""
+        deadline = os.environ.get("SLURM_JOB_END_TIME", "")
+        late = deadline.isdigit() and time.time() > int(deadline) - self.settings.stop_before_deadline_s
+        return any_rank(late or self.asked_to_stop(), self.device)
+
     def save(self, *, final: bool = False) -> None:
-        """Write the whole state; with the last step also the encoder and the parts that are kept."""
+        """Write the whole state; with the last step also the encoder and the parts that are kept.
+
+        Raises:
+            MedsslError: on every rank what the first met, so that none waits for one that has gone.
+        """
+        error: MedsslError | None = None
         if self.fabric.is_global_zero:
-            encoder = self.ema if self.ema is not None else self.objective.encoder()
-            kinds: dict[str, dict[str, Tensor]] = {
-                "model": self.objective.state_dict(),
-                "optimizer": optimizer_tensors(self.optimizer.optimizer),
-                "health": self.health.tensors(),
-                "ema": self.ema.state_dict() if self.ema is not None else {},
-                "encoder": encoder.state_dict() if final else {},
-                "parts": part_tensors(self.objective.parts()) if final else {},
-            }
-            tensors = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
-            broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
-            if broken:
-                raise NotFiniteError(
-                    f"step {self.step}: {broken[0]} is not finite; the last good state is kept. "
-                    "Lower pretrain.lr or set clip_norm."
-                )
-            scaler = dict(self.fabric.strategy.precision.state_dict())
-            values = {"rows": self.rows, "since_row": self.since_row, "skipped": self.skipped, "scaler": scaler}
-            self.state.save(self.step, tensors, values)
-        self.fabric.barrier()
+            try:
+                self.write_state(final=final)
+            except MedsslError as met:
+                error = met
+        if any_rank(error is not None, self.device):
+            raise self.fabric.broadcast(error)
         self.saved_s = time.monotonic()
 
+    def write_state(self, *, final: bool) -> None:
+        """The first rank's part of `save`."""
+        encoder = self.ema if self.ema is not None else self.objective.encoder()
+        kinds: dict[str, dict[str, Tensor]] = {
+            "model": self.objective.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer.optimizer),
+            "health": self.health.tensors(),
+            "ema": self.ema.state_dict() if self.ema is not None else {},
+            "encoder": encoder.state_dict() if final else {},
+            "parts": part_tensors(self.objective.parts()) if final else {},
+        }
+        tensors = {f"{kind}/{name}": t for kind, named in kinds.items() for name, t in named.items()}
+        broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+        if broken:
+            raise NotFiniteError(
+                f"step {self.step}: {broken[0]} is not finite; the last good state is kept. Lower pretrain.lr or set clip_norm."
+            )
+        scaler = dict(self.fabric.strategy.precision.state_dict())
+        values = {name: getattr(self, name) for name in ("rows", "since_row", "skipped", "collapsed")} | {"scaler": scaler}
+        self.state.save(self.step, tensors, values)
+
     @contextlib.contextmanager
-    def memory_errors(self, *, first_step: bool) -> Iterator[None]:
-        """Turn running out of memory into a sentence; all batches are equally large, so it happens in the first step."""
+    def memory_errors(self, when: str, at_a_time: int, advice: str) -> Iterator[None]:
+        """Turn running out of memory into a sentence; all batches are equally large, so it happens in the first step.
+
+        `at_a_time` counts samples over all ranks.
+        """
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -468,12 +541,9 @@ class _Run:
             if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in text:
                 raise
             peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else _peak_mb()
-            share = self.batch_size // self.fabric.world_size // self.settings.accumulate
-            when = "the first step" if first_step else f"step {self.step + 1}"
             raise OutOfMemoryError(
-                f"{when} does not fit: peak {peak:.0f} MB on {self.device}, {share} samples at a time. "
-                f"Raise pretrain.accumulate (the loss stays that of batch_size {self.batch_size}), or lower batch_size or size. "
-                "Nothing was changed for you."
+                f"{when} does not fit: peak {peak:.0f} MB on {self.device}, {at_a_time // self.fabric.world_size} samples at a "
+                f"time. {advice} Nothing was changed for you."
             ) from None
 
 

@@ -132,7 +132,7 @@ def _launch(job: Job, plan: Any) -> MedsslError | None:
         threads = max(1, job.threads // settings.devices)  # those of a node are shared by its processes
         keep_picture = partial(_keep_picture, job.path("pictures"))
         title = f"pretrain {job.spec.name}"
-        work = partial(_train_rank, plan=plan, title=title, threads=threads, keep_picture=keep_picture)
+        work = partial(_train_rank, plan=plan, title=title, threads=threads, keep_picture=keep_picture, log_path=job.log_path)
         result: MedsslError | None = fabric.launch(work)
     return result
 
@@ -147,9 +147,14 @@ def _environment(nodes: int) -> Any:
 
 
 def _train_rank(
-    fabric: Any, plan: Any, title: str, threads: int, keep_picture: Callable[[int, np.ndarray], None]
+    fabric: Any,
+    plan: Any,
+    title: str,
+    threads: int,
+    keep_picture: Callable[[int, np.ndarray], None],
+    log_path: Path | None = None,
 ) -> MedsslError | None:
-    """One process's part; rank 0 shows the progress."""
+    """One process's part; rank 0 shows the progress and writes the job's log."""
     import sys
 
     import torch
@@ -160,8 +165,10 @@ def _train_rank(
     first = fabric.is_global_zero
     if not first:
         sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of this process)
-    with progress(title, 1, "images") as bar:
-        return train(fabric, plan, bar, lambda line: print(line, file=sys.stderr), keep_picture)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(log_path, "a", encoding="utf-8")) if first and log_path is not None else None
+        bar = stack.enter_context(progress(title, 1, "images", log=log))
+        return train(fabric, plan, bar, lambda line: print(line, file=log or sys.stderr, flush=True), keep_picture)
 
 
 @contextlib.contextmanager
@@ -186,11 +193,15 @@ def _device(settings: PretrainSettings) -> str:
     """`cpu`, or the name of the first CUDA device.
 
     Raises:
-        StudyError: the study asks for a device that is not there.
+        StudyError: the study asks for a device that is not there, or for a precision that the CPU does not have.
     """
     import torch
 
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
+        if settings.precision == "fp16":
+            raise StudyError(
+                "pretrain.precision is fp16, which needs a GPU, and this run is on the CPU. Set precision: bf16 or fp32."
+            )
         return "cpu"
     if not torch.cuda.is_available() or torch.cuda.device_count() < settings.devices:
         raise StudyError(

@@ -12,6 +12,7 @@ from torch import nn
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.nn.backbone import build, pooled
+from medssl.nn.pair_mean import PairMean3d
 from medssl.nn.resnet import SeparableMaxPool3d
 from medssl.nn.weights import load_encoder, read_tensors, save_encoder
 
@@ -154,3 +155,14 @@ def test_a_narrow_network_in_channels_last_survives_its_backward_pass() -> None:
     for _ in range(3):  # oneDNN's issue 6035 ends the process here on AVX-512
         network(images)[-1].square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
+
+
+@pytest.mark.parametrize("keep_rest", [False, True])
+@pytest.mark.parametrize("size", [(4, 6, 8), (5, 6, 3), (3, 7, 2)])
+def test_the_mean_of_pairs_is_torchs_average_pooling(size: tuple[int, int, int], keep_rest: bool) -> None:
+    x = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    ours, theirs = PairMean3d(keep_rest=keep_rest)(x), torch.nn.AvgPool3d(2, ceil_mode=keep_rest)(x)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-15)
+    pull = torch.rand_like(theirs)
+    slopes = [torch.autograd.grad((y * pull).sum(), x)[0] for y in (ours, theirs)]
+    assert torch.allclose(*slopes, rtol=0, atol=1e-15)

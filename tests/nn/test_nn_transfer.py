@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
-from prepared import write_prepared
+from prepared import phantom, write_prepared
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import build, pooled
@@ -133,6 +136,14 @@ def test_a_foreign_state_is_found_renamed_and_converted(tmp_path: Path) -> None:
     assert all(torch.equal(load_file(tmp_path / "w.safetensors")[n], weights["module." + n]) for n in "abc")
 
 
+def test_the_command_converts_as_its_error_says(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "w.pth")
+    words = ["convert", str(tmp_path / "w.pth"), "--out", str(tmp_path / "w.safetensors")]
+    said = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert said.exit_code == 0 and said.output.startswith("1 tensors, 2 numbers")
+    assert list(load_file(tmp_path / "w.safetensors")) == ["a"]
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return os.system, ("touch evil-was-here",)
@@ -146,6 +157,33 @@ def test_a_file_that_would_run_code_runs_nothing(tmp_path: Path, monkeypatch: py
         with pytest.raises(StudyError, match="was not converted"):
             convert(tmp_path / name, tmp_path / "out.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pth", "junk.pth"]
+
+
+def test_the_command_embeds_new_images_as_the_contract_says_and_prepared_ones_as_they_are(tmp_path: Path) -> None:
+    ours = make_run(tmp_path / "run", "resnet18", width=0.125)
+    contract = json.loads((tmp_path / "run" / "contract.json").read_text())
+    contract |= {"modalities": ["CT"], "window": {"low": [-160.0], "high": [240.0], "differs_by_volume": False}}
+    (tmp_path / "run" / "contract.json").write_text(json.dumps(contract))
+    image = phantom(3, (32, 32, 5))
+    (tmp_path / "new").mkdir()
+    nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 1, 2.5, 1])), tmp_path / "new" / "scan.nii.gz")
+    (tmp_path / "new" / "notes.txt").write_text("nothing")
+
+    def embedded(source: Path) -> np.ndarray:
+        words = ["embed", str(source), str(tmp_path / "run"), "--out", str(tmp_path / "out" / "f.parquet")]
+        said = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert said.exit_code == 0, said.output
+        table = tables.read_parquet(tmp_path / "out" / "f.parquet")
+        assert table["sample_id"].is_monotonic_increasing
+        return table.iloc[:, 1:].to_numpy(np.float32)
+
+    x = torch.from_numpy(((image.astype(np.float32) + 160) / 400).clip(0, 1)).permute(2, 0, 1)[:, None]
+    assert np.allclose(embedded(tmp_path / "new"), pooled(ours(x)).detach().numpy(), atol=1e-4)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["f.files.tsv", "f.parquet", "f.rejected.tsv"]
+    assert tables.read_tsv(tmp_path / "out" / "f.files.tsv")["file"].tolist() == ["scan.nii.gz"]
+    assert tables.read_tsv(tmp_path / "out" / "f.rejected.tsv")["code"].tolist() == ["not_an_image"]
+    inputs = write_prepared(tmp_path / "study", shape=(32, 32, 5))
+    assert len(embedded(Path(inputs["samples"][0]).parent)) == 15
 
 
 def test_embed_writes_a_row_of_features_per_image(tmp_path: Path) -> None:

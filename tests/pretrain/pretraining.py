@@ -37,16 +37,21 @@ def train_here(
             if after is not None and note:
                 after(self)
 
-    precision = precision or {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[plan.settings.precision]
+    precision = precision or {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "fp16"}[plan.settings.precision]
     fabric = Fabric(accelerator="cpu", devices=1, **arithmetic(precision))
     error = train(fabric, plan, Watched("test", 1, "images", None, None), lambda line: None, keep_picture)
     return error, StateFolder(plan.state).load()
 
 
-def train_forked(plan: Any, stop: Callable[[int, int], None]) -> int:
-    """Train in a fork of this process; `stop(pid, images done)` is called in it before each save. Returns its wait status."""
+def train_forked(plan: Any, stop: Callable[[int, int], None], *, alone: bool = False) -> int:
+    """Train in a fork of this process; `stop(pid, images done)` is called in it before each save. Returns its wait status.
+
+    `alone` in a process group of its own, with its workers.
+    """
     pid = os.fork()
     if pid == 0:
+        if alone:
+            os.setpgid(0, 0)
         code = 1
         try:
             error, _ = train_here(plan, after=lambda bar: stop(os.getpid(), bar.done))
@@ -78,13 +83,19 @@ def _rank(fabric: Any, plan: Any) -> Any:
 
 
 def arithmetic(precision: str) -> dict[str, Any]:
-    """Fabric's arguments for a precision; `double` keeps the outputs in float64 as well, for laws that rounding would blur."""
-    from lightning_fabric.plugins.precision import DoublePrecision
+    """Fabric's arguments for a precision.
+
+    `double` keeps the outputs in float64 as well, for laws that rounding would blur; `fp16` has its loss scale, which Fabric
+    itself leaves out on a CPU.
+    """
+    from lightning_fabric.plugins.precision import DoublePrecision, MixedPrecision
 
     class Double(DoublePrecision):
         def convert_output(self, data: Any) -> Any:
             return data
 
+    if precision == "fp16":
+        return {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}
     return {"plugins": [Double()]} if precision == "double" else {"precision": precision}
 
 

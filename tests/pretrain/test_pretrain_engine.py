@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from prepared import receipt, write_prepared
-from pretraining import train_here
+from pretraining import train_here, train_world
 from test_pretrain_world import COHORT, SMALL
 
 from medssl.core import tables
@@ -22,15 +22,50 @@ from medssl.nn import health
 def test_a_nan_in_the_images_stops_before_the_step_names_the_batch_and_keeps_the_last_good_state(make_plan: Any) -> None:
     plan = make_plan("nan")
     row = int(plan.objective().batches(plan.seed, 0, 8)[2][5])
-    volume = plan.samples.volumes[plan.samples.volume[row]]
-    array = np.load(volume.array).astype(np.float32)
-    array[3, 3, plan.samples.index[row]] = np.nan
-    np.save(volume.array, np.asfortranarray(array))
+    break_image(plan.samples, row)
     error, state = train_here(plan)
     assert isinstance(error, NotFiniteError) and error.exit_code == 3
     assert "step 3" in str(error) and plan.samples.ids[row] in str(error)
     assert state[0] == 2
     assert all(bool(t.isfinite().all()) for t in state[1].values() if t.is_floating_point())
+
+
+def break_image(samples: Any, row: int) -> None:
+    """A NaN into one slice."""
+    volume = samples.volumes[samples.volume[row]]
+    array = np.load(volume.array).astype(np.float32)
+    array[3, 3, samples.index[row]] = np.nan
+    np.save(volume.array, np.asfortranarray(array))
+
+
+@pytest.mark.parametrize("objective", ["gsimclr", "deepcluster_v2"])
+def test_a_nan_before_the_first_step_names_the_image_alone(make_plan: Any, objective: str) -> None:
+    plan = make_plan("nan", objective={objective: SMALL[objective]})
+    break_image(plan.samples, 5)
+    error, state = train_here(plan)
+    assert isinstance(error, NotFiniteError) and state is None
+    assert [sample for sample in plan.samples.ids if sample in str(error)] == [plan.samples.ids[5]]
+
+
+def test_a_nan_of_another_process_is_named_first(make_plan: Any) -> None:
+    plan = make_plan("nan", COHORT, batch_size=32)
+    row = int(plan.objective().batches(plan.seed, 0, 32)[0][20])
+    break_image(plan.samples, row)
+    error, _ = train_world(plan, 2)
+    assert isinstance(error, NotFiniteError) and f"Samples of the batch: {plan.samples.ids[row]}, " in str(error)
+
+
+@pytest.mark.parametrize("objective", ["gsimclr", "deepcluster_v2"])
+def test_the_deadline_stops_what_comes_before_the_first_step(
+    make_plan: Any, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("late", objective={objective: SMALL[objective]}, epochs=1)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1")
+    error, state = train_here(plan)
+    assert error is not None and error.exit_code == 75 and "before the first step" in str(error)
+    assert state is None
+    monkeypatch.delenv("SLURM_JOB_END_TIME")
+    assert train_here(plan)[0] is None
 
 
 def test_an_absurd_learning_rate_never_leaves_a_state_that_is_not_finite(make_plan: Any) -> None:
@@ -40,16 +75,20 @@ def test_an_absurd_learning_rate_never_leaves_a_state_that_is_not_finite(make_pl
 
 
 def test_running_out_of_memory_names_peak_batch_and_option(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medssl.nn.denoiser import Denoiser
     from medssl.pretrain.objectives.simclr import SimCLR
 
     def too_large(*_: Any) -> None:
         raise torch.OutOfMemoryError("allocation failed")
 
     monkeypatch.setattr(SimCLR, "forward", too_large)
+    monkeypatch.setattr(Denoiser, "forward", too_large)
     error, state = train_here(make_plan("memory"))
     assert isinstance(error, OutOfMemoryError) and error.exit_code == 4
     assert "the first step" in str(error) and "8 samples" in str(error) and "pretrain.accumulate" in str(error)
     assert state is None
+    error, _ = train_here(make_plan("memory", objective={"gsimclr": SMALL["gsimclr"]}))
+    assert isinstance(error, OutOfMemoryError) and "the pass before the first step" in str(error)
 
 
 @pytest.mark.parametrize("objective", sorted(SMALL))
@@ -96,6 +135,43 @@ def test_a_collapsed_network_raises_the_alarm(make_plan: Any, objective: str, tm
     assert whole[0] is None
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_that_collapsed_says_so_again_until_its_settings_change(make_plan: Any, epochs: int, tmp_path: Path) -> None:
+    from medssl.nn.weights import save_encoder
+
+    dead = make_plan().objective().backbone
+    with torch.no_grad():
+        dead.conv1.weight.zero_()
+    save_encoder(tmp_path / "dead.safetensors", dead)
+    settings = {"lr": 1e-12, "init_weights": str(tmp_path / "dead.safetensors"), "epochs": epochs}
+    plan = make_plan("collapsed", on_collapse="stop", **settings)
+    (first, state), (second, after) = train_here(plan), train_here(plan)
+    assert isinstance(first, NotFiniteError) and isinstance(second, NotFiniteError) and str(first) == str(second)
+    assert state[0] == after[0] == 3 and state[2]["rows"][-1]["spread"] < health.MIN_SPREAD
+    error, ended = train_here(make_plan("collapsed", **settings))
+    assert error is None and ended[0] == 3 * epochs and "encoder/conv1.weight" in ended[1]
+
+
+def test_both_passes_of_a_part_lose_the_same_units(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_fabric import Fabric
+
+    from medssl.core.progress import Bar
+    from medssl.pretrain.loop import _Run
+    from medssl.pretrain.objectives.joint_2d3d import Joint2D3D
+
+    plan = make_plan(cohort=COHORT, objective={"joint_2d3d": SMALL["joint_2d3d"] | {"dropout": 0.5}}, accumulate=2, batch_size=32)
+    run = _Run(Fabric(accelerator="cpu", devices=1), plan, Bar("test", 1, "images", None, None), print, lambda: False)
+    run.begin()
+    run.objective.start_epoch(0, 0)
+    seen: list[dict[str, Any]] = []
+    forward = Joint2D3D.forward
+    monkeypatch.setattr(Joint2D3D, "forward", lambda *given: seen.append(forward(*given)) or seen[-1])
+    run.forward_backward(run.reader[(0, np.arange(32))])
+    assert len(seen) == 4 and len(seen[0]) > 2
+    for first, second in zip(seen[:2], seen[2:], strict=True):
+        assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())
+
+
 def test_health_of_known_clouds() -> None:
     torch.manual_seed(0)
     line, cloud = torch.outer(torch.randn(200), torch.randn(8)), torch.randn(4000, 8)
@@ -116,17 +192,25 @@ def test_ema_keeps_a_slow_encoder(make_plan: Any) -> None:
     assert not torch.equal(model, kept) and torch.equal(kept, state[1]["ema/conv1.weight"])
 
 
-def test_half_precision_trains_and_resumes_exactly(make_plan: Any, precision: str = "bf16") -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_resumes_exactly(make_plan: Any, precision: str) -> None:
     import os
     import signal
 
     whole = train_here(make_plan("whole", precision=precision, epochs=2))
     assert whole[0] is None
     assert all(math.isfinite(row["loss"]) for row in whole[1][2]["rows"])
+    untrained = make_plan(precision=precision).objective().backbone.conv1.weight
+    assert not torch.equal(whole[1][1]["encoder/conv1.weight"], untrained)
     stopped = make_plan("stopped", precision=precision, epochs=2)
     train_here(stopped, after=lambda bar: os.kill(os.getpid(), signal.SIGTERM) if bar.done == 24 else None)
     resumed = train_here(stopped)
     assert all(torch.equal(t, resumed[1][1][n]) for n, t in whole[1][1].items())
+
+
+def test_fp16_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="fp16, which needs a GPU"):
+        run_stage(tmp_path, precision="fp16", device="cpu")
 
 
 def test_three_dimensions_train_on_patches(make_plan: Any) -> None:
@@ -135,7 +219,9 @@ def test_three_dimensions_train_on_patches(make_plan: Any) -> None:
     assert state[1]["encoder/conv1.weight"].shape[2:] == (3, 3, 3)
 
 
-def run_stage(root: Path, name: str = "simclr-all-seed0", before: Path | None = None, **settings: Any) -> Path:
+def run_stage(
+    root: Path, name: str = "simclr-all-seed0", before: Path | None = None, log: Path | None = None, **settings: Any
+) -> Path:
     from pretraining import TINY
 
     from medssl.core.job import Spec, job
@@ -162,7 +248,7 @@ def run_stage(root: Path, name: str = "simclr-all-seed0", before: Path | None = 
         stage="pretrain", name=f"ct/{name}", study="t", root=str(root), seed=0, code="c",
         settings=json.loads(json.dumps(values)) | {"pretrain_seed": 0}, inputs=inputs, out=str(out),
     )  # fmt: skip
-    with job(spec) as work:
+    with job(spec, log_path=log) as work:
         run(work)
     return out
 
@@ -277,7 +363,9 @@ def test_a_part_of_the_run_before_that_has_no_place_is_refused(tmp_path: Path) -
 def test_the_stage_runs_on_two_processes_that_it_starts_itself(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    one, two = run_stage(tmp_path / "one", warmup_frac=0.0), run_stage(tmp_path / "two", devices=2, device="cpu", warmup_frac=0.0)
+    one, log = run_stage(tmp_path / "one", warmup_frac=0.0), tmp_path / "two.log"
+    two = run_stage(tmp_path / "two", devices=2, device="cpu", warmup_frac=0.0, log=log)
+    assert "24/24 images" in log.read_text()
     a, b = (tables.read_tsv(out / "curve.tsv")["loss"].tolist() for out in (one, two))
     assert a[0] == pytest.approx(b[0], abs=1e-5)
     assert load_file(one / "encoder.safetensors").keys() == load_file(two / "encoder.safetensors").keys()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pretraining import train_forked, train_here
+from test_pretrain_world import COHORT, SMALL
 
 
 def same(a: Any, b: Any) -> None:
@@ -36,6 +37,34 @@ def test_a_stopped_run_ends_like_an_unstopped_one(make_plan: Any, signal_number:
         error, resumed = train_here(plan)
         assert error is None
         same(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "settings"),
+    [
+        *[(name, {}, {}) for name in sorted(SMALL)],
+        ("byol", {}, {"optimizer": "lars", "ema_decay": 0.9}),
+        ("simclr", {}, {"optimizer": "lamb", "accumulate": 2}),
+        ("joint_2d3d", {"dropout": 0.3}, {"accumulate": 2}),
+        ("simclr", {}, {"spatial_dims": 3, "size": [16, 16, 4]}),
+        ("deepcluster_v2", {}, {"spatial_dims": 3, "size": [16, 16, 4]}),
+    ],
+)
+def test_every_objective_goes_on_within_its_second_epoch_as_if_never_stopped(
+    make_plan: Any, objective: str, options: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    chosen = {"objective": {objective: SMALL[objective] | options}, "batch_size": 16, "max_steps": 6, **settings}
+
+    def plan(state: str) -> Any:
+        return make_plan(state, COHORT, checkpoint_every_s=60.0, **chosen)
+
+    error, whole = train_here(plan("whole"))
+    assert error is None and whole[0] == 6
+    error, stopped = train_here(
+        plan("stopped"), after=lambda bar: os.kill(os.getpid(), signal.SIGTERM) if bar.done == 80 else None
+    )
+    assert error is not None and error.exit_code == 75 and stopped[0] == 5
+    same(whole, train_here(plan("stopped"))[1])
 
 
 def test_a_state_that_is_cut_short_is_passed_over_for_the_one_before(make_plan: Any) -> None:
@@ -65,6 +94,18 @@ def test_the_deadline_of_the_job_stops_and_saves(make_plan: Any, monkeypatch: py
 
 def test_workers_do_not_change_a_run(make_plan: Any) -> None:
     same(train_here(make_plan("none"))[1], train_here(make_plan("two", workers=2))[1])
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_of_a_job_stops_it_like_one_to_the_first(make_plan: Any, signal_number: int) -> None:
+    plan = make_plan("group", workers=2)
+
+    def stop(pid: int, done: int) -> None:
+        if done == 8:
+            os.killpg(os.getpgrp(), signal_number)
+
+    assert os.waitstatus_to_exitcode(train_forked(plan, stop, alone=True)) == 75
+    same(train_here(make_plan("whole"))[1], train_here(plan)[1])
 
 
 def test_another_seed_is_another_run(make_plan: Any) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pretraining import train_here, train_world
+
+from medssl.core.errors import NotFiniteError
 
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"projector": (32, 16)},
@@ -72,3 +75,23 @@ def test_whitening_and_volume_exclusion_see_the_whole_batch(make_plan: Any) -> N
 def test_a_batch_that_does_not_divide_is_refused(make_plan: Any) -> None:
     error, _ = train_here(make_plan(cohort=COHORT, batch_size=10, accumulate=4))
     assert error is not None and "cannot be divided by 4" in str(error)
+
+
+def test_what_stops_the_first_process_while_saving_stops_all_with_its_sentence(make_plan: Any, tmp_path: Path) -> None:
+    from medssl.pretrain.loop import _Run
+
+    def save_broken(self: Any) -> None:
+        if self.fabric.is_global_zero:  # the others have nothing to say against this state
+            next(self.objective.parameters()).data.fill_(float("nan"))
+        if self.step == 1:
+            try:
+                self.save()
+            except NotFiniteError as error:
+                (tmp_path / f"rank{self.fabric.global_rank}").write_text(str(error))
+                raise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Run, "save_or_stop", save_broken)
+        error, state = train_world(make_plan(cohort=COHORT, batch_size=32), 2)
+    assert isinstance(error, NotFiniteError) and state is None
+    assert [(tmp_path / f"rank{number}").read_text() for number in range(2)] == [str(error)] * 2

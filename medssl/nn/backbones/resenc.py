@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medssl.nn.backbone import Backbone
+from medssl.nn.pair_mean import PairMean3d
 
 
 class ResEnc(Backbone):
@@ -83,7 +84,7 @@ class Residual(nn.Module):
         self.conv2 = Convolution(dims, after, after, 3, activate=False)
         shortcut: list[nn.Module] = []
         if stride > 1:
-            shortcut.append((nn.AvgPool2d if dims == 2 else nn.AvgPool3d)(stride, stride))
+            shortcut.append(nn.AvgPool2d(2, 2) if dims == 2 else PairMean3d())
         if before != after:
             shortcut.append(Convolution(dims, before, after, 1, bias=False, activate=False))
         self.skip = nn.Sequential(*shortcut) if shortcut else nn.Identity()

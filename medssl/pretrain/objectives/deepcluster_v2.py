@@ -18,6 +18,7 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.options import require_above_zero, require_at_least, require_scale, require_widths
 
 
 class DeepClusterV2(Objective):
@@ -45,6 +46,11 @@ class DeepClusterV2(Objective):
         small_scale: tuple[Fraction, Fraction] = (0.05, 0.14),
     ) -> None:
         super().__init__(backbone, samples)
+        require_scale(small_scale=small_scale)
+        require_at_least(1, prototypes=prototypes, heads=heads)
+        require_at_least(0, small_crops=small_crops, iterations=iterations)
+        require_above_zero(temperature=temperature, small_size_frac=small_size_frac)
+        require_widths(projector=projector)
         self.small_crops, self.small_size_frac, self.small_scale = small_crops, small_size_frac, small_scale
         self.projector = perceptron([backbone.channels[-1], *projector])
         self.clusters = ClusterMemory(

@@ -19,6 +19,7 @@ from medssl.nn.denoiser import fit_denoiser
 from medssl.nn.gather import from_first
 from medssl.nn.loading import Samples
 from medssl.pretrain.objectives.simclr import SimCLR
+from medssl.pretrain.options import require_above_zero, require_at_least
 from medssl.pretrain.partitions import rank_within
 
 
@@ -53,6 +54,9 @@ class GSimCLR(SimCLR):
             exclude_same_volume=exclude_same_volume,
             whitening_groups=whitening_groups,
         )
+        require_at_least(1, clusters=clusters)
+        require_at_least(0, denoiser_epochs=denoiser_epochs, denoiser_patience=denoiser_patience)
+        require_above_zero(denoiser_lr=denoiser_lr)
         self.deck, self.clusters = deck, min(clusters, len(samples))
         self.denoiser: dict[str, Any] = {
             "epochs": denoiser_epochs, "patience": denoiser_patience, "noise": denoiser_noise, "lr": denoiser_lr,

@@ -18,6 +18,7 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import follow, momentum_copy
 from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.options import require_above_zero, require_at_least, require_other_volumes, require_share, require_widths
 
 
 class MoCo(Objective):
@@ -45,6 +46,12 @@ class MoCo(Objective):
         exclude_same_volume: bool = False,
     ) -> None:
         super().__init__(backbone, samples)
+        require_above_zero(temperature=temperature)
+        require_widths(projector=projector)
+        require_at_least(1, queue=queue, shuffle_groups=shuffle_groups)
+        require_share(momentum=momentum)
+        if exclude_same_volume:
+            require_other_volumes(samples)
         self.temperature, self.momentum, self.key_norm, self.shuffle_groups = temperature, momentum, key_norm, shuffle_groups
         self.exclude_same_sample, self.exclude_same_volume = exclude_same_sample, exclude_same_volume
         self.synchronises = key_norm == "synchronised"

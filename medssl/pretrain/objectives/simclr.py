@@ -15,6 +15,7 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.whitening import shuffled_group_whitening
 from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.options import require_above_zero, require_at_least, require_other_volumes
 
 
 class SimCLR(Objective):
@@ -31,6 +32,10 @@ class SimCLR(Objective):
         whitening_groups: int = 0,
     ) -> None:
         super().__init__(backbone, samples)
+        require_above_zero(temperature=temperature)
+        require_at_least(0, whitening_groups=whitening_groups)
+        if exclude_same_volume:
+            require_other_volumes(samples)
         self.temperature, self.exclude_same_volume = temperature, exclude_same_volume
         self.whitening_groups = whitening_groups
         self.projector = perceptron([backbone.channels[-1], *projector])

@@ -18,11 +18,13 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.options import require_above_zero, require_at_least, require_scale, require_share, require_widths
 
 
 class SwAV(Objective):
     """Two large crops give codes by Sinkhorn's iteration over the whole batch (and a queue); all crops predict them.
 
+    `large_scale` stands in the place of the study's `views.scale`, as the two kinds of crops belong together.
     `freeze_prototypes_steps` counts steps, as in the paper's code; `queue` (samples, 0 is off) is used from
     `queue_start_frac` of the run on, once it is full.
     """
@@ -46,6 +48,12 @@ class SwAV(Objective):
         freeze_prototypes_steps: int = 313,
     ) -> None:
         super().__init__(backbone, samples)
+        require_scale(large_scale=large_scale, small_scale=small_scale)
+        require_at_least(1, prototypes=prototypes, iterations=iterations)
+        require_at_least(0, small_crops=small_crops, queue=queue, freeze_prototypes_steps=freeze_prototypes_steps)
+        require_share(queue_start_frac=queue_start_frac)
+        require_above_zero(temperature=temperature, epsilon=epsilon, small_size_frac=small_size_frac)
+        require_widths(projector=projector)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.large_scale, self.small_scale = large_scale, small_scale
         self.small_crops, self.small_size_frac = small_crops, small_size_frac
