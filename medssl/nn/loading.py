@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.rng import ids_to_keys, key, rng, uniforms
 from medssl.volume.cache import Array, open_array, read_patch, read_plane
 
+START_METHODS = {"cpu": "fork", "cuda": "forkserver"}
+"""How workers are started: a process that uses a GPU must not be forked."""
 OPEN_ARRAYS = 512
 """How many memory maps one reader keeps open."""
 
@@ -271,13 +275,18 @@ def load(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         prefetch_factor=4,
-        multiprocessing_context="fork" if device.type == "cpu" else "forkserver",
-        worker_init_fn=_leave_stopping_to_the_parent,
+        multiprocessing_context=START_METHODS[device.type],
     )
-    for answer in loader:
-        if isinstance(answer, MedsslError):
-            raise answer
-        yield answer.to(device)
+    with _signals_left_to_this_process():
+        answers: Any = iter(loader)
+    try:
+        for answer in answers:
+            if isinstance(answer, MedsslError):
+                raise answer
+            yield answer.to(device)
+    finally:
+        # Not when the last reference goes, which an error's traceback may hold to the end: workers do not hear SIGTERM then.
+        answers._shutdown_workers()
 
 
 class _Answers:
@@ -293,10 +302,19 @@ class _Answers:
             return error
 
 
-def _leave_stopping_to_the_parent(_: int) -> None:
-    """Every process of a job is signalled by srun and scancel; the parent finishes its step, and needs what its workers read."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+@contextlib.contextmanager
+def _signals_left_to_this_process() -> Iterator[None]:
+    """Processes that are started inside never get SIGTERM and SIGUSR1, which come to this one when the block ends.
+
+    Every process of a job is signalled by srun and scancel; this one finishes its step, and needs what its workers still read.
+    They inherit the mask, as does the server that starts them beside a GPU, whose end would be theirs.
+    """
+    resource_tracker.ensure_running()  # its start would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _volume(row: dict[Any, Any], folder: Path) -> Volume:

@@ -12,6 +12,8 @@ import torch
 from pretraining import train_forked, train_here
 from test_pretrain_world import COHORT, SMALL
 
+from medssl.nn import loading
+
 
 def same(a: Any, b: Any) -> None:
     (step_a, tensors_a, values_a), (step_b, tensors_b, values_b) = a, b
@@ -96,8 +98,13 @@ def test_workers_do_not_change_a_run(make_plan: Any) -> None:
     same(train_here(make_plan("none"))[1], train_here(make_plan("two", workers=2))[1])
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_all_processes_of_a_job_stops_it_like_one_to_the_first(make_plan: Any, signal_number: int) -> None:
+@pytest.mark.parametrize(
+    ("signal_number", "start_method"), [(signal.SIGTERM, "fork"), (signal.SIGUSR1, "fork"), (signal.SIGTERM, "forkserver")]
+)
+def test_a_signal_to_all_processes_of_a_job_stops_it_like_one_to_the_first(
+    make_plan: Any, signal_number: int, start_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loading.START_METHODS, "cpu", start_method)
     plan = make_plan("group", workers=2)
 
     def stop(pid: int, done: int) -> None:
@@ -105,6 +112,7 @@ def test_a_signal_to_all_processes_of_a_job_stops_it_like_one_to_the_first(make_
             os.killpg(os.getpgrp(), signal_number)
 
     assert os.waitstatus_to_exitcode(train_forked(plan, stop, alone=True)) == 75
+    monkeypatch.undo()
     same(train_here(make_plan("whole"))[1], train_here(plan)[1])
 
 
