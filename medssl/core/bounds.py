@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=2)]
@@ -14,6 +14,17 @@ Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Fold = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Momentum = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Momentum = Part
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 """Of the layers of a perceptron after its input."""
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{list(pair)}: the first share must not be above the second")
+    return pair
+
+
+Rising = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
+"""The least and the largest share of an image."""

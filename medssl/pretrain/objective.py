@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
 from medssl.nn.loading import Batch, Samples, epoch_order
 from medssl.nn.views import Crop
@@ -114,3 +115,13 @@ def looked_at(features: Sequence[Tensor] | Tensor, embeddings: Sequence[Tensor] 
         "embedding_a": embeddings[0].detach().float(),
         "embedding_b": embeddings[1].detach().float(),
     }
+
+
+def require_other_volumes(samples: Samples) -> None:
+    """Raises StudyError where negatives are to come from other volumes and there are none: the loss would be 0 for ever."""
+    found = len(np.unique(samples.volume))
+    if found < 2:
+        raise StudyError(
+            f"exclude_same_volume takes negatives from other volumes, and the kept samples are of {found}. Add volumes, or set "
+            "it to false."
+        )

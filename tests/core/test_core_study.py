@@ -126,6 +126,8 @@ def test_a_missing_study_file_is_named() -> None:
         ("joint_2d3d", "volume_prototypes", 1), ("local_contrast", "region", 0), ("local_contrast", "blocks", 0),
         ("local_contrast", "projector", [64, 0]), ("global_contrast", "partitions", 1), ("global_contrast", "temperature", 0),
         ("sepclr", "width", 0), ("sepclr", "joint_weight", -1), ("deepcluster_v2", "prototypes", 0), ("byol", "momentum", 1.1),
+        ("byol", "momentum", float("nan")), ("moco", "queue", 0), ("moco", "projector", []), ("simclr", "temperature", 0),
+        ("swav", "prototypes", 0), ("swav", "large_scale", [0.5, 0.2]), ("gsimclr", "clusters", 0),
     ],
 )  # fmt: skip
 def test_an_option_of_a_plug_in_out_of_its_bounds_is_refused_before_any_work(

@@ -15,7 +15,6 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import cosine_momentum, follow, momentum_copy
 from medssl.pretrain.objective import Loss, Objective, looked_at
-from medssl.pretrain.options import require_at_least, require_share, require_widths
 
 
 class BYOL(Objective):
@@ -33,9 +32,6 @@ class BYOL(Objective):
         momentum: Momentum = 0.996,
     ) -> None:
         super().__init__(backbone, samples)
-        require_widths(projector=projector)
-        require_at_least(1, predictor_hidden=predictor_hidden)
-        require_share(momentum=momentum)
         self.momentum = momentum
         self.projector = perceptron([backbone.channels[-1], *projector])
         self.predictor = perceptron([projector[-1], predictor_hidden, projector[-1]])

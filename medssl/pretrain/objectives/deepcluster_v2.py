@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from medssl.core.bounds import Count, Fraction, Positive, Several, Whole, Widths
+from medssl.core.bounds import Count, Fraction, Positive, Rising, Several, Whole, Widths
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.clustering import ClusterMemory
 from medssl.nn.gather import normalised
@@ -18,7 +18,6 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective, looked_at
-from medssl.pretrain.options import require_above_zero, require_at_least, require_scale, require_widths
 
 
 class DeepClusterV2(Objective):
@@ -43,14 +42,9 @@ class DeepClusterV2(Objective):
         iterations: Count = 10,
         small_crops: Whole = 0,
         small_size_frac: Fraction = 0.43,
-        small_scale: tuple[Fraction, Fraction] = (0.05, 0.14),
+        small_scale: Rising = (0.05, 0.14),
     ) -> None:
         super().__init__(backbone, samples)
-        require_scale(small_scale=small_scale)
-        require_at_least(1, prototypes=prototypes, heads=heads)
-        require_at_least(0, small_crops=small_crops, iterations=iterations)
-        require_above_zero(temperature=temperature, small_size_frac=small_size_frac)
-        require_widths(projector=projector)
         self.small_crops, self.small_size_frac, self.small_scale = small_crops, small_size_frac, small_scale
         self.projector = perceptron([backbone.channels[-1], *projector])
         self.clusters = ClusterMemory(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medssl.core.bounds import Count, Positive, Weight, Whole, Widths
 from medssl.core.errors import StudyError
 from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone
@@ -19,7 +20,6 @@ from medssl.nn.denoiser import fit_denoiser
 from medssl.nn.gather import from_first
 from medssl.nn.loading import Samples
 from medssl.pretrain.objectives.simclr import SimCLR
-from medssl.pretrain.options import require_above_zero, require_at_least
 from medssl.pretrain.partitions import rank_within
 
 
@@ -35,16 +35,16 @@ class GSimCLR(SimCLR):
         backbone: Backbone,
         samples: Samples,
         *,
-        clusters: int = 64,
+        clusters: Count = 64,
         deck: Literal["resampled", "paper"] = "resampled",
-        denoiser_epochs: int = 20,
-        denoiser_patience: int = 2,
-        denoiser_noise: float = 0.01,
-        denoiser_lr: float = 1e-3,
-        temperature: float = 0.1,
-        projector: tuple[int, ...] = (256, 128, 50),
+        denoiser_epochs: Whole = 20,
+        denoiser_patience: Whole = 2,
+        denoiser_noise: Weight = 0.01,
+        denoiser_lr: Positive = 1e-3,
+        temperature: Positive = 0.1,
+        projector: Widths = (256, 128, 50),
         exclude_same_volume: bool = False,
-        whitening_groups: int = 0,
+        whitening_groups: Whole = 0,
     ) -> None:
         super().__init__(
             backbone,
@@ -54,9 +54,6 @@ class GSimCLR(SimCLR):
             exclude_same_volume=exclude_same_volume,
             whitening_groups=whitening_groups,
         )
-        require_at_least(1, clusters=clusters)
-        require_at_least(0, denoiser_epochs=denoiser_epochs, denoiser_patience=denoiser_patience)
-        require_above_zero(denoiser_lr=denoiser_lr)
         self.deck, self.clusters = deck, min(clusters, len(samples))
         self.denoiser: dict[str, Any] = {
             "epochs": denoiser_epochs, "patience": denoiser_patience, "noise": denoiser_noise, "lr": denoiser_lr,

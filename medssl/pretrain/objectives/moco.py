@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Momentum, Positive, Widths
 from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.gather import gather, normalised, rank, world_size
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import follow, momentum_copy
-from medssl.pretrain.objective import Loss, Objective, looked_at
-from medssl.pretrain.options import require_above_zero, require_at_least, require_other_volumes, require_share, require_widths
+from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
 
 
 class MoCo(Objective):
@@ -36,20 +36,16 @@ class MoCo(Objective):
         backbone: Backbone,
         samples: Samples,
         *,
-        temperature: float = 0.2,
-        projector: tuple[int, ...] = (2048, 128),
-        queue: int = 65536,
-        momentum: float = 0.999,
+        temperature: Positive = 0.2,
+        projector: Widths = (2048, 128),
+        queue: Count = 65536,
+        momentum: Momentum = 0.999,
         key_norm: Literal["synchronised", "shuffle"] = "synchronised",
-        shuffle_groups: int = 4,
+        shuffle_groups: Count = 4,
         exclude_same_sample: bool = True,
         exclude_same_volume: bool = False,
     ) -> None:
         super().__init__(backbone, samples)
-        require_above_zero(temperature=temperature)
-        require_widths(projector=projector)
-        require_at_least(1, queue=queue, shuffle_groups=shuffle_groups)
-        require_share(momentum=momentum)
         if exclude_same_volume:
             require_other_volumes(samples)
         self.temperature, self.momentum, self.key_norm, self.shuffle_groups = temperature, momentum, key_norm, shuffle_groups

@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medssl.core.bounds import Positive, Whole, Widths
 from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.contrast import nt_xent
 from medssl.nn.gather import normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.whitening import shuffled_group_whitening
-from medssl.pretrain.objective import Loss, Objective, looked_at
-from medssl.pretrain.options import require_above_zero, require_at_least, require_other_volumes
+from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
 
 
 class SimCLR(Objective):
@@ -26,14 +26,12 @@ class SimCLR(Objective):
         backbone: Backbone,
         samples: Samples,
         *,
-        temperature: float = 0.1,
-        projector: tuple[int, ...] = (2048, 128),
+        temperature: Positive = 0.1,
+        projector: Widths = (2048, 128),
         exclude_same_volume: bool = False,
-        whitening_groups: int = 0,
+        whitening_groups: Whole = 0,
     ) -> None:
         super().__init__(backbone, samples)
-        require_above_zero(temperature=temperature)
-        require_at_least(0, whitening_groups=whitening_groups)
         if exclude_same_volume:
             require_other_volumes(samples)
         self.temperature, self.exclude_same_volume = temperature, exclude_same_volume

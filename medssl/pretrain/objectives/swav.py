@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.core.bounds import Count, Fraction, Part, Positive, Rising, Several, Whole, Widths
 from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.clustering import sinkhorn, usage
 from medssl.nn.gather import gather, normalised, rank
@@ -18,7 +19,6 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective, looked_at
-from medssl.pretrain.options import require_above_zero, require_at_least, require_scale, require_share, require_widths
 
 
 class SwAV(Objective):
@@ -34,26 +34,20 @@ class SwAV(Objective):
         backbone: Backbone,
         samples: Samples,
         *,
-        prototypes: int = 500,
-        projector: tuple[int, ...] = (2048, 128),
-        temperature: float = 0.1,
-        epsilon: float = 0.05,
-        iterations: int = 3,
-        large_scale: tuple[float, float] = (0.14, 1.0),
-        small_crops: int = 6,
-        small_size_frac: float = 0.43,
-        small_scale: tuple[float, float] = (0.05, 0.14),
-        queue: int = 0,
-        queue_start_frac: float = 0.15,
-        freeze_prototypes_steps: int = 313,
+        prototypes: Several = 500,
+        projector: Widths = (2048, 128),
+        temperature: Positive = 0.1,
+        epsilon: Positive = 0.05,
+        iterations: Count = 3,
+        large_scale: Rising = (0.14, 1.0),
+        small_crops: Whole = 6,
+        small_size_frac: Fraction = 0.43,
+        small_scale: Rising = (0.05, 0.14),
+        queue: Whole = 0,
+        queue_start_frac: Part = 0.15,
+        freeze_prototypes_steps: Whole = 313,
     ) -> None:
         super().__init__(backbone, samples)
-        require_scale(large_scale=large_scale, small_scale=small_scale)
-        require_at_least(1, prototypes=prototypes, iterations=iterations)
-        require_at_least(0, small_crops=small_crops, queue=queue, freeze_prototypes_steps=freeze_prototypes_steps)
-        require_share(queue_start_frac=queue_start_frac)
-        require_above_zero(temperature=temperature, epsilon=epsilon, small_size_frac=small_size_frac)
-        require_widths(projector=projector)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.large_scale, self.small_scale = large_scale, small_scale
         self.small_crops, self.small_size_frac = small_crops, small_size_frac
