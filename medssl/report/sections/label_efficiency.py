@@ -144,6 +144,7 @@ OUTCOMES = {
     "fit_id",
     "init",
     "encoder_sha256",
+    "decoder_tensors",
     "inverse_penalty",
     "run",
     "seconds",
