@@ -1,4 +1,4 @@
-"""Features of a network of torchvision or timm with exported weights: `real_features.py LIBRARY NAME WEIGHTS IMAGES OUT`.
+"""Features of the real library's network with exported weights: `real_features.py LIBRARY NAME WEIGHTS IMAGES OUT`.
 
 A process of its own: beside a CPU build of torch, torchvision imports only when two of its operators are declared by hand, and
 nothing else of the suite should see it.
@@ -6,6 +6,7 @@ nothing else of the suite should see it.
 
 from __future__ import annotations
 
+import json
 import sys
 
 import torch
@@ -24,6 +25,21 @@ if library == "torchvision":
     network.load_state_dict(tensors)
     with torch.inference_mode():
         found = network.double().eval()(x.expand(-1, 3, -1, -1))
+elif library == "dynamic_network_architectures":  # nnU-Net's networks; NAME is {"features": …, "blocks": …}
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+    from torch import nn
+
+    options = json.loads(name)
+    levels = len(options["features"])
+    network = ResidualEncoderUNet(
+        1, levels, options["features"], nn.Conv3d, 3, (1, *[2] * (levels - 1)), options["blocks"], 2, [1] * (levels - 1),
+        conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+    )  # fmt: skip
+    missing = network.load_state_dict(tensors, strict=False)
+    assert not missing.unexpected_keys and not any(n.startswith("encoder.") for n in missing.missing_keys), missing
+    with torch.inference_mode():
+        found = network.double().eval().encoder(x)[-1].flatten(2).mean(2)
 else:
     import timm
 

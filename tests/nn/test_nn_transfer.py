@@ -38,6 +38,8 @@ def make_run(folder: Path, name: str, dims: int = 2, **options: Any) -> Any:
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
+        if isinstance(module, torch.nn.InstanceNorm3d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2)  # the last of a residual branch begins at 0
     folder.mkdir()
     save_encoder(folder / "encoder.safetensors", backbone)
     window = {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}
@@ -82,15 +84,32 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
         pytest.skip(f"{library} is not there: make test installs it beside the environment")
     ours = make_run(tmp_path / "run", name)
     weights = export(tmp_path / "run", library, tmp_path / "out")[0]
-    x = torch.rand(2, 1, 64, 64)
-    save_file({"x": x}, tmp_path / "x.safetensors")
+    check_features(ours, library, name, weights, torch.rand(2, 1, 64, 64), tmp_path)
+
+
+def test_nnunets_own_network_gives_the_same_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medssl.nn.adapters import nnunet
+
+    if not (PEERS / "dynamic_network_architectures").is_dir():
+        pytest.skip("dynamic_network_architectures is not there: make test installs it beside the environment")
+    options = {"features": [4, 8, 12], "blocks": [1, 2, 2]}
+    monkeypatch.setattr(nnunet, "RESENC_L", options)
+    ours = make_run(tmp_path / "run", "resenc", dims=3, **options)
+    convert(export(tmp_path / "run", "nnunet", tmp_path / "out")[0], tmp_path / "back.safetensors", key="network_weights")
+    name, x = json.dumps(options), torch.rand(2, 1, 16, 16, 16)
+    check_features(ours, "dynamic_network_architectures", name, tmp_path / "back.safetensors", x, tmp_path)
+
+
+def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.Tensor, folder: Path) -> None:
+    """The library's network with exported weights says what ours says, in a process of its own."""
+    save_file({"x": x}, folder / "x.safetensors")
     script = [
         Path(__file__).with_name("real_features.py"),
         library,
         name,
         weights,
-        tmp_path / "x.safetensors",
-        tmp_path / "y.safetensors",
+        folder / "x.safetensors",
+        folder / "y.safetensors",
     ]
     done = subprocess.run(
         [sys.executable, *map(str, script)], env={**os.environ, "PYTHONPATH": str(PEERS)}, capture_output=True, text=True
@@ -99,7 +118,7 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
     with torch.inference_mode():
         expected = pooled(ours.double()(x.double()))
     # in float64, so that what is compared is the network and not the order of its sums
-    assert torch.allclose(load_file(tmp_path / "y.safetensors")["features"].double(), expected.double(), atol=1e-6)
+    assert torch.allclose(load_file(folder / "y.safetensors")["features"].double(), expected.double(), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", ["small", pytest.param("ResEncL", marks=pytest.mark.full)])
