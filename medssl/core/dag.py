@@ -265,6 +265,9 @@ class Dag:
         values = settings.model_dump(exclude={"arms", "seeds", "cohort"}) | {"pretrain_seed": seed}
         if settings.init_weights:
             values["init_sha256"] = _given(f"pretrain.{run.split('-')[0]}.init_weights", settings.init_weights)
+        sources = {source: self.study.sources[source].licence for source in self.study.all_cohorts[cohort]}
+        if any(sources.values()):
+            values["licences"] = {source: licence or "not given" for source, licence in sources.items()}
         inputs, out = self.pretrain_inputs(cohort, run), self.layout.pretrain(cohort, run)
         code = [plugins.find("objective", settings.objective.name).path, plugins.find("backbone", settings.backbone.name).path]
         return self._spec("pretrain", f"{cohort}/{run}", values, inputs, out, code)

@@ -160,11 +160,13 @@ class SourceSettings(Settings):
     """A folder of DICOM, NIfTI or images, or an NPZ image set; may override sections for itself.
 
     `labels`: a CSV or TSV of id and label, a folder of masks, or `folders`. `groups`: columns of that table for subgroups.
+    `licence`: of the data, for the contract of encoders that learn from it.
     """
 
     path: str
     labels: str | None = None
     groups: list[str] = []
+    licence: str | None = None
     ingest: dict[str, Any] = {}
     prepare: dict[str, Any] = {}
 

@@ -43,7 +43,7 @@ def contract(plan: Any, encoder: dict[str, Any], spec: Spec) -> dict[str, Any]:
             "num_subjects": len({volume.subject_id for volume in volumes if volume.subject_id}),
             "num_samples": len(samples),
             "volume_ids": [volume.volume_id for volume in volumes],
-            "licence": "not given",
+            "licence": spec.settings.get("licences", "not given"),
         },
         "spec": spec.hash,
         "seed": plan.seed,

@@ -39,6 +39,7 @@ def run(job: Job) -> None:
     """
     options = dict(job.spec.settings)
     seed = int(options.pop("pretrain_seed"))
+    options.pop("licences", None)  # for the contract
     options.pop("init_sha256", None)  # of the file, whose bytes are hashed again below
     settings = PretrainSettings(**options)
     # torch and what needs it is imported only now

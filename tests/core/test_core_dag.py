@@ -119,6 +119,14 @@ def test_cohorts_join_sources() -> None:
     assert len([p for p in dag.reads("pretrain", "both/simclr-hash-seed0") if p.endswith("samples.parquet")]) == 2
 
 
+def test_the_licence_of_the_data_reaches_the_runs_that_learn_from_it() -> None:
+    free = {"path": "organs", "licence": "CC-BY-4.0"}
+    changes = {"sources": {**BASE["sources"], "organs": free}, "cohorts": {"both": ["ct", "organs"]}}  # type: ignore[dict-item]
+    study = {**BASE, **changes, "pretrain": {"alone": {"cohort": "ct"}, "joined": {"cohort": "both"}}}
+    found = {spec.name: spec.settings.get("licences") for _, spec in Dag(load_study(study)).specs() if spec.stage == "pretrain"}
+    assert found == {"ct/alone-hash-seed0": None, "both/joined-hash-seed0": {"ct": "not given", "organs": "CC-BY-4.0"}}
+
+
 CHAIN = {
     "first": {"cohort": "ct", "arms": ["all", "hash"], "seeds": [0, 1]},
     "second": {"cohort": "organs", "arms": ["hash"], "seeds": [1], "init_run": "first"},
