@@ -59,26 +59,28 @@ def test_one_step_is_finite_reaches_all_parameters_and_repeats(name: str, option
 
 
 @every_form
-def test_forward_and_loss_leave_all_but_batch_statistics_alone(name: str, options: dict[str, Any]) -> None:
-    samples, objective = made_samples(), made_objective(name, 2, **options)
+@both_ranks
+def test_forward_and_loss_leave_all_but_batch_statistics_alone(name: str, options: dict[str, Any], dims: int) -> None:
+    samples, objective = made_samples(), made_objective(name, dims, **options)
     if objective.memory_pass:
-        fill_memory(objective, samples, 2)
+        fill_memory(objective, samples, dims)
         objective.start_epoch(0, 0)
     before = copy.deepcopy(objective.state_dict())
-    step(objective, made_batch(samples, ROWS, 2), (16, 16), samples)
+    step(objective, made_batch(samples, ROWS, dims), (16,) * dims, samples)
     for key, value in objective.state_dict().items():
         if not key.endswith(("running_mean", "running_var", "num_batches_tracked")):
             assert torch.equal(value, before[key]), key
 
 
 @every_objective
-def test_the_state_round_trips_through_safetensors(name: str, tmp_path: Path) -> None:
-    samples, objective = made_samples(), made_objective(name, 2)
+@both_ranks
+def test_the_state_round_trips_through_safetensors(name: str, dims: int, tmp_path: Path) -> None:
+    samples, objective = made_samples(), made_objective(name, dims)
     save_file({n: t.clone() for n, t in objective.state_dict().items()}, tmp_path / "state.safetensors")
-    other = made_objective(name, 2, seed=7)
+    other = made_objective(name, dims, seed=7)
     other.load_state_dict(load_file(tmp_path / "state.safetensors"))
-    batch = made_batch(samples, ROWS, 2)
-    a, b = (step(o, batch, (16, 16), samples)[0].value for o in (objective, other))
+    batch = made_batch(samples, ROWS, dims)
+    a, b = (step(o, batch, (16,) * dims, samples)[0].value for o in (objective, other))
     assert torch.equal(a, b)
 
 
