@@ -23,6 +23,7 @@ from medssl.core.energy import read_counters
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import canonical_json, inside, read_json, sha256_file, sha256_text, sweep, write_json
 from medssl.core.layout import Layout
+from medssl.core.origin import origin
 from medssl.core.progress import Bar, progress
 
 RECEIPT = "receipt.json"
@@ -140,7 +141,7 @@ class Job:
     def write_receipt(self, folder: Path | None = None, name: str = RECEIPT) -> None:
         """The last file of a job: what went in, what came out, with what.
 
-        Date, times, energy and command are for people: no hash is made of them.
+        Date, times, energy, command and origin are for people: no hash is made of them.
         """
         folder = folder or self.out
         write_json(
@@ -160,6 +161,7 @@ class Job:
                     for p in sorted(set(self._outputs))
                 },
                 "environment": environment(),
+                "origin": origin(),
                 "threads": self.threads,
                 "wall_s": round(time.monotonic() - self._start_s, 3),
                 "energy_j": read_counters().since(self._energy),

@@ -73,12 +73,19 @@ def _action(key: str, receipt: dict[str, Any], known: set[str]) -> dict[str, Any
         "@id": f"#{key.replace('/', '-')}",
         "@type": "CreateAction",
         "name": f"medssl {key.replace('/', ' ', 1)}",
-        "description": f"Options {receipt.get('spec')}, code {receipt.get('code')}, seed {receipt.get('seed')}.",
+        "description": f"Options {receipt.get('spec')}, code {_code(receipt)}, seed {receipt.get('seed')}.",
         "instrument": {"@id": "#medssl"},
         "object": _links(sorted(known & {named(sha) for sha in receipt.get("inputs", {}).values()})),
         "result": _links(named(entry["sha256"]) for _, entry in _kept(receipt)),
     }
     return action | ({"endTime": receipt["date"]} if receipt.get("date") else {})
+
+
+def _code(receipt: dict[str, Any]) -> str:
+    """Hash of the code of a job; the commit it ran at, and whether files differed from it, where it ran in a clone."""
+    origin = receipt.get("origin") or {}
+    commit = f" of commit {origin['commit']}" if origin.get("commit") else ""
+    return f"{receipt.get('code')}{commit}{' with changes' if commit and origin.get('dirty') else ''}"
 
 
 def _kept(receipt: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

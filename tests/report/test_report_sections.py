@@ -400,7 +400,22 @@ def test_provenance_prints_what_it_does_not_know_as_not_given() -> None:
     origin = next(block for block in section.blocks if isinstance(block, Table) and block.name == "origin").rows
     values = dict(zip(origin["what"], origin["value"], strict=True))
     assert values["Code of pretrain (hash)"] == "aaaa, bbbb" and values["Code of ingest (hash)"] == "c0de"
-    assert sum(value.startswith("not given") for value in values.values()) == 2
+    assert sum(value == "not given" for value in values.values()) == 3
+
+
+def test_provenance_names_every_commit_lock_and_package_that_jobs_ran_with() -> None:
+    clean = {"commit": "a" * 40, "dirty": False, "lock_sha256": "1" * 64, "lock_differs": {}}
+    changed = clean | {"dirty": True, "lock_differs": {"torch": "2.14.0"}}
+    told = {}
+    for name, origins in {"one": [clean, clean], "several": [clean, changed, None]}.items():
+        receipts = {f"ingest/{place}": {"origin": origin} for place, origin in enumerate(origins)}
+        section = provenance(Evidence(title="t", receipts=receipts))
+        rows = next(block for block in section.blocks if isinstance(block, Table) and block.name == "origin").rows
+        told[name] = list(rows["value"])[:3]
+    assert told["one"] == ["a" * 40 + " (no file differed)", "1" * 64, "none"]
+    commits, lock, differing = told["several"]
+    assert commits.count("a" * 40) == 2 and "files differed" in commits and "not given: 1 job" in commits
+    assert lock == f"{'1' * 64}: 2 jobs; not given: 1 job" and differing == "torch 2.14.0"
 
 
 EVERYTHING = {field.name: {"x": 1} for field in dataclasses.fields(Evidence) if field.name not in ("title", "on_page")}
@@ -472,6 +487,21 @@ def test_methods_name_seeds_and_selection_as_the_table_of_fits_has_them(rule: st
     text = methods(Evidence(title="t", fits={"heart": fits})).facts["text"]
     assert f"1 fine-tuning seed on each of 3 pre-training seeds; the model was chosen by: {rule}" in text
     assert "validation part only" not in text
+
+
+def test_methods_give_counts_of_labels_as_they_were_asked_for() -> None:
+    fits = pd.DataFrame(
+        {
+            "fit_id": ["scratch-full-n2-s0", "scratch-full-f1-s0"],
+            "mode": "full",
+            "fraction": [0.125, 1.0],
+            "num_train_units": [2, 16],
+            "seed": 0,
+        }
+    )
+    scores = pd.DataFrame({"confidence": [0.95], "method": ["percentile"], "metric": ["dice"], "unit": ["patient"]})
+    text = methods(Evidence(title="t", fits={"heart": fits}, scores={"heart": scores})).facts["text"]
+    assert "labels of 2 patients, 100 % of the labels" in text.replace("\N{NARROW NO-BREAK SPACE}", " ") and "12.5" not in text
 
 
 def test_methods_say_what_surface_scores_mean_and_what_the_network_sees() -> None:

@@ -12,7 +12,7 @@ from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, is_answered
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Text, counted
-from medssl.report.words import mode_name, ordered_modes, ordered_shares, share_name
+from medssl.report.words import counts_of, mode_name, ordered_modes, ordered_shares, share_name, share_phrase
 
 PLACE = 150
 CITATIONS = {
@@ -145,8 +145,12 @@ def _finetuning(evidence: Evidence) -> str:
     parts = []
     for task, fits in sorted(evidence.fits.items()):
         modes = ", ".join(mode_name(mode) for mode in ordered_modes(fits["mode"]))
-        shares = ", ".join(share_name(share) for share in ordered_shares(fits["fraction"]))
-        parts.append(f"{task}: {counted(len(fits), 'fit')} ({modes}; {shares} of the labels; {_seeds(fits)}; {_selection(fits)})")
+        counts = counts_of(fits, evidence.scores.get(task))
+        shares = ordered_shares(fits["fraction"])
+        labels = ", ".join(share_phrase(share, counts) for share in shares if share in counts or share > 1)
+        fractions = ", ".join(share_name(share) for share in shares if share not in counts and share <= 1)
+        labels = ", ".join(filter(None, [labels, f"{fractions} of the labels" if fractions else ""]))
+        parts.append(f"{task}: {counted(len(fits), 'fit')} ({modes}; {labels}; {_seeds(fits)}; {_selection(fits)})")
     if not parts:
         return ""
     return (

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from medssl.report.evidence import Evidence
-from medssl.report.section import Section, Table, Text, shown
+from medssl.report.section import Section, Table, Text, counted, shown
 
 PLACE = 130
+NOT_GIVEN = "not given"
 
 
 def provenance(evidence: Evidence) -> Section:
@@ -104,16 +106,41 @@ def _lead(commands: list[str]) -> str:
 
 
 def _origin(receipts: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """What a reader asks of the software: commit and lock, which no receipt holds, and the hash of the code by stage."""
+    """What a reader asks of the software: commit, changes to it, lock, and the hash of the code by stage."""
+    known = [receipt.get("origin") or {} for receipt in receipts.values()]
+    locks = [str(one.get("lock_sha256") or "") for one in known]
     rows = [
-        {"what": "Git commit, and whether files differed from it", "value": "not given: the code that ran is named by its hash"},
-        {"what": "Hash of the environment's lock file", "value": "not given: the installed versions are listed below"},
+        {"what": "Git commit, and whether files differed from it", "value": _commits(known)},
+        {"what": "SHA-256 of the environment's lock file", "value": _listed(locks)},
+        {"what": "Installed packages that the lock has otherwise", "value": _differing(known)},
     ]
     stages: dict[str, set[str]] = {}
     for key, receipt in receipts.items():
         stages.setdefault(key.split("/")[0], set()).add(str(receipt.get("code") or "not given"))
     rows += [{"what": f"Code of {stage} (hash)", "value": ", ".join(sorted(codes))} for stage, codes in stages.items()]
     return pd.DataFrame(rows)
+
+
+def _commits(known: list[dict[str, Any]]) -> str:
+    """Every commit that jobs ran at; not given for jobs outside a clone, whose code the hashes below name."""
+    states = {None: "state unknown", False: "no file differed", True: "files differed"}
+    return _listed([f"{one['commit']} ({states[one.get('dirty')]})" if one.get("commit") else "" for one in known])
+
+
+def _differing(known: list[dict[str, Any]]) -> str:
+    if all(one.get("lock_differs") is None for one in known):
+        return NOT_GIVEN
+    found = {f"{name} {installed}" for one in known for name, installed in (one.get("lock_differs") or {}).items()}
+    return ", ".join(sorted(found)) or "none"
+
+
+def _listed(values: list[str]) -> str:
+    """Each value once, with the number of jobs where there are several; no value is `not given`."""
+    if not any(values):
+        return NOT_GIVEN
+    counts = Counter(value or NOT_GIVEN for value in values)
+    several = "; ".join(f"{value}: {counted(number, 'job')}" for value, number in sorted(counts.items()))
+    return several if len(counts) > 1 else next(iter(counts))
 
 
 def _short(sha256: str) -> str:

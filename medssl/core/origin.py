@@ -1,0 +1,62 @@
+"""Where the code of a job came from and whether its environment is the locked one: for its receipt."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from medssl.core.files import sha256_file
+from medssl.core.sources import PACKAGE
+
+LOCK = "requirements.lock"
+CODE = ("medssl", "workflow", "Snakefile", "pyproject.toml", LOCK)
+"""What a result can depend on in a clone: a changed README makes no other numbers."""
+LIMIT_S = 10.0
+
+
+@cache
+def origin(package: Path = PACKAGE) -> dict[str, Any]:
+    """`commit` and `dirty` of the clone that holds `package`, `lock_sha256` of its lock file and `lock_differs`, by package.
+
+    Each is None where it cannot be known: an installed wheel is no clone, a compute node may have no git. A commit is no
+    proof of what ran; the hash of the code beside it in a receipt is.
+    """
+    root = package.parent
+    lock = root / LOCK
+    commit = _git(root, "rev-parse", "HEAD") if _git(root, "ls-files", "--", f"{package.name}/__init__.py") else None
+    changed = _git(root, "status", "--porcelain", "--", *(name for name in CODE if (root / name).exists())) if commit else None
+    return {
+        "commit": commit,
+        "dirty": None if changed is None else bool(changed),
+        "lock_sha256": sha256_file(lock) if lock.is_file() else None,
+        "lock_differs": _differs(lock.read_text(encoding="utf-8")) if lock.is_file() else None,
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints in this folder; None where there is no git, no clone, or one that git will not look into."""
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's repository is not ours
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=own)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _differs(lock: str) -> dict[str, str]:
+    """Installed version of every pinned package that is not as pinned (a build tag such as `+cpu` apart)."""
+    found = {}
+    for name, pinned in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock, flags=re.MULTILINE):
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            installed = "not installed"
+        if installed.partition("+")[0] != pinned.partition("+")[0]:
+            found[name] = installed
+    return found
