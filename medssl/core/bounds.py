@@ -16,6 +16,8 @@ Fold = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Momentum = Part
+Percentile = Annotated[float, Field(gt=0, le=100)]
+Bins = Annotated[int, Field(ge=2, le=4096)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 """Of the layers of a perceptron after its input."""
 

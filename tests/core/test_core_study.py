@@ -118,22 +118,36 @@ def test_a_missing_study_file_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "option", "outside"),
+    ("kind", "name", "option", "outside"),
     [
-        ("spark", "patch", [-8]), ("spark", "decoder_width", 0), ("spark", "mask_ratio", 1.0),
-        ("joint_2d3d", "slices", -1), ("joint_2d3d", "attention_heads", 0), ("joint_2d3d", "heads", 0),
-        ("joint_2d3d", "projector", []), ("joint_2d3d", "mask_frac", 0), ("joint_2d3d", "mask_frac", 5),
-        ("joint_2d3d", "volume_prototypes", 1), ("local_contrast", "region", 0), ("local_contrast", "blocks", 0),
-        ("local_contrast", "projector", [64, 0]), ("global_contrast", "partitions", 1), ("global_contrast", "temperature", 0),
-        ("sepclr", "width", 0), ("sepclr", "joint_weight", -1), ("deepcluster_v2", "prototypes", 0), ("byol", "momentum", 1.1),
-        ("byol", "momentum", float("nan")), ("moco", "queue", 0), ("moco", "projector", []), ("simclr", "temperature", 0),
-        ("swav", "prototypes", 0), ("swav", "large_scale", [0.5, 0.2]), ("gsimclr", "clusters", 0),
+        ("objective", "spark", "patch", [-8]), ("objective", "spark", "decoder_width", 0),
+        ("objective", "spark", "mask_ratio", 1.0), ("objective", "joint_2d3d", "slices", -1),
+        ("objective", "joint_2d3d", "attention_heads", 0), ("objective", "joint_2d3d", "heads", 0),
+        ("objective", "joint_2d3d", "projector", []), ("objective", "joint_2d3d", "mask_frac", 0),
+        ("objective", "joint_2d3d", "mask_frac", 5), ("objective", "joint_2d3d", "volume_prototypes", 1),
+        ("objective", "local_contrast", "region", 0), ("objective", "local_contrast", "blocks", 0),
+        ("objective", "local_contrast", "projector", [64, 0]), ("objective", "global_contrast", "partitions", 1),
+        ("objective", "global_contrast", "temperature", 0), ("objective", "sepclr", "width", 0),
+        ("objective", "sepclr", "joint_weight", -1), ("objective", "deepcluster_v2", "prototypes", 0),
+        ("objective", "byol", "momentum", 1.1), ("objective", "byol", "momentum", float("nan")),
+        ("objective", "moco", "queue", 0), ("objective", "moco", "projector", []), ("objective", "simclr", "temperature", 0),
+        ("objective", "swav", "prototypes", 0), ("objective", "swav", "large_scale", [0.5, 0.2]),
+        ("objective", "gsimclr", "clusters", 0), ("reducer", "every_n", "n", 0), ("reducer", "random_n", "n", 0),
+        ("reducer", "ssim", "memory_mb", 0), ("reducer", "mutual_information", "bins", 1),
+        ("reducer", "mutual_information", "bins", 5000), ("task", "classification", "neighbours", 0),
+        ("task", "classification", "self_training_rounds", -1), ("task", "classification", "self_training_confidence", 1.5),
+        ("task", "segmentation", "overlap", 1.0), ("task", "segmentation", "foreground_frac", -0.1),
+        ("task", "segmentation", "self_training_rounds", -1), ("metric", "nsd", "tolerance_mm", -1),
+        ("metric", "hd95", "percentile", 0), ("metric", "hd95", "percentile", 101), ("metric", "calibration_error", "bins", 1),
+        ("metric", "sensitivity_at_specificity", "specificity", 1.1), ("backbone", "resenc", "features", []),
+        ("backbone", "resenc", "blocks", [1, 0]), ("backbone", "unet", "features", [8, 8, 8, 8, 0, 8]),
+        ("backbone", "convnext_tiny", "layer_scale", -1),
     ],
 )  # fmt: skip
 def test_an_option_of_a_plug_in_out_of_its_bounds_is_refused_before_any_work(
-    objective: str, option: str, outside: object
+    kind: str, name: str, option: str, outside: object
 ) -> None:
-    plugin = plugins.find("objective", objective)
+    plugin = plugins.find(kind, name)
     assert plugin.check({})
     with pytest.raises(ValidationError) as caught:
         plugin.check({option: outside})

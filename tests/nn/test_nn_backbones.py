@@ -118,6 +118,11 @@ def test_unet_is_the_encoder_of_monais() -> None:
     assert torch.allclose(theirs.final_conv(ours.decode(ours(x))[-1]), theirs(x), atol=1e-6)
 
 
+def test_resenc_wants_a_number_of_blocks_for_every_level() -> None:
+    with pytest.raises(StudyError, match="got 2 features and 3 blocks"):
+        build("resenc", {"features": [8, 16], "blocks": [1, 1, 1]}, 2, 1)
+
+
 def test_resenc_has_nnunets_names_and_aliases() -> None:
     names = set(build("resenc", {}, 3, 1).state_dict())
     for wanted in ("encoder.stem.convs.0.conv.weight", "encoder.stem.convs.0.all_modules.1.bias",

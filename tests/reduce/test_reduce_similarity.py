@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medssl.core.errors import StudyError
 from medssl.core.rng import rng
 from medssl.reduce.budget import evenly, exactly, lowest, nearest_threshold
 from medssl.reduce.held import Held
 from medssl.reduce.information import bin_codes, entropy_bits
 from medssl.reduce.reducers.entropy import Entropy
-from medssl.reduce.reducers.every_n import EveryN
 from medssl.reduce.reducers.hash import Hash
 from medssl.reduce.reducers.mutual_information import MutualInformation
 from medssl.reduce.reducers.random_n import RandomN
@@ -136,12 +134,6 @@ def test_a_lot_depends_on_seed_and_id_only():
     assert set(mixed.ids[RandomN(mixed, n=4).decide(None, None).keep]) == kept
     other = Slices(slices.ids, slices.volume, slices.neighbours, seed=1)
     assert set(other.ids[RandomN(other, n=4).decide(None, None).keep]) != kept
-
-
-@pytest.mark.parametrize("make", [EveryN, RandomN])
-def test_n_below_one_is_refused(make):
-    with pytest.raises(StudyError, match="at least 1"):
-        make(slices_of([np.zeros((2, 2))]), n=0)
 
 
 def hash_slices(num: int) -> Slices:

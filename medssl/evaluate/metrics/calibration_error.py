@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from medssl.core.bounds import Bins
 from medssl.evaluate.sample import ALL, Floats, Sample, divide
 
 TASK = "classification"
 BETTER = "lower"
 
 
-def calibration_error(sample: Sample, *, bins: int = 15) -> dict[str, Floats]:
+def calibration_error(sample: Sample, *, bins: Bins = 15) -> dict[str, Floats]:
     """Mean distance of confidence and accuracy over equal-width bins of confidence, weighted by their cases.
 
     It is biased upwards where bins hold few cases; the curve's counts show how few.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+from medssl.core.bounds import Weight
 from medssl.evaluate.surface import Pair, surface_distances_mm
 
 TASK = "segmentation"
 BETTER = "higher"
 
 
-def nsd(masks: Pair, *, tolerance_mm: float = 2.0) -> float:
+def nsd(masks: Pair, *, tolerance_mm: Weight = 2.0) -> float:
     """Share of both surfaces within `tolerance_mm` of the other; undefined where both are empty, 0 where one is.
 
     Source: Nikolov et al., J Med Internet Res 23:e26151 (2021), arXiv 1809.04430; as MONAI's `SurfaceDiceMetric`.

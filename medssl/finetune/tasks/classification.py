@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medssl.core.bounds import Count, Part, Whole
 from medssl.finetune import probe, training
 from medssl.finetune.augment import augment, draws
 from medssl.finetune.cases import Cases
@@ -61,9 +62,9 @@ class Classification:
         multilabel: bool = False,
         class_weights: bool = False,
         aggregate: Literal["case", "volume", "unit"] = "case",
-        neighbours: int = 20,
-        self_training_rounds: int = 0,
-        self_training_confidence: float = 0.9,
+        neighbours: Count = 20,
+        self_training_rounds: Whole = 0,
+        self_training_confidence: Part = 0.9,
     ) -> None:
         self.multilabel = multilabel
         self.class_weights = class_weights

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medssl.core.bounds import Fold, Part, Whole
 from medssl.finetune import training
 from medssl.finetune.augment import draws, intensity, sampling_grid
 from medssl.finetune.decoder import UNet
@@ -49,11 +50,11 @@ class Segmentation:
     def __init__(
         self,
         *,
-        foreground_frac: float = 0.5,
-        overlap: float = 0.5,
+        foreground_frac: Part = 0.5,
+        overlap: Fold = 0.5,
         test_flips: bool = False,
         largest_component: bool = False,
-        self_training_rounds: int = 0,
+        self_training_rounds: Whole = 0,
         decoder: Literal["unet", "nnunet"] = "unet",
     ) -> None:
         self.foreground_frac = foreground_frac
@@ -191,7 +192,7 @@ def patches(
     places: Sequence[Places],
     size: tuple[int, ...],
     count: int,
-    foreground_frac: float,
+    foreground_frac: Part,
     seed: int,
     step: int,
 ) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medssl.core.bounds import Positive
+from medssl.core.bounds import Positive, Weight
 from medssl.nn.backbone import Backbone
 
 
@@ -17,7 +17,7 @@ class ConvNeXtTiny(Backbone):
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, *, width: Positive = 1.0, layer_scale: float = 1e-6
+        self, spatial_dims: int, in_channels: int, *, width: Positive = 1.0, layer_scale: Weight = 1e-6
     ) -> None:  # fmt: skip
         super().__init__()
         self.spatial_dims, self.in_channels = spatial_dims, in_channels

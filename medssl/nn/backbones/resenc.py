@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medssl.core.bounds import Widths
+from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
 from medssl.nn.pair_mean import PairMean3d
 
@@ -22,10 +24,12 @@ class ResEnc(Backbone):
         spatial_dims: int,
         in_channels: int,
         *,
-        features: tuple[int, ...] = (32, 64, 128, 256, 320, 320),
-        blocks: tuple[int, ...] = (1, 3, 4, 6, 6, 6),
+        features: Widths = (32, 64, 128, 256, 320, 320),
+        blocks: Widths = (1, 3, 4, 6, 6, 6),
     ) -> None:
         super().__init__()
+        if len(features) != len(blocks):
+            raise StudyError(f"backbone 'resenc': got {len(features)} features and {len(blocks)} blocks, expected as many.")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.channels = tuple(features)
         self.strides = tuple(2**level for level in range(len(features)))

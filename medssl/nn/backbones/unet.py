@@ -7,6 +7,7 @@ from typing import Literal
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor
 
+from medssl.core.bounds import Count
 from medssl.nn.backbone import Backbone
 from medssl.nn.resnet import SeparableMaxPool3d
 
@@ -24,7 +25,7 @@ class UNet(Backbone):
         spatial_dims: int,
         in_channels: int,
         *,
-        features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32),
+        features: tuple[Count, Count, Count, Count, Count, Count] = (32, 32, 64, 128, 256, 32),
         norm: Literal["instance", "batch"] = "instance",
         decoder: bool = False,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medssl.core.errors import StudyError
+from medssl.core.bounds import Count
 from medssl.reduce.budget import evenly
 from medssl.reduce.ranks import Ranks
 from medssl.reduce.slices import RANK, Decision, Slices
@@ -13,10 +13,8 @@ from medssl.reduce.slices import RANK, Decision, Slices
 class EveryN(Ranks):
     """Slices 0, n, 2n … of each volume (of a set of images in its order); at a count, as evenly over the cohort as it allows."""
 
-    def __init__(self, slices: Slices, *, n: int = 10) -> None:
+    def __init__(self, slices: Slices, *, n: Count = 10) -> None:
         super().__init__(slices)
-        if n < 1:
-            raise StudyError(f"reducer 'every_n', option n: got {n}, expected a whole number of at least 1.")
         self.n = n
 
     def decide(self, count: int | None, threshold: float | None) -> Decision:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from medssl.core.bounds import Bins, Count
 from medssl.core.errors import StudyError
 from medssl.reduce.held import Held
 from medssl.reduce.information import bin_codes, entropy_bits, mutual_information_bits
@@ -26,13 +27,9 @@ class MutualInformation(Pairs):
     needs = ("plane",)
 
     def __init__(
-        self, slices: Slices, *, form: Literal["normalised", "bits"] = "normalised", bins: int = 64, memory_mb: int = 1024
+        self, slices: Slices, *, form: Literal["normalised", "bits"] = "normalised", bins: Bins = 64, memory_mb: Count = 1024
     ) -> None:
         super().__init__(slices)
-        if not 2 <= bins <= 4096 or memory_mb < 1:
-            raise StudyError(
-                f"reducer 'mutual_information': got bins {bins} and memory_mb {memory_mb}, expected 2 to 4096 and at least 1."
-            )
         self.form, self.bins = form, bins
         self.max_threshold = 1.0 if form == "normalised" else float(np.log2(bins))
         self.default_threshold = 0.5 if form == "normalised" else self.max_threshold / 4

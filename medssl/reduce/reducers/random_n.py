@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medssl.core.errors import StudyError
+from medssl.core.bounds import Count
 from medssl.core.rng import ids_to_keys, key, uniforms
 from medssl.reduce.budget import lowest
 from medssl.reduce.ranks import Ranks
@@ -12,10 +12,8 @@ from medssl.reduce.slices import RANK, Decision, Slices
 class RandomN(Ranks):
     """A sample of the cohort without replacement: one in n, or the count asked for; a slice's lot is of seed and id only."""
 
-    def __init__(self, slices: Slices, *, n: int = 10) -> None:
+    def __init__(self, slices: Slices, *, n: Count = 10) -> None:
         super().__init__(slices)
-        if n < 1:
-            raise StudyError(f"reducer 'random_n', option n: got {n}, expected a whole number of at least 1.")
         self.n = n
 
     def decide(self, count: int | None, threshold: float | None) -> Decision:

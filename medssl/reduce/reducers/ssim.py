@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from medssl.core.bounds import Count
 from medssl.core.errors import StudyError
 from medssl.reduce.held import Held
 from medssl.reduce.pairs import Pairs
@@ -19,10 +20,8 @@ class Ssim(Pairs):
     costly = True
     needs = ("plane",)
 
-    def __init__(self, slices: Slices, *, memory_mb: int = 1024) -> None:
+    def __init__(self, slices: Slices, *, memory_mb: Count = 1024) -> None:
         super().__init__(slices)
-        if memory_mb < 1:
-            raise StudyError(f"reducer 'ssim', option memory_mb: got {memory_mb}, expected at least 1.")
         self._held = Held(self._moments, lambda held: held.nbytes, memory_mb)
 
     def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
