@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path, PurePath
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import Markup
+from PIL import Image
 
 from medssl.core import plugins
 from medssl.report.chart import Axis, axis, category_axis, line_chart
@@ -543,6 +545,30 @@ def test_a_run_of_few_epochs_has_its_loss_drawn_by_step(epochs: int, along: str)
     assert f"by {along}" in loss.caption and f", {along} " in str(loss.body)
     ends = next(block for block in section.blocks if isinstance(block, Table) and block.name == "runs").rows.iloc[0]
     assert (ends["first_loss"], ends["last_loss"]) == (loss.rows["loss"].iloc[0], loss.rows["loss"].iloc[-1])
+
+
+def png_of(width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, 4)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_all_that_a_run_logs_is_drawn_and_every_recipe_shows_its_views_once() -> None:
+    curve = pd.DataFrame({"epoch": range(4), "step": range(4), "loss": 1.0, "images_per_s": 9.0, "rankme": 3.0})
+    curves = {
+        "pool/simclr-all-seed0": curve.assign(grad_norm=1.5),
+        "pool/swav-all-seed0": curve.assign(prototype_usage=[0.5, 0.6, 0.7, 0.8], knn_volume=float("nan")),
+    }
+    png, other = png_of(4), png_of(5)
+    views = {f"pool/{name}-{arm}-seed{seed}": png for name in ("simclr", "moco") for arm in ("all", "hash") for seed in (0, 1)}
+    views["pool/swav-all-seed0"] = other
+    section = pretraining(Evidence(title="t", curves=curves, views=views))
+    figures = {block.name: block for block in section.blocks if isinstance(block, Figure)}
+    assert set(figures["health"].rows) == {"run", "epoch", "step", "rankme"}
+    logged = figures["logged"].rows
+    assert set(logged) == {"run", "epoch", "step", "grad_norm", "prototype_usage"}
+    assert logged["prototype_usage"].dropna().tolist() == [0.5, 0.6, 0.7, 0.8]
+    assert [name for name in figures if name.startswith("views")] == ["views-pool-moco-all-seed0", "views-pool-swav-all-seed0"]
 
 
 def test_two_tables_name_one_speed_of_a_run() -> None:

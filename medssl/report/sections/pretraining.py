@@ -16,6 +16,14 @@ from medssl.report.section import Figure, Section, Table, Text, count, duration,
 
 PLACE = 50
 HEALTH = {"effective_rank": "Effective rank", "rankme": "RankMe", "alignment": "Alignment", "uniformity": "Uniformity"}
+NAMES = HEALTH | {
+    "lr": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "knn_volume": "Neighbours of the same volume",
+    "knn_patient": "Neighbours of the same patient",
+    "knn_position": "Position told by neighbours",
+}
+BOOKKEEPING = ("epoch", "step", "loss", "images_per_s")
 COLLAPSED_BELOW = 2.0
 FEW_EPOCHS = 3
 """With fewer epochs than this in every run the loss is drawn by step: a point or two would be no curve."""
@@ -27,12 +35,11 @@ def pretraining(evidence: Evidence) -> Section:
         return Section.not_given("Pre-training", "No pre-training run belongs to this page.")
     curves = {run: by_epoch(curve) for run, curve in sorted(evidence.curves.items())}
     blocks: list[Figure | Table | Text] = []
-    for run, png in sorted(evidence.views.items()):
+    for run, png in _one_for_each_recipe(evidence.views).items():
         caption = f"Views of run {run}: what the network was asked to see as the same."
         blocks.append(
             Figure(f"views-{run.replace('/', '-')}", caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]}))
         )
-        break
     for run, png in _one_for_each_arm(evidence.pictures).items():
         caption = (
             f"What run {run} makes of hidden patches after its last epoch: the image (top), what was seen of it (middle), "
@@ -46,9 +53,15 @@ def pretraining(evidence: Evidence) -> Section:
         blocks.append(_loss(by_step, legend, "step", "Loss by step (mean since the point before)."))
     else:
         blocks.append(_loss(curves, legend, "epoch", "Loss by epoch (mean over its steps)."))
-    small = [name for name in [*HEALTH, "lr"] if any(name in c and c[name].notna().any() for c in curves.values())]
-    if small:
-        blocks.append(_health(curves, small, legend))
+    told = sorted({str(name) for curve in curves.values() for name in curve if curve[name].notna().any()} - set(BOOKKEEPING))
+    health = [name for name in (*HEALTH, "lr") if name in told]
+    others = [name for name in told if name not in health]
+    if health:
+        words = "Health without labels: " + ", ".join(_name(name).lower() for name in health) + " by epoch."
+        blocks.append(_small_charts("health", words, curves, health, legend))
+    if others:
+        words = "What else was logged, by epoch: " + ", ".join(_name(name).lower() for name in others) + "."
+        blocks.append(_small_charts("logged", words, curves, others, legend))
     rows = pd.DataFrame([_end(evidence, run, curve) for run, curve in curves.items()])
     columns = [
         ("run", "Run", None),
@@ -100,6 +113,17 @@ def _one_for_each_arm(pictures: dict[str, bytes]) -> dict[str, bytes]:
     return dict({_arm(run): (run, png) for run, png in sorted(pictures.items(), reverse=True)}.values())
 
 
+def _one_for_each_recipe(views: dict[str, bytes]) -> dict[str, bytes]:
+    """The first run's picture of every recipe, each picture once: arms and seeds of a recipe see alike."""
+    recipes: dict[str, str] = {}
+    for run in sorted(views):
+        recipes.setdefault(run.partition("-")[0], run)
+    pictures: dict[bytes, str] = {}
+    for run in recipes.values():
+        pictures.setdefault(views[run], run)
+    return {run: png for png, run in pictures.items()}
+
+
 def _lines(curves: dict[str, pd.DataFrame], column: str, along: str) -> list[Line]:
     colour = tones(sorted({_arm(run) for run in curves}))
     return [
@@ -134,12 +158,16 @@ def _loss(curves: dict[str, pd.DataFrame], legend: tuple[tuple[str, str], ...], 
     return Figure("loss", caption, caption, body, _long(curves, ["loss"]), legend)
 
 
-def _health(curves: dict[str, pd.DataFrame], columns: list[str], legend: tuple[tuple[str, str], ...]) -> Figure:
-    names = HEALTH | {"lr": "Learning rate"}
-    charts = [_chart(curves, name, names[name], width=340, height=210) for name in columns]
+def _small_charts(
+    figure: str, caption: str, curves: dict[str, pd.DataFrame], columns: list[str], legend: tuple[tuple[str, str], ...]
+) -> Figure:
+    charts = [_chart(curves, name, _name(name), width=340, height=210) for name in columns]
     body = Markup('<div class="small-charts">{}</div>').format(Markup("").join(charts))
-    caption = "Health without labels: " + ", ".join(names[name].lower() for name in columns) + " by epoch."
-    return Figure("health", caption, caption, body, _long(curves, columns), legend)
+    return Figure(figure, caption, caption, body, _long(curves, columns), legend)
+
+
+def _name(column: str) -> str:
+    return NAMES.get(column, column.replace("_", " ").capitalize())
 
 
 def _long(curves: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
