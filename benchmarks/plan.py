@@ -41,7 +41,7 @@ def main() -> None:
         study = folder / "study.yaml"
         study.write_text(STUDY.format(key=ROOT / "demo" / "id_key", source=chosen.source.resolve(), steps=chosen.steps))
         began_s = time.monotonic()
-        found, _ = costs(load_study(files=[str(study)]), 1)
+        found, _ = costs(load_study(files=[str(study)]), 1, limit_s=600)
         probe_s = time.monotonic() - began_s
         planned_s: dict[str, float] = defaultdict(float)
         for cost in found:

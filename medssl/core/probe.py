@@ -29,8 +29,6 @@ from medssl.core.study import Study, load_study
 PIECES = (1, 3)
 """How many folders of a source each of the two probes takes."""
 PROBE_STEPS = 4
-LIMIT_S = 600.0
-"""When a probe that still runs is stopped."""
 ENOUGH_S = 40.0
 """Where the first piece has taken longer than this, it is the only one."""
 FILES, FILES_MB = 48, 24.0
@@ -48,7 +46,7 @@ SINGLE = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", "
 STEPS_OF = {"ingest": ("scan", "convert", "merge"), "reduce/describe": ("describe",), "reduce/leakage": ("leakage",)}
 
 
-def costs(study: Study, threads: int, limit_s: float = LIMIT_S) -> tuple[list[Cost], dict[str, int]]:
+def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[str, int]]:
     """What each stage of the study will take on this machine, and the largest batch of each pre-training that fits it.
 
     Raises:

@@ -119,7 +119,7 @@ def test_a_probe_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
 def test_every_stage_of_a_study_has_its_line(tmp_path: Path) -> None:
     study = tiny(tmp_path, sources={"ct": {"path": "scans", "labels": "labels.tsv"}}, finetune={"t": {"source": "ct"}})
     (tmp_path / "labels.tsv").write_text("id\tlabel\n")
-    found, batches = probe.costs(study, 1)
+    found, batches = probe.costs(study, 1, limit_s=600)
     unplanned = [(cost.stage, cost.name) for cost in found if cost.hours is None]
     assert unplanned == [("ingest", "ct/labels"), ("evaluate", "t"), ("report", "ct"), ("report", "study")]
     assert {cost.stage for cost in found if cost.hours} == {"ingest", "prepare", "reduce", "pretrain", "finetune"}
