@@ -21,7 +21,7 @@ STAGES = {1: "ingest", 2: "prepare", 3: "reduce", 4: "pretrain", 5: "finetune", 
 class Evidence:
     """What the stages left. Empty where a stage did not run.
 
-    `planes`: 8-bit slices by sample id; `study`: the options; `pictures`: what a run's objective drew at its end; `untold`: wall
+    `planes`: 8-bit slices by sample id; `study`: the options; `pictures`: what a run's objective drew, by epoch; `untold`: wall
     time in s of steps that leave no receipt; `on_page`: the sections made so far that had something to say.
     """
 
@@ -36,7 +36,7 @@ class Evidence:
     curves: Named = field(default_factory=dict)
     contracts: dict[str, Any] = field(default_factory=dict)
     views: dict[str, bytes] = field(default_factory=dict)
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    pictures: dict[str, dict[int, bytes]] = field(default_factory=dict)
     fits: Named = field(default_factory=dict)
     scores: Named = field(default_factory=dict)
     comparisons: Named = field(default_factory=dict)

@@ -35,6 +35,8 @@ PAGE = Path(__file__).parent / "page"
 TABLES = ("series", "rejected", "volumes", "samples", "keeps", "curves", "fits", "scores", "comparisons", "cases")
 BESIDE_SCORES = ("calibration.tsv", "confusion.tsv", "subgroups.tsv", "empty.tsv", "overlays.parquet")
 VALUES = ("fingerprint", "summaries", "contracts", "leaks")
+PICTURED_EPOCHS = 4
+"""Of how many epochs the page shows what an objective drew, evenly spread, the first and the last among them."""
 TEXT_COLUMNS = ("class", "unit", "init", "mode", "target", "predicted", "label", "value", "code", "sentence", "a", "b")
 
 
@@ -115,9 +117,9 @@ def _read(job: Job) -> tuple[Evidence, str]:
                 found[kind][name] = _table(path)
             elif kind == "views":
                 found[kind][name] = path.read_bytes()
-                drawn = sorted((path.parent / "pictures").glob("epoch-*.png"))
+                drawn = _spread(sorted((path.parent / "pictures").glob("epoch-*.png")), PICTURED_EPOCHS)
                 if drawn:
-                    found["pictures"][name] = job.read(drawn[-1]).read_bytes()
+                    found["pictures"][name] = {int(one.stem.rpartition("-")[2]): job.read(one).read_bytes() for one in drawn}
             elif kind in VALUES:
                 found[kind][name] = read_json(path)
             if kind == "scores":
@@ -190,6 +192,11 @@ def _table(path: Path) -> pd.DataFrame:
 def _in_order(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     places = {stage: place for place, stage in STAGES.items()}
     return dict(sorted(receipts.items(), key=lambda item: (places.get(item[0].split("/")[0], 0), item[0])))
+
+
+def _spread(drawn: list[Path], most: int) -> list[Path]:
+    places = np.unique(np.linspace(0, len(drawn) - 1, min(most, len(drawn))).round().astype(int))
+    return [drawn[place] for place in places]
 
 
 def _planes(evidence: Evidence, folders: dict[str, Path]) -> dict[str, NDArray[np.uint8]]:

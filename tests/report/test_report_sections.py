@@ -20,7 +20,7 @@ from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDE
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
-from medssl.report.run import _with_given_masks
+from medssl.report.run import _spread, _with_given_masks
 from medssl.report.section import Figure, Table, Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of, with_limits
 from medssl.report.sections.checklists import _row
@@ -569,6 +569,18 @@ def test_all_that_a_run_logs_is_drawn_and_every_recipe_shows_its_views_once() ->
     assert set(logged) == {"run", "epoch", "step", "grad_norm", "prototype_usage"}
     assert logged["prototype_usage"].dropna().tolist() == [0.5, 0.6, 0.7, 0.8]
     assert [name for name in figures if name.startswith("views")] == ["views-pool-moco-all-seed0", "views-pool-swav-all-seed0"]
+
+
+def test_what_was_told_of_hidden_patches_is_shown_over_the_epochs() -> None:
+    curve = pd.DataFrame({"epoch": range(9), "step": range(9), "loss": 1.0})
+    curves = {"pool/spark-all-seed0": curve, "pool/spark-all-seed1": curve}
+    pictures = {run: {1: png_of(4), 5: png_of(5), 9: png_of(6)} for run in curves}
+    section = pretraining(Evidence(title="t", curves=curves, pictures=pictures))
+    (figure,) = (block for block in section.blocks if isinstance(block, Figure) and block.name.startswith("pictures"))
+    assert "after epochs 1, 5 and 9" in figure.caption and figure.rows["epoch"].tolist() == [1, 5, 9]
+    assert re.findall(r"<p>Epoch (\d)</p><img", str(figure.body)) == ["1", "5", "9"]
+    assert [len(_spread([Path("a")] * number, 4)) for number in (0, 1, 3, 100)] == [0, 1, 3, 4]
+    assert _spread([Path(str(epoch)) for epoch in range(100)], 4) == [Path("0"), Path("33"), Path("66"), Path("99")]
 
 
 def test_two_tables_name_one_speed_of_a_run() -> None:

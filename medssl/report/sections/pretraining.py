@@ -40,13 +40,7 @@ def pretraining(evidence: Evidence) -> Section:
         blocks.append(
             Figure(f"views-{run.replace('/', '-')}", caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]}))
         )
-    for run, png in _one_for_each_arm(evidence.pictures).items():
-        caption = (
-            f"What run {run} makes of hidden patches after its last epoch: the image (top), what was seen of it (middle), "
-            "and the prediction in its place (bottom), with the true mean and contrast of each patch."
-        )
-        name = f"pictures-{run.replace('/', '-')}"
-        blocks.append(Figure(name, caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]})))
+    blocks += [_told(run, drawn) for run, drawn in _one_for_each_arm(evidence.pictures).items()]
     legend = _legend(list(curves))
     if max(len(curve) for curve in curves.values()) < FEW_EPOCHS:
         by_step = {run: curve.dropna(subset=["loss"]) for run, curve in sorted(evidence.curves.items())}
@@ -108,9 +102,22 @@ def _arm(run: str) -> str:
     return re.sub(r"-seed\d+$", "", run.split("/")[-1])
 
 
-def _one_for_each_arm(pictures: dict[str, bytes]) -> dict[str, bytes]:
+def _one_for_each_arm(pictures: dict[str, dict[int, bytes]]) -> dict[str, dict[int, bytes]]:
     """The first seed's pictures."""
-    return dict({_arm(run): (run, png) for run, png in sorted(pictures.items(), reverse=True)}.values())
+    return dict({_arm(run): (run, drawn) for run, drawn in sorted(pictures.items(), reverse=True)}.values())
+
+
+def _told(run: str, drawn: dict[int, bytes]) -> Figure:
+    """What a run made of hidden patches at the ends of some epochs."""
+    epochs = sorted(drawn)
+    when = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}"
+    caption = (
+        f"What run {run} makes of hidden patches after {when}: the image (top), what was seen of it (middle), "
+        "and the prediction in its place (bottom), with the true mean and contrast of each patch."
+    )
+    sheets = [Markup("<p>Epoch {}</p>{}").format(epoch, sheet(drawn[epoch], f"{caption} Epoch {epoch}.")) for epoch in epochs]
+    rows = pd.DataFrame({"run": run, "epoch": epochs})
+    return Figure(f"pictures-{run.replace('/', '-')}", caption, caption, Markup("").join(sheets), rows)
 
 
 def _one_for_each_recipe(views: dict[str, bytes]) -> dict[str, bytes]:
