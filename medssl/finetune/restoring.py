@@ -37,11 +37,15 @@ def exact_turn(
 def restored_mask(
     mask: np.ndarray, affine: np.ndarray, source_affine: np.ndarray, source_shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """A mask `(i, j, k)` on the source grid: voxel for voxel where only the orientation differs, else the nearest voxel."""
+    """A mask `(i, j, k)` on the source grid: voxel for voxel where only the orientation differs, else the nearest voxel.
+
+    Up to one voxel beyond the outermost centres the edge goes on, as in `resample_to_spacing`: a voxel is a box, and the two
+    grids need not end at one place.
+    """
     turn = exact_turn(affine, mask.shape, source_affine, source_shape)
     if turn is not None:
         return np.asfortranarray(turn.restore(mask))
-    return resample(mask, affine, source_affine, source_shape, order=0)
+    return resample(*_with_edge(mask, affine), source_affine, source_shape, order=0)
 
 
 def restored_classes(
@@ -50,7 +54,7 @@ def restored_classes(
     """The likeliest class of each voxel of the source grid, uint8 indices.
 
     Where spacing differs, probabilities are interpolated (trilinear) before the class is chosen, so that borders are not
-    those of the coarser grid; outside the prepared grid is class 0.
+    those of the coarser grid. The edge goes on for one voxel, as in `restored_mask`; farther outside is class 0.
 
     Args:
         probabilities: `(classes, i, j, k)` on the prepared grid.
@@ -60,12 +64,19 @@ def restored_classes(
     if turn is not None:
         return np.asfortranarray(turn.restore(probabilities.argmax(axis=0).astype(np.uint8)))
     best = np.zeros(source_shape, dtype=np.uint8)
-    highest = resample(probabilities[0], affine, source_affine, source_shape, order=1, fill=1.0)
+    highest = resample(*_with_edge(probabilities[0], affine), source_affine, source_shape, order=1, fill=1.0)
     for index in range(1, len(probabilities)):
-        current = resample(probabilities[index], affine, source_affine, source_shape, order=1, fill=0.0)
+        current = resample(*_with_edge(probabilities[index], affine), source_affine, source_shape, order=1, fill=0.0)
         above = current > highest
         best[above], highest[above] = index, current[above]
     return np.asfortranarray(best)
+
+
+def _with_edge(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`array` `(i, j, k)` with its outermost voxels once more around it, and the affine of that."""
+    moved = affine.copy()
+    moved[:3, 3] -= affine[:3, :3].sum(axis=1)
+    return np.pad(array, 1, mode="edge"), moved
 
 
 def largest_components(mask: np.ndarray, num_classes: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from medssl.finetune.scans import Scan, batch_of, dice, mean_dice, patch_at, pla
 from medssl.finetune.tasks.segmentation import Segmentation, augmented
 from medssl.nn.backbone import build
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine
+from medssl.volume.spacing import resample_to_spacing
 
 NARROW = {"stem": "small", "width": 0.125}
 VALUES = {"1": "1", "3": "3"}
@@ -80,6 +81,22 @@ def test_after_resampling_the_mask_lies_where_it_was(seed: int) -> None:
     inside = ball(prepared, extent).astype(np.float32)
     back = restored_classes(np.stack([1 - inside, inside]), prepared, affine, shape)
     assert dice(back, ball(affine, shape).astype(np.uint8), 1) > 0.93
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_mask_that_fills_the_image_fills_it_after_resampling(seed: int) -> None:
+    """Coarser or finer, oblique or not, whole steps or not: no rim of background; what the image cuts off stays cut there."""
+    affine, shape = oblique(seed)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0) * np.random.default_rng(seed).uniform(0.4, 3.0, 3)
+    full = np.ones(shape, np.uint8)
+    prepared, grid = resample_to_spacing(full, affine, spacing_mm, order=0)
+    assert restored_mask(prepared, grid, affine, shape).all()
+    one_hot = np.stack([1.0 - prepared, prepared]).astype(np.float32)
+    assert (restored_classes(one_hot, grid, affine, shape) == 1).all()
+    assert restored_mask(full, affine, grid, prepared.shape).all(), "a mask from a label folder, on the prepared grid"
+    far = affine.copy()
+    far[:3, 3] += affine[:3, 0] * (shape[0] + 2)
+    assert not restored_mask(full, affine, far, shape).any(), "what lies beside the image has no mask"
 
 
 def test_the_largest_component_of_each_class_stays() -> None:
