@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,15 @@ from medssl.evaluate.intervals import Replicates
 from medssl.evaluate.metrics.brier import brier_of_cases
 from medssl.evaluate.metrics.calibration_error import binned
 from medssl.evaluate.predictions import MANY, Tested
-from medssl.evaluate.sample import Floats, Ints, Sample, Truth
+from medssl.evaluate.sample import MACRO, Floats, Ints, Sample, Truth
 
 Metric = Callable[[Sample], dict[str, Floats]]
 Key = tuple[str, str]
 """A metric and a class."""
 
 WEIGHTS_AT_ONCE = 2_000_000
+OVER_CLASSES = ("balanced_accuracy",)
+"""Metrics without a row for a class that are means over classes all the same."""
 
 
 def score_fit(
@@ -31,8 +34,22 @@ def score_fit(
         for name, metric in metrics.items():
             for label, values in metric(sample).items():
                 parts.setdefault((name, label), []).append(values)
-    num_units = weights.shape[1]
-    return {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
+    num_units, rarer = weights.shape[1], rarer_units(truth, unit)
+    made = {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
+    of_classes = {key: MACRO if key[0] in OVER_CLASSES else key[1] for key in made}
+    return {key: replace(one, num_rarer=rarer.get(of_classes[key])) for key, one in made.items()}
+
+
+def rarer_units(truth: Truth, unit: Ints) -> dict[str, int]:
+    """By class, how many units have a case of it, or a case of the rest, whichever are fewer; for `macro` the least of all.
+
+    Classes that all cases have, or none, are in no score and left out.
+    """
+    found = {}
+    for index in np.flatnonzero(truth.present):
+        true = truth.targets[:, index]
+        found[truth.classes[index]] = min(len(np.unique(unit[true])), len(np.unique(unit[~true])))
+    return found | ({MACRO: min(found.values())} if found else {})
 
 
 def case_table(test: Tested, probabilities: dict[str, Floats], truth: Truth) -> pd.DataFrame:

@@ -49,6 +49,7 @@ COLUMNS = [
     "p",
     "p_holm",
     "n",
+    "n_rarer",
     "unit",
     "method",
     "effect",
@@ -83,11 +84,11 @@ def score_rows(
             rows.append(
                 {"init": arm, "mode": mode, "fraction": fraction, "metric": metric, "class": label, "better": better[metric]}
                 | {"estimate": found.estimate, "low": found.low, "high": found.high, "confidence": confidence}
-                | {"n": mean.num_units, "unit": test.unit_kind, "num_cases": len(test.cases)}
+                | {"n": mean.num_units, "n_rarer": mean.num_rarer, "unit": test.unit_kind, "num_cases": len(test.cases)}
                 | {"num_seeds": len(seeds), "seed_sd": _spread([seed.value for seed in seeds])}
                 | {"method": found.method, "note": joined(found.note, notes.get((metric, label), ""))}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"n_rarer": "Int64"}) if rows else pd.DataFrame()
 
 
 def pairs_of(
@@ -160,13 +161,14 @@ def comparison_rows(
             for (metric, label), pair in pairs.items():
                 found, n = interval(pair.difference, confidence), pair.difference.num_units
                 row = place | {"metric": metric, "class": label} | _numbers(found, f"bootstrap ({found.method})", n, pair.note)
-                row |= {"effect": _standardised(found, n), "effect_name": "d_z"}
+                row |= {"n_rarer": pair.difference.num_rarer, "effect": _standardised(found, n), "effect_name": "d_z"}
                 row |= _by_seed(by_arm[a], by_arm[b], pair.a, pair.b)
                 rows.append(row)
             for label, (is_positive, values) in positives.items():
                 found = delong([values[fit] for fit in ids_a], [values[fit] for fit in ids_b], is_positive, confidence)
                 row = place | {"metric": "auc", "class": label} | _numbers(found, "delong", len(test.units))
-                rows.append(row | {"effect": _standardised(found, len(test.units)), "effect_name": "d_z"})
+                few = int(min(is_positive.sum(), (~is_positive).sum()))
+                rows.append(row | {"n_rarer": few, "effect": _standardised(found, len(test.units)), "effect_name": "d_z"})
             for (metric, label), difference in unit_differences(ids_a, ids_b).items():
                 known = difference[np.isfinite(difference)]
                 p, balance = signed_ranks(known) if len(known) else (np.nan, np.nan)
@@ -181,7 +183,7 @@ def comparison_rows(
     family = [table[name] for name in ["b", "metric", "class"] + (["mode", "fraction"] if holm_over == "arms" else [])]
     family.append(table["method"].str.split(" ").str[0])
     table["p_holm"] = table.groupby(family)["p"].transform(lambda p: holm(p.to_numpy(np.float64)))
-    return table.reindex(columns=COLUMNS).astype({"num_seeds": "Int64", "seeds_above": "Int64"})
+    return table.reindex(columns=COLUMNS).astype({"num_seeds": "Int64", "seeds_above": "Int64", "n_rarer": "Int64"})
 
 
 def joined(*notes: str) -> str:

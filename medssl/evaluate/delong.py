@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from medssl.evaluate.intervals import Interval
+from medssl.evaluate.intervals import Interval, rare_note
 from medssl.evaluate.sample import Floats
 
 
@@ -42,4 +42,5 @@ def delong(a: list[Floats], b: list[Floats], is_positive: np.ndarray, confidence
         return Interval(difference, np.nan, np.nan, p, 0.0, "delong", "no interval: no variance")
     half = error * float(stats.norm.ppf((1 + confidence) / 2))
     p = float(2 * stats.norm.sf(abs(difference) / error))
-    return Interval(difference, difference - half, difference + half, p, error, "delong", "")
+    note = rare_note(min(len(on_positives), len(on_negatives)))
+    return Interval(difference, difference - half, difference + half, p, error, "delong", note)

@@ -8,10 +8,12 @@ import numpy as np
 from scipy import stats
 
 from medssl.core.rng import rng
-from medssl.evaluate.sample import Floats
+from medssl.evaluate.sample import ROUNDING, Floats, apart
 
 FEWEST_FOR_INTERVAL = 5
 MOST_FOR_JACKKNIFE = 2000
+FEWEST_OF_CLASS = 20
+"""Where a score sets a class against the rest: with fewer units on one side the interval covers too little (docs/evaluate.md)."""
 FEWEST_FOR_MEANS = 50
 """Bootstrap intervals of means are sound from about here (trust.md §7): below, every row says so."""
 MOST_UNDEFINED_FRAC = 0.05
@@ -36,12 +38,14 @@ class Replicates:
     """One statistic under `unit_weights`: its value, its bootstrap `(b,)` and its jackknife `(u,)` or nothing.
 
     num_units: how many units it rests on; fewer than `u` where some have no value.
+    num_rarer: of a score that sets a class against the rest, how many units the rarer side has.
     """
 
     value: float
     bootstrap: Floats
     jackknife: Floats
     num_units: int
+    num_rarer: int | None = None
 
     @classmethod
     def of(cls, values: Floats, num_bootstrap: int, num_units: int) -> Replicates:
@@ -50,10 +54,11 @@ class Replicates:
 
     def __sub__(self, other: Replicates) -> Replicates:
         return Replicates(
-            self.value - other.value,
-            self.bootstrap - other.bootstrap,
-            self.jackknife - other.jackknife,
+            float(apart(np.asarray(self.value), np.asarray(other.value))),
+            apart(self.bootstrap, other.bootstrap),
+            apart(self.jackknife, other.jackknife),
             min(self.num_units, other.num_units),
+            _fewest([self, other]),
         )
 
 
@@ -77,7 +82,19 @@ def mean_of(replicates: list[Replicates]) -> Replicates:
         np.mean([r.bootstrap for r in replicates], axis=0),
         np.mean([r.jackknife for r in replicates], axis=0),
         min(r.num_units for r in replicates),
+        _fewest(replicates),
     )
+
+
+def _fewest(replicates: list[Replicates]) -> int | None:
+    return min((r.num_rarer for r in replicates if r.num_rarer is not None), default=None)
+
+
+def rare_note(num_rarer: int | None) -> str:
+    """What a row says of a class that few units have, or have not."""
+    if num_rarer is None or num_rarer >= FEWEST_OF_CLASS:
+        return ""
+    return f"{num_rarer} units of the rarer class: the interval may be too narrow"
 
 
 def interval(replicates: Replicates, confidence: float) -> Interval:
@@ -99,9 +116,10 @@ def interval(replicates: Replicates, confidence: float) -> Interval:
     if undefined > MOST_UNDEFINED_FRAC * len(replicates.bootstrap):
         note = f"no interval: undefined in {undefined} of {len(replicates.bootstrap)} resamples"
         return Interval(value, np.nan, np.nan, np.nan, np.nan, "none", note)
-    note = f"n below {FEWEST_FOR_MEANS}: the interval may be too narrow" if n < FEWEST_FOR_MEANS else ""
+    few = f"n below {FEWEST_FOR_MEANS}: the interval may be too narrow" if n < FEWEST_FOR_MEANS else ""
+    note = "; ".join(filter(None, [few, rare_note(replicates.num_rarer)]))
     standard_error = float(np.std(known, ddof=1))
-    if np.ptp(known) == 0:
+    if np.ptp(known) <= ROUNDING * max(1.0, abs(value)):
         p = 1.0 if value == 0 else np.nan
         return Interval(value, np.nan, np.nan, p, 0.0, "none", "no interval: the same value in every resample")
     acceleration = _acceleration(replicates.jackknife)
@@ -129,10 +147,23 @@ def _bca_level(quantile: float, shift: float, bend: float) -> float:
 
 
 def _p_of_zero(known: Floats, shift: float, bend: float, n: int) -> float:
-    """Solve `_bca_level(q) = share below 0` for q, then undo the widening."""
-    outer = _normal_quantile_of_share(known, 0.0) - shift
+    """Solve `_bca_level(q) = level whose quantile is 0` for q, then undo the widening."""
+    outer = float(stats.norm.ppf(_level_of(known, 0.0))) - shift
     quantile = outer / (1 + bend * outer) - shift if 1 + bend * outer > 0 else np.sign(outer) * np.inf
     return float(min(1.0, 2 * stats.t.sf(abs(quantile) / np.sqrt(n / (n - 1)), n - 1)))
+
+
+def _level_of(known: Floats, value: float) -> float:
+    """The level whose quantile (as `np.quantile` has it, linear between order statistics) is `value`, kept inside (0, 1)."""
+    ordered, b = np.sort(known), len(known)
+    first, after = int(np.searchsorted(ordered, value, "left")), int(np.searchsorted(ordered, value, "right"))
+    if first < after:
+        place = (first + after - 1) / 2
+    elif 0 < first < b:
+        place = first - 1 + float((value - ordered[first - 1]) / (ordered[first] - ordered[first - 1]))
+    else:
+        place = -1.0 if first == 0 else float(b)
+    return float(np.clip(place / (b - 1), 0.5 / (b + 1), (b + 0.5) / (b + 1)))
 
 
 def _normal_quantile_of_share(known: Floats, value: float) -> float:

@@ -7,13 +7,17 @@ from scipy import stats
 
 from medssl.evaluate.sample import Floats
 
+DECIMALS = 12
+"""Differences that are equal to so many decimals are tied."""
+
 
 def signed_ranks(difference: Floats) -> tuple[float, float]:
     """Two-sided p-value of the signed-rank test and the matched-pairs rank-biserial correlation, zeros left out.
 
     Source: Wilcoxon, Biometrics Bulletin 1:80 (1945); effect size: Kerby, Comprehensive Psychology 3:1 (2014).
     """
-    nonzero = difference[np.isfinite(difference) & (difference != 0)]
+    nonzero = np.round(difference[np.isfinite(difference)], DECIMALS)
+    nonzero = nonzero[nonzero != 0]
     if len(nonzero) == 0:
         return 1.0, 0.0
     ranks = stats.rankdata(np.abs(nonzero))

@@ -21,7 +21,7 @@ from medssl.evaluate.masks import classes_of_masks, spacing_of
 from medssl.evaluate.metrics.brier import brier_of_cases
 from medssl.evaluate.overlays import fullest_plane, pictured
 from medssl.evaluate.predictions import Tested, only_test, probabilities_of, truth_of
-from medssl.evaluate.sample import ALL, Floats, Truth, by_unit
+from medssl.evaluate.sample import ALL, Floats, Truth, apart, by_unit
 from medssl.evaluate.subgroups import in_group, restrict, subgroups_of
 
 Metrics = dict[str, Callable[..., Any]]
@@ -72,7 +72,7 @@ def _classification(
 
     def unit_differences(a: list[str], b: list[str]) -> dict[comparisons.Key, Floats]:
         mean_a, mean_b = (np.mean([briers[fit] for fit in fits], axis=0) for fits in (a, b))
-        return {("brier", ALL): mean_a - mean_b}
+        return {("brier", ALL): apart(mean_a, mean_b)}
 
     positives = {}
     if truth.positive is not None and truth.present[truth.positive] and len(test.units) == len(test.cases):

@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 MACRO = "macro"
 ALL = "all"
 CALLED_FROM = 0.5
+ROUNDING = 1e-12
+"""Relative to 1 or the numbers themselves: what is closer differs by the order of its sums alone."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,13 @@ def divide(above: Floats, below: Floats) -> Floats:
     """`above / below`, NaN where `below` is 0 (a replicate without any case of a class)."""
     result = np.full(np.broadcast(above, below).shape, np.nan)
     np.divide(above, below, out=result, where=below != 0)
+    return result
+
+
+def apart(a: Floats, b: Floats) -> Floats:
+    """`a − b`, and 0 where rounding alone sets them apart, as it does the means of nine equal scores and of three."""
+    difference = np.asarray(a - b)
+    result: Floats = np.where(np.abs(difference) <= ROUNDING * np.maximum(1.0, np.maximum(np.abs(a), np.abs(b))), 0.0, difference)
     return result
 
 

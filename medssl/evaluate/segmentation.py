@@ -11,7 +11,7 @@ import pandas as pd
 from medssl.core.errors import CorruptArtefactError
 from medssl.evaluate.comparisons import Compared, Key
 from medssl.evaluate.intervals import Replicates
-from medssl.evaluate.sample import MACRO, Floats, Ints, by_unit, divide
+from medssl.evaluate.sample import MACRO, Floats, Ints, apart, by_unit, divide
 from medssl.evaluate.surface import Pair, pair
 
 Metric = Callable[[Pair], float]
@@ -108,7 +108,7 @@ class CaseScores:
 
     def _differences(self, a: list[str], b: list[str]) -> dict[Key, Floats]:
         mean = {key: [np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in (a, b)] for key in self._keys}
-        return {key: of_a - of_b for key, (of_a, of_b) in mean.items()}
+        return {key: apart(of_a, of_b) for key, (of_a, of_b) in mean.items()}
 
     def _means(self, values: dict[Key, Floats], in_macro: set[Key]) -> dict[Key, Replicates]:
         """Weighted means of each metric and class, and over the classes `in_macro` where there are several."""

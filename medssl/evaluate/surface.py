@@ -27,7 +27,13 @@ class Pair:
 
 
 def pair(prediction: NDArray[np.bool_], target: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> Pair:
-    """The two masks cropped to their common bounding box and one voxel around it (so that every voxel has neighbours)."""
+    """The two masks cropped to their common bounding box and one voxel around it (so that every voxel has neighbours).
+
+    A single slice is an image: along an axis of one voxel nothing is surface.
+    """
+    flat = tuple(axis for axis, size in enumerate(target.shape) if size == 1)[: target.ndim - 1]
+    prediction, target = np.squeeze(prediction, flat), np.squeeze(target, flat)
+    spacing_mm = tuple(size for axis, size in enumerate(spacing_mm) if axis not in flat)
     either = prediction | target
     if not either.any():
         return Pair(prediction, target, spacing_mm)

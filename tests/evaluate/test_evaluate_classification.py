@@ -9,6 +9,8 @@ from sklearn import metrics as reference
 
 from medssl.core import plugins
 from medssl.core.rng import rng
+from medssl.evaluate.classification import rarer_units, score_fit
+from medssl.evaluate.intervals import unit_weights
 from medssl.evaluate.predictions import only_test, probabilities_of, truth_of
 from medssl.evaluate.sample import Sample, Truth
 
@@ -152,6 +154,24 @@ def test_several_labels_a_case_equal_scikit_learn() -> None:
     assert metric("balanced_accuracy")(sample)["all"][0] == pytest.approx(expected, **EXACT)
     assert metric("brier")(sample)["all"][0] == pytest.approx(((values - targets) ** 2).mean(), **EXACT)
     assert 0 < metric("calibration_error")(sample)["all"][0] < 1
+
+
+def test_a_label_that_all_cases_have_is_recalled_and_never_rejected() -> None:
+    targets = np.array([[True, True], [True, False], [True, True]])
+    values = np.array([[0.9, 0.9], [0.9, 0.1], [0.2, 0.9]])
+    found = metric("balanced_accuracy")(Sample(Truth(targets, ["always", "some"], None, True), values, np.ones((1, 3))))
+    assert found["all"][0] == pytest.approx(np.mean([2 / 3, 1.0, 1.0]))
+
+
+def test_the_rarer_side_of_a_class_is_counted_in_units() -> None:
+    targets = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 2]]
+    unit = np.array([0, 0, 1, 2, 2, 3])
+    known = Truth(targets, ["a", "b", "c"])
+    assert rarer_units(known, unit) == {"a": 2, "b": 1, "c": 1, "macro": 1}
+    made = score_fit(known, targets.astype(float), {n: metric(n) for n in ("auc", "accuracy", "balanced_accuracy")},
+                     unit_weights(0, "u", 4, 20), unit, 20)  # fmt: skip
+    assert made["auc", "a"].num_rarer == 2 and made["auc", "macro"].num_rarer == 1
+    assert made["accuracy", "all"].num_rarer is None and made["balanced_accuracy", "all"].num_rarer == 1
 
 
 def test_a_study_by_hand_gives_the_same_auc() -> None:

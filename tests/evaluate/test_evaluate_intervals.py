@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from scipy import stats
 
 from medssl.core.rng import rng
 from medssl.evaluate.delong import components, delong
-from medssl.evaluate.intervals import Replicates, interval, mean_of, unit_weights
+from medssl.evaluate.intervals import FEWEST_OF_CLASS, Replicates, interval, mean_of, unit_weights
 from medssl.evaluate.metrics.auc import auc
 from medssl.evaluate.ranks import holm, signed_ranks
-from medssl.evaluate.sample import Sample, Truth
+from medssl.evaluate.sample import Sample, Truth, apart
 
 
 def replicates(values: np.ndarray, weights: np.ndarray, num_bootstrap: int) -> Replicates:
@@ -24,9 +25,17 @@ def test_all_resamples_of_a_small_sample_have_the_closed_form_of_the_variance() 
     values = np.array([1.0, 2.5, 4.0, 8.0])
     means = [np.mean(values[list(draw)]) for draw in itertools.product(range(4), repeat=4)]
     assert np.var(means) == pytest.approx(np.var(values) / 4, abs=1e-12)
+    counts = [np.bincount(draw, minlength=4) for draw in itertools.product(range(4), repeat=4)]
+    every = np.concatenate([np.ones((1, 4)), np.array(counts, float), 1 - np.eye(4)])
+    found = replicates(values, every, len(counts))
+    assert sorted(found.bootstrap) == pytest.approx(sorted(means), abs=1e-12)
+    assert np.var(found.bootstrap) == pytest.approx(np.var(values) / 4, abs=1e-12)
+    assert found.jackknife == pytest.approx([np.delete(values, place).mean() for place in range(4)], abs=1e-12)
     weights = unit_weights(3, "closed form", 4, 20_000)
-    found = weights[1:20_001] @ values / 4
-    assert np.var(found) == pytest.approx(np.var(values) / 4, rel=0.03)
+    drawn = np.unique(weights[1:20_001], axis=0, return_counts=True)
+    expected = {tuple(row): sum(tuple(c) == tuple(row) for c in np.array(counts)) / 256 for row in drawn[0].astype(int)}
+    assert len(expected) == 35, "every multiset of 4 of 4"
+    assert stats.chisquare(drawn[1], 20_000 * np.array(list(expected.values()))).pvalue > 0.001
 
 
 def test_every_resample_draws_as_many_units_as_there_are() -> None:
@@ -57,6 +66,46 @@ def test_the_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
     assert 0.001 < p < 0.5
     assert interval(sample, 1 - p).low == pytest.approx(0.0, abs=0.005)
     assert interval(sample, 1 - 1.3 * p).low > 0 > interval(sample, 1 - 0.7 * p).low
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_interval_leaves_out_zero_exactly_where_its_p_value_is_below_its_level(seed: int) -> None:
+    random, undecided = rng(seed, "borderline"), 0
+    for study in range(200):
+        n, b = int(random.integers(8, 60)), 400
+        values = random.gamma(1.5, size=n)
+        values += (2.0 + 0.3 * random.normal()) * values.std(ddof=1) / np.sqrt(n) - values.mean()
+        found = interval(replicates(values, unit_weights(study, "borderline", n, b), b), 0.95)
+        assert (found.low > 0 or found.high < 0) == (found.p < 0.05), (found.low, found.p)
+        undecided += 0.03 < found.p < 0.08
+    assert undecided > 20, "the studies are to be near the border"
+
+
+def test_rounding_is_no_difference() -> None:
+    """Two arms with equal scores, one of nine fits and one of three: their means differ in the last bit."""
+    values = 0.7 * rng(3, "voxels").integers(1, 40, 60)
+    of_arm = [np.mean([values] * number, axis=0) for number in (9, 3)]
+    assert (of_arm[0] != of_arm[1]).any(), "this is what the test is about"
+    difference = apart(*of_arm)
+    assert (difference == 0).all() and signed_ranks(difference) == (1.0, 0.0)
+    weights = unit_weights(0, "rounding", 60, 200)
+    nine, three = ([replicates(values + 1e-15 * seed, weights, 200) for seed in range(number)] for number in (9, 3))
+    assert interval(mean_of(nine) - mean_of(three), 0.95).p == 1.0
+    assert apart(np.array([1.0, np.nan]), np.array([0.5, 1.0]))[0] == 0.5
+    tied = np.array([0.1 + 0.2, 0.3, -0.3, 0.5])
+    assert signed_ranks(tied) == signed_ranks(np.array([0.3, 0.3, -0.3, 0.5]))
+
+
+def test_a_class_of_few_units_is_said_to_be_rare() -> None:
+    weights = unit_weights(0, "rare", 80, 300)
+    values = rng(0, "rare").normal(0.6, 0.1, 80)
+    common = replicates(values, weights, 300)
+    rare = replace(common, num_rarer=4)
+    assert interval(common, 0.95).note == ""
+    assert interval(rare, 0.95).note == "4 units of the rarer class: the interval may be too narrow"
+    assert (rare - common).num_rarer == mean_of([common, rare]).num_rarer == 4
+    is_positive = np.arange(80) < 4
+    assert "4 units" in delong([values], [values[::-1]], is_positive, 0.95).note
 
 
 def test_a_difference_of_nothing_has_p_one_and_few_units_have_no_interval() -> None:
@@ -173,7 +222,8 @@ def simulated(kind: str, n: int, study: int, num_bootstrap: int) -> tuple[np.nda
     random, weights = rng(1, kind, n, study), unit_weights(study, kind, n, num_bootstrap)
     if kind == "mean":
         return weights @ random.beta(8, 2, size=n) / weights.sum(axis=1), 0.8
-    truth = random.random(n) < 0.5  # cases of either class come as they come: what resampling of cases imitates
+    # cases of either class come as they come: what resampling of cases imitates; or the fewest positives that get no note
+    truth = np.arange(n) < FEWEST_OF_CLASS if kind == "rare" else random.random(n) < 0.5
     known = Truth(np.stack([~truth, truth], axis=1), ["no", "yes"], 1)
     first = random.normal(size=n) + 1.2 * truth
     second = 0.6 * first + 0.8 * random.normal(size=n)
@@ -182,8 +232,7 @@ def simulated(kind: str, n: int, study: int, num_bootstrap: int) -> tuple[np.nda
     return (by[0], true[0]) if kind == "auc" else (by[0] - by[1], true[0] - true[1])
 
 
-@pytest.mark.parametrize("n", [30, 50, 100])
-@pytest.mark.parametrize("kind", ["mean", "auc", "difference"])
+@pytest.mark.parametrize(("kind", "n"), [*itertools.product(["mean", "auc", "difference"], [30, 50, 100]), ("rare", 100)])
 def test_intervals_cover_the_truth_as_often_as_they_say(kind: str, n: int, request: pytest.FixtureRequest) -> None:
     full = request.config.getoption("--full")
     studies, num_bootstrap = (2000, 1000) if full else (100, 400)

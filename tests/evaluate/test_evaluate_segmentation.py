@@ -98,6 +98,19 @@ def test_the_mean_leaves_out_cases_without_a_value_in_every_resample() -> None:
         assert found.bootstrap[r] == pytest.approx((counts * np.nan_to_num(values))[known].sum() / counts[known].sum())
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_single_slice_is_scored_as_the_image_it_is(axis: int) -> None:
+    i, j = np.indices((48, 48))
+    discs = [(i - 20) ** 2 + (j - at) ** 2 < 100 for at in (18, 28)]
+    spacing_mm = [1.0, 1.0]
+    spacing_mm.insert(axis, 5.0)
+    flat = pair(*discs, (1.0, 1.0))
+    solid = pair(*(np.expand_dims(disc, axis) for disc in discs), tuple(spacing_mm))
+    assert hd95(flat) > 8
+    for metric in METRICS.values():
+        assert metric(solid) == metric(flat)
+
+
 def test_empty_masks_are_counted() -> None:
     place = {"arm": "a", "mode": "full", "fraction": 1.0, "class": "organ"}
     kinds = ["neither", "neither", "both", "prediction", "target"]

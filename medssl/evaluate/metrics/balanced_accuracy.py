@@ -19,6 +19,6 @@ def balanced_accuracy(sample: Sample) -> dict[str, Floats]:
     for index in np.flatnonzero(sample.targets.any(axis=0)):
         true, called = sample.targets[:, index], sample.called[:, index]
         recalls.append(divide(sample.total(true & called), sample.total(true)))
-        if sample.truth.multilabel:
+        if sample.truth.multilabel and not true.all():
             recalls.append(divide(sample.total(~true & ~called), sample.total(~true)))
     return {ALL: np.mean(recalls, axis=0)}
