@@ -48,9 +48,14 @@ class Cases:
 
 
 def class_names(labels: Sequence[str]) -> list[str]:
-    """Distinct class names: numbers in their order, else alphabetically; `a|b` counts for a and for b."""
+    """Distinct class names: numbers in their order, else alphabetically; `a|b` counts for a and for b, `|` for none."""
     found = {name for label in labels for name in label.split(MANY)} - {""}
     return sorted(found, key=lambda name: (0, int(name), name) if name.isdigit() else (1, 0, name))
+
+
+def _stripped(label: str) -> str:
+    """`a | b` as `a|b`."""
+    return MANY.join(name.strip() for name in label.split(MANY))
 
 
 def encode(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -74,13 +79,19 @@ def unit_ids(samples: pd.DataFrame, volumes: pd.DataFrame) -> pd.Series:
     return subject.where(subject.notna(), own)
 
 
+def volume_ids(rows: pd.DataFrame) -> np.ndarray:
+    """The volume of each slice; a picture is one of its own, though pictures of one shape are stored together."""
+    own = rows["sample_id"].astype(object)
+    return own.where(rows["kind"] == "images", rows["volume_id"]).to_numpy(dtype=object)
+
+
 def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volumes: bool) -> pd.DataFrame:
     """The rows of samples.parquet that a classification can use, a row per case: `case_id, unit_id, …, label`.
 
     Args:
         samples: the table of the prepare stage, with `unit_id`.
         source: its name, for the errors.
-        multilabel: a case may have several classes, or none (an empty label).
+        multilabel: a case may have several classes (`a|b`), or none (`|`); without a label it is left out.
         whole_volumes: a case is a volume (3-D networks) instead of a slice.
 
     Raises:
@@ -93,7 +104,7 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
             f"{len(samples)} rows. Give it labels (sources.{source}.labels: a table of id and label, or `folders` for "
             "a folder per class; or an NPZ with labels), or fine-tune on another source."
         )
-    rows = rows.sort_values("sample_id", kind="stable")
+    rows = rows.assign(label=rows["label"].map(_stripped)).sort_values("sample_id", kind="stable")
     if whole_volumes:
         differ = rows.groupby("volume_id")["label"].nunique()
         if (differ > 1).any():

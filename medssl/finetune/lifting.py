@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError
-from medssl.nn.weights import load_encoder, read_tensors
+from medssl.nn.weights import adapted, load_encoder, read_tensors
 
 VOLUME = "volume_encoder"
 """The part that a run leaves when it has learnt how the slices of a volume belong together."""
@@ -50,21 +50,24 @@ def cuts_slices(contract: dict[str, Any]) -> bool:
     return contract["spatial_dims"] == 2 or contract["backbone"] == "slicewise"
 
 
-def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | None) -> None:
+def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | None, *, foreign: bool = False) -> None:
     """Load an encoder's weights, and what its run left beside it, into the network of the lifted contract.
+
+    foreign: the weights are of no run of the study, and may be those of another library (`nn.weights.adapted`).
 
     Raises:
         StudyError: not all tensors of the file have found their place.
     """
     if encoder == "own":
-        load_encoder(weights, network)
+        load_encoder(weights, network, foreign=foreign)
     elif encoder == "volume":
-        load_encoder(weights, network.slices)
+        load_encoder(weights, network.slices, foreign=foreign)
         learnt = part_of(parts, VOLUME)
         if learnt:
             _take_up(network.volume, learnt, weights, VOLUME)
     elif encoder == "inflated":
-        network.load_state_dict(inflated(read_tensors(weights), network.state_dict()))
+        flat, solid = read_tensors(weights), network.state_dict()
+        network.load_state_dict(inflated(adapted(flat, solid, weights.name) if foreign else flat, solid))
     else:
         code = part_of(parts, f"{encoder}_code")
         if not code:

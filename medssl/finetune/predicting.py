@@ -14,7 +14,7 @@ import torch
 from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
-from medssl.finetune.cases import MANY, Cases, unit_ids
+from medssl.finetune.cases import MANY, Cases, unit_ids, volume_ids
 from medssl.finetune.lifting import cuts_slices
 from medssl.finetune.predictions import PROBABILITY, aggregated, rows_of
 from medssl.finetune.reading import channels_sentence, plane_images, scan_of, source_grid, volume_images
@@ -98,7 +98,7 @@ def probability_table(model: Model, samples_path: Path, volumes_path: Path) -> p
     place = {sample: row for row, sample in enumerate(known.ids)}
     chosen = np.array([place[sample] for sample in rows["sample_id"]], dtype=np.int64)
     cases = Cases(
-        volume_id=rows["volume_id"].to_numpy(dtype=object),
+        volume_id=volume_ids(rows),
         unit_id=rows["unit_id"].to_numpy(dtype=object),
         unit=rows["unit"].to_numpy(dtype=object),
         split=rows["split"].to_numpy(dtype=object),

@@ -19,7 +19,7 @@ from medssl.core.errors import StudyError
 from medssl.core.files import read_json
 from medssl.core.given_labels import group_columns, with_given_labels
 from medssl.core.job import Job
-from medssl.finetune.cases import MANY, Cases, class_names, encode, labelled, unit_ids
+from medssl.finetune.cases import MANY, Cases, class_names, encode, labelled, unit_ids, volume_ids
 from medssl.finetune.restoring import restored_mask
 from medssl.finetune.scans import Scan
 from medssl.nn.loading import Reader, read_samples, window
@@ -71,7 +71,8 @@ def read_cases(job: Job, task: Any, network: Expected, size: tuple[int, ...]) ->
     read = volume_images(samples, chosen, size, network.cuts_slices) if whole else plane_images(samples, chosen, size)
     names = class_names(list(rows["label"]))
     return Cases(
-        **{name: rows[name].to_numpy(dtype=object) for name in ("case_id", "volume_id", "unit_id", "unit", "split", "label")},
+        **{name: rows[name].to_numpy(dtype=object) for name in ("case_id", "unit_id", "unit", "split", "label")},
+        volume_id=volume_ids(rows),
         classes=names,
         targets=encode(list(rows["label"]), names),
         images=_kept(read, len(rows), 4 * samples.num_channels * int(np.prod(size))),

@@ -29,6 +29,10 @@ from medssl.finetune.predictions import of_fit, split_rows
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.starting import Starting
 from medssl.nn.weights import save_encoder
+from medssl.volume.geometry import shear_deg
+
+SQUARE_DEG = 0.01
+"""Axes that are this near to right angles are square: the rounding of a header in float32 is far below."""
 
 
 def run(job: Job) -> None:
@@ -206,11 +210,11 @@ def fits_table(facts: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def write_nifti(path: Path, mask: np.ndarray, affine: np.ndarray) -> None:
-    """Write a mask as compressed NIfTI-1; equal masks are equal bytes."""
+    """Write a mask as compressed NIfTI-1; equal masks are equal bytes. A sheared grid, unknown to qforms, has an sform alone."""
     image = nibabel.Nifti1Image(np.asarray(mask), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    image.set_qform(affine, code=0 if shear_deg(affine) > SQUARE_DEG else 1)
     with writing(path) as temporary:
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 

@@ -34,6 +34,8 @@ class Starting:
     hashes: dict[str, str]
     parts: dict[str, Path] = dataclasses.field(default_factory=dict)
     encoder: str = "own"
+    given: frozenset[str] = frozenset()
+    """The starting points whose weights the study file names."""
     _modules: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -77,8 +79,9 @@ class Starting:
             raise StudyError(
                 f"finetune.{job.spec.name} has nothing to start from: name a pre-training run in inits, or set scratch: true."
             )
+        given = frozenset(settings["weights"])
         read = {**files, **{f"{run}/parts": file for run, file in parts.items()}}
-        return cls(starts, contracts, files, {name: sha256_file(file) for name, file in read.items()}, parts, encoder)
+        return cls(starts, contracts, files, {name: sha256_file(file) for name, file in read.items()}, parts, encoder, given)
 
     def is_random(self, start: Start) -> bool:
         """Whether a starting point is drawn anew for each seed."""
@@ -105,7 +108,8 @@ class Starting:
                     contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"]
                 )
             if start.run in self.files:
-                load_lifted(module, self.encoder, self.files[start.run], self.parts.get(start.run))
+                given = start.run in self.given
+                load_lifted(module, self.encoder, self.files[start.run], self.parts.get(start.run), foreign=given)
             if any(run != start.run for run, _ in self._modules):
                 self._modules.clear()
             self._modules[place] = module

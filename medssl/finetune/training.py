@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
@@ -46,7 +47,8 @@ def fit(
         score: validation score, higher is better; NaN where there are no validation cases.
         recipe: learning rate, decay, warm-up, number of evaluations.
         num_steps: optimiser steps.
-        mode: `full`; `gradual` (backbone frozen, then unfrozen with a growing rate); `frozen` (head only).
+        mode: `full`; `gradual` (backbone frozen but for its batch-norm statistics, as in the paper's protocol, then unfrozen with
+            a growing rate); `frozen` (head only: of the backbone nothing changes, statistics included).
 
     Raises:
         NotFiniteError: the loss became NaN or infinite; nothing of that step is used.
@@ -66,7 +68,7 @@ def fit(
         for group in optimizer.param_groups:
             share = group["share"] * (backbone_share if group["backbone"] else 1.0)
             group["lr"] = recipe.lr * share * recipe.lr_at(step, num_steps)
-        network.train()
+        _train(network, mode)
         inputs, *targets = batch(step)
         value = loss(network(inputs), *targets)
         losses.append(float(value.detach()))
@@ -79,7 +81,7 @@ def fit(
         value.backward()
         optimizer.step()
         if step + 1 in evaluations:
-            calibrate(network, (batch(num_steps + number)[0] for number in range(recipe.calibration_batches)))
+            calibrate(network, (batch(num_steps + number)[0] for number in range(recipe.calibration_batches)), mode)
             current = score(network)
             curve.append((step + 1, float(np.mean(losses)), current))
             losses.clear()
@@ -92,17 +94,37 @@ def fit(
     return Trained(best[1], best[0], curve)
 
 
-def calibrate(network: nn.Module, inputs: Iterator[Tensor]) -> None:
+def _train(network: nn.Module, mode: str) -> None:
+    """Training mode, but for a backbone that is frozen."""
+    network.train()
+    if mode == "frozen":
+        network.get_submodule("backbone").eval()
+
+
+def calibrate(network: nn.Module, inputs: Iterator[Tensor], mode: str = "full") -> None:
     """Batch-norm statistics taken anew as the plain mean over some training batches, under the weights as they are.
+
+    Those of a backbone that is frozen stay.
 
     The moving average lags behind weights that move fast, so that after a short fit it says more about the schedule than
     about the weights: 40 steps from scratch on the 11 organs score an AUC of 0.72 with it and 0.93 with these.
 
     Source: Wu and Johnson, "Rethinking Batch in BatchNorm", arXiv 2105.07576, §3 (PreciseBN).
     """
-    batches = list(inputs)
-    if batches:
-        torch.optim.swa_utils.update_bn(batches, network)
+    batches, was_training = list(inputs), network.training
+    _train(network, mode)
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+    if batches and norms:
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # of all batches alike
+        with torch.no_grad():
+            for images in batches:
+                network(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    network.train(was_training)
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import writing
 
+HEADS = ("fc.", "head.", "classifier.")
+"""What classifiers of torchvision and timm have after the network that is an encoder here."""
+
 
 @dataclass(frozen=True)
 class Match:
@@ -61,18 +64,26 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 
 
 def load_encoder(
-    path: Path | str, into: nn.Module, *, strip: str = "", extra: tuple[str, ...] = (), at_least: float = 1.0
+    path: Path | str,
+    into: nn.Module,
+    *,
+    strip: str = "",
+    extra: tuple[str, ...] = (),
+    at_least: float = 1.0,
+    foreign: bool = False,
 ) -> Match:
     """Load a file's tensors into a model of the same names and shapes, print `matched / total`, refuse less than all.
 
     The total counts the tensors of file and model together, so a smaller encoder in a larger network is noticed as well.
     `strip` is removed from the front of the file's names; names in the model that begin with a word of `extra` (a head that the
-    file cannot have) do not count. `at_least` below 1 accepts a share.
+    file cannot have) do not count. `at_least` below 1 accepts a share. `foreign`: see `adapted`.
 
     Raises:
         StudyError: less than `at_least` of the total matched; nothing was loaded.
     """
     found = {name.removeprefix(strip): tensor for name, tensor in read_tensors(path).items()}
+    if foreign:
+        found = adapted(found, into.state_dict(), Path(path).name)
     wanted = {name: t for name, t in into.state_dict().items() if not (extra and name.startswith(extra))}
     same = sorted(name for name in found.keys() & wanted.keys() if found[name].shape == wanted[name].shape)
     unmatched = tuple(sorted((found.keys() | wanted.keys()) - set(same)))
@@ -93,6 +104,32 @@ def load_encoder(
         )
     into.load_state_dict({name: found[name] for name in same}, strict=False)
     return match
+
+
+def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Weights that another library trained on colour photographs, as an encoder takes them; what was changed is printed.
+
+    The classifier's head is left. A first convolution of another number of channels is summed over its own and shared among
+    the model's, so that an image whose channels are equal looks to it as a grey photograph did. Counters of batch norm, which
+    old files lack, are the model's.
+
+    Args:
+        found: tensors of the file; wanted: those of the model.
+        where: the file, for what is printed.
+    """
+    head = [name for name in found if name.startswith(HEADS) and name not in wanted]
+    kept = {name: tensor for name, tensor in found.items() if name not in head}
+    changes = [f"its head ({', '.join(sorted(head))}) is left"] if head else []
+    first = next((name for name, tensor in wanted.items() if tensor.ndim >= 4), "")
+    if first in kept and kept[first].ndim >= 4 and kept[first].shape[1] != wanted[first].shape[1]:
+        given, asked = kept[first].shape[1], wanted[first].shape[1]
+        grey = kept[first].sum(dim=1, keepdim=True) / asked
+        kept[first] = grey.expand(-1, asked, *grey.shape[2:]).contiguous()
+        changes.append(f"{first}: {given} channels summed and shared among {asked}")
+    counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked") and name not in kept}
+    if changes:
+        print(f"{where}: {'; '.join(changes)}")
+    return kept | counters
 
 
 def part_tensors(parts: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ class Plan:
         torch.manual_seed(key(self.seed, "weights") >> 1)
         backbone = build(settings.backbone.name, settings.backbone.options, settings.spatial_dims, self.samples.num_channels)
         if settings.init_weights is not None:
-            load_encoder(settings.init_weights, backbone)
+            load_encoder(settings.init_weights, backbone, foreign=True)
         if self.before:
             load_encoder(self.before["encoder"], backbone)
         built: Objective = plugins.find("objective", settings.objective.name).load()(

@@ -24,7 +24,9 @@ from medssl.core.files import read_json
 from medssl.finetune import run as stage
 from medssl.finetune.scoring import macro_auc
 from medssl.nn.backbone import build, pooled
-from medssl.nn.weights import load_encoder, read_tensors
+from medssl.nn.weights import load_encoder, read_tensors, save_tensors
+
+NARROW = {"stem": "small", "width": 0.125}
 
 
 def predictions(out: Path) -> pd.DataFrame:
@@ -264,6 +266,31 @@ def test_self_training_takes_only_confident_guesses(image_source: Path, encoder:
     assert (fits["num_train"] == 12).all()
 
 
+def test_guesses_make_no_more_steps(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
+    """A start with surer guesses has more cases, and trains no longer than the others."""
+    settings = {"modes": ["full"], "fractions": [0.2], "max_steps": None, "epochs": 2, "batch_size": 4}
+    fits = [
+        tables.read_tsv(finetune(spec_of(image_source, encoder, options=options, **settings)) / "fits.tsv")
+        for options in ({}, {"self_training_rounds": 1, "self_training_confidence": 0.34})
+    ]
+    assert (fits[1]["num_pseudo"] > 0).all()
+    assert fits[0]["steps"].tolist() == fits[1]["steps"].tolist() == [2 * 3] * len(fits[0])
+
+
+def test_a_case_may_have_none_of_several_labels(tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 60, "val": 30, "test": 30})
+    samples = tables.read_parquet(source / "samples.parquet")
+    samples["label"] = samples["label"].map({"liver": "liver | spleen", "femur": "|", "bladder": "liver"})
+    samples.loc[samples.index[:3], "label"] = None
+    tables.write_parquet(source / "samples.parquet", samples)
+    refresh(source)
+    rows = predictions(finetune(spec_of(source, modes=["linear"], options={"multilabel": True}, fractions=[1.0])))
+    assert [n for n in rows if n.startswith("prob_")] == ["prob_liver", "prob_spleen"]
+    assert rows.groupby("target").size().to_dict() == {
+        label: 20 * rows["fit_id"].nunique() for label in ("|", "liver", "liver|spleen")
+    }
+
+
 @pytest.mark.parametrize("network", ["own", "volume"])
 def test_volumes_are_whole_cases_of_a_3d_network(
     tmp_path: Path, write_encoder: Any, finetune: Any, spec_of: Any, network: str
@@ -341,6 +368,39 @@ def test_given_weights_are_a_starting_point(
     assert set(rows["init"]) == {"imagenet", "scratch"}
     with pytest.raises(StudyError, match="there is no file"):
         finetune(spec_of(image_source, modes=["linear"], weights={"imagenet": "nowhere.safetensors"}))
+
+
+def test_weights_of_a_classifier_of_photographs_are_a_starting_point(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any, tmp_path: Path
+) -> None:
+    """Names and shapes of torchvision's ResNet: three channels, 1000 classes, and no counters in old files."""
+    colour = build("resnet18", NARROW, 2, 3)
+    tensors = {name: t for name, t in colour.state_dict().items() if not name.endswith("num_batches_tracked")}
+    head = {"fc.weight": torch.zeros(1000, colour.channels[-1]), "fc.bias": torch.zeros(1000)}
+    save_tensors(tmp_path / "imagenet.safetensors", tensors | head)
+    spec = spec_of(image_source, encoder, modes=["linear", "full"], weights={"imagenet": str(tmp_path / "imagenet.safetensors")})
+    assert set(predictions(finetune(spec))["init"]) == {"imagenet", "scratch", "simclr-hash"}
+    grey = build("resnet18", NARROW, 2, 1)
+    load_encoder(tmp_path / "imagenet.safetensors", grey, foreign=True)
+    photograph = torch.rand(2, 1, 32, 32)
+    seen = pooled(colour.eval()(photograph.expand(-1, 3, -1, -1)))
+    assert torch.allclose(pooled(grey.eval()(photograph)), seen, atol=1e-5), "a grey photograph looks the same"
+    two = build("resnet18", NARROW, 2, 2)
+    load_encoder(tmp_path / "imagenet.safetensors", two, foreign=True)
+    assert torch.allclose(pooled(two.eval()(photograph.expand(-1, 2, -1, -1))), seen, atol=1e-5)
+    for name, bad in (("layer1.0.conv1.weight", torch.zeros(3, 3, 3, 3)), ("other", torch.zeros(2))):
+        save_tensors(tmp_path / "bad.safetensors", tensors | {name: bad})
+        with pytest.raises(StudyError, match=name):
+            load_encoder(tmp_path / "bad.safetensors", grey, foreign=True)
+    with pytest.raises(StudyError, match="99/122 tensors matched"):
+        load_encoder(tmp_path / "imagenet.safetensors", grey)
+
+
+def test_pictures_are_no_volume(image_source: Path, finetune: Any, spec_of: Any) -> None:
+    """Pictures of one shape lie in one array: averaged by volume each stays a case."""
+    rows = predictions(finetune(spec_of(image_source, modes=["linear"], options={"aggregate": "volume"}, fractions=[1.0])))
+    assert set(rows["case_id"]) == set(predictions(finetune(spec_of(image_source, modes=["linear"], fractions=[1.0])))["case_id"])
+    assert (rows.groupby("fit_id").size() == 30 + 45).all()
 
 
 def test_nothing_to_start_from_is_refused(image_source: Path, finetune: Any, spec_of: Any) -> None:

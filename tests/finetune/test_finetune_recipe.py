@@ -68,12 +68,15 @@ def test_the_network_ends_with_the_weights_of_its_best_step() -> None:
     assert torch.equal(model.head.weight, seen[1])
 
 
-def test_frozen_mode_leaves_the_weights_of_the_backbone() -> None:
+def test_frozen_mode_leaves_all_of_the_backbone() -> None:
     model = network()
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.head = torch.nn.Sequential(torch.nn.BatchNorm1d(model.head.in_features), model.head)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     training.fit(model, batch, cross_entropy, lambda _: float("nan"), Recipe(), 3, mode="frozen")
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {"head.weight", "head.bias"}
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"} | {
+        f"head.0.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
 
 
 def test_layer_decay_gives_deeper_blocks_the_larger_rate() -> None:

@@ -99,6 +99,15 @@ def test_a_mask_that_fills_the_image_fills_it_after_resampling(seed: int) -> Non
     assert not restored_mask(full, affine, far, shape).any(), "what lies beside the image has no mask"
 
 
+def test_a_sheared_grid_is_written_without_a_qform_that_would_contradict_it(tmp_path: Path) -> None:
+    affine = np.array([[1.0, 0, 0, 5], [0, 1, 0.5, 6], [0, 0, 2, 7], [0, 0, 0, 1]])
+    for name, grid, code in (("square", np.diag([1.0, 1, 2, 1]), 1), ("sheared", affine, 0)):
+        write_nifti(tmp_path / f"{name}.nii.gz", np.ones((4, 4, 3), np.uint8), grid)
+        image = nibabel.load(tmp_path / f"{name}.nii.gz")
+        assert np.allclose(image.affine, grid) and int(image.header["qform_code"]) == code
+        assert image.header.get_zooms() == pytest.approx(np.linalg.norm(grid[:3, :3], axis=0))
+
+
 def test_the_largest_component_of_each_class_stays() -> None:
     mask = np.zeros((9, 9, 3), np.uint8)
     mask[:3, :3], mask[7:, 7:], mask[0, 8] = 1, 1, 2

@@ -111,7 +111,8 @@ class Classification:
             known = self.features(backbone, cases, device) if features is None else features
             return self._knn(cases, train, asked, known) if mode == "knn" else self._linear(backbone, cases, train, asked, known)
         targets = cases.targets[train].astype(np.float32)
-        fitted = self._full(mode, backbone, cases, train, targets, asked, recipe, seed, device)
+        num_steps = recipe.steps(len(train))  # guesses are more cases and no more steps: a surer start trains no longer
+        fitted = self._full(mode, backbone, cases, train, targets, num_steps, asked, recipe, seed, device)
         rest = np.setdiff1d(cases.where("train"), train)
 
         def guess(fitted: Fitted) -> tuple[tuple[np.ndarray, np.ndarray], int]:
@@ -121,7 +122,7 @@ class Classification:
 
         def refit(guesses: tuple[np.ndarray, np.ndarray]) -> Fitted:
             more = np.concatenate([train, guesses[0]]), np.concatenate([targets, guesses[1]])
-            return self._full(mode, backbone, cases, *more, asked, recipe, seed, device)
+            return self._full(mode, backbone, cases, *more, num_steps, asked, recipe, seed, device)
 
         return self_trained(fitted, self.self_training_rounds, guess, refit)
 
@@ -161,6 +162,7 @@ class Classification:
         cases: Cases,
         train: np.ndarray,
         targets: np.ndarray,
+        num_steps: int,
         asked: np.ndarray,
         recipe: Recipe,
         seed: int,
@@ -168,7 +170,7 @@ class Classification:
     ) -> Fitted:
         with training.seeded(seed, "head"):
             network = lay_out(Classifier(copy.deepcopy(backbone), len(cases.classes)), device)
-        num_steps, val = recipe.steps(len(train)), cases.where("val")
+        val = cases.where("val")
         wanted = torch.from_numpy(targets)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
