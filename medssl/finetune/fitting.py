@@ -90,6 +90,7 @@ class Work:
             "seed": fit.seed,
             "num_train": len(train),
             "num_train_units": len(set(cases.unit_id[train])),
+            "num_units": len(next(iter(self.orders.values()))),
             "num_val": len(cases.where("val")),
             "num_test": len(cases.where("test")),
             "train_ids_sha256": sha256_text("\n".join(sorted(cases.case_id[train])))[:16],
