@@ -122,12 +122,22 @@ class Dag:
         """What a pre-training run reads."""
         settings, arm, seed = self.pretrain_of(run)
         inputs: dict[str, Any] = {**self._prepared(cohort), "keep": self.layout.reduce(cohort, arm, "keep.parquet")}
+        if labels := self._labels_told(settings, cohort):
+            inputs["labels"] = labels
         if settings.init_weights:
             inputs["init_weights"] = settings.init_weights
         if settings.init_run:
             before = (self.study.cohort_of(self.study.pretrain[settings.init_run]), f"{settings.init_run}-{arm}-seed{seed}")
             inputs["init_run"] = {name: self.layout.pretrain(*before, f"{name}.safetensors") for name in ("encoder", "parts")}
         return inputs
+
+    def _labels_told(self, settings: PretrainSettings, cohort: str) -> dict[str, str]:
+        """By source, the labels from files that an objective looks at; nothing for most, and where its option names a source."""
+        name, options = settings.objective.name, settings.objective.options
+        option, sources = plugins.find("objective", name).constant("LABEL_OPTION", default=None), self.study.all_cohorts[cohort]
+        if option is None or options[option] in sources:
+            return {}
+        return {source: self.layout.labels(source, "labels.parquet") for source in sources if self.study.sources[source].labels}
 
     def finetune_inputs(self, task: str) -> dict[str, Any]:
         """What a task reads."""

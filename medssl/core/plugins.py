@@ -51,11 +51,13 @@ class Plugin:
         module = importlib.import_module("medssl." + KINDS[self.kind].replace("/", ".") + "." + self.name)
         return getattr(module, _public_name(self.path))
 
-    def constant(self, name: str) -> Any:
-        """A literal at the top of the plug-in's file, such as `MODES`, read from the source text."""
+    def constant(self, name: str, default: Any = ...) -> Any:
+        """A literal at the top of the plug-in's file, such as `MODES`, read from the source text; `default` where it has none."""
         for node in ast.parse(self.path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
                 return ast.literal_eval(node.value)
+        if default is not ...:
+            return default
         raise StudyError(f"{self.kind} {self.name!r} does not say its {name}; write it at the top of {self.path.name}.")
 
     def check(self, options: dict[str, Any]) -> dict[str, Any]:

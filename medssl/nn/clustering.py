@@ -112,7 +112,8 @@ class Prototypes(nn.Module):
     def remember(self, scores: Tensor, items: Tensor, chosen: Tensor | None = None) -> None:
         """Prototypes go back to unit length."""
         self.weight.data = F.normalize(self.weight.data, dim=1)
-        self.used.copy_(usage(gather(scores[:, 0]).argmax(1), scores.shape[2]))
+        nearest = gather(scores[:, 0]).argmax(1)
+        self.used.copy_(usage(nearest if chosen is None else nearest[gather(chosen)], scores.shape[2]))
 
     def figures(self) -> dict[str, float]:
         """Share of prototypes that are nearest to one of the last batch."""

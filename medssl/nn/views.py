@@ -39,13 +39,15 @@ class Crop:
     """`count` views of one size; `scale` is the share of the image's area or volume they show (None: the study's).
 
     With `varies: intensity` every view shows the image as a whole, so that a place in one is that place in another; with
-    `nothing` a view is the image itself.
+    `nothing` a view is the image itself, brought to the size. `noise: False` leaves the study's noise out, for what is to be told
+    pixel by pixel.
     """
 
     count: int
     size: tuple[int, ...]
     scale: tuple[float, float] | None = None
     varies: Literal["all", "intensity", "nothing"] = "all"
+    noise: bool = True
 
 
 class Views:
@@ -88,17 +90,20 @@ class Views:
         numbers = batch.stored.float().sub_(zero.view(shape))
         made, first = [], 0
         for crop in self.crops:
-            made += self._varying(crop.varies)._of_one_size(batch, numbers, crop, range(first, first + crop.count))
+            made += self._varying(crop)._of_one_size(batch, numbers, crop, range(first, first + crop.count))
             first += crop.count
         return made
 
-    def _varying(self, varies: str) -> Views:
+    def _varying(self, crop: Crop) -> Views:
         """These views, or views that vary less."""
-        if varies == "all":
+        if crop.varies == "all" and crop.noise:
             return self
         less = copy.copy(self)
-        less.settings = self.settings.unmoved() if varies == "intensity" else ViewSettings.still()
-        less.flippable = np.zeros_like(self.flippable)
+        if crop.varies != "all":
+            less.settings = self.settings.unmoved() if crop.varies == "intensity" else ViewSettings.still()
+            less.flippable = np.zeros_like(self.flippable)
+        if not crop.noise:
+            less.settings = less.settings.model_copy(update={"noise": 0.0})
         return less
 
     def _of_one_size(self, batch: Batch, numbers: Tensor, crop: Crop, which: range) -> list[Tensor]:
@@ -138,7 +143,7 @@ class Views:
         ratio = math.log(settings.ratio) * (2 * u[:, RATIO : RATIO + dims] - 1) / 2
         ratio = (ratio - ratio.mean(1, keepdim=True)).exp()
         unit = (share * extent.prod(1) / out.prod()) ** (1 / dims)
-        side = torch.minimum(unit[:, None] * out * ratio, extent)
+        side = extent if crop.varies != "all" else torch.minimum(unit[:, None] * out * ratio, extent)
         centre = side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)
         sign = torch.where(may_flip & (u[:, FLIP : FLIP + dims] < 0.5), -1.0, 1.0)
         one = (-1, *[1] * dims)

@@ -27,15 +27,19 @@ class Bags:
         self.in_volume = ~np.isin(np.arange(len(samples)), self.images)
 
     def deal(self, seed: int, epoch: int) -> np.ndarray:
-        """The bags of an epoch in random order, int64 `(bags, slices)`: every slice and image about once."""
+        """The bags of an epoch in random order, int64 `(bags, slices)`: every slice and image about once.
+
+        A volume has as many bags as come nearest to its slices, one at least. Images fill whole bags; those left over come in
+        other epochs, and of fewer images than a bag holds each stands in it several times.
+        """
         dealt = [
             bag
             for v, rows in self.volumes.items()
-            for bag in spread(rows, self.slices, math.ceil(len(rows) / self.slices), rng(seed, "bags", epoch, v))
+            for bag in spread(rows, self.slices, max(1, math.floor(len(rows) / self.slices + 0.5)), rng(seed, "bags", epoch, v))
         ]
         if len(self.images):
             images = rng(seed, "images", epoch).permutation(self.images)
-            dealt += list(np.resize(images, (math.ceil(len(images) / self.slices), self.slices)))
+            dealt += list(np.resize(images, (max(1, len(images) // self.slices), self.slices)))
         return np.stack(dealt)[rng(seed, "order", epoch).permutation(len(dealt))]
 
     def one_each(self) -> np.ndarray:

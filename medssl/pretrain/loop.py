@@ -558,10 +558,10 @@ def _batch_size(wanted: int, samples: int, shares: int, together: int) -> int:
     """
     unit = shares * together
     if wanted % unit:
-        groups = f" × {together} slices of a volume" if together > 1 else ""
+        groups = f" × {together} slices of a volume (the option slices, or what the median volume has)" if together > 1 else ""
         raise StudyError(
             f"pretrain.batch_size {wanted} is the whole batch of a step and cannot be divided by "
-            f"{shares} (devices × accumulate){groups}."
+            f"{shares} (devices × accumulate){groups}. Set it to a multiple of {unit}, such as {max(1, wanted // unit) * unit}."
         )
     size = min(wanted, samples - samples % unit)
     if size < max(unit, 2 * shares):

@@ -117,11 +117,8 @@ def looked_at(features: Sequence[Tensor] | Tensor, embeddings: Sequence[Tensor] 
     }
 
 
-def require_other_volumes(samples: Samples) -> None:
-    """Raises StudyError where negatives are to come from other volumes and there are none: the loss would be 0 for ever."""
+def require_other_volumes(samples: Samples, what: str, otherwise: str) -> None:
+    """Raises StudyError where `what` takes samples of other volumes and there are none; `otherwise`: what to do instead."""
     found = len(np.unique(samples.volume))
     if found < 2:
-        raise StudyError(
-            f"exclude_same_volume takes negatives from other volumes, and the kept samples are of {found}. Add volumes, or set "
-            "it to false."
-        )
+        raise StudyError(f"{what} of other volumes, and the kept samples are of {found}. Add volumes, or {otherwise}.")

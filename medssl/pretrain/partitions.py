@@ -17,9 +17,9 @@ from medssl.nn.loading import Samples
 def partitions_of(samples: Samples, count: int, by: str) -> np.ndarray:
     """The partition of each sample, int64 `(n,)` from 0 to `count` − 1.
 
-    By `index`: the slices of a volume in their order, cut into `count` parts whose sizes differ by one at most. By `position_mm`:
-    place along the slices' normal in scanner millimetres, cut where the whole cohort has equal shares; for cohorts whose
-    origins agree.
+    By `index`: the volume's whole extent along its slices, cut into `count` equal parts; what a reduction dropped moves no
+    border, so that slices at one depth stay in one partition. By `position_mm`: place along the slices' normal in scanner
+    millimetres, cut where the whole cohort has equal shares; for cohorts whose origins agree.
 
     Raises:
         StudyError: fewer than two partitions; samples that are no slices of a volume, or have no position.
@@ -39,31 +39,34 @@ def partitions_of(samples: Samples, count: int, by: str) -> np.ndarray:
             raise StudyError(f"slice {first} has no position in millimetres: set partition_by: index.")
         edges = np.quantile(position, np.arange(1, count) / count)
         return np.searchsorted(edges, position, side="right").astype(np.int64)
-    found = np.empty(len(samples), dtype=np.int64)
-    for number in set(samples.volume.tolist()):
-        rows = np.flatnonzero(samples.volume == number)
-        rows = rows[np.argsort(samples.index[rows], kind="stable")]
-        # the middle of each slice: where there are fewer slices than partitions, they stand where they lie
-        found[rows] = (2 * np.arange(len(rows)) + 1) * count // (2 * len(rows))
-    return found
+    depth = np.array([samples.volumes[v].shape[axis] for v, axis in zip(samples.volume, samples.axis, strict=True)], np.int64)
+    # the middle of each slice: where there are fewer slices than partitions, they stand where they lie
+    return (2 * samples.index.astype(np.int64) + 1) * count // (2 * depth)
 
 
 def partition_batches(
-    volume: np.ndarray, partition: np.ndarray, count: int, batch_size: int, random: np.random.Generator
+    volume: np.ndarray, partition: np.ndarray, count: int, batch_size: int, random: np.random.Generator, *, least: int = 1
 ) -> list[np.ndarray]:
     """The batches of an epoch, each with equally many slices of every partition, laid out `[partitions 0 … S−1][0 … S−1]…`.
 
     The slices of a partition form a ring: each once a turn, those of one volume spread evenly over it, so that neighbours are of
     different volumes wherever that can be. Where all volumes are alike, each `[0 … S−1]` is of one volume.
 
+    least: slices of each partition that a batch must have; 2 where a slice is drawn to the next one of its partition.
+
     Raises:
-        StudyError: the batch size is no multiple of the partitions, or a partition has fewer slices than a batch takes of it.
+        StudyError: the batch size is no multiple of the partitions, too small, or takes more of a partition than it has.
     """
     places, rest = divmod(batch_size, count)
+    if not rest and places < least:
+        raise StudyError(
+            f"a batch of {batch_size} holds {places} slice of each of {count} partitions, and each is to be drawn to another of "
+            f"its partition. Set batch_size to {least * count} or more."
+        )
     if rest:
         raise StudyError(
             f"a batch of {batch_size} does not hold equally many slices of {count} partitions. "
-            f"Set batch_size to a multiple of {count}, such as {(places + 1) * count}."
+            f"Set batch_size to a multiple of {count}, such as {max(least, places) * count}."
         )
     sizes = np.bincount(partition, minlength=count)
     if sizes.min() < places:

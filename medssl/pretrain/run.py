@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,16 @@ import pandas as pd
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.files import canonical_json, sha256_file, sha256_text, write_json, writing
+from medssl.core.given_labels import with_given_labels
 from medssl.core.job import Job
 from medssl.core.progress import progress
 from medssl.core.ranks import rank
 from medssl.core.scratch import near
 from medssl.core.study import PretrainSettings
 from medssl.pretrain.contract import contract
+
+if TYPE_CHECKING:
+    from medssl.nn.loading import Samples
 
 PICTURED = 8
 FIRST_COLUMNS = ("epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity")
@@ -54,10 +58,12 @@ def run(job: Job) -> None:
     inputs = job.spec.inputs
     tables_read = [job.read(path) for path in [*inputs["samples"], *inputs["volumes"], inputs["keep"]]]
     samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
+    if "labels" in inputs:
+        samples = _with_labels(job, samples)
     used = set(samples.volume.tolist())
     volumes = [replace(v, array=near(job, v.array)) if number in used else v for number, v in enumerate(samples.volumes)]
     samples = replace(samples, volumes=tuple(volumes))
-    hashes = [sha256_file(path) for path in tables_read]
+    hashes = [sha256_file(path) for path in [*tables_read, *inputs.get("labels", {}).values()]]
     if settings.init_weights is not None:
         hashes.append(sha256_file(_existing(settings.init_weights)))
     before = {name: job.read(path) for name, path in inputs.get("init_run", {}).items()}
@@ -95,6 +101,17 @@ def run(job: Job) -> None:
         job.notes |= {"gpu_peak_mb": round(torch.cuda.max_memory_reserved() / 1e6)}
     job.write_receipt()
     StateFolder(state).clear()
+
+
+def _with_labels(job: Job, samples: Samples) -> Samples:
+    """The samples with what the label files of their sources say, for an objective that reads labels."""
+    said: dict[str, str | None] = {}
+    for path in job.spec.inputs["samples"]:
+        table, source = tables.read_parquet(path), Path(path).parent.name
+        if source in job.spec.inputs["labels"]:
+            table = with_given_labels(table, tables.read_parquet(job.read(job.spec.inputs["labels"][source])))
+        said |= dict(zip(table["sample_id"], table["label"].where(table["label"].notna(), None), strict=True))
+    return replace(samples, label=tuple(said[name] for name in samples.ids))
 
 
 def _curve(rows: list[dict[str, Any]]) -> pd.DataFrame:

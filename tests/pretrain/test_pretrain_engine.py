@@ -281,7 +281,7 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
     [
         ({"global_contrast": {"partitions": 3, "projector": [16, 8]}}, 12),
         ({"local_contrast": {"variant": "ld", "partitions": 3, "region": 1, "projector": [16, 8]}}, 6),
-        ({"global_contrast": {"partitions": 3, "projector": [16, 8]}}, 3),
+        ({"global_contrast": {"variant": "gd_minus", "partitions": 3, "projector": [16, 8]}}, 3),
     ],
 )
 def test_the_views_that_are_pictured_are_of_a_batch_of_the_runs_own_size(tmp_path: Path, objective: Any, batch_size: int) -> None:

@@ -21,7 +21,7 @@ from medssl.nn.gather import gather, normalised, rank
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
 from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
 
 
@@ -46,6 +46,8 @@ class GlobalContrast(Objective):
         super().__init__(backbone, samples)
         self.variant, self.partitions, self.temperature = variant, partitions, temperature
         self.projector = perceptron([backbone.channels[-1], *projector], norm=False)
+        if variant == "gd":
+            require_other_volumes(samples, "variant gd takes positives", "take another variant")
         self.volume = samples.volume
         found = np.zeros(len(samples), dtype=np.int64) if variant == "gr" else partitions_of(samples, partitions, partition_by)
         self.register_buffer("partition", torch.from_numpy(found), persistent=False)
@@ -65,7 +67,8 @@ class GlobalContrast(Objective):
         if self.variant == "gr":
             return super().batches(seed, epoch, batch_size)
         random = rng(seed, "partitions", epoch)
-        return partition_batches(self.volume, self.partition.cpu().numpy(), self.partitions, batch_size, random)
+        partition, least = self.partition.cpu().numpy(), 2 if self.variant == "gd" else 1
+        return partition_batches(self.volume, partition, self.partitions, batch_size, random, least=least)
 
     def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
         n = len(views[0])

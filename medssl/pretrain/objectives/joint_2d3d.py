@@ -192,13 +192,17 @@ class Joint2D3D(Objective):
         return runs_of_equal(number, self.bags.slices)
 
     def hidden(self, batch: Batch, bags: list[Tensor]) -> Tensor:
-        """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by seed, epoch and sample."""
+        """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by seed, epoch and sample.
+
+        A slice that stands twice in a bag is hidden in both places: the other would tell it.
+        """
         draw = torch.from_numpy(uniforms(key(int(self.seed), "hidden", batch.epoch), batch.keys, 1)[:, 0]).to(batch.rows.device)
         chosen = torch.zeros_like(draw, dtype=torch.bool)
         for bag in bags:
             count = int(np.ceil(self.mask_frac * bag.shape[1]))
             first = draw[bag].argsort(dim=1, stable=True)[:, :count]
-            chosen[bag.gather(1, first)] = True
+            rows, hidden = batch.rows[bag], batch.rows[bag.gather(1, first)]
+            chosen[bag] = (rows[:, :, None] == hidden[:, None, :]).any(2)
         return chosen
 
     def _counted(self) -> set[str]:

@@ -20,7 +20,7 @@ from medssl.nn.decoder import Decoder
 from medssl.nn.gather import gather, rank
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
 from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
 from medssl.pretrain.regions import NUM_NEGATIVES, Regions, corners_of
 
@@ -56,6 +56,8 @@ class LocalContrast(Objective):
         )
         # a region of one place is its own embedding
         self.join = nn.Linear(hidden * region**dims, projector[1], bias=False) if region > 1 else nn.Identity()
+        if variant == "ld":
+            require_other_volumes(samples, "variant ld takes positives", "take another variant")
         self.volume = samples.volume
         found = np.zeros(len(samples), dtype=np.int64) if variant == "lr" else partitions_of(samples, partitions, partition_by)
         self.register_buffer("partition", torch.from_numpy(found), persistent=False)
@@ -83,7 +85,8 @@ class LocalContrast(Objective):
         if self.variant == "lr":
             return super().batches(seed, epoch, batch_size)
         random = rng(seed, "partitions", epoch)
-        return partition_batches(self.volume, self.partition.cpu().numpy(), self.partitions, batch_size, random)
+        partition, least = self.partition.cpu().numpy(), 2 if self.variant == "ld" else 1
+        return partition_batches(self.volume, partition, self.partitions, batch_size, random, least=least)
 
     def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
         n, images = len(views[0]), torch.cat(views)

@@ -47,7 +47,7 @@ class MoCo(Objective):
     ) -> None:
         super().__init__(backbone, samples)
         if exclude_same_volume:
-            require_other_volumes(samples)
+            require_other_volumes(samples, "exclude_same_volume takes negatives", "set it to false")
         self.temperature, self.momentum, self.key_norm, self.shuffle_groups = temperature, momentum, key_norm, shuffle_groups
         self.exclude_same_sample, self.exclude_same_volume = exclude_same_sample, exclude_same_volume
         self.synchronises = key_norm == "synchronised"

@@ -22,6 +22,9 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.separation import align, joint_entropy, uniformity
 from medssl.pretrain.objective import Loss, Objective, looked_at
 
+LABEL_OPTION = "background"
+"""Where this option names no source, label files of the cohort's sources are inputs of its runs: other labels train anew."""
+
 
 class SepCLR(Objective):
     """Two encoders, each with a linear code and a projector; half of each batch is background (healthy), half target.

@@ -33,7 +33,7 @@ class SimCLR(Objective):
     ) -> None:
         super().__init__(backbone, samples)
         if exclude_same_volume:
-            require_other_volumes(samples)
+            require_other_volumes(samples, "exclude_same_volume takes negatives", "set it to false")
         self.temperature, self.exclude_same_volume = temperature, exclude_same_volume
         self.whitening_groups = whitening_groups
         self.projector = perceptron([backbone.channels[-1], *projector])

@@ -36,6 +36,8 @@ MASK_GREY = 0.5
 class SparK(Objective):
     """Masked patches are predicted from the others, each normalised by its own mean and deviation.
 
+    Views have no noise: nobody can tell it, and air would no longer be constant.
+
     `patch`: one number or one for each axis; the network's deepest stride where none is given. A smaller patch leaves out the
     maps whose stride does not fit it (those stages are not trained); `stem: small` of a ResNet keeps them all.
     `masking: foreground` holds the ratio within the patches that are not constant and within those that are (air), so that no
@@ -108,7 +110,7 @@ class SparK(Objective):
                 f"size {list(size)} with spark.mask_ratio {self.mask_ratio} shows one patch, one position of the deepest map: "
                 "its instance norm has nothing to compare it with. Raise pretrain.size, or lower spark.mask_ratio."
             )
-        return [Crop(1, size)]
+        return [Crop(1, size, noise=False)]
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Masks are drawn anew for each epoch and seed."""
@@ -169,7 +171,7 @@ class SparK(Objective):
         grid = self._grid(images.shape[2:])
         target, prediction = (split(x, grid).flatten(2) for x in (images, outputs["prediction"]))
         errors = (prediction - normalised_patches(target)).square().mean(2)
-        constant = target.std(2) < CONSTANT_STD
+        constant = self._deviation(images) < CONSTANT_STD
         varied, same = ~active & ~constant, ~active & constant
         counted = varied if self.exclude_constant else ~active
         value = (errors * counted).sum() / averaged(counted.sum().to(errors.dtype)).clamp(min=1e-3)
@@ -200,8 +202,8 @@ class SparK(Objective):
         return tuple(s // p for s, p in zip(size, self.patch, strict=False))
 
     def _deviation(self, images: Tensor) -> Tensor:
-        """Standard deviation of the intensities of each patch, `(n, patches)`."""
-        return split(wide(images), self._grid(images.shape[2:])).flatten(2).std(2)
+        """Standard deviation of the intensities of each patch, `(n, patches)`: of several channels that of the most varied."""
+        return split(wide(images), self._grid(images.shape[2:])).flatten(2, -2).std(2).amax(-1)
 
 
 def normalised_patches(target: Tensor) -> Tensor:
