@@ -110,6 +110,24 @@ def test_a_crop_may_vary_in_intensity_alone_or_not_at_all(samples: Any) -> None:
         assert image[shown].std() < 1e-3 and abs(float(image[shown].mean()) - 1) > 1e-2
 
 
+@pytest.mark.parametrize("varies", ["nothing", "intensity"])
+def test_a_whole_view_of_an_image_that_is_not_square_shows_its_ends(samples: Any, varies: Any) -> None:
+    batch = Reader(samples)[(0, np.array([0]))]
+    width = batch.stored.shape[3]
+    batch.stored = (torch.arange(float(width)) / width * 2000 - 1000).expand(1, 1, width // 2, width).clone()
+    batch.extent = torch.tensor([[width // 2, width]])
+    (view,) = make(samples, [Crop(1, (8, 8), varies=varies)], **STILL)(batch)
+    assert float(view[0, 0, :, 0].max()) < 0.1 and float(view[0, 0, :, -1].min()) > 0.85
+
+
+def test_a_crop_may_leave_noise_out(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.arange(6))]
+    noisy = STILL | {"noise": 0.2}
+    (silent,), (loud,) = (make(samples, [Crop(1, (16, 16), noise=noise)], **noisy)(batch) for noise in (False, True))
+    (still,) = make(samples, [Crop(1, (16, 16))], **STILL)(batch)
+    assert torch.equal(silent, still) and not torch.equal(loud, still)
+
+
 def test_blur_is_a_gaussian_that_keeps_constants() -> None:
     impulse = torch.zeros(2, 1, 31, 31)
     impulse[:, :, 15, 15] = 1

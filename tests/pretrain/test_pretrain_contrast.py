@@ -55,6 +55,50 @@ def test_partitions_by_position_follow_millimetres_and_not_the_number_of_the_sli
         partitions_of(replace(samples, position_mm=np.full(16, np.nan, np.float32)), 2, "position_mm")
 
 
+def test_what_a_reduction_dropped_moves_no_partition() -> None:
+    """Slices at one depth are in one partition, however many of their volume were kept."""
+    samples = made_samples(2, 12)
+    whole = partitions_of(samples, 4, "index")
+    kept = np.r_[np.arange(12), 12 + np.array([0, 1, 2, 3, 4, 5, 11])]
+    assert partitions_of(samples.rows(kept), 4, "index").tolist() == whole[kept].tolist()
+
+
+def test_positives_across_volumes_need_other_volumes() -> None:
+    with pytest.raises(StudyError, match="the kept samples are of 1"):
+        made_objective("global_contrast", 2, samples=made_samples(1, 8), variant="gd")
+    with pytest.raises(StudyError, match="the kept samples are of 1"):
+        made_objective("local_contrast", 2, samples=made_samples(1, 8), variant="ld")
+    assert made_objective("global_contrast", 2, samples=made_samples(1, 8), variant="gd_minus")
+    with pytest.raises(StudyError, match="Set batch_size to 8 or more"):
+        made_objective("global_contrast", 2, variant="gd").batches(0, 0, 4)
+    assert made_objective("global_contrast", 2, variant="gd_minus").batches(0, 0, 4)
+
+
+def test_a_batch_size_that_is_advised_fits() -> None:
+    samples = made_samples(3, 8)
+    with pytest.raises(StudyError, match="a multiple of 4, such as 20"):
+        partition_batches(samples.volume, partitions_of(samples, 4, "index"), 4, 22, rng(0))
+    assert partition_batches(samples.volume, partitions_of(samples, 4, "index"), 4, 20, rng(0))
+
+
+def test_views_of_the_losses_vary_as_the_paper_says() -> None:
+    """G^D: the slice itself beside moved views; L^R: places must correspond; G^R: two moved views."""
+    crops = {
+        name: [(crop.count, crop.varies) for crop in made_objective(objective, 2, variant=name).crops((48, 48))]
+        for objective, name in (
+            ("global_contrast", "gr"), ("global_contrast", "gd_minus"), ("global_contrast", "gd"),
+            ("local_contrast", "lr"), ("local_contrast", "ld"),
+        )
+    }  # fmt: skip
+    assert crops == {
+        "gr": [(2, "all")],
+        "gd_minus": [(1, "nothing"), (2, "all")],
+        "gd": [(1, "nothing"), (1, "all")],
+        "lr": [(2, "intensity")],
+        "ld": [(2, "intensity")],
+    }
+
+
 def test_images_that_are_no_slices_are_refused() -> None:
     samples = made_samples(2, 8)
     loose = replace(samples, volumes=tuple(replace(volume, kind="images") for volume in samples.volumes))
@@ -172,6 +216,40 @@ def test_the_regions_of_the_paper_lie_where_its_code_puts_them() -> None:
     assert places == {*itertools.product((0, 22, 44), repeat=2), *itertools.product((11, 33), repeat=2)}
     assert corners[regions.places[9]] == (11, 11)
     assert {corners[at] for at in regions.negatives[9].tolist()} == {(0, 0), (0, 22), (22, 0), (22, 22), (11, 33)}
+
+
+def test_every_place_is_told_from_the_neighbours_of_the_authors_table() -> None:
+    """The negatives of the released code at a map of 48² and regions of 3, first corners by place."""
+    table = {
+        (0, 0): [(0, 22), (11, 11), (11, 22), (22, 0), (22, 11)],
+        (0, 22): [(0, 0), (0, 44), (11, 11), (11, 33), (22, 22)],
+        (0, 44): [(0, 22), (11, 22), (11, 33), (22, 33), (22, 44)],
+        (22, 0): [(0, 0), (11, 11), (22, 22), (44, 0), (33, 11)],
+        (22, 22): [(11, 11), (11, 33), (33, 11), (33, 33), (22, 0)],
+        (22, 44): [(0, 44), (22, 22), (44, 44), (11, 33), (33, 33)],
+        (44, 0): [(22, 0), (22, 11), (44, 22), (33, 11), (33, 22)],
+        (44, 22): [(22, 22), (44, 0), (44, 44), (33, 11), (33, 33)],
+        (44, 44): [(22, 33), (22, 44), (44, 22), (33, 33), (33, 22)],
+        (11, 11): [(0, 0), (0, 22), (22, 0), (22, 22), (11, 33)],
+        (11, 33): [(0, 22), (0, 44), (11, 11), (22, 22), (22, 44)],
+        (33, 11): [(22, 0), (22, 22), (44, 0), (44, 22), (33, 33)],
+        (33, 33): [(22, 22), (22, 44), (44, 22), (44, 44), (33, 11)],
+    }
+    regions, corners = Regions.of(2), corners_of((48, 48), 3)
+    found = {
+        corners[place]: [corners[at] for at in others]
+        for place, others in zip(regions.places.tolist(), regions.negatives.tolist(), strict=True)
+    }
+    assert found == table
+
+
+def test_in_3d_a_place_is_told_from_the_nearest_others() -> None:
+    regions = Regions.of(3)
+    nodes = np.array(regions.nodes)
+    for place, others in zip(regions.places.tolist(), regions.negatives.tolist(), strict=True):
+        away = ((nodes - nodes[place]) ** 2).sum(1)
+        nearest = np.sort(away[[at for at in regions.places.tolist() if at != place]])
+        assert sorted(away[others]) == nearest[:5].tolist()
 
 
 @pytest.mark.parametrize(("size", "places"), [((15, 21), 13), ((16, 15, 33), 35)])

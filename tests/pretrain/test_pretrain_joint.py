@@ -149,6 +149,24 @@ def test_images_fill_bags_of_their_own_and_everything_is_dealt() -> None:
     assert (dealt != bags.deal(0, 1)).any() and (dealt == bags.deal(0, 0)).all()
 
 
+@pytest.mark.parametrize("slices", [16, 17, 20, 24, 31, 33, 70])
+def test_slices_are_dealt_about_once(slices: int) -> None:
+    """Within a third: a volume has a whole number of bags."""
+    dealt = Bags(made_samples(6, slices), 16).deal(0, 0)
+    assert 2 / 3 <= dealt.size / (6 * slices) <= 4 / 3
+
+
+def test_images_that_fill_no_bag_come_in_another_epoch() -> None:
+    samples = made_samples(volumes=4, slices=10)
+    loose = replace(samples, volumes=tuple(replace(v, kind="images") if n > 1 else v for n, v in enumerate(samples.volumes)))
+    bags = Bags(loose, 8)
+    epochs = [bags.deal(0, epoch).flatten() for epoch in range(12)]
+    assert len({len(rows) for rows in epochs}) == 1, "every epoch has as many steps"
+    images = [rows[rows >= 20] for rows in epochs]
+    assert all(len(set(rows.tolist())) == len(rows) == 16 for rows in images), "none twice"
+    assert set(np.concatenate(images).tolist()) == set(range(20, 40))
+
+
 def test_runs_of_equal_volumes_are_cut_where_two_bags_of_one_volume_meet() -> None:
     bags = runs_of_equal(np.array([3, 3, 3, 3, 1, 3, 3]), 2)
     assert [bag.tolist() for bag in bags] == [[[4]], [[0, 1], [2, 3], [5, 6]]]
@@ -165,6 +183,7 @@ def test_slices_of_a_volume_are_moved_alike_and_images_each_in_its_way() -> None
 def test_a_bag_stays_on_one_process(make_plan: Any) -> None:
     error, _ = train_here(make_plan(objective={"joint_2d3d": SMALL | {"slices": 8}}, batch_size=12, cohort={"volumes": 4}))
     assert error is not None and "1 (devices × accumulate) × 8 slices of a volume" in str(error)
+    assert "a multiple of 8, such as 8" in str(error)
 
 
 # Losses
@@ -222,6 +241,108 @@ def test_a_hidden_slice_is_not_seen_where_it_is_told() -> None:
     objective(views, batch)
     objective([torch.where(hidden[:, None, None, None], torch.rand_like(view), view) for view in views], batch)
     assert hidden.sum() == 1 and torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("slices", [3, 5, 7])
+def test_a_slice_that_stands_twice_in_a_bag_is_hidden_in_both_places(slices: int) -> None:
+    """Volumes shorter than a bag repeat slices; the twin of a hidden one would tell it."""
+    samples = made_samples(6, slices)
+    objective = made_objective("joint_2d3d", 2, samples=samples, slice_weight=0.0, volume_weight=0.0, slices=8, **SMALL).eval()
+    objective.bags.slices = 8
+    seen: list[Tensor] = []
+    objective.tell.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for epoch in range(6):
+        bag = objective.bags.deal(0, epoch)[0].tolist()
+        assert len(bag) == 8 > len(set(bag))
+        batch = made_batch(samples, bag, 2)
+        batch.epoch = epoch
+        hidden = objective.hidden(batch, [torch.arange(8)[None]])
+        rows = np.array(bag)
+        assert len(set(rows[hidden])) == 1 and not set(rows[hidden]) & set(rows[~hidden])
+        views = [torch.rand(len(samples), 1, 16, 16)[bag] for _ in range(2)]
+        objective(views, batch)
+        objective([torch.where(hidden[:, None, None, None], torch.rand_like(view), view) for view in views], batch)
+        assert torch.equal(seen[-2], seen[-1])
+
+
+def test_what_is_to_be_told_is_not_moved_towards_what_was_told() -> None:
+    """The target of a hidden slice has no gradient, so that the encoder cannot make slices easy to tell."""
+    samples = made_samples()
+    objective = made_objective("joint_2d3d", 2, slice_weight=0.0, volume_weight=0.0, **SMALL).eval()
+    batch = made_batch(samples, [0, 1, 2, 3], 2)
+    hidden = objective.hidden(batch, [torch.arange(4)[None]])
+    views = [torch.rand(4, 1, 16, 16).requires_grad_() for _ in range(2)]
+    objective.loss(objective(views, batch), batch).value.backward()
+    for view in views:
+        assert not view.grad[hidden].any(), "hidden from the prediction, and detached as its target"
+        assert view.grad[~hidden].abs().sum() > 0
+
+
+def test_each_head_clusters_the_memory_of_its_view() -> None:
+    """DeepCluster-v2: head h clusters bank h mod 2."""
+    memory = ClusterMemory(8, 4, clusters=2, heads=3, temperature=0.1, iterations=10)
+    first, second = torch.eye(4)[:2], torch.eye(4)[2:]
+    memory.memory[0], memory.memory[1] = first.repeat(4, 1), second.repeat_interleave(4, 0)
+    memory.known[:] = True
+    memory.start_epoch(0, 0)
+    for head, own in enumerate((first, second, first)):
+        assert sorted(memory.centroids[head].round().tolist()) == sorted(own.tolist())
+    assert len(set(memory.assignment[0, ::2].tolist())) == 1 and len(set(memory.assignment[1, :4].tolist())) == 1
+
+
+def test_prototypes_stay_during_the_first_steps_and_move_then(make_plan: Any) -> None:
+    ends = []
+    for steps, frozen in ((2, 2), (3, 2), (2, 0)):
+        options = SMALL | {"clustering": "swav", "freeze_prototypes_steps": frozen}
+        plan = make_plan(f"{steps}-{frozen}", objective={"joint_2d3d": options}, max_steps=steps, cohort=COHORT)
+        error, state = train_here(plan)
+        assert error is None and state is not None
+        tensors = state[1]
+        ends.append(next(tensor for name, tensor in tensors.items() if name.endswith("slice_clusters.weight")))
+    assert not torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+    torch.manual_seed(0)
+    objective = made_objective("joint_2d3d", 2, clustering="swav", freeze_prototypes_steps=1, **SMALL)
+    step(objective, made_batch(made_samples(), list(range(8)), 2), (16, 16), made_samples())
+    assert objective.slice_clusters.weight.grad.abs().sum() > 0
+    objective.after_backward(1)
+    assert objective.slice_clusters.weight.grad is not None
+    objective.after_backward(0)
+    assert objective.slice_clusters.weight.grad is None and objective.volume_clusters.weight.grad is None
+
+
+def test_usage_of_volume_prototypes_is_that_of_volumes() -> None:
+    prototypes = Prototypes(6, 8, temperature=0.1)
+    scores = torch.eye(8)[[0, 0, 1, 2, 3, 4, 5, 6]][:, None].repeat(1, 2, 1)
+    prototypes.remember(scores, torch.arange(8), torch.arange(8) < 2)
+    assert prototypes.figures() == {"prototype_usage": 1 / 8}
+
+
+def test_the_memory_pass_looks_at_every_slice_and_at_a_bag_of_each_volume() -> None:
+    samples = mixed_samples()
+    objective = made_objective("joint_2d3d", 2, samples=samples, **SMALL)
+    order = objective.memory_order(0, 8)
+    assert order[:32].tolist() == list(range(32)) and len(order) % 8 == 0
+    bags = order[32:].reshape(-1, 4)
+    assert set(samples.volume[bags].flatten().tolist()) == set(range(6)), "bags of volumes, whole"
+    assert all(len(set(samples.volume[bag].tolist())) == 1 for bag in bags)
+
+
+def test_slices_of_a_volume_are_cropped_alike_in_a_run(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys that the objective asks for reach the views, and not only the objective's own test."""
+    from medssl.nn import views as module
+
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    make = module.Views.__call__
+
+    def watched(self: Any, batch: Any) -> Any:
+        seen.append((batch.volume.numpy().copy(), np.asarray(batch.keys).copy()))
+        return make(self, batch)
+
+    monkeypatch.setattr(module.Views, "__call__", watched)
+    error, _ = train_here(make_plan(objective={"joint_2d3d": SMALL}, max_steps=1, batch_size=8, cohort={"volumes": 4}))
+    assert error is None and seen
+    volumes, keys = seen[-1]
+    assert len(set(keys.tolist())) == len(set(volumes.tolist())) < len(volumes)
 
 
 def test_codes_of_volumes_share_prototypes_among_volumes_alone() -> None:

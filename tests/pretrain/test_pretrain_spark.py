@@ -13,6 +13,7 @@ import torch
 from pretraining import made_batch, made_samples, train_forked, train_here
 from torch import Tensor
 
+from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.finetune.decoder import UNet
 from medssl.nn.backbone import build
@@ -151,6 +152,20 @@ def test_constant_patches_are_reported_apart_and_left_out_if_asked() -> None:
     assert b.value.item() == pytest.approx(float(a.parts["loss_varied"]), rel=1e-6)
     mixed = share * float(a.parts["loss_constant"]) + (1 - share) * float(a.parts["loss_varied"])
     assert a.value.item() == pytest.approx(mixed, rel=1e-6)
+
+
+def test_air_stays_constant_under_the_studys_own_views(make_plan: Any) -> None:
+    """Noise that nobody can tell would make air varied, and the options about constant patches would do nothing."""
+    assert all(not crop.noise for crop in made().crops((32, 32)))
+
+
+def test_of_several_windows_the_most_varied_says_whether_a_patch_is_constant() -> None:
+    torch.manual_seed(0)
+    backbone = build("resnet18", {"width": 0.125, "stem": "small"}, 2, 2)
+    objective = plugins.find("objective", "spark").load()(backbone, made_samples(), patch=(8,))
+    images = torch.stack([torch.zeros(2, 16, 16), torch.full((2, 16, 16), 0.4)], dim=1)
+    images[:, 1, 8:] = torch.rand(2, 8, 16)
+    assert (objective._deviation(images) < 1e-3).tolist() == [[True, True, False, False]] * 2
 
 
 def test_a_smaller_patch_leaves_deeper_stages_as_they_were(make_plan: Any) -> None:
