@@ -61,6 +61,26 @@ def test_an_edited_option_changes_exactly_its_jobs(changes: dict, stages: set[st
     assert changed(**changes) == stages
 
 
+def test_label_files_are_inputs_of_pre_training_only_where_an_objective_asks_for_a_label() -> None:
+    sources = {"eyes": {"path": "eyes", "labels": "eyes.csv"}, "controls": {"path": "controls"}}
+    cohorts = {"both": ["eyes", "controls"]}
+    read = {}
+    for name, objective in (
+        ("label", {"sepclr": {"background": "healthy"}}),
+        ("source", {"sepclr": {"background": "controls"}}),
+        ("none", "simclr"),
+    ):
+        study = {
+            "study": "s",
+            "sources": sources,
+            "cohorts": cohorts,
+            "pretrain": {"run": {"cohort": "both", "objective": objective}},
+        }
+        dag = Dag(load_study(study))
+        read[name] = dag.pretrain_inputs(*dag.runs()[0]).get("labels")
+    assert read == {"label": {"eyes": dag.layout.labels("eyes", "labels.parquet")}, "source": None, "none": None}
+
+
 def test_no_spec_holds_the_path_of_a_source() -> None:
     text = "".join(specs(sources={"ct": {"path": "/data/DOE^JANE"}, "organs": {"path": "organs"}}).values())
     assert "DOE" not in text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from prepared import receipt, write_prepared
@@ -220,7 +221,12 @@ def test_three_dimensions_train_on_patches(make_plan: Any) -> None:
 
 
 def run_stage(
-    root: Path, name: str = "simclr-all-seed0", before: Path | None = None, log: Path | None = None, **settings: Any
+    root: Path,
+    name: str = "simclr-all-seed0",
+    before: Path | None = None,
+    log: Path | None = None,
+    labels: dict[str, str] | None = None,
+    **settings: Any,
 ) -> Path:
     from pretraining import TINY
 
@@ -243,6 +249,8 @@ def run_stage(
     )
     if before is not None:
         inputs = inputs | {"init_run": {part: str(before / f"{part}.safetensors") for part in ("encoder", "parts")}}
+    if labels is not None:
+        inputs = inputs | {"labels": labels}
     out = root / "4_pretrain" / "ct" / name
     spec = Spec(
         stage="pretrain", name=f"ct/{name}", study="t", root=str(root), seed=0, code="c",
@@ -293,6 +301,24 @@ def test_a_small_healthy_pool_is_pictured_as_it_is_trained(tmp_path: Path) -> No
     write_prepared(tmp_path, shape=(24, 20, 3), labels=("healthy", "diseased", "diseased"))
     out = run_stage(tmp_path, objective={"sepclr": {"width": 8, "projector": [8, 4]}}, batch_size=4, max_steps=1)
     assert (out / "views.png").is_file()
+
+
+def test_the_healthy_pool_may_stand_in_a_label_file(tmp_path: Path) -> None:
+    """A folder of volumes and a table: samples.parquet itself says no label."""
+    write_prepared(tmp_path, shape=(24, 20, 3))
+    volumes = tables.read_tsv(tmp_path / "2_prepare" / "ct" / "volumes.tsv")["volume_id"]
+    folder = tmp_path / "1_ingest" / "ct" / "labels"
+    folder.mkdir(parents=True)
+    given = pd.DataFrame({"volume_id": volumes, "index": pd.array([None] * len(volumes), "Int32"), "mask": None})
+    given["label"] = ["healthy", *["glaucoma"] * (len(volumes) - 1)]
+    tables.write_parquet(folder / "labels.parquet", given)
+    receipt(folder, "ingest")
+    settings: dict[str, Any] = {"objective": {"sepclr": {"width": 8, "projector": [8, 4]}}, "batch_size": 4, "max_steps": 1}
+    with pytest.raises(StudyError, match="of the background 'healthy'"):
+        run_stage(tmp_path, **settings)
+    out = run_stage(tmp_path, labels={"ct": str(folder / "labels.parquet")}, **settings)
+    read = json.loads((out / "receipt.json").read_text())["inputs"]
+    assert str(folder / "labels.parquet") in read
 
 
 def test_an_array_that_was_changed_is_refused(tmp_path: Path) -> None:
