@@ -36,7 +36,7 @@ def to_gray(plane: NDArray[np.generic], low: float, high: float, *, is_volume: b
     values = np.asarray(plane, dtype=np.float32).T
     if is_volume:
         values = values[::-1, ::-1]
-    step = max(1, int(np.ceil(max(values.shape) / (2 * LONGEST_PIXELS))))
+    step = _step(values.shape)
     values = np.clip((values[::step, ::step] - low) / max(high - low, 1e-6), 0, 1)
     return (values * 255).round().astype(np.uint8)
 
@@ -46,13 +46,18 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """A plane of a volume with the outlines of the true mask (teal) and of the predicted one (orange), `(rows, columns, 3)`."""
     gray, masks = to_gray(plane, low, high, is_volume=True), [np.asarray(m).T[::-1, ::-1] for m in (target, prediction)]
-    step = max(1, round(masks[0].shape[0] / gray.shape[0]))
+    step = _step(masks[0].shape)
     grow = max(1, round(2 * LONGEST_PIXELS / max(gray.shape)))
     pixels = np.repeat(np.kron(gray, np.ones((grow, grow), np.uint8))[:, :, None], 3, axis=2)
     for mask, colour in zip(masks, (TRUE_COLOUR, PREDICTED_COLOUR), strict=True):
         for value in np.unique(mask[mask > 0]):
             pixels[_outline(np.kron(mask[::step, ::step] == value, np.ones((grow, grow), bool)))] = colour
     return pixels
+
+
+def _step(shape: tuple[int, ...]) -> int:
+    """Every how many pixels one is shown, so that a plane is small: a picture and the masks on it must agree."""
+    return max(1, int(np.ceil(max(shape) / (2 * LONGEST_PIXELS))))
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

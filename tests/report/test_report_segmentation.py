@@ -109,3 +109,11 @@ def test_outlines_lie_on_the_edge_of_the_masks() -> None:
     assert not (teal & ~turned).any()
     assert teal.sum() == 4 * (10 * grow - 1)
     assert (pixels == PREDICTED_COLOUR).all(axis=2).sum() == teal.sum()
+
+
+@pytest.mark.parametrize("shape", [(600, 10), (600, 5), (530, 4), (4, 530), (512, 30), (300, 300), (1, 1)])
+def test_outlines_fit_the_picture_of_a_plane_of_any_shape(shape: tuple[int, int]) -> None:
+    whole = np.ones(shape, np.uint8)
+    pixels = overlay(np.zeros(shape), 0, 1, whole, whole)
+    orange = (pixels == PREDICTED_COLOUR).all(axis=2)
+    assert orange[[0, -1]].all() and orange[:, [0, -1]].all(), "the rim of a mask of the whole plane is the rim of the picture"
