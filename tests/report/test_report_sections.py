@@ -61,6 +61,10 @@ ROW = {
         ({"low": np.nan, "high": np.nan}, "unknown", "too few cases"),
         ({"low": np.nan, "high": np.nan, "p": 1.0}, "unclear", "no clear difference"),
         ({"low": -0.05, "high": -0.01}, "worse", "was worse than"),
+        ({"confidence": 0.9, "p": 0.07, "p_holm": 0.07}, "better", "was better than"),
+        ({"confidence": 0.9, "p": 0.07, "p_holm": 0.14}, "uncorrected", "once corrected for the number of comparisons"),
+        ({"confidence": 0.99, "p": 0.008, "p_holm": 0.016}, "uncorrected", "once corrected"),
+        ({"p": 0.06, "p_holm": 0.06}, "unclear", "no clear difference"),
     ],
 )
 def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, object], verdict: str, words: str) -> None:

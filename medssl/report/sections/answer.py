@@ -26,7 +26,6 @@ from medssl.report.words import (
 )
 
 PLACE = 10
-CLEAR_BELOW = 0.05
 FROZEN_MODES = ("linear", "knn", "decoder")
 MOST_ALONE = 12
 """Comparisons of a task that get a sentence each; of more, those that came out alike share one."""
@@ -41,7 +40,7 @@ VERDICTS = {
     "hint of better": Markup("{}, in {} the first <strong>did better</strong>: {}. A hint, not a finding."),
     "worse": Markup("{}, in <strong>{} the first was worse</strong>: {}."),
     "hint of worse": Markup("{}, in {} the first <strong>did worse</strong>: {}. A hint, not a finding."),
-    "uncorrected": Markup("{}, {} are <strong>not settled</strong> once corrected for the number of arms: {}."),
+    "uncorrected": Markup("{}, {} are <strong>not settled</strong> once corrected for the number of comparisons: {}."),
     "unclear": Markup("{}, {} show <strong>no clear difference</strong>: {}."),
     "unknown": Markup("{}, {} have <strong>too few cases</strong> to say: {}."),
 }
@@ -129,7 +128,7 @@ def claim(row: dict[str, Any]) -> Markup:
     if verdict == "uncorrected":
         return Markup(
             "{}, {} against {} is <strong>not settled</strong>: the difference does not stand once corrected for "
-            "the number of arms."
+            "the number of comparisons."
         ).format(start, a, b)
     if verdict == "unknown":
         return Markup("{}, {} against {}: <strong>too few cases</strong> to say.").format(start, a, b)
@@ -205,14 +204,17 @@ def _notes(row: dict[str, Any]) -> list[str]:
 
 
 def verdict_of(row: dict[str, Any]) -> str:
-    """`better`, `worse`, `unclear`, `uncorrected` (clear only before Holm's correction) or `unknown` (no interval)."""
+    """`better`, `worse`, `unclear`, `uncorrected` (clear only before Holm's correction) or `unknown` (no interval).
+
+    The p-value is held against the confidence of its own interval.
+    """
     low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))
     if not (pd.notna(low) and pd.notna(high)):
         return "unclear" if row["p"] == 1 else "unknown"
     if low <= 0 <= high:
         return "unclear"
-    if not p_holm < CLEAR_BELOW:
-        return "uncorrected"
+    if not p_holm < 1 - float(row["confidence"]):
+        return "unclear" if p_holm == row["p"] else "uncorrected"
     return "better" if (low > 0) == (row["better"] == "higher") else "worse"
 
 
