@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pandas as pd
 
@@ -114,6 +115,12 @@ def headline(scores: pd.DataFrame) -> tuple[str, str]:
     labels = set(scores.loc[scores["metric"] == metric, "class"])
     label = next((name for name in CLASS_ORDER if name in labels), min(labels))
     return metric, label
+
+
+def holm_family(study: dict[str, Any]) -> str:
+    """Over what Holm's correction ran, by the study's options."""
+    within = {"arms": ", within a mode and share of labels", "task": ", in all modes and shares of labels of a task"}
+    return "the arms compared with one reference" + within.get(study.get("evaluate", {}).get("holm_over"), "")
 
 
 def units(n: int, unit: str) -> str:

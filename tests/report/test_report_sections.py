@@ -21,7 +21,7 @@ from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
 from medssl.report.run import _spread, _with_given_masks
-from medssl.report.section import Figure, Table, Text, count, counted, duration, number, p_value, percent, span
+from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, p_value, percent, span
 from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of, with_limits
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute, cost_of_arms
@@ -30,6 +30,7 @@ from medssl.report.sections.flow import flow
 from medssl.report.sections.label_efficiency import label_efficiency
 from medssl.report.sections.leakage import leakage
 from medssl.report.sections.methods import methods
+from medssl.report.sections.paired_tests import paired_tests
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
 from medssl.report.words import (
@@ -475,9 +476,9 @@ SCORED = {"init": "a", "mode": "full", "fraction": 1.0, "class": "organ", "confi
 @pytest.mark.parametrize(
     ("kinds", "words"),
     [
-        (["bca", "bca"], "(BCa) [1];"),
-        (["bca", "normal", "bca"], "in 2, normal, where the bootstrap was far off the estimate in 1 of 3 scores;"),
-        (["percentile"], ": percentile;"),
+        (["bca", "bca"], "(BCa) [1]."),
+        (["bca", "normal", "bca"], "in 2, normal, where the bootstrap was far off the estimate in 1 of 3 scores."),
+        (["percentile"], ": percentile."),
     ],
 )
 def test_methods_name_the_intervals_that_were_made(kinds: list[str], words: str) -> None:
@@ -485,6 +486,45 @@ def test_methods_name_the_intervals_that_were_made(kinds: list[str], words: str)
     text = methods(Evidence(title="t", scores={"heart": scores}, study={"evaluate": {"bootstrap": 200}})).facts["text"]
     assert words in text
     assert ("(BCa)" in text) == ("bca" in kinds)
+
+
+COMPARED = ROW | {"class": "organ", "effect": 0.3, "effect_name": "d_z", "note": None}
+
+
+def sentences(section: Section) -> str:
+    """The sentences of a section."""
+    return " ".join([section.lead, *(Markup("{}").format(b.html).striptags() for b in section.blocks if isinstance(b, Text))])
+
+
+@pytest.mark.parametrize(
+    ("methods_used", "words", "silent"),
+    [
+        ([], [], ["bootstrapped in pairs", "Wilcoxon", "DeLong", "Holm"]),
+        (["bootstrap (bca)"], ["bootstrapped in pairs", "Holm"], ["Wilcoxon", "DeLong"]),
+        (["bootstrap (bca)", "delong", "wilcoxon"], ["bootstrapped in pairs", "DeLong", "Wilcoxon", "Holm"], []),
+    ],
+)
+def test_methods_name_the_tests_that_were_made(methods_used: list[str], words: list[str], silent: list[str]) -> None:
+    scores = pd.DataFrame([SCORED | {"metric": "auc", "method": "bca"}])
+    compared = pd.DataFrame([COMPARED | {"method": method} for method in methods_used], columns=[*COMPARED, "method"])
+    text = methods(Evidence(title="t", scores={"x": scores}, comparisons={"x": compared})).facts["text"]
+    assert all(word in text for word in words) and not any(word in text for word in silent)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"holm_over": "arms"}, "over the arms compared with one reference, within a mode and share of labels"),
+        ({"holm_over": "task"}, "over the arms compared with one reference, in all modes and shares of labels of a task"),
+        ({}, "over the arms compared with one reference"),
+    ],
+)
+def test_the_family_of_holms_correction_is_that_of_the_options(options: dict[str, str], words: str) -> None:
+    scores = pd.DataFrame([SCORED | {"metric": "auc", "method": "bca"}])
+    compared = pd.DataFrame([COMPARED | {"method": "bootstrap (bca)"}])
+    evidence = Evidence(title="t", scores={"x": scores}, comparisons={"x": compared}, study={"evaluate": options})
+    for text in (sentences(paired_tests(evidence)), methods(evidence).facts["text"]):
+        assert re.search(re.escape(words) + r"(\.| \[)", text), text
 
 
 @pytest.mark.parametrize("rule", ["validation mean Dice", "last step (no validation cases)"])

@@ -12,7 +12,7 @@ from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, is_answered
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Text, counted
-from medssl.report.words import counts_of, mode_name, ordered_modes, ordered_shares, share_name, share_phrase
+from medssl.report.words import counts_of, holm_family, mode_name, ordered_modes, ordered_shares, share_name, share_phrase
 
 PLACE = 150
 CITATIONS = {
@@ -181,17 +181,17 @@ def _statistics(evidence: Evidence) -> str:
     scores = pd.concat(evidence.scores.values())
     level = f"{100 * scores['confidence'].iloc[0]:g} %"
     draws = evidence.study.get("evaluate", {}).get("bootstrap")
-    resamples = f"{draws} " if draws else ""
-    delong = any((table["method"] == "delong").any() for table in evidence.comparisons.values() if len(table))
-    return (
-        f"Scores are means over seeds with {level} bootstrap intervals over test units ({resamples}resamples): "
-        f"{_intervals(scores)}; "
-        "differences between arms were bootstrapped in pairs on the same units"
-        + (", binary AUCs also compared by DeLong's test [delong]" if delong else "")
-        + ", case scores by Wilcoxon's signed ranks, with Holm's correction over "
-        + ("the task" if evidence.study.get("evaluate", {}).get("holm_over") == "task" else "arms")
-        + " [holm]."
-    )
+    resamples = f"{draws} resamples" if draws else "resamples"
+    parts = [f"Scores are means over seeds with {level} bootstrap intervals over test units ({resamples}): {_intervals(scores)}"]
+    used = {str(method) for table in evidence.comparisons.values() for method in table["method"]}
+    if used:
+        parts.append(
+            "differences between arms were bootstrapped in pairs on the same units"
+            + (", binary AUCs also compared by DeLong's test [delong]" if "delong" in used else "")
+            + (", case scores by Wilcoxon's signed ranks" if "wilcoxon" in used else "")
+            + f", with Holm's correction over {holm_family(evidence.study)} [holm]"
+        )
+    return "; ".join(parts) + "."
 
 
 def _intervals(scores: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from medssl.report.words import (
     class_name,
     counts_of,
     headline,
+    holm_family,
     metric_name,
     mode_name,
     name_in,
@@ -50,9 +51,8 @@ def paired_tests(evidence: Evidence) -> Section:
         )
     blocks.append(
         Text(
-            "Difference: first minus second, of the means over seeds, on the same cases. p (Holm) is corrected "
-            "over the arms compared "
-            "with one reference. d_z is the difference in standard deviations of the paired differences; the "
+            "Difference: first minus second, of the means over seeds, on the same cases. p (Holm) is corrected over "
+            f"{holm_family(evidence.study)}. d_z is the difference in standard deviations of the paired differences; the "
             "rank-biserial correlation "
             "is the balance of ranks. Above: seeds in which the first had the larger value."
         )
