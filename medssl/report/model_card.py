@@ -6,7 +6,7 @@ import pandas as pd
 
 from medssl.report.evidence import Evidence, arm_of_run
 from medssl.report.section import number, span
-from medssl.report.words import class_name, counts_of, headline, mode_name, name_in, share_name
+from medssl.report.words import but_for_labels, class_name, counts_of, headline, mode_name, name_in, share_name
 
 OWNERS = "*For the authors to state.*"
 
@@ -29,7 +29,8 @@ def model_card(evidence: Evidence) -> str:
         _evaluation(evidence),
         "## Limits",
         "- Nothing is known of hospitals, scanners, protocols and populations that are not among the sources.",
-        "- Labels played no part in pre-training; what the images have in common with their origin may have been learnt too.",
+        f"- Labels played no part in pre-training{but_for_labels(evidence)}; "
+        "what the images have in common with their origin may have been learnt too.",
         f"- Fairness, ethics and licence of the data: {OWNERS}",
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"

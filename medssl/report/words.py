@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from medssl.report.evidence import Evidence
 from medssl.report.section import counted, percent
 
 METRICS = {
@@ -34,6 +35,9 @@ WITH_OPTIONS = {
 
 Counts = dict[float, str]
 """By share of labels, its words where the study asked for a count of patients."""
+
+TOLD_BACKGROUND = "sepclr"
+"""The objective whose option `background` is a label or a source."""
 
 HEADLINES = ("dice", "auc", "accuracy")
 CLASS_ORDER = ("macro", "all")
@@ -121,6 +125,18 @@ def holm_family(study: dict[str, Any]) -> str:
     """Over what Holm's correction ran, by the study's options."""
     within = {"arms": ", within a mode and share of labels", "task": ", in all modes and shares of labels of a task"}
     return "the arms compared with one reference" + within.get(study.get("evaluate", {}).get("holm_over"), "")
+
+
+def but_for_labels(evidence: Evidence) -> str:
+    """What follows `without labels`: the runs of the page whose objective is told which images are background; else nothing."""
+    recipes = {run.split("/")[-1].partition("-")[0] for run in evidence.curves}
+    found = []
+    for recipe in sorted(recipes & set(evidence.study.get("pretrain", {}))):
+        objective = evidence.study["pretrain"][recipe].get("objective")
+        if isinstance(objective, dict) and objective.get("name") == TOLD_BACKGROUND:
+            background = objective.get("options", {}).get("background")
+            found.append(recipe + (f", background {background}" if background else ""))
+    return f" (but which images are background was told by label or source: {'; '.join(found)})" if found else ""
 
 
 def units(n: int, unit: str) -> str:

@@ -19,10 +19,11 @@ from medssl.report.chart import Axis, axis, category_axis, line_chart
 from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDER, MI_CLAIM, TRIPOD
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
+from medssl.report.model_card import model_card
 from medssl.report.pictures import chosen_slices, picture, to_gray
 from medssl.report.run import _spread, _with_given_masks
 from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, p_value, percent, span
-from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of, with_limits
+from medssl.report.sections.answer import alike, answer, claim, claim_together, detail, detail_together, verdict_of, with_limits
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute, cost_of_arms
 from medssl.report.sections.data import data
@@ -50,6 +51,11 @@ ROW = {
     "difference": 0.03, "low": 0.01, "high": 0.05, "p": 0.004, "p_holm": 0.008, "n": 80, "unit": "image", "confidence": 0.95,
     "num_seeds": 3, "seeds_above": 3,
 }  # fmt: skip
+
+
+def sentences(section: Section) -> str:
+    """The sentences of a section."""
+    return " ".join([section.lead, *(Markup("{}").format(b.html).striptags() for b in section.blocks if isinstance(b, Text))])
 
 
 @pytest.mark.parametrize(
@@ -462,6 +468,18 @@ def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> N
     assert "100 epochs" in second and "begun from random weights" in second
 
 
+def test_a_pretraining_that_is_told_the_background_is_not_called_free_of_labels() -> None:
+    curve = pd.DataFrame({"epoch": range(4), "step": range(4), "loss": 1.0})
+    sepclr = {"objective": {"name": "sepclr", "options": {"background": "healthy"}}}
+    for recipe, words in (("apart", "told by label or source: apart, background healthy)"), ("plain", "")):
+        study = {"pretrain": {"apart": sepclr, "plain": {"objective": {"name": "simclr", "options": {}}}}}
+        evidence = Evidence(title="t", curves={f"ct/{recipe}-all-seed0": curve}, study=study)
+        sections = [pretraining(evidence), methods(evidence), answer(evidence)]
+        for text in (*map(sentences, sections), model_card(evidence)):
+            assert re.search("without labels|No labels|Labels played no part", text)
+            assert words in text and ("told by label" in text) == bool(words)
+
+
 @pytest.mark.parametrize("name", plugins.names("objective"))
 def test_every_objective_is_cited(name: str) -> None:
     study = {"pretrain": {"run": {"objective": {"name": name}, "backbone": {"name": "resnet18"}, "epochs": 1}}}
@@ -489,11 +507,6 @@ def test_methods_name_the_intervals_that_were_made(kinds: list[str], words: str)
 
 
 COMPARED = ROW | {"class": "organ", "effect": 0.3, "effect_name": "d_z", "note": None}
-
-
-def sentences(section: Section) -> str:
-    """The sentences of a section."""
-    return " ".join([section.lead, *(Markup("{}").format(b.html).striptags() for b in section.blocks if isinstance(b, Text))])
 
 
 @pytest.mark.parametrize(

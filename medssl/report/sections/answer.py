@@ -12,6 +12,7 @@ from medssl.report.evidence import Evidence, is_scratch, tones
 from medssl.report.section import Figure, Section, Text, count, counted, number, p_value, percent, records, span
 from medssl.report.words import (
     Counts,
+    but_for_labels,
     class_name,
     counts_of,
     headline,
@@ -291,6 +292,7 @@ def _without_tasks(evidence: Evidence) -> Section:
             ends = (float(losses.iloc[0]), float(losses.iloc[-1]))
             facts["runs"][run] = {"first_loss": ends[0], "last_loss": ends[1]}
             blocks.append(Text(f"Run {run}: loss from {number(ends[0])} to {number(ends[1])}.", "detail"))
-    words = "No labels were used so far: whether the pre-training helps a task is not known before it is fine-tuned and tested."
-    blocks.append(Text(words, "note"))
-    return Section("The answer so far", "What was found, kept and learnt without labels.", tuple(blocks), facts)
+    told = but_for_labels(evidence)
+    open_question = "whether the pre-training helps a task is not known before it is fine-tuned and tested"
+    blocks.append(Text(f"No labels were used so far{told}: {open_question}.", "note"))
+    return Section("The answer so far", f"What was found, kept and learnt without labels{told}.", tuple(blocks), facts)

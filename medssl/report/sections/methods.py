@@ -12,7 +12,16 @@ from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, is_answered
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Text, counted
-from medssl.report.words import counts_of, holm_family, mode_name, ordered_modes, ordered_shares, share_name, share_phrase
+from medssl.report.words import (
+    but_for_labels,
+    counts_of,
+    holm_family,
+    mode_name,
+    ordered_modes,
+    ordered_shares,
+    share_name,
+    share_phrase,
+)
 
 PLACE = 150
 CITATIONS = {
@@ -136,9 +145,8 @@ def _pretraining(evidence: Evidence) -> str:
             f"{options.get('precision')}"
         )
     what = f" ({'; '.join(recipes)})" if recipes else ""
-    return (
-        f"Encoders were pre-trained without labels in {len(evidence.curves)} run{'s' if len(evidence.curves) > 1 else ''}{what}."
-    )
+    runs = counted(len(evidence.curves), "run")
+    return f"Encoders were pre-trained without labels{but_for_labels(evidence)} in {runs}{what}."
 
 
 def _finetuning(evidence: Evidence) -> str:

@@ -13,6 +13,7 @@ from medssl.report.chart import Line, axis, line_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.pictures import sheet
 from medssl.report.section import Figure, Section, Table, Text, count, duration, number, shown
+from medssl.report.words import but_for_labels
 
 PLACE = 50
 HEALTH = {"effective_rank": "Effective rank", "rankme": "RankMe", "alignment": "Alignment", "uniformity": "Uniformity"}
@@ -73,8 +74,8 @@ def pretraining(evidence: Evidence) -> Section:
         words = f"Effective rank below {COLLAPSED_BELOW:g} in {', '.join(collapsed)}: the representation may have collapsed."
         blocks.append(Text(words, "note"))
     lead = (
-        "What was learnt without labels. A falling loss is no proof of use; effective rank says whether the "
-        "representation stays rich."
+        f"What was learnt without labels{but_for_labels(evidence)}. A falling loss is no proof of use; "
+        "effective rank says whether the representation stays rich."
     )
     return Section("Pre-training", lead, tuple(blocks), {"collapsed_below": COLLAPSED_BELOW})
 
