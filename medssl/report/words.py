@@ -121,6 +121,21 @@ def headline(scores: pd.DataFrame) -> tuple[str, str]:
     return metric, label
 
 
+def way_of_split(source: str, samples: pd.DataFrame, study: dict[str, Any]) -> str:
+    """`by patient`, `by a given list`: how a source was divided; empty where it was not, or the options are not known.
+
+    An image set may name parts of its own, which then stand: no table that the page reads says whether it did.
+    """
+    whole, own = study.get("prepare", {}), study.get("sources", {}).get(source, {}).get("prepare", {})
+    options = whole.get("split", {}) | own.get("split", {})
+    if not options or not {"split", "kind", "unit"} <= set(samples) or samples["split"].nunique() < 2:
+        return ""
+    if options.get("file"):
+        return "by a given list"
+    found = sorted(set(zip(samples["kind"].astype(str), samples["unit"].astype(str), strict=True)))
+    return " and ".join(f"{'as the source names parts, else ' if kind == 'images' else ''}by {unit}" for kind, unit in found)
+
+
 def holm_family(study: dict[str, Any]) -> str:
     """Over what Holm's correction ran, by the study's options."""
     within = {"arms": ", within a mode and share of labels", "task": ", in all modes and shares of labels of a task"}

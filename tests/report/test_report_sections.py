@@ -44,6 +44,7 @@ from medssl.report.words import (
     share_name,
     share_phrase,
     share_words,
+    way_of_split,
 )
 
 ROW = {
@@ -574,6 +575,50 @@ def test_methods_say_what_surface_scores_mean_and_what_the_network_sees() -> Non
     assert "CT to -1000 to 400 HU; MR to the 0.5 to 99.5 percentiles" in text
     assert "heart to 2 × 2 × unchanged mm" in text
     assert "pictures" not in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"resampled": [False, False]}, "reoriented to RAS+ without interpolation. "),
+        ({"resampled": [True, False]}, "to RAS+, without interpolation but for 1 of 2 volumes or image sets, whose tilted or"),
+        ({}, "reoriented to RAS+. "),
+    ],
+)
+def test_methods_say_of_interpolation_what_the_tables_of_ingest_say(columns: dict[str, list[bool]], words: str) -> None:
+    series = pd.DataFrame({"modality": ["CT", "CT"], "kind": "volume"} | columns)
+    assert words in methods(Evidence(title="t", series={"ct": series})).facts["text"]
+
+
+DRAWN = {
+    "window_hu": [[-1000.0, 1000.0]],
+    "percentiles": [0.5, 99.5],
+    "spacing_mm": None,
+    "split": {"val_frac": 0.1, "file": None},
+}
+LISTED = {"split": {"file": "split.tsv"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "study", "words"),
+    [
+        ("volume", "patient", {"prepare": DRAWN}, "by patient"),
+        ("images", "image", {"prepare": DRAWN}, "as the source names parts, else by image"),
+        ("images", "image", {"prepare": DRAWN | LISTED}, "by a given list"),
+        ("volume", "patient", {"prepare": DRAWN, "sources": {"ct": {"prepare": LISTED}}}, "by a given list"),
+        ("volume", "patient", {}, ""),
+    ],
+)
+def test_of_the_parts_is_said_what_is_known(kind: str, unit: str, study: dict[str, dict], words: str) -> None:
+    samples = pd.DataFrame({"sample_id": ["a", "b"], "split": ["train", "test"], "kind": kind, "unit": unit})
+    assert way_of_split("ct", samples, study) == words
+    assert way_of_split("ct", samples.assign(split="train"), study) == "", "nothing was held out"
+    series = pd.DataFrame({"modality": ["CT"], "num_files": [2], "kind": kind})
+    evidence = Evidence(title="t", series={"ct": series}, samples={"ct": samples}, study=study)
+    drawn = str(flow(evidence).blocks[0].body)  # type: ignore[union-attr]
+    text = methods(evidence).facts["text"]
+    assert (", split" in drawn) == bool(words) and "by patient where" not in text
+    assert f"test parts: ct {words}." in text if words else "test parts" not in text
 
 
 def test_methods_claim_no_more_of_claim_than_the_page_answers() -> None:

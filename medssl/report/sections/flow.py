@@ -9,6 +9,7 @@ import pandas as pd
 from medssl.report.evidence import Evidence
 from medssl.report.flow_chart import Step, flow_chart
 from medssl.report.section import Figure, Section, Table, Text, count, counted, shown
+from medssl.report.words import way_of_split
 
 PLACE = 20
 MOST_CODES = 6
@@ -90,7 +91,11 @@ def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], coho
         aside = [f"{split}: {note('split', split, int(splits.get(split, 0)), thing)}" for split in ("val", "test")]
         whole = note("split", "all", len(samples), thing)
         train = note("split", "train", int(splits.get("train", 0)), thing)
-        steps.append(Step(f"Training part: {train}", (f"of {whole}, split by {_unit(samples)}",), "Held out", tuple(aside)))
+        ways = [
+            way_of_split(source, evidence.samples[source], evidence.study) for source in sources if source in evidence.samples
+        ]
+        split = f", split {'; '.join(dict.fromkeys(ways))}" if all(ways) else ""
+        steps.append(Step(f"Training part: {train}", (f"of {whole}{split}",), "Held out", tuple(aside)))
     for arm, keep in sorted(evidence.keeps.items()):
         if cohort is None or arm.split("/")[0] != cohort:
             continue
@@ -115,7 +120,3 @@ def _thing(samples: pd.DataFrame) -> str:
 
 def _things(series: pd.DataFrame) -> str:
     return "image set" if "kind" in series and set(series["kind"]) == {"images"} else "volume"
-
-
-def _unit(samples: pd.DataFrame) -> str:
-    return " and ".join(sorted(set(samples["unit"].astype(str))))

@@ -21,6 +21,7 @@ from medssl.report.words import (
     ordered_shares,
     share_name,
     share_phrase,
+    way_of_split,
 )
 
 PLACE = 150
@@ -83,14 +84,35 @@ def _data(evidence: Evidence) -> str:
         volumes = counted(len(series), "volume or image set", "volumes or image sets")
         parts.append(f"{source}: {volumes}{slices}, {counted(refused, 'file')} refused")
     return (
-        f"Images came from {len(parts)} source{'s' if len(parts) > 1 else ''} ({'; '.join(parts)}; [[setting, "
-        f"dates and eligibility]]). "
+        f"Images came from {counted(len(parts), 'source')} ({'; '.join(parts)}; [[setting, dates and eligibility]]). "
         "Each was checked for geometry, completeness and plausibility on ingestion, refused with a reason code "
-        "where a check failed, and "
-        "reoriented to RAS+ without interpolation. Identifiers were replaced by keyed hashes. Splits were made "
-        "by patient where patient "
-        "ids exist, otherwise by image."
+        f"where a check failed, and reoriented to RAS+{_straightened(evidence)}. Identifiers were replaced by keyed "
+        f"hashes.{_parts(evidence)}"
     )
+
+
+def _straightened(evidence: Evidence) -> str:
+    """Whether the way to RAS+ kept every voxel's value, as the tables of ingest say."""
+    series = pd.concat(evidence.series.values())
+    if "resampled" not in series or series["resampled"].isna().any():
+        return ""
+    num = int(series["resampled"].sum())
+    if not num:
+        return " without interpolation"
+    return (
+        f", without interpolation but for {num} of {counted(len(series), 'volume or image set', 'volumes or image sets')}, "
+        "whose tilted or uneven slices were made straight by linear interpolation"
+    )
+
+
+def _parts(evidence: Evidence) -> str:
+    """How each source was divided, where that is known."""
+    sources: dict[str, list[str]] = {}
+    for source, samples in sorted(evidence.samples.items()):
+        if way := way_of_split(source, samples, evidence.study):
+            sources.setdefault(way, []).append(source)
+    ways = "; ".join(f"{', '.join(names)} {way}" for way, names in sources.items())
+    return f" Sources were split into training, validation and test parts: {ways}." if ways else ""
 
 
 def _windows(evidence: Evidence) -> str:
