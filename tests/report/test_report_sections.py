@@ -549,6 +549,47 @@ def test_methods_name_seeds_and_selection_as_the_table_of_fits_has_them(rule: st
     assert "validation part only" not in text
 
 
+@pytest.mark.parametrize(
+    ("inits", "fractions", "words", "subsets"),
+    [
+        ({"a": ["imagenet"]}, [1.0], "Each encoder was fine-tuned with one recipe", ""),
+        ({"a": ["scratch"]}, [1.0], "Networks from random weights were fine-tuned", ""),
+        (
+            {"a": ["imagenet", "scratch"]},
+            [0.1, 1.0],
+            "Each encoder and a network of the same architecture from random",
+            "nested and",
+        ),
+        ({"a": ["imagenet", "scratch"], "b": ["imagenet"]}, [0.1], "from random weights (in a) were fine-tuned", "drawn by unit"),
+    ],
+)
+def test_methods_name_the_starts_and_subsets_that_there_were(
+    inits: dict[str, list[str]], fractions: list[float], words: str, subsets: str
+) -> None:
+    fits = {
+        task: pd.DataFrame([{"init": name, "mode": "full", "fraction": f, "seed": 0} for name in names for f in fractions])
+        for task, names in inits.items()
+    }
+    text = methods(Evidence(title="t", fits=fits)).facts["text"]
+    assert words in text and (f"subsets were {subsets}" in text if subsets else "subsets" not in text)
+    assert ("random weights" in text) == ("scratch" in inits["a"])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ([(0, 0), (1, 1), (2, 2)], "3 fine-tuning seeds, one to each of 3 pre-training seeds"),
+        ([(run, seed) for run in range(3) for seed in range(2)], "2 fine-tuning seeds on each of 3 pre-training seeds"),
+        ([(0, 0), (0, 1)], "; 2 fine-tuning seeds;"),
+    ],
+)
+def test_methods_tell_paired_seeds_from_crossed_ones(seeds: list[tuple[int, int]], words: str) -> None:
+    rows = [{"init": "simclr-hash", "pretrain_seed": run, "seed": seed} for run, seed in seeds]
+    rows += [{"init": "scratch", "pretrain_seed": run, "seed": seed} for run, seed in seeds]
+    fits = pd.DataFrame(rows).assign(mode="full", fraction=1.0)
+    assert words in methods(Evidence(title="t", fits={"heart": fits})).facts["text"]
+
+
 def test_methods_give_counts_of_labels_as_they_were_asked_for() -> None:
     fits = pd.DataFrame(
         {

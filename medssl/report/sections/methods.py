@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, is_answered
-from medssl.report.evidence import Evidence
+from medssl.report.evidence import Evidence, Named, is_scratch
 from medssl.report.section import Section, Text, counted
 from medssl.report.words import (
     but_for_labels,
@@ -183,18 +183,43 @@ def _finetuning(evidence: Evidence) -> str:
         parts.append(f"{task}: {counted(len(fits), 'fit')} ({modes}; {labels}; {_seeds(fits)}; {_selection(fits)})")
     if not parts:
         return ""
-    return (
-        f"Each encoder and a network of the same architecture from random weights were fine-tuned with one recipe "
-        f"({'; '.join(parts)}); label "
-        "subsets were nested and drawn by patient and class."
-    )
+    return f"{_started(evidence.fits)} fine-tuned with one recipe ({'; '.join(parts)}){_subsets(evidence)}."
+
+
+def _subsets(evidence: Evidence) -> str:
+    """How subsets of the labels were drawn, where there are any."""
+    shares = {task: set(fits["fraction"]) for task, fits in evidence.fits.items() if (fits["fraction"] != 1).any()}
+    if not shares:
+        return ""
+    by = sorted({str(evidence.scores[task]["unit"].iloc[0]) if task in evidence.scores else "unit" for task in shares})
+    nested = "nested and " if any(len(found) > 1 for found in shares.values()) else ""
+    return f"; label subsets were {nested}drawn by {' or '.join(by)} and class"
+
+
+def _started(fits: Named) -> str:
+    """What was fine-tuned, by the starting points that the tables of fits name."""
+    inits = {task: list(table["init"].astype(str)) if "init" in table else [] for task, table in sorted(fits.items())}
+    beside = [task for task, names in inits.items() if any(map(is_scratch, names))]
+    if not any(not is_scratch(name) for names in inits.values() for name in names):
+        return "Networks from random weights were" if beside else "Each starting point was"
+    if not beside:
+        return "Each encoder was"
+    of_tasks = "" if len(beside) == len(inits) else f" (in {', '.join(beside)})"
+    return f"Each encoder and a network of the same architecture from random weights{of_tasks} were"
 
 
 def _seeds(fits: pd.DataFrame) -> str:
-    """`1 fine-tuning seed on each of 3 pre-trained networks`."""
+    """`1 fine-tuning seed on each of 3 pre-training seeds`, or `3 fine-tuning seeds, one to each of 3 pre-training seeds`."""
     seeds = counted(fits["seed"].nunique(), "fine-tuning seed")
-    runs = fits["pretrain_seed"].nunique() if "pretrain_seed" in fits else 0
-    return f"{seeds} on each of {runs} pre-training seeds" if runs > 1 else seeds
+    if "pretrain_seed" not in fits:
+        return seeds
+    of_encoders = fits[~fits["init"].astype(str).map(is_scratch)] if "init" in fits else fits
+    pairs = of_encoders[["pretrain_seed", "seed"]].dropna().drop_duplicates()
+    runs = pairs["pretrain_seed"].nunique()
+    if runs < 2:
+        return seeds
+    alone = (pairs["pretrain_seed"] == pairs["seed"]).all()
+    return f"{seeds}{', one to' if alone else ' on'} each of {runs} pre-training seeds"
 
 
 def _selection(fits: pd.DataFrame) -> str:
