@@ -10,11 +10,13 @@ import pandas as pd
 
 from medssl.report.chart import Interval, axis, forest_chart
 from medssl.report.section import Figure, Section, Table, Text, number, records, shown, span
-from medssl.report.words import class_name, metric_name, mode_name, name_in, share_name
+from medssl.report.shares import share_name
+from medssl.report.words import class_name, metric_name, mode_name, name_in
 
 KEYS = ["task", "init", "mode", "fraction", "metric", "class"]
-OPTIONS = "options"
-"""Of the metric: where both reports have them, scores of other options (NSD at 1 and at 2 mm) are not set side by side."""
+FINER_KEYS = ("options", "labels")
+"""Options of the metric, and what a share of labels came to: where both reports have them, scores that differ in one of them (NSD
+at 1 and at 2 mm; 5 % of the labels, and more because each class needs one) are not set side by side."""
 
 
 def comparison(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[str, Section]]:
@@ -63,7 +65,7 @@ def score_pairs(first: dict[str, Any], second: dict[str, Any]) -> pd.DataFrame:
     tables = [pd.DataFrame(list(_rows(report))) for report in (first, second)]
     if any(table.empty for table in tables):
         return pd.DataFrame(columns=KEYS)
-    keys = [*KEYS, OPTIONS] if all(OPTIONS in table for table in tables) else KEYS
+    keys = [*KEYS, *(name for name in FINER_KEYS if all(name in table for table in tables))]
     wanted = [*keys, "estimate", "low", "high", "n"]
     merged: pd.DataFrame = tables[0][wanted].merge(tables[1][wanted], on=keys, suffixes=("_a", "_b"))
     return merged
@@ -77,8 +79,8 @@ def _rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _worded(rows: pd.DataFrame) -> pd.DataFrame:
     made = rows.assign(
-        labels=[f"{share_name(f)}, {mode_name(m)}" for f, m in zip(rows["fraction"], rows["mode"], strict=True)],
-        score=[f"{metric_name(row['metric'], row.get(OPTIONS))} ({class_name(row['class'])})" for row in records(rows)],
+        labels=[f"{_share(row)}, {mode_name(row['mode'])}" for row in records(rows)],
+        score=[f"{metric_name(row['metric'], row.get('options'))} ({class_name(row['class'])})" for row in records(rows)],
     )
     for side in ("a", "b"):
         made[f"text_{side}"] = [
@@ -95,12 +97,16 @@ def _forest(rows: pd.DataFrame, names: tuple[str, str]) -> Figure:
     for row in records(part):
         for side, tone in (("a", "ref"), ("b", "c0")):
             estimate, low, high = (_float(row[f"{name}_{side}"]) for name in ("estimate", "low", "high"))
-            label = f"{row['task']}: {row['init']}, {share_name(row['fraction'])}" if side == "a" else ""
+            label = f"{row['task']}: {row['init']}, {_share(row)}" if side == "a" else ""
             drawn.append(Interval(label, tone, estimate, low, high, f"{number(estimate)} ({span(low, high)})"))
     x = axis(name_in(part, metric), [v for d in drawn for v in (d.estimate, d.low, d.high)], num_ticks=4)
     caption = f"{name_in(part, metric)} with intervals, {mode_name(str(part['mode'].iloc[0]))}."
     body = forest_chart(drawn, x, alt=caption, zero=None, label_width=240)
     return Figure("forest", caption, caption, body, part, (("ref", names[0]), ("c0", names[1])))
+
+
+def _share(row: dict[str, Any]) -> str:
+    return str(row.get("labels") or share_name(row["fraction"]))
 
 
 def _float(value: Any) -> float:

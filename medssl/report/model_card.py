@@ -6,7 +6,8 @@ import pandas as pd
 
 from medssl.report.evidence import Evidence, arm_of_run
 from medssl.report.section import number, span
-from medssl.report.words import but_for_labels, class_name, counts_of, headline, mode_name, name_in, share_name
+from medssl.report.shares import distinct, labels_of, share_name
+from medssl.report.words import but_for_labels, class_name, headline, mode_name, name_in
 
 OWNERS = "*For the authors to state.*"
 
@@ -66,14 +67,14 @@ def _evaluation(evidence: Evidence) -> str:
     rows = []
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
-        name, counts = name_in(scores, metric), counts_of(evidence.fits.get(task), scores)
-        for row in scores[(scores["metric"] == metric) & (scores["class"] == label)].itertuples():
+        name, labels = name_in(scores, metric), labels_of(evidence.fits.get(task), scores)
+        for row in distinct(scores[(scores["metric"] == metric) & (scores["class"] == label)], labels).itertuples():
             rows.append(
                 {
                     "task": task,
                     "start": row.init,
                     "mode": mode_name(str(row.mode)),
-                    "labels": share_name(row.fraction, counts),  # type: ignore[arg-type]
+                    "labels": share_name(row.fraction, labels),  # type: ignore[arg-type]
                     f"{name} ({class_name(label)})": number(row.estimate),
                     "interval": span(row.low, row.high),
                     "n": row.n,

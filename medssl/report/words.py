@@ -1,4 +1,4 @@
-"""Names that a reader knows for metrics, shares of labels and classes; which score is the headline of a task."""
+"""Names that a reader knows for metrics, modes and classes; which score is the headline of a task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from medssl.report.evidence import Evidence
-from medssl.report.section import counted, percent
+from medssl.report.section import counted
 
 METRICS = {
     "auc": "AUC",
@@ -32,9 +32,6 @@ WITH_OPTIONS = {
     "nsd": "NSD at {tolerance_mm:g} mm",
 }
 """Names of scores that mean nothing, or another thing, without an option."""
-
-Counts = dict[float, str]
-"""By share of labels, its words where the study asked for a count of patients."""
 
 TOLD_BACKGROUND = "sepclr"
 """The objective whose option `background` is a label or a source."""
@@ -62,42 +59,6 @@ def class_name(label: str) -> str:
     return {"macro": "mean over classes", "all": "all cases"}.get(label, label)
 
 
-def counts_of(fits: pd.DataFrame | None, scores: pd.DataFrame | None) -> Counts:
-    """The shares that the study asks for as counts, as it had them: `1 patient`, `2 to 3 patients` where seeds differ.
-
-    fits: of the task; the name of a fit says whether its share was a count. scores: a table of the task with its `unit`.
-    """
-    if fits is None or scores is None or not {"fit_id", "num_train_units"} <= set(fits):
-        return {}
-    asked = fits[fits["fit_id"].astype(str).str.contains(r"-n\d+-s\d+$", regex=True) & (fits["fraction"] < 1)]
-    found = {}
-    for fraction, part in asked.groupby("fraction", sort=True):
-        least, most = int(part["num_train_units"].min()), int(part["num_train_units"].max())
-        text = units(most, str(scores["unit"].iloc[0]))
-        found[float(fraction)] = text if least == most else f"{least} to {text}"  # type: ignore[arg-type]
-    return found
-
-
-def share_name(fraction: float, counts: Counts | None = None) -> str:
-    """`5 %` of the labels, or `3 patients` or `40 cases` where a count was asked for."""
-    if counts and fraction in counts:
-        return counts[fraction]
-    return percent(fraction) if fraction <= 1 else f"{fraction:.0f} cases"
-
-
-def share_phrase(fraction: float, counts: Counts | None = None) -> str:
-    """`5 % of the labels`, `labels of 3 patients`."""
-    name = share_name(fraction, counts)
-    return f"labels of {name}" if fraction > 1 or fraction in (counts or {}) else f"{name} of the labels"
-
-
-def share_words(fraction: float, counts: Counts | None = None) -> str:
-    """`With 5 % of the labels`, `With all labels`, `With labels of 3 patients`, `With 40 labelled cases`."""
-    if fraction == 1:
-        return "With all labels"
-    return f"With {fraction:.0f} labelled cases" if fraction > 1 else f"With {share_phrase(fraction, counts)}"
-
-
 def mode_name(mode: str) -> str:
     """`full fine-tuning`, `linear probe`, or the mode's own name."""
     return {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}.get(mode, mode)
@@ -106,11 +67,6 @@ def mode_name(mode: str) -> str:
 def ordered_modes(modes: pd.Series) -> list[str]:
     """Modes with the one that is asked about first: full fine-tuning."""
     return sorted(set(modes), key=lambda mode: (mode != "full", mode))
-
-
-def ordered_shares(fractions: pd.Series) -> list[float]:
-    """Shares from few labels to all: counts, then fractions."""
-    return sorted(set(fractions), key=lambda share: (share <= 1, share))
 
 
 def headline(scores: pd.DataFrame) -> tuple[str, str]:

@@ -34,16 +34,12 @@ from medssl.report.sections.methods import methods
 from medssl.report.sections.paired_tests import paired_tests
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
+from medssl.report.shares import labels_of, ordered_shares, share_name, share_phrase, share_words
 from medssl.report.words import (
     WITH_OPTIONS,
-    counts_of,
     headline,
     metric_name,
     name_in,
-    ordered_shares,
-    share_name,
-    share_phrase,
-    share_words,
     way_of_split,
 )
 
@@ -89,7 +85,7 @@ def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, 
         ({"fits_a": 1, "fits_b": 9, "better": "lower"}, "with one fit of simclr-hash, simclr-hash did worse than"),
         ({"b": "simclr-all", "fits_a": 9, "fits_b": 1}, "with one fit of simclr-all, simclr-hash did better than simclr-all"),
         ({"n": 1, "fits_a": 1, "fits_b": 1, "low": -0.01}, "on this 1 image, with one fit each, there is no clear difference"),
-        ({"labels": "1 patient", "n": 8}, "With labels of 1 patient, on these 8 images,"),
+        ({"labels": "With labels of 1 patient", "n": 8}, "With labels of 1 patient, on these 8 images,"),
     ],
 )
 def test_few_patients_or_a_single_fit_make_a_hint_and_no_finding(changes: dict[str, object], words: str) -> None:
@@ -114,8 +110,9 @@ def test_what_bounds_a_comparison_is_told_of_each_group() -> None:
 
 def test_the_fits_behind_a_claim_are_those_of_the_scores() -> None:
     scores = pd.DataFrame([ROW | {"init": "simclr-hash", "num_seeds": 9}, ROW | {"init": "scratch", "num_seeds": 1}])
-    row = with_limits(pd.DataFrame([ROW]), scores, {0.05: "3 patients"}).iloc[0]
-    assert (row["fits_a"], row["fits_b"], row["labels"]) == (9, 1, "3 patients")
+    fits = pd.DataFrame({"fit_id": ["scratch-full-n3-s0"], "fraction": 0.05, "num_train_units": 3})
+    row = with_limits(pd.DataFrame([ROW]), scores, labels_of(fits, scores)).iloc[0]
+    assert (row["fits_a"], row["fits_b"], row["labels"]) == (9, 1, "With labels of 3 images")
 
 
 def test_the_note_of_a_row_stands_in_its_detail() -> None:
@@ -143,13 +140,13 @@ def test_a_score_is_named_with_the_option_that_it_depends_on() -> None:
 def test_counts_that_were_asked_for_are_told_as_counts() -> None:
     names = ["scratch-full-n1-s0", "scratch-full-n3-s0", "scratch-full-n3-s1", "scratch-full-0p5-s0", "scratch-full-n90-s0"]
     fits = pd.DataFrame({"fit_id": names, "fraction": [1 / 28, 3 / 28, 3 / 28, 0.5, 1.0], "num_train_units": [1, 3, 4, 14, 28]})
-    counts = counts_of(fits, pd.DataFrame({"unit": ["patient"]}))
-    assert counts == {1 / 28: "1 patient", 3 / 28: "3 to 4 patients"}
-    assert share_name(1 / 28, counts) == "1 patient"
-    assert share_phrase(3 / 28, counts) == "labels of 3 to 4 patients"
-    assert share_words(1 / 28, counts) == "With labels of 1 patient"
-    assert share_phrase(0.5, counts) == "50\u202f% of the labels"
-    assert counts_of(None, None) == {}
+    labels = labels_of(fits, pd.DataFrame({"unit": ["patient"]}))
+    assert share_name(1 / 28, labels) == "1 patient"
+    assert share_phrase(3 / 28, labels) == "labels of 3 to 4 patients (so that each class has one)"
+    assert share_words(1 / 28, labels) == "With labels of 1 patient"
+    assert share_phrase(0.5, labels) == "50\u202f% of the labels"
+    assert share_words(1.0, labels) == "With all labels"
+    assert labels_of(None, None) == {}
 
 
 @pytest.mark.parametrize("mode", ["full", "gradual", "linear", "knn", "decoder"])

@@ -10,21 +10,8 @@ from markupsafe import Markup
 from medssl.report.chart import Interval, axis, forest_chart
 from medssl.report.evidence import Evidence, is_scratch, tones
 from medssl.report.section import Figure, Section, Text, count, counted, number, p_value, percent, records, span
-from medssl.report.words import (
-    Counts,
-    but_for_labels,
-    class_name,
-    counts_of,
-    headline,
-    metric_name,
-    mode_name,
-    name_in,
-    ordered_modes,
-    ordered_shares,
-    share_name,
-    share_words,
-    units,
-)
+from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name, share_words
+from medssl.report.words import but_for_labels, class_name, headline, metric_name, mode_name, name_in, ordered_modes, units
 
 PLACE = 10
 FROZEN_MODES = ("linear", "knn", "decoder")
@@ -55,8 +42,9 @@ def answer(evidence: Evidence) -> Section:
     facts: dict[str, object] = {}
     for task, scores in sorted(evidence.scores.items()):
         comparisons = evidence.comparisons.get(task, pd.DataFrame())
-        counts = counts_of(evidence.fits.get(task), scores)
-        rows = with_limits(main_comparisons(scores, comparisons), scores, counts)
+        labels = labels_of(evidence.fits.get(task), scores)
+        rows = main_comparisons(scores, comparisons)
+        rows = with_limits(distinct(rows, labels) if len(rows) else rows, scores, labels)
         blocks.append(Text(_heading(task, scores, rows), "html"))
         if rows.empty:
             blocks.append(Text(_alone(scores)))
@@ -69,7 +57,7 @@ def answer(evidence: Evidence) -> Section:
                 blocks += [Text(claim(row), "claim"), Text(detail(row, scores), "detail")]
             else:
                 blocks += [Text(claim_together(group), "claim"), Text(detail_together(group), "detail")]
-        blocks.append(_forest(task, rows, list(scores["init"]), counts))
+        blocks.append(_forest(task, rows, list(scores["init"]), labels))
         facts[task] = {"comparisons": records(chosen), "scores": _behind(chosen, scores), "groups": [len(g) for g in groups]}
     blocks.append(
         Text(
@@ -98,10 +86,10 @@ def main_comparisons(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Data
     )
 
 
-def with_limits(rows: pd.DataFrame, scores: pd.DataFrame, counts: Counts) -> pd.DataFrame:
-    """The comparisons with what bounds a claim: how many fits stand on each side, and how many patients gave labels."""
+def with_limits(rows: pd.DataFrame, scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
+    """The comparisons with what bounds a claim: how many fits stand on each side, and how many labels were given, in words."""
     sides = {f"fits_{side}": [_of_arm(scores, str(row[side]), row, "num_seeds") for row in records(rows)] for side in ("a", "b")}
-    return rows.assign(**sides, labels=[counts.get(float(share), "") for share in rows["fraction"]]) if len(rows) else rows
+    return rows.assign(**sides, labels=[share_words(share, labels) for share in rows["fraction"]]) if len(rows) else rows
 
 
 def limits_of(row: dict[str, Any], first: str) -> str:
@@ -166,8 +154,7 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _labels(row: dict[str, Any]) -> str:
-    fraction = float(row["fraction"])
-    return share_words(fraction, {fraction: row["labels"]} if row.get("labels") else None)
+    return str(row.get("labels") or share_words(float(row["fraction"])))
 
 
 def _scratch(row: dict[str, Any]) -> str:
@@ -236,11 +223,11 @@ def _behind(chosen: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, Any]]:
     return records(scores.merge(chosen[keys].drop_duplicates(), on=keys)[["init", *keys, "estimate"]])
 
 
-def _forest(task: str, rows: pd.DataFrame, arms: list[str], counts: Counts) -> Figure:
+def _forest(task: str, rows: pd.DataFrame, arms: list[str], labels: Labels) -> Figure:
     colour = tones(sorted(set(arms)))
     drawn = [
         Interval(
-            f"{share_name(row['fraction'], counts)}: {row['a']} − {row['b']}",
+            f"{share_name(row['fraction'], labels)}: {row['a']} − {row['b']}",
             colour[row["a"]],
             row["difference"],
             row["low"],

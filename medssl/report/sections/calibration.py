@@ -7,7 +7,8 @@ import pandas as pd
 from medssl.report.chart import Line, axis, line_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section
-from medssl.report.words import counts_of, mode_name, ordered_modes, ordered_shares, share_phrase
+from medssl.report.shares import labels_of, ordered_shares, share_phrase
+from medssl.report.words import mode_name, ordered_modes
 
 PLACE = 90
 
@@ -23,10 +24,10 @@ def calibration(evidence: Evidence) -> Section:
         arms = sorted(set(rows["init"]))
         lines = [Line("ideal", "ideal", ((0.0, 0.0), (1.0, 1.0)), markers=False)]
         lines += [_line(arm, tone, rows[rows["init"] == arm]) for arm, tone in tones(arms).items() if arm in arms]
-        counts = counts_of(evidence.fits.get(task), evidence.scores.get(task))
+        labels = labels_of(evidence.fits.get(task), evidence.scores.get(task))
         x, y = axis("Confidence", [0.0, 1.0]), axis("Accuracy", [0.0, 1.0])
         caption = (
-            f"Task {task}: accuracy of cases by their stated confidence, {mode_name(mode)}, {share_phrase(share, counts)}, "
+            f"Task {task}: accuracy of cases by their stated confidence, {mode_name(mode)}, {share_phrase(share, labels)}, "
             "the cases "
             "of all seeds together. On the dashed line confidence is right; below it, too high. The table has the cases per bin."
         )

@@ -8,7 +8,8 @@ from markupsafe import Markup
 from medssl.report.evidence import Evidence, is_scratch
 from medssl.report.pictures import picture
 from medssl.report.section import Figure, Section, Table, number, percent, records, shown
-from medssl.report.words import counts_of, mode_name, ordered_modes, ordered_shares, share_phrase
+from medssl.report.shares import labels_of, ordered_shares, share_phrase
+from medssl.report.words import mode_name, ordered_modes
 
 PLACE = 100
 EACH = 6
@@ -71,11 +72,11 @@ def _gallery(evidence: Evidence, task: str, ranked: pd.DataFrame) -> Figure:
             Markup('<p class="panel">{}</p><div class="cards">{}</div>').format(group.capitalize(), Markup("").join(cards))
         )
     first = ranked.iloc[0]
-    counts = counts_of(evidence.fits.get(task), evidence.scores.get(task))
+    labels = labels_of(evidence.fits.get(task), evidence.scores.get(task))
     caption = (
         f"Task {task}: cases by rank of their {first['score_name']} score (mean over seeds), {first['init']}, "
         f"{mode_name(first['mode'])}, "
-        f"{share_phrase(first['fraction'], counts)}; true class → predicted class (first seed)."
+        f"{share_phrase(first['fraction'], labels)}; true class → predicted class (first seed)."
     )
     return Figure(f"cases-{task}", caption, caption, Markup("").join(rows), ranked)
 

@@ -8,19 +8,17 @@ from markupsafe import Markup
 from medssl.report.chart import Line, axis, category_axis, line_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Table, Text, number, percent, records, shown, span
-from medssl.report.words import (
-    Counts,
-    class_name,
-    counts_of,
-    headline,
-    metric_name,
-    mode_name,
-    name_in,
-    ordered_modes,
+from medssl.report.shares import (
+    Labels,
+    distinct,
+    labels_of,
     ordered_shares,
     share_name,
-    units,
+    share_phrase,
+    share_place,
+    twins_told,
 )
+from medssl.report.words import class_name, headline, metric_name, mode_name, name_in, ordered_modes, units
 
 PLACE = 60
 
@@ -32,29 +30,33 @@ def label_efficiency(evidence: Evidence) -> Section:
     blocks: list[Figure | Table | Text] = []
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
-        rows = scores[(scores["metric"] == metric) & (scores["class"] == label)].reset_index(drop=True)
-        figure = _figure(task, rows, metric, label, counts_of(evidence.fits.get(task), scores))
-        blocks.append(figure)
-        blocks += _falls(evidence, task, rows)
+        labels = labels_of(evidence.fits.get(task), scores)
+        rows = scores[(scores["metric"] == metric) & (scores["class"] == label)]
+        rows = distinct(rows, labels).reset_index(drop=True)
+        blocks.append(_figure(task, rows, metric, label, labels))
+        blocks += [Text(f"Task {task}: {told}", "note") for told in twins_told(labels)]
+        blocks += _falls(evidence, task, rows, labels)
         blocks += _parity(evidence, task)
-    lead = (
-        "How the test score grows with the labels given to fine-tuning. Subsets are nested; whiskers are intervals "
-        "over test cases."
-    )
+    nested = any(scores["fraction"].nunique() > 1 for scores in evidence.scores.values())
+    lead = "How the test score grows with the labels given to fine-tuning. "
+    lead += f"{'Subsets are nested; whiskers' if nested else 'Whiskers'} are intervals over test cases."
     return Section("Label efficiency", lead, tuple(blocks))
 
 
-def _figure(task: str, rows: pd.DataFrame, metric: str, label: str, counts: Counts) -> Figure:
+def _figure(task: str, rows: pd.DataFrame, metric: str, label: str, labels: Labels) -> Figure:
+    rows = rows.assign(taken_frac=[share_place(share, labels) for share in rows["fraction"]])
     shares, named = ordered_shares(rows["fraction"]), name_in(rows, metric)
-    log = len(shares) > 2 and max(shares) / min(shares) >= 8
-    x = category_axis("Labels used for fine-tuning", shares, [share_name(share, counts) for share in shares], log=log)
+    places = [share_place(share, labels) for share in shares]
+    ticks = [labels[share].tick if share in labels else share_name(share) for share in shares]
+    log = len(shares) > 2 and max(places) / min(places) >= 8
+    x = category_axis("Labels used for fine-tuning", places, ticks, log=log)
     y = axis(named, [*rows["low"], *rows["high"], *rows["estimate"]])
     modes = ordered_modes(rows["mode"])
     width = 680 if len(modes) == 1 else 420
     charts = []
     for mode in modes:
         part = rows[rows["mode"] == mode]
-        lines = _lines(part, counts)
+        lines = _lines(part, labels)
         alt = f"{named} by share of labels, {mode_name(mode)}: " + "; ".join(tip for line in lines for tip in line.tips)
         charts.append(
             Markup('<div><p class="panel">{}</p>{}</div>').format(
@@ -72,10 +74,10 @@ def _figure(task: str, rows: pd.DataFrame, metric: str, label: str, counts: Coun
     return Figure(f"label-efficiency-{task}", caption, caption, body, rows, legend)
 
 
-def _lines(part: pd.DataFrame, counts: Counts) -> list[Line]:
+def _lines(part: pd.DataFrame, labels: Labels) -> list[Line]:
     lines = []
     for arm, tone in tones(sorted(set(part["init"]))).items():
-        one = part[part["init"] == arm].sort_values("fraction")
+        one = part[part["init"] == arm].sort_values("taken_frac")
         if one.empty:
             continue
         points = records(one)
@@ -83,10 +85,10 @@ def _lines(part: pd.DataFrame, counts: Counts) -> list[Line]:
             Line(
                 arm,
                 tone,
-                tuple((r["fraction"], r["estimate"]) for r in points),
+                tuple((r["taken_frac"], r["estimate"]) for r in points),
                 tuple((r["low"], r["high"]) for r in points),
                 tuple(
-                    f"{arm}, {share_name(r['fraction'], counts)}: {number(r['estimate'])} ({span(r['low'], r['high'])})"
+                    f"{arm}, {share_name(r['fraction'], labels)}: {number(r['estimate'])} ({span(r['low'], r['high'])})"
                     for r in points
                 ),
             )
@@ -94,7 +96,7 @@ def _lines(part: pd.DataFrame, counts: Counts) -> list[Line]:
     return lines
 
 
-def _falls(evidence: Evidence, task: str, rows: pd.DataFrame) -> list[Table]:
+def _falls(evidence: Evidence, task: str, rows: pd.DataFrame, labels: Labels) -> list[Table]:
     """How much of the score each starting point loses from the most labels to the fewest, the least first in each mode."""
     shares = ordered_shares(rows["fraction"])
     fewest, most = shares[0], shares[-1]
@@ -115,9 +117,7 @@ def _falls(evidence: Evidence, task: str, rows: pd.DataFrame) -> list[Table]:
     found = found.assign(task=task, fraction_most=most, fraction_fewest=fewest)
     rank = found["mode"].map({mode: place for place, mode in enumerate(ordered_modes(found["mode"]))})
     found = found.assign(rank=rank).sort_values(["rank", "falls_by", "init"], ignore_index=True).drop(columns="rank")
-    counts = counts_of(evidence.fits.get(task), rows)
-    words = f"from {share_name(most, counts)}{' of the labels' if most <= 1 and most not in counts else ''} to "
-    words += share_name(fewest, counts)
+    words = f"from {share_phrase(most, labels)} to {share_name(fewest, labels)}"
     caption = (
         f"Task {task}: what each starting point loses {words}, the least first. It has no interval of its own (compare those of "
         "the curves), and a start that is poor with all labels has little to lose."
@@ -125,8 +125,8 @@ def _falls(evidence: Evidence, task: str, rows: pd.DataFrame) -> list[Table]:
     columns = [
         ("init", "Starting point", None),
         ("mode", "Mode", mode_name),
-        ("score_most", f"{metric_name(metric)}, {share_name(most, counts)}", number),
-        ("score_fewest", f"{metric_name(metric)}, {share_name(fewest, counts)}", number),
+        ("score_most", f"{metric_name(metric)}, {share_name(most, labels)}", number),
+        ("score_fewest", f"{metric_name(metric)}, {share_name(fewest, labels)}", number),
         ("falls_by", "Falls by", number),
         ("falls_frac", "Of its score", percent),
     ]

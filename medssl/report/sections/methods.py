@@ -12,17 +12,8 @@ from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, is_answered
 from medssl.report.evidence import Evidence, Named, is_scratch
 from medssl.report.section import Section, Text, counted
-from medssl.report.words import (
-    but_for_labels,
-    counts_of,
-    holm_family,
-    mode_name,
-    ordered_modes,
-    ordered_shares,
-    share_name,
-    share_phrase,
-    way_of_split,
-)
+from medssl.report.shares import distinct, labels_of, ordered_shares, share_name, share_phrase
+from medssl.report.words import but_for_labels, holm_family, mode_name, ordered_modes, way_of_split
 
 PLACE = 150
 CITATIONS = {
@@ -175,12 +166,12 @@ def _finetuning(evidence: Evidence) -> str:
     parts = []
     for task, fits in sorted(evidence.fits.items()):
         modes = ", ".join(mode_name(mode) for mode in ordered_modes(fits["mode"]))
-        counts = counts_of(fits, evidence.scores.get(task))
-        shares = ordered_shares(fits["fraction"])
-        labels = ", ".join(share_phrase(share, counts) for share in shares if share in counts or share > 1)
-        fractions = ", ".join(share_name(share) for share in shares if share not in counts and share <= 1)
-        labels = ", ".join(filter(None, [labels, f"{fractions} of the labels" if fractions else ""]))
-        parts.append(f"{task}: {counted(len(fits), 'fit')} ({modes}; {labels}; {_seeds(fits)}; {_selection(fits)})")
+        labels = labels_of(fits, evidence.scores.get(task))
+        shares = ordered_shares(distinct(fits, labels)["fraction"])
+        plain = [share for share in shares if share_phrase(share, labels) == f"{share_name(share)} of the labels"]
+        given = [share_phrase(share, labels) for share in shares if share not in plain]
+        given += [f"{', '.join(map(share_name, plain))} of the labels"] if plain else []
+        parts.append(f"{task}: {counted(len(fits), 'fit')} ({modes}; {', '.join(given)}; {_seeds(fits)}; {_selection(fits)})")
     if not parts:
         return ""
     return f"{_started(evidence.fits)} fine-tuned with one recipe ({'; '.join(parts)}){_subsets(evidence)}."
@@ -227,7 +218,9 @@ def _selection(fits: pd.DataFrame) -> str:
     rules = sorted(set(fits["selection"].dropna())) if "selection" in fits else []
     if not rules:
         return "[[how the model was chosen]]"
-    return "the model was chosen by: " + " or ".join(rules)
+    num_val = int(fits["num_val"].max()) if "num_val" in fits and fits["num_val"].notna().any() else 0
+    cases = f" ({counted(num_val, 'validation case')})" if num_val else ""
+    return f"the model was chosen by: {' or '.join(rules)}{cases}"
 
 
 def _statistics(evidence: Evidence) -> str:

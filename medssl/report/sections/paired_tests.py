@@ -6,19 +6,8 @@ import pandas as pd
 
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, Text, number, p_value, records, shown, span
-from medssl.report.words import (
-    Counts,
-    class_name,
-    counts_of,
-    headline,
-    holm_family,
-    metric_name,
-    mode_name,
-    name_in,
-    ordered_modes,
-    share_name,
-    units,
-)
+from medssl.report.shares import Labels, distinct, labels_of, share_name
+from medssl.report.words import class_name, headline, holm_family, metric_name, mode_name, name_in, ordered_modes, units
 
 PLACE = 80
 
@@ -32,20 +21,21 @@ def paired_tests(evidence: Evidence) -> Section:
     for task, table in given.items():
         metric, label = headline(evidence.scores[task])
         main = table[(table["metric"] == metric) & (table["class"] == label)]
-        named, counts = name_in(table, metric), counts_of(evidence.fits.get(task), table)
+        named, labels = name_in(table, metric), labels_of(evidence.fits.get(task), table)
         n = units(int(table["n"].max()), str(table["unit"].iloc[0]))
+        main = distinct(main, labels)
         for mode in ordered_modes(main["mode"]):
             rows = main[main["mode"] == mode]
             caption = f"Task {task}, {mode_name(mode)}: {named} ({class_name(label)}), {n}."
             several = main["method"].nunique() > 1
             hidden = ["Mode", "Score"] + ([] if several else ["Method"])
-            blocks.append(Table(f"tests-{task}-{mode}", caption, rows, _shown(rows, counts).drop(columns=hidden)))
+            blocks.append(Table(f"tests-{task}-{mode}", caption, rows, _shown(rows, labels).drop(columns=hidden)))
         blocks.append(
             Table(
                 f"comparisons-{task}",
                 f"Task {task}: every comparison ({len(table)} rows)",
                 table,
-                _shown(table, counts),
+                _shown(table, labels),
                 folded=True,
             )
         )
@@ -60,7 +50,7 @@ def paired_tests(evidence: Evidence) -> Section:
     return Section("Paired tests", "Is a difference larger than the choice of test cases explains?", tuple(blocks))
 
 
-def _shown(table: pd.DataFrame, counts: Counts) -> pd.DataFrame:
+def _shown(table: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     rows = table.assign(
         interval=[span(a, b, sign=True) for a, b in zip(table["low"], table["high"], strict=True)],
         above=[_above(a, n) for a, n in zip(table["seeds_above"], table["num_seeds"], strict=True)],
@@ -73,7 +63,7 @@ def _shown(table: pd.DataFrame, counts: Counts) -> pd.DataFrame:
     return shown(
         rows,
         [
-            ("fraction", "Labels", lambda share: share_name(share, counts)),
+            ("fraction", "Labels", lambda share: share_name(share, labels)),
             ("pair", "First − second", None),
             ("mode", "Mode", mode_name),
             ("what", "Score", None),

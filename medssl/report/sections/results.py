@@ -7,17 +7,8 @@ from markupsafe import Markup
 
 from medssl.report.evidence import Evidence, is_scratch
 from medssl.report.section import Section, Table, Text, number, percent, records, shown, span
-from medssl.report.words import (
-    Counts,
-    class_name,
-    counts_of,
-    metric_name,
-    mode_name,
-    ordered_modes,
-    ordered_shares,
-    share_name,
-    units,
-)
+from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name
+from medssl.report.words import class_name, metric_name, mode_name, ordered_modes, units
 
 PLACE = 70
 
@@ -29,20 +20,20 @@ def results(evidence: Evidence) -> Section:
     blocks: list[Table | Text] = []
     for task, scores in sorted(evidence.scores.items()):
         first = scores.iloc[0]
-        counts = counts_of(evidence.fits.get(task), scores)
+        labels = labels_of(evidence.fits.get(task), scores)
         n = f"n = {units(int(scores['n'].max()), first['unit'])}, {percent(first['confidence'])} intervals below each score"
-        overall = scores[_is_overall(scores)]
+        overall = distinct(scores[_is_overall(scores)], labels)
         for mode in ordered_modes(scores["mode"]):
             rows = overall[overall["mode"] == mode]
             blocks.append(
-                Table(f"results-{task}-{mode}", f"Task {task}, {mode_name(mode)}: {n}.", rows, _wide(rows, counts), head=2)
+                Table(f"results-{task}-{mode}", f"Task {task}, {mode_name(mode)}: {n}.", rows, _wide(rows, labels), head=2)
             )
         blocks.append(
             Table(
                 f"scores-{task}",
                 f"Task {task}: every score, also by class ({len(scores)} rows)",
-                scores,
-                _long(scores, counts),
+                scores.assign(labels=[share_name(share, labels) for share in scores["fraction"]]),
+                _long(scores, labels),
                 folded=True,
             )
         )
@@ -60,7 +51,7 @@ def _is_overall(scores: pd.DataFrame) -> pd.Series:
     return overall | ~scores["metric"].isin(set(scores.loc[overall, "metric"]))
 
 
-def _wide(rows: pd.DataFrame, counts: Counts) -> pd.DataFrame:
+def _wide(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     """A line per share of labels and arm, a column per score."""
     made = []
     for share in ordered_shares(rows["fraction"]):
@@ -71,7 +62,7 @@ def _wide(rows: pd.DataFrame, counts: Counts) -> pd.DataFrame:
                 + ("" if row["class"] in ("macro", "all") else f" ({row['class']})"): _cell(row)
                 for row in records(part[part["init"] == arm])
             }
-            made.append({"Labels": share_name(share, counts), "Start": arm} | cells)
+            made.append({"Labels": share_name(share, labels), "Start": arm} | cells)
     return pd.DataFrame(made, dtype=object).fillna("")
 
 
@@ -79,7 +70,7 @@ def _cell(row: dict[str, float]) -> Markup:
     return Markup("{}<small>{}</small>").format(number(row["estimate"]), span(row["low"], row["high"]))
 
 
-def _long(scores: pd.DataFrame, counts: Counts) -> pd.DataFrame:
+def _long(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     rows = scores.assign(
         interval=[span(a, b) for a, b in zip(scores["low"], scores["high"], strict=True)],
         score=[metric_name(row["metric"], row.get("options")) for row in records(scores)],
@@ -87,7 +78,7 @@ def _long(scores: pd.DataFrame, counts: Counts) -> pd.DataFrame:
     columns = [
         ("init", "Start", None),
         ("mode", "Mode", None),
-        ("fraction", "Labels", lambda share: share_name(share, counts)),
+        ("fraction", "Labels", lambda share: share_name(share, labels)),
         ("score", "Score", None),
         ("class", "Class", class_name),
         ("estimate", "Estimate", number),

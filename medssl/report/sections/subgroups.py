@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, number, shown, span
-from medssl.report.words import counts_of, headline, mode_name, name_in, ordered_modes, ordered_shares, share_phrase
+from medssl.report.shares import labels_of, ordered_shares, share_phrase
+from medssl.report.words import headline, mode_name, name_in, ordered_modes
 
 PLACE = 95
 
@@ -17,7 +18,7 @@ def subgroups(evidence: Evidence) -> Section:
     tables = []
     for task, table in given.items():
         metric, label = headline(evidence.scores[task])
-        named, counts = name_in(table, metric), counts_of(evidence.fits.get(task), table)
+        named, labels = name_in(table, metric), labels_of(evidence.fits.get(task), table)
         mode, share = ordered_modes(table["mode"])[0], ordered_shares(table["fraction"])[-1]
         wanted = (table["metric"] == metric) & (table["class"] == label) & (table["mode"] == mode) & (table["fraction"] == share)
         rows = table[wanted].assign(
@@ -32,7 +33,7 @@ def subgroups(evidence: Evidence) -> Section:
             ("n", "n", str),
             ("note", "Note", None),
         ]
-        caption = f"Task {task}: {named} within subgroups, {mode_name(mode)}, {share_phrase(share, counts)}."
+        caption = f"Task {task}: {named} within subgroups, {mode_name(mode)}, {share_phrase(share, labels)}."
         tables.append(Table(f"subgroups-{task}", caption, table, shown(rows, columns)))
     return Section(
         "Subgroups", "Small groups have wide intervals; overlapping intervals are no proof of equal treatment.", tuple(tables)

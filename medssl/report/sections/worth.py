@@ -8,7 +8,8 @@ import pandas as pd
 
 from medssl.report.evidence import Evidence, arm_of_run
 from medssl.report.section import Section, Table, count, duration, number, percent, records, shown, span
-from medssl.report.words import class_name, counts_of, headline, mode_name, name_in, ordered_modes, ordered_shares, share_phrase
+from medssl.report.shares import distinct, labels_of, ordered_shares, share_phrase
+from medssl.report.words import class_name, headline, mode_name, name_in, ordered_modes
 
 PLACE = 72
 
@@ -21,8 +22,8 @@ def worth(evidence: Evidence) -> Section:
     blocks = []
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
-        named, counts = name_in(scores, metric), counts_of(evidence.fits.get(task), scores)
-        main = scores[(scores["metric"] == metric) & (scores["class"] == label)]
+        named, labels = name_in(scores, metric), labels_of(evidence.fits.get(task), scores)
+        main = distinct(scores[(scores["metric"] == metric) & (scores["class"] == label)], labels)
         for mode in ordered_modes(main["mode"]):
             for share in ordered_shares(main["fraction"]):
                 part = main[(main["mode"] == mode) & (main["fraction"] == share)]
@@ -30,7 +31,7 @@ def worth(evidence: Evidence) -> Section:
                 if rows.empty:
                     continue
                 name = f"worth-{task}-{mode}-{share:g}".replace(".", "p")
-                caption = f"Task {task}, {mode_name(mode)}, {share_phrase(share, counts)}: {named} "
+                caption = f"Task {task}, {mode_name(mode)}, {share_phrase(share, labels)}: {named} "
                 caption += f"({class_name(label)}) against what the pre-training cost (means over seeds)."
                 blocks.append(Table(name, caption, rows, _shown(rows, named)))
     lead = "Does it matter which slices are pre-trained on, and how many? Arms of equal count differ only in the choice."

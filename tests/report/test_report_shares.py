@@ -1,0 +1,161 @@
+"""The page names the labels that subsets really took, from a table of fits as finetune writes it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from markupsafe import Markup
+
+from medssl.finetune.cases import Cases
+from medssl.finetune.fitting import ClassificationWork, _subsets
+from medssl.finetune.plan import Fit, Start
+from medssl.report.comparison import score_pairs
+from medssl.report.evidence import Evidence
+from medssl.report.model_card import model_card
+from medssl.report.page_text import plain
+from medssl.report.section import Figure, Section, Table, Text
+from medssl.report.sections.answer import answer
+from medssl.report.sections.label_efficiency import label_efficiency
+from medssl.report.sections.methods import methods
+from medssl.report.sections.paired_tests import paired_tests
+from medssl.report.sections.results import results
+from medssl.report.shares import labels_of, share_name, share_phrase, share_place, share_words
+
+NUM_UNITS, NUM_CLASSES, NUM_VAL = 44, 11, 15
+SEEDS = (0, 1, 2)
+UNITS = pd.DataFrame({"unit": ["image"]})
+WHY = "so that each class has one"
+
+
+def fits_of(fractions: list[float], counts: list[int], num_classes: int = NUM_CLASSES, both: float = 0.0) -> pd.DataFrame:
+    """The table of fits of a task with 44 training images; `both`: how many of them are of two classes."""
+    total = NUM_UNITS + NUM_VAL
+    targets = np.eye(num_classes, dtype=np.uint8)[np.arange(total) % num_classes]
+    targets[: int(both * NUM_UNITS), 0] = 1
+    ids = np.array([f"v-{n:03d}" for n in range(total)])
+    split = np.repeat(["train", "val"], [NUM_UNITS, NUM_VAL])
+    names = [f"c{n}" for n in range(num_classes)]
+    cases = Cases(ids, ids, ids, np.full(total, "image"), split, ids, names, targets, lambda _: torch.zeros(0))
+    work = object.__new__(ClassificationWork)
+    work.cases, work.size = cases, (28, 28)
+    work.task, work.recipe = SimpleNamespace(selection="macro AUC"), None  # type: ignore[assignment]
+    work.starting = SimpleNamespace(backbone=lambda *_: torch.nn.Linear(1, 1), hashes={})  # type: ignore[assignment]
+    settings = {"seeds": list(SEEDS), "fractions": fractions, "counts": counts}
+    work.orders, work.shares, work.subsets = _subsets(settings, cases, cases.where("train"))
+    starts = [Start("scratch", "resnet18"), Start("simclr-all", "resnet18", 0)]
+    made = [(Fit(start, "linear", share, seed), work.subsets[seed, share]) for start in starts for seed, share in work.subsets]
+    return pd.DataFrame([work.facts(fit, train) | {"size": "[28, 28]"} for fit, train in made])
+
+
+def evidence_of(fits: pd.DataFrame) -> Evidence:
+    """A task with a score per start and share, and the comparison of the two starts."""
+    place = {"mode": "linear", "metric": "auc", "class": "macro", "better": "higher", "n": 80, "unit": "image"}
+    more = place | {"confidence": 0.95, "num_seeds": 3, "seed_sd": 0.01, "method": "bca", "note": None, "options": "{}"}
+    scores = [
+        more | {"init": init, "fraction": share, "estimate": 0.8, "low": 0.7, "high": 0.9}
+        for init in ("scratch", "simclr-all")
+        for share in sorted(set(fits["fraction"]))
+    ]
+    gap = {"a": "simclr-all", "b": "scratch", "difference": 0.1, "low": 0.05, "high": 0.2, "p": 0.01, "p_holm": 0.02}
+    gap |= more | {"method": "bootstrap (bca)", "effect": 0.4, "effect_name": "d_z", "seeds_above": 3}
+    compared = [gap | {"fraction": share} for share in sorted(set(fits["fraction"]))]
+    return Evidence(
+        title="t", fits={"organs": fits}, scores={"organs": pd.DataFrame(scores)}, comparisons={"organs": pd.DataFrame(compared)}
+    )
+
+
+def sentences(section: Section) -> str:
+    """The sentences of a section, with plain spaces."""
+    parts = [Markup("{}").format(block.html).striptags() for block in section.blocks if isinstance(block, Text)]
+    return " ".join(parts).replace("\u202f", " ")
+
+
+def test_a_share_is_named_by_what_was_taken_where_each_class_needs_more() -> None:
+    labels = labels_of(fits_of([0.05, 0.1, 0.25, 0.5, 1.0], []), UNITS)
+    names = {share: share_name(share, labels).replace("\u202f", " ") for share in labels}
+    assert names == {0.05: "25 % (11 images)", 0.1: "25 % (11 images)", 0.25: "25 %", 0.5: "50 %", 1.0: "100 %"}
+    assert share_words(0.05, labels) == f"With 25\u202f% of the labels (11 images, {WHY})"
+    assert share_phrase(0.25, labels) == "25\u202f% of the labels" and share_words(1.0, labels) == "With all labels"
+    assert [share_place(share, labels) for share in labels] == [0.25, 0.25, 0.25, 0.5, 1.0]
+
+
+def test_a_count_is_named_by_what_was_taken_as_well() -> None:
+    labels = labels_of(fits_of([1.0], [3, 11, 20]), UNITS)
+    assert [share_phrase(share, labels) for share in labels][:3] == [
+        f"labels of 11 images ({WHY})",
+        "labels of 11 images",
+        "labels of 20 images",
+    ]
+
+
+def test_seeds_that_took_more_or_less_are_told_as_a_range() -> None:
+    fits = fits_of([0.01, 1.0], [], num_classes=2, both=0.3)
+    taken = set(fits.loc[fits["fraction"] == 0.01, "num_train_units"])
+    assert taken == {1, 2}, "some images of the rarer class are of both, so that one image can be a cover"
+    labels = labels_of(fits, UNITS)
+    assert share_name(0.01, labels).replace("\u202f", " ") == "2 % to 5 % (1 to 2 images)"
+    assert 1 / NUM_UNITS < share_place(0.01, labels) < 2 / NUM_UNITS
+
+
+@pytest.mark.parametrize(
+    ("dropped", "fractions", "words"),
+    [
+        (["num_units"], [0.05, 1.0], f"With 25\u202f% of the labels (11 images, {WHY})"),
+        (["num_units"], [0.05, 0.25], "With 5\u202f% of the labels"),
+        (["num_units", "num_train_units", "num_val"], [0.05, 1.0], "With 5\u202f% of the labels"),
+    ],
+)
+def test_an_older_table_of_fits_gives_a_page(dropped: list[str], fractions: list[float], words: str) -> None:
+    evidence = evidence_of(fits_of(fractions, []).drop(columns=dropped))
+    assert share_words(0.05, labels_of(evidence.fits["organs"], UNITS)) == words
+    for section in (answer, label_efficiency, results, paired_tests, methods):
+        assert section(evidence).answered
+    assert "| simclr-all |" in model_card(evidence)
+
+
+def test_shares_that_are_the_same_units_are_one_point_at_their_real_place() -> None:
+    section = label_efficiency(evidence_of(fits_of([0.05, 0.1, 0.25, 1.0], [])))
+    figure = next(block for block in section.blocks if isinstance(block, Figure))
+    places = figure.rows.groupby("init")["taken_frac"].agg(list).to_dict()
+    assert places == {"scratch": [0.25, 1.0], "simclr-all": [0.25, 1.0]}
+    assert str(figure.body).count("<circle") == 4
+    told = f"5 %, 10 % and 25 % of the labels are the same 11 images, {WHY}: they are told once."
+    assert sentences(section).count("are the same 11 images") == 1 and told in sentences(section)
+    falls = next(block for block in section.blocks if isinstance(block, Table))
+    assert "from 100\u202f% of the labels to 25\u202f% (11 images)" in falls.caption
+
+
+def test_subsets_that_differ_are_not_told_as_the_same() -> None:
+    section = label_efficiency(evidence_of(fits_of([0.25, 0.5, 1.0], [])))
+    figure = next(block for block in section.blocks if isinstance(block, Figure))
+    assert sorted(set(figure.rows["taken_frac"])) == [0.25, 0.5, 1.0]
+    assert "told once" not in sentences(section)
+
+
+@pytest.mark.parametrize("counts", [[], [3]])
+def test_no_sentence_and_no_table_names_a_share_that_was_not_taken(counts: list[int]) -> None:
+    evidence = evidence_of(fits_of([0.05, 0.1, 1.0], counts))
+    made: list[tuple[str, Any]] = [(maker.__name__, maker(evidence)) for maker in (answer, results, paired_tests, methods)]
+    for name, section in made:
+        shown = [block.shown.to_string() for block in section.blocks if isinstance(block, Table)]
+        text = " ".join([sentences(section), *shown]).replace("\u202f", " ")
+        assert "11 images" in text and " 5 %" not in text and "10 %" not in text, name
+    assert model_card(evidence).count("25\u202f% (11 images)") == 2, "a line per start"
+
+
+def test_methods_say_how_many_cases_chose_the_model() -> None:
+    assert "chosen by: validation macro AUC (15 validation cases)" in sentences(methods(evidence_of(fits_of([1.0], []))))
+
+
+def test_scores_of_more_labels_than_were_asked_for_do_not_meet_others() -> None:
+    reports = []
+    for num_classes in (2, 11):
+        evidence = evidence_of(fits_of([0.05, 1.0], [], num_classes=num_classes))
+        reports.append({"title": "t", "sections": {"results": plain(results(evidence))}})
+    assert set(score_pairs(*reports)["fraction"]) == {1.0}
+    assert set(score_pairs(reports[0], reports[0])["fraction"]) == {0.05, 1.0}
