@@ -27,6 +27,7 @@ from medssl.report.sections.answer import alike, answer, claim, claim_together, 
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute, cost_of_arms
 from medssl.report.sections.data import data
+from medssl.report.sections.failures import failures
 from medssl.report.sections.flow import flow
 from medssl.report.sections.label_efficiency import label_efficiency
 from medssl.report.sections.leakage import leakage
@@ -729,6 +730,15 @@ def test_two_tables_name_one_speed_of_a_run() -> None:
     evidence = Evidence(title="t", curves={"ct/simclr-all-seed0": curve})
     runs = next(block for block in pretraining(evidence).blocks if isinstance(block, Table) and block.name == "runs").rows
     assert runs["images_per_s"].tolist() == cost_of_arms(evidence)["images_per_s"].tolist() == [60.0]
+
+
+def test_cases_name_the_share_of_labels_that_their_arm_was_given() -> None:
+    cases = pd.DataFrame({"case_id": [f"v-{n}" for n in range(6)], "unit_id": "p", "arm": "a", "mode": "full", "seed": 0})
+    cases = cases.assign(brier=np.linspace(0, 1, 6), target="x", predicted="y")
+    given = {"few": cases.assign(fraction=0.25), "whole": cases.assign(fraction=1.0)}
+    lead = failures(Evidence(title="t", cases=given)).lead.replace("\u202f", " ")
+    assert lead.endswith("of one arm with 25 % of the labels or 100 % of the labels.")
+    assert failures(Evidence(title="t", cases={"few": given["few"]})).lead.endswith("of one arm with 25\u202f% of the labels.")
 
 
 def scores_of(scores: dict[str, dict[float, float]], metric: str = "auc") -> pd.DataFrame:

@@ -94,6 +94,7 @@ def test_the_page_shows_every_pictured_case(folder: Path) -> None:
     text = (folder / "7_report/study/report.html").read_text()
     assert text.count("outlines of the true and the predicted mask") == 6
     assert "no picture" not in text
+    assert "simclr-hash, one seed, 100\u202f% of the labels. The plane" in text
     assert "Dice" in json.loads((folder / "7_report/study/report.json").read_text())["sections"]["answer"]["texts"][2]
 
 

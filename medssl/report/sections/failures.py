@@ -20,15 +20,18 @@ def failures(evidence: Evidence) -> Section:
     if not evidence.cases:
         return Section.not_given("Cases", "No task was evaluated for this page.")
     blocks: list[Figure | Table] = []
+    shares: list[str] = []
     for task, cases in sorted(evidence.cases.items()):
         ranked = ranked_cases(cases)
+        shares.append(_share(evidence, task, ordered_shares(cases["fraction"])[-1]))
         if task in evidence.overlays:
             blocks.append(_overlays(evidence, task, evidence.overlays[task]))
         elif len(ranked):
             blocks.append(_gallery(evidence, task, ranked))
         if task in evidence.confusion:
             blocks.append(_confusions(task, evidence.confusion[task], str(ranked["init"].iloc[0])))
-    return Section("Cases", "The best, the median and the worst by rank, of one arm with all labels.", tuple(blocks))
+    lead = f"The best, the median and the worst by rank, of one arm with {' or '.join(dict.fromkeys(shares))}."
+    return Section("Cases", lead, tuple(blocks))
 
 
 def ranked_cases(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:
@@ -72,11 +75,10 @@ def _gallery(evidence: Evidence, task: str, ranked: pd.DataFrame) -> Figure:
             Markup('<p class="panel">{}</p><div class="cards">{}</div>').format(group.capitalize(), Markup("").join(cards))
         )
     first = ranked.iloc[0]
-    labels = labels_of(evidence.fits.get(task), evidence.scores.get(task))
     caption = (
         f"Task {task}: cases by rank of their {first['score_name']} score (mean over seeds), {first['init']}, "
         f"{mode_name(first['mode'])}, "
-        f"{share_phrase(first['fraction'], labels)}; true class → predicted class (first seed)."
+        f"{_share(evidence, task, first['fraction'])}; true class → predicted class (first seed)."
     )
     return Figure(f"cases-{task}", caption, caption, Markup("").join(rows), ranked)
 
@@ -93,12 +95,19 @@ def _overlays(evidence: Evidence, task: str, rows: pd.DataFrame) -> Figure:
             cards.append(Markup('<div class="card">{}<span>{}</span></div>').format(image, words))
         cards_html = Markup("").join(cards)
         parts.append(Markup('<p class="panel">{}</p><div class="cards large">{}</div>').format(group.capitalize(), cards_html))
+    cases = evidence.cases[task]
+    fraction = float(cases.loc[cases["fit_id"] == rows["fit_id"].iloc[0], "fraction"].iloc[0])
     caption = (
-        f"Task {task}: segmentations by rank of their mean Dice, {rows['init'].iloc[0]}, one seed, most labels. The plane with "
-        "most of either mask; the true outline is teal, the predicted one orange."
+        f"Task {task}: segmentations by rank of their mean Dice, {rows['init'].iloc[0]}, one seed, "
+        f"{_share(evidence, task, fraction)}. The plane with most of either mask; the true outline is teal, the predicted one "
+        "orange."
     )
     table = rows.drop(columns=["prediction", "target"])
     return Figure(f"overlays-{task}", caption, caption, Markup("").join(parts), table)
+
+
+def _share(evidence: Evidence, task: str, fraction: float) -> str:
+    return share_phrase(fraction, labels_of(evidence.fits.get(task), evidence.scores.get(task)))
 
 
 def _confusions(task: str, table: pd.DataFrame, arm: str) -> Table:
