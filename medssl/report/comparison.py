@@ -11,7 +11,7 @@ import pandas as pd
 from medssl.report.chart import Interval, axis, forest_chart
 from medssl.report.section import Figure, Section, Table, Text, number, records, shown, span
 from medssl.report.shares import share_name
-from medssl.report.words import class_name, metric_name, mode_name, name_in
+from medssl.report.words import class_name, is_overall, metric_name, mode_name, name_in
 
 KEYS = ["task", "init", "mode", "fraction", "metric", "class"]
 FINER_KEYS = ("options", "labels")
@@ -35,8 +35,7 @@ def _scores(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str
     both = score_pairs(first, second)
     if both.empty:
         return Section.not_given("Scores", "The two studies share no task, start and score.")
-    has_mean = both["metric"].isin(both.loc[both["class"] == "macro", "metric"])
-    overall = both[both["class"].isin(["macro", "all"]) | ~has_mean]
+    overall = both[is_overall(both)]
     columns = [
         ("task", "Task", None),
         ("init", "Start", None),

@@ -70,11 +70,20 @@ def ordered_modes(modes: pd.Series) -> list[str]:
 
 
 def headline(scores: pd.DataFrame) -> tuple[str, str]:
-    """The metric and class that stand for a task: Dice or AUC, over classes where there are several."""
+    """The metric and class that stand for a task: Dice or AUC, over classes where several have a score, else of the one."""
     metric = next((name for name in HEADLINES if name in set(scores["metric"])), str(scores["metric"].iloc[0]))
     labels = set(scores.loc[scores["metric"] == metric, "class"])
-    label = next((name for name in CLASS_ORDER if name in labels), min(labels))
+    own = labels - set(CLASS_ORDER)
+    label = min(own) if len(own) == 1 else next((name for name in CLASS_ORDER if name in labels), min(labels))
     return metric, label
+
+
+def is_overall(scores: pd.DataFrame) -> pd.Series:
+    """The rows that stand for a metric: of its one class (the positive one of two, the one organ), else over all classes."""
+    of_class = ~scores["class"].isin(CLASS_ORDER)
+    num_classes = scores["class"].where(of_class).groupby(scores["metric"]).transform("nunique")
+    has_overall = (~of_class).groupby(scores["metric"]).transform("any")
+    return of_class.where((num_classes == 1) | ~has_overall, ~of_class)
 
 
 def way_of_split(source: str, samples: pd.DataFrame, study: dict[str, Any]) -> str:

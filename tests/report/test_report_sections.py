@@ -35,6 +35,7 @@ from medssl.report.sections.methods import methods
 from medssl.report.sections.paired_tests import paired_tests
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
+from medssl.report.sections.results import results
 from medssl.report.shares import labels_of, ordered_shares, share_name, share_phrase, share_words
 from medssl.report.words import (
     WITH_OPTIONS,
@@ -357,10 +358,11 @@ def test_scratch_is_grey_and_arms_keep_their_colour() -> None:
 
 
 def test_the_headline_is_dice_or_auc_over_classes() -> None:
-    table = pd.DataFrame({"metric": ["accuracy", "auc", "auc"], "class": ["all", "liver", "macro"]})
+    table = pd.DataFrame({"metric": ["accuracy", "auc", "auc", "auc"], "class": ["all", "liver", "lung", "macro"]})
     assert headline(table) == ("auc", "macro")
     assert headline(pd.DataFrame({"metric": ["auc", "brier"], "class": ["covid", "all"]})) == ("auc", "covid")
     assert headline(pd.DataFrame({"metric": ["dice", "iou"], "class": ["organ", "organ"]})) == ("dice", "organ")
+    assert headline(pd.DataFrame({"metric": ["f1", "f1"], "class": ["covid", "macro"]})) == ("f1", "covid")
 
 
 def test_numbers_are_written_for_people() -> None:
@@ -730,6 +732,22 @@ def test_two_tables_name_one_speed_of_a_run() -> None:
     evidence = Evidence(title="t", curves={"ct/simclr-all-seed0": curve})
     runs = next(block for block in pretraining(evidence).blocks if isinstance(block, Table) and block.name == "runs").rows
     assert runs["images_per_s"].tolist() == cost_of_arms(evidence)["images_per_s"].tolist() == [60.0]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "heads"),
+    [
+        ({"auc": ["covid"], "f1": ["covid", "macro"], "accuracy": ["all"]}, ["AUC (covid)", "F1 (covid)", "Accuracy"]),
+        ({"auc": ["a", "b", "macro"], "f1": ["a", "b", "macro"]}, ["AUC", "F1"]),
+        ({"dice": ["liver"]}, ["Dice (liver)"]),
+        ({"dice": ["liver", "spleen"]}, ["Dice (liver)", "Dice (spleen)"]),
+    ],
+)
+def test_a_score_of_two_classes_is_that_of_the_positive_one_and_named_so(metrics: dict[str, list[str]], heads: list[str]) -> None:
+    more = {"n": 9, "unit": "image", "num_seeds": 1, "seed_sd": 0.0, "method": "bca", "note": None, "low": 0.1, "high": 0.9}
+    scores = pd.DataFrame([SCORED | more | {"metric": name, "class": c} for name, classes in metrics.items() for c in classes])
+    table = results(Evidence(title="t", scores={"x": scores})).blocks[0]
+    assert isinstance(table, Table) and list(table.shown)[2:] == heads
 
 
 def test_cases_name_the_share_of_labels_that_their_arm_was_given() -> None:

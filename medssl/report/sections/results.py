@@ -8,7 +8,7 @@ from markupsafe import Markup
 from medssl.report.evidence import Evidence, is_scratch
 from medssl.report.section import Section, Table, Text, number, percent, records, shown, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name
-from medssl.report.words import class_name, metric_name, mode_name, ordered_modes, units
+from medssl.report.words import class_name, is_overall, metric_name, mode_name, ordered_modes, units
 
 PLACE = 70
 
@@ -22,7 +22,7 @@ def results(evidence: Evidence) -> Section:
         first = scores.iloc[0]
         labels = labels_of(evidence.fits.get(task), scores)
         n = f"n = {units(int(scores['n'].max()), first['unit'])}, {percent(first['confidence'])} intervals below each score"
-        overall = distinct(scores[_is_overall(scores)], labels)
+        overall = distinct(scores[is_overall(scores)], labels)
         for mode in ordered_modes(scores["mode"]):
             rows = overall[overall["mode"] == mode]
             blocks.append(
@@ -43,12 +43,6 @@ def results(evidence: Evidence) -> Section:
             blocks.append(_empty(task, evidence.empty[task]))
     lead = "Means over seeds with intervals over test cases; the seeds' spread stands beside. The test part was read once, here."
     return Section("Results", lead, tuple(blocks))
-
-
-def _is_overall(scores: pd.DataFrame) -> pd.Series:
-    """Rows over all classes; for a binary task or one organ, the only row there is."""
-    overall = scores["class"].isin(["macro", "all"])
-    return overall | ~scores["metric"].isin(set(scores.loc[overall, "metric"]))
 
 
 def _wide(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
