@@ -87,6 +87,7 @@ def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, 
         ({"fits_a": 1, "fits_b": 9, "better": "lower"}, "with one fit of simclr-hash, simclr-hash did worse than"),
         ({"b": "simclr-all", "fits_a": 9, "fits_b": 1}, "with one fit of simclr-all, simclr-hash did better than simclr-all"),
         ({"n": 1, "fits_a": 1, "fits_b": 1, "low": -0.01}, "on this 1 image, with one fit each, there is no clear difference"),
+        ({"n_rarer": 4}, "with 4 images of the rarer class, simclr-hash did better than training from scratch: a hint"),
         ({"labels": "With labels of 1 patient", "n": 8}, "With labels of 1 patient, on these 8 images,"),
     ],
 )

@@ -22,6 +22,8 @@ FEWEST_FITS = 2
 """Of one fit nobody can say how much of a difference is the luck of its seed."""
 FEWEST_UNITS = 50
 """Below, an interval of a mean may be too narrow (docs/evaluate.md)."""
+FEWEST_OF_CLASS = 20
+"""Below, so may that of a score that sets a class against the rest (docs/evaluate.md)."""
 
 VERDICTS = {
     "better": Markup("{}, in <strong>{} the first was better</strong>: {}."),
@@ -97,6 +99,9 @@ def limits_of(row: dict[str, Any], first: str) -> str:
     found = []
     if row["n"] < FEWEST_UNITS:
         found.append(f"on {'this' if row['n'] == 1 else 'these'} {units(int(row['n']), str(row['unit']))}")
+    rarer = row.get("n_rarer")
+    if rarer is not None and pd.notna(rarer) and rarer < FEWEST_OF_CLASS:
+        found.append(f"with {units(int(rarer), str(row['unit']))} of the rarer class")
     few_a, few_b = (row.get(name, FEWEST_FITS) < FEWEST_FITS for name in ("fits_a", "fits_b"))
     second = "from scratch" if is_scratch(str(row["b"])) else f"of {row['b']}"
     if few_a or few_b:
