@@ -456,7 +456,7 @@ class _Run:
             return
         rows = self.objective.pictures({name: value[:PICTURED] for name, value in outputs.items()})
         if rows and self.fabric.is_global_zero:
-            self.keep_picture(epoch, grid([torch.stack(column) for column in zip(*rows, strict=True)]))
+            self.keep_picture(epoch, grid(rows))
 
     def alarm(self, sentence: str | None) -> None:
         """Say that the representation has collapsed; stop if the study asks for it."""

@@ -1,6 +1,8 @@
-"""A picture of what the network sees: one row per sample, one column per view."""
+"""A picture of what the network sees: one column per sample, one row per view."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
@@ -8,15 +10,14 @@ from torch import Tensor
 GAP = 2
 
 
-def grid(views: list[Tensor], *, side: int = 160) -> np.ndarray:
-    """Views `(n, c, *size)` in [0, 1] as an 8-bit picture; of channels the first, of 3-D views the middle slice.
+def grid(rows: Sequence[Tensor], *, side: int = 160) -> np.ndarray:
+    """Rows `(n, c, *size)` of images in [0, 1] as an 8-bit picture; of channels the first, of 3-D images the middle slice.
 
     Images are drawn as a radiologist holds them: the first axis to the right, the second upwards.
     """
-    rows = []
-    for sample in range(len(views[0])):
-        rows.append(np.concatenate([_tile(view[sample, 0], side) for view in views], axis=1))
-    return np.concatenate(rows, axis=0)
+    drawn = [np.concatenate([_tile(image[0], side) for image in row], axis=1) for row in rows]
+    width = max(row.shape[1] for row in drawn)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=255) for row in drawn])
 
 
 def _tile(image: Tensor, side: int) -> np.ndarray:

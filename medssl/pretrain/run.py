@@ -230,7 +230,7 @@ def _device(settings: PretrainSettings) -> str:
 
 
 def _write_views(plan: Any, target: Path) -> None:
-    """The first samples of the run's first batch as the objective will see them."""
+    """The first samples of the run's first batch as the objective will see them: a column each, a row for every view."""
     from medssl.nn.views import Views
     from medssl.pretrain.picture import grid
 
@@ -238,9 +238,9 @@ def _write_views(plan: Any, target: Path) -> None:
     # a batch of the run's own size, for another might not be dealt; where there are too few samples, the loop says so
     unit = settings.devices * settings.nodes * settings.accumulate * objective.together
     rows = objective.batches(plan.seed, 0, min(settings.batch_size, count - count % unit) or count)[0]
-    crops = objective.crops(plan.size)
-    views = Views(plan.settings.views, crops, plan.samples, seed=plan.seed)(plan.reader()[(0, rows[:PICTURED])])
-    _write_png(target, grid(views[: crops[0].count]))
+    batch = plan.reader()[(0, rows[:PICTURED])]
+    batch.keys = objective.view_keys(batch)
+    _write_png(target, grid(Views(plan.settings.views, objective.crops(plan.size), plan.samples, seed=plan.seed)(batch)))
 
 
 def _keep_picture(folder: Path, epoch: int, pixels: np.ndarray) -> None:

@@ -277,7 +277,8 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
         "epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity",
     ]  # fmt: skip
     assert curve["step"].tolist() == [1, 2, 3]
-    assert Image.open(out / "views.png").size[1] > 8 * 16
+    width, height = Image.open(out / "views.png").size
+    assert width > 8 * 16 and width == 4 * height, "eight samples, two views"
     recorded = json.loads((out / "receipt.json").read_text())
     assert set(recorded["outputs"]) == {"encoder.safetensors", "parts.safetensors", "contract.json", "curve.tsv", "views.png"}
     assert list((out / "events").glob("events.out.tfevents.*"))
@@ -285,16 +286,21 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("objective", "batch_size"),
+    ("objective", "batch_size", "views"),
     [
-        ({"global_contrast": {"partitions": 3, "projector": [16, 8]}}, 12),
-        ({"local_contrast": {"variant": "ld", "partitions": 3, "region": 1, "projector": [16, 8]}}, 6),
-        ({"global_contrast": {"variant": "gd_minus", "partitions": 3, "projector": [16, 8]}}, 3),
+        ({"global_contrast": {"partitions": 3, "projector": [16, 8]}}, 12, 2),
+        ({"local_contrast": {"variant": "ld", "partitions": 3, "region": 1, "projector": [16, 8]}}, 6, 2),
+        ({"global_contrast": {"variant": "gd_minus", "partitions": 3, "projector": [16, 8]}}, 3, 3),
     ],
 )
-def test_the_views_that_are_pictured_are_of_a_batch_of_the_runs_own_size(tmp_path: Path, objective: Any, batch_size: int) -> None:
+def test_all_views_of_a_batch_of_the_runs_own_size_are_pictured(
+    tmp_path: Path, objective: Any, batch_size: int, views: int
+) -> None:
+    from PIL import Image
+
     out = run_stage(tmp_path, objective=objective, batch_size=batch_size, max_steps=1)
-    assert (out / "views.png").is_file()
+    width, height = Image.open(out / "views.png").size
+    assert width * views == height * min(batch_size, 8), "a column for each sample, a row for each view"
 
 
 def test_a_small_healthy_pool_is_pictured_as_it_is_trained(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def pretraining(evidence: Evidence) -> Section:
     curves = {run: by_epoch(curve) for run, curve in sorted(evidence.curves.items())}
     blocks: list[Figure | Table | Text] = []
     for run, png in _one_for_each_recipe(evidence.views).items():
-        caption = f"Views of run {run}: what the network was asked to see as the same."
+        caption = (
+            f"Views of run {run}: what the network was asked to see as the same. A column for each sample, a row for each view."
+        )
         blocks.append(
             Figure(f"views-{run.replace('/', '-')}", caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]}))
         )
