@@ -10,6 +10,8 @@ from markupsafe import Markup, escape
 
 WIDTH = 680
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
+TICK_LETTERS, LETTER = 5, 6.5
+"""Letters of a tick that have room at the left, and how wide another is."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,14 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def axis(label: str, values: Sequence[float], *, include: Sequence[float] = (), num_ticks: int = 5) -> Axis:
-    """A linear axis that holds all finite values, with round ticks."""
+def axis(label: str, values: Sequence[float], *, include: Sequence[float] = (), num_ticks: int = 5, whole: bool = False) -> Axis:
+    """A linear axis that holds all finite values, with round ticks; `whole`: of what is counted, so at whole numbers."""
     known = [v for v in [*values, *include] if math.isfinite(v)] or [0.0, 1.0]
     low, high = min(known), max(known)
     if low == high:
         low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
     step = _round_step((high - low) / num_ticks)
+    step = float(math.ceil(step)) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     if abs(step / 10**-digits - round(step / 10**-digits)) > 1e-6:
@@ -170,8 +173,13 @@ class _Frame:
     width: int
     height: int
 
+    @property
+    def left(self) -> float:
+        """Room for the longest tick of the upright axis."""
+        return LEFT + LETTER * max(0, max(len(text) for _, text in self.y_axis.ticks) - TICK_LETTERS)
+
     def x(self, value: float) -> float:
-        return LEFT + self.x_axis.place(value) * (self.width - LEFT - RIGHT)
+        return self.left + self.x_axis.place(value) * (self.width - self.left - RIGHT)
 
     def y(self, value: float) -> float:
         inside = min(1.02, max(-0.02, self.y_axis.place(value)))
@@ -181,14 +189,15 @@ class _Frame:
         bottom, right = self.height - BOTTOM, self.width - RIGHT
         parts = []
         for value, text in self.y_axis.ticks:
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{self.y(value):.1f}" y2="{self.y(value):.1f}"/>')
-            parts.append(f'<text class="tick" x="{LEFT - 8}" y="{self.y(value) + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+            y, left = self.y(value), self.left
+            parts.append(f'<line class="grid" x1="{left:g}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<text class="tick" x="{left - 8:g}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
         for value, text in self.x_axis.ticks:
             parts.append(
                 f'<text class="tick" x="{self.x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{escape(text)}</text>'
             )
-        middle = (LEFT + right) / 2
-        parts.append(f'<line class="base" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+        middle = (self.left + right) / 2
+        parts.append(f'<line class="base" x1="{self.left:g}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
         parts.append(
             f'<text class="label" x="{middle:.1f}" y="{self.height - 6}" text-anchor="middle">{escape(self.x_axis.label)}</text>'
         )

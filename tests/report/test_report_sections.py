@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from medssl.core import plugins
-from medssl.report.chart import Axis, axis, category_axis, line_chart
+from medssl.report.chart import Axis, Line, axis, category_axis, line_chart
 from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDER, MI_CLAIM, TRIPOD
 from medssl.report.evidence import Evidence, arm_of_run, stage_and_name, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
@@ -331,6 +331,19 @@ def test_axes_hold_their_values_with_few_round_ticks(values: list[float]) -> Non
     assert 2 <= len(made.ticks) <= 10
     for value, text in made.ticks:
         assert float(text.replace("−", "-")) == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 7.0], [1.0, 240.0], [3.0, 3.0]])
+def test_what_is_counted_has_whole_ticks(values: list[float]) -> None:
+    made = axis("epoch", values, num_ticks=4, whole=True)
+    assert len(made.ticks) >= 2 and all(text == f"{value:g}" == f"{int(value)}" for value, text in made.ticks)
+
+
+def test_long_ticks_have_room_beside_the_label() -> None:
+    for low, high in ((0.0, 1.0), (0.023051, 0.023252)):
+        drawn = str(line_chart([Line("a", "tone1", ((0, low), (1, high)))], axis("x", [0, 1]), axis("y", [low, high]), alt="a"))
+        ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]*)<', drawn)
+        assert all(float(right) - 6.5 * len(text) > 14 for right, text in ticks)
 
 
 def test_a_log_axis_spaces_by_ratio() -> None:

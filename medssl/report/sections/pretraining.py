@@ -157,7 +157,7 @@ def _chart(curves: dict[str, pd.DataFrame], column: str, label: str, *, width: i
         lines = [replace(line, points=tuple((a, 1000 * b) for a, b in line.points)) for line in lines]
         points = [(a, 1000 * b) for a, b in points]
         label += " (× 0.001)"
-    x = axis(along.capitalize(), [a for a, _ in points], num_ticks=6 if width > 400 else 4)
+    x = axis(along.capitalize(), [a for a, _ in points], num_ticks=6 if width > 400 else 4, whole=True)
     y = axis(label, [b for _, b in points], num_ticks=5 if height > 250 else 4)
     ends = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
     return line_chart(lines, x, y, alt=f"{label} by {along}: {ends}", width=width, height=height)
