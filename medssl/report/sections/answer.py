@@ -41,8 +41,9 @@ def answer(evidence: Evidence) -> Section:
     if not evidence.scores:
         return _without_tasks(evidence)
     blocks: list[Text | Figure] = []
-    facts: dict[str, object] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for task, scores in sorted(evidence.scores.items()):
+        facts[task] = {"n": int(scores["n"].max())}
         comparisons = evidence.comparisons.get(task, pd.DataFrame())
         labels = labels_of(evidence.fits.get(task), scores)
         rows = main_comparisons(scores, comparisons)
@@ -60,7 +61,8 @@ def answer(evidence: Evidence) -> Section:
             else:
                 blocks += [Text(claim_together(group), "claim"), Text(detail_together(group), "detail")]
         blocks.append(_forest(task, rows, list(scores["init"]), labels))
-        facts[task] = {"comparisons": records(chosen), "scores": _behind(chosen, scores), "groups": [len(g) for g in groups]}
+        told = [row for group in groups for row in records(group)]
+        facts[task] |= {"comparisons": told, "scores": _behind(chosen, scores), "groups": [len(g) for g in groups]}
     blocks.append(
         Text(
             "Intervals are over the test cases of this study, with the seeds' mean inside; they say how far "

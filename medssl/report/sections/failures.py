@@ -20,18 +20,18 @@ def failures(evidence: Evidence) -> Section:
     if not evidence.cases:
         return Section.not_given("Cases", "No task was evaluated for this page.")
     blocks: list[Figure | Table] = []
-    shares: list[str] = []
+    fractions = {task: ordered_shares(cases["fraction"])[-1] for task, cases in sorted(evidence.cases.items())}
     for task, cases in sorted(evidence.cases.items()):
         ranked = ranked_cases(cases)
-        shares.append(_share(evidence, task, ordered_shares(cases["fraction"])[-1]))
         if task in evidence.overlays:
             blocks.append(_overlays(evidence, task, evidence.overlays[task]))
         elif len(ranked):
             blocks.append(_gallery(evidence, task, ranked))
         if task in evidence.confusion:
             blocks.append(_confusions(task, evidence.confusion[task], str(ranked["init"].iloc[0])))
-    lead = f"The best, the median and the worst by rank, of one arm with {' or '.join(dict.fromkeys(shares))}."
-    return Section("Cases", lead, tuple(blocks))
+    shares = dict.fromkeys(_share(evidence, task, fraction) for task, fraction in fractions.items())
+    lead = f"The best, the median and the worst by rank, of one arm with {' or '.join(shares)}."
+    return Section("Cases", lead, tuple(blocks), {"fractions": fractions})
 
 
 def ranked_cases(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:

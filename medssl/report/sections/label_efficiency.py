@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pandas as pd
 from markupsafe import Markup
 
@@ -28,9 +30,11 @@ def label_efficiency(evidence: Evidence) -> Section:
     if not evidence.scores:
         return Section.not_given("Label efficiency", "No task was evaluated for this page.")
     blocks: list[Figure | Table | Text] = []
+    facts: dict[str, object] = {}
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
         labels = labels_of(evidence.fits.get(task), scores)
+        facts[task] = {"taken": [asdict(taken) for taken in labels.values()]}
         rows = scores[(scores["metric"] == metric) & (scores["class"] == label)]
         rows = distinct(rows, labels).reset_index(drop=True)
         blocks.append(_figure(task, rows, metric, label, labels))
@@ -40,7 +44,7 @@ def label_efficiency(evidence: Evidence) -> Section:
     nested = any(scores["fraction"].nunique() > 1 for scores in evidence.scores.values())
     lead = "How the test score grows with the labels given to fine-tuning. "
     lead += f"{'Subsets are nested; whiskers' if nested else 'Whiskers'} are intervals over test cases."
-    return Section("Label efficiency", lead, tuple(blocks))
+    return Section("Label efficiency", lead, tuple(blocks), facts)
 
 
 def _figure(task: str, rows: pd.DataFrame, metric: str, label: str, labels: Labels) -> Figure:

@@ -61,7 +61,31 @@ def methods(evidence: Evidence) -> Section:
             text = text.replace(f"[{name}]", f"[{place}]")
     references = Markup("<ol class='references'>{}</ol>").format(Markup("").join(Markup("<li>{}</li>").format(c) for c in cited))
     lead = "Ready to paste. What is in double brackets is known to the authors only."
-    return Section("Methods paragraph", lead, (Text(text, "copy"), Text(references, "html")), {"text": text, "references": cited})
+    facts = {"text": text, "references": cited, "counts": _counts(evidence)}
+    return Section("Methods paragraph", lead, (Text(text, "copy"), Text(references, "html")), facts)
+
+
+def _counts(evidence: Evidence) -> dict[str, Any]:
+    """What the paragraph counts; its other numbers are options of the study."""
+    tables = {"series": evidence.series, "samples": evidence.samples, "keeps": evidence.keeps, "fits": evidence.fits}
+    series = pd.concat([*evidence.series.values(), pd.DataFrame({"resampled": []})])
+    methods_used = pd.concat([*(scores["method"] for scores in evidence.scores.values()), pd.Series(dtype=object)])
+    numbers = ["fraction", "seed", "pretrain_seed", "num_val"]
+    return {
+        "rows": {kind: {name: len(table) for name, table in named.items()} for kind, named in tables.items()},
+        "sources": len(evidence.series),
+        "series": len(series),
+        "straightened": int(series["resampled"].eq(True).sum()),
+        "refused_files": {source: int(table["num_files"].sum()) for source, table in evidence.rejected.items()},
+        "kept": {arm: int(keep["keep"].sum()) for arm, keep in evidence.keeps.items()},
+        "runs": len(evidence.curves),
+        "distinct": {task: fits.reindex(columns=numbers).nunique().to_dict() for task, fits in evidence.fits.items()},
+        "fractions": {task: sorted(set(fits["fraction"])) for task, fits in evidence.fits.items()},
+        "num_val": {task: fits["num_val"].max() for task, fits in evidence.fits.items() if "num_val" in fits},
+        "intervals": methods_used.value_counts().to_dict() | {"all": len(methods_used)},
+        "answered": sum(is_answered(_with_methods(evidence), item) for item in CLAIM),
+        "items": len(CLAIM),
+    }
 
 
 def _data(evidence: Evidence) -> str:
@@ -277,9 +301,12 @@ def _tolerance_mm(evidence: Evidence) -> str:
 
 def _checklist(evidence: Evidence) -> str:
     """How much of CLAIM the page answers, with this paragraph on it."""
-    whole = replace(evidence, on_page=evidence.on_page | {"methods"})
-    answered = sum(is_answered(whole, item) for item in CLAIM)
+    answered = sum(is_answered(_with_methods(evidence), item) for item in CLAIM)
     return f"The page of this study answers {answered} of {len(CLAIM)} CLAIM items [claim]; the others name who must answer."
+
+
+def _with_methods(evidence: Evidence) -> Evidence:
+    return replace(evidence, on_page=evidence.on_page | {"methods"})
 
 
 def _name(choice: object) -> str:

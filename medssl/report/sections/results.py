@@ -18,6 +18,7 @@ def results(evidence: Evidence) -> Section:
     if not evidence.scores:
         return Section.not_given("Results", "No task was evaluated for this page.")
     blocks: list[Table | Text] = []
+    facts: dict[str, list[str]] = {}
     for task, scores in sorted(evidence.scores.items()):
         first = scores.iloc[0]
         labels = labels_of(evidence.fits.get(task), scores)
@@ -38,11 +39,12 @@ def results(evidence: Evidence) -> Section:
             )
         )
         notes = {part for note in scores["note"].dropna() for part in str(note).split("; ")}
-        blocks += [Text(f"Task {task}: {note}.", "note") for note in sorted(notes) if "below" in note]
+        facts[task] = sorted(note for note in notes if "below" in note)
+        blocks += [Text(f"Task {task}: {note}.", "note") for note in facts[task]]
         if task in evidence.empty:
             blocks.append(_empty(task, evidence.empty[task]))
     lead = "Means over seeds with intervals over test cases; the seeds' spread stands beside. The test part was read once, here."
-    return Section("Results", lead, tuple(blocks))
+    return Section("Results", lead, tuple(blocks), facts)
 
 
 def _wide(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
