@@ -18,6 +18,7 @@ from medssl.core.job import Job, Spec
 from medssl.core.rng import rng
 
 CLASSES = ("bladder", "kidney", "liver", "lung", "spleen")
+NUM_TRAIN, NUM_VAL = 150, 40
 ARMS = {"scratch": 0.9, "simclr-all": 1.55, "simclr-hash": 1.6}
 MAX_WALL_S = {"ingest": 4.2, "prepare": 2.5, "reduce": 1.4, "pretrain": 184.0, "finetune": 95.0, "evaluate": 12.0}
 
@@ -62,7 +63,11 @@ STUDY = {
             "epochs": 20, "batch_size": 64, "optimizer": "adamw", "lr": 0.001, "weight_decay": 0.0001, "precision": "fp32",
         }
     },
-    "evaluate": {"bootstrap": 200, "confidence": 0.95},
+    "prepare": {
+        "window_hu": [[-1000.0, 1000.0]], "percentiles": [0.5, 99.5], "spacing_mm": None,
+        "split": {"val_frac": 0.1, "test_frac": 0.1, "file": None},
+    },
+    "evaluate": {"bootstrap": 200, "confidence": 0.95, "holm_over": "arms"},
 }  # fmt: skip
 
 
@@ -106,6 +111,7 @@ def _volumes_source(root: Path, source: str) -> pd.DataFrame:
                 "num_files": depth,
                 "bytes": depth * 18_432,
                 "lossy": False,
+                "resampled": v == 0,
                 "manufacturer_code": "SIEMENS",
             }
         )
@@ -148,7 +154,7 @@ def _volumes_source(root: Path, source: str) -> pd.DataFrame:
 def _images_source(root: Path, source: str, num_test: int) -> pd.DataFrame:
     prepare = root / f"2_prepare/{source}"
     (prepare / "arrays").mkdir(parents=True)
-    counts = {"train": 150, "val": 40, "test": num_test}
+    counts = {"train": NUM_TRAIN, "val": NUM_VAL, "test": num_test}
     total, name = sum(counts.values()), "v-00000000f000"
     random = rng(3, "organs")
     labels = random.integers(0, len(CLASSES), total)
@@ -159,7 +165,17 @@ def _images_source(root: Path, source: str, num_test: int) -> pd.DataFrame:
         "volume_id": name, "series_id": "s-00000000f000", "subject_id": None, "unit": "image", "kind": "images", "modality": "CT",
         "shape": [28, 28, total], "spacing_mm": None, "affine": None,
     }  # fmt: skip
-    series = [{**common, "format": "npz", "num_files": 1, "bytes": 900_000, "lossy": False, "manufacturer_code": None}]
+    series = [
+        {
+            **common,
+            "format": "npz",
+            "num_files": 1,
+            "bytes": 900_000,
+            "lossy": False,
+            "resampled": False,
+            "manufacturer_code": None,
+        }
+    ]
     more = {
         "array": f"arrays/{name}.npy",
         "mask": None,
@@ -289,7 +305,12 @@ def _finetune(root: Path, samples: pd.DataFrame) -> None:
                         fits.append(
                             {
                                 **head,
-                                "num_train": int(150 * fraction),
+                                "pretrain_seed": pretrain_seed,
+                                "num_train": int(NUM_TRAIN * fraction + 0.5),
+                                "num_train_units": int(NUM_TRAIN * fraction + 0.5),
+                                "num_units": NUM_TRAIN,
+                                "num_val": NUM_VAL,
+                                "selection": "validation macro AUC",
                                 "lr": 0.001,
                                 "epochs": 30,
                                 "seconds": 2.0,
