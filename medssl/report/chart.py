@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 WIDTH = 680
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
-TICK_LETTERS, LETTER = 5, 6.5
+TICK_LETTERS, LETTER = 4, 7
 """Letters of a tick that have room at the left, and how wide another is."""
 
 
