@@ -359,6 +359,8 @@ class EvaluateSettings(Settings):
     positive: str | None = None
     metrics: list[Metric] | None = None
     holm_over: Literal["arms", "task"] = "arms"
+    compare: list[tuple[str, str]] = []
+    """Pairs of pre-trainings or given weights, the first against the second, beside each against scratch."""
 
 
 class ReportSettings(Settings):
@@ -489,6 +491,12 @@ def _dangling_names(study: Study) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from known(("finetune", name, "source"), "source", task.source, sources)
         for init in task.inits or []:
             yield from known(("finetune", name, "inits"), "initialisation", init, ["scratch", *study.pretrain])
+    starts = [*study.pretrain, *(weights for task in study.finetune.values() for weights in task.weights)]
+    for pair in study.evaluate.compare:
+        for name in pair:
+            yield from known(("evaluate", "compare"), "initialisation", name, starts)
+        if pair[0] == pair[1]:
+            yield ("evaluate", "compare"), f"{pair[0]!r} is compared with itself"
 
 
 def _broken_chain(study: Study, name: str) -> Iterator[str]:

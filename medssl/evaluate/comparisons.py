@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ Key = tuple[str, str]
 
 Network = tuple[str, int]
 """A backbone and how many parameters it has."""
+
+ASKED = "\0asked"
+"""Stands for the reference of all pairs that a study asks for: one family."""
 
 Scores = dict[str, dict[Key, Replicates]]
 """By fit, then by metric and class."""
@@ -113,6 +116,18 @@ def pairs_of(
     return pairs
 
 
+def asked_pairs(arms: list[str], asked: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """The arms of pairs of names that a study asks for: of one reduction, or of any where one (given weights) has none."""
+    parts = {arm: arm.rpartition("-")[::2] if "-" in arm else (arm, "") for arm in arms}
+    return [
+        (a, b)
+        for first, second in asked
+        for a in arms
+        for b in arms
+        if (parts[a][0], parts[b][0]) == (first, second) and (parts[a][1] == parts[b][1] or "" in (parts[a][1], parts[b][1]))
+    ]
+
+
 def networks_of(fits: pd.DataFrame) -> dict[str, Network]:
     """By arm, the backbone and the number of its parameters, as fits.tsv has them; nothing where it has not."""
     if not {"init", "backbone", "parameters"} <= set(fits):
@@ -142,21 +157,24 @@ def comparison_rows(
     better: dict[str, str],
     controls: dict[str, list[str]] | None = None,
     networks: dict[str, Network] | None = None,
+    asked: Sequence[Sequence[str]] = (),
 ) -> pd.DataFrame:
     """`comparisons.tsv`: a − b of the means over seeds, by paired bootstrap, DeLong (AUC) and Wilcoxon (units).
 
     compared: of two lists of fits, each score's difference over the cases that both arms have it for.
     unit_differences: the same as one number per unit `(u,)`, NaN where a unit has none: what signed ranks are taken of.
-    controls, networks: see `pairs_of`.
+    controls, networks: see `pairs_of`; asked: see `asked_pairs`.
     positives: for a task whose cases are independent, the positive class with its truth `(n,)` and each fit's scores `(n,)`.
-    Holm's correction runs over the arms compared with one reference in one mode and fraction, or over the whole task.
+    Holm's correction runs over the arms compared with one reference in one mode and fraction, or over the whole task; the pairs
+    that are asked for are a family of their own.
     """
     rows: list[dict[str, Any]] = []
     for (mode, fraction), fits in test.fits.groupby(["mode", "fraction"], sort=True):
         by_arm = {str(arm): part for arm, part in fits.groupby("arm", sort=True)}
-        for a, b in pairs_of(list(by_arm), controls, networks):
+        usual = pairs_of(list(by_arm), controls, networks)
+        for a, b in dict.fromkeys([*usual, *asked_pairs(list(by_arm), asked)]):
             ids_a, ids_b = (list(by_arm[arm]["fit_id"]) for arm in (a, b))
-            place = {"a": a, "b": b, "mode": mode, "fraction": fraction}
+            place = {"a": a, "b": b, "mode": mode, "fraction": fraction, "reference": b if (a, b) in usual else ASKED}
             pairs = compared(ids_a, ids_b)
             for (metric, label), pair in pairs.items():
                 found, n = interval(pair.difference, confidence), pair.difference.num_units
@@ -180,7 +198,7 @@ def comparison_rows(
         return pd.DataFrame(columns=COLUMNS)
     table = pd.DataFrame(rows)
     table = table.assign(better=table["metric"].map(better), unit=test.unit_kind, confidence=confidence)
-    family = [table[name] for name in ["b", "metric", "class"] + (["mode", "fraction"] if holm_over == "arms" else [])]
+    family = [table[name] for name in ["reference", "metric", "class"] + (["mode", "fraction"] if holm_over == "arms" else [])]
     family.append(table["method"].str.split(" ").str[0])
     table["p_holm"] = table.groupby(family)["p"].transform(lambda p: holm(p.to_numpy(np.float64)))
     return table.reindex(columns=COLUMNS).astype({"num_seeds": "Int64", "seeds_above": "Int64", "n_rarer": "Int64"})

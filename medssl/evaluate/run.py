@@ -204,6 +204,7 @@ def _compare(
         better={"brier": "lower"} | _better(metrics),
         controls=settings.get("controls"),
         networks=networks,
+        asked=settings.get("compare", ()),
     )
 
 

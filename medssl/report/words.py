@@ -104,7 +104,9 @@ def way_of_split(source: str, samples: pd.DataFrame, study: dict[str, Any]) -> s
 def holm_family(study: dict[str, Any]) -> str:
     """Over what Holm's correction ran, by the study's options."""
     within = {"arms": ", within a mode and share of labels", "task": ", in all modes and shares of labels of a task"}
-    return "the arms compared with one reference" + within.get(study.get("evaluate", {}).get("holm_over"), "")
+    options = study.get("evaluate", {})
+    asked = ", and over the pairs that the study asks for" if options.get("compare") else ""
+    return f"the arms compared with one reference{asked}{within.get(options.get('holm_over'), '')}"
 
 
 def but_for_labels(evidence: Evidence) -> str:

@@ -17,7 +17,7 @@ from medssl.core import plugins, tables
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.job import Spec
 from medssl.core.study import EvaluateSettings
-from medssl.evaluate.comparisons import networks_of, pairs_of
+from medssl.evaluate.comparisons import asked_pairs, networks_of, pairs_of
 from medssl.evaluate.predictions import arm_of, is_scratch
 from medssl.evaluate.run import run
 
@@ -302,6 +302,25 @@ def test_arms_and_pairs_are_read_from_the_names_of_runs() -> None:
     assert pairs_of(["simclr-hash"]) == []
     arms = ["simclr-hash", "simclr-random_n", "moco-hash"]
     assert pairs_of(arms, {"hash": ["every_n", "random_n"]}) == [("simclr-hash", "simclr-random_n")]
+
+
+def test_pairs_that_are_asked_for_are_of_one_reduction_and_a_family_of_their_own(tmp_path: Path) -> None:
+    arms = ["joint-all", "joint-hash", "slices-all", "slices-hash", "scratch", "imagenet"]
+    assert asked_pairs(arms, [("joint", "slices"), ("joint", "imagenet"), ("absent", "slices")]) == [
+        ("joint-all", "slices-all"), ("joint-hash", "slices-hash"), ("joint-all", "imagenet"), ("joint-hash", "imagenet"),
+    ]  # fmt: skip
+    strengths = {"scratch": 0.8, "simclr-all-seed0": 1.4, "moco-all-seed0": 1.2, "byol-all-seed0": 1.1}
+    path = finetuned(tmp_path, predictions(num_cases=60, modes=("full",), fractions=(1.0,), arms=strengths))
+    alone = tables.read_tsv(evaluated(tmp_path, path) / "comparisons.tsv", text=("class",))
+    table = tables.read_tsv(
+        evaluated(tmp_path, path, compare=[("simclr", "moco"), ("simclr", "byol")]) / "comparisons.tsv", text=("class",)
+    )
+    asked = table[table["b"] != "scratch"]
+    assert set(zip(asked["a"], asked["b"], strict=True)) == {("simclr-all", "moco-all"), ("simclr-all", "byol-all")}
+    both = asked[(asked["metric"] == "accuracy") & asked["p"].notna()].sort_values("p")
+    small, large = both["p"]
+    assert both["p_holm"].tolist() == pytest.approx([min(1, 2 * small), min(1, max(2 * small, large))])
+    pd.testing.assert_frame_equal(table[table["b"] == "scratch"].reset_index(drop=True), alone)
 
 
 def test_an_arm_is_compared_with_the_scratch_of_its_own_network() -> None:
