@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 WIDTH = 680
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
+MOST_OF_LABELS = 360
 TICK_LETTERS, LETTER = 4, 7
 """Letters of a tick that have room at the left, and how wide another is."""
 
@@ -110,8 +111,9 @@ class Interval:
 
 
 def forest_chart(rows: Sequence[Interval], x: Axis, *, alt: str, zero: float | None = 0.0, label_width: int = 220) -> Markup:
-    """Estimates with intervals, one below the other, around a line at `zero`."""
+    """Estimates with intervals, one below the other, around a line at `zero`; long labels widen their column."""
     row_height, width, text_width = 26, WIDTH, 170
+    label_width = min(MOST_OF_LABELS, max(label_width, *(int(LETTER * len(row.label)) + 16 for row in rows)))
     height = TOP + row_height * len(rows) + BOTTOM
     left, right = label_width, width - text_width
     bottom = height - BOTTOM
