@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 WIDTH = 680
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
 MOST_OF_LABELS = 360
+"""Of a forest chart's width, so that the intervals keep a third."""
 TICK_LETTERS, LETTER = 4, 7
 """Letters of a tick that have room at the left, and how wide another is."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from medssl.core import plugins
 from medssl.report.evidence import Evidence
 from medssl.report.section import counted
 
@@ -33,8 +34,6 @@ WITH_OPTIONS = {
 }
 """Names of scores that mean nothing, or another thing, without an option."""
 
-TOLD_BACKGROUND = "sepclr"
-"""The objective whose option `background` is a label or a source."""
 
 HEADLINES = ("dice", "auc", "accuracy")
 CLASS_ORDER = ("macro", "all")
@@ -115,8 +114,11 @@ def but_for_labels(evidence: Evidence) -> str:
     found = []
     for recipe in sorted(recipes & set(evidence.study.get("pretrain", {}))):
         objective = evidence.study["pretrain"][recipe].get("objective")
-        if isinstance(objective, dict) and objective.get("name") == TOLD_BACKGROUND:
-            background = objective.get("options", {}).get("background")
+        option = isinstance(objective, dict) and plugins.find("objective", objective["name"]).constant(
+            "LABEL_OPTION", default=None
+        )
+        if option:
+            background = objective.get("options", {}).get(option)
             found.append(recipe + (f", background {background}" if background else ""))
     return f" (but which images are background was told by label or source: {'; '.join(found)})" if found else ""
 
