@@ -34,7 +34,6 @@ WITH_OPTIONS = {
 }
 """Names of scores that mean nothing, or another thing, without an option."""
 
-
 HEADLINES = ("dice", "auc", "accuracy")
 CLASS_ORDER = ("macro", "all")
 
@@ -114,10 +113,9 @@ def but_for_labels(evidence: Evidence) -> str:
     found = []
     for recipe in sorted(recipes & set(evidence.study.get("pretrain", {}))):
         objective = evidence.study["pretrain"][recipe].get("objective")
-        option = isinstance(objective, dict) and plugins.find("objective", objective["name"]).constant(
-            "LABEL_OPTION", default=None
-        )
-        if option:
+        if not isinstance(objective, dict):
+            continue
+        if option := plugins.find("objective", objective["name"]).constant("LABEL_OPTION", default=None):
             background = objective.get("options", {}).get(option)
             found.append(recipe + (f", background {background}" if background else ""))
     return f" (but which images are background was told by label or source: {'; '.join(found)})" if found else ""
