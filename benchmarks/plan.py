@@ -17,8 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from medssl.core.files import write_json
-from medssl.core.probe import costs
-from medssl.core.study import load_study
+from medssl.study.file import load_study
+from medssl.study.probe import costs
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = """\

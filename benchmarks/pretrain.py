@@ -39,12 +39,12 @@ from view_pipelines import view_rates
 from medssl.core.files import write_json
 from medssl.core.progress import Bar
 from medssl.core.rng import ids_to_keys
-from medssl.core.study import PretrainSettings
 from medssl.nn.backbone import build
 from medssl.nn.loading import Batch, Samples, Volume
 from medssl.nn.state import StateFolder
 from medssl.pretrain import loop
 from medssl.pretrain.loop import Plan, _Run
+from medssl.pretrain.options import PretrainOptions
 from medssl.pretrain.run import _train_rank
 
 RESULTS = Path(__file__).parent / "results"
@@ -169,7 +169,7 @@ def step_rates(
 
     The first turn warms up and counts the floating-point operations of both sides, which should be as many.
     """
-    settings = PretrainSettings(
+    settings = PretrainOptions(
         objective=objective, backbone=backbone, size=[size], batch_size=batch_size, precision=precision, device=device,
         deterministic=False,
     )  # type: ignore[arg-type]  # fmt: skip
@@ -222,7 +222,7 @@ def repeated(samples: Samples, count: int) -> Samples:
 
 def process_rate(samples: Samples, world: int, size: int, batch: int, folder: Path, device: str) -> float:
     """Images per second of SimCLR in `world` processes of one thread (or one GPU each), the whole batch being `batch`."""
-    settings = PretrainSettings(
+    settings = PretrainOptions(
         backbone="resnet18", size=[size], batch_size=batch, epochs=3, device="cpu" if device == "cpu" else "cuda",
         devices=world, checkpoint_every_s=1e6, tensorboard=False,
     )  # type: ignore[arg-type]  # fmt: skip
@@ -269,7 +269,7 @@ def real_loop(
     """
     cuda = device == "cuda"
     steps = WARM_STEPS + (40 if cuda else 3)
-    settings = PretrainSettings(
+    settings = PretrainOptions(
         objective=objective, backbone=backbone, size=[size], batch_size=batch_size, precision="bf16" if cuda else "fp32",
         device=device, max_steps=steps, workers=8 if cuda else 0, compile=compiled, checkpoint_every_s=1e6, tensorboard=False,
     )  # type: ignore[arg-type]  # fmt: skip

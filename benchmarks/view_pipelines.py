@@ -20,11 +20,11 @@ from monai import transforms
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from medssl.core.study import ViewSettings
 from medssl.nn.loading import Reader, Samples
+from medssl.nn.options import ViewOptions
 from medssl.nn.views import Crop, Views
 
-SAME_OPERATIONS = ViewSettings(flip={"CT": ["i"]}, gamma=1, noise=0)
+SAME_OPERATIONS = ViewOptions(flip={"CT": ["i"]}, gamma=1, noise=0)
 TURN_DEG, JITTER = SAME_OPERATIONS.rotation_deg, SAME_OPERATIONS.window_jitter
 SIZE = 224
 SCALE = SAME_OPERATIONS.scale

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medssl.core import cluster, gpus, process, ranks
+from medssl.core import cluster, gpus, launch, process
 from medssl.core.errors import MedsslError, PreemptedError, TooManyRefusalsError
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
@@ -31,7 +31,6 @@ app = typer.Typer(
 
 SpecPath = Annotated[Path, typer.Argument(help="spec file, results/<study>/specs/<stage>/<name>.json")]
 Log = Annotated[Path | None, typer.Option(help="append the log to this file")]
-STOP_BEFORE_DEADLINE_S = 120.0
 Threads = Annotated[int, typer.Option(min=1, help="threads this job may use")]
 
 
@@ -40,20 +39,21 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
     spec = Spec.read(spec_path)
     limit_threads(threads)
     part = "-".join(str(value) for value in arguments.values())
-    margin_s = spec.settings.get("stop_before_deadline_s", STOP_BEFORE_DEADLINE_S)
+    margin_s = spec.machine.stop_before_deadline_s
     failed = Path(spec.layout.state("failures", f"{stage}-{spec.name.replace('/', '-')}.json"))
     started_s = time.time()
-    first = ranks.rank(spec) == 0
+    first = launch.rank(spec) == 0
     try:
         with cluster.time_limit(margin_s, warn=stage == "finetune"), gpus.lease(_gpus(spec)):
-            ranks.spread(spec, threads)
+            launch.spread(spec, threads)
             with job(spec, part=part, log_path=log, threads=threads, joins=not first) as work:
-                getattr(importlib.import_module(f"medssl.{stage}.run"), step)(work, **arguments)
+                if not work.restore():
+                    getattr(importlib.import_module(f"medssl.{stage}.run"), step)(work, **arguments)
         failed.unlink(missing_ok=True)  # of a try before this one
     except MedsslError as error:
         if not first:
             if isinstance(error, PreemptedError):
-                ranks.let_the_first_end()
+                launch.let_the_first_end()
             raise
         _append(log, f"stopped: {error}")
         if isinstance(error, PreemptedError) and cluster.requeue(margin_s, started_s):
@@ -69,8 +69,7 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
 
 def _gpus(spec: Spec) -> int:
     """How many GPUs a job uses where there are some; on several nodes SLURM alone hands them out."""
-    trains = spec.stage in ("pretrain", "finetune") and spec.settings.get("nodes", 1) == 1
-    return int(spec.settings.get("devices", 1)) if trains and spec.settings.get("device") != "cpu" else 0
+    return spec.machine.processes if spec.machine.gpus and spec.machine.nodes == 1 else 0
 
 
 def limit_threads(threads: int) -> None:
@@ -133,8 +132,8 @@ def reduce(
 def _preview(source: Path, out: Path, arm: dict[str, Any], threads: int) -> None:
     """Ingest and prepare a source in a folder of its own, decide about its slices, and keep the pictures."""
     limit_threads(threads)
-    from medssl.core.one_source import reduce_specs_of, specs_of
     from medssl.reduce import run as reducing
+    from medssl.study.one_source import reduce_specs_of, specs_of
 
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as folder:
@@ -289,9 +288,9 @@ def _new_images(
     source: Path, beside: Path, ingest_section: dict[str, Any], prepare_section: dict[str, Any], threads: int
 ) -> Iterator[tuple[Path, Path, Any, Any]]:
     """Folders of ingest and prepare of a source of no study, gone afterwards; which file each id is of, and what was refused."""
-    from medssl.core.one_source import specs_of
     from medssl.core.tables import read_tsv
     from medssl.ingest import run as ingesting
+    from medssl.study.one_source import specs_of
 
     with tempfile.TemporaryDirectory(prefix=".part-", dir=beside) as folder:
         ingest, prepare = specs_of(source, Path(folder), ingest_section, prepare_section)
@@ -328,11 +327,12 @@ def compare(
 @app.command()
 def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> None:
     """Check a study file and write its specs, to run stages by hand."""
-    from medssl.core.dag import Dag
-    from medssl.core.study import load_study
+    from medssl.study.dag import Dag
+    from medssl.study.file import load_study
+    from medssl.study.sources import refresh_sources
 
     dag = Dag(load_study(files=[str(study_file)]))
-    dag.refresh_sources()
+    refresh_sources(dag.study, dag.layout)
     dag.write_specs()
     print(dag.layout.root / "specs")
 
@@ -346,10 +346,10 @@ def plan(
     """Say what a study will take here: hours, memory, disk, and the largest batch, from a piece of it that is run."""
     import shutil
 
-    from medssl.core.dag import Dag
-    from medssl.core.planning import table
-    from medssl.core.probe import costs
-    from medssl.core.study import load_study
+    from medssl.study.dag import Dag
+    from medssl.study.file import load_study
+    from medssl.study.planning import table
+    from medssl.study.probe import costs
 
     study = load_study(files=[str(study_file)])
     found, batches = costs(study, threads, limit_s)
@@ -368,9 +368,9 @@ def clean(
 
     Without volumes and arrays the results can be read; the next run of snakemake makes them and all that rests on them again.
     """
-    from medssl.core.cleaning import removable, remove, trained_again
     from medssl.core.layout import Layout
-    from medssl.core.study import load_study
+    from medssl.study.cleaning import removable, remove, trained_again
+    from medssl.study.file import load_study
 
     study = load_study(files=[str(study_file)])
     root = Layout.of(study.output, study.study).root
@@ -399,7 +399,7 @@ def clean(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of the study file, for editors."""
-    from medssl.core.schema import study_schema
+    from medssl.study.schema import study_schema
 
     print(json.dumps(study_schema(), indent=1))
 

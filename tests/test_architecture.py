@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medssl.core import plugins, sources
+from medssl.core import code, plugins
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "medssl"
@@ -57,7 +57,7 @@ def imported_packages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_each_room_imports_only_what_lies_below_it(path: Path) -> None:
-    imported = {room(p) for p in sources.imported_files(path)} - {"__init__"}
+    imported = {room(p) for p in code.imported_files(path)} - {"__init__"}
     assert imported <= MAY_IMPORT[room(path)], f"{path} imports {imported - MAY_IMPORT[room(path)]}"
     for package, rooms in BANNED.items():
         if package in imported_packages(path):
@@ -133,18 +133,18 @@ def test_code_hash_follows_imports_and_ignores_comments(tmp_path: Path) -> None:
     reached = {study}
     waiting = [study]
     while waiting:
-        for path in sources.imported_files(waiting.pop()):
+        for path in code.imported_files(waiting.pop()):
             if path not in reached:
                 reached.add(path)
                 waiting.append(path)
     assert {p.name for p in reached} >= {"study.py", "plugins.py", "errors.py"}
     assert "cli.py" not in {p.name for p in reached}
-    assert sources.code_hash(study) == sources.code_hash(study) != sources.code_hash(PACKAGE / "core" / "tables.py")
+    assert code.code_hash(study) == code.code_hash(study) != code.code_hash(PACKAGE / "core" / "tables.py")
 
 
 def test_the_schema_for_editors_is_fresh() -> None:
     import json
 
-    from medssl.core.schema import study_schema
+    from medssl.study.schema import study_schema
 
     assert json.loads((ROOT / "configs" / "study.schema.json").read_text()) == json.loads(json.dumps(study_schema()))

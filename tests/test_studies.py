@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medssl.core.dag import Dag
-from medssl.core.study import Study, load_study
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
+from medssl.study.options import Study
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "studies"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_full"))

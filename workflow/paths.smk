@@ -1,7 +1,7 @@
 # The study, checked; the listing of its sources, refreshed; the spec of every job, written where it changed.
 # Every path comes from L (medssl/core/layout.py).
 
-from medssl.core.workflow import announce, open_study, shell_prefix, stop_with_code, threads_each
+from medssl.study.workflow import announce, open_study, shell_prefix, stop_with_code, threads_each
 
 JOBS = open_study(workflow, config)
 L = JOBS.layout

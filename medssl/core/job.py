@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from medssl.core.energy import read_counters
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
@@ -25,16 +25,41 @@ from medssl.core.files import canonical_json, inside, read_json, sha256_file, sh
 from medssl.core.layout import Layout
 from medssl.core.origin import origin
 from medssl.core.progress import Bar, progress
+from medssl.core.store import RECEIPT, Store
 
-RECEIPT = "receipt.json"
+if TYPE_CHECKING:
+    from medssl.core.options import Options  # the command line starts without pydantic
+
 COMMAND = "MEDSSL_COMMAND"
 """Environment variable: what Snakemake was started with, for the receipts of the jobs that it starts."""
 LOCK_WAIT_S = 60.0
+NOT_KEPT = ("ingest", "report")
+"""Stages whose jobs run whenever Snakemake asks: the bytes that ingest reads are unknown, and report reads other receipts."""
+LIVE = "events"
+"""A folder of a job that a person may be looking into while it runs: no result, and left alone."""
+
+Chosen = TypeVar("Chosen", bound="Options")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a job asks of the machine: nodes, processes of each (one a device), and how long before a deadline it stops.
+
+    `gpus`: whether it takes a GPU for each process, where there are some.
+    """
+
+    nodes: int = 1
+    processes: int = 1
+    gpus: bool = False
+    stop_before_deadline_s: float = 120.0
 
 
 @dataclass(frozen=True)
 class Spec:
-    """The resolved options of one job, as the study file gave them; `inputs` and `outputs` are paths by name."""
+    """The resolved options of one job, completed from the study file; `inputs` are paths by name.
+
+    `given` has the hashes of files that the study file names itself, whose content must count for more than their time.
+    """
 
     stage: str
     name: str
@@ -42,9 +67,11 @@ class Spec:
     root: str
     seed: int
     code: str
-    settings: dict[str, Any]
+    options: dict[str, Any]
     inputs: dict[str, Any]
     out: str
+    given: dict[str, str] = field(default_factory=dict)
+    machine: Machine = Machine()
     private: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -57,6 +84,11 @@ class Spec:
         """The paths of the study."""
         return Layout(Path(self.root))
 
+    @property
+    def store(self) -> Store:
+        """Where results of this study are kept for the next time they are asked for."""
+        return Store(Path(self.layout.state("store", "")))
+
     def to_json(self) -> str:
         """The file that is the input of the rule."""
         return json.dumps(self._public(), indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -64,19 +96,27 @@ class Spec:
     @classmethod
     def read(cls, path: Path | str) -> Spec:
         """Read a spec file; an ingest spec is completed with the real paths, which only the private folder knows."""
-        spec = cls(**read_json(path))
+        spec = cls.of(read_json(path))
         place = Path(spec.layout.private(spec.name.split("/")[0], "place.json"))
         return dataclasses.replace(spec, private=read_json(place)) if spec.stage == "ingest" and place.is_file() else spec
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Spec:
+        """A spec from the values of its file."""
+        return cls(**values | {"machine": Machine(**values["machine"])})
+
     def _public(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "private"}
+        return {name: value for name, value in self.__dict__.items() if name != "private"} | {
+            "machine": dataclasses.asdict(self.machine)
+        }
 
 
 class Job:
     """What a stage's `run` needs beside its spec: the output folder, progress, verified inputs, the receipt."""
 
-    def __init__(self, spec: Spec, log: IO[str] | None, threads: int) -> None:
+    def __init__(self, spec: Spec, log: IO[str] | None, threads: int, *, joins: bool = False) -> None:
         self.spec = spec
+        self.joins = joins
         self.out = Path(spec.out)
         self.threads = threads
         self._log = log
@@ -86,6 +126,10 @@ class Job:
         self.notes: dict[str, Any] = {}
         self._start_s = time.monotonic()
         self._energy = read_counters()
+
+    def options(self, kind: type[Chosen]) -> Chosen:
+        """The job's options, checked again as they were when the study file was read."""
+        return kind.model_validate(self.spec.options)
 
     def path(self, *parts: str) -> Path:
         """A path below the output folder."""
@@ -138,38 +182,70 @@ class Job:
         if sha256 is not None:
             self._known.update(dict.fromkeys(paths, sha256))
 
+    def restore(self) -> bool:
+        """Take the results of an equal job that ran before, if they are kept; True if they are in place, with their receipt.
+
+        Equal are options, code and the bytes of all inputs.
+        """
+        key = self.key
+        if key is None or self.joins:  # the first process of the job puts them in place
+            return key is not None and self.spec.store.sound(key) is not None
+        receipt = self.spec.store.restore(key, self.out)
+        if receipt is None:
+            return False
+        _remove_others(self.out, {str(name) for name in receipt["outputs"]})
+        restored = {"date": datetime.now(UTC).date().isoformat(), "wall_s": round(time.monotonic() - self._start_s, 3)}
+        write_json(self.out / RECEIPT, receipt | {"spec": self.spec.hash, "restored": restored})
+        self.log(f"restored: an equal job of {receipt.get('date')} left these results, and nothing was made again")
+        return True
+
+    @functools.cached_property
+    def key(self) -> str | None:
+        """Hash of all that the results depend on: options, code, and the bytes of the inputs. None where that is not known."""
+        spec = self.spec
+        if spec.stage in NOT_KEPT or not spec.code:
+            return None
+        inputs = {}
+        for name, path in named_paths(spec.inputs):
+            digest = spec.given.get(name) or _digest(Path(path))
+            if digest is None:
+                return None
+            inputs[name] = digest
+        content = [spec.stage, spec.name, spec.study, spec.seed, spec.code, spec.options, spec.given, inputs]
+        return sha256_text(canonical_json(content))[:32]
+
     def write_receipt(self, folder: Path | None = None, name: str = RECEIPT) -> None:
         """The last file of a job: what went in, what came out, with what.
 
         Date, times, energy, command and origin are for people: no hash is made of them.
         """
         folder = folder or self.out
-        write_json(
-            folder / name,
-            {
-                "stage": self.spec.stage,
-                "name": self.spec.name,
-                "spec": self.spec.hash,
-                "code": self.spec.code,
-                "seed": self.spec.seed,
-                "inputs": dict(sorted(self._inputs.items())),
-                "outputs": {
-                    str(p.resolve().relative_to(folder.resolve())): {
-                        "sha256": self._known.get(p) or sha256_file(p),
-                        "size": p.stat().st_size,
-                    }
-                    for p in sorted(set(self._outputs))
-                },
-                "environment": environment(),
-                "origin": origin(),
-                "threads": self.threads,
-                "wall_s": round(time.monotonic() - self._start_s, 3),
-                "energy_j": read_counters().since(self._energy),
-                "date": datetime.now(UTC).date().isoformat(),
-                "command": os.environ.get(COMMAND),
-                **self.notes,
+        receipt = {
+            "stage": self.spec.stage,
+            "name": self.spec.name,
+            "spec": self.spec.hash,
+            "code": self.spec.code,
+            "seed": self.spec.seed,
+            "inputs": dict(sorted(self._inputs.items())),
+            "outputs": {
+                str(p.resolve().relative_to(folder.resolve())): {
+                    "sha256": self._known.get(p) or sha256_file(p),
+                    "size": p.stat().st_size,
+                }
+                for p in sorted(set(self._outputs))
             },
-        )
+            "environment": environment(),
+            "origin": origin(),
+            "threads": self.threads,
+            "wall_s": round(time.monotonic() - self._start_s, 3),
+            "energy_j": read_counters().since(self._energy),
+            "date": datetime.now(UTC).date().isoformat(),
+            "command": os.environ.get(COMMAND),
+            **self.notes,
+        }
+        write_json(folder / name, receipt)
+        if folder == self.out and name == RECEIPT and self.key is not None:
+            self.spec.store.keep(self.key, folder, receipt)
 
 
 @contextlib.contextmanager
@@ -182,7 +258,7 @@ def job(
     A process that `joins` belongs to a job whose first process, on this node or another, holds the folder and writes the results.
     """
     if joins:
-        yield Job(spec, None, threads)
+        yield Job(spec, None, threads, joins=True)
         return
     with contextlib.ExitStack() as stack:
         name = "-".join(filter(None, [spec.stage, spec.name.replace("/", "-"), part]))
@@ -251,13 +327,29 @@ def environment() -> dict[str, str]:
     return found
 
 
-def paths_in(inputs: Any) -> Iterator[str]:
-    """The paths of a spec's inputs, however they are nested."""
+def named_paths(inputs: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """(name, path) of a spec's inputs, however they are nested: `samples.0`, `encoders.simclr-all-seed0`."""
     if isinstance(inputs, str):
-        yield inputs
+        yield name, inputs
     else:
-        for part in inputs.values() if isinstance(inputs, dict) else inputs:
-            yield from paths_in(part)
+        for key, part in inputs.items() if isinstance(inputs, dict) else enumerate(inputs):
+            yield from named_paths(part, f"{name}.{key}" if name else str(key))
+
+
+def paths_in(inputs: Any) -> Iterator[str]:
+    """The files of a spec's inputs; a folder (a path without suffix) is stood for by the receipt that lists its files."""
+    for _, path in named_paths(inputs):
+        yield path if is_file_path(path) else str(receipt_of_folder(path))
+
+
+def is_file_path(path: Path | str) -> bool:
+    """Whether an input is a file; a folder such as `2_prepare/ct/arrays` has no suffix."""
+    return Path(path).suffix != ""
+
+
+def receipt_of_folder(path: Path | str) -> Path:
+    """The receipt of the job that writes a folder of files: beside the folder."""
+    return Path(path).parent / RECEIPT
 
 
 def drop_incomplete(root: Path) -> list[str]:
@@ -271,6 +363,32 @@ def drop_incomplete(root: Path) -> list[str]:
                 dropped.append(str(receipt))
                 break
     return dropped
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Files of an earlier run below a job's folder that are not among its results; folders of other jobs stay."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in names:
+            path.unlink()
+        elif path.is_dir() and path.name != LIVE and not any(path.rglob(RECEIPT)):
+            for file in [file for file in path.rglob("*") if file.is_file() and str(file.relative_to(folder)) not in names]:
+                file.unlink()
+
+
+def _digest(path: Path) -> str | None:
+    """Hash of an input as its receipt states it, of a folder all that lies in it; None where no receipt does."""
+    if is_file_path(path):
+        for folder in list(path.parents)[:4]:
+            if (folder / RECEIPT).is_file():
+                entry = _outputs(folder / RECEIPT, (folder / RECEIPT).stat().st_mtime_ns).get(str(path.relative_to(folder)))
+                return None if entry is None else str(entry["sha256"])
+        return None
+    receipt = receipt_of_folder(path)
+    if not receipt.is_file():
+        return None
+    listed = _outputs(receipt, receipt.stat().st_mtime_ns)
+    within = {name: entry["sha256"] for name, entry in listed.items() if name.startswith(f"{path.name}/")}
+    return sha256_text(canonical_json(within))
 
 
 def _receipt_entry(path: Path) -> tuple[dict[str, Any] | None, Path]:

@@ -1,7 +1,4 @@
-"""The listing of a source: names, sizes and times of its files, refreshed before planning. No header is read for it.
-
-The listing with real paths stays in the private folder. The DAG sees a count, a size and a keyed digest.
-"""
+"""The files of a source, and the ids that stand for names that must not be seen."""
 
 from __future__ import annotations
 
@@ -14,9 +11,8 @@ import stat
 from pathlib import Path
 
 from medssl.core.errors import StudyError
-from medssl.core.files import canonical_json, write_if_changed, write_text
-from medssl.core.label_table import FOLDERS, identities
-from medssl.core.layout import PRIVATE, Layout
+from medssl.core.files import write_text
+from medssl.core.layout import PRIVATE
 
 
 def load_key(path: str | None) -> bytes:
@@ -45,44 +41,6 @@ def minted(key: bytes, prefix: str, *names: str) -> str:
     """An id for names that must not be seen: `p-4f2a01b3c4d5`."""
     digest = hmac.new(key, "\x1f".join(names).encode("utf-8", "surrogateescape"), hashlib.sha256)
     return f"{prefix}-{digest.hexdigest()[:12]}"
-
-
-def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str | None = None) -> None:
-    """List the source and write its listing (private) and its summary (public), each only if it changed.
-
-    Label files are listed apart, also where they lie within the source: only fine-tuning waits for them. What a label table
-    says of splits, subjects and masks counts for the source's own digest, because the early stages depend on it.
-
-    Raises:
-        StudyError: the source does not exist or holds no file.
-    """
-    rows = walk(source, path)
-    if labels not in (None, FOLDERS):
-        rows = [row for row in rows if not _lies_in(Path(path) / row[0], str(labels))]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    PRIVATE.mkdir(mode=0o700, exist_ok=True)
-    write_if_changed(layout.private(source, "listing.jsonl"), text)
-    _write_summary(layout.listing(source), rows, text + identities(labels), key)
-    if labels:
-        beside = walk(f"{source}.labels", labels) if _holds_files(labels) else []
-        _write_summary(layout.label_listing(source), beside, json.dumps(beside), key)
-
-
-def _write_summary(target: str, rows: list[tuple[str, int, int, str]], text: str, key: bytes) -> None:
-    digest = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-    summary = {"files": len(rows), "bytes": sum(r[1] for r in rows), "digest": digest[:16]}
-    write_if_changed(target, canonical_json(summary) + "\n")
-
-
-def _holds_files(labels: str) -> bool:
-    """Whether label files are there already; they may come later."""
-    path = Path(labels)
-    return labels != FOLDERS and (path.is_file() or any(not entry.is_dir() for entry in path.rglob("*")))
-
-
-def _lies_in(file: Path, labels: str) -> bool:
-    """Whether a file of a source is one of its label files."""
-    return file.absolute().is_relative_to(Path(labels).absolute())
 
 
 def read(path: Path | str) -> list[tuple[str, int, int, str]]:

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from medssl.core.code import PACKAGE
 from medssl.core.files import sha256_file
-from medssl.core.sources import PACKAGE
 
 LOCK = "requirements.lock"
 CODE = ("medssl", "workflow", "Snakefile", "pyproject.toml", LOCK)

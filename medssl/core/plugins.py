@@ -1,7 +1,7 @@
 """A folder is the registry: `pretrain/objectives/simclr.py` *is* the objective `simclr`.
 
-The constructor signature is the schema. It is read from the source text, so that checking a study file imports neither
-torch nor monai.
+The constructor's signature is the schema, and what others must know of a plug-in are literals at the top of its file. Both are
+read from the source text, so that checking a study file imports neither torch nor monai.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import ast
 import importlib
 import re
 import typing
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from medssl.core import bounds
 from medssl.core.errors import StudyError, did_you_mean
@@ -34,31 +36,31 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """One file of a plug-in folder and the options its class or function takes."""
+    """One file of a plug-in folder, the options its class or function takes, and what it says of itself."""
 
     kind: str
     name: str
-    options: type[BaseModel]
-    summary: str
-
-    @property
-    def path(self) -> Path:
-        """The file that is the plug-in."""
-        return PACKAGE / KINDS[self.kind] / f"{self.name}.py"
+    path: Path
+    options: type[BaseModel] = field(compare=False)
+    summary: str = field(compare=False)
+    constants: dict[str, Any] = field(compare=False, repr=False)
 
     def load(self) -> Any:
         """The class or function itself (imports its module)."""
         module = importlib.import_module("medssl." + KINDS[self.kind].replace("/", ".") + "." + self.name)
-        return getattr(module, _public_name(self.path))
+        return getattr(module, _public_definition(ast.parse(self.path.read_text(encoding="utf-8")), self.path).name)
 
     def constant(self, name: str, default: Any = ...) -> Any:
-        """A literal at the top of the plug-in's file, such as `MODES`, read from the source text; `default` where it has none."""
-        for node in ast.parse(self.path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                return ast.literal_eval(node.value)
+        """A literal at the top of the plug-in's file, such as `MODES`; `default` where it has none.
+
+        Raises:
+            StudyError: it has none, and there is no default.
+        """
+        if name in self.constants:
+            return self.constants[name]
         if default is not ...:
             return default
-        raise StudyError(f"{self.kind} {self.name!r} does not say its {name}; write it at the top of {self.path.name}.")
+        raise StudyError(f"{self.kind} {self.name!r} does not state its {name}; write it at the top of {self.path.name}.")
 
     def check(self, options: dict[str, Any]) -> dict[str, Any]:
         """`options` completed with the defaults; pydantic's ValidationError if a key or value is wrong."""
@@ -67,8 +69,7 @@ class Plugin:
 
 def names(kind: str) -> list[str]:
     """The plug-ins of a kind, sorted."""
-    folder = PACKAGE / KINDS[kind]
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in (PACKAGE / KINDS[kind]).glob("*.py") if not path.stem.startswith("_"))
 
 
 def find(kind: str, name: str) -> Plugin:
@@ -80,24 +81,81 @@ def find(kind: str, name: str) -> Plugin:
     if name not in names(kind):
         raise StudyError(f"there is no {kind} {name!r}.{did_you_mean(name, names(kind))}")
     path = PACKAGE / KINDS[kind] / f"{name}.py"
-    definition = _public_definition(path)
-    return Plugin(kind, name, _options_model(name, definition), (ast.get_docstring(definition) or "").split("\n")[0])
+    return _read(kind, path, path.stat().st_mtime_ns)
 
 
-def _public_name(path: Path) -> str:
-    return _public_definition(path).name
+def all_of(kind: str) -> Iterator[Plugin]:
+    """Every plug-in of a kind, by name."""
+    return (find(kind, name) for name in names(kind))
 
 
-def _public_definition(path: Path) -> ast.ClassDef | ast.FunctionDef:
+def with_used(kind: str, name: str, options: dict[str, Any]) -> Iterator[Plugin]:
+    """A plug-in, and the plug-ins that it loads under these options: `USES = {"slices": "backbone"}` of its file says that its
+    option `slices` names a backbone.
+    """
+    plugin = find(kind, name)
+    yield plugin
+    complete = plugin.check(options)
+    for option, used in plugin.constant("USES", default={}).items():
+        if complete.get(option) is not None:
+            yield from with_used(used, complete[option], complete.get(f"{option}_options") or {})
+
+
+@lru_cache(maxsize=256)
+def _read(kind: str, path: Path, changed_ns: int) -> Plugin:
+    """A plug-in's file, parsed once as long as it stays the same."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    definition = _public_definition(tree, path)
+    text = ast.get_docstring(definition) or ""
+    return Plugin(
+        kind,
+        path.stem,
+        path,
+        _options_model(path.stem, definition, _described(text)),
+        text.split("\n")[0],
+        dict(_literals(tree)),
+    )
+
+
+def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
+    """The names in capitals at the top of a file whose value is a literal."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id.isupper() and node.value is not None:  # type: ignore[union-attr]
+                try:
+                    yield target.id, ast.literal_eval(node.value)  # type: ignore[union-attr]
+                except ValueError:  # computed, and so of no concern to others
+                    continue
+
+
+def _public_definition(tree: ast.Module, path: Path) -> ast.ClassDef | ast.FunctionDef:
     """The class or function of the file that bears the file's name (`every_n`, `SimCLR` in simclr.py)."""
     wanted = path.stem.replace("_", "").lower()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name.replace("_", "").lower() == wanted:
             return node
     raise StudyError(f"{path.name} holds no class or function named like the file; a plug-in needs one.")
 
 
-def _options_model(name: str, definition: ast.ClassDef | ast.FunctionDef) -> type[BaseModel]:
+def _described(docstring: str) -> dict[str, str]:
+    """What the section `Options:` of a docstring says of each option (`name: a sentence.`, which may run over lines)."""
+    found: dict[str, str] = {}
+    inside, last = False, ""
+    for line in docstring.splitlines():
+        if re.fullmatch(r"\s*Options:\s*", line):
+            inside, last = True, ""
+        elif inside and line.strip() and not line.startswith(" "):
+            inside = False
+        elif inside and (match := re.fullmatch(r"    (\w+): (.+)", line)):
+            last = match[1]
+            found[last] = match[2].strip()
+        elif inside and last and line.strip():
+            found[last] += " " + line.strip()
+    return found
+
+
+def _options_model(name: str, definition: ast.ClassDef | ast.FunctionDef, described: dict[str, str]) -> type[BaseModel]:
     """Keyword-only parameters with a default are options; parameters before `*` are given by the stage."""
     function = definition
     if isinstance(definition, ast.ClassDef):
@@ -107,7 +165,11 @@ def _options_model(name: str, definition: ast.ClassDef | ast.FunctionDef) -> typ
         for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
             if default is not None:
                 annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"
-                fields[argument.arg] = (_evaluate(annotation), ast.literal_eval(default))
+                value = Field(ast.literal_eval(default), description=described.get(argument.arg))
+                fields[argument.arg] = (_evaluate(annotation), value)
+    unknown = sorted(described.keys() - fields.keys())
+    if unknown:
+        raise StudyError(f"{name}: its docstring describes an option {unknown[0]!r} that the signature does not have.")
     config = ConfigDict(extra="forbid", frozen=True)
     return create_model(f"{name}_options", __config__=config, **fields)
 

@@ -12,8 +12,8 @@ import pandas as pd
 from medssl.evaluate.delong import delong
 from medssl.evaluate.intervals import Interval, Replicates, interval, mean_of
 from medssl.evaluate.predictions import Tested, arm_of, is_scratch
-from medssl.evaluate.ranks import holm, signed_ranks
 from medssl.evaluate.sample import Floats
+from medssl.evaluate.signed_ranks import holm, signed_ranks
 
 Key = tuple[str, str]
 """A metric and a class."""

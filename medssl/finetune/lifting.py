@@ -21,7 +21,7 @@ CODED = ("common", "salient")
 def lifted(contract: dict[str, Any], encoder: str, contracts: list[dict[str, Any]]) -> dict[str, Any]:
     """The contract of the network that is fine-tuned, of that of the network that was pre-trained.
 
-    `encoder`: see `FinetuneSettings`. The slice transformer has the options that one of `contracts` learnt, for all alike.
+    `encoder`: see `FinetuneOptions`. The slice transformer has the options that one of `contracts` learnt, for all alike.
 
     Raises:
         StudyError: a 3-D network cannot be made 3-D; the runs have learnt transformers or codes that are not alike.

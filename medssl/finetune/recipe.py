@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from medssl.core.bounds import Count, Fold, Fraction, Positive, Weight, Whole
+from medssl.core.options import Options
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Options):
     """How a network is fine-tuned. Equal for pretrained and scratch; written into every row of fits.tsv."""
 
-    epochs: int = 30
-    max_steps: int | None = None
-    batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup_frac: float = 0.1
-    layer_decay: float = 1.0
-    frozen_frac: float = 0.15
-    evaluations: int = 8
+    epochs: Count = 30
+    """Length in passes over the labelled cases."""
+    max_steps: Count | None = None
+    """Largest number of steps."""
+    batch_size: Count = 64
+    """Images or patches of a step."""
+    lr: Positive = 1e-3
+    """Peak learning rate of the head; the backbone's where `layer_decay` is 1."""
+    weight_decay: Weight = 1e-4
+    """Weight decay."""
+    warmup_frac: Fold = 0.1
+    """Share of the steps in which the learning rate rises to its peak."""
+    layer_decay: Fraction = 1.0
+    """Factor of the learning rate from each block to the one below it."""
+    frozen_frac: Fold = 0.15
+    """For mode `gradual`: share of the steps in which the backbone is frozen."""
+    evaluations: Count = 8
+    """How often validation is scored; the best step is kept."""
     augment: bool = True
+    """Shift, turn, scale, brightness and contrast."""
     flips: bool = False
-    mixup: float = 0.0
-    calibration_batches: int = 8
+    """Mirror images too: the left kidney then looks like the right one."""
+    mixup: Weight = 0.0
+    """α of Mixup; 0 mixes nothing."""
+    calibration_batches: Whole = 8
+    """Training batches over which batch-norm statistics are taken before validation."""
 
     def steps(self, num_train: int) -> int:
         """Optimiser steps on `num_train` cases."""

@@ -93,9 +93,9 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
     """
     import torch
 
-    from medssl.core.study import ViewSettings
     from medssl.nn.backbone import build, pooled
     from medssl.nn.loading import Reader, load, read_samples
+    from medssl.nn.options import ViewOptions
     from medssl.nn.views import Crop, Views
     from medssl.nn.weights import load_encoder
 
@@ -114,7 +114,7 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
         )
     patch = (size[0], size[1], size[2]) if contract["spatial_dims"] == 3 else None
     reader = Reader(samples, patch=patch, shrink_to=max(size) if patch is None else None)
-    views = Views(ViewSettings.still(), [Crop(1, size)], samples, seed=0)
+    views = Views(ViewOptions.still(), [Crop(1, size)], samples, seed=0)
     requests = [(0, np.arange(at, min(at + batch_size, len(samples)))) for at in range(0, len(samples), batch_size)]
     features = []
     with torch.no_grad():

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, rng, uniforms
-from medssl.core.study import ViewSettings
 from medssl.nn.loading import Batch, Samples
+from medssl.nn.options import ViewOptions
 
 AXES = "ijk"
 NUM_DRAWS = 22
@@ -57,7 +57,7 @@ class Views:
         StudyError: a crop has another number of sizes than the images have dimensions.
     """
 
-    def __init__(self, settings: ViewSettings, crops: list[Crop], samples: Samples, *, seed: int) -> None:
+    def __init__(self, settings: ViewOptions, crops: list[Crop], samples: Samples, *, seed: int) -> None:
         self.settings, self.crops, self.seed = settings, crops, seed
         self.flippable = np.array(
             [[axis in settings.flip.get(volume.modality, ()) for axis in AXES] for volume in samples.volumes], dtype=bool
@@ -100,7 +100,7 @@ class Views:
             return self
         less = copy.copy(self)
         if crop.varies != "all":
-            less.settings = self.settings.unmoved() if crop.varies == "intensity" else ViewSettings.still()
+            less.settings = self.settings.unmoved() if crop.varies == "intensity" else ViewOptions.still()
             less.flippable = np.zeros_like(self.flippable)
         if not crop.noise:
             less.settings = less.settings.model_copy(update={"noise": 0.0})

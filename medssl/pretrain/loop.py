@@ -25,7 +25,6 @@ from medssl.core import plugins
 from medssl.core.errors import MedsslError, NotFiniteError, OutOfMemoryError, PreemptedError, StudyError
 from medssl.core.progress import Bar
 from medssl.core.rng import key
-from medssl.core.study import PretrainSettings, ViewSettings
 from medssl.nn.backbone import Backbone, build
 from medssl.nn.determinism import use_deterministic_algorithms
 from medssl.nn.gather import any_rank, averaged, gather, synchronise_batch_norm
@@ -37,6 +36,7 @@ from medssl.nn.state import StateFolder, optimizer_tensors, restore_optimizer, u
 from medssl.nn.views import Crop, Views
 from medssl.nn.weights import load_encoder, load_parts, part_tensors
 from medssl.pretrain.objective import Loss, Objective
+from medssl.pretrain.options import PretrainOptions, ViewOptions
 from medssl.pretrain.picture import grid
 
 CURVE_ROWS = 200
@@ -55,7 +55,7 @@ NAMED = 64
 class Plan:
     """All that a run depends on; it can be sent to another process."""
 
-    settings: PretrainSettings
+    settings: PretrainOptions
     seed: int
     samples: Samples
     state: Path
@@ -259,7 +259,7 @@ class _Run:
     def plain_images(self, epoch: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """All samples without randomness, `(n, c, *size)`, with their rows."""
         crop = self.objective.crops(self.plan.size)[0]
-        views = Views(ViewSettings.still(), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
+        views = Views(ViewOptions.still(), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
         order = epoch_order(self.plan.seed, epoch, len(self.plan.samples))
         for batch in load(self.reader, self.all_rows(epoch, order, whole=True), device=self.device):
             images = views(batch)

@@ -20,11 +20,11 @@ from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.files import canonical_json, sha256_file, sha256_text, write_json, writing
 from medssl.core.given_labels import with_given_labels
 from medssl.core.job import Job
+from medssl.core.launch import rank
 from medssl.core.progress import progress
-from medssl.core.ranks import rank
 from medssl.core.scratch import near
-from medssl.core.study import PretrainSettings
 from medssl.pretrain.contract import contract
+from medssl.pretrain.options import PretrainOptions
 
 if TYPE_CHECKING:
     from medssl.nn.loading import Samples
@@ -45,7 +45,7 @@ def run(job: Job) -> None:
     seed = int(options.pop("pretrain_seed"))
     options.pop("licences", None)  # for the contract
     options.pop("init_sha256", None)  # of the file, whose bytes are hashed again below
-    settings = PretrainSettings(**options)
+    settings = PretrainOptions(**options)
     # torch and what needs it is imported only now
     import torch
 
@@ -207,7 +207,7 @@ def _forwarded_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _device(settings: PretrainSettings) -> str:
+def _device(settings: PretrainOptions) -> str:
     """`cpu`, or the name of the first CUDA device.
 
     Raises:

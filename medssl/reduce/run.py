@@ -24,7 +24,7 @@ from medssl.reduce.budget import exactly, nearest_threshold
 from medssl.reduce.descriptors import describe_slices
 from medssl.reduce.leakage import DETAIL, NEAR, SAME, THUMB, Match, Print, fingerprint, matches
 from medssl.reduce.pairs import Pairs, Remembered
-from medssl.reduce.ranks import Ranks
+from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import LEAK, NOBODY, Decision, Slices
 from medssl.reduce.traversals import TRAVERSALS, balanced
 from medssl.reduce.windows import Window

@@ -27,17 +27,18 @@ def finished() -> list[Path]:
 @pytest.fixture(scope="session")
 def demo_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`results/demo` of ingest and prepare on the bundled images, through real specs and jobs."""
-    from medssl.core.dag import Dag
     from medssl.core.job import Spec, job
-    from medssl.core.study import load_study
     from medssl.ingest import run as ingest
     from medssl.prepare.run import run as prepare
+    from medssl.study.dag import Dag
+    from medssl.study.file import load_study
+    from medssl.study.sources import refresh_sources
 
     folder = tmp_path_factory.mktemp("demo")
     with contextlib.chdir(folder):
         Path("study.yaml").write_text(STUDY.format(root=ROOT), encoding="utf-8")
         dag = Dag(load_study(files=["study.yaml"]))
-        dag.refresh_sources()
+        refresh_sources(dag.study, dag.layout)
         dag.write_specs()
         for source in dag.study.sources:
             spec = Spec.read(dag.layout.spec("ingest", source))

@@ -13,7 +13,7 @@ import pytest
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import write_text
 from medssl.core.job import COMMAND, Spec, drop_incomplete, hold, job
-from medssl.core.workflow import command_line
+from medssl.study.workflow import command_line
 
 
 def make_spec(tmp_path: Path, **changes: object) -> Spec:

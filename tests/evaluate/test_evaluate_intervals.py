@@ -13,8 +13,8 @@ from medssl.core.rng import rng
 from medssl.evaluate.delong import components, delong
 from medssl.evaluate.intervals import FEWEST_OF_CLASS, Replicates, interval, mean_of, unit_weights
 from medssl.evaluate.metrics.auc import auc
-from medssl.evaluate.ranks import holm, signed_ranks
 from medssl.evaluate.sample import Sample, Truth, apart
+from medssl.evaluate.signed_ranks import holm, signed_ranks
 
 
 def replicates(values: np.ndarray, weights: np.ndarray, num_bootstrap: int) -> Replicates:

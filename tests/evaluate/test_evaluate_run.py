@@ -16,8 +16,8 @@ from medssl.core import job as jobs
 from medssl.core import plugins, tables
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.job import Spec
-from medssl.core.study import EvaluateSettings
 from medssl.evaluate.comparisons import asked_pairs, networks_of, pairs_of
+from medssl.evaluate.options import EvaluateOptions
 from medssl.evaluate.predictions import arm_of, is_scratch
 from medssl.evaluate.run import run
 
@@ -41,7 +41,7 @@ def evaluated(
     of_task: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
-    values = EvaluateSettings(bootstrap=200, **settings).model_dump() | {"task": task, "name": "task", **(of_task or {})}
+    values = EvaluateOptions(bootstrap=200, **settings).model_dump() | {"task": task, "name": "task", **(of_task or {})}
     out = root / "6_evaluate" / "task"
     spec = Spec("evaluate", "task", "s", str(root), 0, "c", values, {"predictions": str(path), **(inputs or {})}, str(out))
     with jobs.job(spec) as job:
@@ -347,6 +347,6 @@ def test_a_scratch_is_a_control_and_no_arm() -> None:
 
 def test_settings_refuse_unknown_metrics_and_options() -> None:
     with pytest.raises(ValueError, match="Did you mean"):
-        EvaluateSettings(metrics=["aucc"])
+        EvaluateOptions(metrics=["aucc"])
     with pytest.raises(ValueError, match="no option"):
-        EvaluateSettings(metrics=[{"nsd": {"tolerance": 1.0}}])
+        EvaluateOptions(metrics=[{"nsd": {"tolerance": 1.0}}])

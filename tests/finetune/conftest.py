@@ -14,7 +14,7 @@ from made_receipts import receipt
 from medssl.core import tables
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
-from medssl.core.study import FinetuneSettings
+from medssl.finetune.options import FinetuneOptions
 
 SIDE = 16
 CLASSES = ("bladder", "femur", "liver")
@@ -118,7 +118,7 @@ def finetune_spec(source: Path, *encoders: Path, seed: int = 0, **settings: Any)
         root=str(root),
         seed=seed,
         code="0",
-        settings=json.loads(FinetuneSettings(source=source.name, **(small | settings)).model_dump_json()),
+        settings=json.loads(FinetuneOptions(source=source.name, **(small | settings)).model_dump_json()),
         inputs={
             "samples": str(source / "samples.parquet"),
             "volumes": str(source / "volumes.tsv"),

@@ -23,7 +23,7 @@ from test_finetune_segmentation import SMALL, scan, write_scans
 from medssl.core import tables
 from medssl.core.job import Spec, job
 from medssl.core.rng import rng
-from medssl.core.study import EvaluateSettings
+from medssl.evaluate.options import EvaluateOptions
 from medssl.evaluate.run import run as evaluate
 from medssl.finetune.decoder import UNet
 from medssl.finetune.scans import batch_of, places_of
@@ -39,7 +39,7 @@ CLASSES = ["bladder", "femur", "liver"]
 def scores(root: Path, task: str) -> pd.DataFrame:
     """What stage evaluate says of the fits of stage finetune."""
     folder = root / "5_finetune" / "organs"
-    values = EvaluateSettings(bootstrap=100).model_dump() | {"task": task, "name": "organs"}
+    values = EvaluateOptions(bootstrap=100).model_dump() | {"task": task, "name": "organs"}
     inputs = {"predictions": str(folder / "predictions.parquet"), "fits": str(folder / "fits.tsv")}
     spec = Spec("evaluate", "organs", "study", str(root), 0, "c", values, inputs, str(root / "6_evaluate" / "organs"))
     with job(spec) as work:

@@ -9,21 +9,21 @@ import pytest
 from pydantic import ValidationError
 
 from medssl.core import plugins
-from medssl.core.study import FinetuneSettings
+from medssl.finetune.options import FinetuneOptions
 from medssl.finetune.recipe import Recipe
 
 
 @pytest.mark.parametrize("task", plugins.names("task"))
 def test_a_task_brings_its_own_modes_and_options(task: str) -> None:
-    settings = FinetuneSettings(source="a", task=task)
+    settings = FinetuneOptions(source="a", task=task)
     plugin = plugins.find("task", task)
     assert settings.modes == plugin.constant("DEFAULT_MODES")
     assert settings.options == plugin.check({})
-    assert FinetuneSettings(**settings.model_dump()) == settings
+    assert FinetuneOptions(**settings.model_dump()) == settings
 
 
 def test_defaults_of_the_recipe_are_those_of_the_study_file() -> None:
-    settings = FinetuneSettings(source="a")
+    settings = FinetuneOptions(source="a")
     assert {f.name: getattr(settings, f.name) for f in fields(Recipe)} == {f.name: f.default for f in fields(Recipe)}
 
 
@@ -41,4 +41,4 @@ def test_defaults_of_the_recipe_are_those_of_the_study_file() -> None:
 )
 def test_wrong_words_and_values_are_refused(wrong: dict[str, Any], hint: str) -> None:
     with pytest.raises(ValidationError, match=hint):
-        FinetuneSettings(source="a", **wrong)
+        FinetuneOptions(source="a", **wrong)

@@ -11,8 +11,8 @@ import torch
 from prepared import write_prepared
 
 from medssl.core.errors import StudyError
-from medssl.core.study import ViewSettings
 from medssl.nn.loading import Reader, read_samples
+from medssl.nn.options import ViewOptions
 from medssl.nn.views import Crop, Views, _blur
 
 STILL = {"scale": (1.0, 1.0), "ratio": 1.0, "rotation_deg": 0, "window_jitter": 0, "gamma": 1, "blur_prob": 0, "noise": 0}
@@ -25,7 +25,7 @@ def samples(tmp_path: Path) -> Any:
 
 
 def make(samples: Any, crops: list[Crop] | None = None, **options: Any) -> Views:
-    return Views(ViewSettings(**options), crops or [Crop(2, (16, 16))], samples, seed=3)
+    return Views(ViewOptions(**options), crops or [Crop(2, (16, 16))], samples, seed=3)
 
 
 def test_without_randomness_a_view_of_the_same_size_is_the_windowed_image(samples: Any) -> None:
@@ -150,7 +150,7 @@ def test_several_windows_become_channels(tmp_path: Path) -> None:
     inputs = write_prepared(tmp_path, windows=2)
     samples = read_samples(inputs["samples"], inputs["volumes"])
     batch = Reader(samples)[(0, np.array([0, 1]))]
-    view = Views(ViewSettings(**STILL), [Crop(1, (24, 20))], samples, seed=0)(batch)[0]
+    view = Views(ViewOptions(**STILL), [Crop(1, (24, 20))], samples, seed=0)(batch)[0]
     assert view.shape == (2, 2, 24, 20)
     assert torch.allclose(view[:, 1:], ((batch.values + 160) / 400).clamp(0, 1), atol=1e-4)
 

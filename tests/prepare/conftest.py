@@ -13,8 +13,8 @@ import pytest
 
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
-from medssl.core.study import PrepareSettings
 from medssl.core.tables import write_parquet, write_tsv
+from medssl.prepare.options import PrepareOptions
 from medssl.prepare.run import run
 
 
@@ -96,7 +96,7 @@ class Ingested:
             root=str(self.root),
             seed=seed,
             code="0",
-            settings=PrepareSettings(**settings).model_dump(),
+            settings=PrepareOptions(**settings).model_dump(),
             inputs={"series": str(self.folder / "series.tsv")},
             out=str(out),
         )

@@ -71,7 +71,7 @@ def test_positions_of_a_sheared_volume_are_distances_between_planes():
 def test_settings_that_cannot_be_meant_are_refused(options, sentence):
     from pydantic import ValidationError
 
-    from medssl.core.study import PrepareSettings
+    from medssl.prepare.options import PrepareOptions
 
     with pytest.raises(ValidationError, match=sentence):
-        PrepareSettings(**options)
+        PrepareOptions(**options)

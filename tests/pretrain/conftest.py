@@ -20,15 +20,15 @@ def make_plan(tmp_path: Path) -> Callable[..., Any]:
     cohorts: dict[str, Any] = {}
 
     def make(state: str = "state", cohort: dict[str, Any] | None = None, seed: int = 0, **settings: Any) -> Any:
-        from medssl.core.study import PretrainSettings
         from medssl.nn.loading import read_samples
         from medssl.pretrain.loop import Plan
+        from medssl.pretrain.options import PretrainOptions
 
         named = repr(cohort)
         if named not in cohorts:
             cohorts[named] = write_prepared(tmp_path / f"cohort{len(cohorts)}", **(cohort or {}))
         inputs = cohorts[named]
         samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
-        return Plan(PretrainSettings(**(TINY | settings)), seed, samples, tmp_path / state)
+        return Plan(PretrainOptions(**(TINY | settings)), seed, samples, tmp_path / state)
 
     return make

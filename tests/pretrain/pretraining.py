@@ -150,10 +150,10 @@ def made_objective(name: str, dims: int, *, samples: Any = None, seed: int = 0, 
 
 def step(objective: Any, batch: Any, size: tuple[int, ...], samples: Any) -> tuple[Any, dict[str, Any]]:
     """Views, forward, loss, backward; returns (loss, outputs)."""
-    from medssl.core.study import ViewSettings
+    from medssl.nn.options import ViewOptions
     from medssl.nn.views import Views
 
-    views = Views(ViewSettings(), objective.crops(size), samples, seed=0)(batch)
+    views = Views(ViewOptions(), objective.crops(size), samples, seed=0)(batch)
     outputs = objective(views, batch)
     loss = objective.loss(outputs, batch)
     loss.value.backward()

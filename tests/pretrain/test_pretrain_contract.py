@@ -110,8 +110,8 @@ def fill_memory(objective: Any, samples: Any, dims: int) -> None:
     for at in range(0, len(samples), 8):
         batch = made_batch(samples, list(range(at, at + 8)), dims)
         with torch.no_grad():
-            from medssl.core.study import ViewSettings
+            from medssl.nn.options import ViewOptions
             from medssl.nn.views import Views
 
-            views = Views(ViewSettings(), objective.crops((16,) * dims), samples, seed=0)(batch)
+            views = Views(ViewOptions(), objective.crops((16,) * dims), samples, seed=0)(batch)
             objective.after_step(objective(views, batch), batch, 0.0)

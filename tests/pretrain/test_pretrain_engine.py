@@ -231,7 +231,7 @@ def run_stage(
     from pretraining import TINY
 
     from medssl.core.job import Spec, job
-    from medssl.core.study import PretrainSettings
+    from medssl.pretrain.options import PretrainOptions
     from medssl.pretrain.run import run
 
     prepared = root / "2_prepare" / "ct"
@@ -244,7 +244,7 @@ def run_stage(
             "keep": str(root / "3_reduce" / "ct" / "all" / "keep.parquet"),
         }
     )
-    values = PretrainSettings(**(TINY | {"epochs": 1, "tensorboard": True} | settings)).model_dump(
+    values = PretrainOptions(**(TINY | {"epochs": 1, "tensorboard": True} | settings)).model_dump(
         exclude={"arms", "seeds", "cohort"}
     )
     if before is not None:

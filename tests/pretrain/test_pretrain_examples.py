@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medssl.core import plugins
-from medssl.core.study import load_study
+from medssl.study.file import load_study
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "examples"
 

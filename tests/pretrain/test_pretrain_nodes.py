@@ -17,17 +17,17 @@ from prepared import write_prepared
 from pretraining import TINY
 
 from medssl import cli
-from medssl.core import ranks, tables
+from medssl.core import launch, tables
 from medssl.core.errors import PreemptedError, StudyError
 from medssl.core.job import Spec, hold
-from medssl.core.study import PretrainSettings
+from medssl.pretrain.options import PretrainOptions
 
 
 def write_spec(root: Path, **settings: Any) -> Path:
     """A spec file of a tiny run and all it reads."""
     inputs = write_prepared(root)
     values = {**TINY, "epochs": 1, "warmup_frac": 0.0, "device": "cpu", **settings}
-    resolved = json.loads(PretrainSettings(**values).model_dump_json(exclude={"arms", "seeds", "cohort"}))
+    resolved = json.loads(PretrainOptions(**values).model_dump_json(exclude={"arms", "seeds", "cohort"}))
     spec = Spec(
         stage="pretrain", name="ct/simclr-all-seed0", study="t", root=str(root), seed=0, code="c",
         settings=resolved | {"pretrain_seed": 0}, inputs=inputs, out=str(root / "4_pretrain" / "ct" / "simclr-all-seed0"),
@@ -96,8 +96,8 @@ def test_only_the_first_process_of_a_job_takes_its_lock(tmp_path: Path, monkeypa
     spec = Spec.read(write_spec(tmp_path, nodes=2))
     lock = tmp_path / "state" / "locks" / "pretrain-ct-simclr-all-seed0.lock"
     monkeypatch.setenv("SLURM_PROCID", "1")
-    assert ranks.rank(spec) == 1
-    with hold(lock), job(spec, joins=ranks.rank(spec) > 0) as work:
+    assert launch.rank(spec) == 1
+    with hold(lock), job(spec, joins=launch.rank(spec) > 0) as work:
         assert work.out == Path(spec.out)
 
 
@@ -116,7 +116,7 @@ def test_the_first_process_of_a_stopped_job_asks_for_the_queue_before_the_others
     monkeypatch.setattr("medssl.pretrain.run.run", stopped)
     monkeypatch.setattr("medssl.cli.limit_threads", lambda _: None)
     monkeypatch.setattr("medssl.core.cluster.requeue", lambda *_: did.append("requeue"))
-    monkeypatch.setattr("medssl.core.ranks.time.sleep", lambda seconds: did.append("wait"))
+    monkeypatch.setattr("medssl.core.launch.time.sleep", lambda seconds: did.append("wait"))
     with pytest.raises(PreemptedError):
         cli._run("pretrain", "run", spec, None, 1)
     assert did == [["requeue"], ["wait"]][number]
@@ -124,19 +124,19 @@ def test_the_first_process_of_a_stopped_job_asks_for_the_queue_before_the_others
 
 def test_a_process_number_means_nothing_to_a_job_of_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert ranks.rank(Spec.read(write_spec(tmp_path))) == 0
+    assert launch.rank(Spec.read(write_spec(tmp_path))) == 0
 
 
 def test_srun_is_told_nodes_and_devices_once() -> None:
-    line = ranks.srun_line(2, 4, 16, ["python", "-m", "medssl", "pretrain", "spec.json"])
+    line = launch.srun_line(2, 4, 16, ["python", "-m", "medssl", "pretrain", "spec.json"])
     assert line[:5] == ["srun", "--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=4"]
     assert line[-2:] == ["pretrain", "spec.json"]
-    assert ranks.started({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}, 8)
-    assert not ranks.started({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 8)
+    assert launch.started({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}, 8)
+    assert not launch.started({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 8)
 
 
 def test_several_nodes_without_an_allocation_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(StudyError, match="nodes: 2, and this is one machine"):
-        ranks.spread(Spec.read(write_spec(tmp_path, nodes=2)), 1)
+        launch.spread(Spec.read(write_spec(tmp_path, nodes=2)), 1)

@@ -13,7 +13,6 @@ from pretraining import made_batch, made_objective, made_samples
 from torch import Tensor
 
 from medssl.core.errors import StudyError
-from medssl.core.study import PretrainSettings
 from medssl.nn.clustering import sinkhorn, spherical_kmeans
 from medssl.nn.contrast import nt_xent
 from medssl.nn.momentum import cosine_momentum
@@ -21,6 +20,7 @@ from medssl.nn.optimizers import LAMB, LARS, cosine_between, warmup_cosine
 from medssl.nn.whitening import shuffled_group_whitening
 from medssl.pretrain.loop import _Run
 from medssl.pretrain.objectives.gsimclr import clean_batches
+from medssl.pretrain.options import PretrainOptions
 from medssl.pretrain.partitions import rank_within
 
 
@@ -262,7 +262,7 @@ def test_the_weight_decay_goes_from_the_first_to_the_final_value_along_half_a_co
 
 
 def test_a_run_gives_the_final_weight_decay_to_what_decays_and_to_nothing_else() -> None:
-    settings = PretrainSettings(weight_decay=0.04, final_weight_decay=0.2)
+    settings = PretrainOptions(weight_decay=0.04, final_weight_decay=0.2)
     groups = [{"decays": True, "weight_decay": 0.04}, {"decays": False, "weight_decay": 0.0}]
     optimizer = SimpleNamespace(param_groups=groups)
     for progress, wanted in ((0.0, 0.04), (0.5, 0.12), (1.0, 0.2)):

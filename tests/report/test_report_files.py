@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from medssl.core.errors import StudyError
-from medssl.core.study import ReportSettings
 from medssl.report.comparison import score_pairs
 from medssl.report.crate import crate, named
 from medssl.report.evidence import Evidence
 from medssl.report.model_card import model_card
+from medssl.report.options import ReportOptions
 from medssl.report.run import compare
 
 SHA = {name: f"{i:064x}" for i, name in enumerate(["series", "volume", "samples", "weights"])}
@@ -141,4 +141,4 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_an_unknown_section_is_refused() -> None:
     with pytest.raises(ValueError, match="Did you mean 'results'"):
-        ReportSettings(sections=["result"])
+        ReportOptions(sections=["result"])

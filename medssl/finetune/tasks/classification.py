@@ -24,6 +24,7 @@ from medssl.nn.backbone import pooled
 from medssl.nn.layout import laid_out, lay_out
 
 MODES = ["linear", "knn", "full", "gradual"]
+PREDICTS = "classes"
 DEFAULT_MODES = ["linear", "full"]
 PREDICT_BATCH = 128
 

@@ -27,6 +27,7 @@ from medssl.nn.layout import lay_out
 from medssl.nn.weights import place_parts
 
 MODES = ["full", "gradual", "decoder"]
+PREDICTS = "masks"
 DEFAULT_MODES = ["full"]
 PATCHES_PER_VOLUME = 8
 PREDICT_BATCH = 16

@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from medssl.core.bounds import Count
 from medssl.nn.backbone import Backbone, build
 
+USES = {"of": "backbone"}
+"""Options that name another plug-in, and its kind."""
+LIFTS = ["common", "salient"]
+"""Words of `finetune.<task>.encoder` that put the pre-trained network inside this one."""
+
 
 class Bottleneck(Backbone):
     """Any backbone (`of`, with `of_options`), and one map more: a linear code of `width` channels at each place.

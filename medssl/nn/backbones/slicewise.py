@@ -11,6 +11,11 @@ from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone, build
 from medssl.nn.slice_attention import VolumeEncoder
 
+USES = {"slices": "backbone"}
+"""Options that name another plug-in, and its kind."""
+LIFTS = ["volume"]
+"""Words of `finetune.<task>.encoder` that put the pre-trained network inside this one."""
+
 
 class Slicewise(Backbone):
     """Any 2-D backbone (`slices`, with `slices_options`) along the last axis of a volume: its maps, and one more.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from medssl.reduce.ranks import Ranks
+from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import RANK, Decision
+
+CONTROL = "whole"
+"""It decides without looking at a slice: a control, with every slice."""
 
 
 class All(Ranks):

@@ -8,7 +8,7 @@ import numpy as np
 
 from medssl.core.errors import StudyError
 from medssl.reduce.budget import exactly, lowest, nearest_threshold
-from medssl.reduce.ranks import Ranks
+from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import DUPLICATE, NOBODY, RANK, Decision, Slices
 
 

@@ -6,8 +6,11 @@ import numpy as np
 
 from medssl.core.bounds import Count
 from medssl.reduce.budget import evenly
-from medssl.reduce.ranks import Ranks
+from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import RANK, Decision, Slices
+
+CONTROL = "matched"
+"""It decides without looking at a slice: a control, with as many slices as the reduction it is compared with."""
 
 
 class EveryN(Ranks):

@@ -16,6 +16,8 @@ from medssl.reduce.hashes import word_names
 from medssl.reduce.pairs import Pairs, leaders_in_blocks
 from medssl.reduce.slices import NOBODY, Slices
 
+DESCRIPTORS = {"hash_sizes": "size", "greys": "grey"}
+"""Options of the step describe, and the option of this reducer that each takes a value from."""
 BLOCK = 32_768
 LARGE = 4_096
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from medssl.core.bounds import Count
 from medssl.core.rng import ids_to_keys, key, uniforms
 from medssl.reduce.budget import lowest
-from medssl.reduce.ranks import Ranks
+from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import RANK, Decision, Slices
+
+CONTROL = "matched"
+"""It decides without looking at a slice: a control, with as many slices as the reduction it is compared with."""
 
 
 class RandomN(Ranks):

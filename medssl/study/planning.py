@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medssl.core.study import FinetuneSettings, PretrainSettings
+from medssl.finetune.options import FinetuneOptions
+from medssl.pretrain.options import TrainingOptions
 
 MB = 1e6
 
@@ -50,7 +51,7 @@ def grown(small: Measured, large: Measured, size: float) -> Measured:
     )
 
 
-def steps(settings: PretrainSettings, num_samples: float) -> int:
+def steps(settings: TrainingOptions, num_samples: float) -> int:
     """Optimiser steps of a run over `num_samples` samples."""
     batch = min(settings.batch_size, max(2, int(num_samples)))
     return settings.max_steps or settings.epochs * max(1, int(num_samples // batch))
@@ -75,7 +76,7 @@ def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: fl
     return 2 ** int(math.log2(fits)) if fits >= 1 else 0
 
 
-def num_fits(settings: FinetuneSettings, num_runs: int) -> int:
+def num_fits(settings: FinetuneOptions, num_runs: int) -> int:
     """Fits of a task: starting points × modes × amounts of labels × seeds."""
     starts = num_runs + int(settings.scratch) + len(settings.weights)
     return starts * len(settings.modes) * (len(settings.fractions) + len(settings.counts)) * len(settings.seeds)

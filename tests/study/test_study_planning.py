@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medssl.core.planning import Cost, Measured, grown, largest_batch, num_fits, peak_at, steps, table
-from medssl.core.study import FinetuneSettings, PretrainSettings
+from medssl.finetune.options import FinetuneOptions, PretrainOptions
+from medssl.study.planning import Cost, Measured, grown, largest_batch, num_fits, peak_at, steps, table
 
 
 def line(size: float) -> Measured:
@@ -30,9 +30,9 @@ def test_noise_between_the_probes_never_makes_a_larger_job_cheaper() -> None:
 
 
 def test_steps_are_those_of_the_loop() -> None:
-    assert steps(PretrainSettings(epochs=10, batch_size=64), 640) == 100
-    assert steps(PretrainSettings(epochs=10, batch_size=64), 40) == 10  # fewer samples than a batch: one step an epoch
-    assert steps(PretrainSettings(epochs=10, batch_size=64, max_steps=7), 640) == 7
+    assert steps(PretrainOptions(epochs=10, batch_size=64), 640) == 100
+    assert steps(PretrainOptions(epochs=10, batch_size=64), 40) == 10  # fewer samples than a batch: one step an epoch
+    assert steps(PretrainOptions(epochs=10, batch_size=64, max_steps=7), 640) == 7
 
 
 def test_the_largest_batch_leaves_a_tenth_free() -> None:
@@ -50,7 +50,7 @@ def test_where_only_one_batch_could_be_tried_memory_is_in_proportion() -> None:
 
 
 def test_fits_of_a_task() -> None:
-    task = FinetuneSettings(
+    task = FinetuneOptions(
         source="a", modes=["linear", "full"], fractions=[0.1, 1.0], counts=[5], seeds=[0, 1], weights={"x": "y"}
     )
     assert num_fits(task, num_runs=3) == (3 + 1 + 1) * 2 * 3 * 2

@@ -14,10 +14,12 @@ import yaml
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
-from medssl.core.dag import Dag
 from medssl.core.errors import StudyError
-from medssl.core.listing import load_key, minted, refresh, walk
-from medssl.core.study import Study, load_study
+from medssl.core.listing import load_key, minted, walk
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
+from medssl.study.options import Study
+from medssl.study.sources import refresh
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASE = {

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError
-from medssl.core.study import load_study
+from medssl.study.file import load_study
 
 GOOD = """\
 study: mine

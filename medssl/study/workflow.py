@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from medssl.core.dag import Dag
 from medssl.core.errors import MedsslError
 from medssl.core.files import read_json
 from medssl.core.job import COMMAND, drop_incomplete, hold
-from medssl.core.study import load_study
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
+from medssl.study.sources import refresh_sources
 
 
 def open_study(workflow: Any, config: dict[str, Any]) -> Dag:
@@ -32,7 +33,7 @@ def open_study(workflow: Any, config: dict[str, Any]) -> Dag:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
                 drop_incomplete(dag.layout.root)
                 shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
-            dag.refresh_sources()
+            refresh_sources(dag.study, dag.layout)
             dag.write_specs()
         return dag
     except MedsslError as error:
@@ -57,7 +58,7 @@ def announce(dag: Dag) -> None:
     layout = dag.layout
     for cohort, run in dag.runs():
         for name in ("encoder.safetensors", "curve.tsv"):
-            _say("made", layout.pretrain(cohort, run, name))
+            _say("made", layout.pretrain(cohort, str(run), name))
     for page in dag.pages():
         _say("page", layout.report(page, "report.html"))
 

@@ -1,4 +1,7 @@
-"""Which source files a piece of code depends on, read from its imports without running it."""
+"""Which source files a piece of code depends on, read from its imports without running it.
+
+The name of a module in a text (`"medssl.nn.foreign"`, which another process is started with) counts as an import.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from medssl.core.files import sha256_text
 from medssl.core.layout import PRIVATE
 
 PACKAGE = Path(__file__).resolve().parent.parent
+_MODULE = re.compile(rf"{PACKAGE.name}(\.\w+)+")
 
 
 def code_hash(*starts: Path | str) -> str:
@@ -66,6 +71,8 @@ def _modules(tree: ast.Module) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE.fullmatch(node.value):
+            found.add(node.value)
     return {module for module in found if module.split(".")[0] == PACKAGE.name}
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from medssl.core import probe
 from medssl.core.errors import DiskFullError, MedsslError, StudyError
-from medssl.core.study import load_study
+from medssl.study import probe
+from medssl.study.file import load_study
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "demo"
 NAMED: list[tuple[str, Any]] = [

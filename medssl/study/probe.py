@@ -17,14 +17,17 @@ from typing import Any
 
 import psutil
 
+from medssl.artefacts.names import Run
 from medssl.core import gpus, tables
-from medssl.core.dag import Dag
 from medssl.core.errors import DiskFullError, MedsslError, StudyError
 from medssl.core.files import read_json, write_json
 from medssl.core.label_table import FOLDERS
 from medssl.core.listing import walk
-from medssl.core.planning import MB, Cost, Measured, grown, largest_batch, num_fits, peak_at, steps
-from medssl.core.study import Study, load_study
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
+from medssl.study.options import Study
+from medssl.study.planning import MB, Cost, Measured, grown, largest_batch, num_fits, peak_at, steps
+from medssl.study.sources import refresh_sources
 
 PIECES = (1, 3)
 """How many folders of a source each of the two probes takes."""
@@ -95,7 +98,7 @@ class _Probe:
         self.measured: dict[tuple[str, str], Measured] = {}
         with contextlib.chdir(folder):
             self.dag = Dag(self.study)
-            self.dag.refresh_sources()
+            refresh_sources(self.study, self.dag.layout)
             self.dag.write_specs()
 
     @property
@@ -157,8 +160,7 @@ class _Probe:
 
     def keep(self, cohort: str, run: str) -> Path:
         """The table of what a run's arm kept."""
-        _, arm, _ = self.dag.pretrain_of(run)
-        return self.folder / self.dag.layout.reduce(cohort, arm, "keep.parquet")
+        return self.folder / self.dag.layout.reduce(cohort, Run.parse(run).arm, "keep.parquet")
 
     def has_kept(self, cohort: str, run: str) -> bool:
         """Whether the arm of a run could be probed."""
@@ -180,7 +182,7 @@ class _Probe:
         """The spec of a pre-training with another batch."""
         path = self.folder / self.dag.layout.spec("pretrain", name)
         values = read_json(path)
-        values["settings"]["batch_size"] = batch
+        values["options"]["batch_size"] = batch
         changed = path.with_name(f"{path.stem}-{batch}.json")
         write_json(changed, values)
         return str(changed)
@@ -204,7 +206,7 @@ class _Tried:
 
     def __init__(self, probe: _Probe, name: str) -> None:
         self.settings = probe.study.pretrain[name]
-        self.runs = [(cohort, run) for cohort, run in probe.dag.runs() if run.split("-")[0] == name]
+        self.runs = [(cohort, str(run)) for cohort, run in probe.dag.runs() if run.name == name]
         cohort, run = next((pair for pair in self.runs if probe.has_kept(*pair)), self.runs[0])
         self.batches = batches_to_try(self.settings.batch_size // self.settings.accumulate, probe.samples(cohort, run))
         self.ram_mb, self.gpu_mb = [], []
@@ -231,7 +233,7 @@ class _Tried:
 
 
 def _pretraining(study: Study, probe: _Probe, tried: _Tried, cohort: str, run: str, sizes: dict[str, float]) -> Cost:
-    settings = study.pretrain[run.split("-")[0]]
+    settings = study.pretrain[Run.parse(run).name]
     samples = probe.samples(cohort, run) * probe.size_of(cohort, sizes) / probe.size_of(cohort)
     batch = min(settings.batch_size, samples)
     processes = settings.devices * settings.nodes
@@ -339,7 +341,7 @@ def absolute(study: Study) -> dict[str, Any]:
             holder[key] = str(Path(holder[key]).resolve())
 
     values = study.model_dump()
-    runs = {run for _, run in Dag(study).runs()}
+    runs = {str(run) for _, run in Dag(study).runs()}
     here(values, "id_key")
     for source in values["sources"].values():
         if source["labels"] != FOLDERS:

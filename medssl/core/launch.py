@@ -70,8 +70,8 @@ def srun_line(nodes: int, devices: int, threads: int, command: Sequence[str]) ->
 
 
 def _nodes(spec: Spec) -> int:
-    return int(spec.settings.get("nodes", 1))
+    return spec.machine.nodes
 
 
 def _devices(spec: Spec) -> int:
-    return int(spec.settings.get("devices", 1))
+    return spec.machine.processes

@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from medssl.cli import app
-from medssl.core.cleaning import removable, remove, trained_again
-from medssl.core.dag import Dag
 from medssl.core.errors import LockedError
 from medssl.core.files import write_json
 from medssl.core.job import hold
-from medssl.core.study import load_study
+from medssl.study.cleaning import removable, remove, trained_again
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
 
 STUDY = "study: s\nsources: {ct: {path: scans}}\n"
 KEPT = [

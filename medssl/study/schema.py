@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medssl.core import plugins
-from medssl.core.study import Study
-
-CHOICES = {"reducer": "reducer", "objective": "objective", "backbone": "backbone"}
+from medssl.study.options import Study
 
 
 def study_schema() -> dict[str, Any]:
@@ -18,8 +16,8 @@ def study_schema() -> dict[str, Any]:
             if "PluginChoice" in str(section.get("properties", {}).get(field, "")):
                 section["properties"][field] = _choice(kind)
     for source_field in ("ingest", "prepare"):
-        name = source_field.capitalize() + "Settings"
-        schema["$defs"]["SourceSettings"]["properties"][source_field] = {"$ref": f"#/$defs/{name}"}
+        name = source_field.capitalize() + "Options"
+        schema["$defs"]["SourceOptions"]["properties"][source_field] = {"$ref": f"#/$defs/{name}"}
     return schema
 
 

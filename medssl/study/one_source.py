@@ -12,7 +12,10 @@ from medssl.core.errors import StudyError
 from medssl.core.files import write_text
 from medssl.core.job import Spec
 from medssl.core.layout import Layout
-from medssl.core.study import SourceSettings, Study, load_study
+from medssl.core.options import Options
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
+from medssl.study.options import SourceOptions, Study
 
 NAME = "new"
 
@@ -33,22 +36,24 @@ def specs_of(source: Path, folder: Path, ingest: dict[str, Any], prepare: dict[s
     layout, private = Layout(folder / "results"), folder / "private"
     rows = listing.walk(NAME, str(source))
     write_text(private / "listing.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    given = SourceSettings(path=str(source), ingest=ingest, prepare=prepare | {"split": {"val_frac": 0, "test_frac": 0}})
+    given = SourceOptions(path=str(source), ingest=ingest, prepare=prepare | {"split": {"val_frac": 0, "test_frac": 0}})
     study = Study(sources={NAME: given})
     series = layout.ingest(NAME, "series.tsv")
+    images = layout.ingest(NAME, "volumes")
     place = {"path": str(source.resolve()), "id_key": "", "folder": str(private)}
 
-    def spec(stage: str, settings: dict[str, Any], inputs: dict[str, Any], out: str) -> Spec:
-        return Spec(stage, NAME, study.study, str(layout.root), study.seed, "", settings, inputs, out, place)
+    def spec(stage: str, options: Options, inputs: dict[str, Any], out: str) -> Spec:
+        values = options.model_dump(mode="json")
+        return Spec(stage, NAME, study.study, str(layout.root), study.seed, "", values, inputs, out, private=place)
 
     return (
         spec(
             "ingest",
-            study.source_settings(NAME, "ingest"),
+            study.ingest_of(NAME),
             {"listing": str(private / "listing.jsonl"), "series": series},
             layout.ingest(NAME),
         ),
-        spec("prepare", study.source_settings(NAME, "prepare"), {"series": series}, layout.prepare(NAME)),
+        spec("prepare", study.prepare_of(NAME), {"series": series, "images": images}, layout.prepare(NAME)),
     )
 
 
@@ -64,18 +69,21 @@ def reduce_specs_of(prepare: Spec, arm: dict[str, Any]) -> tuple[Spec, Spec]:
     """
     layout = Layout(Path(prepare.root))
     study = load_study({"sources": {NAME: {"path": "."}}, "reduce": {"arms": {"preview": arm}, "controls": False}})
-    settings = study.reduce.arms["preview"]
-    chosen = settings.reducer
-    described = {"hash_sizes": sorted({8, (chosen.options if chosen else {}).get("size", 8)})}
-    described["greys"] = sorted({"window", (chosen.options if chosen else {}).get("grey", "window")})  # type: ignore[assignment]
-    inputs = {name: [layout.prepare(NAME, file)] for name, file in (("samples", "samples.parquet"), ("volumes", "volumes.tsv"))}
+    dag = Dag(study)
+    names = (("samples", "samples.parquet"), ("volumes", "volumes.tsv"), ("arrays", "arrays"))
+    inputs = {name: [layout.prepare(NAME, file)] for name, file in names}
     describe = replace(
-        prepare, stage="reduce", name=f"{NAME}/describe", settings=described, inputs=inputs, out=layout.describe(NAME)
+        prepare,
+        stage="reduce",
+        name=f"{NAME}/describe",
+        options=dag.described().model_dump(mode="json"),
+        inputs=inputs,
+        out=layout.describe(NAME),
     )
     decide = replace(
         describe,
         name=f"{NAME}/preview",
-        settings=settings.model_dump(),
+        options=dag.resolved("preview").model_dump(mode="json"),
         inputs=inputs | {"descriptors": layout.describe(NAME, "descriptors.parquet")},
         out=layout.reduce(NAME, "preview"),
     )

@@ -1,0 +1,50 @@
+"""Options of stage evaluate: intervals and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medssl.core import plugins
+from medssl.core.options import Metric, Options
+from medssl.core.plugins import Plugin
+
+
+class EvaluateOptions(Options):
+    """Intervals and tests."""
+
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Draws of patients for intervals."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Level of the intervals."""
+    positive: str | None = None
+    """The positive class of tasks with two classes; the rarer one where it is left out."""
+    metrics: list[Metric] | None = None
+    """Metrics; all that fit the task where they are left out."""
+    holm_over: Literal["arms", "task"] = "arms"
+    """The family of Holm's correction: the arms of one table, or all comparisons of a task."""
+    compare: list[tuple[str, str]] = []
+    """Pairs of pre-trainings or given weights, the first against the second, beside each against scratch."""
+
+    def plugins(self) -> Iterator[Plugin]:
+        """The metrics that are named, or every one."""
+        yield from super().plugins()
+        if self.metrics is None:
+            yield from plugins.all_of("metric")
+
+
+class EvaluationOptions(EvaluateOptions):
+    """What one job of the stage is given."""
+
+    task: str
+    """The kind of the task."""
+    multilabel: bool | None = None
+    """Whether a case may have several classes; null where the task has no such option."""
+    controls: dict[str, list[str]] = {}
+    """By reduction arm, the arms that keep as many slices and choose them without looking."""
+    sole: bool = True
+    """Whether no other task of the study could have the positive class."""
+    classes: dict[str, str] | None = None
+    """Class of each mask value, where the table of predictions does not say it."""

@@ -1,0 +1,125 @@
+"""Options of stage finetune: which labels, from which starting weights, with how many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from medssl.core import plugins
+from medssl.core.bounds import Count, Fraction
+from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.options import Backbone, Name, Options, choice_of
+from medssl.core.plugins import Plugin
+from medssl.finetune.recipe import Recipe
+
+DEFAULT_BACKBONE = "resnet18"
+"""The network of scratch where neither the task nor a run names one."""
+
+
+class FinetuneOptions(Recipe):
+    """One downstream task. Everything but the starting weights is one recipe, equal for every starting point."""
+
+    task: str = "classification"
+    """The kind of task."""
+    source: str
+    """The source whose labels are learnt."""
+    options: dict[str, Any] = {}
+    """The task's own options."""
+    inits: list[str] | None = None
+    """Pre-trainings to start from; all of the study where they are left out."""
+    encoder: str = "own"
+    """The network that starts: `own`, as it was pre-trained; `inflated`, a 2-D one with its kernels inflated for volumes; or what
+    a wrapping backbone makes of it: `volume`, slices with a transformer between them; `common`, `salient`, one of two spaces."""
+    scratch: bool = True
+    """Start from random weights too: the control."""
+    weights: dict[Name, str] = {}
+    """Further starting points: .safetensors files by name."""
+    backbone: Backbone | None = None
+    """The network of scratch and of given weights; that of the first run where it is left out."""
+    modes: list[str] = []
+    """How a start is used; the task's own default where they are left out."""
+    fractions: list[Fraction] = [0.05, 0.1, 0.25, 1.0]
+    """Shares of the training patients whose labels are used."""
+    counts: list[Count] = []
+    """Numbers of training patients whose labels are used."""
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Seeds of label subsets, order and head, a fit each."""
+    pair_seeds: bool = False
+    """Fine-tune run 1 of a pre-training with seed 1 alone, and so on; scratch and given weights with every seed."""
+    size: list[Count] | None = Field(default=None, min_length=1, max_length=3)
+    """Size of an image or patch; that of the pre-training where it is left out."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; `auto` takes a GPU where there is one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """The task's own options and modes, completed with its defaults."""
+        if not isinstance(values, dict) or not isinstance(values.get("task", "classification"), str):
+            return values
+        try:
+            plugin = plugins.find("task", values.get("task", "classification"))
+        except StudyError as error:
+            raise ValueError(str(error)) from None
+        options = values.get("options") or {}
+        if isinstance(options, dict):
+            options = choice_of("task", {plugin.name: options}).options
+        known = plugin.constant("MODES")
+        modes = values.get("modes") or plugin.constant("DEFAULT_MODES")
+        for mode in modes if isinstance(modes, list) else []:
+            if mode not in known:
+                raise ValueError(f"task {plugin.name!r} has no mode {mode!r}.{did_you_mean(str(mode), known)}")
+        return {**values, "options": options, "modes": modes}
+
+    @model_validator(mode="after")
+    def _known_encoder(self) -> FinetuneOptions:
+        if self.encoder not in encoders():
+            raise ValueError(f"there is no encoder {self.encoder!r}.{did_you_mean(self.encoder, encoders())}")
+        return self
+
+    def plugins(self) -> Iterator[Plugin]:
+        """The task, and the backbone that wraps the one that was pre-trained."""
+        yield from super().plugins()
+        yield from plugins.with_used("task", self.task, self.options)
+        if wrapper := wrapper_of(self.encoder):
+            yield plugins.find("backbone", wrapper)  # around the networks of the starts, which name themselves
+
+
+class StartOptions(Options):
+    """A pre-training run that a task starts from."""
+
+    run: str
+    """Its name, with arm and seed."""
+    backbone: Backbone
+    """Its network."""
+
+
+class TaskOptions(FinetuneOptions):
+    """What one job of the stage is given: the task, and the networks of the runs that it starts from."""
+
+    starts: list[StartOptions] = []
+    """The runs."""
+
+    def plugins(self) -> Iterator[Plugin]:
+        """Those of the task, and the network of scratch where nobody names one."""
+        yield from super().plugins()
+        if self.backbone is None and not self.starts:
+            yield plugins.find("backbone", DEFAULT_BACKBONE)
+
+
+def encoders() -> list[str]:
+    """What `encoder` may be: two words of the stage, and those that a wrapping backbone says it is."""
+    return ["own", "inflated", *(word for words in _wrappers().values() for word in words)]
+
+
+def wrapper_of(encoder: str) -> str | None:
+    """The backbone that wraps the pre-trained one for a word of `encoder`; None where none does."""
+    return next((name for name, words in _wrappers().items() if encoder in words), None)
+
+
+def _wrappers() -> dict[str, list[str]]:
+    """By backbone, the words of `encoder` that ask for it (`LIFTS` of its file)."""
+    found = {name: plugins.find("backbone", name).constant("LIFTS", default=[]) for name in plugins.names("backbone")}
+    return {name: words for name, words in found.items() if words}

@@ -1,0 +1,118 @@
+"""Options of stage pretrain: how an encoder is trained without labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from medssl.core.bounds import Count, Fold, Part, Positive, Weight, Whole
+from medssl.core.options import Backbone, Objective, Options
+from medssl.nn.options import ViewOptions
+
+
+class TrainingOptions(Options):
+    """How one encoder is trained: all that a run's weights depend on beside its data and its seed."""
+
+    objective: Objective = "simclr"  # type: ignore[assignment]
+    """What is learnt."""
+    backbone: Backbone = "resnet18"  # type: ignore[assignment]
+    """The network."""
+    init_weights: str | None = None
+    """A .safetensors file to begin from."""
+    init_run: str | None = None
+    """Another run of the study, at the same arm and seed, whose encoder and parts (a decoder) this one goes on from."""
+    spatial_dims: Literal[2, 3] = 2
+    """Slices, or patches of volumes."""
+    size: list[Count] = [224]
+    """Size of a view in pixels or voxels: one number, or one for each dimension."""
+    patch_margin: Annotated[float, Field(ge=1)] = 1.5
+    """In 3-D, patches of this times `size` are read round each kept slice, and crops are taken inside."""
+    views: ViewOptions = ViewOptions()
+    """What may vary between two views of one image."""
+    epochs: Count = 100
+    """Length in passes over the kept samples."""
+    max_steps: Count | None = None
+    """Length in steps, whatever the epochs, so that arms of different size see equally many views."""
+    batch_size: Count = 64
+    """Samples of one optimiser step over all devices."""
+    accumulate: Count = 1
+    """Parts that a batch is computed in; the loss stays that of the whole batch."""
+    optimizer: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
+    """The optimiser."""
+    lr: Positive = 1e-3
+    """Peak learning rate."""
+    final_lr_frac: Part = 0.0
+    """Share of the peak that the learning rate ends at."""
+    warmup_frac: Fold = 0.1
+    """Share of the steps in which the learning rate rises to its peak."""
+    momentum: Fold = 0.9
+    """Momentum, or the first decay rate of Adam and LAMB."""
+    beta2: Fold = 0.999
+    """Second decay rate of Adam and LAMB."""
+    weight_decay: Weight = 1e-4
+    """Weight decay."""
+    final_weight_decay: Weight | None = None
+    """Weight decay at the end; null keeps it as it is."""
+    decay_norm_and_bias: bool = False
+    """Apply weight decay to norms and biases too."""
+    clip_norm: Positive | None = None
+    """Largest norm of the gradient; null does not clip."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a running mean of the encoder's weights with this decay, and write that one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network."""
+    channels_last: bool = True
+    """Memory layout of the network's tensors."""
+    compile: bool = False
+    """Compile the backbone with torch.compile."""
+    deterministic: bool = True
+    """Use deterministic algorithms on a GPU, so that equal runs give equal bits."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; `auto` takes a GPU where there is one."""
+    devices: Count = 1
+    """Devices of one node."""
+    nodes: Count = 1
+    """Nodes of one run."""
+    workers: Whole = 0
+    """Processes that read ahead."""
+    checkpoint_every_s: Positive = 60.0
+    """Seconds between saved states."""
+    stop_before_deadline_s: Weight = 120.0
+    """Seconds before the end of a SLURM job at which the run saves and stops."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What happens when the representation has collapsed."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> TrainingOptions:
+        if len(self.size) not in (1, self.spatial_dims):
+            raise ValueError(f"size takes one number or {self.spatial_dims} (spatial_dims), got {len(self.size)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> TrainingOptions:
+        if self.init_weights is not None and self.init_run is not None:
+            raise ValueError("one beginning at a time: init_weights and init_run are both set")
+        return self
+
+
+class PretrainOptions(TrainingOptions):
+    """One pre-training run per arm and seed."""
+
+    cohort: str | None = None
+    """The cohort that is learnt from; the study's first source where it is left out."""
+    arms: list[str] | None = None
+    """Reduction arms, a run each; the study's first arm where they are left out."""
+    seeds: list[int] = [0]
+    """Seeds of weights, order and views, a run each."""
+
+
+class RunOptions(TrainingOptions):
+    """What one job of the stage is given: the training of one arm with one seed."""
+
+    seed: int
+    """Seed of weights, order and views."""
+    licences: dict[str, str] = {}
+    """Licence of the data by source, for the contract."""

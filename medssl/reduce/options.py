@@ -1,0 +1,99 @@
+"""Options of stage reduce: the arms to compare, and the leakage firewall."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from medssl.core import plugins
+from medssl.core.bounds import Count, Fraction, Whole
+from medssl.core.options import Backbone, Name, Options, Reducer
+from medssl.core.plugins import Plugin
+
+STEPS = ("describe", "leakage")
+"""Steps of the stage whose folders lie beside the arms', so that no arm can bear their names."""
+
+
+class ArmOptions(Options):
+    """One way of reducing a cohort; the reducer bears the arm's name unless stated."""
+
+    reducer: Reducer | None = None
+    """How slices are compared or ranked; the reducer named like the arm where it is left out."""
+    traversal: Literal["greedy", "cover", "global", "balanced"] = "greedy"
+    """In which order pairs are looked at: within volumes in order, by largest neighbourhood, over the cohort, or by clusters."""
+    threshold: Annotated[float, Field(ge=0)] | None = None
+    """Slices within this distance of a kept one are dropped; the reducer's own default where no budget is set."""
+    keep_frac: Fraction | None = None
+    """Share of the slices to keep."""
+    match: str | None = None
+    """Keep as many slices as this arm."""
+    encoder: str | None = None
+    """For `embedding`: a pre-training run of the study (`simclr-all-seed0`) or a .safetensors file."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> ArmOptions:
+        given = [k for k in ("threshold", "keep_frac", "match") if getattr(self, k) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one budget at a time: {' and '.join(given)} are both set")
+        return self
+
+
+class ReduceOptions(Options):
+    """The arms to compare; `controls` adds `all`, `every_n` and `random_n`, the last two at the first arm's count."""
+
+    arms: dict[Name, ArmOptions] = Field(default_factory=lambda: {"hash": ArmOptions()}, min_length=1)
+    """Ways of reducing, by name."""
+    controls: bool = True
+    """Add the arms that choose without looking: all slices, every n-th, random ones."""
+    leakage: Literal["exclude", "stop", "report"] = "exclude"
+    """What happens to pre-training slices that show a downstream validation or test image."""
+
+    def with_controls(self) -> dict[str, ArmOptions]:
+        """All arms in order: the study's, then the controls that it does not define itself."""
+        controls = control_kinds()
+        first = next((name for name in self.arms if name not in controls), next(iter(self.arms)))
+        added = {name: ArmOptions(match=first if kind == "matched" else None) for name, kind in controls.items() if self.controls}
+        return {**self.arms, **{name: arm for name, arm in added.items() if name not in self.arms}}
+
+
+def control_kinds() -> dict[str, str]:
+    """The reducers that decide without looking at a slice: `whole` keeps all, `matched` as many as another arm."""
+    kinds = {plugin.name: plugin.constant("CONTROL", default=None) for plugin in plugins.all_of("reducer")}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+class DescribeOptions(Options):
+    """Which descriptors the slices of a cohort get, for all its arms at once."""
+
+    hash_sizes: list[Literal[8, 16]] = [8]
+    """Sides of the hashes in bits."""
+    greys: list[Literal["window", "per_slice"]] = ["window"]
+    """Grey values that are hashed."""
+    shard: Whole = 0
+    """Which share of the volumes this job describes."""
+    shards: Count = 1
+    """How many shares there are."""
+
+
+class FirewallOptions(Options):
+    """What is done about images that pre-training and a downstream test share."""
+
+    leakage: Literal["exclude", "stop", "report"] = "exclude"
+    """Keep such slices out, stop the study, or only report them."""
+
+
+class ResolvedArmOptions(ArmOptions):
+    """What one job of the stage is given: an arm with its reducer."""
+
+    reducer: Reducer
+    """How slices are compared or ranked, with all its options."""
+    networks: list[Backbone] | None = None
+    """The network of the encoder; null where it is a file, which may hold any."""
+
+    def plugins(self) -> Iterator[Plugin]:
+        """The reducer, and the networks that it may embed slices with."""
+        yield from super().plugins()
+        if self.encoder is not None and self.networks is None:
+            yield from plugins.all_of("backbone")

@@ -1,0 +1,405 @@
+"""From a study to the spec of every job: what it reads, where it writes, with which options and which code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from medssl.artefacts.names import Run
+from medssl.core import plugins
+from medssl.core.code import PACKAGE, code_hash
+from medssl.core.errors import StudyError
+from medssl.core.files import sha256_file, write_if_changed
+from medssl.core.job import Machine, Spec, paths_in
+from medssl.core.layout import Layout
+from medssl.core.options import Options, choice_of
+from medssl.core.store import RECEIPT
+from medssl.evaluate.options import EvaluationOptions
+from medssl.finetune.options import FinetuneOptions, StartOptions, TaskOptions
+from medssl.ingest.options import LabelFileOptions
+from medssl.pretrain.options import PretrainOptions, RunOptions
+from medssl.reduce.options import DescribeOptions, FirewallOptions, ResolvedArmOptions, control_kinds
+from medssl.report.options import PageOptions
+from medssl.study.options import Study
+
+STUDY_PAGE = "study"
+"""The report page of everything; the other pages bear the name of their cohort."""
+
+
+class Dag:
+    """All jobs of a study by name; pure, except for `write_specs`."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.layout = Layout.of(study.output, study.study)
+        self.arms = study.reduce.with_controls()
+
+    # Names
+
+    def runs(self, cohort: str | None = None) -> list[tuple[str, Run]]:
+        """(cohort, run) of every pre-training job, or those of one cohort."""
+        found = [
+            (self.study.cohort_of(options), Run(name, arm, seed))
+            for name, options in self.study.pretrain.items()
+            for arm in self.study.arms_of(options)
+            for seed in options.seeds
+        ]
+        return [pair for pair in found if cohort in (None, pair[0])]
+
+    def cohorts(self) -> list[str]:
+        """The cohorts that some run pre-trains on, in the study's order."""
+        return list(dict.fromkeys(cohort for cohort, _ in self.runs()))
+
+    def reduced_cohorts(self) -> list[str]:
+        """The cohorts that have reduction arms: every one, so that an arm can be looked at before a run is defined."""
+        return list(self.study.all_cohorts)
+
+    def runs_for(self, task: FinetuneOptions) -> list[tuple[str, Run]]:
+        """The pre-training runs a task starts from."""
+        wanted = self.study.pretrain if task.inits is None else task.inits
+        return [(cohort, run) for cohort, run in self.runs() if run.name in wanted]
+
+    def pages(self) -> list[str]:
+        """The report pages: one per pre-trained cohort, and `study` for everything."""
+        return [*self.cohorts(), STUDY_PAGE]
+
+    def controls_of(self, arm: str) -> list[str]:
+        """The arms that keep as many slices as this one and choose them without looking: what its choice is judged by."""
+        controls = control_kinds()
+        if self.reducer_of(arm).name in controls:
+            return []
+        counted = self.arms[arm].match or arm
+        return [name for name, other in self.arms.items() if self.reducer_of(name).name in controls and other.match == counted]
+
+    def reducer_of(self, arm: str) -> Any:
+        """The reducer of an arm with all its options; it bears the arm's name unless stated."""
+        return self.arms[arm].reducer or choice_of("reducer", arm)
+
+    # What a job asks a cluster for
+
+    def machine(self, run: str, what: str) -> int | str | None:
+        """What a run asks a cluster for, by Snakemake's resource names; None where the run does not care.
+
+        A run on one node starts its own processes, so it is one task with its GPUs. A run on several is one task a node,
+        and says its own srun (core/launch.py): there the plug-in is told not to make tasks of the GPUs as well.
+        """
+        options = self.study.pretrain[Run.parse(run).name]
+        if options.nodes == 1:
+            return _one_node(options.device, options.devices, what)
+        asked: dict[str, int | str | None] = {"nodes": options.nodes, "tasks": options.nodes, "mpi": "srun"}
+        if options.device == "cuda":
+            asked |= {"gres": f"gpu:{options.devices}", "tasks_per_gpu": 0}
+        return asked.get(what)
+
+    def task_machine(self, task: str, what: str) -> int | str | None:
+        """What a task of fine-tuning asks a cluster for: its fits follow one another on one GPU."""
+        return _one_node(self.study.finetune[task].device, 1, what)
+
+    # Inputs, by name, of one job. A path without suffix is a folder of files that a receipt lists
+
+    def reduce_inputs(self, cohort: str, arm: str) -> dict[str, Any]:
+        """What an arm reads."""
+        match = self.arms[arm].match
+        return {
+            **self._prepared(cohort),
+            "descriptors": self.layout.describe(cohort, "descriptors.parquet"),
+            **({"leakage": self.layout.leakage(cohort, "leakage.parquet")} if self._excludes() else {}),
+            **({"encoder": self._encoder(encoder)} if (encoder := self.arms[arm].encoder) else {}),
+            **({"match": self.layout.reduce(cohort, match, "keep.parquet")} if match else {}),
+        }
+
+    def _excludes(self) -> bool:
+        """Whether what the firewall finds keeps slices out, or stops the study; a mere report waits for nothing."""
+        return bool(self.study.finetune) and self.study.reduce.leakage != "report"
+
+    def _encoder(self, encoder: str) -> dict[str, str]:
+        """The weights that an arm embeds with, and their contract: of a pre-training run of this study, or a file."""
+        cohorts = {str(run): cohort for cohort, run in self.runs()}
+        if encoder in cohorts:
+            names = {"weights": "encoder.safetensors", "contract": "contract.json"}
+            return {what: self.layout.pretrain(cohorts[encoder], encoder, name) for what, name in names.items()}
+        return {"weights": encoder}
+
+    def leakage_inputs(self, cohort: str) -> dict[str, Any]:
+        """What the firewall reads: the pool, and every source of a downstream task."""
+        held = list(dict.fromkeys(task.source for task in self.study.finetune.values()))
+        return {
+            **self._prepared(cohort),
+            **{f"held_{name}": paths for name, paths in self._prepared_sources(held).items()},
+        }
+
+    def pretrain_inputs(self, cohort: str, run: Run) -> dict[str, Any]:
+        """What a pre-training run reads."""
+        options = self.study.pretrain[run.name]
+        inputs: dict[str, Any] = {**self._prepared(cohort), "keep": self.layout.reduce(cohort, run.arm, "keep.parquet")}
+        if labels := self._labels_read(options, cohort):
+            inputs["labels"] = labels
+        if options.init_weights:
+            inputs["init_weights"] = options.init_weights
+        if options.init_run:
+            before = Run(options.init_run, run.arm, run.seed)
+            place = self.study.cohort_of(self.study.pretrain[options.init_run])
+            inputs["init_run"] = {
+                name: self.layout.pretrain(place, str(before), f"{name}.safetensors") for name in ("encoder", "parts")
+            }
+        return inputs
+
+    def _labels_read(self, options: PretrainOptions, cohort: str) -> dict[str, str]:
+        """By source, the labels from files that an objective reads; nothing for most, and where its option names a source."""
+        plugin = plugins.find("objective", options.objective.name)
+        option, sources = plugin.constant("LABEL_OPTION", default=None), self.study.all_cohorts[cohort]
+        if option is None or options.objective.options[option] in sources:
+            return {}
+        return {source: self.layout.labels(source, "labels.parquet") for source in sources if self.study.sources[source].labels}
+
+    def finetune_inputs(self, task: str) -> dict[str, Any]:
+        """What a task reads."""
+        options, layout = self.study.finetune[task], self.layout
+        runs = self.runs_for(options)
+        source = options.source
+        given = {"labels": layout.labels(source, "labels.parquet"), "label_masks": layout.labels(source, "masks")}
+        return {
+            **(given if self.study.sources[source].labels else {}),
+            "samples": layout.prepare(source, "samples.parquet"),
+            "volumes": layout.prepare(source, "volumes.tsv"),
+            "arrays": layout.prepare(source, "arrays"),
+            "images": layout.ingest(source, "volumes"),
+            "encoders": {str(run): layout.pretrain(cohort, str(run), "encoder.safetensors") for cohort, run in runs},
+            "parts": {str(run): layout.pretrain(cohort, str(run), "parts.safetensors") for cohort, run in runs},
+            "contracts": {str(run): layout.pretrain(cohort, str(run), "contract.json") for cohort, run in runs},
+        }
+
+    def evaluate_inputs(self, task: str) -> dict[str, Any]:
+        """What the evaluation of a task reads."""
+        return {
+            "predictions": self.layout.finetune(task, "predictions.parquet"),
+            "fits": self.layout.finetune(task, "fits.tsv"),
+            "masks": self.layout.finetune(task, "masks"),
+        }
+
+    def report_inputs(self, page: str) -> dict[str, Any]:
+        """What a page reads: a cohort's page ends at pre-training, the page `study` holds everything."""
+        layout = self.layout
+        cohorts = self.cohorts() if page == STUDY_PAGE else [page]
+        tasks = list(self.study.finetune) if page == STUDY_PAGE else []
+        sources = list(dict.fromkeys(source for cohort in cohorts for source in self.study.all_cohorts[cohort]))
+        held = list(dict.fromkeys(self.study.finetune[task].source for task in tasks))
+        sources += [source for source in held if source not in sources]
+        runs = [(c, str(run)) for cohort in cohorts for c, run in self.runs(cohort)]
+        arms = [(cohort, arm) for cohort in cohorts for arm in self.arms]
+        return {
+            "series": [layout.ingest(s, "series.tsv") for s in sources],
+            "rejected": [layout.ingest(s, "rejected.tsv") for s in sources],
+            "fingerprint": [layout.prepare(s, "fingerprint.json") for s in sources],
+            "volumes": [layout.prepare(s, "volumes.tsv") for s in sources],
+            "samples": [layout.prepare(s, "samples.parquet") for s in sources],
+            "keeps": [layout.reduce(c, a, "keep.parquet") for c, a in arms],
+            "summaries": [layout.reduce(c, a, "summary.json") for c, a in arms],
+            "leaks": [layout.leakage(c, "leakage.json") for c in cohorts] if self.study.finetune else [],
+            "curves": [layout.pretrain(c, r, "curve.tsv") for c, r in runs],
+            "contracts": [layout.pretrain(c, r, "contract.json") for c, r in runs],
+            "views": [layout.pretrain(c, r, "views.png") for c, r in runs],
+            "labels": [layout.labels(s, "labels.parquet") for s in held if self.study.sources[s].labels],
+            "fits": [layout.finetune(t, "fits.tsv") for t in tasks],
+            "scores": [layout.evaluate(t, "scores.tsv") for t in tasks],
+            "comparisons": [layout.evaluate(t, "comparisons.tsv") for t in tasks],
+            "cases": [layout.evaluate(t, "cases.parquet") for t in tasks],
+        }
+
+    def _prepared(self, cohort: str) -> dict[str, Any]:
+        return self._prepared_sources(self.study.all_cohorts[cohort])
+
+    def _prepared_sources(self, sources: list[str]) -> dict[str, Any]:
+        names = {"samples": "samples.parquet", "volumes": "volumes.tsv", "arrays": "arrays"}
+        return {what: [self.layout.prepare(source, name) for source in sources] for what, name in names.items()}
+
+    def shards(self, source: str) -> list[str]:
+        """The tables of a source's shards."""
+        count = self.study.ingest_of(source).shards
+        return [self.layout.ingest(source, f"shards/{index}-of-{count}/series.tsv") for index in range(count)]
+
+    def reads(self, stage: str, name: str) -> list[str]:
+        """The paths a job reads, as a flat list: the inputs of its rule beside the spec."""
+        return list(dict.fromkeys(paths_in(self._by_path[self.layout.spec(stage, name)].inputs)))
+
+    def artefacts(self, page: str) -> list[str]:
+        """Every table and receipt that a page rests on, so that a target asks for each and a deleted one is made again."""
+        by_folder = {str(Path(spec.out)): path for path, spec in self._by_path.items()}
+        found: set[str] = set()
+        waiting = [self.layout.spec("report", page)]
+        while waiting:
+            for path in paths_in(self._by_path[waiting.pop()].inputs):
+                folder = str(Path(path).parent)
+                if path not in found and folder in by_folder:
+                    found |= {path, str(Path(folder) / RECEIPT)}
+                    waiting.append(by_folder[folder])
+        return sorted(found)
+
+    # Specs
+
+    @cached_property
+    def _by_path(self) -> dict[str, Spec]:
+        return dict(self.specs())
+
+    def specs(self) -> Iterator[tuple[str, Spec]]:
+        """(path, spec) of every job, in the order of the stages."""
+        for source in self.study.sources:
+            yield from self._source_specs(source)
+        for cohort in self.reduced_cohorts():
+            yield from self._reduce_specs(cohort)
+        for cohort, run in self.runs():
+            yield self._pretrain_spec(cohort, run)
+        for task in self.study.finetune:
+            yield from self._task_specs(task)
+        for page in self.pages():
+            yield self._page_spec(page)
+
+    def write_specs(self) -> None:
+        """Write each spec whose content changed, so that exactly its job and those after it run again."""
+        for path, spec in self._by_path.items():
+            write_if_changed(path, spec.to_json())
+
+    def _source_specs(self, source: str) -> Iterator[tuple[str, Spec]]:
+        study, layout = self.study, self.layout
+        ingest = study.ingest_of(source)
+        listed = {"listing": layout.private(source, "listing.jsonl")}
+        yield self._spec("ingest", source, ingest, listed, layout.ingest(source))
+        series = {"series": layout.ingest(source, "series.tsv"), "images": layout.ingest(source, "volumes")}
+        if study.sources[source].labels:
+            labels = LabelFileOptions(masks=ingest.masks, no_space=ingest.no_space, groups=study.sources[source].groups)
+            read = series | {"listing": layout.label_listing(source), "groups": layout.private(source, "groups.parquet")}
+            yield self._spec("ingest", f"{source}/labels", labels, read, layout.labels(source))
+        prepare = study.prepare_of(source)
+        split = {"split": prepare.split.file} if prepare.split.file else {}
+        given = {"split": self._given(f"source {source}: prepare.split.file", prepare.split.file)} if prepare.split.file else {}
+        yield self._spec("prepare", source, prepare, series | split, layout.prepare(source), given=given)
+
+    def _reduce_specs(self, cohort: str) -> Iterator[tuple[str, Spec]]:
+        yield self._spec("reduce", f"{cohort}/describe", self.described(), self._prepared(cohort), self.layout.describe(cohort))
+        if self.study.finetune:
+            policy = FirewallOptions(leakage=self.study.reduce.leakage)
+            yield self._spec("reduce", f"{cohort}/leakage", policy, self.leakage_inputs(cohort), self.layout.leakage(cohort))
+        for arm in self.arms:
+            resolved = self.resolved(arm)
+            inputs, out = self.reduce_inputs(cohort, arm), self.layout.reduce(cohort, arm)
+            given = {}
+            if resolved.encoder and resolved.networks is None:
+                given["encoder.weights"] = self._given(f"reduce.arms.{arm}.encoder", resolved.encoder)
+            yield self._spec("reduce", f"{cohort}/{arm}", resolved, inputs, out, given=given)
+
+    def resolved(self, arm: str) -> ResolvedArmOptions:
+        """An arm with its reducer, and the network of its encoder where that is a run of the study."""
+        options = self.arms[arm]
+        runs = {str(run): run for _, run in self.runs()}
+        networks = [self.study.pretrain[runs[options.encoder].name].backbone] if options.encoder in runs else None
+        return ResolvedArmOptions(**options.model_dump(exclude={"reducer"}), reducer=self.reducer_of(arm), networks=networks)
+
+    def described(self) -> DescribeOptions:
+        """What the reducers of all arms ask the description of a slice for (`DESCRIPTORS` of their files)."""
+        usual = DescribeOptions()
+        found: dict[str, set[Any]] = {"hash_sizes": set(usual.hash_sizes), "greys": set(usual.greys)}
+        for arm in self.arms:
+            reducer = self.reducer_of(arm)
+            for name, option in plugins.find("reducer", reducer.name).constant("DESCRIPTORS", default={}).items():
+                found[name].add(reducer.options[option])
+        return DescribeOptions(**{name: sorted(values) for name, values in found.items()})
+
+    def _pretrain_spec(self, cohort: str, run: Run) -> tuple[str, Spec]:
+        options = self.study.pretrain[run.name]
+        sources = {source: self.study.sources[source].licence for source in self.study.all_cohorts[cohort]}
+        licences = {source: licence or "not given" for source, licence in sources.items()} if any(sources.values()) else {}
+        values = options.model_dump(exclude={"arms", "seeds", "cohort"})
+        given = {}
+        if options.init_weights:
+            given["init_weights"] = self._given(f"pretrain.{run.name}.init_weights", options.init_weights)
+        return self._spec(
+            "pretrain",
+            f"{cohort}/{run}",
+            RunOptions(**values, seed=run.seed, licences=licences),
+            self.pretrain_inputs(cohort, run),
+            self.layout.pretrain(cohort, str(run)),
+            given=given,
+            machine=Machine(options.nodes, options.devices, options.device != "cpu", options.stop_before_deadline_s),
+        )
+
+    def _task_specs(self, task: str) -> Iterator[tuple[str, Spec]]:
+        options, layout = self.study.finetune[task], self.layout
+        runs = [run for _, run in self.runs_for(options)]
+        starts = [StartOptions(run=str(run), backbone=self.study.pretrain[run.name].backbone) for run in runs]
+        given = {
+            f"weights.{name}": self._given(f"finetune.{task}.weights.{name}", path) for name, path in options.weights.items()
+        }
+        fitted = TaskOptions(**options.model_dump(), starts=starts)
+        machine = Machine(gpus=options.device != "cpu")
+        yield self._spec(
+            "finetune", task, fitted, self.finetune_inputs(task), layout.finetune(task), given=given, machine=machine
+        )
+        scored = EvaluationOptions(
+            **self.study.evaluate.model_dump(),
+            task=options.task,
+            multilabel=options.options.get("multilabel"),
+            controls={arm: names for arm in self.arms if (names := self.controls_of(arm))},
+            sole=sum(plugins.find("task", other.task).constant("PREDICTS") == "classes" for other in self.study.finetune.values())
+            == 1,
+        )
+        yield self._spec("evaluate", task, scored, self.evaluate_inputs(task), layout.evaluate(task))
+
+    def _page_spec(self, page: str) -> tuple[str, Spec]:
+        hidden: Any = {"sources": {"__all__": {"path", "labels"}}, "id_key": True}
+        if page != STUDY_PAGE:
+            hidden |= {"finetune": True, "evaluate": True}
+        shown = PageOptions(**self.study.report.model_dump(), study=self.study.model_dump(mode="json", exclude=hidden))
+        return self._spec("report", page, shown, self.report_inputs(page), self.layout.report(page))
+
+    def _spec(
+        self,
+        stage: str,
+        name: str,
+        options: Options,
+        inputs: dict[str, Any],
+        out: str,
+        *,
+        given: dict[str, str] | None = None,
+        machine: Machine | None = None,
+    ) -> tuple[str, Spec]:
+        spec = Spec(
+            stage=stage,
+            name=name,
+            study=self.study.study,
+            root=str(self.layout.root),
+            seed=self.study.seed,
+            code=code_hash(PACKAGE / stage / "run.py", *(plugin.path for plugin in options.plugins())),
+            options=options.model_dump(mode="json"),
+            inputs=inputs,
+            out=out,
+            given=given or {},
+            machine=machine or Machine(),
+        )
+        return self.layout.spec(stage, name), spec
+
+    def _given(self, key: str, path: str) -> str:
+        """Hash of a file that the study file names under `key`: edited, it must rerun the jobs that read it.
+
+        Raises:
+            StudyError: it is not there.
+        """
+        if not Path(path).is_file():
+            raise StudyError(
+                f"{key} is not there (tried {Path(path).resolve()}). Correct the path in the study file; it is relative to where "
+                "snakemake runs."
+            )
+        info = Path(path).stat()
+        return _sha256(str(Path(path).resolve()), info.st_size, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, changed_ns: int) -> str:
+    """Hash of a file, read once as long as it stays the same: weights are large, and several tasks may begin from them."""
+    return sha256_file(path)
+
+
+def _one_node(device: str, gpus: int, what: str) -> int | None:
+    """What a job on one node asks for; `--gpus` alone could be spread over several."""
+    return {"gpu": gpus, "nodes": 1}.get(what) if device == "cuda" else None

@@ -1,0 +1,186 @@
+"""The study file: read with the line of every key, checked before any work, every mistake named where it stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from medssl.core import plugins
+from medssl.core.errors import StudyError, did_you_mean
+from medssl.reduce.options import STEPS
+from medssl.study.options import SourceOptions, Study, merged
+
+
+def load_study(config: dict[str, Any] | None = None, files: list[str] | None = None) -> Study:
+    """Check a study and complete it with defaults.
+
+    Args:
+        config: the merged study (what Snakemake read); None reads and merges `files`.
+        files: the YAML files it came from, to name lines in errors; the last one names the study if it does not.
+
+    Raises:
+        StudyError: unknown keys, wrong values, names that refer to nothing; with file, line, key and a suggestion.
+    """
+    files = files or []
+    lines: dict[tuple[str, ...], str] = {}
+    read: dict[str, Any] = {}
+    for file in files:
+        read = merged(read, _read_yaml(file, lines))
+    values = dict(read if config is None else config)
+    if files and "study" not in values:
+        values["study"] = re.sub(r"[^a-z0-9_]+", "_", Path(files[-1]).stem.lower()).strip("_") or "study"
+    try:
+        study = Study(**values)
+        for name in study.sources:
+            for section in ("ingest", "prepare"):
+                _check_override(study, name, section)
+    except ValidationError as error:
+        raise StudyError("\n".join(_sentence(problem, lines) for problem in error.errors())) from None
+    problems = list(_dangling_names(study))
+    if problems:
+        raise StudyError("\n".join(f"{_where(loc, lines)}{text}" for loc, text in problems))
+    return study
+
+
+def _check_override(study: Study, source: str, section: Literal["ingest", "prepare"]) -> None:
+    try:
+        study.ingest_of(source) if section == "ingest" else study.prepare_of(source)
+    except ValidationError as error:
+        raise ValidationError.from_exception_data(
+            "Study",
+            [
+                {"type": e["type"], "loc": ("sources", source, section, *e["loc"]), "input": e["input"], "ctx": e.get("ctx", {})}  # type: ignore[typeddict-item]
+                for e in error.errors()
+            ],
+        ) from None
+
+
+def _dangling_names(study: Study) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Names in the study that refer to nothing."""
+
+    def known(loc: tuple[str, ...], what: str, name: str, choices: list[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+        if name not in choices:
+            yield loc, f"there is no {what} {name!r}.{did_you_mean(name, choices)}"
+
+    sources, arms = list(study.sources), study.reduce.with_controls()
+    for cohort, members in study.cohorts.items():
+        for member in members:
+            yield from known(("cohorts", cohort), "source", member, sources)
+    for name, arm in arms.items():
+        loc = ("reduce", "arms", name)
+        if name in STEPS:
+            yield loc, f"{name!r} is a step of this stage and cannot name an arm. Choose another name"
+        if arm.reducer is None:
+            yield from known((*loc, "reducer"), "reducer", name, plugins.names("reducer"))
+        if arm.match is not None:
+            yield from known((*loc, "match"), "arm", arm.match, list(arms))
+            if arm.match == name or (arm.match in arms and arms[arm.match].match is not None):
+                yield (*loc, "match"), f"arm {arm.match!r} has no count of its own to match (it matches another arm)"
+    for name, run in study.pretrain.items():
+        if run.cohort is not None:
+            yield from known(("pretrain", name, "cohort"), "cohort", run.cohort, list(study.all_cohorts))
+        for arm_name in run.arms or []:
+            yield from known(("pretrain", name, "arms"), "arm", arm_name, list(arms))
+        if run.init_run is not None:
+            loc = ("pretrain", name, "init_run")
+            yield from known(loc, "pre-training run", run.init_run, list(study.pretrain))
+            yield from ((loc, problem) for problem in _broken_chain(study, name))
+    for name, task in study.finetune.items():
+        yield from known(("finetune", name, "source"), "source", task.source, sources)
+        for init in task.inits or []:
+            yield from known(("finetune", name, "inits"), "initialisation", init, ["scratch", *study.pretrain])
+    starts = [*study.pretrain, *(weights for task in study.finetune.values() for weights in task.weights)]
+    for pair in study.evaluate.compare:
+        for name in pair:
+            yield from known(("evaluate", "compare"), "initialisation", name, starts)
+        if pair[0] == pair[1]:
+            yield ("evaluate", "compare"), f"{pair[0]!r} is compared with itself"
+
+
+def _broken_chain(study: Study, name: str) -> Iterator[str]:
+    """Why the run `name` cannot begin from its `init_run`: it would wait for itself, or an arm or seed is not there."""
+    run = study.pretrain[name]
+    before = study.pretrain.get(run.init_run or "")
+    if before is None:
+        return
+    chain = [name]
+    while (following := study.pretrain[chain[-1]].init_run) in study.pretrain:
+        chain.append(str(following))
+        if following in chain[:-1]:
+            if following == name:
+                yield f"{' begins from '.join(chain)}: a run cannot wait for itself. Let one of them begin from fresh weights"
+            return
+    for what, wanted, there in (
+        ("arm", study.arms_of(run), study.arms_of(before)),
+        ("seed", run.seeds, before.seeds),
+    ):
+        missing = [value for value in wanted if value not in there]
+        if missing:
+            yield f"run {run.init_run!r} has no {what} {missing[0]!r} (it has {there}); a chain keeps arm and seed. Add it there"
+
+
+def _sentence(problem: Any, lines: dict[tuple[str, ...], str]) -> str:
+    loc = tuple(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{_where(loc, lines)}unknown key {loc[-1]!r}.{did_you_mean(loc[-1], _keys_at(loc[:-1]))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    got = "" if problem["type"] in ("value_error", "missing") else f", got {problem['input']!r}"
+    return f"{_where(loc, lines)}{message[:1].lower() + message[1:]}{got}."
+
+
+def _where(loc: tuple[str, ...], lines: dict[tuple[str, ...], str]) -> str:
+    """`configs/mine.yaml:12: pretrain.simclr.epoch: `, with the line of the nearest key that is in a file."""
+    for length in range(len(loc), 0, -1):
+        if loc[:length] in lines:
+            return f"{lines[loc[:length]]}: {'.'.join(loc)}: "
+    return f"study: {'.'.join(loc)}: "
+
+
+def _keys_at(loc: tuple[str, ...]) -> list[str]:
+    """The keys that may stand in a section, found by walking the types of the study."""
+    kind: Any = Study
+    for part in loc:
+        if kind is SourceOptions and part in ("ingest", "prepare"):
+            kind = Study.model_fields[part].annotation
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _read_yaml(file: str, lines: dict[tuple[str, ...], str]) -> dict[str, Any]:
+    """A YAML file as a dict, with the line of every key; duplicate keys are refused (YAML keeps the last in silence)."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise StudyError(f"there is no study file {file}. Name one with --configfile, or start from configs/ct.yaml.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise StudyError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(value, dict):
+        raise StudyError(
+            f"{file}: a study file is a mapping of sections (study, sources, reduce, …), got {type(value).__name__}."
+        )
+
+    def visit(node: yaml.Node | None, loc: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, child in node.value:
+                place = f"{file}:{key.start_mark.line + 1}"
+                if key.value in seen:
+                    raise StudyError(f"{place}: {'.'.join((*loc, key.value))}: this key stands twice. Remove one.")
+                seen.add(key.value)
+                lines[(*loc, key.value)] = place
+                visit(child, (*loc, key.value))
+
+    visit(root, ())
+    return value

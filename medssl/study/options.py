@@ -1,0 +1,94 @@
+"""The options of a study: its sources and cohorts, and the options of every stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from medssl.core.options import Name, Options
+from medssl.evaluate.options import EvaluateOptions
+from medssl.finetune.options import FinetuneOptions
+from medssl.ingest.options import IngestOptions
+from medssl.prepare.options import PrepareOptions
+from medssl.pretrain.options import PretrainOptions
+from medssl.reduce.options import ReduceOptions
+from medssl.report.options import ReportOptions
+
+
+class SourceOptions(Options):
+    """A folder of DICOM, NIfTI or images, or an NPZ image set; may override sections for itself."""
+
+    path: str
+    """The folder or file."""
+    labels: str | None = None
+    """A CSV or TSV of id and label, a folder of masks, or `folders` where the folder of an image is its class."""
+    groups: list[str] = []
+    """Columns of the label table for scores of subgroups."""
+    licence: str | None = None
+    """Licence of the data, for the contract of encoders that learn from it."""
+    ingest: dict[str, Any] = {}
+    """Options of stage ingest for this source alone."""
+    prepare: dict[str, Any] = {}
+    """Options of stage prepare for this source alone."""
+
+
+class Study(Options):
+    """A whole study file."""
+
+    study: Name = "study"
+    """Name of the study and of its folder of results; that of the file where it is left out."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of splits, reductions and intervals."""
+    output: str = "results"
+    """Folder of all results."""
+    id_key: str | None = None
+    """File with the key of the ids; one is made in `.medssl/` where it is left out."""
+    sources: dict[Name, SourceOptions] = Field(min_length=1)
+    """The images, by name."""
+    cohorts: dict[Name, list[str]] = {}
+    """Sources that are pre-trained on together, by name; each source is a cohort of its own too."""
+    ingest: IngestOptions = IngestOptions()
+    """Stage ingest, for all sources."""
+    prepare: PrepareOptions = PrepareOptions()
+    """Stage prepare, for all sources."""
+    reduce: ReduceOptions = Field(default_factory=ReduceOptions)
+    """Stage reduce."""
+    pretrain: dict[Name, PretrainOptions] = Field(default_factory=lambda: {"simclr": PretrainOptions()})
+    """Pre-trainings, by name."""
+    finetune: dict[Name, FinetuneOptions] = {}
+    """Downstream tasks, by name."""
+    evaluate: EvaluateOptions = EvaluateOptions()
+    """Stage evaluate, for all tasks."""
+    report: ReportOptions = ReportOptions()
+    """Stage report."""
+
+    @property
+    def all_cohorts(self) -> dict[str, list[str]]:
+        """Cohort name to source names: each source is a cohort of its own, beside those the study defines."""
+        return {**{name: [name] for name in self.sources}, **self.cohorts}
+
+    def arms_of(self, run: PretrainOptions) -> list[str]:
+        """The arms a pre-training run covers: those it names, else the study's first."""
+        return run.arms or [next(iter(self.reduce.arms))]
+
+    def cohort_of(self, run: PretrainOptions) -> str:
+        """The cohort a pre-training run reads: the one it names, else the study's first source."""
+        return run.cohort or next(iter(self.sources))
+
+    def ingest_of(self, source: str) -> IngestOptions:
+        """The options of stage ingest with the source's own."""
+        return IngestOptions(**merged(self.ingest.model_dump(), self.sources[source].ingest))
+
+    def prepare_of(self, source: str) -> PrepareOptions:
+        """The options of stage prepare with the source's own."""
+        return PrepareOptions(**merged(self.prepare.model_dump(), self.sources[source].prepare))
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, section by section."""
+    found = dict(base)
+    for key, value in over.items():
+        old = found.get(key)
+        found[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return found
