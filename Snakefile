@@ -44,7 +44,7 @@ for cohort in JOBS.cohorts():
             f"pretrain_{cohort}"
         localrule: True
         input:
-            [L.pretrain(c, run, "encoder.safetensors") for c, run in JOBS.runs(cohort)],
+            [L.pretrain(c, str(run), "encoder.safetensors") for c, run in JOBS.runs(cohort)],
             L.report(cohort, "report.html"),
             JOBS.artefacts(cohort),
 

@@ -1,9 +1,15 @@
 # The study, checked; the listing of its sources, refreshed; the spec of every job, written where it changed.
 # Every path comes from L (medssl/core/layout.py).
 
-from medssl.study.workflow import announce, open_study, shell_prefix, stop_with_code, threads_each
+import sys
 
-JOBS = open_study(workflow, config)
+from snakemake.cli import get_argument_parser
+
+from medssl.study.workflow import announce, is_main, open_study, shell_prefix, stop_with_code, threads_each
+
+# Snakemake itself states what it was asked for only after this file is read, and a study is checked for it before.
+ASKED = get_argument_parser().parse_known_args(sys.argv[1:])[0] if is_main(workflow) else None
+JOBS = open_study(workflow, config, ASKED)
 L = JOBS.layout
 ENVIRONMENT = "../environment.yml"
 

@@ -52,3 +52,20 @@ def identities(path: str | None) -> str:
     rows = [[row["file"], *(row.get(name, "") for name in IDENTITY_COLUMNS)] for row in read_label_table(path)]
     early = sorted(row for row in rows if any(row[1:]))
     return canonical_json(early) if early else ""
+
+
+def contradictions(path: Path | str) -> list[tuple[str, int, int]]:
+    """(id, row, row) where two rows of a label table give one id different values in a column; the header is row 1."""
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    reader = csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ",")
+    first: dict[tuple[str, str], tuple[str, int]] = {}
+    found: dict[tuple[str, int, int], None] = {}
+    for row in reader:
+        clean = {str(k).strip(): v.strip() for k, v in row.items() if k and isinstance(v, str)}
+        name = next((clean[column] for column in ID_COLUMNS if clean.get(column)), "")
+        for column, value in clean.items():
+            if name and column not in ID_COLUMNS and value not in MISSING:
+                before, number = first.setdefault((name, column), (value, reader.line_num))
+                if before != value:
+                    found[name, number, reader.line_num] = None
+    return list(found)

@@ -10,7 +10,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from medssl.core.errors import StudyError
+from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import write_text
 from medssl.core.layout import PRIVATE
 
@@ -43,13 +43,24 @@ def minted(key: bytes, prefix: str, *names: str) -> str:
     return f"{prefix}-{digest.hexdigest()[:12]}"
 
 
-def read(path: Path | str) -> list[tuple[str, int, int, str]]:
+Listed = tuple[str, int, int, str]
+"""Relative name, size in bytes, time of the last change in ns, kind: `file`, `link` or `special`."""
+
+
+def read(path: Path | str) -> list[Listed]:
     """The rows of a private listing file."""
     with open(path, encoding="utf-8") as file:
         return [tuple(json.loads(line)) for line in file]  # type: ignore[misc]
 
 
-def walk(source: str, path: str) -> list[tuple[str, int, int, str]]:
+def beside(path: Path) -> str:
+    """A hint at a name beside a path that leads nowhere, where one is like it."""
+    folder = path.resolve().parent
+    hint = did_you_mean(path.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else ""
+    return hint if "Did you mean" in hint else ""
+
+
+def walk(source: str, path: str) -> list[Listed]:
     """Every entry below `path` as (relative name, size, mtime_ns, kind), sorted; kind is `file`, `link` or `special`.
 
     Links are not followed. A single file lists as itself.
@@ -60,9 +71,10 @@ def walk(source: str, path: str) -> list[tuple[str, int, int, str]]:
     root = Path(path)
     if not root.exists():
         raise StudyError(
-            f"sources.{source}.path does not exist. Correct the path in the study file (it is relative to where snakemake runs)."
+            f"sources.{source}.path does not exist (tried {root.resolve()}).{beside(root)} Correct the path in the study file; "
+            "it is relative to where snakemake runs."
         )
-    rows: list[tuple[str, int, int, str]] = []
+    rows: list[Listed] = []
     if root.is_file():
         info = root.stat()
         return [(root.name, info.st_size, info.st_mtime_ns, "file")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.core.files import TEMPORARY_PREFIX, read_json
-from medssl.core.job import Spec, hold
+from medssl.core.job import Spec, hold, paths_in
 from medssl.core.store import RECEIPT, Entry, Store
 
 VOLUMES, ARRAYS = "volumes of ingest", "arrays of prepare"
@@ -36,6 +36,8 @@ def removable(root: Path) -> list[Removable]:
     store = Store(root / "state" / "store")
     kept = list(store.entries())
     unused = [entry for entry in kept if wanted and entry.spec not in wanted]
+    used = {key for path in sorted((root / "5_finetune").rglob(RECEIPT)) for key in read_json(path).get("fit_keys", [])}
+    fits = [path for path in sorted((root / "state" / "finetune" / "fits").glob("*")) if wanted and path.name not in used]
     kinds = {
         VOLUMES: sorted((root / "1_ingest").glob("*/volumes")),
         ARRAYS: [*sorted((root / "2_prepare").glob("*/arrays")), *_places(store, kept, "prepare")],
@@ -43,7 +45,7 @@ def removable(root: Path) -> list[Removable]:
         "states of runs that the study no longer has": [
             path for path in states if wanted and not any(path.name.startswith(known) for known in wanted)
         ],
-        UNUSED: [store.path(entry) for entry in unused if entry.stage != "prepare"],
+        UNUSED: [*(store.path(entry) for entry in unused if entry.stage != "prepare"), *fits],
         "leftovers of killed jobs": sorted(root.rglob(f"{TEMPORARY_PREFIX}*")),
     }
     found = [Removable(what, tuple(paths), _bytes(paths)) for what, paths in kinds.items()]
@@ -51,18 +53,29 @@ def removable(root: Path) -> list[Removable]:
 
 
 def trained_again(root: Path, kinds: list[Removable]) -> list[tuple[str, str]]:
-    """(stage, name) of the finished trainings whose result the store will not hold once `kinds` are gone.
+    """(stage, name) of the finished trainings that the next run of the study makes again once `kinds` are gone.
 
-    When the arrays they rest on are made again with equal bytes, the others are restored.
+    Those whose result is kept in the store are restored when the arrays they rest on are made again with equal bytes.
     """
+    changed = {path.parent for kind in kinds if kind.what in (VOLUMES, ARRAYS) for path in kind.paths}
     gone = {path for kind in kinds for path in kind.paths}
-    if not any(kind.what in (VOLUMES, ARRAYS) for kind in kinds):
-        return []
     store = Store(root / "state" / "store")
     kept = {(entry.stage, entry.name, entry.spec) for entry in store.entries() if store.path(entry) not in gone}
-    finished = [read_json(path) for folder in ("4_pretrain", "5_finetune") for path in sorted((root / folder).rglob(RECEIPT))]
-    jobs = [(receipt["stage"], receipt["name"], receipt["spec"]) for receipt in finished]
-    return [(stage, name) for stage, name, spec in jobs if (stage, name, spec) not in kept]
+    receipts = {
+        path.parent: read_json(path) for folder in ("4_pretrain", "5_finetune") for path in sorted((root / folder).rglob(RECEIPT))
+    }
+    finished = {
+        folder: (receipt["stage"], receipt["name"])
+        for folder, receipt in receipts.items()
+        if (receipt["stage"], receipt["name"], receipt["spec"]) not in kept
+    }
+    specs = _specs(root)
+    if not specs:
+        return list(finished.values()) if changed else []
+    reads = {Path(spec.out): {Path(path).parent for path in paths_in(spec.inputs)} for spec in specs}
+    while more := {out for out, folders in reads.items() if out not in changed and folders & changed}:
+        changed |= more
+    return [job for folder, job in finished.items() if folder in changed]
 
 
 def remove(root: Path, kinds: list[Removable]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -15,9 +16,35 @@ from medssl.core.errors import StudyError, did_you_mean
 from medssl.reduce.options import STEPS
 from medssl.study.options import SourceOptions, Study, merged
 
+Loc = tuple[str, ...]
+"""Where a value stands in a study: `("pretrain", "simclr", "epochs")`."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """File and line of every key that a study file holds."""
+
+    lines: dict[Loc, str]
+
+    def where(self, loc: Loc) -> str:
+        """`configs/mine.yaml:12: pretrain.simclr.epoch: `, with the line of the nearest key that is in a file."""
+        for length in range(len(loc), 0, -1):
+            if loc[:length] in self.lines:
+                return f"{self.lines[loc[:length]]}: {'.'.join(loc)}: "
+        return f"study: {'.'.join(loc)}: "
+
+    def sentence(self, loc: Loc, text: str) -> str:
+        """`text` with the place in front."""
+        return f"{self.where(loc)}{text}{'' if text.endswith(('.', '?')) else '.'}"
+
 
 def load_study(config: dict[str, Any] | None = None, files: list[str] | None = None) -> Study:
-    """Check a study and complete it with defaults.
+    """A study, checked and completed with defaults; see `read_study`."""
+    return read_study(config, files)[0]
+
+
+def read_study(config: dict[str, Any] | None = None, files: list[str] | None = None) -> tuple[Study, Places]:
+    """Check a study and complete it with defaults; with the place of every key.
 
     Args:
         config: the merged study (what Snakemake read); None reads and merges `files`.
@@ -27,10 +54,10 @@ def load_study(config: dict[str, Any] | None = None, files: list[str] | None = N
         StudyError: unknown keys, wrong values, names that refer to nothing; with file, line, key and a suggestion.
     """
     files = files or []
-    lines: dict[tuple[str, ...], str] = {}
+    places = Places({})
     read: dict[str, Any] = {}
     for file in files:
-        read = merged(read, _read_yaml(file, lines))
+        read = merged(read, _read_yaml(file, places.lines))
     values = dict(read if config is None else config)
     if files and "study" not in values:
         values["study"] = re.sub(r"[^a-z0-9_]+", "_", Path(files[-1]).stem.lower()).strip("_") or "study"
@@ -40,11 +67,11 @@ def load_study(config: dict[str, Any] | None = None, files: list[str] | None = N
             for section in ("ingest", "prepare"):
                 _check_override(study, name, section)
     except ValidationError as error:
-        raise StudyError("\n".join(_sentence(problem, lines) for problem in error.errors())) from None
+        raise StudyError("\n".join(_sentence(problem, places) for problem in error.errors())) from None
     problems = list(_dangling_names(study))
     if problems:
-        raise StudyError("\n".join(f"{_where(loc, lines)}{text}" for loc, text in problems))
-    return study
+        raise StudyError("\n".join(places.sentence(loc, text) for loc, text in problems))
+    return study, places
 
 
 def _check_override(study: Study, source: str, section: Literal["ingest", "prepare"]) -> None:
@@ -60,10 +87,10 @@ def _check_override(study: Study, source: str, section: Literal["ingest", "prepa
         ) from None
 
 
-def _dangling_names(study: Study) -> Iterator[tuple[tuple[str, ...], str]]:
+def _dangling_names(study: Study) -> Iterator[tuple[Loc, str]]:
     """Names in the study that refer to nothing."""
 
-    def known(loc: tuple[str, ...], what: str, name: str, choices: list[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    def known(loc: Loc, what: str, name: str, choices: list[str]) -> Iterator[tuple[Loc, str]]:
         if name not in choices:
             yield loc, f"there is no {what} {name!r}.{did_you_mean(name, choices)}"
 
@@ -124,24 +151,16 @@ def _broken_chain(study: Study, name: str) -> Iterator[str]:
             yield f"run {run.init_run!r} has no {what} {missing[0]!r} (it has {there}); a chain keeps arm and seed. Add it there"
 
 
-def _sentence(problem: Any, lines: dict[tuple[str, ...], str]) -> str:
+def _sentence(problem: Any, places: Places) -> str:
     loc = tuple(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{_where(loc, lines)}unknown key {loc[-1]!r}.{did_you_mean(loc[-1], _keys_at(loc[:-1]))}"
+        return f"{places.where(loc)}unknown key {loc[-1]!r}.{did_you_mean(loc[-1], _keys_at(loc[:-1]))}"
     message = problem["msg"].removeprefix("Value error, ")
     got = "" if problem["type"] in ("value_error", "missing") else f", got {problem['input']!r}"
-    return f"{_where(loc, lines)}{message[:1].lower() + message[1:]}{got}."
+    return f"{places.where(loc)}{message[:1].lower() + message[1:]}{got}."
 
 
-def _where(loc: tuple[str, ...], lines: dict[tuple[str, ...], str]) -> str:
-    """`configs/mine.yaml:12: pretrain.simclr.epoch: `, with the line of the nearest key that is in a file."""
-    for length in range(len(loc), 0, -1):
-        if loc[:length] in lines:
-            return f"{lines[loc[:length]]}: {'.'.join(loc)}: "
-    return f"study: {'.'.join(loc)}: "
-
-
-def _keys_at(loc: tuple[str, ...]) -> list[str]:
+def _keys_at(loc: Loc) -> list[str]:
     """The keys that may stand in a section, found by walking the types of the study."""
     kind: Any = Study
     for part in loc:
@@ -154,7 +173,7 @@ def _keys_at(loc: tuple[str, ...]) -> list[str]:
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _read_yaml(file: str, lines: dict[tuple[str, ...], str]) -> dict[str, Any]:
+def _read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
     """A YAML file as a dict, with the line of every key; duplicate keys are refused (YAML keeps the last in silence)."""
     try:
         text = Path(file).read_text(encoding="utf-8")
@@ -171,7 +190,7 @@ def _read_yaml(file: str, lines: dict[tuple[str, ...], str]) -> dict[str, Any]:
             f"{file}: a study file is a mapping of sections (study, sources, reduce, …), got {type(value).__name__}."
         )
 
-    def visit(node: yaml.Node | None, loc: tuple[str, ...]) -> None:
+    def visit(node: yaml.Node | None, loc: Loc) -> None:
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, child in node.value:

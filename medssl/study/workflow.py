@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shlex
 import shutil
@@ -13,23 +14,30 @@ from typing import Any
 from medssl.core.errors import MedsslError
 from medssl.core.files import read_json
 from medssl.core.job import COMMAND, drop_incomplete, hold
+from medssl.study.checks import check_study
 from medssl.study.dag import Dag
-from medssl.study.file import load_study
+from medssl.study.dry import leaving_nothing
+from medssl.study.file import read_study
 from medssl.study.sources import refresh_sources
 
 
-def open_study(workflow: Any, config: dict[str, Any]) -> Dag:
-    """The jobs of the study that Snakemake was started with.
+def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
+    """The jobs of the study that Snakemake was started with; `asked`: its command line, in the process that plans.
 
-    The main process checks the study file, refreshes the source listings, writes changed specs and (unless it only plans)
-    holds the study's lock until it ends. The processes it starts for single jobs do none of that again.
-    A foreseen error ends the program with one sentence and its exit code.
+    The main process checks the study, refreshes the source listings, writes changed specs and holds the study's lock until it
+    ends. A dry run writes the same and takes it back at its end. The processes that Snakemake starts for single jobs do none of
+    that again. A foreseen error ends the program with one sentence and its exit code.
     """
     try:
-        dag = Dag(load_study(config, [str(file) for file in workflow.configfiles]))
+        study, places = read_study(config, [str(file) for file in workflow.configfiles])
+        dag = Dag(study)
         if is_main(workflow):
             os.environ[COMMAND] = command_line(sys.argv)
-            if not workflow.dryrun:
+            for note in check_study(dag, places, asked.targets):
+                print(f"medssl: note: {note}", file=sys.stderr, flush=True)
+            if any(getattr(asked, name, None) for name in PLANS):
+                _held.enter_context(leaving_nothing(dag.layout))
+            else:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
                 drop_incomplete(dag.layout.root)
                 shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
@@ -100,7 +108,14 @@ def is_main(workflow: Any) -> bool:
     return bool(workflow.is_main_process)
 
 
+PLANS = (
+    *("dryrun", "lint", "dag", "rulegraph", "filegraph", "d3dag", "summary", "detailed_summary", "list_rules"),
+    *("list_target_rules", "list_changes", "list_input_changes", "list_params_changes", "print_compilation", "containerize"),
+)
+"""Options of Snakemake with which no job runs."""
+
 _held = ExitStack()
+atexit.register(_held.close)
 
 ALL_CORES = 16
 """What a training may use where Snakemake does not say how many cores there are (a cluster's profile does: set-threads)."""

@@ -18,7 +18,7 @@ from medssl.study.workflow import command_line
 
 def make_spec(tmp_path: Path, **changes: object) -> Spec:
     values: dict = dict(
-        stage="prepare", name="ct", study="s", root=str(tmp_path / "s"), seed=0, code="c", settings={}, inputs={},
+        stage="prepare", name="ct", study="s", root=str(tmp_path / "s"), seed=0, code="c", options={}, inputs={},
         out=str(tmp_path / "s" / "2_prepare" / "ct"),
     )  # fmt: skip
     return Spec(**{**values, **changes})
@@ -103,7 +103,7 @@ def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path: Path) -> None:
 def test_the_hash_of_a_spec_changes_with_each_field_but_not_with_where_sources_lie(tmp_path: Path) -> None:
     base = make_spec(tmp_path)
     assert make_spec(tmp_path, private={"path": "/x"}).hash == base.hash
-    for change in ({"seed": 1}, {"code": "d"}, {"settings": {"a": 1}}, {"inputs": {"x": "y"}}):
+    for change in ({"seed": 1}, {"code": "d"}, {"options": {"a": 1}}, {"inputs": {"x": "y"}}):
         assert make_spec(tmp_path, **change).hash != base.hash
     path = tmp_path / "spec.json"
     path.write_text(make_spec(tmp_path, private={"path": "/secret"}).to_json())

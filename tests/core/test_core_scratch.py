@@ -28,7 +28,7 @@ def artefact(tmp_path: Path) -> Path:
 def spec(tmp_path: Path, stage: str) -> Spec:
     root = tmp_path / "s"
     return Spec(
-        stage=stage, name="ct", study="s", root=str(root), seed=0, code="c", settings={}, inputs={}, out=str(root / stage)
+        stage=stage, name="ct", study="s", root=str(root), seed=0, code="c", options={}, inputs={}, out=str(root / stage)
     )  # fmt: skip
 
 

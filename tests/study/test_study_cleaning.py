@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from medssl.cli import app
 from medssl.core.errors import LockedError
-from medssl.core.files import write_json
+from medssl.core.files import read_json, sha256_file, write_json
 from medssl.core.job import hold
-from medssl.study.cleaning import removable, remove, trained_again
+from medssl.core.store import Store
+from medssl.study.cleaning import ARRAYS, UNUSED, removable, remove, trained_again
 from medssl.study.dag import Dag
 from medssl.study.file import load_study
 
@@ -80,7 +81,8 @@ def finish(root: Path) -> None:
     """A receipt for every training of the study."""
     for _, spec in Dag(load_study(files=["study.yaml"])).specs():
         if spec.stage in ("pretrain", "finetune"):
-            write_json(Path(spec.out) / "receipt.json", {"stage": spec.stage, "name": spec.name, "outputs": {}})
+            receipt = {"stage": spec.stage, "name": spec.name, "spec": spec.hash, "outputs": {}}
+            write_json(Path(spec.out) / "receipt.json", receipt)
 
 
 def test_it_says_before_it_asks_what_will_be_trained_again(root: Path) -> None:
@@ -125,3 +127,32 @@ def test_a_link_is_removed_and_not_what_it_leads_to(root: Path, tmp_path: Path) 
     (root / "1_ingest" / "mr" / "volumes").symlink_to(tmp_path / "elsewhere")
     remove(root, removable(root))
     assert (tmp_path / "elsewhere" / "precious").is_file()
+
+
+def test_what_the_store_keeps_is_not_trained_again_and_goes_when_the_study_no_longer_has_it(root: Path) -> None:
+    finish(root)
+    run = root / "4_pretrain/ct/simclr-hash-seed0"
+    receipt = read_json(run / "receipt.json")
+    outputs = {"encoder.safetensors": {"size": 1000, "sha256": sha256_file(run / "encoder.safetensors")}}
+    store = Store(root / "state" / "store")
+    assert trained_again(root, removable(root)) == [("pretrain", "ct/simclr-hash-seed0")]
+    store.keep("ab" * 16, run, receipt | {"outputs": outputs})
+    assert trained_again(root, removable(root)) == []
+    assert not [kind for kind in removable(root) if kind.what == UNUSED]
+    store.keep("cd" * 16, run, receipt | {"outputs": outputs, "spec": "of an earlier study file"})
+    (unused,) = [kind for kind in removable(root) if kind.what == UNUSED]
+    assert unused.paths == (store.folder / "cd" / ("cd" * 16),)
+    assert unused.num_bytes == len((unused.paths[0] / "receipt.json").read_bytes())  # the encoder has two other names
+    remove(root, [unused])
+    assert store.has("ab" * 16) and not store.has("cd" * 16)
+
+
+def test_arrays_that_the_store_keeps_too_free_their_room(root: Path) -> None:
+    folder = root / "2_prepare/ct"
+    outputs = {"arrays/v-1.npy": {"size": 1000, "sha256": sha256_file(folder / "arrays/v-1.npy")}}
+    receipt = {"stage": "prepare", "name": "ct", "spec": "x", "outputs": outputs}
+    Store(root / "state" / "store").keep("ef" * 16, folder, receipt)
+    (arrays,) = [kind for kind in removable(root) if kind.what == ARRAYS]
+    kept = root / "state" / "store" / "ef" / ("ef" * 16)
+    assert set(arrays.paths) == {folder / "arrays", kept}
+    assert arrays.num_bytes == 1000 + len((kept / "receipt.json").read_bytes())

@@ -14,6 +14,7 @@ import yaml
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
+from medssl.artefacts.names import Run
 from medssl.core.errors import StudyError
 from medssl.core.listing import load_key, minted, walk
 from medssl.study.dag import Dag
@@ -137,7 +138,7 @@ def test_ids_depend_on_the_key_and_the_key_is_private(tmp_path: Path, monkeypatc
 def test_cohorts_join_sources() -> None:
     study: Study = load_study({**BASE, "cohorts": {"both": ["ct", "organs"]}, "pretrain": {"simclr": {"cohort": "both"}}})
     dag = Dag(study)
-    assert dag.cohorts() == ["both"] and dag.runs("both") == [("both", "simclr-hash-seed0")]
+    assert dag.cohorts() == ["both"] and dag.runs("both") == [("both", Run("simclr", "hash", 0))]
     assert len([p for p in dag.reads("pretrain", "both/simclr-hash-seed0") if p.endswith("samples.parquet")]) == 2
 
 
@@ -145,8 +146,8 @@ def test_the_licence_of_the_data_reaches_the_runs_that_learn_from_it() -> None:
     free = {"path": "organs", "licence": "CC-BY-4.0"}
     changes = {"sources": {**BASE["sources"], "organs": free}, "cohorts": {"both": ["ct", "organs"]}}  # type: ignore[dict-item]
     study = {**BASE, **changes, "pretrain": {"alone": {"cohort": "ct"}, "joined": {"cohort": "both"}}}
-    found = {spec.name: spec.settings.get("licences") for _, spec in Dag(load_study(study)).specs() if spec.stage == "pretrain"}
-    assert found == {"ct/alone-hash-seed0": None, "both/joined-hash-seed0": {"ct": "not given", "organs": "CC-BY-4.0"}}
+    found = {spec.name: spec.options["licences"] for _, spec in Dag(load_study(study)).specs() if spec.stage == "pretrain"}
+    assert found == {"ct/alone-hash-seed0": {}, "both/joined-hash-seed0": {"ct": "not given", "organs": "CC-BY-4.0"}}
 
 
 CHAIN = {

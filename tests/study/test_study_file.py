@@ -43,8 +43,8 @@ def test_a_source_is_enough_and_the_file_names_the_study(tmp_path: Path) -> None
 
 def test_a_source_overrides_a_section_for_itself_alone(tmp_path: Path) -> None:
     study = load_study(files=write(tmp_path, GOOD.replace("sources:\n", "sources:\n  mr: {path: other}\n")))
-    assert study.source_settings("ct", "prepare")["window_hu"] == [(-160.0, 240.0)]
-    assert study.source_settings("mr", "prepare")["window_hu"] == [(-1000.0, 1000.0)]
+    assert study.prepare_of("ct").window_hu == [(-160.0, 240.0)]
+    assert study.prepare_of("mr").window_hu == [(-1000.0, 1000.0)]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_source_overrides_a_section_for_itself_alone(tmp_path: Path) -> None:
         ("epochs: 3", "init_run: b\n  b: {seeds: [1]}", 13, ["run 'b' has no seed 0 (it has [1])", "a chain keeps arm and seed"]),
         ("epochs: 3", "init_run: b\n  b: {arms: [all]}", 13, ["run 'b' has no arm 'hash' (it has ['all'])"]),
         ("epochs: 3", "init_weights: a.safetensors\n    init_run: b\n  b: {}", 11, ["one beginning at a time"]),
-        ("study: mine", "study: My Study", 1, ["is no name", "small letters"]),
+        ("study: mine", "study: My Study", 1, ["is not a name", "small letters"]),
         ("    path: scans\n", "", 3, ["sources.ct.path", "required"]),
     ],
 )

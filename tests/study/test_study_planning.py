@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medssl.finetune.options import FinetuneOptions, PretrainOptions
+from medssl.finetune.options import FinetuneOptions
+from medssl.pretrain.options import PretrainOptions
 from medssl.study.planning import Cost, Measured, grown, largest_batch, num_fits, peak_at, steps, table
 
 
