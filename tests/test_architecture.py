@@ -14,21 +14,26 @@ from medssl.core import code, plugins
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "medssl"
 STAGES = ["ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report"]
+GROUND = {"core", "artefacts"}
 MAY_IMPORT = {
-    "cli": {"core", "nn", *STAGES},
+    "cli": {"study", "nn", *GROUND, *STAGES},
+    "study": {"study", "volume", "nn", *GROUND, *STAGES},
     "core": {"core"},
+    "artefacts": {"artefacts", "volume", "core"},
     "volume": {"volume", "core"},
-    "nn": {"nn", "volume", "core"},
-    "ingest": {"ingest", "volume", "core"},
-    "prepare": {"prepare", "volume", "core"},
-    "reduce": {"reduce", "volume", "nn", "core"},
-    "pretrain": {"pretrain", "nn", "core"},
-    "finetune": {"finetune", "nn", "volume", "core"},
-    "evaluate": {"evaluate", "volume", "core"},
-    "report": {"report", "volume", "core"},
+    "nn": {"nn", "volume", *GROUND},
+    "ingest": {"ingest", "volume", *GROUND},
+    "prepare": {"prepare", "volume", *GROUND},
+    "reduce": {"reduce", "volume", "nn", *GROUND},
+    "pretrain": {"pretrain", "nn", "volume", *GROUND},
+    "finetune": {"finetune", "nn", "volume", *GROUND},
+    "evaluate": {"evaluate", "volume", *GROUND},
+    "report": {"report", "volume", *GROUND},
 }
+ROOF_READS = {"options.py", "recipe.py"}
+"""What the roof may import of a stage or of nn: its options, and never what runs."""
 BANNED = {
-    "torch": ["core", "volume", "ingest", "prepare", "evaluate", "report"],
+    "torch": ["core", "artefacts", "study", "volume", "ingest", "prepare", "evaluate", "report"],
     "pydicom": [room for room in MAY_IMPORT if room != "ingest"],
     "snakemake": list(MAY_IMPORT),
     "torchvision": list(MAY_IMPORT),
@@ -62,6 +67,56 @@ def test_each_room_imports_only_what_lies_below_it(path: Path) -> None:
     for package, rooms in BANNED.items():
         if package in imported_packages(path):
             assert room(path) not in rooms, f"{path} imports {package}"
+
+
+def test_the_roof_knows_the_options_of_stages_and_not_what_runs() -> None:
+    for path in (path for path in files() if room(path) == "study"):
+        below = [p for p in code.imported_files(path) if room(p) in (*STAGES, "nn") and p.name != "__init__.py"]
+        assert {p.name for p in below} <= ROOF_READS, f"{path} imports {below}"
+
+
+def test_nobody_names_a_plug_in() -> None:
+    """A name may stand in the plug-in's own file, as the default of an option, and in what a study file says."""
+    names = {kind: plugins.names(kind) for kind in plugins.KINDS}
+    home = {kind: PACKAGE / folder for kind, folder in plugins.KINDS.items()}
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for kind in (kind for kind in names if node.value in names[kind] and path.parent != home[kind]):
+                    word = (kind, node.value)
+                    assert word in MEANS_SOMETHING_ELSE or word in DEFAULTS.get(room(path), ()), (
+                        f"{path}:{node.lineno} names {word}"
+                    )
+
+
+DEFAULTS = {
+    "pretrain": {("objective", "simclr"), ("backbone", "resnet18")},
+    "finetune": {("task", "classification"), ("backbone", "resnet18")},
+    "reduce": {("reducer", "hash")},
+    "cli": {("reducer", "hash")},
+    "nn": {("backbone", "resnet18")},
+}
+"""The recommended values of a study file that leaves them out."""
+MEANS_SOMETHING_ELSE = {
+    ("reducer", "all"),
+    ("reducer", "hash"),
+    ("reducer", "embedding"),
+    ("reducer", "entropy"),
+    ("section", "data"),
+    ("section", "results"),
+    ("section", "answer"),
+    ("section", "flow"),
+    ("section", "leakage"),
+    ("section", "reduction"),
+    ("section", "failures"),
+    ("section", "provenance"),
+    ("section", "subgroups"),
+    ("section", "calibration"),
+    ("section", "compute"),
+    ("section", "pretraining"),
+    ("metric", "dice"),
+}
+"""Words of the language, of tables and of folders that are also the name of a plug-in."""
 
 
 def test_only_run_py_writes_in_a_stage() -> None:
@@ -128,18 +183,11 @@ def test_the_project_speaks_of_itself_alone() -> None:
                 assert word not in text, f"{path} names a machine path"
 
 
-def test_code_hash_follows_imports_and_ignores_comments(tmp_path: Path) -> None:
-    study = PACKAGE / "core" / "study.py"
-    reached = {study}
-    waiting = [study]
-    while waiting:
-        for path in code.imported_files(waiting.pop()):
-            if path not in reached:
-                reached.add(path)
-                waiting.append(path)
-    assert {p.name for p in reached} >= {"study.py", "plugins.py", "errors.py"}
-    assert "cli.py" not in {p.name for p in reached}
-    assert code.code_hash(study) == code.code_hash(study) != code.code_hash(PACKAGE / "core" / "tables.py")
+def test_code_hash_follows_imports_and_names_of_modules_and_ignores_comments() -> None:
+    assert {p.name for p in code.imported_files(PACKAGE / "study" / "file.py")} >= {"options.py", "plugins.py", "errors.py"}
+    started = code.imported_files(PACKAGE / "nn" / "transfer.py")  # it starts a process of `medssl.nn.foreign`
+    assert PACKAGE / "nn" / "foreign.py" in started
+    assert code.code_hash(PACKAGE / "core" / "rng.py") != code.code_hash(PACKAGE / "core" / "tables.py")
 
 
 def test_the_schema_for_editors_is_fresh() -> None:

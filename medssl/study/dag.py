@@ -50,7 +50,7 @@ class Dag:
 
     def cohorts(self) -> list[str]:
         """The cohorts that some run pre-trains on, in the study's order."""
-        return list(dict.fromkeys(cohort for cohort, _ in self.runs()))
+        return list(dict.fromkeys(self.study.cohort_of(options) for options in self.study.pretrain.values()))
 
     def reduced_cohorts(self) -> list[str]:
         """The cohorts that have reduction arms: every one, so that an arm can be looked at before a run is defined."""

@@ -4,25 +4,75 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from medssl.core import plugins
+from medssl.core.options import kind_of
+from medssl.ingest.options import IngestOptions
+from medssl.prepare.options import PrepareOptions
 from medssl.study.options import Study
 
 
 def study_schema() -> dict[str, Any]:
     """The schema of a study file as a person writes it: a plug-in is a name, or `{name: {option: value}}`."""
     schema = Study.model_json_schema()
-    for section in schema["$defs"].values():
-        for field, kind in CHOICES.items():
-            if "PluginChoice" in str(section.get("properties", {}).get(field, "")):
-                section["properties"][field] = _choice(kind)
-    for source_field in ("ingest", "prepare"):
-        name = source_field.capitalize() + "Options"
-        schema["$defs"]["SourceOptions"]["properties"][source_field] = {"$ref": f"#/$defs/{name}"}
+    definitions = schema["$defs"]
+    for model in models(Study):
+        section = schema if model is Study else definitions[model.__name__]
+        for name, field in model.model_fields.items():
+            if kind := kind_of(field.annotation, field.metadata):
+                section["properties"][name] = _as_written(section["properties"][name], _choice(kind))
+    definitions.pop("PluginChoice", None)
+    own = definitions["SourceOptions"]["properties"]
+    for name, model in (("ingest", IngestOptions), ("prepare", PrepareOptions)):
+        own[name] = {"$ref": f"#/$defs/{model.__name__}", "description": own[name]["description"]}
+    tasks = {plugin.name: _options(plugin) for plugin in plugins.all_of("task")}
+    task = definitions["FinetuneOptions"]["properties"]
+    task["task"]["enum"] = list(tasks)
+    task["options"] = {"anyOf": list(tasks.values()), "description": task["options"]["description"]}
     return schema
 
 
+def models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """A section and all sections below it, each once."""
+    found: list[type[BaseModel]] = [model]
+    for name in model.model_json_schema().get("$defs", {}):
+        found += [kind for kind in _subclasses(BaseModel) if kind.__name__ == name and kind.__module__.startswith("medssl.")]
+    return [kind for kind in dict.fromkeys(found) if kind.__name__ != "PluginChoice"]
+
+
+def _subclasses(kind: type) -> list[type]:
+    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
+
+
 def _choice(kind: str) -> dict[str, Any]:
-    found = [plugins.find(kind, name) for name in plugins.names(kind)]
-    options = {p.name: p.options.model_json_schema() | {"description": p.summary} for p in found}
-    by_name = {"type": "object", "properties": options, "additionalProperties": False, "minProperties": 1, "maxProperties": 1}
-    return {"anyOf": [{"enum": [p.name for p in found]}, by_name, {"type": "null"}]}
+    found = list(plugins.all_of(kind))
+    by_name = {
+        "type": "object",
+        "properties": {plugin.name: _options(plugin) for plugin in found},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    return {"anyOf": [{"enum": [plugin.name for plugin in found]}, by_name]}
+
+
+def _options(plugin: plugins.Plugin) -> dict[str, Any]:
+    return plugin.options.model_json_schema() | {"title": plugin.name, "description": plugin.summary}
+
+
+def _as_written(generated: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    """A generated property with the choice in place of the checked form."""
+    if generated.get("$ref") == "#/$defs/PluginChoice":
+        kept = {name: value for name, value in generated.items() if name != "$ref"}
+        return choice | kept
+    return {
+        key: (
+            _as_written(value, choice)
+            if isinstance(value, dict)
+            else [_as_written(part, choice) if isinstance(part, dict) else part for part in value]
+            if isinstance(value, list)
+            else value
+        )
+        for key, value in generated.items()
+    }
