@@ -1,0 +1,166 @@
+"""Nothing is made twice: each change of a study makes what is new, and the rest is restored or not asked for at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from test_pipeline_study import ROOT, ran, snakemake
+
+from medssl.core.files import read_json, sha256_file
+
+STUDY: dict[str, Any] = {
+    "study": "twice",
+    "id_key": str(ROOT / "demo" / "id_key"),
+    "sources": {"ct": {"path": "pictures", "prepare": {"split": {"val_frac": 0.2, "test_frac": 0.4}}}},
+    "reduce": {"arms": {"hash": {"threshold": 0}}, "controls": False},
+    "pretrain": {"simclr": {"size": [32, 32], "batch_size": 4, "max_steps": 2, "tensorboard": False}},
+    "evaluate": {"bootstrap": 100},
+}
+TASK = {"source": "ct", "modes": ["full"], "fractions": [1.0], "seeds": [0], "size": [16], "epochs": 1, "evaluations": 1}
+
+
+class Folder:
+    """A working folder, a study file that is changed step by step, and what ran since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.study = path, yaml.safe_load(yaml.safe_dump(STUDY))
+        (path / "pictures").mkdir(parents=True)
+        generator = np.random.default_rng(0)
+        for number in range(40):
+            picture = generator.integers(0, 120, (32, 32)).astype(np.uint8)
+            picture[8 : 8 + 12 * (number % 2 + 1), 8:20] += 100
+            Image.fromarray(picture).save(path / "pictures" / f"{number}.png")
+
+    def run(self, target: str = "report") -> set[str]:
+        """Run the study; the names of the rules that ran."""
+        (self.path / "mine.yaml").write_text(yaml.safe_dump(self.study))
+        done = snakemake(self.path, target)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return ran(done.stdout + done.stderr)
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results" / "twice"
+
+    def trained(self) -> set[str]:
+        """The pre-trainings whose receipt does not say that they were restored."""
+        receipts = [read_json(path) for path in (self.results / "4_pretrain").rglob("receipt.json")]
+        return {receipt["name"] for receipt in receipts if "restored" not in receipt}
+
+    def fits(self, task: str = "spots") -> tuple[int, int]:
+        """Fits of a task, and how many of them its last job made."""
+        receipt = read_json(self.results / "5_finetune" / task / "receipt.json")
+        return receipt["fits"], 0 if "restored" in receipt else receipt["fits"] - receipt["restored_fits"]
+
+    def encoders(self) -> dict[str, str]:
+        return {path.parent.name: sha256_file(path) for path in (self.results / "4_pretrain").rglob("encoder.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Pre-trained without labels and without a task."""
+    made = Folder(tmp_path_factory.mktemp("twice") / "s")
+    made.run("pretrain_ct")
+    assert made.trained() == {"ct/simclr-hash-seed0"}
+    return made
+
+
+def test_labels_and_a_task_that_come_late_train_no_encoder_again(folder: Folder) -> None:
+    before = folder.encoders()
+    rows = [f"{number},{'small' if number % 2 == 0 else 'large'}" for number in range(40)]
+    (folder.path / "labels.csv").write_text("\n".join(["id,label", *rows]))
+    folder.study["sources"]["ct"]["labels"] = "labels.csv"
+    folder.study["finetune"] = {"spots": TASK}
+    assert "reduce_leakage" in folder.run()  # the firewall looks, and finds nothing
+    assert folder.encoders() == before and folder.trained() == set()
+    assert folder.fits() == (2, 2)  # the encoder and scratch
+
+
+def test_a_second_task_makes_its_own_fits_alone(folder: Folder) -> None:
+    folder.study["finetune"]["other"] = {**TASK, "size": [20]}
+    done = folder.run()
+    assert "pretrain" not in done or folder.trained() == set()
+    assert folder.fits("other") == (2, 2) and folder.fits()[1] in (0, 2)  # the first task is not asked for
+
+
+def test_a_touched_label_file_or_source_file_makes_nothing(folder: Folder) -> None:
+    before = folder.encoders()
+    os.utime(folder.path / "labels.csv", (0, 0))
+    os.utime(folder.path / "pictures" / "3.png", (0, 0))
+    assert "ingest_labels" in folder.run()
+    assert folder.encoders() == before and folder.trained() == set()
+    assert folder.fits()[1] == 0 == folder.fits("other")[1]
+
+
+def test_an_added_seed_makes_its_fits_alone_and_one_that_returns_makes_none(folder: Folder) -> None:
+    folder.study["finetune"]["spots"] = {**TASK, "seeds": [0, 1]}
+    folder.run()
+    assert folder.fits() == (4, 2)
+    folder.study["finetune"]["spots"] = TASK
+    folder.run()
+    folder.study["finetune"]["spots"] = {**TASK, "seeds": [0, 1]}
+    folder.run()
+    assert folder.fits() == (4, 0)
+
+
+def test_an_added_share_makes_its_fits_alone(folder: Folder) -> None:
+    folder.study["finetune"]["spots"] = {**TASK, "seeds": [0, 1], "fractions": [0.5, 1.0]}
+    folder.run()
+    assert folder.fits() == (8, 4)
+
+
+def test_an_added_encoder_makes_its_fits_alone(folder: Folder) -> None:
+    folder.study["pretrain"]["simclr"]["seeds"] = [0, 1]
+    folder.run()
+    assert folder.trained() == {"ct/simclr-hash-seed1"}
+    assert folder.fits() == (12, 4)
+
+
+def test_an_edited_option_trains_again_and_its_old_value_is_restored(folder: Folder) -> None:
+    before = folder.encoders()
+    folder.study["pretrain"]["simclr"]["lr"] = 0.01
+    folder.run("pretrain_ct")
+    assert len(folder.trained()) == 2 and folder.encoders() != before
+    del folder.study["pretrain"]["simclr"]["lr"]
+    folder.run("pretrain_ct")
+    assert folder.encoders() == before and folder.trained() == set()
+
+
+def test_an_edited_backbone_reruns_what_can_load_it_and_nothing_else(tmp_path: Path) -> None:
+    """On a copy of the program, so that a file of it can be edited: the plan of a study with two networks and two tasks."""
+    for name in ("medssl", "workflow", "profiles"):
+        shutil.copytree(ROOT / name, tmp_path / "program" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, tmp_path / "program")
+    folder = Folder(tmp_path / "s")
+    plain = folder.study["pretrain"]["simclr"]
+    folder.study["pretrain"] = {"flat": plain, "ways": {**plain, "backbone": "unet"}}
+    folder.study["sources"]["ct"]["labels"] = "labels.csv"
+    (folder.path / "labels.csv").write_text("\n".join(["id,label", *(f"{n},{'ab'[n % 2]}" for n in range(40))]))
+    folder.study["finetune"] = {name: {**TASK, "inits": [name]} for name in ("flat", "ways")}
+    (folder.path / "mine.yaml").write_text(yaml.safe_dump(folder.study))
+
+    def code() -> dict[str, str]:
+        command = "from medssl.study.dag import Dag; from medssl.study.file import load_study; import json; "
+        command += "print(json.dumps({s.stage + ' ' + s.name: s.code for _, s in Dag(load_study(files=['mine.yaml'])).specs()}))"
+        path = {**os.environ, "PYTHONPATH": str(tmp_path / "program")}
+        said = subprocess.check_output([sys.executable, "-c", command], cwd=folder.path, env=path, text=True)
+        return dict(json.loads(said))
+
+    before = code()
+    unet = tmp_path / "program" / "medssl" / "nn" / "backbones" / "unet.py"
+    unet.write_text(unet.read_text() + "\n# a comment changes nothing\n")
+    assert code() == before
+    unet.write_text(unet.read_text() + "\nEDITED = True\n")
+    after = code()
+    assert {name for name in after if after[name] != before[name]} == {"pretrain ct/ways-hash-seed0", "finetune ways"}
