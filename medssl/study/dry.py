@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from medssl.core.errors import LockedError
+from medssl.core.files import TEMPORARY_PREFIX
 from medssl.core.job import hold
 from medssl.core.layout import PRIVATE, Layout
+from medssl.core.store import link
 
 
 @contextlib.contextmanager
 def leaving_nothing(layout: Layout) -> Iterator[None]:
-    """Inside, specs and listings may be written; afterwards they are what they were, times included.
+    """Inside, specs and listings may be written (as whole files); afterwards they are what they were, times included.
 
     Raises:
         LockedError: somebody works on the study, and would be disturbed.
@@ -27,37 +30,45 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
             except LockedError as error:
                 raise LockedError(f"{error} A dry run writes specs for a moment, which would disturb it.") from None
         folders = [layout.root / "specs", layout.root / "sources", PRIVATE]
-        before = {path: (path.read_bytes(), path.stat()) for folder in folders for path in _files(folder)}
-        there = {path for path in (*layout.root.parents, layout.root, *folders) if path.exists()}
-        there |= {path for folder in folders for path in folder.rglob("*") if path.is_dir()}
+        parents = [layout.root, *layout.root.parents]
+        there = {
+            path for folder in (*folders, *parents) if folder.is_dir() for path in (folder, *_folders_below(folder, folders))
+        }
+        beside = PRIVATE / f"{TEMPORARY_PREFIX}dry-{os.getpid()}"
+        before = _names_kept(folders, beside)
         try:
             yield
         finally:
-            _restore(before, folders)
-            _remove_empty([*folders, layout.root, *layout.root.parents], there)
+            _restore(before, folders, beside)
+            shutil.rmtree(beside, ignore_errors=True)
+            _remove_empty(folders, parents, there)
+
+
+def _names_kept(folders: list[Path], beside: Path) -> dict[Path, Path]:
+    """A second name for every file, so that it can come back as it was; nothing is copied."""
+    kept = {path: beside / str(number) for number, path in enumerate(path for folder in folders for path in _files(folder))}
+    for path, name in kept.items():
+        link(path, name)
+    return kept
+
+
+def _restore(before: dict[Path, Path], folders: list[Path], beside: Path) -> None:
+    for path in (path for folder in folders for path in _files(folder)):
+        if path not in before and not path.is_relative_to(beside):
+            path.unlink()
+    for path, name in before.items():
+        if not path.is_file() or not path.samefile(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(name, path)
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
 
 
-def _restore(before: dict[Path, tuple[bytes, os.stat_result]], folders: list[Path]) -> None:
-    for path in (path for folder in folders for path in _files(folder)):
-        if path not in before:
-            path.unlink()
-    for path, (content, info) in before.items():
-        if not path.is_file() or path.stat().st_mtime_ns != info.st_mtime_ns:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            path.chmod(info.st_mode)
-            os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
-
-
-def _remove_empty(folders: list[Path], there: set[Path]) -> None:
+def _remove_empty(folders: list[Path], parents: list[Path], there: set[Path]) -> None:
     """Folders that were not there before, the deepest first."""
-    for folder in folders:
-        deepest_first = sorted((path for path in folder.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
-        for path in (*deepest_first, folder):
-            if path not in there and path != Path():
-                with contextlib.suppress(OSError):  # not empty, or never made
-                    path.rmdir()
+    new = [path for folder in folders for path in (folder, *folder.rglob("*")) if path.is_dir() and path not in there]
+    for path in (*sorted(new, key=lambda path: -len(path.parts)), *(path for path in parents if path not in there)):
+        with contextlib.suppress(OSError):  # not empty, or never made
+            path.rmdir()

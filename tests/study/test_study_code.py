@@ -54,8 +54,12 @@ EXPECTED: dict[str, set[tuple[str, str]]] = {
 }
 """What each job can load, read off the study above by hand."""
 JOBS: dict[str, type[Options]] = {
-    "pretrain": RunOptions, "finetune": TaskOptions, "reduce": ResolvedArmOptions, "evaluate": EvaluationOptions, "report": PageOptions,
-}  # fmt: skip
+    "reduce": ResolvedArmOptions,
+    "pretrain": RunOptions,
+    "finetune": TaskOptions,
+    "evaluate": EvaluationOptions,
+    "report": PageOptions,
+}
 
 
 def specs(**changes: Any) -> dict[str, Any]:

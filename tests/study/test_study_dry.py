@@ -1,0 +1,83 @@
+"""A dry run leaves every file, time and folder as it found them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from medssl.core.errors import LockedError
+from medssl.core.files import write_text
+from medssl.core.job import hold
+from medssl.core.layout import Layout
+from medssl.study.dag import Dag
+from medssl.study.dry import leaving_nothing
+from medssl.study.file import load_study
+from medssl.study.sources import refresh_sources
+
+STUDY = {"study": "s", "sources": {"ct": {"path": "scans"}}}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "scans" / "a.dcm", "x")
+    return tmp_path
+
+
+def seen(folder: Path) -> dict[str, tuple[bytes, int, int] | None]:
+    """Content, time and mode of every file, and every folder."""
+    found: dict[str, tuple[bytes, int, int] | None] = {}
+    for path in folder.rglob("*"):
+        info = path.stat()
+        found[str(path.relative_to(folder))] = (path.read_bytes(), info.st_mtime_ns, info.st_mode) if path.is_file() else None
+    return found
+
+
+def plan(study: dict) -> Layout:
+    """What a run writes before its jobs start."""
+    dag = Dag(load_study(study))
+    refresh_sources(dag.study, dag.layout)
+    dag.write_specs()
+    return dag.layout
+
+
+def test_where_nothing_was_nothing_is_left(folder: Path) -> None:
+    before = seen(folder)
+    with leaving_nothing(Layout(Path("results/s"))):
+        plan(STUDY)
+        assert (folder / "results/s/specs/ingest/ct.json").is_file()
+    assert seen(folder) == before
+
+
+def test_of_a_study_that_ran_every_file_keeps_its_content_and_time(folder: Path) -> None:
+    layout = plan(STUDY)
+    write_text(layout.root / "1_ingest" / "ct" / "series.tsv", "made by a job")
+    os.utime(layout.spec("prepare", "ct"), (1, 1))
+    before = seen(folder)
+    edited = {**STUDY, "seed": 5, "pretrain": {"moco": {"objective": "moco"}}}
+    write_text(folder / "scans" / "b.dcm", "new")
+    with leaving_nothing(layout):
+        plan(edited)
+        assert Path(layout.spec("pretrain", "ct/moco-hash-seed0")).is_file()
+        assert Path(layout.spec("prepare", "ct")).stat().st_mtime_ns > 10**9 * 2
+    (folder / "scans" / "b.dcm").unlink()
+    assert seen(folder) == before
+
+
+def test_an_error_inside_is_taken_back_too(folder: Path) -> None:
+    before = seen(folder)
+    with pytest.raises(ZeroDivisionError), leaving_nothing(Layout(Path("results/s"))):
+        plan(STUDY)
+        raise ZeroDivisionError
+    assert seen(folder) == before
+
+
+def test_not_while_somebody_works_on_the_study(folder: Path) -> None:
+    layout = plan(STUDY)
+    before = seen(folder)
+    with hold(layout.root / ".lock"), pytest.raises(LockedError, match="in use"), leaving_nothing(layout):
+        pass
+    (layout.root / ".lock").unlink()
+    assert seen(folder) == before
