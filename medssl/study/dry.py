@@ -31,9 +31,8 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
                 raise LockedError(f"{error} A dry run writes specs for a moment, which would disturb it.") from None
         folders = [layout.root / "specs", layout.root / "sources", PRIVATE]
         parents = [layout.root, *layout.root.parents]
-        there = {
-            path for folder in (*folders, *parents) if folder.is_dir() for path in (folder, *_folders_below(folder, folders))
-        }
+        there = {folder for folder in (*folders, *parents) if folder.is_dir()}
+        there |= {path for folder in folders for path in folder.rglob("*") if path.is_dir()}
         beside = PRIVATE / f"{TEMPORARY_PREFIX}dry-{os.getpid()}"
         before = _names_kept(folders, beside)
         try:
