@@ -65,8 +65,9 @@ def test_each_room_imports_only_what_lies_below_it(path: Path) -> None:
 
 
 def test_only_run_py_writes_in_a_stage() -> None:
+    """And `volume_store.py` of ingest, which is its run.py's own folder of finished volumes."""
     for path in files():
-        if room(path) in STAGES and path.name != "run.py":
+        if room(path) in STAGES and path.name != "run.py" and path != PACKAGE / "ingest" / "volume_store.py":
             names = {
                 n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "") for n in ast.walk(ast.parse(path.read_text()))
             }
