@@ -28,7 +28,7 @@ from faults import DICOM_FAULTS, FIELD_TABLE, NIFTI_FAULTS, Result, judge  # noq
 from ingesting import KEY, ingest  # noqa: E402
 
 from medssl.core.files import write_json  # noqa: E402
-from medssl.ingest.readers import Readers  # noqa: E402
+from medssl.ingest.reading_pool import ReadingPool  # noqa: E402
 
 POLICY = ("burned_in", "derived_or_captured", "kernel_differs_in_one", "linked", "deflate_bomb", "nested_deep", "huge_matrix")
 """What medssl refuses as a matter of policy or safety: no volume of a peer is wrong for it, so they are not compared."""
@@ -118,7 +118,7 @@ def main() -> None:
     faults = dicom | ({} if options.quick else NIFTI_FAULTS)
     verdicts: dict[str, Counter[tuple[str, str]]] = {tool: Counter() for tool in ("medssl", *PEERS)}
     pool = [multiprocessing.get_context("spawn").Pool(1, _quiet)]
-    with tempfile.TemporaryDirectory() as scratch, Readers(KEY, 2) as readers:
+    with tempfile.TemporaryDirectory() as scratch, ReadingPool(KEY, 2) as readers:
         for seed in range(seeds):
             root = Path(scratch) / "in" / str(seed)
             expected = {name: fault(root / name, seed) for name, fault in faults.items()}

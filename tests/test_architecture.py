@@ -120,8 +120,9 @@ MEANS_SOMETHING_ELSE = {
 
 
 def test_only_run_py_writes_in_a_stage() -> None:
+    """And `volume_store.py` of ingest, which is its run.py's own folder of finished volumes."""
     for path in files():
-        if room(path) in STAGES and path.name != "run.py":
+        if room(path) in STAGES and path.name != "run.py" and path != PACKAGE / "ingest" / "volume_store.py":
             names = {
                 n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "") for n in ast.walk(ast.parse(path.read_text()))
             }

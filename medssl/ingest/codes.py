@@ -1,6 +1,11 @@
-"""Every word that `rejected.tsv` may use as a reason, with what it means."""
+"""Every word that `rejected.tsv` may use as a reason, with what it means. A check may bring words of its own."""
 
 from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+CHECKS = Path(__file__).with_name("checks")
 
 CODES: dict[str, str] = {
     # what the file is
@@ -72,3 +77,25 @@ CODES: dict[str, str] = {
     "no_images": "an archive of arrays without an images array",
     "labels_mismatch": "labels and images differ in number",
 }
+
+
+def sentence_of(code: str) -> str:
+    """What a code means, in the words of the table or of the check that brings it.
+
+    Raises:
+        ValueError: nobody knows the code.
+    """
+    sentence = CODES.get(code) or codes_of_checks().get(code)
+    if sentence is None:
+        raise ValueError(f"unknown refusal code {code!r}")
+    return sentence
+
+
+def codes_of_checks() -> dict[str, str]:
+    """The codes that checks bring themselves: the literal `SENTENCES` of their files, read from the source text."""
+    found: dict[str, str] = {}
+    for path in sorted(CHECKS.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "SENTENCES" for t in node.targets):
+                found |= ast.literal_eval(node.value)
+    return found

@@ -14,7 +14,7 @@ import pandas as pd
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
 from medssl.ingest.names import modality_of, pair_masks, subject_of
-from medssl.ingest.readers import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, Readers
+from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
 
 COLUMNS = ["name", "size", "mtime_ns", "format", "code", "sentence", "series", "header", "group", "role", "tainted", "shard"]
@@ -43,7 +43,7 @@ def inventory(
     listing: list[tuple[str, int, int, str]],
     root: Path,
     key: bytes,
-    readers: Readers,
+    readers: ReadingPool,
     *,
     settings: dict[str, Any],
     labels: Labels,
@@ -61,7 +61,7 @@ def inventory(
 def headers(
     listing: list[tuple[str, int, int, str]],
     root: Path,
-    readers: Readers,
+    readers: ReadingPool,
     *,
     no_space: str,
     known: dict[tuple[str, int, int], Row] | None = None,
@@ -85,9 +85,9 @@ def headers(
         old = known.get((name, size, mtime_ns))
         if kind != "file":
             refusal = Refusal("link" if kind == "link" else "special_file")
-            row |= {"code": refusal.code, "sentence": refusal.sentence}
+            row |= refusal.answer()
         elif size == 0:
-            row |= {"code": "empty", "sentence": Refusal("empty").sentence}
+            row |= Refusal("empty").answer()
         elif old is not None:
             row |= {name: old[name] for name in ("format", "code", "sentence", "series", "header")}
         else:
@@ -138,7 +138,7 @@ def _group(rows: list[Row], key: bytes, settings: dict[str, Any], labels: Labels
 
 
 def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
-    row |= {"code": refusal.code, "sentence": refusal.sentence, "format": "", "role": "image"}
+    row |= {**refusal.answer(), "format": "", "role": "image"}
     row["group"] = minted(key, "r", row["name"].rpartition("/")[0], refusal.code)
 
 

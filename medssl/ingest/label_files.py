@@ -18,7 +18,7 @@ MASK_ENTITY = re.compile(r"(seg|desc|label|space|res|den|atlas)-[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True)
-class Item:
+class LabelTarget:
     """What a label can be given to: a volume (`index` None) or an image of an image set."""
 
     volume_id: str
@@ -40,7 +40,7 @@ class Given:
 class Matcher:
     """Finds the items that an id stands for."""
 
-    def __init__(self, items: Sequence[Item], key_ids: Callable[[str], tuple[str, ...]]) -> None:
+    def __init__(self, items: Sequence[LabelTarget], key_ids: Callable[[str], tuple[str, ...]]) -> None:
         """`key_ids`: the keyed ids that a patient id or a series UID would have had."""
         self._key_ids = key_ids
         self._certain: dict[str, set[int]] = defaultdict(set)
@@ -107,7 +107,7 @@ def given_by_table(rows: Sequence[dict[str, str]], matcher: Matcher, groups: Seq
     return found, strangers
 
 
-def given_by_folders(items: Sequence[Item]) -> dict[int, Given]:
+def given_by_folders(items: Sequence[LabelTarget]) -> dict[int, Given]:
     """The class of each item by the folder that holds its files."""
     folders = {number: {PurePosixPath(file).parent.name for file in item.files} for number, item in enumerate(items)}
     found = {number: Given(names.pop(), {}) for number, names in folders.items() if len(names) == 1 and "" not in names}

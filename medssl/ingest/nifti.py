@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medssl.ingest.elements import Buffer
+from medssl.ingest.dicom.elements import Buffer
 from medssl.ingest.refusal import Refusal
 from medssl.volume.geometry import corner_distance_mm, is_usable
 

@@ -7,8 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from medssl.ingest.elements import Buffer, looks_like_dicom
-from medssl.ingest.refusal import Refusal
+from medssl.ingest.dicom.elements import Buffer, looks_like_dicom
+from medssl.ingest.refusal import Refusal, Request
 
 _ARCHIVES = (
     (0, b"PK\x05\x06"),
@@ -59,6 +59,18 @@ def open_bytes(path: str | Path) -> Buffer:
         raise Refusal("unreadable", f"error {error.errno}") from None
     finally:
         os.close(descriptor)
+
+
+def open_listed(file: Request) -> Buffer:
+    """The bytes of a listed file (`path`, `size`), if it is still the one that was listed.
+
+    Raises:
+        Refusal: `changed`, or what `open_bytes` raises.
+    """
+    data = open_bytes(file["path"])
+    if len(data) != file["size"]:
+        raise Refusal("changed", f"{len(data)} bytes, {file['size']} listed")
+    return data
 
 
 def kind_of(data: Buffer) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medssl.ingest.elements import Buffer
+from medssl.ingest.dicom.elements import Buffer
 from medssl.ingest.refusal import Refusal
 
 MAX_PIXELS = 1 << 26

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from medssl.ingest.codes import CODES
+from typing import Any
+
+from medssl.ingest.codes import sentence_of
+
+Request = dict[str, Any]
+"""What a reading process is asked: numbers, codes and paths, as JSON."""
+Answer = dict[str, Any]
+"""What it answers: what was asked for, or `code` and `sentence` of a refusal."""
 
 
 class Refusal(Exception):
@@ -12,10 +19,12 @@ class Refusal(Exception):
     """
 
     def __init__(self, code: str, detail: str = "") -> None:
-        if code not in CODES:
-            raise ValueError(f"unknown refusal code {code!r}")
         self.code = code
-        self.sentence = f"{CODES[code]}" + (f": {detail}" if detail else "") + "."
+        self.sentence = sentence_of(code) + (f": {detail}" if detail else "") + "."
         self.values: dict[int, object] = {}
         """What was read of a damaged DICOM file before the damage; never leaves the reading process."""
         super().__init__(self.sentence)
+
+    def answer(self) -> Answer:
+        """The refusal as the answer to a request."""
+        return {"code": self.code, "sentence": self.sentence}

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from ingesting import KEY
 
-from medssl.ingest.readers import Readers
+from medssl.ingest.reading_pool import ReadingPool
 
 
 @pytest.fixture(scope="session")
-def readers() -> Iterator[Readers]:
+def readers() -> Iterator[ReadingPool]:
     """Two reading processes for all tests."""
-    with Readers(KEY, 2) as made:
+    with ReadingPool(KEY, 2) as made:
         yield made

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from medssl.core.listing import walk
-from medssl.ingest.conversion import Source, convert_group, picture_labels
+from medssl.ingest.conversion import convert_group
+from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import Labels, inventory
-from medssl.ingest.readers import Readers
+from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.source import Source
 
 KEY = b"a key of the tests, 32 bytes long"
 
@@ -41,13 +43,13 @@ def ingest(
     settings: dict | None = None,
     labels: Labels | None = None,
     depth: int = 1,
-    readers: Readers | None = None,
+    readers: ReadingPool | None = None,
 ) -> dict[str, Ingested]:
     """Ingest `root`; results by the first `depth` parts of the files' paths."""
     settings = {"tilt": "resample", "uneven": "refuse", "derived": "refuse", "min_slices": 3, **(settings or {})}
     labels = labels or Labels()
     found: dict[str, Ingested] = defaultdict(Ingested)
-    own = readers or Readers(KEY, 2)
+    own = readers or ReadingPool(KEY, 2)
     try:
         table = inventory(walk("test", str(root)), root, KEY, own, settings=settings, labels=labels)
         folders = picture_labels(table.to_dict("records"))

@@ -10,10 +10,11 @@ from ingesting import ingest
 from phantoms import datasets, random_phantom, save
 
 from medssl.core.rng import rng
+from medssl.ingest.check import Series, run_checks
 from medssl.ingest.checks.drawn_text import drawn_text
 from medssl.ingest.checks.hounsfield import hounsfield
 from medssl.ingest.checks.rescale_joins import rescale_joins
-from medssl.ingest.finding import Series
+from medssl.ingest.refusal import Refusal
 
 
 def series(values: np.ndarray, modality: str = "CT", rescales: list | None = None) -> Series:
@@ -81,7 +82,14 @@ def test_hounsfield_range() -> None:
     assert hounsfield(series(body * -1 - 2500)) is not None
     assert hounsfield(series(body + 2048)) is not None
     assert hounsfield(series(body * 1000)) is not None
-    assert hounsfield(series(body * 1000, modality="MR")) is None
+
+
+def test_a_check_runs_on_the_modalities_it_names_alone() -> None:
+    wild = np.stack([textured(n) for n in range(3)], axis=2) * 1000
+    with pytest.raises(Refusal) as refused:
+        run_checks(series(wild))
+    assert refused.value.code == "implausible_hu"
+    assert run_checks(series(wild, modality="MR")) == []
 
 
 def test_rescale_that_breaks_between_slices_is_found() -> None:

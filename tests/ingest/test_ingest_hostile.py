@@ -20,10 +20,11 @@ from pydicom.uid import UID
 
 from medssl.core.rng import rng
 from medssl.ingest.codes import CODES
-from medssl.ingest.elements import parse
-from medssl.ingest.header import SEQUENCES, WANTED, read_header
+from medssl.ingest.dicom.elements import parse
+from medssl.ingest.dicom.header import read_header
+from medssl.ingest.dicom.tags import SEQUENCES, WANTED
 from medssl.ingest.opening import kind_of
-from medssl.ingest.readers import Readers
+from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.refusal import Refusal
 
 SYNTAXES = ("explicit", "implicit", "big_endian", "deflated", "rle", "j2k", "jpegls", "ljpeg")
@@ -120,9 +121,9 @@ def test_fuzzed_files_are_refused_or_read_within_limits(tmp_path: Path, request:
     for name, data in mutants(number).items():
         (root / name).parent.mkdir(parents=True)
         (root / name).write_bytes(data)
-    with Readers(KEY, 2) as readers:
+    with ReadingPool(KEY, 2) as readers:
         found = ingest(root, tmp_path / "x", settings={"min_slices": 1}, readers=readers, depth=0)
-        peaks = [_peak_mb(r._process.pid) for r in readers._readers if r._process is not None]  # type: ignore[union-attr]
+        peaks = [_peak_mb(r._process.pid) for r in readers._processes if r._process is not None]  # type: ignore[union-attr]
     codes = Counter(code for one in found.values() for code in one.codes)
     assert set(codes) <= set(CODES)
     assert codes["timeout"] == 0
@@ -139,9 +140,9 @@ def _peak_mb(pid: int) -> float:
 @pytest.mark.parametrize("name", ["deflate_bomb", "nifti_bomb", "nifti_huge", "huge_matrix", "nested_deep"])
 def test_bombs_are_refused_within_256_mb(name: str, tmp_path: Path) -> None:
     FAULTS[name](tmp_path / "s" / "case", 1)
-    with Readers(KEY, 1) as readers:
+    with ReadingPool(KEY, 1) as readers:
         found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"]
-        peak = _peak_mb(readers._readers[0]._process.pid)  # type: ignore[union-attr]
+        peak = _peak_mb(readers._processes[0]._process.pid)  # type: ignore[union-attr]
     assert not found.volumes
     assert peak < 256
 
@@ -171,8 +172,8 @@ def test_run_length_and_jpeg_2000_bombs_are_refused(tmp_path: Path, readers) -> 
 
 
 def test_reader_that_hangs_or_dies_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with Readers(KEY, 1) as readers:
-        reader = readers._readers[0]
+    with ReadingPool(KEY, 1) as readers:
+        reader = readers._processes[0]
         path = tmp_path / "a.dcm"
         path.write_bytes(one_file("explicit"))
         good = {"path": str(path), "size": path.stat().st_size}
@@ -223,7 +224,7 @@ def test_nothing_of_a_header_reaches_an_answer_but_the_allow_list(tmp_path: Path
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", canary]
     path = tmp_path / f"{canary}.dcm"
     write(ds, path)
-    with Readers(KEY, 1) as readers:
+    with ReadingPool(KEY, 1) as readers:
         answer = readers.ask("scan", {"path": str(path), "size": path.stat().st_size}, memory_mb=150, timeout_s=20)
     answer["header"]["image_type"] = []
     assert canary not in json.dumps(answer)

@@ -20,7 +20,7 @@ from medssl.core.files import read_json
 from medssl.core.layout import Layout
 from medssl.core.tables import read_parquet, read_tsv
 from medssl.ingest import run
-from medssl.ingest.label_files import Item, Matcher, given_by_table, masks_of
+from medssl.ingest.label_files import LabelTarget, Matcher, given_by_table, masks_of
 
 
 def labels_of(source: Path, labels: Path | str, **settings: object) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
@@ -102,7 +102,7 @@ def test_folder_names_are_classes_where_they_are_asked_for(here: Path) -> None: 
 
 
 def test_contradictions_strangers_and_doubtful_names_are_refused() -> None:
-    items = [Item("v-1", None, ("a/x.nii",), ("v-1", "p-1")), Item("v-2", None, ("b/x.nii",), ("v-2", "p-1"))]
+    items = [LabelTarget("v-1", None, ("a/x.nii",), ("v-1", "p-1")), LabelTarget("v-2", None, ("b/x.nii",), ("v-2", "p-1"))]
     matcher = Matcher(items, lambda name: ())
     with pytest.raises(StudyError, match="the name of 2 images"):
         matcher.find("x.nii")

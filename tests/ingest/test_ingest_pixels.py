@@ -14,9 +14,10 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEG2000Lossless
 
 from medssl.core.rng import rng
-from medssl.ingest.elements import parse
-from medssl.ingest.header import SEQUENCES, WANTED, read_header
-from medssl.ingest.pixels import frame_pixels, is_lossy
+from medssl.ingest.dicom.elements import parse
+from medssl.ingest.dicom.header import read_header
+from medssl.ingest.dicom.pixels import frame_pixels, is_lossy
+from medssl.ingest.dicom.tags import SEQUENCES, WANTED
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.storing import storage_for
 

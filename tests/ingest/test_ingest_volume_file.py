@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medssl.ingest import reader
-from medssl.ingest.readers import Readers
+from medssl.ingest import reading_process
+from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.refusal import Answer, Request
 from medssl.ingest.volume_file import VolumeFile
 from medssl.volume.geometry import Reorientation
 
@@ -41,14 +42,14 @@ def test_a_disk_without_room_is_found_before_anything_is_decoded(tmp_path: Path,
 def test_a_full_disk_refuses_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reading process says which error it was; its parent raises it instead of blaming the source."""
 
-    def full(request: reader.Request, key: bytes) -> reader.Answer:
+    def full(request: Request, key: bytes) -> Answer:
         raise OSError(errno.ENOSPC, "whatever a file name may say")
 
-    monkeypatch.setitem(reader.TASKS, "scan", full)
-    answer = reader.answer("scan", {}, b"k" * 32)
+    monkeypatch.setitem(reading_process.TASKS, "scan", full)
+    answer = reading_process.answer("scan", {}, b"k" * 32)
     assert answer == {"errno": errno.ENOSPC}
-    with Readers(b"k" * 32) as readers:
-        monkeypatch.setattr(readers._readers[0], "_line", lambda process, timeout_s: b'{"errno": 28}')
+    with ReadingPool(b"k" * 32) as readers:
+        monkeypatch.setattr(readers._processes[0], "_line", lambda process, timeout_s: b'{"errno": 28}')
         with pytest.raises(OSError, match="No space left") as caught:
             readers.ask("scan", {}, memory_mb=100, timeout_s=5)
     assert caught.value.errno == errno.ENOSPC

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from medssl.ingest.finding import Finding, Series
+from medssl.ingest.check import Finding, Series
+
+APPLIES_TO = None
+CODES = ("burned_in",)
 
 
 def drawn_text(series: Series, *, min_signs: int = 5, min_height_vox: int = 5, max_height_vox: int = 40) -> Finding | None:

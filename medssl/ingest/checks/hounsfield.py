@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from medssl.ingest.finding import Finding, Series
+from medssl.ingest.check import Finding, Series
+
+APPLIES_TO = ("CT",)
+CODES = ("implausible_hu",)
 
 
 def hounsfield(series: Series, *, low_hu: float = -1100.0, high_hu: float = 700.0, most_hu: float = 65536.0) -> Finding | None:
@@ -12,8 +15,6 @@ def hounsfield(series: Series, *, low_hu: float = -1100.0, high_hu: float = 700.
 
     Voxels at or below -2000 HU (the rim outside the scanned circle) are left out.
     """
-    if series.modality != "CT":
-        return None
     inside = series.values[series.values > -2000.0]
     if inside.size < 0.2 * series.values.size:
         return Finding(

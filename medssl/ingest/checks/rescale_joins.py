@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from medssl.ingest.finding import Finding, Series
+from medssl.ingest.check import Finding, Series
+
+APPLIES_TO = ("CT",)
+CODES = ("mixed_rescale",)
 
 
 def rescale_joins(series: Series, *, times_usual: float = 4.0, jump_hu: float = 150.0) -> Finding | None:
@@ -12,7 +15,7 @@ def rescale_joins(series: Series, *, times_usual: float = 4.0, jump_hu: float = 
 
     A missing or wrong rescale in one slice makes a jump of hundreds of HU between neighbours.
     """
-    if series.modality != "CT" or len(set(series.rescales)) == 1 or series.values.shape[2] < 2:
+    if len(set(series.rescales)) == 1 or series.values.shape[2] < 2:
         return None
     steps = np.abs(np.diff(series.values, axis=2)).mean(axis=(0, 1))
     usual = float(np.median(steps))

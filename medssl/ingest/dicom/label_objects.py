@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medssl.ingest.elements import Buffer
-from medssl.ingest.header import SEGMENTATION, STRUCTURE_SET
+from medssl.ingest.dicom.elements import Buffer
+from medssl.ingest.dicom.object_kinds import SEGMENTATION, STRUCTURE_SET
 from medssl.ingest.refusal import Refusal
 from medssl.volume.geometry import LPS_TO_RAS, corners_mm
 

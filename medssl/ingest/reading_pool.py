@@ -1,4 +1,4 @@
-"""The parent's side: a few reading processes with limits, restarted when a file kills one."""
+"""The parent's side of `reading_process.py`: a few such processes with limits, restarted when a file kills one."""
 
 from __future__ import annotations
 
@@ -12,38 +12,34 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from medssl.ingest.refusal import Refusal
+from medssl.ingest.refusal import Answer, Refusal, Request
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 HEADER_MEMORY_MB = 150.0
 HEADER_TIMEOUT_S = 20.0
 BATCH = 64
 
-Request = dict[str, Any]
-Answer = dict[str, Any]
 
-
-class Readers:
+class ReadingPool:
     """`count` reading processes, started at once. Use as a context; the processes end with it."""
 
     def __init__(self, key: bytes, count: int = 1) -> None:
         self._key = key
-        self._readers = [_Reader(key) for _ in range(max(count, 1))]
-        for reader in self._readers:
-            reader.start()
+        self._processes = [_ReadingProcess(key) for _ in range(max(count, 1))]
+        for process in self._processes:
+            process.start()
 
-    def __enter__(self) -> Readers:
+    def __enter__(self) -> ReadingPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for reader in self._readers:
-            reader.stop()
+        for process in self._processes:
+            process.stop()
 
     def ask(self, task: str, request: Request, *, memory_mb: float, timeout_s: float) -> Answer:
         """The answer to one request."""
-        return self._readers[0].ask(task, [request], memory_mb, timeout_s)[0]
+        return self._processes[0].ask(task, [request], memory_mb, timeout_s)[0]
 
     def each(
         self,
@@ -60,14 +56,14 @@ class Readers:
             waiting.put(list(range(start, min(start + batch, len(requests)))))
         done: queue.SimpleQueue[tuple[int, Answer] | BaseException | None] = queue.SimpleQueue()
 
-        def work(reader: _Reader) -> None:
+        def work(process: _ReadingProcess) -> None:
             try:
                 while True:
                     numbers = waiting.get_nowait()
                     memory = memory_mb if isinstance(memory_mb, (int, float)) else max(memory_mb[n] for n in numbers)
                     patience = timeout_s if isinstance(timeout_s, (int, float)) else max(timeout_s[n] for n in numbers)
                     for number, answer in zip(
-                        numbers, reader.ask(task, [requests[n] for n in numbers], memory, patience), strict=True
+                        numbers, process.ask(task, [requests[n] for n in numbers], memory, patience), strict=True
                     ):
                         done.put((number, answer))
             except queue.Empty:
@@ -75,7 +71,7 @@ class Readers:
             except BaseException as error:
                 done.put(error)
 
-        threads = [threading.Thread(target=work, args=(reader,), daemon=True) for reader in self._readers]
+        threads = [threading.Thread(target=work, args=(process,), daemon=True) for process in self._processes]
         for thread in threads:
             thread.start()
         running = len(threads)
@@ -93,7 +89,9 @@ class Readers:
                 waiting.get()
 
 
-class _Reader:
+class _ReadingProcess:
+    """One reading process and what it has not yet answered."""
+
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,10 +114,10 @@ class _Reader:
                     answers.append(answer)
             except TimeoutError:
                 self.stop()
-                answers.append(_refusal(Refusal("timeout", f"more than {timeout_s:.0f} s")))
+                answers.append(Refusal("timeout", f"more than {timeout_s:.0f} s").answer())
             except (EOFError, BrokenPipeError, ConnectionResetError, json.JSONDecodeError):
                 self.stop()
-                answers.append(_refusal(Refusal("crashed")))
+                answers.append(Refusal("crashed").answer())
         return answers
 
     def stop(self) -> None:
@@ -142,7 +140,7 @@ class _Reader:
             quiet = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
             environment = {**os.environ, **quiet, "MALLOC_ARENA_MAX": "2", "PYTHONPATH": str(PACKAGE_ROOT)}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "medssl.ingest.reader"],
+                [sys.executable, "-m", "medssl.ingest.reading_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
@@ -163,7 +161,3 @@ class _Reader:
             self._pending += chunk
         line, self._pending = self._pending.split(b"\n", 1)
         return line
-
-
-def _refusal(refusal: Refusal) -> Answer:
-    return {"code": refusal.code, "sentence": refusal.sentence}

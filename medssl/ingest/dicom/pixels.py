@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medssl.ingest.elements import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, UNDEFINED, Parsed
-from medssl.ingest.header import Layout
+from medssl.ingest.dicom.elements import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, UNDEFINED, Parsed
+from medssl.ingest.dicom.pixel_layout import PixelLayout
 from medssl.ingest.refusal import Refusal
 
 NATIVE = frozenset([IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED])
@@ -21,7 +21,7 @@ HTJ2K = frozenset(["1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.84
 SYNTAXES = NATIVE | {RLE} | JPEG | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | HTJ2K
 
 
-def check_pixels(layout: Layout) -> None:
+def check_pixels(layout: PixelLayout) -> None:
     """Whether the pixels are scalars that this reader knows.
 
     Raises:
@@ -37,7 +37,7 @@ def check_pixels(layout: Layout) -> None:
         raise Refusal("unsupported_pixels", f"the high bit is {layout.high_bit} for {layout.bits_stored} bits stored")
 
 
-def frame_pixels(parsed: Parsed, layout: Layout, frame: int) -> np.ndarray:
+def frame_pixels(parsed: Parsed, layout: PixelLayout, frame: int) -> np.ndarray:
     """Stored values of one frame as an array `(columns, rows)`, axes (i, j), Fortran order; int16, uint16, int8 or uint8.
 
     Raises:
@@ -58,7 +58,7 @@ def frame_pixels(parsed: Parsed, layout: Layout, frame: int) -> np.ndarray:
     return _sign(raw, layout).T
 
 
-def is_lossy(parsed: Parsed, layout: Layout) -> bool:
+def is_lossy(parsed: Parsed, layout: PixelLayout) -> bool:
     """Whether the pixels went through a lossy compression, as the header or the JPEG 2000 stream says."""
     if layout.lossy or layout.syntax not in JPEG_2000 | HTJ2K:
         return layout.lossy
@@ -68,7 +68,7 @@ def is_lossy(parsed: Parsed, layout: Layout) -> bool:
     return coding < 0 or stream[coding + 13 : coding + 14] != b"\x01"
 
 
-def _sign(raw: np.ndarray, layout: Layout) -> np.ndarray:
+def _sign(raw: np.ndarray, layout: PixelLayout) -> np.ndarray:
     """Bits above the stored ones cleared (they may hold overlays), the sign bit of the stored ones carried up."""
     width, stored = raw.dtype.itemsize * 8, layout.bits_stored
     unsigned = raw.view(f"u{raw.dtype.itemsize}")
@@ -78,7 +78,7 @@ def _sign(raw: np.ndarray, layout: Layout) -> np.ndarray:
     return signed if stored == width else np.right_shift(np.left_shift(signed, width - stored), width - stored)
 
 
-def _frame_bytes(parsed: Parsed, layout: Layout, frame: int) -> bytes:
+def _frame_bytes(parsed: Parsed, layout: PixelLayout, frame: int) -> bytes:
     """The fragments of one frame, joined."""
     fragments = parsed.fragments
     if len(fragments) == layout.frames:
@@ -97,7 +97,7 @@ def _frame_bytes(parsed: Parsed, layout: Layout, frame: int) -> bytes:
     return b"".join(bytes(parsed.data[start : start + size]) for start, size in picked)
 
 
-def _decode(stream: bytes, layout: Layout) -> np.ndarray:
+def _decode(stream: bytes, layout: PixelLayout) -> np.ndarray:
     if layout.syntax == RLE:
         return _rle(stream, layout)
     import imagecodecs
@@ -168,7 +168,7 @@ def _stream_shape(stream: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _rle(stream: bytes, layout: Layout) -> np.ndarray:
+def _rle(stream: bytes, layout: PixelLayout) -> np.ndarray:
     """DICOM run-length coding: byte planes, most significant first, each packed bits (PS3.5 annex G)."""
     num_planes = layout.bits_allocated // 8
     if len(stream) < 64:

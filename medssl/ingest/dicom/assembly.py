@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from medssl.ingest.elements import Parsed
-from medssl.ingest.header import Layout
-from medssl.ingest.pixels import frame_pixels, is_lossy
+from medssl.ingest.dicom.elements import Parsed
+from medssl.ingest.dicom.pixel_layout import PixelLayout
+from medssl.ingest.dicom.pixels import frame_pixels, is_lossy
+from medssl.ingest.dicom.stacks import Stack
 from medssl.ingest.refusal import Refusal
-from medssl.ingest.stacks import Stack
 from medssl.ingest.storing import Storage, storage_for
 from medssl.ingest.volume_file import VolumeFile
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine, slice_affine, spacing_mm
@@ -23,12 +23,12 @@ from medssl.volume.resample import StraightGrid, straight_grid, straightened_pla
 AIR_HU = -1024.0
 SAMPLE_STRIDE = 8
 
-Open = Callable[[int], tuple[Parsed, Layout]]
+Open = Callable[[int], tuple[Parsed, PixelLayout]]
 """Opens file number n of the stack and gives its parsed framing and header."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class StackPlan:
     """A stack as the reading process gets it: numbers only."""
 
     slices: list[tuple[int, int, int]]
@@ -44,7 +44,7 @@ class Plan:
     straighten: bool
 
     @classmethod
-    def of(cls, stack: Stack, numbers: dict[int, int]) -> Plan:
+    def of(cls, stack: Stack, numbers: dict[int, int]) -> StackPlan:
         """The plan of a stack whose file `n` is number `numbers[n]` of the request."""
         first = stack.slices[0]
         return cls(
@@ -99,23 +99,23 @@ class Built:
         }
 
 
-def build(plan: Plan, open_file: Open, target: Path, threads: int) -> Built:
+def build(plan: StackPlan, open_file: Open, target: Path, threads: int) -> Built:
     """Decode a stack into `target` (`.npy`, Fortran order, RAS+).
 
     Raises:
         Refusal: a frame cannot be decoded.
     """
-    cached: dict[int, tuple[Parsed, Layout]] = {}
+    cached: dict[int, tuple[Parsed, PixelLayout]] = {}
     counts = np.bincount([file for file, _, _ in plan.slices])
 
-    def source(number: int) -> tuple[Parsed, Layout]:
+    def source(number: int) -> tuple[Parsed, PixelLayout]:
         if counts[number] == 1:
             return open_file(number)
         if number not in cached:
             cached[number] = open_file(number)
         return cached[number]
 
-    def raw(k: int) -> tuple[np.ndarray, Layout]:
+    def raw(k: int) -> tuple[np.ndarray, PixelLayout]:
         file, frame, tile = plan.slices[k]
         parsed, layout = source(file)
         pixels = frame_pixels(parsed, layout, frame)
@@ -142,10 +142,10 @@ def _tile(sheet: np.ndarray, tile: int, columns: int, rows: int) -> np.ndarray:
     return sheet[i : i + columns, j : j + rows]
 
 
-RawSlice = Callable[[int], tuple[np.ndarray, Layout]]
+RawSlice = Callable[[int], tuple[np.ndarray, PixelLayout]]
 
 
-def _build_directly(plan: Plan, raw: RawSlice, storage: Storage, target: Path, threads: int) -> Built:
+def _build_directly(plan: StackPlan, raw: RawSlice, storage: Storage, target: Path, threads: int) -> Built:
     """Every slice goes from its file to its place in the mapped result."""
     affine = plan.source_affine
     turn = closest_canonical(affine)
@@ -170,11 +170,11 @@ def _build_directly(plan: Plan, raw: RawSlice, storage: Storage, target: Path, t
 
 
 def _build_from_memory(
-    plan: Plan, raw: RawSlice, dtype: np.dtype[Any], rescales: set[tuple[float, float]], target: Path, threads: int
+    plan: StackPlan, raw: RawSlice, dtype: np.dtype[Any], rescales: set[tuple[float, float]], target: Path, threads: int
 ) -> Built:
     """All slices first, because the storage depends on their true range, or the result on several slices."""
     stored = np.empty(plan.shape, dtype, order="F")
-    layouts: list[Layout | None] = [None] * plan.shape[2]
+    layouts: list[PixelLayout | None] = [None] * plan.shape[2]
 
     def gather(k: int) -> None:
         pixels, layouts[k] = raw(k)
@@ -217,7 +217,7 @@ def _build_from_memory(
 
 
 def _built(
-    plan: Plan,
+    plan: StackPlan,
     storage: Storage,
     shape: tuple[int, ...],
     affine: np.ndarray,
@@ -241,7 +241,7 @@ def _built(
     )
 
 
-def _grid(plan: Plan) -> tuple[StraightGrid, np.ndarray]:
+def _grid(plan: StackPlan) -> tuple[StraightGrid, np.ndarray]:
     """The straight grid over a tilted or uneven stack and its affine to RAS+ mm."""
     orientation, spacing = np.array(plan.orientation), np.array(plan.spacing)
     rows_run = orientation[:3] / np.linalg.norm(orientation[:3])
@@ -253,7 +253,7 @@ def _grid(plan: Plan) -> tuple[StraightGrid, np.ndarray]:
 
 
 def _values(
-    pixels: np.ndarray, layout: Layout, slope: float, intercept: float, dtype: str, modality: str
+    pixels: np.ndarray, layout: PixelLayout, slope: float, intercept: float, dtype: str, modality: str
 ) -> tuple[np.ndarray, int]:
     """Pixels in value units as `dtype`, and how many padding voxels below air became air."""
     values: np.ndarray
@@ -275,7 +275,7 @@ def _values(
     return values, count
 
 
-def _sample(plan: Plan) -> np.ndarray:
+def _sample(plan: StackPlan) -> np.ndarray:
     columns, rows, slices = plan.shape
     if plan.modality != "CT":
         return np.empty((0, 0, 0), np.float32)

@@ -1,0 +1,123 @@
+"""Pictures of one shape, or the arrays of an NPZ archive, become one volume of kind `images`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from medssl.core.listing import minted
+from medssl.ingest.inventory import folder_labels
+from medssl.ingest.ledger import SERIES_COLUMNS, Row
+from medssl.ingest.outcome import Outcome, by_code
+from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
+
+
+def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
+    """All pictures of one shape and depth as one volume of kind `images`."""
+    rows = sorted(rows, key=lambda row: row["name"])
+    header = json.loads(rows[0]["header"])
+    columns, height = header["shape"]
+    volume_id = minted(source.key, "v", rows[0]["group"])
+    target = new_file(volume_id, "image.npy")
+    request = {
+        "shape": [columns, height],
+        "dtype": header["dtype"],
+        "files": [source.file(row) for row in rows],
+        "target": str(target),
+    }
+    memory_mb = BASE_MEMORY_MB + 4e-6 * columns * height * (len(rows) + 16)
+    answer = source.readers.ask("pictures", request, memory_mb=memory_mb, timeout_s=60 + 0.5 * len(rows))
+    if "code" in answer:
+        outcome.reject(answer["code"], answer["sentence"], rows, "series")
+        return
+    kept = [rows[n] for n in answer["kept"]]
+    for code, group in by_code(
+        {**rows[r["number"]], "code": r["code"], "sentence": r["sentence"]} for r in answer["refused"]
+    ).items():
+        outcome.reject(code, group[0]["sentence"], group, "series")
+    if not kept:
+        return
+    images = []
+    for index, row in enumerate(kept):
+        name = row["name"]
+        label, split = source.folders.get(name, (None, None))
+        subject = source.labels.subject.get(name)
+        images.append(
+            {
+                "index": index,
+                "image_id": minted(source.key, "i", name),
+                "label": label,
+                "split": source.labels.split.get(name, split),
+                "subject_id": minted(source.key, "p", subject) if subject else None,
+            }
+        )
+    _accept_images(
+        outcome,
+        volume_id,
+        rows[0]["group"],
+        "png",
+        answer | {"columns": columns, "rows": height, "lossy": header["lossy"]},
+        images,
+        kept,
+    )
+
+
+def convert_npz(row: Row, source: Source, new_file: NewFile, outcome: Outcome) -> None:
+    """The image arrays of an NPZ, one volume of kind `images` for each distinct shape."""
+    sets = json.loads(row["header"])["sets"]
+    shapes = Counter((tuple(s["shape"][1:]), s["dtype"]) for s in sets)
+    for (height, columns), dtype in shapes:
+        names = [s["name"] for s in sets if (tuple(s["shape"][1:]), s["dtype"]) == ((height, columns), dtype)]
+        count = sum(s["shape"][0] for s in sets if s["name"] in names)
+        volume_id = minted(source.key, "v", row["group"], f"{columns}x{height}", dtype)
+        request = {"file": source.file(row), "names": names, "dtype": dtype, "target": str(new_file(volume_id, "image.npy"))}
+        memory_mb = BASE_MEMORY_MB + 8e-6 * columns * height * count * 2 + 2e-6 * int(row["size"])
+        answer = source.readers.ask("npz", request, memory_mb=memory_mb, timeout_s=60 + 1e-6 * columns * height * count)
+        if "code" in answer:
+            outcome.reject(answer["code"], answer["sentence"], [row], "series")
+            continue
+        images: list[Row] = []
+        for name, split, labels in zip(names, answer["splits"], answer["labels"], strict=True):
+            for position, label in enumerate(labels):
+                images.append(
+                    {
+                        "index": len(images),
+                        "image_id": minted(source.key, "i", row["name"], name, str(position)),
+                        "label": None if label is None else str(label),
+                        "split": split,
+                        "subject_id": None,
+                    }
+                )
+        _accept_images(outcome, volume_id, row["group"], "npz", answer | {"columns": columns, "rows": height}, images, [row])
+
+
+def _accept_images(
+    outcome: Outcome, volume_id: str, series_id: str, form: str, answer: Row, images: list[Row], files: list[Row]
+) -> None:
+    subjects = {image["subject_id"] for image in images}
+    row: Row = dict.fromkeys(SERIES_COLUMNS)
+    row |= {
+        "volume_id": volume_id,
+        "series_id": series_id,
+        "unit": "patient" if None not in subjects else "image",
+        "kind": "images",
+        "format": form,
+        "modality": "OT",
+        "shape": [answer["columns"], answer["rows"], len(images)],
+        "affine": [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]],
+        "dtype": answer["dtype"],
+        "slope": 1.0,
+        "intercept": 0.0,
+        "content_sha256": answer["sha256"],
+        "lossy": answer.get("lossy", False),
+        "resampled": False,
+        "label": any(image["label"] is not None for image in images),
+        "warnings": [],
+    }
+    volume = outcome.accept(row, answer, files)
+    volume.images = images
+
+
+def picture_labels(rows: list[Row]) -> dict[str, tuple[str, str | None]]:
+    """Class and split of the pictures of an inventory from their folders, where these leave no doubt."""
+    return folder_labels([row["name"] for row in rows if row["format"] == "png"])

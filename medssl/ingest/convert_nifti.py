@@ -1,0 +1,86 @@
+"""A NIfTI file becomes a volume for each of its time points; its mask goes with the first."""
+
+from __future__ import annotations
+
+import json
+
+from medssl.core.listing import minted
+from medssl.ingest.inventory import nifti_modality, nifti_subject
+from medssl.ingest.ledger import Row, volume_row
+from medssl.ingest.outcome import Outcome
+from medssl.ingest.refusal import Refusal
+from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
+
+
+def convert_nifti(rows: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
+    """Convert the images of a group, and their masks."""
+    images = [row for row in rows if row["role"] == "image" and row["format"] == "nifti"]
+    masks = [row for row in rows if row["role"] == "mask" and row["format"] == "nifti"]
+    for image in images:
+        _convert_nifti_image(image, masks, source, new_file, outcome)
+    if not outcome.volumes and masks:
+        outcome.reject("mask_without_image", Refusal("mask_without_image").sentence, masks, "labels")
+
+
+def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
+    header = json.loads(image["header"])
+    shape = header["shape"]
+    if min(shape[2:3]) < int(source.settings.get("min_slices", 3)):
+        refusal = Refusal("few_slices", f"{shape[2]} of at least {source.settings.get('min_slices', 3)}")
+        outcome.reject(refusal.code, refusal.sentence, [image], "series")
+        return
+    num_points = shape[3] if len(shape) > 3 else 1
+    series_id = minted(source.key, "s", image["name"])
+    volume_ids = [minted(source.key, "v", series_id, f"time{n}" if num_points > 1 else "") for n in range(num_points)]
+    request = {
+        "file": source.file(image),
+        "mask": False,
+        "tilt": source.settings.get("tilt", "resample"),
+        "no_space": source.settings.get("no_space", "refuse"),
+        "targets": [str(new_file(volume_id, "image.npy")) for volume_id in volume_ids],
+    }
+    memory_mb = BASE_MEMORY_MB + 6e-6 * header["bytes"] + 20e-6 * shape[0] * shape[1] * shape[2]
+    answer = source.readers.ask("nifti", request, memory_mb=memory_mb, timeout_s=60 + 1e-6 * header["bytes"])
+    if "code" in answer:
+        outcome.reject(answer["code"], answer["sentence"], [image], "series")
+        return
+    subject = minted(source.key, "p", nifti_subject(image["name"], source.settings, source.labels))
+    for point, part in enumerate(answer["points"]):
+        row = volume_row(volume_ids[point], part) | {
+            "series_id": series_id,
+            "subject_id": subject,
+            "unit": "patient",
+            "kind": "volume",
+            "format": "nifti",
+            "modality": nifti_modality(image["name"], source.settings),
+            "tilt_deg": round(part["tilt_deg"], 4),
+            "resampled": part["tilt_deg"] > 0,
+            "time_index": point if num_points > 1 else None,
+        }
+        outcome.accept(row, part, [image])
+    for mask in masks:
+        _convert_nifti_mask(mask, image, header, answer["points"][0], volume_ids, source, new_file, outcome)
+
+
+def _convert_nifti_mask(
+    mask: Row, image: Row, header: Row, part: Row, volume_ids: list[str], source: Source, new_file: NewFile, outcome: Outcome
+) -> None:
+    mask_header = json.loads(mask["header"])
+    if len(mask_header["shape"]) > 3:
+        refusal = Refusal("mask_mismatch", f"mask {mask_header['shape']}, image {header['shape']} voxels")
+        outcome.reject(refusal.code, refusal.sentence, [mask], "labels")
+        return
+    request = {
+        "file": source.file(mask),
+        "mask": True,
+        "no_space": source.settings.get("no_space", "refuse"),
+        "image_shape": part["source_shape"],
+        "image_affine": part["source_affine"],
+        "straighten": part["tilt_deg"] > 0,
+        "targets": [str(new_file(volume_ids[0], "mask.npy"))],
+    }
+    answer = source.readers.ask("nifti", request, memory_mb=BASE_MEMORY_MB + 30e-6 * mask_header["bytes"], timeout_s=120)
+    if "code" in answer:
+        outcome.reject(answer["code"], answer["sentence"], [mask], "labels")
+        return
+    outcome.volumes[0].add_mask(mask, answer)

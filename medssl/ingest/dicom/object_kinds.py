@@ -1,0 +1,75 @@
+"""What kind of DICOM object a file is: an image of a patient, a label object, or something that is refused."""
+
+from __future__ import annotations
+
+from medssl.ingest.dicom.elements import Values, text
+from medssl.ingest.dicom.fields import Fields
+from medssl.ingest.dicom.tags import REFERENCED_FRAMES, REFERENCED_SERIES, SERIES_UID, TAGS
+
+IMAGE_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
+}
+LEGACY_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
+}
+SECONDARY_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.7{tail}" for tail in ("", ".1", ".2", ".3", ".4"))
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+DICOMDIR = "1.2.840.10008.1.3.10"
+
+
+def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
+    """What to do with an object of this class and type: (`image` or a refusal code, modality)."""
+    modality = fields.text("modality")
+    if sop_class == DICOMDIR:
+        return "dicomdir", modality
+    if sop_class in SECONDARY_CLASSES:
+        return "secondary_capture", "OT"
+    if sop_class in (SEGMENTATION, STRUCTURE_SET):
+        return "label", "SEG" if sop_class == SEGMENTATION else "RTSTRUCT"
+    if not sop_class and not modality:
+        # cut before either: the missing pixels will tell
+        return "image", modality
+    known = IMAGE_CLASSES.get(sop_class) or LEGACY_CLASSES.get(sop_class)
+    if known is None:
+        imaging = modality in ("US", "XA", "RF", "CR", "DX", "MG", "NM", "IVUS", "OPT", "ES", "XC", "GM", "SM", "OP", "IO", "PX")
+        if sop_class.startswith("1.2.840.10008.5.1.4.1.1.") and not imaging:
+            return "unsupported_object", "OT"
+        if modality not in ("CT", "MR", "PT"):
+            return "unsupported_modality", "OT"
+        known = modality
+    types = fields.text("image_type").upper().split("\\")
+    description = fields.text("series_description").upper()
+    if fields.text("burned_in").upper() == "YES":
+        return "burned_in", known
+    # the BurnedInPixels filter of the RSNA's CTP: screen saves and digitised film are not passed on
+    if any("SAVE" in word for word in (*types, description)):
+        return "burned_in", known
+    if TAGS["digitiser"] in fields.values and fields.text("conversion_type") in ("DF", "DV", "SI", "SD", "DRW"):
+        return "burned_in", known
+    if TAGS["secondary_device"] in fields.values:
+        return "secondary_capture", known
+    if any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in types):
+        return "localizer", known
+    if types[0] == "DERIVED":
+        return "derived", known
+    return "image", known
+
+
+def described_series(values: Values) -> list[str]:
+    """Series that a SEG names in its top-level sequence, or an RTSTRUCT three levels deep."""
+    found, waiting = set(), [values.get(REFERENCED_SERIES), values.get(REFERENCED_FRAMES)]
+    while waiting:
+        items = waiting.pop()
+        for item in items if isinstance(items, list) else []:
+            if text(item.get(SERIES_UID)):
+                found.add(text(item.get(SERIES_UID)))
+            waiting += [value for value in item.values() if isinstance(value, list)]
+    return sorted(found)

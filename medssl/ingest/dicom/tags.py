@@ -1,0 +1,72 @@
+"""The allow-list: the tags that are read of a DICOM file. What has no tag here cannot leave ingest."""
+
+from __future__ import annotations
+
+TAGS = {
+    "image_type": 0x00080008,
+    "sop_class": 0x00080016,
+    "sop": 0x00080018,
+    "study_date": 0x00080020,
+    "acquisition_time": 0x00080032,
+    "content_time": 0x00080033,
+    "modality": 0x00080060,
+    "conversion_type": 0x00080064,
+    "manufacturer": 0x00080070,
+    "series_description": 0x0008103E,
+    "patient": 0x00100020,
+    "birth_date": 0x00100030,
+    "sex": 0x00100040,
+    "age": 0x00101010,
+    "digitiser": 0x00181000,
+    "secondary_device": 0x00181010,
+    "slice_thickness": 0x00180050,
+    "kvp": 0x00180060,
+    "echo_time": 0x00180081,
+    "echo_number": 0x00180086,
+    "slice_gap": 0x00180088,
+    "trigger_time": 0x00181060,
+    "kernel": 0x00181210,
+    "b_value": 0x00189087,
+    "study": 0x0020000D,
+    "series": 0x0020000E,
+    "acquisition": 0x00200012,
+    "instance": 0x00200013,
+    "position": 0x00200032,
+    "orientation": 0x00200037,
+    "frame_of_reference": 0x00200052,
+    "temporal_position": 0x00200100,
+    "num_temporal": 0x00200105,
+    "images_in_acquisition": 0x00201002,
+    "images_in_series": 0x00201209,
+    "samples": 0x00280002,
+    "photometric": 0x00280004,
+    "frames": 0x00280008,
+    "rows": 0x00280010,
+    "columns": 0x00280011,
+    "spacing": 0x00280030,
+    "bits_allocated": 0x00280100,
+    "bits_stored": 0x00280101,
+    "high_bit": 0x00280102,
+    "signed": 0x00280103,
+    "padding": 0x00280120,
+    "burned_in": 0x00280301,
+    "intercept": 0x00281052,
+    "slope": 0x00281053,
+    "rescale_type": 0x00281054,
+    "lossy": 0x00282110,
+    "units": 0x00541001,
+    "mosaic_count": 0x0019100A,
+    "csa": 0x00291010,
+}
+SERIES_UID = TAGS["series"]
+SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
+REFERENCED_SERIES, REFERENCED_FRAMES = 0x00081115, 0x30060010
+
+WANTED = frozenset(TAGS.values())
+"""What the header of a file is made of, at its top level."""
+SEQUENCES = frozenset([SHARED_GROUPS, FRAME_GROUPS, REFERENCED_SERIES, REFERENCED_FRAMES])
+"""Sequences whose items are kept: frames of an enhanced object, and the series that a label object describes."""
+_SHAPE = ("samples", "photometric", "frames", "rows", "columns")
+_BITS = ("bits_allocated", "bits_stored", "high_bit", "signed", "padding", "lossy")
+PIXELS_WANTED = frozenset(TAGS[name] for name in (*_SHAPE, *_BITS))
+"""What decoding the pixels takes, and nothing else."""

@@ -1,0 +1,108 @@
+"""Slices that lie at one place: copies of one image, or the time points of a series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from medssl.ingest.dicom.slices import SAME_PLACE_MM, Slice
+from medssl.ingest.refusal import Refusal
+
+Digest = Callable[[Slice], str]
+
+
+def without_copies(slices: list[Slice], digest: Digest) -> tuple[list[Slice], list[Slice]]:
+    """One of each instance; the same instance with other pixels is a conflict."""
+    first: dict[tuple[str, int, int], Slice] = {}
+    copies = []
+    for piece in slices:
+        key = (piece.header.sop, piece.frame, piece.tile)
+        if key not in first:
+            first[key] = piece
+        elif digest(piece) == digest(first[key]) and np.allclose(piece.position, first[key].position, atol=SAME_PLACE_MM):
+            copies.append(piece)
+        else:
+            raise Refusal("conflict", "one instance identifier, two different images")
+    return list(first.values()), copies
+
+
+def time_points(group: list[Slice], digest: Digest) -> tuple[list[list[Slice]], list[Slice]]:
+    """Slices of each time point, and identical copies that were dropped.
+
+    Raises:
+        Refusal: several different images lie at one place and nothing distinguishes them.
+    """
+    places = _by_place(group)
+    num_points = max(len(p) for p in places)
+    if num_points == 1:
+        return [group], []
+    if len(places) == 1 and len(group) > 2:
+        raise Refusal("not_a_volume", f"{len(group)} images at one position")
+    points = _split(places, num_points)
+    if points:
+        return points, []
+    kept: list[Slice] = []
+    copies: list[Slice] = []
+    for place in places:
+        seen: set[str] = set()
+        for piece in sorted(place, key=lambda s: s.file):
+            mark = digest(piece) if len(place) > 1 else ""
+            (copies if mark in seen and mark else kept).append(piece)
+            seen.add(mark)
+    if copies:
+        places = _by_place(kept)
+        num_points = max(len(p) for p in places)
+        if num_points == 1:
+            return [kept], copies
+        points = _split(places, num_points)
+        if points:
+            return points, copies
+    crowded = sum(len(p) > 1 for p in places)
+    raise Refusal("conflict", f"{crowded} of {len(places)} positions hold up to {num_points} different images")
+
+
+def _by_place(group: list[Slice]) -> list[list[Slice]]:
+    normal = group[0].normal
+    places: list[list[Slice]] = []
+    last = -math.inf
+    for depth, _, piece in sorted(((float(s.position @ normal), n, s) for n, s in enumerate(group)), key=lambda e: e[:2]):
+        if depth - last > SAME_PLACE_MM:
+            places.append([])
+        places[-1].append(piece)
+        last = depth
+    return places
+
+
+def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
+    """Time points, by the first field that puts at most one slice of each into every place; empty if none does."""
+    slices = [piece for place in places for piece in place]
+    marks: list[Callable[[Slice], float | None]] = [
+        lambda s: None if s.header.temporal_position is None else float(s.header.temporal_position),
+        lambda s: None if s.header.acquisition is None else float(s.header.acquisition),
+        *[lambda s, n=n: s.times[n] if n < len(s.times) else None for n in range(3)],  # type: ignore[misc]
+    ]
+    for mark in marks:
+        values = [mark(s) for s in slices]
+        if None in values or len(set(values)) != num_points:
+            continue
+        if all(len({mark(s) for s in place}) == len(place) for place in places):
+            return [[s for s in slices if mark(s) == value] for value in sorted(set(values))]  # type: ignore[type-var]
+    if any(len(place) != num_points for place in places) or len(places) == 1:
+        return []
+    return _split_by_instance(places, num_points)
+
+
+def _split_by_instance(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
+    """Time points by instance number, if the numbers run through whole volumes, or through all times of each place."""
+    order = [[(s.header.instance, s.file, s.frame) for s in place] for place in places]
+    if any(instance is None for place in order for instance, _, _ in place):
+        return []
+    ranked = [sorted(place, key=lambda s: (s.header.instance or 0, s.file, s.frame)) for place in places]
+    numbers = np.array([[s.header.instance for s in place] for place in ranked])
+    if len(np.unique(numbers)) != numbers.size:
+        return []
+    by_volume = bool((numbers[:, :-1].max(axis=0) < numbers[:, 1:].min(axis=0)).all())
+    by_place = bool((numbers.max(axis=1) - numbers.min(axis=1) == num_points - 1).all())
+    return [[place[t] for place in ranked] for t in range(num_points)] if by_volume or by_place else []

@@ -1,0 +1,71 @@
+"""Labels that come after the images: whose they are, and how a mask gets onto the grid of its volume."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from medssl.ingest.label_files import Given, LabelTarget, masks_of
+from medssl.ingest.ledger import Row
+from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.refusal import Answer, Refusal
+from medssl.ingest.source import BASE_MEMORY_MB
+
+
+def label_rows(items: list[LabelTarget], given: dict[int, Given]) -> list[Row]:
+    """Rows of `labels.parquet` from what was said of the items, by number."""
+    return [
+        {
+            **{"volume_id": items[number].volume_id, "index": items[number].index, "label": said.label, "mask": None},
+            **{f"group_{name}": value for name, value in said.groups.items()},
+        }
+        for number, said in sorted(given.items())
+    ]
+
+
+def pair_with_volumes(
+    rows: list[Row], files: dict[str, tuple[str, ...]], known: dict[str, Row], pattern: str | None
+) -> dict[str, list[Row]]:
+    """The label files of each volume: NIfTI by name, DICOM label objects by the series they refer to."""
+    by_name = {row["name"]: row for row in rows}
+    by_words = masks_of(files, [row["name"] for row in rows if row["format"] == "nifti"], pattern)
+    pairs = {volume_id: [by_name[name] for name in names] for volume_id, names in by_words.items()}
+    of_series = {known[volume_id]["series_id"]: volume_id for volume_id in sorted(known, reverse=True)}
+    for row in rows:
+        if row["format"] == "dicom" and '"role":"label"' in row["header"]:
+            for series_id in sorted(set(json.loads(row["header"])["references"]) & set(of_series)):
+                pairs.setdefault(of_series[series_id], []).append(row)
+    return pairs
+
+
+def is_first(row: Row) -> bool:
+    """Whether a row is a volume, the first of its time points: what a mask is for."""
+    return bool(row["kind"] == "volume" and (pd.isna(row["time_index"]) or row["time_index"] == 0))
+
+
+def place_mask(mask: Row, root: Path, volume: Row, readers: ReadingPool, no_space: str, target: Path) -> Answer:
+    """Write a mask that came apart from its image on that volume's grid; the answer of the readers, or a refusal.
+
+    Args:
+        mask: its row of the inventory (NIfTI, or a DICOM label object).
+        root: of its relative name.
+        volume: the `volume.json` of the image.
+        readers: the reading processes.
+        no_space: what to do with a NIfTI without a space.
+        target: the `.npy` file to write.
+    """
+    voxels = math.prod(volume["source_shape"])
+    memory_mb = 3 * BASE_MEMORY_MB + 40e-6 * voxels + 60e-6 * int(mask["size"])
+    request = {
+        "file": {"path": str(root / mask["name"]), "size": int(mask["size"])},
+        **{"image_shape": volume["source_shape"], "image_affine": volume["source_affine"], "targets": [str(target)]},
+    }
+    if mask["format"] == "nifti":
+        request |= {"mask": True, "no_space": no_space, "straighten": bool(volume["resampled"])}
+        return readers.ask("nifti", request, memory_mb=memory_mb, timeout_s=120)
+    if volume["resampled"]:
+        return Refusal("mask_mismatch", "its image was straightened").answer()
+    return readers.ask("label", request, memory_mb=memory_mb, timeout_s=300)

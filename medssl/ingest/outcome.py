@@ -1,0 +1,84 @@
+"""What became of a group of files: volumes and refusals. Every file is counted in exactly one of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from medssl.core.listing import minted
+from medssl.ingest.ledger import Row
+from medssl.ingest.refusal import Answer
+
+
+@dataclass
+class Converted:
+    """An accepted volume: its row, what `volume.json` adds, its image table, the files it came from."""
+
+    row: Row
+    extra: Row
+    files: set[str]
+    images: list[Row] | None = None
+
+    def add_mask(self, mask: Row, answer: Answer) -> None:
+        """A mask belongs to its volume's row: its file is counted there."""
+        self.row["label"] = True
+        self.row["num_files"] += 1
+        self.row["bytes"] += int(mask["size"])
+        self.files.add(mask["name"])
+        self.extra["mask_labels"] = answer["labels"]
+        if answer.get("overlap"):
+            self.row["warnings"] = [*self.row["warnings"], "overlapping_labels"]
+
+
+@dataclass
+class Outcome:
+    """What became of a group of files."""
+
+    key: bytes
+    """of the ids"""
+    volumes: list[Converted] = field(default_factory=list)
+    rejected: list[Row] = field(default_factory=list)
+    refused_files: dict[str, str] = field(default_factory=dict)
+    """file name → item id, for the private table"""
+
+    def accept(self, row: Row, answer: Answer, files: list[Row]) -> Converted:
+        """A volume; a file that an earlier volume of the group counts is not counted again."""
+        counted = {name for volume in self.volumes for name in volume.files}
+        fresh = [file for file in files if file["name"] not in counted]
+        row["num_files"], row["bytes"] = len(fresh), sum(int(file["size"]) for file in fresh)
+        beside = ("source_shape", "source_affine", "source_codes", "padded_voxels")
+        extra: Row = {name: answer[name] for name in beside if name in answer}
+        volume = Converted(row, extra, {file["name"] for file in fresh})
+        self.volumes.append(volume)
+        return volume
+
+    def reject(self, code: str, sentence: str, rows: list[Row], stage: str) -> None:
+        """One row for files refused together; files that a volume already counts are not counted again."""
+        counted = {name for volume in self.volumes for name in volume.files} | set(self.refused_files)
+        fresh = [row for row in rows if row["name"] not in counted]
+        row = rejected_row(self.key, code, sentence, rows, fresh, stage)
+        if any(other["item_id"] == row["item_id"] for other in self.rejected):
+            return
+        self.rejected.append(row)
+        self.refused_files |= {file["name"]: row["item_id"] for file in fresh}
+
+
+def rejected_row(key: bytes, code: str, sentence: str, files: list[Row], counted: list[Row], stage: str) -> Row:
+    """The row of `rejected.tsv` of files that were refused together, of which `counted` are in no other row."""
+    return {
+        "item_id": minted(key, "i", code, *sorted(file["name"] for file in files)),
+        "code": code,
+        "sentence": sentence,
+        "num_files": len(counted),
+        "bytes": sum(int(file["size"]) for file in counted),
+        "stage_of_check": stage,
+    }
+
+
+def by_code(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Refused files by their code, sorted."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["code"]].append(row)
+    return dict(sorted(found.items()))

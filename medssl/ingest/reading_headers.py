@@ -1,0 +1,30 @@
+"""In the reading process: what a file is, and its header."""
+
+from __future__ import annotations
+
+from medssl.ingest.dicom.header import read_header
+from medssl.ingest.opening import kind_of, open_listed
+from medssl.ingest.picture import npz_sets, picture_shape
+from medssl.ingest.reading_dicom import parse_whole
+from medssl.ingest.reading_nifti import nifti_header
+from medssl.ingest.refusal import Answer, Refusal, Request
+
+
+def scan(request: Request, key: bytes) -> Answer:
+    """What a file is, and its header."""
+    data = open_listed(request)
+    kind = kind_of(data)
+    if kind == "dicom":
+        parsed = parse_whole(data)
+        try:
+            header = read_header(parsed, key)
+        except Refusal as refusal:
+            refusal.values = dict(parsed.values)
+            raise
+        return {"format": "dicom", "header": header.to_json()}
+    if kind in ("nifti", "gzip"):
+        return {"format": "nifti", "header": nifti_header(data, kind, request)}
+    if kind == "zip":
+        return {"format": "npz", "header": {"sets": npz_sets(data)}}
+    shape, dtype = picture_shape(data)
+    return {"format": "png", "header": {"shape": shape, "dtype": dtype, "lossy": kind == "jpeg"}}

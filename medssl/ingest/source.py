@@ -1,0 +1,38 @@
+"""What the conversion of any group of files needs to know of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl.ingest.inventory import Labels
+from medssl.ingest.reading_pool import ReadingPool
+
+BASE_MEMORY_MB = 200.0
+"""What a reading process may take beside the arrays that it makes."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the conversion of any group needs."""
+
+    root: Path
+    key: bytes
+    readers: ReadingPool
+    settings: dict[str, Any]
+    labels: Labels
+    folders: dict[str, tuple[str, str | None]]
+    """class and split of pictures, where their folders say so"""
+    threads: int = 1
+
+    def file(self, row: Row) -> Row:
+        """A file as the readers want it."""
+        return {"path": str(self.root / row["name"]), "size": int(row["size"])}
+
+
+NewFile = Callable[[str, str], Path]
+"""(volume id, file name) → a path below that volume's unfinished folder."""

@@ -1,0 +1,160 @@
+"""Volumes on disk, each put in place at once, and a private record of what each group of files became and from what."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from medssl.core.errors import DiskFullError
+from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, write_json
+from medssl.core.tables import write_parquet, write_tsv
+from medssl.ingest.conversion import convert_group
+from medssl.ingest.ledger import Row
+from medssl.ingest.outcome import Outcome
+from medssl.ingest.source import Source
+
+
+class VolumeStore:
+    """Volumes below the folder `volumes`, and a record per group in the folder `records`.
+
+    `basis` is a text of everything beside its files that decides what a group becomes: options, code, key.
+    """
+
+    def __init__(self, volumes: Path, records: Path, basis: str) -> None:
+        self._volumes, self._records, self._basis = volumes, records, basis
+
+    def sweep(self, shard: int) -> None:
+        """Remove what a killed conversion of this shard left unfinished."""
+        for leftover in self._volumes.glob(f".part-{shard}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _hash(self, group: list[Row]) -> str:
+        files = [[row[name] for name in ("name", "size", "mtime_ns", "code", "role", "tainted")] for row in group]
+        return sha256_text(canonical_json([sorted(files), self._basis]))
+
+    def record(self, group: str) -> Row | None:
+        """What a group became when it was last converted."""
+        path = self._records / f"{group}.json"
+        return read_json(path) if path.is_file() else None
+
+    def kept(self, group: list[Row]) -> Row | None:
+        """The record of a group whose files and options are unchanged and whose volumes are whole."""
+        record = self.record(group[0]["group"])
+        return record if record is not None and record["hash"] == self._hash(group) and self.intact(record) else None
+
+    def intact(self, record: Row) -> bool:
+        """Whether every volume file is the one that was written (by size and change time, else by its hash)."""
+        for volume in record["volumes"]:
+            for name, entry in volume["files"].items():
+                path = inside(self._volumes, volume["volume_id"], name)
+                if not path.is_file() or path.stat().st_size != entry["size"]:
+                    return False
+                if path.stat().st_ctime_ns != entry["ctime_ns"] and sha256_file(path) != entry["sha256"]:
+                    return False
+        return True
+
+    def convert(self, group: list[Row], source: Source, shard: int) -> Row:
+        """Convert a group and put its volumes in place, each folder at once, the record last."""
+        volumes = self._volumes
+        part = volumes / f".part-{shard}-{secrets.token_hex(4)}"
+        require_free_space(volumes, _expected_bytes(group))
+        try:
+            outcome = convert_group(group, source, functools.partial(new_file_in, part))
+            record = self._place(outcome, part)
+        except OSError as error:
+            raise DiskFullError(
+                f"no room to write volumes in {volumes}: {error.strerror}. Free some space and run the same command again."
+            ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        record |= {"hash": self._hash(group)}
+        write_json(self._records / f"{group[0]['group']}.json", record)
+        return record
+
+    def _place(self, outcome: Outcome, part: Path) -> Row:
+        placed = []
+        for volume in outcome.volumes:
+            volume_id = volume.row["volume_id"]
+            folder = part / volume_id
+            write_json(folder / "volume.json", {**volume.row, **volume.extra})
+            if volume.images is not None:
+                write_parquet(folder / "images.parquet", pd.DataFrame(volume.images))
+            final = inside(self._volumes, volume_id)
+            if final.exists():
+                shutil.rmtree(final)
+            known = {"image.npy": volume.row["content_sha256"]}
+            files = sorted(path.name for path in folder.iterdir())
+            for name in files:
+                _sync(folder / name)
+            os.replace(folder, final)
+            _sync(self._volumes)
+            placed.append(
+                {
+                    "volume_id": volume_id,
+                    "files": {
+                        name: {
+                            "size": (final / name).stat().st_size,
+                            "ctime_ns": (final / name).stat().st_ctime_ns,
+                            "sha256": known.get(name) or sha256_file(final / name),
+                        }
+                        for name in files
+                    },
+                }
+            )
+        return {
+            "volumes": placed,
+            "series": [v.row for v in outcome.volumes],
+            "rejected": outcome.rejected,
+            "items": outcome.refused_files,
+        }
+
+    def forget(self, wanted: set[str], groups: set[str]) -> None:
+        """Remove volumes and records that nothing refers to any more; write the private table of refused files."""
+        for folder in self._volumes.glob("*"):
+            if folder.name not in wanted and not folder.name.startswith(".part-"):
+                shutil.rmtree(folder, ignore_errors=True)
+        items = []
+        for path in sorted(self._records.glob("*.json")):
+            if path.stem not in groups:
+                path.unlink()
+            else:
+                items += [{"item_id": item, "file": name} for name, item in read_json(path).get("items", {}).items()]
+        write_tsv(self._records.parent / "items.tsv", pd.DataFrame(items, columns=["item_id", "file"]))
+
+
+def new_file_in(place: Path, volume_id: str, name: str) -> Path:
+    """A path in the folder of a volume below `place`; the folder is made."""
+    folder = place / volume_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _expected_bytes(group: list[Row]) -> int:
+    """A guess at what a group will take on disk, from its headers."""
+    total = 0
+    for row in group:
+        header = json.loads(row["header"]) if row["header"] else {}
+        if row["format"] == "dicom":
+            layout = header["layout"]
+            total += layout["rows"] * layout["columns"] * layout["frames"] * 2
+        elif row["format"] == "nifti":
+            total += header["bytes"]
+        elif row["format"] == "npz":
+            total += sum(s["shape"][0] * s["shape"][1] * s["shape"][2] for s in header["sets"])
+        elif row["format"] == "png":
+            total += header["shape"][0] * header["shape"][1]
+    return total
