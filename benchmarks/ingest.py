@@ -62,15 +62,17 @@ MEDSSL = """
 import sys
 from pathlib import Path
 from medssl.core import job as jobs, listing
+from medssl.ingest.options import IngestOptions
+from medssl.study.sources import refresh
 from medssl.core.layout import Layout
 from medssl.ingest import run
 source, threads = sys.argv[1], int(sys.argv[2])
 layout = Layout.of("results", "bench")
-listing.refresh(layout, "ct", source, listing.load_key(None))
+refresh(layout, "ct", source, listing.load_key(None))
 private = layout.private("ct", "listing.jsonl")
-settings = {"tilt": "resample", "uneven": "refuse", "min_slices": 3, "shards": 1, "labels": None}
-spec = jobs.Spec("ingest", "ct", "bench", str(layout.root), 0, "bench", settings, {"listing": private}, layout.ingest("ct"),
-                 {"path": source, "id_key": "", "folder": str(Path(private).parent)})
+options = IngestOptions().model_dump(mode="json")
+spec = jobs.Spec("ingest", "ct", "bench", str(layout.root), 0, "bench", options, {"listing": private}, layout.ingest("ct"),
+                 private={"path": source, "id_key": "", "folder": str(Path(private).parent)})
 for step in (run.scan, lambda job: run.convert(job, 0), run.merge):
     with jobs.job(spec, threads=threads) as job:
         step(job)

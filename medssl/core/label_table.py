@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medssl.core.errors import StudyError
@@ -21,8 +22,15 @@ def is_label_table(path: Path | str) -> bool:
     return Path(path).suffix.lower() in (".csv", ".tsv", ".txt")
 
 
-def read_label_table(path: Path | str) -> list[dict[str, str]]:
-    """The rows of a label table; the id stands under `file`, empty cells and `n/a` are left out.
+class LabelRow(dict[str, str]):
+    """A row of a label table by column; the id stands under `file`."""
+
+    number: int
+    """Where it stands in the table; the header is row 1."""
+
+
+def read_label_table(path: Path | str) -> list[LabelRow]:
+    """The rows of a label table; empty cells and `n/a` are left out.
 
     Raises:
         StudyError: it has no id column, or is not text.
@@ -33,16 +41,24 @@ def read_label_table(path: Path | str) -> list[dict[str, str]]:
         raise StudyError("labels: the table is not text in UTF-8. Save it as CSV or TSV.") from None
     if not lines:
         raise StudyError("labels: the table is empty. It needs a header line with `id` (or `file`) and `label`.")
-    rows = list(csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ","))
-    header = [name.strip() for name in next(csv.reader(lines[:1], delimiter="\t" if "\t" in lines[0] else ","))]
+    mark = "\t" if "\t" in lines[0] else ","
+    header = [name.strip() for name in next(csv.reader(lines[:1], delimiter=mark))]
     wanted = next((name for name in ID_COLUMNS if name in header), None)
     if wanted is None:
         raise StudyError(
             f"labels: the table has the columns {header}; it needs `id` (or `file`, a path relative to the source) and `label`."
         )
-    clean = [{str(k).strip(): v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in rows]
-    filled = [{k: v for k, v in row.items() if v not in MISSING} for row in clean]
-    return [{"file": row[wanted], **{k: v for k, v in row.items() if k != wanted}} for row in filled if wanted in row]
+    found = []
+    reader = csv.DictReader(lines, delimiter=mark)
+    for cells in reader:
+        clean = {str(name).strip(): cell.strip() for name, cell in cells.items() if name and isinstance(cell, str)}
+        filled = {name: cell for name, cell in clean.items() if cell not in MISSING}
+        if wanted in filled:
+            row = LabelRow(file=filled.pop(wanted))
+            row |= filled
+            row.number = reader.line_num
+            found.append(row)
+    return found
 
 
 def identities(path: str | None) -> str:
@@ -54,18 +70,12 @@ def identities(path: str | None) -> str:
     return canonical_json(early) if early else ""
 
 
-def contradictions(path: Path | str) -> list[tuple[str, int, int]]:
-    """(id, row, row) where two rows of a label table give one id different values in a column; the header is row 1."""
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    reader = csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ",")
-    first: dict[tuple[str, str], tuple[str, int]] = {}
-    found: dict[tuple[str, int, int], None] = {}
-    for row in reader:
-        clean = {str(k).strip(): v.strip() for k, v in row.items() if k and isinstance(v, str)}
-        name = next((clean[column] for column in ID_COLUMNS if clean.get(column)), "")
-        for column, value in clean.items():
-            if name and column not in ID_COLUMNS and value not in MISSING:
-                before, number = first.setdefault((name, column), (value, reader.line_num))
-                if before != value:
-                    found[name, number, reader.line_num] = None
-    return list(found)
+def contradictions(rows: Sequence[LabelRow]) -> Iterator[tuple[LabelRow, LabelRow]]:
+    """Pairs of rows that give one id different values in a column."""
+    first: dict[tuple[str, str], LabelRow] = {}
+    for row in rows:
+        for name, value in row.items():
+            before = first.setdefault((row["file"], name), row)
+            if before[name] != value:
+                yield before, row
+                break

@@ -17,7 +17,7 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
     good = [row for row in rows if not row["code"]]
     for code, group in by_code(row for row in rows if row["code"]).items():
         outcome.reject(code, group[0]["sentence"], group, "scan")
-    skip = set(source.settings.get("skip", []))
+    skip = set(source.options.skip)
     if good and good[0]["group"] in skip:
         outcome.reject("skipped", Refusal("skipped").sentence, good, "scan")
         return outcome

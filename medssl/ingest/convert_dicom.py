@@ -9,7 +9,7 @@ from medssl.core.listing import minted
 from medssl.ingest.dicom.assembly import StackPlan
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.slices import Slice
-from medssl.ingest.dicom.stacks import Refused, Rules, stacks_of_series
+from medssl.ingest.dicom.stacks import Refused, stacks_of_series
 from medssl.ingest.ledger import Row, volume_row
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.refusal import Refusal
@@ -24,9 +24,6 @@ def convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome: 
     if any(row["tainted"] for row in images) and not _is_complete(list(headers.values())):
         outcome.reject("damaged_neighbour", Refusal("damaged_neighbour").sentence, images, "series")
         images, headers = [], {}
-    rules = Rules(
-        **{name: source.settings[name] for name in ("tilt", "uneven", "derived", "min_slices") if name in source.settings}
-    )
 
     def digest(piece: Slice) -> str:
         request = {"file": source.file(images[piece.file]), "frame": piece.frame}
@@ -35,7 +32,7 @@ def convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome: 
             raise Refusal(answer["code"])
         return f"{answer['digest']}-{piece.tile}"
 
-    stacks, refused = stacks_of_series(list(headers.items()), rules, digest)
+    stacks, refused = stacks_of_series(list(headers.items()), source.options, digest)
     for stack in stacks:
         first = stack.slices[0].header
         files = sorted({s.file for s in stack.slices})

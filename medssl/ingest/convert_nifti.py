@@ -25,8 +25,8 @@ def convert_nifti(rows: list[Row], source: Source, new_file: NewFile, outcome: O
 def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
     header = json.loads(image["header"])
     shape = header["shape"]
-    if min(shape[2:3]) < int(source.settings.get("min_slices", 3)):
-        refusal = Refusal("few_slices", f"{shape[2]} of at least {source.settings.get('min_slices', 3)}")
+    if min(shape[2:3]) < source.options.min_slices:
+        refusal = Refusal("few_slices", f"{shape[2]} of at least {source.options.min_slices}")
         outcome.reject(refusal.code, refusal.sentence, [image], "series")
         return
     num_points = shape[3] if len(shape) > 3 else 1
@@ -35,8 +35,8 @@ def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file:
     request = {
         "file": source.file(image),
         "mask": False,
-        "tilt": source.settings.get("tilt", "resample"),
-        "no_space": source.settings.get("no_space", "refuse"),
+        "tilt": source.options.tilt,
+        "no_space": source.options.no_space,
         "targets": [str(new_file(volume_id, "image.npy")) for volume_id in volume_ids],
     }
     memory_mb = BASE_MEMORY_MB + 6e-6 * header["bytes"] + 20e-6 * shape[0] * shape[1] * shape[2]
@@ -44,7 +44,7 @@ def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file:
     if "code" in answer:
         outcome.reject(answer["code"], answer["sentence"], [image], "series")
         return
-    subject = minted(source.key, "p", nifti_subject(image["name"], source.settings, source.labels))
+    subject = minted(source.key, "p", nifti_subject(image["name"], source.options, source.labels))
     for point, part in enumerate(answer["points"]):
         row = volume_row(volume_ids[point], part) | {
             "series_id": series_id,
@@ -52,7 +52,7 @@ def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file:
             "unit": "patient",
             "kind": "volume",
             "format": "nifti",
-            "modality": nifti_modality(image["name"], source.settings),
+            "modality": nifti_modality(image["name"], source.options),
             "tilt_deg": round(part["tilt_deg"], 4),
             "resampled": part["tilt_deg"] > 0,
             "time_index": point if num_points > 1 else None,
@@ -73,7 +73,7 @@ def _convert_nifti_mask(
     request = {
         "file": source.file(mask),
         "mask": True,
-        "no_space": source.settings.get("no_space", "refuse"),
+        "no_space": source.options.no_space,
         "image_shape": part["source_shape"],
         "image_affine": part["source_affine"],
         "straighten": part["tilt_deg"] > 0,

@@ -14,6 +14,7 @@ import pandas as pd
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
 from medssl.ingest.names import modality_of, pair_masks, subject_of
+from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
 
@@ -45,16 +46,16 @@ def inventory(
     key: bytes,
     readers: ReadingPool,
     *,
-    settings: dict[str, Any],
+    options: IngestOptions,
     labels: Labels,
     known: dict[tuple[str, int, int], Row] | None = None,
     advance: Any = None,
 ) -> pd.DataFrame:
     """One row per listed file, in listing order; headers of unchanged files are taken from `known`."""
-    rows = headers(listing, root, readers, no_space=settings.get("no_space", "refuse"), known=known, advance=advance)
-    _group(rows, key, settings, labels)
+    rows = headers(listing, root, readers, no_space=options.no_space, known=known, advance=advance)
+    _group(rows, key, options, labels)
     for row in rows:
-        row["shard"] = zlib.crc32(row["group"].encode()) % int(settings.get("shards", 1))
+        row["shard"] = zlib.crc32(row["group"].encode()) % options.shards
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -107,7 +108,7 @@ def headers(
     return rows
 
 
-def _group(rows: list[Row], key: bytes, settings: dict[str, Any], labels: Labels) -> None:
+def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
     """Fill in `group`, `role` and `tainted` of every row."""
     for row in rows:
         row["role"], row["tainted"] = "image", False
@@ -116,7 +117,7 @@ def _group(rows: list[Row], key: bytes, settings: dict[str, Any], labels: Labels
     _dicom_groups(rows)
     _taint(rows)
     nifti = [row for row in rows if row["format"] == "nifti"]
-    pairing = pair_masks([row["name"] for row in nifti], settings.get("masks"), labels.mask)
+    pairing = pair_masks([row["name"] for row in nifti], options.masks, labels.mask)
     for row in nifti:
         row["group"] = minted(key, "s", row["name"])
     for image, mask in pairing.masks.items():
@@ -174,15 +175,15 @@ def _place(name: str) -> tuple[str, str]:
     return folder, "" if suffix.isdigit() or len(suffix) > 4 else suffix
 
 
-def nifti_modality(name: str, settings: dict[str, Any]) -> str:
+def nifti_modality(name: str, options: IngestOptions) -> str:
     """The modality of a NIfTI file: the study file's word, else the name's."""
-    wanted = settings.get("modality", "auto")
+    wanted = options.modality
     return modality_of(name) if wanted == "auto" else str(wanted)
 
 
-def nifti_subject(name: str, settings: dict[str, Any], labels: Labels) -> str:
+def nifti_subject(name: str, options: IngestOptions, labels: Labels) -> str:
     """The patient of a NIfTI file: the labels table's word, else the name's."""
-    return labels.subject.get(name) or subject_of(name, settings.get("subject_pattern"))
+    return labels.subject.get(name) or subject_of(name, options.subject_pattern)
 
 
 def folder_labels(names: list[str]) -> dict[str, tuple[str, str | None]]:

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 from medssl.core.errors import StudyError
+from medssl.core.label_table import LabelRow
 from medssl.ingest.names import IMAGE_WORDS, MASK_WORDS, file_words, is_mask
 
 NOT_GROUPS = ("file", "label", "split", "subject", "mask")
@@ -75,7 +76,7 @@ class Matcher:
         return sorted(found)
 
 
-def given_by_table(rows: Sequence[dict[str, str]], matcher: Matcher, groups: Sequence[str]) -> tuple[dict[int, Given], int]:
+def given_by_table(rows: Sequence[LabelRow], matcher: Matcher, groups: Sequence[str]) -> tuple[dict[int, Given], int]:
     """What a table says, by item number, and how many of its rows are for no item.
 
     Args:
@@ -88,16 +89,18 @@ def given_by_table(rows: Sequence[dict[str, str]], matcher: Matcher, groups: Seq
     """
     _check_groups(rows, groups)
     found: dict[int, Given] = {}
+    named_by: dict[int, LabelRow] = {}
     strangers = 0
     for row in rows:
         numbers = matcher.find(row["file"])
         strangers += not numbers
         given = Given(row.get("label"), {name: row[name] for name in groups if name in row})
         for number in numbers:
+            before = named_by.setdefault(number, row)
             if found.setdefault(number, given) != given:
                 raise StudyError(
-                    "labels: two rows of the table say different things of one image. Keep one row for each, and join several "
-                    "classes by `|`."
+                    f"labels: rows {before.number} and {row.number} of the table say different things of one image (the header is "
+                    "row 1). Keep one row for each, and join several classes by `|`."
                 )
     if not found:
         raise StudyError(

@@ -54,7 +54,7 @@ def nifti_header(data: Buffer, kind: str, request: Request) -> Answer:
             raise Refusal("truncated", "inside the NIfTI header")
         if head[257:262] == b"ustar" or _kind_of_packed(head) != "nifti":
             raise Refusal("archive", "a gzip file that is no NIfTI")
-    return read_nifti_header(data, no_space=request.get("no_space", "refuse"))
+    return read_nifti_header(data, no_space=request["no_space"])
 
 
 def _kind_of_packed(head: bytes) -> str:

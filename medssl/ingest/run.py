@@ -32,14 +32,15 @@ from medssl.ingest.ledger import (
     ledger_table,
     records,
 )
+from medssl.ingest.options import IngestOptions, LabelFileOptions
 from medssl.ingest.outcome import rejected_row
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.source import Source
 from medssl.ingest.volume_store import VolumeStore, new_file_in
 
 GROUPS = "groups.parquet"
-MATTERING = ("tilt", "uneven", "derived", "no_space", "modality", "masks", "subject_pattern", "min_slices", "skip")
-"""Options that can change what a group becomes."""
+OF_THE_WHOLE = {"max_refused_frac", "shards"}
+"""Options that cannot change what a group becomes."""
 
 
 def scan(job: Job) -> None:
@@ -56,7 +57,7 @@ def scan(job: Job) -> None:
             _root(job),
             _key(job),
             readers,
-            settings=job.spec.settings,
+            options=job.options(IngestOptions),
             labels=_labels(job.spec.private.get("labels")),
             known=known,
             advance=bar.advance,
@@ -74,7 +75,7 @@ def convert(job: Job, shard: int) -> None:
     mine = table[table["shard"] == shard]
     store = _store(job)
     store.sweep(shard)
-    folder = job.path("shards", f"{shard}-of-{int(job.spec.settings.get('shards', 1))}")
+    folder = job.path("shards", f"{shard}-of-{job.options(IngestOptions).shards}")
     series, rejected = [], []
     with ReadingPool(_key(job), 1) as readers, job.progress(f"shard {shard}", len(mine), "files") as bar:
         source = _source(job, readers, table)
@@ -97,12 +98,11 @@ def merge(job: Job) -> None:
         TooManyRefusalsError: nothing, or less than the study allows, was accepted.
     """
     private = Path(job.spec.private["folder"])
-    count = int(job.spec.settings.get("shards", 1))
-    folders = [job.path("shards", f"{n}-of-{count}") for n in range(count)]
+    options = job.options(IngestOptions)
+    folders = [job.path("shards", f"{n}-of-{options.shards}") for n in range(options.shards)]
     series = [row for folder in folders for row in ledger_rows(read_tsv(job.read(folder / "series.tsv"), text=TEXT_COLUMNS))]
     rejected = [row for folder in folders for row in ledger_rows(read_tsv(job.read(folder / "rejected.tsv"), text=TEXT_COLUMNS))]
-    limit = float(job.spec.settings.get("max_refused_frac", 1.0))
-    check_refusals(job.out.name, series, rejected, limit, job.path("shards"))
+    check_refusals(job.out.name, series, rejected, options.max_refused_frac, job.path("shards"))
     store = _store(job)
     wanted = {row["volume_id"] for row in series}
     table = read_parquet(job.read(private / GROUPS))
@@ -134,7 +134,7 @@ def labels(job: Job) -> None:
     Raises:
         StudyError: there is no label file, or none of it is for an image of this source.
     """
-    wanted = str(job.spec.private["labels"])
+    options, wanted = job.options(LabelFileOptions), str(job.spec.private["labels"])
     if wanted != FOLDERS and not Path(wanted).exists():
         raise StudyError(f"sources.{_name_of(job)}.labels: nothing is there. Correct the path, or put the labels there.")
     inventory_table = read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS))
@@ -146,12 +146,12 @@ def labels(job: Job) -> None:
     if wanted == FOLDERS:
         rows = label_rows(items, given_by_folders(items))
     elif is_label_table(wanted):
-        given, strangers = given_by_table(read_label_table(wanted), _matcher(job, items), job.spec.settings["groups"])
+        given, strangers = given_by_table(read_label_table(wanted), _matcher(job, items), options.groups)
         rows = label_rows(items, given)
     else:
         rows, rejected = _place_masks(job, Path(wanted), items, series)
         strangers, names = sum(row["num_files"] for row in rejected), _class_names(Path(wanted))
-    groups = [f"group_{name}" for name in job.spec.settings["groups"]]
+    groups = [f"group_{name}" for name in options.groups]
     table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *groups]).astype({"index": "Int32"})
     write_parquet(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
     write_tsv(job.path("rejected.tsv"), ledger_table(rejected, REJECTED_COLUMNS, "item_id"))
@@ -174,7 +174,7 @@ def source_names(job: Job) -> pd.DataFrame:
 
 
 def check_source(
-    path: Path | str, *, settings: Row | None = None, labels: str | None = None
+    path: Path | str, *, options: IngestOptions | None = None, labels: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The ledger of a source without a study: (`series.tsv`, `rejected.tsv`) as tables. Nothing is kept on disk.
 
@@ -186,14 +186,14 @@ def check_source(
     if root.is_file():
         root = root.parent
     key = secrets.token_bytes(32)
-    settings = {**(settings or {}), "shards": 1}
+    options = (options or IngestOptions()).model_copy(update={"shards": 1})
     given = _labels(labels)
     series: list[Row] = []
     rejected: list[Row] = []
     with ReadingPool(key, min(2, os.cpu_count() or 1)) as readers, tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
-        table = inventory(files, root, key, readers, settings=settings, labels=given)
+        table = inventory(files, root, key, readers, options=options, labels=given)
         folders = picture_labels(records(table))
-        source = Source(root, key, readers, settings, given, folders)
+        source = Source(root, key, readers, options, given, folders)
         for group, rows in table.groupby("group", sort=True):
             place = Path(scratch) / str(group)
             outcome = convert_group(records(rows), source, functools.partial(new_file_in, place))
@@ -230,7 +230,7 @@ def _items(job: Job, table: pd.DataFrame, series: list[Row]) -> list[LabelTarget
 
 
 def _volume(job: Job, volume_id: str) -> Path:
-    return Path(job.spec.inputs["series"]).parent / "volumes" / volume_id
+    return Path(job.spec.inputs["images"]) / volume_id
 
 
 def _matcher(job: Job, items: list[LabelTarget]) -> Matcher:
@@ -240,16 +240,16 @@ def _matcher(job: Job, items: list[LabelTarget]) -> Matcher:
 
 def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[Row]) -> tuple[list[Row], list[Row]]:
     """Every mask of a label folder on the grid of its volume; rows of labels.parquet, and of what was refused."""
-    settings, name = job.spec.settings, _name_of(job)
+    options, name = job.options(LabelFileOptions), _name_of(job)
     found = listing.walk(f"{name}.labels", str(folder))
     root = folder.parent if folder.is_file() else folder
     known = {row["volume_id"]: row for row in series if is_first(row)}
     placed: list[Row] = []
     refused: list[Row] = []
     with ReadingPool(_key(job), 1) as readers, job.progress("labels", len(found), "files") as bar:
-        rows = headers(found, root, readers, no_space=settings["no_space"], advance=bar.advance)
+        rows = headers(found, root, readers, no_space=options.no_space, advance=bar.advance)
         pairs = pair_with_volumes(
-            rows, {item.volume_id: item.files for item in items if item.volume_id in known}, known, settings["masks"]
+            rows, {item.volume_id: item.files for item in items if item.volume_id in known}, known, options.masks
         )
         for volume_id, masks in sorted(pairs.items()):
             answer: Row = {"code": "several_masks", "sentence": f"{len(masks)} masks for one image; `masks` chooses one"}
@@ -257,7 +257,7 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
             if len(masks) == 1:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 volume = read_json(job.read(_volume(job, volume_id) / "volume.json"))
-                answer = place_mask(masks[0], root, volume, readers, settings["no_space"], target)
+                answer = place_mask(masks[0], root, volume, readers, options.no_space, target)
             if "code" in answer:
                 target.unlink(missing_ok=True)
                 refused.append(_refused_labels(job, answer["code"], answer["sentence"], masks))
@@ -297,9 +297,9 @@ def _write_ledger(job: Job, folder: Path, series: list[Row], rejected: list[Row]
 
 
 def _store(job: Job) -> VolumeStore:
-    settings = {name: job.spec.settings.get(name) for name in MATTERING}
-    settings["labels"] = sha256_text(identities(job.spec.private.get("labels")))
-    basis = canonical_json([settings, job.spec.code, sha256_text(_key(job).hex())])
+    options = job.options(IngestOptions).model_dump(mode="json", exclude=OF_THE_WHOLE)
+    options["labels"] = sha256_text(identities(job.spec.private.get("labels")))
+    basis = canonical_json([options, job.spec.code, sha256_text(_key(job).hex())])
     return VolumeStore(job.path("volumes"), Path(job.spec.private["folder"]) / "groups", basis)
 
 
@@ -318,9 +318,8 @@ def _key(job: Job) -> bytes:
 
 
 def _source(job: Job, readers: ReadingPool, table: pd.DataFrame) -> Source:
-    settings = job.spec.settings
-    folders = picture_labels(records(table))
-    return Source(_root(job), _key(job), readers, settings, _labels(job.spec.private.get("labels")), folders, job.threads)
+    folders, options = picture_labels(records(table)), job.options(IngestOptions)
+    return Source(_root(job), _key(job), readers, options, _labels(job.spec.private.get("labels")), folders, job.threads)
 
 
 def _labels(wanted: str | None) -> Labels:

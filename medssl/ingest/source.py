@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.ingest.inventory import Labels
+from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import ReadingPool
 
 BASE_MEMORY_MB = 200.0
@@ -23,7 +24,7 @@ class Source:
     root: Path
     key: bytes
     readers: ReadingPool
-    settings: dict[str, Any]
+    options: IngestOptions
     labels: Labels
     folders: dict[str, tuple[str, str | None]]
     """class and split of pictures, where their folders say so"""

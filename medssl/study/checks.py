@@ -179,8 +179,8 @@ def _table_problems(study: Study, source: str, table: Path, *, wanted: bool) -> 
     for group in study.sources[source].groups:
         if group not in header:
             yield f"{table}: there is no column {group!r} for `groups`.{did_you_mean(group, header)}"
-    for name, first, second in contradictions(table):
-        yield f"{table}: rows {first} and {second} say different things of {name!r}. Keep one of them"
+    for first, second in contradictions(rows):
+        yield f"{table}: rows {first.number} and {second.number} say different things of {first['file']!r}. Keep one of them"
 
 
 def _without_labels(task: str, kind: str, source: str, listed: list[Listed]) -> Iterator[Problem]:

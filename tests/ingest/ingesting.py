@@ -12,6 +12,7 @@ from medssl.core.listing import walk
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import Labels, inventory
+from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.source import Source
 
@@ -40,20 +41,20 @@ def ingest(
     root: Path,
     scratch: Path,
     *,
-    settings: dict | None = None,
+    options: dict | None = None,
     labels: Labels | None = None,
     depth: int = 1,
     readers: ReadingPool | None = None,
 ) -> dict[str, Ingested]:
     """Ingest `root`; results by the first `depth` parts of the files' paths."""
-    settings = {"tilt": "resample", "uneven": "refuse", "derived": "refuse", "min_slices": 3, **(settings or {})}
+    chosen = IngestOptions(**(options or {}))
     labels = labels or Labels()
     found: dict[str, Ingested] = defaultdict(Ingested)
     own = readers or ReadingPool(KEY, 2)
     try:
-        table = inventory(walk("test", str(root)), root, KEY, own, settings=settings, labels=labels)
+        table = inventory(walk("test", str(root)), root, KEY, own, options=chosen, labels=labels)
         folders = picture_labels(table.to_dict("records"))
-        source = Source(root, KEY, own, settings, labels, folders)
+        source = Source(root, KEY, own, chosen, labels, folders)
         for group, rows in table.groupby("group", sort=True):
             records = rows.to_dict("records")
             place = scratch / str(group)

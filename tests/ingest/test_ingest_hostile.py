@@ -122,7 +122,7 @@ def test_fuzzed_files_are_refused_or_read_within_limits(tmp_path: Path, request:
         (root / name).parent.mkdir(parents=True)
         (root / name).write_bytes(data)
     with ReadingPool(KEY, 2) as readers:
-        found = ingest(root, tmp_path / "x", settings={"min_slices": 1}, readers=readers, depth=0)
+        found = ingest(root, tmp_path / "x", options={"min_slices": 1}, readers=readers, depth=0)
         peaks = [_peak_mb(r._process.pid) for r in readers._processes if r._process is not None]  # type: ignore[union-attr]
     codes = Counter(code for one in found.values() for code in one.codes)
     assert set(codes) <= set(CODES)
@@ -242,7 +242,7 @@ def test_pydicoms_own_files_meet_nothing_but_refusals(tmp_path: Path, readers) -
             (tmp_path / "s" / str(number)).mkdir(parents=True)
             (tmp_path / "s" / str(number) / "a.dcm").write_bytes(path.read_bytes())
             number += 1
-    found = ingest(tmp_path / "s", tmp_path / "x", settings={"min_slices": 1}, readers=readers, depth=0)[""]
+    found = ingest(tmp_path / "s", tmp_path / "x", options={"min_slices": 1}, readers=readers, depth=0)[""]
     assert found.num_files == number
     assert found.codes <= set(CODES)
     assert not found.codes & {"timeout", "crashed"}

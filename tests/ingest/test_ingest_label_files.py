@@ -21,18 +21,20 @@ from medssl.core.layout import Layout
 from medssl.core.tables import read_parquet, read_tsv
 from medssl.ingest import run
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_table, masks_of
+from medssl.ingest.options import LabelFileOptions
+from medssl.study.sources import refresh
 
 
-def labels_of(source: Path, labels: Path | str, **settings: object) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+def labels_of(source: Path, labels: Path | str, **options: object) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     """Ingest, then the label step: labels.parquet, rejected.tsv and the folder of both."""
     _, _, out = ingest_all(source, labels=str(labels))
     early = spec_of(source, labels=str(labels))
     folder = early.private["folder"]
     spec = jobs.Spec(
         "ingest", "ct/labels", "s", early.root, 0, "c1",
-        {"masks": None, "no_space": "refuse", "groups": [], **settings},
-        {"series": str(out / "series.tsv"), "groups": f"{folder}/groups.parquet"},
-        str(out / "labels"), early.private,
+        LabelFileOptions(**options).model_dump(mode="json"),
+        {"series": str(out / "series.tsv"), "images": str(out / "volumes"), "groups": f"{folder}/groups.parquet"},
+        str(out / "labels"), private=early.private,
     )  # fmt: skip
     with jobs.job(spec) as job:
         run.labels(job)
@@ -213,7 +215,7 @@ def test_only_what_concerns_early_stages_changes_the_digest_of_a_source(here: Pa
     def digests(labels: Path, text: str) -> tuple[str, str, int]:
         if text:
             labels.write_text(text)
-        listing.refresh(layout, "ct", str(here / "in"), key, labels=str(labels))
+        refresh(layout, "ct", str(here / "in"), key, labels=str(labels))
         early, late = (read_json(path) for path in (layout.listing("ct"), layout.label_listing("ct")))
         return early["digest"], late["digest"], early["files"]
 

@@ -23,27 +23,27 @@ from medssl.core.files import sha256_file
 from medssl.core.layout import Layout
 from medssl.core.tables import read_tsv
 from medssl.ingest import run
+from medssl.ingest.options import IngestOptions
+from medssl.study.sources import refresh
 
-SETTINGS = {"tilt": "resample", "uneven": "refuse", "derived": "refuse", "no_space": "refuse", "modality": "auto", "masks": None}
-SETTINGS |= {"subject_pattern": None, "skip": [], "min_slices": 3, "max_refused_frac": 1.0, "shards": 1}
 
-
-def spec_of(source: Path, code: str = "c1", labels: str | None = None, **settings: object) -> jobs.Spec:
+def spec_of(source: Path, code: str = "c1", labels: str | None = None, **options: object) -> jobs.Spec:
     layout = Layout.of("results", "s")
     key = listing.load_key(None)
-    listing.refresh(layout, "ct", str(source), key, labels=labels)
+    refresh(layout, "ct", str(source), key, labels=labels)
     private = layout.private("ct", "listing.jsonl")
     return jobs.Spec(
-        "ingest", "ct", "s", str(layout.root), 0, code, {**SETTINGS, **settings}, {"listing": private}, layout.ingest("ct"),
-        {"path": str(source), "id_key": "", "folder": str(Path(private).parent), "labels": labels},
+        "ingest", "ct", "s", str(layout.root), 0, code, IngestOptions(**options).model_dump(mode="json"), {"listing": private},
+        layout.ingest("ct"),
+        private={"path": str(source), "id_key": "", "folder": str(Path(private).parent), "labels": labels},
     )  # fmt: skip
 
 
-def ingest_all(source: Path, code: str = "c1", **settings: object) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
-    spec = spec_of(source, code, **settings)
+def ingest_all(source: Path, code: str = "c1", **options: object) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    spec = spec_of(source, code, **options)
     with jobs.job(spec) as job:
         run.scan(job)
-    for shard in range(int(spec.settings["shards"])):
+    for shard in range(spec.options["shards"]):
         with jobs.job(spec) as job:
             run.convert(job, shard)
     with jobs.job(spec) as job:

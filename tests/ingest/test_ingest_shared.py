@@ -113,7 +113,7 @@ def test_tilted_and_uneven_series_becomes_one_straight_volume(shared: Path, tmp_
     from scipy.ndimage import map_coordinates
 
     folder = shared / "dicom/dcm_qa_ct/In/GE"
-    found = ingest(folder, tmp_path, settings={"tilt": "resample", "uneven": "resample"}, readers=readers, depth=0)[""]
+    found = ingest(folder, tmp_path, options={"tilt": "resample", "uneven": "resample"}, readers=readers, depth=0)[""]
     assert len(found.volumes) == 1
     values, affine, row = found.volumes[0]
     assert row["resampled"] and abs(row["tilt_deg"] - 18.5) < 0.1
@@ -161,10 +161,10 @@ def test_tilted_and_uneven_series_becomes_one_straight_volume(shared: Path, tmp_
 
 def test_tilt_may_be_refused(shared: Path, tmp_path: Path, readers) -> None:
     folder = shared / "dicom/dicom2nifti/failing/gantrytilting/001"
-    found = ingest(folder, tmp_path, settings={"tilt": "refuse"}, readers=readers, depth=0)[""]
+    found = ingest(folder, tmp_path, options={"tilt": "refuse"}, readers=readers, depth=0)[""]
     assert found.codes == {"tilted"}
 
 
 def test_two_slices_are_volumes_where_the_study_allows(shared: Path, tmp_path: Path, readers) -> None:
     folder = shared / "dicom/dicom2nifti/failing/sliceorientation/001"
-    assert len(ingest(folder, tmp_path, settings={"min_slices": 2}, readers=readers, depth=0)[""].volumes) == 2
+    assert len(ingest(folder, tmp_path, options={"min_slices": 2}, readers=readers, depth=0)[""].volumes) == 2

@@ -12,22 +12,13 @@ from medssl.ingest.dicom.groups import groups_of
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.slices import Slice, slices_of_file
 from medssl.ingest.dicom.time_points import Digest, time_points, without_copies
+from medssl.ingest.options import IngestOptions
 from medssl.ingest.refusal import Refusal
 
 STEP_TOLERANCE_FRAC, STEP_TOLERANCE_MM = 0.01, 0.02
 DRIFT_VOX = 0.1
 MISSING_FRAC = 0.25
 """Up to this share of steps that are whole multiples of the others counts as missing slices, more as uneven spacing."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The options that decide between a volume and a refusal."""
-
-    tilt: str = "resample"
-    uneven: str = "refuse"
-    derived: str = "refuse"
-    min_slices: int = 3
 
 
 @dataclass(eq=False)
@@ -54,13 +45,15 @@ class Refused:
     files: set[int]
 
 
-def stacks_of_series(files: list[tuple[int, Header]], rules: Rules, digest: Digest) -> tuple[list[Stack], list[Refused]]:
+def stacks_of_series(
+    files: list[tuple[int, Header]], options: IngestOptions, digest: Digest
+) -> tuple[list[Stack], list[Refused]]:
     """Volumes and refusals of one series. `digest` gives a hash of a slice's pixels and is asked only about collisions."""
     refused: list[Refused] = []
     images: list[tuple[int, Header]] = []
     by_role: dict[str, set[int]] = defaultdict(set)
     for number, header in files:
-        role = "image" if header.role == "derived" and rules.derived == "accept" else header.role
+        role = "image" if header.role == "derived" and options.derived == "accept" else header.role
         if role == "image":
             images.append((number, header))
         else:
@@ -78,13 +71,13 @@ def stacks_of_series(files: list[tuple[int, Header]], rules: Rules, digest: Dige
             )
             everything -= refused[-1].files
         _check_declared(slices)
-        groups = groups_of(slices, rules.min_slices)
+        groups = groups_of(slices, options.min_slices)
     except Refusal as refusal:
         return [], [*refused, Refused(refusal.code, refusal.sentence, everything)]
     stacks: list[Stack] = []
     for names, group in groups:
         try:
-            found, copies = _stacks_of_group(group, rules, digest)
+            found, copies = _stacks_of_group(group, options, digest)
         except Refusal as refusal:
             refused.append(Refused(refusal.code, refusal.sentence, {s.file for s in group}))
             continue
@@ -102,9 +95,9 @@ def _check_declared(slices: list[Slice]) -> None:
         raise Refusal("incomplete", f"{len(slices)} of {declared} images are here")
 
 
-def _stacks_of_group(group: list[Slice], rules: Rules, digest: Digest) -> tuple[list[Stack], list[Slice]]:
+def _stacks_of_group(group: list[Slice], options: IngestOptions, digest: Digest) -> tuple[list[Stack], list[Slice]]:
     points, copies = time_points(group, digest)
-    stacks = [_stack(slices, rules) for slices in points]
+    stacks = [_stack(slices, options) for slices in points]
     if len(stacks) > 1:
         first = stacks[0]
         for index, stack in enumerate(stacks):
@@ -114,22 +107,22 @@ def _stacks_of_group(group: list[Slice], rules: Rules, digest: Digest) -> tuple[
     return stacks, copies
 
 
-def _stack(slices: list[Slice], rules: Rules) -> Stack:
+def _stack(slices: list[Slice], options: IngestOptions) -> Stack:
     """One volume, ordered along its normal, if its geometry is sound.
 
     Raises:
-        Refusal: too few slices, a gap, uneven steps, a tilt or a shift that the rules do not allow.
+        Refusal: too few slices, a gap, uneven steps, a tilt or a shift that the options do not allow.
     """
     normal = slices[0].normal
     ordered = sorted(slices, key=lambda s: float(s.position @ normal))
     positions = np.stack([s.position for s in ordered])
-    if len(ordered) < rules.min_slices:
-        raise Refusal("few_slices", f"{len(ordered)} of at least {rules.min_slices}")
+    if len(ordered) < options.min_slices:
+        raise Refusal("few_slices", f"{len(ordered)} of at least {options.min_slices}")
     if len(ordered) == 1:
         thickness = slices[0].header.slice_thickness
         return Stack(ordered, positions, normal * (thickness if thickness and 0 < thickness < 100 else 1.0))
     depths = (positions - positions[0]) @ normal
-    even = _check_steps(np.diff(depths), rules)
+    even = _check_steps(np.diff(depths), options)
     lateral = positions - positions[0] - depths[:, None] * normal
     drift = lateral[-1]
     pixel_mm = float(slices[0].spacing.min())
@@ -138,14 +131,14 @@ def _stack(slices: list[Slice], rules: Rules) -> Stack:
         raise Refusal("shifted", f"by up to {off_line:.2f} mm")
     tilt_deg = math.degrees(math.atan2(float(np.linalg.norm(drift)), float(depths[-1])))
     tilted = float(np.linalg.norm(drift)) > DRIFT_VOX * pixel_mm
-    if tilted and rules.tilt == "refuse":
+    if tilted and options.tilt == "refuse":
         raise Refusal("tilted", f"{tilt_deg:.2f} degrees")
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
     return Stack(ordered, positions, step, tilt_deg if tilted else 0.0, straighten=tilted or not even)
 
 
-def _check_steps(steps: np.ndarray, rules: Rules) -> bool:
-    """Whether all steps are equal within 1 % or 0.02 mm; uneven ones are refused unless the rules resample them."""
+def _check_steps(steps: np.ndarray, options: IngestOptions) -> bool:
+    """Whether all steps are equal within 1 % or 0.02 mm; uneven ones are refused unless the options resample them."""
     median = float(np.median(steps))
     if median <= 1e-3:
         raise Refusal("not_a_volume", f"slices {median:g} mm apart")
@@ -158,6 +151,6 @@ def _check_steps(steps: np.ndarray, rules: Rules) -> bool:
     whole = np.abs(multiples - np.round(multiples)) < 0.05
     if (whole & (np.round(multiples) >= 2)).all() and odd.sum() <= max(1, MISSING_FRAC * len(steps)):
         raise Refusal("missing_slice", detail)
-    if rules.uneven == "refuse":
+    if options.uneven == "refuse":
         raise Refusal("uneven", detail)
     return False
