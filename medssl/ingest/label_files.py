@@ -99,8 +99,8 @@ def given_by_table(rows: Sequence[LabelRow], matcher: Matcher, groups: Sequence[
             before = named_by.setdefault(number, row)
             if found.setdefault(number, given) != given:
                 raise StudyError(
-                    f"labels: rows {before.number} and {row.number} of the table say different things of one image (the header is "
-                    "row 1). Keep one row for each, and join several classes by `|`."
+                    f"labels: rows {before.number} and {row.number} of the table say different things of one image (the header "
+                    "is row 1). Keep one row for each, and join several classes by `|`."
                 )
     if not found:
         raise StudyError(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medssl.ingest.inventory import Labels
+from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.refusal import Request
 
 BASE_MEMORY_MB = 200.0
 """What a reading process may take beside the arrays that it makes."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Source:
     """class and split of pictures, where their folders say so"""
     threads: int = 1
 
-    def file(self, row: Row) -> Row:
-        """A file as the readers want it."""
+    def file(self, row: Row) -> Request:
+        """A file as the reading process is asked for it."""
         return {"path": str(self.root / row["name"]), "size": int(row["size"])}
 
 

@@ -176,6 +176,9 @@ DUMMY = '''"""Whether a series has as many slices as the test likes."""
 from __future__ import annotations
 
 from medssl.ingest.check import Finding, Series
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
+from medssl.study.sources import refresh_sources
 
 APPLIES_TO = ("CT",)
 CODES = ("unloved",)
@@ -191,9 +194,6 @@ def liking(series: Series, *, least: int = 10) -> Finding | None:
 
 def test_a_check_dropped_in_as_one_file_refuses_and_warns(tmp_path: Path) -> None:
     """A copy of the package with one file more, and a source of two CT and an MR through scan, convert and merge."""
-    from medssl.core.dag import Dag
-    from medssl.core.study import load_study
-
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "medssl", copy / "medssl", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "medssl" / "ingest" / "checks" / "liking.py").write_text(DUMMY, encoding="utf-8")
@@ -203,7 +203,7 @@ def test_a_check_dropped_in_as_one_file_refuses_and_warns(tmp_path: Path) -> Non
     with contextlib.chdir(tmp_path):
         Path("study.yaml").write_text("study: one_more\nsources:\n  in: {path: in}\n", encoding="utf-8")
         dag = Dag(load_study(files=["study.yaml"]))
-        dag.refresh_sources()
+        refresh_sources(dag.study, dag.layout)
         dag.write_specs()
         environment = {**os.environ, "PYTHONPATH": str(copy)}
         for step in ("scan", "convert", "merge"):

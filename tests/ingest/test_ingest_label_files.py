@@ -11,7 +11,7 @@ import pytest
 from phantoms import Phantom, datasets, random_phantom, save
 from PIL import Image
 from test_ingest_labels import _outline, _same, _segmentation, _structure_set
-from test_ingest_run import SETTINGS, here, ingest_all, spec_of  # noqa: F401
+from test_ingest_run import here, ingest_all, spec_of  # noqa: F401
 
 from medssl.core import job as jobs
 from medssl.core import listing

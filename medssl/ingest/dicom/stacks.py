@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from medssl.ingest.dicom.groups import groups_of
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.slices import Slice, slices_of_file
 from medssl.ingest.dicom.time_points import Digest, time_points, without_copies
-from medssl.ingest.options import IngestOptions
 from medssl.ingest.refusal import Refusal
+
+if TYPE_CHECKING:
+    from medssl.ingest.options import IngestOptions  # a reading process has no room for what it imports
 
 STEP_TOLERANCE_FRAC, STEP_TOLERANCE_MM = 0.01, 0.02
 DRIFT_VOX = 0.1
