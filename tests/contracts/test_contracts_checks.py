@@ -21,6 +21,9 @@ from medssl.core.tables import read_tsv
 from medssl.ingest.check import Finding, Series, found_checks, run_checks
 from medssl.ingest.codes import CODES, codes_of_checks, sentence_of
 from medssl.ingest.refusal import Refusal
+from medssl.study.dag import Dag
+from medssl.study.file import load_study
+from medssl.study.sources import refresh_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = plugins.names("check")
@@ -176,9 +179,6 @@ DUMMY = '''"""Whether a series has as many slices as the test likes."""
 from __future__ import annotations
 
 from medssl.ingest.check import Finding, Series
-from medssl.study.dag import Dag
-from medssl.study.file import load_study
-from medssl.study.sources import refresh_sources
 
 APPLIES_TO = ("CT",)
 CODES = ("unloved",)

@@ -17,6 +17,7 @@ from medssl.core import job as jobs
 from medssl.core import listing
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
+from medssl.core.label_table import LabelRow
 from medssl.core.layout import Layout
 from medssl.core.tables import read_parquet, read_tsv
 from medssl.ingest import run
@@ -39,6 +40,14 @@ def labels_of(source: Path, labels: Path | str, **options: object) -> tuple[pd.D
     with jobs.job(spec) as job:
         run.labels(job)
     return read_parquet(out / "labels" / "labels.parquet"), read_tsv(out / "labels" / "rejected.tsv"), out
+
+
+def rows(*cells: dict[str, str]) -> list[LabelRow]:
+    """The rows of a table below its header."""
+    found = [LabelRow(row) for row in cells]
+    for number, row in enumerate(found, 2):
+        row.number = number
+    return found
 
 
 def pictures(folder: Path, names: list[str]) -> None:
@@ -109,10 +118,10 @@ def test_contradictions_strangers_and_doubtful_names_are_refused() -> None:
     with pytest.raises(StudyError, match="the name of 2 images"):
         matcher.find("x.nii")
     assert matcher.find("p-1") == [0, 1] and matcher.find("b/x.nii") == [1] and matcher.find("c") == []
-    with pytest.raises(StudyError, match="different things of one image"):
-        given_by_table([{"file": "v-1", "label": "a"}, {"file": "p-1", "label": "b"}], matcher, [])
+    with pytest.raises(StudyError, match="rows 2 and 3 .* different things of one image"):
+        given_by_table(rows({"file": "v-1", "label": "a"}, {"file": "p-1", "label": "b"}), matcher, [])
     with pytest.raises(StudyError, match="none of the 1 rows"):
-        given_by_table([{"file": "c", "label": "a"}], matcher, [])
+        given_by_table(rows({"file": "c", "label": "a"}), matcher, [])
 
 
 def test_masks_find_their_images_by_name_whatever_the_folders() -> None:
