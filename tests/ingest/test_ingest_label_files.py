@@ -118,7 +118,7 @@ def test_contradictions_strangers_and_doubtful_names_are_refused() -> None:
     with pytest.raises(StudyError, match="the name of 2 images"):
         matcher.find("x.nii")
     assert matcher.find("p-1") == [0, 1] and matcher.find("b/x.nii") == [1] and matcher.find("c") == []
-    with pytest.raises(StudyError, match="rows 2 and 3 .* different things of one image"):
+    with pytest.raises(StudyError, match=r"rows 2 and 3 .* different things of one image"):
         given_by_table(rows({"file": "v-1", "label": "a"}, {"file": "p-1", "label": "b"}), matcher, [])
     with pytest.raises(StudyError, match="none of the 1 rows"):
         given_by_table(rows({"file": "c", "label": "a"}), matcher, [])
