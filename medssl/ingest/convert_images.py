@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from medssl.artefacts.series import SERIES
 from medssl.core.listing import minted
 from medssl.ingest.inventory import folder_labels
-from medssl.ingest.ledger import SERIES_COLUMNS, Row
+from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
 
@@ -95,7 +96,7 @@ def _accept_images(
     outcome: Outcome, volume_id: str, series_id: str, form: str, answer: Row, images: list[Row], files: list[Row]
 ) -> None:
     subjects = {image["subject_id"] for image in images}
-    row: Row = dict.fromkeys(SERIES_COLUMNS)
+    row: Row = dict.fromkeys(SERIES.names)
     row |= {
         "volume_id": volume_id,
         "series_id": series_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Labels:
     mask: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: list[dict[str, str]]) -> Labels:
+    def of(cls, rows: Sequence[dict[str, str]]) -> Labels:
         """From the rows of a table with any of the columns `split`, `subject`, `mask`."""
         return cls(**{name: {row["file"]: row[name] for row in rows if name in row} for name in IDENTITY_COLUMNS})
 

@@ -1,32 +1,23 @@
-"""`series.tsv` and `rejected.tsv`: their columns, and rows as tables and back."""
+"""Rows of `series.tsv` and `rejected.tsv`, and whether too much of a source was refused."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from medssl.artefacts.series import SERIES
 from medssl.core.errors import TooManyRefusalsError
 from medssl.ingest.refusal import Answer
-
-SERIES_COLUMNS = [
-    "volume_id", "series_id", "subject_id", "unit", "kind", "format", "modality", "shape", "spacing_mm", "affine", "dtype",
-    "slope", "intercept", "orientation_source", "num_files", "bytes", "content_sha256", "lossy", "tilt_deg", "resampled",
-    "time_index", "kernel", "kvp", "slice_thickness_mm", "manufacturer_code", "age_years", "sex", "label", "warnings",
-]  # fmt: skip
-REJECTED_COLUMNS = ["item_id", "code", "sentence", "num_files", "bytes", "stage_of_check"]
-TEXT_COLUMNS = ("code", "sentence", "dtype", "kernel", "sex", "orientation_source", "content_sha256", "manufacturer_code")
-_JSON_COLUMNS = ("shape", "spacing_mm", "affine", "warnings")
 
 Row = dict[str, Any]
 
 
 def volume_row(volume_id: str, answer: Answer) -> Row:
     """A row of `series.tsv` as far as the grid and values of a volume say it."""
-    row: Row = dict.fromkeys(SERIES_COLUMNS)
+    row: Row = dict.fromkeys(SERIES.names)
     return row | {
         "volume_id": volume_id,
         "shape": answer["shape"],
@@ -42,26 +33,6 @@ def volume_row(volume_id: str, answer: Answer) -> Row:
         "label": False,
         "warnings": answer.get("warnings", []),
     }
-
-
-def ledger_table(rows: list[Row], columns: list[str], by: str) -> pd.DataFrame:
-    """Rows sorted by id; whole numbers stay whole beside missing ones."""
-    ordered = sorted(rows, key=lambda row: str(row[by]))
-    table = pd.DataFrame({name: pd.Series([row[name] for row in ordered], dtype=object) for name in columns})
-    for name in ("time_index", "age_years", "num_files", "bytes"):
-        if name in table:
-            table[name] = table[name].astype("Int64")
-    return table.astype(object).where(table.notna(), None)
-
-
-def ledger_rows(table: pd.DataFrame) -> list[Row]:
-    """Rows of a ledger read back; lists are lists again."""
-    rows = records(table)
-    for row in rows:
-        for name in _JSON_COLUMNS:
-            if isinstance(row.get(name), str):
-                row[name] = json.loads(row[name])
-    return rows
 
 
 def records(table: pd.DataFrame) -> list[Row]:

@@ -11,25 +11,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from medssl.artefacts.labels import LABELS, LabelCounts
+from medssl.artefacts.series import IMAGES, REJECTED, SERIES, frame_of, read_series, rows_of
 from medssl.core import listing
 from medssl.core.errors import StudyError
-from medssl.core.files import canonical_json, read_json, sha256_text, write_json
+from medssl.core.files import canonical_json, read_json, sha256_text
 from medssl.core.job import Job
 from medssl.core.label_table import FOLDERS, identities, is_label_table, read_label_table
-from medssl.core.tables import read_parquet, read_tsv, write_parquet, write_tsv
+from medssl.core.tables import read_parquet, write_parquet
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import COLUMNS, Labels, headers, inventory
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table
 from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask
 from medssl.ingest.ledger import (
-    REJECTED_COLUMNS,
-    SERIES_COLUMNS,
-    TEXT_COLUMNS,
     Row,
     check_refusals,
-    ledger_rows,
-    ledger_table,
     records,
 )
 from medssl.ingest.options import IngestOptions, LabelFileOptions
@@ -100,8 +97,8 @@ def merge(job: Job) -> None:
     private = Path(job.spec.private["folder"])
     options = job.options(IngestOptions)
     folders = [job.path("shards", f"{n}-of-{options.shards}") for n in range(options.shards)]
-    series = [row for folder in folders for row in ledger_rows(read_tsv(job.read(folder / "series.tsv"), text=TEXT_COLUMNS))]
-    rejected = [row for folder in folders for row in ledger_rows(read_tsv(job.read(folder / "rejected.tsv"), text=TEXT_COLUMNS))]
+    series = [row for folder in folders for row in read_series(job.read(folder / "series.tsv"))]
+    rejected = [row for folder in folders for row in rows_of(REJECTED.read(job.read(folder / "rejected.tsv")))]
     check_refusals(job.out.name, series, rejected, options.max_refused_frac, job.path("shards"))
     store = _store(job)
     wanted = {row["volume_id"] for row in series}
@@ -138,7 +135,7 @@ def labels(job: Job) -> None:
     if wanted != FOLDERS and not Path(wanted).exists():
         raise StudyError(f"sources.{_name_of(job)}.labels: nothing is there. Correct the path, or put the labels there.")
     inventory_table = read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS))
-    series = ledger_rows(read_tsv(job.read(job.spec.inputs["series"]), text=TEXT_COLUMNS))
+    series = read_series(job.read(job.spec.inputs["series"]))
     items = _items(job, inventory_table, series)
     rejected: list[Row] = []
     names: dict[str, str] = {}
@@ -153,9 +150,9 @@ def labels(job: Job) -> None:
         strangers, names = sum(row["num_files"] for row in rejected), _class_names(Path(wanted))
     groups = [f"group_{name}" for name in options.groups]
     table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *groups]).astype({"index": "Int32"})
-    write_parquet(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
-    write_tsv(job.path("rejected.tsv"), ledger_table(rejected, REJECTED_COLUMNS, "item_id"))
-    write_json(job.path("labels.json"), {"items": len(items), "labelled": len(rows), "strangers": strangers, "names": names})
+    LABELS.write(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
+    REJECTED.write(job.path("rejected.tsv"), frame_of(rejected, REJECTED))
+    LabelCounts(items=len(items), labelled=len(rows), strangers=strangers, names=names).write(job.path("labels.json"))
     job.wrote(*(job.path(name) for name in ("labels.parquet", "rejected.tsv", "labels.json")))
     job.log(f"labels: {len(rows)} of {len(items)} images, {strangers} label entries are for none of them")
     job.write_receipt()
@@ -164,7 +161,7 @@ def labels(job: Job) -> None:
 def source_names(job: Job) -> pd.DataFrame:
     """Which file, or folder of slices, each volume or image came from: `id` (of the volume, or of the sample) and `file`."""
     table = read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS))
-    series = ledger_rows(read_tsv(job.read(job.spec.inputs["series"]), text=TEXT_COLUMNS))
+    series = read_series(job.read(job.spec.inputs["series"]))
     rows = []
     for item in _items(job, table, series):
         folders = sorted({str(Path(name).parent) for name in item.files})
@@ -200,7 +197,7 @@ def check_source(
             series += [volume.row for volume in outcome.volumes]
             rejected += outcome.rejected
             shutil.rmtree(place, ignore_errors=True)
-    return ledger_table(series, SERIES_COLUMNS, "volume_id"), ledger_table(rejected, REJECTED_COLUMNS, "item_id")
+    return frame_of(series, SERIES), frame_of(rejected, REJECTED)
 
 
 # ---- label files
@@ -220,7 +217,7 @@ def _items(job: Job, table: pd.DataFrame, series: list[Row]) -> list[LabelTarget
             ids = tuple(str(row[name]) for name in ("volume_id", "series_id", "subject_id") if row[name])
             items.append(LabelTarget(row["volume_id"], None, tuple(names), ids))
             continue
-        images = read_parquet(job.read(_volume(job, row["volume_id"]) / "images.parquet"))
+        images = IMAGES.read(job.read(_volume(job, row["volume_id"]) / "images.parquet"))
         name_of = {listing.minted(key, "i", name): name for name in names}
         for image in records(images):
             own = (name_of[image["image_id"]],) if image["image_id"] in name_of else ()
@@ -288,8 +285,8 @@ def _class_names(folder: Path) -> dict[str, str]:
 
 
 def _write_ledger(job: Job, folder: Path, series: list[Row], rejected: list[Row]) -> None:
-    write_tsv(folder / "series.tsv", ledger_table(series, SERIES_COLUMNS, "volume_id"))
-    write_tsv(folder / "rejected.tsv", ledger_table(rejected, REJECTED_COLUMNS, "item_id"))
+    SERIES.write(folder / "series.tsv", frame_of(series, SERIES))
+    REJECTED.write(folder / "rejected.tsv", frame_of(rejected, REJECTED))
     job.wrote(folder / "series.tsv", folder / "rejected.tsv")
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medssl.artefacts.series import IMAGES, VolumeFile
 from medssl.core.errors import DiskFullError
 from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, write_json
-from medssl.core.tables import write_parquet, write_tsv
+from medssl.core.tables import write_tsv
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome
@@ -82,9 +83,9 @@ class VolumeStore:
         for volume in outcome.volumes:
             volume_id = volume.row["volume_id"]
             folder = part / volume_id
-            write_json(folder / "volume.json", {**volume.row, **volume.extra})
+            VolumeFile.check({**volume.row, **volume.extra}).write(folder / VolumeFile.FILE)
             if volume.images is not None:
-                write_parquet(folder / "images.parquet", pd.DataFrame(volume.images))
+                IMAGES.write(folder / "images.parquet", pd.DataFrame(volume.images))
             final = inside(self._volumes, volume_id)
             if final.exists():
                 shutil.rmtree(final)

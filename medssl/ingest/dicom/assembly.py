@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from medssl.ingest.array_file import ArrayFile
 from medssl.ingest.dicom.elements import Parsed
 from medssl.ingest.dicom.pixel_layout import PixelLayout
 from medssl.ingest.dicom.pixels import frame_pixels, is_lossy
 from medssl.ingest.dicom.stacks import Stack
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.storing import Storage, storage_for
-from medssl.ingest.volume_file import VolumeFile
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine, slice_affine, spacing_mm
 from medssl.volume.resample import StraightGrid, straight_grid, straightened_plane
 
@@ -164,7 +164,7 @@ def _build_directly(plan: StackPlan, raw: RawSlice, storage: Storage, target: Pa
         if sample.size:
             sample[:, :, k] = pixels[::SAMPLE_STRIDE, ::SAMPLE_STRIDE] * slope + intercept
 
-    with VolumeFile(target, storage.dtype, shape, turn) as file:
+    with ArrayFile(target, storage.dtype, shape, turn) as file:
         _each(place, plan.shape[2], threads)
     return _built(plan, storage, shape, affine, affine, int(padded.sum()), sample)
 
@@ -210,7 +210,7 @@ def _build_from_memory(
         planes = value_plane if storage.apply_rescale else (lambda k: stored[:, :, k])
     turn = closest_canonical(affine)
     shape = tuple(source_shape[axis] for axis in turn.axes)
-    with VolumeFile(target, storage.dtype, shape, turn) as file:
+    with ArrayFile(target, storage.dtype, shape, turn) as file:
         for k in range(source_shape[2]):
             file.put(k, planes(k))
     return _built(plan, storage, shape, affine, source_affine, padded, sample)

@@ -13,7 +13,7 @@ import numpy as np
 from medssl.volume.geometry import Reorientation
 
 
-class VolumeFile:
+class ArrayFile:
     """A `.npy` in Fortran order of `shape`, filled by source slices that `turn` puts into their place. Use as a context.
 
     Slices that are planes along the last axis are written with one call, which spares a page fault for every 4 kB of a
@@ -36,7 +36,7 @@ class VolumeFile:
                 os.close(self._descriptor)
                 raise
 
-    def __enter__(self) -> VolumeFile:
+    def __enter__(self) -> ArrayFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from medssl.ingest import reading_process
+from medssl.ingest.array_file import ArrayFile
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.refusal import Answer, Request
-from medssl.ingest.volume_file import VolumeFile
 from medssl.volume.geometry import Reorientation
 
 
@@ -23,7 +23,7 @@ def test_slices_in_any_order_make_the_turned_stack(axes: tuple[int, int, int], t
     for flips in product((False, True), repeat=3):
         turn = Reorientation(axes, flips)
         expected = turn.apply(stack)
-        with VolumeFile(tmp_path / "a.npy", "int16", expected.shape, turn) as file:
+        with ArrayFile(tmp_path / "a.npy", "int16", expected.shape, turn) as file:
             for k in (2, 0, 3, 1):
                 file.put(k, stack[:, :, k])
         assert np.array_equal(np.load(tmp_path / "a.npy"), expected)
@@ -36,7 +36,7 @@ def test_a_disk_without_room_is_found_before_anything_is_decoded(tmp_path: Path,
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        VolumeFile(tmp_path / "a.npy", "int16", (4, 4, 4), Reorientation((0, 1, 2), (False, False, False)))
+        ArrayFile(tmp_path / "a.npy", "int16", (4, 4, 4), Reorientation((0, 1, 2), (False, False, False)))
 
 
 def test_a_full_disk_refuses_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
