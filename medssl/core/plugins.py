@@ -120,11 +120,16 @@ def _read(kind: str, path: Path, changed_ns: int) -> Plugin:
 def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
     """The names in capitals at the top of a file whose value is a literal."""
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if isinstance(node, ast.Assign):
+            targets, value = node.targets, node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            targets, value = [node.target], node.value
+        else:
+            continue
         for target in targets:
-            if isinstance(target, ast.Name) and target.id.isupper() and node.value is not None:  # type: ignore[union-attr]
+            if isinstance(target, ast.Name) and target.id.isupper():
                 try:
-                    yield target.id, ast.literal_eval(node.value)  # type: ignore[union-attr]
+                    yield target.id, ast.literal_eval(value)
                 except ValueError:  # computed, and so of no concern to others
                     continue
 

@@ -304,7 +304,7 @@ class Dag:
             reducer = self.reducer_of(arm)
             for name, option in plugins.find("reducer", reducer.name).constant("DESCRIPTORS", default={}).items():
                 found[name].add(reducer.options[option])
-        return DescribeOptions(**{name: sorted(values) for name, values in found.items()})
+        return DescribeOptions.model_validate({name: sorted(values) for name, values in found.items()})
 
     def _pretrain_spec(self, cohort: str, run: Run) -> tuple[str, Spec]:
         options = self.study.pretrain[run.name]

@@ -42,7 +42,10 @@ def models(model: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def _subclasses(kind: type) -> list[type]:
-    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
+    found: list[type] = []
+    for child in kind.__subclasses__():
+        found += [child, *_subclasses(child)]
+    return found
 
 
 def _choice(kind: str) -> dict[str, Any]:
