@@ -43,7 +43,8 @@ def models(model: type[BaseModel]) -> list[type[BaseModel]]:
 
 def _subclasses(kind: type) -> list[type]:
     found: list[type] = []
-    for child in kind.__subclasses__():
+    children: list[type] = kind.__subclasses__()
+    for child in children:
         found += [child, *_subclasses(child)]
     return found
 
