@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install pretrain_ct report test test-full slurm-test wheelhouse wheelhouse-test check format lock clean
+.PHONY: help install reference pretrain_ct report test test-full slurm-test wheelhouse wheelhouse-test check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -73,6 +73,11 @@ $(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce,
 study-%: $(STAMP) ## study-reduction, -spark, … (configs/studies/<name>.yaml; a name with _full is for a GPU); resumable, ends with RESULT {json}
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) report --configfile configs/studies/$*.yaml
 	@$(PYTHON) benchmarks/study.py $*
+
+reference: $(STAMP) ## write the pages and the schema that are made from the code
+	$(PYTHON) -m medssl.study.reference > docs/options.md
+	$(PYTHON) -m medssl.artefacts.reference > docs/artefacts.md
+	$(PYTHON) -m medssl schema > configs/study.schema.json
 
 format: $(STAMP) ## format the code
 	$(VENV)/bin/ruff check --fix .
