@@ -21,7 +21,14 @@ class Bar:
         self.done = 0
         self._log, self._rich = log, rich_bar
         self._start_s = self._last_s = time.monotonic()
+        self._before = 0
         self._note = ""
+
+    def begin(self, done: int, total: int) -> None:
+        """`done` of `total` units were done before, by a job that was stopped: rate and time left are those of the others."""
+        self.done = self._before = done
+        self.total = total
+        self._start_s = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more units are done; `note` is a short text such as `loss 3.21`."""
@@ -40,12 +47,13 @@ class Bar:
         self._write(now_s, final=True)
 
     def _rate(self, now_s: float) -> str:
-        rate = self.done / max(now_s - self._start_s, 1e-6)
+        rate = (self.done - self._before) / max(now_s - self._start_s, 1e-6)
         return f"{rate:.1f} {self.unit}/s" if rate < 100 else f"{rate:.0f} {self.unit}/s"
 
     def _write(self, now_s: float, *, final: bool = False) -> None:
         spent_s = now_s - self._start_s
-        left_s = spent_s / self.done * (self.total - self.done) if self.done else float("nan")
+        fresh = self.done - self._before
+        left_s = spent_s / fresh * (self.total - self.done) if fresh else float("nan")
         tail = f"{spent_s:.0f} s" if final else f"{left_s:.0f} s left"
         line = f"{self.title}: {self.done}/{self.total} {self.unit}, {self._rate(now_s)}, {tail}"
         line += f", {self._note}" if self._note else ""
