@@ -24,6 +24,9 @@ from medssl.core.files import canonical_json, read_json, write_json
 
 DType = Literal["str", "bool", "int8", "int32", "int64", "uint64", "float32", "float64", "bytes", "list", "dict"]
 
+Number = int | float
+"""A number of a JSON file, whole or not as it was written."""
+
 ID = "[a-z0-9]+(?:-[a-z0-9]+)*"
 """Every id: small letters, digits and single dashes."""
 INSIDE = "(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*"
