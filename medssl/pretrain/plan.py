@@ -72,7 +72,9 @@ class Plan:
         wanted, count, shares = self.options.batch_size, len(self.samples), processes * self.options.accumulate
         unit = shares * together
         if wanted % unit:
-            groups = f" × {together} slices of a volume (the option slices, or what the median volume has)" if together > 1 else ""
+            groups = (
+                f" × {together} slices of a volume (the option slices, or what the median volume has)" if together > 1 else ""
+            )
             raise StudyError(
                 f"pretrain.batch_size {wanted} is the whole batch of a step and cannot be divided by "
                 f"{shares} (devices × accumulate){groups}. Set it to a multiple of {unit}, such as "

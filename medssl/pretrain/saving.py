@@ -78,7 +78,8 @@ class Saving:
         broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
         if broken:
             raise NotFiniteError(
-                f"step {history.step}: {broken[0]} is not finite; the last good state is kept. Lower pretrain.lr or set clip_norm."
+                f"step {history.step}: {broken[0]} is not finite; the last good state is kept. "
+                "Lower pretrain.lr or set clip_norm."
             )
         scaler = dict(learner.fabric.strategy.precision.state_dict())
         self.folder.save(history.step, tensors, history.plain() | {"skipped": learner.skipped, "scaler": scaler})

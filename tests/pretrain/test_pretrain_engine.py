@@ -95,7 +95,7 @@ def test_running_out_of_memory_names_peak_batch_and_option(make_plan: Any, monke
 @pytest.mark.parametrize("objective", sorted(SMALL))
 def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(make_plan: Any, objective: str) -> None:
     from medssl.core.progress import Bar
-    from medssl.pretrain.loop import _Run
+    from medssl.pretrain.loop import Loop
 
     gradients, losses = [], []
     for parts in (1, 4):
@@ -104,13 +104,13 @@ def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(make_plan: An
 
         plan = make_plan(cohort=COHORT, objective={objective: SMALL[objective]}, accumulate=parts, batch_size=32)
         fabric = Fabric(accelerator="cpu", devices=1, **arithmetic("double"))
-        run = _Run(fabric, plan, Bar("test", 1, "images", None, None), print, lambda: False)
+        run = Loop(fabric, plan, Bar("test", 1, "images", None, None), print, lambda: False)
         if run.objective.memory_pass:
             run.begin()
             run.objective.start_epoch(0, 0)
-        run.module.eval()  # batch statistics are the parts' own, as the docs say; all else is the whole batch's
+        run.learner.module.eval()  # batch statistics are the parts' own, as the docs say; all else is the whole batch's
         batch = run.reader[(0, np.arange(32))]
-        loss, _ = run.forward_backward(batch)
+        loss, _ = run.learner.forward_backward(batch, 0)
         losses.append(loss.value.item())
         gradients.append([p.grad for p in run.objective.parameters() if p.grad is not None])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -157,17 +157,17 @@ def test_both_passes_of_a_part_lose_the_same_units(make_plan: Any, monkeypatch: 
     from lightning_fabric import Fabric
 
     from medssl.core.progress import Bar
-    from medssl.pretrain.loop import _Run
+    from medssl.pretrain.loop import Loop
     from medssl.pretrain.objectives.joint_2d3d import Joint2D3D
 
     plan = make_plan(cohort=COHORT, objective={"joint_2d3d": SMALL["joint_2d3d"] | {"dropout": 0.5}}, accumulate=2, batch_size=32)
-    run = _Run(Fabric(accelerator="cpu", devices=1), plan, Bar("test", 1, "images", None, None), print, lambda: False)
+    run = Loop(Fabric(accelerator="cpu", devices=1), plan, Bar("test", 1, "images", None, None), print, lambda: False)
     run.begin()
     run.objective.start_epoch(0, 0)
     seen: list[dict[str, Any]] = []
     forward = Joint2D3D.forward
     monkeypatch.setattr(Joint2D3D, "forward", lambda *given: seen.append(forward(*given)) or seen[-1])
-    run.forward_backward(run.reader[(0, np.arange(32))])
+    run.learner.forward_backward(run.reader[(0, np.arange(32))], 0)
     assert len(seen) == 4 and len(seen[0]) > 2
     for first, second in zip(seen[:2], seen[2:], strict=True):
         assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())
@@ -226,12 +226,12 @@ def run_stage(
     before: Path | None = None,
     log: Path | None = None,
     labels: dict[str, str] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Path:
     from pretraining import TINY
 
     from medssl.core.job import Spec, job
-    from medssl.pretrain.options import PretrainOptions
+    from medssl.pretrain.options import RunOptions
     from medssl.pretrain.run import run
 
     prepared = root / "2_prepare" / "ct"
@@ -244,9 +244,7 @@ def run_stage(
             "keep": str(root / "3_reduce" / "ct" / "all" / "keep.parquet"),
         }
     )
-    values = PretrainOptions(**(TINY | {"epochs": 1, "tensorboard": True} | settings)).model_dump(
-        exclude={"arms", "seeds", "cohort"}
-    )
+    values = RunOptions(**(TINY | {"epochs": 1, "tensorboard": True, "seed": 0} | options))
     if before is not None:
         inputs = inputs | {"init_run": {part: str(before / f"{part}.safetensors") for part in ("encoder", "parts")}}
     if labels is not None:
@@ -254,7 +252,7 @@ def run_stage(
     out = root / "4_pretrain" / "ct" / name
     spec = Spec(
         stage="pretrain", name=f"ct/{name}", study="t", root=str(root), seed=0, code="c",
-        settings=json.loads(json.dumps(values)) | {"pretrain_seed": 0}, inputs=inputs, out=str(out),
+        options=values.model_dump(mode="json"), inputs=inputs, out=str(out),
     )  # fmt: skip
     with job(spec, log_path=log) as work:
         run(work)

@@ -24,6 +24,25 @@ from medssl.nn.slice_attention import VolumeEncoder, in_bags, volume_embedding
 from medssl.pretrain.bags import Bags, runs_of_equal
 from medssl.pretrain.objective import Loss, Objective, looked_at
 
+PARTS = {
+    "volume_encoder": {
+        "encoder": "volume",
+        "places": {"encoder": "slices", "volume_encoder": "volume"},
+        "backbone": "slicewise",
+        "inner": "slices",
+        "spatial_dims": 3,
+        "options": {
+            "width": "width",
+            "layers": "layers",
+            "heads": "attention_heads",
+            "feed_forward": "feed_forward",
+            "positions": "positions",
+        },
+        "required": False,
+    }
+}
+"""The transformer goes on in the network of `encoder: volume`."""
+
 
 class Joint2D3D(Objective):
     """A slice encoder, a transformer between the slices of a volume, and the sum of three losses with weights.

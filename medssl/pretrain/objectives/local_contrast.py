@@ -24,6 +24,9 @@ from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_
 from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
 from medssl.pretrain.regions import NUM_NEGATIVES, Regions, corners_of
 
+PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}
+"""The decoder goes on in that of a segmentation."""
+
 
 class LocalContrast(Objective):
     """Trains the first blocks of a decoder over a frozen encoder; views differ in intensity alone, so that places correspond.

@@ -25,6 +25,31 @@ from medssl.pretrain.objective import Loss, Objective, looked_at
 LABEL_OPTION = "background"
 """Where this option names no source, label files of the cohort's sources are inputs of its runs: other labels train anew."""
 
+PARTS = {
+    "common_code": {
+        "encoder": "common",
+        "places": {"encoder": "inner", "common_code": "code"},
+        "backbone": "bottleneck",
+        "inner": "of",
+        "options": {"width": "width"},
+    },
+    "salient_code": {
+        "encoder": "salient",
+        "places": {"salient": "inner", "salient_code": "code"},
+        "backbone": "bottleneck",
+        "inner": "of",
+        "options": {"width": "width"},
+    },
+    "salient": {
+        "encoder": "salient",
+        "places": {"salient": "inner", "salient_code": "code"},
+        "backbone": "bottleneck",
+        "inner": "of",
+        "options": {"width": "width"},
+    },
+}
+"""Each code goes on behind its encoder: `encoder: common` behind the one that is kept, `encoder: salient` behind the second."""
+
 
 class SepCLR(Objective):
     """Two encoders, each with a linear code and a projector; half of each batch is background (healthy), half target.

@@ -32,6 +32,9 @@ CONSTANT_STD = 1e-3
 PAPER_WIDTH = 768
 MASK_GREY = 0.5
 
+PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}
+"""The decoder goes on in that of a segmentation."""
+
 
 class SparK(Objective):
     """Masked patches are predicted from the others, each normalised by its own mean and deviation.
