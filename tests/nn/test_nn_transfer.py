@@ -130,9 +130,11 @@ def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path, size: str, monke
     make_run(tmp_path / "run", "resenc", dims=3, **options)
     target, plan = export(tmp_path / "run", "nnunet", tmp_path / "out")[:2]
     summary = convert(target, tmp_path / "back.safetensors", key="network_weights")
-    # 448: as many as an nnU-Net checkpoint of ResEncL holds for its encoder
-    count = 448 if size == "ResEncL" else len(load_file(tmp_path / "run" / "encoder.safetensors"))
+    encoder = tmp_path / "run" / "encoder.safetensors"
+    # 448: as many as an nnU-Net checkpoint of ResEncL holds for its encoder, each tensor under two names
+    count = 448 if size == "ResEncL" else 2 * len(load_file(encoder))
     assert summary.startswith(f"{count} tensors")
+    assert target.stat().st_size < 1.1 * encoder.stat().st_size + 200_000, "and its numbers once"
     assert json.loads(plan.read_text())["key_to_stem"] == "encoder.stem"
     back, ours = load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "run" / "encoder.safetensors")
     assert all(torch.equal(back[n], t) for n, t in ours.items())

@@ -11,6 +11,7 @@ from torch import Tensor
 from medssl.core.errors import StudyError
 from medssl.core.files import write_json, writing
 from medssl.nn.adapters._common import require
+from medssl.nn.backbones.resenc import Convolution
 
 RESENC_L = {"features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}
 CONFIGURATION = "medssl"
@@ -47,10 +48,21 @@ def nnunet(tensors: dict[str, Tensor], contract: dict[str, Any], out: Path) -> l
         "key_to_lpe": None,
     }
     target = out / "checkpoint_final.pth"
-    weights = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    weights = twice({name: tensor.contiguous() for name, tensor in tensors.items()})
     with writing(target) as temporary:
         torch.save(
             {"network_weights": weights, "nnssl_adaptation_plan": plan, "citations": [], "trainer_name": "medssl"}, temporary
         )
     write_json(out / "adaptation_plan.json", plan)
     return [target, out / "adaptation_plan.json"]
+
+
+def twice(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under both names that nnU-Net's network has for them; the file holds the numbers once."""
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        for second, first in Convolution.second_names.items():
+            if name.endswith(f".{first}"):
+                found[name.removesuffix(first) + second] = tensor
+    return found
