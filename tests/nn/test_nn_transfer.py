@@ -17,6 +17,7 @@ from prepared import phantom, write_prepared
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, Window
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
@@ -42,10 +43,14 @@ def make_run(folder: Path, name: str, dims: int = 2, **options: Any) -> Any:
             torch.nn.init.uniform_(module.weight, 0.5, 2)  # the last of a residual branch begins at 0
     folder.mkdir()
     save_encoder(folder / "encoder.safetensors", backbone)
-    window = {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}
-    contract = {"backbone": name, "backbone_options": options, "spatial_dims": dims, "in_channels": 1, "spacing_mm": [1.0] * 3}
-    contract |= {"input_size": [32] * dims, "window": window}
-    (folder / "contract.json").write_text(json.dumps(contract))
+    Contract(
+        format=ENCODER_FORMAT, medssl="1", backbone=name, backbone_options=options, spatial_dims=dims, in_channels=1,
+        input_size=[32] * dims, num_tensors=len(backbone.state_dict()), orientation="RAS+", axes=["i", "j", "k"], slice_axes=[2],
+        spacing_mm=[1.0] * 3, window=Window(low=[-1000.0], high=[1000.0], differs_by_volume=False), normalisation="clip",
+        modalities=[], objective="simclr", objective_options={}, init_weights=False, init_run=None, ema=None,
+        data=Data(study="s", run="r", num_volumes=1, num_subjects=1, num_samples=1, volume_ids=[], licence="not given"),
+        spec="0", seed=0,
+    ).write(folder / "contract.json")  # fmt: skip
     return backbone
 
 

@@ -6,22 +6,21 @@ from typing import Any
 
 from torch import Tensor
 
+from medssl.artefacts.encoder import Contract
 from medssl.core.errors import StudyError
 
 
-def require(contract: dict[str, Any], library: str, *, backbones: tuple[str, ...], spatial_dims: int = 0, **options: Any) -> None:
+def require(contract: Contract, library: str, *, backbones: tuple[str, ...], spatial_dims: int = 0, **options: Any) -> None:
     """Refuse an encoder that the library has no network for.
 
     Raises:
         StudyError: with what the encoder is and what the library takes.
     """
-    wrong = [
-        f"{n} {contract['backbone_options'][n]!r}" for n, v in options.items() if contract["backbone_options"].get(n, v) != v
-    ]
-    if contract["backbone"] not in backbones:
-        wrong.append(f"backbone {contract['backbone']!r}")
-    if spatial_dims and contract["spatial_dims"] != spatial_dims:
-        wrong.append(f"spatial_dims {contract['spatial_dims']}")
+    wrong = [f"{n} {contract.backbone_options[n]!r}" for n, v in options.items() if contract.backbone_options.get(n, v) != v]
+    if contract.backbone not in backbones:
+        wrong.append(f"backbone {contract.backbone!r}")
+    if spatial_dims and contract.spatial_dims != spatial_dims:
+        wrong.append(f"spatial_dims {contract.spatial_dims}")
     if wrong:
         raise StudyError(
             f"{library} has no network for this encoder ({', '.join(wrong)}); it takes {', '.join(backbones)}"

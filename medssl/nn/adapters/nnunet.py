@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from medssl.artefacts.encoder import Contract
 from medssl.core.errors import StudyError
 from medssl.core.files import write_json, writing
 from medssl.nn.adapters._common import require
@@ -17,14 +17,14 @@ RESENC_L = {"features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 
 CONFIGURATION = "medssl"
 
 
-def nnunet(tensors: dict[str, Tensor], contract: dict[str, Any], out: Path) -> list[Path]:
+def nnunet(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path]:
     """Write `checkpoint_final.pth` with its `nnssl_adaptation_plan`, and the plan beside it as `adaptation_plan.json`.
 
     Raises:
         StudyError: the encoder is not the 3-D `resenc` at the size of ResEncL.
     """
     require(contract, "nnunet", backbones=("resenc",), spatial_dims=3)
-    options = {name: list(value) for name, value in contract["backbone_options"].items()}
+    options = {name: list(value) for name, value in contract.backbone_options.items()}
     if options != RESENC_L:
         raise StudyError(f"nnU-Net knows resenc as ResEncL, with {RESENC_L}; this encoder has {options}.")
     plan = {
@@ -33,15 +33,15 @@ def nnunet(tensors: dict[str, Tensor], contract: dict[str, Any], out: Path) -> l
             "configurations": {
                 CONFIGURATION: {
                     "name": CONFIGURATION,
-                    "spacing": contract["spacing_mm"],
+                    "spacing": contract.spacing_mm,
                     "spacing_style": "noresample",
-                    "patch_size": contract["input_size"],
+                    "patch_size": contract.input_size,
                     "normalization_schemes": ["NoNormalization"],
                 }
             }
         },
-        "pretrain_num_input_channels": contract["in_channels"],
-        "recommended_downstream_patchsize": contract["input_size"],
+        "pretrain_num_input_channels": contract.in_channels,
+        "recommended_downstream_patchsize": contract.input_size,
         "key_to_encoder": "encoder.stages",
         "key_to_stem": "encoder.stem",
         "keys_to_in_proj": ["encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"],
