@@ -27,6 +27,8 @@ def adapters() -> list[str]:
 def export(encoder: Path, library: str, out: Path) -> list[Path]:
     """Write a run's encoder (its folder) for another library, with the contract beside it; returns the files.
 
+    That contract says also how the library makes its network (`network`), an expression of Python.
+
     Raises:
         StudyError: no such adapter, or the library has no network for this encoder.
     """
@@ -35,9 +37,9 @@ def export(encoder: Path, library: str, out: Path) -> list[Path]:
     if library not in adapters():
         raise StudyError(f"there is no adapter {library!r}.{did_you_mean(library, adapters())}")
     contract = read_contract(encoder)
-    write = getattr(importlib.import_module(f"medssl.nn.adapters.{library}"), library)
-    written: list[Path] = write(read_tensors(encoder / "encoder.safetensors"), contract, out)
-    write_json(out / "contract.json", contract.plain() | {"adapter": library})
+    adapter = importlib.import_module(f"medssl.nn.adapters.{library}")
+    written: list[Path] = getattr(adapter, library)(read_tensors(encoder / "encoder.safetensors"), contract, out)
+    write_json(out / "contract.json", contract.plain() | {"adapter": library, "network": adapter.network(contract)})
     return [*written, out / "contract.json"]
 
 

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from medssl.artefacts.encoder import Contract
-from medssl.core.errors import StudyError
 from medssl.core.files import write_json, writing
 from medssl.nn.adapters._common import require
 from medssl.nn.backbones.resenc import Convolution
 
-RESENC_L = {"features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}
 CONFIGURATION = "medssl"
 
 
@@ -23,10 +21,7 @@ def nnunet(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Pa
     Raises:
         StudyError: the encoder is not the 3-D `resenc` at the size of ResEncL.
     """
-    require(contract, "nnunet", backbones=("resenc",), spatial_dims=3)
-    options = {name: list(value) for name, value in contract.backbone_options.items()}
-    if options != RESENC_L:
-        raise StudyError(f"nnU-Net knows resenc as ResEncL, with {RESENC_L}; this encoder has {options}.")
+    require(contract, "nnunet")
     plan = {
         "architecture_plans": {"arch_class_name": "ResEncL", "arch_kwargs": None, "arch_kwargs_requiring_import": None},
         "pretrain_plan": {
@@ -66,3 +61,8 @@ def twice(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if name.endswith(f".{first}"):
                 found[name.removesuffix(first) + second] = tensor
     return found
+
+
+def network(contract: Contract) -> str:
+    """nnU-Net makes its own, by the adaptation plan."""
+    return "nnUNetv2_train_pretrained"

@@ -12,9 +12,18 @@ from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
 from medssl.nn.pair_mean import PairMean3d
 
+TITLE = "residual encoder of nnU-Net"
+SOURCE = "Isensee et al., MICCAI 2024, arXiv 2404.09556"
+LIBRARIES = {"nnunet": {"spatial_dims": 3, "features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}}
+"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
+
 
 class ResEnc(Backbone):
     """nnU-Net's ResEncL by default: stem, then stages of residual blocks (ResNet-D shortcuts), instance norm, leaky ReLU.
+
+    Options:
+        features: channels of each stage; every stage but the first halves the size.
+        blocks: residual blocks of each stage.
 
     Source: Isensee et al., "nnU-Net Revisited", arXiv 2404.09556, appendix; He et al., arXiv 1812.01187 (ResNet-D).
     """
