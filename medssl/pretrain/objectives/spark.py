@@ -34,8 +34,8 @@ PAPER_WIDTH = 768
 MASK_GREY = 0.5
 
 PICTURES = (
-    "What run {run} makes of hidden patches after {when}: the image (top), what was seen of it (middle), and the prediction in its "
-    "place (bottom), with the true mean and contrast of each patch."
+    "What run {run} makes of hidden patches after {when}: the image (top), what was seen of it (middle), and the prediction in "
+    "its place (bottom), with the true mean and contrast of each patch."
 )
 """What the pictures of a run show, for the report."""
 PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}

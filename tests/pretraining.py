@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from prepared import made_volume
 
+NARROW: dict[str, Any] = {"width": 0.125, "stem": "small"}
 TINY: dict[str, Any] = {
-    "backbone": {"resnet18": {"width": 0.125, "stem": "small"}},
+    "backbone": {"resnet18": NARROW},
     "size": [16],
     "batch_size": 8,
     "epochs": 3,
@@ -145,7 +146,7 @@ def made_objective(name: str, dims: int, *, samples: Any = None, seed: int = 0, 
 
     torch.manual_seed(seed)
     plugin = plugins.find("objective", name)
-    backbone = build("resnet18", {"width": 0.125, "stem": "small"}, dims, 1)
+    backbone = build("resnet18", NARROW, dims, 1)
     return plugin.load()(backbone, samples or made_samples(), **plugin.check(options))
 
 
