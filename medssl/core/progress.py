@@ -19,24 +19,23 @@ class Bar:
     def __init__(self, title: str, total: int, unit: str, log: IO[str] | None, rich_bar: object | None) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
+        self._before = 0
         self._log, self._rich = log, rich_bar
         self._start_s = self._last_s = time.monotonic()
-        self._before = 0
         self._note = ""
 
-    def begin(self, done: int, total: int) -> None:
-        """`done` of `total` units were done before, by a job that was stopped: rate and time left are those of the others."""
+    def resume(self, done: int) -> None:
+        """`done` units were done by an earlier run: they count for how far the job is, and not for how fast."""
         self.done = self._before = done
-        self.total = total
         self._start_s = time.monotonic()
+        self._draw(self._start_s)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more units are done; `note` is a short text such as `loss 3.21`."""
         self.done += count
         self._note = note or self._note
         now_s = time.monotonic()
-        if self._rich is not None:
-            self._rich.update(0, completed=self.done, total=self.total, note=self._note, rate=self._rate(now_s))  # type: ignore[attr-defined]
+        self._draw(now_s)
         if now_s - self._last_s >= PLAIN_EVERY_S:
             self._last_s = now_s
             self._write(now_s)
@@ -46,15 +45,19 @@ class Bar:
         now_s = time.monotonic()
         self._write(now_s, final=True)
 
+    def _draw(self, now_s: float) -> None:
+        if self._rich is not None:
+            self._rich.update(0, completed=self.done, total=self.total, note=self._note, rate=self._rate(now_s))  # type: ignore[attr-defined]
+
     def _rate(self, now_s: float) -> str:
         rate = (self.done - self._before) / max(now_s - self._start_s, 1e-6)
         return f"{rate:.1f} {self.unit}/s" if rate < 100 else f"{rate:.0f} {self.unit}/s"
 
     def _write(self, now_s: float, *, final: bool = False) -> None:
         spent_s = now_s - self._start_s
-        fresh = self.done - self._before
-        left_s = spent_s / fresh * (self.total - self.done) if fresh else float("nan")
-        tail = f"{spent_s:.0f} s" if final else f"{left_s:.0f} s left"
+        new = self.done - self._before
+        left = f"{spent_s / new * (self.total - self.done):.0f} s left" if new else "time left unknown"
+        tail = f"{spent_s:.0f} s" if final else left
         line = f"{self.title}: {self.done}/{self.total} {self.unit}, {self._rate(now_s)}, {tail}"
         line += f", {self._note}" if self._note else ""
         if self._log is not None:

@@ -92,7 +92,8 @@ class Loop:
                 self.begin()
         self.per_epoch = len(objective.batches(self.plan.seed, 0, self.batch_size))
         self.total = self.options.max_steps or self.options.epochs * self.per_epoch
-        self.bar.begin(history.step * self.batch_size, self.total * self.batch_size)
+        self.bar.total = self.total * self.batch_size
+        self.bar.resume(history.step * self.batch_size)
         events = Events(self.plan.events if self.fabric.is_global_zero else None, history.step)
         self.saved_s = history.row_s = time.monotonic()
         first = history.step

@@ -15,6 +15,7 @@ from prepared import receipt, write_prepared
 from pretraining import train_here, train_world
 from test_pretrain_world import COHORT, SMALL
 
+from medssl.artefacts.encoder import Contract, Part, Window
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemoryError, StudyError
 from medssl.nn import health
@@ -266,10 +267,11 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
     from medssl.nn.weights import load_encoder
 
     out = run_stage(tmp_path)
-    contract = json.loads((out / "contract.json").read_text())
-    backbone = build(contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"])
-    assert load_encoder(out / "encoder.safetensors", backbone).matched == contract["num_tensors"]
-    assert contract["window"] == {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}
+    contract = Contract.read(out / "contract.json")
+    backbone = build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels)
+    assert load_encoder(out / "encoder.safetensors", backbone).matched == contract.num_tensors
+    assert contract.window == Window(low=[-1000.0], high=[1000.0], differs_by_volume=False)
+    assert "parts" not in json.loads((out / "contract.json").read_text()), "it has left none"
     curve = tables.read_tsv(out / "curve.tsv")
     assert list(curve.columns[:9]) == [
         "epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity",
@@ -299,6 +301,16 @@ def test_all_views_of_a_batch_of_the_runs_own_size_are_pictured(
     out = run_stage(tmp_path, objective=objective, batch_size=batch_size, max_steps=1)
     width, height = Image.open(out / "views.png").size
     assert width * views == height * min(batch_size, 8), "a column for each sample, a row for each view"
+
+
+def test_the_contract_declares_the_parts_that_the_run_left(tmp_path: Path) -> None:
+    from medssl.nn.weights import read_tensors
+
+    options = {"blocks": 2, "region": 1, "projector": [8, 16]}
+    out = run_stage(tmp_path, objective={"local_contrast": options}, max_steps=1)
+    assert {name.split(".")[0] for name in read_tensors(out / "parts.safetensors")} == {"decoder"}
+    (part,) = Contract.read(out / "contract.json").parts.items()
+    assert part == ("decoder", Part(encoder="own", places={"decoder": "decoder"}, required=False))
 
 
 def test_a_small_healthy_pool_is_pictured_as_it_is_trained(tmp_path: Path) -> None:
