@@ -36,15 +36,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from view_pipelines import view_rates
 
+from medssl.artefacts.volumes import Volume
 from medssl.core.files import write_json
 from medssl.core.progress import Bar
 from medssl.core.rng import ids_to_keys
 from medssl.nn.backbone import build
-from medssl.nn.loading import Batch, Samples, Volume
+from medssl.nn.loading import Batch, Samples
 from medssl.nn.state import StateFolder
 from medssl.pretrain import loop
-from medssl.pretrain.loop import Plan, _Run
-from medssl.pretrain.options import PretrainOptions
+from medssl.pretrain.learner import Learner
+from medssl.pretrain.loop import Loop
+from medssl.pretrain.options import TrainingOptions
+from medssl.pretrain.plan import Plan
 from medssl.pretrain.run import _train_rank
 
 RESULTS = Path(__file__).parent / "results"
@@ -120,7 +123,9 @@ def made_samples(folder: Path, count: int) -> Samples:
         planes.append((plane + random.normal(0, 25, plane.shape)).astype(np.int16))
     np.save(folder / "array.npy", np.asfortranarray(np.stack(planes, 2)))
     volume = Volume(
-        "v-000000000000", None, folder / "array.npy", (512, 512, count), "CT", "volume", 1.0, 0.0, (-1000.0,), (1000.0,)
+        volume_id="v-000000000000", series_id=None, subject_id=None, unit="patient", kind="volume", modality="CT", split="train",
+        array=folder / "array.npy", mask=None, shape=(512, 512, count), spacing_mm=None, affine=None, slope=1.0, intercept=0.0,
+        low=(-1000.0,), high=(1000.0,),
     )  # fmt: skip
     ids, index = [f"v-000000000000-{k:04d}" for k in range(count)], np.arange(count)
     zeros = np.zeros(count, dtype=np.int64)
@@ -129,21 +134,23 @@ def made_samples(folder: Path, count: int) -> Samples:
     )  # fmt: skip
 
 
-class ByHand(_Run):
-    """A run whose steps are made one by one, on ready views where there are some."""
+class ByHand(Learner):
+    """Steps made one by one, on ready views where there are some."""
 
     ready: list[Tensor] | None = None
+    step = 500
+    """in the middle of the run"""
 
     def make_views(self, batch: Batch) -> list[Tensor]:
         return super().make_views(batch) if self.ready is None else self.ready
 
     def learn(self, batch: Batch) -> None:
         """What the loop does with a batch."""
-        self.set_schedule(0.5)
+        self.set_schedule(self.step, 1000)
         self.objective.before_step(0.5, self.step)
-        loss, outputs = self.forward_backward(batch)
+        loss, outputs = self.forward_backward(batch, self.step)
         self.objective.after_backward(self.step)
-        _, norm = self.check_finite(loss, batch)
+        _, norm = self.check_finite(loss, batch, self.step)
         self.update(norm)
         with torch.no_grad():
             self.objective.after_step(outputs, batch, 0.5)
@@ -151,14 +158,9 @@ class ByHand(_Run):
         self.step += 1
 
 
-def by_hand(plan: Plan, device: str) -> ByHand:
-    """A run of a plan, nothing of which has been done."""
-    fabric = Fabric(
-        accelerator=device, devices=1, precision=PRECISIONS[plan.settings.precision], plugins=[LightningEnvironment()]
-    )
-    run = ByHand(fabric, plan, Bar("", 1, "images", None, None), lambda line: None, lambda: False)
-    run.total = 1000
-    return run
+def fabric_of(plan: Plan, device: str) -> Fabric:
+    """One process in the plan's arithmetic."""
+    return Fabric(accelerator=device, devices=1, precision=PRECISIONS[plan.options.precision], plugins=[LightningEnvironment()])
 
 
 def step_rates(
@@ -169,13 +171,14 @@ def step_rates(
 
     The first turn warms up and counts the floating-point operations of both sides, which should be as many.
     """
-    settings = PretrainOptions(
+    options = TrainingOptions(
         objective=objective, backbone=backbone, size=[size], batch_size=batch_size, precision=precision, device=device,
         deterministic=False,
     )  # type: ignore[arg-type]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        run = by_hand(Plan(settings, 0, repeated(samples, batch_size), Path(folder)), device)
-        batch = run.reader[(0, np.arange(batch_size))].to(run.device)
+        plan = Plan(options, 0, repeated(samples, batch_size), Path(folder))
+        run, reader = ByHand(fabric_of(plan, device), plan), plan.reader()
+        batch = reader[(0, np.arange(batch_size))].to(run.device)
         views = run.make_views(batch)
         if run.objective.memory_pass:  # as full as after that pass
             remembered = run.objective.clusters
@@ -185,7 +188,7 @@ def step_rates(
         plain = plain_step(objective, build(backbone, {}, 2, 1), views, precision) if with_plain else None
 
         def load() -> None:
-            run.ready = run.make_views(run.reader[(0, np.arange(batch_size))].to(run.device))
+            run.ready = run.make_views(reader[(0, np.arange(batch_size))].to(run.device))
 
         with FlopCounterMode(display=False) as counted:
             run.ready = views
@@ -222,11 +225,11 @@ def repeated(samples: Samples, count: int) -> Samples:
 
 def process_rate(samples: Samples, world: int, size: int, batch: int, folder: Path, device: str) -> float:
     """Images per second of SimCLR in `world` processes of one thread (or one GPU each), the whole batch being `batch`."""
-    settings = PretrainOptions(
+    options = TrainingOptions(
         backbone="resnet18", size=[size], batch_size=batch, epochs=3, device="cpu" if device == "cpu" else "cuda",
         devices=world, checkpoint_every_s=1e6, tensorboard=False,
     )  # type: ignore[arg-type]  # fmt: skip
-    plan = Plan(settings, 0, samples, folder / f"state-{world}")
+    plan = Plan(options, 0, samples, folder / f"state-{world}")
     strategy: Any = DDPStrategy(broadcast_buffers=False, start_method="spawn") if world > 1 else "auto"
     fabric = Fabric(accelerator=device, devices=world, strategy=strategy, plugins=[LightningEnvironment()])
     work = partial(_train_rank, plan=plan, title="", threads=1, keep_picture=_no_picture)
@@ -269,16 +272,15 @@ def real_loop(
     """
     cuda = device == "cuda"
     steps = WARM_STEPS + (40 if cuda else 3)
-    settings = PretrainOptions(
+    options = TrainingOptions(
         objective=objective, backbone=backbone, size=[size], batch_size=batch_size, precision="bf16" if cuda else "fp32",
         device=device, max_steps=steps, workers=8 if cuda else 0, compile=compiled, checkpoint_every_s=1e6, tensorboard=False,
     )  # type: ignore[arg-type]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, waiting() as (waits, at):
-        plan = Plan(settings, 0, repeated(samples, 8 * batch_size), Path(folder))
-        run = by_hand(plan, device)
+        plan = Plan(options, 0, repeated(samples, 8 * batch_size), Path(folder))
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        run.run()
+        Loop(fabric_of(plan, device), plan, Bar("", 1, "images", None, None), lambda line: None, lambda: False).run()
         peak_mb = torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0
         spent_s = at[-1] - at[WARM_STEPS - 1]
         rate = (len(at) - WARM_STEPS) * batch_size / spent_s
@@ -287,7 +289,7 @@ def real_loop(
             found["peak_mb"] = peak_mb
             peak = next((flops for name, flops in DENSE_BF16_FLOPS.items() if name in device_name(device)), None)
             if peak is not None and not compiled:
-                found["model_flop_utilisation"] = flops_of_step(run, batch_size) * rate / batch_size / peak
+                found["model_flop_utilisation"] = flops_of_step(plan, device, batch_size) * rate / batch_size / peak
     return {name: round(value, 4) for name, value in found.items()}
 
 
@@ -318,10 +320,11 @@ def waiting() -> Iterator[tuple[list[float], list[float]]]:
         loop.load = load
 
 
-def flops_of_step(run: ByHand, batch_size: int) -> float:
+def flops_of_step(plan: Plan, device: str, batch_size: int) -> float:
     """Floating-point operations of a step, counted by torch."""
+    run = ByHand(fabric_of(plan, device), plan)
     with FlopCounterMode(display=False) as counted:
-        run.learn(run.reader[(0, np.arange(batch_size))].to(run.device))
+        run.learn(plan.reader()[(0, np.arange(batch_size))].to(run.device))
     return float(counted.get_total_flops())
 
 

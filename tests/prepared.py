@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.volumes import Volume
 from medssl.core import tables
 from medssl.core.files import sha256_file, write_json
 
@@ -71,8 +73,18 @@ def write_prepared(
     return {
         "samples": [str(prepare / "samples.parquet")],
         "volumes": [str(prepare / "volumes.tsv")],
+        "arrays": [str(prepare / "arrays")],
         "keep": str(reduce / "keep.parquet"),
     }  # type: ignore[dict-item]
+
+
+def made_volume(volume_id: str, array: Path, shape: tuple[int, int, int], **fields: Any) -> Volume:
+    """A training CT volume of a patient; `fields` say what is otherwise."""
+    usual: dict[str, Any] = {
+        "series_id": None, "subject_id": None, "unit": "patient", "kind": "volume", "modality": "CT", "split": "train",
+        "mask": None, "spacing_mm": None, "affine": None, "slope": 1.0, "intercept": 0.0, "low": (-1000.0,), "high": (1000.0,),
+    }  # fmt: skip
+    return Volume(volume_id=volume_id, array=array, shape=shape, **usual | fields)
 
 
 def receipt(folder: Path, stage: str) -> None:

@@ -38,6 +38,12 @@ def time_limit(margin_s: float, *, warn: bool = False) -> Iterator[None]:
         alarm.cancel()
 
 
+def is_near_its_end(margin_s: float) -> bool:
+    """Whether this SLURM job ends within `margin_s`, as `time_limit` has noted; cheap enough to ask at every step."""
+    said = os.environ.get(END_TIME, "")
+    return said.isdigit() and time.time() > int(said) - margin_s
+
+
 def end_time_s() -> float | None:
     """The Unix time at which this SLURM job is stopped; None outside a job, or where it has no limit."""
     said = os.environ.get(END_TIME, "")

@@ -25,6 +25,10 @@ class Backbone(nn.Module):
     """For each map the part that makes it of the map before, where it is so; what comes before the first is the stem."""
     decoder_names: tuple[str, ...] = ()
     """The parts of a decoder of its own, if it has one."""
+    cuts_slices: bool = False
+    """Whether a volume is seen as slices along its last axis, each by a 2-D network; `CUTS_SLICES` of its file."""
+    monai: str = ""
+    """The expression that makes MONAI's network of the same tensors, where it has one."""
     is_unet: bool = False
     """Whether it is the way down of a U-Net, so that a decoder learnt with it is worth keeping."""
 
@@ -62,6 +66,11 @@ def build(name: str, options: dict[str, Any], spatial_dims: int, in_channels: in
     plugin = plugins.find("backbone", name)
     built: Backbone = plugin.load()(spatial_dims, in_channels, **plugin.check(options))
     return built
+
+
+def call(name: str, arguments: dict[str, Any]) -> str:
+    """A call with keyword arguments as it is written in Python."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 def pooled(maps: list[Tensor]) -> Tensor:

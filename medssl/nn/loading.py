@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import signal
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +13,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medssl.core import tables
+from medssl.artefacts.keep import KEEP
+from medssl.artefacts.samples import SAMPLES
+from medssl.artefacts.volumes import Volume, read_volumes
+from medssl.core import signals
 from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.rng import ids_to_keys, key, rng, uniforms
 from medssl.volume.cache import Array, open_array, read_patch, read_plane
+from medssl.volume.intensity import values_of, windowed
 
 START_METHODS = {"cpu": "fork", "cuda": "forkserver"}
 """How workers are started: a process that uses a GPU must not be forked."""
 OPEN_ARRAYS = 512
 """How many memory maps one reader keeps open."""
-
-
-@dataclass(frozen=True)
-class Volume:
-    """Where a volume's array lies and how its stored numbers become values: value = slope × stored + intercept."""
-
-    volume_id: str
-    subject_id: str | None
-    array: Path
-    shape: tuple[int, int, int]
-    modality: str
-    kind: str
-    slope: float
-    intercept: float
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    spacing_mm: tuple[float, ...] | None = None
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +49,7 @@ class Samples:
     @property
     def num_channels(self) -> int:
         """One channel per window."""
-        return len(self.volumes[0].low)
+        return self.volumes[0].num_channels
 
     def rows(self, chosen: np.ndarray) -> Samples:
         """The samples of the given rows, in that order."""
@@ -103,7 +85,13 @@ class Batch:
     def values(self) -> Tensor:
         """True values (HU for CT), float32 `(n, 1, *canvas)`; beyond a plane's extent: the low end of its first window."""
         shape = (-1, *[1] * (self.stored.ndim - 1))
-        return self.stored.float() * self.slope.view(shape) + self.intercept.view(shape)
+        return values_of(self.stored.float(), self.slope.view(shape), self.intercept.view(shape))
+
+    @property
+    def seen(self) -> Tensor:
+        """What a network sees, `(n, c, *canvas)` in [0, 1]: the values through each window."""
+        shape = (*self.low.shape, *[1] * (self.stored.ndim - 2))
+        return windowed(self.values, self.low.view(shape), self.high.view(shape))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -136,15 +124,14 @@ def read_samples(
 
     Raises:
         StudyError: nothing is left, or the sources differ in their number of windows.
+        CorruptArtefactError: a file is not such a table.
     """
-    rows, known = [], []
-    for samples_path, volumes_path in zip(samples, volumes, strict=True):
-        table = tables.read_parquet(samples_path)
-        rows.append(table if split is None else table[table["split"] == split])
-        known += [_volume(row, Path(volumes_path).parent) for row in tables.read_tsv(volumes_path).to_dict("records")]
-    table = pd.concat(rows, ignore_index=True)
+    known = [volume for path in volumes for volume in read_volumes(path)]
+    table = pd.concat([SAMPLES.read(path) for path in samples], ignore_index=True)
+    if split is not None:
+        table = table[table["split"] == split]
     if keep is not None:
-        kept = tables.read_parquet(keep, columns=["sample_id", "keep"])
+        kept = KEEP.read(keep, ["sample_id", "keep"])
         table = table[table["sample_id"].isin(set(kept["sample_id"][kept["keep"]]))]
     table = table.sort_values("sample_id", kind="stable").drop_duplicates("sample_id")
     if not len(table):
@@ -152,9 +139,9 @@ def read_samples(
             f"no samples are left in split {split!r}: nothing can be trained on. Look at rejected.tsv of the sources, "
             "at prepare.split and at the reduction arm's summary.json."
         )
-    if len({len(v.low) for v in known}) != 1:
+    if len({volume.num_channels for volume in known}) != 1:
         raise StudyError("the sources of this cohort have different numbers of windows (channels); give all the same number.")
-    number = {v.volume_id: i for i, v in enumerate(known)}
+    number = {volume.volume_id: i for i, volume in enumerate(known)}
     ids = table["sample_id"].tolist()
     return Samples(
         ids=tuple(ids),
@@ -162,19 +149,10 @@ def read_samples(
         volume=np.array([number[v] for v in table["volume_id"]], dtype=np.int64),
         axis=table["axis"].to_numpy(np.int64),
         index=table["index"].to_numpy(np.int64),
-        position_mm=table["position_mm"].to_numpy(np.float32)
-        if "position_mm" in table
-        else np.full(len(ids), np.nan, np.float32),
-        label=tuple(None if pd.isna(v) else str(v) for v in table["label"]) if "label" in table else (None,) * len(ids),
+        position_mm=table["position_mm"].to_numpy(np.float32),
+        label=tuple(None if pd.isna(v) else str(v) for v in table["label"]),
         keys=ids_to_keys(ids),
     )
-
-
-def window(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Values `(n, 1, *size)` through windows `(n, c)` to channels `(n, c, *size)` in [0, 1]."""
-    shape = (*low.shape, *[1] * (values.ndim - 2))
-    low, high = low.view(shape), high.view(shape)
-    return ((values - low) / (high - low)).clamp_(0, 1)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
@@ -277,7 +255,7 @@ def load(
         prefetch_factor=4,
         multiprocessing_context=START_METHODS[device.type],
     )
-    with _signals_left_to_this_process():
+    with signals.held_back():
         answers: Any = iter(loader)
     try:
         for answer in answers:
@@ -300,43 +278,6 @@ class _Answers:
             return self.reader[request]
         except MedsslError as error:
             return error
-
-
-@contextlib.contextmanager
-def _signals_left_to_this_process() -> Iterator[None]:
-    """Processes that are started inside never get SIGTERM and SIGUSR1, which come to this one when the block ends.
-
-    Every process of a job is signalled by srun and scancel; this one finishes its step, and needs what its workers still read.
-    They inherit the mask, as does the server that starts them beside a GPU, whose end would be theirs.
-    """
-    resource_tracker.ensure_running()  # its start would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _volume(row: dict[Any, Any], folder: Path) -> Volume:
-    def numbers(name: str) -> tuple[float, ...]:
-        value = json.loads(row[name]) if isinstance(row[name], str) else row[name]
-        return tuple(float(v) for v in (value if isinstance(value, list) else [value]))
-
-    i, j, k = (int(v) for v in numbers("shape"))
-    return Volume(
-        volume_id=row["volume_id"],
-        subject_id=row.get("subject_id"),
-        array=folder / row["array"],
-        shape=(i, j, k),
-        modality=str(row.get("modality", "OT")),
-        kind=str(row.get("kind", "volume")),
-        slope=float(row["slope"]),
-        intercept=float(row["intercept"]),
-        low=numbers("window_low"),
-        high=numbers("window_high"),
-        spacing_mm=numbers("spacing_mm") if isinstance(row.get("spacing_mm"), str) else None,
-        source=folder.name,
-    )
 
 
 def _patch(array: Array, size: tuple[int, int, int], axis: int, index: int, draws: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
-from medssl.nn.backbone import Backbone
+from medssl.nn.backbone import Backbone, call
 
 NARROW = 16
 """Channels below which oneDNN (in torch 2.13, channels last, AVX-512) writes past a buffer in the backward pass of a strided 1×1
@@ -24,19 +24,20 @@ class ResNetBackbone(Backbone, ResNet):
     def __init__(self, block: str, layers: tuple[int, ...], spatial_dims: int, in_channels: int, stem: str, width: float) -> None:
         small = stem == "small"
         planes = [max(1, round(c * width)) for c in (64, 128, 256, 512)]
-        ResNet.__init__(
-            self,
-            block=block,
-            layers=list(layers),
-            block_inplanes=planes,
-            spatial_dims=spatial_dims,
-            n_input_channels=in_channels,
-            conv1_t_size=3 if small else 7,
-            conv1_t_stride=1 if small else 2,
-            no_max_pool=small,
-            feed_forward=False,
-            bias_downsample=False,  # torchvision has none
-        )
+        arguments: dict[str, Any] = {
+            "block": block,
+            "layers": list(layers),
+            "block_inplanes": planes,
+            "spatial_dims": spatial_dims,
+            "n_input_channels": in_channels,
+            "conv1_t_size": 3 if small else 7,
+            "conv1_t_stride": 1 if small else 2,
+            "no_max_pool": small,
+            "feed_forward": False,
+            "bias_downsample": False,  # torchvision has none
+        }
+        ResNet.__init__(self, **arguments)
+        self.monai = call("monai.networks.nets.ResNet", arguments)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         expansion = 4 if block == "bottleneck" else 1
         self.channels = tuple(c * expansion for c in planes)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.encoder import Contract
 from medssl.core import tables
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.files import read_json, write_json
+from medssl.core.files import write_json
 
 CONVERT_LIMIT_S = 600
 
@@ -26,6 +27,8 @@ def adapters() -> list[str]:
 def export(encoder: Path, library: str, out: Path) -> list[Path]:
     """Write a run's encoder (its folder) for another library, with the contract beside it; returns the files.
 
+    That contract says also how the library makes its network (`network`), an expression of Python.
+
     Raises:
         StudyError: no such adapter, or the library has no network for this encoder.
     """
@@ -34,29 +37,29 @@ def export(encoder: Path, library: str, out: Path) -> list[Path]:
     if library not in adapters():
         raise StudyError(f"there is no adapter {library!r}.{did_you_mean(library, adapters())}")
     contract = read_contract(encoder)
-    write = getattr(importlib.import_module(f"medssl.nn.adapters.{library}"), library)
-    written: list[Path] = write(read_tensors(encoder / "encoder.safetensors"), contract, out)
-    write_json(out / "contract.json", contract | {"adapter": library})
+    adapter = importlib.import_module(f"medssl.nn.adapters.{library}")
+    written: list[Path] = getattr(adapter, library)(read_tensors(encoder / "encoder.safetensors"), contract, out)
+    write_json(out / "contract.json", contract.plain() | {"adapter": library, "network": adapter.network(contract)})
     return [*written, out / "contract.json"]
 
 
-def read_contract(encoder: Path) -> dict[str, Any]:
+def read_contract(encoder: Path) -> Contract:
     """The contract of an encoder's folder.
 
     Raises:
         StudyError: there is none.
+        CorruptArtefactError: it is not one of an encoder.
     """
     if not (encoder / "contract.json").is_file():
         raise StudyError(f"{encoder} holds no contract.json: name the folder of a pre-training run, 4_pretrain/<cohort>/<run>.")
-    contract: dict[str, Any] = read_json(encoder / "contract.json")
-    return contract
+    return Contract.read(encoder / "contract.json")
 
 
-def sections_of(contract: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def sections_of(contract: Contract) -> tuple[dict[str, Any], dict[str, Any]]:
     """The sections `ingest` and `prepare` of a study that treat new images as an encoder's contract wants them."""
-    window, modalities = contract["window"], contract.get("modalities", [])
+    window, modalities = contract.window, contract.modalities
     ingest = {"modality": modalities[0]} if len(modalities) == 1 else {}  # what a NIfTI file does not say
-    return ingest, {"window_hu": list(zip(window["low"], window["high"], strict=True))}
+    return ingest, {"window_hu": list(zip(window.low, window.high, strict=True))}
 
 
 def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
@@ -94,34 +97,35 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
     import torch
 
     from medssl.nn.backbone import build, pooled
+    from medssl.nn.device import device
     from medssl.nn.loading import Reader, load, read_samples
     from medssl.nn.options import ViewOptions
     from medssl.nn.views import Crop, Views
     from medssl.nn.weights import load_encoder
 
     contract = read_contract(encoder)
-    shape = {name: contract[name] for name in ("spatial_dims", "in_channels")}
-    backbone = build(contract["backbone"], contract["backbone_options"], **shape)
+    backbone = build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels)
     load_encoder(encoder / "encoder.safetensors", backbone)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone.eval().to(device)
+    where = device()
+    backbone.eval().to(where)
     samples = read_samples([prepared / "samples.parquet"], [prepared / "volumes.tsv"], split=None)
-    size = tuple(contract["input_size"])
-    if contract["in_channels"] != samples.num_channels:
+    size, window = tuple(contract.input_size), contract.window
+    if contract.in_channels != samples.num_channels:
         raise StudyError(
-            f"the encoder takes {contract['in_channels']} channel(s), the source has {samples.num_channels} window(s). "
-            f"Prepare it with the encoder's windows: low {contract['window']['low']}, high {contract['window']['high']}."
+            f"the encoder takes {contract.in_channels} channel(s), the source has {samples.num_channels} window(s). "
+            f"Prepare it with the encoder's windows: low {window.low}, high {window.high}."
         )
-    patch = (size[0], size[1], size[2]) if contract["spatial_dims"] == 3 else None
+    patch = (size[0], size[1], size[2]) if contract.spatial_dims == 3 else None
     reader = Reader(samples, patch=patch, shrink_to=max(size) if patch is None else None)
     views = Views(ViewOptions.still(), [Crop(1, size)], samples, seed=0)
     requests = [(0, np.arange(at, min(at + batch_size, len(samples)))) for at in range(0, len(samples), batch_size)]
     features = []
     with torch.no_grad():
-        for batch in load(reader, requests, workers=workers, device=device):
-            if not contract["window"]["differs_by_volume"]:
-                for name in ("low", "high"):
-                    setattr(batch, name, torch.tensor([contract["window"][name]], device=device).expand(len(batch), -1))
+        for batch in load(reader, requests, workers=workers, device=where):
+            if not window.differs_by_volume:
+                batch.low, batch.high = (
+                    torch.tensor([ends], device=where).expand(len(batch), -1) for ends in (window.low, window.high)
+                )
             features.append(pooled(backbone(views(batch)[0])).cpu().numpy())
     found = np.concatenate(features)
     table = pd.DataFrame(found, columns=[f"f{d:04d}" for d in range(found.shape[1])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -82,6 +83,7 @@ def load_encoder(
         StudyError: less than `at_least` of the total matched; nothing was loaded.
     """
     found = {name.removeprefix(strip): tensor for name, tensor in read_tensors(path).items()}
+    found = once(found, into, Path(path).name)
     if foreign:
         found = adapted(found, into.state_dict(), Path(path).name)
     wanted = {name: t for name, t in into.state_dict().items() if not (extra and name.startswith(extra))}
@@ -104,6 +106,26 @@ def load_encoder(
         )
     into.load_state_dict({name: found[name] for name in same}, strict=False)
     return match
+
+
+def once(found: dict[str, Tensor], into: nn.Module, where: str) -> dict[str, Tensor]:
+    """The tensors of a file, those that it holds under two names only under the one that the model has.
+
+    Which these are a module of the model says: `second_names` by its own names for them.
+
+    Raises:
+        StudyError: the two are not equal. `where`: the file.
+    """
+    found = dict(found)
+    for place, module in into.named_modules():
+        for second, first in getattr(module, "second_names", {}).items():
+            tensor = found.pop(f"{place}.{second}", None)
+            if tensor is not None and not torch.equal(found.setdefault(f"{place}.{first}", tensor), tensor):
+                raise StudyError(
+                    f"{where}: {place}.{second} and {place}.{first} are one tensor in the model, and differ in the file. "
+                    "Ask its maker which one is meant."
+                )
+    return found
 
 
 def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> dict[str, Tensor]:

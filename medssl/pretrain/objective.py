@@ -14,6 +14,9 @@ from medssl.nn.backbone import Backbone
 from medssl.nn.loading import Batch, Samples, epoch_order
 from medssl.nn.views import Crop
 
+LOOKED_AT = ("feature_a", "feature_b", "embedding_a", "embedding_b")
+"""The outputs that health looks at, and no loss."""
+
 
 @dataclass(frozen=True)
 class Loss:

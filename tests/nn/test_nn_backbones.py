@@ -1,4 +1,4 @@
-"""The battery that every backbone passes, and the names and shapes of the networks they claim to be."""
+"""Weights are loaded whole or not at all, and backbones have the names and shapes of the networks they claim to be."""
 
 from __future__ import annotations
 
@@ -11,35 +11,17 @@ from torch import nn
 
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError, StudyError
-from medssl.nn.backbone import build, pooled
+from medssl.nn.adapters.nnunet import twice
+from medssl.nn.backbone import build
 from medssl.nn.pair_mean import PairMean3d
 from medssl.nn.resnet import SeparableMaxPool3d
-from medssl.nn.weights import load_encoder, read_tensors, save_encoder
+from medssl.nn.weights import load_encoder, read_tensors, save_encoder, save_tensors
 
 NARROW: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 0.125}, "resnet34": {"width": 0.125}, "resnet50": {"width": 0.125}, "convnext_tiny": {"width": 0.1},
     "unet": {"features": (4, 4, 8, 8, 8, 4)}, "resenc": {"features": (4, 8, 8, 8), "blocks": (1, 2, 1, 1)},
 }  # fmt: skip
 every_backbone = pytest.mark.parametrize("name", sorted(set(plugins.names("backbone")) & set(NARROW)))
-
-
-@every_backbone
-@pytest.mark.parametrize("dims", [2, 3])
-def test_maps_have_the_declared_channels_and_strides_and_gradients_reach_everything(name: str, dims: int) -> None:
-    torch.manual_seed(0)
-    backbone = build(name, NARROW[name], dims, 2)
-    x = torch.rand(3, 2, *[64] * dims) if dims == 2 else torch.rand(2, 2, 64, 32, 32)
-    before = x.clone()
-    maps = backbone(x)
-    assert torch.equal(x, before)
-    for m, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
-        assert m.shape[1] == channels and m.shape[2] == 64 // stride
-    sum((m * torch.rand_like(m)).sum() for m in maps).backward()
-    for parameter_name, p in backbone.named_parameters():
-        assert p.grad is not None and bool(p.grad.isfinite().all()), parameter_name
-    assert pooled(maps).shape == (len(x), backbone.channels[-1])
-    with pytest.raises(StudyError, match="takes"):
-        backbone(torch.rand(2, 1, *[32] * dims))
 
 
 @every_backbone
@@ -123,13 +105,39 @@ def test_resenc_wants_a_number_of_blocks_for_every_level() -> None:
         build("resenc", {"features": [8, 16], "blocks": [1, 1, 1]}, 2, 1)
 
 
-def test_resenc_has_nnunets_names_and_aliases() -> None:
-    names = set(build("resenc", {}, 3, 1).state_dict())
-    for wanted in ("encoder.stem.convs.0.conv.weight", "encoder.stem.convs.0.all_modules.1.bias",
+def test_resenc_has_nnunets_names_each_tensor_once() -> None:
+    state = build("resenc", {}, 3, 1).state_dict()
+    for wanted in ("encoder.stem.convs.0.conv.weight", "encoder.stem.convs.0.norm.bias",
                    "encoder.stages.1.blocks.0.skip.1.conv.weight", "encoder.stages.5.blocks.5.conv2.norm.weight"):  # fmt: skip
-        assert wanted in names
-    # an nnU-Net checkpoint of ResEncL holds 448 encoder tensors
-    assert len(names) == 448
+        assert wanted in state
+    # an nnU-Net checkpoint of ResEncL holds 448 encoder tensors, each under two names
+    assert len(state) == 448 // 2
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_files_that_hold_each_tensor_of_resenc_twice_load_as_well(tmp_path: Path, inside: bool) -> None:
+    """nnU-Net's own, and encoders of earlier versions; whether the second name stands beside the first or alone."""
+    torch.manual_seed(0)
+    one = build("resenc", NARROW["resenc"], 2, 1)
+    doubled = twice(one.state_dict())
+    assert len(doubled) == 2 * len(one.state_dict())
+    for number, kept in enumerate([doubled, {n: t for n, t in doubled.items() if n not in one.state_dict()}]):
+        network: nn.Module = build("resenc", NARROW["resenc"], 2, 1)
+        network = nn.ModuleDict({"backbone": network}) if inside else network
+        prefix = "backbone." if inside else ""
+        save_tensors(tmp_path / f"{number}.safetensors", {prefix + n: t for n, t in kept.items()})
+        match = load_encoder(tmp_path / f"{number}.safetensors", network)
+        assert (match.matched, match.total) == (len(one.state_dict()),) * 2
+        assert all(torch.equal(t, network.state_dict()[prefix + n]) for n, t in one.state_dict().items())
+
+
+def test_two_names_of_one_tensor_that_differ_are_refused(tmp_path: Path) -> None:
+    network = build("resenc", NARROW["resenc"], 2, 1)
+    doubled = twice(network.state_dict())
+    save_tensors(tmp_path / "w.safetensors", doubled | {"encoder.stem.convs.0.all_modules.0.bias": torch.ones(4)})
+    with pytest.raises(StudyError, match="are one tensor in the model, and differ in the file"):
+        load_encoder(tmp_path / "w.safetensors", network)
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (2, 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 from prepared import write_prepared
 
+from medssl.artefacts.volumes import read_volumes, write_volumes
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, StudyError
-from medssl.nn.loading import Reader, epoch_order, load, read_samples, window
+from medssl.nn.loading import Batch, Reader, epoch_order, load, read_samples
 
 
 def test_values_are_slope_times_stored_plus_intercept(tmp_path: Path) -> None:
@@ -93,7 +95,39 @@ def test_a_patch_holds_its_slice_and_stays_inside(tmp_path: Path) -> None:
             assert any(np.array_equal(found, array[i : i + 8, :, start : start + 3]) for i in range(17))
 
 
-def test_windows_become_channels_between_zero_and_one() -> None:
-    values = torch.tensor([-2000.0, -1000.0, 0.0, 1000.0]).view(1, 1, 4)
-    low, high = torch.tensor([[-1000.0, -160.0]]), torch.tensor([[1000.0, 240.0]])
-    assert torch.allclose(window(values, low, high), torch.tensor([[[0, 0, 0.5, 1.0], [0, 0, 0.4, 1.0]]]))
+@pytest.mark.parametrize("stored", [torch.int16, torch.float32])
+def test_windows_become_channels_between_zero_and_one(stored: torch.dtype) -> None:
+    rows = torch.arange(2)
+    fields = {"extent": rows, "rows": rows, "volume": rows, "axis": rows.numpy(), "keys": rows.numpy(), "epoch": 0}
+    batch = Batch(
+        stored=torch.tensor([[-1000, -500, 0, 500], [-2001, -1001, -1, 999]]).view(2, 1, 4).to(stored),
+        slope=torch.tensor([2.0, 1.0]),
+        intercept=torch.tensor([0.0, 1.0]),
+        low=torch.tensor([[-1000.0, -160.0], [-1000.0, -160.0]]),
+        high=torch.tensor([[1000.0, 240.0], [1000.0, 240.0]]),
+        **fields,
+    )
+    assert torch.allclose(batch.seen, torch.tensor([[[0, 0, 0.5, 1.0], [0, 0, 0.4, 1.0]]] * 2))
+
+
+def test_a_batch_is_seen_as_its_volumes_are_bit_for_bit(tmp_path: Path) -> None:
+    inputs = write_prepared(tmp_path, windows=2)
+    volumes = [
+        dataclasses.replace(volume, slope=0.37 + number, intercept=-11.3, low=(-160.5, -1000.0), high=(240.1, 1000.0))
+        for number, volume in enumerate(read_volumes(inputs["volumes"][0]))
+    ]
+    write_volumes(inputs["volumes"][0], volumes)
+    samples = read_samples(inputs["samples"], inputs["volumes"])
+    batch = Reader(samples)[(0, np.array([3, 11, 20]))]
+    for place, row in enumerate([3, 11, 20]):
+        volume = samples.volumes[samples.volume[row]]
+        plane = np.load(volume.array)[:, :, samples.index[row]]
+        assert np.array_equal(batch.seen[place].numpy(), volume.seen(plane))
+
+
+def test_a_table_that_is_none_of_samples_is_refused(tmp_path: Path) -> None:
+    inputs = write_prepared(tmp_path)
+    table = tables.read_parquet(inputs["samples"][0])
+    tables.write_parquet(inputs["samples"][0], table.drop(columns="position_mm"))
+    with pytest.raises(CorruptArtefactError, match="no column 'position_mm'"):
+        read_samples(inputs["samples"], inputs["volumes"])

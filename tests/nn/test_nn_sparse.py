@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone, build
-from medssl.nn.backbones.convnext_tiny import ChannelNorm
+from medssl.nn.channel_norm import ChannelNorm
 from medssl.nn.resnet import SeparableMaxPool3d
 from medssl.nn.sparse import Patches, join, make_sparse, sparse_maps, split
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import monai
 import nibabel
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from prepared import phantom, write_prepared
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, Window
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
@@ -24,6 +27,7 @@ from medssl.nn.backbone import build, pooled
 from medssl.nn.transfer import adapters, convert, embed, export
 from medssl.nn.weights import save_encoder
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PEERS = Path(sys.prefix) / "parity"
 """torchvision and timm without what they depend on, out of sight of everything else."""
 
@@ -42,10 +46,14 @@ def make_run(folder: Path, name: str, dims: int = 2, **options: Any) -> Any:
             torch.nn.init.uniform_(module.weight, 0.5, 2)  # the last of a residual branch begins at 0
     folder.mkdir()
     save_encoder(folder / "encoder.safetensors", backbone)
-    window = {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}
-    contract = {"backbone": name, "backbone_options": options, "spatial_dims": dims, "in_channels": 1, "spacing_mm": [1.0] * 3}
-    contract |= {"input_size": [32] * dims, "window": window}
-    (folder / "contract.json").write_text(json.dumps(contract))
+    Contract(
+        format=ENCODER_FORMAT, medssl="1", backbone=name, backbone_options=options, spatial_dims=dims, in_channels=1,
+        input_size=[32] * dims, num_tensors=len(backbone.state_dict()), orientation="RAS+", axes=["i", "j", "k"], slice_axes=[2],
+        spacing_mm=[1.0] * 3, window=Window(low=[-1000.0], high=[1000.0], differs_by_volume=False), normalisation="clip",
+        modalities=[], objective="simclr", objective_options={}, init_weights=False, init_run=None, ema=None,
+        data=Data(study="s", run="r", num_volumes=1, num_subjects=1, num_samples=1, volume_ids=[], licence="not given"),
+        spec="0", seed=0,
+    ).write(folder / "contract.json")  # fmt: skip
     return backbone
 
 
@@ -53,17 +61,50 @@ def test_there_is_an_adapter_for_each_library() -> None:
     assert adapters() == ["monai", "nnunet", "timm", "torchvision"]
 
 
-def test_monais_resnet_gives_the_same_features(tmp_path: Path) -> None:
-    from monai.networks.nets.resnet import ResNet
+@pytest.mark.parametrize(
+    ("name", "dims", "options"),
+    [("resnet18", 3, {}), ("resnet50", 2, {"width": 0.25}), ("resnet34", 2, {"stem": "small", "width": 0.125})],
+)
+def test_monais_resnet_of_the_exported_contract_gives_the_same_features(
+    tmp_path: Path, name: str, dims: int, options: dict[str, Any]
+) -> None:
+    ours = make_run(tmp_path / "run", name, dims, **options)
+    weights, contract = export(tmp_path / "run", "monai", tmp_path / "out")
+    theirs = eval(json.loads(contract.read_text())["network"], {"monai": monai}).eval()
+    theirs.load_state_dict(load_file(weights))
+    x = torch.rand(2, 1, *[32] * dims)
+    assert torch.allclose(theirs(x), pooled(ours(x)), atol=1e-6)
 
+
+def test_monais_unet_of_the_exported_contract_gives_the_same_maps(tmp_path: Path) -> None:
+    ours = make_run(tmp_path / "run", "unet", features=(4, 4, 8, 8, 8, 4))
+    weights, contract = export(tmp_path / "run", "monai", tmp_path / "out")
+    theirs = eval(json.loads(contract.read_text())["network"], {"monai": monai}).eval()
+    left = theirs.load_state_dict(load_file(weights), strict=False)
+    assert not left.unexpected_keys and all(key.startswith(("upcat_", "final_conv")) for key in left.missing_keys)
+    x = torch.rand(2, 1, 32, 32)
+    assert torch.allclose(theirs.down_1(theirs.conv_0(x)), ours(x)[1], atol=1e-6)
+
+
+def test_the_documented_line_for_monai_gives_the_same_features(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^model = (monai\.networks.*)$", (DOCS / "transfer.md").read_text(encoding="utf-8"), re.M)
     ours = make_run(tmp_path / "run", "resnet18", dims=3)
-    target = export(tmp_path / "run", "monai", tmp_path / "out")[0]
-    theirs = ResNet(
-        "basic", [2, 2, 2, 2], [64, 128, 256, 512], 3, 1, conv1_t_stride=2, feed_forward=False, bias_downsample=False
-    ).eval()  # fmt: skip
-    theirs.load_state_dict(load_file(target))
+    weights, contract = export(tmp_path / "run", "monai", tmp_path / "out")
+    assert line == json.loads(contract.read_text())["network"]
+    theirs = eval(line, {"monai": monai}).eval()
+    theirs.load_state_dict(load_file(weights))
     x = torch.rand(2, 1, 32, 32, 32)
     assert torch.allclose(theirs(x), pooled(ours(x)), atol=1e-6)
+
+
+def test_the_documented_export_is_a_command(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "resnet18")
+    (words,) = re.findall(r"^`medssl (export .*)`:$", (DOCS / "transfer.md").read_text(encoding="utf-8"), re.M)
+    places = {"<run folder>": tmp_path / "run", "<library>": "timm", "<folder>": tmp_path / "out"}
+    for name, place in places.items():
+        words = words.replace(name, str(place))
+    said = CliRunner().invoke(app, words.split(), catch_exceptions=False)
+    assert said.exit_code == 0 and (tmp_path / "out" / "resnet18.safetensors").is_file()
 
 
 def test_three_equal_channels_through_the_torchvision_stem_equal_one(tmp_path: Path) -> None:
@@ -88,12 +129,10 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
 
 
 def test_nnunets_own_network_gives_the_same_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medssl.nn.adapters import nnunet
-
     if not (PEERS / "dynamic_network_architectures").is_dir():
         pytest.skip("dynamic_network_architectures is not there: make test installs it beside the environment")
     options = {"features": [4, 8, 12], "blocks": [1, 2, 2]}
-    monkeypatch.setattr(nnunet, "RESENC_L", options)
+    monkeypatch.setattr("medssl.nn.adapters.nnunet.require", lambda *_: None)  # of ResEncL's size
     ours = make_run(tmp_path / "run", "resenc", dims=3, **options)
     convert(export(tmp_path / "run", "nnunet", tmp_path / "out")[0], tmp_path / "back.safetensors", key="network_weights")
     name, x = json.dumps(options), torch.rand(2, 1, 16, 16, 16)
@@ -123,16 +162,17 @@ def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.T
 
 @pytest.mark.parametrize("size", ["small", pytest.param("ResEncL", marks=pytest.mark.full)])
 def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medssl.nn.adapters import nnunet
-
-    options = nnunet.RESENC_L if size == "ResEncL" else {"features": [4, 8], "blocks": [1, 2]}
-    monkeypatch.setattr(nnunet, "RESENC_L", options)
+    options = {} if size == "ResEncL" else {"features": [4, 8], "blocks": [1, 2]}
+    if options:
+        monkeypatch.setattr("medssl.nn.adapters.nnunet.require", lambda *_: None)
     make_run(tmp_path / "run", "resenc", dims=3, **options)
     target, plan = export(tmp_path / "run", "nnunet", tmp_path / "out")[:2]
     summary = convert(target, tmp_path / "back.safetensors", key="network_weights")
-    # 448: as many as an nnU-Net checkpoint of ResEncL holds for its encoder
-    count = 448 if size == "ResEncL" else len(load_file(tmp_path / "run" / "encoder.safetensors"))
+    encoder = tmp_path / "run" / "encoder.safetensors"
+    # 448: as many as an nnU-Net checkpoint of ResEncL holds for its encoder, each tensor under two names
+    count = 448 if size == "ResEncL" else 2 * len(load_file(encoder))
     assert summary.startswith(f"{count} tensors")
+    assert target.stat().st_size < 1.1 * encoder.stat().st_size + 200_000, "and its numbers once"
     assert json.loads(plan.read_text())["key_to_stem"] == "encoder.stem"
     back, ours = load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "run" / "encoder.safetensors")
     assert all(torch.equal(back[n], t) for n, t in ours.items())

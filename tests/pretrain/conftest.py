@@ -16,19 +16,19 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def make_plan(tmp_path: Path) -> Callable[..., Any]:
-    """A plan with other settings, its cohort written once for the test; `state` names its state folder."""
+    """A plan with other options, its cohort written once for the test; `state` names its state folder."""
     cohorts: dict[str, Any] = {}
 
-    def make(state: str = "state", cohort: dict[str, Any] | None = None, seed: int = 0, **settings: Any) -> Any:
+    def make(state: str = "state", cohort: dict[str, Any] | None = None, seed: int = 0, **options: Any) -> Any:
         from medssl.nn.loading import read_samples
-        from medssl.pretrain.loop import Plan
-        from medssl.pretrain.options import PretrainOptions
+        from medssl.pretrain.options import TrainingOptions
+        from medssl.pretrain.plan import Plan
 
         named = repr(cohort)
         if named not in cohorts:
             cohorts[named] = write_prepared(tmp_path / f"cohort{len(cohorts)}", **(cohort or {}))
         inputs = cohorts[named]
         samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
-        return Plan(PretrainOptions(**(TINY | settings)), seed, samples, tmp_path / state)
+        return Plan(TrainingOptions(**(TINY | options)), seed, samples, tmp_path / state)
 
     return make

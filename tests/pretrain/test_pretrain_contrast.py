@@ -147,7 +147,7 @@ def test_every_image_of_a_batch_is_real(make_plan: Any, variant: str) -> None:
 
     plan = make_plan(objective={"global_contrast": {"variant": variant}}, cohort={"volumes": 4})
     objective = plan.objective()
-    views = Views(plan.settings.views, objective.crops(plan.size), plan.samples, seed=0)
+    views = Views(plan.options.views, objective.crops(plan.size), plan.samples, seed=0)
     for rows in objective.batches(0, 0, 8):
         for view in views(plan.reader()[(0, rows)]):
             assert len(view) == 8 and bool((view.flatten(1).std(1) > 0.01).all())

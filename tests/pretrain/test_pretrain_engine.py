@@ -15,6 +15,7 @@ from prepared import receipt, write_prepared
 from pretraining import train_here, train_world
 from test_pretrain_world import COHORT, SMALL
 
+from medssl.artefacts.encoder import Contract, Part, Window
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemoryError, StudyError
 from medssl.nn import health
@@ -95,7 +96,7 @@ def test_running_out_of_memory_names_peak_batch_and_option(make_plan: Any, monke
 @pytest.mark.parametrize("objective", sorted(SMALL))
 def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(make_plan: Any, objective: str) -> None:
     from medssl.core.progress import Bar
-    from medssl.pretrain.loop import _Run
+    from medssl.pretrain.loop import Loop
 
     gradients, losses = [], []
     for parts in (1, 4):
@@ -104,13 +105,13 @@ def test_accumulation_has_the_loss_and_gradient_of_the_whole_batch(make_plan: An
 
         plan = make_plan(cohort=COHORT, objective={objective: SMALL[objective]}, accumulate=parts, batch_size=32)
         fabric = Fabric(accelerator="cpu", devices=1, **arithmetic("double"))
-        run = _Run(fabric, plan, Bar("test", 1, "images", None, None), print, lambda: False)
+        run = Loop(fabric, plan, Bar("test", 1, "images", None, None), print, lambda: False)
         if run.objective.memory_pass:
             run.begin()
             run.objective.start_epoch(0, 0)
-        run.module.eval()  # batch statistics are the parts' own, as the docs say; all else is the whole batch's
+        run.learner.module.eval()  # batch statistics are the parts' own, as the docs say; all else is the whole batch's
         batch = run.reader[(0, np.arange(32))]
-        loss, _ = run.forward_backward(batch)
+        loss, _ = run.learner.forward_backward(batch, 0)
         losses.append(loss.value.item())
         gradients.append([p.grad for p in run.objective.parameters() if p.grad is not None])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -157,17 +158,17 @@ def test_both_passes_of_a_part_lose_the_same_units(make_plan: Any, monkeypatch: 
     from lightning_fabric import Fabric
 
     from medssl.core.progress import Bar
-    from medssl.pretrain.loop import _Run
+    from medssl.pretrain.loop import Loop
     from medssl.pretrain.objectives.joint_2d3d import Joint2D3D
 
     plan = make_plan(cohort=COHORT, objective={"joint_2d3d": SMALL["joint_2d3d"] | {"dropout": 0.5}}, accumulate=2, batch_size=32)
-    run = _Run(Fabric(accelerator="cpu", devices=1), plan, Bar("test", 1, "images", None, None), print, lambda: False)
+    run = Loop(Fabric(accelerator="cpu", devices=1), plan, Bar("test", 1, "images", None, None), print, lambda: False)
     run.begin()
     run.objective.start_epoch(0, 0)
     seen: list[dict[str, Any]] = []
     forward = Joint2D3D.forward
     monkeypatch.setattr(Joint2D3D, "forward", lambda *given: seen.append(forward(*given)) or seen[-1])
-    run.forward_backward(run.reader[(0, np.arange(32))])
+    run.learner.forward_backward(run.reader[(0, np.arange(32))], 0)
     assert len(seen) == 4 and len(seen[0]) > 2
     for first, second in zip(seen[:2], seen[2:], strict=True):
         assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())
@@ -226,12 +227,12 @@ def run_stage(
     before: Path | None = None,
     log: Path | None = None,
     labels: dict[str, str] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Path:
     from pretraining import TINY
 
     from medssl.core.job import Spec, job
-    from medssl.pretrain.options import PretrainOptions
+    from medssl.pretrain.options import RunOptions
     from medssl.pretrain.run import run
 
     prepared = root / "2_prepare" / "ct"
@@ -244,9 +245,7 @@ def run_stage(
             "keep": str(root / "3_reduce" / "ct" / "all" / "keep.parquet"),
         }
     )
-    values = PretrainOptions(**(TINY | {"epochs": 1, "tensorboard": True} | settings)).model_dump(
-        exclude={"arms", "seeds", "cohort"}
-    )
+    values = RunOptions(**(TINY | {"epochs": 1, "tensorboard": True, "seed": 0} | options))
     if before is not None:
         inputs = inputs | {"init_run": {part: str(before / f"{part}.safetensors") for part in ("encoder", "parts")}}
     if labels is not None:
@@ -254,7 +253,7 @@ def run_stage(
     out = root / "4_pretrain" / "ct" / name
     spec = Spec(
         stage="pretrain", name=f"ct/{name}", study="t", root=str(root), seed=0, code="c",
-        settings=json.loads(json.dumps(values)) | {"pretrain_seed": 0}, inputs=inputs, out=str(out),
+        options=values.model_dump(mode="json"), inputs=inputs, out=str(out),
     )  # fmt: skip
     with job(spec, log_path=log) as work:
         run(work)
@@ -268,10 +267,11 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
     from medssl.nn.weights import load_encoder
 
     out = run_stage(tmp_path)
-    contract = json.loads((out / "contract.json").read_text())
-    backbone = build(contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"])
-    assert load_encoder(out / "encoder.safetensors", backbone).matched == contract["num_tensors"]
-    assert contract["window"] == {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}
+    contract = Contract.read(out / "contract.json")
+    backbone = build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels)
+    assert load_encoder(out / "encoder.safetensors", backbone).matched == contract.num_tensors
+    assert contract.window == Window(low=[-1000.0], high=[1000.0], differs_by_volume=False)
+    assert "parts" not in json.loads((out / "contract.json").read_text()), "it has left none"
     curve = tables.read_tsv(out / "curve.tsv")
     assert list(curve.columns[:9]) == [
         "epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity",
@@ -301,6 +301,16 @@ def test_all_views_of_a_batch_of_the_runs_own_size_are_pictured(
     out = run_stage(tmp_path, objective=objective, batch_size=batch_size, max_steps=1)
     width, height = Image.open(out / "views.png").size
     assert width * views == height * min(batch_size, 8), "a column for each sample, a row for each view"
+
+
+def test_the_contract_declares_the_parts_that_the_run_left(tmp_path: Path) -> None:
+    from medssl.nn.weights import read_tensors
+
+    options = {"blocks": 2, "region": 1, "projector": [8, 16]}
+    out = run_stage(tmp_path, objective={"local_contrast": options}, max_steps=1)
+    assert {name.split(".")[0] for name in read_tensors(out / "parts.safetensors")} == {"decoder"}
+    (part,) = Contract.read(out / "contract.json").parts.items()
+    assert part == ("decoder", Part(encoder="own", places={"decoder": "decoder"}, required=False))
 
 
 def test_a_small_healthy_pool_is_pictured_as_it_is_trained(tmp_path: Path) -> None:

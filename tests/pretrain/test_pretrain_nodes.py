@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -19,18 +18,19 @@ from pretraining import TINY
 from medssl import cli
 from medssl.core import launch, tables
 from medssl.core.errors import PreemptedError, StudyError
-from medssl.core.job import Spec, hold
-from medssl.pretrain.options import PretrainOptions
+from medssl.core.job import Machine, Spec, hold
+from medssl.pretrain.options import RunOptions
 
 
-def write_spec(root: Path, **settings: Any) -> Path:
+def write_spec(root: Path, **options: Any) -> Path:
     """A spec file of a tiny run and all it reads."""
     inputs = write_prepared(root)
-    values = {**TINY, "epochs": 1, "warmup_frac": 0.0, "device": "cpu", **settings}
-    resolved = json.loads(PretrainOptions(**values).model_dump_json(exclude={"arms", "seeds", "cohort"}))
+    values = {**TINY, "epochs": 1, "warmup_frac": 0.0, "device": "cpu", **options}
+    resolved = RunOptions(**values, seed=0).model_dump(mode="json")
     spec = Spec(
         stage="pretrain", name="ct/simclr-all-seed0", study="t", root=str(root), seed=0, code="c",
-        settings=resolved | {"pretrain_seed": 0}, inputs=inputs, out=str(root / "4_pretrain" / "ct" / "simclr-all-seed0"),
+        options=resolved, inputs=inputs, out=str(root / "4_pretrain" / "ct" / "simclr-all-seed0"),
+        machine=Machine(values.get("nodes", 1)),
     )  # fmt: skip
     path = root / "specs" / "pretrain.json"
     path.parent.mkdir()

@@ -18,9 +18,9 @@ from medssl.nn.contrast import nt_xent
 from medssl.nn.momentum import cosine_momentum
 from medssl.nn.optimizers import LAMB, LARS, cosine_between, warmup_cosine
 from medssl.nn.whitening import shuffled_group_whitening
-from medssl.pretrain.loop import _Run
+from medssl.pretrain.learner import set_schedule
 from medssl.pretrain.objectives.gsimclr import clean_batches
-from medssl.pretrain.options import PretrainOptions
+from medssl.pretrain.options import TrainingOptions
 from medssl.pretrain.partitions import rank_within
 
 
@@ -262,9 +262,9 @@ def test_the_weight_decay_goes_from_the_first_to_the_final_value_along_half_a_co
 
 
 def test_a_run_gives_the_final_weight_decay_to_what_decays_and_to_nothing_else() -> None:
-    settings = PretrainOptions(weight_decay=0.04, final_weight_decay=0.2)
+    options = TrainingOptions(weight_decay=0.04, final_weight_decay=0.2)
     groups = [{"decays": True, "weight_decay": 0.04}, {"decays": False, "weight_decay": 0.0}]
     optimizer = SimpleNamespace(param_groups=groups)
-    for progress, wanted in ((0.0, 0.04), (0.5, 0.12), (1.0, 0.2)):
-        _Run.set_schedule(SimpleNamespace(settings=settings, optimizer=optimizer, step=1, total=10), progress)  # type: ignore[arg-type]
+    for step, wanted in ((0, 0.04), (5, 0.12), (10, 0.2)):
+        set_schedule(optimizer, options, step, 10)
         assert [group["weight_decay"] for group in groups] == pytest.approx([wanted, 0.0])

@@ -24,7 +24,7 @@ def same(a: Any, b: Any) -> None:
         assert {k: v for k, v in row_a.items() if k != "images_per_s"} == {k: v for k, v in row_b.items() if k != "images_per_s"}
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_stopped_run_ends_like_an_unstopped_one(make_plan: Any, signal_number: int, num_kills: int) -> None:
     whole = train_here(make_plan("whole"))[1]
     steps = whole[0]
@@ -69,6 +69,14 @@ def test_every_objective_goes_on_within_its_second_epoch_as_if_never_stopped(
     same(whole, train_here(plan("stopped"))[1])
 
 
+def test_the_bar_of_a_resumed_run_goes_on_where_it_was(make_plan: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    plan = make_plan("stopped")
+    train_here(plan, after=lambda bar: os.kill(os.getpid(), signal.SIGTERM) if bar.done == 24 else None)
+    train_here(plan, after=lambda bar: seen.append((bar.done, bar.total)))
+    assert seen == [(done, 72) for done in range(32, 73, 8)]
+
+
 def test_a_state_that_is_cut_short_is_passed_over_for_the_one_before(make_plan: Any) -> None:
     whole = train_here(make_plan("whole"))[1]
     plan = make_plan("cut")
@@ -99,7 +107,8 @@ def test_workers_do_not_change_a_run(make_plan: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signal_number", "start_method"), [(signal.SIGTERM, "fork"), (signal.SIGUSR1, "fork"), (signal.SIGTERM, "forkserver")]
+    ("signal_number", "start_method"),
+    [(signal.SIGINT, "fork"), (signal.SIGTERM, "fork"), (signal.SIGUSR1, "fork"), (signal.SIGTERM, "forkserver")],
 )
 def test_a_signal_to_all_processes_of_a_job_stops_it_like_one_to_the_first(
     make_plan: Any, signal_number: int, start_method: str, monkeypatch: pytest.MonkeyPatch

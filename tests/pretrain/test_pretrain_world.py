@@ -78,12 +78,12 @@ def test_a_batch_that_does_not_divide_is_refused(make_plan: Any) -> None:
 
 
 def test_what_stops_the_first_process_while_saving_stops_all_with_its_sentence(make_plan: Any, tmp_path: Path) -> None:
-    from medssl.pretrain.loop import _Run
+    from medssl.pretrain.loop import Loop
 
     def save_broken(self: Any) -> None:
         if self.fabric.is_global_zero:  # the others have nothing to say against this state
             next(self.objective.parameters()).data.fill_(float("nan"))
-        if self.step == 1:
+        if self.history.step == 1:
             try:
                 self.save()
             except NotFiniteError as error:
@@ -91,7 +91,7 @@ def test_what_stops_the_first_process_while_saving_stops_all_with_its_sentence(m
                 raise
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "save_or_stop", save_broken)
+        patch.setattr(Loop, "save_or_stop", save_broken)
         error, state = train_world(make_plan(cohort=COHORT, batch_size=32), 2)
     assert isinstance(error, NotFiniteError) and state is None
     assert [(tmp_path / f"rank{number}").read_text() for number in range(2)] == [str(error)] * 2

@@ -6,28 +6,36 @@ from typing import Any
 
 from torch import Tensor
 
+from medssl.artefacts.encoder import Contract
+from medssl.core import plugins
 from medssl.core.errors import StudyError
 
 
-def require(contract: dict[str, Any], library: str, *, backbones: tuple[str, ...], spatial_dims: int = 0, **options: Any) -> None:
-    """Refuse an encoder that the library has no network for.
+def require(contract: Contract, library: str) -> None:
+    """Refuse an encoder that the library has no network for: what it has, backbones say themselves (`LIBRARIES`).
 
     Raises:
         StudyError: with what the encoder is and what the library takes.
     """
-    wrong = [
-        f"{n} {contract['backbone_options'][n]!r}" for n, v in options.items() if contract["backbone_options"].get(n, v) != v
-    ]
-    if contract["backbone"] not in backbones:
-        wrong.append(f"backbone {contract['backbone']!r}")
-    if spatial_dims and contract["spatial_dims"] != spatial_dims:
-        wrong.append(f"spatial_dims {contract['spatial_dims']}")
+    known = {plugin.name: plugin.constant("LIBRARIES", default={}).get(library) for plugin in plugins.all_of("backbone")}
+    takes = {name: wanted for name, wanted in known.items() if wanted is not None}
+    wanted = takes.get(contract.backbone)
+    found = {"spatial_dims": contract.spatial_dims} | contract.backbone_options
+    wrong = [f"backbone {contract.backbone!r}"] if wanted is None else _differences(found, wanted)
     if wrong:
+        asked = "".join(f", {name} {value!r}" for name, value in (wanted or {}).items())
         raise StudyError(
-            f"{library} has no network for this encoder ({', '.join(wrong)}); it takes {', '.join(backbones)}"
-            + (f" at spatial_dims {spatial_dims}" if spatial_dims else "")
+            f"{library} has no network for this encoder ({', '.join(wrong)}); it takes {', '.join(takes)}"
+            + (f" (of {contract.backbone}{asked})" if asked else "")
             + ". Choose another adapter, or use encoder.safetensors as it is."
         )
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    return [f"{name} {found[name]!r}" for name, value in wanted.items() if plain(found.get(name, value)) != value]
 
 
 def spread_over_rgb(tensors: dict[str, Tensor], stem: str) -> dict[str, Tensor]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from medssl.artefacts.encoder import Contract
 from medssl.nn.adapters._common import require
+from medssl.nn.backbone import build
 from medssl.nn.weights import save_tensors
 
 
-def monai(tensors: dict[str, Tensor], contract: dict[str, Any], out: Path) -> list[Path]:
-    """Write weights for `monai.networks.nets.resnetNN(feed_forward=False, bias_downsample=False, …)` or `BasicUNet`.
+def monai(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path]:
+    """Write weights for the network of `network`, MONAI's ResNet or BasicUNet.
 
     Raises:
         StudyError: MONAI has no such network.
     """
-    require(contract, "monai", backbones=("resnet18", "resnet34", "resnet50", "unet"))
-    target = out / f"{contract['backbone']}.safetensors"
+    require(contract, "monai")
+    target = out / f"{contract.backbone}.safetensors"
     save_tensors(target, tensors)
     return [target]
+
+
+def network(contract: Contract) -> str:
+    """What makes the network that takes the weights, all but the decoder of a U-Net."""
+    return build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels).monai

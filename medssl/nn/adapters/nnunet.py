@@ -3,54 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from medssl.core.errors import StudyError
+from medssl.artefacts.encoder import Contract
 from medssl.core.files import write_json, writing
 from medssl.nn.adapters._common import require
+from medssl.nn.backbones.resenc import Convolution
 
-RESENC_L = {"features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}
 CONFIGURATION = "medssl"
 
 
-def nnunet(tensors: dict[str, Tensor], contract: dict[str, Any], out: Path) -> list[Path]:
+def nnunet(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path]:
     """Write `checkpoint_final.pth` with its `nnssl_adaptation_plan`, and the plan beside it as `adaptation_plan.json`.
 
     Raises:
         StudyError: the encoder is not the 3-D `resenc` at the size of ResEncL.
     """
-    require(contract, "nnunet", backbones=("resenc",), spatial_dims=3)
-    options = {name: list(value) for name, value in contract["backbone_options"].items()}
-    if options != RESENC_L:
-        raise StudyError(f"nnU-Net knows resenc as ResEncL, with {RESENC_L}; this encoder has {options}.")
+    require(contract, "nnunet")
     plan = {
         "architecture_plans": {"arch_class_name": "ResEncL", "arch_kwargs": None, "arch_kwargs_requiring_import": None},
         "pretrain_plan": {
             "configurations": {
                 CONFIGURATION: {
                     "name": CONFIGURATION,
-                    "spacing": contract["spacing_mm"],
+                    "spacing": contract.spacing_mm,
                     "spacing_style": "noresample",
-                    "patch_size": contract["input_size"],
+                    "patch_size": contract.input_size,
                     "normalization_schemes": ["NoNormalization"],
                 }
             }
         },
-        "pretrain_num_input_channels": contract["in_channels"],
-        "recommended_downstream_patchsize": contract["input_size"],
+        "pretrain_num_input_channels": contract.in_channels,
+        "recommended_downstream_patchsize": contract.input_size,
         "key_to_encoder": "encoder.stages",
         "key_to_stem": "encoder.stem",
         "keys_to_in_proj": ["encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"],
         "key_to_lpe": None,
     }
     target = out / "checkpoint_final.pth"
-    weights = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    weights = twice({name: tensor.contiguous() for name, tensor in tensors.items()})
     with writing(target) as temporary:
         torch.save(
             {"network_weights": weights, "nnssl_adaptation_plan": plan, "citations": [], "trainer_name": "medssl"}, temporary
         )
     write_json(out / "adaptation_plan.json", plan)
     return [target, out / "adaptation_plan.json"]
+
+
+def twice(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under both names that nnU-Net's network has for them; the file holds the numbers once."""
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        for second, first in Convolution.second_names.items():
+            if name.endswith(f".{first}"):
+                found[name.removesuffix(first) + second] = tensor
+    return found
+
+
+def network(contract: Contract) -> str:
+    """nnU-Net makes its own, by the adaptation plan."""
+    return "nnUNetv2_train_pretrained"

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from medssl.artefacts.encoder import Contract
 from medssl.nn.adapters._common import require
+from medssl.nn.backbone import call
 from medssl.nn.weights import save_tensors
 
 
-def timm(tensors: dict[str, Tensor], contract: dict[str, Any], out: Path) -> list[Path]:
+def timm(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path]:
     """Write weights for `timm.create_model(name, in_chans=…, features_only=True)`, names unchanged.
 
     Raises:
         StudyError: the encoder is 3-D, or timm has no such network.
     """
-    names = ("resnet18", "resnet34", "resnet50", "convnext_tiny")
-    require(contract, "timm", backbones=names, spatial_dims=2, stem="imagenet", width=1.0)
-    target = out / f"{contract['backbone']}.safetensors"
+    require(contract, "timm")
+    target = out / f"{contract.backbone}.safetensors"
     save_tensors(target, tensors)
     return [target]
+
+
+def network(contract: Contract) -> str:
+    """What makes the network that takes the weights, and gives the mean of its deepest map."""
+    return call("timm.create_model", {"model_name": contract.backbone, "in_chans": contract.in_channels, "num_classes": 0})

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from medssl.artefacts.encoder import Contract
 from medssl.nn.adapters._common import require, spread_over_rgb
+from medssl.nn.backbone import call
 from medssl.nn.weights import save_tensors
 
 
-def torchvision(tensors: dict[str, Tensor], contract: dict[str, Any], out: Path) -> list[Path]:
+def torchvision(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path]:
     """Write `resnet.safetensors` for `torchvision.models.resnetNN(); model.fc = Identity()`; grey becomes three equal channels.
 
     Raises:
         StudyError: the encoder is no 2-D ResNet with the ImageNet stem.
     """
-    require(contract, "torchvision", backbones=("resnet18", "resnet34", "resnet50"), spatial_dims=2, stem="imagenet", width=1.0)
-    target = out / f"{contract['backbone']}.safetensors"
+    require(contract, "torchvision")
+    target = out / f"{contract.backbone}.safetensors"
     save_tensors(target, spread_over_rgb(tensors, "conv1.weight"))
     return [target]
+
+
+def network(contract: Contract) -> str:
+    """What makes the network that takes the weights, once its `fc` is `torch.nn.Identity()`."""
+    return call(f"torchvision.models.{contract.backbone}", {})

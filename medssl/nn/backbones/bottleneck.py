@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from medssl.core.bounds import Count
 from medssl.nn.backbone import Backbone, build
 
+TITLE = "narrow code"
 USES = {"of": "backbone"}
 """Options that name another plug-in, and its kind."""
 LIFTS = ["common", "salient"]
@@ -19,6 +20,11 @@ class Bottleneck(Backbone):
     """Any backbone (`of`, with `of_options`), and one map more: a linear code of `width` channels at each place.
 
     The mean of that map is the linear code of the backbone's mean features: what a method with a narrow head has learnt to use.
+
+    Options:
+        of: the backbone that the code stands behind.
+        of_options: its options.
+        width: channels of the code.
     """
 
     def __init__(

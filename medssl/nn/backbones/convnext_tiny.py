@@ -8,10 +8,20 @@ from torch import Tensor, nn
 
 from medssl.core.bounds import Positive, Weight
 from medssl.nn.backbone import Backbone
+from medssl.nn.channel_norm import ChannelNorm
+
+TITLE = "ConvNeXt-Tiny"
+SOURCE = "Liu et al., CVPR 2022, arXiv 2201.03545"
+LIBRARIES = {"timm": {"spatial_dims": 2, "width": 1.0}}
+"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
 
 
 class ConvNeXtTiny(Backbone):
     """Four stages of depth-wise 7×7 blocks; `width` scales the 96 to 768 channels. The classifier's `head.*` is not part of it.
+
+    Options:
+        width: factor of the public network's number of channels.
+        layer_scale: what the output of each block is multiplied by at the beginning.
 
     Source: Liu et al., "A ConvNet for the 2020s", arXiv 2201.03545, figure 4 and table 9.
     """
@@ -48,16 +58,6 @@ class ConvNeXtTiny(Backbone):
             x = stage.blocks(stage.downsample(x))
             maps.append(x)
         return maps
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of `(n, c, *size)`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
 class Block(nn.Module):

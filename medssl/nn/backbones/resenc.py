@@ -1,6 +1,8 @@
-"""The residual encoder of nnU-Net, names equal those of its network (`encoder.stem…`, `encoder.stages…`)."""
+"""The residual encoder of nnU-Net, names equal those of its network (`encoder.stem…`, `encoder.stages…`), each tensor once."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,9 +12,18 @@ from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
 from medssl.nn.pair_mean import PairMean3d
 
+TITLE = "residual encoder of nnU-Net"
+SOURCE = "Isensee et al., MICCAI 2024, arXiv 2404.09556"
+LIBRARIES = {"nnunet": {"spatial_dims": 3, "features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}}
+"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
+
 
 class ResEnc(Backbone):
     """nnU-Net's ResEncL by default: stem, then stages of residual blocks (ResNet-D shortcuts), instance norm, leaky ReLU.
+
+    Options:
+        features: channels of each stage; every stage but the first halves the size.
+        blocks: residual blocks of each stage.
 
     Source: Isensee et al., "nnU-Net Revisited", arXiv 2404.09556, appendix; He et al., arXiv 1812.01187 (ResNet-D).
     """
@@ -63,7 +74,14 @@ class ResEnc(Backbone):
 
 
 class Convolution(nn.Module):
-    """Convolution and instance norm, by default with leaky ReLU. Each tensor bears two names, as in nnU-Net's files."""
+    """Convolution and instance norm, by default with leaky ReLU. nnU-Net's files hold each tensor under a second name too."""
+
+    second_names: ClassVar[dict[str, str]] = {
+        f"all_modules.{number}.{tensor}": f"{part}.{tensor}"
+        for number, part in enumerate(("conv", "norm"))
+        for tensor in ("weight", "bias")
+    }
+    """Names in public files that are the same tensor as another; see `nn.weights.once`."""
 
     def __init__(
         self, dims: int, before: int, after: int, kernel: int, *, stride: int = 1, bias: bool = True, activate: bool = True
@@ -72,11 +90,11 @@ class Convolution(nn.Module):
         convolution, norm = (nn.Conv2d, nn.InstanceNorm2d) if dims == 2 else (nn.Conv3d, nn.InstanceNorm3d)
         self.conv = convolution(before, after, kernel, stride=stride, padding=kernel // 2, bias=bias)
         self.norm = norm(after, eps=1e-5, affine=True)
-        last = [nn.LeakyReLU(inplace=True)] if activate else []
-        self.all_modules = nn.Sequential(self.conv, self.norm, *last)
+        self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.all_modules(x)
+        x = self.norm(self.conv(x))
+        return F.leaky_relu(x, inplace=True) if self.activate else x
 
 
 class Residual(nn.Module):

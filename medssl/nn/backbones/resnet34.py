@@ -7,9 +7,24 @@ from typing import Literal
 from medssl.core.bounds import Positive
 from medssl.nn.resnet import ResNetBackbone, resnet
 
+TITLE = "ResNet-34"
+SOURCE = "He et al., CVPR 2016, arXiv 1512.03385"
+LIBRARIES = {
+    "torchvision": {"spatial_dims": 2, "stem": "imagenet", "width": 1.0},
+    "timm": {"spatial_dims": 2, "stem": "imagenet", "width": 1.0},
+    "monai": {},
+}
+"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
+
 
 class ResNet34(ResNetBackbone):
-    """ResNet-34 in 2-D or 3-D; `stem: small` keeps the resolution of images below about 100 pixels."""
+    """ResNet-34 in 2-D or 3-D; `stem: small` keeps the resolution of images below about 100 pixels.
+
+    Options:
+        stem: `imagenet` halves the size twice before the first stage; `small` keeps it, for images below about 100
+            pixels.
+        width: factor of the public network's number of channels.
+    """
 
     def __init__(
         self,

@@ -11,8 +11,12 @@ from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone, build
 from medssl.nn.slice_attention import VolumeEncoder
 
+TITLE = "slices and a transformer"
+SOURCE = "Nguyen et al., AAAI 2023, arXiv 2212.01893"
 USES = {"slices": "backbone"}
 """Options that name another plug-in, and its kind."""
+CUTS_SLICES = True
+"""A volume is seen as slices along its last axis."""
 LIFTS = ["volume"]
 """Words of `finetune.<task>.encoder` that put the pre-trained network inside this one."""
 
@@ -23,8 +27,20 @@ class Slicewise(Backbone):
     The deepest map is the volume's: the transformer's embedding of each slice, `(n, width, 1, 1, k)`. Its mean is the volume
     embedding, for classification; a decoder joins it to the deepest slice map. `strides` are those in the plane.
 
+    Options:
+        slices: the 2-D backbone that sees each slice.
+        slices_options: its options.
+        width: of the slice embeddings that the transformer works on.
+        layers: of the transformer between slices.
+        heads: of each of its layers; they divide `width`.
+        feed_forward: width of the hidden layer behind each attention.
+        dropout: share of the transformer's activations that are set to 0 in training.
+        positions: whether a slice knows its relative place in the volume.
+
     Source: Nguyen et al., AAAI 2023, arXiv 2212.01893.
     """
+
+    cuts_slices = CUTS_SLICES
 
     def __init__(
         self,
@@ -41,7 +57,7 @@ class Slicewise(Backbone):
         positions: bool = True,
     ) -> None:
         super().__init__()
-        if spatial_dims != 3 or slices == "slicewise":
+        if spatial_dims != 3:  # of itself too, as what is inside has two
             raise StudyError("backbone 'slicewise' makes a 3-D network of a 2-D one: set spatial_dims: 3 and slices: resnet18.")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.slices = build(slices, slices_options or {}, 2, in_channels)

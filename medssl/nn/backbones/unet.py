@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor
 
 from medssl.core.bounds import Count
-from medssl.nn.backbone import Backbone
+from medssl.nn.backbone import Backbone, call
 from medssl.nn.resnet import SeparableMaxPool3d
+
+TITLE = "U-Net encoder"
+SOURCE = "Falk et al., Nat Methods 2019;16:67"
+LIBRARIES = {"monai": {}}
+"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
 
 
 class UNet(Backbone):
     """The five levels of the encoder; with `decoder` also the way up, which `decode` walks, for methods that train it.
+
+    Options:
+        features: channels of the five levels, and of the last map of the way up.
+        norm: `instance`: over each image; `batch`: over the batch.
+        decoder: whether it has the way up too, for methods that train it.
 
     Source: Falk et al., "U-Net: deep learning for cell counting, detection, and morphometry", Nature Methods 16, 2019.
     """
@@ -35,7 +45,15 @@ class UNet(Backbone):
         self.stage_names = ("conv_0", "down_1", "down_2", "down_3", "down_4")
         if decoder:
             self.decoder_names = ("upcat_",)
-        whole = BasicUNet(spatial_dims, in_channels, 1, features=features, norm=(norm, {"affine": True}))
+        arguments: dict[str, Any] = {
+            "spatial_dims": spatial_dims,
+            "in_channels": in_channels,
+            "out_channels": 1,
+            "features": tuple(features),
+            "norm": (norm, {"affine": True}),
+        }
+        whole = BasicUNet(**arguments)
+        self.monai = call("monai.networks.nets.BasicUNet", arguments)
         for name, child in whole.named_children():
             if name.startswith(("conv_0", "down_")) or (decoder and name.startswith("upcat_")):
                 self.add_module(name, child)

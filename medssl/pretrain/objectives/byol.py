@@ -16,9 +16,19 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import cosine_momentum, follow, momentum_copy
 from medssl.pretrain.objective import Loss, Objective, looked_at
 
+TITLE = "BYOL"
+SOURCE = "Grill et al., NeurIPS 2020, arXiv 2006.07733"
+
 
 class BYOL(Objective):
-    """Symmetric prediction; the target's parameters and running statistics follow with a momentum that grows to 1 at the end."""
+    """Symmetric prediction; the target's parameters and running statistics follow with a momentum that grows to 1 at the end.
+
+    Options:
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
+        predictor_hidden: width of the hidden layer of the predictor.
+        momentum: share of itself that the target network keeps at each step; it grows to 1 along half a cosine.
+    """
 
     contrasts = False
 

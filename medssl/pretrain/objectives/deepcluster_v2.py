@@ -19,12 +19,26 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective, looked_at
 
+TITLE = "DeepCluster-v2"
+SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
+
 
 class DeepClusterV2(Objective):
     """A memory of two embeddings per sample, by global sample number; centroids of spherical k-means are the classifier.
 
     `heads` clusterings are made each epoch, of `prototypes` clusters or a quarter of the samples where they are fewer; head h
     clusters the memory of view h mod 2.
+
+    Options:
+        prototypes: clusters of each clustering; a quarter of the samples where that is fewer.
+        heads: clusterings that are made each epoch, each with prototypes of its own.
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
+        temperature: of the softmax; lower is sharper.
+        iterations: of spherical k-means.
+        small_crops: further crops of each image, which predict the cluster but are not remembered.
+        small_size_frac: their size, as a share of `size`.
+        small_scale: least and largest share of the image's area that they show.
     """
 
     contrasts = False

@@ -24,12 +24,24 @@ from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
 from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
 
+TITLE = "global contrast"
+SOURCE = "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511"
+
 
 class GlobalContrast(Objective):
     """Which slices attract each other, one positive at a time.
 
     `gr`: two views of a slice, all else repels (SimCLR). `gd_minus`: a slice and two views of it; only slices of other partitions
     repel. `gd`: a slice and a view of it, and either with that of a slice of the same partition in the next volume.
+
+    Options:
+        variant: which slices attract each other: `gr`, `gd_minus` or `gd`, as above.
+        partitions: parts that each volume is cut into along its slices; a batch has equally many slices of each.
+        partition_by: whether the cuts are equal shares of a volume's slices (`index`), or of the whole cohort in scanner
+            millimetres (`position_mm`).
+        temperature: of the softmax; lower is sharper.
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
     """
 
     def __init__(

@@ -22,12 +22,29 @@ from medssl.nn.loading import Samples
 from medssl.pretrain.objectives.simclr import SimCLR
 from medssl.pretrain.partitions import rank_within
 
+TITLE = "G-SimCLR"
+SOURCE = "Chakraborty et al., ICDM workshops 2020, arXiv 2009.12007"
+
 
 class GSimCLR(SimCLR):
     """SimCLR whose batches hold at most one member of each cluster.
 
     `deck: resampled` draws clusters anew for each batch, in proportion to their size but never twice, so that all batches of all
     epochs are clean; `deck: paper` deals one fixed deck, whose later batches come from the largest clusters alone.
+
+    Options:
+        clusters: of the denoiser's codes; a batch holds at most one member of each, so at least as many as `batch_size`.
+        deck: whether batches are drawn for each epoch from all clusters (`resampled`), or dealt once as in the paper
+            (`paper`).
+        denoiser_epochs: passes over the samples that train the denoising auto-encoder, at most.
+        denoiser_patience: epochs without progress after which its training ends.
+        denoiser_noise: standard deviation of the noise that it takes away, as a share of the window.
+        denoiser_lr: its learning rate.
+        temperature: of the softmax; lower is sharper.
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
+        exclude_same_volume: whether slices of the same volume are spared from being negatives.
+        whitening_groups: groups of features that are whitened over the batch before the loss; 0 whitens nothing.
     """
 
     def __init__(

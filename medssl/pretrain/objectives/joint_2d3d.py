@@ -24,6 +24,27 @@ from medssl.nn.slice_attention import VolumeEncoder, in_bags, volume_embedding
 from medssl.pretrain.bags import Bags, runs_of_equal
 from medssl.pretrain.objective import Loss, Objective, looked_at
 
+TITLE = "joint 2D-3D"
+SOURCE = "Nguyen et al., AAAI 2023, arXiv 2212.01893"
+PARTS = {
+    "volume_encoder": {
+        "encoder": "volume",
+        "places": {"encoder": "slices", "volume_encoder": "volume"},
+        "backbone": "slicewise",
+        "inner": "slices",
+        "spatial_dims": 3,
+        "options": {
+            "width": "width",
+            "layers": "layers",
+            "heads": "attention_heads",
+            "feed_forward": "feed_forward",
+            "positions": "positions",
+        },
+        "required": False,
+    }
+}
+"""The transformer goes on in the network of `encoder: volume`."""
+
 
 class Joint2D3D(Objective):
     """A slice encoder, a transformer between the slices of a volume, and the sum of three losses with weights.
@@ -33,6 +54,30 @@ class Joint2D3D(Objective):
     leaves the part out; so the three stages of the released code are three runs with one weight each, the middle one with
     `freeze_backbone`. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view;
     images without neighbours fill bags of their own and count in the slice loss alone.
+
+    Options:
+        clustering: how slices and volumes are clustered: with a memory (`deepcluster_v2`) or by learnt prototypes
+            (`swav`).
+        slice_weight: weight of the loss that clusters slices; 0 leaves it out.
+        volume_weight: weight of the loss that clusters volumes; 0 leaves it out.
+        mask_weight: weight of the loss that predicts hidden slices; 0 leaves it out.
+        slices: slices of a volume in a batch; those of the median volume where they are fewer.
+        prototypes: clusters of slices; with a memory a quarter of the slices where that is fewer.
+        volume_prototypes: clusters of volumes; with a memory a quarter of the volumes where that is fewer.
+        heads: clusterings that are made each epoch from a memory.
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
+        temperature: of the softmax; lower is sharper.
+        iterations: of spherical k-means.
+        freeze_prototypes_steps: first steps in which learnt prototypes stay as they began.
+        width: of the slice embeddings that the transformer works on.
+        layers: of the transformer between slices.
+        attention_heads: of each of its layers; they divide `width`.
+        feed_forward: width of the hidden layer behind each attention.
+        dropout: share of the transformer's activations that are set to 0 in training.
+        positions: whether a slice knows its relative place in the volume.
+        mask_frac: share of a volume's slices that are hidden, rounded up.
+        freeze_backbone: whether the 2-D network stays as it began.
     """
 
     def __init__(

@@ -24,11 +24,27 @@ from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_
 from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
 from medssl.pretrain.regions import NUM_NEGATIVES, Regions, corners_of
 
+TITLE = "local contrast"
+SOURCE = "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511"
+PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}
+"""The decoder goes on in that of a segmentation."""
+
 
 class LocalContrast(Objective):
     """Trains the first blocks of a decoder over a frozen encoder; views differ in intensity alone, so that places correspond.
 
     `lr`: positives are equal places of two views of a slice. `ld`: also of slices of the same partition in the next two volumes.
+
+    Options:
+        variant: which places attract each other: `lr` or `ld`, as above.
+        blocks: of the decoder that are trained, from the deepest on.
+        region: side of a region in places of the decoder's map.
+        partitions: parts that each volume is cut into along its slices, for `ld`; a batch has equally many slices of
+            each.
+        partition_by: whether the cuts are equal shares of a volume's slices (`index`), or of the whole cohort in scanner
+            millimetres (`position_mm`).
+        temperature: of the softmax; lower is sharper.
+        projector: channels at each place behind the decoder, and width of a region's embedding.
     """
 
     def __init__(

@@ -20,6 +20,9 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import follow, momentum_copy
 from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
 
+TITLE = "MoCo v2"
+SOURCE = "He et al., CVPR 2020, arXiv 1911.05722"
+
 
 class MoCo(Objective):
     """A queue of keys as negatives; the key network's batch statistics are those of the whole batch, or shuffled groups'.
@@ -27,6 +30,18 @@ class MoCo(Objective):
     `exclude_same_sample` (and `_volume`) keep earlier keys of the same image (volume) from being negatives, which matters when
     the queue is longer than the cohort. `key_norm: shuffle` is the paper's guard against leaking batch statistics: each
     process normalises its own part of a shuffled batch, or on one process `shuffle_groups` parts are made.
+
+    Options:
+        temperature: of the softmax; lower is sharper.
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
+        queue: earlier keys that are negatives.
+        momentum: share of itself that the key network keeps at each step.
+        key_norm: whether the key network's batch statistics are those of the whole batch (`synchronised`) or of parts of
+            a shuffled batch (`shuffle`).
+        shuffle_groups: parts that a shuffled batch is normalised in on one process.
+        exclude_same_sample: whether earlier keys of the same image are spared from being negatives.
+        exclude_same_volume: whether earlier keys of the same volume are spared as well.
     """
 
     contrasts = False

@@ -22,8 +22,35 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.separation import align, joint_entropy, uniformity
 from medssl.pretrain.objective import Loss, Objective, looked_at
 
+TITLE = "SepCLR"
+SOURCE = "Louiset et al., ICLR 2024, arXiv 2402.11928"
 LABEL_OPTION = "background"
 """Where this option names no source, label files of the cohort's sources are inputs of its runs: other labels train anew."""
+
+PARTS = {
+    "common_code": {
+        "encoder": "common",
+        "places": {"encoder": "inner", "common_code": "code"},
+        "backbone": "bottleneck",
+        "inner": "of",
+        "options": {"width": "width"},
+    },
+    "salient_code": {
+        "encoder": "salient",
+        "places": {"salient": "inner", "salient_code": "code"},
+        "backbone": "bottleneck",
+        "inner": "of",
+        "options": {"width": "width"},
+    },
+    "salient": {
+        "encoder": "salient",
+        "places": {"salient": "inner", "salient_code": "code"},
+        "backbone": "bottleneck",
+        "inner": "of",
+        "options": {"width": "width"},
+    },
+}
+"""Each code goes on behind its encoder: `encoder: common` behind the one that is kept, `encoder: salient` behind the second."""
 
 
 class SepCLR(Objective):
@@ -33,6 +60,15 @@ class SepCLR(Objective):
     image are near, all images spread on the sphere. Salient: the same for targets in a Euclidean space in which the background
     has one place, 0 (`infoless_weight` keeps it there). `joint_weight`: the joint entropy of both grows, so that neither space
     tells the other.
+
+    Options:
+        background: the label, or the source, of the healthy pool.
+        width: of the common and of the salient code.
+        projector: widths of the layers of the projector behind each code; the last is the embedding's.
+        temperature: of the kernel by which embeddings attract and repel; lower is sharper.
+        salient_weight: weight of the loss of the salient space.
+        infoless_weight: weight of the loss that keeps the background at 0 in the salient space.
+        joint_weight: weight of the loss that keeps one space from predicting the other.
     """
 
     def __init__(

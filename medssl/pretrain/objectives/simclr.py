@@ -17,9 +17,20 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.whitening import shuffled_group_whitening
 from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
 
+TITLE = "SimCLR"
+SOURCE = "Chen et al., ICML 2020, arXiv 2002.05709"
+
 
 class SimCLR(Objective):
-    """NT-Xent over two views. `exclude_same_volume` spares neighbouring slices from being negatives."""
+    """NT-Xent over two views. `exclude_same_volume` spares neighbouring slices from being negatives.
+
+    Options:
+        temperature: of the softmax; lower is sharper.
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
+        exclude_same_volume: whether slices of the same volume are spared from being negatives.
+        whitening_groups: groups of features that are whitened over the batch before the loss; 0 whitens nothing.
+    """
 
     def __init__(
         self,

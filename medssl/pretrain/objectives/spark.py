@@ -16,8 +16,7 @@ from medssl.core.bounds import Count, Share
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, uniforms
 from medssl.nn.backbone import Backbone, wide
-from medssl.nn.backbones.convnext_tiny import ChannelNorm
-from medssl.nn.backbones.slicewise import Slicewise
+from medssl.nn.channel_norm import ChannelNorm
 from medssl.nn.decoder import Decoder
 from medssl.nn.gather import averaged
 from medssl.nn.light_decoder import CONVOLUTION, NORM, Filling, LightDecoder
@@ -26,11 +25,21 @@ from medssl.nn.sparse import Patches, join, make_sparse, sparse_maps, split
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective
 
+TITLE = "SparK"
+SOURCE = "Tian et al., ICLR 2023, arXiv 2301.03580"
 EPSILON = 1e-6
 CONSTANT_STD = 1e-3
 """Below this standard deviation (of intensities in [0, 1]) a patch is constant: ε outweighs its variance."""
 PAPER_WIDTH = 768
 MASK_GREY = 0.5
+
+PICTURES = (
+    "What run {run} makes of hidden patches after {when}: the image (top), what was seen of it (middle), and the prediction in "
+    "its place (bottom), with the true mean and contrast of each patch."
+)
+"""What the pictures of a run show, for the report."""
+PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}
+"""The decoder goes on in that of a segmentation."""
 
 
 class SparK(Objective):
@@ -45,6 +54,18 @@ class SparK(Objective):
     where they would be solved by saying zero; the curve reports them apart either way.
     `decoder: unet` trains the decoder of the segmentation task, which then starts from it; `light` is the paper's, which is
     thrown away; `auto` is the first for the encoders of U-Nets, the second for others.
+
+    Options:
+        mask_ratio: share of the patches that are hidden.
+        patch: side of a patch in pixels or voxels, one number or one for each axis; left out, the network's deepest
+            stride.
+        masking: whether patches are hidden anywhere, or in equal shares among those that are constant and those that are
+            not (`foreground`).
+        constant_patches: whether hidden patches of one value count in the loss.
+        decoder: `light`: the paper's, thrown away; `unet`: that of the segmentation task, which then starts from it;
+            `auto`: `unet` for the encoders of U-Nets, `light` for others.
+        decoder_width: channels of the light decoder's deepest map; left out, 768 as in the paper, at most those of the
+            network's.
     """
 
     def __init__(
@@ -61,9 +82,10 @@ class SparK(Objective):
     ) -> None:
         super().__init__(backbone, samples)
         dims = backbone.spatial_dims
-        if isinstance(backbone, Slicewise):
+        if backbone.cuts_slices:
             raise StudyError(
-                "spark masks patches of convolutional networks; 'slicewise' also mixes whole slices. Take its `slices`."
+                f"spark masks patches of convolutional networks; {type(backbone).__name__} also mixes whole slices. Take the 2-D "
+                "network inside it, with spatial_dims: 2."
             )
         self.patch = _full(patch or (backbone.strides[-1],), dims)
         self.depth = _depth(backbone, self.patch)

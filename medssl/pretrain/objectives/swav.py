@@ -20,6 +20,9 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective, looked_at
 
+TITLE = "SwAV"
+SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
+
 
 class SwAV(Objective):
     """Two large crops give codes by Sinkhorn's iteration over the whole batch (and a queue); all crops predict them.
@@ -27,6 +30,22 @@ class SwAV(Objective):
     `large_scale` stands in the place of the study's `views.scale`, as the two kinds of crops belong together.
     `freeze_prototypes_steps` counts steps, as in the paper's code; `queue` (samples, 0 is off) is used from
     `queue_start_frac` of the run on, once it is full.
+
+    Options:
+        prototypes: learnt clusters.
+        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+            embedding's.
+        temperature: of the softmax; lower is sharper.
+        epsilon: smoothness of the codes; lower is sharper.
+        iterations: of Sinkhorn's algorithm, which gives each prototype an equal share of the batch.
+        large_scale: least and largest share of the image's area that the two large crops show, in the place of
+            `views.scale`.
+        small_crops: further crops of each image, which predict codes but have none.
+        small_size_frac: their size, as a share of `size`.
+        small_scale: least and largest share of the image's area that they show.
+        queue: earlier embeddings that help to spread the codes; 0 keeps none.
+        queue_start_frac: share of the run after which the queue is used.
+        freeze_prototypes_steps: first steps in which the prototypes stay as they began.
     """
 
     def __init__(

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from prepared import made_volume
 
+NARROW: dict[str, Any] = {"width": 0.125, "stem": "small"}
 TINY: dict[str, Any] = {
-    "backbone": {"resnet18": {"width": 0.125, "stem": "small"}},
+    "backbone": {"resnet18": NARROW},
     "size": [16],
     "batch_size": 8,
     "epochs": 3,
@@ -37,7 +39,7 @@ def train_here(
             if after is not None and note:
                 after(self)
 
-    precision = precision or {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "fp16"}[plan.settings.precision]
+    precision = precision or {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "fp16"}[plan.options.precision]
     fabric = Fabric(accelerator="cpu", devices=1, **arithmetic(precision))
     error = train(fabric, plan, Watched("test", 1, "images", None, None), lambda line: None, keep_picture)
     return error, StateFolder(plan.state).load()
@@ -102,11 +104,11 @@ def arithmetic(precision: str) -> dict[str, Any]:
 def made_samples(volumes: int = 8, slices: int = 4) -> Any:
     """Samples that lie nowhere: enough for objectives, which only look at numbers of samples and volumes."""
     from medssl.core.rng import ids_to_keys
-    from medssl.nn.loading import Samples, Volume
+    from medssl.nn.loading import Samples
 
     ids = [f"v-{v:012x}-{k:04d}" for v in range(volumes) for k in range(slices)]
     made = tuple(
-        Volume(f"v-{v:012x}", f"p-{v:012x}", Path("/nowhere"), (16, 16, slices), "CT", "volume", 1.0, 0.0, (0.0,), (1.0,))
+        made_volume(f"v-{v:012x}", Path("nowhere"), (16, 16, slices), subject_id=f"p-{v:012x}", low=(0.0,), high=(1.0,))
         for v in range(volumes)
     )
     index = np.tile(np.arange(slices), volumes)
@@ -144,7 +146,7 @@ def made_objective(name: str, dims: int, *, samples: Any = None, seed: int = 0, 
 
     torch.manual_seed(seed)
     plugin = plugins.find("objective", name)
-    backbone = build("resnet18", {"width": 0.125, "stem": "small"}, dims, 1)
+    backbone = build("resnet18", NARROW, dims, 1)
     return plugin.load()(backbone, samples or made_samples(), **plugin.check(options))
 
 

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
-from pretraining import made_batch, made_objective, made_samples, step
+from pretraining import NARROW, made_batch, made_objective, made_samples, step
 from safetensors.torch import load_file, save_file
 
+from medssl.artefacts.encoder import ENCODER, OWN, Network, lifted, parts_of, taken_up
 from medssl.core import plugins
 from medssl.core.errors import StudyError
+from medssl.nn.backbone import build
+from medssl.nn.decoder import Decoder
 
 ROWS = [0, 1, 4, 9, 13, 17, 21, 30]
 both_ranks = pytest.mark.parametrize("dims", [2, 3])
 every_objective = pytest.mark.parametrize("name", plugins.names("objective"))
-VARIANTS = {
-    "gr": ("global_contrast", {"variant": "gr"}), "gd_minus": ("global_contrast", {"variant": "gd_minus"}),
-    "ld": ("local_contrast", {"variant": "ld"}),
-}  # fmt: skip
-"""Forms of an objective with views, batches or terms of their own, beside the form that its defaults are."""
-every_form = pytest.mark.parametrize(
-    ("name", "options"), [*((name, {}) for name in plugins.names("objective")), *VARIANTS.values()],
-    ids=[*plugins.names("objective"), *VARIANTS],
-)  # fmt: skip
+
+
+def forms() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Every objective as its defaults are, and once for each other word that one of its options may be."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for plugin in plugins.all_of("objective"):
+        found[plugin.name] = (plugin.name, {})
+        for option, field in plugin.options.model_fields.items():
+            words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            found |= {f"{plugin.name}-{option}-{word}": (plugin.name, {option: word}) for word in words if word != field.default}
+    return found
+
+
+every_form = pytest.mark.parametrize(("name", "options"), list(forms().values()), ids=list(forms()))
 
 
 @every_form
@@ -95,6 +104,44 @@ def test_the_wrong_rank_is_refused_with_a_sentence(name: str) -> None:
 def test_the_encoder_is_the_backbone(name: str) -> None:
     objective = made_objective(name, 2)
     assert objective.encoder() is objective.backbone
+
+
+@every_form
+def test_what_a_run_leaves_is_declared_and_fits_what_takes_it_up(name: str, options: dict[str, Any]) -> None:
+    objective = made_objective(name, 2, **options)
+    plugin = plugins.find("objective", name)
+    left = {part: module.state_dict() for part, module in objective.parts().items()}
+    parts = parts_of(plugin.constant("PARTS", default={}), plugin.check(options), left)
+    assert parts.keys() == left.keys()
+    tensors = left | {ENCODER: objective.encoder().state_dict()}
+    chosen = plugins.find("backbone", "resnet18").check(NARROW)
+    own = Network(backbone="resnet18", backbone_options=chosen, spatial_dims=2, in_channels=1, input_size=[16, 16])
+    for word in {part.encoder for part in parts.values()}:
+        together = taken_up(parts, word)
+        assert together is not None
+        if word == OWN:  # the task's network, of which this is a segmentation's
+            assert together.places == {"decoder": "decoder"}
+            network: Any = torch.nn.ModuleDict({"decoder": Decoder(build("resnet18", NARROW, 2, 1))})
+        else:
+            asked = lifted(own, together)
+            completed = plugins.find("backbone", asked.backbone).check(asked.backbone_options)
+            network = build(asked.backbone, completed, asked.spatial_dims, asked.in_channels)
+        for part, place in together.places.items():
+            wanted = {key: tensor.shape for key, tensor in network.get_submodule(place).state_dict().items()}
+            shapes = {key: tensor.shape for key, tensor in tensors[part].items()}
+            # a decoder may be taught only up to some block
+            assert shapes.items() <= wanted.items() if word == OWN else shapes == wanted, (part, place)
+
+
+@every_objective
+def test_its_file_says_what_others_must_know(name: str) -> None:
+    plugin = plugins.find("objective", name)
+    assert plugin.constant("TITLE") and plugin.summary
+    assert re.fullmatch(r"\w+ et al\., .+ \d{4}, arXiv \d{4}\.\d{4,5}", plugin.constant("SOURCE"))
+    for option, field in plugin.options.model_fields.items():
+        assert field.description and field.description.endswith("."), option
+    assert bool(plugin.constant("PICTURES", default="")) == ("pictures" in vars(plugin.load()))
+    assert plugin.constant("LABEL_OPTION", default=next(iter(plugin.options.model_fields))) in plugin.options.model_fields
 
 
 @every_objective

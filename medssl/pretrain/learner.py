@@ -1,0 +1,231 @@
+"""One process's network and what a step does to it: views, loss and gradients in one pass or in parts, the update."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.core.errors import NotFiniteError
+from medssl.core.rng import key
+from medssl.nn.backbone import Backbone
+from medssl.nn.determinism import use_deterministic_algorithms
+from medssl.nn.gather import averaged, gather, synchronise_batch_norm
+from medssl.nn.layout import lay_out, layout_of
+from medssl.nn.loading import Batch
+from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
+from medssl.nn.views import Views
+from medssl.pretrain.objective import LOOKED_AT, Loss
+from medssl.pretrain.options import TrainingOptions
+from medssl.pretrain.plan import Plan
+
+FP16_SKIPS = 20
+"""How many steps in a row fp16's loss scaling may skip before the gradients count as broken."""
+NAMED = 64
+"""How many samples a sentence names."""
+
+
+class Learner:
+    """Objective, optimiser and running mean of one process; its methods follow in the order of a step."""
+
+    def __init__(self, fabric: Any, plan: Plan) -> None:
+        self.fabric, self.plan = fabric, plan
+        options = self.options = plan.options
+        self.device: torch.device = fabric.device
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = not options.deterministic
+            use_deterministic_algorithms(options.deterministic)
+        self.objective = plan.objective()
+        if fabric.world_size > 1 and self.objective.synchronises:
+            synchronise_batch_norm(self.objective)
+        if options.channels_last:
+            lay_out(self.objective, self.device)
+        self.layout = layout_of(self.objective.backbone, options.spatial_dims + 2)
+        self.ema: Backbone | None = copy.deepcopy(self.objective.encoder()) if options.ema_decay else None
+        if self.ema is not None:
+            self.ema.to(self.device)
+        if options.compile:
+            self.objective.backbone.compile()
+        optimizer = build_optimizer(
+            options.optimizer,
+            self.objective,
+            lr=options.lr,
+            weight_decay=options.weight_decay,
+            momentum=options.momentum,
+            beta2=options.beta2,
+            decay_norm_and_bias=options.decay_norm_and_bias,
+            fused=self.scaler is None,
+        )
+        self.module, self.optimizer = fabric.setup(self.objective, optimizer)
+        self.views = Views(options.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
+        self.skipped = 0
+        """steps in a row whose gradients fp16's loss scaling has thrown away"""
+
+    @property
+    def scaler(self) -> Any:
+        """fp16's loss scaling; None without."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
+
+    def set_schedule(self, step: int, total: int) -> float:
+        """Learning rate and weight decay of a step; returns the rate."""
+        return set_schedule(self.optimizer, self.options, step, total)
+
+    def make_views(self, batch: Batch) -> list[Tensor]:
+        """The objective's views, on the device, in the memory layout of the network."""
+        with torch.no_grad():
+            kept, batch.keys = batch.keys, self.objective.view_keys(batch)
+            views = self.views(batch)
+            batch.keys = kept
+            return [view.contiguous(memory_format=self.layout) for view in views]
+
+    def forward_backward(self, batch: Batch, step: int) -> tuple[Loss, dict[str, Tensor]]:
+        """Loss and gradients of a batch, in one pass or in parts that together have the loss of the whole."""
+        self.seed(step)
+        parts = self.options.accumulate
+        if parts == 1:
+            outputs = self.module(self.make_views(batch), batch)
+            loss = self.objective.loss(outputs, batch)
+            self.fabric.backward(loss.value)
+            return loss, _detached(outputs)
+        share = len(batch) // parts
+        pieces = [batch.part(p * share, (p + 1) * share) for p in range(parts)]
+        return self._in_parts(batch, pieces, step) if self.objective.contrasts else self._in_additive_parts(pieces)
+
+    def check_finite(self, loss: Loss, batch: Batch, step: int) -> tuple[float, float]:
+        """Mean loss over ranks and gradient norm, once both are finite: nothing has been changed by the step yet.
+
+        Raises:
+            NotFiniteError: with the ids of the batch over all ranks; the last saved state is from before.
+        """
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        loss_value, norm_value = torch.stack([averaged(loss.value).double(), norm.double()]).tolist()
+        thrown_away = self.scaler is not None and math.isfinite(loss_value) and not math.isfinite(norm_value)
+        self.skipped = self.skipped + 1 if thrown_away else 0
+        if math.isfinite(loss_value) and (math.isfinite(norm_value) or 0 < self.skipped <= FP16_SKIPS):
+            return loss_value, norm_value
+        # of all ranks, and first those whose numbers are not finite
+        rows, sound = gather(batch.rows), gather(batch.values.flatten(1).isfinite().all(1))
+        raise NotFiniteError(
+            f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; nothing was updated, and the last good state "
+            f"is kept. Samples of the batch: {self.names(rows[sound.int().argsort(stable=True)].tolist())}. "
+            "Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
+        )
+
+    def check_images(self, views: list[Tensor], rows: Tensor, *, whole: bool = False) -> None:
+        """Look at the numbers of a batch before the first step. `whole`: every rank has all of it.
+
+        Raises:
+            NotFiniteError: on every rank, with the ids of the images that hold such numbers.
+        """
+        sound = torch.stack([view.flatten(1).isfinite().all(1) for view in views]).all(0)
+        broken = rows[~(sound if whole else gather(sound))].unique().tolist()
+        if broken:
+            raise NotFiniteError(
+                f"before the first step: {len(broken)} images of a batch hold numbers that are not finite: {self.names(broken)}. "
+                "Look at these images, and leave them out or mend them."
+            )
+
+    def names(self, rows: list[int]) -> str:
+        """The ids of samples, not more than a screen holds."""
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        return ", ".join(self.plan.samples.ids[row] for row in rows[:NAMED]) + more
+
+    def update(self, norm: float) -> None:
+        """Clip and step."""
+        if self.options.clip_norm is not None and math.isfinite(norm):
+            parameters = [p for p in self.objective.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, torch.tensor(norm, device=self.device))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def update_ema(self) -> None:
+        """The running mean of the encoder's weights; buffers are copied."""
+        if self.ema is not None and self.options.ema_decay is not None:
+            for old, new in zip(self.ema.parameters(), self.objective.encoder().parameters(), strict=True):
+                old.lerp_(new, 1 - self.options.ema_decay)
+            for old, new in zip(self.ema.buffers(), self.objective.encoder().buffers(), strict=True):
+                old.copy_(new)
+
+    def seed(self, step: int, *part: int) -> None:
+        """Dropout of a step on this process, or of a part of it: both passes of a part must lose the same units."""
+        torch.manual_seed(key(self.plan.seed, "torch", step, self.fabric.global_rank, *part) >> 1)
+
+    def _in_parts(self, batch: Batch, pieces: list[Batch], step: int) -> tuple[Loss, dict[str, Tensor]]:
+        """All outputs without gradient, the loss of the whole, its gradient for each output, then each part again with that
+        gradient: twice the forward work, the memory of one part.
+
+        Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size", arXiv 2101.06983, §3.
+        """
+        share = len(pieces[0])
+        with torch.no_grad(), _still_statistics(self.objective):
+            made = []
+            for number, piece in enumerate(pieces):
+                self.seed(step, number)
+                made.append(self.module(self.make_views(piece), piece))
+        whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}
+        wanted = [name for name, value in whole.items() if value.is_floating_point() and name not in LOOKED_AT]
+        for name in wanted:
+            whole[name].requires_grad_()
+        loss = self.objective.loss(whole, batch)
+        gradients = dict(zip(wanted, torch.autograd.grad(loss.value, [whole[n] for n in wanted], allow_unused=True), strict=True))
+        for number, piece in enumerate(pieces):
+            rows = slice(number * share, (number + 1) * share)
+            self.seed(step, number)
+            with self.fabric.no_backward_sync(self.module, enabled=number < len(pieces) - 1):
+                outputs = self.module(self.make_views(piece), piece)
+                pulls = [
+                    (outputs[name] * gradient[rows]).sum()
+                    for name, gradient in gradients.items()
+                    if gradient is not None and outputs[name].requires_grad
+                ]
+                self.fabric.backward(torch.stack(pulls).sum())
+        return Loss(loss.value.detach(), loss.parts), _detached(whole)
+
+    def _in_additive_parts(self, pieces: list[Batch]) -> tuple[Loss, dict[str, Tensor]]:
+        """The same where the loss of a batch is the mean of its parts' losses: one pass each."""
+        losses, made = [], []
+        for number, piece in enumerate(pieces):
+            with self.fabric.no_backward_sync(self.module, enabled=number < len(pieces) - 1):
+                outputs = self.module(self.make_views(piece), piece)
+                loss = self.objective.loss(outputs, piece)
+                self.fabric.backward(loss.value / len(pieces))
+            losses.append(loss)
+            made.append(_detached(outputs))
+        whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}
+        return Loss(torch.stack([loss.value.detach() for loss in losses]).mean(), losses[-1].parts), whole
+
+
+def set_schedule(optimizer: Any, options: TrainingOptions, step: int, total: int) -> float:
+    """Learning rate and weight decay of a step of `total`, in every group of parameters; returns the rate."""
+    lr = options.lr * warmup_cosine(step, total, options.warmup_frac, options.final_lr_frac)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if group["decays"] and options.final_weight_decay is not None:
+            group["weight_decay"] = cosine_between(options.weight_decay, options.final_weight_decay, step / total)
+    return lr
+
+
+def _detached(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in outputs.items()}
+
+
+@contextlib.contextmanager
+def _still_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch statistics are used but not remembered inside: the same images pass again with gradients."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
