@@ -22,6 +22,11 @@ class ClusterMemory(nn.Module):
     Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2).
     """
 
+    memory: Tensor
+    known: Tensor
+    assignment: Tensor
+    centroids: Tensor
+
     def __init__(
         self, items: int, width: int, *, clusters: int, heads: int, temperature: float, iterations: int, name: str = ""
     ) -> None:
@@ -83,6 +88,8 @@ class Prototypes(nn.Module):
 
     Source: Caron et al., arXiv 2006.09882, §3.1 (SwAV), without a queue.
     """
+
+    used: Tensor
 
     def __init__(self, width: int, count: int, *, temperature: float, epsilon: float = 0.05, iterations: int = 3) -> None:
         super().__init__()

@@ -124,18 +124,24 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = values - mean.view(shape)
         variance = summed(centred.square().sum(axes)) / count
         with torch.no_grad():
-            share = self.momentum
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * count / (count - 1), share)
-            self.num_batches_tracked += 1
+            self._remember(mean, variance * count / (count - 1))
         scale = self.weight / torch.sqrt(variance + self.eps)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics, where there are any, as torch does: without a momentum they are means over all batches."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     """`module` with every batch normalisation replaced by one over all ranks; tensors and names stay the same."""
     for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             synchronised = SynchronisedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum, affine=child.affine)
             synchronised.weight, synchronised.bias = child.weight, child.bias
             for buffer in ("running_mean", "running_var", "num_batches_tracked"):

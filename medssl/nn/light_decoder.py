@@ -70,8 +70,9 @@ class LightDecoder(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             elif isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, Tensor):
+                nn.init.zeros_(bias)
 
     def forward(self, maps: list[Tensor], patches: Patches) -> Tensor:
         """Packed maps, shallow to deep, to images `(n, image_channels, *size)`."""

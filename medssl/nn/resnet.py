@@ -15,17 +15,26 @@ NARROW = 16
 convolution, so that the process dies: https://github.com/uxlfoundation/oneDNN/issues/6035."""
 
 
-class ResNetBackbone(Backbone, ResNet):
+class ResNetBackbone(Backbone):
     """The four stages of a ResNet as maps; `stem="small"` is a 3×3 convolution of stride 1 without pooling.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385; the small stem is that of its §4.2.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    act: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, block: str, layers: tuple[int, ...], spatial_dims: int, in_channels: int, stem: str, width: float) -> None:
+        super().__init__()
         small = stem == "small"
         planes = [max(1, round(c * width)) for c in (64, 128, 256, 512)]
-        ResNet.__init__(
-            self,
+        whole = ResNet(
             block=block,
             layers=list(layers),
             block_inplanes=planes,
@@ -37,24 +46,28 @@ class ResNetBackbone(Backbone, ResNet):
             feed_forward=False,
             bias_downsample=False,  # torchvision has none
         )
+        for name, child in whole.named_children():
+            if name != "avgpool":
+                self.add_module(name, child)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         expansion = 4 if block == "bottleneck" else 1
         self.channels = tuple(c * expansion for c in planes)
         self.strides = (1, 2, 4, 8) if small else (4, 8, 16, 32)
         self.stage_names = ("layer1", "layer2", "layer3", "layer4")
-        if spatial_dims == 3:
-            self.maxpool: nn.Module = SeparableMaxPool3d()
+        if small:
+            self.maxpool = nn.Identity()
+        elif spatial_dims == 3:
+            self.maxpool = SeparableMaxPool3d()
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             shortcut = stage[0].downsample
-            if shortcut is not None and shortcut[0].in_channels < NARROW:
-                _stride_first(shortcut[0])
+            pointwise = shortcut[0] if isinstance(shortcut, nn.Sequential) else None
+            if isinstance(pointwise, (nn.Conv2d, nn.Conv3d)) and pointwise.in_channels < NARROW:
+                _stride_first(pointwise)
 
     def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         """Images `(n, c, *size)` to the maps of the (first `depth`) stages."""
         self.check(x)
-        x = self.act(self.bn1(self.conv1(x)))
-        if not self.no_max_pool:
-            x = self.maxpool(x)
+        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[:depth]:
             x = stage(x)
@@ -71,7 +84,7 @@ def _stride_first(pointwise: nn.Conv2d | nn.Conv3d) -> None:
 
 def _every_second(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     rank = inputs[0].ndim - 2
-    return (inputs[0][(..., *(slice(None, None, 2),) * rank)],)
+    return (inputs[0][(slice(None), slice(None), *(slice(None, None, 2),) * rank)],)
 
 
 class SeparableMaxPool3d(nn.Module):

@@ -32,6 +32,8 @@ class VolumeEncoder(nn.Module):
     weights: without it the transformer means nothing. `positions` tells each slice its relative place in the volume.
     """
 
+    projection: Tensor
+
     def __init__(
         self,
         channels: Sequence[int],

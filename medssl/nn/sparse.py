@@ -166,12 +166,12 @@ def make_sparse(backbone: nn.Module) -> Scope:
                 "with zeros, or kernel = stride, without dilation; other layers that join positions take kernel = stride alone."
             )
         if isinstance(module, _GLOBAL) and _scope(module) is None:
-            module.scope = scope  # type: ignore[assignment]
+            _give_scope(module, scope)
             module.register_forward_pre_hook(_refuse)
         for dense, sparse in _SPARSE.items():
             if isinstance(module, dense):
                 module.__class__ = sparse
-                module.scope = scope
+                _give_scope(module, scope)
     return scope
 
 
@@ -299,6 +299,11 @@ _GLOBAL = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.
 def _scope(module: nn.Module) -> Scope | None:
     found = getattr(module, "scope", None)
     return found if isinstance(found, Scope) else None
+
+
+def _give_scope(module: nn.Module, scope: Scope) -> None:
+    """A plain attribute: what torch's types let one set on a module are tensors and modules alone."""
+    module.__dict__["scope"] = scope
 
 
 def _refuse(module: Any, inputs: Any) -> None:

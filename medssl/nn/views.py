@@ -223,8 +223,8 @@ class Views:
                 start = int(place * np.float32(room))
                 image.add_(self._bank[start : start + amount].view_as(image), alpha=float(strength))
         else:
-            start = (u[:, OFFSET] * room).long()
-            noise = self._bank[start[:, None] + torch.arange(amount, device=start.device)].view_as(images)
+            starts = (u[:, OFFSET] * room).long()
+            noise = self._bank[starts[:, None] + torch.arange(amount, device=starts.device)].view_as(images)
             images.addcmul_(noise, (u[:, NOISE] * self.settings.noise).view(-1, *[1] * (images.ndim - 1)))
         images.clamp_(0, 1)
 

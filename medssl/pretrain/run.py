@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PICTURED = 8
 FIRST_COLUMNS = ("epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity")
-PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def run(job: Job) -> None:
@@ -132,14 +132,14 @@ def _launch(job: Job, plan: Any) -> MedsslError | None:
     device = _device(settings)
     many = settings.devices * settings.nodes > 1
     # On one node this process starts the others, also inside a SLURM job; over nodes srun or torchrun did.
-    start = {"start_method": "spawn"} if settings.nodes == 1 else {}
+    start: Literal["spawn", "popen"] = "spawn" if settings.nodes == 1 else "popen"
     fabric = Fabric(
         accelerator="cuda" if device.startswith("cuda") else "cpu",
         devices=settings.devices,
         num_nodes=settings.nodes,
         precision=PRECISION[settings.precision],
         # buffers are equal on all ranks by construction: statistics, queues and memories are computed from the whole batch
-        strategy=DDPStrategy(broadcast_buffers=False, **start) if many else "auto",
+        strategy=DDPStrategy(broadcast_buffers=False, start_method=start) if many else "auto",
         plugins=[_environment(settings.nodes)],
     )
     if not many:

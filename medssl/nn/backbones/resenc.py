@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,17 +36,13 @@ class ResEnc(Backbone):
         self.channels = tuple(features)
         self.strides = tuple(2**level for level in range(len(features)))
         self.stage_names = tuple(f"encoder.stages.{level}" for level in range(len(features)))
-        self.encoder = nn.Module()
-        self.encoder.stem = nn.Module()
-        self.encoder.stem.convs = nn.Sequential(Convolution(spatial_dims, in_channels, features[0], 3))
+        stem = Stem(Convolution(spatial_dims, in_channels, features[0], 3))
         stages, before = [], features[0]
         for level, (after, count) in enumerate(zip(features, blocks, strict=True)):
-            stage = nn.Module()
             first = Residual(spatial_dims, before, after, stride=2 if level else 1)
-            stage.blocks = nn.Sequential(first, *[Residual(spatial_dims, after, after) for _ in range(count - 1)])
-            stages.append(stage)
+            stages.append(Stage([first, *(Residual(spatial_dims, after, after) for _ in range(count - 1))]))
             before = after
-        self.encoder.stages = nn.Sequential(*stages)
+        self.encoder = Encoder(stem, stages)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight, a=0.01)
@@ -55,11 +53,42 @@ class ResEnc(Backbone):
 
     def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
         self.check(x)
-        x, maps = self.encoder.stem.convs(x), []
+        x, maps = self.encoder.stem(x), []
         for stage in list(self.encoder.stages)[:depth]:
-            x = stage.blocks(x)
+            x = stage(x)
             maps.append(x)
         return maps
+
+
+class Encoder(nn.Module):
+    """The stem and the stages, under the names that nnU-Net's files give them."""
+
+    def __init__(self, stem: Stem, stages: Sequence[Stage]) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+
+
+class Stem(nn.Module):
+    """The convolution before the first stage."""
+
+    def __init__(self, convolution: Convolution) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convs(x)
+
+
+class Stage(nn.Module):
+    """Residual blocks at one resolution; the first may halve it."""
+
+    def __init__(self, blocks: Sequence[Residual]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
 
 
 class Convolution(nn.Module):

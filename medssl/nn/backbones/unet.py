@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from monai.networks.nets.basic_unet import BasicUNet
+from monai.networks.nets.basic_unet import BasicUNet, Down, TwoConv, UpCat
 from torch import Tensor
 
 from medssl.core.bounds import Count
@@ -19,6 +19,15 @@ class UNet(Backbone):
     """
 
     is_unet = True
+    conv_0: TwoConv
+    down_1: Down
+    down_2: Down
+    down_3: Down
+    down_4: Down
+    upcat_4: UpCat
+    upcat_3: UpCat
+    upcat_2: UpCat
+    upcat_1: UpCat
 
     def __init__(
         self,

@@ -32,6 +32,8 @@ class GlobalContrast(Objective):
     repel. `gd`: a slice and a view of it, and either with that of a slice of the same partition in the next volume.
     """
 
+    partition: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

@@ -30,6 +30,8 @@ class GSimCLR(SimCLR):
     epochs are clean; `deck: paper` deals one fixed deck, whose later batches come from the largest clusters alone.
     """
 
+    cluster: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

@@ -35,6 +35,9 @@ class Joint2D3D(Objective):
     images without neighbours fill bags of their own and count in the slice loss alone.
     """
 
+    in_volume: Tensor
+    seed: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

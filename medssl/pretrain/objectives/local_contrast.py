@@ -31,6 +31,8 @@ class LocalContrast(Objective):
     `lr`: positives are equal places of two views of a slice. `ld`: also of slices of the same partition in the next two volumes.
     """
 
+    partition: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -98,7 +100,7 @@ class LocalContrast(Objective):
     def embedded(self, x: Tensor) -> Tensor:
         """The map `(n, c, *size)` to the embedding of each node of the lattice, `(n, nodes, d)`."""
         corners = corners_of(tuple(x.shape[2:]), self.region)
-        cut = [x[(..., *(slice(at, at + self.region) for at in corner))].flatten(1) for corner in corners]
+        cut = [x[(slice(None), slice(None), *(slice(at, at + self.region) for at in corner))].flatten(1) for corner in corners]
         return wide(self.join(torch.stack(cut, dim=1)))
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:

@@ -31,6 +31,12 @@ class MoCo(Objective):
 
     contrasts = False
 
+    queue: Tensor
+    queue_row: Tensor
+    queue_volume: Tensor
+    queue_step: Tensor
+    queue_next: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

@@ -35,6 +35,8 @@ class SepCLR(Objective):
     tells the other.
     """
 
+    is_target: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -97,8 +99,8 @@ class SepCLR(Objective):
         views = range(2)
         common = align(c[:, 0], c[:, 1], temperature=t) + sum(uniformity(c[:, v], temperature=t) for v in views)
         salient = align(s[target, 0], s[target, 1], temperature=t) + sum(uniformity(still[:, v], temperature=t) for v in views)
-        infoless = sum(align(s[~target, v], 0.0, temperature=t) for v in views) / 2
-        joint = sum(joint_entropy(c[:, v], still[:, v], temperature=t) for v in views) / 2
+        infoless = torch.stack([align(s[~target, v], 0.0, temperature=t) for v in views]).mean()
+        joint = torch.stack([joint_entropy(c[:, v], still[:, v], temperature=t) for v in views]).mean()
         total = common + self.salient_weight * salient + self.infoless_weight * infoless + self.joint_weight * joint
         parts = {"common_loss": common, "salient_loss": salient, "infoless_loss": infoless, "joint_entropy_loss": joint}
         return Loss(total, {name: value.detach() for name, value in parts.items()})

@@ -47,6 +47,8 @@ class SparK(Objective):
     thrown away; `auto` is the first for the encoders of U-Nets, the second for others.
     """
 
+    seed: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

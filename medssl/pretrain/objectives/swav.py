@@ -29,6 +29,9 @@ class SwAV(Objective):
     `queue_start_frac` of the run on, once it is full.
     """
 
+    queue: Tensor
+    queue_count: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
