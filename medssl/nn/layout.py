@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,6 +42,6 @@ def layout_of(network: nn.Module, rank: int) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def laid_out(images: Tensor, network: nn.Module) -> Tensor:
+def laid_out(images: Float[Tensor, "n c *size"], network: nn.Module) -> Float[Tensor, "n c *size"]:
     """Images in the memory order of a network's weights."""
     return images.contiguous(memory_format=layout_of(network, images.ndim))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -82,7 +83,7 @@ class TensorByTensor(torch.optim.Optimizer):
                     self.update(parameter, parameter.grad, group)
         return loss
 
-    def update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def update(self, p: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
         """Move one tensor, in place, with the options of its group."""
         raise NotImplementedError
 
@@ -100,7 +101,7 @@ class LARS(TensorByTensor):
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "decays": True})
 
-    def update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def update(self, p: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
         """One tensor's update."""
         change = gradient
         if group["decays"]:
@@ -127,7 +128,7 @@ class LAMB(TensorByTensor):
     ):  # fmt: skip
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decays": True})
 
-    def update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def update(self, p: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
         """One tensor's update."""
         beta1, beta2 = group["betas"]
         state = self.state[p]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ class ResNetBackbone(Backbone):
             if isinstance(pointwise, (nn.Conv2d, nn.Conv3d)) and pointwise.in_channels < NARROW:
                 _stride_first(pointwise)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         """Images `(n, c, *size)` to the maps of the (first `depth`) stages."""
         self.check(x)
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
@@ -94,12 +95,12 @@ class SeparableMaxPool3d(nn.Module):
         super().__init__()
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c i j k"]) -> Float[Tensor, "n c _ _ _"]:
         """`(n, c, i, j, k)` to about half of each size."""
         return max_pool3d(x, self.kernel_size, self.stride, self.padding)
 
 
-def max_pool3d(x: Tensor, kernel: int, stride: int, padding: int = 0) -> Tensor:
+def max_pool3d(x: Float[Tensor, "n c i j k"], kernel: int, stride: int, padding: int = 0) -> Float[Tensor, "n c _ _ _"]:
     """`(n, c, i, j, k)` pooled in the plane of the last two axes, then along the first."""
     n, c, i, j, k = x.shape
     x = F.max_pool2d(x.reshape(n, c * i, j, k), kernel, stride=stride, padding=padding)

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from medssl.core.errors import StudyError
@@ -66,7 +67,7 @@ class Views:
         bank = rng(seed, "noise").standard_normal(max(NOISE_BANK, 2 * largest), dtype=np.float32)
         self._bank = torch.from_numpy(bank)
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch) -> list[Float[Tensor, "n c ..."]]:
         """The views of a batch, crop by crop."""
         dims = batch.stored.ndim - 2
         for crop in self.crops:

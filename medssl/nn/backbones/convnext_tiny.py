@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.core.bounds import Positive, Weight
@@ -40,7 +41,7 @@ class ConvNeXtTiny(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
         x, maps = self.stem(x), []
         for stage in list(self.stages)[:depth]:
@@ -57,7 +58,7 @@ class Stage(nn.Module):
         self.downsample = downsample
         self.blocks = nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n _ *size"]) -> Float[Tensor, "n _ ..."]:
         return self.blocks(self.downsample(x))
 
 
@@ -67,7 +68,7 @@ class ChannelNorm(nn.LayerNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n c *size"]:
         return F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
@@ -81,7 +82,7 @@ class Block(nn.Module):
         self.mlp = Perceptron(channels)
         self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n c *size"]:
         y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))
         return x + (y * self.gamma).movedim(-1, 1)
 
@@ -93,5 +94,5 @@ class Perceptron(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*places c"]) -> Float[Tensor, "*places c"]:
         return self.fc2(F.gelu(self.fc1(x)))

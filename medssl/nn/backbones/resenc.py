@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.core.bounds import Widths
@@ -51,7 +52,7 @@ class ResEnc(Backbone):
             if isinstance(module, Residual):
                 nn.init.zeros_(module.conv2.norm.weight)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
         x, maps = self.encoder.stem(x), []
         for stage in list(self.encoder.stages)[:depth]:
@@ -76,7 +77,7 @@ class Stem(nn.Module):
         super().__init__()
         self.convs = nn.Sequential(convolution)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
         return self.convs(x)
 
 
@@ -87,7 +88,7 @@ class Stage(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
         return self.blocks(x)
 
 
@@ -104,7 +105,7 @@ class Convolution(nn.Module):
         last = [nn.LeakyReLU(inplace=True)] if activate else []
         self.all_modules = nn.Sequential(self.conv, self.norm, *last)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
         return self.all_modules(x)
 
 
@@ -122,5 +123,5 @@ class Residual(nn.Module):
             shortcut.append(Convolution(dims, before, after, 1, bias=False, activate=False))
         self.skip = nn.Sequential(*shortcut) if shortcut else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
         return F.leaky_relu(self.conv2(self.conv1(x)) + self.skip(x), inplace=True)
