@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64, Int64
 
 from medssl.evaluate.intervals import Replicates
 from medssl.evaluate.metrics.brier import brier_of_cases
 from medssl.evaluate.metrics.calibration_error import binned
 from medssl.evaluate.predictions import MANY, Tested
-from medssl.evaluate.sample import MACRO, Floats, Ints, Sample, Truth
+from medssl.evaluate.sample import MACRO, Sample, Truth
 
-Metric = Callable[[Sample], dict[str, Floats]]
+Metric = Callable[[Sample], dict[str, Float64[np.ndarray, "r"]]]
 Key = tuple[str, str]
 """A metric and a class."""
 
@@ -24,11 +25,16 @@ OVER_CLASSES = ("balanced_accuracy",)
 
 
 def score_fit(
-    truth: Truth, probabilities: Floats, metrics: dict[str, Metric], weights: Floats, unit: Ints, num_bootstrap: int
+    truth: Truth,
+    probabilities: Float64[np.ndarray, "n k"],
+    metrics: dict[str, Metric],
+    weights: Float64[np.ndarray, "r u"],
+    unit: Int64[np.ndarray, "n"],
+    num_bootstrap: int,
 ) -> dict[Key, Replicates]:
     """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`."""
     num_rows = max(1, WEIGHTS_AT_ONCE // len(unit))
-    parts: dict[Key, list[Floats]] = {}
+    parts: dict[Key, list[Float64[np.ndarray, "r"]]] = {}
     for start in range(0, len(weights), num_rows):
         sample = Sample(truth, probabilities, weights[start : start + num_rows, unit])
         for name, metric in metrics.items():
@@ -40,7 +46,7 @@ def score_fit(
     return {key: replace(one, num_rarer=rarer.get(of_classes[key])) for key, one in made.items()}
 
 
-def rarer_units(truth: Truth, unit: Ints) -> dict[str, int]:
+def rarer_units(truth: Truth, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
     """By class, how many units have a case of it, or a case of the rest, whichever are fewer; for `macro` the least of all.
 
     Classes that all cases have, or none, are in no score and left out.
@@ -52,7 +58,7 @@ def rarer_units(truth: Truth, unit: Ints) -> dict[str, int]:
     return found | ({MACRO: min(found.values())} if found else {})
 
 
-def case_table(test: Tested, probabilities: dict[str, Floats], truth: Truth) -> pd.DataFrame:
+def case_table(test: Tested, probabilities: dict[str, Float64[np.ndarray, "n k"]], truth: Truth) -> pd.DataFrame:
     """A row per fit and test case: what was predicted, how probable the truth was held, the case's own Brier score."""
     tables = []
     for fit in test.fits.itertuples():
@@ -70,7 +76,9 @@ def case_table(test: Tested, probabilities: dict[str, Floats], truth: Truth) -> 
     return pd.concat(tables, ignore_index=True).astype({"pretrain_seed": "Int64"})
 
 
-def calibration_table(test: Tested, probabilities: dict[str, Floats], truth: Truth, bins: int) -> pd.DataFrame:
+def calibration_table(
+    test: Tested, probabilities: dict[str, Float64[np.ndarray, "n k"]], truth: Truth, bins: int
+) -> pd.DataFrame:
     """The calibration curve of each arm, mode and fraction: confidence and accuracy by bin, the cases of all seeds together."""
     rows = []
     for (arm, mode, fraction), fits in test.fits.groupby(["arm", "mode", "fraction"], sort=True):

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float64
 
 from medssl.evaluate.delong import delong
 from medssl.evaluate.intervals import Interval, Replicates, interval, mean_of
 from medssl.evaluate.predictions import Tested, arm_of, is_scratch
-from medssl.evaluate.sample import Floats
 from medssl.evaluate.signed_ranks import holm, signed_ranks
 
 Key = tuple[str, str]
@@ -149,8 +149,8 @@ def compared_scores(scores: Scores, a: list[str], b: list[str]) -> dict[Key, Com
 def comparison_rows(
     test: Tested,
     compared: Callable[[list[str], list[str]], dict[Key, Compared]],
-    unit_differences: Callable[[list[str], list[str]], dict[Key, Floats]],
-    positives: dict[str, tuple[np.ndarray, dict[str, Floats]]],
+    unit_differences: Callable[[list[str], list[str]], dict[Key, Float64[np.ndarray, "u"]]],
+    positives: dict[str, tuple[Bool[np.ndarray, "n"], dict[str, Float64[np.ndarray, "n"]]]],
     *,
     confidence: float,
     holm_over: str,

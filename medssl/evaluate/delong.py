@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool, Float64
 from scipy import stats
 
 from medssl.evaluate.intervals import Interval, rare_note
-from medssl.evaluate.sample import Floats
 
 
-def components(scores: Floats, is_positive: np.ndarray) -> tuple[Floats, Floats]:
+def components(
+    scores: Float64[np.ndarray, "n"], is_positive: Bool[np.ndarray, "n"]
+) -> tuple[Float64[np.ndarray, "positives"], Float64[np.ndarray, "negatives"]]:
     """Placement values of the positives `(m,)` and of the negatives `(k,)`, by midranks; the mean of either is the AUC.
 
     Source: DeLong, DeLong, Clarke-Pearson, Biometrics 44:837 (1988), eq. 3–5; midranks: Sun and Xu, IEEE SPL 21:1389 (2014).
@@ -22,7 +24,9 @@ def components(scores: Floats, is_positive: np.ndarray) -> tuple[Floats, Floats]
     return of_positives, of_negatives
 
 
-def delong(a: list[Floats], b: list[Floats], is_positive: np.ndarray, confidence: float) -> Interval:
+def delong(
+    a: list[Float64[np.ndarray, "n"]], b: list[Float64[np.ndarray, "n"]], is_positive: Bool[np.ndarray, "n"], confidence: float
+) -> Interval:
     """The difference of the AUCs of `a` and `b` with its normal interval and p-value; each is a list of scores per seed.
 
     AUC is linear in the placement values, so their mean over seeds gives the variance of the mean AUC over seeds.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 from scipy import stats
 
 from medssl.core.rng import rng
@@ -21,7 +22,7 @@ MOST_SHIFT = 1.0
 """Beyond one standard deviation of bias (calibration error in few bins) BCa's correction takes the interval off the estimate."""
 
 
-def unit_weights(seed: int, name: str, num_units: int, num_bootstrap: int) -> Floats:
+def unit_weights(seed: int, name: str, num_units: int, num_bootstrap: int) -> Float64[np.ndarray, "r {num_units}"]:
     """Weights `(1 + b + j, u)` of units: the sample itself, `b` bootstrap counts, `j` leave-one-out rows (none for many units).
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 6 and 11.
@@ -42,13 +43,13 @@ class Replicates:
     """
 
     value: float
-    bootstrap: Floats
-    jackknife: Floats
+    bootstrap: Float64[np.ndarray, "b"]
+    jackknife: Float64[np.ndarray, "u"]
     num_units: int
     num_rarer: int | None = None
 
     @classmethod
-    def of(cls, values: Floats, num_bootstrap: int, num_units: int) -> Replicates:
+    def of(cls, values: Float64[np.ndarray, "r"], num_bootstrap: int, num_units: int) -> Replicates:
         """Split one row per weight `(1 + b + j,)` into its three parts."""
         return cls(float(values[0]), values[1 : 1 + num_bootstrap], values[1 + num_bootstrap :], num_units)
 

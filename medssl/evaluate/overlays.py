@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 
 from medssl.evaluate.predictions import is_scratch
 
@@ -33,7 +34,9 @@ def pictured(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:
     return chosen.assign(fit_id=first["fit_id"], init=first["arm"])
 
 
-def fullest_plane(prediction: np.ndarray, target: np.ndarray, spacing_mm: tuple[float, ...]) -> dict[str, object]:
+def fullest_plane(
+    prediction: Shaped[np.ndarray, "*size"], target: Shaped[np.ndarray, "*size"], spacing_mm: tuple[float, ...]
+) -> dict[str, object]:
     """The plane across the coarsest axis with the most of either mask: `axis`, `index`, its two masks as bytes and its shape."""
     axis = int(np.argmax(np.round(spacing_mm, 3))) if np.ptp(np.round(spacing_mm, 3)) > 0 else prediction.ndim - 1
     either = (prediction != 0) | (target != 0)

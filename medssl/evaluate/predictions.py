@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64, Int64
 
 from medssl.core.errors import CorruptArtefactError, StudyError, did_you_mean
-from medssl.evaluate.sample import Floats, Ints, Truth
+from medssl.evaluate.sample import Truth
 
 FIT_COLUMNS = ["fit_id", "init", "mode", "fraction", "seed"]
 NEEDED = [*FIT_COLUMNS, "split", "case_id", "unit_id", "target"]
@@ -28,7 +29,7 @@ class Tested:
     fits: pd.DataFrame
     cases: pd.DataFrame
     rows: dict[str, pd.DataFrame]
-    unit: Ints
+    unit: Int64[np.ndarray, "n"]
     units: list[str]
     unit_kind: str
 
@@ -117,7 +118,7 @@ def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None, *
     return Truth(matrix, classes, positive, multilabel)
 
 
-def probabilities_of(part: pd.DataFrame, truth: Truth) -> Floats:
+def probabilities_of(part: pd.DataFrame, truth: Truth) -> Float64[np.ndarray, "n k"]:
     """Probabilities `(n, k)` of a fit.
 
     Raises:

@@ -214,7 +214,7 @@ def _metrics(task: str, chosen: list[dict[str, Any]] | None) -> Metrics:
     found: Metrics = {}
     for name, options in wanted.items():
         function = plugins.find("metric", name).load()
-        if function.__globals__["TASK"] == task:
+        if plugins.find("metric", name).constant("TASK") == task:
             found[name] = functools.partial(function, **options)
     return found
 
@@ -226,7 +226,7 @@ def _options(metrics: Metrics, chosen: list[dict[str, Any]] | None) -> dict[str,
 
 
 def _better(metrics: Metrics) -> dict[str, str]:
-    return {name: plugins.find("metric", name).load().__globals__["BETTER"] for name in metrics}
+    return {name: plugins.find("metric", name).constant("BETTER") for name in metrics}
 
 
 def _check_fits(test: Tested, fits: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64, Shaped
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -27,17 +28,17 @@ ROUNDING = 1e-12
 class Truth:
     """What is known of the cases: targets `(n, k)`, class names, the positive one of two, whether a case may have several."""
 
-    targets: Bools
+    targets: Bool[np.ndarray, "n k"]
     classes: list[str]
     positive: int | None = None
     multilabel: bool = False
 
     @property
-    def present(self) -> Bools:
+    def present(self) -> Bool[np.ndarray, "k"]:
         """Classes `(k,)` that some case has and some case has not."""
         return np.asarray(self.targets.any(axis=0) & ~self.targets.all(axis=0))
 
-    def called(self, probabilities: Floats) -> Bools:
+    def called(self, probabilities: Float64[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
         """What the probabilities `(n, k)` say: the most probable class, or every class from one half on."""
         if self.multilabel:
             return probabilities >= CALLED_FROM
@@ -47,7 +48,7 @@ class Truth:
 class Sample:
     """`n` cases of `k` classes under `r` reweightings: probabilities `(n, k)`, weights `(r, n)`."""
 
-    def __init__(self, truth: Truth, probabilities: Floats, weights: Floats) -> None:
+    def __init__(self, truth: Truth, probabilities: Float64[np.ndarray, "n k"], weights: Float64[np.ndarray, "r n"]) -> None:
         self.truth, self.probabilities, self.weights = truth, probabilities, weights
         self.targets, self.called = truth.targets, truth.called(probabilities)
         self._curves: dict[int, tuple[Floats, Floats]] = {}
@@ -57,16 +58,16 @@ class Sample:
         """The classes that get a row of their own: the positive one of two, each of several."""
         return [self.truth.positive] if self.truth.positive is not None else list(range(len(self.truth.classes)))
 
-    def total(self, values: NDArray[np.generic]) -> Floats:
+    def total(self, values: Shaped[np.ndarray, "n"]) -> Float64[np.ndarray, "r"]:
         """Weighted sums `(r,)` of one number per case `(n,)`."""
         result: Floats = self.weights @ values.astype(np.float64)
         return result
 
-    def mean(self, values: NDArray[np.generic]) -> Floats:
+    def mean(self, values: Shaped[np.ndarray, "n"]) -> Float64[np.ndarray, "r"]:
         """Weighted means `(r,)` of one number per case `(n,)`."""
         return divide(self.total(values), self.weights.sum(axis=1))
 
-    def curve(self, index: int) -> tuple[Floats, Floats]:
+    def curve(self, index: int) -> tuple[Float64[np.ndarray, "r thresholds"], Float64[np.ndarray, "r thresholds"]]:
         """True and false positives `(r, t + 1)` of class `index` against the rest, at falling thresholds, from (0, 0)."""
         if index not in self._curves:
             scores = self.probabilities[:, index]
@@ -79,7 +80,7 @@ class Sample:
             self._curves[index] = (hits, np.pad(both, ((0, 0), (1, 0))) - hits)
         return self._curves[index]
 
-    def by_class(self, values: dict[int, Floats]) -> dict[str, Floats]:
+    def by_class(self, values: dict[int, Float64[np.ndarray, "r"]]) -> dict[str, Float64[np.ndarray, "r"]]:
         """Rows named by class; with several classes also their mean over the classes that can be told from the rest."""
         rows = {self.truth.classes[index]: row for index, row in values.items() if index in self.scored}
         if len(values) > 1:
@@ -88,21 +89,21 @@ class Sample:
         return rows
 
 
-def divide(above: Floats, below: Floats) -> Floats:
+def divide(above: Float64[np.ndarray, "*#shape"], below: Float64[np.ndarray, "*#shape"]) -> Float64[np.ndarray, "*#shape"]:
     """`above / below`, NaN where `below` is 0 (a replicate without any case of a class)."""
     result = np.full(np.broadcast(above, below).shape, np.nan)
     np.divide(above, below, out=result, where=below != 0)
     return result
 
 
-def apart(a: Floats, b: Floats) -> Floats:
+def apart(a: Float64[np.ndarray, "*shape"], b: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """`a − b`, and 0 where rounding alone sets them apart, as it does the means of nine equal scores and of three."""
     difference = np.asarray(a - b)
     result: Floats = np.where(np.abs(difference) <= ROUNDING * np.maximum(1.0, np.maximum(np.abs(a), np.abs(b))), 0.0, difference)
     return result
 
 
-def by_unit(values: Floats, unit: Ints, num_units: int) -> Floats:
+def by_unit(values: Float64[np.ndarray, "n"], unit: Int64[np.ndarray, "n"], num_units: int) -> Float64[np.ndarray, "{num_units}"]:
     """Mean over each unit's cases that have a value `(u,)`; NaN where none has."""
     known = np.isfinite(values)
     sums = np.bincount(unit[known], weights=values[known], minlength=num_units).astype(np.float64)

@@ -7,18 +7,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 from medssl.core.errors import CorruptArtefactError
 from medssl.evaluate.comparisons import Compared, Key
 from medssl.evaluate.intervals import Replicates
-from medssl.evaluate.sample import MACRO, Floats, Ints, apart, by_unit, divide
+from medssl.evaluate.sample import MACRO, Floats, apart, by_unit, divide
 from medssl.evaluate.surface import Pair, pair
 
 Metric = Callable[[Pair], float]
 
 
 def score_case(
-    prediction: np.ndarray, target: np.ndarray, classes: dict[int, str], spacing_mm: tuple[float, ...], metrics: dict[str, Metric]
+    prediction: Shaped[np.ndarray, "..."],
+    target: Shaped[np.ndarray, "..."],
+    classes: dict[int, str],
+    spacing_mm: tuple[float, ...],
+    metrics: dict[str, Metric],
 ) -> list[dict[str, object]]:
     """A row per class of one case; `empty` says which of the two masks holds nothing of the class.
 
@@ -45,9 +50,9 @@ class CaseScores:
     reason to set its easy cases against all of the other's.
     """
 
-    values: dict[str, dict[Key, Floats]]
-    weights: Floats
-    unit: Ints
+    values: dict[str, dict[Key, Float64[np.ndarray, "n"]]]
+    weights: Float64[np.ndarray, "r u"]
+    unit: Int64[np.ndarray, "n"]
     num_bootstrap: int
 
     def scores(self, alike: list[list[str]]) -> dict[str, dict[Key, Replicates]]:
@@ -93,11 +98,13 @@ class CaseScores:
             for key, difference in self._means(shared, in_macro).items()
         }
 
-    def unit_differences(self, a: list[str], b: list[str]) -> dict[Key, Floats]:
+    def unit_differences(self, a: list[str], b: list[str]) -> dict[Key, Float64[np.ndarray, "u"]]:
         """The same per unit `(u,)`, NaN where a unit has no such case."""
         return {key: by_unit(values, self.unit, self.weights.shape[1]) for key, values in self._differences(a, b).items()}
 
-    def within(self, inside: np.ndarray, weights: Floats, unit: Ints) -> CaseScores:
+    def within(
+        self, inside: Bool[np.ndarray, "n"], weights: Float64[np.ndarray, "r u"], unit: Int64[np.ndarray, "inside"]
+    ) -> CaseScores:
         """The scores of some cases; inside `(n,)`, with the units and weights of those."""
         values = {fit: {key: row[inside] for key, row in rows.items()} for fit, rows in self.values.items()}
         return CaseScores(values, weights, unit, self.num_bootstrap)
@@ -153,7 +160,7 @@ class CaseScores:
         return words if left_out else ""
 
 
-def case_scores(tables: dict[str, pd.DataFrame], metrics: list[str]) -> dict[str, dict[Key, Floats]]:
+def case_scores(tables: dict[str, pd.DataFrame], metrics: list[str]) -> dict[str, dict[Key, Float64[np.ndarray, "n"]]]:
     """By fit, metric and class, the scores of its cases `(n,)`, from a table of `score_case` rows per fit in case order."""
     return {
         fit: {

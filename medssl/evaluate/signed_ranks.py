@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float64
 from scipy import stats
-
-from medssl.evaluate.sample import Floats
 
 DECIMALS = 12
 """Differences that are equal to so many decimals are tied."""
 
 
-def signed_ranks(difference: Floats) -> tuple[float, float]:
+def signed_ranks(difference: Float64[np.ndarray, "n"]) -> tuple[float, float]:
     """Two-sided p-value of the signed-rank test and the matched-pairs rank-biserial correlation, zeros left out.
 
     Source: Wilcoxon, Biometrics Bulletin 1:80 (1945); effect size: Kerby, Comprehensive Psychology 3:1 (2014).
@@ -25,7 +24,7 @@ def signed_ranks(difference: Floats) -> tuple[float, float]:
     return float(stats.wilcoxon(nonzero).pvalue), balance
 
 
-def holm(p: Floats) -> Floats:
+def holm(p: Float64[np.ndarray, "m"]) -> Float64[np.ndarray, "m"]:
     """Step-down adjusted p-values `(m,)`; NaN stays NaN and does not count.
 
     Source: Holm, Scandinavian Journal of Statistics 6:65 (1979).

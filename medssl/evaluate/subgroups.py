@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from medssl.evaluate.predictions import Tested
 
 GROUP_COLUMN = "group_"
 
 
-def subgroups_of(test: Tested) -> list[tuple[str, str, np.ndarray]]:
+def subgroups_of(test: Tested) -> list[tuple[str, str, Bool[np.ndarray, "n"]]]:
     """Column, value and mask over cases `(n,)` of each subgroup, sorted; missing values form the subgroup `n/a`."""
     found = []
     for column in sorted(str(name) for name in test.cases if str(name).startswith(GROUP_COLUMN)):
@@ -21,7 +22,7 @@ def subgroups_of(test: Tested) -> list[tuple[str, str, np.ndarray]]:
     return found
 
 
-def restrict(test: Tested, inside: np.ndarray) -> Tested:
+def restrict(test: Tested, inside: Bool[np.ndarray, "n"]) -> Tested:
     """The test part with only the cases of a subgroup; inside `(n,)`."""
     cases = test.cases[inside].reset_index(drop=True)
     unit, units = pd.factorize(cases["unit_id"].astype(str), sort=True)

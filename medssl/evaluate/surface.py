@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float64
 from scipy import ndimage
-
-from medssl.evaluate.sample import Floats
 
 
 @dataclass(frozen=True)
 class Pair:
     """A predicted and a true mask of one class on one grid, cropped to what either holds, with voxel size in mm."""
 
-    prediction: NDArray[np.bool_]
-    target: NDArray[np.bool_]
+    prediction: Bool[np.ndarray, "*size"]
+    target: Bool[np.ndarray, "*size"]
     spacing_mm: tuple[float, ...]
 
     @property
@@ -26,7 +24,7 @@ class Pair:
         return "" if predicted and true else "prediction" if true else "target" if predicted else "both"
 
 
-def pair(prediction: NDArray[np.bool_], target: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> Pair:
+def pair(prediction: Bool[np.ndarray, "*size"], target: Bool[np.ndarray, "*size"], spacing_mm: tuple[float, ...]) -> Pair:
     """The two masks cropped to their common bounding box and one voxel around it (so that every voxel has neighbours).
 
     A single slice is an image: along an axis of one voxel nothing is surface.
@@ -41,7 +39,7 @@ def pair(prediction: NDArray[np.bool_], target: NDArray[np.bool_], spacing_mm: t
     return Pair(np.pad(prediction[box], 1), np.pad(target[box], 1), spacing_mm)
 
 
-def surface_distances_mm(masks: Pair) -> tuple[Floats, Floats]:
+def surface_distances_mm(masks: Pair) -> tuple[Float64[np.ndarray, "of_prediction"], Float64[np.ndarray, "of_target"]]:
     """Distance of each surface voxel of the prediction to the target's surface, and the other way round, in mm.
 
     The surface is what one step of erosion (6 or 4 neighbours) removes, as in MONAI's `get_mask_edges`.

@@ -61,10 +61,10 @@ def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | N
     if encoder == "own":
         load_encoder(weights, network, foreign=foreign)
     elif encoder == "volume":
-        load_encoder(weights, network.slices, foreign=foreign)
+        load_encoder(weights, network.get_submodule("slices"), foreign=foreign)
         learnt = part_of(parts, VOLUME)
         if learnt:
-            _take_up(network.volume, learnt, weights, VOLUME)
+            _take_up(network.get_submodule("volume"), learnt, weights, VOLUME)
     elif encoder == "inflated":
         flat, solid = read_tensors(weights), network.state_dict()
         network.load_state_dict(inflated(adapted(flat, solid, weights.name) if foreign else flat, solid))
@@ -72,11 +72,11 @@ def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | N
         code = part_of(parts, f"{encoder}_code")
         if not code:
             raise StudyError(f"{weights.parent.name} left no {encoder} code: pre-train with sepclr, or set encoder: own.")
-        _take_up(network.code, code, weights, f"{encoder}_code")
+        _take_up(network.get_submodule("code"), code, weights, f"{encoder}_code")
         if encoder == "common":
-            load_encoder(weights, network.inner)
+            load_encoder(weights, network.get_submodule("inner"))
         else:
-            _take_up(network.inner, part_of(parts, encoder), weights, encoder)
+            _take_up(network.get_submodule("inner"), part_of(parts, encoder), weights, encoder)
 
 
 def _take_up(network: nn.Module, part: dict[str, Tensor], weights: Path, name: str) -> None:

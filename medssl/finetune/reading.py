@@ -112,7 +112,8 @@ def volume_images(
             values = torch.from_numpy(np.ascontiguousarray(stored))[None, None] * volume.slope + volume.intercept
             image = window(values, torch.tensor([volume.low]), torch.tensor([volume.high]))
             # area averages when shrinking: trilinear alone would skip voxels
-            image = F.adaptive_avg_pool3d(image, [min(have, want) for have, want in zip(image.shape[2:], size, strict=True)])
+            i, j, k = (min(have, want) for have, want in zip(image.shape[2:], size, strict=True))
+            image = F.adaptive_avg_pool3d(image, (i, j, k))
             parts.append(F.interpolate(image, size=size, mode="trilinear") if image.shape[2:] != size else image)
         return torch.cat(parts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.core import plugins
@@ -32,7 +33,7 @@ class Backbone(nn.Module):
     is_unet: bool = False
     """Whether it is the way down of a U-Net, so that a decoder learnt with it is worth keeping."""
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         """Images to maps; only the first `depth` maps, and only the work for them, where a depth is given."""
         raise NotImplementedError
 
@@ -42,7 +43,7 @@ class Backbone(nn.Module):
             return None
         return next((number + 1 for number, name in enumerate(self.stage_names) if parameter.startswith(name + ".")), 0)
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Float[Tensor, "..."]) -> None:
         """Refuse an input of the wrong rank or channel count.
 
         Raises:
@@ -73,11 +74,11 @@ def call(name: str, arguments: dict[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
-def pooled(maps: list[Tensor]) -> Tensor:
+def pooled(maps: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n d"]:
     """The deepest map averaged over space, `(n, channels[-1])`, in at least float32 whatever the precision of the network."""
     return wide(maps[-1]).flatten(2).mean(2)
 
 
-def wide(x: Tensor) -> Tensor:
+def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Half precision to float32; float32 and float64 stay."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from medssl.core.rng import rng
@@ -21,6 +22,11 @@ class ClusterMemory(nn.Module):
 
     Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2).
     """
+
+    memory: Float[Tensor, "2 items width"]
+    known: Bool[Tensor, "items"]
+    assignment: Int64[Tensor, "heads items"]
+    centroids: Float[Tensor, "heads clusters width"]
 
     def __init__(
         self, items: int, width: int, *, clusters: int, heads: int, temperature: float, iterations: int, name: str = ""
@@ -43,11 +49,13 @@ class ClusterMemory(nn.Module):
             self.assignment[head] = IGNORED
             self.assignment[head, known] = from_first(found[1])
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Float[Tensor, "n views d"]) -> Float[Tensor, "n views d"]:
         """What `loss` takes, of unit embeddings `(n, views, width)`: themselves."""
         return z
 
-    def loss(self, z: Tensor, items: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def loss(
+        self, z: Float[Tensor, "n views d"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None
+    ) -> Float[Tensor, ""]:
         """Mean cross-entropy over heads, views and the `chosen` `(n,)` of the embeddings `(n, views, width)` of `items`."""
         scores = torch.einsum("nvd,hkd->nvhk", z, self.centroids) / self.temperature
         target = self.assignment[:, items].T[:, None, :].expand(scores.shape[:3])
@@ -57,7 +65,7 @@ class ClusterMemory(nn.Module):
             counts = counts & chosen[:, None, None]
         return mean_of_chosen(each, counts.flatten())
 
-    def remember(self, z: Tensor, items: Tensor, chosen: Tensor | None = None) -> None:
+    def remember(self, z: Float[Tensor, "n views d"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None) -> None:
         """The `chosen` `(n,)` of the embeddings take their places; an item that stands twice gets the direction of the mean."""
         everyone, items = gather(z[:, :2]), gather(items)
         if chosen is not None:
@@ -84,6 +92,8 @@ class Prototypes(nn.Module):
     Source: Caron et al., arXiv 2006.09882, §3.1 (SwAV), without a queue.
     """
 
+    used: Float[Tensor, ""]
+
     def __init__(self, width: int, count: int, *, temperature: float, epsilon: float = 0.05, iterations: int = 3) -> None:
         super().__init__()
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
@@ -93,11 +103,13 @@ class Prototypes(nn.Module):
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Nothing: prototypes move with every step."""
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Float[Tensor, "n 2 d"]) -> Float[Tensor, "n 2 k"]:
         """What `loss` takes, of unit embeddings `(n, 2, width)`: scores `(n, 2, prototypes)`."""
         return wide(z @ self.weight.T)
 
-    def loss(self, scores: Tensor, items: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def loss(
+        self, scores: Float[Tensor, "n 2 k"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None
+    ) -> Float[Tensor, ""]:
         """Mean over the `chosen` `(n,)` of the cross-entropy between each view's code and the other view's prediction."""
         n = len(scores)
         counts = torch.ones(n, dtype=torch.bool, device=scores.device) if chosen is None else chosen
@@ -109,7 +121,9 @@ class Prototypes(nn.Module):
         each = -(own * F.log_softmax(scores / self.temperature, 2).flip(1)).sum(2).mean(1)
         return mean_of_chosen(each, counts)
 
-    def remember(self, scores: Tensor, items: Tensor, chosen: Tensor | None = None) -> None:
+    def remember(
+        self, scores: Float[Tensor, "n 2 k"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None
+    ) -> None:
         """Prototypes go back to unit length."""
         self.weight.data = F.normalize(self.weight.data, dim=1)
         nearest = gather(scores[:, 0]).argmax(1)
@@ -121,8 +135,8 @@ class Prototypes(nn.Module):
 
 
 def spherical_kmeans(
-    x: Tensor, clusters: int, *, iterations: int, seed: int, names: tuple[str | int, ...]
-) -> tuple[Tensor, Tensor]:
+    x: Float[Tensor, "n d"], clusters: int, *, iterations: int, seed: int, names: tuple[str | int, ...]
+) -> tuple[Float[Tensor, "{clusters} d"], Int64[Tensor, "n"]]:
     """(centroids `(k, d)` of unit length, assignment `(n,)`) of unit rows `x` `(n, d)`; the start is drawn from seed and names.
 
     A cluster that loses all members keeps its centroid.
@@ -140,7 +154,7 @@ def spherical_kmeans(
     return centroids, assignment
 
 
-def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
+def sinkhorn(scores: Float[Tensor, "n k"], *, epsilon: float, iterations: int) -> Float[Tensor, "n k"]:
     """Codes `(n, k)` of scores `(n, k)`: each row sums to 1, and all columns get about the same share.
 
     Source: Caron et al., arXiv 2006.09882, eq. 4 and appendix A.1; Cuturi, arXiv 1306.0895. Here in logarithms.
@@ -153,6 +167,6 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
     return torch.exp(log_q) * n
 
 
-def usage(assignment: Tensor, clusters: int) -> Tensor:
+def usage(assignment: Int64[Tensor, "n"], clusters: int) -> Float[Tensor, ""]:
     """Share of the clusters that have a member."""
     return (torch.bincount(assignment, minlength=clusters) > 0).float().mean()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from medssl.nn.gather import gather, rank
 
 
-def nt_xent(a: Tensor, b: Tensor, *, temperature: float, volume: Tensor | None = None) -> Tensor:
+def nt_xent(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], *, temperature: float, volume: Int64[Tensor, "n"] | None = None
+) -> Float[Tensor, ""]:
     """Mean loss of the local anchors: each view's partner against all other views of all ranks.
 
     `a`, `b`: unit rows `(n, d)` of two views. With `volume` `(n,)`, samples of one volume are not each other's negatives.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from monai.networks.nets.basic_unet import TwoConv
 from torch import Tensor, nn
 
@@ -42,7 +43,9 @@ class Decoder(nn.Module):
         self.width = below
         """Channels of the output."""
 
-    def forward(self, images: Tensor, maps: list[Tensor]) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "n c *size"], maps: list[Float[Tensor, "n _ ..."]]
+    ) -> Float[Tensor, "n {self.width} ..."]:
         """The images `(n, c, *size)` and the backbone's maps of them to the map of the last level, `(n, width, …)`."""
         if images.device.type == "cpu":
             maps = [level.contiguous() for level in maps]  # these norms are slow in channels last there

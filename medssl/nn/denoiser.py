@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from medssl.core.rng import key
@@ -39,18 +40,18 @@ class Denoiser(nn.Module):
             ]
         self.down, self.up = nn.Sequential(*down), nn.Sequential(*up, convolution(WIDTHS[0], channels, 3, padding=1))
 
-    def code(self, x: Tensor) -> Tensor:
+    def code(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n d"]:
         """Images `(n, c, *size)` to codes `(n, 128)`."""
         return self.down(x).flatten(2).mean(2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n c *size"]:
         """Images to images of the same size."""
         restored = self.up(self.down(x))
         return restored[(..., *(slice(0, s) for s in x.shape[2:]))]
 
 
 def fit_denoiser(
-    images: Callable[[int], Iterator[tuple[Tensor, np.ndarray]]],
+    images: Callable[[int], Iterator[tuple[Float[Tensor, "n c *size"], Int64[np.ndarray, "n"]]]],
     count: int,
     *,
     seed: int,
@@ -59,7 +60,7 @@ def fit_denoiser(
     patience: int,
     noise: float,
     lr: float,
-) -> Tensor:
+) -> Float[Tensor, "{count} d"]:
     """Train on `images(epoch)` until the loss has not fallen for `patience` epochs; codes of all samples, `(count, 128)`."""
     torch.manual_seed(key(seed, "denoiser") >> 1)
     first, _ = next(images(0))

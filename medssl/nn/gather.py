@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from medssl.nn.backbone import wide
@@ -26,19 +27,19 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(local: Tensor) -> Tensor:
+def gather(local: Shaped[Tensor, "n *rest"]) -> Shaped[Tensor, "all *rest"]:
     """`(n, …)` of every rank as one `(world · n, …)`, in rank order; differentiable."""
     if world_size() == 1:
         return local
     return _Gather.apply(local) if local.requires_grad else _gathered(local)
 
 
-def summed(local: Tensor) -> Tensor:
+def summed(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The sum over ranks of a tensor; differentiable."""
     return local if world_size() == 1 else _Sum.apply(local)
 
 
-def averaged(value: Tensor) -> Tensor:
+def averaged(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The mean over ranks, without gradient: for logs."""
     if world_size() == 1:
         return value.detach()
@@ -47,12 +48,12 @@ def averaged(value: Tensor) -> Tensor:
     return value / world_size()
 
 
-def mean_of_chosen(values: Tensor, chosen: Tensor) -> Tensor:
+def mean_of_chosen(values: Float[Tensor, "*shape"], chosen: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """A rank's part of the mean over the values that are `chosen` (bool, same shape) on all ranks: the mean of the parts."""
     return (values * chosen).sum() / averaged(chosen.sum().to(values)).clamp_min(1 / world_size())
 
 
-def from_first(value: Tensor) -> Tensor:
+def from_first(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Rank 0's tensor on every rank."""
     if world_size() > 1:
         value = value.contiguous()
@@ -112,7 +113,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _check_input_dim(self, x: Tensor) -> None:
         return
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c *rest"]) -> Float[Tensor, "n c *rest"]:
         """`(n, c, …)` normalised with the statistics of all ranks while training."""
         if not self.training or world_size() == 1:
             return super().forward(x)
@@ -124,18 +125,24 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         centred = values - mean.view(shape)
         variance = summed(centred.square().sum(axes)) / count
         with torch.no_grad():
-            share = self.momentum
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * count / (count - 1), share)
-            self.num_batches_tracked += 1
+            self._remember(mean, variance * count / (count - 1))
         scale = self.weight / torch.sqrt(variance + self.eps)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics, where there are any, as torch does: without a momentum they are means over all batches."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     """`module` with every batch normalisation replaced by one over all ranks; tensors and names stay the same."""
     for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             synchronised = SynchronisedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum, affine=child.affine)
             synchronised.weight, synchronised.bias = child.weight, child.bias
             for buffer in ("running_mean", "running_var", "num_batches_tracked"):
@@ -147,6 +154,6 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
-def normalised(x: Tensor) -> Tensor:
+def normalised(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of unit length in at least float32, `(n, d)`."""
     return F.normalize(wide(x), dim=1)

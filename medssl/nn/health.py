@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from medssl.nn.loading import Samples
@@ -24,7 +25,7 @@ class Health:
     def __init__(self) -> None:
         self.seen: dict[str, Tensor] = {}
 
-    def remember(self, outputs: dict[str, Tensor], rows: Tensor) -> None:
+    def remember(self, outputs: dict[str, Tensor], rows: Int64[Tensor, "n"]) -> None:
         """Keep the newest of `feature_a`, `feature_b`, `embedding_a`, `embedding_b` `(n, d)` and their sample numbers."""
         new = {name: outputs[name].detach().float().cpu() for name in outputs if name.startswith(("feature_", "embedding_"))}
         for name, value in (new | {"rows": rows.cpu()}).items():
@@ -67,7 +68,7 @@ def collapse(found: dict[str, float]) -> str | None:
     return None
 
 
-def effective_rank(x: Tensor) -> float:
+def effective_rank(x: Float[Tensor, "n d"]) -> float:
     """The exp of the entropy of the normalised singular values of the centred rows.
 
     Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007, eq. 3.
@@ -75,7 +76,7 @@ def effective_rank(x: Tensor) -> float:
     return _entropy_rank(x.float() - x.float().mean(0))
 
 
-def rankme(x: Tensor) -> float:
+def rankme(x: Float[Tensor, "n d"]) -> float:
     """The same of the rows as they are.
 
     Source: Garrido et al., arXiv 2210.02885, eq. 1.
@@ -83,7 +84,7 @@ def rankme(x: Tensor) -> float:
     return _entropy_rank(x.float())
 
 
-def spread(x: Tensor) -> float:
+def spread(x: Float[Tensor, "n d"]) -> float:
     """Standard deviation of the unit rows times √d: 1 when they point everywhere, 0 when all point one way.
 
     Source: Chen and He, arXiv 2011.10566, §4.1.
@@ -92,7 +93,7 @@ def spread(x: Tensor) -> float:
     return float(unit.std(0, correction=0).mean() * math.sqrt(x.shape[1]))
 
 
-def alignment(a: Tensor, b: Tensor) -> float:
+def alignment(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
     """Mean squared distance of the unit rows of two views of the same images.
 
     Source: Wang and Isola, arXiv 2005.10242, §4.1, α = 2.
@@ -101,7 +102,7 @@ def alignment(a: Tensor, b: Tensor) -> float:
     return float((normalize(a.float(), dim=1) - normalize(b.float(), dim=1)).square().sum(1).mean())
 
 
-def uniformity(x: Tensor) -> float:
+def uniformity(x: Float[Tensor, "n d"]) -> float:
     """The log of the mean of exp(−2 d²) over pairs of unit rows: 0 when all are equal, −4 for far pairs on a large sphere.
 
     Source: Wang and Isola, arXiv 2005.10242, §4.1, t = 2.
@@ -110,7 +111,7 @@ def uniformity(x: Tensor) -> float:
     return float(torch.logsumexp(-2 * torch.pdist(unit).square(), 0) - math.log(len(x) * (len(x) - 1) / 2))
 
 
-def neighbours(x: Tensor, rows: np.ndarray, samples: Samples, k: int = 5) -> dict[str, float]:
+def neighbours(x: Float[Tensor, "n d"], rows: Int64[np.ndarray, "n"], samples: Samples, k: int = 5) -> dict[str, float]:
     """Share of the k nearest other samples that come from the same volume (patient), and how well they tell the body position.
 
     `knn_position` is the coefficient of determination of the relative position in the volume, told from neighbours in

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """by the rank of a tensor"""
 NORMS_PER_IMAGE = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
-def lay_out(network: nn.Module, device: torch.device) -> nn.Module:
+def lay_out(network: Network, device: torch.device) -> Network:
     """Move a network to its device and put each of its parts (its children) into the memory order in which it is fastest.
 
     On a GPU that is channels last. On a CPU too in 2-D (a U-Net over ResNet-18 takes 0.6 of the time), but not where norms over
@@ -38,6 +42,6 @@ def layout_of(network: nn.Module, rank: int) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def laid_out(images: Tensor, network: nn.Module) -> Tensor:
+def laid_out(images: Float[Tensor, "n c *size"], network: nn.Module) -> Float[Tensor, "n c *size"]:
     """Images in the memory order of a network's weights."""
     return images.contiguous(memory_format=layout_of(network, images.ndim))

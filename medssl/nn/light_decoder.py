@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.nn.sparse import Patches
@@ -26,7 +27,7 @@ class Filling(nn.Module):
         super().__init__()
         self.token = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels), std=0.02))
 
-    def forward(self, blocks: Tensor, patches: Patches) -> Tensor:
+    def forward(self, blocks: Float[Tensor, "nk c *block"], patches: Patches) -> Float[Tensor, "n c *size"]:
         """`(n · k, c, *block)` to `(n, c, *size)`."""
         return patches.unpack(blocks, self.token)
 
@@ -40,7 +41,7 @@ class Densify(Filling):
         same = kernel == 1 and channels == width
         self.project = nn.Identity() if same else CONVOLUTION[dims](channels, width, kernel, padding=kernel // 2)
 
-    def forward(self, blocks: Tensor, patches: Patches) -> Tensor:
+    def forward(self, blocks: Float[Tensor, "nk c *block"], patches: Patches) -> Float[Tensor, "n width *size"]:
         """`(n · k, channels, *block)` to `(n, width, *size)`."""
         return self.project(super().forward(self.norm(blocks), patches))
 
@@ -70,14 +71,15 @@ class LightDecoder(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             elif isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, Tensor):
+                nn.init.zeros_(bias)
 
-    def forward(self, maps: list[Tensor], patches: Patches) -> Tensor:
+    def forward(self, maps: list[Float[Tensor, "nk _ ..."]], patches: Patches) -> Float[Tensor, "n c *size"]:
         """Packed maps, shallow to deep, to images `(n, image_channels, *size)`."""
         return self.raised([densify(blocks, patches) for densify, blocks in zip(self.densify, maps, strict=True)])
 
-    def raised(self, whole: list[Tensor]) -> Tensor:
+    def raised(self, whole: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n c *size"]:
         """Densified maps, shallow to deep, to images."""
         x: Tensor | float = 0.0
         for level, joined in enumerate(self.map_at_level):

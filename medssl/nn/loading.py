@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Float32, Int, Int64, Shaped, UInt64
 from torch import Tensor
 
 from medssl.artefacts.keep import KEEP
@@ -34,14 +35,14 @@ class Samples:
 
     ids: tuple[str, ...]
     volumes: tuple[Volume, ...]
-    volume: np.ndarray
-    """int64 `(n,)`: which of `volumes`."""
-    axis: np.ndarray
-    index: np.ndarray
-    position_mm: np.ndarray
+    volume: Int64[np.ndarray, "n"]
+    """Which of `volumes`."""
+    axis: Int64[np.ndarray, "n"]
+    index: Int64[np.ndarray, "n"]
+    position_mm: Float32[np.ndarray, "n"]
     label: tuple[str | None, ...]
-    keys: np.ndarray
-    """uint64 `(n,)`: what random draws are keyed by."""
+    keys: UInt64[np.ndarray, "n"]
+    """What random draws are keyed by."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,7 +52,7 @@ class Samples:
         """One channel per window."""
         return self.volumes[0].num_channels
 
-    def rows(self, chosen: np.ndarray) -> Samples:
+    def rows(self, chosen: Int[np.ndarray, "m"]) -> Samples:
         """The samples of the given rows, in that order."""
         return replace(
             self,
@@ -69,20 +70,20 @@ class Batch:
     """A batch on one device: `stored` `(n, 1, *canvas)` holds each plane in its corner, `extent` `(n, d)` how far it goes."""
 
     def __init__(self, **fields: Any) -> None:
-        self.stored: Tensor = fields["stored"]
-        self.extent: Tensor = fields["extent"]
-        self.slope: Tensor = fields["slope"]
-        self.intercept: Tensor = fields["intercept"]
-        self.low: Tensor = fields["low"]
-        self.high: Tensor = fields["high"]
-        self.rows: Tensor = fields["rows"]
-        self.volume: Tensor = fields["volume"]
-        self.axis: np.ndarray = fields["axis"]
-        self.keys: np.ndarray = fields["keys"]
+        self.stored: Shaped[Tensor, "n 1 *canvas"] = fields["stored"]
+        self.extent: Int64[Tensor, "n d"] = fields["extent"]
+        self.slope: Float[Tensor, "n"] = fields["slope"]
+        self.intercept: Float[Tensor, "n"] = fields["intercept"]
+        self.low: Float[Tensor, "n c"] = fields["low"]
+        self.high: Float[Tensor, "n c"] = fields["high"]
+        self.rows: Int64[Tensor, "n"] = fields["rows"]
+        self.volume: Int64[Tensor, "n"] = fields["volume"]
+        self.axis: Int64[np.ndarray, "n"] = fields["axis"]
+        self.keys: UInt64[np.ndarray, "n"] = fields["keys"]
         self.epoch: int = fields["epoch"]
 
     @property
-    def values(self) -> Tensor:
+    def values(self) -> Float[Tensor, "n 1 *canvas"]:
         """True values (HU for CT), float32 `(n, 1, *canvas)`; beyond a plane's extent: the low end of its first window."""
         shape = (-1, *[1] * (self.stored.ndim - 1))
         return values_of(self.stored.float(), self.slope.view(shape), self.intercept.view(shape))
@@ -155,7 +156,7 @@ def read_samples(
     )
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+def epoch_order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, "{count}"]:
     """The order of an epoch: a permutation of `count` rows that depends on seed and epoch alone."""
     return rng(seed, "order", epoch).permutation(count)
 
@@ -173,7 +174,7 @@ class Reader:
         self.samples, self.seed, self.patch, self.shrink_to = samples, seed, patch, shrink_to
         self._open: OrderedDict[Path, Array] = OrderedDict()
 
-    def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch:
+    def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
         epoch, rows = request
         samples = self.samples
         rows = np.asarray(rows, dtype=np.int64)
@@ -232,7 +233,11 @@ class Reader:
 
 
 def load(
-    reader: Reader, requests: Iterable[tuple[int, np.ndarray]], *, workers: int = 0, device: torch.device | str = "cpu"
+    reader: Reader,
+    requests: Iterable[tuple[int, Int[np.ndarray, "_"]]],
+    *,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
     """The batches of `requests` (epoch, rows), in order, on `device`; workers read ahead, but never change order or content.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def momentum_copy(module: nn.Module) -> nn.Module:
+
+def momentum_copy(module: Module) -> Module:
     """A copy of a module without gradients."""
     copied = copy.deepcopy(module)
     for parameter in copied.parameters():
@@ -22,8 +25,8 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     """Parameters and running statistics of `slow` become momentum × slow + (1 − momentum) × fast; counters are copied."""
     for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
         old.lerp_(new, 1 - momentum)
-    for old, new in zip(slow.buffers(), fast.buffers(), strict=True):
-        old.lerp_(new, 1 - momentum) if old.is_floating_point() else old.copy_(new)
+    for kept, read in zip(slow.buffers(), fast.buffers(), strict=True):
+        kept.lerp_(read, 1 - momentum) if kept.is_floating_point() else kept.copy_(read)
 
 
 def cosine_momentum(start: float, progress: float) -> float:

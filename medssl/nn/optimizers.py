@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, overload
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -60,7 +61,34 @@ def cosine_between(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
 
-class LARS(torch.optim.Optimizer):
+class TensorByTensor(torch.optim.Optimizer):
+    """An optimiser that looks at one tensor and its gradient at a time."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update; a closure computes the loss and its gradients before it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.update(parameter, parameter.grad, group)
+        return loss
+
+    def update(self, p: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
+        """Move one tensor, in place, with the options of its group."""
+        raise NotImplementedError
+
+
+class LARS(TensorByTensor):
     """SGD with momentum whose step is scaled for each tensor by the ratio of its norm to its gradient's norm.
 
     Groups with `decays=False` take plain steps.
@@ -73,25 +101,20 @@ class LARS(torch.optim.Optimizer):
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "decays": True})
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """One update."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                change = p.grad
-                if group["decays"]:
-                    change = change + group["weight_decay"] * p
-                    size, slope = p.norm(), p.grad.norm()
-                    trust = group["trust"] * size / (slope + group["weight_decay"] * size + 1e-9)
-                    change = change * torch.where((size > 0) & (slope > 0), trust, 1.0)
-                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-                velocity.mul_(group["momentum"]).add_(change, alpha=group["lr"])
-                p.sub_(velocity)
+    def update(self, p: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
+        """One tensor's update."""
+        change = gradient
+        if group["decays"]:
+            change = change + group["weight_decay"] * p
+            size, slope = p.norm(), gradient.norm()
+            trust = group["trust"] * size / (slope + group["weight_decay"] * size + 1e-9)
+            change = change * torch.where((size > 0) & (slope > 0), trust, 1.0)
+        velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+        velocity.mul_(group["momentum"]).add_(change, alpha=group["lr"])
+        p.sub_(velocity)
 
 
-class LAMB(torch.optim.Optimizer):
+class LAMB(TensorByTensor):
     """Adam's direction, scaled for each tensor by the ratio of its norm to that direction's norm.
 
     Groups with `decays=False` take Adam's step as it is.
@@ -105,25 +128,20 @@ class LAMB(torch.optim.Optimizer):
     ):  # fmt: skip
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decays": True})
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """One update."""
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["step"] = torch.zeros(())
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-                state["step"] += 1
-                mean: Tensor = state["exp_avg"].lerp_(p.grad, 1 - beta1)
-                square: Tensor = state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                count = state["step"].item()
-                change = (mean / (1 - beta1**count)) / ((square / (1 - beta2**count)).sqrt() + group["eps"])
-                if group["decays"]:
-                    change = change + group["weight_decay"] * p
-                    size, length = p.norm(), change.norm()
-                    change = change * torch.where((size > 0) & (length > 0), size / length, 1.0)
-                p.sub_(change, alpha=group["lr"]) if isinstance(group["lr"], float) else p.sub_(group["lr"] * change)
+    def update(self, p: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
+        """One tensor's update."""
+        beta1, beta2 = group["betas"]
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        state["step"] += 1
+        mean: Tensor = state["exp_avg"].lerp_(gradient, 1 - beta1)
+        square: Tensor = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        count = state["step"].item()
+        change = (mean / (1 - beta1**count)) / ((square / (1 - beta2**count)).sqrt() + group["eps"])
+        if group["decays"]:
+            change = change + group["weight_decay"] * p
+            size, length = p.norm(), change.norm()
+            change = change * torch.where((size > 0) & (length > 0), size / length, 1.0)
+        p.sub_(change, alpha=group["lr"]) if isinstance(group["lr"], float) else p.sub_(group["lr"] * change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -17,7 +18,7 @@ class PairMean3d(nn.Module):
         super().__init__()
         self.keep_rest = keep_rest
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c i j k"]) -> Float[Tensor, "n c _ _ _"]:
         """Half the size."""
         for axis in (2, 3, 4):
             even = x.shape[axis] // 2 * 2

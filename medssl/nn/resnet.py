@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
@@ -15,13 +16,23 @@ NARROW = 16
 convolution, so that the process dies: https://github.com/uxlfoundation/oneDNN/issues/6035."""
 
 
-class ResNetBackbone(Backbone, ResNet):
+class ResNetBackbone(Backbone):
     """The four stages of a ResNet as maps; `stem="small"` is a 3×3 convolution of stride 1 without pooling.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385; the small stem is that of its §4.2.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    act: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, block: str, layers: tuple[int, ...], spatial_dims: int, in_channels: int, stem: str, width: float) -> None:
+        super().__init__()
         small = stem == "small"
         planes = [max(1, round(c * width)) for c in (64, 128, 256, 512)]
         arguments: dict[str, Any] = {
@@ -36,26 +47,30 @@ class ResNetBackbone(Backbone, ResNet):
             "feed_forward": False,
             "bias_downsample": False,  # torchvision has none
         }
-        ResNet.__init__(self, **arguments)
+        whole = ResNet(**arguments)
+        for name, child in whole.named_children():
+            if name != "avgpool":
+                self.add_module(name, child)
         self.monai = call("monai.networks.nets.ResNet", arguments)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         expansion = 4 if block == "bottleneck" else 1
         self.channels = tuple(c * expansion for c in planes)
         self.strides = (1, 2, 4, 8) if small else (4, 8, 16, 32)
         self.stage_names = ("layer1", "layer2", "layer3", "layer4")
-        if spatial_dims == 3:
-            self.maxpool: nn.Module = SeparableMaxPool3d()
+        if small:
+            self.maxpool = nn.Identity()
+        elif spatial_dims == 3:
+            self.maxpool = SeparableMaxPool3d()
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             shortcut = stage[0].downsample
-            if shortcut is not None and shortcut[0].in_channels < NARROW:
-                _stride_first(shortcut[0])
+            pointwise = shortcut[0] if isinstance(shortcut, nn.Sequential) else None
+            if isinstance(pointwise, (nn.Conv2d, nn.Conv3d)) and pointwise.in_channels < NARROW:
+                _stride_first(pointwise)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         """Images `(n, c, *size)` to the maps of the (first `depth`) stages."""
         self.check(x)
-        x = self.act(self.bn1(self.conv1(x)))
-        if not self.no_max_pool:
-            x = self.maxpool(x)
+        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[:depth]:
             x = stage(x)
@@ -72,7 +87,7 @@ def _stride_first(pointwise: nn.Conv2d | nn.Conv3d) -> None:
 
 def _every_second(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     rank = inputs[0].ndim - 2
-    return (inputs[0][(..., *(slice(None, None, 2),) * rank)],)
+    return (inputs[0][(slice(None), slice(None), *(slice(None, None, 2),) * rank)],)
 
 
 class SeparableMaxPool3d(nn.Module):
@@ -82,12 +97,12 @@ class SeparableMaxPool3d(nn.Module):
         super().__init__()
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c i j k"]) -> Float[Tensor, "n c _ _ _"]:
         """`(n, c, i, j, k)` to about half of each size."""
         return max_pool3d(x, self.kernel_size, self.stride, self.padding)
 
 
-def max_pool3d(x: Tensor, kernel: int, stride: int, padding: int = 0) -> Tensor:
+def max_pool3d(x: Float[Tensor, "n c i j k"], kernel: int, stride: int, padding: int = 0) -> Float[Tensor, "n c _ _ _"]:
     """`(n, c, i, j, k)` pooled in the plane of the last two axes, then along the first."""
     n, c, i, j, k = x.shape
     x = F.max_pool2d(x.reshape(n, c * i, j, k), kernel, stride=stride, padding=padding)

@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def align(a: Tensor, b: Tensor | float, *, temperature: float) -> Tensor:
+def align(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"] | float, *, temperature: float) -> Float[Tensor, ""]:
     """Mean squared distance of rows `(n, d)` over 2τ; 0 where there are none."""
     return (a - b).square().sum(1).sum() / (2 * temperature * max(1, len(a)))
 
 
-def uniformity(a: Tensor, *, temperature: float) -> Tensor:
+def uniformity(a: Float[Tensor, "n d"], *, temperature: float) -> Float[Tensor, ""]:
     """The log of the mean kernel over pairs of different rows of `a` `(n, d)`: low when they are far apart."""
     return torch.logsumexp(-torch.pdist(a).square() / (2 * temperature), 0) - math.log(len(a) * (len(a) - 1) / 2)
 
 
-def joint_entropy(c: Tensor, s: Tensor, *, temperature: float) -> Tensor:
+def joint_entropy(c: Float[Tensor, "n d"], s: Float[Tensor, "n e"], *, temperature: float) -> Float[Tensor, ""]:
     """Minus the kernel estimate of the joint entropy of rows `c` and `s` `(n, d)` (k-JEM): low when pairs fill their space."""
     apart = _squared_distances(c) + _squared_distances(s)
     return (torch.logsumexp(-apart / (2 * temperature), 1) - math.log(len(c))).mean()

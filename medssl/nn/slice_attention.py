@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from medssl.core.errors import StudyError
@@ -32,6 +33,8 @@ class VolumeEncoder(nn.Module):
     weights: without it the transformer means nothing. `positions` tells each slice its relative place in the volume.
     """
 
+    projection: Float[Tensor, "width channels"]
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -50,11 +53,11 @@ class VolumeEncoder(nn.Module):
         self.register_buffer("projection", nn.init.orthogonal_(torch.empty(width, sum(channels))))
         self.layers = nn.ModuleList(SliceLayer(width, heads, feed_forward, dropout) for _ in range(layers))
 
-    def embed(self, maps: Sequence[Tensor]) -> Tensor:
+    def embed(self, maps: Sequence[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n {self.width}"]:
         """Maps `(n, channels, …)` to slice embeddings `(n, width)`: their means, each of unit length, projected."""
         return torch.cat([normalised(m.flatten(2).mean(2)) for m in maps], 1) @ self.projection.T
 
-    def forward(self, slices: Tensor) -> Tensor:
+    def forward(self, slices: Float[Tensor, "n slices width"]) -> Float[Tensor, "n slices width"]:
         """Slice embeddings `(n, slices, width)` in order along the volume, each to one that knows the others."""
         x = slices
         if self.positions:
@@ -75,7 +78,7 @@ class SliceLayer(nn.Module):
         self.perceptron_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n slices width"]) -> Float[Tensor, "n slices width"]:
         """`(n, slices, width)` to the same shape."""
         x = self.dropout(self.attention_norm(x + self.attention(x)))
         return self.dropout(self.perceptron_norm(x + self.perceptron(x)))
@@ -98,7 +101,7 @@ class DeformableAttention(nn.Module):
         self.offset = nn.Linear(share, 1, bias=False)
         self.distance = nn.Sequential(nn.Linear(1, 32), nn.ReLU(), nn.Linear(32, 1, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n slices width"]) -> Float[Tensor, "n slices width"]:
         """`(n, slices, width)` to the same shape."""
         split = (self.heads, -1)
         query = self.query(x).unflatten(2, split)
@@ -110,7 +113,7 @@ class DeformableAttention(nn.Module):
         logits = torch.einsum("nshe,nmhe->nhsm", query, key) / math.sqrt(key.shape[3]) + near
         return self.out(torch.einsum("nhsm,nmhe->nshe", logits.softmax(3), value).flatten(2))
 
-    def places(self, query: Tensor) -> Tensor:
+    def places(self, query: Float[Tensor, "n slices heads share"]) -> Float[Tensor, "n heads keys"]:
         """Where each head reads its keys, counted in slices, `(n, heads, keys)`, of queries `(n, slices, heads, share)`."""
         query = wide(query)  # half precision cannot tell places between far slices
         n, slices, heads = query.shape[:3]
@@ -123,12 +126,12 @@ class DeformableAttention(nn.Module):
         return (even + moved).clamp(0, slices - 1)
 
 
-def hat(places: Tensor, slices: int) -> Tensor:
+def hat(places: Float[Tensor, "*shape"], slices: int) -> Float[Tensor, "*shape {slices}"]:
     """Weights `(…, slices)` that interpolate linearly between slices at `places` `(…)`; differentiable in the places."""
     return (1 - (places[..., None] - torch.arange(slices).to(places)).abs()).clamp_min(0)
 
 
-def relative_positions(slices: int, width: int) -> Tensor:
+def relative_positions(slices: int, width: int) -> Float[Tensor, "{slices} {width}"]:
     """Sines and cosines of the relative place of each slice, `(slices, width)` in rows of about unit length.
 
     Source: Vaswani et al., arXiv 1706.03762, §3.5.
@@ -139,7 +142,11 @@ def relative_positions(slices: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :width] * math.sqrt(2 / width)
 
 
-def in_bags(network: Callable[[Tensor], Tensor], x: Tensor, bags: Sequence[Tensor]) -> Tensor:
+def in_bags(
+    network: Callable[[Float[Tensor, "n slices width"]], Float[Tensor, "n slices width"]],
+    x: Float[Tensor, "views n d"],
+    bags: Sequence[Int64[Tensor, "_ _"]],
+) -> Float[Tensor, "views n d"]:
     """A network over sequences applied to the rows of `x` `(views, n, d)` that `bags` name, each row back in its place.
 
     Each of `bags` `(count, slices)` holds the rows of volumes with equally many slices; every row is in one bag.
@@ -149,6 +156,6 @@ def in_bags(network: Callable[[Tensor], Tensor], x: Tensor, bags: Sequence[Tenso
     return torch.cat(made, 1)[:, order.argsort()]
 
 
-def volume_embedding(slices: Tensor) -> Tensor:
+def volume_embedding(slices: Float[Tensor, "n slices width"]) -> Float[Tensor, "n slices width"]:
     """The mean of `(n, slices, width)` over slices, of unit length, given to each slice: the same shape."""
     return F.normalize(wide(slices).mean(1, keepdim=True), dim=2).expand(slices.shape)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.errors import StudyError
@@ -35,19 +36,19 @@ MATMUL_BLOCK = 2
 class Patches:
     """Which patches of a batch are active: `chosen` int64 `(n, k)` numbers them along the flattened `grid` of an image."""
 
-    def __init__(self, chosen: Tensor, grid: Sequence[int]) -> None:
+    def __init__(self, chosen: Int64[Tensor, "n k"], grid: Sequence[int]) -> None:
         self.chosen, self.grid = chosen, tuple(grid)
         self.num_images, self.per_image = chosen.shape
         self.rows = (chosen + math.prod(self.grid) * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten()
 
     @property
-    def active(self) -> Tensor:
+    def active(self) -> Bool[Tensor, "n *grid"]:
         """Active or not, bool `(n, *grid)`."""
         flat = torch.zeros(self.num_images, math.prod(self.grid), dtype=torch.bool, device=self.chosen.device)
         return flat.scatter_(1, self.chosen, True).view(-1, *self.grid)
 
     @cached_property
-    def neighbours(self) -> Tensor:
+    def neighbours(self) -> Int64[Tensor, "directions nk"]:
         """int64 `(3 ** d, n · k)`: the block next to each in every direction of {−1, 0, 1}^d, or `n · k` where none is active."""
         none, dims = len(self.rows), len(self.grid)
         number = torch.full((self.num_images * math.prod(self.grid),), none, device=self.rows.device)
@@ -59,24 +60,28 @@ class Patches:
         )
         return torch.stack([number.flatten()[self.rows] for number in moved])
 
-    def pack(self, x: Tensor) -> Tensor:
+    def pack(self, x: Shaped[Tensor, "n c *size"]) -> Shaped[Tensor, "nk c *block"]:
         """The active blocks `(n · k, c, *block)` of a map `(n, c, *size)`."""
         return split(x, self.grid).flatten(0, 1).index_select(0, self.rows).movedim(-1, 1)
 
-    def unpack(self, blocks: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+    def unpack(
+        self, blocks: Shaped[Tensor, "nk c *block"], fill: float | Float[Tensor, "c"] = 0.0
+    ) -> Shaped[Tensor, "n c *size"]:
         """The map `(n, c, *size)` of active blocks, elsewhere `fill`: a number, or one for each channel `(c,)`."""
         shape = (self.num_images * math.prod(self.grid), *blocks.shape[2:], blocks.shape[1])
         ground = fill.to(blocks.dtype).expand(shape) if isinstance(fill, Tensor) else blocks.new_full(shape, fill)
         whole = ground.index_copy(0, self.rows, blocks.movedim(1, -1))
         return join(whole.view(self.num_images, -1, *whole.shape[1:]), self.grid)
 
-    def bordered(self, blocks: Tensor, width: Sequence[int], fill: float = 0.0) -> Tensor:
+    def bordered(
+        self, blocks: Float[Tensor, "nk c *block"], width: Sequence[int], fill: float = 0.0
+    ) -> Float[Tensor, "nk c *bordered"]:
         """Blocks `(n · k, c, *block)` with `width` positions of their neighbours around, `fill` where none is active."""
         bordered: Tensor = _Bordered.apply(blocks, self.neighbours, tuple(width), fill)
         return bordered
 
 
-def split(x: Tensor, grid: Sequence[int]) -> Tensor:
+def split(x: Shaped[Tensor, "n c *size"], grid: Sequence[int]) -> Shaped[Tensor, "n patches *block c"]:
     """A map `(n, c, *size)` cut along a grid: `(n, patches, *block, c)`."""
     dims = len(grid)
     pairs = [(size, whole // size) for size, whole in zip(grid, x.shape[2:], strict=True)]
@@ -85,7 +90,7 @@ def split(x: Tensor, grid: Sequence[int]) -> Tensor:
     return cut.permute(order).reshape(len(x), -1, *(block for _, block in pairs), x.shape[1])
 
 
-def join(blocks: Tensor, grid: Sequence[int]) -> Tensor:
+def join(blocks: Shaped[Tensor, "n patches *block c"], grid: Sequence[int]) -> Shaped[Tensor, "n c *size"]:
     """What `split` cut: `(n, patches, *block, c)` to `(n, c, *size)`."""
     dims, block, channels = len(grid), blocks.shape[2:-1], blocks.shape[-1]
     order = (0, *(axis for d in range(dims) for axis in (1 + d, 1 + dims + d)), 2 * dims + 1)
@@ -166,16 +171,18 @@ def make_sparse(backbone: nn.Module) -> Scope:
                 "with zeros, or kernel = stride, without dilation; other layers that join positions take kernel = stride alone."
             )
         if isinstance(module, _GLOBAL) and _scope(module) is None:
-            module.scope = scope  # type: ignore[assignment]
+            _give_scope(module, scope)
             module.register_forward_pre_hook(_refuse)
         for dense, sparse in _SPARSE.items():
             if isinstance(module, dense):
                 module.__class__ = sparse
-                module.scope = scope
+                _give_scope(module, scope)
     return scope
 
 
-def sparse_maps(backbone: Backbone, scope: Scope, images: Tensor, patches: Patches, depth: int | None = None) -> list[Tensor]:
+def sparse_maps(
+    backbone: Backbone, scope: Scope, images: Float[Tensor, "n c *size"], patches: Patches, depth: int | None = None
+) -> list[Float[Tensor, "nk _ ..."]]:
     """The first `depth` maps of the active patches of images `(n, c, *size)`, packed: `(n · k, channels[m], *block)`.
 
     A block of map m has patch / strides[m] positions an axis. The patches are known to the network's layers inside this call
@@ -299,6 +306,11 @@ _GLOBAL = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.
 def _scope(module: nn.Module) -> Scope | None:
     found = getattr(module, "scope", None)
     return found if isinstance(found, Scope) else None
+
+
+def _give_scope(module: nn.Module, scope: Scope) -> None:
+    """A plain attribute: what torch's types let one set on a module are tensors and modules alone."""
+    module.__dict__["scope"] = scope
 
 
 def _refuse(module: Any, inputs: Any) -> None:

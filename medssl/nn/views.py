@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from medssl.core.errors import StudyError
@@ -66,7 +67,7 @@ class Views:
         bank = rng(seed, "noise").standard_normal(max(NOISE_BANK, 2 * largest), dtype=np.float32)
         self._bank = torch.from_numpy(bank)
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def __call__(self, batch: Batch) -> list[Float[Tensor, "n c ..."]]:
         """The views of a batch, crop by crop."""
         dims = batch.stored.ndim - 2
         for crop in self.crops:
@@ -223,8 +224,8 @@ class Views:
                 start = int(place * np.float32(room))
                 image.add_(self._bank[start : start + amount].view_as(image), alpha=float(strength))
         else:
-            start = (u[:, OFFSET] * room).long()
-            noise = self._bank[start[:, None] + torch.arange(amount, device=start.device)].view_as(images)
+            starts = (u[:, OFFSET] * room).long()
+            noise = self._bank[starts[:, None] + torch.arange(amount, device=starts.device)].view_as(images)
             images.addcmul_(noise, (u[:, NOISE] * self.settings.noise).view(-1, *[1] * (images.ndim - 1)))
         images.clamp_(0, 1)
 

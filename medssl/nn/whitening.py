@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medssl.core.errors import StudyError
@@ -13,7 +14,7 @@ from medssl.nn.backbone import wide
 from medssl.nn.gather import summed, world_size
 
 
-def shuffled_group_whitening(z: Tensor, groups: int, *, step: int, eps: float = 1e-5) -> Tensor:
+def shuffled_group_whitening(z: Float[Tensor, "n d"], groups: int, *, step: int, eps: float = 1e-5) -> Float[Tensor, "n d"]:
     """ZCA of each of `groups` random groups of channels of `z` `(n, d)`, statistics over the batch of all ranks.
 
     The permutation is a function of the step. `eps`, relative to the mean variance of a group, keeps flat directions finite.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Int64
 
 from medssl.core.rng import rng
 from medssl.nn.loading import Samples
@@ -26,7 +27,7 @@ class Bags:
         self.slices = min(slices, int(np.median([len(rows) for rows in self.volumes.values()]))) if self.volumes else 1
         self.in_volume = ~np.isin(np.arange(len(samples)), self.images)
 
-    def deal(self, seed: int, epoch: int) -> np.ndarray:
+    def deal(self, seed: int, epoch: int) -> Int64[np.ndarray, "bags {self.slices}"]:
         """The bags of an epoch in random order, int64 `(bags, slices)`: every slice and image about once.
 
         A volume has as many bags as come nearest to its slices, one at least. Images fill whole bags; those left over come in
@@ -42,12 +43,14 @@ class Bags:
             dealt += list(np.resize(images, (max(1, len(images) // self.slices), self.slices)))
         return np.stack(dealt)[rng(seed, "order", epoch).permutation(len(dealt))]
 
-    def one_each(self) -> np.ndarray:
+    def one_each(self) -> Int64[np.ndarray, "volumes {self.slices}"]:
         """One bag for each volume, int64 `(volumes, slices)`."""
         return np.stack([spread(rows, self.slices, 1, rng(0, "one", v))[0] for v, rows in self.volumes.items()])
 
 
-def spread(rows: np.ndarray, slices: int, count: int, random: np.random.Generator) -> np.ndarray:
+def spread(
+    rows: Int64[np.ndarray, "n"], slices: int, count: int, random: np.random.Generator
+) -> Int64[np.ndarray, "{count} {slices}"]:
     """`count` bags `(count, slices)` of a volume's rows: it is cut into `slices` strips, and each bag has one row of each.
 
     The bags share out a strip's rows as evenly as they can. With fewer rows than strips some rows stand twice in a bag.
@@ -59,7 +62,7 @@ def spread(rows: np.ndarray, slices: int, count: int, random: np.random.Generato
     return rows[np.minimum(place, len(rows) - 1)]
 
 
-def runs_of_equal(volume: np.ndarray, longest: int) -> list[np.ndarray]:
+def runs_of_equal(volume: Int64[np.ndarray, "n"], longest: int) -> list[Int64[np.ndarray, "_ _"]]:
     """The bags in a batch: rows of one volume that follow one another, at most `longest`; grouped by length, `(bags, length)`."""
     bags: list[list[int]] = []
     for row, number in enumerate(volume):

@@ -150,8 +150,8 @@ class Learner:
         if self.ema is not None and self.options.ema_decay is not None:
             for old, new in zip(self.ema.parameters(), self.objective.encoder().parameters(), strict=True):
                 old.lerp_(new, 1 - self.options.ema_decay)
-            for old, new in zip(self.ema.buffers(), self.objective.encoder().buffers(), strict=True):
-                old.copy_(new)
+            for kept, read in zip(self.ema.buffers(), self.objective.encoder().buffers(), strict=True):
+                kept.copy_(read)
 
     def seed(self, step: int, *part: int) -> None:
         """Dropout of a step on this process, or of a part of it: both passes of a part must lose the same units."""
@@ -219,13 +219,13 @@ def _detached(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def _still_statistics(module: nn.Module) -> Iterator[None]:
     """Batch statistics are used but not remembered inside: the same images pass again with gradients."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, norm.momentum, count, count.clone()) for norm in norms if (count := norm.num_batches_tracked) is not None]
+    for norm, *_ in kept:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
+        for norm, momentum, count, before in kept:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            count.copy_(before)

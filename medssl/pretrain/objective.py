@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int64, Shaped, UInt64
 from torch import Tensor, nn
 
 from medssl.core.errors import StudyError
@@ -16,14 +17,16 @@ from medssl.nn.views import Crop
 
 LOOKED_AT = ("feature_a", "feature_b", "embedding_a", "embedding_b")
 """The outputs that health looks at, and no loss."""
+PlainImages = Callable[[int], Iterator[tuple[Float[Tensor, "n c ..."], Int64[np.ndarray, "n"]]]]
+"""The plain images of all samples in batches, with their rows; a function of the epoch."""
 
 
 @dataclass(frozen=True)
 class Loss:
     """The scalar to be minimised, and figures to be logged under their names."""
 
-    value: Tensor
-    parts: dict[str, float | Tensor] = field(default_factory=dict)
+    value: Float[Tensor, ""]
+    parts: dict[str, float | Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
@@ -53,27 +56,27 @@ class Objective(nn.Module):
         """Which views of an image are wanted, for the study's `size`."""
         return [Crop(2, size)]
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
         """The rows of each batch of an epoch; a function of its arguments and of buffers that no step changes."""
         order = epoch_order(seed, epoch, self.num_samples)
         return [order[at : at + batch_size] for at in range(0, len(order) - batch_size + 1, batch_size)]
 
-    def memory_order(self, seed: int, batch_size: int) -> np.ndarray:
+    def memory_order(self, seed: int, batch_size: int) -> Int64[np.ndarray, "_"]:
         """The rows of the pass that fills a memory, each at least once."""
         return epoch_order(seed, 0, self.num_samples)
 
-    def view_keys(self, batch: Batch) -> np.ndarray:
+    def view_keys(self, batch: Batch) -> UInt64[np.ndarray, "n"]:
         """What the draws of the views are keyed by, uint64 `(n,)`: equal keys get equal geometry."""
         return batch.keys
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         """Everything that has parameters: tensors whose first axis is the local batch.
 
         `feature_a`, `feature_b` (pooled backbone) and `embedding_a`, `embedding_b`, detached, are what health looks at.
         """
         raise NotImplementedError
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         """The mean loss of the local part against the whole batch, in float32; no parameters in here."""
         raise NotImplementedError
 
@@ -84,16 +87,16 @@ class Objective(nn.Module):
     def after_backward(self, step: int) -> None:
         """Called with gradients in place, before they are checked and clipped: frozen parts drop theirs here."""
 
-    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+    def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """Momentum networks, queues, memories and prototypes move here; outputs and batch are the local ones."""
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Called before the first step of an epoch, when all earlier steps are done."""
 
-    def prepare(self, images: Callable[[int], Iterator[tuple[Tensor, np.ndarray]]], seed: int, device: Any) -> None:
+    def prepare(self, images: PlainImages, seed: int, device: Any) -> None:
         """Called once, before everything: `images(epoch)` yields plain images `(n, c, *size)` of all samples with their rows."""
 
-    def pictures(self, outputs: dict[str, Tensor]) -> list[Tensor]:
+    def pictures(self, outputs: dict[str, Shaped[Tensor, "n ..."]]) -> list[Float[Tensor, "n c ..."]]:
         """What is worth looking at in the outputs of some samples: rows of pictures, each `(n, c, *size)` in [0, 1]."""
         return []
 
@@ -110,7 +113,10 @@ class Objective(nn.Module):
         return {}
 
 
-def looked_at(features: Sequence[Tensor] | Tensor, embeddings: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
+def looked_at(
+    features: Sequence[Float[Tensor, "n d"]] | Float[Tensor, "views n d"],
+    embeddings: Sequence[Float[Tensor, "n e"]] | Float[Tensor, "views n e"],
+) -> dict[str, Float[Tensor, "n _"]]:
     """What health looks at: pooled features and embeddings `(n, d)` of the first two views."""
     return {
         "feature_a": features[0].detach().float(),

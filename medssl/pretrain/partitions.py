@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from medssl.core.errors import StudyError
 from medssl.nn.loading import Samples
 
 
-def partitions_of(samples: Samples, count: int, by: str) -> np.ndarray:
+def partitions_of(samples: Samples, count: int, by: str) -> Int64[np.ndarray, "n"]:
     """The partition of each sample, int64 `(n,)` from 0 to `count` − 1.
 
     By `index`: the volume's whole extent along its slices, cut into `count` equal parts; what a reduction dropped moves no
@@ -45,8 +46,14 @@ def partitions_of(samples: Samples, count: int, by: str) -> np.ndarray:
 
 
 def partition_batches(
-    volume: np.ndarray, partition: np.ndarray, count: int, batch_size: int, random: np.random.Generator, *, least: int = 1
-) -> list[np.ndarray]:
+    volume: Int64[np.ndarray, "n"],
+    partition: Int64[np.ndarray, "n"],
+    count: int,
+    batch_size: int,
+    random: np.random.Generator,
+    *,
+    least: int = 1,
+) -> list[Int64[np.ndarray, "{batch_size}"]]:
     """The batches of an epoch, each with equally many slices of every partition, laid out `[partitions 0 … S−1][0 … S−1]…`.
 
     The slices of a partition form a ring: each once a turn, those of one volume spread evenly over it, so that neighbours are of
@@ -85,7 +92,7 @@ def partition_batches(
     return list(chosen.reshape(num_batches, -1))
 
 
-def next_in_partition(partition: Tensor) -> Tensor:
+def next_in_partition(partition: Int64[Tensor, "n"]) -> Int64[Tensor, "n"]:
     """For each place of a batch the next one of its partition, the last followed by the first, int64 `(n,)`."""
     order = torch.argsort(partition, stable=True)
     sorted_partition = partition[order]
@@ -97,7 +104,7 @@ def next_in_partition(partition: Tensor) -> Tensor:
     return following
 
 
-def rank_within(group: np.ndarray) -> np.ndarray:
+def rank_within(group: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
     """How many members of its group come before each."""
     order = np.argsort(group, kind="stable")
     rank = np.empty(len(group), dtype=np.int64)

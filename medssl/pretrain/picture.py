@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 GAP = 2
 
 
-def grid(rows: Sequence[Tensor], *, side: int = 160) -> np.ndarray:
+def grid(rows: Sequence[Float[Tensor, "n c ..."]], *, side: int = 160) -> UInt8[np.ndarray, "_ _"]:
     """Rows `(n, c, *size)` of images in [0, 1] as an 8-bit picture; of channels the first, of 3-D images the middle slice.
 
     Images are drawn as a radiologist holds them: the first axis to the right, the second upwards.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from medssl.core.errors import StudyError
@@ -39,10 +40,10 @@ class Regions:
     """Nodes of the lattice, the nodes that are anchors, and the nodes that each anchor is told from."""
 
     nodes: tuple[tuple[int, ...], ...]
-    places: Tensor
-    """int64 `(places,)`, numbers of nodes."""
-    negatives: Tensor
-    """int64 `(places, 5)`, numbers of nodes."""
+    places: Int64[Tensor, "places"]
+    """Numbers of nodes."""
+    negatives: Int64[Tensor, "places negatives"]
+    """Numbers of nodes, 5 for each place or fewer."""
 
     @classmethod
     def of(cls, dims: int) -> Regions:

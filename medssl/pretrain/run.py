@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # torch and what needs it is imported only when a job runs
 
 PICTURED = 8
 FIRST_COLUMNS = ("epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity")
-PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def run(job: Job) -> None:
@@ -164,14 +164,14 @@ def _launch(job: Job, plan: Plan, where: torch.device) -> MedsslError | None:
     options = plan.options
     many = options.devices * options.nodes > 1
     # On one node this process starts the others, also inside a SLURM job; over nodes srun or torchrun did.
-    start = {"start_method": "spawn"} if options.nodes == 1 else {}
+    start: Literal["spawn", "popen"] = "spawn" if options.nodes == 1 else "popen"
     fabric = Fabric(
         accelerator=where.type,
         devices=options.devices,
         num_nodes=options.nodes,
         precision=PRECISION[options.precision],
         # buffers are equal on all ranks by construction: statistics, queues and memories are computed from the whole batch
-        strategy=DDPStrategy(broadcast_buffers=False, **start) if many else "auto",
+        strategy=DDPStrategy(broadcast_buffers=False, start_method=start) if many else "auto",
         plugins=[_environment(options.nodes)],
     )
     if not many:

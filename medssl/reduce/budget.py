@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Bool, Num
 
 from medssl.core.rng import ids_to_keys, key, uniforms
 from medssl.reduce.slices import BUDGET, KEPT, NOBODY, Decision, Slices
@@ -63,13 +64,13 @@ def exactly(decision: Decision, count: int, slices: Slices) -> Decision:
     return replace(decision, keep=keep, twin=twin, distance=distance, reason=reason)
 
 
-def evenly(num: int, count: int) -> np.ndarray:
+def evenly(num: int, count: int) -> Bool[np.ndarray, "{num}"]:
     """A mask (num,) with `count` places as evenly apart as whole steps allow, the first at the middle of its step."""
     places = np.arange(num + 1) * count + num // 2
     return np.diff(places // max(num, 1)) > 0
 
 
-def lowest(scores: np.ndarray, count: int, slices: Slices) -> np.ndarray:
+def lowest(scores: Num[np.ndarray, "n"], count: int, slices: Slices) -> Bool[np.ndarray, "n"]:
     """A mask (n,) of the `count` lowest scores, ties by the study's seed."""
     luck = uniforms(key(slices.seed, "reduce", "rank"), ids_to_keys(list(slices.ids)), 1)[:, 0]
     mask = np.zeros(len(scores), bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Num
 
 from medssl.reduce.hashes import KINDS, Hasher, word_names
 from medssl.reduce.information import entropy_bits
@@ -12,8 +13,8 @@ from medssl.reduce.windows import Window
 
 
 def describe_slices(
-    planes: list[np.ndarray], window: Window, *, sizes: tuple[int, ...], greys: tuple[str, ...]
-) -> dict[str, np.ndarray]:
+    planes: list[Num[np.ndarray, "row col"]], window: Window, *, sizes: tuple[int, ...], greys: tuple[str, ...]
+) -> dict[str, Num[np.ndarray, "n"]]:
     """Columns (n,) of descriptors of stored planes [row, col] of one shape: uint64 hash words, float64 entropy in bits."""
     height, width = planes[0].shape
     columns: dict[str, np.ndarray] = {}

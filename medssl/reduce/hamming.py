@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int64, UInt64
+
+from medssl.reduce.slices import Neighbours
 
 CHUNK = 1 << 21
 """Candidate pairs compared at a time: bounds the memory."""
@@ -31,7 +34,7 @@ class Band:
     bits: tuple[int, ...]
     radius: int
 
-    def keys(self, codes: np.ndarray) -> np.ndarray:
+    def keys(self, codes: UInt64[np.ndarray, "n words"]) -> Int64[np.ndarray, "n"]:
         """The band's bits of codes (n, words), (n,) int64 below 2^bits."""
         found = np.zeros(len(codes), np.uint64)
         for place, bit in enumerate(self.bits):
@@ -43,7 +46,7 @@ class Band:
         """What turns a key into each key within the radius, itself first."""
         return [0] + ([1 << place for place in range(len(self.bits))] if self.radius else [])
 
-    def mask(self, words: int) -> np.ndarray:
+    def mask(self, words: int) -> UInt64[np.ndarray, "{words}"]:
         """The band's bits as a mask (words,) uint64."""
         mask = [0] * words
         for bit in self.bits:
@@ -51,12 +54,12 @@ class Band:
         return np.array(mask, np.uint64)
 
 
-def distances(code: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def distances(code: UInt64[np.ndarray, "words"], codes: UInt64[np.ndarray, "n words"]) -> Int64[np.ndarray, "n"]:
     """Hamming distances of one code (words,) to codes (n, words), (n,) int64."""
     return np.bitwise_count(codes ^ code).sum(1, dtype=np.int64)
 
 
-def pairs_within(codes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def pairs_within(codes: UInt64[np.ndarray, "n words"] | UInt64[np.ndarray, "n"], radius: int) -> Neighbours:
     """All pairs i < j of codes (n, words) uint64 at most `radius` apart, once each, as blocks (i, j, distance)."""
     codes = _as_words(codes)
     unique, first, inverse = unique_in_order(codes)
@@ -70,7 +73,11 @@ def pairs_within(codes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, n
         yield np.minimum(i, j), np.maximum(i, j), distance
 
 
-def first_within(queries: np.ndarray, keepers: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
+def first_within(
+    queries: UInt64[np.ndarray, "n words"] | UInt64[np.ndarray, "n"],
+    keepers: UInt64[np.ndarray, "m words"] | UInt64[np.ndarray, "m"],
+    radius: int,
+) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
     """For each query the first keeper at most `radius` away: its position (−1: none) and the distance. Codes (n, words)."""
     queries, keepers = _as_words(queries), _as_words(keepers)
     found = np.full(len(queries), len(keepers), np.int64)
@@ -87,7 +94,7 @@ def first_within(queries: np.ndarray, keepers: np.ndarray, radius: int) -> tuple
     return np.where(hit, found, -1), distance
 
 
-def plan(codes: np.ndarray, radius: int) -> list[Band]:
+def plan(codes: UInt64[np.ndarray, "n words"], radius: int) -> list[Band]:
     """The bands that leave fewest pairs to compare among codes (n, words); every pair within `radius` meets in one."""
     num_bits = codes.shape[1] * 64
     sample = codes[:: max(len(codes) // 20_000, 1)]
@@ -229,7 +236,9 @@ def _as_words(codes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(codes[:, None] if codes.ndim == 1 else codes)
 
 
-def unique_in_order(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def unique_in_order(
+    codes: UInt64[np.ndarray, "n words"],
+) -> tuple[UInt64[np.ndarray, "distinct words"], Int64[np.ndarray, "distinct"], Int64[np.ndarray, "n"]]:
     """Distinct codes in order of first appearance, that appearance, and for each code its distinct one."""
     order = np.lexsort(codes.T) if codes.shape[1] > 1 else np.argsort(codes[:, 0], kind="stable")
     ordered = codes[order]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Bool, UInt8, UInt64
 
 from medssl.reduce.lanczos import Shrink
 
@@ -29,7 +30,7 @@ class Hasher:
         }
         self._shrink = Shrink(height, width, [target[kind] for kind in kinds])
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, images: UInt8[np.ndarray, "n height width"]) -> dict[str, UInt64[np.ndarray, "n words"]]:
         """`images` (n, height, width) uint8 → words (n, ⌈size²/64⌉) uint64 of each kind."""
         bits = {"ahash": self._ahash, "dhash": self._dhash, "phash": self._phash, "whash": self._whash}
         return {kind: pack(bits[kind](pixels)) for kind, pixels in zip(self.kinds, self._shrink(images), strict=True)}
@@ -59,7 +60,7 @@ class Hasher:
         return bits
 
 
-def pack(bits: np.ndarray) -> np.ndarray:
+def pack(bits: Bool[np.ndarray, "n ..."]) -> UInt64[np.ndarray, "n words"]:
     """Bits (n, …) in row-major order → words (n, ⌈bits/64⌉) uint64, the first bit highest, as in imagehash's hexadecimal."""
     flat = bits.reshape(len(bits), -1)
     spare = -flat.shape[1] % 64

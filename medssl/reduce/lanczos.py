@@ -13,6 +13,7 @@ import math
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float64, UInt8
 
 from medssl.core.rng import rng
 
@@ -32,7 +33,7 @@ class Shrink:
         self._columns = dict(zip(widths, map(slice, np.cumsum([0, *widths]), np.cumsum(widths)), strict=True))
         self._bands = _column_bands(width, tuple(widths))
 
-    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+    def __call__(self, images: UInt8[np.ndarray, "n height width"]) -> list[UInt8[np.ndarray, "n _ _"]]:
         """`images` (n, height, width) uint8 → one (n, target height, target width) uint8 per target."""
         height, width = self.shape
         narrow = np.empty((len(images), height, sum(self._columns.keys())))
@@ -86,7 +87,7 @@ def _by_pillow(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @cache
-def coefficients(size: int, target: int) -> np.ndarray:
+def coefficients(size: int, target: int) -> Float64[np.ndarray, "{size} {target}"]:
     """Weights (size, target) in units of one, each a multiple of 2⁻²²."""
     scale = size / target
     stretch = max(scale, 1.0)

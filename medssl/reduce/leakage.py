@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float32, Num, Shaped, UInt8
 from scipy.ndimage import gaussian_filter
 
 THUMB = {2: 24, 3: 16}
@@ -65,8 +66,8 @@ class Print:
     five kilobytes a slice.
     """
 
-    thumb: np.ndarray
-    detail: np.ndarray
+    thumb: UInt8[np.ndarray, "*thumb"]
+    detail: UInt8[np.ndarray, "*detail"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Match:
     score: float
 
 
-def fingerprint(image: np.ndarray) -> Print | None:
+def fingerprint(image: Num[np.ndarray, "..."]) -> Print | None:
     """The print of an image (values of any scale); None for what nobody can recognise: tiny, blank or nearly so."""
     content = image[content_box(image)].astype(np.float32)
     if min(content.shape) < MIN_SIDE[image.ndim]:
@@ -93,7 +94,7 @@ def fingerprint(image: np.ndarray) -> Print | None:
     return Print(thumb, detail)
 
 
-def content_box(image: np.ndarray) -> tuple[slice, ...]:
+def content_box(image: Num[np.ndarray, "..."]) -> tuple[slice, ...]:
     """The box outside of which nothing rises above the background: the lowest value and a little of the range."""
     low, high = float(image.min()), float(np.percentile(image, 99.5))
     inside = image > low + CONTENT * (high - low)
@@ -149,7 +150,7 @@ def turns(axes: int) -> tuple[Turn, ...]:
     )
 
 
-def turned(image: np.ndarray, turn: Turn) -> np.ndarray:
+def turned(image: Shaped[np.ndarray, "..."], turn: Turn) -> Shaped[np.ndarray, "..."]:
     """An image with permuted, then flipped axes."""
     order, flips = turn
     return image.transpose(order)[tuple(slice(None, None, step) for step in flips)]
@@ -166,7 +167,9 @@ class Candidate:
     alike: float
 
 
-def look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int | None = None) -> list[list[Candidate]]:
+def look_up(
+    queries: list[UInt8[np.ndarray, "*side"]], pool: list[UInt8[np.ndarray, "*side"]], most: int | None = None
+) -> list[list[Candidate]]:
     """For each query thumbnail its likeliest images of the pool, best first; the pool is gone through in blocks."""
     axes = queries[0].ndim
     block, most = QUERY_BLOCK[axes], most or CANDIDATES[axes]
@@ -306,7 +309,7 @@ def _detail_correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> flo
 # Resampling
 
 
-def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+def shrunk(image: Num[np.ndarray, "..."], side: int) -> Float32[np.ndarray, "..."]:
     """An image resampled to (side,)*d over its whole frame, averaging where it shrinks."""
     for axis in range(image.ndim):
         if image.shape[axis] != side:
@@ -315,7 +318,7 @@ def shrunk(image: np.ndarray, side: int) -> np.ndarray:
 
 
 @cache
-def resampling(size: int, side: int, start: float, end: float) -> np.ndarray:
+def resampling(size: int, side: int, start: float, end: float) -> Float32[np.ndarray, "{side} {size}"]:
     """Weights (side, size) of a triangle as wide as the larger pixel, over the part start … end of the axis."""
     step = (end - start) * size / side
     centres = start * size + (np.arange(side) + 0.5) * step

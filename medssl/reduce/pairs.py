@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float32, Int64, Num
 
-from medssl.reduce.slices import NOBODY, Slices
+from medssl.reduce.slices import NOBODY, Neighbours, Slices
 
 
 class Pairs(ABC):
@@ -27,14 +28,16 @@ class Pairs(ABC):
         self.slices = slices
 
     @abstractmethod
-    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+    def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         """Distances (n,) float32 of slice `anchor` to slices `others` (n,)."""
 
-    def vectors(self) -> np.ndarray | None:
+    def vectors(self) -> Float32[np.ndarray, "n d"] | None:
         """Points (n, d) float32 whose Euclidean distance orders pairs alike, for clustering; None if there are none."""
         return None
 
-    def leaders(self, members: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def leaders(
+        self, members: Int64[np.ndarray, "n"], threshold: float
+    ) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
         """The paper's greedy pass over slices `members` (n,) in order: twin (n,) index or -1 (kept), and distance (n,).
 
         Take the first slice left, keep it, drop every slice left within the threshold of it, repeat. Only these pairs are
@@ -54,7 +57,7 @@ class Pairs(ABC):
             left = rest[~near]
         return twin, distance
 
-    def neighbours(self, members: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def neighbours(self, members: Int64[np.ndarray, "n"], threshold: float) -> Neighbours:
         """All pairs a < b of positions in `members` within the threshold, as blocks (a, b, distance)."""
         for a in range(len(members) - 1):
             apart = self.distances(members[a], members[a + 1 :])
@@ -72,7 +75,7 @@ class Remembered(Pairs):
         self.default_threshold, self.max_threshold = pairs.default_threshold, pairs.max_threshold
         self.whole_steps = pairs.whole_steps
 
-    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+    def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         """Distances (n,) of slice `anchor` to slices `others` (n,), computed or remembered."""
         anchor = int(anchor)
         row = self._rows.setdefault(anchor, {})
@@ -84,7 +87,7 @@ class Remembered(Pairs):
                 row[int(others[k])] = known[k] = float(value)
         return np.array(known, np.float32)
 
-    def vectors(self) -> np.ndarray | None:
+    def vectors(self) -> Float32[np.ndarray, "n d"] | None:
         """What the other one has."""
         return self._pairs.vectors()
 
@@ -92,9 +95,9 @@ class Remembered(Pairs):
 def leaders_in_blocks(
     num: int,
     block: int,
-    first_keeper: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-    within: Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]],
-) -> tuple[np.ndarray, np.ndarray]:
+    first_keeper: Callable[[Int64[np.ndarray, "n"], Int64[np.ndarray, "m"]], tuple[Int64[np.ndarray, "n"], Num[np.ndarray, "n"]]],
+    within: Callable[[Int64[np.ndarray, "n"]], Neighbours],
+) -> tuple[Int64[np.ndarray, "{num}"], Float32[np.ndarray, "{num}"]]:
     """The same greedy pass over items 0 … num−1, a block at a time: twin (num,) item or -1, distance (num,).
 
     `first_keeper(items, keepers)` → for each item the position of the first keeper within the threshold (−1: none), distance.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Bool, Float, Int64, Num
 
 from medssl.reduce.slices import NOBODY, Decision, Slices
 
@@ -15,14 +16,14 @@ TILE, GAP, LINE = 160, 6, 14
 KEPT_COLOUR, DROPPED_COLOUR = "#2a6f97", "#c1666b"
 
 
-def twins_to_show(decision: Decision, most: int = MOST_PAIRS) -> np.ndarray:
+def twins_to_show(decision: Decision, most: int = MOST_PAIRS) -> Int64[np.ndarray, "_"]:
     """Dropped slices that have a twin, at even steps through the order of their distance; never chosen by eye."""
     dropped = np.flatnonzero(decision.twin != NOBODY)
     ordered = dropped[np.argsort(decision.distance[dropped], kind="stable")]
     return ordered[np.unique(np.linspace(0, len(ordered) - 1, min(most, len(ordered))).astype(int))] if len(ordered) else ordered
 
 
-def contact_sheet(slices: Slices, decision: Decision, plane: Callable[[int], np.ndarray]):  # type: ignore[no-untyped-def]
+def contact_sheet(slices: Slices, decision: Decision, plane: Callable[[int], Float[np.ndarray, "row col"]]):  # type: ignore[no-untyped-def]
     """Pairs kept | dropped with their distance: a Pillow image; None when no dropped slice has a twin."""
     pairs = []
     for index in twins_to_show(decision):
@@ -31,7 +32,7 @@ def contact_sheet(slices: Slices, decision: Decision, plane: Callable[[int], np.
     return pair_sheet(pairs) if pairs else None
 
 
-def pair_sheet(pairs: list[tuple[np.ndarray, np.ndarray, str, str]]):  # type: ignore[no-untyped-def]
+def pair_sheet(pairs: list[tuple[Float[np.ndarray, "_ _"], Float[np.ndarray, "_ _"], str, str]]):  # type: ignore[no-untyped-def]
     """Pairs of slices [row, col] in 0..1 with a word above each, three pairs in a row: a Pillow image."""
     from PIL import Image, ImageDraw
 
@@ -52,7 +53,7 @@ def pair_sheet(pairs: list[tuple[np.ndarray, np.ndarray, str, str]]):  # type: i
     return sheet
 
 
-def threshold_curve(thresholds: np.ndarray, kept_frac: np.ndarray, chosen: float | None, name: str):  # type: ignore[no-untyped-def]
+def threshold_curve(thresholds: Num[np.ndarray, "n"], kept_frac: Float[np.ndarray, "n"], chosen: float | None, name: str):  # type: ignore[no-untyped-def]
     """Kept share (n,) against threshold (n,), the chosen threshold marked: a figure."""
     figure, axes = _figure(1, 1, (4.8, 3.0))
     axis = axes[0, 0]
@@ -64,7 +65,7 @@ def threshold_curve(thresholds: np.ndarray, kept_frac: np.ndarray, chosen: float
     return figure
 
 
-def similarity_matrix(distance: np.ndarray, name: str):  # type: ignore[no-untyped-def]
+def similarity_matrix(distance: Num[np.ndarray, "n n"], name: str):  # type: ignore[no-untyped-def]
     """Distances (n, n) of the slices of one volume in anatomical order: a figure."""
     figure, axes = _figure(1, 1, (4.2, 3.6))
     image = axes[0, 0].imshow(distance, cmap="viridis_r", interpolation="nearest")
@@ -73,7 +74,7 @@ def similarity_matrix(distance: np.ndarray, name: str):  # type: ignore[no-untyp
     return figure
 
 
-def where_dropped(place: np.ndarray, keep: np.ndarray):  # type: ignore[no-untyped-def]
+def where_dropped(place: Float[np.ndarray, "n"], keep: Bool[np.ndarray, "n"]):  # type: ignore[no-untyped-def]
     """Kept and dropped slices along the body: `place` (n,) is 0 at the first and 1 at the last slice of a volume: a figure."""
     figure, axes = _figure(1, 1, (4.8, 2.6))
     edges = np.linspace(0, 1, 21)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int64, Num, Shaped
 
 KEPT, DUPLICATE, RANK, BUDGET, LEAK = "kept", "duplicate", "rank", "budget", "leak"
 NOBODY = -1
+
+Neighbours = Iterator[tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Num[np.ndarray, "pairs"]]]
+"""Pairs of positions, and how far apart they are, in blocks."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +24,18 @@ class Slices:
     `vectors` (n, d) are embeddings. `seed` is the study's.
     """
 
-    ids: np.ndarray
-    volume: np.ndarray
-    neighbours: np.ndarray
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
-    plane: Callable[[int], np.ndarray] | None = None
-    vectors: np.ndarray | None = None
+    ids: Shaped[np.ndarray, "n"]
+    volume: Int[np.ndarray, "n"]
+    neighbours: Bool[np.ndarray, "n"]
+    columns: dict[str, Num[np.ndarray, "n"]] = field(default_factory=dict)
+    plane: Callable[[int], Float[np.ndarray, "row col"]] | None = None
+    vectors: Float[np.ndarray, "n d"] | None = None
     seed: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def runs(self) -> list[np.ndarray]:
+    def runs(self) -> list[Int64[np.ndarray, "_"]]:
         """Indices of the slices of each volume, in anatomical order; an image of a set is in no run."""
         members = np.flatnonzero(self.neighbours)
         if not len(members):
@@ -43,13 +47,19 @@ class Slices:
 class Decision:
     """What becomes of `n` slices: `keep` (n,) bool, `twin` (n,) index or -1, `distance` (n,) float32, `reason` (n,) text."""
 
-    keep: np.ndarray
-    twin: np.ndarray
-    distance: np.ndarray
-    reason: np.ndarray
+    keep: Bool[np.ndarray, "n"]
+    twin: Int64[np.ndarray, "n"]
+    distance: Float32[np.ndarray, "n"]
+    reason: Shaped[np.ndarray, "n"]
 
     @classmethod
-    def of(cls, keep: np.ndarray, reason: str, twin: np.ndarray | None = None, distance: np.ndarray | None = None) -> Decision:
+    def of(
+        cls,
+        keep: Bool[np.ndarray, "n"],
+        reason: str,
+        twin: Int64[np.ndarray, "n"] | None = None,
+        distance: Num[np.ndarray, "n"] | None = None,
+    ) -> Decision:
         """A decision in which every dropped slice has the same reason."""
         keep = np.asarray(keep, bool)
         twin = np.full(len(keep), NOBODY) if twin is None else twin

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 SIGMA = 1.5
 REACH = 5
@@ -22,10 +23,10 @@ class Moments:
     the constants added (rows − 10, columns − 10).
     """
 
-    centred: np.ndarray
-    mean: np.ndarray
-    mean_squared: np.ndarray
-    variance: np.ndarray
+    centred: Float32[np.ndarray, "rows columns"]
+    mean: Float32[np.ndarray, "*inner"]
+    mean_squared: Float32[np.ndarray, "*inner"]
+    variance: Float32[np.ndarray, "*inner"]
 
     @property
     def nbytes(self) -> int:
@@ -33,7 +34,7 @@ class Moments:
         return self.centred.nbytes + 3 * self.mean.nbytes
 
 
-def moments(unit: np.ndarray) -> Moments:
+def moments(unit: Float[np.ndarray, "rows columns"]) -> Moments:
     """Moments of a slice (rows, columns) in 0..1."""
     centred = np.ascontiguousarray(unit, np.float32) - np.float32(0.5)
     mean = blurred(centred)
@@ -64,7 +65,7 @@ def fits(shape: tuple[int, ...]) -> bool:
     return min(shape) > 2 * REACH
 
 
-def blurred(image: np.ndarray) -> np.ndarray:
+def blurred(image: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows-10 columns-10"]:
     """Gaussian window over an image (rows, columns) float32 where it fits: (rows − 10, columns − 10).
 
     The window is a banded matrix: tiles of 64 outputs share one small dense block of it.

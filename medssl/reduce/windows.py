@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64, Int64, Num, UInt8
 
 GREY_LEVELS = 256
 
@@ -27,7 +28,7 @@ class Window:
     intercept: float = 0.0
     per_slice: bool = False
 
-    def unit(self, stored: np.ndarray) -> np.ndarray:
+    def unit(self, stored: Num[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
         """clip((value − low) / (high − low), 0, 1) as float64, any shape; per slice: 0 for a constant slice."""
         value = stored.astype(np.float64) * self.slope + self.intercept
         low, high = (float(value.min()), float(value.max())) if self.per_slice else (self.low, self.high)
@@ -35,13 +36,13 @@ class Window:
             return np.zeros(stored.shape)
         return np.clip((value - low) / (high - low), 0.0, 1.0)
 
-    def grey(self, stored: np.ndarray) -> np.ndarray:
+    def grey(self, stored: Num[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
         """The slice in 8 bits: floor(255 × unit + 1/2), so halves round up. Same shape, uint8."""
         if self._tabled(stored):
             return np.take(self._grey_table, stored.view(np.uint16))
         return np.floor(self.unit(stored) * 255.0 + 0.5).astype(np.uint8)
 
-    def counts(self, stored: np.ndarray) -> np.ndarray:
+    def counts(self, stored: Num[np.ndarray, "..."]) -> Int64[np.ndarray, "levels"]:
         """How often each distinct windowed value occurs, (levels,) in rising order, zeros among them."""
         if stored.dtype == np.int16:
             first, last = (int(stored.min()), int(stored.max())) if self.per_slice else self._stored_range

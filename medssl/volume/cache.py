@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Shaped
 
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import writing
@@ -25,6 +26,7 @@ RUN_BYTES = 32 * 2**20
 """Rough size of what `runs` yields at once."""
 
 
+@runtime_checkable
 class Array(Protocol):
     """What `open_array` gives: shape, dtype and slicing; only what is asked for is read."""
 
@@ -74,18 +76,18 @@ class Compressed:
         self.shape: tuple[int, ...] = tuple(stored.shape[::-1] if self._reversed else stored.shape)
         self.dtype = np.dtype(stored.dtype)
 
-    def __getitem__(self, key: Any) -> np.ndarray:
+    def __getitem__(self, key: Any) -> Shaped[np.ndarray, "..."]:
         """What `key` names, decompressed."""
         key = key if isinstance(key, tuple) else (key,)
         key = (*key, *[slice(None)] * (len(self.shape) - len(key)))
         return np.asarray(self._stored[key[::-1]]).T if self._reversed else np.asarray(self._stored[key])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Shaped[np.ndarray, "..."]:
         """The whole array, decompressed."""
         return np.asarray(self[()], dtype=dtype)
 
 
-def read_plane(array: Array, axis: int, index: int) -> np.ndarray:
+def read_plane(array: Array, axis: int, index: int) -> Shaped[np.ndarray, "_ _"]:
     """Plane `index` along `axis` of a 3-D array, 2-D with the other axes in order; a view where memory mapped.
 
     Raises:
@@ -96,7 +98,7 @@ def read_plane(array: Array, axis: int, index: int) -> np.ndarray:
     return np.asarray(array[(slice(None),) * axis + (int(index),)])
 
 
-def read_patch(array: Array, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+def read_patch(array: Array, start: Sequence[int], size: Sequence[int]) -> Shaped[np.ndarray, "_ _ _"]:
     """The block of `size` voxels whose first voxel is `start`; a view where memory mapped.
 
     Raises:
@@ -108,7 +110,7 @@ def read_patch(array: Array, start: Sequence[int], size: Sequence[int]) -> np.nd
     return np.asarray(array[tuple(slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))])
 
 
-def runs(array: Array, axis: int) -> Iterator[tuple[slice, np.ndarray]]:
+def runs(array: Array, axis: int) -> Iterator[tuple[slice, Shaped[np.ndarray, "_ _ _"]]]:
     """The whole array in runs of neighbouring planes along `axis`, each small enough for memory."""
     plane_bytes = max(1, np.dtype(array.dtype).itemsize * int(np.prod(array.shape)) // max(1, array.shape[axis]))
     # whole chunks, so that no blosc2 block is decompressed twice
@@ -118,7 +120,7 @@ def runs(array: Array, axis: int) -> Iterator[tuple[slice, np.ndarray]]:
         yield planes, np.asarray(array[(slice(None),) * axis + (planes,)])
 
 
-def write_array(target: Path, array: np.ndarray, *, axis: int, form: Literal["memmap", "blosc2"]) -> None:
+def write_array(target: Path, array: Shaped[np.ndarray, "i j k"], *, axis: int, form: Literal["memmap", "blosc2"]) -> None:
     """Write a 3-D array all or nothing, laid out so that planes along `axis` are read fast.
 
     A `.npy` is in Fortran order (a plane along the last axis is one run of bytes), or in C order when `axis` is the first.

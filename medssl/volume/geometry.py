@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import permutations, product
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -18,16 +19,16 @@ class Reorientation:
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
-    def apply(self, array: np.ndarray) -> np.ndarray:
+    def apply(self, array: Shaped[np.ndarray, "_ _ _"]) -> Shaped[np.ndarray, "_ _ _"]:
         """A view `(i, j, k)` of a source array in the new orientation; no voxel value changes."""
         return array.transpose(self.axes)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
 
-    def restore(self, array: np.ndarray) -> np.ndarray:
+    def restore(self, array: Shaped[np.ndarray, "_ _ _"]) -> Shaped[np.ndarray, "_ _ _"]:
         """The source array again, as a view: the inverse of `apply`."""
         flipped = array[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
         return flipped.transpose(tuple(int(axis) for axis in np.argsort(self.axes)))
 
-    def matrix(self, shape: tuple[int, int, int]) -> np.ndarray:
+    def matrix(self, shape: tuple[int, int, int]) -> Float[np.ndarray, "4 4"]:
         """4×4 from new voxel indices to source voxel indices, for a source of this shape."""
         out = np.zeros((4, 4))
         out[3, 3] = 1.0
@@ -37,7 +38,12 @@ class Reorientation:
         return out
 
 
-def slice_affine(position: np.ndarray, orientation: np.ndarray, spacing: np.ndarray, step: np.ndarray) -> np.ndarray:
+def slice_affine(
+    position: Float[np.ndarray, "3"],
+    orientation: Float[np.ndarray, "6"],
+    spacing: Float[np.ndarray, "2"],
+    step: Float[np.ndarray, "3"],
+) -> Float[np.ndarray, "4 4"]:
     """4×4 from voxel (i, j, k) to RAS+ mm of a stack of DICOM slices.
 
     `position` (3,) LPS mm of the first slice's first voxel; `orientation` (6,) direction of a row's run (i) and of a
@@ -54,12 +60,12 @@ def slice_affine(position: np.ndarray, orientation: np.ndarray, spacing: np.ndar
     return LPS_TO_RAS @ affine
 
 
-def spacing_mm(affine: np.ndarray) -> np.ndarray:
+def spacing_mm(affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "3"]:
     """Voxel sizes (3,) in mm: lengths of the affine's columns."""
     return np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
 
 
-def closest_canonical(affine: np.ndarray) -> Reorientation:
+def closest_canonical(affine: Float[np.ndarray, "4 4"]) -> Reorientation:
     """The permutation and flips that bring an affine closest to RAS+.
 
     >>> closest_canonical(np.diag([-1.0, -1.0, 2.0, 1.0]))
@@ -71,12 +77,14 @@ def closest_canonical(affine: np.ndarray) -> Reorientation:
     return Reorientation(axes=best, flips=flips)  # type: ignore[arg-type]
 
 
-def reoriented_affine(affine: np.ndarray, turn: Reorientation, shape: tuple[int, int, int]) -> np.ndarray:
+def reoriented_affine(
+    affine: Float[np.ndarray, "4 4"], turn: Reorientation, shape: tuple[int, int, int]
+) -> Float[np.ndarray, "4 4"]:
     """The affine of `turn.apply(array)` where `affine` and `shape` are the source's."""
     return np.asarray(affine) @ turn.matrix(shape)
 
 
-def axis_codes(affine: np.ndarray) -> str:
+def axis_codes(affine: Float[np.ndarray, "4 4"]) -> str:
     """Where each voxel axis runs to, such as `LPS` (RAS+ is `RAS`).
 
     >>> axis_codes(np.diag([-1.0, -1.0, 2.0, 1.0]))
@@ -89,18 +97,18 @@ def axis_codes(affine: np.ndarray) -> str:
     return "".join(letters)
 
 
-def corners_mm(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def corners_mm(affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> Float[np.ndarray, "8 3"]:
     """World coordinates `(8, 3)` of the outermost voxel centres."""
     ends = np.array(list(product(*[(0.0, n - 1.0) for n in shape])))
     return ends @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
 
 
-def corner_distance_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> float:
+def corner_distance_mm(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
     """The largest distance between what two affines make of a corner of the grid."""
     return float(np.linalg.norm(corners_mm(one, shape) - corners_mm(other, shape), axis=1).max())
 
 
-def shear_deg(affine: np.ndarray) -> float:
+def shear_deg(affine: Float[np.ndarray, "4 4"]) -> float:
     """The largest departure from a right angle between two voxel axes, in degrees.
 
     >>> round(shear_deg(np.array([[1.0, 0, 0, 0], [0, 1, 0.1, 0], [0, 0, 1, 0], [0, 0, 0, 1]])), 2)
@@ -111,7 +119,7 @@ def shear_deg(affine: np.ndarray) -> float:
     return float(np.degrees(np.arcsin(np.clip(products.max(), 0.0, 1.0))))
 
 
-def is_usable(affine: np.ndarray) -> bool:
+def is_usable(affine: Float[np.ndarray, "4 4"]) -> bool:
     """Whether an affine is finite, not singular and of plausible voxel size (1 µm to 1 m)."""
     if not np.isfinite(affine).all():
         return False

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int16, Int64, Num, Shaped
 
 QUANTA = 65000
 """Levels that `quantise` spreads over the range of the values; the rest of 16 bits is room for rounding."""
@@ -14,7 +15,7 @@ QUANTA = 65000
 class Quantised(NamedTuple):
     """`value = slope × stored + intercept`, `stored` int16."""
 
-    stored: np.ndarray
+    stored: Int16[np.ndarray, "..."]
     slope: float
     intercept: float
 
@@ -22,8 +23,8 @@ class Quantised(NamedTuple):
 class Counts(NamedTuple):
     """The distinct numbers of an array in ascending order, and how often each occurs."""
 
-    values: np.ndarray
-    number: np.ndarray
+    values: Num[np.ndarray, "levels"]
+    number: Int64[np.ndarray, "levels"]
 
 
 def values_of(stored: Any, slope: Any, intercept: Any) -> Any:
@@ -42,7 +43,7 @@ def windowed(values: Any, low: Any, high: Any) -> Any:
     return ((values - low) / (high - low)).clip(0, 1)
 
 
-def quantise(values: np.ndarray) -> Quantised:
+def quantise(values: Float[np.ndarray, "..."]) -> Quantised:
     """Floating values as int16 with a step that is a power of two, so that whole numbers stay exact where the step is ≤ 1.
 
     The error is at most half a step, and the step is below (max − min) / 32,500: for CT (−1024…3071 HU) 0.06 HU at most.
@@ -64,7 +65,7 @@ def quantise(values: np.ndarray) -> Quantised:
     return Quantised(stored, step, middle)
 
 
-def counts_of(parts: Iterable[np.ndarray], slope: float = 1.0, intercept: float = 0.0) -> Counts:
+def counts_of(parts: Iterable[Shaped[np.ndarray, "..."]], slope: float = 1.0, intercept: float = 0.0) -> Counts:
     """Count every value in arrays of stored int16, uint8 or uint16 (a bin for each: exact, and cheaper than sorting)."""
     total, offset = np.zeros(2**15 + 2**16, dtype=np.int64), 2**15
     for part in parts:
@@ -97,7 +98,9 @@ def moments_of(counts: Counts) -> tuple[float, float]:
     return mean, float(np.sqrt(np.average((counts.values - mean) ** 2, weights=counts.number)))
 
 
-def number_above(stored: np.ndarray, slope: float, intercept: float, value: float, *, axis: int) -> np.ndarray:
+def number_above(
+    stored: Num[np.ndarray, "..."], slope: float, intercept: float, value: float, *, axis: int
+) -> Int64[np.ndarray, "planes"]:
     """How many stored numbers of each plane along `axis` stand for more than `value`: int64 `(planes,)`."""
     threshold = (value - intercept) / slope
     # compared as whole numbers: no floating copy of the array

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Float32, Num
 
 
 @dataclass(frozen=True)
@@ -13,19 +14,19 @@ class StraightGrid:
     """A straight stack that covers a sheared or uneven one. Depths and offsets are in the slices' own frame."""
 
     shape: tuple[int, int, int]
-    origin: np.ndarray
-    """(3,) world mm of voxel (0, 0, 0), in the frame of the positions given."""
+    origin: Float[np.ndarray, "3"]
+    """World mm of voxel (0, 0, 0), in the frame of the positions given."""
     step_mm: float
-    shifts_vox: np.ndarray
-    """(n, 2): where the grid's column (0, 0) lies in each source slice, in voxels of that slice."""
-    depths_mm: np.ndarray
-    """(n,) of the source slices along the normal, from the first."""
+    shifts_vox: Float[np.ndarray, "n 2"]
+    """Where the grid's column (0, 0) lies in each source slice, in voxels of that slice."""
+    depths_mm: Float[np.ndarray, "n"]
+    """Of the source slices along the normal, from the first."""
 
 
 def straight_grid(
-    positions: np.ndarray,
-    rows_run: np.ndarray,
-    columns_run: np.ndarray,
+    positions: Float[np.ndarray, "n 3"],
+    rows_run: Float[np.ndarray, "3"],
+    columns_run: Float[np.ndarray, "3"],
     spacing_ij: tuple[float, float],
     shape_ij: tuple[int, int],
 ) -> StraightGrid:
@@ -48,7 +49,9 @@ def straight_grid(
     return StraightGrid(shape, origin, step, low - shifts, depths)
 
 
-def straightened_plane(grid: StraightGrid, index: int, plane: Callable[[int], np.ndarray], fill: float) -> np.ndarray:
+def straightened_plane(
+    grid: StraightGrid, index: int, plane: Callable[[int], Num[np.ndarray, "_ _"]], fill: float
+) -> Float32[np.ndarray, "i j"]:
     """Plane `index` of a straight grid, float32 `(i, j)`, linear between voxels; `fill` where there is no image.
 
     `plane(n)` gives source slice `n` as an array `(i, j)`.
@@ -65,7 +68,9 @@ def straightened_plane(grid: StraightGrid, index: int, plane: Callable[[int], np
     return np.where(np.isnan(mixed), np.float32(fill), mixed)
 
 
-def shifted_plane(plane: np.ndarray, shift_vox: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+def shifted_plane(
+    plane: Num[np.ndarray, "_ _"], shift_vox: Float[np.ndarray, "2"], shape: tuple[int, ...], fill: float
+) -> Float32[np.ndarray, "i j"]:
     """`out[i, j] = plane[i + shift_i, j + shift_j]`, linear, float32; `fill` where a neighbour is missing."""
     out: np.ndarray = plane.astype(np.float32)
     for axis in (0, 1):
@@ -93,7 +98,9 @@ def _window(array: np.ndarray, axis: int, start: int, size: int) -> np.ndarray:
     return out
 
 
-def straight_affine(affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int, int]]:
+def straight_affine(
+    affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]
+) -> tuple[Float[np.ndarray, "4 4"], tuple[int, int, int]]:
     """A right-angled grid (affine, shape) over a sheared one: i stays, j and k are made square to it, sizes stay.
 
     The k spacing becomes the distance between planes; the grid covers every voxel of the source.
@@ -117,14 +124,14 @@ def straight_affine(affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[np
 
 
 def resample(
-    array: np.ndarray,
-    affine: np.ndarray,
-    grid_affine: np.ndarray,
+    array: Num[np.ndarray, "i j k"],
+    affine: Float[np.ndarray, "4 4"],
+    grid_affine: Float[np.ndarray, "4 4"],
     grid_shape: tuple[int, int, int],
     *,
     order: int = 1,
     fill: float = 0.0,
-) -> np.ndarray:
+) -> Num[np.ndarray, "_ _ _"]:
     """`array` `(i, j, k)` on another grid, trilinear (`order=1`, float32) or nearest (`order=0`, its own dtype).
 
     Points outside the source's voxel centres get `fill`.

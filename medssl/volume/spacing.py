@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from jaxtyping import Float, Num
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 
 def resample_to_spacing(
-    array: np.ndarray, affine: np.ndarray, spacing_mm: Sequence[float], *, order: Literal[0, 1] = 1
-) -> tuple[np.ndarray, np.ndarray]:
+    array: Num[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"], spacing_mm: Sequence[float], *, order: Literal[0, 1] = 1
+) -> tuple[Num[np.ndarray, "_ _ _"], Float[np.ndarray, "4 4"]]:
     """`array` `(i, j, k)` at another voxel size, and its affine; axes keep their direction, the volume keeps its middle.
 
     `order=1` gives float32: linear between voxel centres; where an axis becomes coarser by a step `s`, the mean of that line over

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -250,6 +252,15 @@ def test_recomputing_activations_uses_the_mask_of_its_own_call() -> None:
     assert all(torch.equal(g, p.grad) for g, p in zip(wanted, backbone.parameters(), strict=True))
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """torch cannot compile the suite's checks of shapes."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_compiled_network_takes_a_new_mask_in_every_call() -> None:
     torch.manual_seed(0)
     backbone, images = Small(), torch.randn(2, 1, 12, 8)

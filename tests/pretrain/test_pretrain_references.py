@@ -254,6 +254,28 @@ def test_lars_and_lamb_scale_a_step_by_the_norms() -> None:
     assert torch.allclose(p.detach(), w - 0.5 * (w.norm() / r.norm()) * r, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", [LARS, LAMB])
+def test_a_closure_gives_the_gradients_of_the_step_it_is_handed_to(optimizer: type[torch.optim.Optimizer]) -> None:
+    target, moved = unit(4, 3, 1), {}
+    for way in ("before", "closure"):
+        p = torch.nn.Parameter(unit(4, 3, 0))
+        made = optimizer([p], lr=0.5)
+
+        def loss(p: torch.nn.Parameter = p) -> float:
+            value = (p - target).square().sum()
+            value.backward()
+            return value.item()
+
+        if way == "closure":
+            assert made.step(loss) == float((unit(4, 3, 0) - target).square().sum())
+        else:
+            loss()
+            assert made.step() is None
+        moved[way] = p.detach()
+    assert torch.equal(moved["before"], moved["closure"])
+    assert not torch.equal(moved["closure"], unit(4, 3, 0))
+
+
 def test_the_weight_decay_goes_from_the_first_to_the_final_value_along_half_a_cosine() -> None:
     shares = [0.0, 0.25, 0.5, 0.75, 1.0, 2.0]
     halves = [0.0, (2 - math.sqrt(2)) / 4, 0.5, (2 + math.sqrt(2)) / 4, 1.0, 1.0]

@@ -23,6 +23,7 @@ from medssl.pretrain.objectives.spark import SparK, normalised_patches
 
 SMALL_STEM = {"width": 0.125, "stem": "small"}
 ROWS = [0, 1, 4, 9, 13, 17, 21, 30]
+BATCH = made_batch(made_samples(), ROWS, 2)
 
 
 def made(name: str = "resnet18", dims: int = 2, options: dict[str, Any] = SMALL_STEM, channels: int = 1, **of_spark: Any) -> Any:
@@ -92,29 +93,29 @@ def test_the_loss_is_that_of_a_slow_reference_over_masked_patches() -> None:
                     target = image[where].double()
                     target = (target - target.mean()) / math.sqrt(target.var().item() + 1e-6)
                     total, count = total + (prediction[where].double() - target).square().mean().item(), count + 1
-    assert objective.loss(outputs, None).value.item() == pytest.approx(total / count, rel=1e-5)
+    assert objective.loss(outputs, BATCH).value.item() == pytest.approx(total / count, rel=1e-5)
 
 
 def test_predictions_of_visible_patches_do_not_count() -> None:
     objective = made()
     outputs = asked(objective, torch.rand(8, 1, 32, 32))
-    before = objective.loss(outputs, None).value
+    before = objective.loss(outputs, BATCH).value
     hidden = hidden_pixels(outputs, 8)
     outputs["prediction"] = torch.where(hidden, outputs["prediction"], outputs["prediction"] + 100)
-    assert torch.equal(before, objective.loss(outputs, None).value)
+    assert torch.equal(before, objective.loss(outputs, BATCH).value)
 
 
 def test_saying_zero_costs_one_and_the_target_itself_nothing() -> None:
     objective = made()
     images = torch.rand(8, 1, 32, 32, dtype=torch.float64)
     outputs = asked(objective, images.float()) | {"images": images}
-    zero = objective.loss(outputs | {"prediction": torch.zeros_like(images)}, None).value.item()
+    zero = objective.loss(outputs | {"prediction": torch.zeros_like(images)}, BATCH).value.item()
     variance = split(images, (4, 4)).flatten(2).var(2)[~outputs["active"].flatten(1)]
     assert zero == pytest.approx((63 / 64 * variance / (variance + 1e-6)).mean().item(), rel=1e-9)
     assert zero == pytest.approx(1, abs=0.02)
     target = normalised_patches(split(images, (4, 4)).flatten(2))
     exact = join(target.reshape(8, 16, 8, 8, 1), (4, 4))
-    assert objective.loss(outputs | {"prediction": exact}, None).value.item() == pytest.approx(0, abs=1e-20)
+    assert objective.loss(outputs | {"prediction": exact}, BATCH).value.item() == pytest.approx(0, abs=1e-20)
 
 
 def test_each_image_shows_the_asked_share_and_the_mask_is_its_own() -> None:
@@ -146,7 +147,7 @@ def test_constant_patches_are_reported_apart_and_left_out_if_asked() -> None:
     images = air_and_anatomy()
     kept, left_out = made(), made(constant_patches="exclude")
     outputs = asked(kept, images)
-    a, b = kept.loss(outputs, None), left_out.loss(outputs, None)
+    a, b = kept.loss(outputs, BATCH), left_out.loss(outputs, BATCH)
     share = float(a.parts["constant_frac"])
     assert share == pytest.approx((~outputs["active"][:, :2]).sum().item() / (~outputs["active"]).sum().item())
     assert b.value.item() == pytest.approx(float(a.parts["loss_varied"]), rel=1e-6)
@@ -218,7 +219,7 @@ def test_sizes_and_patches_that_do_not_fit_are_refused() -> None:
 def test_the_decoder_that_is_kept_is_that_of_the_segmentation(name: str, options: dict[str, Any]) -> None:
     objective = made(name, 2, options, decoder="unet" if name == "resnet18" else "auto")
     outputs = asked(objective, torch.rand(8, 1, 32, 32))
-    objective.loss(outputs, None).value.backward()
+    objective.loss(outputs, BATCH).value.backward()
     for parameter_name, p in objective.named_parameters():
         assert p.grad is not None and bool(p.grad.isfinite().all()), parameter_name
         # nnU-Net's branches begin with weight 0

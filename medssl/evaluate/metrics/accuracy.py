@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from medssl.evaluate.sample import ALL, Floats, Sample
+import numpy as np
+from jaxtyping import Float64
+
+from medssl.evaluate.sample import ALL, Sample
 
 TASK = "classification"
 BETTER = "higher"
 
 
-def accuracy(sample: Sample) -> dict[str, Floats]:
+def accuracy(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
     """Share of cases whose class (of a multi-label case: whose every class) is the true one."""
     return {ALL: sample.mean((sample.called == sample.targets).all(axis=1))}

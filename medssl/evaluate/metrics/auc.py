@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from medssl.evaluate.sample import Floats, Sample, divide
+import numpy as np
+from jaxtyping import Float64
+
+from medssl.evaluate.sample import Sample, divide
 
 TASK = "classification"
 BETTER = "higher"
 
 
-def auc(sample: Sample) -> dict[str, Floats]:
+def auc(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
     """Area under the ROC curve of each class against the rest, ties counted half, and its mean over classes.
 
     Source: Hanley and McNeil, Radiology 143:29 (1982); Fawcett, Pattern Recognition Letters 27:861 (2006), §8.

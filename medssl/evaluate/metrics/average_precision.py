@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from medssl.evaluate.sample import Floats, Sample, divide
+import numpy as np
+from jaxtyping import Float64
+
+from medssl.evaluate.sample import Sample, divide
 
 TASK = "classification"
 BETTER = "higher"
 
 
-def average_precision(sample: Sample) -> dict[str, Floats]:
+def average_precision(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
     """Precision averaged over the steps of recall, of each class against the rest, and its mean over classes.
 
     Source: the step-wise sum (no interpolation), as in Davis and Goadrich, ICML 2006.

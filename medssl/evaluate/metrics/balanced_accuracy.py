@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float64
 
-from medssl.evaluate.sample import ALL, Floats, Sample, divide
+from medssl.evaluate.sample import ALL, Sample, divide
 
 TASK = "classification"
 BETTER = "higher"
 
 
-def balanced_accuracy(sample: Sample) -> dict[str, Floats]:
+def balanced_accuracy(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
     """Mean recall of the classes that have test cases; with several labels a case, also of having and not having each.
 
     Source: Brodersen et al., ICPR 2010, doi:10.1109/ICPR.2010.764.

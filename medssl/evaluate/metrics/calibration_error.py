@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float64
 
 from medssl.core.bounds import Bins
-from medssl.evaluate.sample import ALL, Floats, Sample, divide
+from medssl.evaluate.sample import ALL, Sample, divide
 
 TASK = "classification"
 BETTER = "lower"
 
 
-def calibration_error(sample: Sample, *, bins: Bins = 15) -> dict[str, Floats]:
+def calibration_error(sample: Sample, *, bins: Bins = 15) -> dict[str, Float64[np.ndarray, "r"]]:
     """Mean distance of confidence and accuracy over equal-width bins of confidence, weighted by their cases.
 
     It is biased upwards where bins hold few cases; the curve's counts show how few.
@@ -23,7 +24,9 @@ def calibration_error(sample: Sample, *, bins: Bins = 15) -> dict[str, Floats]:
     return {ALL: divide(gap, counts.sum(axis=1))}
 
 
-def binned(sample: Sample, bins: int) -> tuple[Floats, Floats, Floats]:
+def binned(
+    sample: Sample, bins: int
+) -> tuple[Float64[np.ndarray, "r {bins}"], Float64[np.ndarray, "r {bins}"], Float64[np.ndarray, "r {bins}"]]:
     """Weighted sums `(r, bins)` of calls, of their confidence and of the right ones, by confidence in (0, 1/bins], …
 
     A case is one call (its most probable class); a multi-label case is one for each label, at max(p, 1 − p).

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from medssl.evaluate.sample import Floats, Sample, divide
+import numpy as np
+from jaxtyping import Float64
+
+from medssl.evaluate.sample import Sample, divide
 
 TASK = "classification"
 BETTER = "higher"
 
 
-def f1(sample: Sample) -> dict[str, Floats]:
+def f1(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
     """Harmonic mean of precision and recall: of the positive class (which the row names) or of each, and over classes.
 
     Source: van Rijsbergen, Information Retrieval (1979), ch. 7.

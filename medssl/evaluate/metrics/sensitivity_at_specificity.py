@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float64
 
 from medssl.core.bounds import Fraction
-from medssl.evaluate.sample import Floats, Sample, divide
+from medssl.evaluate.sample import Sample, divide
 
 TASK = "classification"
 BETTER = "higher"
 
 
-def sensitivity_at_specificity(sample: Sample, *, specificity: Fraction = 0.9) -> dict[str, Floats]:
+def sensitivity_at_specificity(sample: Sample, *, specificity: Fraction = 0.9) -> dict[str, Float64[np.ndarray, "r"]]:
     """Highest sensitivity among the thresholds whose specificity is at least `specificity`, and its mean over classes.
 
     The threshold is that of the test cases themselves (of each replicate anew): a point of the ROC curve, not the

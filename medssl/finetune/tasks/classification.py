@@ -20,7 +20,7 @@ from medssl.finetune.mixup import mixup
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import macro_auc
 from medssl.finetune.self_training import self_trained
-from medssl.nn.backbone import pooled
+from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.layout import laid_out, lay_out
 
 MODES = ["linear", "knn", "full", "gradual"]
@@ -32,7 +32,7 @@ PREDICT_BATCH = 128
 class Classifier(nn.Module):
     """A backbone, its deepest map averaged, one linear layer."""
 
-    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.channels[-1], num_classes)
@@ -74,11 +74,11 @@ class Classification:
         self.self_training_rounds = self_training_rounds
         self.self_training_confidence = self_training_confidence
 
-    def network(self, backbone: nn.Module, num_classes: int) -> nn.Module:
+    def network(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """The backbone with this task's head."""
         return Classifier(backbone, num_classes)
 
-    def features(self, backbone: nn.Module, cases: Cases, device: torch.device) -> np.ndarray:
+    def features(self, backbone: Backbone, cases: Cases, device: torch.device) -> np.ndarray:
         """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
         backbone = lay_out(copy.deepcopy(backbone), device).eval()
         return _in_batches(cases, np.arange(len(cases)), device, lambda images: pooled(backbone(laid_out(images, backbone))))
@@ -86,7 +86,7 @@ class Classification:
     def fit(
         self,
         mode: str,
-        backbone: nn.Module,
+        backbone: Backbone,
         cases: Cases,
         train: np.ndarray,
         asked: np.ndarray,
@@ -117,6 +117,8 @@ class Classification:
         rest = np.setdiff1d(cases.where("train"), train)
 
         def guess(fitted: Fitted) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+            if fitted.network is None:
+                raise ValueError("labels are guessed by a network, and this fit has none.")
             guesses = self.predict(fitted.network, cases, rest, device)
             sure = np.flatnonzero(self._sure(guesses))
             return (rest[sure], self._hardened(guesses[sure])), len(sure)
@@ -141,7 +143,7 @@ class Classification:
         hard = guesses >= 0.5 if self.multilabel else guesses == guesses.max(axis=1, keepdims=True)
         return hard.astype(np.float32)
 
-    def _linear(self, backbone: nn.Module, cases: Cases, train: np.ndarray, asked: np.ndarray, features: np.ndarray) -> Fitted:
+    def _linear(self, backbone: Backbone, cases: Cases, train: np.ndarray, asked: np.ndarray, features: np.ndarray) -> Fitted:
         val = cases.where("val")
         found = probe.linear_probe(
             (features[train], cases.targets[train]),
@@ -159,7 +161,7 @@ class Classification:
     def _full(
         self,
         mode: str,
-        backbone: nn.Module,
+        backbone: Backbone,
         cases: Cases,
         train: np.ndarray,
         targets: np.ndarray,

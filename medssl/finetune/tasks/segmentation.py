@@ -181,6 +181,8 @@ class Segmentation:
                         overlap=self.overlap,
                         mode="gaussian",
                     )
+                    if not isinstance(logits, Tensor):  # MONAI joins several outputs too, and this network has one
+                        raise TypeError(f"the network gave {type(logits).__name__}; expected one tensor of logits.")
                     shares = logits.float().softmax(dim=1)
                     total = total + (shares.flip(axes) if axes else shares)
                 parts.append((total / len(flips)).cpu())

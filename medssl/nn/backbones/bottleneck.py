@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count
@@ -44,7 +45,7 @@ class Bottleneck(Backbone):
         self.strides = (*self.inner.strides, self.inner.strides[-1])
         self.stage_names = (*(f"inner.{name}" for name in self.inner.stage_names), "code")
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         flat = len(self.inner.channels)
         maps: list[Tensor] = self.inner(x, None if depth is None else min(depth, flat))
         if depth is not None and depth <= flat:

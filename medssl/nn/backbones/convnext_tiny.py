@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.core.bounds import Positive, Weight
@@ -38,26 +41,35 @@ class ConvNeXtTiny(Backbone):
         self.stem = nn.Sequential(convolution(in_channels, self.channels[0], 4, stride=4), ChannelNorm(self.channels[0]))
         stages, before = [], self.channels[0]
         for number, (depth, after) in enumerate(zip((3, 3, 9, 3), self.channels, strict=True)):
-            stage = nn.Module()
-            stage.downsample = (
-                nn.Sequential(ChannelNorm(before), convolution(before, after, 2, stride=2)) if number else nn.Identity()
-            )
-            stage.blocks = nn.Sequential(*[Block(convolution, after, layer_scale) for _ in range(depth)])
-            stages.append(stage)
+            halve = nn.Sequential(ChannelNorm(before), convolution(before, after, 2, stride=2)) if number else nn.Identity()
+            stages.append(Stage(halve, [Block(convolution, after, layer_scale) for _ in range(depth)]))
             before = after
         self.stages = nn.Sequential(*stages)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
         x, maps = self.stem(x), []
         for stage in list(self.stages)[:depth]:
-            x = stage.blocks(stage.downsample(x))
+            x = stage(x)
             maps.append(x)
         return maps
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, behind what halves the one before."""
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Float[Tensor, "n _ *size"]) -> Float[Tensor, "n _ ..."]:
+        return self.blocks(self.downsample(x))
 
 
 class Block(nn.Module):
@@ -67,11 +79,20 @@ class Block(nn.Module):
         super().__init__()
         self.conv_dw = convolution(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = nn.Module()
-        self.mlp.fc1, self.mlp.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.mlp = Perceptron(channels)
         self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.conv_dw(x).movedim(1, -1))
-        y = self.mlp.fc2(F.gelu(self.mlp.fc1(y)))
+    def forward(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n c *size"]:
+        y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))
         return x + (y * self.gamma).movedim(-1, 1)
+
+
+class Perceptron(nn.Module):
+    """The two dense layers of a block, on channels that come last."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Float[Tensor, "*places c"]) -> Float[Tensor, "*places c"]:
+        return self.fc2(F.gelu(self.fc1(x)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.core.bounds import Widths
@@ -45,17 +47,13 @@ class ResEnc(Backbone):
         self.channels = tuple(features)
         self.strides = tuple(2**level for level in range(len(features)))
         self.stage_names = tuple(f"encoder.stages.{level}" for level in range(len(features)))
-        self.encoder = nn.Module()
-        self.encoder.stem = nn.Module()
-        self.encoder.stem.convs = nn.Sequential(Convolution(spatial_dims, in_channels, features[0], 3))
+        stem = Stem(Convolution(spatial_dims, in_channels, features[0], 3))
         stages, before = [], features[0]
         for level, (after, count) in enumerate(zip(features, blocks, strict=True)):
-            stage = nn.Module()
             first = Residual(spatial_dims, before, after, stride=2 if level else 1)
-            stage.blocks = nn.Sequential(first, *[Residual(spatial_dims, after, after) for _ in range(count - 1)])
-            stages.append(stage)
+            stages.append(Stage([first, *(Residual(spatial_dims, after, after) for _ in range(count - 1))]))
             before = after
-        self.encoder.stages = nn.Sequential(*stages)
+        self.encoder = Encoder(stem, stages)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight, a=0.01)
@@ -64,13 +62,44 @@ class ResEnc(Backbone):
             if isinstance(module, Residual):
                 nn.init.zeros_(module.conv2.norm.weight)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
-        x, maps = self.encoder.stem.convs(x), []
+        x, maps = self.encoder.stem(x), []
         for stage in list(self.encoder.stages)[:depth]:
-            x = stage.blocks(x)
+            x = stage(x)
             maps.append(x)
         return maps
+
+
+class Encoder(nn.Module):
+    """The stem and the stages, under the names that nnU-Net's files give them."""
+
+    def __init__(self, stem: Stem, stages: Sequence[Stage]) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+
+
+class Stem(nn.Module):
+    """The convolution before the first stage."""
+
+    def __init__(self, convolution: Convolution) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(convolution)
+
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
+        return self.convs(x)
+
+
+class Stage(nn.Module):
+    """Residual blocks at one resolution; the first may halve it."""
+
+    def __init__(self, blocks: Sequence[Residual]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
+        return self.blocks(x)
 
 
 class Convolution(nn.Module):
@@ -92,7 +121,7 @@ class Convolution(nn.Module):
         self.norm = norm(after, eps=1e-5, affine=True)
         self.activate = activate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
         x = self.norm(self.conv(x))
         return F.leaky_relu(x, inplace=True) if self.activate else x
 
@@ -111,5 +140,5 @@ class Residual(nn.Module):
             shortcut.append(Convolution(dims, before, after, 1, bias=False, activate=False))
         self.skip = nn.Sequential(*shortcut) if shortcut else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
         return F.leaky_relu(self.conv2(self.conv1(x)) + self.skip(x), inplace=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from medssl.core.bounds import Count, Fold
@@ -67,7 +68,7 @@ class Slicewise(Backbone):
         self.strides = (*self.slices.strides, self.slices.strides[-1])
         self.stage_names = (*(f"slices.{name}" for name in self.slices.stage_names), "volume")
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         """Volumes `(n, c, i, j, k)` to the slice maps `(n, channels, i / stride, j / stride, k)` and the volume's map."""
         self.check(x)
         count, flat = x.shape[4], len(self.slices.channels)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from monai.networks.nets.basic_unet import BasicUNet
+from jaxtyping import Float
+from monai.networks.nets.basic_unet import BasicUNet, Down, TwoConv, UpCat
 from torch import Tensor
 
 from medssl.core.bounds import Count
@@ -13,7 +14,7 @@ from medssl.nn.resnet import SeparableMaxPool3d
 
 TITLE = "U-Net encoder"
 SOURCE = "Falk et al., Nat Methods 2019;16:67"
-LIBRARIES = {"monai": {}}
+LIBRARIES: dict[str, dict[str, object]] = {"monai": {}}
 """Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
 
 
@@ -29,6 +30,15 @@ class UNet(Backbone):
     """
 
     is_unet = True
+    conv_0: TwoConv
+    down_1: Down
+    down_2: Down
+    down_3: Down
+    down_4: Down
+    upcat_4: UpCat
+    upcat_3: UpCat
+    upcat_2: UpCat
+    upcat_1: UpCat
 
     def __init__(
         self,
@@ -61,14 +71,14 @@ class UNet(Backbone):
             for level in (self.down_1, self.down_2, self.down_3, self.down_4):
                 level.max_pooling = SeparableMaxPool3d(2, stride=2, padding=0)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> list[Tensor]:
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
         maps = [self.conv_0(x)]
         for level in (self.down_1, self.down_2, self.down_3, self.down_4)[: None if depth is None else depth - 1]:
             maps.append(level(maps[-1]))
         return maps
 
-    def decode(self, maps: list[Tensor], *, blocks: int = 4) -> list[Tensor]:
+    def decode(self, maps: list[Float[Tensor, "n _ ..."]], *, blocks: int = 4) -> list[Float[Tensor, "n _ ..."]]:
         """The maps on the way up after the first `blocks` of four decoder blocks, deep to shallow."""
         x, made = maps[-1], []
         for number, block in list(enumerate((self.upcat_4, self.upcat_3, self.upcat_2, self.upcat_1)))[:blocks]:

@@ -6,6 +6,7 @@ Source: Grill et al., "Bootstrap your own latent", arXiv 2006.07733, algorithm 1
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Momentum, Widths
@@ -47,7 +48,7 @@ class BYOL(Objective):
         self.predictor = perceptron([projector[-1], predictor_hidden, projector[-1]])
         self.target = momentum_copy(nn.ModuleList([self.backbone, self.projector]))
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n, images = len(views[0]), torch.cat(views)
         features = pooled(self.backbone(images))
         projected = self.projector(features)
@@ -62,11 +63,11 @@ class BYOL(Objective):
             **looked_at(features.view(2, n, -1), projected.view(2, n, -1)),
         }
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         agree = (outputs["prediction_a"] * outputs["target_b"]).sum(1) + (outputs["prediction_b"] * outputs["target_a"]).sum(1)
         return Loss((4 - 2 * agree).mean())
 
-    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+    def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """The target follows."""
         follow(self.target, nn.ModuleList([self.backbone, self.projector]), cosine_momentum(self.momentum, progress))
 

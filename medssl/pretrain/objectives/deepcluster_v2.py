@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medssl.core.bounds import Count, Fraction, Positive, Rising, Several, Whole, Widths
@@ -78,16 +79,16 @@ class DeepClusterV2(Objective):
     def start_epoch(self, epoch: int, seed: int) -> None:
         self.clusters.start_epoch(epoch, seed)
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])
         features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
         z = normalised(self.projector(features)).view(len(views), n, -1)
         return {"z": z.transpose(0, 1), **looked_at(features.view(len(views), n, -1), z)}
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         return Loss(self.clusters.loss(outputs["z"], batch.rows))
 
-    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+    def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """The batch's embeddings take their places in the memory."""
         self.clusters.remember(outputs["z"], batch.rows)
 

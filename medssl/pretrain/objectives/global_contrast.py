@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from medssl.core.bounds import Positive, Several, Widths
@@ -44,6 +45,8 @@ class GlobalContrast(Objective):
             embedding's.
     """
 
+    partition: Int64[Tensor, "samples"]
+
     def __init__(
         self,
         backbone: Backbone,
@@ -70,7 +73,7 @@ class GlobalContrast(Objective):
             return [Crop(2, size)]
         return [Crop(1, size, varies="nothing"), Crop(2 if self.variant == "gd_minus" else 1, size)]
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
         """Equally many slices of each partition; `gr` has none and shuffles.
 
         Raises:
@@ -82,20 +85,22 @@ class GlobalContrast(Objective):
         partition, least = self.partition.cpu().numpy(), 2 if self.variant == "gd" else 1
         return partition_batches(self.volume, partition, self.partitions, batch_size, random, least=least)
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])
         features = pooled(self.backbone(torch.cat(views)))
         z = wide(self.projector(features))
         return {f"z_{number}": part for number, part in enumerate(z.split(n))} | looked_at(features.split(n), z.split(n))
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         z = [normalised(outputs[f"z_{number}"]) for number in range(3 if self.variant == "gd_minus" else 2)]
         if self.variant == "gr":
             return Loss(nt_xent(z[0], z[1], temperature=self.temperature))
         return Loss(partition_contrast(torch.stack(z), self.partition[batch.rows], self.temperature, across=self.variant == "gd"))
 
 
-def partition_contrast(z: Tensor, partition: Tensor, temperature: float, *, across: bool) -> Tensor:
+def partition_contrast(
+    z: Float[Tensor, "copies n d"], partition: Int64[Tensor, "n"], temperature: float, *, across: bool
+) -> Float[Tensor, ""]:
     """Mean over local anchors and their positives of −log(e^s⁺ / (e^s⁺ + Σ e^s⁻)), with s = cosine / temperature.
 
     One positive of anchor `z[c, i]` at a time: the other copies of i. With `across` as much again comes from the volumes: that

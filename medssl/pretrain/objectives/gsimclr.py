@@ -5,11 +5,11 @@ Source: Chakraborty et al., "G-SimCLR", ICDM workshops 2020, arXiv 2009.12007.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from medssl.core.bounds import Count, Positive, Weight, Whole, Widths
@@ -19,6 +19,7 @@ from medssl.nn.backbone import Backbone
 from medssl.nn.denoiser import fit_denoiser
 from medssl.nn.gather import from_first
 from medssl.nn.loading import Samples
+from medssl.pretrain.objective import PlainImages
 from medssl.pretrain.objectives.simclr import SimCLR
 from medssl.pretrain.partitions import rank_within
 
@@ -46,6 +47,8 @@ class GSimCLR(SimCLR):
         exclude_same_volume: whether slices of the same volume are spared from being negatives.
         whitening_groups: groups of features that are whitened over the batch before the loss; 0 whitens nothing.
     """
+
+    cluster: Int64[Tensor, "samples"]
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class GSimCLR(SimCLR):
         # Until the denoiser has been trained every sample is a cluster of its own.
         self.register_buffer("cluster", torch.arange(len(samples)))
 
-    def prepare(self, images: Callable[[int], Iterator[tuple[Tensor, np.ndarray]]], seed: int, device: Any) -> None:
+    def prepare(self, images: PlainImages, seed: int, device: Any) -> None:
         """Denoise, encode, cluster."""
         from sklearn.cluster import KMeans
 
@@ -86,7 +89,7 @@ class GSimCLR(SimCLR):
         found = KMeans(self.clusters, n_init=1, random_state=seed % 2**32).fit_predict(codes.cpu().numpy())
         self.cluster.copy_(from_first(torch.from_numpy(found).to(self.cluster)))
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
         """Batches without two members of one cluster (`paper`: as far as its deck goes).
 
         Raises:
@@ -105,7 +108,9 @@ class GSimCLR(SimCLR):
         return clean_batches(cluster, batch_size, count, rng(seed, "deck", epoch))
 
 
-def clean_batches(cluster: np.ndarray, batch_size: int, count: int, random: np.random.Generator) -> list[np.ndarray]:
+def clean_batches(
+    cluster: Int[np.ndarray, "n"], batch_size: int, count: int, random: np.random.Generator
+) -> list[Int64[np.ndarray, "{batch_size}"]]:
     """`count` batches of members of distinct clusters; a cluster's chance is in proportion to its size, and at most 1 a batch.
 
     Within a cluster every member is drawn once before one is drawn again. Source of the draw: Madow, systematic sampling with

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int64, Shaped, UInt64
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Fold, Positive, Several, Share, Whole, Widths
@@ -79,6 +80,9 @@ class Joint2D3D(Objective):
         mask_frac: share of a volume's slices that are hidden, rounded up.
         freeze_backbone: whether the 2-D network stays as it began.
     """
+
+    in_volume: Bool[Tensor, "samples"]
+    seed: Int64[Tensor, ""]
 
     def __init__(
         self,
@@ -154,18 +158,18 @@ class Joint2D3D(Objective):
             self.backbone.eval()
         return self
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
         bags = self.bags.deal(seed, epoch)
         count = max(1, batch_size // self.bags.slices)
         return [bags[at : at + count].flatten()[:batch_size] for at in range(0, len(bags) - count + 1, count)]
 
-    def memory_order(self, seed: int, batch_size: int) -> np.ndarray:
+    def memory_order(self, seed: int, batch_size: int) -> Int64[np.ndarray, "_"]:
         """All slices and images, and then, where volumes are remembered, a bag of each volume."""
         parts = [np.arange(self.num_samples)] if "slice_loss" in self._counted() else []
         parts += [self.bags.one_each().flatten()] if "volume_loss" in self._counted() else []
         return np.concatenate([np.resize(part, -(-len(part) // batch_size) * batch_size) for part in parts])
 
-    def view_keys(self, batch: Batch) -> np.ndarray:
+    def view_keys(self, batch: Batch) -> UInt64[np.ndarray, "n"]:
         """Slices of one volume are moved alike."""
         return self.keys[batch.rows.cpu().numpy()]
 
@@ -175,7 +179,7 @@ class Joint2D3D(Objective):
         for _, clusters in self._clusterings():
             clusters.start_epoch(epoch, seed)
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(batch)
         maps = self.backbone(torch.cat(views))
         features = pooled(maps).view(2, n, -1)
@@ -198,7 +202,7 @@ class Joint2D3D(Objective):
             found["slices"] = self.slice_clusters(seen.transpose(0, 1))
         return found | looked_at(features, seen)
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         in_volume = self.in_volume[batch.rows]
         parts: dict[str, Tensor] = {}
         if "slices" in outputs:
@@ -216,7 +220,7 @@ class Joint2D3D(Objective):
             if isinstance(clusters, Prototypes) and step < self.freeze_prototypes_steps:
                 clusters.weight.grad = None
 
-    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+    def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """Memories take up the batch; images are no volumes."""
         for name, clusters in self._clusterings():
             if name == "slices":
@@ -230,13 +234,13 @@ class Joint2D3D(Objective):
     def parts(self) -> dict[str, nn.Module]:
         return {"volume_encoder": self.volume_encoder} if hasattr(self, "volume_encoder") else {}
 
-    def bags_of(self, batch: Batch) -> list[np.ndarray]:
+    def bags_of(self, batch: Batch) -> list[Int64[np.ndarray, "_ _"]]:
         """The rows of the batch in bags by length, `(bags, length)`; an image is a bag of its own, which no loss counts."""
         rows = batch.rows.cpu().numpy()
         number = np.where(self.bags.in_volume[rows], batch.volume.cpu().numpy(), -1 - rows)
         return runs_of_equal(number, self.bags.slices)
 
-    def hidden(self, batch: Batch, bags: list[Tensor]) -> Tensor:
+    def hidden(self, batch: Batch, bags: list[Int64[Tensor, "_ _"]]) -> Bool[Tensor, "n"]:
         """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by seed, epoch and sample.
 
         A slice that stands twice in a bag is hidden in both places: the other would tell it.

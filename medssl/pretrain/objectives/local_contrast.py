@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Positive, Several
@@ -46,6 +47,8 @@ class LocalContrast(Objective):
         temperature: of the softmax; lower is sharper.
         projector: channels at each place behind the decoder, and width of a region's embedding.
     """
+
+    partition: Int64[Tensor, "samples"]
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class LocalContrast(Objective):
         """Two views of the whole slice."""
         return [Crop(2, size, varies="intensity")]
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
         """`ld`: equally many slices of each partition.
 
         Raises:
@@ -104,20 +107,20 @@ class LocalContrast(Objective):
         partition, least = self.partition.cpu().numpy(), 2 if self.variant == "ld" else 1
         return partition_batches(self.volume, partition, self.partitions, batch_size, random, least=least)
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n, images = len(views[0]), torch.cat(views)
         with torch.no_grad():
             maps = self.backbone(images)
         z = F.normalize(self.embedded(self.pointwise(self.decoder(images, maps))), dim=-1)
         return {"z_a": z[:n], "z_b": z[n:], **looked_at(pooled(maps).split(n), z.mean(1).split(n))}
 
-    def embedded(self, x: Tensor) -> Tensor:
+    def embedded(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n nodes d"]:
         """The map `(n, c, *size)` to the embedding of each node of the lattice, `(n, nodes, d)`."""
         corners = corners_of(tuple(x.shape[2:]), self.region)
-        cut = [x[(..., *(slice(at, at + self.region) for at in corner))].flatten(1) for corner in corners]
+        cut = [x[(slice(None), slice(None), *(slice(at, at + self.region) for at in corner))].flatten(1) for corner in corners]
         return wide(self.join(torch.stack(cut, dim=1)))
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         a, b, nodes = outputs["z_a"], outputs["z_b"], Regions.of(self.backbone.spatial_dims)
         if self.variant == "ld":
             nodes = nodes.with_negatives(NUM_NEGATIVES - 1)
@@ -133,7 +136,9 @@ class LocalContrast(Objective):
         return Loss(torch.stack(terms).mean())
 
 
-def region_contrast(a: Tensor, b: Tensor, nodes: Regions, temperature: float) -> Tensor:
+def region_contrast(
+    a: Float[Tensor, "n nodes d"], b: Float[Tensor, "n nodes d"], nodes: Regions, temperature: float
+) -> Float[Tensor, "n places"]:
     """−log(e^s⁺ / (e^s⁺ + Σ e^s⁻)) of each image and place, `(n, places)`; s = cosine / temperature.
 
     `a`, `b`: unit embeddings `(n, nodes, d)` of the lattice in two maps. The anchor is a place of `a`, its positive that place of

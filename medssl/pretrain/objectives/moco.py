@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Momentum, Positive, Widths
@@ -46,6 +47,12 @@ class MoCo(Objective):
 
     contrasts = False
 
+    queue: Float[Tensor, "places d"]
+    queue_row: Int64[Tensor, "places"]
+    queue_volume: Int64[Tensor, "places"]
+    queue_step: Int64[Tensor, "places"]
+    queue_next: Int64[Tensor, ""]
+
     def __init__(
         self,
         backbone: Backbone,
@@ -74,7 +81,7 @@ class MoCo(Objective):
         self.register_buffer("queue_step", torch.zeros(queue, dtype=torch.int64))
         self.register_buffer("queue_next", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         features = pooled(self.backbone(views[0]))
         query = normalised(self.projector(features))
         with torch.no_grad():
@@ -85,7 +92,7 @@ class MoCo(Objective):
             **looked_at([features, key_features], [query, key]),
         }
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         query = outputs["query"]
         negatives = query @ self.queue.clone().T
         own = torch.zeros_like(negatives, dtype=torch.bool)
@@ -97,7 +104,7 @@ class MoCo(Objective):
         logits = torch.cat([positive, negatives.masked_fill(own, float("-inf"))], 1) / self.temperature
         return Loss(F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device)))
 
-    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+    def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """The key network follows; the batch's keys take the places of the oldest."""
         follow(self.key_network, nn.ModuleList([self.backbone, self.projector]), self.momentum)
         keys, rows, volumes = gather(outputs["key"]), gather(batch.rows), gather(batch.volume)

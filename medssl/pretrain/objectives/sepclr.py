@@ -10,6 +10,7 @@ import copy
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Positive, Weight, Widths
@@ -71,6 +72,8 @@ class SepCLR(Objective):
         joint_weight: weight of the loss that keeps one space from predicting the other.
     """
 
+    is_target: Bool[Tensor, "samples"]
+
     def __init__(
         self,
         backbone: Backbone,
@@ -102,7 +105,7 @@ class SepCLR(Objective):
         self.common_code, self.salient_code = (nn.Linear(backbone.channels[-1], width) for _ in range(2))
         self.common_projector, self.salient_projector = (perceptron([width, *projector]) for _ in range(2))
 
-    def batches(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
         """Background and targets in turn; the smaller pool comes round more often.
 
         Raises:
@@ -117,7 +120,7 @@ class SepCLR(Objective):
         order = np.argsort([*range(0, 2 * shares[0], 2), *range(1, 2 * shares[1], 2)], kind="stable")
         return list(np.concatenate(rows, axis=1)[:, order])
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n, images = len(batch), torch.cat(views)
         features = pooled(self.backbone(images))
         common = normalised(self.common_projector(self.common_code(features))).view(2, n, -1)
@@ -125,7 +128,7 @@ class SepCLR(Objective):
         found = {"common": common.transpose(0, 1), "salient": salient.transpose(0, 1)}
         return found | looked_at(features.view(2, n, -1), common)
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         """The loss of the whole batch, the same on every rank."""
         c, s, target = gather(outputs["common"]), gather(outputs["salient"]), gather(self.is_target[batch.rows])
         t = self.temperature
@@ -133,8 +136,8 @@ class SepCLR(Objective):
         views = range(2)
         common = align(c[:, 0], c[:, 1], temperature=t) + sum(uniformity(c[:, v], temperature=t) for v in views)
         salient = align(s[target, 0], s[target, 1], temperature=t) + sum(uniformity(still[:, v], temperature=t) for v in views)
-        infoless = sum(align(s[~target, v], 0.0, temperature=t) for v in views) / 2
-        joint = sum(joint_entropy(c[:, v], still[:, v], temperature=t) for v in views) / 2
+        infoless = torch.stack([align(s[~target, v], 0.0, temperature=t) for v in views]).mean()
+        joint = torch.stack([joint_entropy(c[:, v], still[:, v], temperature=t) for v in views]).mean()
         total = common + self.salient_weight * salient + self.infoless_weight * infoless + self.joint_weight * joint
         parts = {"common_loss": common, "salient_loss": salient, "infoless_loss": infoless, "joint_entropy_loss": joint}
         return Loss(total, {name: value.detach() for name, value in parts.items()})

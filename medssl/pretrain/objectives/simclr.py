@@ -6,6 +6,7 @@ Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Repr
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medssl.core.bounds import Positive, Whole, Widths
@@ -49,13 +50,13 @@ class SimCLR(Objective):
         self.whitening_groups = whitening_groups
         self.projector = perceptron([backbone.channels[-1], *projector])
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])
         features = pooled(self.backbone(torch.cat(views)))
         z = wide(self.projector(features))
         return {"z_a": z[:n], "z_b": z[n:], **looked_at(features.view(2, n, -1), z.view(2, n, -1))}
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         a, b = outputs["z_a"], outputs["z_b"]
         if self.whitening_groups:
             a, b = (shuffled_group_whitening(z, self.whitening_groups, step=self.step) for z in (a, b))

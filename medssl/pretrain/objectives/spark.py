@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Share
@@ -67,6 +68,8 @@ class SparK(Objective):
         decoder_width: channels of the light decoder's deepest map; left out, 768 as in the paper, at most those of the
             network's.
     """
+
+    seed: Int64[Tensor, ""]
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class SparK(Objective):
         """Masks are drawn anew for each epoch and seed."""
         self.seed.fill_(seed)
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         images = views[0]
         self.backbone.check(images)
         patches = Patches(self.visible(images, batch), self._grid(images.shape[2:]))
@@ -151,7 +154,9 @@ class SparK(Objective):
             "feature_a": deepest.mean((1, 3)).float(),
         }
 
-    def decoded(self, images: Tensor, maps: list[Tensor], patches: Patches) -> Tensor:
+    def decoded(
+        self, images: Float[Tensor, "n c *size"], maps: list[Float[Tensor, "nk _ ..."]], patches: Patches
+    ) -> Float[Tensor, "n c *size"]:
         """Packed maps to the predicted image `(n, c, *size)`, in units of each patch's mean and deviation."""
         if self.fillings is None:
             return self.decoder(maps, patches)
@@ -162,7 +167,7 @@ class SparK(Objective):
         """The decoder, where the segmentation task has the same."""
         return {} if self.fillings is None else {"decoder": self.decoder}
 
-    def visible(self, images: Tensor, batch: Batch) -> Tensor:
+    def visible(self, images: Float[Tensor, "n c *size"], batch: Batch) -> Int64[Tensor, "n k"]:
         """Which patches of each image are seen, int64 `(n, k)`: the same number in all, drawn by epoch and sample."""
         count = math.prod(self._grid(images.shape[2:]))
         kept = self._num_visible(count)
@@ -187,7 +192,7 @@ class SparK(Objective):
         seen = torch.where(constant, places - foreground < kept - wanted, places < wanted)
         return noise + ~seen
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         images = wide(outputs["images"].detach())
         active = outputs["active"].flatten(1)
         grid = self._grid(images.shape[2:])
@@ -208,7 +213,7 @@ class SparK(Objective):
             },
         )
 
-    def pictures(self, outputs: dict[str, Tensor]) -> list[Tensor]:
+    def pictures(self, outputs: dict[str, Shaped[Tensor, "n ..."]]) -> list[Float[Tensor, "n c ..."]]:
         """Image, what was seen of it, and the prediction in its place, each `(n, c, *size)` in [0, 1]."""
         images = outputs["images"].float()
         grid, active = self._grid(images.shape[2:]), outputs["active"].flatten(1)
@@ -228,7 +233,7 @@ class SparK(Objective):
         return split(wide(images), self._grid(images.shape[2:])).flatten(2, -2).std(2).amax(-1)
 
 
-def normalised_patches(target: Tensor) -> Tensor:
+def normalised_patches(target: Float[Tensor, "n patches values"]) -> Float[Tensor, "n patches values"]:
     """Patches `(n, patches, values)` less their own mean, over their own standard deviation.
 
     Source: He et al., arXiv 2111.06377, §4 ("reconstruction target"); Tian et al., §3.3.

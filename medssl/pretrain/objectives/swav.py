@@ -9,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from medssl.core.bounds import Count, Fraction, Part, Positive, Rising, Several, Whole, Widths
@@ -48,6 +49,9 @@ class SwAV(Objective):
         freeze_prototypes_steps: first steps in which the prototypes stay as they began.
     """
 
+    queue: Float[Tensor, "2 places d"]
+    queue_count: Int64[Tensor, ""]
+
     def __init__(
         self,
         backbone: Backbone,
@@ -82,7 +86,7 @@ class SwAV(Objective):
         few = [Crop(self.small_crops, small, self.small_scale)] if self.small_crops else []
         return [Crop(2, size, self.large_scale), *few]
 
-    def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])
         features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
         z = normalised(self.projector(features))
@@ -94,7 +98,7 @@ class SwAV(Objective):
             **looked_at(features.view(len(views), n, -1), z.view(len(views), n, -1)),
         }
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
+    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         scores = outputs["scores"]
         n, num_views = scores.shape[:2]
         log_probability = F.log_softmax(scores / self.temperature, dim=2)
@@ -112,7 +116,7 @@ class SwAV(Objective):
         if step < self.freeze_prototypes_steps:
             self.prototypes.weight.grad = None
 
-    def after_step(self, outputs: dict[str, Tensor], batch: Batch, progress: float) -> None:
+    def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """Prototypes go back to unit length; the batch enters the queue."""
         self.prototypes.weight.data = F.normalize(self.prototypes.weight.data, dim=1)
         length = self.queue.shape[1]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
 from medssl.core.errors import StudyError
 from medssl.reduce.pairs import Pairs, leaders_in_blocks
-from medssl.reduce.slices import Slices
+from medssl.reduce.slices import Neighbours, Slices
 
 BLOCK = 4_096
 
@@ -34,15 +34,17 @@ class Embedding(Pairs):
         self._squares = np.einsum("nd,nd->n", points, points)
         self.max_threshold = 2.0 if metric == "cosine" else float(2 * np.sqrt(self._squares.max(initial=0.0)))
 
-    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+    def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         difference = self._points[others] - self._points[anchor]
         squared = np.einsum("nd,nd->n", difference, difference)
         return squared / 2 if self.metric == "cosine" else np.sqrt(squared)
 
-    def vectors(self) -> np.ndarray | None:
+    def vectors(self) -> Float32[np.ndarray, "n d"] | None:
         return self._points
 
-    def leaders(self, members: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def leaders(
+        self, members: Int64[np.ndarray, "n"], threshold: float
+    ) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
         if len(members) <= BLOCK:
             return super().leaders(members, threshold)
         twin, distance = leaders_in_blocks(
@@ -53,7 +55,7 @@ class Embedding(Pairs):
         )
         return np.where(twin >= 0, members[twin], twin), distance
 
-    def neighbours(self, members: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def neighbours(self, members: Int64[np.ndarray, "n"], threshold: float) -> Neighbours:
         for start in range(0, len(members), BLOCK):
             block = members[start : start + BLOCK]
             for second in range(start, len(members), BLOCK):

@@ -5,16 +5,16 @@ Source: Wolf et al. 2024, doi 10.1016/j.compbiomed.2024.109242; bits as in image
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
 from medssl.core.errors import StudyError
 from medssl.reduce import hamming
 from medssl.reduce.hashes import word_names
 from medssl.reduce.pairs import Pairs, leaders_in_blocks
-from medssl.reduce.slices import NOBODY, Slices
+from medssl.reduce.slices import NOBODY, Neighbours, Slices
 
 DESCRIPTORS = {"hash_sizes": "size", "greys": "grey"}
 """Options of the step describe, and the option of this reducer that each takes a value from."""
@@ -45,14 +45,16 @@ class Hash(Pairs):
             )
         self.codes = np.stack([slices.columns[name] for name in names], axis=1)
 
-    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+    def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         return hamming.distances(self.codes[anchor], self.codes[others]).astype(np.float32)
 
-    def vectors(self) -> np.ndarray | None:
+    def vectors(self) -> Float32[np.ndarray, "n d"] | None:
         bits = np.unpackbits(self.codes.astype(">u8").view(np.uint8).reshape(len(self.codes), -1), axis=1)
         return bits.astype(np.float32) * 2 - 1
 
-    def leaders(self, members: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def leaders(
+        self, members: Int64[np.ndarray, "n"], threshold: float
+    ) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
         if len(members) < LARGE:
             return super().leaders(members, threshold)
         radius = int(np.floor(threshold))
@@ -69,5 +71,5 @@ class Hash(Pairs):
         apart = np.nan_to_num(distance, nan=0.0)[inverse]
         return np.where(kept, NOBODY, members[of_slice]), np.where(kept, np.nan, apart).astype(np.float32)
 
-    def neighbours(self, members: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def neighbours(self, members: Int64[np.ndarray, "n"], threshold: float) -> Neighbours:
         return hamming.pairs_within(self.codes[members], int(np.floor(threshold)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
 from medssl.core.bounds import Bins, Count
 from medssl.core.errors import StudyError
@@ -35,7 +36,7 @@ class MutualInformation(Pairs):
         self.default_threshold = 0.5 if form == "normalised" else self.max_threshold / 4
         self._held = Held(self._codes, lambda held: held[0].nbytes, memory_mb)
 
-    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+    def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         codes, entropy = self._held(int(anchor))
         scaled = codes.astype(np.intp) * self.bins
         apart = np.empty(len(others), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
 from medssl.core.bounds import Count
 from medssl.core.errors import StudyError
@@ -24,7 +25,7 @@ class Ssim(Pairs):
         super().__init__(slices)
         self._held = Held(self._moments, lambda held: held.nbytes, memory_mb)
 
-    def distances(self, anchor: int, others: np.ndarray) -> np.ndarray:
+    def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         mine = self._held(int(anchor))
         return np.array([self._apart(mine, self._held(int(other))) for other in others], np.float32)
 
