@@ -23,7 +23,13 @@ LARGE = 4_096
 
 
 class Hash(Pairs):
-    """Bits that differ between two slices' hashes, of size² bits; `per_slice` grey is each slice's own range, the paper's."""
+    """Bits that differ between two slices' hashes, of size² bits.
+
+    Options:
+        kind: the hash; dHash compares neighbouring pixels, pHash low frequencies, aHash the mean, wHash wavelets.
+        size: side of the hash in bits; 8 gives 64 bits, 16 gives 256.
+        grey: the range that is mapped to 8 bits; `window` is that of the volume, `per_slice` each slice's own as in the paper.
+    """
 
     default_threshold = 6.0
     whole_steps = True
