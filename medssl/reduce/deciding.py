@@ -54,7 +54,7 @@ def count_of(options: ArmOptions, num_slices: int, num_matched: int | None) -> i
     if num_matched is not None:
         return min(num_matched, num_slices)
     if options.keep_frac is not None:
-        return max(round(options.keep_frac * num_slices), 1)
+        return min(max(round(options.keep_frac * num_slices), 1), num_slices)
     return None
 
 

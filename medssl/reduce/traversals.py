@@ -49,6 +49,8 @@ def balanced(pairs: Pairs, count: int) -> Decision:
             "traversal 'balanced' clusters vectors, and the arm's reducer has no vectors: it compares slices in pairs. Choose "
             "another traversal, or a reducer whose slices are points (docs/reduce.md lists them)."
         )
+    if not len(points):
+        return Decision.of(np.empty(0, bool), BUDGET)
     num_small = int(np.clip(len(points) // CLUSTER_MEMBERS, 1, MAX_CLUSTERS))
     centres, small = _k_means(points, num_small, slices.seed, tries=1)
     _, large_of_small = _k_means(centres, max(int(np.sqrt(len(centres))), 1), slices.seed, tries=10)
