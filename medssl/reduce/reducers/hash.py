@@ -55,7 +55,7 @@ class Hash(Pairs):
         return hamming.distances(self.codes[anchor], self.codes[others]).astype(np.float32)
 
     def vectors(self) -> np.ndarray | None:
-        bits = np.unpackbits(self.codes.astype(">u8").view(np.uint8).reshape(len(self.codes), -1), axis=1)
+        bits = np.unpackbits(self.codes.astype(">u8").view(np.uint8).reshape(len(self.codes), 8 * self.codes.shape[1]), axis=1)
         return bits.astype(np.float32) * 2 - 1
 
     def leaders(self, members: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
