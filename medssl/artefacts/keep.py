@@ -92,7 +92,6 @@ class Summary(Document):
     kept: int = meant("how many are kept")
     kept_frac: Number = meant("as a share", "0…1")
     reasons: dict[str, int] = meant("how many slices by reason")
-    seconds: Number = meant("time of the decision", "s")
     curve: Curve | None = meant("for reducers that compare pairs", default=None)
 
 
@@ -112,4 +111,3 @@ class Leaks(Document):
     same: Number = meant("the likeness from which on two images are the same", "0…1")
     pairs: list[dict[str, Any]] = meant("some of those found, from the least alike to the most")
     nearest: list[dict[str, Any]] = meant("the likest of those not found; `how` is `nearest`")
-    seconds: Number = meant("time of the search", "s")

@@ -27,10 +27,19 @@ SAMPLES = Table(
         Column("position_mm", "float32", "along the slice normal, RAS+; missing for images", "mm", nullable=True),
         Column("label", "str", "class that came with an image; what label files say is in `labels.parquet`", nullable=True),
         Column("foreground_frac", "float32", "share of its voxels above the low end of the lowest window", "0…1"),
+        Column("fold", "int8", "the fold that tests it, from 0 on; where `prepare.split.folds` asks for folds", optional=True),
     ),
     sorted_by=("volume_id", "index"),
     unique=("sample_id",),
 )
+
+
+class Folds(Document):
+    """How a source is cross-validated."""
+
+    folds: int = meant("how many folds there are; each is tested once")
+    val_frac: float = meant("share of the units outside a fold that validate while it is tested", "0…1")
+    units: list[int] = meant("how many units each fold holds")
 
 
 class Fingerprint(Document):
@@ -49,3 +58,5 @@ class Fingerprint(Document):
     modalities: dict[str, dict[str, Any]] = meant("by modality: counts, and quantiles of shape, spacing, values, windows")
     labels: dict[str, dict[str, int]] = meant("by class, how many samples in each part")
     cache: dict[str, Any] = meant("form, number, bytes of the arrays, and how many are links")
+    split: Folds | None = meant("of a source with folds; absent from others", default=None)
+    notes: list[str] = meant("sentences about the split that a person must read; absent where there are none", default=[])

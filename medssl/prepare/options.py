@@ -6,23 +6,27 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medssl.core.bounds import Fold
+from medssl.core.bounds import Fold, Several
 from medssl.core.options import Options, Window
 
 
 class SplitOptions(Options):
-    """Shares of patients kept for validation and test; `file` decides alone where it is given."""
+    """Shares of patients kept for validation and test, or folds; `file` decides alone where it is given."""
 
     val_frac: Fold = 0.1
-    """Share of the patients in the validation part."""
+    """Share of the patients in the validation part; with folds, of those outside the fold that is tested."""
     test_frac: Fold = 0.1
-    """Share of the patients in the test part."""
+    """Share of the patients in the test part; without meaning where there are folds."""
+    folds: Several | None = None
+    """Number of folds of a cross-validation, each the test part once; all patients are then held out from pre-training."""
     file: str | None = None
     """TSV with the header `id<tab>split`: the part (train, val, test) of each patient or image."""
 
     @model_validator(mode="after")
     def _train_is_left(self) -> SplitOptions:
-        if self.val_frac + self.test_frac >= 1:
+        if self.folds is not None and self.file is not None:
+            raise ValueError("folds and file are both set: the file decides alone, so give one of them")
+        if self.folds is None and self.val_frac + self.test_frac >= 1:
             raise ValueError(f"val_frac {self.val_frac} and test_frac {self.test_frac} leave nothing to train on")
         return self
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.samples import SAMPLES
+from medssl.artefacts.series import IMAGES, read_series
+from medssl.artefacts.volumes import Volume, write_volumes
 from medssl.core.errors import CorruptArtefactError, StudyError
-from medssl.core.files import require_free_space, write_json, writing
+from medssl.core.files import require_free_space, writing
 from medssl.core.job import RECEIPT, Job
-from medssl.core.tables import read_parquet, read_tsv, write_parquet, write_tsv
 from medssl.prepare.fingerprint import PERCENTILES, fingerprint
 from medssl.prepare.grid import positions_mm, slice_axis, target_spacing
-from medssl.prepare.samples import COLUMNS, identified, joined, planes
+from medssl.prepare.options import PrepareOptions
+from medssl.prepare.samples import identified, joined, planes
 from medssl.prepare.split import split
 from medssl.prepare.window import window
 from medssl.volume.cache import SUFFIX, open_array, runs, write_array
@@ -27,10 +30,8 @@ from medssl.volume.intensity import Counts, counts_of, moments_of, number_above,
 from medssl.volume.spacing import resample_to_spacing
 
 ARRAYS = "arrays"
-VOLUME_COLUMNS = [
-    *("volume_id", "series_id", "subject_id", "unit", "kind", "modality", "split", "array", "mask", "shape", "spacing_mm"),
-    *("affine", "slope", "intercept", "window_low", "window_high"),
-]
+UNIT_COLUMNS = ["unit_id", "unit", "scan_id", "official", "label", "modality"]
+"""What the split must know of each sample."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Stored:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What one row of `series.tsv` became: a row of `volumes.tsv`, rows of samples, their units, its values in short."""
+    """What one row of `series.tsv` became: a volume, rows of samples, their units, its values in short."""
 
-    volume: dict[str, Any]
+    volume: Volume
     samples: pd.DataFrame
     units: pd.DataFrame
     values: dict[str, Any]
@@ -56,62 +57,59 @@ class Prepared:
 
 
 def run(job: Job) -> None:
-    """Prepare a source: `inputs["series"]` is ingest's table; the volumes lie in `volumes/` beside it.
+    """Prepare a source: `inputs["series"]` is ingest's table, `inputs["images"]` the folder of its volumes.
 
     Raises:
         CorruptArtefactError: a volume is not the one that ingest wrote.
-        StudyError: the user's split does not fit the source.
+        StudyError: the split does not fit the source.
     """
-    settings = job.spec.settings
-    table = Path(job.spec.inputs["series"])
-    series = _read_series(job.read(table))
-    listed = _read_split(settings["split"]["file"])
+    options = job.options(PrepareOptions)
+    series = _read_series(job.read(job.spec.inputs["series"]))
+    listed = _read_split(Path(job.spec.inputs["split"])) if "split" in job.spec.inputs else None
     # a receipt of an earlier run must not vouch for arrays that are about to change
     job.path(RECEIPT).unlink(missing_ok=True)
     job.path(ARRAYS).mkdir(parents=True, exist_ok=True)
-    require_free_space(job.out, _bytes_to_write(series, settings))
+    require_free_space(job.out, _bytes_to_write(series, options))
 
-    prepared = _prepare_all(job, series, table.parent / "volumes")
+    prepared = _prepare_all(job, options, series, Path(job.spec.inputs["images"]))
     units = pd.concat([p.units for p in prepared], ignore_index=True)
-    fractions = {name: settings["split"][name] for name in ("val_frac", "test_frac")}
-    parts = split(units, seed=job.spec.seed, listed=listed, **fractions)
+    found = split(units, options.split, seed=job.spec.seed, listed=listed)
 
-    samples = joined([p.samples for p in prepared], split=parts, unit_id=units["unit_id"])
-    volumes = _volumes_table([p.volume for p in prepared], samples)
+    samples = joined([p.samples for p in prepared], split=found.part, fold=found.fold, unit_id=units["unit_id"])
+    volumes = _with_parts([p.volume for p in prepared], samples)
     values = pd.DataFrame([p.values for p in prepared])
     arrays = {job.path(stored.name): stored for p in prepared for stored in p.stored}
     cache = {
-        "form": settings["cache"],
+        "form": options.cache,
         "files": len(arrays),
         "linked": sum(stored.linked for stored in arrays.values()),
         "bytes": sum(path.stat().st_size for path in arrays),
     }
-    summary = fingerprint(job.spec.name, volumes, samples, values, cache)
+    summary = fingerprint(job.spec.name, volumes, samples, values, cache, options.split, found.notes)
 
     _remove_strangers(job.path(ARRAYS), set(arrays))
-    write_tsv(job.path("volumes.tsv"), volumes)
-    write_parquet(job.path("samples.parquet"), samples[COLUMNS])
-    write_json(job.path("fingerprint.json"), summary)
+    write_volumes(job.path("volumes.tsv"), volumes)
+    SAMPLES.write(job.path("samples.parquet"), samples.drop(columns="unit_id"))
+    summary.write(job.path("fingerprint.json"))
     for path, stored in arrays.items():
         job.wrote(path, sha256=stored.sha256)
     job.wrote(job.path("volumes.tsv"), job.path("samples.parquet"), job.path("fingerprint.json"))
     job.log("prepared " + ", ".join(f"{n} {part}" for part, n in samples["split"].value_counts().sort_index().items()))
+    for note in found.notes:
+        job.log(f"note: {note}")
+        print(f"prepare {job.spec.name}: {note}", file=sys.stderr, flush=True)
     job.write_receipt()
 
 
-def _read_series(path: Path) -> pd.DataFrame:
-    series = read_tsv(path, text=("unit", "kind", "modality", "dtype"))
-    if series.empty:
+def _read_series(path: Path) -> list[dict[str, Any]]:
+    series = read_series(path)
+    if not series:
         raise StudyError(f"{path} holds no volume: there is nothing to prepare. See rejected.tsv beside it for the reasons.")
-    for name in ("shape", "spacing_mm", "affine"):
-        series[name] = [json.loads(cell) if isinstance(cell, str) else None for cell in series[name]]
-    return series.sort_values("volume_id", ignore_index=True)
+    return series
 
 
-def _read_split(path: str | None) -> dict[str, str] | None:
-    if path is None:
-        return None
-    if not Path(path).is_file():
+def _read_split(path: Path) -> dict[str, str]:
+    if not path.is_file():
         raise StudyError("prepare.split.file does not exist. Correct the path (it is relative to where snakemake runs).")
     rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
     if rows.shape[1] != 2 or rows.columns[1] != "split" or rows.iloc[:, 0].duplicated().any():
@@ -122,97 +120,102 @@ def _read_split(path: str | None) -> dict[str, str] | None:
     return dict(zip(rows.iloc[:, 0], rows["split"], strict=True))
 
 
-def _bytes_to_write(series: pd.DataFrame, settings: dict[str, Any]) -> int:
+def _bytes_to_write(series: list[dict[str, Any]], options: PrepareOptions) -> int:
     total = 0
-    rows: list[Any] = list(series.itertuples())
-    for row in rows:
-        target = _target(row, settings)
-        scale = 1.0 if target is None else float(np.prod(np.divide(row.spacing_mm, target)))
-        if target is not None or row.dtype == "float32" or settings["cache"] != "memmap":
-            total += int(np.prod(row.shape) * scale) * 2
+    for row in series:
+        target = _target(row, options)
+        scale = 1.0 if target is None else float(np.prod(np.divide(row["spacing_mm"], target)))
+        if target is not None or row["dtype"] == "float32" or options.cache != "memmap":
+            total += int(np.prod(row["shape"]) * scale) * 2
     return total
 
 
-def _target(row: Any, settings: dict[str, Any]) -> tuple[float, ...] | None:
-    if row.kind == "images" or row.spacing_mm is None:
+def _target(row: dict[str, Any], options: PrepareOptions) -> tuple[float, ...] | None:
+    if row["kind"] == "images" or row["spacing_mm"] is None:
         return None
-    return target_spacing(row.spacing_mm, settings["spacing_mm"])
+    return target_spacing(row["spacing_mm"], options.spacing_mm)
 
 
-def _prepare_all(job: Job, series: pd.DataFrame, folder: Path) -> list[Prepared]:
-    rows: list[Any] = list(series.itertuples(index=False))
+def _prepare_all(job: Job, options: PrepareOptions, series: list[dict[str, Any]], images: Path) -> list[Prepared]:
     prepared: list[Prepared] = []
-    total = int(sum(row.shape[2] for row in rows))
+    total = int(sum(row["shape"][2] for row in series))
     with job.progress("", total, "slices") as bar, ThreadPoolExecutor(job.threads) as pool:
-        waiting = [pool.submit(_prepare, job, row, folder / row.volume_id) for row in rows]
+        waiting = [pool.submit(_prepare, job, options, row, images / row["volume_id"]) for row in series]
         try:
-            for row, future in zip(rows, waiting, strict=True):
+            for row, future in zip(series, waiting, strict=True):
                 prepared.append(future.result())
-                bar.advance(row.shape[2])
+                bar.advance(row["shape"][2])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return prepared
 
 
-def _prepare(job: Job, row: Any, folder: Path) -> Prepared:
-    settings = job.spec.settings
-    target = _target(row, settings)
-    affine = np.eye(4) if row.affine is None else np.array(row.affine, dtype=np.float64)
-    spacing = row.spacing_mm if target is None else target
+def _prepare(job: Job, options: PrepareOptions, row: dict[str, Any], folder: Path) -> Prepared:
+    target = _target(row, options)
+    affine = np.array(row["affine"], dtype=np.float64)
+    spacing = row["spacing_mm"] if target is None else target
     # as it was acquired, whatever the new spacing: in-plane detail stays in the plane
-    axis = 2 if row.kind == "images" else slice_axis(row.spacing_mm, settings["slice_axis"])
+    axis = 2 if row["kind"] == "images" else slice_axis(row["spacing_mm"], options.slice_axis)
 
-    stored, new_affine = _store_image(job, row, folder, affine, target, axis)
-    mask = _store_mask(job, row, folder, affine, target, axis)
+    stored, new_affine = _store_image(job, options, row, folder, affine, target, axis)
+    mask = _store_mask(job, options, row, folder, affine, target, axis)
     array = open_array(job.path(stored.name))
     counts = counts_of((part for _, part in runs(array, axis)), stored.slope, stored.intercept)
     low, high = window(
         counts,
-        modality=row.modality,
-        kind=row.kind,
+        modality=row["modality"],
+        kind=row["kind"],
         dtype=np.dtype(array.dtype),
         slope=stored.slope,
         intercept=stored.intercept,
-        window_hu=settings["window_hu"],
-        percentiles=settings["percentiles"],
+        window_hu=options.window_hu,
+        percentiles=options.percentiles,
     )
     above = [number_above(part, stored.slope, stored.intercept, min(low), axis=axis) for _, part in runs(array, axis)]
     num_planes = array.shape[axis]
     slices = planes(
-        row.volume_id,
-        unit=row.unit,
-        kind=row.kind,
+        row["volume_id"],
+        unit=row["unit"],
+        kind=row["kind"],
         array=stored.name,
         axis=axis,
-        position_mm=np.full(num_planes, np.nan) if row.kind == "images" else positions_mm(new_affine, axis, num_planes),
+        position_mm=np.full(num_planes, np.nan) if row["kind"] == "images" else positions_mm(new_affine, axis, num_planes),
         foreground_frac=np.concatenate(above) * num_planes / np.prod(array.shape),
     )
     slices, units = _identify(job, row, folder, slices)
-    volume = {name: getattr(row, name) for name in ("volume_id", "series_id", "subject_id", "unit", "kind", "modality")} | {
-        "array": stored.name,
-        "mask": mask.name if mask else None,
-        "shape": [int(n) for n in array.shape],
-        "spacing_mm": None if spacing is None else [float(n) for n in spacing],
-        "affine": None if row.affine is None else new_affine.tolist(),
-        "slope": stored.slope,
-        "intercept": stored.intercept,
-        "window_low": low,
-        "window_high": high,
-    }
-    return Prepared(volume, slices, units, _values(row.volume_id, counts), (stored, mask) if mask else (stored,))
+    i, j, k = (int(n) for n in array.shape)
+    volume = Volume(
+        **{name: row[name] for name in ("volume_id", "series_id", "subject_id", "unit", "kind", "modality")},
+        split=None,
+        array=job.path(stored.name),
+        mask=job.path(mask.name) if mask else None,
+        shape=(i, j, k),
+        spacing_mm=None if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        affine=tuple(tuple(line) for line in new_affine.tolist()),
+        slope=stored.slope,
+        intercept=stored.intercept,
+        low=tuple(low),
+        high=tuple(high),
+    )
+    return Prepared(volume, slices, units, _values(row["volume_id"], counts), (stored, mask) if mask else (stored,))
 
 
 def _store_image(
-    job: Job, row: Any, folder: Path, affine: np.ndarray, target: tuple[float, ...] | None, axis: int
+    job: Job,
+    options: PrepareOptions,
+    row: dict[str, Any],
+    folder: Path,
+    affine: np.ndarray,
+    target: tuple[float, ...] | None,
+    axis: int,
 ) -> tuple[Stored, np.ndarray]:
     """Link the verified array where nothing changes; otherwise resample or quantise it and write int16."""
-    form = job.spec.settings["cache"]
     source = job.read(folder / "image.npy")
-    name = f"{ARRAYS}/{row.volume_id}{SUFFIX[form]}"
+    name = f"{ARRAYS}/{row['volume_id']}{SUFFIX[options.cache]}"
     array = np.asarray(open_array(source))
     _refuse_other_shape(array, row, source)
-    slope, intercept = float(row.slope), float(row.intercept)
+    slope, intercept = float(row["slope"]), float(row["intercept"])
     if target is not None:
         resampled, affine = resample_to_spacing(array, affine, target, order=1)
         array = resampled * np.float32(slope) + np.float32(intercept)
@@ -224,34 +227,39 @@ def _store_image(
             raise CorruptArtefactError(f"{source}: {error}. Delete the receipt of stage ingest and run it again.") from error
         # value = slope × (step × q + middle) + intercept
         slope, intercept = slope * step, slope * middle + intercept
-    elif target is None and _is_laid_out(array, axis, form):
+    elif target is None and _is_laid_out(array, axis, options.cache):
         return Stored(name, _link(source, job.path(name)), job.hash_of(source), slope, intercept), affine
-    write_array(job.path(name), array, axis=axis, form=form)
+    write_array(job.path(name), array, axis=axis, form=options.cache)
     return Stored(name, False, None, slope, intercept), affine
 
 
 def _store_mask(
-    job: Job, row: Any, folder: Path, affine: np.ndarray, target: tuple[float, ...] | None, axis: int
+    job: Job,
+    options: PrepareOptions,
+    row: dict[str, Any],
+    folder: Path,
+    affine: np.ndarray,
+    target: tuple[float, ...] | None,
+    axis: int,
 ) -> Stored | None:
-    form = job.spec.settings["cache"]
     if not (folder / "mask.npy").is_file():
         return None
     source = job.read(folder / "mask.npy")
-    name = f"{ARRAYS}/{row.volume_id}-mask{SUFFIX[form]}"
+    name = f"{ARRAYS}/{row['volume_id']}-mask{SUFFIX[options.cache]}"
     array = np.asarray(open_array(source))
     _refuse_other_shape(array, row, source)
-    if target is None and _is_laid_out(array, axis, form):
+    if target is None and _is_laid_out(array, axis, options.cache):
         return Stored(name, _link(source, job.path(name)), job.hash_of(source), 1.0, 0.0)
     if target is not None:
         array = resample_to_spacing(array, affine, target, order=0)[0].astype(array.dtype)
-    write_array(job.path(name), array, axis=axis, form=form)
+    write_array(job.path(name), array, axis=axis, form=options.cache)
     return Stored(name, False, None, 1.0, 0.0)
 
 
-def _refuse_other_shape(array: np.ndarray, row: Any, path: Path) -> None:
-    if list(array.shape) != list(row.shape):
+def _refuse_other_shape(array: np.ndarray, row: dict[str, Any], path: Path) -> None:
+    if list(array.shape) != row["shape"]:
         raise CorruptArtefactError(
-            f"{path} has shape {list(array.shape)} and series.tsv says {row.shape}. "
+            f"{path} has shape {list(array.shape)} and series.tsv says {row['shape']}. "
             "Delete the receipt of stage ingest and run the same command again."
         )
 
@@ -272,27 +280,25 @@ def _link(source: Path, target: Path) -> bool:
     return linked
 
 
-def _identify(job: Job, row: Any, folder: Path, slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Slices with patient and label, and for each the unit that must stay together with the part it officially has."""
-    if row.kind != "images":
+def _identify(job: Job, row: dict[str, Any], folder: Path, slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Slices with patient and label, and for each what the split must know of it."""
+    shared = {"unit": row["unit"], "modality": row["modality"]}
+    if row["kind"] != "images":
         count = len(slices)
-        unit_id = row.subject_id or row.series_id or row.volume_id
-        units = pd.DataFrame({"unit_id": [unit_id] * count, "unit": row.unit, "official": [None] * count})
-        return identified(slices, subject_id=[row.subject_id] * count, label=[None] * count), units
+        own = {"unit_id": row["subject_id"] or row["series_id"], "scan_id": row["volume_id"], **shared}
+        units = pd.DataFrame({"official": [None] * count, "label": [None] * count}).assign(**own)[UNIT_COLUMNS]
+        return identified(slices, subject_id=[row["subject_id"]] * count, label=[None] * count), units
     path = folder / "images.parquet"
-    images = read_parquet(job.read(path)).sort_values("index", ignore_index=True)
+    images = IMAGES.read(job.read(path))
     if images["index"].tolist() != list(range(len(slices))):
         raise CorruptArtefactError(
             f"{path} must have a row for each of the {len(slices)} images, got {len(images)}. "
             "Delete the receipt of stage ingest and run the same command again."
         )
-    columns = {
-        name: images[name].astype(object).where(images[name].notna(), None)
-        for name in ("subject_id", "label", "split", "image_id")
-    }
-    unit_id = columns["subject_id"].fillna(columns["image_id"])
-    units = pd.DataFrame({"unit_id": unit_id, "unit": row.unit, "official": columns["split"]})
-    return identified(slices, subject_id=list(columns["subject_id"]), label=list(columns["label"])), units
+    known = images.astype(object).where(images.notna(), None)
+    unit_id = known["subject_id"].fillna(known["image_id"])
+    units = known.assign(unit_id=unit_id, scan_id=known["image_id"], official=known["split"], **shared)[UNIT_COLUMNS]
+    return identified(slices, subject_id=list(known["subject_id"]), label=list(known["label"])), units
 
 
 def _values(volume_id: str, counts: Counts) -> dict[str, Any]:
@@ -301,11 +307,10 @@ def _values(volume_id: str, counts: Counts) -> dict[str, Any]:
     return {"volume_id": volume_id, "mean": mean, "sd": sd} | {f"p{percent:g}": value for percent, value in percentiles}
 
 
-def _volumes_table(rows: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
+def _with_parts(volumes: list[Volume], samples: pd.DataFrame) -> list[Volume]:
+    """Each volume with its part; without one where its images are in several."""
     parts = samples.groupby("volume_id")["split"].unique()
-    table["split"] = [parts[name][0] if len(parts[name]) == 1 else None for name in table["volume_id"]]
-    return table.astype(object).where(table.notna(), None)[VOLUME_COLUMNS].sort_values("volume_id", ignore_index=True)
+    return [replace(one, split=str(own[0]) if len(own := parts[one.volume_id]) == 1 else None) for one in volumes]
 
 
 def _remove_strangers(folder: Path, arrays: set[Path]) -> None:

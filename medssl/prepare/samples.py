@@ -7,11 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-COLUMNS = [
-    *("sample_id", "volume_id", "subject_id", "unit", "kind", "split", "array", "axis", "index"),
-    *("position_mm", "label", "foreground_frac"),
-]
-TEXT = ("sample_id", "volume_id", "subject_id", "unit", "kind", "split", "array", "label")
+from medssl.artefacts.samples import SAMPLES
 
 
 def planes(
@@ -39,11 +35,14 @@ def identified(table: pd.DataFrame, *, subject_id: Sequence[str | None], label: 
     return table.assign(subject_id=pd.Series(list(subject_id), dtype=object), label=pd.Series(list(label), dtype=object))
 
 
-def joined(tables: list[pd.DataFrame], *, split: pd.Series, unit_id: pd.Series) -> pd.DataFrame:
-    """All rows with their part and unit, in the contract's columns and types (and `unit_id`), by volume and index.
+def joined(tables: list[pd.DataFrame], *, split: pd.Series, fold: pd.Series | None, unit_id: pd.Series) -> pd.DataFrame:
+    """All rows with their part, fold (where there are folds) and unit, in the columns and types of `SAMPLES` and with `unit_id`.
 
-    `split` and `unit_id` go with the rows of `tables` one after the other.
+    `split`, `fold` and `unit_id` go with the rows of `tables` one after the other; the result is by volume and index.
     """
-    table = pd.concat(tables, ignore_index=True).assign(split=list(split), unit_id=list(unit_id))
-    table = table.sort_values(["volume_id", "index"], kind="stable", ignore_index=True)[[*COLUMNS, "unit_id"]]
-    return table.astype({name: pd.StringDtype("pyarrow", na_value=np.nan) for name in TEXT})
+    given = {"split": list(split), "unit_id": list(unit_id)} | ({} if fold is None else {"fold": fold.to_numpy(np.int8)})
+    table = pd.concat(tables, ignore_index=True).assign(**given)
+    names = [name for name in SAMPLES.names if name in table]
+    table = table.sort_values(["volume_id", "index"], kind="stable", ignore_index=True)[[*names, "unit_id"]]
+    texts = [column.name for column in SAMPLES.columns if column.kind == "str"]
+    return table.astype({name: pd.StringDtype("pyarrow", na_value=np.nan) for name in texts})

@@ -1,62 +1,107 @@
-"""Which part a patient (or, where there are none, an image) belongs to: train, val or test."""
+"""Which part a patient (or, where there are none, an image) belongs to: train, val or test; or which fold."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.rng import ids_to_keys, key, uniforms
+from medssl.core.partition import PARTS, dealt_out, folds_of, strata_of, unit_draws
+from medssl.prepare.options import SplitOptions
 
-PARTS = ("train", "val", "test")
 FEWEST_UNITS = 3
 """With fewer patients than this there is nothing to hold out."""
 
+FEW_UNITS = 5
+"""A part with fewer units says little, and a person is told so."""
 
-def split(
-    units: pd.DataFrame, *, seed: int, val_frac: float, test_frac: float, listed: dict[str, str] | None = None
-) -> pd.Series:
-    """The part of every row of `units`: columns `unit_id` (what must stay together), `unit` and `official`.
+WORDS = {"val": "validation", "test": "test"}
 
-    A list given by the user decides alone. Otherwise official parts are kept, and what they leave open (rows without a part;
-    a validation part, if they name none) is filled from train. Otherwise each unit's own number in [0, 1), a function of the
-    seed and its id, is compared with the fractions: a new patient moves no other.
+
+@dataclass(frozen=True)
+class Split:
+    """`part` of every row (`train`, `val`, `test`), its `fold` where there are folds, and sentences that a person must read."""
+
+    part: pd.Series
+    fold: pd.Series | None
+    notes: list[str]
+
+
+def split(units: pd.DataFrame, options: SplitOptions, *, seed: int, listed: Mapping[str, str] | None = None) -> Split:
+    """Part or fold of every row of `units`: columns `unit_id` (what must stay together), `unit`, `scan_id` (the volume or image),
+    `official`, `label` and `modality`.
+
+    A list given by the user decides alone. Folds hold every unit out once: all are in the test part. Otherwise official parts
+    are kept, and a validation part, if they name none, is drawn from train. Otherwise exact shares of the units are drawn,
+    evenly over labels and modalities.
 
     Raises:
-        StudyError: the list leaves some unit out or holds an unknown part; an official part is unknown.
+        StudyError: nothing is left to train on; fewer units than folds; the list leaves some unit out; an unknown part.
     """
     if listed is not None:
-        return _listed(units, listed)
+        part = _listed(units, listed)
+        return Split(part, None, _notes(units, part, options, listed=True))
     official = units["official"]
     _refuse_unknown(set(official.dropna()), "the image set's own split")
+    if options.folds is not None:
+        fold = _folds(units, options.folds, options.val_frac, seed)
+        part = pd.Series("test", index=units.index, dtype=object)
+        return Split(part, fold, _notes_on_folds(units, fold, options.folds))
     if not official.notna().any():
-        return _hashed(units, seed, val_frac, test_frac)
-    parts = official.fillna("train").astype(object)
-    if val_frac and not (parts == "val").any():
-        training = units[parts == "train"]
-        held_out = _hashed(training, seed, val_frac, 0.0)
-        parts.loc[training.index] = held_out
-    return parts
+        part = _drawn(units, {"test": options.test_frac, "val": options.val_frac}, seed)
+        return Split(part, None, _notes(units, part, options))
+    part = official.fillna("train").astype(object)
+    if options.val_frac and not (part == "val").any():
+        part = part.copy()
+        training = units[part == "train"]
+        part.loc[training.index] = _drawn(training, {"val": options.val_frac}, seed)
+    return Split(part, None, _notes(units, part, options))
 
 
-def unit_draws(unit_ids: list[str], seed: int) -> pd.Series:
-    """A number in [0, 1) for each id, from the seed and the id alone."""
-    return pd.Series(uniforms(key(seed, "split"), ids_to_keys(unit_ids), 1)[:, 0], index=unit_ids)
+def _drawn(units: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> pd.Series:
+    strata = _strata(units)
+    total = len(strata)
+    if total < FEWEST_UNITS:
+        return pd.Series("train", index=units.index, dtype=object)
+    counts = {part: round(frac * total) for part, frac in fractions.items()}
+    if sum(counts.values()) >= total:
+        asked = " and ".join(f"{part}_frac {frac}" for part, frac in fractions.items())
+        raise StudyError(
+            f"prepare.split: {asked} of {_number(units, total)} are {' and '.join(map(str, counts.values()))}, and nothing is "
+            "left to train on. Lower them, or name every part in prepare.split.file."
+        )
+    part = dealt_out(strata, counts, unit_draws(list(strata), seed, "split"))
+    return units["unit_id"].map(part).astype(object)
 
 
-def _hashed(units: pd.DataFrame, seed: int, val_frac: float, test_frac: float) -> pd.Series:
-    ids = sorted(set(units["unit_id"]))
-    draw = unit_draws(ids, seed)
-    part = pd.Series("train", index=ids, dtype=object)
-    part[draw < test_frac + val_frac] = "val"
-    part[draw < test_frac] = "test"
-    if len(ids) < FEWEST_UNITS or not (part == "train").any():
-        part[:] = "train"
-    return units["unit_id"].map(part)
+def _folds(units: pd.DataFrame, num_folds: int, val_frac: float, seed: int) -> pd.Series:
+    strata = _strata(units)
+    total = len(strata)
+    if total < num_folds:
+        raise StudyError(
+            f"prepare.split.folds: {num_folds} folds of {_number(units, total)}; each fold needs one. Ask for fewer folds."
+        )
+    fewest = total - -(-total // num_folds)
+    if round(val_frac * fewest) >= fewest:
+        raise StudyError(
+            f"prepare.split: outside a fold there are {_number(units, fewest)}, and val_frac {val_frac} leaves nothing of them "
+            "to train on. Lower it, or ask for more folds."
+        )
+    fold = folds_of(strata, num_folds, unit_draws(list(strata), seed, "split"))
+    return units["unit_id"].map(fold).astype("int8")
 
 
-def _listed(units: pd.DataFrame, listed: dict[str, str]) -> pd.Series:
+def _strata(units: pd.DataFrame) -> dict[str, str]:
+    rows = units[["unit_id", "label", "modality"]].drop_duplicates()
+    labels = rows["label"].astype(object).where(rows["label"].notna(), None)
+    return strata_of(list(rows["unit_id"]), labels=list(labels), modalities=list(rows["modality"]))
+
+
+def _listed(units: pd.DataFrame, listed: Mapping[str, str]) -> pd.Series:
     _refuse_unknown(set(listed.values()), "split.file")
-    parts = units["unit_id"].map(listed)
+    parts = units["unit_id"].map(dict(listed))
     missing = sorted(set(units["unit_id"][parts.isna()]))
     if missing:
         raise StudyError(
@@ -70,3 +115,52 @@ def _listed(units: pd.DataFrame, listed: dict[str, str]) -> pd.Series:
 def _refuse_unknown(found: set[str], where: str) -> None:
     for part in sorted(found - set(PARTS)):
         raise StudyError(f"{where} holds a part {part!r}; parts are train, val and test.{did_you_mean(part, PARTS)}")
+
+
+# What a person must read
+
+
+def _notes(units: pd.DataFrame, part: pd.Series, options: SplitOptions, *, listed: bool = False) -> list[str]:
+    """A sentence for each part that was asked for and is empty or tiny."""
+    total = int(units["unit_id"].nunique())
+    counts = units["unit_id"].groupby(part).nunique()
+    notes = []
+    for name, frac in (("val", options.val_frac), ("test", options.test_frac)):
+        count = int(counts.get(name, 0))
+        if frac and not count:
+            notes.append(f"The {WORDS[name]} part is empty: {_why_empty(units, name, frac, total, listed=listed)}.")
+        elif frac and count < FEW_UNITS:
+            notes.append(f"The {WORDS[name]} part holds {_number(units, count)} only, of {total}: its results will say little.")
+    scans = int(units["scan_id"].nunique())
+    if notes and total < FEWEST_UNITS and scans > total:
+        notes.append(
+            f"All {scans} scans are of {_number(units, total)}. If they are of more people, de-identification gave them one "
+            "PatientID: give each person one of their own and ingest the source again."
+        )
+    return notes
+
+
+def _why_empty(units: pd.DataFrame, part: str, frac: float, total: int, *, listed: bool) -> str:
+    if listed:
+        return "prepare.split.file puts nobody in it"
+    if part == "test" and units["official"].notna().any():
+        return "the image set's own split has none, and none is drawn beside it"
+    if total < FEWEST_UNITS:
+        return f"the source has {_number(units, total)}, and with fewer than {FEWEST_UNITS} nobody is held out"
+    return f"{part}_frac {frac:g} of {_number(units, total)} is less than one"
+
+
+def _notes_on_folds(units: pd.DataFrame, fold: pd.Series, num_folds: int) -> list[str]:
+    notes = []
+    fewest = int(units["unit_id"].groupby(fold).nunique().min())
+    if fewest < FEW_UNITS:
+        notes.append(f"The smallest of {num_folds} folds holds {_number(units, fewest)} only: its results alone will say little.")
+    if units["official"].notna().any():
+        notes.append("The image set's own parts are not used: the folds hold every unit out once.")
+    return notes
+
+
+def _number(units: pd.DataFrame, count: int) -> str:
+    """`3 patients`, `1 image`; where a source has both: `3 patients or images`."""
+    kinds = sorted(set(units["unit"]), reverse=True)
+    return f"{count} " + " or ".join(kind if count == 1 else f"{kind}s" for kind in kinds)

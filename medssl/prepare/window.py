@@ -31,6 +31,7 @@ def window(
         return [float(low) for low, _ in window_hu], [float(high) for _, high in window_hu]
     else:
         ends = percentiles_of(above_minimum(counts), percentiles)
-        if ends[0] == ends[1]:
-            ends[1] = ends[0] + abs(slope)
+        # also in the single precision that a network sees
+        if not np.float32(ends[0]) < np.float32(ends[1]):
+            ends[1] = ends[0] + max(abs(slope), 2 * float(np.spacing(np.float32(abs(ends[0])))))
     return [ends[0]] * len(window_hu), [ends[1]] * len(window_hu)

@@ -71,7 +71,7 @@ class Print:
 
 
 @dataclass(frozen=True)
-class Match:
+class Likeness:
     """Image `query` of one collection is image `pool` of another: detail correlation `score`."""
 
     query: int
@@ -111,10 +111,10 @@ def matches(
     *,
     same: float = SAME,
     advance: Callable[[int], None] = lambda count: None,
-) -> list[Match]:
+) -> list[Likeness]:
     """Every query that is found in the pool, with each candidate it equals, best first. All of one number of axes.
 
-    `advance` is told how many more queries are done.
+    `advance` is called with how many more queries are done.
     """
     known = [k for k, one in enumerate(pool) if one is not None]
     asked = [k for k, one in enumerate(queries) if one is not None]
@@ -122,14 +122,14 @@ def matches(
         advance(len(queries))
         return []
     advance(len(queries) - len(asked))
-    found: list[Match] = []
+    found: list[Likeness] = []
     thumbs = [pool[k].thumb for k in known]  # type: ignore[union-attr]
     block = QUERY_BLOCK[thumbs[0].ndim]
     for start in range(0, len(asked), block):
         places = asked[start : start + block]
         near = look_up([queries[k].thumb for k in places], thumbs)  # type: ignore[union-attr]
         for place, candidates in zip(places, near, strict=True):
-            scored = [Match(place, known[c.pool], agreement(queries[place], pool[known[c.pool]], c)) for c in candidates]  # type: ignore[arg-type]
+            scored = [Likeness(place, known[c.pool], agreement(queries[place], pool[known[c.pool]], c)) for c in candidates]  # type: ignore[arg-type]
             found += sorted((match for match in scored if match.score >= same), key=lambda match: -match.score)
         advance(len(places))
     return found

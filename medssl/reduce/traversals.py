@@ -33,7 +33,7 @@ def everywhere(pairs: Pairs, threshold: float) -> Decision:
 TRAVERSALS: dict[str, Callable[[Pairs, float], Decision]] = {"greedy": greedy, "cover": cover, "global": everywhere}
 
 
-def balanced(pairs: Pairs, count: int, name: str) -> Decision:
+def balanced(pairs: Pairs, count: int) -> Decision:
     """Keep `count` slices, shared equally among the clusters of a two-level k-means; small clusters pass on what they lack.
 
     A dropped slice names the nearest kept one of its cluster, if that has one.
@@ -46,8 +46,11 @@ def balanced(pairs: Pairs, count: int, name: str) -> Decision:
     slices, points = pairs.slices, pairs.vectors()
     if points is None:
         raise StudyError(
-            f"reducer {name!r} compares slices in pairs and has no vectors: traversal 'balanced' takes hash or embedding."
+            "traversal 'balanced' clusters vectors, and the arm's reducer has no vectors: it compares slices in pairs. Choose "
+            "another traversal, or a reducer whose slices are points (docs/reduce.md lists them)."
         )
+    if not len(points):
+        return Decision.of(np.empty(0, bool), BUDGET)
     num_small = int(np.clip(len(points) // CLUSTER_MEMBERS, 1, MAX_CLUSTERS))
     centres, small = _k_means(points, num_small, slices.seed, tries=1)
     _, large_of_small = _k_means(centres, max(int(np.sqrt(len(centres))), 1), slices.seed, tries=10)

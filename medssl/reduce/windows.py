@@ -12,6 +12,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64, Int64, Num, UInt8
 
+from medssl.artefacts.volumes import Volume
+from medssl.volume.intensity import values_of, windowed
+
 GREY_LEVELS = 256
 
 
@@ -28,13 +31,16 @@ class Window:
     intercept: float = 0.0
     per_slice: bool = False
 
+    @classmethod
+    def of(cls, volume: Volume) -> Window:
+        """The window of a volume's first channel."""
+        return cls(volume.low[0], volume.high[0], volume.slope, volume.intercept)
+
     def unit(self, stored: Num[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-        """clip((value − low) / (high − low), 0, 1) as float64, any shape; per slice: 0 for a constant slice."""
-        value = stored.astype(np.float64) * self.slope + self.intercept
-        low, high = (float(value.min()), float(value.max())) if self.per_slice else (self.low, self.high)
-        if not high > low:
-            return np.zeros(stored.shape)
-        return np.clip((value - low) / (high - low), 0.0, 1.0)
+        """What a network sees, in 0..1, as float64, any shape; per slice: 0 for a constant slice."""
+        values = np.asarray(values_of(stored.astype(np.float64), self.slope, self.intercept))
+        low, high = (float(values.min()), float(values.max())) if self.per_slice else (self.low, self.high)
+        return np.asarray(windowed(values, low, high)) if high > low else np.zeros(stored.shape)
 
     def grey(self, stored: Num[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
         """The slice in 8 bits: floor(255 × unit + 1/2), so halves round up. Same shape, uint8."""

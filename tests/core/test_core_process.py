@@ -11,8 +11,8 @@ import pytest
 
 from medssl.core.errors import MedsslError
 from medssl.core.process import dealt
+from medssl.reduce.firewall import near_slices
 from medssl.reduce.leakage import NEAR, fingerprint, matches
-from medssl.reduce.run import _matches
 
 
 def test_parts_come_back_in_order() -> None:
@@ -36,5 +36,5 @@ def test_the_firewall_finds_the_same_with_any_number_of_processes() -> None:
     serial = matches(queries, pool, same=NEAR)
     assert len(serial) >= len(pool)
     told: list[int] = []
-    assert [(m.query, m.pool) for m in _matches(queries, pool, 3, told.append)] == [(m.query, m.pool) for m in serial]
+    assert [(m.query, m.pool) for m in near_slices(queries, pool, 3, told.append)] == [(m.query, m.pool) for m in serial]
     assert sum(told) == len(queries)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medssl.artefacts.series import SERIES, frame_of
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
-from medssl.core.tables import write_parquet, write_tsv
+from medssl.core.tables import write_parquet
 from medssl.prepare.options import PrepareOptions
 from medssl.prepare.run import run
 
@@ -60,9 +60,10 @@ class Ingested:
         if images is not None:
             write_parquet(place / "images.parquet", images)
             self.files.append(place / "images.parquet")
-        affine = None if spacing is None else np.diag([*spacing, 1.0]).tolist()
+        nothing = dict.fromkeys(SERIES.names)
         self.rows.append(
-            {
+            nothing
+            | {
                 "volume_id": volume_id,
                 "series_id": volume_id.replace("v-", "s-"),
                 "subject_id": subject_id,
@@ -70,25 +71,32 @@ class Ingested:
                 "kind": "volume" if images is None else "images",
                 "format": "dicom",
                 "modality": modality,
-                "shape": json.dumps(list(array.shape)),
-                "spacing_mm": None if spacing is None else json.dumps(list(spacing)),
-                "affine": None if affine is None else json.dumps(affine),
+                "shape": list(array.shape),
+                "spacing_mm": None if spacing is None else list(spacing),
+                "affine": np.diag([*(spacing or (1.0, 1.0, 1.0)), 1.0]).tolist(),
                 "dtype": str(array.dtype),
                 "slope": slope,
                 "intercept": intercept,
+                "num_files": 1,
+                "bytes": array.nbytes,
+                "content_sha256": "0",
+                "lossy": False,
+                "resampled": False,
+                "label": mask is not None,
+                "warnings": [],
             }
         )
 
     def prepare(self, *, seed: int = 0, threads: int = 1, **settings: Any) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        columns = ["volume_id", "series_id", "subject_id", "unit", "kind", "format", "modality", "shape", "spacing_mm", "affine"]
-        table = pd.DataFrame(self.rows, columns=[*columns, "dtype", "slope", "intercept"])
-        write_tsv(self.folder / "series.tsv", table)
+        SERIES.write(self.folder / "series.tsv", frame_of(self.rows, SERIES))
         receipt(self.folder, "ingest", [*self.files, self.folder / "series.tsv"])
         return self.again(seed=seed, threads=threads, **settings)
 
     def again(self, *, seed: int = 0, threads: int = 1, **settings: Any) -> Path:
         out = self.root / "2_prepare" / "ct"
+        options = PrepareOptions(**settings)
+        inputs = {"series": str(self.folder / "series.tsv"), "images": str(self.folder / "volumes")}
         spec = Spec(
             stage="prepare",
             name="ct",
@@ -96,8 +104,8 @@ class Ingested:
             root=str(self.root),
             seed=seed,
             code="0",
-            settings=PrepareOptions(**settings).model_dump(),
-            inputs={"series": str(self.folder / "series.tsv")},
+            options=options.model_dump(mode="json"),
+            inputs=inputs | ({"split": options.split.file} if options.split.file else {}),
             out=str(out),
         )
         with job(spec, threads=threads) as work:

@@ -14,6 +14,7 @@ from medssl.core.files import sha256_file, write_json
 from medssl.core.job import Job, Spec
 from medssl.core.rng import rng
 from medssl.core.tables import write_parquet, write_tsv
+from medssl.reduce.options import ResolvedArmOptions
 
 
 def smooth_volume(seed: int, shape: tuple[int, int, int] = (40, 36, 24)) -> np.ndarray:
@@ -30,12 +31,12 @@ class Prepared:
     samples: list[str]
     volumes: list[str]
 
-    def job(self, name: str, settings: dict, **inputs: object) -> Job:
+    def job(self, name: str, options: dict, **inputs: object) -> Job:
         """A job of the stage whose output folder exists."""
         out = self.root / "3_reduce" / name
         out.mkdir(parents=True, exist_ok=True)
         given = {"samples": self.samples, "volumes": self.volumes, **inputs}
-        spec = Spec("reduce", name, "study", str(self.root), 7, "code", settings, given, str(out))
+        spec = Spec("reduce", name, "study", str(self.root), 7, "code", options, given, str(out))
         return Job(spec, None, 1)
 
     def change_samples(self, **columns: object) -> None:
@@ -44,10 +45,9 @@ class Prepared:
             write_parquet(path, pd.read_parquet(path).assign(**columns))
             seal(Path(path).parent)
 
-    def arm(self, reducer: str, options: dict | None = None, **settings: object) -> dict:
-        """Settings of an arm as the study file's checker leaves them."""
-        empty = {"traversal": "greedy", "threshold": None, "keep_frac": None, "match": None}
-        return {**empty, "reducer": {"name": reducer, "options": options or {}}, **settings}
+    def arm(self, reducer: str, options: dict | None = None, **arm: object) -> dict:
+        """Options of an arm as its spec holds them."""
+        return ResolvedArmOptions(reducer={reducer: options or {}}, **arm).model_dump(mode="json")  # type: ignore[arg-type]
 
 
 def write_source(folder: Path, volumes: dict[str, np.ndarray], *, kinds: dict[str, str], splits: dict[str, str]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import imagehash
 import numpy as np
 import pandas as pd
 import pytest
+from made_sources import seal
 from PIL import Image
 
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json, sha256_file
-from medssl.core.plugins import names
+from medssl.core.tables import write_parquet
+from medssl.reduce import describing
 from medssl.reduce import run as stage
 from medssl.reduce.hamming import distances
 
@@ -22,8 +26,8 @@ def pictures():
     """Ask for the pictures."""
 
 
-def described(prepared, **settings) -> str:
-    stage.describe(prepared.job("describe", settings))
+def described(prepared, **options) -> str:
+    stage.describe(prepared.job("describe", options))
     return str(prepared.root / DESCRIPTORS)
 
 
@@ -38,7 +42,7 @@ def decided(prepared, name: str, settings: dict, **inputs) -> tuple[pd.DataFrame
 def _without_pictures(request, monkeypatch):
     """Pictures are drawn where a test asks for them."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(stage, "_figures", lambda *_: iter(()))
+        monkeypatch.setattr(stage, "figures", lambda *_: ({}, None))
 
 
 def test_descriptors_are_those_of_the_naive_chain(prepared):
@@ -68,8 +72,10 @@ def test_only_training_slices_are_described(prepared):
 def test_a_new_volume_computes_only_itself(prepared, monkeypatch):
     first = pd.read_parquet(described(prepared))
     calls = []
-    original = stage.describe_slices
-    monkeypatch.setattr(stage, "describe_slices", lambda planes, *a, **k: calls.append(len(planes)) or original(planes, *a, **k))
+    original = describing.describe_slices
+    monkeypatch.setattr(
+        describing, "describe_slices", lambda planes, *a, **k: calls.append(len(planes)) or original(planes, *a, **k)
+    )
     again = pd.read_parquet(described(prepared))
     assert calls == [] and again.equals(first)
     prepared.change_samples(split="train")
@@ -164,15 +170,14 @@ def test_the_same_job_twice_writes_the_same_bytes(prepared):
     for _ in range(2):
         job = prepared.job("hash", prepared.arm("hash"), descriptors=str(prepared.root / DESCRIPTORS))
         stage.run(job)
-        results.append(
-            {p.name: sha256_file(p) for p in sorted(job.out.iterdir()) if p.name not in ("receipt.json", "summary.json")}
-        )
+        results.append({p.name: sha256_file(p) for p in sorted(job.out.iterdir()) if p.name != "receipt.json"})
     assert results[0] == results[1] and set(results[0]) == {
-        "keep.parquet",
         "contact.png",
         "where.svg",
         "curve.svg",
         "similarity.png",
+        "keep.parquet",
+        "summary.json",
     }
 
 
@@ -200,6 +205,19 @@ def test_a_cohort_without_training_slices_is_refused(prepared):
         described(prepared)
 
 
+def test_a_cohort_of_folds_alone_says_that_all_are_held_out(prepared):
+    prepared.change_samples(split="test", fold=np.int8(0))
+    with pytest.raises(StudyError, match=r"nothing to pre-train on.*split into folds.*Pre-train on another source"):
+        described(prepared)
+
+
+def test_a_source_with_folds_beside_another_gives_no_slice(prepared):
+    for path in prepared.samples[:1]:
+        write_parquet(path, pd.read_parquet(path).assign(split="test", fold=np.int8(1)))
+        seal(Path(path).parent)
+    assert set(pd.read_parquet(described(prepared))["volume_id"]) == {"v-ee"}
+
+
 def test_a_changed_array_is_noticed(prepared):
     path = prepared.root / "2_prepare/ct/arrays/v-aa.npy"
     data = bytearray(path.read_bytes())
@@ -207,7 +225,3 @@ def test_a_changed_array_is_noticed(prepared):
     path.write_bytes(bytes(data))
     with pytest.raises(CorruptArtefactError, match="v-aa"):
         described(prepared)
-
-
-def test_every_reducer_has_a_file_that_bears_its_name():
-    assert set(names("reducer")) == {"all", "every_n", "random_n", "hash", "ssim", "mutual_information", "entropy", "embedding"}

@@ -202,7 +202,7 @@ def test_balanced_shares_equally_among_clusters():
     points = centres[which] + generator.normal(size=(700, 8))
     ids = np.array([f"v-{n:04d}" for n in range(700)], dtype=object)
     slices = Slices(ids, np.arange(700), np.zeros(700, bool), vectors=points)
-    decision = balanced(Embedding(slices, metric="euclidean"), 100, "embedding")
+    decision = balanced(Embedding(slices, metric="euclidean"), 100)
     kept = np.bincount(which[decision.keep], minlength=4)
     assert decision.num_kept == 100 and kept[0] < 60 and kept[3] == 10
     dropped = np.flatnonzero(decision.twin != NOBODY)

@@ -11,11 +11,17 @@ from medssl.core.errors import StudyError
 from medssl.reduce.pairs import Pairs, leaders_in_blocks
 from medssl.reduce.slices import Neighbours, Slices
 
+VECTORS = "medssl.reduce.features"
+"""The module that makes the vectors, loaded for the arms of this reducer alone."""
 BLOCK = 4_096
 
 
 class Embedding(Pairs):
-    """1 − cosine, or Euclidean distance, of two slices' embeddings."""
+    """1 − cosine, or Euclidean distance, of two slices' embeddings.
+
+    Options:
+        metric: distance of two embeddings; `cosine` is 1 − cosine, which their lengths do not change.
+    """
 
     default_threshold = 0.1
     needs = ("vectors",)

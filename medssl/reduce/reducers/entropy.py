@@ -15,6 +15,9 @@ from medssl.reduce.slices import DUPLICATE, NOBODY, RANK, Decision, Slices
 class Entropy(Ranks):
     """`form: low` drops slices below a threshold in bits (default 1); `form: change` keeps a slice when its entropy differs by
     more than the threshold (default 0.1 bit) from that of the slice kept last in its volume.
+
+    Options:
+        form: which slices go; `low` those with little entropy, `change` those with nearly the entropy of the slice kept last.
     """
 
     needs = ("entropy",)

@@ -14,7 +14,11 @@ CONTROL = "matched"
 
 
 class EveryN(Ranks):
-    """Slices 0, n, 2n … of each volume (of a set of images in its order); at a count, as evenly over the cohort as it allows."""
+    """Slices 0, n, 2n … of each volume (of a set of images in its order); at a count, as evenly over the cohort as it allows.
+
+    Options:
+        n: one slice in so many is kept where no count is asked for.
+    """
 
     def __init__(self, slices: Slices, *, n: Count = 10) -> None:
         super().__init__(slices)

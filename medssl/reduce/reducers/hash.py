@@ -23,7 +23,13 @@ LARGE = 4_096
 
 
 class Hash(Pairs):
-    """Bits that differ between two slices' hashes, of size² bits; `per_slice` grey is each slice's own range, the paper's."""
+    """Bits that differ between two slices' hashes, of size² bits.
+
+    Options:
+        kind: the hash; dHash compares neighbouring pixels, pHash low frequencies, aHash the mean, wHash wavelets.
+        size: side of the hash in bits; 8 gives 64 bits, 16 gives 256.
+        grey: the range that is mapped to 8 bits; `window` is that of the volume, `per_slice` each slice's own as in the paper.
+    """
 
     default_threshold = 6.0
     whole_steps = True
@@ -49,7 +55,7 @@ class Hash(Pairs):
         return hamming.distances(self.codes[anchor], self.codes[others]).astype(np.float32)
 
     def vectors(self) -> Float32[np.ndarray, "n d"] | None:
-        bits = np.unpackbits(self.codes.astype(">u8").view(np.uint8).reshape(len(self.codes), -1), axis=1)
+        bits = np.unpackbits(self.codes.astype(">u8").view(np.uint8).reshape(len(self.codes), 8 * self.codes.shape[1]), axis=1)
         return bits.astype(np.float32) * 2 - 1
 
     def leaders(

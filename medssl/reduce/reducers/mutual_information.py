@@ -22,6 +22,11 @@ class MutualInformation(Pairs):
     different shape share nothing.
 
     Source: Kraskov et al. 2005, "Hierarchical clustering using mutual information", doi 10.1209/epl/i2004-10483-y, eqs 6-7.
+
+    Options:
+        form: how it is measured; `normalised` is a share from 0 to 1, `bits` is what the richer slice has alone.
+        bins: grey levels that values are counted in.
+        memory_mb: for slices that are held while they are compared, in MiB; others are read again.
     """
 
     costly = True

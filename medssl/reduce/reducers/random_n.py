@@ -13,7 +13,11 @@ CONTROL = "matched"
 
 
 class RandomN(Ranks):
-    """A sample of the cohort without replacement: one in n, or the count asked for; a slice's lot is of seed and id only."""
+    """A sample of the cohort without replacement: one in n, or the count asked for; a slice's lot is of seed and id only.
+
+    Options:
+        n: one slice in so many is kept where no count is asked for.
+    """
 
     def __init__(self, slices: Slices, *, n: Count = 10) -> None:
         super().__init__(slices)

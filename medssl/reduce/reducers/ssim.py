@@ -14,7 +14,11 @@ from medssl.reduce.structure import Moments, fits, moments, ssim
 
 
 class Ssim(Pairs):
-    """1 − SSIM of two slices; slices of different shape, or too small for the window unless equal, are 2 apart."""
+    """1 − SSIM of two slices; slices of different shape, or too small for the window unless equal, are 2 apart.
+
+    Options:
+        memory_mb: for slices that are held while they are compared, in MiB; others are read again.
+    """
 
     default_threshold = 0.3
     max_threshold = 2.0
