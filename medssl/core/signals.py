@@ -63,7 +63,7 @@ def passed_on() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Processes that are started inside never get a signal to stop; those of this process come when the block ends.
+    """Processes that are started inside never get a signal to stop; those to this thread come when the block ends.
 
     Every process of a job is signalled by srun, scancel and Ctrl-C; this one finishes its step, and needs what its workers still
     read. They inherit the mask, as does the server that starts them beside a GPU, whose end would be theirs.

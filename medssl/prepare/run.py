@@ -19,6 +19,7 @@ from medssl.artefacts.volumes import Volume, write_volumes
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import require_free_space, writing
 from medssl.core.job import RECEIPT, Job
+from medssl.core.split_file import read_split_file
 from medssl.prepare.fingerprint import PERCENTILES, fingerprint
 from medssl.prepare.grid import positions_mm, slice_axis, target_spacing
 from medssl.prepare.options import PrepareOptions
@@ -65,7 +66,7 @@ def run(job: Job) -> None:
     """
     options = job.options(PrepareOptions)
     series = _read_series(job.read(job.spec.inputs["series"]))
-    listed = _read_split(Path(job.spec.inputs["split"])) if "split" in job.spec.inputs else None
+    listed = read_split_file(job.spec.inputs["split"]) if "split" in job.spec.inputs else None
     # a receipt of an earlier run must not vouch for arrays that are about to change
     job.path(RECEIPT).unlink(missing_ok=True)
     job.path(ARRAYS).mkdir(parents=True, exist_ok=True)
@@ -106,18 +107,6 @@ def _read_series(path: Path) -> list[dict[str, Any]]:
     if not series:
         raise StudyError(f"{path} holds no volume: there is nothing to prepare. See rejected.tsv beside it for the reasons.")
     return series
-
-
-def _read_split(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise StudyError("prepare.split.file does not exist. Correct the path (it is relative to where snakemake runs).")
-    rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
-    if rows.shape[1] != 2 or rows.columns[1] != "split" or rows.iloc[:, 0].duplicated().any():
-        raise StudyError(
-            "prepare.split.file must be tab separated with the header `id<tab>split` and one row per id; "
-            f"got the columns {list(rows.columns)} and {int(rows.iloc[:, 0].duplicated().sum())} ids named twice."
-        )
-    return dict(zip(rows.iloc[:, 0], rows["split"], strict=True))
 
 
 def _bytes_to_write(series: list[dict[str, Any]], options: PrepareOptions) -> int:

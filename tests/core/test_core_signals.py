@@ -74,7 +74,7 @@ def test_processes_that_are_started_inside_never_get_a_signal() -> None:
 def test_a_signal_that_is_held_back_comes_when_the_block_ends() -> None:
     with signals.noted() as asked_to_stop:
         with signals.held_back():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert not asked_to_stop()
         assert asked_to_stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -86,12 +87,14 @@ def test_monais_unet_of_the_exported_contract_gives_the_same_maps(tmp_path: Path
     assert torch.allclose(theirs.down_1(theirs.conv_0(x)), ours(x)[1], atol=1e-6)
 
 
-def test_the_documented_line_for_monai_gives_the_same_features(tmp_path: Path) -> None:
-    (line,) = re.findall(r"^model = (monai\.networks.*)$", (DOCS / "transfer.md").read_text(encoding="utf-8"), re.M)
+def test_the_documented_network_of_monai_gives_the_same_features(tmp_path: Path) -> None:
+    text = (DOCS / "transfer.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"^model = (monai\.networks.*?^\))$", text, re.M | re.S)
     ours = make_run(tmp_path / "run", "resnet18", dims=3)
     weights, contract = export(tmp_path / "run", "monai", tmp_path / "out")
-    assert line == json.loads(contract.read_text())["network"]
-    theirs = eval(line, {"monai": monai}).eval()
+    stated = json.loads(contract.read_text())["network"]
+    assert ast.dump(ast.parse(written)) == ast.dump(ast.parse(stated))
+    theirs = eval(written, {"monai": monai}).eval()
     theirs.load_state_dict(load_file(weights))
     x = torch.rand(2, 1, 32, 32, 32)
     assert torch.allclose(theirs(x), pooled(ours(x)), atol=1e-6)

@@ -14,7 +14,7 @@ from medssl.nn.resnet import SeparableMaxPool3d
 
 TITLE = "U-Net encoder"
 SOURCE = "Falk et al., Nat Methods 2019;16:67"
-LIBRARIES: dict[str, dict[str, object]] = {"monai": {}}
+LIBRARIES: dict[str, dict[str, Any]] = {"monai": {}}
 """Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
 
 
