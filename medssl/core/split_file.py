@@ -6,8 +6,7 @@ import csv
 from pathlib import Path
 
 from medssl.core.errors import StudyError, did_you_mean
-
-PARTS = ("train", "val", "test")
+from medssl.core.partition import PARTS
 
 
 def read_split_file(path: Path | str) -> dict[str, str]:
@@ -18,6 +17,10 @@ def read_split_file(path: Path | str) -> dict[str, str]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise StudyError(
+            f"split file: {path} does not exist. Correct prepare.split.file; it is relative to where snakemake runs."
+        ) from None
     except UnicodeDecodeError:
         raise StudyError("split file: it is not text in UTF-8. Save it as TSV.") from None
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]

@@ -337,7 +337,7 @@ def test_a_users_split_is_kept(ingested, tmp_path):
     [
         (None, "does not exist"),
         ("subject_id,split\np-1,train\n", "tab separated"),
-        ("subject_id\tsplit\np-1\ttrain\np-1\ttest\n", "1 ids named twice"),
+        ("subject_id\tsplit\np-1\ttrain\np-1\ttest\n", "again in row 3"),
         ("subject_id\tsplit\np-000000000000\ttrain\n", "no row for 3 of 4 units"),
         ("subject_id\tsplit\np-000000000000\ttraining\n", "Did you mean 'train'"),
     ],
