@@ -1,0 +1,91 @@
+"""The signals that ask a job to stop, and what they do inside a block: noted, raised, passed on, or held back."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+
+from medssl.core.errors import PreemptedError
+
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C, a cluster that ends a job, and a cluster that announces its end."""
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Callable[[], bool]]:
+    """Inside, a signal to stop only sets a flag, which the returned function reads; a second Ctrl-C interrupts at once."""
+    caught: list[int] = []
+
+    def note(number: int) -> None:
+        if number == signal.SIGINT and number in caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    with _handled(note):
+        yield lambda: bool(caught)
+
+
+@contextlib.contextmanager
+def raised(what_is_saved: str) -> Iterator[None]:
+    """Inside, a signal to stop ends the job with the exit code that asks for another try.
+
+    Raises:
+        PreemptedError: `stopped by SIGTERM.` and the sentence `what_is_saved`.
+    """
+
+    def stop(number: int) -> None:
+        raise PreemptedError(f"stopped by {signal.Signals(number).name}. {what_is_saved}")
+
+    with _handled(stop):
+        yield
+
+
+@contextlib.contextmanager
+def passed_on() -> Iterator[None]:
+    """Inside, a signal to stop goes on to the processes that this one has started, which save and end.
+
+    Ctrl-C reaches them from the terminal as well, and only once may it come as such: they get SIGTERM in its place.
+    """
+
+    def pass_on(number: int) -> None:
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+    with _handled(pass_on):
+        yield
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Processes that are started inside never get a signal to stop; those of this process come when the block ends.
+
+    Every process of a job is signalled by srun, scancel and Ctrl-C; this one finishes its step, and needs what its workers still
+    read. They inherit the mask, as does the server that starts them beside a GPU, whose end would be theirs.
+    """
+    resource_tracker.ensure_running()  # its start would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _handled(by: Callable[[int], None]) -> Iterator[None]:
+    """Inside, `by` gets each signal to stop; outside the main thread, whoever started the thread handles them."""
+    try:
+        before = {number: signal.signal(number, lambda caught, _: by(caught)) for number in STOP}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,41 @@
+"""Where a network runs: the processor, or CUDA devices where they are asked for and there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from medssl.core.errors import StudyError
+from medssl.nn.determinism import use_deterministic_algorithms
+
+Asked = Literal["auto", "cpu", "cuda"]
+
+
+def device(asked: Asked = "auto", *, option: str = "device", count: int = 1, deterministic: bool = True) -> torch.device:
+    """`cuda` where it is asked for, or there for `auto`; with it torch's algorithms are set to give equal bits, or not.
+
+    Args:
+        asked: see the stages' option `device`.
+        option: the key in the study file, for the sentence.
+        count: devices of this machine that one process, or one for each, will use.
+        deterministic: equal runs give equal bits.
+
+    Raises:
+        StudyError: fewer CUDA devices are here than the study asks for.
+    """
+    if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < count:
+        raise StudyError(
+            f"{option} is {asked!r} with {count} device(s), and {found} CUDA devices are here. Set {option} to auto or cpu, "
+            "or to fewer devices, or run where the GPUs are."
+        )
+    use_deterministic_algorithms(deterministic)
+    return torch.device("cuda")
+
+
+def described(chosen: torch.device) -> str:
+    """`cpu`, or `cuda` with the name of the device, for a receipt."""
+    return f"cuda ({torch.cuda.get_device_name(chosen)})" if chosen.type == "cuda" else chosen.type
