@@ -15,6 +15,8 @@ USES = {"slices": "backbone"}
 """Options that name another plug-in, and its kind."""
 LIFTS = ["volume"]
 """Words of `finetune.<task>.encoder` that put the pre-trained network inside this one."""
+UNLEARNT = {"places": {"encoder": "slices"}, "spatial_dims": 3, "required": False}
+"""How a network is put inside that has learnt no transformer (`Part` of artefacts/encoder.py); the transformer is then drawn."""
 
 
 class Slicewise(Backbone):
