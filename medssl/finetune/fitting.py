@@ -1,9 +1,8 @@
-"""The fits of a task, one at a time: what each is given, what it depends on, what it says of itself. Nothing here writes a file."""
+"""The fits of a task, one at a time: what each is given, what it depends on, what it says of itself."""
 
 from __future__ import annotations
 
 import dataclasses
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from medssl.core.code import PACKAGE, code_hash
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_text
 from medssl.core.job import Job
+from medssl.finetune.cases import Cases
 from medssl.finetune.folds import Division, Divisions
 from medssl.finetune.labelled_data import median_spacing_mm
 from medssl.finetune.options import TaskOptions
@@ -35,7 +35,7 @@ FROM_RESULT = ("steps", "best_step", "inverse_penalty", "val_score")
 
 
 class Work:
-    """The fits of a task under one recipe."""
+    """The fits of a task under one recipe; nothing here writes a file."""
 
     def __init__(self, job: Job, options: TaskOptions, starting: Starting, device: torch.device) -> None:
         self.job, self.options, self.starting, self.device = job, options, starting, device
@@ -54,13 +54,10 @@ class Work:
             val_frac=options.val_frac,
             seed=job.spec.seed,
         )
-
-    @property
-    def fits(self) -> list[FitId]:
-        """All fits of the task."""
-        options, divisions = self.options, self.divisions
-        pair_seeds = options.pair_seeds
-        return plan(self.starting.starts, options.modes, divisions.shares, options.seeds, divisions.folds, pair_seeds=pair_seeds)
+        starts, shares, folds = starting.starts, self.divisions.shares, self.divisions.folds
+        self.fits = plan(starts, options.modes, shares, options.seeds, folds, pair_seeds=options.pair_seeds)
+        self._data_hashes = {fold: self._data_hash(division.cases) for fold, division in self.divisions.by_fold.items()}
+        self._code_hashes = {start: self._code_hash(start) for start in starts}
 
     @property
     def described(self) -> str:
@@ -119,20 +116,17 @@ class Work:
             "seed": fit.seed,
             "size": self.expected.size,
             "device": self.device.type,
-            "data": self._data_hash(fit.fold),
+            "data": self._data_hashes[fit.fold],
             "train": sorted(self.division(fit).cases.case_id[self.train(fit)]),
-            "code": self._code_hash(fit.start),
+            "code": self._code_hashes[fit.start],
         }
         return sha256_text(canonical_json(content))[:32]
 
-    @lru_cache(maxsize=None)  # noqa: B019  (one object for each job)
-    def _data_hash(self, fold: int | None) -> str:
+    def _data_hash(self, cases: Cases) -> str:
         """Of the cases of a division: their ids, labels and parts, and what a network sees of them."""
-        cases = self.divisions.by_fold[fold].cases
         rows = zip(cases.case_id, cases.label, cases.split, cases.content, strict=True)
         return sha256_text(canonical_json([cases.classes, *(list(row) for row in rows)]))
 
-    @lru_cache(maxsize=None)  # noqa: B019
     def _code_hash(self, start: Start) -> str:
         """Of the code that a fit from a starting point can run."""
         contract = self.starting.contracts[str(start)]

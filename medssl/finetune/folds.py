@@ -79,7 +79,9 @@ class Divisions:
 
 
 def _folds(cases: Cases) -> list[int | None]:
-    return [None] if cases.fold is None else sorted({int(fold) for fold in cases.fold})
+    if cases.fold is None:
+        return [None]
+    return [*sorted({int(fold) for fold in cases.fold})]
 
 
 def _in_fold(cases: Cases, fold: int | None, val_frac: float, seed: int) -> Cases:

@@ -78,7 +78,9 @@ def new_images(source: Source, expected: NetworkInput, classes: Sequence[str]) -
     chosen = np.array([place[sample] for sample in rows["sample_id"]], dtype=np.int64)
     nothing = np.full(len(rows), "", dtype=object)
     cases = Cases(
-        **{name: rows[name].to_numpy(dtype=object) for name in ("unit_id", "unit", "split")},
+        unit_id=rows["unit_id"].to_numpy(dtype=object),
+        unit=rows["unit"].to_numpy(dtype=object),
+        split=rows["split"].to_numpy(dtype=object),
         volume_id=volume_ids(rows),
         case_id=rows["volume_id" if whole else "sample_id"].to_numpy(dtype=object),
         label=nothing,

@@ -1,4 +1,4 @@
-"""From the network that was pre-trained to the one that a task wants: what a run left beside its encoder taken up, flat kernels solid.
+"""From the network that was pre-trained to the one that a task wants: parts of a run taken up, flat kernels made solid.
 
 No objective and no option of one is named here: the contract of a run declares what takes its parts up (`artefacts/encoder.py`),
 and a wrapping backbone how a run without the part is taken up (`UNLEARNT` of its file).
@@ -103,8 +103,8 @@ class Lift:
             return
         if part.required and start not in self.learnt:
             raise StudyError(
-                f"{start} left nothing that encoder: {self.word} could take up. Start from runs whose objective leaves it, or set "
-                f"encoder: {OWN}."
+                f"{start} left nothing that encoder: {self.word} could take up. Start from runs whose objective leaves it, or "
+                f"set encoder: {OWN}."
             )
         for name, place in part.places.items():
             if name == ENCODER:
@@ -124,7 +124,7 @@ class Lift:
 
         continues: the parts of the task's network that go on with what was learnt.
         """
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, place in self._continued(start, continues).items():
             found |= {f"{place}.{key}": tensor for key, tensor in part_of(parts, name).items()}
         return found

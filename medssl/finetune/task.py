@@ -8,7 +8,7 @@ Literals at the top of that file say what others must know of it:
 | `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `masks`: they name masks |
 | `TITLE` | the task in words |
 | `TABLE` | the table of `medssl predict` |
-| `CONTINUES` | parts of its network that go on with what a run learnt beside its encoder, such as `decoder`; none where it is left out |
+| `CONTINUES` | parts of its network that go on with what a run learnt beside its encoder, such as `decoder`; may be left out |
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a prepared source. `images`: ingest's volumes, which know the grids as they were given; `labels`: label files."""
+    """The files of a prepared source. `images`: ingest's volumes, which know the grids as they were given."""
 
     name: str
     samples: Path
