@@ -1,13 +1,12 @@
-"""The labelled cases of a source: ids, units, splits, 0/1 targets, and where their images come from."""
+"""The labelled cases of a source: ids, units, splits, 0/1 targets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from medssl.core.errors import StudyError
 
@@ -17,7 +16,7 @@ MANY = "|"
 
 @dataclass(frozen=True)
 class Cases:
-    """Cases in a fixed order; `images(indices)` gives `(n, c, *size)` in [0, 1]."""
+    """Cases in a fixed order."""
 
     case_id: np.ndarray
     volume_id: np.ndarray
@@ -27,12 +26,19 @@ class Cases:
     label: np.ndarray
     classes: list[str]
     targets: np.ndarray
-    images: Callable[[np.ndarray], Tensor] = field(repr=False)
+    content: np.ndarray
+    """hash of what a fit sees of each case: image, mask, and how numbers become inputs"""
+    fold: np.ndarray | None = None
+    """the fold that each case tests, where the source is cut into folds"""
     groups: dict[str, np.ndarray] = field(default_factory=dict)
     """`group_<name>` → value of each case (None where it is not known), for the scores of subgroups"""
 
     def __len__(self) -> int:
         return len(self.case_id)
+
+    def with_split(self, split: np.ndarray) -> Cases:
+        """The same cases in other parts."""
+        return replace(self, split=split)
 
     def where(self, split: str) -> np.ndarray:
         """Indices of the cases of a split."""
@@ -95,7 +101,7 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
         whole_volumes: a case is a volume (3-D networks) instead of a slice.
 
     Raises:
-        StudyError: there are no labels, one class only, several classes a case without `multilabel`, no training cases.
+        StudyError: there are no labels, one class only, several classes a case without `multilabel`, or an empty part.
     """
     rows = samples[samples["label"].notna()]
     if rows.empty:
@@ -128,7 +134,7 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
         )
     counts = rows["split"].value_counts()
     for split in ("train", "test"):
-        if not counts.get(split):
+        if "fold" not in rows and not counts.get(split):
             raise StudyError(
                 f"source {source!r}: no labelled case is in the {split} split ({counts.to_dict()}). "
                 "Raise prepare.split.test_frac, or correct the split file."

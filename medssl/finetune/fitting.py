@@ -1,10 +1,8 @@
-"""The fits of a task, one at a time: label subsets, what a fit says of itself, and what it predicts."""
+"""The fits of a task, one at a time: what each is given, what it depends on, what it says of itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,212 +10,192 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medssl.artefacts.fits import MODEL_FORMAT
+from medssl.artefacts.names import FitId, Start
+from medssl.artefacts.volumes import read_volumes, windows_of
+from medssl.core import plugins
+from medssl.core.code import PACKAGE, code_hash
 from medssl.core.errors import StudyError
-from medssl.core.files import sha256_text
+from medssl.core.files import canonical_json, sha256_text
 from medssl.core.job import Job
 from medssl.finetune.cases import Cases
-from medssl.finetune.plan import Fit, plan
-from medssl.finetune.predicting import MODEL_FORMAT, source_mask
-from medssl.finetune.predictions import aggregated, rows_of
-from medssl.finetune.reading import (
-    median_spacing_mm,
-    read_cases,
-    read_scans,
-    reference_mask,
-    source_grid,
-    stage_settings,
-    windows_of,
-)
+from medssl.finetune.folds import Division, Divisions
+from medssl.finetune.labelled_data import median_spacing_mm
+from medssl.finetune.options import TaskOptions
+from medssl.finetune.plan import plan
+from medssl.finetune.predictions import fit_columns
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.starting import Starting
-from medssl.finetune.subsets import Share, shares_of, subset, unit_order
+from medssl.finetune.starting import BUILDS, Starting
+from medssl.finetune.task import Fitted, Labelled, NetworkInput, Setup, Source, Task
 
-KeepMask = Callable[[str, np.ndarray, np.ndarray], None]
-"""Takes a case id, a mask and its affine, and puts them where the fit's results are kept."""
+OF_RECIPE = ("batch_size", "lr", "weight_decay", "warmup_frac", "layer_decay", "augment", "mixup", "calibration_batches")
+"""Options of training that fits.tsv has; missing where nothing is trained in steps."""
+FROM_RESULT = ("steps", "best_step", "inverse_penalty", "val_score")
+"""Columns of fits.tsv that every fit has, whatever the task says of it."""
 
 
 class Work:
-    """The fits of a task under one recipe: nothing here writes a file."""
+    """The fits of a task under one recipe; nothing here writes a file."""
 
-    cases: Cases
-    described: str
+    def __init__(self, job: Job, options: TaskOptions, starting: Starting, device: torch.device) -> None:
+        self.job, self.options, self.starting, self.device = job, options, starting, device
+        self.plugin = plugins.find("task", options.task)
+        self.task: Task = self.plugin.load()(**options.options)
+        self.continues: list[str] = self.plugin.constant("CONTINUES", default=[])
+        self.recipe = Recipe(**{name: getattr(options, name) for name in Recipe.model_fields})
+        size = _full_size(options.size or starting.size, starting.spatial_dims)
+        self.expected = NetworkInput(starting.spatial_dims, starting.in_channels, size, starting.cuts_slices)
+        self.data: Labelled = self.task.read(Source.of(job, options.source), self.expected)
+        self.divisions = Divisions.of(
+            self.data.cases,
+            seeds=options.seeds,
+            fractions=options.fractions,
+            counts=options.counts,
+            val_frac=options.val_frac,
+            seed=job.spec.seed,
+        )
+        starts, shares, folds = starting.starts, self.divisions.shares, self.divisions.folds
+        self.fits = plan(starts, options.modes, shares, options.seeds, folds, pair_seeds=options.pair_seeds)
+        self._data_hashes = {fold: self._data_hash(division.cases) for fold, division in self.divisions.by_fold.items()}
+        self._code_hashes = {start: self._code_hash(start) for start in starts}
 
-    def __init__(self, job: Job, task: Any, starting: Starting, recipe: Recipe, device: torch.device) -> None:
-        self.job, self.task, self.starting, self.recipe, self.device = job, task, starting, recipe, device
-        self.size = _full_size(job.spec.settings["size"] or starting.size, starting.spatial_dims)
-        self.cases = self.read()
-        train = self.cases.where("train")
-        self.orders, self.shares, self.subsets = _subsets(job.spec.settings, self.cases, train)
-        counts = {split: len(self.cases.where(split)) for split in ("train", "val", "test")}
-        self.described = f"{counts} cases, classes {self.cases.classes}, size {self.size}"
+    @property
+    def described(self) -> str:
+        """What the task learns from, for the log."""
+        cases = next(iter(self.divisions.by_fold.values())).cases
+        counts = {split: len(cases.where(split)) for split in ("train", "val", "test")}
+        folds = "" if self.divisions.folds == [None] else f", the first of {len(self.divisions.folds)} folds"
+        return f"{counts} cases{folds}, classes {cases.classes}, size {self.expected.size}"
 
-    def read(self) -> Cases:
-        """The labelled cases."""
-        raise NotImplementedError
+    def folder(self, fit: FitId) -> str:
+        """The folder of a fit's masks, which is its id in tables: the folds of one are pooled there."""
+        return str(dataclasses.replace(fit, fold=None))
 
-    def fit(self, fit: Fit, train: np.ndarray, keep_mask: KeepMask) -> tuple[pd.DataFrame, Any]:
-        """One fit on the training cases `train`: its predictions, and what the task says of it; masks go to `keep_mask`."""
-        raise NotImplementedError
+    def names(self, fit: FitId) -> dict[str, Any]:
+        """The columns of tables that say which fit a row is of."""
+        return {"fit_id": self.folder(fit)} | ({} if fit.fold is None else {"fold": fit.fold})
 
-    def steps(self, fit: Fit, train: np.ndarray) -> int | None:
-        """Optimiser steps of a fit, None for probes."""
-        raise NotImplementedError
+    def division(self, fit: FitId) -> Division:
+        """The parts of the cases that a fit trains on, chooses on and is tested on."""
+        return self.divisions.by_fold[fit.fold]
 
-    def references(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Case id, given mask and its affine of every test case, on the source grids; nothing where labels are classes."""
-        yield from ()
+    def data_of(self, division: Division) -> Labelled:
+        """What the task has read, in the parts of a division."""
+        return dataclasses.replace(self.data, cases=division.cases)  # type: ignore[type-var]
 
-    def fraction(self, share: Share) -> float:
-        """A share as a fraction of the training units."""
-        return share.fraction(len(next(iter(self.orders.values()))))
+    def train(self, fit: FitId) -> np.ndarray:
+        """Indices of the training cases of a fit."""
+        return self.division(fit).subsets[fit.seed, fit.share]
 
-    def competing(self, fit: Fit) -> list[Fit]:
-        """The fits among which the model of a starting point is chosen: all its fits with the most labels."""
-        settings = self.job.spec.settings
-        return plan([fit.start], settings["modes"], [fit.share], settings["seeds"]) if fit.share == self.shares[-1] else []
+    def competes(self, fit: FitId) -> bool:
+        """Whether a fit may become the model of its starting point: those with the most labels do."""
+        return fit.share == self.divisions.shares[-1].word
 
-    def facts(self, fit: Fit, train: np.ndarray) -> dict[str, Any]:
-        """What fits.tsv says of a fit before its results: enough to see that starting points were treated alike."""
-        backbone, recipe, cases = self.starting.backbone(fit.start, fit.seed), self.recipe, self.cases
-        steps = self.steps(fit, train)
-        of_recipe = ("batch_size", "lr", "weight_decay", "warmup_frac", "layer_decay", "augment", "mixup", "calibration_batches")
-        return {
-            "fit_id": fit.id,
-            "init": fit.start.name,
-            "pretrain_seed": fit.start.pretrain_seed,
+    def fit(self, fit: FitId) -> Fitted:
+        """One fit."""
+        setup = Setup(
+            mode=fit.mode,
+            backbone=self.starting.backbone(fit.start, fit.seed),
+            train=self.train(fit),
+            recipe=self.recipe,
+            seed=fit.seed,
+            device=self.device,
+            learnt=self.starting.learnt(fit.start, self.continues),
+        )
+        fitted = self.task.fit(self.data_of(self.division(fit)), setup)
+        fitted.facts["parameters"] = sum(parameter.numel() for parameter in setup.backbone.parameters())
+        return fitted
+
+    def key(self, fit: FitId) -> str:
+        """Hash of all that a fit depends on, and of nothing else: one of equal keys need not be made again."""
+        content = {
+            "start": self.starting.identity(fit.start, fit.seed, self.continues),
+            "task": [self.options.task, self.options.options],
+            "recipe": self.recipe.model_dump(mode="json"),
             "mode": fit.mode,
-            "fraction": self.fraction(fit.share),
+            "seed": fit.seed,
+            "size": self.expected.size,
+            "device": self.device.type,
+            "data": self._data_hashes[fit.fold],
+            "train": sorted(self.division(fit).cases.case_id[self.train(fit)]),
+            "code": self._code_hashes[fit.start],
+        }
+        return sha256_text(canonical_json(content))[:32]
+
+    def _data_hash(self, cases: Cases) -> str:
+        """Of the cases of a division: their ids, labels and parts, and what a network sees of them."""
+        rows = zip(cases.case_id, cases.label, cases.split, cases.content, strict=True)
+        return sha256_text(canonical_json([cases.classes, *(list(row) for row in rows)]))
+
+    def _code_hash(self, start: Start) -> str:
+        """Of the code that a fit from a starting point can run."""
+        contract = self.starting.contracts[str(start)]
+        backbone = plugins.with_used("backbone", contract["backbone"], contract["backbone_options"])
+        return code_hash(PACKAGE / "finetune" / "run.py", self.plugin.path, *(plugin.path for plugin in backbone))
+
+    def rows(self, fit: FitId, predicted: np.ndarray | None) -> pd.DataFrame:
+        """The rows of predictions.parquet of a fit; of a fold those of its test part, as each case is in one."""
+        division = self.division(fit)
+        rows = self.task.rows(self.data_of(division), predicted)
+        if "prediction" in rows:
+            rows["prediction"] = [f"masks/{self.folder(fit)}/{name}" for name in rows["prediction"]]
+        if fit.fold is not None:
+            rows = rows[rows["split"] == "test"].reset_index(drop=True)
+        return fit_columns(rows, fit, self.divisions.fraction(fit.share), len(self.train(fit)))
+
+    def facts(self, fit: FitId, result: dict[str, Any]) -> dict[str, Any]:
+        """The row of fits.tsv of a fit, of what it said of itself: enough to see that starting points were treated alike."""
+        division, train = self.division(fit), self.train(fit)
+        cases, num_val = division.cases, len(division.cases.where("val"))
+        steps = self.task.num_steps(self.data_of(division), fit.mode, train, self.recipe)
+        facts = {
+            **self.names(fit),
+            "init": str(fit.start.arm),
+            "pretrain_seed": fit.start.seed,
+            "mode": fit.mode,
+            "fraction": self.divisions.fraction(fit.share),
             "seed": fit.seed,
             "num_train": len(train),
             "num_train_units": len(set(cases.unit_id[train])),
-            "num_units": len(next(iter(self.orders.values()))),
-            "num_val": len(cases.where("val")),
+            "num_units": division.num_units,
+            "num_val": num_val,
             "num_test": len(cases.where("test")),
             "train_ids_sha256": sha256_text("\n".join(sorted(cases.case_id[train])))[:16],
-            "backbone": fit.start.backbone,
-            "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-            "encoder_sha256": (self.starting.hashes.get(fit.start.run) or "")[:16] or None,
-            "size": list(self.size),
-            "selection": f"validation {self.task.selection}" if len(cases.where("val")) else "last step (no validation cases)",
-            **{name: None if steps is None else getattr(recipe, name) for name in of_recipe},
+            "backbone": self.starting.contracts[str(fit.start)]["backbone"],
+            "encoder_sha256": (self.starting.hashes.get(str(fit.start)) or "")[:16] or None,
+            "size": list(self.expected.size),
+            "selection": f"validation {self.task.selection}" if num_val else "last step (no validation cases)",
+            **{name: None if steps is None else getattr(self.recipe, name) for name in OF_RECIPE},
+            **dict.fromkeys(FROM_RESULT),
             "steps": steps,
-            "best_step": None,
-            "inverse_penalty": None,
-            "val_score": None,
         }
+        return dict(sorted((facts | result).items()))
 
-    def contract(self, best: Fit, facts: dict[str, Any]) -> dict[str, Any]:
+    def contract(self, fit: FitId, facts: dict[str, Any]) -> dict[str, Any]:
         """What `medssl predict` needs beside the weights of a fit."""
-        encoder, settings = self.starting.contracts[best.start.run], self.job.spec.settings
+        start, options = str(fit.start), self.options
+        network, volumes = self.starting.contracts[start], Path(self.job.spec.inputs["volumes"])
+        window = windows_of(read_volumes(volumes))
+        of_fit = ("fit_id", "init", "pretrain_seed", "mode", "seed", "num_train", "val_score", "fold")
         return {
             "format": MODEL_FORMAT,
-            "task": settings["task"],
-            "options": settings["options"],
-            "classes": self.cases.classes,
-            **{name: encoder[name] for name in ("backbone", "backbone_options", "spatial_dims", "in_channels")},
-            "input_size": list(self.size),
+            "task": options.task,
+            "options": options.options,
+            **{name: network[name] for name in BUILDS},
+            "input_size": list(self.expected.size),
             "orientation": "RAS+",
-            "spacing_mm": median_spacing_mm(self.job),
-            "window": windows_of(self.job.spec.inputs["volumes"]),
+            "spacing_mm": median_spacing_mm(volumes),
+            "window": {"low": list(window.low), "high": list(window.high), "differs_by_volume": window.differs_by_volume},
             "normalisation": "clip((value - low) / (high - low), 0, 1), one channel per window; no mean or standard deviation",
-            "fit": {name: facts[name] for name in ("fit_id", "init", "pretrain_seed", "mode", "seed", "num_train", "val_score")},
-            "recipe": dataclasses.asdict(self.recipe),
-            **{stage: stage_settings(self.job, stage) for stage in ("ingest", "prepare")},
-            "encoder": encoder if not self.starting.is_random(best.start) else None,
-            "encoder_sha256": self.starting.hashes.get(best.start.run),
+            "fit": {name: facts[name] for name in of_fit if name in facts},
+            "recipe": self.recipe.model_dump(mode="json"),
+            "ingest": options.ingest,
+            "prepare": options.prepare,
+            "encoder": None if self.starting.is_random(fit.start) else network,
+            "encoder_sha256": self.starting.hashes.get(start),
             "spec": self.job.spec.hash,
+            **self.task.contract(self.data_of(self.division(fit))),
         }
-
-
-class ClassificationWork(Work):
-    """Images in memory; probabilities of the validation and test cases."""
-
-    def read(self) -> Cases:
-        """The labelled images."""
-        self._features: dict[tuple[str, int], np.ndarray] = {}
-        return read_cases(self.job, self.task, self.starting, self.size)
-
-    def steps(self, fit: Fit, train: np.ndarray) -> int | None:
-        """Optimiser steps; None for probes."""
-        return self.recipe.steps(len(train)) if fit.mode in ("full", "gradual") else None
-
-    def fit(self, fit: Fit, train: np.ndarray, keep_mask: KeepMask) -> tuple[pd.DataFrame, Any]:
-        """Probabilities of every validation and test case."""
-        asked = np.concatenate([self.cases.where("val"), self.cases.where("test")])
-        backbone = self.starting.backbone(fit.start, fit.seed)
-        features = self._features_of(fit, backbone) if fit.mode in ("linear", "knn") else None
-        fitted = self.task.fit(fit.mode, backbone, self.cases, train, asked, self.recipe, fit.seed, self.device, features)
-        return aggregated(rows_of(self.cases, asked, fitted.probabilities), self.task.aggregate), fitted
-
-    def _features_of(self, fit: Fit, backbone: torch.nn.Module) -> np.ndarray:
-        key = (fit.start.run, self.starting.drawn_by(fit.start, fit.seed))
-        if key not in self._features:
-            if any(run != fit.start.run for run, _ in self._features):
-                self._features.clear()
-            self._features[key] = self.task.features(backbone, self.cases, self.device)
-        return self._features[key]
-
-
-class SegmentationWork(Work):
-    """Scans mapped from disk; masks of the test cases on the grids of their sources."""
-
-    def read(self) -> Cases:
-        """The scans that have a mask."""
-        self.ingested = Path(self.job.spec.layout.ingest(self.job.spec.settings["source"], "volumes"))
-        self.scans, self.values, self.names, cases = read_scans(self.job, self.starting, self.ingested)
-        return cases
-
-    def steps(self, fit: Fit, train: np.ndarray) -> int | None:
-        """Optimiser steps."""
-        return self.recipe.steps(self.task.num_items([self.scans[n] for n in train], len(self.size)))
-
-    def fit(self, fit: Fit, train: np.ndarray, keep_mask: KeepMask) -> tuple[pd.DataFrame, Any]:
-        """A mask per test case, on the grid of its source."""
-        cases, scans = self.cases, self.scans
-        rest = np.setdiff1d(cases.where("train"), train)
-        groups = [[scans[n] for n in chosen] for chosen in (train, cases.where("val"), rest)]
-        start = self.starting.backbone(fit.start, fit.seed), self.starting.decoder(fit.start)
-        fitted = self.task.fit(fit.mode, *start, *groups, self.values, self.size, self.recipe, fit.seed, self.device)
-        rows = []
-        for n in cases.where("test"):
-            probabilities = self.task.probabilities(fitted.network, scans[n], self.size, self.device)
-            mask, affine = source_mask(self.task, probabilities, scans[n], self.values, source_grid(self.ingested, scans[n]))
-            keep_mask(cases.case_id[n], mask, affine)
-            rows.append(
-                {
-                    "split": "test",
-                    "case_id": cases.case_id[n],
-                    "unit_id": cases.unit_id[n],
-                    "unit": cases.unit[n],
-                    "target": f"masks/reference/{cases.case_id[n]}.nii.gz",
-                    "prediction": f"masks/{fit.id}/{cases.case_id[n]}.nii.gz",
-                    "classes": json.dumps(self.names),
-                    "spacing_mm": json.dumps([float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)]),
-                    **{name: values[n] for name, values in cases.groups.items()},
-                }
-            )
-        return pd.DataFrame(rows), fitted
-
-    def references(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """The given masks of the test cases."""
-        for n in self.cases.where("test"):
-            yield self.cases.case_id[n], *reference_mask(self.job, self.ingested, self.scans[n])
-
-    def contract(self, best: Fit, facts: dict[str, Any]) -> dict[str, Any]:
-        """The contract with the mask value of each class."""
-        return super().contract(best, facts) | {"mask_values": list(self.values), "slice_axis": "of the prepare stage"}
-
-
-def _subsets(settings: dict[str, Any], cases: Cases, train: np.ndarray) -> tuple[dict[int, list[str]], list[Share], dict]:
-    """The order of the units per seed, the shares, and the training cases per (seed, share)."""
-    drawn = {seed: unit_order(list(cases.unit_id[train]), cases.class_sets(train), seed) for seed in settings["seeds"]}
-    shares = shares_of(settings["fractions"], settings["counts"], len(set(cases.unit_id[train])))
-    chosen = {
-        (seed, share): cases.of_units(subset(order, num_cover, share))
-        for seed, (order, num_cover) in drawn.items()
-        for share in shares
-    }
-    return {seed: order for seed, (order, _) in drawn.items()}, shares, chosen
 
 
 def _full_size(size: list[int], spatial_dims: int) -> tuple[int, ...]:

@@ -1,100 +1,160 @@
-"""From the network that was pre-trained to the one that a task wants: slices to a volume, flat kernels to solid ones."""
+"""From the network that was pre-trained to the one that a task wants: parts of a run taken up, flat kernels made solid.
+
+No objective and no option of one is named here: the contract of a run declares what takes its parts up (`artefacts/encoder.py`),
+and a wrapping backbone how a run without the part is taken up (`UNLEARNT` of its file).
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medssl.artefacts.encoder import ENCODER, OWN, Network, Part, taken_up
+from medssl.artefacts.encoder import lifted as around
 from medssl.core import plugins
 from medssl.core.errors import StudyError
+from medssl.core.files import canonical_json
+from medssl.finetune.options import INFLATED, wrapper_of
 from medssl.nn.weights import adapted, load_encoder, read_tensors
 
-VOLUME = "volume_encoder"
-"""The part that a run leaves when it has learnt how the slices of a volume belong together."""
-CODED = ("common", "salient")
-"""The spaces of a run that has learnt two; parts `<space>_code`, and `salient`, the second encoder."""
 
+@dataclass(frozen=True)
+class Lift:
+    """How the networks of a task are made of those that were pre-trained; the same for every starting point, scratch included.
 
-def lifted(contract: dict[str, Any], encoder: str, contracts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The contract of the network that is fine-tuned, of that of the network that was pre-trained.
-
-    `encoder`: see `FinetuneOptions`. The slice transformer has the options that one of `contracts` learnt, for all alike.
-
-    Raises:
-        StudyError: a 3-D network cannot be made 3-D; the runs have learnt transformers or codes that are not alike.
+    Args:
+        word: `encoder` of `FinetuneOptions`.
+        unlearnt: how a start is taken up that has no part for the word.
+        learnt: by run, what its parts are taken up by; only runs that declare some.
     """
-    if encoder == "own":
-        return contract
-    if encoder in CODED:
-        inner = {"of": contract["backbone"], "of_options": contract["backbone_options"]}
-        width = _common([{"width": o["width"]} for o in map(_learnt, contracts) if "infoless_weight" in o], f"encoder: {encoder}")
-        return contract | {"backbone": "bottleneck", "backbone_options": inner | (width or {"width": 32})}
-    if contract["spatial_dims"] == 3:
-        raise StudyError(
-            f"encoder: {encoder} makes a 3-D network of a 2-D one, and {contract['backbone']!r} is 3-D already. "
-            "Set encoder: own, or start from 2-D runs."
-        )
-    solid = contract | {"spatial_dims": 3, "input_size": [*contract["input_size"], contract["input_size"][-1]]}
-    if encoder == "inflated":
-        return solid
-    slices = {"slices": contract["backbone"], "slices_options": contract["backbone_options"]}
-    options = plugins.find("backbone", "slicewise").check(slices | _transformer_options(contracts))
-    return solid | {"backbone": "slicewise", "backbone_options": options}
+
+    word: str
+    unlearnt: Part
+    learnt: Mapping[str, Part]
+
+    @classmethod
+    def of(cls, word: str, contracts: Mapping[str, Mapping[str, Any]]) -> Lift:
+        """That of a task whose runs have these contracts. A wrapping backbone has the options that the runs have learnt.
+
+        Raises:
+            StudyError: they have learnt parts that one network cannot take up.
+        """
+        found = {run: taken_up(declared_parts(contract), word) for run, contract in contracts.items()}
+        learnt = {run: part for run, part in found.items() if part is not None}
+        if (wrapper := wrapper_of(word)) is None:
+            return cls(word, Part(encoder=word, places={ENCODER: ""}), learnt if word == OWN else {})
+        options = _common(learnt, word)
+        unlearnt = _unlearnt(word, wrapper).model_copy(update={"options": options})
+        return cls(word, unlearnt, {run: part.model_copy(update={"options": options}) for run, part in learnt.items()})
+
+    def part_of(self, start: str) -> Part:
+        """What a starting point is taken up by."""
+        return self.learnt.get(start, self.unlearnt)
+
+    def is_drawn(self, start: str) -> bool:
+        """Whether a part of the network around a starting point is drawn, as its run has learnt none."""
+        return bool(self.unlearnt.backbone) and start not in self.learnt
+
+    @property
+    def deepens(self) -> bool:
+        """Whether it makes a 3-D network of a 2-D one."""
+        return self.word == INFLATED or self.unlearnt.spatial_dims == 3
+
+    def contract(self, start: str, contract: dict[str, Any]) -> dict[str, Any]:
+        """The contract of the network that is fine-tuned, of that of the network that was pre-trained.
+
+        Raises:
+            StudyError: a 3-D network cannot be made 3-D.
+        """
+        if self.word == INFLATED:
+            if contract["spatial_dims"] == 3:
+                raise StudyError(
+                    f"encoder: {INFLATED} makes a 3-D network of a 2-D one, and {contract['backbone']!r} is 3-D already. "
+                    f"Set encoder: {OWN}, or start from 2-D runs."
+                )
+            return contract | {"spatial_dims": 3, "input_size": [*contract["input_size"], contract["input_size"][-1]]}
+        part = self.part_of(start)
+        if not part.backbone:
+            return contract
+        network = around(Network.of(contract, start), part)
+        return contract | network.plain() | {"backbone_options": completed(network.backbone, network.backbone_options)}
+
+    def load(self, network: nn.Module, start: str, weights: Path, parts: Path | None, *, foreign: bool = False) -> None:
+        """Load a start's weights, and what its run left beside them, into the network of the lifted contract.
+
+        foreign: the weights are of no run of the study, and may be those of another library (`nn.weights.adapted`).
+
+        Raises:
+            StudyError: not all tensors of the files have found their place, or the run left no part where it needs one.
+        """
+        if self.word == INFLATED:
+            flat, solid = read_tensors(weights), network.state_dict()
+            network.load_state_dict(inflated(adapted(flat, solid, weights.name) if foreign else flat, solid))
+            return
+        part = self.part_of(start)
+        if not part.backbone:
+            load_encoder(weights, network, foreign=foreign)
+            return
+        if part.required and start not in self.learnt:
+            raise StudyError(
+                f"{start} left nothing that encoder: {self.word} could take up. Start from runs whose objective leaves it, or "
+                f"set encoder: {OWN}."
+            )
+        for name, place in part.places.items():
+            if name == ENCODER:
+                load_encoder(weights, network.get_submodule(place), foreign=foreign)
+            else:
+                _take_up(network.get_submodule(place), part_of(parts, name), weights, name)
+
+    def files_used(self, start: str, continues: Iterable[str]) -> tuple[bool, bool]:
+        """Whether the network takes up tensors of a start's encoder, and of its parts. `continues`: see `continued`."""
+        part = self.part_of(start)
+        own = not part.backbone
+        beside = any(name != ENCODER for name in part.places) if not own else bool(self._continued(start, continues))
+        return own or ENCODER in part.places, beside
+
+    def continued(self, start: str, parts: Path | None, continues: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors `<part of the task's network>.<name>` that a run learnt beside its encoder; none where the encoder is lifted.
+
+        continues: the parts of the task's network that go on with what was learnt.
+        """
+        found: dict[str, Tensor] = {}
+        for name, place in self._continued(start, continues).items():
+            found |= {f"{place}.{key}": tensor for key, tensor in part_of(parts, name).items()}
+        return found
+
+    def _continued(self, start: str, continues: Iterable[str]) -> dict[str, str]:
+        if self.word != OWN or start not in self.learnt:
+            return {}
+        wanted = set(continues)
+        return {name: place for name, place in self.learnt[start].places.items() if name != ENCODER and place in wanted}
 
 
-def cuts_slices(contract: dict[str, Any]) -> bool:
-    """Whether a network sees a volume as slices along the last axis."""
-    return contract["spatial_dims"] == 2 or contract["backbone"] == "slicewise"
+def declared_parts(contract: Mapping[str, Any]) -> dict[str, Part]:
+    """The parts that a contract declares; none in those of older runs."""
+    return {name: Part.check(part, f"contract.json, parts.{name}") for name, part in contract.get("parts", {}).items()}
 
 
-def load_lifted(network: nn.Module, encoder: str, weights: Path, parts: Path | None, *, foreign: bool = False) -> None:
-    """Load an encoder's weights, and what its run left beside it, into the network of the lifted contract.
-
-    foreign: the weights are of no run of the study, and may be those of another library (`nn.weights.adapted`).
-
-    Raises:
-        StudyError: not all tensors of the file have found their place.
-    """
-    if encoder == "own":
-        load_encoder(weights, network, foreign=foreign)
-    elif encoder == "volume":
-        load_encoder(weights, network.get_submodule("slices"), foreign=foreign)
-        learnt = part_of(parts, VOLUME)
-        if learnt:
-            _take_up(network.get_submodule("volume"), learnt, weights, VOLUME)
-    elif encoder == "inflated":
-        flat, solid = read_tensors(weights), network.state_dict()
-        network.load_state_dict(inflated(adapted(flat, solid, weights.name) if foreign else flat, solid))
-    else:
-        code = part_of(parts, f"{encoder}_code")
-        if not code:
-            raise StudyError(f"{weights.parent.name} left no {encoder} code: pre-train with sepclr, or set encoder: own.")
-        _take_up(network.get_submodule("code"), code, weights, f"{encoder}_code")
-        if encoder == "common":
-            load_encoder(weights, network.get_submodule("inner"))
-        else:
-            _take_up(network.get_submodule("inner"), part_of(parts, encoder), weights, encoder)
+def completed(backbone: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a backbone and of those inside it with all their defaults, as JSON has them."""
+    plugin = plugins.find("backbone", backbone)
+    found = plugin.check(dict(options))
+    for option, kind in plugin.constant("USES", default={}).items():
+        if kind == "backbone" and found.get(option) is not None:
+            found[f"{option}_options"] = completed(found[option], found.get(f"{option}_options") or {})
+    return dict(json.loads(canonical_json(found)))
 
 
-def _take_up(network: nn.Module, part: dict[str, Tensor], weights: Path, name: str) -> None:
-    """Load a part whose tensors all fit.
-
-    Raises:
-        StudyError: one is missing, left over or of another shape.
-    """
-    wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    left = {key: tuple(tensor.shape) for key, tensor in part.items()}
-    different = sorted(key for key in wanted.keys() | left.keys() if wanted.get(key) != left.get(key))
-    if different:
-        key = different[0]
-        raise StudyError(
-            f"{weights.parent.name} left a {name} that does not fit the network: {key} is {left.get(key, 'missing')}, expected "
-            f"{wanted.get(key, 'none')}. Start from runs whose backbone and options are alike, or make a task for each."
-        )
-    network.load_state_dict(part)
+def cuts_slices(contract: Mapping[str, Any]) -> bool:
+    """Whether a network sees a volume as slices along the last axis: it is 2-D, or holds one that is."""
+    unlearnt = plugins.find("backbone", contract["backbone"]).constant("UNLEARNT", default={})
+    return contract["spatial_dims"] == 2 or unlearnt.get("spatial_dims") == 3
 
 
 def part_of(parts: Path | None, name: str) -> dict[str, Tensor]:
@@ -120,37 +180,50 @@ def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Ten
     different = [name for name in solid if name not in found or found[name].shape != solid[name].shape]
     different += sorted(found.keys() - solid.keys())
     if different:
-        raise StudyError(f"the encoder cannot be inflated: {different[0]!r} differs in 2-D and 3-D. Set encoder: volume or own.")
+        raise StudyError(f"the encoder cannot be inflated: {different[0]!r} differs in 2-D and 3-D. Set encoder: {OWN}.")
     return {name: torch.as_tensor(found[name]) for name in solid}
 
 
-def _transformer_options(contracts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The slice transformer's options from the runs that left one; none where no run has."""
-    names = ("width", "layers", "feed_forward", "positions")
-    with_volumes = [o for o in map(_learnt, contracts) if o.get("volume_weight") or o.get("mask_weight")]
-    return _common(
-        [{"heads": given["attention_heads"]} | {name: given[name] for name in names} for given in with_volumes], "encoder: volume"
-    )
+def _unlearnt(word: str, wrapper: str) -> Part:
+    """How a wrapping backbone takes up a start that has no part for its word."""
+    plugin = plugins.find("backbone", wrapper)
+    inner = next(option for option, kind in plugin.constant("USES").items() if kind == "backbone")
+    fields = {"encoder": word, "backbone": wrapper, "inner": inner, "places": {}} | plugin.constant("UNLEARNT", default={})
+    return Part.check(fields, f"UNLEARNT of backbone {wrapper!r}")
 
 
-def _learnt(contract: dict[str, Any]) -> dict[str, Any]:
-    """The objective's options of a run."""
-    options: dict[str, Any] = contract.get("objective_options", {})
-    return options
-
-
-def _common(found: list[dict[str, Any]], of: str) -> dict[str, Any]:
-    """The options that all have; none where there are none.
+def _common(learnt: Mapping[str, Part], word: str) -> dict[str, Any]:
+    """The options that all runs have learnt their parts with; none where no run has one.
 
     Raises:
         StudyError: two differ, and one network cannot take up both.
     """
-    for other in found[1:]:
-        different = [name for name in other if other[name] != found[0][name]]
+    options = [part.options for part in learnt.values()]
+    for other in options[1:]:
+        different = sorted(name for name in other.keys() | options[0].keys() if other.get(name) != options[0].get(name))
         if different:
             name = different[0]
             raise StudyError(
-                f"{of}: the runs that a task starts from have learnt parts of different {name} ({found[0][name]} and "
-                f"{other[name]}), and all starts have one network. Set inits to runs that are alike, or make a task for each."
+                f"encoder: {word}: the runs that a task starts from have learnt parts of different {name} "
+                f"({options[0].get(name)} and {other.get(name)}), and all starts have one network. Set inits to runs that are "
+                "alike, or make a task for each."
             )
-    return found[0] if found else {}
+    return dict(options[0]) if options else {}
+
+
+def _take_up(network: nn.Module, part: dict[str, Tensor], weights: Path, name: str) -> None:
+    """Load a part whose tensors all fit.
+
+    Raises:
+        StudyError: one is missing, left over or of another shape.
+    """
+    wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    left = {key: tuple(tensor.shape) for key, tensor in part.items()}
+    different = sorted(key for key in wanted.keys() | left.keys() if wanted.get(key) != left.get(key))
+    if different:
+        key = different[0]
+        raise StudyError(
+            f"{weights.parent.name} left a {name} that does not fit the network: {key} is {left.get(key, 'missing')}, expected "
+            f"{wanted.get(key, 'none')}. Start from runs whose backbone and options are alike, or make a task for each."
+        )
+    network.load_state_dict(part)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from medssl.artefacts.encoder import OWN
 from medssl.core import plugins
-from medssl.core.bounds import Count, Fraction
+from medssl.core.bounds import Count, Fold, Fraction
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.options import Backbone, Name, Options, choice_of
 from medssl.core.plugins import Plugin
@@ -16,6 +17,13 @@ from medssl.finetune.recipe import Recipe
 
 DEFAULT_BACKBONE = "resnet18"
 """The network of scratch where neither the task nor a run names one."""
+INFLATED = "inflated"
+"""The word of `encoder` for a 2-D network with its kernels inflated for volumes."""
+NEW_IMAGES = {
+    "ingest": ("tilt", "uneven", "derived", "no_space", "modality", "min_slices"),
+    "prepare": ("window_hu", "percentiles", "spacing_mm", "slice_axis"),
+}
+"""By stage, the options that new images must be treated alike by."""
 
 
 class FinetuneOptions(Recipe):
@@ -29,7 +37,7 @@ class FinetuneOptions(Recipe):
     """The task's own options."""
     inits: list[str] | None = None
     """Pre-trainings to start from; all of the study where they are left out."""
-    encoder: str = "own"
+    encoder: str = OWN
     """The network that starts: `own`, as it was pre-trained; `inflated`, a 2-D one with its kernels inflated for volumes; or what
     a wrapping backbone makes of it: `volume`, slices with a transformer between them; `common`, `salient`, one of two spaces."""
     scratch: bool = True
@@ -101,6 +109,12 @@ class TaskOptions(FinetuneOptions):
 
     starts: list[StartOptions] = []
     """The runs."""
+    val_frac: Fold = 0.1
+    """Share of the patients outside a fold that is its validation part, where the source is cut into folds."""
+    ingest: dict[str, Any] | None = None
+    """How the source is ingested, as far as new images must be treated alike; null where it is not known."""
+    prepare: dict[str, Any] | None = None
+    """How it is prepared, likewise."""
 
     def plugins(self) -> Iterator[Plugin]:
         """Those of the task, and the network of scratch where nobody names one."""
@@ -109,9 +123,14 @@ class TaskOptions(FinetuneOptions):
             yield plugins.find("backbone", DEFAULT_BACKBONE)
 
 
+def concerning_new_images(stage: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Of the options of ingest or prepare, those that new images must be treated alike by."""
+    return {name: value for name, value in options.items() if name in NEW_IMAGES[stage]}
+
+
 def encoders() -> list[str]:
     """What `encoder` may be: two words of the stage, and those that a wrapping backbone says it is."""
-    return ["own", "inflated", *(word for words in _wrappers().values() for word in words)]
+    return [OWN, INFLATED, *(word for words in _wrappers().values() for word in words)]
 
 
 def wrapper_of(encoder: str) -> str | None:

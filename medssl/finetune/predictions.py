@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from medssl.artefacts.labels import group_columns
+from medssl.artefacts.names import FitId
+from medssl.artefacts.predictions import PROBABILITY
 from medssl.core.errors import StudyError
 from medssl.finetune.cases import Cases
-from medssl.finetune.plan import Fit
-
-PROBABILITY = "prob_"
+from medssl.finetune.folds import Division, Divisions
 
 
 def rows_of(cases: Cases, indices: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
@@ -57,46 +57,38 @@ def aggregated(rows: pd.DataFrame, by: Literal["case", "volume", "unit"]) -> pd.
     return rows[front + [column for column in rows.columns if column not in front]]
 
 
-def of_fit(rows: pd.DataFrame, fit: Fit, fraction: float, num_train: int) -> pd.DataFrame:
-    """The rows with the fit that they are of in front."""
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "fit_id": fit.id,
-                    "init": fit.start.name,
-                    "pretrain_seed": pd.array([fit.start.pretrain_seed] * len(rows), dtype="Int64"),
-                    "mode": fit.mode,
-                    "fraction": fraction,
-                    "num_train": num_train,
-                    "seed": fit.seed,
-                },
-                index=rows.index,
-            ),
-            rows,
-        ],
-        axis=1,
-    )
+def fit_columns(rows: pd.DataFrame, fit: FitId, fraction: float, num_train: int) -> pd.DataFrame:
+    """The rows with the fit that they are of in front; `fold` where it is of one."""
+    front: dict[str, Any] = {
+        "fit_id": str(replace(fit, fold=None)),
+        "init": str(fit.start.arm),
+        "pretrain_seed": pd.array([fit.start.seed] * len(rows), dtype="Int64"),
+        "mode": fit.mode,
+        "fraction": fraction,
+        "num_train": num_train,
+        "seed": fit.seed,
+        **({} if fit.fold is None else {"fold": fit.fold}),
+    }
+    return pd.concat([pd.DataFrame(front, index=rows.index), rows], axis=1)
 
 
-def split_rows(cases: Cases, orders: Mapping[int, Sequence[str]], subsets: dict[tuple[int, float], np.ndarray]) -> pd.DataFrame:
-    """Which case was in which nested training subset, and the validation and test cases.
+def split_rows(divisions: Divisions) -> pd.DataFrame:
+    """Which case was in which nested training subset, and the validation and test cases; of each fold, where there are some."""
+    return pd.concat([_of_division(division, divisions) for division in divisions.by_fold.values()], ignore_index=True)
 
-    Args:
-        cases: all labelled cases.
-        orders: seed → unit ids in the order in which they enter.
-        subsets: (seed, fraction) → indices of the training cases.
-    """
-    parts = []
-    for (seed, fraction), chosen in sorted(subsets.items()):
-        rank = {unit: position for position, unit in enumerate(orders[seed])}
+
+def _of_division(division: Division, divisions: Divisions) -> pd.DataFrame:
+    cases, parts = division.cases, []
+    subsets = {(seed, divisions.fraction(share)): chosen for (seed, share), chosen in division.subsets.items()}
+    for (seed, fraction), chosen in sorted(subsets.items(), key=lambda item: item[0]):
+        rank = {unit: position for position, unit in enumerate(division.orders[seed])}
         part = _split_part(cases, chosen)
         part["seed"], part["fraction"], part["rank"] = seed, fraction, part["unit_id"].map(rank)
         parts.append(part.sort_values(["rank", "case_id"], kind="stable"))
     for split in ("val", "test"):
         parts.append(_split_part(cases, cases.where(split)).sort_values("case_id"))
-    table = pd.concat(parts, ignore_index=True)
-    return table.astype({"seed": "Int64", "rank": "Int64", "fraction": "float64"})
+    table = pd.concat(parts, ignore_index=True).astype({"seed": "Int64", "rank": "Int64", "fraction": "float64"})
+    return table if division.fold is None else table.assign(fold=division.fold)
 
 
 def _split_part(cases: Cases, chosen: np.ndarray) -> pd.DataFrame:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import gzip
-import shutil
-import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +13,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medssl.core import plugins, tables
-from medssl.core.errors import PreemptedError
-from medssl.core.files import canonical_json, read_json, sha256_file, sha256_text, write_json, writing
-from medssl.core.job import RECEIPT, Job
-from medssl.finetune.fitting import ClassificationWork, SegmentationWork, Work
-from medssl.finetune.plan import Fit, plan
-from medssl.finetune.predicting import Model, class_volumes, device, masks, probability_table
-from medssl.finetune.predictions import of_fit, split_rows
-from medssl.finetune.recipe import Recipe
+from medssl.artefacts.names import FitId
+from medssl.core import tables
+from medssl.core.errors import CorruptArtefactError
+from medssl.core.files import write_json, writing
+from medssl.core.job import Job
+from medssl.core.signals import raised
+from medssl.core.store import link
+from medssl.finetune.fitting import Work
+from medssl.finetune.kept_fits import MODEL, Kept, KeptFits, describe, keep_array
+from medssl.finetune.options import TaskOptions
+from medssl.finetune.predicting import Model
+from medssl.finetune.predictions import split_rows
 from medssl.finetune.starting import Starting
+from medssl.finetune.task import Mask, Source
+from medssl.nn.device import described, device
 from medssl.nn.weights import save_encoder
 from medssl.volume.geometry import shear_deg
 
@@ -36,49 +36,46 @@ SQUARE_DEG = 0.01
 
 
 def run(job: Job) -> None:
-    """Make every fit of a task that is not yet made, then join their predictions.
+    """Make every fit of a task that is not kept yet, then join their predictions.
 
     Raises:
         StudyError: the source has no labels, an encoder does not fit it; with what to do.
         PreemptedError: stopped by a signal; finished fits are kept.
     """
     torch.set_num_threads(job.threads)
-    with _stops_with_a_sentence():
-        state = _run(job)
-    shutil.rmtree(state.folder, ignore_errors=True)
-
-
-def _run(job: Job) -> State:
-    settings = job.spec.settings
-    task = plugins.find("task", settings["task"]).load()(**settings["options"])
-    starting = Starting.read(job)
-    state = State(Path(job.spec.layout.state("finetune", f"{job.spec.hash}-{_inputs_hash(job, starting)}")))
-    recipe = Recipe(**{field.name: settings[field.name] for field in dataclasses.fields(Recipe)})
-    kind = SegmentationWork if settings["task"] == "segmentation" else ClassificationWork
-    work = kind(job, task, starting, recipe, device(settings["device"]))
-    fits = plan(starting.starts, settings["modes"], work.shares, settings["seeds"])
-    waiting = [fit for fit in fits if not state.has(fit)]
-    job.log(f"{len(fits)} fits, {len(fits) - len(waiting)} already made; {work.described}")
-    with job.progress("", len(fits), "fits") as bar:
-        bar.advance(len(fits) - len(waiting))
-        for fit in waiting:
-            make(work, fit, state)
-            bar.advance(note=fit.id)
-    finish(work, fits, state)
-    job.notes |= {"device": str(work.device), "fits": len(fits), "resumed_fits": len(fits) - len(waiting)}
-    job.write_receipt()
-    return state
+    with raised("Finished fits are saved; the same command goes on with the next one."):
+        options = job.options(TaskOptions)
+        starting = Starting.read(job, options)
+        work = Work(job, options, starting, device(options.device, option="finetune.device"))
+        state = State.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
+        waiting = state.waiting
+        job.log(f"{len(work.fits)} fits, {len(work.fits) - len(waiting)} already made; {work.described}")
+        with job.progress("", len(work.fits), "fits") as bar:
+            bar.advance(len(work.fits) - len(waiting))
+            for fit in waiting:
+                make(state, fit)
+                bar.advance(note=str(fit))
+            for start in starting.starts:
+                ensure_model(state, state.best(str(start)))
+        finish(state)
+        job.notes |= {
+            "device": described(work.device),
+            "fits": len(work.fits),
+            "restored_fits": len(work.fits) - len(state.made),
+            "fit_keys": sorted(set(state.keys.values())),
+        }
+        job.write_receipt()
 
 
 def predict(
     model: Path, samples: Path, volumes: Path, out: Path, *, ingested: Path | None = None, threads: int = 1
 ) -> list[Path]:
-    """Apply a fine-tuned model to a prepared source: a table of probabilities, or masks on the grids of the given images.
+    """Apply a fine-tuned model to a prepared source: a table, and masks on the grids of the given images where it makes some.
 
     Args:
         model: folder with `model.safetensors` and `contract.json`.
         samples, volumes: tables of the prepare stage; prepared as the contract's `prepare` says.
-        out: `probabilities.tsv`, or `masks.tsv` and `masks/<volume_id>.nii.gz`, are written here.
+        out: the task's table, such as `probabilities.tsv`, and `masks/<volume_id>.nii.gz` are written here.
         ingested: ingest's folder `volumes/`, which knows the source grids; without it masks are on the prepared grid.
         threads: of the processor.
 
@@ -90,169 +87,150 @@ def predict(
     """
     torch.set_num_threads(threads)
     fitted = Model.open(model)
-    if fitted.contract["task"] == "classification":
-        table = probability_table(fitted, samples, volumes)
-        tables.write_tsv(out / "probabilities.tsv", table)
-        return [out / "probabilities.tsv"]
-    rows: list[dict[str, Any]] = []
-    for name, mask, affine in masks(fitted, samples, volumes, ingested):
-        write_nifti(out / "masks" / f"{name}.nii.gz", mask, affine)
-        rows += class_volumes(name, mask, affine, fitted.contract)
-    tables.write_tsv(out / "masks.tsv", pd.DataFrame(rows))
-    return [*(out / path for path in dict.fromkeys(row["mask"] for row in rows)), out / "masks.tsv"]
-
-
-def make(work: Work, fit: Fit, state: State) -> None:
-    """Make one fit and keep it."""
-    start_s = time.monotonic()
-    train = work.subsets[fit.seed, fit.share]
-    rows, fitted = work.fit(fit, train, lambda case, *mask: write_nifti(state.mask(fit, case), *mask))
-    facts = work.facts(fit, train) | fitted.facts | {"network": fitted.network is not None}
-    competing = work.competing(fit)
-    if fitted.network is not None and competing:
-        save_encoder(state.at(fit, "model.safetensors"), fitted.network)
-    predictions = of_fit(rows, fit, work.fraction(fit.share), len(train))
-    state.save(fit, predictions, facts | {"seconds": round(time.monotonic() - start_s, 3)}, fitted.curve)
-    if competing:
-        state.drop_worse_models(competing)
-
-
-def finish(work: Work, fits: list[Fit], state: State) -> None:
-    """Write the masks of every fit beside the given ones, the tables, and the best model of each starting point."""
-    job = work.job
-    for case, *mask in work.references():
-        path = job.path("masks", "reference", f"{case}.nii.gz")
-        write_nifti(path, *mask)
-        job.wrote(path)
-        for fit in fits:
-            path = job.path("masks", fit.id, f"{case}.nii.gz")
-            _copy(state.mask(fit, case), path)
-            job.wrote(path)
-    _write_tables(work, fits, state)
-    for start in work.starting.starts:
-        best = state.best([fit for fit in fits if fit.start == start and fit.share == work.shares[-1]])
-        if best is not None:
-            model, contract = (job.path("models", start.run, name) for name in ("model.safetensors", "contract.json"))
-            _copy(state.at(best, "model.safetensors"), model)
-            write_json(contract, work.contract(best, state.facts(best)))
-            job.wrote(model, contract)
-
-
-def _write_tables(work: Work, fits: list[Fit], state: State) -> None:
-    job = work.job
-    tables.write_parquet(job.path("predictions.parquet"), pd.concat([state.predictions(fit) for fit in fits], ignore_index=True))
-    tables.write_tsv(job.path("fits.tsv"), fits_table([state.facts(fit) for fit in fits]))
-    curves = [(fit.id, *row) for fit in fits for row in state.curve(fit)]
-    tables.write_tsv(job.path("curves.tsv"), pd.DataFrame(curves, columns=["fit_id", "step", "loss", "val_score"]))
-    chosen = {(seed, work.fraction(share)): train for (seed, share), train in work.subsets.items()}
-    tables.write_parquet(job.path("splits.parquet"), split_rows(work.cases, work.orders, chosen))
-    job.wrote(*(job.path(name) for name in ("predictions.parquet", "fits.tsv", "curves.tsv", "splits.parquet")))
+    rows, written = [], []
+    for answer in fitted.task.predict(fitted, Source(samples.parent.name, samples, volumes, ingested)):
+        rows.append(answer.rows)
+        if answer.mask is not None:
+            written.append(out / "masks" / f"{answer.mask.case_id}.nii.gz")
+            write_nifti(written[-1], answer.mask)
+    table = out / fitted.plugin.constant("TABLE")
+    tables.write_tsv(table, pd.concat(rows, ignore_index=True))
+    return [*written, table]
 
 
 @dataclass(frozen=True)
 class State:
-    """Finished fits, each in its folder; `fit.json` is written last and makes a fit count."""
+    """The fits of a job, under the keys that they are kept by, and those that it made itself."""
 
-    folder: Path
+    work: Work
+    store: KeptFits
+    keys: dict[FitId, str]
+    kept: dict[str, Kept]
+    """By key, the finished ones."""
+    made: set[FitId] = field(default_factory=set)
 
-    def at(self, fit: Fit, name: str) -> Path:
-        """A file of a fit."""
-        return self.folder / "fits" / fit.id / name
+    @classmethod
+    def of(cls, work: Work, store: KeptFits) -> State:
+        """What is kept of a job's fits."""
+        keys = {fit: work.key(fit) for fit in work.fits}
+        found = {key: store.find(key) for key in dict.fromkeys(keys.values())}
+        return cls(work, store, keys, {key: kept for key, kept in found.items() if kept is not None})
 
-    def mask(self, fit: Fit, case: str) -> Path:
-        """The predicted mask of a test case."""
-        return self.at(fit, f"masks/{case}.nii.gz")
+    @property
+    def waiting(self) -> list[FitId]:
+        """The fits that are still to be made; of equal ones the first."""
+        first = {key: fit for fit, key in reversed(self.keys.items()) if key not in self.kept}
+        return [fit for fit in self.keys if first.get(self.keys[fit]) == fit]
 
-    def has(self, fit: Fit) -> bool:
-        """Whether a fit is finished."""
-        return self.at(fit, "fit.json").is_file()
+    def of_fit(self, fit: FitId) -> Kept:
+        """A finished fit."""
+        return self.kept[self.keys[fit]]
 
-    def save(self, fit: Fit, predictions: pd.DataFrame, facts: dict[str, Any], curve: list[Any]) -> None:
-        """Keep a finished fit."""
-        tables.write_parquet(self.at(fit, "predictions.parquet"), predictions)
-        clean = {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in facts.items()}
-        rows = [[None if isinstance(v, float) and not np.isfinite(v) else v for v in row] for row in curve]
-        write_json(self.at(fit, "fit.json"), {"facts": clean, "curve": rows})
+    def best(self, start: str) -> FitId | None:
+        """Of the finished fits that compete for the model of a starting point, the one with the best validation score.
 
-    def facts(self, fit: Fit) -> dict[str, Any]:
-        """A finished fit's row of fits.tsv."""
-        return dict(read_json(self.at(fit, "fit.json"))["facts"])
-
-    def curve(self, fit: Fit) -> list[Any]:
-        """Steps, loss and validation score of a finished fit."""
-        return list(read_json(self.at(fit, "fit.json"))["curve"])
-
-    def predictions(self, fit: Fit) -> pd.DataFrame:
-        """A finished fit's rows of predictions.parquet."""
-        return tables.read_parquet(self.at(fit, "predictions.parquet"))
-
-    def drop_worse_models(self, fits: list[Fit]) -> None:
-        """Of fits that compete for one model, keep the best one's weights and drop the others'."""
-        best = self.best(fits)
-        for fit in fits:
-            if fit is not best and self.has(fit):
-                self.at(fit, "model.safetensors").unlink(missing_ok=True)
-
-    def best(self, fits: list[Fit]) -> Fit | None:
-        """The finished fit with the best validation score that has a network; the first of equals."""
-        known = [(fit, self.facts(fit)) for fit in fits if self.has(fit)]
-        scores = [
-            (-np.inf if facts.get("val_score") is None else facts["val_score"], fit) for fit, facts in known if facts["network"]
+        The first of equals; None where none has a network.
+        """
+        competing = [
+            fit for fit, key in self.keys.items() if str(fit.start) == start and self.work.competes(fit) and key in self.kept
         ]
-        return max(scores, key=lambda pair: pair[0])[1] if scores else None
+        competing = [fit for fit in competing if self.of_fit(fit).has_network]
+        return max(competing, key=lambda fit: self.of_fit(fit).val_score, default=None)
+
+
+def make(state: State, fit: FitId) -> None:
+    """Make one fit and keep it; of those that compete for a model, only the best one keeps its weights."""
+    start_s = time.monotonic()
+    work, key = state.work, state.keys[fit]
+    fitted = work.fit(fit)
+    with state.store.adding(key) as folder:
+        for mask in fitted.masks:
+            write_nifti(folder / "masks" / f"{mask.case_id}.nii.gz", mask)
+        if fitted.predicted is not None:
+            keep_array(folder, fitted.predicted)
+        if fitted.network is not None and work.competes(fit):
+            save_encoder(folder / MODEL, fitted.network)
+        facts = fitted.facts | {"seconds": round(time.monotonic() - start_s, 3)}
+        describe(folder, facts, fitted.curve, has_network=fitted.network is not None)
+    kept = state.store.find(key)
+    if kept is None:
+        raise CorruptArtefactError(f"{state.store.folder / key} is not as it was written. Run the same command again.")
+    state.kept[key] = kept
+    state.made.add(fit)
+    if work.competes(fit):
+        _drop_worse_models(state, str(fit.start))
+
+
+def _drop_worse_models(state: State, start: str) -> None:
+    best = state.best(start)
+    for fit, key in state.keys.items():
+        if str(fit.start) == start and key in state.kept and best is not None and key != state.keys[best]:
+            state.kept[key].drop_model()
+
+
+def ensure_model(state: State, best: FitId | None) -> None:
+    """Make the best fit of a starting point again where its weights are gone: it was worse than another one when it was made."""
+    if best is not None and state.of_fit(best).model is None:
+        state.work.job.log(
+            f"{best}: made again, as it has become the best fit of its starting point and its weights were not kept"
+        )
+        make(state, best)
+
+
+def finish(state: State) -> None:
+    """Link the masks of every fit beside the given ones, write the tables, and link the best model of each starting point."""
+    work, job = state.work, state.work.job
+    for division in work.divisions.by_fold.values():
+        for mask in work.task.references(work.data_of(division)):
+            path = job.path("masks", "reference", f"{mask.case_id}.nii.gz")
+            write_nifti(path, mask)
+            job.wrote(path)
+    for fit in work.fits:
+        kept = state.of_fit(fit)
+        for mask_path in kept.masks:
+            target = job.path("masks", work.folder(fit), mask_path.name)
+            link(mask_path, target)
+            job.wrote(target, sha256=kept.sha256[f"masks/{mask_path.name}"])
+    _write_tables(state)
+    for start in work.starting.starts:
+        best = state.best(str(start))
+        model = None if best is None else state.of_fit(best).model
+        if best is not None and model is not None:
+            target, contract = (job.path("models", str(start), name) for name in (MODEL, "contract.json"))
+            link(model, target)
+            write_json(contract, work.contract(best, work.facts(best, state.of_fit(best).facts)))
+            job.wrote(target, contract)
+
+
+def _write_tables(state: State) -> None:
+    work, job = state.work, state.work.job
+    kept = {fit: state.of_fit(fit) for fit in work.fits}
+    predictions = [work.rows(fit, found.predicted) for fit, found in kept.items()]
+    tables.write_parquet(job.path("predictions.parquet"), pd.concat(predictions, ignore_index=True))
+    tables.write_tsv(job.path("fits.tsv"), fits_table([work.facts(fit, found.facts) for fit, found in kept.items()]))
+    curves = [
+        work.names(fit) | dict(zip(("step", "loss", "val_score"), row, strict=True))
+        for fit, found in kept.items()
+        for row in found.curve
+    ]
+    columns = [*work.names(work.fits[0]), "step", "loss", "val_score"]
+    tables.write_tsv(job.path("curves.tsv"), pd.DataFrame(curves, columns=columns))
+    tables.write_parquet(job.path("splits.parquet"), split_rows(work.divisions))
+    job.wrote(*(job.path(name) for name in ("predictions.parquet", "fits.tsv", "curves.tsv", "splits.parquet")))
 
 
 def fits_table(facts: list[dict[str, Any]]) -> pd.DataFrame:
     """A row per fit; columns that only some fits have are `n/a` in the others."""
-    names = dict.fromkeys(name for row in facts for name in row if name != "network")
+    names = dict.fromkeys(name for row in facts for name in row)
     table = pd.DataFrame([{name: row.get(name) for name in names} for row in facts], dtype=object)
     return table[[*(name for name in table if name != "seconds"), "seconds"]]
 
 
-def write_nifti(path: Path, mask: np.ndarray, affine: np.ndarray) -> None:
+def write_nifti(path: Path, mask: Mask) -> None:
     """Write a mask as compressed NIfTI-1; equal masks are equal bytes. A sheared grid, unknown to qforms, has an sform alone."""
-    image = nibabel.Nifti1Image(np.asarray(mask), affine)
+    image = nibabel.Nifti1Image(np.asarray(mask.values), mask.affine)
     image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=0 if shear_deg(affine) > SQUARE_DEG else 1)
+    image.set_sform(mask.affine, code=1)
+    image.set_qform(mask.affine, code=0 if shear_deg(mask.affine) > SQUARE_DEG else 1)
     with writing(path) as temporary:
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
-
-
-def _copy(source: Path, target: Path) -> None:
-    with writing(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def _inputs_hash(job: Job, starting: Starting) -> str:
-    """Hash of what the fits are made of: tables and receipt of the source (which hold the arrays' hashes), labels, weights."""
-    inputs = job.spec.inputs
-    hashes = [sha256_file(inputs[name]) for name in ("samples", "volumes")]
-    hashes += [_outputs_hash(Path(inputs[name]).parent) for name in ("samples", "labels") if name in inputs]
-    return sha256_text(canonical_json([hashes, starting.hashes]))[:16]
-
-
-def _outputs_hash(folder: Path) -> str:
-    receipt = folder / RECEIPT
-    return sha256_text(canonical_json(read_json(receipt)["outputs"])) if receipt.is_file() else ""
-
-
-@contextlib.contextmanager
-def _stops_with_a_sentence() -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR1 end the job with the exit code that asks for another try."""
-
-    def stop(number: int, _: Any) -> None:
-        raise PreemptedError(
-            f"stopped by {signal.Signals(number).name}. Finished fits are saved; the same command goes on with the next one."
-        )
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    except ValueError:  # not in the main thread: whoever started the thread handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medssl.artefacts.volumes import Volume
 from medssl.core.rng import rng
 
 PLACES_PER_CLASS = 4096
@@ -16,19 +17,20 @@ PLACES_PER_CLASS = 4096
 
 @dataclass(frozen=True)
 class Scan:
-    """One prepared volume: stored numbers and mask `(i, j, k)` (mapped from disk), how numbers become what the network sees.
+    """One prepared volume with its stored numbers and mask `(i, j, k)`, mapped from disk.
 
-    2-D networks cut it along the last axis. `affine`: of the grid, 4×4 to RAS+ mm.
+    2-D networks cut it along the last axis. `affine`: of the grid, 4×4 to RAS+ mm; not the volume's where axes were exchanged.
     """
 
-    case_id: str
+    volume: Volume
     image: Any
     mask: Any
-    slope: float
-    intercept: float
-    low: tuple[float, ...]
-    high: tuple[float, ...]
     affine: np.ndarray
+
+    @property
+    def case_id(self) -> str:
+        """The volume's."""
+        return self.volume.volume_id
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -38,9 +40,7 @@ class Scan:
 
     def seen(self, where: tuple[slice, ...]) -> np.ndarray:
         """A part as the network sees it, float32 `(c, i, j, k)` in [0, 1], one channel per window."""
-        values = np.asarray(self.image[where], dtype=np.float32) * np.float32(self.slope) + np.float32(self.intercept)
-        windows = zip(self.low, self.high, strict=True)
-        return np.stack([np.clip((values - low) / (high - low), 0, 1) for low, high in windows]).astype(np.float32)
+        return self.volume.seen(self.image[where])
 
     def with_mask(self, mask: np.ndarray) -> Scan:
         """The same scan with another mask."""
@@ -72,7 +72,7 @@ def patch_at(scan: Scan, centre: np.ndarray, size: tuple[int, int, int]) -> tupl
 
     What lies outside the scan is 0 in both: the low end of the windows, and background.
     """
-    image = np.zeros((len(scan.low), *size), dtype=np.float32)
+    image = np.zeros((scan.volume.num_channels, *size), dtype=np.float32)
     mask = np.zeros(size, dtype=np.int64)
     source, target = [], []
     for have, want, middle in zip(scan.shape, size, centre, strict=True):

@@ -9,90 +9,94 @@ from typing import Any
 
 from torch import Tensor
 
-from medssl.core import plugins
+from medssl.artefacts.names import SCRATCH, Arm, Start, unique
+from medssl.artefacts.volumes import read_volumes, windows_of
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_file
 from medssl.core.job import Job
 from medssl.core.rng import key
-from medssl.finetune.lifting import VOLUME, cuts_slices, lifted, load_lifted, part_of
-from medssl.finetune.plan import SCRATCH, Start
-from medssl.finetune.reading import windows_of
+from medssl.finetune.lifting import Lift, completed, cuts_slices
+from medssl.finetune.options import DEFAULT_BACKBONE, TaskOptions
 from medssl.finetune.training import seeded
 from medssl.nn.backbone import build
 
-DEFAULT_BACKBONE = "resnet18"
 DEFAULT_SIZE = [64]
+BUILDS = ("backbone", "backbone_options", "spatial_dims", "in_channels")
+"""What of a contract builds the network."""
 
 
 @dataclass(frozen=True)
 class Starting:
-    """The starting points of a task, and their weights."""
+    """The starting points of a task, and their weights. Dictionaries are by the text of a start.
+
+    Args:
+        starts: in the order of the fits.
+        contracts: of the networks that are fine-tuned.
+        files, parts: weights, and what runs left beside them; scratch has none.
+        hashes: of `files`, and of parts as `<start>/parts`.
+        lift: from the networks that were pre-trained to those of `contracts`.
+        given: the starting points whose weights the study file names.
+    """
 
     starts: list[Start]
     contracts: dict[str, dict[str, Any]]
     files: dict[str, Path]
     hashes: dict[str, str]
+    lift: Lift
     parts: dict[str, Path] = dataclasses.field(default_factory=dict)
-    encoder: str = "own"
     given: frozenset[str] = frozenset()
-    """The starting points whose weights the study file names."""
     _modules: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(cls, job: Job) -> Starting:
+    def read(cls, job: Job, options: TaskOptions) -> Starting:
         """The runs of the job's inputs, the weights that the study file names, and scratch.
 
         Raises:
             StudyError: nothing to start from, weights that are missing, or a run without the seed that it is paired with.
         """
-        settings, inputs = job.spec.settings, job.spec.inputs
-        learnt = {run: read_json(job.read(path)) for run, path in sorted(inputs.get("contracts", {}).items())}
-        files = {run: job.read(path) for run, path in sorted(inputs.get("encoders", {}).items())}
-        parts = {run: job.read(path) for run, path in sorted(inputs.get("parts", {}).items())}
-        own = _own_contract(settings, learnt, len(windows_of(job.spec.inputs["volumes"])["low"]))
-        encoder, transformers = settings["encoder"], [*learnt.values()]
-        contracts = {run: lifted(contract, encoder, transformers) for run, contract in learnt.items()}
-        own = lifted(own, encoder, transformers)
-        paired = settings.get("pair_seeds", False)
-        starts = [Start.of_run(run, contracts[run]["backbone"], paired=paired) for run in files]
-        alone = [start for start in starts if start.paired and start.pretrain_seed not in settings["seeds"]]
+        inputs, where = job.spec.inputs, f"finetune.{job.spec.name}"
+        learnt = {run: dict(read_json(job.read(path))) for run, path in sorted(inputs["contracts"].items())}
+        files = {run: job.read(path) for run, path in sorted(inputs["encoders"].items())}
+        parts = {run: job.read(path) for run, path in sorted(inputs["parts"].items())}
+        lift = Lift.of(options.encoder, learnt)
+        contracts = {run: lift.contract(run, contract) for run, contract in learnt.items()}
+        in_channels = len(windows_of(read_volumes(job.read(inputs["volumes"]))).low)
+        own = lift.contract("", _own_contract(options, learnt, lift, in_channels))
+        starts = [Start.of_run(run) for run in files]
+        alone = [start for start in starts if options.pair_seeds and start.seed not in options.seeds]
         if alone:
             raise StudyError(
-                f"finetune.{job.spec.name}.pair_seeds: run {alone[0].run} has no partner among the seeds {settings['seeds']}. "
-                f"Add {alone[0].pretrain_seed} to finetune.{job.spec.name}.seeds."
+                f"{where}.pair_seeds: run {alone[0]} has no partner among the seeds {options.seeds}. "
+                f"Add {alone[0].seed} to {where}.seeds."
             )
-        for name, path in sorted(settings["weights"].items()):
-            file = Path(path)
-            if not file.is_file():
-                raise StudyError(f"finetune.{job.spec.name}.weights.{name}: there is no file {path}. Correct the path.")
-            starts.append(Start(name, own["backbone"]))
-            files[name], contracts[name] = file, own
-        if settings["scratch"]:
-            kinds = {_kind(contracts[start.run]): contracts[start.run] for start in starts} or {_kind(own): own}
-            draws = draws_of_scratch(starts, settings["seeds"])
-            for number, contract in enumerate(kinds.values()):
-                name = SCRATCH if number == 0 else f"{SCRATCH}-{contract['backbone']}-{number}"
+        for name, path in sorted(options.weights.items()):
+            if not Path(path).is_file():
+                raise StudyError(f"{where}.weights.{name}: there is no file {path}. Correct the path.")
+            starts.append(Start.given(name))
+            files[name], contracts[name] = Path(path), own
+        if options.scratch:
+            kinds = {_kind(contracts[str(start)]): contracts[str(start)] for start in starts} or {_kind(own): own}
+            draws = draws_of_scratch(starts, options.seeds)
+            for contract in kinds.values():
                 for draw in draws:
-                    starts.append(Start(name, contract["backbone"], draw))
-                    contracts[starts[-1].run] = contract
+                    starts.append(Start(scratch_of(contract), draw))
+                    contracts[str(starts[-1])] = contract
         if not starts:
-            raise StudyError(
-                f"finetune.{job.spec.name} has nothing to start from: name a pre-training run in inits, or set scratch: true."
-            )
-        given = frozenset(settings["weights"])
+            raise StudyError(f"{where} has nothing to start from: name a pre-training run in inits, or set scratch: true.")
+        unique(starts)
         read = {**files, **{f"{run}/parts": file for run, file in parts.items()}}
-        return cls(starts, contracts, files, {name: sha256_file(file) for name, file in read.items()}, parts, encoder, given)
+        hashes = {name: job.hash_of(file) or sha256_file(file) for name, file in read.items()}
+        return cls(starts, contracts, files, hashes, lift, parts, frozenset(options.weights))
 
     def is_random(self, start: Start) -> bool:
-        """Whether a starting point is drawn anew for each seed."""
-        return start.run not in self.files
+        """Whether the weights of a starting point are drawn."""
+        return str(start) not in self.files
 
     def drawn_by(self, start: Start, seed: int) -> int:
         """The seed that a starting point's weights depend on; 0 where all of them were learnt."""
-        fresh = self.encoder == "volume" and not part_of(self.parts.get(start.run), VOLUME)
-        if self.is_random(start) and start.pretrain_seed is not None:
-            return key(seed, "draw", start.pretrain_seed)
-        return seed if self.is_random(start) or fresh else 0
+        if self.is_random(start) and start.seed is not None:
+            return key(seed, "draw", start.seed)
+        return seed if self.is_random(start) or self.lift.is_drawn(str(start)) else 0
 
     def backbone(self, start: Start, seed: int) -> Any:
         """A backbone with the starting weights; it is kept, so change a copy.
@@ -100,25 +104,36 @@ class Starting:
         Raises:
             StudyError: the weights are not those of the contract's backbone.
         """
-        place = (start.run, self.drawn_by(start, seed))
+        name = str(start)
+        place = (name, self.drawn_by(start, seed))
         if place not in self._modules:
-            contract = self.contracts[start.run]
             with seeded(place[1], SCRATCH):
-                module = build(
-                    contract["backbone"], contract["backbone_options"], contract["spatial_dims"], contract["in_channels"]
-                )
-            if start.run in self.files:
-                given = start.run in self.given
-                load_lifted(module, self.encoder, self.files[start.run], self.parts.get(start.run), foreign=given)
-            if any(run != start.run for run, _ in self._modules):
+                module = build(*(self.contracts[name][field] for field in BUILDS))
+            if name in self.files:
+                self.lift.load(module, name, self.files[name], self.parts.get(name), foreign=name in self.given)
+            if any(other != name for other, _ in self._modules):
                 self._modules.clear()
             self._modules[place] = module
         return self._modules[place]
 
-    def decoder(self, start: Start) -> dict[str, Tensor]:
-        """The tensors `decoder.…` that a run learnt beside its encoder; none for most, and none where the encoder is lifted."""
-        found = part_of(self.parts.get(start.run), "decoder") if self.encoder == "own" else {}
-        return {f"decoder.{name}": tensor for name, tensor in found.items()}
+    def learnt(self, start: Start, continues: list[str]) -> dict[str, Tensor]:
+        """What the parts `continues` of a task's network begin with: see `Lift.continued`."""
+        return self.lift.continued(str(start), self.parts.get(str(start)), continues)
+
+    def identity(self, start: Start, seed: int, continues: list[str]) -> dict[str, Any]:
+        """All that the weights depend on that a fit with a seed begins with: networks, bytes of files, draws."""
+        name = str(start)
+        uses_encoder, uses_parts = self.lift.files_used(name, continues)
+        part = self.lift.part_of(name)
+        return {
+            "network": {field: self.contracts[name][field] for field in BUILDS},
+            "encoder": self.lift.word,
+            "places": part.places if part.backbone or uses_parts else {},
+            "weights": self.hashes[name] if name in self.files and uses_encoder else None,
+            "foreign": name in self.given,
+            "parts": self.hashes[f"{name}/parts"] if name in self.parts and uses_parts else None,
+            "drawn": self.drawn_by(start, seed),
+        }
 
     @property
     def spatial_dims(self) -> int:
@@ -128,7 +143,7 @@ class Starting:
     @property
     def cuts_slices(self) -> bool:
         """Whether the networks see slices, so that the axis across them comes last."""
-        return any(cuts_slices(self.contracts[start.run]) for start in self.starts)
+        return any(cuts_slices(self.contracts[str(start)]) for start in self.starts)
 
     @property
     def in_channels(self) -> int:
@@ -138,10 +153,10 @@ class Starting:
     @property
     def size(self) -> list[int]:
         """The largest input size of the contracts: the scale at which the features were learnt."""
-        return max((list(self.contracts[start.run]["input_size"]) for start in self.starts), default=DEFAULT_SIZE)
+        return max(list(self.contracts[str(start)]["input_size"]) for start in self.starts)
 
     def _common(self, name: str) -> Any:
-        found = {start.run: self.contracts[start.run][name] for start in self.starts}
+        found = {str(start): self.contracts[str(start)][name] for start in self.starts}
         if len(set(found.values())) > 1:
             raise StudyError(
                 f"the starting points of this task differ in {name}: {found}. One task compares like with like: list the runs "
@@ -150,30 +165,36 @@ class Starting:
         return next(iter(found.values()))
 
 
+def scratch_of(contract: dict[str, Any]) -> Arm:
+    """The arm of random weights of a contract's network: its name depends on nothing else that a task starts from."""
+    name = contract["backbone"]
+    return Arm.of_scratch(name, completed(name, contract["backbone_options"]), completed(name, {}))
+
+
 def draws_of_scratch(starts: list[Start], seeds: list[int]) -> list[int | None]:
     """How often scratch is drawn beside its draws by `seeds`: as often as a run was pre-trained, where those are fewer."""
-    learnt = sorted({start.pretrain_seed for start in starts if start.pretrain_seed is not None})
+    learnt = sorted({start.seed for start in starts if start.seed is not None})
     return [*learnt] if len(set(seeds)) < len(learnt) else [None]
 
 
-def _own_contract(settings: dict[str, Any], contracts: dict[str, dict[str, Any]], in_channels: int) -> dict[str, Any]:
-    """The contract of scratch and of given weights where no run sets it."""
-    if settings["backbone"] is None and contracts:
+def _own_contract(options: TaskOptions, contracts: dict[str, dict[str, Any]], lift: Lift, in_channels: int) -> dict[str, Any]:
+    """The contract of scratch and of given weights, not lifted: the first run's where the study file sets no backbone."""
+    if options.backbone is None and contracts:
         return next(iter(contracts.values()))
-    chosen = settings["backbone"] or {"name": DEFAULT_BACKBONE, "options": {}}
-    size = settings["size"] or DEFAULT_SIZE
-    if settings["encoder"] in ("volume", "inflated"):
+    name = DEFAULT_BACKBONE if options.backbone is None else options.backbone.name
+    size = list(options.size or DEFAULT_SIZE)
+    if lift.deepens:
         size = size[:2]  # of the 2-D network that becomes the 3-D one
     known = next(
         iter(contracts.values()), {"spatial_dims": 3 if len(size) == 3 else 2, "in_channels": in_channels, "input_size": size}
     )
-    options = plugins.find("backbone", chosen["name"]).check(chosen["options"])
     return {
-        "backbone": chosen["name"],
-        "backbone_options": options,
-        **{k: known[k] for k in ("spatial_dims", "in_channels", "input_size")},
+        "backbone": name,
+        "backbone_options": completed(name, {} if options.backbone is None else options.backbone.options),
+        **{field: known[field] for field in ("spatial_dims", "in_channels", "input_size")},
     }
 
 
 def _kind(contract: dict[str, Any]) -> str:
-    return canonical_json([contract[name] for name in ("backbone", "backbone_options", "spatial_dims", "in_channels")])
+    network = contract | {"backbone_options": completed(contract["backbone"], contract["backbone_options"])}
+    return canonical_json([network[name] for name in BUILDS])

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from medssl.artefacts.names import share_word
 from medssl.core.rng import ids_to_keys, key, uniforms
 
 
@@ -20,9 +21,9 @@ class Share:
     amount: float
 
     @property
-    def name(self) -> str:
-        """A word for ids: `0p05` for 5 %, `n8` for eight units."""
-        return f"n{self.amount:.0f}" if self.counted else f"{self.amount:g}".replace(".", "p")
+    def word(self) -> str:
+        """As ids of fits have it: `0p05` for 5 %, `n8` for eight units."""
+        return share_word(self.amount, counted=self.counted)
 
     def fraction(self, num_units: int) -> float:
         """As a fraction of `num_units`."""

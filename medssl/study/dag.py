@@ -17,7 +17,7 @@ from medssl.core.layout import Layout
 from medssl.core.options import Options, choice_of
 from medssl.core.store import RECEIPT
 from medssl.evaluate.options import EvaluationOptions
-from medssl.finetune.options import FinetuneOptions, StartOptions, TaskOptions
+from medssl.finetune.options import FinetuneOptions, StartOptions, TaskOptions, concerning_new_images
 from medssl.ingest.options import LabelFileOptions
 from medssl.pretrain.options import PretrainOptions, RunOptions
 from medssl.reduce.options import DescribeOptions, FirewallOptions, ResolvedArmOptions, control_kinds
@@ -164,6 +164,7 @@ class Dag:
             **(given if self.study.sources[source].labels else {}),
             "samples": layout.prepare(source, "samples.parquet"),
             "volumes": layout.prepare(source, "volumes.tsv"),
+            "fingerprint": layout.prepare(source, "fingerprint.json"),
             "arrays": layout.prepare(source, "arrays"),
             "images": layout.ingest(source, "volumes"),
             "encoders": {str(run): layout.pretrain(cohort, str(run), "encoder.safetensors") for cohort, run in runs},
@@ -331,7 +332,14 @@ class Dag:
         given = {
             f"weights.{name}": self._given(f"finetune.{task}.weights.{name}", path) for name, path in options.weights.items()
         }
-        fitted = TaskOptions(**options.model_dump(), starts=starts)
+        prepare = self.study.prepare_of(options.source)
+        fitted = TaskOptions(
+            **options.model_dump(),
+            starts=starts,
+            val_frac=prepare.split.val_frac,
+            ingest=concerning_new_images("ingest", self.study.ingest_of(options.source).model_dump(mode="json")),
+            prepare=concerning_new_images("prepare", prepare.model_dump(mode="json")),
+        )
         machine = Machine(gpus=options.device != "cpu")
         yield self._spec(
             "finetune", task, fitted, self.finetune_inputs(task), layout.finetune(task), given=given, machine=machine

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medssl.artefacts.predictions import PROBABILITY
 from medssl.core.bounds import Count, Part, Whole
 from medssl.finetune import probe, training
 from medssl.finetune.augment import augment, draws
-from medssl.finetune.cases import Cases
+from medssl.finetune.cases import MANY, Cases
+from medssl.finetune.labelled_data import ReadImages, new_images, read_images
 from medssl.finetune.mixup import mixup
+from medssl.finetune.predicting import Model
+from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import macro_auc
 from medssl.finetune.self_training import self_trained
+from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.layout import laid_out, lay_out
 
+TITLE = "classification"
 MODES = ["linear", "knn", "full", "gradual"]
-PREDICTS = "classes"
 DEFAULT_MODES = ["linear", "full"]
+PREDICTS = "classes"
+TABLE = "probabilities.tsv"
 PREDICT_BATCH = 128
 
 
@@ -42,18 +51,32 @@ class Classifier(nn.Module):
         return self.head(pooled(self.backbone(images)))
 
 
-@dataclass
-class Fitted:
-    """What a fit leaves: probabilities `(n, classes)` of the asked cases, the network if there is one, facts for fits.tsv."""
+@dataclass(frozen=True)
+class Images:
+    """Cases with their images, and the features of frozen backbones, each computed once."""
 
-    probabilities: np.ndarray
-    network: Classifier | None
-    facts: dict[str, Any] = field(default_factory=dict)
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    cases: Cases
+    read: ReadImages
+    features: WeakKeyDictionary[nn.Module, np.ndarray] = field(default_factory=WeakKeyDictionary)
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Indices of the cases that a fit predicts: those of the validation part, then those of the test part."""
+        return np.concatenate([self.cases.where("val"), self.cases.where("test")])
 
 
 class Classification:
-    """Which class is an image (2-D encoders) or a volume (3-D encoders) of?"""
+    """Which class is an image (2-D encoders) or a volume (3-D encoders) of?
+
+    Options:
+        multilabel: a case may have several classes, joined by `|` in the labels, or none.
+        class_weights: weigh the classes in the loss inversely to how often they occur.
+        aggregate: what a prediction is of: the `case` (image or slice), or the mean over the cases of a `volume` or a `unit`
+            (patient).
+        neighbours: for mode `knn`, how many of the nearest training cases vote.
+        self_training_rounds: rounds in which guesses for the training cases without a label become labels; not for the probes.
+        self_training_confidence: least probability of a guess that becomes a label, 0…1.
+    """
 
     selection = "macro AUC"
 
@@ -74,65 +97,79 @@ class Classification:
         self.self_training_rounds = self_training_rounds
         self.self_training_confidence = self_training_confidence
 
-    def network(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        """The backbone with this task's head."""
-        return Classifier(backbone, num_classes)
+    def read(self, source: Source, expected: NetworkInput) -> Images:
+        """The images that have a class."""
+        return Images(*read_images(source, expected, multilabel=self.multilabel))
 
-    def features(self, backbone: Backbone, cases: Cases, device: torch.device) -> np.ndarray:
-        """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
-        backbone = lay_out(copy.deepcopy(backbone), device).eval()
-        return _in_batches(cases, np.arange(len(cases)), device, lambda images: pooled(backbone(laid_out(images, backbone))))
+    def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
+        """Optimiser steps; None for the probes."""
+        return recipe.steps(len(train)) if mode in ("full", "gradual") else None
 
-    def fit(
-        self,
-        mode: str,
-        backbone: Backbone,
-        cases: Cases,
-        train: np.ndarray,
-        asked: np.ndarray,
-        recipe: Recipe,
-        seed: int,
-        device: torch.device,
-        features: np.ndarray | None = None,
-    ) -> Fitted:
-        """Fit on the cases `train` and return probabilities of the cases `asked`.
+    def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
+        """The backbone with an output for each class."""
+        return Classifier(backbone, len(contract["classes"]))
 
-        Args:
-            mode: one of `modes`.
-            backbone: with its starting weights; not changed.
-            cases: all cases; those of split `val` choose the penalty or the step.
-            train: indices of the labelled training cases.
-            asked: indices of the cases to predict.
-            recipe: see `Recipe`.
-            seed: of order, augmentation and head.
-            device: where the network runs.
-            features: of every case, for `linear` and `knn`.
-        """
-        if mode in ("knn", "linear"):
-            known = self.features(backbone, cases, device) if features is None else features
-            return self._knn(cases, train, asked, known) if mode == "knn" else self._linear(backbone, cases, train, asked, known)
+    def contract(self, data: Images) -> dict[str, Any]:
+        """The classes, in the order of the outputs."""
+        return {"classes": data.cases.classes}
+
+    def references(self, data: Images) -> Iterator[Mask]:
+        """Nothing: labels are classes."""
+        yield from ()
+
+    def rows(self, data: Images, predicted: np.ndarray | None) -> pd.DataFrame:
+        """Probabilities of every validation and test case."""
+        if predicted is None:
+            raise ValueError("a classification predicts probabilities")
+        return aggregated(rows_of(data.cases, data.asked, predicted), self.aggregate)
+
+    def predict(self, model: Model, source: Source) -> Iterator[Answer]:
+        """A row for each case: `case_id unit_id unit predicted prob_<class>…`."""
+        model.check(source)
+        classes = model.contract["classes"]
+        images = Images(*new_images(source, model.expected, classes))
+        everything = np.arange(len(images.cases))
+        predicted = self._probabilities(model.network, images, everything, model.device)
+        table = aggregated(rows_of(images.cases, everything, predicted), self.aggregate)
+        names = [PROBABILITY + name for name in classes]
+        table["predicted"] = called(table[names].to_numpy(), classes, multilabel=self.multilabel)
+        yield Answer(table[["case_id", "unit_id", "unit", "predicted", *names]])
+
+    def fit(self, data: Images, setup: Setup) -> Fitted:
+        """Fit on the cases `train`, choosing penalty or step by macro AUC on those of split `val`."""
+        if setup.mode in ("knn", "linear"):
+            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, self._features(data, setup))
+        cases, train = data.cases, setup.train
         targets = cases.targets[train].astype(np.float32)
-        num_steps = recipe.steps(len(train))  # guesses are more cases and no more steps: a surer start trains no longer
-        fitted = self._full(mode, backbone, cases, train, targets, num_steps, asked, recipe, seed, device)
+        num_steps = setup.recipe.steps(len(train))  # guesses are more cases and no more steps: a surer start trains no longer
         rest = np.setdiff1d(cases.where("train"), train)
 
         def guess(fitted: Fitted) -> tuple[tuple[np.ndarray, np.ndarray], int]:
-            if fitted.network is None:
-                raise ValueError("labels are guessed by a network, and this fit has none.")
-            guesses = self.predict(fitted.network, cases, rest, device)
+            guesses = self._probabilities(fitted.network, data, rest, setup.device)
             sure = np.flatnonzero(self._sure(guesses))
             return (rest[sure], self._hardened(guesses[sure])), len(sure)
 
         def refit(guesses: tuple[np.ndarray, np.ndarray]) -> Fitted:
             more = np.concatenate([train, guesses[0]]), np.concatenate([targets, guesses[1]])
-            return self._full(mode, backbone, cases, *more, num_steps, asked, recipe, seed, device)
+            return self._full(data, setup, *more, num_steps)
 
-        return self_trained(fitted, self.self_training_rounds, guess, refit)
+        return self_trained(self._full(data, setup, train, targets, num_steps), self.self_training_rounds, guess, refit)
 
-    def _knn(self, cases: Cases, train: np.ndarray, asked: np.ndarray, features: np.ndarray) -> Fitted:
-        known, val = (features[train], cases.targets[train]), cases.where("val")
+    def _features(self, data: Images, setup: Setup) -> np.ndarray:
+        """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
+        if setup.backbone not in data.features:
+            network = lay_out(copy.deepcopy(setup.backbone), setup.device).eval()
+            everything = np.arange(len(data.cases))
+            data.features[setup.backbone] = _in_batches(
+                data, everything, setup.device, lambda images: pooled(network(laid_out(images, network)))
+            )
+        return data.features[setup.backbone]
+
+    def _knn(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
+        targets, val, asked = data.cases.targets, data.cases.where("val"), data.asked
+        known = features[setup.train], targets[setup.train]
         both = probe.nearest_neighbours(known, features[np.concatenate([asked, val])], neighbours=self.neighbours)
-        return Fitted(both[: len(asked)], None, {"val_score": macro_auc(both[len(asked) :], cases.targets[val])})
+        return Fitted(None, both[: len(asked)], facts={"val_score": macro_auc(both[len(asked) :], targets[val])})
 
     def _sure(self, guesses: np.ndarray) -> np.ndarray:
         """Which guesses `(n, classes)` are confident enough to be taken for labels."""
@@ -143,53 +180,44 @@ class Classification:
         hard = guesses >= 0.5 if self.multilabel else guesses == guesses.max(axis=1, keepdims=True)
         return hard.astype(np.float32)
 
-    def _linear(self, backbone: Backbone, cases: Cases, train: np.ndarray, asked: np.ndarray, features: np.ndarray) -> Fitted:
-        val = cases.where("val")
+    def _linear(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
+        targets, val = data.cases.targets, data.cases.where("val")
         found = probe.linear_probe(
-            (features[train], cases.targets[train]),
-            (features[val], cases.targets[val]),
+            (features[setup.train], targets[setup.train]),
+            (features[val], targets[val]),
             multilabel=self.multilabel,
             balanced=self.class_weights,
         )
-        network = Classifier(copy.deepcopy(backbone), len(cases.classes))
+        network = Classifier(copy.deepcopy(setup.backbone), len(data.cases.classes))
         with torch.no_grad():
             network.head.weight.copy_(torch.from_numpy(found.weight))
             network.head.bias.copy_(torch.from_numpy(found.bias))
-        probabilities = found.probabilities(features[asked], multilabel=self.multilabel)
-        return Fitted(probabilities, network, {"val_score": found.score, "inverse_penalty": found.inverse_penalty})
+        probabilities = found.probabilities(features[data.asked], multilabel=self.multilabel)
+        return Fitted(network, probabilities, facts={"val_score": found.score, "inverse_penalty": found.inverse_penalty})
 
-    def _full(
-        self,
-        mode: str,
-        backbone: Backbone,
-        cases: Cases,
-        train: np.ndarray,
-        targets: np.ndarray,
-        num_steps: int,
-        asked: np.ndarray,
-        recipe: Recipe,
-        seed: int,
-        device: torch.device,
-    ) -> Fitted:
+    def _full(self, data: Images, setup: Setup, train: np.ndarray, targets: np.ndarray, num_steps: int) -> Fitted:
+        """Train on the cases `train` with targets `(n, classes)`, labels or guesses."""
+        cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
         with training.seeded(seed, "head"):
-            network = lay_out(Classifier(copy.deepcopy(backbone), len(cases.classes)), device)
+            network = lay_out(Classifier(copy.deepcopy(setup.backbone), len(cases.classes)), device)
         val = cases.where("val")
         wanted = torch.from_numpy(targets)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
             chosen = training.order(len(train), recipe.batch_size, seed, step)
-            images, target = cases.images(train[chosen]).to(device), wanted[chosen].to(device)
+            images, target = data.read(train[chosen]).to(device), wanted[chosen].to(device)
             if recipe.augment:
                 images = augment(images, draws(seed, step, len(chosen)), flips=recipe.flips)
             images, target = mixup(images, target, recipe.mixup, seed, step)
             return laid_out(images, network), target
 
         def score(network: nn.Module) -> float:
-            return macro_auc(self.predict(network, cases, val, device), cases.targets[val]) if len(val) else float("nan")
+            return macro_auc(self._probabilities(network, data, val, device), cases.targets[val]) if len(val) else float("nan")
 
-        trained = training.fit(network, batch, self.loss(targets, device), score, recipe, num_steps, mode=mode)
+        trained = training.fit(network, batch, self.loss(targets, device), score, recipe, num_steps, mode=setup.mode)
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
-        return Fitted(self.predict(network, cases, asked, device), network, facts, trained.curve)
+        probabilities = self._probabilities(network, data, data.asked, device)
+        return Fitted(network, probabilities, facts=facts, curve=trained.curve)
 
     def loss(self, targets: np.ndarray, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """Cross-entropy (one class a case) or binary cross-entropy (several), with the class weights of `targets`."""
@@ -200,17 +228,24 @@ class Classification:
         weight = len(targets) / (positive.clamp(min=1) * len(positive)) if self.class_weights else None
         return lambda logits, wanted: F.cross_entropy(logits, wanted, weight=weight)
 
-    def predict(self, network: nn.Module, cases: Cases, indices: np.ndarray, device: torch.device) -> np.ndarray:
+    def _probabilities(self, network: nn.Module, data: Images, indices: np.ndarray, device: torch.device) -> np.ndarray:
         """Class probabilities `(n, classes)` of some cases, float64."""
         network.eval()
-        logits = _in_batches(cases, indices, device, lambda images: network(laid_out(images, network))).astype(np.float64)
+        logits = _in_batches(data, indices, device, lambda images: network(laid_out(images, network))).astype(np.float64)
         return probe.sigmoid(logits) if self.multilabel else probe.softmax(logits)
 
 
-def _in_batches(cases: Cases, indices: np.ndarray, device: torch.device, network: Callable[[Tensor], Tensor]) -> np.ndarray:
+def called(probabilities: np.ndarray, classes: list[str], *, multilabel: bool) -> list[str]:
+    """The likeliest class of each row `(n, classes)`; with several labels a case all from 0.5 on, joined by `|`."""
+    if not multilabel:
+        return [classes[k] for k in probabilities.argmax(axis=1)]
+    return [MANY.join(name for name, value in zip(classes, row, strict=True) if value >= 0.5) for row in probabilities]
+
+
+def _in_batches(data: Images, indices: np.ndarray, device: torch.device, network: Callable[[Tensor], Tensor]) -> np.ndarray:
     parts = []
     with torch.inference_mode():
         for start in range(0, len(indices), PREDICT_BATCH):
-            images = cases.images(indices[start : start + PREDICT_BATCH]).to(device)
+            images = data.read(indices[start : start + PREDICT_BATCH]).to(device)
             parts.append(network(images).float().cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, len(cases.classes)), dtype=np.float32)
+    return np.concatenate(parts) if parts else np.zeros((0, len(data.cases.classes)), dtype=np.float32)

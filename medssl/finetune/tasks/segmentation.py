@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,35 +17,42 @@ from torch import Tensor, nn
 from medssl.core.bounds import Fold, Part, Whole
 from medssl.finetune import training
 from medssl.finetune.augment import draws, intensity, sampling_grid
-from medssl.finetune.decoder import UNet
+from medssl.finetune.labelled_data import Scans, new_scans, read_scans, reference_mask, source_grid
 from medssl.finetune.mixup import mixup
 from medssl.finetune.nnunet import ResEncUNet
+from medssl.finetune.predicting import Model
 from medssl.finetune.recipe import Recipe
+from medssl.finetune.restoring import largest_components, restored_classes
 from medssl.finetune.scans import Places, Scan, batch_of, mean_dice, places_of
+from medssl.finetune.segmenter import Segmenter
 from medssl.finetune.self_training import self_trained
+from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import Backbone
 from medssl.nn.layout import lay_out
 from medssl.nn.weights import place_parts
 
+TITLE = "segmentation"
 MODES = ["full", "gradual", "decoder"]
-PREDICTS = "masks"
 DEFAULT_MODES = ["full"]
+PREDICTS = "masks"
+TABLE = "masks.tsv"
+CONTINUES = ["decoder"]
 PATCHES_PER_VOLUME = 8
 PREDICT_BATCH = 16
 LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}
 
 
-@dataclass
-class Segmented:
-    """What a fit leaves: the network and facts for fits.tsv."""
-
-    network: nn.Module
-    facts: dict[str, Any] = field(default_factory=dict)
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
-
-
 class Segmentation:
-    """Which voxels belong to which structure? Dice plus cross-entropy on patches, sliding window at the end."""
+    """Which voxels belong to which structure? Dice plus cross-entropy on patches, sliding window at the end.
+
+    Options:
+        foreground_frac: share of the patches of a step that are centred near a voxel of a class, 0…1.
+        overlap: of neighbouring windows in prediction, as a share of their size.
+        test_flips: predict each image in all its mirrors, and take the mean.
+        largest_component: of each class keep only the largest connected part.
+        self_training_rounds: rounds in which guesses for the training scans without a mask become masks.
+        decoder: `unet`, over any backbone; `nnunet`, nnU-Net's own over the backbone `resenc`.
+    """
 
     selection = "mean Dice"
 
@@ -65,72 +73,89 @@ class Segmentation:
         self.self_training_rounds = self_training_rounds
         self.decoder = decoder
 
-    def network(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        """The backbone with this task's decoder; `num_classes` counts the background."""
-        return (ResEncUNet if self.decoder == "nnunet" else UNet)(backbone, num_classes)
+    def read(self, source: Source, expected: NetworkInput) -> Scans:
+        """The scans that have a mask."""
+        return read_scans(source, expected)
 
-    def num_items(self, scans: Sequence[Scan], spatial_dims: int) -> int:
-        """What an epoch counts: slices in 2-D, eight patches a volume in 3-D."""
-        return sum(scan.shape[2] if spatial_dims == 2 else PATCHES_PER_VOLUME for scan in scans)
+    def num_steps(self, data: Scans, mode: str, train: np.ndarray, recipe: Recipe) -> int:
+        """Optimiser steps; an epoch counts slices in 2-D, eight patches a volume in 3-D."""
+        scans = [data.scans[n] for n in train]
+        return recipe.steps(sum(scan.shape[2] if len(data.size) == 2 else PATCHES_PER_VOLUME for scan in scans))
 
-    def fit(
-        self,
-        mode: str,
-        backbone: Backbone,
-        decoder: dict[str, Tensor],
-        train: Sequence[Scan],
-        val: Sequence[Scan],
-        rest: Sequence[Scan],
-        values: Sequence[int],
-        size: tuple[int, ...],
-        recipe: Recipe,
-        seed: int,
-        device: torch.device,
-    ) -> Segmented:
-        """Fit on the scans `train`, choosing the step by mean Dice on `val`.
+    def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
+        """The backbone with this task's decoder, and an output for each mask value."""
+        return self._network(backbone, len(contract["mask_values"]))
 
-        Args:
-            mode: `full`, `gradual`, or `decoder` (the backbone stays as it is).
-            backbone: with its starting weights; not changed.
-            decoder: tensors `decoder.…` that were learnt before; the rest of the decoder is drawn.
-            train, val: labelled scans.
-            rest: training scans whose masks may not be used, for self-training.
-            values: mask value of each class; index 0 is the background.
-            size: of a patch, one number per axis of the network.
-            recipe: see `Recipe`.
-            seed: of patches, augmentation and decoder.
-            device: where the network runs.
-        """
-        num_steps, lookup = recipe.steps(self.num_items(train, len(size))), np.array(values, dtype=np.int64)
+    def contract(self, data: Scans) -> dict[str, Any]:
+        """The classes without the background, and the mask value of each output."""
+        return {"classes": data.cases.classes, "mask_values": list(data.values), "slice_axis": "of the prepare stage"}
 
-        def fitted_on(scans: Sequence[Scan]) -> Segmented:
-            return self._fit(mode, backbone, decoder, scans, val, values, size, recipe, seed, device, num_steps)
+    def references(self, data: Scans) -> Iterator[Mask]:
+        """The given masks of the test cases."""
+        for n in data.cases.where("test"):
+            yield reference_mask(data.source, data.given, data.scans[n])
 
-        def guess(fitted: Segmented) -> tuple[list[Scan], int]:
-            masks = (lookup[self.probabilities(fitted.network, scan, size, device).argmax(axis=0)] for scan in rest)
-            return [scan.with_mask(mask) for scan, mask in zip(rest, masks, strict=True)], len(rest)
+    def rows(self, data: Scans, predicted: np.ndarray | None) -> pd.DataFrame:
+        """A row for each test case, with its mask and the given one."""
+        cases = data.cases
+        rows = []
+        for n in cases.where("test"):
+            affine, _ = source_grid(data.source, data.scans[n])
+            rows.append(
+                {
+                    "split": "test",
+                    "case_id": cases.case_id[n],
+                    "unit_id": cases.unit_id[n],
+                    "unit": cases.unit[n],
+                    "target": f"masks/reference/{cases.case_id[n]}.nii.gz",
+                    "prediction": f"{cases.case_id[n]}.nii.gz",
+                    "classes": json.dumps(data.names),
+                    "spacing_mm": json.dumps([float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)]),
+                    **{name: values[n] for name, values in cases.groups.items()},
+                }
+            )
+        return pd.DataFrame(rows)
 
-        return self_trained(fitted_on(train), self.self_training_rounds, guess, lambda guessed: fitted_on([*train, *guessed]))
+    def predict(self, model: Model, source: Source) -> Iterator[Answer]:
+        """A mask for each volume, and a row for each of its classes: value, voxels and millilitres."""
+        model.check(source)
+        values, classes = model.contract["mask_values"], model.contract["classes"]
+        for scan in new_scans(source, model.expected):
+            mask = self._source_mask(source, model.network, scan, values, model.expected.size, model.device)
+            yield Answer(class_volumes(mask, values, classes), mask)
 
-    def _fit(
-        self,
-        mode: str,
-        backbone: Backbone,
-        decoder: dict[str, Tensor],
-        train: Sequence[Scan],
-        val: Sequence[Scan],
-        values: Sequence[int],
-        size: tuple[int, ...],
-        recipe: Recipe,
-        seed: int,
-        device: torch.device,
-        num_steps: int,
-    ) -> Segmented:
+    def fit(self, data: Scans, setup: Setup) -> Fitted:
+        """Fit on the scans `train`, choosing the step by mean Dice on those of split `val`."""
+        num_steps = self.num_steps(data, setup.mode, setup.train, setup.recipe)
+        train = [data.scans[n] for n in setup.train]
+        rest = [data.scans[n] for n in np.setdiff1d(data.cases.where("train"), setup.train)]
+        lookup = np.array(data.values, dtype=np.int64)
+
+        def guess(fitted: Fitted) -> tuple[list[Scan], int]:
+            guesses = (self.probabilities(fitted.network, scan, data.size, setup.device) for scan in rest)
+            return [s.with_mask(lookup[p.argmax(axis=0)]) for s, p in zip(rest, guesses, strict=True)], len(rest)
+
+        def refit(guessed: list[Scan]) -> Fitted:
+            return self._fit(data, setup, [*train, *guessed], num_steps)
+
+        fitted = self_trained(self._fit(data, setup, train, num_steps), self.self_training_rounds, guess, refit)
+        test = [data.scans[n] for n in data.cases.where("test")]
+        network = fitted.network
+        fitted.masks = (self._source_mask(data.source, network, s, data.values, data.size, setup.device) for s in test)
+        return fitted
+
+    def _network(self, backbone: Backbone, num_outputs: int) -> nn.Module:
+        return (ResEncUNet if self.decoder == "nnunet" else Segmenter)(backbone, num_outputs)
+
+    def _fit(self, data: Scans, setup: Setup, train: Sequence[Scan], num_steps: int) -> Fitted:
+        """Train on scans with masks, given or guessed; a decoder that was learnt before goes on, the rest of it is drawn."""
         from monai.losses import DiceCELoss
 
+        recipe, seed, device, values, size = setup.recipe, setup.seed, setup.device, data.values, data.size
+        val = [data.scans[n] for n in data.cases.where("val")]
         with training.seeded(seed, "decoder"):
-            network = self.network(copy.deepcopy(backbone), len(values))
-        place_parts(decoder, {"decoder": network.get_submodule("decoder")}, "starting weights")
+            network = self._network(copy.deepcopy(setup.backbone), len(values))
+        place_parts(setup.learnt, {"decoder": network.get_submodule("decoder")}, "starting weights")
         lay_out(network, device)
         places = [places_of(scan, values[1:], seed) for scan in train]
         loss = DiceCELoss(softmax=True, batch=True)
@@ -150,10 +175,10 @@ class Segmentation:
             guessed = [index[self.probabilities(current, scan, size, device).argmax(axis=0)] for scan in val]
             return mean_dice(guessed, [scan.mask for scan in val], values[1:])
 
-        trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[mode])
+        trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[setup.mode])
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
-        facts["decoder_tensors"] = len(decoder)
-        return Segmented(network, facts, trained.curve)
+        facts["decoder_tensors"] = len(setup.learnt)
+        return Fitted(network, facts=facts, curve=trained.curve)
 
     def probabilities(self, network: nn.Module, scan: Scan, size: tuple[int, ...], device: torch.device) -> np.ndarray:
         """Class probabilities of a scan on its prepared grid, float32 `(classes, i, j, k)`.
@@ -188,6 +213,33 @@ class Segmentation:
                 parts.append((total / len(flips)).cpu())
         joined = torch.cat(parts)
         return (joined.movedim(0, -1) if len(size) == 2 else joined[0]).numpy()
+
+    def _source_mask(
+        self, source: Source, network: nn.Module, scan: Scan, values: list[int], size: tuple[int, ...], device: torch.device
+    ) -> Mask:
+        """The predicted mask of a scan, in mask values, on the grid of the image as it was given."""
+        probabilities = self.probabilities(network, scan, size, device)
+        affine, shape = source_grid(source, scan)
+        classes = restored_classes(probabilities, scan.affine, affine, shape)
+        if self.largest_component:
+            classes = largest_components(classes, len(values))
+        return Mask(scan.case_id, np.array(values, dtype=np.uint8 if max(values) < 256 else np.uint16)[classes], affine)
+
+
+def class_volumes(mask: Mask, values: list[int], classes: list[str]) -> pd.DataFrame:
+    """A row for each class of a predicted mask: its value, voxels and millilitres."""
+    voxel_ml = float(abs(np.linalg.det(mask.affine[:3, :3])) / 1000)
+    counts = [int((mask.values == value).sum()) for value in values[1:]]
+    return pd.DataFrame(
+        {
+            "volume_id": mask.case_id,
+            "mask": f"masks/{mask.case_id}.nii.gz",
+            "value": values[1:],
+            "class": classes,
+            "voxels": counts,
+            "volume_ml": [count * voxel_ml for count in counts],
+        }
+    )
 
 
 def patches(

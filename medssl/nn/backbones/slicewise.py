@@ -20,6 +20,8 @@ CUTS_SLICES = True
 """A volume is seen as slices along its last axis."""
 LIFTS = ["volume"]
 """Words of `finetune.<task>.encoder` that put the pre-trained network inside this one."""
+UNLEARNT = {"places": {"encoder": "slices"}, "spatial_dims": 3, "required": False}
+"""How a network is put inside that has learnt no transformer (`Part` of artefacts/encoder.py); the transformer is then drawn."""
 
 
 class Slicewise(Backbone):

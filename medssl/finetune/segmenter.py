@@ -1,4 +1,4 @@
-"""A U-Net over any backbone; the output has the input's size whatever the backbone's strides."""
+"""A network for segmentation over any backbone; the output has the input's size whatever the backbone's strides."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from medssl.nn.backbone import Backbone
 from medssl.nn.decoder import Decoder
 
 
-class UNet(nn.Module):
-    """Backbone, decoder, and a 1×1 convolution to the classes."""
+class Segmenter(nn.Module):
+    """Backbone, U-Net decoder, and a 1×1 convolution to the classes."""
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()

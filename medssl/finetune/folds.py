@@ -1,0 +1,116 @@
+"""Which cases train, choose and test: as prepare split them, or each fold in turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medssl.core.errors import StudyError
+from medssl.core.rng import ids_to_keys, key, uniforms
+from medssl.finetune.cases import Cases
+from medssl.finetune.subsets import Share, shares_of, subset, unit_order
+
+
+@dataclass(frozen=True)
+class Division:
+    """One division of the cases, and the nested subsets of its training part.
+
+    Args:
+        fold: which cases test; None where prepare split the source once.
+        cases: in the parts of this division.
+        orders: seed → unit ids of the training part in the order in which they enter.
+        subsets: (seed, word of the share) → indices of the training cases.
+    """
+
+    fold: int | None
+    cases: Cases
+    orders: dict[int, list[str]]
+    subsets: dict[tuple[int, str], np.ndarray]
+
+    @property
+    def num_units(self) -> int:
+        """Training units that there are."""
+        return len(next(iter(self.orders.values())))
+
+
+@dataclass(frozen=True)
+class Divisions:
+    """All divisions of a task's cases; shares of labels are the same in each."""
+
+    by_fold: dict[int | None, Division]
+    shares: list[Share]
+
+    @classmethod
+    def of(
+        cls, cases: Cases, *, seeds: Sequence[int], fractions: Sequence[float], counts: Sequence[int], val_frac: float, seed: int
+    ) -> Divisions:
+        """The divisions of some cases.
+
+        Args:
+            cases: in the parts that prepare gave them, or with a fold each.
+            seeds: of the label subsets.
+            fractions, counts: of training units whose labels are used.
+            val_frac: share of the units outside a fold that is its validation part.
+            seed: of the study.
+
+        Raises:
+            StudyError: a fold has no cases to train on.
+        """
+        divided = {fold: _in_fold(cases, fold, val_frac, seed) for fold in _folds(cases)}
+        first = next(iter(divided.values()))
+        shares = shares_of(fractions, counts, len(set(first.unit_id[first.where("train")])))
+        return cls({fold: _division(fold, part, seeds, shares) for fold, part in divided.items()}, shares)
+
+    @property
+    def folds(self) -> list[int | None]:
+        """The folds, or None alone."""
+        return list(self.by_fold)
+
+    def share(self, word: str) -> Share:
+        """The share that a fit's id names."""
+        return next(share for share in self.shares if share.word == word)
+
+    def fraction(self, word: str) -> float:
+        """A share as a fraction of the training units; one number for all folds, which may differ by a unit."""
+        return self.share(word).fraction(next(iter(self.by_fold.values())).num_units)
+
+
+def _folds(cases: Cases) -> list[int | None]:
+    if cases.fold is None:
+        return [None]
+    return [*sorted({int(fold) for fold in cases.fold})]
+
+
+def _in_fold(cases: Cases, fold: int | None, val_frac: float, seed: int) -> Cases:
+    """The cases with those of a fold for testing, and the units outside split into validation and training."""
+    if fold is None or cases.fold is None:
+        return cases
+    outside = cases.fold != fold
+    held_out = _held_out(sorted(set(cases.unit_id[outside])), val_frac, seed, fold)
+    split = np.where(~outside, "test", np.where(np.isin(cases.unit_id, list(held_out)), "val", "train")).astype(object)
+    if not (split == "train").any():
+        raise StudyError(
+            f"fold {fold} leaves no labelled case to train on: all {len(cases)} are in it. Give the source more labels, or fewer "
+            "folds (prepare.split.folds)."
+        )
+    return cases.with_split(split)
+
+
+def _held_out(units: list[str], frac: float, seed: int, fold: int) -> set[str]:
+    """The units of the validation part: exactly that share of them, halves upwards, by each unit's own draw."""
+    draws = dict(zip(units, uniforms(key(seed, "split", "fold", fold), ids_to_keys(units), 1)[:, 0].tolist(), strict=True))
+    return set(sorted(units, key=lambda unit: (draws[unit], unit))[: math.floor(frac * len(units) + 0.5)])
+
+
+def _division(fold: int | None, cases: Cases, seeds: Sequence[int], shares: Sequence[Share]) -> Division:
+    train = cases.where("train")
+    drawn = {seed: unit_order(list(cases.unit_id[train]), cases.class_sets(train), seed) for seed in seeds}
+    subsets = {
+        (seed, share.word): cases.of_units(subset(order, num_cover, share))
+        for seed, (order, num_cover) in drawn.items()
+        for share in shares
+    }
+    return Division(fold, cases, {seed: order for seed, (order, _) in drawn.items()}, subsets)

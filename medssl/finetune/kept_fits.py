@@ -1,0 +1,121 @@
+"""Finished fits on disk, each under the key of what it depends on: kept after the job, so that none is made twice.
+
+A fit is a folder `<key>` with `fit.json`, `predicted.npy`, `masks/<case_id>.nii.gz` and `model.safetensors`, as far as it has
+them; it is put in place whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl.core.files import TEMPORARY_PREFIX, inside, read_json, sha256_file, write_json, writing
+
+FACTS, PREDICTED, MODEL = "fit.json", "predicted.npy", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A finished fit: `facts` is what it says of itself in fits.tsv, `curve` steps, loss and validation score."""
+
+    folder: Path
+    facts: dict[str, Any]
+    curve: list[list[Any]]
+    has_network: bool
+    sha256: dict[str, str]
+
+    @property
+    def val_score(self) -> float:
+        """The validation score, −∞ where there is none."""
+        score = self.facts.get("val_score")
+        return -math.inf if score is None else float(score)
+
+    @property
+    def predicted(self) -> np.ndarray | None:
+        """What the task makes rows of."""
+        return np.load(self.folder / PREDICTED, allow_pickle=False) if PREDICTED in self.sha256 else None
+
+    @property
+    def masks(self) -> list[Path]:
+        """The masks of the test cases."""
+        return [self.folder / name for name in sorted(self.sha256) if name.startswith("masks/")]
+
+    @property
+    def model(self) -> Path | None:
+        """The weights, where they are kept."""
+        path = self.folder / MODEL
+        return path if path.is_file() and sha256_file(path) == self.sha256.get(MODEL) else None
+
+    def drop_model(self) -> None:
+        """Let the weights go; a result that is linked to them stays."""
+        (self.folder / MODEL).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class KeptFits:
+    """The finished fits of a study, below a folder."""
+
+    folder: Path
+
+    def find(self, key: str) -> Kept | None:
+        """The fit of a key, if it is whole: its weights may have gone, nothing else."""
+        folder = self.folder / key
+        if not (folder / FACTS).is_file():
+            return None
+        stated = read_json(folder / FACTS)
+        sha256 = dict(stated["sha256"])
+        for name, digest in sha256.items():
+            path = inside(folder, name)
+            if name != MODEL and not (path.is_file() and sha256_file(path) == digest):
+                return None
+        return Kept(folder, dict(stated["facts"]), list(stated["curve"]), bool(stated["has_network"]), sha256)
+
+    @contextlib.contextmanager
+    def adding(self, key: str) -> Iterator[Path]:
+        """A folder to put the files of a fit in, the last of which `describe` writes; it is the fit's when the block ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{key}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            yield part
+            shutil.rmtree(self.folder / key, ignore_errors=True)
+            try:
+                os.replace(part, self.folder / key)
+            except OSError:
+                if not (self.folder / key / FACTS).is_file():  # else another task has just made the same fit
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def keep_array(folder: Path, predicted: np.ndarray) -> None:
+    """Keep what a fit predicted, in a folder of `adding`."""
+    with writing(folder / PREDICTED) as temporary, open(temporary, "wb") as file:
+        np.save(file, predicted, allow_pickle=False)
+
+
+def describe(folder: Path, facts: dict[str, Any], curve: list[Any], *, has_network: bool) -> None:
+    """Write what a fit says of itself, and the hashes of its files; numbers that are not finite become null."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(
+        folder / FACTS,
+        {
+            "facts": {name: _finite(value) for name, value in facts.items()},
+            "curve": [[_finite(value) for value in row] for row in curve],
+            "has_network": has_network,
+            "sha256": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
+        },
+    )
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
