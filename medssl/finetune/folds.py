@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from medssl.core.errors import StudyError
-from medssl.core.rng import ids_to_keys, key, uniforms
+from medssl.core.partition import parts_of_fold
 from medssl.finetune.cases import Cases
 from medssl.finetune.subsets import Share, shares_of, subset, unit_order
 
@@ -88,21 +86,10 @@ def _in_fold(cases: Cases, fold: int | None, val_frac: float, seed: int) -> Case
     """The cases with those of a fold for testing, and the units outside split into validation and training."""
     if fold is None or cases.fold is None:
         return cases
-    outside = cases.fold != fold
-    held_out = _held_out(sorted(set(cases.unit_id[outside])), val_frac, seed, fold)
-    split = np.where(~outside, "test", np.where(np.isin(cases.unit_id, list(held_out)), "val", "train")).astype(object)
-    if not (split == "train").any():
-        raise StudyError(
-            f"fold {fold} leaves no labelled case to train on: all {len(cases)} are in it. Give the source more labels, or fewer "
-            "folds (prepare.split.folds)."
-        )
+    split = parts_of_fold(
+        list(cases.unit_id), cases.fold.tolist(), fold, val_frac=val_frac, seed=seed, labels=[str(label) for label in cases.label]
+    )
     return cases.with_split(split)
-
-
-def _held_out(units: list[str], frac: float, seed: int, fold: int) -> set[str]:
-    """The units of the validation part: exactly that share of them, halves upwards, by each unit's own draw."""
-    draws = dict(zip(units, uniforms(key(seed, "split", "fold", fold), ids_to_keys(units), 1)[:, 0].tolist(), strict=True))
-    return set(sorted(units, key=lambda unit: (draws[unit], unit))[: math.floor(frac * len(units) + 0.5)])
 
 
 def _division(fold: int | None, cases: Cases, seeds: Sequence[int], shares: Sequence[Share]) -> Division:

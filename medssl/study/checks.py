@@ -61,6 +61,7 @@ def _problems(dag: Dag, targets: list[str]) -> Iterator[Problem]:
     yield from _reserved(study)
     yield from _empty_cohorts(study)
     yield from _unequal_windows(study)
+    yield from _nothing_to_learn_from(study)
     yield from _named_files(study)
     listed: dict[str, list[Listed]] = {}
     for name, source in study.sources.items():
@@ -122,6 +123,21 @@ def _unequal_windows(study: Study) -> Iterator[Problem]:
             yield (
                 ("cohorts", cohort),
                 (f"the sources of a cohort need equally many windows (channels), got {numbers}. Set prepare.window_hu alike"),
+            )
+
+
+def _nothing_to_learn_from(study: Study) -> Iterator[Problem]:
+    """Pre-trainings on sources all of whose patients are held out in folds."""
+    for name, run in study.pretrain.items():
+        cohort = study.cohort_of(run)
+        sources = [source for source in study.all_cohorts.get(cohort, []) if source in study.sources]
+        if sources and all(study.prepare_of(source).split.folds for source in sources):
+            yield (
+                ("pretrain", name, "cohort"),
+                (
+                    f"every source of cohort {cohort!r} is cut into folds (prepare.split.folds), and each patient is then held out. "
+                    "Pre-train on other sources"
+                ),
             )
 
 

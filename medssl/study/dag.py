@@ -164,7 +164,6 @@ class Dag:
             **(given if self.study.sources[source].labels else {}),
             "samples": layout.prepare(source, "samples.parquet"),
             "volumes": layout.prepare(source, "volumes.tsv"),
-            "fingerprint": layout.prepare(source, "fingerprint.json"),
             "arrays": layout.prepare(source, "arrays"),
             "images": layout.ingest(source, "volumes"),
             "encoders": {str(run): layout.pretrain(cohort, str(run), "encoder.safetensors") for cohort, run in runs},

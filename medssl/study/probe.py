@@ -94,6 +94,8 @@ class _Probe:
         for run in values["pretrain"].values():
             run |= {"devices": 1, "nodes": 1, "accumulate": 1, "max_steps": PROBE_STEPS, "tensorboard": False, "init_run": None}
         values["ingest"] |= {"shards": 1, "max_refused_frac": 1.0}
+        for section in (values["prepare"], *(source["prepare"] for source in values["sources"].values())):
+            section.get("split", {}).pop("folds", None)  # a piece may have fewer patients than folds
         self.study = load_study(values)
         self.measured: dict[tuple[str, str], Measured] = {}
         with contextlib.chdir(folder):
