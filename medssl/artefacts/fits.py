@@ -20,14 +20,17 @@ PRETRAIN_SEED = Column(
 MODE = Column("mode", "str", "how it learns: a word of the task's modes")
 FRACTION = Column("fraction", "float64", "share of the training units that was asked for", "0…1")
 SEED = Column("seed", "int64", "of the fit")
+FOLD = Column("fold", "int64", "the fold that was tested; where the source is cut into folds", optional=True)
 UNIT_ID = Column("unit_id", "str", "what stays together: patient, else series or image")
 
 FITS = Table(
     file="fits.tsv",
     folder="5_finetune/<task>",
-    meaning="A row per fit: enough to see that starting points were treated alike. Options of training are missing for probes.",
+    meaning="A row per fit, of each fold: enough to see that starting points were treated alike. Options of training are missing "
+    "for probes.",
     columns=(
         FIT_ID,
+        FOLD,
         INIT,
         PRETRAIN_SEED,
         MODE,
@@ -59,7 +62,7 @@ FITS = Table(
         Column("seconds", "float64", "of the fit, for people", "s"),
     ),
     others="what the task says of its fits, by name",
-    unique=("fit_id",),
+    unique=("fit_id", "fold"),
 )
 
 CURVES = Table(
@@ -68,6 +71,7 @@ CURVES = Table(
     meaning="A row per evaluation of a fit.",
     columns=(
         FIT_ID,
+        FOLD,
         Column("step", "int64", "optimiser steps done"),
         Column("loss", "float64", "mean since the row before", nullable=True),
         Column("val_score", "float64", "validation score", nullable=True),
@@ -77,7 +81,7 @@ CURVES = Table(
 SPLITS_OF_FITS = Table(
     file="splits.parquet",
     folder="5_finetune/<task>",
-    meaning="A row per case of each nested training subset, then the validation and test cases.",
+    meaning="A row per case of each nested training subset, then the validation and test cases; of each fold.",
     columns=(
         Column("split", "str", "part", choices=SPLITS),
         Column("case_id", "str", "the case"),
@@ -87,6 +91,7 @@ SPLITS_OF_FITS = Table(
         Column("seed", "int64", "of the subset; missing for validation and test", nullable=True),
         Column("fraction", "float64", "of the subset; missing for validation and test", "0…1", nullable=True),
         Column("rank", "int64", "the order in which its unit enters; missing for validation and test", nullable=True),
+        FOLD,
     ),
 )
 
@@ -101,6 +106,7 @@ class FitOfModel(Document):
     seed: int = meant("see `fits.tsv`")
     num_train: int = meant("training cases")
     val_score: float | None = meant("its validation score")
+    fold: int | None = meant("see `fits.tsv`", default=None)
 
 
 class ModelContract(Network):

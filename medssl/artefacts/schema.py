@@ -92,7 +92,8 @@ class Family:
 class Table:
     """A table of the results: what its columns are, and how it is read, written and checked.
 
-    sorted_by: columns by which rows are in order; unique: columns of which no two rows have the same values; others: what
+    sorted_by: columns by which rows are in order; unique: columns of which no two rows have the same values (optional
+    ones count where they are); others: what
     further columns mean that plug-ins may add, none where empty.
     """
 
@@ -162,11 +163,16 @@ class Table:
         for name in frame.columns:
             check_column(frame[name], self.column(str(name), place), str(name), place, exact=not self.is_tsv)
         present = set(frame.columns)
-        if self.unique and present >= set(self.unique) and (again := frame.duplicated(list(self.unique))).any():
-            row = frame.loc[again, list(self.unique)].iloc[0].tolist()
-            raise refusal(place, self.unique[0], f"{row} in two rows", f"each {', '.join(self.unique)} once")
+        unique = [name for name in self.unique if name in present or columns is not None or name not in self._optional]
+        if unique and present >= set(unique) and (again := frame.duplicated(unique)).any():
+            row = frame.loc[again, unique].iloc[0].tolist()
+            raise refusal(place, unique[0], f"{row} in two rows", f"each {', '.join(unique)} once")
         if self.sorted_by and present >= set(self.sorted_by) and not is_sorted(frame, self.sorted_by):
             raise refusal(place, self.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(self.sorted_by)}")
+
+    @property
+    def _optional(self) -> set[str]:
+        return {column.name for column in self.columns if column.optional}
 
     def empty(self) -> pd.DataFrame:
         """The table without rows: all columns, each of its type."""
