@@ -67,7 +67,6 @@ def write_image_source(folder: Path, counts: dict[str, int], *, per_unit: int = 
             "position_mm": np.float32("nan"),
             "label": [CLASSES[c] for c in classes] if labelled else None,
             "foreground_frac": np.float32(1),
-            "unit_id": subjects if per_unit > 1 else ids,
         }
     )
     tables.write_parquet(folder / "samples.parquet", samples)

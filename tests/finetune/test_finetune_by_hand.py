@@ -40,7 +40,11 @@ def scores(root: Path, task: str) -> pd.DataFrame:
     """What stage evaluate says of the fits of stage finetune."""
     folder = root / "5_finetune" / "organs"
     values = EvaluationOptions(bootstrap=100, task=task).model_dump(mode="json")
-    inputs = {"predictions": str(folder / "predictions.parquet"), "fits": str(folder / "fits.tsv"), "masks": str(folder / "masks")}
+    inputs = {
+        "predictions": str(folder / "predictions.parquet"),
+        "fits": str(folder / "fits.tsv"),
+        "masks": str(folder / "masks"),
+    }
     spec = Spec("evaluate", "organs", "study", str(root), 0, "c", values, inputs, str(root / "6_evaluate" / "organs"))
     with job(spec) as work:
         evaluate(work)

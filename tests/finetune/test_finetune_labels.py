@@ -30,7 +30,9 @@ def write_labels(root: Path, rows: list[dict[str, Any]], masks: dict[str, np.nda
     columns = {"volume_id": None, "index": None, "label": None, "mask": None}
     table = pd.DataFrame([columns | row for row in rows]).astype({"index": "Int32"})
     tables.write_parquet(folder / "labels.parquet", table)
-    write_json(folder / "labels.json", {"names": {"1": "box", "3": "ball"}})
+    write_json(
+        folder / "labels.json", {"items": len(rows), "labelled": len(rows), "strangers": 0, "names": {"1": "box", "3": "ball"}}
+    )
     receipt(folder, "ingest")
     return folder / "labels.parquet"
 
