@@ -15,20 +15,21 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "medssl"
 STAGES = ["ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report"]
 MAY_IMPORT = {
-    "cli": {"core", "nn", *STAGES},
+    "cli": {"core", "artefacts", "nn", *STAGES},
     "core": {"core"},
     "volume": {"volume", "core"},
-    "nn": {"nn", "volume", "core"},
-    "ingest": {"ingest", "volume", "core"},
-    "prepare": {"prepare", "volume", "core"},
-    "reduce": {"reduce", "volume", "nn", "core"},
-    "pretrain": {"pretrain", "nn", "core"},
-    "finetune": {"finetune", "nn", "volume", "core"},
-    "evaluate": {"evaluate", "volume", "core"},
-    "report": {"report", "volume", "core"},
+    "artefacts": {"artefacts", "volume", "core"},
+    "nn": {"nn", "artefacts", "volume", "core"},
+    "ingest": {"ingest", "artefacts", "volume", "core"},
+    "prepare": {"prepare", "artefacts", "volume", "core"},
+    "reduce": {"reduce", "artefacts", "volume", "nn", "core"},
+    "pretrain": {"pretrain", "artefacts", "nn", "core"},
+    "finetune": {"finetune", "artefacts", "nn", "volume", "core"},
+    "evaluate": {"evaluate", "artefacts", "volume", "core"},
+    "report": {"report", "artefacts", "volume", "core"},
 }
 BANNED = {
-    "torch": ["core", "volume", "ingest", "prepare", "evaluate", "report"],
+    "torch": ["core", "artefacts", "volume", "ingest", "prepare", "evaluate", "report"],
     "pydicom": [room for room in MAY_IMPORT if room != "ingest"],
     "snakemake": list(MAY_IMPORT),
     "torchvision": list(MAY_IMPORT),

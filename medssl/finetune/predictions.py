@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.labels import group_columns
 from medssl.core.errors import StudyError
-from medssl.core.given_labels import group_columns
 from medssl.finetune.cases import Cases
 from medssl.finetune.plan import Fit
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.artefacts.labels import group_columns, with_given_labels
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
-from medssl.core.given_labels import group_columns, with_given_labels
 from medssl.core.job import Job
 from medssl.finetune.cases import MANY, Cases, class_names, encode, labelled, unit_ids, volume_ids
 from medssl.finetune.restoring import restored_mask

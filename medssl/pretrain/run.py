@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.labels import with_given_labels
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.files import canonical_json, sha256_file, sha256_text, write_json, writing
-from medssl.core.given_labels import with_given_labels
 from medssl.core.job import Job
 from medssl.core.launch import rank
 from medssl.core.progress import progress

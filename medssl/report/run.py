@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medssl.artefacts.labels import with_given_labels
 from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import inside, read_json, write_json, write_text
-from medssl.core.given_labels import with_given_labels
 from medssl.core.job import RECEIPT, Job
 from medssl.core.layout import Layout
 from medssl.report.comparison import comparison

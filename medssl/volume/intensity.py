@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,11 +26,20 @@ class Counts(NamedTuple):
     number: np.ndarray
 
 
-def windowed(stored: np.ndarray, slope: float, intercept: float, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
-    """What the network sees: `clip((value − low) / (high − low), 0, 1)`, float32 `(c, …)`, one channel per window."""
-    values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    channels = [np.clip((values - np.float32(a)) / np.float32(b - a), 0, 1) for a, b in zip(low, high, strict=True)]
-    return np.stack(channels).astype(np.float32, copy=False)
+def values_of(stored: Any, slope: Any, intercept: Any) -> Any:
+    """True values (HU for CT) of stored numbers: `slope × stored + intercept`, any shape, in the type of `stored`.
+
+    stored: floating, a numpy array or a torch tensor; with numbers as slope and intercept its precision is kept.
+    """
+    return stored * slope + intercept
+
+
+def windowed(values: Any, low: Any, high: Any) -> Any:
+    """What the network sees: `clip((value − low) / (high − low), 0, 1)`, any shape, in the type of `values`.
+
+    values: floating, a numpy array or a torch tensor; low < high: numbers, or arrays that go with its shape.
+    """
+    return ((values - low) / (high - low)).clip(0, 1)
 
 
 def quantise(values: np.ndarray) -> Quantised:

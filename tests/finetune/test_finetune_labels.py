@@ -14,10 +14,10 @@ import pytest
 from made_receipts import receipt
 from test_finetune_segmentation import SMALL, write_scans
 
+from medssl.artefacts.labels import with_given_labels
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import write_json
-from medssl.core.given_labels import with_given_labels
 from medssl.core.job import Spec
 
 

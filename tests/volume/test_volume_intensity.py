@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medssl.volume.intensity import above_minimum, counts_of, moments_of, number_above, percentiles_of, quantise, windowed
+from medssl.volume.intensity import (
+    above_minimum,
+    counts_of,
+    moments_of,
+    number_above,
+    percentiles_of,
+    quantise,
+    values_of,
+    windowed,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,7 +78,8 @@ def test_number_above_is_that_of_the_values(stored, slope, intercept, value):
 
 def test_window_of_ct_in_hu():
     stored = np.array([[24, 1024, 2024, 3024]], np.int16)
-    seen = windowed(stored, 1.0, -1024.0, low=[-1000.0, 0.0], high=[1000.0, 500.0])
+    values = values_of(stored.astype(np.float32), 1.0, -1024.0)
+    seen = np.stack([windowed(values, low, high) for low, high in ((-1000.0, 1000.0), (0.0, 500.0))])
     assert seen.dtype == np.float32
     assert seen.shape == (2, 1, 4)
     np.testing.assert_allclose(seen, [[[0, 0.5, 1, 1]], [[0, 0, 1, 1]]])

@@ -1,0 +1,227 @@
+"""What a pre-training run leaves beside its weights: the contract of the encoder, the parts that others may take up, the curve.
+
+A part is a network that the run learnt beside the encoder: `parts.safetensors` holds its tensors as `<part>.<name>`. The
+contract declares what takes it up, so that fine-tuning knows parts by what is said of them here and no objective by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+from medssl.artefacts.schema import Column, Document, Table, meant
+from medssl.core.errors import CorruptArtefactError, StudyError
+
+ENCODER_FORMAT = "medssl-encoder-1"
+ENCODER = "encoder"
+"""In `Part.places`: the tensors of `encoder.safetensors`."""
+OWN = "own"
+"""The word of `finetune.<task>.encoder` for the encoder as it is."""
+
+CURVE = Table(
+    file="curve.tsv",
+    folder="4_pretrain/<cohort>/<run>",
+    meaning="A row per logged step; what is measured at an epoch's end alone is missing in the others.",
+    columns=(
+        Column("epoch", "int64", "from 0 on"),
+        Column("step", "int64", "optimiser steps done"),
+        Column("loss", "float64", "mean since the row before"),
+        Column("lr", "float64", "learning rate"),
+        Column("images_per_s", "float64", "since the row before", "1/s"),
+        Column("grad_norm", "float64", "of the step; missing where it was not finite", nullable=True),
+        Column("effective_rank", "float64", "of the features", "dimensions", nullable=True, optional=True),
+        Column("rankme", "float64", "of the features", "dimensions", nullable=True, optional=True),
+        Column("alignment", "float64", "of the features of two views", nullable=True, optional=True),
+        Column("uniformity", "float64", "of the features", nullable=True, optional=True),
+    ),
+    others="what the objective and the health of the representation add, by name",
+    unique=("step",),
+)
+
+
+class Window(Document):
+    """Which values the network sees as 0 and 1."""
+
+    low: list[float] = meant("the value seen as 0, for each channel", "value (HU for CT)")
+    high: list[float] = meant("the value seen as 1, for each channel", "value (HU for CT)")
+    differs_by_volume: bool = meant("whether each volume had its own window; these are then the first's")
+
+
+class Network(Document):
+    """What builds a network, so that weights find their place."""
+
+    backbone: str = meant("its plug-in")
+    backbone_options: dict[str, Any] = meant("of the backbone, completed")
+    spatial_dims: int = meant("2 for slices, 3 for volumes")
+    in_channels: int = meant("one per window")
+    input_size: list[int] = meant("of the views or patches that it learnt from", "voxels")
+
+    @classmethod
+    def of(cls, contract: Mapping[str, Any], where: str = "contract.json") -> Network:
+        """The network of a contract's plain values, whatever else it says: of an encoder, a model, or written by hand.
+
+        Raises:
+            CorruptArtefactError: a field is missing or wrong.
+        """
+        return Network.check({name: contract[name] for name in Network.model_fields if name in contract}, where)
+
+
+class Data(Document):
+    """What an encoder has learnt from."""
+
+    study: str = meant("name of the study")
+    run: str = meant("`<cohort>/<run>`")
+    num_volumes: int = meant("volumes and image sets")
+    num_subjects: int = meant("patients that are known")
+    num_samples: int = meant("slices and images")
+    volume_ids: list[str] = meant("keyed ids, for leakage checks")
+    licence: str | dict[str, str] = meant("of the data, by source")
+
+
+class Part(Document):
+    """A network that a run left beside its encoder, and what takes it up when a task is fine-tuned.
+
+    A task asks for it by a word (`encoder`). Its network is then `backbone`, around the run's own, with `options`; `places` says
+    which tensors go into which submodule of it. Parts that are asked for by one word are taken up together. Without a `backbone`
+    the submodules are those of the task's network: so a decoder goes on in that of a segmentation.
+    """
+
+    encoder: str = meant("the word of `finetune.<task>.encoder` that asks for it; `own`: the encoder as it is")
+    places: dict[str, str] = meant("part, or `encoder` → the submodule that its tensors go into")
+    backbone: str = meant("the backbone around the encoder's own that takes it up; empty: none", default="")
+    inner: str = meant("that backbone's option that names the encoder's own; its options are `<inner>_options`", default="")
+    spatial_dims: int | None = meant("rank of that backbone; null: the encoder's own", default=None)
+    options: dict[str, Any] = meant("options of that backbone that the part was learnt with", default={})
+    required: bool = meant("whether a run without it cannot be asked for so; else that place is drawn", default=True)
+
+
+class Contract(Network):
+    """`contract.json` of an encoder: what an image must look like for it to mean anything, and where its weights come from."""
+
+    FILE: ClassVar[str] = "contract.json"
+    FOLDER: ClassVar[str] = "4_pretrain/<cohort>/<run>"
+    MEANING: ClassVar[str] = "What an importer of `encoder.safetensors` needs, and nothing about a person."
+
+    format: str = meant(f"`{ENCODER_FORMAT}`")
+    medssl: str = meant("version of the program")
+    num_tensors: int = meant("in `encoder.safetensors`")
+    orientation: str = meant("`RAS+`")
+    axes: list[str] | str = meant("order of the axes of what it sees")
+    slice_axes: list[int] = meant("axes that slices were cut along")
+    spacing_mm: list[float] | None = meant("median of the volumes; null for images", "mm")
+    window: Window = meant("of the volumes")
+    normalisation: str = meant("from values to inputs, in words")
+    modalities: list[str] = meant("of the volumes")
+    objective: str = meant("its plug-in")
+    objective_options: dict[str, Any] = meant("of the objective, completed")
+    init_weights: bool = meant("whether it began from given weights")
+    init_run: str | None = meant("the run of the study that it went on from")
+    ema: float | None = meant("decay of the averaged weights; null where they are the last ones")
+    data: Data = meant("what it has learnt from")
+    spec: str = meant("hash of the job's options")
+    seed: int = meant("of the run")
+    parts: dict[str, Part] = meant("what lies in `parts.safetensors`, by name; absent where nothing does", default={})
+
+    @classmethod
+    def check(cls, value: Any, where: Any = "") -> Self:
+        """The contract that plain values are of.
+
+        Raises:
+            CorruptArtefactError: a field is missing or wrong, or parts that are taken up together contradict each other.
+        """
+        contract = super().check(value, where)
+        if contract.format != ENCODER_FORMAT:
+            raise CorruptArtefactError(
+                f"{where or cls.FILE} is {contract.format!r}; expected {ENCODER_FORMAT!r}. Name the contract of an encoder."
+            )
+        for word in {part.encoder for part in contract.parts.values()}:
+            taken_up(contract.parts, word)
+        return contract
+
+    @property
+    def network(self) -> Network:
+        """What builds the encoder."""
+        return Network(**{name: getattr(self, name) for name in Network.model_fields})
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as plain values; without parts there is no field for them."""
+        return {name: value for name, value in super().plain().items() if name != "parts" or value}
+
+
+def parts_of(declared: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], left: Iterable[str]) -> dict[str, Part]:
+    """The parts that a run left, from what its objective declares (`PARTS`, a literal at the top of its file).
+
+    Args:
+        declared: by part, the fields of a `Part`; its `options` name for each option of the backbone the objective's option that
+            has its value: `{"heads": "attention_heads"}`.
+        options: of the objective; what is not among them is left to the backbone's default.
+        left: names of the parts that the run left.
+
+    Raises:
+        CorruptArtefactError: a part was left that is not declared, or is declared wrongly.
+    """
+    names = sorted(left)
+    unknown = [name for name in names if name not in declared]
+    if unknown:
+        raise CorruptArtefactError(
+            f"the objective left a part {unknown[0]!r}, and its PARTS declare {', '.join(sorted(declared)) or 'none'}. "
+            "Declare at the top of its file what takes it up."
+        )
+    found = {}
+    for name in names:
+        fields = dict(declared[name])
+        chosen = {own: options[its] for own, its in fields.get("options", {}).items() if its in options}
+        found[name] = Part.check(fields | ({"options": chosen} if "options" in fields else {}), f"PARTS[{name!r}]")
+    return found
+
+
+def taken_up(parts: Mapping[str, Part], encoder: str) -> Part | None:
+    """What the parts that are asked for by one word are together: one backbone, all options, all places; None without any.
+
+    Raises:
+        CorruptArtefactError: two of them name different backbones, ranks, options or places.
+    """
+    asked = {name: part for name, part in sorted(parts.items()) if part.encoder == encoder}
+    if not asked:
+        return None
+    whole = next(iter(asked.values())).plain()
+    for name, part in asked.items():
+        own = part.plain()
+        for key in ("places", "options"):
+            before, after = whole.get(key, {}), own.get(key, {})
+            differs = [one for one in before.keys() & after.keys() if before[one] != after[one]]
+            if differs:
+                raise CorruptArtefactError(f"parts {', '.join(asked)} differ in {key} {differs[0]!r}. Correct their PARTS.")
+            if before or after:
+                whole[key] = before | after
+        for key in ("backbone", "inner", "spatial_dims"):
+            if getattr(part, key) != getattr(next(iter(asked.values())), key):
+                raise CorruptArtefactError(f"parts {', '.join(asked)} differ in {key}: {name} has {own.get(key)!r}.")
+        whole["required"] = bool(whole.get("required", True)) or part.required
+    return Part(**whole)
+
+
+def lifted(network: Network, part: Part) -> Network:
+    """The network that takes a part up, around the one that was pre-trained; its options are still to be completed.
+
+    A 2-D network in a 3-D one sees a volume that is as deep as its slices are wide.
+
+    Raises:
+        StudyError: the network is 3-D already.
+    """
+    if not part.backbone:
+        return network
+    dims = network.spatial_dims if part.spatial_dims is None else part.spatial_dims
+    if part.spatial_dims is not None and network.spatial_dims >= part.spatial_dims:
+        raise StudyError(
+            f"encoder: {part.encoder} makes a {dims}-D network of a 2-D one, and {network.backbone!r} is {network.spatial_dims}-D"
+            " already. Set encoder: own, or start from 2-D runs."
+        )
+    inner = {part.inner: network.backbone, f"{part.inner}_options": network.backbone_options}
+    return Network(
+        backbone=part.backbone,
+        backbone_options=inner | part.options,
+        spatial_dims=dims,
+        in_channels=network.in_channels,
+        input_size=[*network.input_size, *network.input_size[-1:] * (dims - network.spatial_dims)],
+    )

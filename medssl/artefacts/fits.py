@@ -1,0 +1,147 @@
+"""What stage finetune leaves of its fits: `fits.tsv`, `curves.tsv`, `splits.parquet`, and the contract of each best model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from medssl.artefacts.encoder import Network, Window
+from medssl.artefacts.schema import HASH, Column, Document, Table, meant
+from medssl.artefacts.volumes import SPLITS
+from medssl.core.errors import CorruptArtefactError
+
+MODEL_FORMAT = "medssl-model-1"
+
+FIT_ID = Column("fit_id", "str", "`<start>-<mode>-<share>-s<seed>`, see `medssl/artefacts/names.py`")
+INIT = Column("init", "str", "the arm that it starts from: a starting point without its pre-training seed")
+PRETRAIN_SEED = Column(
+    "pretrain_seed", "int64", "seed of the run, or draw of scratch; missing where there is but one", nullable=True
+)
+MODE = Column("mode", "str", "how it learns: a word of the task's modes")
+FRACTION = Column("fraction", "float64", "share of the training units that was asked for", "0…1")
+SEED = Column("seed", "int64", "of the fit")
+UNIT_ID = Column("unit_id", "str", "what stays together: patient, else series or image")
+
+FITS = Table(
+    file="fits.tsv",
+    folder="5_finetune/<task>",
+    meaning="A row per fit: enough to see that starting points were treated alike. Options of training are missing for probes.",
+    columns=(
+        FIT_ID,
+        INIT,
+        PRETRAIN_SEED,
+        MODE,
+        FRACTION,
+        SEED,
+        Column("num_train", "int64", "training cases"),
+        Column("num_train_units", "int64", "training units that were taken"),
+        Column("num_units", "int64", "training units that there are"),
+        Column("num_val", "int64", "validation cases"),
+        Column("num_test", "int64", "test cases"),
+        Column("train_ids_sha256", "str", "of the ids of the training cases", form=HASH),
+        Column("backbone", "str", "of the network"),
+        Column("parameters", "int64", "of the backbone"),
+        Column("encoder_sha256", "str", "of the starting weights; missing for scratch", nullable=True, form=HASH),
+        Column("size", "list", "of the images or patches", "voxels", item="int"),
+        Column("selection", "str", "what chose among steps"),
+        Column("batch_size", "int64", "cases a step", nullable=True),
+        Column("lr", "float64", "peak learning rate", nullable=True),
+        Column("weight_decay", "float64", "", nullable=True),
+        Column("warmup_frac", "float64", "share of the steps", "0…1", nullable=True),
+        Column("layer_decay", "float64", "of the learning rate, layer by layer", nullable=True),
+        Column("augment", "bool", "whether images were changed at random", nullable=True),
+        Column("mixup", "float64", "its α; 0: none", nullable=True),
+        Column("calibration_batches", "int64", "batches that normalisation was calibrated on", nullable=True),
+        Column("steps", "int64", "optimiser steps", nullable=True),
+        Column("best_step", "int64", "the step that was chosen", nullable=True),
+        Column("inverse_penalty", "float64", "chosen for a linear probe", nullable=True),
+        Column("val_score", "float64", "validation score of what was chosen", nullable=True),
+        Column("seconds", "float64", "of the fit, for people", "s"),
+    ),
+    others="what the task says of its fits, by name",
+    unique=("fit_id",),
+)
+
+CURVES = Table(
+    file="curves.tsv",
+    folder="5_finetune/<task>",
+    meaning="A row per evaluation of a fit.",
+    columns=(
+        FIT_ID,
+        Column("step", "int64", "optimiser steps done"),
+        Column("loss", "float64", "mean since the row before", nullable=True),
+        Column("val_score", "float64", "validation score", nullable=True),
+    ),
+)
+
+SPLITS_OF_FITS = Table(
+    file="splits.parquet",
+    folder="5_finetune/<task>",
+    meaning="A row per case of each nested training subset, then the validation and test cases.",
+    columns=(
+        Column("split", "str", "part", choices=SPLITS),
+        Column("case_id", "str", "the case"),
+        UNIT_ID,
+        Column("unit", "str", "what the unit is: `patient` or `image`"),
+        Column("label", "str", "its class; several joined by a vertical bar", nullable=True),
+        Column("seed", "int64", "of the subset; missing for validation and test", nullable=True),
+        Column("fraction", "float64", "of the subset; missing for validation and test", "0…1", nullable=True),
+        Column("rank", "int64", "the order in which its unit enters; missing for validation and test", nullable=True),
+    ),
+)
+
+
+class FitOfModel(Document):
+    """The fit that a model is of."""
+
+    fit_id: str = meant("see `fits.tsv`")
+    init: str = meant("see `fits.tsv`")
+    pretrain_seed: int | None = meant("see `fits.tsv`")
+    mode: str = meant("see `fits.tsv`")
+    seed: int = meant("see `fits.tsv`")
+    num_train: int = meant("training cases")
+    val_score: float | None = meant("its validation score")
+
+
+class ModelContract(Network):
+    """`contract.json` of a fine-tuned model: what `medssl predict` needs beside the weights."""
+
+    FILE: ClassVar[str] = "contract.json"
+    FOLDER: ClassVar[str] = "5_finetune/<task>/models/<start>"
+    MEANING: ClassVar[str] = "Beside `model.safetensors`, the best fit of a starting point with the most labels."
+
+    format: str = meant(f"`{MODEL_FORMAT}`")
+    task: str = meant("its plug-in")
+    options: dict[str, Any] = meant("of the task, completed")
+    classes: list[str] = meant("names, in the order of the outputs (the background left out)")
+    orientation: str = meant("`RAS+`")
+    spacing_mm: list[float] | None = meant("median of the source; null for images", "mm")
+    window: Window = meant("of the source")
+    normalisation: str = meant("from values to inputs, in words")
+    fit: FitOfModel = meant("the fit that it is of")
+    recipe: dict[str, Any] = meant("how it was trained")
+    ingest: dict[str, Any] | None = meant("how the source was ingested, as far as new images must be treated alike")
+    prepare: dict[str, Any] | None = meant("how it was prepared")
+    encoder: dict[str, Any] | None = meant("contract of the network that it started from; null for scratch")
+    encoder_sha256: str | None = meant("of the starting weights; null for scratch")
+    spec: str = meant("hash of the job's options")
+    mask_values: list[int] | None = meant("segmentation: the mask value of each output, the background first", default=None)
+    slice_axis: str | None = meant("segmentation: where slices are cut", default=None)
+
+    @classmethod
+    def check(cls, value: Any, where: Any = "") -> Self:
+        """The contract that plain values are of.
+
+        Raises:
+            CorruptArtefactError: a field is missing or wrong, or it is an encoder's.
+        """
+        if isinstance(value, dict) and value.get("format") != MODEL_FORMAT:
+            raise CorruptArtefactError(
+                f"{where or cls.FILE} is {value.get('format')!r}; expected {MODEL_FORMAT!r}: an encoder alone predicts nothing. "
+                "Fine-tune it."
+            )
+        return super().check(value, where)
+
+    @property
+    def network(self) -> Network:
+        """What builds the backbone."""
+        return Network(**{name: getattr(self, name) for name in Network.model_fields})

@@ -1,0 +1,75 @@
+"""What label files say of a source: `labels.parquet` and `labels.json`, and how it joins the table of samples."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from medssl.artefacts.schema import INSIDE, Column, Document, Family, Table, meant
+from medssl.artefacts.volumes import VOLUME_ID
+
+GROUP = "group_"
+"""Begins the name of a column whose values make subgroups."""
+
+GROUPS = Family(GROUP, Column("<column>", "str", "value of a column of the label table that makes subgroups", nullable=True))
+
+LABELS = Table(
+    file="labels.parquet",
+    folder="1_ingest/<source>/labels",
+    meaning="A row per labelled volume or image. Fine-tuning reads it, and objectives that look at labels; nothing before waits.",
+    columns=(
+        VOLUME_ID,
+        Column("index", "int32", "of an image in its set; missing for a volume", nullable=True),
+        Column("label", "str", "class; several joined by a vertical bar", nullable=True),
+        Column("mask", "str", "on the grid of ingest's `image.npy`, relative to this folder", nullable=True, form=INSIDE),
+    ),
+    families=(GROUPS,),
+    sorted_by=("volume_id", "index"),
+    unique=("volume_id", "index"),
+)
+
+
+class LabelCounts(Document):
+    """`labels.json`."""
+
+    FILE: ClassVar[str] = "labels.json"
+    FOLDER: ClassVar[str] = "1_ingest/<source>/labels"
+    MEANING: ClassVar[str] = "How much of the source is labelled."
+
+    items: int = meant("volumes and images that a label could be for")
+    labelled: int = meant("how many have one")
+    strangers: int = meant("label entries or files that are for none of them")
+    names: dict[str, str] = meant("mask value → class name, where a folder of masks names its classes")
+
+
+def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
+    """The table of samples with what label files say: of an image by its index, of a volume for all its slices.
+
+    A label file has the last word over labels that came with the images. Columns `group_<name>` are added.
+
+    Args:
+        samples: the table of the prepare stage.
+        given: the table `LABELS`.
+    """
+    columns = ["label", *group_columns(given)]
+    of_image, of_volume = given[given["index"].notna()], given[given["index"].isna()]
+    by_image = of_image.set_index(["volume_id", "index"])[columns]
+    by_volume = of_volume.set_index("volume_id")[columns]
+    places = pd.MultiIndex.from_arrays([samples["volume_id"], samples["index"]])
+    found = {}
+    for name in columns:
+        own = by_image[name].reindex(places).to_numpy(dtype=object)
+        whole = samples["volume_id"].map(by_volume[name]).to_numpy(dtype=object)
+        value = np.where(pd.notna(own), own, whole)
+        if name in samples:
+            value = np.where(pd.notna(value), value, samples[name].to_numpy(dtype=object))
+        value[pd.isna(value)] = None
+        found[name] = value
+    return samples.assign(**{name: pd.Series(value, index=samples.index, dtype=object) for name, value in found.items()})
+
+
+def group_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a table that make subgroups."""
+    return GROUPS.names(table)

@@ -1,0 +1,73 @@
+"""`predictions.parquet` of stage finetune: a row per fit and case; and the tables of `medssl predict`."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from medssl.artefacts.fits import FIT_ID, FRACTION, INIT, MODE, PRETRAIN_SEED, SEED, UNIT_ID
+from medssl.artefacts.labels import GROUPS
+from medssl.artefacts.schema import INSIDE, Column, Family, Table
+from medssl.artefacts.volumes import SPLITS, VOLUME_ID
+
+PROBABILITY = "prob_"
+"""Begins the name of the column of a class."""
+PROBABILITIES_OF_CLASSES = Family(PROBABILITY, Column("<class>", "float64", "probability of the class", "0…1", nullable=True))
+
+PREDICTIONS = Table(
+    file="predictions.parquet",
+    folder="5_finetune/<task>",
+    meaning="A row per fit and case: probabilities of the validation and test cases, or a mask for each test case.",
+    columns=(
+        FIT_ID,
+        INIT,
+        Column("pretrain_seed", "int64", PRETRAIN_SEED.meaning, nullable=True, optional=True),
+        MODE,
+        FRACTION,
+        Column("num_train", "int64", "training cases of the fit", optional=True),
+        SEED,
+        Column("split", "str", "part of the case", choices=SPLITS),
+        Column("case_id", "str", "sample or volume; unit or volume where cases are aggregated"),
+        UNIT_ID,
+        Column("unit", "str", "what the unit is: `patient` or `image`", optional=True),
+        Column("target", "str", "class, several joined by a vertical bar; or the path of the reference mask", nullable=True),
+        Column("prediction", "str", "path of the predicted mask, relative to this folder", optional=True, form=INSIDE),
+        Column("classes", "dict", "mask value → class name", optional=True),
+        Column("spacing_mm", "list", "voxel size of the masks", "mm", optional=True, shape=(3,)),
+    ),
+    families=(PROBABILITIES_OF_CLASSES, GROUPS),
+    unique=("fit_id", "case_id"),
+)
+
+PROBABILITIES = Table(
+    file="probabilities.tsv",
+    folder="what `medssl predict` writes for a classification",
+    meaning="A row per case.",
+    columns=(
+        Column("case_id", "str", "sample, volume or unit"),
+        UNIT_ID,
+        Column("unit", "str", "what the unit is: `patient` or `image`"),
+        Column("predicted", "str", "the likeliest class; several from 0.5 on where a case may have several"),
+    ),
+    families=(PROBABILITIES_OF_CLASSES,),
+    unique=("case_id",),
+)
+
+MASKS = Table(
+    file="masks.tsv",
+    folder="what `medssl predict` writes for a segmentation",
+    meaning="A row per volume and class.",
+    columns=(
+        VOLUME_ID,
+        Column("mask", "str", "on the grid of the given image, relative to this folder", form=INSIDE),
+        Column("value", "int64", "of the class in the mask"),
+        Column("class", "str", "its name"),
+        Column("voxels", "int64", "of the class", "voxels"),
+        Column("volume_ml", "float64", "of the class", "ml"),
+    ),
+    unique=("volume_id", "value"),
+)
+
+
+def classes_of(predictions: pd.DataFrame) -> list[str]:
+    """The classes that a table has probabilities of, in the order of its columns."""
+    return [name.removeprefix(PROBABILITY) for name in PROBABILITIES_OF_CLASSES.names(predictions)]

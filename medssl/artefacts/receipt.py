@@ -1,0 +1,68 @@
+"""`receipt.json`, the last file of every job, and which stage and folder a path is of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+
+from medssl.artefacts.schema import Document, Number, meant
+
+STAGES = {1: "ingest", 2: "prepare", 3: "reduce", 4: "pretrain", 5: "finetune", 6: "evaluate", 7: "report"}
+
+
+class Output(Document):
+    """One file of a job."""
+
+    sha256: str = meant("of its bytes")
+    size: int = meant("its size", "bytes")
+
+
+class Origin(Document):
+    """Where the code came from; null where it cannot be known."""
+
+    commit: str | None = meant("of the clone")
+    dirty: bool | None = meant("whether its code differed from the commit")
+    lock_sha256: str | None = meant("of `requirements.lock`")
+    lock_differs: dict[str, str] | None = meant("installed packages that are not as locked")
+
+
+class Receipt(Document):
+    """What went into a job, what came out, with what. Stages add notes of their own."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    FILE: ClassVar[str] = "receipt.json"
+    FOLDER: ClassVar[str] = "every folder"
+    MEANING: ClassVar[str] = "Written last. Stages add notes of their own (`device`, `steps`, `counts`, …)."
+
+    stage: str = meant("of the job")
+    name: str = meant("of the job")
+    spec: str = meant("hash of its options")
+    code: str = meant("hash of the code that it can load")
+    seed: int = meant("of the study")
+    inputs: dict[str, str] = meant("path → sha256 of what it read")
+    outputs: dict[str, Output] = meant("path below the folder → sha256 and size of what it wrote")
+    environment: dict[str, str] = meant("versions that can change a result")
+    origin: Origin | None = meant("where the code came from; for people, outside of every hash", default=None)
+    threads: int | None = meant("of the processor; for people", default=None)
+    wall_s: Number | None = meant("wall time; for people", "s", default=None)
+    energy_j: dict[str, Number] | None = meant("by counter; for people", "J", default=None)
+    date: str | None = meant("day of the job; for people", default=None)
+    command: str | None = meant("what was typed; for people", default=None)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the stage added."""
+        return dict(self.model_extra or {})
+
+
+def stage_and_name(path: PurePath) -> tuple[str, str]:
+    """The stage and the folder name of an artefact: `…/3_reduce/ct/hash/keep.parquet` is (`reduce`, `ct/hash`)."""
+    for place, part in enumerate(path.parts[:-1]):
+        match = re.fullmatch(r"([1-7])_([a-z]+)", part)
+        if match and STAGES[int(match[1])] == match[2]:
+            return match[2], "/".join(path.parts[place + 1 : -1])
+    return "", path.parent.name

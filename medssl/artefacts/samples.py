@@ -1,0 +1,50 @@
+"""`samples.parquet` of stage prepare: a row per slice or image, what every later stage counts; and `fingerprint.json`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from medssl.artefacts.schema import ID, INSIDE, Column, Document, Table, meant
+from medssl.artefacts.volumes import KIND, SPLITS, SUBJECT_ID, UNIT, VOLUME_ID
+
+SAMPLE_ID = Column("sample_id", "str", "`<volume_id>-<index>`, the index in four digits or more", form=ID)
+
+SAMPLES = Table(
+    file="samples.parquet",
+    folder="2_prepare/<source>",
+    meaning="A row per slice of a volume, along the axis that it was acquired along, or per image of an image set.",
+    columns=(
+        SAMPLE_ID,
+        VOLUME_ID,
+        SUBJECT_ID,
+        UNIT,
+        KIND,
+        Column("split", "str", "its part", choices=SPLITS),
+        Column("array", "str", "the array of its volume, relative to this folder", form=INSIDE),
+        Column("axis", "int8", "the axis that slices are cut along"),
+        Column("index", "int32", "which plane along it"),
+        Column("position_mm", "float32", "along the slice normal, RAS+; missing for images", "mm", nullable=True),
+        Column("label", "str", "class that came with an image; what label files say is in `labels.parquet`", nullable=True),
+        Column("foreground_frac", "float32", "share of its voxels above the low end of the lowest window", "0…1"),
+    ),
+    sorted_by=("volume_id", "index"),
+    unique=("sample_id",),
+)
+
+
+class Fingerprint(Document):
+    """`fingerprint.json`: a source in numbers; quantiles are min, q05, q25, median, q75, q95, max."""
+
+    FILE: ClassVar[str] = "fingerprint.json"
+    FOLDER: ClassVar[str] = "2_prepare/<source>"
+    MEANING: ClassVar[str] = "The source in numbers; quantiles are `min q05 q25 median q75 q95 max`, rounded for people."
+
+    source: str = meant("its name in the study file")
+    volumes: int = meant("how many volumes and image sets")
+    samples: int = meant("how many slices and images")
+    units: dict[str, int] = meant("how many of each unit: `patient`, `image`")
+    splits: dict[str, dict[str, Any]] = meant("by part: volumes, samples, subjects, units")
+    subjects_in_two_splits: int = meant("patients with slices in two parts; not 0 only where a given split says so")
+    modalities: dict[str, dict[str, Any]] = meant("by modality: counts, and quantiles of shape, spacing, values, windows")
+    labels: dict[str, dict[str, int]] = meant("by class, how many samples in each part")
+    cache: dict[str, Any] = meant("form, number, bytes of the arrays, and how many are links")

@@ -1,0 +1,182 @@
+"""What stage evaluate leaves: scores with intervals, paired comparisons, cases, and the small tables beside them."""
+
+from __future__ import annotations
+
+from medssl.artefacts.fits import FIT_ID, FRACTION, MODE, PRETRAIN_SEED, SEED, UNIT_ID
+from medssl.artefacts.labels import GROUPS
+from medssl.artefacts.schema import Column, Table
+
+FOLDER = "6_evaluate/<task>"
+BETTER = ("higher", "lower")
+
+ARM = Column("init", "str", "the arm: a starting point, all pre-training seeds together")
+CLASS = Column("class", "str", "`macro`: mean over classes; `all`: not of a class")
+METRIC = Column("metric", "str", "its plug-in")
+OPTIONS = Column("options", "dict", "of the metric, such as a tolerance", compact=True)
+
+_SCORES = (
+    ARM,
+    MODE,
+    FRACTION,
+    METRIC,
+    CLASS,
+    Column("better", "str", "which values are better", choices=BETTER),
+    Column("estimate", "float64", "mean over the fits", "the metric's", nullable=True),
+    Column("low", "float64", "low end of the interval over units", "the metric's", nullable=True),
+    Column("high", "float64", "its high end", "the metric's", nullable=True),
+    Column("confidence", "float64", "of the interval", "0…1"),
+    Column("n", "int64", "units that the score rests on"),
+    Column("n_rarer", "int64", "units with a case of the class, or with one of the rest, whichever are fewer", nullable=True),
+    Column("unit", "str", "what the units are"),
+    Column("num_cases", "int64", "test cases"),
+    Column("num_seeds", "int64", "fits that the mean is of"),
+    Column("seed_sd", "float64", "standard deviation over them", "the metric's", nullable=True),
+    Column("method", "str", "of the interval"),
+    Column("note", "str", "what the score leaves out, in words; may be empty"),
+    OPTIONS,
+)
+
+SCORES = Table("scores.tsv", FOLDER, "A row per arm, mode, share of labels, metric and class.", _SCORES)
+
+SUBGROUPS = Table(
+    "subgroups.tsv",
+    FOLDER,
+    "The same within each value of each column that makes subgroups; there only where there are such columns.",
+    (
+        Column("group", "str", "the column"),
+        Column("value", "str", "its value; missing for cases without one", nullable=True),
+        *_SCORES,
+    ),
+)
+
+COMPARISONS = Table(
+    "comparisons.tsv",
+    FOLDER,
+    "A row per pair of arms, mode, share of labels, metric, class and method: a − b of the means over fits.",
+    (
+        Column("a", "str", "the first arm"),
+        Column("b", "str", "the second, its reference"),
+        MODE,
+        FRACTION,
+        METRIC,
+        CLASS,
+        Column("better", "str", "which values are better", choices=BETTER),
+        Column("difference", "float64", "a − b", "the metric's", nullable=True),
+        Column("low", "float64", "low end of its interval", "the metric's", nullable=True),
+        Column("high", "float64", "its high end", "the metric's", nullable=True),
+        Column("p", "float64", "two-sided", nullable=True),
+        Column("p_holm", "float64", "corrected within the family of the comparison", nullable=True),
+        Column("n", "int64", "units that it rests on"),
+        Column("n_rarer", "int64", "as in `scores.tsv`", nullable=True),
+        Column("unit", "str", "what the units are"),
+        Column("method", "str", "`bootstrap (…)`, `delong` or `wilcoxon`"),
+        Column("effect", "float64", "standardised difference", nullable=True),
+        Column("effect_name", "str", "`d_z` or `rank-biserial`"),
+        Column("num_seeds", "int64", "fine-tuning seeds that both arms have", nullable=True),
+        Column("seed_sd", "float64", "of the differences by seed", "the metric's", nullable=True),
+        Column("seeds_above", "int64", "in how many of them a is above b", nullable=True),
+        Column("confidence", "float64", "of the interval", "0…1"),
+        Column("note", "str", "what it leaves out, in words; may be empty"),
+        OPTIONS,
+    ),
+)
+
+CASES = Table(
+    "cases.parquet",
+    FOLDER,
+    "A row per fit and test case; of a segmentation per fit, case and class, with a column for each metric.",
+    (
+        FIT_ID,
+        Column("init", "str", "as in `predictions.parquet`"),
+        Column("arm", "str", "the arm"),
+        MODE,
+        FRACTION,
+        SEED,
+        PRETRAIN_SEED,
+        Column("case_id", "str", "the case"),
+        UNIT_ID,
+        Column("target", "str", "class, several joined by a vertical bar", nullable=True, optional=True),
+        Column("predicted", "str", "the same, as predicted", optional=True),
+        Column("probability_of_target", "float64", "absent where a case may have several classes", "0…1", optional=True),
+        Column("brier", "float64", "the case's own score", optional=True),
+        Column("correct", "bool", "whether all its classes are right", optional=True),
+        Column("class", "str", "segmentation: the class", optional=True),
+        Column(
+            "empty",
+            "str",
+            "segmentation: which mask holds nothing of it",
+            optional=True,
+            choices=("neither", "both", "prediction", "target"),
+        ),
+    ),
+    families=(GROUPS,),
+    others="segmentation: the metrics of the case and class, by name",
+)
+
+CALIBRATION = Table(
+    "calibration.tsv",
+    FOLDER,
+    "Classification: the calibration curve, the cases of all fits of an arm together; bins without a case are left out.",
+    (
+        ARM,
+        MODE,
+        FRACTION,
+        Column("bin_low", "float64", "low end of the bin of confidence", "0…1"),
+        Column("bin_high", "float64", "its high end", "0…1"),
+        Column("num_cases", "int64", "cases in it"),
+        Column("confidence", "float64", "their mean confidence", "0…1"),
+        Column("accuracy", "float64", "the share of them that is right", "0…1"),
+        Column("num_fits", "int64", "fits of the arm"),
+    ),
+)
+
+CONFUSION = Table(
+    "confusion.tsv",
+    FOLDER,
+    "Classification, one class a case: how often each class was taken for which.",
+    (
+        ARM,
+        MODE,
+        FRACTION,
+        Column("target", "str", "the class"),
+        Column("predicted", "str", "what it was taken for"),
+        Column("num_cases", "float64", "mean over fits"),
+    ),
+)
+
+EMPTY = Table(
+    "empty.tsv",
+    FOLDER,
+    "Segmentation: how many masks of each class were empty, over all fits of an arm.",
+    (
+        ARM,
+        MODE,
+        FRACTION,
+        Column("class", "str", "the class"),
+        Column("both_hold", "int64", "both masks have voxels of it"),
+        Column("both_empty", "int64", "neither has"),
+        Column("missed", "int64", "only the reference has"),
+        Column("false_alarm", "int64", "only the prediction has"),
+    ),
+)
+
+OVERLAYS = Table(
+    "overlays.parquet",
+    FOLDER,
+    "Segmentation: the planes that the page shows, on the RAS+ grid of ingest's volume.",
+    (
+        Column("case_id", "str", "the volume"),
+        Column("score", "float64", "its mean Dice over classes", "0…1"),
+        Column("rank", "int64", "1 is the best"),
+        Column("num_ranked", "int64", "of how many"),
+        Column("group", "str", "why it is shown", choices=("best", "median", "worst", "all")),
+        FIT_ID,
+        Column("init", "str", "the arm of the fit"),
+        Column("axis", "int64", "the axis that the plane lies across"),
+        Column("index", "int64", "which plane"),
+        Column("rows", "int64", "of the plane", "voxels"),
+        Column("columns", "int64", "of the plane", "voxels"),
+        Column("prediction", "bytes", "mask values, uint8, row by row"),
+        Column("target", "bytes", "the same of the reference"),
+    ),
+)
