@@ -20,6 +20,7 @@ SAMPLES = Table(
         UNIT,
         KIND,
         Column("split", "str", "its part", choices=SPLITS),
+        Column("fold", "int64", "the fold that tests it, where the source is cut into folds", nullable=True, optional=True),
         Column("array", "str", "the array of its volume, relative to this folder", form=INSIDE),
         Column("axis", "int8", "the axis that slices are cut along"),
         Column("index", "int32", "which plane along it"),
@@ -47,4 +48,5 @@ class Fingerprint(Document):
     subjects_in_two_splits: int = meant("patients with slices in two parts; not 0 only where a given split says so")
     modalities: dict[str, dict[str, Any]] = meant("by modality: counts, and quantiles of shape, spacing, values, windows")
     labels: dict[str, dict[str, int]] = meant("by class, how many samples in each part")
+    notes: list[str] = meant("parts that are empty or tiny, in sentences", default=[])
     cache: dict[str, Any] = meant("form, number, bytes of the arrays, and how many are links")

@@ -169,9 +169,10 @@ class Table:
         for name in frame.columns:
             _check_column(frame[name], self.column(str(name), place), str(name), place, exact=not self.is_tsv)
         present = set(frame.columns)
-        if self.unique and present >= set(self.unique) and (again := frame.duplicated(list(self.unique))).any():
-            row = frame.loc[again, list(self.unique)].iloc[0].tolist()
-            raise _refusal(place, self.unique[0], f"{row} in two rows", f"each {', '.join(self.unique)} once")
+        keys = [name for name in self.unique if name in present or not _is_optional(self.column(name))]
+        if keys and present >= set(keys) and (again := frame.duplicated(keys)).any():
+            row = frame.loc[again, keys].iloc[0].tolist()
+            raise _refusal(place, keys[0], f"{row} in two rows", f"each {', '.join(keys)} once")
         if self.sorted_by and present >= set(self.sorted_by) and not _is_sorted(frame, self.sorted_by):
             raise _refusal(place, self.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(self.sorted_by)}")
 
@@ -381,6 +382,10 @@ def _parsed(cell: Any, column: Column, where: str) -> Any:
 
 
 # Checking
+
+
+def _is_optional(column: Column | None) -> bool:
+    return column is not None and column.optional
 
 
 def _check_column(values: pd.Series, column: Column | None, name: str, where: str, *, exact: bool) -> None:

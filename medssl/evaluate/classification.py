@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from medssl.evaluate.intervals import Replicates
-from medssl.evaluate.metrics.brier import brier_of_cases
-from medssl.evaluate.metrics.calibration_error import binned
 from medssl.evaluate.predictions import MANY, Tested
-from medssl.evaluate.sample import MACRO, Floats, Ints, Sample, Truth
+from medssl.evaluate.sample import ALL, MACRO, EachCase, Floats, Ints, Sample, Truth
 
-Metric = Callable[[Sample], dict[str, Floats]]
+SampleMetric = Callable[[Sample], dict[str, Floats]]
 Key = tuple[str, str]
 """A metric and a class."""
 
 WEIGHTS_AT_ONCE = 2_000_000
-OVER_CLASSES = ("balanced_accuracy",)
-"""Metrics without a row for a class that are means over classes all the same."""
 
 
 def score_fit(
-    truth: Truth, probabilities: Floats, metrics: dict[str, Metric], weights: Floats, unit: Ints, num_bootstrap: int
+    truth: Truth,
+    probabilities: Floats,
+    metrics: dict[str, SampleMetric],
+    weights: Floats,
+    unit: Ints,
+    num_bootstrap: int,
+    over_classes: Collection[str] = (),
 ) -> dict[Key, Replicates]:
-    """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`."""
+    """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`.
+
+    over_classes: metrics without a row for a class that are means over classes all the same.
+    """
     num_rows = max(1, WEIGHTS_AT_ONCE // len(unit))
     parts: dict[Key, list[Floats]] = {}
     for start in range(0, len(weights), num_rows):
@@ -36,7 +41,7 @@ def score_fit(
                 parts.setdefault((name, label), []).append(values)
     num_units, rarer = weights.shape[1], rarer_units(truth, unit)
     made = {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
-    of_classes = {key: MACRO if key[0] in OVER_CLASSES else key[1] for key in made}
+    of_classes = {key: MACRO if key[0] in over_classes else key[1] for key in made}
     return {key: replace(one, num_rarer=rarer.get(of_classes[key])) for key, one in made.items()}
 
 
@@ -52,8 +57,19 @@ def rarer_units(truth: Truth, unit: Ints) -> dict[str, int]:
     return found | ({MACRO: min(found.values())} if found else {})
 
 
-def case_table(test: Tested, probabilities: dict[str, Floats], truth: Truth) -> pd.DataFrame:
-    """A row per fit and test case: what was predicted, how probable the truth was held, the case's own Brier score."""
+def scores_of_cases(truth: Truth, probabilities: Floats, metrics: dict[str, SampleMetric]) -> dict[str, Floats]:
+    """By metric, its value of each case alone `(n,)`."""
+    cases = EachCase(truth, probabilities)
+    return {name: metric(cases)[ALL] for name, metric in metrics.items()}
+
+
+def case_table(
+    test: Tested, probabilities: dict[str, Floats], truth: Truth, of_cases: dict[str, dict[str, Floats]]
+) -> pd.DataFrame:
+    """A row per fit and test case: what was predicted, how probable the truth was held, the case's own scores.
+
+    of_cases: by fit, see `scores_of_cases`.
+    """
     tables = []
     for fit in test.fits.itertuples():
         values = probabilities[str(fit.fit_id)]
@@ -64,26 +80,10 @@ def case_table(test: Tested, probabilities: dict[str, Floats], truth: Truth) -> 
         table["predicted"] = [MANY.join(truth.classes[index] for index in np.flatnonzero(row)) for row in called]
         if not truth.multilabel:
             table["probability_of_target"] = values[truth.targets]
-        table["brier"] = brier_of_cases(truth, values)
+        table = table.assign(**of_cases[str(fit.fit_id)])
         table["correct"] = (called == truth.targets).all(axis=1)
         tables.append(table)
     return pd.concat(tables, ignore_index=True).astype({"pretrain_seed": "Int64"})
-
-
-def calibration_table(test: Tested, probabilities: dict[str, Floats], truth: Truth, bins: int) -> pd.DataFrame:
-    """The calibration curve of each arm, mode and fraction: confidence and accuracy by bin, the cases of all seeds together."""
-    rows = []
-    for (arm, mode, fraction), fits in test.fits.groupby(["arm", "mode", "fraction"], sort=True):
-        sums = np.zeros((3, bins))
-        for fit_id in fits["fit_id"]:
-            sample = Sample(truth, probabilities[fit_id], np.ones((1, len(test.cases))))
-            sums += np.concatenate(binned(sample, bins))
-        for place in np.flatnonzero(sums[0]):
-            calls, confidence, correct = sums[:, place]
-            edges = {"bin_low": place / bins, "bin_high": (place + 1) / bins}
-            shares = {"num_cases": int(calls), "confidence": confidence / calls, "accuracy": correct / calls}
-            rows.append({"init": arm, "mode": mode, "fraction": fraction, **edges, **shares, "num_fits": len(fits)})
-    return pd.DataFrame(rows)
 
 
 def confusion_table(cases: pd.DataFrame, truth: Truth) -> pd.DataFrame:

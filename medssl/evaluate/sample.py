@@ -88,6 +88,19 @@ class Sample:
         return rows
 
 
+class EachCase(Sample):
+    """Every case as a sample of its own: sums and means are the cases' own values `(n,)`."""
+
+    def __init__(self, truth: Truth, probabilities: Floats) -> None:
+        super().__init__(truth, probabilities, np.ones((1, len(probabilities))))
+
+    def total(self, values: NDArray[np.generic]) -> Floats:
+        return values.astype(np.float64)
+
+    def mean(self, values: NDArray[np.generic]) -> Floats:
+        return values.astype(np.float64)
+
+
 def divide(above: Floats, below: Floats) -> Floats:
     """`above / below`, NaN where `below` is 0 (a replicate without any case of a class)."""
     result = np.full(np.broadcast(above, below).shape, np.nan)

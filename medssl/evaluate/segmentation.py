@@ -14,11 +14,11 @@ from medssl.evaluate.intervals import Replicates
 from medssl.evaluate.sample import MACRO, Floats, Ints, apart, by_unit, divide
 from medssl.evaluate.surface import Pair, pair
 
-Metric = Callable[[Pair], float]
+PairMetric = Callable[[Pair], float]
 
 
 def score_case(
-    prediction: np.ndarray, target: np.ndarray, classes: dict[int, str], spacing_mm: tuple[float, ...], metrics: dict[str, Metric]
+    prediction: np.ndarray, target: np.ndarray, classes: dict[int, str], spacing_mm: tuple[float, ...], metrics: dict[str, PairMetric]
 ) -> list[dict[str, object]]:
     """A row per class of one case; `empty` says which of the two masks holds nothing of the class.
 

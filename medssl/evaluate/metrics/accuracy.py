@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from medssl.evaluate.sample import ALL, Floats, Sample
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "Accuracy"
+HEADLINE = 3
 
 
 def accuracy(sample: Sample) -> dict[str, Floats]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from medssl.evaluate.sample import Floats, Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "AUC"
+HEADLINE = 1
+PAIRED_TEST = "delong"
 
 
 def auc(sample: Sample) -> dict[str, Floats]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from medssl.evaluate.sample import Floats, Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "Average precision"
 
 
 def average_precision(sample: Sample) -> dict[str, Floats]:

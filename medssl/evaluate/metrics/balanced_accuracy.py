@@ -6,8 +6,10 @@ import numpy as np
 
 from medssl.evaluate.sample import ALL, Floats, Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "Balanced accuracy"
+OVER_CLASSES = True
 
 
 def balanced_accuracy(sample: Sample) -> dict[str, Floats]:

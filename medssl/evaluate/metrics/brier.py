@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from medssl.evaluate.sample import ALL, Floats, Sample, Truth
+from medssl.evaluate.sample import ALL, Floats, Sample
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "lower"
+TITLE = "Brier score"
+RANKS_CASES = True
 
 
 def brier(sample: Sample) -> dict[str, Floats]:
@@ -16,12 +18,8 @@ def brier(sample: Sample) -> dict[str, Floats]:
 
     Source: Brier, Monthly Weather Review 78:1 (1950).
     """
-    return {ALL: sample.mean(brier_of_cases(sample.truth, sample.probabilities))}
-
-
-def brier_of_cases(truth: Truth, probabilities: Floats) -> Floats:
-    """The Brier score of each case `(n,)`."""
-    distance: Floats = ((probabilities - truth.targets) ** 2).sum(axis=1)
-    if truth.multilabel:
-        return distance / probabilities.shape[1]
-    return distance / 2 if probabilities.shape[1] == 2 else distance
+    distance: Floats = ((sample.probabilities - sample.targets) ** 2).sum(axis=1)
+    num_classes = len(sample.truth.classes)
+    if sample.truth.multilabel:
+        return {ALL: sample.mean(distance / num_classes)}
+    return {ALL: sample.mean(distance / 2 if num_classes == 2 else distance)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from medssl.evaluate.sample import Floats, Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "F1"
 
 
 def f1(sample: Sample) -> dict[str, Floats]:

@@ -26,6 +26,12 @@ from medssl.nn.layout import laid_out, lay_out
 MODES = ["linear", "knn", "full", "gradual"]
 PREDICTS = "classes"
 DEFAULT_MODES = ["linear", "full"]
+MAIN_MODE = "full"
+"""The mode that a reader asks about first."""
+FROZEN_MODES = ["linear", "knn"]
+"""Modes in which the encoder stays as it was."""
+MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}
+"""Modes in words, where their own name is not."""
 PREDICT_BATCH = 128
 
 

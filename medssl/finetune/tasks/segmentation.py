@@ -29,6 +29,12 @@ from medssl.nn.weights import place_parts
 MODES = ["full", "gradual", "decoder"]
 PREDICTS = "masks"
 DEFAULT_MODES = ["full"]
+MAIN_MODE = "full"
+"""The mode that a reader asks about first."""
+FROZEN_MODES = ["decoder"]
+"""Modes in which the encoder stays as it was."""
+MODE_TITLES = {"full": "full fine-tuning"}
+"""Modes in words, where their own name is not."""
 PATCHES_PER_VOLUME = 8
 PREDICT_BATCH = 16
 LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}
