@@ -11,7 +11,6 @@ from medssl.core import plugins
 from medssl.core.options import Metric, Options
 from medssl.core.plugins import Plugin
 
-
 BESIDE_SCORES = ("RANKS_CASES", "PAIRED_TEST", "CALIBRATION_BINS")
 """What a metric says of itself where it is used whether a study names it or not."""
 

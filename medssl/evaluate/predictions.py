@@ -64,7 +64,9 @@ def only_test(predictions: pd.DataFrame) -> Tested:
     fits["pretrain_seed"] = pd.Series(list(given), dtype="Int64")
     unit, units = pd.factorize(first["unit_id"].astype(str), sort=True)
     kinds = sorted(set(first["unit"].astype(str))) if "unit" in first else ["case"]
-    return Tested(fits, first[["case_id", "unit_id", "target", *group_columns(first)]], by_fit, unit, list(units), "/".join(kinds))
+    return Tested(
+        fits, first[["case_id", "unit_id", "target", *group_columns(first)]], by_fit, unit, list(units), "/".join(kinds)
+    )
 
 
 def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None, *, sole: bool = True) -> Truth:

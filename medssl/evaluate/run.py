@@ -81,7 +81,9 @@ def run(job: Job) -> None:
 
 def _write(job: Job, table: Table, rows: pd.DataFrame, scorers: Scorers) -> None:
     if artefacts.OPTIONS in table.columns and len(rows):
-        rows = rows.assign(options=[scorers.known[metric] for metric in rows["metric"]])
+        rows = rows.assign(
+            options=pd.Series([scorers.known[metric] for metric in rows["metric"]], index=rows.index, dtype=object)
+        )
     path = job.path(table.file)
     table.write(path, rows if len(rows) else table.empty())
     job.wrote(path)

@@ -95,9 +95,11 @@ class EachCase(Sample):
         super().__init__(truth, probabilities, np.ones((1, len(probabilities))))
 
     def total(self, values: NDArray[np.generic]) -> Floats:
+        """Each case's own."""
         return values.astype(np.float64)
 
     def mean(self, values: NDArray[np.generic]) -> Floats:
+        """Each case's own."""
         return values.astype(np.float64)
 
 

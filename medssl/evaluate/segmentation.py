@@ -18,7 +18,11 @@ PairMetric = Callable[[Pair], float]
 
 
 def score_case(
-    prediction: np.ndarray, target: np.ndarray, classes: dict[int, str], spacing_mm: tuple[float, ...], metrics: dict[str, PairMetric]
+    prediction: np.ndarray,
+    target: np.ndarray,
+    classes: dict[int, str],
+    spacing_mm: tuple[float, ...],
+    metrics: dict[str, PairMetric],
 ) -> list[dict[str, object]]:
     """A row per class of one case; `empty` says which of the two masks holds nothing of the class.
 

@@ -8,6 +8,7 @@ from medssl.report.shares import labels_of, ordered_shares, share_phrase
 from medssl.report.words import headline, mode_name, name_in, ordered_modes
 
 PLACE = 95
+ANSWERS = {"TRIPOD+AI": {"14": "subgroups", "23": "scores"}}
 
 
 def subgroups(evidence: Evidence) -> Section:
