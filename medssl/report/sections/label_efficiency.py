@@ -173,7 +173,7 @@ def _parity(evidence: Evidence, task: str) -> list[Text]:
     if not others:
         return []
     if all(table == first for table in others):
-        shared = ", ".join(name for name in recipe if name not in ("mode", "fraction", "seed"))
+        shared = ", ".join(name for name in recipe if name not in ("mode", "fraction", "seed", "fold"))
         same = f"Task {task}: every starting point was fine-tuned with the same recipe, shares and seeds"
         return [Text(same + (f" ({shared})." if shared else "."))]
     words = (
