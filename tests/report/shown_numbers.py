@@ -164,7 +164,7 @@ def _behind(table: Table, heading: str) -> list[dict[str, Any]]:
 
 def _summary(rows: pd.DataFrame) -> list[Any]:
     """What a caption may say of many rows: the first, the least and the greatest of each column, and the metrics' options."""
-    found: list[Any] = list(rows["options"].unique()) if "options" in rows else []
+    found: list[Any] = [value for options in rows["options"] for value in options.values()] if "options" in rows else []
     for name in rows:
         column = rows[name].dropna()
         if len(column):
