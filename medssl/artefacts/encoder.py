@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
-from medssl.artefacts.schema import Column, Document, Table, meant
+from medssl.artefacts.document import Document, meant
+from medssl.artefacts.schema import Column, Table
 from medssl.core.errors import CorruptArtefactError, StudyError
 
 ENCODER_FORMAT = "medssl-encoder-1"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
+from medssl.artefacts.document import Document, meant
 from medssl.artefacts.encoder import Network, Window
-from medssl.artefacts.schema import HASH, Column, Document, Table, meant
+from medssl.artefacts.schema import HASH, Column, Table
 from medssl.artefacts.volumes import SPLITS
 from medssl.core.errors import CorruptArtefactError
 
@@ -19,7 +20,7 @@ PRETRAIN_SEED = Column(
 MODE = Column("mode", "str", "how it learns: a word of the task's modes")
 FRACTION = Column("fraction", "float64", "share of the training units that was asked for", "0…1")
 SEED = Column("seed", "int64", "of the fit")
-FOLD = Column("fold", "int64", "which fold was held out, where the source is cut into folds", nullable=True, optional=True)
+FOLD = Column("fold", "int64", "the fold that is tested; where `prepare.split.folds` asks for folds", optional=True)
 UNIT_ID = Column("unit_id", "str", "what stays together: patient, else series or image")
 
 FITS = Table(
@@ -47,7 +48,7 @@ FITS = Table(
         Column("selection", "str", "what chose among steps"),
         Column("batch_size", "int64", "cases a step", nullable=True),
         Column("lr", "float64", "peak learning rate", nullable=True),
-        Column("weight_decay", "float64", "", nullable=True),
+        Column("weight_decay", "float64", "of the optimiser", nullable=True),
         Column("warmup_frac", "float64", "share of the steps", "0…1", nullable=True),
         Column("layer_decay", "float64", "of the learning rate, layer by layer", nullable=True),
         Column("augment", "bool", "whether images were changed at random", nullable=True),

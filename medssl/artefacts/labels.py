@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from medssl.artefacts.schema import INSIDE, Column, Document, Family, Table, meant
+from medssl.artefacts.document import Document, meant
+from medssl.artefacts.schema import INSIDE, Column, Family, Table
 from medssl.artefacts.volumes import VOLUME_ID
 
 GROUP = "group_"

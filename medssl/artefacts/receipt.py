@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from medssl.artefacts.schema import Document, Number, meant
+from medssl.artefacts.document import Document, Number, meant
 
 STAGES = {1: "ingest", 2: "prepare", 3: "reduce", 4: "pretrain", 5: "finetune", 6: "evaluate", 7: "report"}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from medssl.artefacts.schema import ID, INSIDE, Column, Document, Table, meant
+from medssl.artefacts.document import Document, meant
+from medssl.artefacts.schema import ID, INSIDE, Column, Table
 from medssl.artefacts.volumes import KIND, SPLITS, SUBJECT_ID, UNIT, VOLUME_ID
 
 SAMPLE_ID = Column("sample_id", "str", "`<volume_id>-<index>`, the index in four digits or more", form=ID)
@@ -20,17 +21,25 @@ SAMPLES = Table(
         UNIT,
         KIND,
         Column("split", "str", "its part", choices=SPLITS),
-        Column("fold", "int64", "the fold that tests it, where the source is cut into folds", nullable=True, optional=True),
         Column("array", "str", "the array of its volume, relative to this folder", form=INSIDE),
         Column("axis", "int8", "the axis that slices are cut along"),
         Column("index", "int32", "which plane along it"),
         Column("position_mm", "float32", "along the slice normal, RAS+; missing for images", "mm", nullable=True),
         Column("label", "str", "class that came with an image; what label files say is in `labels.parquet`", nullable=True),
         Column("foreground_frac", "float32", "share of its voxels above the low end of the lowest window", "0…1"),
+        Column("fold", "int8", "the fold that tests it, from 0 on; where `prepare.split.folds` asks for folds", optional=True),
     ),
     sorted_by=("volume_id", "index"),
     unique=("sample_id",),
 )
+
+
+class Folds(Document):
+    """How a source is cross-validated."""
+
+    folds: int = meant("how many folds there are; each is tested once")
+    val_frac: float = meant("share of the units outside a fold that validate while it is tested", "0…1")
+    units: list[int] = meant("how many units each fold holds")
 
 
 class Fingerprint(Document):
@@ -48,5 +57,6 @@ class Fingerprint(Document):
     subjects_in_two_splits: int = meant("patients with slices in two parts; not 0 only where a given split says so")
     modalities: dict[str, dict[str, Any]] = meant("by modality: counts, and quantiles of shape, spacing, values, windows")
     labels: dict[str, dict[str, int]] = meant("by class, how many samples in each part")
-    notes: list[str] = meant("parts that are empty or tiny, in sentences", default=[])
     cache: dict[str, Any] = meant("form, number, bytes of the arrays, and how many are links")
+    split: Folds | None = meant("of a source with folds; absent from others", default=None)
+    notes: list[str] = meant("sentences about the split that a person must read; absent where there are none", default=[])

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from medssl.artefacts.schema import HASH, ID, Column, Document, Number, Table, meant
+from medssl.artefacts.document import Document, Number, meant
+from medssl.artefacts.schema import HASH, ID, Column, Table
 from medssl.artefacts.volumes import KIND, MODALITIES, SUBJECT_ID, UNIT, VOLUME_ID
 
 FORMATS = ("dicom", "nifti", "png", "npz")
@@ -124,7 +125,7 @@ class VolumeFile(Document):
     source_affine: list[list[Number]] | None = meant("from its voxels to RAS+", "mm", default=None)
     source_codes: str | None = meant("its axis codes", default=None)
     padded_voxels: int | None = meant("voxels outside the scanner's field that were given the lowest value", default=None)
-    mask_labels: Any = meant("mask value → name, where the label object names them", default=None)
+    mask_labels: list[int] | None = meant("values that the mask beside the image holds; absent without one", default=None)
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:

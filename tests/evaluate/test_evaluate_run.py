@@ -366,7 +366,7 @@ def test_a_fold_that_was_fitted_and_not_tested_is_refused(tmp_path: Path) -> Non
 def test_a_case_that_two_folds_test_is_refused(tmp_path: Path) -> None:
     folded = in_folds(predictions(**FOLDS), 5)
     twice = folded[folded["case_id"] == folded["case_id"].iloc[0]].assign(fold=4)
-    with pytest.raises(CorruptArtefactError, match="in two rows"):
+    with pytest.raises(CorruptArtefactError, match="not tested on the same cases"):
         evaluated(tmp_path, finetuned(tmp_path, pd.concat([folded, twice])))
 
 
