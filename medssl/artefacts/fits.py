@@ -26,7 +26,8 @@ UNIT_ID = Column("unit_id", "str", "what stays together: patient, else series or
 FITS = Table(
     file="fits.tsv",
     folder="5_finetune/<task>",
-    meaning="A row per fit, of k-fold cross-validation one per fold: enough to see that starting points were treated alike. Options of training are missing for probes.",
+    meaning="A row per fit, or per fit and fold: enough to see that starting points were treated alike. Options of training are "
+    "missing for probes.",
     columns=(
         FIT_ID,
         INIT,

@@ -13,13 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medssl.artefacts import scores as artefacts
+from medssl.artefacts.document import Document
 from medssl.artefacts.encoder import CURVE, Contract
 from medssl.artefacts.fits import FITS
 from medssl.artefacts.keep import KEEP, Leaks, Summary
 from medssl.artefacts.labels import LABELS, with_given_labels
 from medssl.artefacts.receipt import STAGES, Receipt, stage_and_name
 from medssl.artefacts.samples import SAMPLES, Fingerprint
-from medssl.artefacts.schema import Document, Table
+from medssl.artefacts.schema import Table
 from medssl.artefacts.series import REJECTED, SERIES
 from medssl.artefacts.volumes import VOLUMES, Volume, read_volumes
 from medssl.core import plugins, tables
