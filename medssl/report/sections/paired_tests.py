@@ -20,7 +20,7 @@ def paired_tests(evidence: Evidence) -> Section:
         return Section.not_given("Paired tests", "No two arms were compared on this page.")
     blocks: list[Table | Text] = []
     for task, table in given.items():
-        metric, label = headline(evidence.scores[task])
+        metric, label = headline(evidence.scores.get(task, table))
         main = table[(table["metric"] == metric) & (table["class"] == label)]
         named, labels = name_in(table, metric), labels_of(evidence.fits.get(task), table)
         n = units(int(table["n"].max()), str(table["unit"].iloc[0]))
