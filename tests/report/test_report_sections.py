@@ -1,4 +1,4 @@
-"""Sections say no more than their tables: words follow numbers, flows add up, pictures are picked by rule."""
+"""Sections say no more than their tables: flows add up, parts and folds are counted once, sources of numbers are named."""
 
 from __future__ import annotations
 
@@ -10,122 +10,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from markupsafe import Markup
+from made_rows import SCORED, sentences
 from PIL import Image
 from synthetic_study import receipt
 
 from medssl.artefacts.keep import Leaks
-from medssl.artefacts.names import Run
 from medssl.artefacts.samples import Fingerprint
-from medssl.artefacts.volumes import Volume
 from medssl.core import plugins
-from medssl.report.chart import Axis, Line, axis, category_axis, line_chart
 from medssl.report.checklist_items import AUTHORS, CLAIM, CLINICIANS, DATA_HOLDER, MI_CLAIM, TRIPOD
-from medssl.report.evidence import Evidence, arm_of, run_of, tones
-from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
-from medssl.report.model_card import model_card
-from medssl.report.parts import part_of, way_of_split
-from medssl.report.pictures import chosen_slices, picture, to_gray
+from medssl.report.evidence import Evidence
 from medssl.report.run import _spread, _with_given_masks
-from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, p_value, percent, span
-from medssl.report.sections.answer import alike, answer, claim, claim_together, detail, detail_together, verdict_of, with_limits
+from medssl.report.section import Figure, Table, Text
 from medssl.report.sections.checklists import _row
 from medssl.report.sections.compute import compute, cost_of_arms
 from medssl.report.sections.data import data
 from medssl.report.sections.failures import failures
 from medssl.report.sections.flow import flow
-from medssl.report.sections.label_efficiency import label_efficiency
 from medssl.report.sections.leakage import leakage
-from medssl.report.sections.methods import methods
-from medssl.report.sections.paired_tests import paired_tests
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
 from medssl.report.sections.results import results
-from medssl.report.shares import labels_of, ordered_shares, share_name, share_phrase, share_words
-from medssl.report.shown_study import ShownStudy
+from medssl.report.shares import labels_of, share_name, share_phrase, share_words
 from medssl.report.words import headline, metric_name, name_in
-
-ROW = {
-    "a": "simclr-hash", "b": "scratch-resnet18", "mode": "full", "fraction": 0.05, "metric": "auc", "class": "macro",
-    "better": "higher",
-    "difference": 0.03, "low": 0.01, "high": 0.05, "p": 0.004, "p_holm": 0.008, "n": 80, "unit": "image", "confidence": 0.95,
-    "num_seeds": 3, "seeds_above": 3,
-}  # fmt: skip
-
-
-def sentences(section: Section) -> str:
-    """The sentences of a section."""
-    return " ".join([section.lead, *(Markup("{}").format(b.html).striptags() for b in section.blocks if isinstance(b, Text))])
-
-
-@pytest.mark.parametrize(
-    ("changes", "verdict", "words"),
-    [
-        ({}, "better", "was better than training from scratch"),
-        ({"better": "lower"}, "worse", "was worse than"),
-        ({"low": -0.01}, "unclear", "no clear difference"),
-        ({"p_holm": 0.06}, "uncorrected", "not settled"),
-        ({"low": np.nan, "high": np.nan}, "unknown", "too few cases"),
-        ({"low": np.nan, "high": np.nan, "p": 1.0}, "unclear", "no clear difference"),
-        ({"low": -0.05, "high": -0.01}, "worse", "was worse than"),
-        ({"confidence": 0.9, "p": 0.07, "p_holm": 0.07}, "better", "was better than"),
-        ({"confidence": 0.9, "p": 0.07, "p_holm": 0.14}, "uncorrected", "once corrected for the number of comparisons"),
-        ({"confidence": 0.99, "p": 0.008, "p_holm": 0.016}, "uncorrected", "once corrected"),
-        ({"p": 0.06, "p_holm": 0.06}, "unclear", "no clear difference"),
-    ],
-)
-def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, object], verdict: str, words: str) -> None:
-    row = ROW | changes
-    assert verdict_of(row) == verdict
-    assert words in Markup(claim(row)).striptags()
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"n": 8, "unit": "patient"}, "on these 8 patients, simclr-hash did better than training from scratch: a hint"),
-        ({"fits_a": 3, "fits_b": 1}, "with one fit from scratch, simclr-hash did better than training from scratch: a hint"),
-        ({"fits_a": 1, "fits_b": 9, "better": "lower"}, "with one fit of simclr-hash, simclr-hash did worse than"),
-        ({"b": "simclr-all", "fits_a": 9, "fits_b": 1}, "with one fit of simclr-all, simclr-hash did better than simclr-all"),
-        ({"n": 1, "fits_a": 1, "fits_b": 1, "low": -0.01}, "on this 1 image, with one fit each, there is no clear difference"),
-        ({"n_rarer": 4}, "with 4 images of the rarer class, simclr-hash did better than training from scratch: a hint"),
-        ({"labels": "With labels of 1 patient", "n": 8}, "With labels of 1 patient, on these 8 images,"),
-    ],
-)
-def test_few_patients_or_a_single_fit_make_a_hint_and_no_finding(changes: dict[str, object], words: str) -> None:
-    said = Markup(claim(ROW | changes)).striptags()
-    assert words in said
-    assert " was better" not in said and " was worse" not in said
-    together = Markup(claim_together(pd.DataFrame([ROW | changes, ROW | changes | {"a": "other"}]))).striptags()
-    assert " was better" not in together and " was worse" not in together
-    assert ("A hint, not a finding." in together) == ("did" in said)
-
-
-def test_what_bounds_a_comparison_is_told_of_each_group() -> None:
-    rows = [ROW | {"a": f"arm{n}", "fits_a": 1 + n % 2, "fits_b": 3} for n in range(6)]
-    groups = alike(pd.DataFrame(rows))
-    assert [len(group) for group in groups] == [3, 3]
-    told = [Markup(claim_together(group)).striptags() for group in groups]
-    assert any(
-        "with one fit of the first, in 3 comparisons with training from scratch the first did better" in one for one in told
-    )
-    assert any("the first was better: arm1; arm3; arm5." in one for one in told)
-
-
-def test_the_fits_behind_a_claim_are_those_of_the_scores() -> None:
-    scores = pd.DataFrame([ROW | {"init": "simclr-hash", "num_seeds": 9}, ROW | {"init": "scratch-resnet18", "num_seeds": 1}])
-    fits = pd.DataFrame({"fit_id": ["scratch-resnet18-full-n3-s0"], "fraction": 0.05, "num_train_units": 3})
-    row = with_limits(pd.DataFrame([ROW]), scores, labels_of(fits, scores)).iloc[0]
-    assert (row["fits_a"], row["fits_b"], row["labels"]) == (9, 1, "With labels of 3 images")
-
-
-def test_the_note_of_a_row_stands_in_its_detail() -> None:
-    scores = pd.DataFrame([{**ROW, "init": arm, "estimate": 0.9} for arm in ("simclr-hash", "scratch-resnet18")])
-    note = "n below 50: the interval may be too narrow; left out: 2 of 8 cases, undefined in the first (2) or second (0)"
-    said = detail(ROW | {"note": note}, scores)
-    assert "seeds. Note: n below 50: the interval may be too narrow; left out: 2 of 8 cases" in said
-    together = detail_together(pd.DataFrame([ROW | {"note": note}] * 2))
-    assert together.endswith("below. Note: n below 50: the interval may be too narrow.")
 
 
 def test_a_score_is_named_with_the_option_that_it_depends_on() -> None:
@@ -154,39 +60,6 @@ def test_counts_that_were_asked_for_are_told_as_counts() -> None:
     assert share_phrase(0.5, labels) == "50\u202f% of the labels"
     assert share_words(1.0, labels) == "With all labels"
     assert labels_of(None, None) == {}
-
-
-@pytest.mark.parametrize("mode", ["full", "gradual", "linear", "knn", "decoder"])
-def test_a_frozen_random_encoder_is_not_called_training_from_scratch(mode: str) -> None:
-    words = Markup(claim(ROW | {"mode": mode})).striptags()
-    assert ("training from scratch" in words) == (mode in ("full", "gradual"))
-    assert ("random weights, also frozen" in words) == (mode in ("linear", "knn", "decoder"))
-
-
-def test_the_numbers_stand_below_the_claim() -> None:
-    scores = pd.DataFrame(
-        [{**ROW, "init": arm, "estimate": value} for arm, value in (("simclr-hash", 0.91), ("scratch-resnet18", 0.88))]
-    )
-    interval = "95\u202f% interval +0.010 to +0.050, p = 0.008"
-    assert detail(ROW, scores) == f"AUC 0.910 against 0.880: +0.030 ({interval}), larger in 3 of 3 seeds."
-
-
-def test_many_comparisons_are_told_by_what_came_out() -> None:
-    rows = [ROW | {"a": f"arm{n}", "difference": 0.03 + n / 1000} for n in range(9)]
-    rows += [ROW | {"a": f"arm{n}", "low": -0.01} for n in range(9, 12)]
-    rows += [ROW | {"a": "arm1", "b": "arm0"}, ROW | {"a": "arm2", "b": "arm0", "fraction": 1.0}]
-    groups = alike(pd.DataFrame(rows))
-    assert [len(group) for group in groups] == [9, 3, 1, 1], "scratch first, then by share of labels"
-    assert sum(len(group) for group in groups) == len(rows)
-    better, unclear = (Markup(claim_together(group)).striptags() for group in groups[:2])
-    assert "in 9 comparisons with training from scratch the first was better: arm0; arm1;" in better
-    assert "3 comparisons with training from scratch show no clear difference: arm9; arm10; arm11." in unclear
-    assert detail_together(groups[0]).startswith("AUC differences +0.030 to +0.038;")
-    assert "<b>" not in claim_together(pd.DataFrame([ROW | {"a": "<b>arm</b>"}, ROW]))
-
-
-def test_names_cannot_break_out_of_a_claim() -> None:
-    assert "<b>" not in claim(ROW | {"a": "<b>arm</b>"})
 
 
 @pytest.mark.parametrize(("items", "length"), [(CLAIM, 44), (TRIPOD, 27), (MI_CLAIM, 6)])
@@ -272,118 +145,12 @@ def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
     assert figures[0].body.count("<img") == 2 and "likeness 0.71" in figures[0].body and "0.88" in figures[0].caption
 
 
-def keep_table(num: int = 100) -> pd.DataFrame:
-    kept = np.arange(num) % 2 == 0
-    names = [f"v-1-{i:04d}" for i in range(num)]
-    twins = [None if k else names[i - 1] for i, k in enumerate(kept)]
-    distance = np.where(kept, 0, np.arange(num)).astype(np.float32)
-    return pd.DataFrame({"sample_id": names, "keep": kept, "reason": "duplicate", "twin": twins, "distance": distance})
-
-
-def test_contact_sheets_step_evenly_from_the_nearest_to_the_farthest_pair() -> None:
-    chosen = chosen_slices(keep_table())
-    assert len(chosen) == 18
-    assert not chosen["keep"].any()
-    assert chosen["distance"].is_monotonic_increasing
-    assert chosen["distance"].iloc[0] == 1
-    assert chosen["distance"].iloc[-1] == 99
-    pd.testing.assert_frame_equal(chosen, chosen_slices(keep_table().sample(frac=1, random_state=3)))
-
-
-def test_volume_planes_are_shown_as_radiologists_look() -> None:
-    plane = np.zeros((4, 6))
-    plane[3, 5] = 1  # the patient's right, front
-    assert to_gray(plane, is_volume=True)[0, 0] == 255
-    assert to_gray(plane, is_volume=False)[5, 3] == 255
-    assert to_gray(plane, is_volume=True).shape == (6, 4)
-
-
-def test_a_window_clips() -> None:
-    names = ("volume_id", "series_id", "subject_id", "unit", "kind", "modality", "split", "mask", "spacing_mm", "affine")
-    volume = Volume(
-        **dict.fromkeys(names), array=Path("a.npy"), shape=(1, 3, 1), slope=2.0, intercept=-1000.0, low=(-1000.0,), high=(1000.0,)
-    )  # fmt: skip
-    gray = to_gray(volume.seen_first(np.array([[-500, 500, 2000]])), is_volume=False)
-    assert gray.ravel().tolist() == [0, 128, 255]
-
-
-def test_pictures_are_small_and_inside() -> None:
-    html = picture(np.zeros((500, 400), np.uint8), "a <slice>")
-    assert 'width="106"' in html
-    assert "a &lt;slice&gt;" in html
-    assert "data:image/jpeg;base64," in html
-
-
-@pytest.mark.parametrize("values", [[0.1, 0.9], [-3.2, 4.4], [1e-5, 3e-5], [5.0, 5.0], [0.0, 0.0], [np.nan, 1.0], []])
-def test_axes_hold_their_values_with_few_round_ticks(values: list[float]) -> None:
-    made = axis("x", values)
-    known = [v for v in values if np.isfinite(v)]
-    assert all(made.low <= v <= made.high for v in known)
-    assert 2 <= len(made.ticks) <= 10
-    for value, text in made.ticks:
-        assert float(text.replace("−", "-")) == pytest.approx(value, abs=1e-12)
-
-
-@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 7.0], [1.0, 240.0], [3.0, 3.0]])
-def test_what_is_counted_has_whole_ticks(values: list[float]) -> None:
-    made = axis("epoch", values, num_ticks=4, whole=True)
-    assert len(made.ticks) >= 2 and all(text == f"{value:g}" == f"{int(value)}" for value, text in made.ticks)
-
-
-def test_long_ticks_have_room_beside_the_label() -> None:
-    for low, high in ((0.0, 1.0), (0.023051, 0.023252)):
-        drawn = str(line_chart([Line("a", "tone1", ((0, low), (1, high)))], axis("x", [0, 1]), axis("y", [low, high]), alt="a"))
-        ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]*)<', drawn)
-        assert all(float(right) - 7 * len(text) > 21 for right, text in ticks), "beside the upright label"
-
-
-def test_a_log_axis_spaces_by_ratio() -> None:
-    made = category_axis("labels", [0.01, 0.1, 1.0], ["1", "10", "100"], log=True)
-    first, second, third = (made.place(v) for v in (0.01, 0.1, 1.0))
-    assert second - first == pytest.approx(third - second)
-
-
-def test_chart_texts_are_escaped() -> None:
-    x = Axis("<x>", 0, 1, ((0, "<0>"),))
-    assert "<x>" not in line_chart([], x, x, alt='"><script>')
-    assert "<script>" not in line_chart([], x, x, alt='"><script>')
-
-
-def test_names_are_read_off_folders() -> None:
-    assert arm_of("ct/simclr-hash-seed0") == "simclr-hash"
-    assert run_of("ct/simclr-random_n-seed12") == run_of("simclr-random_n-seed12") == Run("simclr", "random_n", 12)
-
-
-def test_scratch_is_grey_and_arms_keep_their_colour() -> None:
-    colour = tones(["simclr-hash", "scratch-resnet18", "simclr-all"])
-    assert colour == {"scratch-resnet18": "ref", "simclr-all": "c0", "simclr-hash": "c1"}
-    assert tones(["mae-all", "scratch-unet"]) == {"scratch-unet": "ref", "mae-all": "c0"}
-    assert tones(["ct/small", "ct/all"]) == {"ct/all": "c0", "ct/small": "c1"}, "named like the reducer, not ended like it"
-
-
 def test_the_headline_is_dice_or_auc_over_classes() -> None:
     table = pd.DataFrame({"metric": ["accuracy", "auc", "auc", "auc"], "class": ["all", "liver", "lung", "macro"]})
     assert headline(table) == ("auc", "macro")
     assert headline(pd.DataFrame({"metric": ["auc", "brier"], "class": ["covid", "all"]})) == ("auc", "covid")
     assert headline(pd.DataFrame({"metric": ["dice", "iou"], "class": ["organ", "organ"]})) == ("dice", "organ")
     assert headline(pd.DataFrame({"metric": ["f1", "f1"], "class": ["covid", "macro"]})) == ("f1", "covid")
-
-
-def test_numbers_are_written_for_people() -> None:
-    assert number(-0.0004) == "0.000"
-    assert number(-0.01, sign=True) == "−0.010"
-    assert number(None) == number(float("nan")) == "n/a"
-    assert count(1234567) == "1\u202f234\u202f567"
-    assert counted(1, "file") == "1 file"
-    assert counted(23, "file") == "23 files"
-    assert percent(0.05) == "5\u202f%"
-    assert percent(0.004) == "0.4\u202f%"
-    assert p_value(0.0002) == "< 0.001"
-    assert span(0.1, float("nan")) == "n/a"
-    assert [duration(s) for s in (3.21, 42, 200, 9000)] == ["3.2 s", "42 s", "3.3 min", "2.5 h"]
-    assert ordered_shares(pd.Series([1.0, 0.05, 20, 5])) == [5, 20, 0.05, 1.0]
-    assert share_words(1.0) == "With all labels"
-    assert share_words(20) == "With 20 labelled cases"
 
 
 def test_the_page_names_the_commands_days_and_energy_of_its_receipts() -> None:
@@ -450,34 +217,6 @@ def test_provenance_says_which_jobs_and_fits_were_restored() -> None:
     assert "restored" not in sentences(provenance(Evidence(title="t", receipts={"ingest/ct": receipt(fits=12, restored_fits=0)})))
 
 
-FOLDED = pd.DataFrame(
-    {
-        "sample_id": [f"v-{n}" for n in range(6)], "volume_id": [f"v-{n}" for n in range(6)],
-        "subject_id": ["p-0", "p-0", "p-1", "p-1", "p-2", "p-2"], "split": "train", "fold": [0, 0, 1, 1, 2, 2],
-        "kind": "volume", "unit": "patient", "label": ["a", "b"] * 3,
-    }
-)  # fmt: skip
-
-
-def test_folds_stand_where_parts_do() -> None:
-    """Three patients in three folds: every sentence and table of the split speaks of the folds."""
-    study = {"prepare": DRAWN | {"split": {"folds": 3}}}
-    series = pd.DataFrame({"modality": ["CT"], "num_files": [6], "kind": "volume", "resampled": False, "subject_id": "p-0"})
-    evidence = Evidence(title="t", series={"ct": series}, samples={"ct": FOLDED}, study=study)
-    parts, labels = (next(b for b in data(evidence).blocks if isinstance(b, Table) and b.name == n) for n in ("parts", "labels"))
-    assert parts.rows["split"].tolist() == ["fold 0", "fold 1", "fold 2"] and parts.rows["subjects"].tolist() == [1, 1, 1]
-    assert list(labels.shown) == ["Source", "Class", "fold 0", "fold 1", "fold 2"]
-    drawn = str(flow(evidence).blocks[0].body)  # type: ignore[union-attr]
-    assert "Cross-validation: 6 slices" in drawn and "in 3 folds, split into 3 folds by patient" in drawn.replace("</text>", " ")
-    assert "fold 2: 2 slices" in drawn and "Training part" not in drawn
-    text = methods(evidence).facts["text"]
-    assert "ct: 3-fold cross-validation by patient; predictions pooled over folds." in text
-    assert leakage(evidence).lead.startswith("No subject"), "each patient is in one fold"
-    torn = FOLDED.assign(fold=[0, 1, 1, 1, 2, 2])
-    assert leakage(Evidence(title="t", samples={"ct": torn})).lead.startswith("1 subjects or volumes")
-    assert part_of(FOLDED.drop(columns="fold")).tolist() == ["train"] * 6
-
-
 def test_fits_of_folds_have_a_table_by_fold() -> None:
     fits = pd.DataFrame(
         [
@@ -529,232 +268,6 @@ def test_an_item_is_answered_only_by_a_section_of_the_page_that_was_given(
     assert all(row["where"].startswith("#") and row["where"][1:] in on_page for row in answered)
     assert all(row["where"] in (AUTHORS, CLINICIANS, DATA_HOLDER) for row in owned)
     assert (len(answered), len(owned)) == (num_answered, 44 - num_answered)
-
-
-def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> None:
-    from medssl.report.sections.methods import _pretraining
-
-    settled = {"objective": {"name": "local_contrast"}, "backbone": {"name": "unet"}, "epochs": 100, "batch_size": 10}
-    runs = {"gd_lr": settled | {"max_steps": 300, "init_run": "gd"}, "long": settled | {"max_steps": None, "init_run": None}}
-    curves = {f"ct/{name}-all-seed0": pd.DataFrame() for name in runs}
-    text = _pretraining(Evidence(title="t", curves=curves, study={"pretrain": runs}))
-    first, second = text.split(";")
-    assert "begun from gd, 300 steps" in first and "epochs" not in first
-    assert "100 epochs" in second and "begun from random weights" in second
-
-
-def test_a_pretraining_that_is_told_the_background_is_not_called_free_of_labels() -> None:
-    curve = pd.DataFrame({"epoch": range(4), "step": range(4), "loss": 1.0})
-    sepclr = {"objective": {"name": "sepclr", "options": {"background": "healthy"}}}
-    for recipe, words in (("apart", "told by label or source: apart, background healthy)"), ("plain", "")):
-        study = {"pretrain": {"apart": sepclr, "plain": {"objective": {"name": "simclr", "options": {}}}}}
-        evidence = Evidence(title="t", curves={f"ct/{recipe}-all-seed0": curve}, study=study)
-        sections = [pretraining(evidence), methods(evidence), answer(evidence)]
-        for text in (*map(sentences, sections), model_card(evidence)):
-            assert re.search("without labels|No labels|Labels played no part", text)
-            assert words in text and ("told by label" in text) == bool(words)
-
-
-@pytest.mark.parametrize("name", plugins.names("objective"))
-def test_every_objective_is_cited(name: str) -> None:
-    study = {"pretrain": {"run": {"objective": {"name": name}, "backbone": {"name": "resnet18"}, "epochs": 1}}}
-    section = methods(Evidence(title="t", curves={"ct/run-all-seed0": pd.DataFrame()}, study=study))
-    assert len(section.facts["references"]) == 1
-    assert f"{name} [1]" in section.facts["text"]
-
-
-SCORED = {"init": "a", "mode": "full", "fraction": 1.0, "class": "organ", "confidence": 0.95, "estimate": 0.9}
-
-
-@pytest.mark.parametrize(
-    ("kinds", "words"),
-    [
-        (["bca", "bca"], "(BCa) [1]."),
-        (["bca", "normal", "bca"], "in 2, normal, where the bootstrap was far off the estimate in 1 of 3 scores."),
-        (["percentile"], ": percentile."),
-    ],
-)
-def test_methods_name_the_intervals_that_were_made(kinds: list[str], words: str) -> None:
-    scores = pd.DataFrame([SCORED | {"metric": "dice", "method": kind} for kind in kinds])
-    text = methods(Evidence(title="t", scores={"heart": scores}, study={"evaluate": {"bootstrap": 200}})).facts["text"]
-    assert words in text
-    assert ("(BCa)" in text) == ("bca" in kinds)
-
-
-COMPARED = ROW | {"class": "organ", "effect": 0.3, "effect_name": "d_z", "note": None}
-
-
-@pytest.mark.parametrize(
-    ("methods_used", "words", "silent"),
-    [
-        ([], [], ["bootstrapped in pairs", "Wilcoxon", "DeLong", "Holm"]),
-        (["bootstrap (bca)"], ["bootstrapped in pairs", "Holm"], ["Wilcoxon", "DeLong"]),
-        (["bootstrap (bca)", "delong", "wilcoxon"], ["bootstrapped in pairs", "DeLong", "Wilcoxon", "Holm"], []),
-    ],
-)
-def test_methods_name_the_tests_that_were_made(methods_used: list[str], words: list[str], silent: list[str]) -> None:
-    scores = pd.DataFrame([SCORED | {"metric": "auc", "method": "bca"}])
-    compared = pd.DataFrame([COMPARED | {"method": method} for method in methods_used], columns=[*COMPARED, "method"])
-    text = methods(Evidence(title="t", scores={"x": scores}, comparisons={"x": compared})).facts["text"]
-    assert all(word in text for word in words) and not any(word in text for word in silent)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"holm_over": "arms"}, "over the arms compared with one reference, within a mode and share of labels"),
-        ({"holm_over": "task"}, "over the arms compared with one reference, in all modes and shares of labels of a task"),
-        ({}, "over the arms compared with one reference"),
-    ],
-)
-def test_the_family_of_holms_correction_is_that_of_the_options(options: dict[str, str], words: str) -> None:
-    scores = pd.DataFrame([SCORED | {"metric": "auc", "method": "bca"}])
-    compared = pd.DataFrame([COMPARED | {"method": "bootstrap (bca)"}])
-    evidence = Evidence(title="t", scores={"x": scores}, comparisons={"x": compared}, study={"evaluate": options})
-    for text in (sentences(paired_tests(evidence)), methods(evidence).facts["text"]):
-        assert re.search(re.escape(words) + r"(\.| \[)", text), text
-
-
-@pytest.mark.parametrize("rule", ["validation mean Dice", "last step (no validation cases)"])
-def test_methods_name_seeds_and_selection_as_the_table_of_fits_has_them(rule: str) -> None:
-    fits = pd.DataFrame({"mode": "full", "fraction": 1.0, "seed": 0, "pretrain_seed": [0, 1, 2, None], "selection": rule})
-    text = methods(Evidence(title="t", fits={"heart": fits})).facts["text"]
-    assert f"1 fine-tuning seed on each of 3 pre-training seeds; the model was chosen by: {rule}" in text
-    assert "validation part only" not in text
-
-
-@pytest.mark.parametrize(
-    ("inits", "fractions", "words", "subsets"),
-    [
-        ({"a": ["imagenet"]}, [1.0], "Each encoder was fine-tuned with one recipe", ""),
-        ({"a": ["scratch-resnet18"]}, [1.0], "Networks from random weights were fine-tuned", ""),
-        (
-            {"a": ["imagenet", "scratch-resnet18"]},
-            [0.1, 1.0],
-            "Each encoder and a network of the same architecture from random",
-            "nested and",
-        ),
-        (
-            {"a": ["imagenet", "scratch-resnet18"], "b": ["imagenet"]},
-            [0.1],
-            "from random weights (in a) were fine-tuned",
-            "drawn by unit",
-        ),
-    ],
-)
-def test_methods_name_the_starts_and_subsets_that_there_were(
-    inits: dict[str, list[str]], fractions: list[float], words: str, subsets: str
-) -> None:
-    fits = {
-        task: pd.DataFrame([{"init": name, "mode": "full", "fraction": f, "seed": 0} for name in names for f in fractions])
-        for task, names in inits.items()
-    }
-    text = methods(Evidence(title="t", fits=fits)).facts["text"]
-    assert words in text and (f"subsets were {subsets}" in text if subsets else "subsets" not in text)
-    assert ("random weights" in text) == ("scratch-resnet18" in inits["a"])
-
-
-@pytest.mark.parametrize(
-    ("seeds", "words"),
-    [
-        ([(0, 0), (1, 1), (2, 2)], "3 fine-tuning seeds, one to each of 3 pre-training seeds"),
-        ([(run, seed) for run in range(3) for seed in range(2)], "2 fine-tuning seeds on each of 3 pre-training seeds"),
-        ([(0, 0), (0, 1)], "; 2 fine-tuning seeds;"),
-    ],
-)
-def test_methods_tell_paired_seeds_from_crossed_ones(seeds: list[tuple[int, int]], words: str) -> None:
-    rows = [{"init": "simclr-hash", "pretrain_seed": run, "seed": seed} for run, seed in seeds]
-    rows += [{"init": "scratch-resnet18", "pretrain_seed": run, "seed": seed} for run, seed in seeds]
-    fits = pd.DataFrame(rows).assign(mode="full", fraction=1.0)
-    assert words in methods(Evidence(title="t", fits={"heart": fits})).facts["text"]
-
-
-def test_methods_give_counts_of_labels_as_they_were_asked_for() -> None:
-    fits = pd.DataFrame(
-        {
-            "fit_id": ["scratch-resnet18-full-n2-s0", "scratch-resnet18-full-1-s0"],
-            "mode": "full",
-            "fraction": [0.125, 1.0],
-            "num_train_units": [2, 16],
-            "seed": 0,
-        }
-    )
-    scores = pd.DataFrame({"confidence": [0.95], "method": ["percentile"], "metric": ["dice"], "unit": ["patient"]})
-    text = methods(Evidence(title="t", fits={"heart": fits}, scores={"heart": scores})).facts["text"]
-    assert "labels of 2 patients, 100 % of the labels" in text.replace("\N{NARROW NO-BREAK SPACE}", " ") and "12.5" not in text
-
-
-def test_methods_say_what_surface_scores_mean_and_what_the_network_sees() -> None:
-    scores = pd.DataFrame([SCORED | {"metric": metric, "method": "bca"} for metric in ("dice", "hd95", "nsd")])
-    prepare = {"window_hu": [[-1000.0, 400.0]], "percentiles": [0.5, 99.5], "spacing_mm": None}
-    study = {"prepare": prepare, "sources": {"heart": {"prepare": {"spacing_mm": [2.0, 2.0, None]}}, "ct": {}}}
-    scores["options"] = [{}, {"percentile": 95.0}, {"tolerance_mm": 3.0}]
-    series = {"heart": pd.DataFrame({"modality": ["MR"]}), "ct": pd.DataFrame({"modality": ["CT"]})}
-    text = methods(Evidence(title="t", scores={"heart": scores}, series=series, study=study)).facts["text"]
-    assert "95th percentiles" in text and "within 3 mm" in text
-    assert "CT to -1000 to 400 HU; MR to the 0.5 to 99.5 percentiles" in text
-    assert "heart to 2 × 2 × unchanged mm" in text
-    assert "pictures" not in text
-
-
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({"resampled": [False, False]}, "reoriented to RAS+ without interpolation. "),
-        ({"resampled": [True, False]}, "to RAS+, without interpolation but for 1 of 2 volumes or image sets, whose tilted or"),
-        ({}, "reoriented to RAS+. "),
-    ],
-)
-def test_methods_say_of_interpolation_what_the_tables_of_ingest_say(columns: dict[str, list[bool]], words: str) -> None:
-    series = pd.DataFrame({"modality": ["CT", "CT"], "kind": "volume"} | columns)
-    assert words in methods(Evidence(title="t", series={"ct": series})).facts["text"]
-
-
-DRAWN = {
-    "window_hu": [[-1000.0, 1000.0]],
-    "percentiles": [0.5, 99.5],
-    "spacing_mm": None,
-    "split": {"val_frac": 0.1, "file": None},
-}
-LISTED = {"split": {"file": "split.tsv"}}
-
-
-@pytest.mark.parametrize(
-    ("kind", "unit", "study", "words"),
-    [
-        ("volume", "patient", {"prepare": DRAWN}, "by patient"),
-        ("images", "image", {"prepare": DRAWN}, "as the source names parts, else by image"),
-        ("images", "image", {"prepare": DRAWN | LISTED}, "by a given list"),
-        ("volume", "patient", {"prepare": DRAWN, "sources": {"ct": {"prepare": LISTED}}}, "by a given list"),
-        ("volume", "patient", {}, ""),
-    ],
-)
-def test_of_the_parts_is_said_what_is_known(kind: str, unit: str, study: dict[str, dict], words: str) -> None:
-    samples = pd.DataFrame({"sample_id": ["a", "b"], "split": ["train", "test"], "kind": kind, "unit": unit})
-    assert way_of_split("ct", samples, ShownStudy.model_validate(study)) == words
-    assert way_of_split("ct", samples.assign(split="train"), ShownStudy.model_validate(study)) == "", "nothing was held out"
-    series = pd.DataFrame({"modality": ["CT"], "num_files": [2], "kind": kind})
-    evidence = Evidence(title="t", series={"ct": series}, samples={"ct": samples}, study=study)
-    drawn = str(flow(evidence).blocks[0].body)  # type: ignore[union-attr]
-    text = methods(evidence).facts["text"]
-    assert (", split" in drawn) == bool(words) and "by patient where" not in text
-    assert f"test parts: ct {words}." in text if words else "test parts" not in text
-
-
-def test_methods_claim_no_more_of_claim_than_the_page_answers() -> None:
-    series = {"ct": pd.DataFrame({"modality": ["CT"]})}
-    alone = methods(Evidence(title="t", series=series)).facts["text"]
-    assert "CLAIM" not in alone
-    on_page = methods(Evidence(title="t", series=series, on_page=frozenset({"data"}))).facts["text"]
-    assert "answers 2 of 44 CLAIM items [1]; the others name who must answer." in on_page
-
-
-def test_a_box_of_the_flow_breaks_what_is_longer_than_a_line() -> None:
-    words = " ".join(f"run-{number}" for number in range(30))
-    picture = str(flow_chart([Step("Kept", (words,), "Dropped", (words,))], alt="flow"))
-    lines = re.findall(r'class="box-line"[^>]*>([^<]*)<', picture)
-    assert max(map(len, lines)) <= LINE_LETTERS
-    assert " ".join(lines).split() == [*words.split(), *words.split()]
 
 
 @pytest.mark.parametrize(("epochs", "along"), [(1, "step"), (2, "step"), (3, "epoch")])
@@ -836,39 +349,3 @@ def test_cases_name_the_share_of_labels_that_their_arm_was_given() -> None:
     lead = failures(Evidence(title="t", cases=given)).lead.replace("\u202f", " ")
     assert lead.endswith("of one arm with 25 % of the labels or 100 % of the labels.")
     assert failures(Evidence(title="t", cases={"few": given["few"]})).lead.endswith("of one arm with 25\u202f% of the labels.")
-
-
-def scores_of(scores: dict[str, dict[float, float]], metric: str = "auc") -> pd.DataFrame:
-    """A task's scores by starting point and share of labels."""
-    rows = [
-        {"init": init, "fraction": share, "estimate": value, "low": value - 0.02, "high": value + 0.02, "mode": mode}
-        for mode in ("linear", "full")
-        for init, by_share in scores.items()
-        for share, value in by_share.items()
-    ]
-    more = {"metric": metric, "class": "macro", "n": 80, "unit": "image", "confidence": 0.95, "num_seeds": 3}
-    return pd.DataFrame(rows).assign(**more)
-
-
-def test_what_each_starting_point_loses_with_fewer_labels_stands_least_first() -> None:
-    given = {"scratch-resnet18": {0.05: 0.6, 0.5: 0.7, 1.0: 0.9}, "spark": {0.05: 0.82, 1.0: 0.92}, "late": {0.5: 0.8, 1.0: 0.9}}
-    section = label_efficiency(Evidence(title="t", scores={"organs": scores_of(given)}))
-    (table,) = (block for block in section.blocks if isinstance(block, Table))
-    assert "from 100\u202f% of the labels to 5\u202f%" in table.caption
-    assert table.rows["mode"].tolist() == ["full", "full", "linear", "linear"]
-    assert table.rows["init"].tolist() == ["spark", "scratch-resnet18"] * 2, "late was not fitted on 5 %"
-    assert table.rows["falls_by"].tolist() == pytest.approx([0.1, 0.3] * 2)
-    assert table.rows["falls_frac"].tolist() == pytest.approx([0.1 / 0.92, 0.3 / 0.9] * 2)
-    assert table.shown["Falls by"].tolist() == ["0.100", "0.300"] * 2
-
-
-def test_a_score_that_is_better_the_lower_it_is_falls_when_it_grows() -> None:
-    scores = scores_of({"scratch-resnet18": {0.1: 30.0, 1.0: 20.0}}, "hd95")
-    section = label_efficiency(Evidence(title="t", scores={"heart": scores}))
-    (table,) = (block for block in section.blocks if isinstance(block, Table))
-    assert table.rows["falls_by"].tolist() == [10.0, 10.0]
-
-
-def test_one_share_of_labels_tells_nothing_of_what_is_lost() -> None:
-    section = label_efficiency(Evidence(title="t", scores={"organs": scores_of({"scratch-resnet18": {1.0: 0.9}})}))
-    assert not any(isinstance(block, Table) for block in section.blocks)
