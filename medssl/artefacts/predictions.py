@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from medssl.artefacts.fits import FIT_ID, FRACTION, INIT, MODE, PRETRAIN_SEED, SEED, UNIT_ID
+from medssl.artefacts.fits import FIT_ID, FOLD, FRACTION, INIT, MODE, PRETRAIN_SEED, SEED, UNIT_ID
 from medssl.artefacts.labels import GROUPS
 from medssl.artefacts.schema import INSIDE, Column, Family, Table
 from medssl.artefacts.volumes import SPLITS, VOLUME_ID
@@ -25,6 +25,7 @@ PREDICTIONS = Table(
         FRACTION,
         Column("num_train", "int64", "training cases of the fit", optional=True),
         SEED,
+        FOLD,
         Column("split", "str", "part of the case", choices=SPLITS),
         Column("case_id", "str", "sample or volume; unit or volume where cases are aggregated"),
         UNIT_ID,
@@ -35,7 +36,7 @@ PREDICTIONS = Table(
         Column("spacing_mm", "list", "voxel size of the masks", "mm", optional=True, shape=(3,)),
     ),
     families=(PROBABILITIES_OF_CLASSES, GROUPS),
-    unique=("fit_id", "case_id"),
+    unique=("fit_id", "fold", "case_id"),
 )
 
 PROBABILITIES = Table(
