@@ -71,6 +71,7 @@ CURVES = Table(
     meaning="A row per evaluation of a fit.",
     columns=(
         FIT_ID,
+        FOLD,
         Column("step", "int64", "optimiser steps done"),
         Column("loss", "float64", "mean since the row before", nullable=True),
         Column("val_score", "float64", "validation score", nullable=True),
@@ -80,7 +81,7 @@ CURVES = Table(
 SPLITS_OF_FITS = Table(
     file="splits.parquet",
     folder="5_finetune/<task>",
-    meaning="A row per case of each nested training subset, then the validation and test cases.",
+    meaning="A row per case of each nested training subset, then the validation and test cases; of each fold.",
     columns=(
         Column("split", "str", "part", choices=SPLITS),
         Column("case_id", "str", "the case"),
@@ -90,6 +91,7 @@ SPLITS_OF_FITS = Table(
         Column("seed", "int64", "of the subset; missing for validation and test", nullable=True),
         Column("fraction", "float64", "of the subset; missing for validation and test", "0…1", nullable=True),
         Column("rank", "int64", "the order in which its unit enters; missing for validation and test", nullable=True),
+        FOLD,
     ),
 )
 
@@ -104,6 +106,7 @@ class FitOfModel(Document):
     seed: int = meant("see `fits.tsv`")
     num_train: int = meant("training cases")
     val_score: float | None = meant("its validation score")
+    fold: int | None = meant("see `fits.tsv`", default=None)
 
 
 class ModelContract(Network):

@@ -16,7 +16,8 @@ PROBABILITIES_OF_CLASSES = Family(PROBABILITY, Column("<class>", "float64", "pro
 PREDICTIONS = Table(
     file="predictions.parquet",
     folder="5_finetune/<task>",
-    meaning="A row per fit and case: probabilities of the validation and test cases, or a mask for each test case.",
+    meaning="A row per fit and case: probabilities of the validation and test cases, or a mask for each test case. Of folds the "
+    "test cases alone, so that each case is there once.",
     columns=(
         FIT_ID,
         INIT,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from medssl.artefacts.fits import MODEL_FORMAT
+from medssl.artefacts.fits import MODEL_FORMAT, ModelContract
 from medssl.artefacts.names import FitId, Start
 from medssl.artefacts.volumes import read_volumes, windows_of
 from medssl.core import plugins
@@ -171,13 +170,13 @@ class Work:
         }
         return dict(sorted((facts | result).items()))
 
-    def contract(self, fit: FitId, facts: dict[str, Any]) -> dict[str, Any]:
+    def contract(self, fit: FitId, facts: dict[str, Any]) -> ModelContract:
         """What `medssl predict` needs beside the weights of a fit."""
         start, options = str(fit.start), self.options
-        network, volumes = self.starting.contracts[start], Path(self.job.spec.inputs["volumes"])
-        window = windows_of(read_volumes(volumes))
+        network, volumes = self.starting.contracts[start], read_volumes(self.job.spec.inputs["volumes"])
+        window = windows_of(volumes)
         of_fit = ("fit_id", "init", "pretrain_seed", "mode", "seed", "num_train", "val_score", "fold")
-        return {
+        content = {
             "format": MODEL_FORMAT,
             "task": options.task,
             "options": options.options,
@@ -196,6 +195,7 @@ class Work:
             "spec": self.job.spec.hash,
             **self.task.contract(self.data_of(self.division(fit))),
         }
+        return ModelContract.check(content)
 
 
 def _full_size(size: list[int], spatial_dims: int) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.artefacts.labels import LabelCounts, group_columns, with_given_labels
-from medssl.artefacts.volumes import Volume, read_volumes
-from medssl.core import tables
+from medssl.artefacts.labels import LABELS, LabelCounts, group_columns, with_given_labels
+from medssl.artefacts.samples import SAMPLES
+from medssl.artefacts.volumes import VOLUMES, Volume, read_volumes
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text
 from medssl.finetune.cases import MANY, Cases, class_names, encode, labelled, unit_ids, volume_ids
@@ -34,10 +33,10 @@ ReadImages = Callable[[np.ndarray], Tensor]
 
 def samples_of(source: Source) -> pd.DataFrame:
     """The table of samples with `unit_id`, and with the labels and groups of label files where the source has some."""
-    table = tables.read_parquet(source.verified(source.samples))
+    table = SAMPLES.read(source.verified(source.samples))
     if source.labels is not None:
-        table = with_given_labels(table, tables.read_parquet(source.verified(source.labels)))
-    return table.assign(unit_id=unit_ids(table, tables.read_tsv(source.verified(source.volumes))))
+        table = with_given_labels(table, LABELS.read(source.verified(source.labels)))
+    return table.assign(unit_id=unit_ids(table, VOLUMES.read(source.verified(source.volumes))))
 
 
 # Images with class labels
@@ -245,7 +244,7 @@ def read_scans(source: Source, expected: NetworkInput) -> Scans:
 
 def new_scans(source: Source, expected: NetworkInput) -> list[Scan]:
     """Every volume of a source, without masks, by volume id."""
-    axes = tables.read_parquet(source.samples).drop_duplicates("volume_id").set_index("volume_id")["axis"]
+    axes = SAMPLES.read(source.samples).drop_duplicates("volume_id").set_index("volume_id")["axis"]
     volumes = sorted(read_volumes(source.volumes), key=lambda volume: volume.volume_id)
     return [scan_of(v, open_array(v.array), None, int(axes[v.volume_id]), expected.cuts_slices) for v in volumes]
 
@@ -286,7 +285,7 @@ class GivenMasks:
         """The masks among the label files of a source; none where it has no label files."""
         if source.labels is None:
             return cls({}, {})
-        table, folder = tables.read_parquet(source.verified(source.labels)), source.labels.parent
+        table, folder = LABELS.read(source.verified(source.labels)), source.labels.parent
         table = table[table["mask"].notna()]
         files = {str(name): folder / str(mask) for name, mask in zip(table["volume_id"], table["mask"], strict=True)}
         return cls(files, LabelCounts.read(source.verified(folder / LabelCounts.FILE)).names)
@@ -329,10 +328,9 @@ def _geometry(source: Source, volume_id: str) -> Path:
 # What a contract says of a source
 
 
-def median_spacing_mm(volumes_path: Path) -> list[float] | None:
+def median_spacing_mm(volumes: Sequence[Volume]) -> list[float] | None:
     """Median voxel size of a source's volumes in mm, None for images."""
-    volumes = tables.read_tsv(volumes_path, text=("spacing_mm",))
-    known = [json.loads(text) for text in volumes["spacing_mm"] if isinstance(text, str)]
+    known = [volume.spacing_mm for volume in volumes if volume.spacing_mm is not None]
     return [float(size) for size in np.median(known, axis=0)] if known else None
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medssl.artefacts.fits import CURVES, FITS, SPLITS_OF_FITS, ModelContract
 from medssl.artefacts.names import FitId
+from medssl.artefacts.predictions import PREDICTIONS
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
-from medssl.core.files import write_json, writing
+from medssl.core.files import writing
 from medssl.core.job import Job
 from medssl.core.signals import raised
 from medssl.core.store import link
@@ -196,9 +198,9 @@ def finish(state: State) -> None:
         best = state.best(str(start))
         model = None if best is None else state.of_fit(best).model
         if best is not None and model is not None:
-            target, contract = (job.path("models", str(start), name) for name in (MODEL, "contract.json"))
+            target, contract = (job.path("models", str(start), name) for name in (MODEL, ModelContract.FILE))
             link(model, target)
-            write_json(contract, work.contract(best, work.facts(best, state.of_fit(best).facts)))
+            work.contract(best, work.facts(best, state.of_fit(best).facts)).write(contract)
             job.wrote(target, contract)
 
 
@@ -206,17 +208,17 @@ def _write_tables(state: State) -> None:
     work, job = state.work, state.work.job
     kept = {fit: state.of_fit(fit) for fit in work.fits}
     predictions = [work.rows(fit, found.predicted) for fit, found in kept.items()]
-    tables.write_parquet(job.path("predictions.parquet"), pd.concat(predictions, ignore_index=True))
-    tables.write_tsv(job.path("fits.tsv"), fits_table([work.facts(fit, found.facts) for fit, found in kept.items()]))
+    PREDICTIONS.write(job.path(PREDICTIONS.file), pd.concat(predictions, ignore_index=True))
+    FITS.write(job.path(FITS.file), fits_table([work.facts(fit, found.facts) for fit, found in kept.items()]))
     curves = [
         work.names(fit) | dict(zip(("step", "loss", "val_score"), row, strict=True))
         for fit, found in kept.items()
         for row in found.curve
     ]
     columns = [*work.names(work.fits[0]), "step", "loss", "val_score"]
-    tables.write_tsv(job.path("curves.tsv"), pd.DataFrame(curves, columns=columns))
-    tables.write_parquet(job.path("splits.parquet"), split_rows(work.divisions))
-    job.wrote(*(job.path(name) for name in ("predictions.parquet", "fits.tsv", "curves.tsv", "splits.parquet")))
+    CURVES.write(job.path(CURVES.file), pd.DataFrame(curves, columns=columns))
+    SPLITS_OF_FITS.write(job.path(SPLITS_OF_FITS.file), split_rows(work.divisions))
+    job.wrote(*(job.path(table.file) for table in (PREDICTIONS, FITS, CURVES, SPLITS_OF_FITS)))
 
 
 def fits_table(facts: list[dict[str, Any]]) -> pd.DataFrame:

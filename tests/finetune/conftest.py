@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from made_receipts import receipt
 from medssl.core import tables
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
-from medssl.finetune.options import FinetuneOptions
+from medssl.finetune.options import TaskOptions
 
 SIDE = 16
 CLASSES = ("bladder", "femur", "liver")
@@ -92,11 +91,12 @@ def write_encoder(folder: Path, *, spatial_dims: int = 2, seed: int = 7) -> Path
     import torch
 
     from medssl.nn.backbone import build
-    from medssl.nn.weights import save_encoder
+    from medssl.nn.weights import save_encoder, save_tensors
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     save_encoder(folder / "encoder.safetensors", build("resnet18", NARROW, spatial_dims, 1))
+    save_tensors(folder / "parts.safetensors", {})
     contract: dict[str, Any] = {
         **{"format": "medssl-encoder-1", "backbone": "resnet18", "backbone_options": NARROW},
         **{"spatial_dims": spatial_dims, "in_channels": 1, "input_size": [SIDE] * spatial_dims},
@@ -111,6 +111,8 @@ def finetune_spec(source: Path, *encoders: Path, seed: int = 0, **settings: Any)
     small: dict[str, Any] = {"fractions": [0.2, 1.0], "seeds": [0], "max_steps": 3, "batch_size": 16, "evaluations": 2}
     small["backbone"] = {"resnet18": NARROW}
     root = source.parent.parent
+    options = TaskOptions(source=source.name, **(small | settings))
+    images = root / "1_ingest" / source.name / "volumes"
     return Spec(
         stage="finetune",
         name="organs",
@@ -118,11 +120,14 @@ def finetune_spec(source: Path, *encoders: Path, seed: int = 0, **settings: Any)
         root=str(root),
         seed=seed,
         code="0",
-        settings=json.loads(FinetuneOptions(source=source.name, **(small | settings)).model_dump_json()),
+        options=options.model_dump(mode="json"),
         inputs={
             "samples": str(source / "samples.parquet"),
             "volumes": str(source / "volumes.tsv"),
+            "arrays": str(source / "arrays"),
+            **({"images": str(images)} if images.is_dir() else {}),
             "encoders": {path.name: str(path / "encoder.safetensors") for path in encoders},
+            "parts": {path.name: str(path / "parts.safetensors") for path in encoders},
             "contracts": {path.name: str(path / "contract.json") for path in encoders},
         },
         out=str(root / "5_finetune" / "organs"),

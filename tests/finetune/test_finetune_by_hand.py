@@ -23,10 +23,10 @@ from test_finetune_segmentation import SMALL, scan, write_scans
 from medssl.core import tables
 from medssl.core.job import Spec, job
 from medssl.core.rng import rng
-from medssl.evaluate.options import EvaluateOptions
+from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.run import run as evaluate
-from medssl.finetune.decoder import UNet
 from medssl.finetune.scans import batch_of, places_of
+from medssl.finetune.segmenter import Segmenter
 from medssl.finetune.training import seeded
 from medssl.nn.backbone import build
 from medssl.nn.weights import load_encoder
@@ -39,8 +39,12 @@ CLASSES = ["bladder", "femur", "liver"]
 def scores(root: Path, task: str) -> pd.DataFrame:
     """What stage evaluate says of the fits of stage finetune."""
     folder = root / "5_finetune" / "organs"
-    values = EvaluateOptions(bootstrap=100).model_dump() | {"task": task, "name": "organs"}
-    inputs = {"predictions": str(folder / "predictions.parquet"), "fits": str(folder / "fits.tsv")}
+    values = EvaluationOptions(bootstrap=100, task=task).model_dump(mode="json")
+    inputs = {
+        "predictions": str(folder / "predictions.parquet"),
+        "fits": str(folder / "fits.tsv"),
+        "masks": str(folder / "masks"),
+    }
     spec = Spec("evaluate", "organs", "study", str(root), 0, "c", values, inputs, str(root / "6_evaluate" / "organs"))
     with job(spec) as work:
         evaluate(work)
@@ -78,7 +82,7 @@ def test_segmentation_by_hand_with_monai_has_the_same_dice(tmp_path: Path, finet
     with seeded(0, "scratch"):
         backbone = build("resnet18", NARROW, 2, 1)
     with seeded(0, "decoder"):
-        network = UNet(backbone, 3)
+        network = Segmenter(backbone, 3)
     backbone.to(memory_format=torch.channels_last)  # as in finetune: 24 steps make rounding visible
     index = torch.tensor([0, 1, 0, 2])
 

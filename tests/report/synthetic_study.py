@@ -284,7 +284,6 @@ def _keeps(root: Path, samples: pd.DataFrame) -> tuple[list[str], list[str]]:
             kept=int(keep.sum()),
             kept_frac=float(keep.mean()),
             reasons=rows["reason"].value_counts().to_dict(),
-            seconds=0.4,
             curve=Curve(**curve) if arm == "hash" else None,
         ).write(job.path("summary.json"))
         _finish(job, "keep.parquet", "summary.json")

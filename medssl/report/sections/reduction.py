@@ -66,7 +66,7 @@ def _arm(evidence: Evidence, name: str) -> dict[str, object]:
         "dropped": len(keep) - kept,
         "kept_frac": kept / len(keep) if len(keep) else None,
         "threshold": None if summary is None else summary.threshold,
-        "seconds": None if summary is None else summary.seconds,
+        "seconds": evidence.wall_s(f"reduce/{name}"),
     }
 
 

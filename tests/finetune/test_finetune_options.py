@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from pydantic import ValidationError
 
 from medssl.core import plugins
 from medssl.finetune.options import FinetuneOptions
-from medssl.finetune.recipe import Recipe
 
 
 @pytest.mark.parametrize("task", plugins.names("task"))
@@ -20,11 +18,6 @@ def test_a_task_brings_its_own_modes_and_options(task: str) -> None:
     assert settings.modes == plugin.constant("DEFAULT_MODES")
     assert settings.options == plugin.check({})
     assert FinetuneOptions(**settings.model_dump()) == settings
-
-
-def test_defaults_of_the_recipe_are_those_of_the_study_file() -> None:
-    settings = FinetuneOptions(source="a")
-    assert {f.name: getattr(settings, f.name) for f in fields(Recipe)} == {f.name: f.default for f in fields(Recipe)}
 
 
 @pytest.mark.parametrize(
