@@ -20,22 +20,22 @@ PRETRAIN_SEED = Column(
 MODE = Column("mode", "str", "how it learns: a word of the task's modes")
 FRACTION = Column("fraction", "float64", "share of the training units that was asked for", "0…1")
 SEED = Column("seed", "int64", "of the fit")
-FOLD = Column("fold", "int64", "the fold that was tested; where the source is cut into folds", optional=True)
+FOLD = Column("fold", "int64", "the fold that is tested; where `prepare.split.folds` asks for folds", optional=True)
 UNIT_ID = Column("unit_id", "str", "what stays together: patient, else series or image")
 
 FITS = Table(
     file="fits.tsv",
     folder="5_finetune/<task>",
-    meaning="A row per fit, of each fold: enough to see that starting points were treated alike. Options of training are missing "
-    "for probes.",
+    meaning="A row per fit, or per fit and fold: enough to see that starting points were treated alike. Options of training are "
+    "missing for probes.",
     columns=(
         FIT_ID,
-        FOLD,
         INIT,
         PRETRAIN_SEED,
         MODE,
         FRACTION,
         SEED,
+        FOLD,
         Column("num_train", "int64", "training cases"),
         Column("num_train_units", "int64", "training units that were taken"),
         Column("num_units", "int64", "training units that there are"),

@@ -37,7 +37,7 @@ PREDICTIONS = Table(
         Column("spacing_mm", "list", "voxel size of the masks", "mm", optional=True, shape=(3,)),
     ),
     families=(PROBABILITIES_OF_CLASSES, GROUPS),
-    unique=("fit_id", "case_id"),
+    unique=("fit_id", "fold", "case_id"),
 )
 
 PROBABILITIES = Table(

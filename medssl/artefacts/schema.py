@@ -92,8 +92,8 @@ class Family:
 class Table:
     """A table of the results: what its columns are, and how it is read, written and checked.
 
-    sorted_by: columns by which rows are in order; unique: columns of which no two rows have the same values (optional
-    ones count where they are); others: what
+    sorted_by: columns by which rows are in order; unique: columns of which no two rows have the same values,
+    an optional one only where it is there; others: what
     further columns mean that plug-ins may add, none where empty.
     """
 
@@ -163,16 +163,13 @@ class Table:
         for name in frame.columns:
             check_column(frame[name], self.column(str(name), place), str(name), place, exact=not self.is_tsv)
         present = set(frame.columns)
-        unique = [name for name in self.unique if name in present or columns is not None or name not in self._optional]
-        if unique and present >= set(unique) and (again := frame.duplicated(unique)).any():
-            row = frame.loc[again, unique].iloc[0].tolist()
-            raise refusal(place, unique[0], f"{row} in two rows", f"each {', '.join(unique)} once")
+        absent = {column.name for column in self.columns if column.optional} - present
+        keys = [name for name in self.unique if name not in absent]
+        if keys and present >= set(keys) and (again := frame.duplicated(keys)).any():
+            row = frame.loc[again, keys].iloc[0].tolist()
+            raise refusal(place, keys[0], f"{row} in two rows", f"each {', '.join(keys)} once")
         if self.sorted_by and present >= set(self.sorted_by) and not is_sorted(frame, self.sorted_by):
             raise refusal(place, self.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(self.sorted_by)}")
-
-    @property
-    def _optional(self) -> set[str]:
-        return {column.name for column in self.columns if column.optional}
 
     def empty(self) -> pd.DataFrame:
         """The table without rows: all columns, each of its type."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -10,29 +10,29 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 
 from medssl.evaluate.intervals import Replicates
-from medssl.evaluate.metrics.brier import brier_of_cases
-from medssl.evaluate.metrics.calibration_error import binned
 from medssl.evaluate.predictions import MANY, Tested
-from medssl.evaluate.sample import MACRO, Sample, Truth
+from medssl.evaluate.sample import ALL, MACRO, EachCase, Sample, Truth
 
-Metric = Callable[[Sample], dict[str, Float64[np.ndarray, "r"]]]
+SampleMetric = Callable[[Sample], dict[str, Float64[np.ndarray, "..."]]]
 Key = tuple[str, str]
 """A metric and a class."""
 
 WEIGHTS_AT_ONCE = 2_000_000
-OVER_CLASSES = ("balanced_accuracy",)
-"""Metrics without a row for a class that are means over classes all the same."""
 
 
 def score_fit(
     truth: Truth,
-    probabilities: Float64[np.ndarray, "n k"],
-    metrics: dict[str, Metric],
-    weights: Float64[np.ndarray, "r u"],
+    probabilities: Float64[np.ndarray, "..."],
+    metrics: dict[str, SampleMetric],
+    weights: Float64[np.ndarray, "..."],
     unit: Int64[np.ndarray, "n"],
     num_bootstrap: int,
+    over_classes: Collection[str] = (),
 ) -> dict[Key, Replicates]:
-    """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`."""
+    """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`.
+
+    over_classes: metrics without a row for a class that are means over classes all the same.
+    """
     num_rows = max(1, WEIGHTS_AT_ONCE // len(unit))
     parts: dict[Key, list[Float64[np.ndarray, "r"]]] = {}
     for start in range(0, len(weights), num_rows):
@@ -42,7 +42,7 @@ def score_fit(
                 parts.setdefault((name, label), []).append(values)
     num_units, rarer = weights.shape[1], rarer_units(truth, unit)
     made = {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
-    of_classes = {key: MACRO if key[0] in OVER_CLASSES else key[1] for key in made}
+    of_classes = {key: MACRO if key[0] in over_classes else key[1] for key in made}
     return {key: replace(one, num_rarer=rarer.get(of_classes[key])) for key, one in made.items()}
 
 
@@ -58,8 +58,24 @@ def rarer_units(truth: Truth, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
     return found | ({MACRO: min(found.values())} if found else {})
 
 
-def case_table(test: Tested, probabilities: dict[str, Float64[np.ndarray, "n k"]], truth: Truth) -> pd.DataFrame:
-    """A row per fit and test case: what was predicted, how probable the truth was held, the case's own Brier score."""
+def scores_of_cases(
+    truth: Truth, probabilities: Float64[np.ndarray, "..."], metrics: dict[str, SampleMetric]
+) -> dict[str, Float64[np.ndarray, "..."]]:
+    """By metric, its value of each case alone `(n,)`."""
+    cases = EachCase(truth, probabilities)
+    return {name: metric(cases)[ALL] for name, metric in metrics.items()}
+
+
+def case_table(
+    test: Tested,
+    probabilities: dict[str, Float64[np.ndarray, "..."]],
+    truth: Truth,
+    of_cases: dict[str, dict[str, Float64[np.ndarray, "..."]]],
+) -> pd.DataFrame:
+    """A row per fit and test case: what was predicted, how probable the truth was held, the case's own scores.
+
+    of_cases: by fit, see `scores_of_cases`.
+    """
     tables = []
     for fit in test.fits.itertuples():
         values = probabilities[str(fit.fit_id)]
@@ -70,28 +86,10 @@ def case_table(test: Tested, probabilities: dict[str, Float64[np.ndarray, "n k"]
         table["predicted"] = [MANY.join(truth.classes[index] for index in np.flatnonzero(row)) for row in called]
         if not truth.multilabel:
             table["probability_of_target"] = values[truth.targets]
-        table["brier"] = brier_of_cases(truth, values)
+        table = table.assign(**of_cases[str(fit.fit_id)])
         table["correct"] = (called == truth.targets).all(axis=1)
         tables.append(table)
     return pd.concat(tables, ignore_index=True).astype({"pretrain_seed": "Int64"})
-
-
-def calibration_table(
-    test: Tested, probabilities: dict[str, Float64[np.ndarray, "n k"]], truth: Truth, bins: int
-) -> pd.DataFrame:
-    """The calibration curve of each arm, mode and fraction: confidence and accuracy by bin, the cases of all seeds together."""
-    rows = []
-    for (arm, mode, fraction), fits in test.fits.groupby(["arm", "mode", "fraction"], sort=True):
-        sums = np.zeros((3, bins))
-        for fit_id in fits["fit_id"]:
-            sample = Sample(truth, probabilities[fit_id], np.ones((1, len(test.cases))))
-            sums += np.concatenate(binned(sample, bins))
-        for place in np.flatnonzero(sums[0]):
-            calls, confidence, correct = sums[:, place]
-            edges = {"bin_low": place / bins, "bin_high": (place + 1) / bins}
-            shares = {"num_cases": int(calls), "confidence": confidence / calls, "accuracy": correct / calls}
-            rows.append({"init": arm, "mode": mode, "fraction": fraction, **edges, **shares, "num_fits": len(fits)})
-    return pd.DataFrame(rows)
 
 
 def confusion_table(cases: pd.DataFrame, truth: Truth) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
+from medssl.artefacts.names import Arm, arm_and_seed, is_scratch
 from medssl.evaluate.delong import delong
 from medssl.evaluate.intervals import Interval, Replicates, interval, mean_of
-from medssl.evaluate.predictions import Tested, arm_of, is_scratch
+from medssl.evaluate.predictions import Tested
 from medssl.evaluate.signed_ranks import holm, signed_ranks
 
 Key = tuple[str, str]
@@ -95,12 +97,15 @@ def score_rows(
 
 
 def pairs_of(
-    arms: list[str], controls: dict[str, list[str]] | None = None, networks: dict[str, Network] | None = None
+    arms: list[str],
+    controls: dict[str, list[str]] | None = None,
+    networks: dict[str, Network] | None = None,
+    whole: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """Which arms are compared: each with scratch, each reduction (`simclr-hash`) with its objective's `simclr-all`, and with
     the controls that keep as many slices (`simclr-random_n`).
 
-    controls: by reduction, the reductions that match its count.
+    controls: by reduction, the reductions that match its count; whole: the reductions that keep every slice.
     networks: the network of each arm, where it is known: of several scratches an arm meets the one of its own network.
     """
     networks = networks or {}
@@ -110,30 +115,30 @@ def pairs_of(
         own = [scratch for scratch in scratches if networks.get(scratch) == networks.get(arm)]
         pairs += [(arm, scratch) for scratch in own[:1]]
     for arm in (arm for arm in arms if not is_scratch(arm)):
-        objective, _, reduction = arm.rpartition("-")
-        references = [f"{objective}-{name}" for name in ("all", *(controls or {}).get(reduction, [])) if objective]
+        of_run = Arm.parse(arm)
+        names = [*whole, *(controls or {}).get(of_run.reduction, [])] if of_run.is_run else []
+        references = [str(Arm(of_run.name, reduction=name)) for name in names]
         pairs += [(arm, reference) for reference in references if reference != arm and reference in arms]
     return pairs
 
 
 def asked_pairs(arms: list[str], asked: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
     """The arms of pairs of names that a study asks for: of one reduction, or of any where one (given weights) has none."""
-    parts = {arm: arm.rpartition("-")[::2] if "-" in arm else (arm, "") for arm in arms}
+    named = {arm: Arm.parse(arm) for arm in arms}
     return [
         (a, b)
         for first, second in asked
         for a in arms
         for b in arms
-        if (parts[a][0], parts[b][0]) == (first, second) and (parts[a][1] == parts[b][1] or "" in (parts[a][1], parts[b][1]))
+        if (named[a].name, named[b].name) == (first, second)
+        and (named[a].reduction == named[b].reduction or "" in (named[a].reduction, named[b].reduction))
     ]
 
 
 def networks_of(fits: pd.DataFrame) -> dict[str, Network]:
-    """By arm, the backbone and the number of its parameters, as fits.tsv has them; nothing where it has not."""
-    if not {"init", "backbone", "parameters"} <= set(fits):
-        return {}
+    """By arm, the backbone and the number of its parameters."""
     rows = zip(fits["init"].astype(str), fits["backbone"].astype(str), fits["parameters"].astype(int), strict=True)
-    return {arm_of(init)[0]: (backbone, parameters) for init, backbone, parameters in rows}
+    return {str(arm_and_seed(init)[0]): (backbone, parameters) for init, backbone, parameters in rows}
 
 
 def compared_scores(scores: Scores, a: list[str], b: list[str]) -> dict[Key, Compared]:
@@ -155,15 +160,17 @@ def comparison_rows(
     confidence: float,
     holm_over: str,
     better: dict[str, str],
+    areas: Sequence[str] = (),
     controls: dict[str, list[str]] | None = None,
     networks: dict[str, Network] | None = None,
+    whole: Sequence[str] = (),
     asked: Sequence[Sequence[str]] = (),
 ) -> pd.DataFrame:
     """`comparisons.tsv`: a − b of the means over seeds, by paired bootstrap, DeLong (AUC) and Wilcoxon (units).
 
     compared: of two lists of fits, each score's difference over the cases that both arms have it for.
     unit_differences: the same as one number per unit `(u,)`, NaN where a unit has none: what signed ranks are taken of.
-    controls, networks: see `pairs_of`; asked: see `asked_pairs`.
+    controls, networks, whole: see `pairs_of`; asked: see `asked_pairs`; areas: metrics that are an area under the ROC curve.
     positives: for a task whose cases are independent, the positive class with its truth `(n,)` and each fit's scores `(n,)`.
     Holm's correction runs over the arms compared with one reference in one mode and fraction, or over the whole task; the pairs
     that are asked for are a family of their own.
@@ -171,7 +178,7 @@ def comparison_rows(
     rows: list[dict[str, Any]] = []
     for (mode, fraction), fits in test.fits.groupby(["mode", "fraction"], sort=True):
         by_arm = {str(arm): part for arm, part in fits.groupby("arm", sort=True)}
-        usual = pairs_of(list(by_arm), controls, networks)
+        usual = pairs_of(list(by_arm), controls, networks, whole)
         for a, b in dict.fromkeys([*usual, *asked_pairs(list(by_arm), asked)]):
             ids_a, ids_b = (list(by_arm[arm]["fit_id"]) for arm in (a, b))
             place = {"a": a, "b": b, "mode": mode, "fraction": fraction, "reference": b if (a, b) in usual else ASKED}
@@ -182,9 +189,9 @@ def comparison_rows(
                 row |= {"n_rarer": pair.difference.num_rarer, "effect": _standardised(found, n), "effect_name": "d_z"}
                 row |= _by_seed(by_arm[a], by_arm[b], pair.a, pair.b)
                 rows.append(row)
-            for label, (is_positive, values) in positives.items():
+            for metric, (label, (is_positive, values)) in itertools.product(areas, positives.items()):
                 found = delong([values[fit] for fit in ids_a], [values[fit] for fit in ids_b], is_positive, confidence)
-                row = place | {"metric": "auc", "class": label} | _numbers(found, "delong", len(test.units))
+                row = place | {"metric": metric, "class": label} | _numbers(found, "delong", len(test.units))
                 few = int(min(is_positive.sum(), (~is_positive).sum()))
                 rows.append(row | {"n_rarer": few, "effect": _standardised(found, len(test.units)), "effect_name": "d_z"})
             for (metric, label), difference in unit_differences(ids_a, ids_b).items():

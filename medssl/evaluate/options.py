@@ -11,6 +11,9 @@ from medssl.core import plugins
 from medssl.core.options import Metric, Options
 from medssl.core.plugins import Plugin
 
+BESIDE_SCORES = ("RANKS_CASES", "PAIRED_TEST", "CALIBRATION_BINS")
+"""What a metric says of itself where it is used whether a study names it or not."""
+
 
 class EvaluateOptions(Options):
     """Intervals and tests."""
@@ -29,10 +32,11 @@ class EvaluateOptions(Options):
     """Pairs of pre-trainings or given weights, the first against the second, beside each against scratch."""
 
     def plugins(self) -> Iterator[Plugin]:
-        """The metrics that are named, or every one."""
+        """The metrics that are named, or every one, and those that tables beside the scores are made with."""
         yield from super().plugins()
-        if self.metrics is None:
-            yield from plugins.all_of("metric")
+        for plugin in plugins.all_of("metric"):
+            if self.metrics is None or any(plugin.constant(what, default=None) is not None for what in BESIDE_SCORES):
+                yield plugin
 
 
 class EvaluationOptions(EvaluateOptions):
@@ -44,6 +48,8 @@ class EvaluationOptions(EvaluateOptions):
     """Whether a case may have several classes; null where the task has no such option."""
     controls: dict[str, list[str]] = {}
     """By reduction arm, the arms that keep as many slices and choose them without looking."""
+    whole: list[str] = []
+    """The reduction arms that keep every slice."""
     sole: bool = True
     """Whether no other task of the study could have the positive class."""
     classes: dict[str, str] | None = None

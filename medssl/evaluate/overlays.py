@@ -6,23 +6,25 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from medssl.evaluate.predictions import is_scratch
+from medssl.artefacts.names import is_scratch
+from medssl.core import plugins
 
 EACH = 4
 
 
-def pictured(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:
+def pictured(cases: pd.DataFrame, score: str | None, each: int = EACH) -> pd.DataFrame:
     """A row per pictured case: fit, case, group (best, median, worst), rank and score.
 
-    The fit is the first seed of the first pretrained arm, fully fine-tuned where there is such a mode, with the most labels; the
-    score is the case's mean Dice over classes.
+    The fit is the first seed of the first pretrained arm, in the task's main mode where it has that, with the most labels; what
+    cases are ranked by is their mean `score` over classes, a column of which higher is better.
     """
-    if "dice" not in cases:
+    if score is None:
         return pd.DataFrame()
-    order = cases.assign(of_scratch=cases["arm"].map(is_scratch), not_full=cases["mode"] != "full", fewer=-cases["fraction"])
-    first = order.sort_values(["of_scratch", "arm", "not_full", "mode", "fewer", "pretrain_seed", "seed"], kind="stable").iloc[0]
-    part = cases[(cases["fit_id"] == first["fit_id"]) & cases["dice"].notna()]
-    ranked = part.groupby("case_id", sort=True)["dice"].mean().rename("score").reset_index()
+    main = {plugin.constant("MAIN_MODE", default=None) for plugin in plugins.all_of("task")}
+    order = cases.assign(of_scratch=cases["arm"].map(is_scratch), not_main=~cases["mode"].isin(main), fewer=-cases["fraction"])
+    first = order.sort_values(["of_scratch", "arm", "not_main", "mode", "fewer", "pretrain_seed", "seed"], kind="stable").iloc[0]
+    part = cases[(cases["fit_id"] == first["fit_id"]) & cases[score].notna()]
+    ranked = part.groupby("case_id", sort=True)[score].mean().rename("score").reset_index()
     ranked = ranked.sort_values(["score", "case_id"], ascending=[False, True], kind="stable", ignore_index=True)
     ranked["rank"], ranked["num_ranked"] = ranked.index + 1, len(ranked)
     each = min(each, len(ranked) // 3)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
+from medssl.artefacts.labels import group_columns
+from medssl.artefacts.names import arm_and_seed
+from medssl.artefacts.predictions import PROBABILITY, classes_of
 from medssl.core.errors import CorruptArtefactError, StudyError, did_you_mean
 from medssl.evaluate.sample import Truth
 
 FIT_COLUMNS = ["fit_id", "init", "mode", "fraction", "seed"]
-NEEDED = [*FIT_COLUMNS, "split", "case_id", "unit_id", "target"]
-PROBABILITY = "prob_"
 MANY = "|"
 """Between the classes of a case that has several."""
 
@@ -34,26 +34,14 @@ class Tested:
     unit_kind: str
 
 
-def arm_of(init: str) -> tuple[str, int | None]:
-    """The arm and the pre-training seed of `simclr-hash-seed0`; other names (`scratch`) are arms without a seed."""
-    match = re.fullmatch(r"(.+)-seed(\d+)", init)
-    return (match[1], int(match[2])) if match else (init, None)
-
-
-def is_scratch(arm: str) -> bool:
-    """Whether an arm starts from random weights: `scratch`, and `scratch-resnet50-1` where a task has several networks."""
-    return re.fullmatch(r"scratch(-[a-z0-9_]+-\d+)?", arm) is not None
-
-
 def only_test(predictions: pd.DataFrame) -> Tested:
     """The rows of split `test`, with every fit over the same cases.
 
+    Of k-fold cross-validation the rows of all folds stand together: every case is tested once, by the fold that held it out.
+
     Raises:
-        CorruptArtefactError: a column is missing, there is no test case, or two fits differ in their cases.
+        CorruptArtefactError: there is no test case, or two fits differ in their cases.
     """
-    missing = [name for name in NEEDED if name not in predictions]
-    if missing:
-        raise CorruptArtefactError(f"predictions.parquet has no column {', '.join(missing)}. Run finetune again.")
     rows = predictions[predictions["split"] == "test"]
     if rows.empty:
         raise CorruptArtefactError(
@@ -71,14 +59,15 @@ def only_test(predictions: pd.DataFrame) -> Tested:
                 "paired comparisons need the same cases once in each fit. Run finetune again."
             )
     fits = rows.drop_duplicates("fit_id")[FIT_COLUMNS].reset_index(drop=True)
-    named = [arm_of(init) for init in fits["init"]]
-    fits["arm"] = [arm for arm, _ in named]
+    named = [arm_and_seed(init) for init in fits["init"]]
+    fits["arm"] = [str(arm) for arm, _ in named]
     given = rows.drop_duplicates("fit_id")["pretrain_seed"] if "pretrain_seed" in rows else [seed for _, seed in named]
     fits["pretrain_seed"] = pd.Series(list(given), dtype="Int64")
     unit, units = pd.factorize(first["unit_id"].astype(str), sort=True)
     kinds = sorted(set(first["unit"].astype(str))) if "unit" in first else ["case"]
-    extra = [name for name in first.columns if name.startswith("group_")]
-    return Tested(fits, first[["case_id", "unit_id", "target", *extra]], by_fit, unit, list(units), "/".join(kinds))
+    return Tested(
+        fits, first[["case_id", "unit_id", "target", *group_columns(first)]], by_fit, unit, list(units), "/".join(kinds)
+    )
 
 
 def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None, *, sole: bool = True) -> Truth:
@@ -98,7 +87,7 @@ def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None, *
         StudyError: the class asked for does not exist, and no other task could have it.
     """
     first = next(iter(test.rows.values()))
-    classes = [name.removeprefix(PROBABILITY) for name in first.columns if name.startswith(PROBABILITY)]
+    classes = classes_of(first)
     targets = test.cases["target"].fillna("").astype(str)
     if multilabel is None:
         multilabel = bool((targets.str.contains(MANY, regex=False) | (targets == "")).any())

@@ -89,6 +89,21 @@ class Sample:
         return rows
 
 
+class EachCase(Sample):
+    """Every case as a sample of its own: sums and means are the cases' own values `(n,)`."""
+
+    def __init__(self, truth: Truth, probabilities: Float64[np.ndarray, "..."]) -> None:
+        super().__init__(truth, probabilities, np.ones((1, len(probabilities))))
+
+    def total(self, values: NDArray[np.generic]) -> Float64[np.ndarray, "..."]:
+        """Each case's own."""
+        return values.astype(np.float64)
+
+    def mean(self, values: NDArray[np.generic]) -> Float64[np.ndarray, "..."]:
+        """Each case's own."""
+        return values.astype(np.float64)
+
+
 def divide(above: Float64[np.ndarray, "*#shape"], below: Float64[np.ndarray, "*#shape"]) -> Float64[np.ndarray, "*#shape"]:
     """`above / below`, NaN where `below` is 0 (a replicate without any case of a class)."""
     result = np.full(np.broadcast(above, below).shape, np.nan)

@@ -15,7 +15,7 @@ from medssl.evaluate.intervals import Replicates
 from medssl.evaluate.sample import MACRO, Floats, apart, by_unit, divide
 from medssl.evaluate.surface import Pair, pair
 
-Metric = Callable[[Pair], float]
+PairMetric = Callable[[Pair], float]
 
 
 def score_case(
@@ -23,7 +23,7 @@ def score_case(
     target: Shaped[np.ndarray, "..."],
     classes: dict[int, str],
     spacing_mm: tuple[float, ...],
-    metrics: dict[str, Metric],
+    metrics: dict[str, PairMetric],
 ) -> list[dict[str, object]]:
     """A row per class of one case; `empty` says which of the two masks holds nothing of the class.
 

@@ -8,17 +8,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from medssl.artefacts.labels import GROUP, group_columns
 from medssl.evaluate.predictions import Tested
-
-GROUP_COLUMN = "group_"
 
 
 def subgroups_of(test: Tested) -> list[tuple[str, str, Bool[np.ndarray, "n"]]]:
     """Column, value and mask over cases `(n,)` of each subgroup, sorted; missing values form the subgroup `n/a`."""
     found = []
-    for column in sorted(str(name) for name in test.cases if str(name).startswith(GROUP_COLUMN)):
+    for column in sorted(group_columns(test.cases)):
         values = test.cases[column].astype(object).where(test.cases[column].notna(), "n/a").astype(str)
-        found += [(column.removeprefix(GROUP_COLUMN), value, (values == value).to_numpy()) for value in sorted(set(values))]
+        found += [(column.removeprefix(GROUP), value, (values == value).to_numpy()) for value in sorted(set(values))]
     return found
 
 

@@ -100,7 +100,7 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, alt: str, height: int
 
 
 @dataclass(frozen=True)
-class Interval:
+class ForestRow:
     """A row of a forest chart."""
 
     label: str
@@ -111,7 +111,7 @@ class Interval:
     text: str
 
 
-def forest_chart(rows: Sequence[Interval], x: Axis, *, alt: str, zero: float | None = 0.0, label_width: int = 220) -> Markup:
+def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | None = 0.0, label_width: int = 220) -> Markup:
     """Estimates with intervals, one below the other, around a line at `zero`; long labels widen their column."""
     row_height, width, text_width = 26, WIDTH, 170
     label_width = min(MOST_OF_LABELS, max(label_width, *(int(LETTER * len(row.label)) + 16 for row in rows)))
@@ -141,7 +141,7 @@ def forest_chart(rows: Sequence[Interval], x: Axis, *, alt: str, zero: float | N
 
 
 @dataclass(frozen=True)
-class Bar:
+class StackedBar:
     """A row of a bar chart, made of parts (length, colour class, tip)."""
 
     label: str
@@ -149,7 +149,7 @@ class Bar:
     text: str
 
 
-def bar_chart(rows: Sequence[Bar], *, alt: str, label_width: int = 190, text_width: int = 150) -> Markup:
+def bar_chart(rows: Sequence[StackedBar], *, alt: str, label_width: int = 190, text_width: int = 150) -> Markup:
     """Horizontal stacked bars on a common scale, labelled at the end, without an axis."""
     row_height, width = 28, WIDTH
     longest = max((sum(length for length, _, _ in row.parts) for row in rows), default=0) or 1

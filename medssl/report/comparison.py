@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-from medssl.report.chart import Interval, axis, forest_chart
+from medssl.report.chart import ForestRow, axis, forest_chart
 from medssl.report.section import Figure, Section, Table, Text, number, records, shown, span
 from medssl.report.shares import share_name
-from medssl.report.words import class_name, is_overall, metric_name, mode_name, name_in
+from medssl.report.words import class_name, headline_metric, is_overall, metric_name, mode_name
 
 KEYS = ["task", "init", "mode", "fraction", "metric", "class"]
 FINER_KEYS = ("options", "labels")
@@ -79,7 +80,7 @@ def _rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _worded(rows: pd.DataFrame) -> pd.DataFrame:
     made = rows.assign(
         labels=[f"{_share(row)}, {mode_name(row['mode'])}" for row in records(rows)],
-        score=[f"{metric_name(row['metric'], row.get('options'))} ({class_name(row['class'])})" for row in records(rows)],
+        score=[f"{metric_name(row['metric'], _options_of(row))} ({class_name(row['class'])})" for row in records(rows)],
     )
     for side in ("a", "b"):
         made[f"text_{side}"] = [
@@ -88,8 +89,14 @@ def _worded(rows: pd.DataFrame) -> pd.DataFrame:
     return made
 
 
+def _options_of(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Options of a metric, which a report.json holds as the text of JSON; older ones have none."""
+    text = row.get("options")
+    return json.loads(text) if isinstance(text, str) else None
+
+
 def _forest(rows: pd.DataFrame, names: tuple[str, str]) -> Figure:
-    metric = "auc" if (rows["metric"] == "auc").any() else str(rows["metric"].iloc[0])
+    metric = headline_metric(rows)
     part = rows[rows["metric"] == metric]
     part = part[part["mode"] == part["mode"].iloc[0]]
     drawn = []
@@ -97,9 +104,10 @@ def _forest(rows: pd.DataFrame, names: tuple[str, str]) -> Figure:
         for side, tone in (("a", "ref"), ("b", "c0")):
             estimate, low, high = (_float(row[f"{name}_{side}"]) for name in ("estimate", "low", "high"))
             label = f"{row['task']}: {row['init']}, {_share(row)}" if side == "a" else ""
-            drawn.append(Interval(label, tone, estimate, low, high, f"{number(estimate)} ({span(low, high)})"))
-    x = axis(name_in(part, metric), [v for d in drawn for v in (d.estimate, d.low, d.high)], num_ticks=4)
-    caption = f"{name_in(part, metric)} with intervals, {mode_name(str(part['mode'].iloc[0]))}."
+            drawn.append(ForestRow(label, tone, estimate, low, high, f"{number(estimate)} ({span(low, high)})"))
+    named = metric_name(metric, _options_of(records(part)[0]))
+    x = axis(named, [v for d in drawn for v in (d.estimate, d.low, d.high)], num_ticks=4)
+    caption = f"{named} with intervals, {mode_name(str(part['mode'].iloc[0]))}."
     body = forest_chart(drawn, x, alt=caption, zero=None, label_width=240)
     return Figure("forest", caption, caption, body, part, (("ref", names[0]), ("c0", names[1])))
 

@@ -11,6 +11,8 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
+from medssl.artefacts.receipt import Output, Receipt
+
 CONTEXT = ["https://w3id.org/ro/crate/1.1/context", {"sha256": "http://schema.org/sha256"}]  # the term came with 1.2
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 TYPES = {
@@ -19,7 +21,7 @@ TYPES = {
     ".safetensors": "application/octet-stream", ".svg": "image/svg+xml", ".tsv": "text/tab-separated-values",
 }  # fmt: skip
 
-Receipts = dict[str, dict[str, Any]]
+Receipts = dict[str, Receipt]
 Links = dict[str, str] | list[dict[str, str]]
 
 
@@ -59,38 +61,38 @@ def _actions(receipts: Receipts) -> tuple[list[dict[str, Any]], list[dict[str, A
     made: dict[str, dict[str, Any]] = {}
     for key, receipt in receipts.items():
         for name, entry in _kept(receipt):
-            identity = named(entry["sha256"])
+            identity = named(entry.sha256)
             made[identity] = {
-                "@id": identity, "@type": "File", "name": f"{key}/{name}", "contentSize": str(entry["size"]),
-                "sha256": entry["sha256"], **_format(name),
+                "@id": identity, "@type": "File", "name": f"{key}/{name}", "contentSize": str(entry.size),
+                "sha256": entry.sha256, **_format(name),
             }  # fmt: skip
     actions = [_action(key, receipt, set(made)) for key, receipt in receipts.items()]
     return actions, [made[identity] for identity in sorted(made)]
 
 
-def _action(key: str, receipt: dict[str, Any], known: set[str]) -> dict[str, Any]:
+def _action(key: str, receipt: Receipt, known: set[str]) -> dict[str, Any]:
     action = {
         "@id": f"#{key.replace('/', '-')}",
         "@type": "CreateAction",
         "name": f"medssl {key.replace('/', ' ', 1)}",
-        "description": f"Options {receipt.get('spec')}, code {_code(receipt)}, seed {receipt.get('seed')}.",
+        "description": f"Options {receipt.spec}, code {_code(receipt)}, seed {receipt.seed}.",
         "instrument": {"@id": "#medssl"},
-        "object": _links(sorted(known & {named(sha) for sha in receipt.get("inputs", {}).values()})),
-        "result": _links(named(entry["sha256"]) for _, entry in _kept(receipt)),
+        "object": _links(sorted(known & {named(sha) for sha in receipt.inputs.values()})),
+        "result": _links(named(entry.sha256) for _, entry in _kept(receipt)),
     }
-    return action | ({"endTime": receipt["date"]} if receipt.get("date") else {})
+    return action | ({"endTime": receipt.date} if receipt.date else {})
 
 
-def _code(receipt: dict[str, Any]) -> str:
+def _code(receipt: Receipt) -> str:
     """Hash of the code of a job; the commit it ran at, and whether files differed from it, where it ran in a clone."""
-    origin = receipt.get("origin") or {}
-    commit = f" of commit {origin['commit']}" if origin.get("commit") else ""
-    return f"{receipt.get('code')}{commit}{' with changes' if commit and origin.get('dirty') else ''}"
+    origin = receipt.origin
+    if origin is None or not origin.commit:
+        return receipt.code
+    return f"{receipt.code} of commit {origin.commit}{' with changes' if origin.dirty else ''}"
 
 
-def _kept(receipt: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    outputs = sorted(receipt.get("outputs", {}).items())
-    return [(name, entry) for name, entry in outputs if not name.startswith(("arrays/", "volumes/"))]
+def _kept(receipt: Receipt) -> list[tuple[str, Output]]:
+    return [(name, entry) for name, entry in sorted(receipt.outputs.items()) if not name.startswith(("arrays/", "volumes/"))]
 
 
 def named(sha256: str) -> str:
@@ -99,7 +101,7 @@ def named(sha256: str) -> str:
 
 
 def _software(receipts: Receipts) -> list[dict[str, Any]]:
-    versions = sorted({(k, v) for r in receipts.values() for k, v in r.get("environment", {}).items() if k != "platform"})
+    versions = sorted({(k, v) for r in receipts.values() for k, v in r.environment.items() if k != "platform"})
     own = next((version for name, version in versions if name == "medssl"), "not given")
     parts = [(name, version) for name, version in versions if name != "medssl"]
     needs = _links(_release(name, version) for name, version in parts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from medssl.report.evidence import Evidence, arm_of_run
+from medssl.artefacts.names import reduction_of
+from medssl.report.evidence import Evidence
 from medssl.report.section import number, span
 from medssl.report.shares import distinct, labels_of, share_name
 from medssl.report.words import but_for_labels, class_name, headline, mode_name, name_in
@@ -40,15 +41,15 @@ def model_card(evidence: Evidence) -> str:
 def _models(evidence: Evidence) -> str:
     rows = []
     for run, contract in sorted(evidence.contracts.items()):
-        weights = evidence.receipts.get(f"pretrain/{run}", {}).get("outputs", {}).get("encoder.safetensors", {})
-        keep = evidence.keeps.get(arm_of_run(run))
+        receipt, keep = evidence.receipts.get(f"pretrain/{run}"), evidence.keeps.get(reduction_of(run))
+        weights = None if receipt is None else receipt.outputs.get("encoder.safetensors")
         rows.append(
             {
                 "run": run,
-                "backbone": contract.get("backbone", "n/a"),
-                "dimensions": contract.get("spatial_dims", "n/a"),
+                "backbone": contract.backbone,
+                "dimensions": contract.spatial_dims,
                 "training slices": "n/a" if keep is None else int(keep["keep"].sum()),
-                "sha256 of encoder.safetensors": weights.get("sha256", "n/a"),
+                "sha256 of encoder.safetensors": "n/a" if weights is None else weights.sha256,
             }
         )
     text = _markdown(pd.DataFrame(rows)) if rows else "Not given."

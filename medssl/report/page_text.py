@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from medssl.core.files import canonical_json
 from medssl.core.tables import tsv_text
 from medssl.report.section import Section, Table, Text, records
 
@@ -39,7 +40,7 @@ def _kind(block: Any) -> str:
 
 def _download(rows: pd.DataFrame) -> str:
     """A table as a TSV inside the page."""
-    return "data:text/tab-separated-values;charset=utf-8;base64," + base64.b64encode(tsv_text(rows).encode()).decode()
+    return "data:text/tab-separated-values;charset=utf-8;base64," + base64.b64encode(tsv_text(_texts(rows)).encode()).decode()
 
 
 def _looks_numeric(text: str) -> bool:
@@ -48,7 +49,13 @@ def _looks_numeric(text: str) -> bool:
 
 
 def _rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [finite(row) for row in records(rows)]
+    return [finite(row) for row in records(_texts(rows))]
+
+
+def _texts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with options and lists as the text of JSON, as tables of the results hold them."""
+    held = [str(name) for name in rows if any(isinstance(value, (dict, list)) for value in rows[name])]
+    return rows.assign(**{name: [canonical_json(value) for value in rows[name]] for name in held})
 
 
 def finite(value: Any) -> Any:

@@ -28,24 +28,25 @@ def chosen_slices(keep: pd.DataFrame, most: int = MOST_PAIRS) -> pd.DataFrame:
     return rows.iloc[places].reset_index(drop=True)
 
 
-def to_gray(plane: NDArray[np.generic], low: float, high: float, *, is_volume: bool) -> NDArray[np.uint8]:
-    """A plane of values as 8-bit rows and columns: windowed, shrunk, and turned as radiologists look (right is left, front up).
+def to_gray(seen: NDArray[np.generic], *, is_volume: bool) -> NDArray[np.uint8]:
+    """A plane through its window, in [0, 1], as 8-bit rows and columns: shrunk, and turned as radiologists look (right is left,
+    front up).
 
     Images that are no volumes keep axis 0 across and axis 1 down.
     """
-    values = np.asarray(plane, dtype=np.float32).T
+    values = np.asarray(seen, dtype=np.float32).T
     if is_volume:
         values = values[::-1, ::-1]
     step = _step(values.shape)
-    values = np.clip((values[::step, ::step] - low) / max(high - low, 1e-6), 0, 1)
-    return (values * 255).round().astype(np.uint8)
+    return (values[::step, ::step] * 255).round().astype(np.uint8)
 
 
-def overlay(
-    plane: NDArray[np.generic], low: float, high: float, prediction: NDArray[np.uint8], target: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """A plane of a volume with the outlines of the true mask (teal) and of the predicted one (orange), `(rows, columns, 3)`."""
-    gray, masks = to_gray(plane, low, high, is_volume=True), [np.asarray(m).T[::-1, ::-1] for m in (target, prediction)]
+def overlay(seen: NDArray[np.generic], prediction: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A plane of a volume, through its window, with the outlines of the true mask (teal) and of the predicted one (orange).
+
+    Of shape `(rows, columns, 3)`.
+    """
+    gray, masks = to_gray(seen, is_volume=True), [np.asarray(m).T[::-1, ::-1] for m in (target, prediction)]
     step = _step(masks[0].shape)
     grow = max(1, round(2 * LONGEST_PIXELS / max(gray.shape)))
     pixels = np.repeat(np.kron(gray, np.ones((grow, grow), np.uint8))[:, :, None], 3, axis=2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,37 +12,66 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medssl.artefacts.labels import with_given_labels
+from medssl.artefacts import scores as artefacts
+from medssl.artefacts.document import Document
+from medssl.artefacts.encoder import CURVE, Contract
+from medssl.artefacts.fits import FITS
+from medssl.artefacts.keep import KEEP, Leaks, Summary
+from medssl.artefacts.labels import LABELS, with_given_labels
+from medssl.artefacts.receipt import STAGES, Receipt, stage_and_name
+from medssl.artefacts.samples import SAMPLES, Fingerprint
+from medssl.artefacts.schema import Table
+from medssl.artefacts.series import REJECTED, SERIES
+from medssl.artefacts.volumes import VOLUMES, Volume, read_volumes
 from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import inside, read_json, write_json, write_text
 from medssl.core.job import RECEIPT, Job
 from medssl.core.layout import Layout
+from medssl.report.cases import ranked_cases
 from medssl.report.comparison import comparison
 from medssl.report.crate import crate
-from medssl.report.evidence import STAGES, Evidence, stage_and_name
+from medssl.report.evidence import Evidence
 from medssl.report.model_card import model_card
+from medssl.report.options import PageOptions
 from medssl.report.page_text import finite, page_html, plain
 from medssl.report.pictures import chosen_slices, overlay, to_gray
 from medssl.report.section import Section, records
-from medssl.report.sections.failures import ranked_cases
 from medssl.volume.cache import open_array
+from medssl.volume.intensity import values_of, windowed
 
-LAST_MADE = "checklists"
-"""The section that says which of the others answer what."""
 PAGE = Path(__file__).parent / "page"
-TABLES = ("series", "rejected", "volumes", "samples", "keeps", "curves", "fits", "scores", "comparisons", "cases")
-BESIDE_SCORES = ("calibration.tsv", "confusion.tsv", "subgroups.tsv", "empty.tsv", "overlays.parquet")
-VALUES = ("fingerprint", "summaries", "contracts", "leaks")
+TABLES: Mapping[str, Table] = {
+    "series": SERIES,
+    "rejected": REJECTED,
+    "volumes": VOLUMES,
+    "samples": SAMPLES,
+    "keeps": KEEP,
+    "curves": CURVE,
+    "fits": FITS,
+    "scores": artefacts.SCORES,
+    "comparisons": artefacts.COMPARISONS,
+    "cases": artefacts.CASES,
+}
+"""By the name of the input."""
+BESIDE_SCORES = (
+    artefacts.CALIBRATION, artefacts.CONFUSION, artefacts.SUBGROUPS, artefacts.EMPTY, artefacts.OVERLAYS
+)  # fmt: skip
+DOCUMENTS: Mapping[str, type[Document]] = {
+    "fingerprint": Fingerprint,
+    "summaries": Summary,
+    "contracts": Contract,
+    "leaks": Leaks,
+}
 PICTURED_EPOCHS = 4
 """Of how many epochs the page shows what an objective drew, evenly spread, the first and the last among them."""
-TEXT_COLUMNS = ("class", "unit", "init", "mode", "target", "predicted", "label", "value", "code", "sentence", "a", "b")
 
 
 def run(job: Job) -> None:
     """Write the page, every number of it, the model card and the RO-Crate from whatever artefacts the job was given."""
-    evidence, date = _read(job)
-    sections = _sections(job, evidence)
+    options = job.options(PageOptions)
+    evidence, date = _read(job, options)
+    sections = _sections(job, evidence, options.sections)
     write_text(job.path("report.html"), _page(evidence.title, sections))
     write_json(
         job.path("report.json"),
@@ -85,25 +113,22 @@ def _page(title: str, sections: list[tuple[str, Section]]) -> str:
     return page_html((PAGE / "page.html.j2").read_text(encoding="utf-8"), style, title, sections)
 
 
-def _sections(job: Job, evidence: Evidence) -> list[tuple[str, Section]]:
-    makers: dict[str, Callable[[Evidence], Section]] = {
-        name: plugins.find("section", name).load() for name in plugins.names("section")
-    }
-    wanted = job.spec.settings.get("sections") or makers
-    ordered = sorted((name for name in makers if name in wanted), key=lambda name: (makers[name].__globals__["PLACE"], name))
+def _sections(job: Job, evidence: Evidence, wanted: list[str] | None) -> list[tuple[str, Section]]:
+    found = [plugin for plugin in plugins.all_of("section") if wanted is None or plugin.name in wanted]
+    ordered = sorted(found, key=lambda plugin: (plugin.constant("PLACE"), plugin.name))
     made: dict[str, Section] = {}
     with job.progress("", len(ordered), "sections") as bar:
-        for name in sorted(ordered, key=lambda name: name == LAST_MADE):
+        for plugin in sorted(ordered, key=lambda plugin: plugin.constant("LAST_MADE", default=False)):
             answered = frozenset(other for other, section in made.items() if section.answered)
-            made[name] = makers[name](replace(evidence, on_page=answered))
+            made[plugin.name] = plugin.load()(replace(evidence, on_page=answered))
             bar.advance()
-    return [(name, made[name]) for name in ordered]
+    return [(plugin.name, made[plugin.name]) for plugin in ordered]
 
 
-def _read(job: Job) -> tuple[Evidence, str]:
-    inputs, settings = job.spec.inputs, job.spec.settings
-    beside = [name.partition(".")[0] for name in BESIDE_SCORES]
-    found: dict[str, Any] = {kind: {} for kind in (*TABLES, *beside, *VALUES, "views", "pictures")}
+def _read(job: Job, options: PageOptions) -> tuple[Evidence, str]:
+    inputs = job.spec.inputs
+    kinds = (*TABLES, *map(_kind, BESIDE_SCORES), *DOCUMENTS, "views", "pictures")
+    found: dict[str, Any] = {kind: {} for kind in kinds}
     receipts: dict[str, Path] = {}
     given: dict[str, pd.DataFrame] = {}
     for kind, paths in inputs.items():
@@ -114,42 +139,50 @@ def _read(job: Job) -> tuple[Evidence, str]:
             if receipt.is_file():
                 receipts["/".join(stage_and_name(receipt))] = receipt
             if kind in TABLES:
-                found[kind][name] = _table(path)
+                found[kind][name] = TABLES[kind].read(path)
+            elif kind in DOCUMENTS:
+                found[kind][name] = DOCUMENTS[kind].read(path)
             elif kind == "views":
                 found[kind][name] = path.read_bytes()
                 drawn = _spread(sorted((path.parent / "pictures").glob("epoch-*.png")), PICTURED_EPOCHS)
                 if drawn:
                     found["pictures"][name] = {int(one.stem.rpartition("-")[2]): job.read(one).read_bytes() for one in drawn}
-            elif kind in VALUES:
-                found[kind][name] = read_json(path)
+            elif kind == "labels":
+                given[name.removesuffix("/labels")] = LABELS.read(path)
             if kind == "scores":
-                for other in BESIDE_SCORES:
-                    if (path.parent / other).is_file():
-                        found[other.partition(".")[0]][name] = _table(job.read(path.parent / other))
-            if kind == "labels":
-                given[name.removesuffix("/labels")] = tables.read_parquet(path)
+                for table in BESIDE_SCORES:
+                    if (path.parent / table.file).is_file():
+                        found[_kind(table)][name] = table.read(job.read(path.parent / table.file))
     found["samples"] |= {source: with_given_labels(found["samples"][source], labels) for source, labels in given.items()}
     masked = sorted(set(given) & set(found["volumes"]))
     found["volumes"] |= {source: _with_given_masks(found["volumes"][source], given[source]) for source in masked}
-    study = settings.get("study") or {}
     for path in list(receipts.values()):
         receipts |= {"/".join(stage_and_name(step)): step for step in _steps_before(path, job.spec.layout)}
     evidence = Evidence(
-        title=settings.get("title") or f"Study {job.spec.study}",
-        receipts=_in_order({key: read_json(path) for key, path in receipts.items()}),
-        study=study,
-        untold=_scans(receipts, job.spec.layout),
+        title=options.title or f"Study {job.spec.study}",
+        receipts=_in_order({key: Receipt.read(path) for key, path in receipts.items()}),
+        study=options.study,
+        scans=_scans(receipts, job.spec.layout),
         **found,
     )
-    evidence.planes.update(_planes(evidence, {stage_and_name(Path(p))[1]: Path(p).parent for p in inputs.get("samples", [])}))
-    evidence.planes.update(_overlaid(evidence, [Path(p).parent for p in inputs.get("series", [])]))
-    return evidence, _last_day(receipts)
+    volumes = {stage_and_name(Path(path))[1]: _by_id(path) for path in inputs.get("volumes", [])}
+    evidence.planes.update(_planes(evidence, volumes))
+    evidence.planes.update(_overlaid(evidence, volumes, [Path(p).parent for p in inputs.get("series", [])]))
+    return evidence, _last_day(receipts, evidence.receipts)
+
+
+def _kind(table: Table) -> str:
+    return table.file.partition(".")[0]
+
+
+def _by_id(path: str) -> dict[str, Volume]:
+    return {volume.volume_id: volume for volume in read_volumes(path)}
 
 
 def _steps_before(receipt: Path, layout: Layout) -> list[Path]:
     """The receipts of the steps of the same stage that a job built on: shards of a source, descriptions of a cohort."""
     stage, own = stage_and_name(receipt)
-    names = {stage_and_name(Path(path)) for path in read_json(receipt).get("inputs", {})}
+    names = {stage_and_name(Path(path)) for path in Receipt.read(receipt).inputs}
     folders = {"ingest": layout.ingest, "reduce": layout.describe}
     if stage not in folders:
         return []
@@ -167,12 +200,11 @@ def _scans(receipts: dict[str, Path], layout: Layout) -> dict[str, float]:
     return found
 
 
-def _last_day(receipts: dict[str, Path]) -> str:
+def _last_day(paths: dict[str, Path], receipts: dict[str, Receipt]) -> str:
     """The day of the newest receipt: by what it says, else by the time of its file."""
-    days = []
-    for path in receipts.values():
-        written = read_json(path).get("date")
-        days.append(written or datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat())
+    days = [
+        receipts[key].date or datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat() for key, path in paths.items()
+    ]
     return max(days, default="1970-01-01")
 
 
@@ -185,11 +217,7 @@ def _with_given_masks(volumes: pd.DataFrame, given: pd.DataFrame) -> pd.DataFram
     return volumes.assign(mask=own.where(own.notna(), volumes["volume_id"].map(masks)))
 
 
-def _table(path: Path) -> pd.DataFrame:
-    return tables.read_parquet(path) if path.suffix == ".parquet" else tables.read_tsv(path, text=TEXT_COLUMNS)
-
-
-def _in_order(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _in_order(receipts: dict[str, Receipt]) -> dict[str, Receipt]:
     places = {stage: place for place, stage in STAGES.items()}
     return dict(sorted(receipts.items(), key=lambda item: (places.get(item[0].split("/")[0], 0), item[0])))
 
@@ -199,7 +227,7 @@ def _spread(drawn: list[Path], most: int) -> list[Path]:
     return [drawn[place] for place in places]
 
 
-def _planes(evidence: Evidence, folders: dict[str, Path]) -> dict[str, NDArray[np.uint8]]:
+def _planes(evidence: Evidence, volumes: dict[str, dict[str, Volume]]) -> dict[str, NDArray[np.uint8]]:
     """The slices that the contact sheets and the gallery show, as 8-bit pictures by sample id."""
     wanted: set[str] = set()
     for keep in evidence.keeps.values():
@@ -209,20 +237,19 @@ def _planes(evidence: Evidence, folders: dict[str, Path]) -> dict[str, NDArray[n
         ranked = ranked_cases(cases)
         wanted |= set(ranked["case_id"]) if len(ranked) else set()
     for leak in evidence.leaks.values():
-        wanted |= {row[side] for name in ("pairs", "nearest") for row in leak.get(name, []) for side in ("query_id", "pool_id")}
+        wanted |= {row[side] for row in (*leak.pairs, *leak.nearest) for side in ("query_id", "pool_id")}
     planes = {}
     for source, samples in evidence.samples.items():
-        shown = samples[samples["sample_id"].isin(wanted)]
-        volumes = evidence.volumes.get(source, pd.DataFrame({"volume_id": []})).set_index("volume_id")
-        for array, rows in shown.groupby("array", sort=True):
-            values = open_array(inside(folders[source], str(array)))
+        shown = samples[samples["sample_id"].isin(wanted) & samples["volume_id"].isin(volumes.get(source, {}).keys())]
+        for volume_id, rows in shown.groupby("volume_id", sort=True):
+            volume = volumes[source][str(volume_id)]
+            values = open_array(volume.array)
             for row in records(rows):
-                if row["volume_id"] in volumes.index:
-                    planes[row["sample_id"]] = _gray(values, row, volumes.loc[row["volume_id"]])
+                planes[row["sample_id"]] = to_gray(volume.seen_first(_plane(values, row)), is_volume=volume.is_volume)
     return planes
 
 
-def _overlaid(evidence: Evidence, ingested: list[Path]) -> dict[str, NDArray[np.uint8]]:
+def _overlaid(evidence: Evidence, volumes: dict[str, dict[str, Volume]], ingested: list[Path]) -> dict[str, NDArray[np.uint8]]:
     """The pictured segmentations as 8-bit colour pictures by `<task>/<case>`, from the volumes that ingest stored."""
     planes = {}
     for task, rows in evidence.overlays.items():
@@ -230,31 +257,19 @@ def _overlaid(evidence: Evidence, ingested: list[Path]) -> dict[str, NDArray[np.
             folders = [folder for folder in ingested if (folder / "volumes" / row["case_id"] / "image.npy").is_file()]
             if not folders:
                 continue
-            source = stage_and_name(folders[0] / "series.tsv")[1]
+            source = stage_and_name(folders[0] / SERIES.file)[1]
             series = evidence.series[source].set_index("volume_id").loc[row["case_id"]]
-            prepared = evidence.volumes[source].set_index("volume_id").loc[row["case_id"]]
-            values = open_array(inside(folders[0], "volumes", row["case_id"], "image.npy"))
-            plane = _plane(values, row) * float(series.get("slope", 1.0)) + float(series.get("intercept", 0.0))
+            volume = volumes[source][row["case_id"]]
+            stored = _plane(open_array(inside(folders[0], "volumes", row["case_id"], "image.npy")), row)
             shape = (int(row["rows"]), int(row["columns"]))
             masks = [np.frombuffer(row[name], np.uint8).reshape(shape) for name in ("prediction", "target")]
-            if plane.shape == shape:
-                low, high = _first(prepared["window_low"]), _first(prepared["window_high"])
-                planes[f"{task}/{row['case_id']}"] = overlay(plane, low, high, *masks)
+            if stored.shape == shape:
+                values = values_of(stored, float(series["slope"]), float(series["intercept"]))
+                planes[f"{task}/{row['case_id']}"] = overlay(windowed(values, volume.low[0], volume.high[0]), *masks)
     return planes
-
-
-def _gray(values: Any, row: dict[str, Any], volume: pd.Series) -> NDArray[np.uint8]:
-    plane = _plane(values, row) * float(volume["slope"]) + float(volume["intercept"])
-    return to_gray(plane, _first(volume["window_low"]), _first(volume["window_high"]), is_volume=row["kind"] == "volume")
 
 
 def _plane(values: Any, row: dict[str, Any]) -> NDArray[np.float32]:
     """Plane `index` along `axis` of an array, without reading the others."""
     where = tuple(int(row["index"]) if axis == int(row["axis"]) else slice(None) for axis in range(3))
     return np.asarray(values[where], dtype=np.float32)
-
-
-def _first(value: Any) -> float:
-    """The first of a JSON list, or the number itself."""
-    listed = json.loads(value) if isinstance(value, str) else value
-    return float(listed[0] if isinstance(listed, list) else listed)

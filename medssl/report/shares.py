@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import pandas as pd
 
+from medssl.artefacts.names import FitId, share_of
 from medssl.report.section import counted, percent
 
 WHY_MORE = "so that each class has one"
@@ -134,8 +134,8 @@ def _twins(fits: pd.DataFrame) -> dict[float, float]:
 
 def _taken(share: float, part: pd.DataFrame, num_units: int | None, unit: str, twins: dict[float, float]) -> Taken:
     least, most = int(part["num_train_units"].min()), int(part["num_train_units"].max())
-    counts = [re.search(r"-n(\d+)-s\d+$", str(name)) for name in part["fit_id"]]
-    count = next((int(found[1]) for found in counts if found), None) if share < 1 else None
+    asked_for = [share_of(FitId.parse(str(name)).share) for name in part["fit_id"].unique()]
+    count = next((int(amount) for amount, is_count in asked_for if is_count), None) if share < 1 else None
     fewest = count if count is not None else math.floor(share * num_units + 0.5) if num_units else most
     more, fraction, of_all = most > fewest, share, percent(share)
     if more and num_units:

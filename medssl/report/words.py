@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from medssl.core import plugins
-from medssl.report.evidence import Evidence
+from medssl.report.evidence import Evidence, run_of
 from medssl.report.section import counted
+from medssl.report.shown_study import ShownEvaluate
 
-METRICS = {
-    "auc": "AUC",
-    "average_precision": "Average precision",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "f1": "F1",
-    "sensitivity_at_specificity": "Sensitivity at fixed specificity",
-    "brier": "Brier score",
-    "calibration_error": "Calibration error",
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95": "HD95 (mm)",
-    "nsd": "NSD",
-    "volume_error": "Volume error",
-}
-WITH_OPTIONS = {
-    "sensitivity_at_specificity": "Sensitivity at specificity {specificity:g}",
-    "calibration_error": "Calibration error ({bins} bins)",
-    "hd95": "HD{percentile:g} (mm)",
-    "nsd": "NSD at {tolerance_mm:g} mm",
-}
-"""Names of scores that mean nothing, or another thing, without an option."""
-
-HEADLINES = ("dice", "auc", "accuracy")
 CLASS_ORDER = ("macro", "all")
 
 
-def metric_name(metric: str, options: object = None) -> str:
-    """`AUC` for `auc`, `NSD at 2 mm` for `nsd` with its options as JSON; a metric without a known name keeps its own."""
-    given = json.loads(options) if isinstance(options, str) else {}
-    if given and metric in WITH_OPTIONS:
-        return WITH_OPTIONS[metric].format(**given)
-    return METRICS.get(metric, metric.replace("_", " "))
+def metric_name(metric: str, options: Mapping[str, Any] | None = None) -> str:
+    """`AUC` for `auc`, `NSD at 2 mm` for `nsd` with its options; a metric that is not in the folder keeps its own name."""
+    if metric not in plugins.names("metric"):
+        return metric.replace("_", " ")
+    plugin = plugins.find("metric", metric)
+    title: str = plugin.constant("TITLE")
+    full: str | None = plugin.constant("FULL_TITLE", default=None)
+    return full.format(**options) if full and options else title
 
 
 def name_in(table: pd.DataFrame, metric: str) -> str:
@@ -58,22 +37,38 @@ def class_name(label: str) -> str:
 
 
 def mode_name(mode: str) -> str:
-    """`full fine-tuning`, `linear probe`, or the mode's own name."""
-    return {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}.get(mode, mode)
+    """`full fine-tuning`, `linear probe`, or the mode's own name: as a task says that has it."""
+    titles: dict[str, str] = {}
+    for plugin in plugins.all_of("task"):
+        titles |= plugin.constant("MODE_TITLES", default={})
+    return titles.get(mode, mode)
+
+
+def is_frozen(mode: str) -> bool:
+    """Whether the encoder stays as it was in a mode, as a task says that has it."""
+    return any(mode in plugin.constant("FROZEN_MODES", default=[]) for plugin in plugins.all_of("task"))
 
 
 def ordered_modes(modes: pd.Series) -> list[str]:
-    """Modes with the one that is asked about first: full fine-tuning."""
-    return sorted(set(modes), key=lambda mode: (mode != "full", mode))
+    """Modes with the one in front that is asked about first, such as full fine-tuning."""
+    main = {plugin.constant("MAIN_MODE", default=None) for plugin in plugins.all_of("task")}
+    return sorted(set(modes), key=lambda mode: (mode not in main, mode))
 
 
 def headline(scores: pd.DataFrame) -> tuple[str, str]:
     """The metric and class that stand for a task: Dice or AUC, over classes where several have a score, else of the one."""
-    metric = next((name for name in HEADLINES if name in set(scores["metric"])), str(scores["metric"].iloc[0]))
+    metric = headline_metric(scores)
     labels = set(scores.loc[scores["metric"] == metric, "class"])
     own = labels - set(CLASS_ORDER)
     label = min(own) if len(own) == 1 else next((name for name in CLASS_ORDER if name in labels), min(labels))
     return metric, label
+
+
+def headline_metric(scores: pd.DataFrame) -> str:
+    """The metric of a table that says of itself that it stands for a task, the one with the smallest number; else its first."""
+    places = {plugin.name: plugin.constant("HEADLINE", default=None) for plugin in plugins.all_of("metric")}
+    found = [name for name in set(scores["metric"]) if places.get(name) is not None]
+    return min(found, key=lambda name: (places[name], name)) if found else str(scores["metric"].iloc[0])
 
 
 def is_overall(scores: pd.DataFrame) -> pd.Series:
@@ -84,39 +79,21 @@ def is_overall(scores: pd.DataFrame) -> pd.Series:
     return of_class.where((num_classes == 1) | ~has_overall, ~of_class)
 
 
-def way_of_split(source: str, samples: pd.DataFrame, study: dict[str, Any]) -> str:
-    """`by patient`, `by a given list`: how a source was divided; empty where it was not, or the options are not known.
-
-    An image set may name parts of its own, which then stand: no table that the page reads says whether it did.
-    """
-    whole, own = study.get("prepare", {}), study.get("sources", {}).get(source, {}).get("prepare", {})
-    options = whole.get("split", {}) | own.get("split", {})
-    if not options or not {"split", "kind", "unit"} <= set(samples) or samples["split"].nunique() < 2:
-        return ""
-    if options.get("file"):
-        return "by a given list"
-    found = sorted(set(zip(samples["kind"].astype(str), samples["unit"].astype(str), strict=True)))
-    return " and ".join(f"{'as the source names parts, else ' if kind == 'images' else ''}by {unit}" for kind, unit in found)
-
-
-def holm_family(study: dict[str, Any]) -> str:
+def holm_family(options: ShownEvaluate) -> str:
     """Over what Holm's correction ran, by the study's options."""
     within = {"arms": ", within a mode and share of labels", "task": ", in all modes and shares of labels of a task"}
-    options = study.get("evaluate", {})
-    asked = ", and over the pairs that the study asks for" if options.get("compare") else ""
-    return f"the arms compared with one reference{asked}{within.get(options.get('holm_over'), '')}"
+    asked = ", and over the pairs that the study asks for" if options.compare else ""
+    return f"the arms compared with one reference{asked}{within.get(options.holm_over or '', '')}"
 
 
 def but_for_labels(evidence: Evidence) -> str:
     """What follows `without labels`: the runs of the page whose objective is told which images are background; else nothing."""
-    recipes = {run.split("/")[-1].partition("-")[0] for run in evidence.curves}
+    recipes = {run_of(run).name for run in evidence.curves}
     found = []
-    for recipe in sorted(recipes & set(evidence.study.get("pretrain", {}))):
-        objective = evidence.study["pretrain"][recipe].get("objective")
-        if not isinstance(objective, dict):
-            continue
-        if option := plugins.find("objective", objective["name"]).constant("LABEL_OPTION", default=None):
-            background = objective.get("options", {}).get(option)
+    for recipe in sorted(recipes & set(evidence.asked.pretrain)):
+        objective = evidence.asked.pretrain[recipe].objective
+        if objective.name and (option := plugins.find("objective", objective.name).constant("LABEL_OPTION", default=None)):
+            background = objective.options.get(option)
             found.append(recipe + (f", background {background}" if background else ""))
     return f" (but which images are background was told by label or source: {'; '.join(found)})" if found else ""
 

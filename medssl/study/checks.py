@@ -135,7 +135,7 @@ def _nothing_to_learn_from(study: Study) -> Iterator[Problem]:
             yield (
                 ("pretrain", name, "cohort"),
                 (
-                    f"every source of cohort {cohort!r} is cut into folds (prepare.split.folds), so that each patient is held out. "
+                    f"every source of cohort {cohort!r} is cut into folds (prepare.split.folds), so each patient is held out. "
                     "Pre-train on other sources"
                 ),
             )

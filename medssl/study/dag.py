@@ -348,6 +348,7 @@ class Dag:
             task=options.task,
             multilabel=options.options.get("multilabel"),
             controls={arm: names for arm in self.arms if (names := self.controls_of(arm))},
+            whole=[arm for arm in self.arms if control_kinds().get(self.reducer_of(arm).name) == "whole"],
             sole=sum(plugins.find("task", other.task).constant("PREDICTS") == "classes" for other in self.study.finetune.values())
             == 1,
         )

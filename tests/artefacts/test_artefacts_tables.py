@@ -76,7 +76,7 @@ def frames(draw: st.DrawFn, table: Table) -> pd.DataFrame:
         frame[name] = pd.Series(cells, dtype=column.in_memory(text=table.is_tsv), index=frame.index)
     if table.others:
         frame["made_up"] = draw(st.lists(st.floats(allow_nan=False), min_size=number, max_size=number))
-    frame = frame.drop_duplicates(list(table.unique)) if table.unique else frame
+    frame = frame.drop_duplicates([name for name in table.unique if name in columns]) if table.unique else frame
     frame = frame.sort_values(list(table.sorted_by), kind="stable") if table.sorted_by else frame
     return frame.reset_index(drop=True)
 
@@ -187,7 +187,7 @@ def _segmented() -> pd.DataFrame:
 
 
 def _fits() -> pd.DataFrame:
-    probe = dict.fromkeys(fits.FITS.names) | {
+    probe = dict.fromkeys(column.name for column in fits.FITS.columns if not column.optional) | {
         "fit_id": "a",
         "init": "simclr-all",
         "pretrain_seed": 0,

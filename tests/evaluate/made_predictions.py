@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.fits import FITS
+from medssl.artefacts.names import share_word
 from medssl.core.rng import rng
 
-ARMS = {"scratch": 0.8, "simclr-all-seed0": 1.4, "simclr-hash-seed0": 1.5}
+ARMS = {"scratch-resnet18": 0.8, "simclr-all-seed0": 1.4, "simclr-hash-seed0": 1.5}
 
 
 def predictions(
@@ -37,7 +39,7 @@ def predictions(
                     values /= values.sum(axis=1, keepdims=True)
                     part = pd.DataFrame(
                         {
-                            "fit_id": f"{arm}-{mode}-{fraction:g}-{fit_seed}",
+                            "fit_id": f"{arm}-{mode}-{share_word(fraction, counted=False)}-s{fit_seed}",
                             "init": arm,
                             "mode": mode,
                             "fraction": fraction,
@@ -53,3 +55,21 @@ def predictions(
                         part[f"prob_{name}"] = values[:, index]
                     parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def in_folds(table: pd.DataFrame, num_folds: int) -> pd.DataFrame:
+    """The same predictions as those of a cross-validation: every case is of the fold that held its unit out."""
+    units = {name: place % num_folds for place, name in enumerate(sorted(set(table["unit_id"])))}
+    return table.assign(fold=table["unit_id"].map(units).astype("int64"))
+
+
+def fits_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of fits that goes with predictions: a row per fit, or per fit and fold."""
+    keys = [name for name in ("fit_id", "fold") if name in table]
+    fits = table.drop_duplicates(keys)[[*keys, *(name for name in ("init", "mode", "fraction", "seed") if name not in keys)]]
+    rest = {name: None for name in FITS.names if name not in ("fold", *fits)}
+    known = {"num_train": 9, "num_train_units": 9, "num_units": 9, "num_val": 3, "num_test": 3, "train_ids_sha256": "1d5"}
+    known |= {"backbone": "resnet18", "parameters": 9, "size": [28, 28], "selection": "validation", "seconds": 1.0}
+    rows = fits.to_dict("records")
+    made = pd.DataFrame([rest | known | {"pretrain_seed": None} | row for row in rows])
+    return made.astype({"pretrain_seed": "Int64"})

@@ -169,7 +169,7 @@ def test_the_rarer_side_of_a_class_is_counted_in_units() -> None:
     known = Truth(targets, ["a", "b", "c"])
     assert rarer_units(known, unit) == {"a": 2, "b": 1, "c": 1, "macro": 1}
     made = score_fit(known, targets.astype(float), {n: metric(n) for n in ("auc", "accuracy", "balanced_accuracy")},
-                     unit_weights(0, "u", 4, 20), unit, 20)  # fmt: skip
+                     unit_weights(0, "u", 4, 20), unit, 20, ["balanced_accuracy"])  # fmt: skip
     assert made["auc", "a"].num_rarer == 2 and made["auc", "macro"].num_rarer == 1
     assert made["accuracy", "all"].num_rarer is None and made["balanced_accuracy", "all"].num_rarer == 1
 

@@ -144,6 +144,8 @@ def _holds(place: int, cell: str, found: list[re.Match[str]], value: Any) -> boo
     """Whether a value is the number at a place of a cell, or is missing where the cell says so."""
     if len(found) <= place:
         return cell != "n/a" or _is_missing(value)
+    if isinstance(value, dict):
+        return any(says(found[place], inner) for inner in value.values())
     if isinstance(value, str):
         value = next((number.group() for number in numbers(value)[place : place + 1]), None)
     return says(found[place], value)
@@ -164,12 +166,12 @@ def _behind(table: Table, heading: str) -> list[dict[str, Any]]:
 
 def _summary(rows: pd.DataFrame) -> list[Any]:
     """What a caption may say of many rows: the first, the least and the greatest of each column, and the metrics' options."""
-    found: list[Any] = list(rows["options"].unique()) if "options" in rows else []
+    found: list[Any] = values_of(list(rows["options"])) if "options" in rows else []
     for name in rows:
         column = rows[name].dropna()
         if len(column):
             is_number = pd.api.types.is_numeric_dtype(column)
-            found += [column.iloc[0], *([column.min(), column.max()] if is_number else [])]
+            found += [*values_of(column.iloc[0]), *([column.min(), column.max()] if is_number else [])]
     return found
 
 

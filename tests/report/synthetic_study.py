@@ -11,15 +11,24 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from medssl.artefacts.encoder import CURVE, Contract
+from medssl.artefacts.fits import FITS
+from medssl.artefacts.keep import KEEP, Curve, Summary
+from medssl.artefacts.names import is_scratch
+from medssl.artefacts.predictions import PREDICTIONS
+from medssl.artefacts.receipt import Receipt
+from medssl.artefacts.samples import SAMPLES, Fingerprint
+from medssl.artefacts.series import REJECTED, SERIES, frame_of
+from medssl.artefacts.volumes import VOLUMES
 from medssl.core import job as jobs
-from medssl.core import tables
-from medssl.core.files import write_json
 from medssl.core.job import Job, Spec
 from medssl.core.rng import rng
+from medssl.evaluate.options import EvaluationOptions
+from medssl.report.options import PageOptions
 
 CLASSES = ("bladder", "kidney", "liver", "lung", "spleen")
 NUM_TRAIN, NUM_VAL = 150, 40
-ARMS = {"scratch": 0.9, "simclr-all": 1.55, "simclr-hash": 1.6}
+ARMS = {"scratch-resnet18": 0.9, "simclr-all": 1.55, "simclr-hash": 1.6}
 MAX_WALL_S = {"ingest": 4.2, "prepare": 2.5, "reduce": 1.4, "pretrain": 184.0, "finetune": 95.0, "evaluate": 12.0}
 
 
@@ -50,7 +59,7 @@ def write_study(root: Path, *, tasks: bool = True, num_test: int = 120) -> dict[
 
 def spec(root: Path, inputs: dict[str, Any], page: str = "study", **settings: Any) -> Spec:
     """The report job's spec."""
-    options: dict[str, Any] = {"title": None, "sections": None, "study": STUDY, **settings}
+    options = PageOptions(**{"study": STUDY, **settings}).model_dump(mode="json")
     return Spec("report", page, "demo", str(root), 0, "c0de", options, inputs, str(root / "7_report" / page))
 
 
@@ -69,6 +78,37 @@ STUDY = {
     },
     "evaluate": {"bootstrap": 200, "confidence": 0.95, "holm_over": "arms"},
 }  # fmt: skip
+
+
+SERIES_ROW: dict[str, Any] = dict.fromkeys(SERIES.names) | {
+    "dtype": "int16", "slope": 1.0, "intercept": 0.0, "content_sha256": "c0de", "lossy": False, "resampled": False,
+    "label": False, "warnings": [],
+}  # fmt: skip
+FITS_ROW: dict[str, Any] = dict.fromkeys(name for name in FITS.names if name != "fold") | {
+    "train_ids_sha256": "1d5", "backbone": "resnet18", "parameters": 11_170_240, "size": [28, 28], "seconds": 2.0,
+}  # fmt: skip
+"""Columns of the tables that no test looks at."""
+
+
+def contract(run: str = "ct/simclr-hash-seed0") -> Contract:
+    """The contract of an encoder."""
+    learnt = {"study": "demo", "num_volumes": 3, "num_subjects": 3, "num_samples": 85, "volume_ids": [], "licence": "none"}
+    return Contract.check(
+        {
+            "backbone": "resnet18", "backbone_options": {}, "spatial_dims": 2, "in_channels": 1, "input_size": [64, 64],
+            "format": "medssl-encoder-1", "medssl": "0.1", "num_tensors": 120, "orientation": "RAS+", "axes": "(i, j, k)",
+            "slice_axes": [2], "spacing_mm": [3.4, 3.4, 5.0], "normalisation": "clip", "modalities": ["CT"],
+            "window": {"low": [-1000.0], "high": [1000.0], "differs_by_volume": False}, "objective": "simclr",
+            "objective_options": {}, "init_weights": False, "init_run": None, "ema": None, "spec": "5bec", "seed": 0,
+            "data": learnt | {"run": run},
+        }
+    )  # fmt: skip
+
+
+def receipt(**given: Any) -> Receipt:
+    """A receipt of which only some things are said."""
+    silent = {"stage": "", "name": "", "spec": "5bec", "code": "c0de", "seed": 0, "inputs": {}, "outputs": {}, "environment": {}}
+    return Receipt.check(silent | given)
 
 
 def job_of(root: Path, stage: str, name: str, folder: str) -> Job:
@@ -105,12 +145,13 @@ def _volumes_source(root: Path, source: str) -> pd.DataFrame:
             "affine": np.diag([3.4, 3.4, 5.0, 1]).tolist(),
         }  # fmt: skip
         series.append(
-            {
-                **common,
+            SERIES_ROW
+            | common
+            | {
                 "format": "dicom",
+                "orientation_source": "LPS",
                 "num_files": depth,
                 "bytes": depth * 18_432,
-                "lossy": False,
                 "resampled": v == 0,
                 "manufacturer_code": "SIEMENS",
             }
@@ -165,17 +206,8 @@ def _images_source(root: Path, source: str, num_test: int) -> pd.DataFrame:
         "volume_id": name, "series_id": "s-00000000f000", "subject_id": None, "unit": "image", "kind": "images", "modality": "CT",
         "shape": [28, 28, total], "spacing_mm": None, "affine": None,
     }  # fmt: skip
-    series = [
-        {
-            **common,
-            "format": "npz",
-            "num_files": 1,
-            "bytes": 900_000,
-            "lossy": False,
-            "resampled": False,
-            "manufacturer_code": None,
-        }
-    ]
+    own = {"affine": np.eye(4).tolist(), "format": "npz", "num_files": 1, "bytes": 900_000, "label": True}
+    series = [SERIES_ROW | common | own]
     more = {
         "array": f"arrays/{name}.npy",
         "mask": None,
@@ -193,7 +225,7 @@ def _images_source(root: Path, source: str, num_test: int) -> pd.DataFrame:
         }
         for i in range(total)
     ]  # fmt: skip
-    _write_source(root, source, series, [], [{**common, "split": "train", **more}], samples)
+    _write_source(root, source, series, [], [{**common, "split": None, **more}], samples)
     return pd.DataFrame(samples)
 
 
@@ -206,15 +238,17 @@ def _organ(label: int, place: int) -> np.ndarray:
 
 def _write_source(root: Path, source: str, series: list, rejected: list, volumes: list, samples: list) -> None:
     ingest = job_of(root, "ingest", source, f"1_ingest/{source}")
-    columns = ["item_id", "code", "sentence", "num_files", "bytes", "stage_of_check"]
-    refusals = pd.DataFrame([{**row, "bytes": 4096, "stage_of_check": "header"} for row in rejected], columns=columns)
-    tables.write_tsv(ingest.path("series.tsv"), pd.DataFrame(series))
-    tables.write_tsv(ingest.path("rejected.tsv"), refusals)
+    refusals = [{**row, "bytes": 4096, "stage_of_check": "header"} for row in rejected]
+    SERIES.write(ingest.path("series.tsv"), frame_of(series, SERIES))
+    REJECTED.write(ingest.path("rejected.tsv"), frame_of(refusals, REJECTED))
     _finish(ingest, "series.tsv", "rejected.tsv")
     prepare = job_of(root, "prepare", source, f"2_prepare/{source}")
-    tables.write_tsv(prepare.path("volumes.tsv"), pd.DataFrame(volumes))
-    tables.write_parquet(prepare.path("samples.parquet"), pd.DataFrame(samples).sort_values("sample_id"))
-    write_json(prepare.path("fingerprint.json"), {"num_volumes": len(volumes), "num_samples": len(samples)})
+    VOLUMES.write(prepare.path("volumes.tsv"), frame_of([{"series_id": None, **row} for row in volumes], VOLUMES))
+    types = {"axis": "int8", "index": "int32", "position_mm": "float32", "foreground_frac": "float32"}
+    SAMPLES.write(prepare.path("samples.parquet"), pd.DataFrame(samples).sort_values("sample_id").astype(types))
+    whole = {"source": source, "volumes": len(volumes), "samples": len(samples), "units": {}, "splits": {}}
+    rest = {"subjects_in_two_splits": 0, "modalities": {}, "labels": {}, "cache": {}}
+    Fingerprint(**whole, **rest).write(prepare.path("fingerprint.json"))
     _finish(prepare, "volumes.tsv", "samples.parquet", "fingerprint.json")
 
 
@@ -236,15 +270,22 @@ def _keeps(root: Path, samples: pd.DataFrame) -> tuple[list[str], list[str]]:
         reason = {"hash": "duplicate", "random_n": "budget", "all": "kept"}[arm]
         rows = rows.assign(reason=np.where(keep, "kept", reason), twin=twins, distance=np.array(distances, dtype=np.float32))
         job = job_of(root, "reduce", f"ct/{arm}", f"3_reduce/ct/{arm}")
-        tables.write_parquet(job.path("keep.parquet"), rows)
-        summary = {
-            "kept": int(keep.sum()),
-            "threshold": 6 if arm == "hash" else None,
-            "seconds": 0.4,
-            "settings": {"reducer": {"name": arm}},
-            "curve": {"threshold": [0.0, 2.0, 4.0, 6.0], "kept_frac": [0.98, 0.83, 0.66, 0.58]} if arm == "hash" else None,
-        }
-        write_json(job.path("summary.json"), summary)
+        KEEP.write(job.path("keep.parquet"), rows)
+        curve = {"threshold": [0.0, 2.0, 4.0, 6.0], "kept_frac": [0.98, 0.83, 0.66, 0.58]}
+        Summary(
+            reducer=arm,
+            options={},
+            traversal="greedy" if arm == "hash" else None,
+            budget={},
+            threshold=6 if arm == "hash" else None,
+            count=None,
+            slices=len(rows),
+            volumes=3,
+            kept=int(keep.sum()),
+            kept_frac=float(keep.mean()),
+            reasons=rows["reason"].value_counts().to_dict(),
+            curve=Curve(**curve) if arm == "hash" else None,
+        ).write(job.path("summary.json"))
         _finish(job, "keep.parquet", "summary.json")
     arms = [root / "3_reduce/ct" / arm for arm in ("all", "hash", "random_n")]
     return [str(arm / "keep.parquet") for arm in arms], [str(arm / "summary.json") for arm in arms]
@@ -261,12 +302,13 @@ def _pretrain(root: Path, arm: str, seed: int) -> Path:
         {
             "epoch": epoch, "step": (epoch + 1) * (2 if arm == "all" else 1), "loss": loss,
             "lr": 1e-3 * np.cos(epoch / 20 * np.pi / 2),
-            "images_per_s": 210.0 + noise.normal(0, 4, 20), "effective_rank": rank, "alignment": 0.9 * np.exp(-epoch / 9) + 0.3,
+            "images_per_s": 210.0 + noise.normal(0, 4, 20), "grad_norm": np.nan, "effective_rank": rank,
+            "alignment": 0.9 * np.exp(-epoch / 9) + 0.3,
             "uniformity": -1.2 - 2 * (1 - np.exp(-epoch / 6)),
         }
     )  # fmt: skip
-    tables.write_tsv(job.path("curve.tsv"), curve)
-    write_json(job.path("contract.json"), {"backbone": "resnet18", "spatial_dims": 2, "in_channels": 1})
+    CURVE.write(job.path("curve.tsv"), curve)
+    contract(run=f"ct/{run}").write(job.path("contract.json"))
     job.path("encoder.safetensors").write_bytes(b"weights of " + run.encode())
     rows = [
         np.concatenate([np.clip((anatomy(3 * c + r) + 1000) / 8, 0, 255) for c in range(8)], axis=0).T[::-1] for r in range(2)
@@ -284,14 +326,14 @@ def _finetune(root: Path, samples: pd.DataFrame) -> None:
     hard = rng(11, "hard").normal(size=(len(test), len(CLASSES)))
     parts, fits = [], []
     for arm, strength in ARMS.items():
-        for pretrain_seed in (None,) if arm == "scratch" else (0, 1):
+        for pretrain_seed in (None,) if is_scratch(arm) else (0, 1):
             init = arm if pretrain_seed is None else f"{arm}-seed{pretrain_seed}"
             for mode in ("linear", "full"):
                 for fraction in (0.05, 0.1, 0.25, 1.0):
                     for seed in (0, 1, 2):
                         fit = f"{init}-{mode}-{fraction:g}-s{seed}".replace(".", "p")
                         noise = rng(seed, fit).normal(size=hard.shape) * 0.45
-                        gap = strength if arm != "scratch" else strength + (0.5 * fraction)
+                        gap = strength + (0.5 * fraction if is_scratch(arm) else 0)
                         signal = gap * (0.55 + 0.45 * fraction**0.4) + (0.35 if mode == "full" else 0)
                         logits = 1.5 * signal * np.eye(len(CLASSES))[truth] + hard + noise
                         values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -303,23 +345,24 @@ def _finetune(root: Path, samples: pd.DataFrame) -> None:
                             part[f"prob_{label}"] = values[:, c]
                         parts.append(part.assign(**head, pretrain_seed=pretrain_seed, split="test"))
                         fits.append(
-                            {
-                                **head,
+                            FITS_ROW
+                            | head
+                            | {
                                 "pretrain_seed": pretrain_seed,
                                 "num_train": int(NUM_TRAIN * fraction + 0.5),
                                 "num_train_units": int(NUM_TRAIN * fraction + 0.5),
                                 "num_units": NUM_TRAIN,
                                 "num_val": NUM_VAL,
                                 "selection": "validation macro AUC",
+                                "num_test": len(test),
                                 "lr": 0.001,
                                 "epochs": 30,
-                                "seconds": 2.0,
                                 "val_score": 0.8,
                             }
                         )
     job = job_of(root, "finetune", "organs", "5_finetune/organs")
-    tables.write_parquet(job.path("predictions.parquet"), pd.concat(parts, ignore_index=True).astype({"pretrain_seed": "Int64"}))
-    tables.write_tsv(job.path("fits.tsv"), pd.DataFrame(fits))
+    PREDICTIONS.write(job.path("predictions.parquet"), pd.concat(parts, ignore_index=True).astype({"pretrain_seed": "Int64"}))
+    FITS.write(job.path("fits.tsv"), pd.DataFrame(fits).astype({"pretrain_seed": "Int64"}))
     _finish(job, "predictions.parquet", "fits.tsv")
 
 
@@ -330,15 +373,9 @@ def _evaluate(root: Path) -> None:
         name: str(root / "5_finetune/organs" / file)
         for name, file in {"predictions": "predictions.parquet", "fits": "fits.tsv"}.items()
     }
-    settings = {
-        "bootstrap": 200,
-        "confidence": 0.95,
-        "positive": None,
-        "metrics": None,
-        "task": "classification",
-        "name": "organs",
-    }
-    made = Spec("evaluate", "organs", "demo", str(root), 0, "c0de", settings, inputs, str(root / "6_evaluate/organs"))
+    inputs["masks"] = str(root / "5_finetune/organs/masks")
+    options = EvaluationOptions(bootstrap=200, task="classification", whole=["all"]).model_dump(mode="json")
+    made = Spec("evaluate", "organs", "demo", str(root), 0, "c0de", options, inputs, str(root / "6_evaluate/organs"))
     with jobs.job(made) as job:
         job.notes["wall_s"] = MAX_WALL_S["evaluate"]
         run(job)

@@ -6,10 +6,13 @@ import base64
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from synthetic_study import contract, receipt
 
+from medssl.artefacts.receipt import Receipt
 from medssl.core.errors import StudyError
 from medssl.report.comparison import score_pairs
 from medssl.report.crate import crate, named
@@ -21,18 +24,18 @@ from medssl.report.run import compare
 SHA = {name: f"{i:064x}" for i, name in enumerate(["series", "volume", "samples", "weights"])}
 
 
-def receipt(inputs: list[str], outputs: dict[str, str], **more: str) -> dict[str, object]:
-    return {
-        "spec": "5bec", "code": "c0de", "seed": 0, "inputs": {f"/some/where/{name}": SHA[name] for name in inputs},
-        "outputs": {file: {"sha256": SHA[name], "size": 7} for file, name in outputs.items()},
-        "environment": {"python": "3.11.2", "medssl": "0.1", "numpy": "2.4.6", "platform": "linux"}, **more,
-    }  # fmt: skip
+def receipt_of(inputs: list[str], outputs: dict[str, str], **more: Any) -> Receipt:
+    return receipt(
+        inputs={f"/some/where/{name}": SHA[name] for name in inputs},
+        outputs={file: {"sha256": SHA[name], "size": 7} for file, name in outputs.items()},
+        **{"environment": {"python": "3.11.2", "medssl": "0.1", "numpy": "2.4.6", "platform": "linux"}, **more},
+    )
 
 
 RECEIPTS = {
-    "ingest/ct": receipt([], {"series.tsv": "series", "volumes/v-1/image.npy": "volume"}),
-    "prepare/ct": receipt(["series", "volume"], {"samples.parquet": "samples"}),
-    "pretrain/ct/simclr-hash-seed0": receipt(["samples"], {"encoder.safetensors": "weights"}),
+    "ingest/ct": receipt_of([], {"series.tsv": "series", "volumes/v-1/image.npy": "volume"}),
+    "prepare/ct": receipt_of(["series", "volume"], {"samples.parquet": "samples"}),
+    "pretrain/ct/simclr-hash-seed0": receipt_of(["samples"], {"encoder.safetensors": "weights"}),
 }
 
 
@@ -58,9 +61,7 @@ def test_the_crate_links_every_job_to_what_it_read_and_wrote() -> None:
 
 def test_the_crate_says_when_a_job_ended_and_where_its_software_is() -> None:
     environment = {"medssl": "0.1", "torch": "2.13.0+cpu", "python": "3.11.2", "platform": "linux"}
-    made = crate(
-        "t", {"prepare/ct": RECEIPTS["prepare/ct"] | {"date": "2026-01-30", "environment": environment}}, [], "2026-01-31"
-    )
+    made = crate("t", {"prepare/ct": receipt_of([], {}, date="2026-01-30", environment=environment)}, [], "2026-01-31")
     graph = {thing["@id"]: thing for thing in made["@graph"]}
     assert graph["#prepare-ct"]["endTime"] == "2026-01-30"
     assert graph["https://pypi.org/project/torch/2.13.0/#cpu"]["softwareVersion"] == "2.13.0+cpu"
@@ -81,7 +82,7 @@ def test_the_card_names_weights_and_what_is_not_known() -> None:
     keep = pd.DataFrame({"keep": [True, True, False]})
     evidence = Evidence(
         title="Study demo",
-        contracts={"ct/simclr-hash-seed0": {"backbone": "resnet18", "spatial_dims": 2}},
+        contracts={"ct/simclr-hash-seed0": contract()},
         keeps={"ct/hash": keep},
         receipts=RECEIPTS,
     )

@@ -22,6 +22,7 @@ from synthetic_study import STUDY, job_of, spec, write_study
 from medssl.core import job as jobs
 from medssl.core import plugins, tables
 from medssl.core.errors import CorruptArtefactError
+from medssl.report.options import PageOptions
 from medssl.report.run import _read, _sections, run
 from medssl.report.section import Section, Table
 
@@ -131,7 +132,8 @@ def test_every_figure_and_table_has_its_tsv(page: Page, tmp_path: Path) -> None:
 def sections(study: tuple[Path, dict[str, Any]], folder: Path) -> dict[str, Section]:
     """The sections that the page is made of."""
     with jobs.job(spec(*study)) as job:
-        return dict(_sections(job, _read(job)[0]))
+        options = job.options(PageOptions)
+        return dict(_sections(job, _read(job, options)[0], options.sections))
 
 
 def tables_of(section: Section) -> list[Table]:

@@ -10,16 +10,22 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import anatomy, job_of, spec
+from synthetic_study import FITS_ROW, SERIES_ROW, anatomy, job_of, spec
 
+from medssl.artefacts.fits import FITS
+from medssl.artefacts.predictions import PREDICTIONS
+from medssl.artefacts.series import SERIES, frame_of
+from medssl.artefacts.volumes import VOLUMES
 from medssl.core import job as jobs
 from medssl.core import tables
 from medssl.core.job import Spec
+from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.run import run as evaluate
 from medssl.report.pictures import PREDICTED_COLOUR, TRUE_COLOUR, overlay
 from medssl.report.run import run
 
 NUM_CASES, DEPTH, SIZE = 6, 9, 48
+INPUTS = {"predictions": "predictions.parquet", "fits": "fits.tsv", "masks": "masks"}
 
 
 def written(root: Path) -> dict[str, Any]:
@@ -35,36 +41,44 @@ def written(root: Path) -> dict[str, Any]:
         folder = ingest.path("volumes", name)
         folder.mkdir(parents=True)
         np.save(folder / "image.npy", np.asfortranarray(image.astype(np.int16)))
-        common = {"volume_id": name, "subject_id": "p" + name[1:], "unit": "patient", "kind": "volume", "modality": "CT"}
-        series.append({**common, "format": "nifti", "num_files": 1, "slope": 1.0, "intercept": 0.0})
-        volumes.append({**common, "slope": 1.0, "intercept": 0.0, "window_low": [-1000.0], "window_high": [400.0]})
+        common = {
+            "volume_id": name, "series_id": "s" + name[1:], "subject_id": "p" + name[1:], "unit": "patient", "kind": "volume",
+            "modality": "CT", "shape": list(image.shape), "spacing_mm": [1.0, 1.0, 4.0],
+            "affine": np.diag([1.0, 1.0, 4.0, 1.0]).tolist(), "slope": 1.0, "intercept": 0.0,
+        }  # fmt: skip
+        series.append(SERIES_ROW | common | {"format": "nifti", "num_files": 1, "bytes": 9})
+        window = {"window_low": [-1000.0], "window_high": [400.0]}
+        volumes.append({**common, **window, "split": "test", "array": f"arrays/{name}.npy", "mask": None})
         names = {"target": f"masks/reference/{name}.nii.gz"}
-        for arm in ("scratch", "simclr-hash"):
+        for arm in ("scratch-resnet18", "simclr-hash"):
             names[arm] = f"masks/{arm}/{name}.nii.gz"
-        for what, shift in {"target": 0, "scratch": 3 + case, "simclr-hash": case}.items():
+        for what, shift in {"target": 0, "scratch-resnet18": 3 + case, "simclr-hash": case}.items():
             path = finetune.path(*names[what].split("/"))
             path.parent.mkdir(parents=True, exist_ok=True)
             lps = np.roll(target, shift, axis=0)[::-1, ::-1].astype(np.uint8)
             nibabel.save(nibabel.Nifti1Image(lps, np.diag([-1.0, -1.0, 4.0, 1.0])), path)
             masks.append(path)
-        for arm in ("scratch", "simclr-hash"):
+        for arm in ("scratch-resnet18", "simclr-hash"):
             fit = {"fit_id": f"{arm}-full-1-s0", "init": arm, "mode": "full", "fraction": 1.0, "seed": 0, "split": "test"}
             of_case = {"case_id": name, "unit_id": "p" + name[1:], "unit": "patient", "target": names["target"]}
-            rows.append({**fit, **of_case, "prediction": names[arm], "classes": json.dumps({"0": "background", "1": "lung"})})
-    tables.write_tsv(ingest.path("series.tsv"), pd.DataFrame(series))
+            rows.append({**fit, **of_case, "prediction": names[arm], "classes": {"0": "background", "1": "lung"}})
+    SERIES.write(ingest.path("series.tsv"), frame_of(series, SERIES))
     ingest.wrote(ingest.path("series.tsv"))
     ingest.write_receipt()
-    tables.write_tsv(prepare.path("volumes.tsv"), pd.DataFrame(volumes))
+    VOLUMES.write(prepare.path("volumes.tsv"), frame_of(volumes, VOLUMES))
     prepare.wrote(prepare.path("volumes.tsv"))
     prepare.write_receipt()
-    tables.write_parquet(finetune.path("predictions.parquet"), pd.DataFrame(rows))
-    finetune.wrote(finetune.path("predictions.parquet"), *set(masks))
+    PREDICTIONS.write(finetune.path("predictions.parquet"), pd.DataFrame(rows))
+    fits = pd.DataFrame(rows).drop_duplicates("fit_id")[["fit_id", "init", "mode", "fraction", "seed"]]
+    counts = dict.fromkeys(("num_train", "num_train_units", "num_units", "num_val", "num_test"), NUM_CASES)
+    made = [FITS_ROW | counts | {"selection": "last step"} | row for row in fits.to_dict("records")]
+    FITS.write(finetune.path("fits.tsv"), pd.DataFrame(made).astype({"pretrain_seed": "Int64"}))
+    finetune.wrote(finetune.path("predictions.parquet"), finetune.path("fits.tsv"), *set(masks))
     finetune.write_receipt()
-    settings = {"bootstrap": 200, "confidence": 0.95, "task": "segmentation", "name": "lungs", "metrics": None}
-    inputs = {"predictions": str(finetune.path("predictions.parquet"))}
-    with jobs.job(
-        Spec("evaluate", "lungs", "demo", str(root), 0, "c0de", settings, inputs, str(root / "6_evaluate/lungs"))
-    ) as job:
+    options = EvaluationOptions(bootstrap=200, task="segmentation").model_dump(mode="json")
+    inputs = {name: str(finetune.path(file)) for name, file in INPUTS.items()}
+    out = str(root / "6_evaluate/lungs")
+    with jobs.job(Spec("evaluate", "lungs", "demo", str(root), 0, "c0de", options, inputs, out)) as job:
         evaluate(job)
     result = {"scores": "scores.tsv", "comparisons": "comparisons.tsv", "cases": "cases.parquet"}
     found = {name: [str(root / "6_evaluate/lungs" / file)] for name, file in result.items()}
@@ -102,7 +116,7 @@ def test_outlines_lie_on_the_edge_of_the_masks() -> None:
     target, prediction = np.zeros((60, 50), np.uint8), np.zeros((60, 50), np.uint8)
     target[10:20, 5:15] = 1
     prediction[40:50, 30:40] = 1
-    pixels = overlay(np.zeros((60, 50)), 0, 1, prediction, target)
+    pixels = overlay(np.zeros((60, 50)), prediction, target)
     grow = pixels.shape[1] // 60
     turned = np.kron(target.T[::-1, ::-1], np.ones((grow, grow), np.uint8)).astype(bool)
     teal = (pixels == TRUE_COLOUR).all(axis=2)
@@ -115,6 +129,6 @@ def test_outlines_lie_on_the_edge_of_the_masks() -> None:
 @pytest.mark.parametrize("shape", [(600, 10), (600, 5), (530, 4), (4, 530), (512, 30), (300, 300), (1, 1)])
 def test_outlines_fit_the_picture_of_a_plane_of_any_shape(shape: tuple[int, int]) -> None:
     whole = np.ones(shape, np.uint8)
-    pixels = overlay(np.zeros(shape), 0, 1, whole, whole)
+    pixels = overlay(np.zeros(shape), whole, whole)
     orange = (pixels == PREDICTED_COLOUR).all(axis=2)
     assert orange[[0, -1]].all() and orange[:, [0, -1]].all(), "the rim of a mask of the whole plane is the rim of the picture"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from markupsafe import Markup
 
-from medssl.finetune.cases import Cases
-from medssl.finetune.fitting import ClassificationWork, _subsets
-from medssl.finetune.plan import Fit, Start
+from medssl.artefacts.names import arm_and_seed, share_word
+from medssl.core.files import sha256_text
+from medssl.finetune.subsets import shares_of, subset, unit_order
 from medssl.report.comparison import score_pairs
 from medssl.report.evidence import Evidence
 from medssl.report.model_card import model_card
@@ -34,34 +32,35 @@ WHY = "so that each class has one"
 
 def fits_of(fractions: list[float], counts: list[int], num_classes: int = NUM_CLASSES, both: float = 0.0) -> pd.DataFrame:
     """The table of fits of a task with 44 training images; `both`: how many of them are of two classes."""
-    total = NUM_UNITS + NUM_VAL
-    targets = np.eye(num_classes, dtype=np.uint8)[np.arange(total) % num_classes]
+    targets = np.eye(num_classes, dtype=np.uint8)[np.arange(NUM_UNITS) % num_classes]
     targets[: int(both * NUM_UNITS), 0] = 1
-    ids = np.array([f"v-{n:03d}" for n in range(total)])
-    split = np.repeat(["train", "val"], [NUM_UNITS, NUM_VAL])
-    names = [f"c{n}" for n in range(num_classes)]
-    cases = Cases(ids, ids, ids, np.full(total, "image"), split, ids, names, targets, lambda _: torch.zeros(0))
-    work = object.__new__(ClassificationWork)
-    work.cases, work.size = cases, (28, 28)
-    work.task, work.recipe = SimpleNamespace(selection="macro AUC"), None  # type: ignore[assignment]
-    work.starting = SimpleNamespace(backbone=lambda *_: torch.nn.Linear(1, 1), hashes={})  # type: ignore[assignment]
-    settings = {"seeds": list(SEEDS), "fractions": fractions, "counts": counts}
-    work.orders, work.shares, work.subsets = _subsets(settings, cases, cases.where("train"))
-    starts = [Start("scratch", "resnet18"), Start("simclr-all", "resnet18", 0)]
-    made = [(Fit(start, "linear", share, seed), work.subsets[seed, share]) for start in starts for seed, share in work.subsets]
-    return pd.DataFrame([work.facts(fit, train) | {"size": "[28, 28]"} for fit, train in made])
+    units = [f"v-{n:03d}" for n in range(NUM_UNITS)]
+    classes = [frozenset(f"c{n}" for n in np.flatnonzero(row)) for row in targets]
+    rows = []
+    for seed in SEEDS:
+        order, num_cover = unit_order(units, classes, seed)
+        for share in shares_of(fractions, counts, NUM_UNITS):
+            taken = subset(order, num_cover, share)
+            word = share_word(share.amount, counted=share.counted)
+            of_share = {"fraction": share.fraction(NUM_UNITS), "seed": seed, "mode": "linear", "num_train_units": len(taken)}
+            of_share |= {"num_units": NUM_UNITS, "num_val": NUM_VAL, "train_ids_sha256": sha256_text(",".join(sorted(taken)))}
+            for start in ("scratch-resnet18", "simclr-all-seed0"):
+                arm, pretrain_seed = arm_and_seed(start)
+                fit = {"fit_id": f"{start}-linear-{word}-s{seed}", "init": str(arm), "pretrain_seed": pretrain_seed}
+                rows.append(fit | of_share | {"selection": "validation macro AUC"})
+    return pd.DataFrame(rows)
 
 
 def evidence_of(fits: pd.DataFrame) -> Evidence:
     """A task with a score per start and share, and the comparison of the two starts."""
     place = {"mode": "linear", "metric": "auc", "class": "macro", "better": "higher", "n": 80, "unit": "image"}
-    more = place | {"confidence": 0.95, "num_seeds": 3, "seed_sd": 0.01, "method": "bca", "note": None, "options": "{}"}
+    more = place | {"confidence": 0.95, "num_seeds": 3, "seed_sd": 0.01, "method": "bca", "note": None, "options": {}}
     scores = [
         more | {"init": init, "fraction": share, "estimate": 0.8, "low": 0.7, "high": 0.9}
-        for init in ("scratch", "simclr-all")
+        for init in ("scratch-resnet18", "simclr-all")
         for share in sorted(set(fits["fraction"]))
     ]
-    gap = {"a": "simclr-all", "b": "scratch", "difference": 0.1, "low": 0.05, "high": 0.2, "p": 0.01, "p_holm": 0.02}
+    gap = {"a": "simclr-all", "b": "scratch-resnet18", "difference": 0.1, "low": 0.05, "high": 0.2, "p": 0.01, "p_holm": 0.02}
     gap |= more | {"method": "bootstrap (bca)", "effect": 0.4, "effect_name": "d_z", "seeds_above": 3}
     compared = [gap | {"fraction": share} for share in sorted(set(fits["fraction"]))]
     return Evidence(
@@ -122,7 +121,7 @@ def test_shares_that_are_the_same_units_are_one_point_at_their_real_place() -> N
     section = label_efficiency(evidence_of(fits_of([0.05, 0.1, 0.25, 1.0], [])))
     figure = next(block for block in section.blocks if isinstance(block, Figure))
     places = figure.rows.groupby("init")["taken_frac"].agg(list).to_dict()
-    assert places == {"scratch": [0.25, 1.0], "simclr-all": [0.25, 1.0]}
+    assert places == {"scratch-resnet18": [0.25, 1.0], "simclr-all": [0.25, 1.0]}
     assert str(figure.body).count("<circle") == 4
     told = f"5 %, 10 % and 25 % of the labels are the same 11 images, {WHY}: they are told once."
     assert sentences(section).count("are the same 11 images") == 1 and told in sentences(section)

@@ -7,8 +7,10 @@ from jaxtyping import Float64
 
 from medssl.evaluate.sample import ALL, Sample
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "Accuracy"
+HEADLINE = 3
 
 
 def accuracy(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:

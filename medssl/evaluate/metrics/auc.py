@@ -7,8 +7,11 @@ from jaxtyping import Float64
 
 from medssl.evaluate.sample import Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "AUC"
+HEADLINE = 1
+PAIRED_TEST = "delong"
 
 
 def auc(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:

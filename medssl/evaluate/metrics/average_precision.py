@@ -7,8 +7,9 @@ from jaxtyping import Float64
 
 from medssl.evaluate.sample import Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "Average precision"
 
 
 def average_precision(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:

@@ -7,8 +7,10 @@ from jaxtyping import Float64
 
 from medssl.evaluate.sample import ALL, Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "Balanced accuracy"
+OVER_CLASSES = True
 
 
 def balanced_accuracy(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:

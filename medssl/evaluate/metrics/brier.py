@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64
 
-from medssl.evaluate.sample import ALL, Sample, Truth
+from medssl.evaluate.sample import ALL, Sample
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "lower"
+TITLE = "Brier score"
+RANKS_CASES = True
 
 
 def brier(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
@@ -19,12 +21,8 @@ def brier(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
 
     Source: Brier, Monthly Weather Review 78:1 (1950).
     """
-    return {ALL: sample.mean(brier_of_cases(sample.truth, sample.probabilities))}
-
-
-def brier_of_cases(truth: Truth, probabilities: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n"]:
-    """The Brier score of each case `(n,)`."""
-    distance: Float64[np.ndarray, "n"] = ((probabilities - truth.targets) ** 2).sum(axis=1)
-    if truth.multilabel:
-        return distance / probabilities.shape[1]
-    return distance / 2 if probabilities.shape[1] == 2 else distance
+    distance: Float64[np.ndarray, "..."] = ((sample.probabilities - sample.targets) ** 2).sum(axis=1)
+    num_classes = len(sample.truth.classes)
+    if sample.truth.multilabel:
+        return {ALL: sample.mean(distance / num_classes)}
+    return {ALL: sample.mean(distance / 2 if num_classes == 2 else distance)}

@@ -6,8 +6,11 @@ import math
 
 from medssl.evaluate.surface import Pair
 
-TASK = "segmentation"
+PREDICTS = "masks"
 BETTER = "higher"
+TITLE = "Dice"
+HEADLINE = 2
+RANKS_CASES = True
 
 
 def dice(masks: Pair) -> float:

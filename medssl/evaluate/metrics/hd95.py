@@ -9,12 +9,21 @@ import numpy as np
 from medssl.core.bounds import Percentile
 from medssl.evaluate.surface import Pair, surface_distances_mm
 
-TASK = "segmentation"
+PREDICTS = "masks"
 BETTER = "lower"
+TITLE = "HD95 (mm)"
+FULL_TITLE = "HD{percentile:g} (mm)"
+IN_WORDS = (
+    "HD{percentile:g} is the larger of the two directed {percentile:g}th percentiles of the distances between the surfaces, in mm"
+)
+SOURCE = "Huttenlocher et al., IEEE TPAMI 1993;15:850"
 
 
 def hd95(masks: Pair, *, percentile: Percentile = 95.0) -> float:
     """The larger of the two directed percentiles of surface distance, in mm; undefined where a mask is empty (and counted).
+
+    Options:
+        percentile: of the surface distances of each direction; 100 is the Hausdorff distance itself.
 
     Source: Huttenlocher et al., IEEE TPAMI 15:850 (1993); as MONAI's `HausdorffDistanceMetric(percentile=95)`.
     """

@@ -6,8 +6,9 @@ import math
 
 from medssl.evaluate.surface import Pair
 
-TASK = "segmentation"
+PREDICTS = "masks"
 BETTER = "higher"
+TITLE = "IoU"
 
 
 def iou(masks: Pair) -> float:

@@ -8,15 +8,20 @@ from jaxtyping import Float64
 from medssl.core.bounds import Fraction
 from medssl.evaluate.sample import Sample, divide
 
-TASK = "classification"
+PREDICTS = "classes"
 BETTER = "higher"
+TITLE = "Sensitivity at fixed specificity"
+FULL_TITLE = "Sensitivity at specificity {specificity:g}"
 
 
 def sensitivity_at_specificity(sample: Sample, *, specificity: Fraction = 0.9) -> dict[str, Float64[np.ndarray, "r"]]:
     """Highest sensitivity among the thresholds whose specificity is at least `specificity`, and its mean over classes.
 
-    The threshold is that of the test cases themselves (of each replicate anew): a point of the ROC curve, not the
+    The threshold is that of the test cases themselves, chosen again in each replicate: a point of the ROC curve, not the
     performance of a threshold chosen beforehand.
+
+    Options:
+        specificity: the least specificity that a threshold must have.
     """
     values = {}
     for index in sample.scored:

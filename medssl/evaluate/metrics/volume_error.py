@@ -6,8 +6,9 @@ import math
 
 from medssl.evaluate.surface import Pair
 
-TASK = "segmentation"
+PREDICTS = "masks"
 BETTER = "lower"
+TITLE = "Volume error"
 
 
 def volume_error(masks: Pair) -> float:

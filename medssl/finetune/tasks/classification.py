@@ -35,6 +35,12 @@ MODES = ["linear", "knn", "full", "gradual"]
 DEFAULT_MODES = ["linear", "full"]
 PREDICTS = "classes"
 TABLE = "probabilities.tsv"
+MAIN_MODE = "full"
+"""The mode that a reader asks about first."""
+FROZEN_MODES = ["linear", "knn"]
+"""Modes in which the encoder stays as it was."""
+MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}
+"""Modes in words, where their own name is not."""
 PREDICT_BATCH = 128
 
 

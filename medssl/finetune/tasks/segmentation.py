@@ -36,6 +36,12 @@ DEFAULT_MODES = ["full"]
 PREDICTS = "masks"
 TABLE = "masks.tsv"
 CONTINUES = ["decoder"]
+MAIN_MODE = "full"
+"""The mode that a reader asks about first."""
+FROZEN_MODES = ["decoder"]
+"""Modes in which the encoder stays as it was."""
+MODE_TITLES = {"full": "full fine-tuning"}
+"""Modes in words, where their own name is not."""
 PATCHES_PER_VOLUME = 8
 PREDICT_BATCH = 16
 LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}

@@ -7,14 +7,25 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.chart import Interval, axis, forest_chart
-from medssl.report.evidence import Evidence, is_scratch, tones
+from medssl.artefacts.names import is_scratch
+from medssl.report.chart import ForestRow, axis, forest_chart
+from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Text, count, counted, number, p_value, percent, records, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name, share_words
-from medssl.report.words import but_for_labels, class_name, headline, metric_name, mode_name, name_in, ordered_modes, units
+from medssl.report.words import (
+    but_for_labels,
+    class_name,
+    headline,
+    is_frozen,
+    metric_name,
+    mode_name,
+    name_in,
+    ordered_modes,
+    units,
+)
 
 PLACE = 10
-FROZEN_MODES = ("linear", "knn", "decoder")
+ANSWERS = {"TRIPOD+AI": {"25": "comparisons"}}
 MOST_ALONE = 12
 """Comparisons of a task that get a sentence each; of more, those that came out alike share one."""
 
@@ -84,9 +95,9 @@ def main_comparisons(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Data
     wanted = (comparisons["metric"] == metric) & (comparisons["class"] == label) & (comparisons["mode"] == mode)
     rows = comparisons[wanted & comparisons["method"].str.startswith("bootstrap")]
     return (
-        rows.assign(is_scratch=~rows["b"].map(is_scratch).astype(bool))
-        .sort_values(["is_scratch", "b", "fraction", "a"])
-        .drop(columns="is_scratch")
+        rows.assign(of_arms=~rows["b"].map(is_scratch).astype(bool))
+        .sort_values(["of_arms", "b", "fraction", "a"])
+        .drop(columns="of_arms")
     )
 
 
@@ -166,7 +177,7 @@ def _labels(row: dict[str, Any]) -> str:
 
 def _scratch(row: dict[str, Any]) -> str:
     """What scratch means in a mode: where the encoder is frozen, nothing of it is trained."""
-    return "random weights, also frozen" if row["mode"] in FROZEN_MODES else "training from scratch"
+    return "random weights, also frozen" if is_frozen(str(row["mode"])) else "training from scratch"
 
 
 def detail_together(rows: pd.DataFrame) -> str:
@@ -233,7 +244,7 @@ def _behind(chosen: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, Any]]:
 def _forest(task: str, rows: pd.DataFrame, arms: list[str], labels: Labels) -> Figure:
     colour = tones(sorted(set(arms)))
     drawn = [
-        Interval(
+        ForestRow(
             f"{share_name(row['fraction'], labels)}: {row['a']} − {row['b']}",
             colour[row["a"]],
             row["difference"],

@@ -11,6 +11,7 @@ from medssl.report.shares import labels_of, ordered_shares, share_phrase
 from medssl.report.words import mode_name, ordered_modes
 
 PLACE = 90
+ANSWERS = {"TRIPOD+AI": {"15": "calibration"}}
 
 
 def calibration(evidence: Evidence) -> Section:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.checklist_items import CLAIM, MI_CLAIM, TRIPOD, Item, is_answered
+from medssl.report.checklist_items import CLAIM, MI_CLAIM, TRIPOD, ChecklistItem, answered_in
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, Text, shown
 
 PLACE = 140
+LAST_MADE = True
 
 
 def checklists(evidence: Evidence) -> Section:
@@ -34,14 +35,14 @@ def checklists(evidence: Evidence) -> Section:
     return Section("Checklists", lead, tuple(blocks), facts)
 
 
-def _row(evidence: Evidence, item: Item) -> dict[str, str]:
-    answered = is_answered(evidence, item)
+def _row(evidence: Evidence, item: ChecklistItem) -> dict[str, str]:
+    section = answered_in(evidence, item)
     return {
         "list": item.list_name,
         "item": item.number,
         "asks": item.asks,
-        "state": "answered" if answered else "owner",
-        "where": f"#{item.section}" if answered else item.owner,
+        "state": "owner" if section is None else "answered",
+        "where": item.owner if section is None else f"#{section}",
     }
 
 

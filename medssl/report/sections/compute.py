@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
-from medssl.report.chart import Bar, bar_chart
-from medssl.report.evidence import Evidence, arm_of_run
+from medssl.artefacts.names import reduction_of
+from medssl.artefacts.receipt import Receipt
+from medssl.report.chart import StackedBar, bar_chart
+from medssl.report.curves import images_per_s
+from medssl.report.evidence import Evidence
 from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, percent, shown
-from medssl.report.sections.pretraining import images_per_s
 
 PLACE = 120
 
 
 def compute(evidence: Evidence) -> Section:
     """Wall time by job, and pre-training on everything against pre-training on what an arm kept."""
-    scans = {key: {"wall_s": wall_s} for key, wall_s in evidence.untold.items()}
-    rows = pd.DataFrame([_job(key, receipt) for key, receipt in (scans | evidence.receipts).items()])
+    scans = [_row(key, {"wall_s": wall_s}) for key, wall_s in evidence.scans.items()]
+    rows = pd.DataFrame(scans + [_job(key, receipt) for key, receipt in evidence.receipts.items()])
     if rows.empty:
         return Section.not_given("Compute", "No receipt was given to this page.")
     by_stage = rows.groupby("stage", sort=False)["wall_s"].sum()
     total = float(by_stage.sum())
-    bars = [Bar(str(stage), ((seconds, "c0", duration(seconds)),), duration(seconds)) for stage, seconds in by_stage.items()]
+    bars = [
+        StackedBar(str(stage), ((seconds, "c0", duration(seconds)),), duration(seconds)) for stage, seconds in by_stage.items()
+    ]
     alt = "Wall time by stage: " + "; ".join(f"{bar.label} {bar.text}" for bar in bars)
     table = by_stage.rename("wall_s").reset_index()
     columns = [
@@ -80,14 +82,13 @@ def cost_of_arms(evidence: Evidence) -> pd.DataFrame:
     """A row per pre-training run: slices, time, and its share of the time of the same run on all slices."""
     rows = []
     for run, curve in sorted(evidence.curves.items()):
-        arm, receipt = arm_of_run(run), evidence.receipts.get(f"pretrain/{run}", {})
-        keep = evidence.keeps.get(arm)
+        keep = evidence.keeps.get(reduction_of(run))
         rows.append(
             {
                 "run": run,
                 "slices": int(keep["keep"].sum()) if keep is not None else None,
-                "wall_s": receipt.get("wall_s"),
-                "whole": run.replace(f"-{arm.split('/')[-1]}-seed", "-all-seed"),
+                "wall_s": evidence.wall_s(f"pretrain/{run}"),
+                "whole": evidence.whole_run(run),
                 "steps": int(curve["step"].max()) if "step" in curve else None,
                 "images_per_s": images_per_s(curve),
             }
@@ -102,12 +103,15 @@ def cost_of_arms(evidence: Evidence) -> pd.DataFrame:
     return table.drop(columns="whole")
 
 
-def _job(key: str, receipt: dict[str, object]) -> dict[str, object]:
+def _job(key: str, receipt: Receipt) -> dict[str, object]:
+    energy_wh = sum(receipt.energy_j.values()) / 3600 if receipt.energy_j else None
+    known = {"wall_s": receipt.wall_s, "threads": receipt.threads, "device": receipt.notes.get("device")}
+    return _row(key, known | {"energy_wh": energy_wh})
+
+
+def _row(key: str, known: dict[str, object]) -> dict[str, object]:
     stage, _, name = key.partition("/")
-    joules: Any = receipt.get("energy_j") or {}
-    energy_wh = sum(joules.values()) / 3600 if joules else None
-    known = {name: receipt.get(name) for name in ("wall_s", "threads", "device")}
-    return {"stage": stage, "name": name, **known, "energy_wh": energy_wh}
+    return {"stage": stage, "name": name, "wall_s": None, "threads": None, "device": None, "energy_wh": None} | known
 
 
 def _facts(total: float) -> dict[str, object]:

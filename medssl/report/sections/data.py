@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 
 from medssl.report.evidence import Evidence
+from medssl.report.parts import ordered_parts, part_of
 from medssl.report.section import Section, Table, Text, count, percent, shown
 
 PLACE = 30
-PARTS = ("train", "val", "test")
+ANSWERS = {"CLAIM": {"7": "series", "11": "series", "36": "samples"}, "TRIPOD+AI": {"16": "samples"}}
 
 
 def data(evidence: Evidence) -> Section:
@@ -43,13 +42,15 @@ def data(evidence: Evidence) -> Section:
             ("with_mask", "Of volumes with a mask", count),
         ]
         blocks.append(Table("parts", "Cases by part.", parts, shown(parts, heads)))
+    notes = {source: found.notes for source, found in sorted(evidence.fingerprint.items()) if found.notes}
+    blocks += [Text(f"Source {source}: {note}", "note") for source, found in notes.items() for note in found]
     labels = label_rows(evidence)
     if len(labels):
         wide = labels.pivot_table(
             index=["source", "label"], columns="split", values="num_cases", aggfunc="sum", fill_value=0, observed=True
         )
         wide = wide.sort_values(["source", "label"], key=lambda column: column.map(_in_number_order))
-        wide = wide.reindex(columns=[s for s in PARTS if s in wide.columns]).reset_index()
+        wide = wide.reindex(columns=ordered_parts(wide.columns)).reset_index()
         heads = [("source", "Source", None), ("label", "Class", None)] + [(s, s, count) for s in wide.columns[2:]]
         blocks.append(Table("labels", "Class labels by split.", labels, shown(wide, heads), folded=len(wide) > 12))
     blocks.append(
@@ -60,7 +61,7 @@ def data(evidence: Evidence) -> Section:
             "note",
         )
     )
-    return Section("Data", "What was accepted, and how it was divided.", tuple(blocks))
+    return Section("Data", "What was accepted, and how it was divided.", tuple(blocks), {"notes": notes} if notes else {})
 
 
 def part_rows(evidence: Evidence) -> pd.DataFrame:
@@ -68,8 +69,9 @@ def part_rows(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for source, samples in sorted(evidence.samples.items()):
         masked = _has_mask(evidence, source, samples)
-        for split in [name for name in PARTS if name in set(samples["split"])]:
-            part = samples["split"] == split
+        parts = part_of(samples)
+        for split in ordered_parts(parts):
+            part = parts == split
             subjects = samples["subject_id"][part].dropna()
             rows.append(
                 {
@@ -89,7 +91,7 @@ def label_rows(evidence: Evidence) -> pd.DataFrame:
     """Cases by source, class and split."""
     tables = []
     for source, samples in sorted(evidence.samples.items()):
-        known = samples[samples["label"].notna()]
+        known = samples.assign(split=part_of(samples))[samples["label"].notna()]
         if len(known):
             tables.append(
                 known.groupby(["label", "split"], observed=True).size().rename("num_cases").reset_index().assign(source=source)
@@ -136,7 +138,7 @@ def _several(series: pd.DataFrame, column: str) -> str | None:
 
 def _spacing(series: pd.DataFrame) -> str | None:
     """`0.70 × 0.70 × 5.00`, or the range per axis."""
-    found = [json.loads(text) for text in series["spacing_mm"].dropna()] if "spacing_mm" in series else []
+    found = list(series["spacing_mm"].dropna()) if "spacing_mm" in series else []
     axes = list(zip(*[values for values in found if values and all(v is not None for v in values)], strict=False))
     if not axes:
         return None

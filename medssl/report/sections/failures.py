@@ -5,14 +5,15 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.evidence import Evidence, is_scratch
+from medssl.report.cases import ranked_cases, ranking_metric
+from medssl.report.evidence import Evidence
 from medssl.report.pictures import picture
 from medssl.report.section import Figure, Section, Table, number, percent, records, shown
 from medssl.report.shares import labels_of, ordered_shares, share_phrase
 from medssl.report.words import mode_name, ordered_modes
 
 PLACE = 100
-EACH = 6
+ANSWERS = {"CLAIM": {"39": "cases"}, "MI-CLAIM": {"5": "cases"}}
 
 
 def failures(evidence: Evidence) -> Section:
@@ -32,27 +33,6 @@ def failures(evidence: Evidence) -> Section:
     shares = dict.fromkeys(_share(evidence, task, fraction) for task, fraction in fractions.items())
     lead = f"The best, the median and the worst by rank, of one arm with {' or '.join(shares)}."
     return Section("Cases", lead, tuple(blocks), {"fractions": fractions})
-
-
-def ranked_cases(cases: pd.DataFrame, each: int = EACH) -> pd.DataFrame:
-    """Best, median and worst cases (mean over seeds) of the first pretrained arm in the first mode with the most labels."""
-    mode, share = ordered_modes(cases["mode"])[0], ordered_shares(cases["fraction"])[-1]
-    arms = sorted(set(cases["arm"]), key=lambda arm: (is_scratch(arm), arm))
-    part = cases[(cases["mode"] == mode) & (cases["fraction"] == share) & (cases["arm"] == arms[0])]
-    score, lower_is_better = ("brier", True) if "brier" in part else ("dice", False)
-    if score not in part:
-        return pd.DataFrame()
-    part = part[part[score].notna()]
-    means = part.groupby("case_id", sort=True)[score].mean().rename("score").reset_index()
-    means = means.sort_values(["score", "case_id"], ascending=[lower_is_better, True], kind="stable").reset_index(drop=True)
-    means["rank"] = means.index + 1
-    each = min(each, max(1, len(means) // 3))
-    middle = max(0, len(means) // 2 - each // 2)
-    places = {"best": range(each), "median": range(middle, middle + each), "worst": range(len(means) - each, len(means))}
-    chosen = pd.concat([means.iloc[list(where)].assign(group=name) for name, where in places.items()], ignore_index=True)
-    keys = [name for name in ("target", "predicted", "probability_of_target") if name in part]
-    first = part.sort_values("seed", kind="stable").drop_duplicates("case_id")[["case_id", "unit_id", *keys]]
-    return chosen.merge(first, on="case_id", how="left").assign(init=arms[0], mode=mode, fraction=share, score_name=score)
 
 
 def _gallery(evidence: Evidence, task: str, ranked: pd.DataFrame) -> Figure:
@@ -84,21 +64,22 @@ def _gallery(evidence: Evidence, task: str, ranked: pd.DataFrame) -> Figure:
 
 
 def _overlays(evidence: Evidence, task: str, rows: pd.DataFrame) -> Figure:
-    parts = []
+    cases, parts = evidence.cases[task], []
+    metric = ranking_metric(cases)
+    named = metric.constant("TITLE") if metric else "score"
     for group in dict.fromkeys(rows["group"]):
         cards = []
         for row in records(rows[rows["group"] == group]):
             plane = evidence.planes.get(f"{task}/{row['case_id']}")
             alt = f"{group} case {row['case_id']}, outlines of the true and the predicted mask"
             image = picture(plane, alt, longest=240) if plane is not None else Markup('<span class="no-twin">no picture</span>')
-            words = f"rank {row['rank']} of {row['num_ranked']}: Dice {number(row['score'])}"
+            words = f"rank {row['rank']} of {row['num_ranked']}: {named} {number(row['score'])}"
             cards.append(Markup('<div class="card">{}<span>{}</span></div>').format(image, words))
         cards_html = Markup("").join(cards)
         parts.append(Markup('<p class="panel">{}</p><div class="cards large">{}</div>').format(group.capitalize(), cards_html))
-    cases = evidence.cases[task]
     fraction = float(cases.loc[cases["fit_id"] == rows["fit_id"].iloc[0], "fraction"].iloc[0])
     caption = (
-        f"Task {task}: segmentations by rank of their mean Dice, {rows['init'].iloc[0]}, one seed, "
+        f"Task {task}: segmentations by rank of their mean {named}, {rows['init'].iloc[0]}, one seed, "
         f"{_share(evidence, task, fraction)}. The plane with most of either mask; the true outline is teal, the predicted one "
         "orange."
     )

@@ -6,12 +6,17 @@ from collections import Counter
 
 import pandas as pd
 
-from medssl.report.evidence import Evidence
+from medssl.artefacts.names import in_cohort, reduction_of
+from medssl.report.evidence import Evidence, arm_of
 from medssl.report.flow_chart import Step, flow_chart
+from medssl.report.parts import PARTS, ordered_parts, part_of, way_of_split
 from medssl.report.section import Figure, Section, Table, Text, count, counted, shown
-from medssl.report.words import way_of_split
 
 PLACE = 20
+ANSWERS = {
+    "CLAIM": {"8": "rejected", "12": "rejected", "19": "samples", "35": "rejected"},
+    "TRIPOD+AI": {"11": "rejected", "20": "series"},
+}
 MOST_CODES = 6
 
 
@@ -21,7 +26,7 @@ def flow(evidence: Evidence) -> Section:
         return Section.not_given("Flow of images", "No source was ingested for this page.")
     blocks: list[Figure | Table | Text] = []
     used: set[str] = set()
-    for cohort in sorted({name.split("/")[0] for name in evidence.keeps}):
+    for cohort in sorted({in_cohort(name)[0] for name in evidence.keeps}):
         sources = sources_of(evidence, cohort)
         used |= set(sources)
         blocks.append(_diagram(evidence, f"cohort {cohort}", f"flow-{cohort}", sources, cohort))
@@ -43,7 +48,7 @@ def flow(evidence: Evidence) -> Section:
 
 def sources_of(evidence: Evidence, cohort: str) -> list[str]:
     """The sources whose slices a cohort's keep tables speak of."""
-    names = [name for name in evidence.keeps if name.split("/")[0] == cohort]
+    names = [name for name in evidence.keeps if in_cohort(name)[0] == cohort]
     wanted = set(evidence.keeps[names[0]]["sample_id"])
     return [source for source, samples in sorted(evidence.samples.items()) if not wanted.isdisjoint(samples["sample_id"])]
 
@@ -87,28 +92,34 @@ def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], coho
     steps.append(Step(f"Accepted: {note('accepted', 'volumes', len(series), _things(series))}", (who,)))
     samples = pd.concat([evidence.samples[s] for s in sources if s in evidence.samples] or [pd.DataFrame()])
     if len(samples):
-        splits, thing = samples["split"].value_counts(), _thing(samples)
-        aside = [f"{split}: {note('split', split, int(splits.get(split, 0)), thing)}" for split in ("val", "test")]
+        splits, thing = part_of(samples).value_counts(), _thing(samples)
+        folds = [part for part in ordered_parts(splits.index) if part not in PARTS]
+        aside = [f"{part}: {note('split', part, int(splits.get(part, 0)), thing)}" for part in folds or ("val", "test")]
         whole = note("split", "all", len(samples), thing)
         train = note("split", "train", int(splits.get("train", 0)), thing)
         ways = [
-            way_of_split(source, evidence.samples[source], evidence.study) for source in sources if source in evidence.samples
+            way_of_split(source, evidence.samples[source], evidence.asked) for source in sources if source in evidence.samples
         ]
         split = f", split {'; '.join(dict.fromkeys(ways))}" if all(ways) else ""
-        steps.append(Step(f"Training part: {train}", (f"of {whole}{split}",), "Held out", tuple(aside)))
+        if folds:
+            others = [f"training part of the others: {train}"] if "train" in splits else []
+            lines = (f"in {counted(len(folds), 'fold')}{split}", *others)
+            steps.append(Step(f"Cross-validation: {whole}", lines, "Held out in turn", tuple(aside)))
+        else:
+            steps.append(Step(f"Training part: {train}", (f"of {whole}{split}",), "Held out", tuple(aside)))
     for arm, keep in sorted(evidence.keeps.items()):
-        if cohort is None or arm.split("/")[0] != cohort:
+        if cohort is None or in_cohort(arm)[0] != cohort:
             continue
         kept = note(arm, "kept", int(keep["keep"].sum()), "slice")
         why = keep.loc[~keep["keep"].astype(bool), "reason"].value_counts().sort_index()
         aside = [f"{reason}: {note(arm, str(reason), int(number), 'slice')}" for reason, number in why.items()]
         dropped = note(arm, "dropped", int((~keep["keep"].astype(bool)).sum()), "slice")
-        runs = [run for run in evidence.curves if run.startswith(f"{cohort}/") and f"-{arm.split('/')[1]}-seed" in run]
-        seeds = Counter(run.split("/")[1].rpartition("-seed")[0] for run in sorted(runs))
+        runs = [run for run in evidence.curves if reduction_of(run) == arm]
+        seeds = Counter(arm_of(run) for run in sorted(runs))
         named = ", ".join(f"{run} ({note(arm, f'pre-trains {run}', number, 'seed')})" for run, number in seeds.items())
         used = f"pre-trains {named}" if runs else "used by no run on this page"
         steps.append(
-            Step(f"Arm {arm.split('/')[1]} keeps {kept}", (used,), f"Drops {dropped}", tuple(aside) or ("nothing",), True)
+            Step(f"Arm {in_cohort(arm)[1]} keeps {kept}", (used,), f"Drops {dropped}", tuple(aside) or ("nothing",), True)
         )
     alt = f"Flow of {title}. " + ". ".join(f"{step.title}; {step.aside_title} {', '.join(step.aside)}" for step in steps)
     return Figure(name, f"Flow of {title}.", alt, flow_chart(steps, alt=alt), pd.DataFrame(rows))

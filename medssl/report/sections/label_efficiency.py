@@ -7,6 +7,8 @@ from dataclasses import asdict
 import pandas as pd
 from markupsafe import Markup
 
+from medssl.artefacts.names import arm_and_seed
+from medssl.core import plugins
 from medssl.report.chart import Line, axis, category_axis, line_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Table, Text, number, percent, records, shown, span
@@ -23,6 +25,7 @@ from medssl.report.shares import (
 from medssl.report.words import class_name, headline, metric_name, mode_name, name_in, ordered_modes, units
 
 PLACE = 60
+ANSWERS = {"CLAIM": {"30": "scores"}}
 
 
 def label_efficiency(evidence: Evidence) -> Section:
@@ -39,7 +42,7 @@ def label_efficiency(evidence: Evidence) -> Section:
         rows = distinct(rows, labels).reset_index(drop=True)
         blocks.append(_figure(task, rows, metric, label, labels))
         blocks += [Text(f"Task {task}: {told}", "note") for told in twins_told(labels)]
-        blocks += _falls(evidence, task, rows, labels)
+        blocks += _falls(task, rows, labels)
         blocks += _parity(evidence, task)
     nested = any(scores["fraction"].nunique() > 1 for scores in evidence.scores.values())
     lead = "How the test score grows with the labels given to fine-tuning. "
@@ -100,7 +103,7 @@ def _lines(part: pd.DataFrame, labels: Labels) -> list[Line]:
     return lines
 
 
-def _falls(evidence: Evidence, task: str, rows: pd.DataFrame, labels: Labels) -> list[Table]:
+def _falls(task: str, rows: pd.DataFrame, labels: Labels) -> list[Table]:
     """How much of the score each starting point loses from the most labels to the fewest, the least first in each mode."""
     shares = ordered_shares(rows["fraction"])
     fewest, most = shares[0], shares[-1]
@@ -116,7 +119,7 @@ def _falls(evidence: Evidence, task: str, rows: pd.DataFrame, labels: Labels) ->
         return []
     metric = str(found["metric"].iloc[0])
     falls = found["score_most"] - found["score_fewest"]
-    found["falls_by"] = falls if _higher_is_better(evidence, task, metric) else -falls
+    found["falls_by"] = falls if plugins.find("metric", metric).constant("BETTER") == "higher" else -falls
     found["falls_frac"] = (found["falls_by"] / found["score_most"].abs()).where(found["score_most"] != 0)
     found = found.assign(task=task, fraction_most=most, fraction_fewest=fewest)
     rank = found["mode"].map({mode: place for place, mode in enumerate(ordered_modes(found["mode"]))})
@@ -135,13 +138,6 @@ def _falls(evidence: Evidence, task: str, rows: pd.DataFrame, labels: Labels) ->
         ("falls_frac", "Of its score", percent),
     ]
     return [Table(f"label-efficiency-{task}-falls", caption, found, shown(found, columns))]
-
-
-def _higher_is_better(evidence: Evidence, task: str, metric: str) -> bool:
-    """What the comparisons say of the metric; the headline metrics are better the higher they are."""
-    compared = evidence.comparisons.get(task)
-    said = [] if compared is None else list(compared.loc[compared["metric"] == metric, "better"])
-    return not said or said[0] == "higher"
 
 
 OUTCOMES = {
@@ -168,16 +164,16 @@ def _parity(evidence: Evidence, task: str) -> list[Text]:
     if fits is None:
         return []
     recipe = [name for name in fits.columns if name not in OUTCOMES and not name.startswith(("val", "score", "best"))]
-    arms = fits["init"].astype(str).str.replace(r"-seed\d+$", "", regex=True)
+    arms = [str(arm_and_seed(init)[0]) for init in fits["init"]]
     tables = {
-        arm: part[recipe].drop_duplicates().sort_values(recipe).astype(str).to_numpy().tolist()
-        for arm, part in fits[recipe].groupby(arms)
+        arm: part.drop_duplicates().sort_values(recipe).to_numpy().tolist()
+        for arm, part in fits[recipe].astype(str).groupby(arms)
     }
     first, *others = tables.values()
     if not others:
         return []
     if all(table == first for table in others):
-        shared = ", ".join(name for name in recipe if name not in ("mode", "fraction", "seed"))
+        shared = ", ".join(name for name in recipe if name not in ("mode", "fraction", "seed", "fold"))
         same = f"Task {task}: every starting point was fine-tuned with the same recipe, shares and seeds"
         return [Text(same + (f" ({shared})." if shared else "."))]
     words = (

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
+from medssl.artefacts.names import in_cohort
 from medssl.report.evidence import Evidence
+from medssl.report.parts import part_of
 from medssl.report.pictures import picture
 from medssl.report.section import Figure, Section, Table, Text, count, number, records, shown
 
 PLACE = 110
+ANSWERS = {"CLAIM": {"20": "samples"}, "MI-CLAIM": {"2": "samples"}}
 
 
 def leakage(evidence: Evidence) -> Section:
@@ -51,7 +54,7 @@ def leakage(evidence: Evidence) -> Section:
 def leak_drops(evidence: Evidence) -> pd.DataFrame:
     """A row per cohort: how many training slices its arms dropped as leaks; a row per number where arms differ."""
     rows = [
-        {"cohort": name.split("/")[0], "arms": name.split("/")[-1], "leak_drops": int((keep["reason"] == "leak").sum())}
+        {"cohort": in_cohort(name)[0], "arms": in_cohort(name)[1], "leak_drops": int((keep["reason"] == "leak").sum())}
         for name, keep in sorted(evidence.keeps.items())
         if "reason" in keep
     ]
@@ -67,7 +70,7 @@ def leak_drops(evidence: Evidence) -> pd.DataFrame:
 def _firewall(evidence: Evidence) -> Table:
     names = ("queries", "pool", "queries_found", "pool_excluded", "policy")
     leaks = sorted(evidence.leaks.items())
-    rows = pd.DataFrame([{"cohort": key.split("/")[0], **{name: leak.get(name) for name in names}} for key, leak in leaks])
+    rows = pd.DataFrame([{"cohort": in_cohort(key)[0], **{name: getattr(leak, name) for name in names}} for key, leak in leaks])
     columns = [
         ("cohort", "Cohort", None),
         ("queries", "Held-out images", count),
@@ -83,7 +86,11 @@ def _firewall(evidence: Evidence) -> Table:
 def _pairs(evidence: Evidence, name: str) -> Figure | None:
     """Held-out images beside the training slices that the firewall took for the same image, or for the likest."""
     rows = pd.DataFrame(
-        [{"cohort": key.split("/")[0], **row} for key, leak in sorted(evidence.leaks.items()) for row in leak.get(name, [])]
+        [
+            {"cohort": in_cohort(key)[0], **row}
+            for key, leak in sorted(evidence.leaks.items())
+            for row in (leak.pairs if name == "pairs" else leak.nearest)
+        ]
     )
     if rows.empty:
         return None
@@ -93,7 +100,7 @@ def _pairs(evidence: Evidence, name: str) -> Figure | None:
     caption = {
         "pairs": "Found: a held-out image (left) and the training slice that is the same image or patient (right).",
         "nearest": "Not found, for your review: the held-out images (left) that are likest a training slice (right); "
-        f"from a likeness of {number(next(iter(evidence.leaks.values()))['same'], 2)} on they would count as the same.",
+        f"from a likeness of {number(next(iter(evidence.leaks.values())).same, 2)} on they would count as the same.",
     }[name]
     return Figure(f"leakage-{name}", caption, caption, Markup('<div class="pairs">{}</div>').format(_tiles(evidence, rows)), rows)
 
@@ -110,10 +117,10 @@ def _tiles(evidence: Evidence, rows: pd.DataFrame) -> Markup:
 
 def _source(source: str, samples: pd.DataFrame) -> dict[str, object]:
     known = samples[samples["subject_id"].notna() & (samples["subject_id"] != "n/a")]
-    volumes = samples[samples["kind"] == "volume"]
+    known, volumes = (part.assign(part=part_of(part)) for part in (known, samples[samples["kind"] == "volume"]))
     return {
         "source": source,
-        "subjects_in_two": int((known.groupby("subject_id")["split"].nunique() > 1).sum()),
-        "volumes_in_two": int((volumes.groupby("volume_id")["split"].nunique() > 1).sum()),
+        "subjects_in_two": int((known.groupby("subject_id")["part"].nunique() > 1).sum()),
+        "volumes_in_two": int((volumes.groupby("volume_id")["part"].nunique() > 1).sum()),
         "images_without_subject": len(samples) - len(known),
     }

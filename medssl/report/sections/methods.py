@@ -8,34 +8,29 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from medssl.artefacts.names import in_cohort, is_scratch
 from medssl.core import plugins
-from medssl.report.checklist_items import CLAIM, is_answered
-from medssl.report.evidence import Evidence, Named, is_scratch
+from medssl.report.checklist_items import CLAIM, answered_in
+from medssl.report.evidence import Evidence, Named
+from medssl.report.parts import num_folds, way_of_split
 from medssl.report.section import Section, Text, counted
 from medssl.report.shares import distinct, labels_of, ordered_shares, share_name, share_phrase
-from medssl.report.words import but_for_labels, holm_family, mode_name, ordered_modes, way_of_split
+from medssl.report.words import but_for_labels, holm_family, mode_name, ordered_modes
 
 PLACE = 150
+ANSWERS = {
+    "CLAIM": {"9": "samples", "24": "curves", "26": "fits"},
+    "TRIPOD+AI": {"7": "series", "12": "scores"},
+    "MI-CLAIM": {"3": "fits"},
+}
 CITATIONS = {
-    "simclr": "Chen et al., ICML 2020, arXiv 2002.05709",
-    "swav": "Caron et al., NeurIPS 2020, arXiv 2006.09882",
-    "moco": "He et al., CVPR 2020, arXiv 1911.05722",
-    "byol": "Grill et al., NeurIPS 2020, arXiv 2006.07733",
-    "deepcluster_v2": "Caron et al., NeurIPS 2020, arXiv 2006.09882",
-    "gsimclr": "Chakraborty et al., ICDM workshops 2020, arXiv 2009.12007",
-    "sepclr": "Louiset et al., ICLR 2024, arXiv 2402.11928",
-    "joint_2d3d": "Nguyen et al., AAAI 2023, arXiv 2212.01893",
-    "spark": "Tian et al., ICLR 2023, arXiv 2301.03580",
-    "global_contrast": "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511",
-    "local_contrast": "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511",
     "bca": "Efron, J Am Stat Assoc 1987;82:171",
-    "hd95": "Huttenlocher et al., IEEE TPAMI 1993;15:850",
-    "nsd": "Nikolov et al., J Med Internet Res 2021;23:e26151",
     "delong": "DeLong et al., Biometrics 1988;44:837",
     "holm": "Holm, Scand J Stat 1979;6:65",
     "reduction": "Wolf et al., arXiv 2308.06534",
     "claim": "Tejani et al., Radiol Artif Intell 2024;6:e240300",
 }
+"""Beside those of plug-ins, which are the `SOURCE` of their files."""
 
 INTERVALS = {
     "bca": "bias-corrected and accelerated (BCa) [bca]",
@@ -48,21 +43,32 @@ INTERVALS = {
 
 def methods(evidence: Evidence) -> Section:
     """Data, reduction, pre-training, fine-tuning and statistics in prose with citations; gaps are named, not filled."""
-    makers = (_data, _windows, _reduction, _pretraining, _finetuning, _statistics, _surfaces)
+    makers = (_data, _windows, _reduction, _pretraining, _finetuning, _statistics, _metrics)
     parts = [make(evidence) for make in makers]
     if any(parts) and evidence.on_page:
         parts.append(_checklist(evidence))
     text = " ".join(part for part in parts if part)
     if not text:
         return Section.not_given("Methods", "No stage left a receipt.")
-    cited = sorted({citation for name, citation in CITATIONS.items() if f"[{name}]" in text})
+    citations = CITATIONS | _citations_of_plugins()
+    cited = sorted({citation for name, citation in citations.items() if f"[{name}]" in text})
     for place, citation in enumerate(cited, start=1):
-        for name in (n for n, c in CITATIONS.items() if c == citation):
+        for name in (n for n, c in citations.items() if c == citation):
             text = text.replace(f"[{name}]", f"[{place}]")
     references = Markup("<ol class='references'>{}</ol>").format(Markup("").join(Markup("<li>{}</li>").format(c) for c in cited))
     lead = "Ready to paste. What is in double brackets is known to the authors only."
     facts = {"text": text, "references": cited, "counts": _counts(evidence)}
     return Section("Methods paragraph", lead, (Text(text, "copy"), Text(references, "html")), facts)
+
+
+def _citations_of_plugins() -> dict[str, str]:
+    """By name, the citation of each objective and metric that has one."""
+    found = {
+        plugin.name: plugin.constant("SOURCE", default=None)
+        for kind in ("objective", "metric")
+        for plugin in plugins.all_of(kind)
+    }
+    return {name: source for name, source in found.items() if source is not None}
 
 
 def _counts(evidence: Evidence) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def _counts(evidence: Evidence) -> dict[str, Any]:
         "fractions": {task: sorted(set(fits["fraction"])) for task, fits in evidence.fits.items()},
         "num_val": {task: fits["num_val"].max() for task, fits in evidence.fits.items() if "num_val" in fits},
         "intervals": methods_used.value_counts().to_dict() | {"all": len(methods_used)},
-        "answered": sum(is_answered(_with_methods(evidence), item) for item in CLAIM),
+        "answered": sum(answered_in(_with_methods(evidence), item) is not None for item in CLAIM),
         "items": len(CLAIM),
     }
 
@@ -123,33 +129,38 @@ def _straightened(evidence: Evidence) -> str:
 def _parts(evidence: Evidence) -> str:
     """How each source was divided, where that is known."""
     sources: dict[str, list[str]] = {}
+    folded: dict[str, list[str]] = {}
     for source, samples in sorted(evidence.samples.items()):
-        if way := way_of_split(source, samples, evidence.study):
+        if folds := num_folds(samples):
+            units = " and ".join(sorted(set(samples["unit"].astype(str))))
+            folded.setdefault(f"{folds}-fold cross-validation by {units}; predictions pooled over folds", []).append(source)
+        elif way := way_of_split(source, samples, evidence.asked):
             sources.setdefault(way, []).append(source)
     ways = "; ".join(f"{', '.join(names)} {way}" for way, names in sources.items())
-    return f" Sources were split into training, validation and test parts: {ways}." if ways else ""
+    text = f" Sources were split into training, validation and test parts: {ways}." if ways else ""
+    return text + "".join(f" Tasks on {', '.join(names)}: {way}." for way, names in folded.items())
 
 
 def _windows(evidence: Evidence) -> str:
     """What intensities the network sees, and on what grid, by the options of prepare."""
-    options = evidence.study.get("prepare")
-    if not options or not evidence.series:
+    options = evidence.asked.prepare
+    if options is None or not evidence.series:
         return ""
     series = pd.concat(evidence.series.values()).reindex(columns=["modality", "kind"])
     modalities = set(series.loc[series["kind"] != "images", "modality"].dropna().astype(str))
     parts = []
     if "CT" in modalities:
-        parts.append("CT to " + " and ".join(f"{low:g} to {high:g} HU" for low, high in options["window_hu"]))
-    if others := sorted(modalities - {"CT"}):
-        low, high = options["percentiles"]
+        parts.append("CT to " + " and ".join(f"{low:g} to {high:g} HU" for low, high in options.window_hu))
+    if (others := sorted(modalities - {"CT"})) and options.percentiles:
+        low, high = options.percentiles
         parts.append(f"{' and '.join(others)} to the {low:g} to {high:g} percentiles of each volume's foreground")
     if (series["kind"] == "images").any():
         parts.append("8- or 16-bit pictures to the whole range of their type")
-    own = {source: (given.get("prepare") or {}) for source, given in (evidence.study.get("sources") or {}).items()}
-    grids = {source: given.get("spacing_mm", options["spacing_mm"]) for source, given in own.items() if source in evidence.series}
+    own = {source: evidence.asked.own(source).model_fields_set for source in evidence.asked.sources}
+    grids = {source: evidence.asked.spacing_of(source) for source in own if source in evidence.series}
     resampled = [f"{source} to {_grid(grid)} mm" for source, grid in sorted(grids.items()) if grid]
     moved = f"resampled: {', '.join(resampled)}; the others kept their spacing" if resampled else "kept their spacing"
-    other = sorted(source for source, given in own.items() if {"window_hu", "percentiles"} & given.keys())
+    other = sorted(source for source, given in own.items() if {"window_hu", "percentiles"} & given)
     aside = f" (other settings for {', '.join(other)}: see the study file)" if other else ""
     return f"Intensities were windowed: {'; '.join(parts)}{aside}. Volumes were {moved}.".replace("were kept", "kept")
 
@@ -160,7 +171,7 @@ def _grid(spacing_mm: list[float | None]) -> str:
 
 def _reduction(evidence: Evidence) -> str:
     arms = [
-        f"{name.split('/')[1]} ({int(keep['keep'].sum())} of {len(keep)} slices)" for name, keep in sorted(evidence.keeps.items())
+        f"{in_cohort(name)[1]} ({int(keep['keep'].sum())} of {len(keep)} slices)" for name, keep in sorted(evidence.keeps.items())
     ]
     return f"Training slices were reduced before pre-training in these arms: {', '.join(arms)} [reduction]." if arms else ""
 
@@ -169,17 +180,14 @@ def _pretraining(evidence: Evidence) -> str:
     if not evidence.curves:
         return ""
     recipes = []
-    for name, options in sorted(evidence.study.get("pretrain", {}).items()):
-        objective, backbone = _name(options.get("objective")), _name(options.get("backbone"))
-        cite = f" [{objective}]" if objective in CITATIONS else ""
-        steps = options.get("max_steps")
-        length = f"{options.get('epochs')} epochs" if steps is None else f"{steps} steps"
-        start = options.get("init_run") or ("given weights" if options.get("init_weights") else "random weights")
-        begun = f", begun from {start}"
+    for name, options in sorted(evidence.asked.pretrain.items()):
+        objective = options.objective.name
+        cite = f" [{objective}]" if objective in _citations_of_plugins() else ""
+        length = f"{options.epochs} epochs" if options.max_steps is None else f"{options.max_steps} steps"
+        start = options.init_run or ("given weights" if options.init_weights else "random weights")
         recipes.append(
-            f"{name}: {objective}{cite}, {backbone}{begun}, {length}, batch {options.get('batch_size')}, "
-            f"{options.get('optimizer')} at {options.get('lr')}, weight decay {options.get('weight_decay')}, "
-            f"{options.get('precision')}"
+            f"{name}: {objective}{cite}, {options.backbone.name}, begun from {start}, {length}, batch {options.batch_size}, "
+            f"{options.optimizer} at {options.lr}, weight decay {options.weight_decay}, {options.precision}"
         )
     what = f" ({'; '.join(recipes)})" if recipes else ""
     runs = counted(len(evidence.curves), "run")
@@ -252,7 +260,7 @@ def _statistics(evidence: Evidence) -> str:
         return ""
     scores = pd.concat(evidence.scores.values())
     level = f"{100 * scores['confidence'].iloc[0]:g} %"
-    draws = evidence.study.get("evaluate", {}).get("bootstrap")
+    draws = evidence.asked.evaluate.bootstrap
     resamples = f"{draws} resamples" if draws else "resamples"
     parts = [f"Scores are means over seeds with {level} bootstrap intervals over test units ({resamples}): {_intervals(scores)}"]
     used = {str(method) for table in evidence.comparisons.values() for method in table["method"]}
@@ -261,7 +269,7 @@ def _statistics(evidence: Evidence) -> str:
             "differences between arms were bootstrapped in pairs on the same units"
             + (", binary AUCs also compared by DeLong's test [delong]" if "delong" in used else "")
             + (", case scores by Wilcoxon's signed ranks" if "wilcoxon" in used else "")
-            + f", with Holm's correction over {holm_family(evidence.study)} [holm]"
+            + f", with Holm's correction over {holm_family(evidence.asked.evaluate)} [holm]"
         )
     return "; ".join(parts) + "."
 
@@ -276,38 +284,30 @@ def _intervals(scores: pd.DataFrame) -> str:
     return ", ".join(f"{words} in {number}" for words, number in found) + f" of {len(scores)} scores"
 
 
-def _surfaces(evidence: Evidence) -> str:
-    """What the surface distances of segmentation mean."""
-    metrics = {str(metric) for scores in evidence.scores.values() for metric in scores["metric"]}
+def _metrics(evidence: Evidence) -> str:
+    """What those scores mean that say so themselves (`IN_WORDS` of a metric), with the options that they were made with."""
+    scores = pd.concat([*evidence.scores.values(), pd.DataFrame({"metric": []})])
     parts = []
-    if "hd95" in metrics:
-        parts.append(
-            "HD95 is the larger of the two directed 95th percentiles of the distances between the surfaces, in mm [hd95]"
-        )
-    if "nsd" in metrics:
-        parts.append(f"NSD is the share of both surfaces within {_tolerance_mm(evidence)} mm of the other [nsd]")
+    for plugin in plugins.all_of("metric"):
+        rows, words = scores[scores["metric"] == plugin.name], plugin.constant("IN_WORDS", default=None)
+        if words and len(rows):
+            options = rows["options"].iloc[0] if "options" in rows else plugin.check({})
+            cite = f" [{plugin.name}]" if plugin.constant("SOURCE", default=None) else ""
+            parts.append(words.format(**options) + cite)
     if not parts:
         return ""
+    measured = {1: "It is", 2: "Both are"}.get(len(parts), "All are")
     return (
-        "; ".join(parts) + ". Both are measured on the grid of the source; cases with an empty mask are counted in the results."
+        "; ".join(parts)
+        + f". {measured} measured on the grid of the source; cases with an empty mask are counted in the results."
     )
-
-
-def _tolerance_mm(evidence: Evidence) -> str:
-    chosen = evidence.study.get("evaluate", {}).get("metrics") or []
-    given: dict[str, Any] = next((choice.get("options", {}) for choice in chosen if _name(choice) == "nsd"), {})
-    return f"{plugins.find('metric', 'nsd').check(given)['tolerance_mm']:g}"
 
 
 def _checklist(evidence: Evidence) -> str:
     """How much of CLAIM the page answers, with this paragraph on it."""
-    answered = sum(is_answered(_with_methods(evidence), item) for item in CLAIM)
+    answered = sum(answered_in(_with_methods(evidence), item) is not None for item in CLAIM)
     return f"The page of this study answers {answered} of {len(CLAIM)} CLAIM items [claim]; the others name who must answer."
 
 
 def _with_methods(evidence: Evidence) -> Evidence:
     return replace(evidence, on_page=evidence.on_page | {"methods"})
-
-
-def _name(choice: object) -> str:
-    return str(choice.get("name", "")) if isinstance(choice, dict) else str(choice)

@@ -10,6 +10,7 @@ from medssl.report.shares import Labels, distinct, labels_of, share_name
 from medssl.report.words import class_name, headline, holm_family, metric_name, mode_name, name_in, ordered_modes, units
 
 PLACE = 80
+ANSWERS = {"CLAIM": {"29": "comparisons"}}
 
 
 def paired_tests(evidence: Evidence) -> Section:
@@ -19,7 +20,7 @@ def paired_tests(evidence: Evidence) -> Section:
         return Section.not_given("Paired tests", "No two arms were compared on this page.")
     blocks: list[Table | Text] = []
     for task, table in given.items():
-        metric, label = headline(evidence.scores[task])
+        metric, label = headline(evidence.scores.get(task, table))
         main = table[(table["metric"] == metric) & (table["class"] == label)]
         named, labels = name_in(table, metric), labels_of(evidence.fits.get(task), table)
         n = units(int(table["n"].max()), str(table["unit"].iloc[0]))
@@ -42,9 +43,8 @@ def paired_tests(evidence: Evidence) -> Section:
     blocks.append(
         Text(
             "Difference: first minus second, of the means over seeds, on the same cases. p (Holm) is corrected over "
-            f"{holm_family(evidence.study)}. d_z is the difference in standard deviations of the paired differences; the "
-            "rank-biserial correlation "
-            "is the balance of ranks. Above: seeds in which the first had the larger value."
+            f"{holm_family(evidence.asked.evaluate)}. d_z is the difference in standard deviations of the paired differences; "
+            "the rank-biserial correlation is the balance of ranks. Above: seeds in which the first had the larger value."
         )
     )
     return Section("Paired tests", "Is a difference larger than the choice of test cases explains?", tuple(blocks))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 
 import pandas as pd
 from markupsafe import Markup
 
+from medssl.artefacts.names import in_cohort
 from medssl.report.chart import Line, axis, line_chart
-from medssl.report.evidence import Evidence, tones
+from medssl.report.curves import by_epoch, images_per_s
+from medssl.report.evidence import Evidence, arm_of, run_of, tones
 from medssl.report.pictures import sheet
 from medssl.report.section import Figure, Section, Table, Text, count, duration, number, shown
 from medssl.report.words import but_for_labels
@@ -82,32 +83,14 @@ def pretraining(evidence: Evidence) -> Section:
     return Section("Pre-training", lead, tuple(blocks), {"collapsed_below": COLLAPSED_BELOW})
 
 
-def by_epoch(curve: pd.DataFrame) -> pd.DataFrame:
-    """One row per epoch: the mean of each column over the epoch's rows, the last of step."""
-    numbers = curve.select_dtypes("number")
-    means = numbers.groupby("epoch", sort=True).mean()
-    means["step"] = numbers.groupby("epoch", sort=True)["step"].max()
-    return means.reset_index()
-
-
-def images_per_s(curve: pd.DataFrame) -> float | None:
-    """The median over the rows of a run's curve as it was written, so that a pause or the first steps do not weigh."""
-    return float(curve["images_per_s"].median()) if "images_per_s" in curve else None
-
-
 def _legend(runs: list[str]) -> tuple[tuple[str, str], ...]:
-    arms = sorted({_arm(run) for run in runs})
+    arms = sorted({arm_of(run) for run in runs})
     return tuple((tone, arm) for arm, tone in tones(arms).items() if arm in arms)
-
-
-def _arm(run: str) -> str:
-    """The run's name without cohort and seed: seeds of an arm share its colour."""
-    return re.sub(r"-seed\d+$", "", run.split("/")[-1])
 
 
 def _one_for_each_arm(pictures: dict[str, dict[int, bytes]]) -> dict[str, dict[int, bytes]]:
     """The first seed's pictures."""
-    return dict({_arm(run): (run, drawn) for run, drawn in sorted(pictures.items(), reverse=True)}.values())
+    return dict({arm_of(run): (run, drawn) for run, drawn in sorted(pictures.items(), reverse=True)}.values())
 
 
 def _told(run: str, drawn: dict[int, bytes]) -> Figure:
@@ -125,9 +108,9 @@ def _told(run: str, drawn: dict[int, bytes]) -> Figure:
 
 def _one_for_each_recipe(views: dict[str, bytes]) -> dict[str, bytes]:
     """The first run's picture of every recipe, each picture once: arms and seeds of a recipe see alike."""
-    recipes: dict[str, str] = {}
+    recipes: dict[tuple[str, str], str] = {}
     for run in sorted(views):
-        recipes.setdefault(run.partition("-")[0], run)
+        recipes.setdefault((in_cohort(run)[0], run_of(run).name), run)
     pictures: dict[bytes, str] = {}
     for run in recipes.values():
         pictures.setdefault(views[run], run)
@@ -135,11 +118,11 @@ def _one_for_each_recipe(views: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _lines(curves: dict[str, pd.DataFrame], column: str, along: str) -> list[Line]:
-    colour = tones(sorted({_arm(run) for run in curves}))
+    colour = tones(sorted({arm_of(run) for run in curves}))
     return [
         Line(
             run,
-            colour[_arm(run)],
+            colour[arm_of(run)],
             tuple((float(at), float(v)) for at, v in zip(curve[along], curve[column], strict=True)),
             markers=len(curve) <= 12,
             tips=tuple(f"{run}, {along} {at:g}: {v:.4g}" for at, v in zip(curve[along], curve[column], strict=True)),
@@ -191,7 +174,6 @@ def _long(curves: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 def _end(evidence: Evidence, run: str, curve: pd.DataFrame) -> dict[str, object]:
     last = curve.iloc[-1]
-    receipt = evidence.receipts.get(f"pretrain/{run}", {})
     drawn = (evidence.curves[run] if len(curve) < FEW_EPOCHS else curve)["loss"].dropna()
     return {
         "run": run,
@@ -201,5 +183,5 @@ def _end(evidence: Evidence, run: str, curve: pd.DataFrame) -> dict[str, object]
         "last_loss": float(drawn.iloc[-1]) if len(drawn) else math.nan,
         "effective_rank": float(last.get("effective_rank", math.nan)),
         "images_per_s": images_per_s(evidence.curves[run]),
-        "wall_s": receipt.get("wall_s"),
+        "wall_s": evidence.wall_s(f"pretrain/{run}"),
     }

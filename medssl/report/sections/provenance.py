@@ -9,10 +9,16 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from medssl.artefacts.receipt import Origin, Receipt
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, Text, counted, shown
 
 PLACE = 130
+ANSWERS = {
+    "CLAIM": {"22": "study", "23": "receipts", "25": "study", "42": "study"},
+    "TRIPOD+AI": {"22": "study"},
+    "MI-CLAIM": {"6": "receipts"},
+}
 NOT_GIVEN = "not given"
 
 
@@ -21,14 +27,14 @@ def provenance(evidence: Evidence) -> Section:
     receipts = evidence.receipts
     if not receipts:
         return Section.not_given("Provenance", "No receipt was given to this page.")
-    commands = sorted({str(receipt["command"]) for receipt in receipts.values() if receipt.get("command")})
+    commands = sorted({receipt.command for receipt in receipts.values() if receipt.command})
     blocks: list[Text | Table] = [Text(command, "code") for command in commands]
     if not commands:
         blocks.append(Text("The command that repeats the study: not given (no receipt names what its job was started with)."))
     origin = _origin(receipts)
     blocks.append(Table("origin", "What ran.", origin, shown(origin, [("what", "What", None), ("value", "Is", None)])))
     versions = pd.DataFrame(
-        sorted({(k, v) for r in receipts.values() for k, v in r.get("environment", {}).items()}), columns=["what", "version"]
+        sorted({(k, v) for r in receipts.values() for k, v in r.environment.items()}), columns=["what", "version"]
     )
     blocks.append(
         Table(
@@ -43,10 +49,10 @@ def provenance(evidence: Evidence) -> Section:
         [
             {
                 "job": key,
-                "options": r.get("spec"),
-                "code": r.get("code"),
-                "seed": str(r.get("seed")),
-                "num_inputs": len(r.get("inputs", {})),
+                "options": r.spec,
+                "code": r.code,
+                "seed": str(r.seed),
+                "num_inputs": len(r.inputs),
             }
             for key, r in receipts.items()
         ]
@@ -69,9 +75,9 @@ def provenance(evidence: Evidence) -> Section:
     )
     outputs = pd.DataFrame(
         [
-            {"file": f"{key}/{name}", "sha256": entry["sha256"], "bytes": entry["size"]}
+            {"file": f"{key}/{name}", "sha256": entry.sha256, "bytes": entry.size}
             for key, receipt in receipts.items()
-            for name, entry in sorted(receipt.get("outputs", {}).items())
+            for name, entry in sorted(receipt.outputs.items())
             if not name.startswith(("arrays/", "volumes/"))
         ],
         columns=["file", "sha256", "bytes"],
@@ -91,10 +97,35 @@ def provenance(evidence: Evidence) -> Section:
                 "html",
             )
         )
-    days = sorted({str(receipt["date"]) for receipt in receipts.values() if receipt.get("date")})
+    facts = _restored(receipts)
+    if words := _restored_words(facts):
+        blocks.append(Text(words))
+    days = sorted({receipt.date for receipt in receipts.values() if receipt.date})
     if days:
         blocks.append(Text("Made " + (f"on {days[0]}." if len(days) == 1 else f"from {days[0]} to {days[-1]}.")))
-    return Section("Provenance", _lead(commands), tuple(blocks))
+    return Section("Provenance", _lead(commands), tuple(blocks), facts)
+
+
+def _restored(receipts: dict[str, Receipt]) -> dict[str, Any]:
+    """How many jobs, and fits of tasks, were taken from earlier ones that were equal; empty where none was."""
+    whole = {key: receipt.notes["restored"] for key, receipt in receipts.items() if receipt.notes.get("restored")}
+    fits = {
+        key: {"restored": receipt.notes["restored_fits"], "fits": receipt.notes.get("fits")}
+        for key, receipt in receipts.items()
+        if receipt.notes.get("restored_fits")
+    }
+    jobs = {"restored_jobs": len(whole), "jobs": len(receipts), "restored": whole} if whole else {}
+    return jobs | ({"restored_fits": fits} if fits else {})
+
+
+def _restored_words(facts: dict[str, Any]) -> str:
+    parts = []
+    if "restored" in facts:
+        which = ", ".join(f"{key} ({how['date']})" for key, how in facts["restored"].items())
+        parts.append(f"{facts['restored_jobs']} of {counted(facts['jobs'], 'job')} were restored: {which}")
+    for key, how in facts.get("restored_fits", {}).items():
+        parts.append(f"{key}: {how['restored']} of {counted(how['fits'], 'fit')} were restored")
+    return "; ".join(parts) + ". Their results are those of earlier jobs with equal options, code and inputs." if parts else ""
 
 
 def _lead(commands: list[str]) -> str:
@@ -105,10 +136,10 @@ def _lead(commands: list[str]) -> str:
     return "What ran, on what, and the hashes of what came out."
 
 
-def _origin(receipts: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _origin(receipts: dict[str, Receipt]) -> pd.DataFrame:
     """What a reader asks of the software: commit, changes to it, lock, and the hash of the code by stage."""
-    known = [receipt.get("origin") or {} for receipt in receipts.values()]
-    locks = [str(one.get("lock_sha256") or "") for one in known]
+    known = [receipt.origin for receipt in receipts.values()]
+    locks = [one.lock_sha256 or "" if one else "" for one in known]
     rows = [
         {"what": "Git commit, and whether files differed from it", "value": _commits(known)},
         {"what": "SHA-256 of the environment's lock file", "value": _listed(locks)},
@@ -116,21 +147,22 @@ def _origin(receipts: dict[str, dict[str, Any]]) -> pd.DataFrame:
     ]
     stages: dict[str, set[str]] = {}
     for key, receipt in receipts.items():
-        stages.setdefault(key.split("/")[0], set()).add(str(receipt.get("code") or "not given"))
+        stages.setdefault(key.split("/")[0], set()).add(receipt.code or NOT_GIVEN)
     rows += [{"what": f"Code of {stage} (hash)", "value": ", ".join(sorted(codes))} for stage, codes in stages.items()]
     return pd.DataFrame(rows)
 
 
-def _commits(known: list[dict[str, Any]]) -> str:
+def _commits(known: list[Origin | None]) -> str:
     """Every commit that jobs ran at; not given for jobs outside a clone, whose code the hashes below name."""
     states = {None: "state unknown", False: "no file differed", True: "files differed"}
-    return _listed([f"{one['commit']} ({states[one.get('dirty')]})" if one.get("commit") else "" for one in known])
+    return _listed([f"{one.commit} ({states[one.dirty]})" if one and one.commit else "" for one in known])
 
 
-def _differing(known: list[dict[str, Any]]) -> str:
-    if all(one.get("lock_differs") is None for one in known):
+def _differing(known: list[Origin | None]) -> str:
+    differing = [one.lock_differs for one in known if one is not None and one.lock_differs is not None]
+    if not differing:
         return NOT_GIVEN
-    found = {f"{name} {installed}" for one in known for name, installed in (one.get("lock_differs") or {}).items()}
+    found = {f"{name} {installed}" for one in differing for name, installed in one.items()}
     return ", ".join(sorted(found)) or "none"
 
 

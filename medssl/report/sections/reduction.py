@@ -7,12 +7,15 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.chart import Axis, Bar, Line, axis, bar_chart, line_chart
+from medssl.artefacts.keep import Curve
+from medssl.artefacts.names import in_cohort
+from medssl.report.chart import Axis, Line, StackedBar, axis, bar_chart, line_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.pictures import chosen_slices, picture
 from medssl.report.section import Figure, Section, Table, count, duration, number, percent, records, shown
 
 PLACE = 40
+ANSWERS = {"CLAIM": {"10": "keeps"}}
 TENTHS = 10
 
 
@@ -31,7 +34,7 @@ def reduction(evidence: Evidence) -> Section:
         ("seconds", "Time", duration),
     ]
     bars = [
-        Bar(
+        StackedBar(
             row["arm"],
             ((row["kept"], "c0", f"{count(row['kept'])} kept"), (row["dropped"], "faint", f"{count(row['dropped'])} dropped")),
             f"{count(row['kept'])} of {count(row['slices'])} kept",
@@ -44,7 +47,7 @@ def reduction(evidence: Evidence) -> Section:
         Table("arms", "Reduction arms.", rows, shown(rows, columns)),
     ]
     blocks += _where_dropped(evidence)
-    blocks += [_threshold_curve(name, summary) for name, summary in sorted(evidence.summaries.items()) if summary.get("curve")]
+    blocks += [_threshold_curve(name, s.curve, s.threshold) for name, s in sorted(evidence.summaries.items()) if s.curve]
     for name in sorted(evidence.keeps):
         figure = _contact_sheet(evidence, name)
         if figure is not None:
@@ -53,18 +56,17 @@ def reduction(evidence: Evidence) -> Section:
 
 
 def _arm(evidence: Evidence, name: str) -> dict[str, object]:
-    keep, summary = evidence.keeps[name], evidence.summaries.get(name, {})
+    keep, summary = evidence.keeps[name], evidence.summaries.get(name)
     kept = int(keep["keep"].sum())
-    reducer = summary.get("reducer", summary.get("settings", {}).get("reducer", name.split("/")[-1]))
     return {
         "arm": name,
-        "reducer": reducer.get("name", "") if isinstance(reducer, dict) else reducer,
+        "reducer": in_cohort(name)[1] if summary is None else summary.reducer,
         "slices": len(keep),
         "kept": kept,
         "dropped": len(keep) - kept,
         "kept_frac": kept / len(keep) if len(keep) else None,
-        "threshold": summary.get("threshold", summary.get("settings", {}).get("threshold")),
-        "seconds": summary.get("seconds"),
+        "threshold": None if summary is None else summary.threshold,
+        "seconds": evidence.wall_s(f"reduce/{name}"),
     }
 
 
@@ -98,10 +100,9 @@ def _where_dropped(evidence: Evidence) -> list[Figure | Table]:
     return [Figure("where-kept", caption, caption, body, rows, tuple((colour[line.name], line.name) for line in lines))]
 
 
-def _threshold_curve(name: str, summary: dict[str, Any]) -> Figure:
-    rows = pd.DataFrame({"threshold": summary["curve"]["threshold"], "kept_frac": summary["curve"]["kept_frac"]})
+def _threshold_curve(name: str, curve: Curve, used: float | None) -> Figure:
+    rows = pd.DataFrame({"threshold": curve.threshold, "kept_frac": curve.kept_frac})
     line = Line(name, "c0", tuple(zip(rows["threshold"].astype(float), rows["kept_frac"].astype(float), strict=True)))
-    used = summary.get("threshold")
     caption = f"Arm {name}: share kept against the distance below which slices count as twins"
     caption += f"; {number(used, 2)} was used." if used is not None else "."
     x = axis("Threshold", rows["threshold"].tolist())

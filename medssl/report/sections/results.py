@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from markupsafe import Markup
 
-from medssl.report.evidence import Evidence, is_scratch
-from medssl.report.section import Section, Table, Text, number, percent, records, shown, span
+from medssl.artefacts.names import is_scratch
+from medssl.report.evidence import Evidence
+from medssl.report.parts import is_folded
+from medssl.report.section import Section, Table, Text, count, number, percent, records, shown, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name
 from medssl.report.words import class_name, is_overall, metric_name, mode_name, ordered_modes, units
 
 PLACE = 70
+ANSWERS = {
+    "CLAIM": {"28": "scores", "32": "scores", "37": "scores", "38": "scores"},
+    "TRIPOD+AI": {"21": "scores"},
+    "MI-CLAIM": {"4": "scores"},
+}
 
 
 def results(evidence: Evidence) -> Section:
@@ -41,6 +50,9 @@ def results(evidence: Evidence) -> Section:
         notes = {part for note in scores["note"].dropna() for part in str(note).split("; ")}
         facts[task] = sorted(note for note in notes if "below" in note)
         blocks += [Text(f"Task {task}: {note}.", "note") for note in facts[task]]
+        fits = evidence.fits.get(task)
+        if fits is not None and is_folded(fits):
+            blocks.append(_folds(task, fits))
         if task in evidence.empty:
             blocks.append(_empty(task, evidence.empty[task]))
     lead = "Means over seeds with intervals over test cases; the seeds' spread stands beside. The test part was read once, here."
@@ -86,6 +98,20 @@ def _long(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         ("note", "Note", None),
     ]
     return shown(rows, columns)
+
+
+def _folds(task: str, fits: pd.DataFrame) -> Table:
+    """A row per fold: its fits, and the cases that they trained, validated and tested on."""
+    numbers = [name for name in ("num_train", "num_val", "num_test") if name in fits]
+    rows = fits.groupby("fold").agg(num_fits=("fit_id", "size"), **{name: (name, "max") for name in numbers}).reset_index()
+    heads = {"num_train": "Training cases, at most", "num_val": "Validation cases", "num_test": "Test cases"}
+    columns: list[tuple[str, str, Any]] = [
+        ("fold", "Fold", str),
+        ("num_fits", "Fits", count),
+        *((name, heads[name], count) for name in numbers),
+    ]
+    caption = f"Task {task}: {len(rows)}-fold cross-validation; the scores above pool the predictions of all folds."
+    return Table(f"folds-{task}", caption, rows, shown(rows, columns))
 
 
 def _empty(task: str, rows: pd.DataFrame) -> Table:

@@ -8,6 +8,7 @@ from medssl.report.shares import labels_of, ordered_shares, share_phrase
 from medssl.report.words import headline, mode_name, name_in, ordered_modes
 
 PLACE = 95
+ANSWERS = {"TRIPOD+AI": {"14": "subgroups", "23": "scores"}}
 
 
 def subgroups(evidence: Evidence) -> Section:
@@ -17,7 +18,7 @@ def subgroups(evidence: Evidence) -> Section:
         return Section.not_given("Subgroups", "The label tables name no group columns (group_<name>).")
     tables = []
     for task, table in given.items():
-        metric, label = headline(evidence.scores[task])
+        metric, label = headline(evidence.scores.get(task, table))
         named, labels = name_in(table, metric), labels_of(evidence.fits.get(task), table)
         mode, share = ordered_modes(table["mode"])[0], ordered_shares(table["fraction"])[-1]
         wanted = (table["metric"] == metric) & (table["class"] == label) & (table["mode"] == mode) & (table["fraction"] == share)

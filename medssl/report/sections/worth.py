@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from medssl.report.evidence import Evidence, arm_of_run
+from medssl.artefacts.names import in_cohort, reduction_of
+from medssl.report.evidence import Evidence, arm_of, run_of
 from medssl.report.section import Section, Table, count, duration, number, percent, records, shown, span
 from medssl.report.shares import distinct, labels_of, ordered_shares, share_phrase
 from medssl.report.words import class_name, headline, mode_name, name_in, ordered_modes
@@ -42,32 +43,26 @@ def _costs(evidence: Evidence) -> pd.DataFrame:
     """A row per pre-training and arm, means over seeds: `start` (`simclr-hash`), slices kept, images seen, seconds."""
     rows = []
     for run, curve in sorted(evidence.curves.items()):
-        arm = arm_of_run(run)
-        keep, settings = evidence.keeps.get(arm), _settings(evidence, run)
-        steps, batch = (int(curve["step"].max()) if "step" in curve else None), settings.get("batch_size")
+        arm, whole = reduction_of(run), evidence.whole_run(run)
+        keep, options = evidence.keeps.get(arm), evidence.asked.pretrain.get(run_of(run).name)
+        steps, batch = (int(curve["step"].max()) if "step" in curve else None), options.batch_size if options else None
         rows.append(
             {
-                "start": run.split("/")[-1].rpartition("-seed")[0],
-                "arm": arm.split("/")[-1],
+                "start": arm_of(run),
+                "whole": None if whole is None else arm_of(whole),
+                "arm": in_cohort(arm)[1],
                 "kept": int(keep["keep"].sum()) if keep is not None else None,
                 "images": steps * batch if steps and batch else None,
-                "wall_s": evidence.receipts.get(f"pretrain/{run}", {}).get("wall_s"),
+                "wall_s": evidence.wall_s(f"pretrain/{run}"),
             }
         )
-    table = pd.DataFrame(rows, columns=["start", "arm", "kept", "images", "wall_s"])
+    table = pd.DataFrame(rows, columns=["start", "whole", "arm", "kept", "images", "wall_s"])
     if table.empty:
         return table
-    table = table.groupby(["start", "arm"], sort=False, as_index=False).mean()
-    table["whole"] = table["start"].str.rpartition("-")[0] + "-all"
-    whole = dict(zip(table["start"], table["wall_s"], strict=True))
-    table["of_all"] = table["wall_s"] / table["whole"].map(whole)
+    table = table.groupby(["start", "whole", "arm"], sort=False, as_index=False, dropna=False).mean()
+    of_start = dict(zip(table["start"], table["wall_s"], strict=True))
+    table["of_all"] = table["wall_s"] / table["whole"].map(of_start)
     return table
-
-
-def _settings(evidence: Evidence, run: str) -> dict[str, Any]:
-    name = run.split("/")[-1].split("-")[0]
-    settings = evidence.study.get("pretrain", {}).get(name, {})
-    return settings if isinstance(settings, dict) else {}
 
 
 def _differences(evidence: Evidence, task: str, metric: str, label: str, mode: str, share: float) -> pd.DataFrame:
@@ -82,7 +77,8 @@ def _differences(evidence: Evidence, task: str, metric: str, label: str, mode: s
 def _rows(costs: pd.DataFrame, scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     """Costs with the score of the same start, and its difference from the same pre-training on all slices."""
     score = {row["init"]: row for row in records(scores)}
-    from_all = {row["a"]: row for row in records(differences) if row["b"] == f"{row['a'].rpartition('-')[0]}-all"}
+    whole = dict(zip(costs["start"], costs["whole"], strict=True))
+    from_all = {row["a"]: row for row in records(differences) if row["b"] == whole.get(row["a"])}
     rows = []
     for row in records(costs):
         found, apart = score.get(row["start"]), from_all.get(row["start"], {})

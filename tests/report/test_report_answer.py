@@ -1,0 +1,154 @@
+"""What the page concludes: words follow numbers, a hint is called one, and what is lost with fewer labels is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_rows import ROW
+from markupsafe import Markup
+
+from medssl.report.evidence import Evidence
+from medssl.report.section import Table
+from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of, with_limits
+from medssl.report.sections.label_efficiency import label_efficiency
+from medssl.report.shares import labels_of
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({}, "better", "was better than training from scratch"),
+        ({"better": "lower"}, "worse", "was worse than"),
+        ({"low": -0.01}, "unclear", "no clear difference"),
+        ({"p_holm": 0.06}, "uncorrected", "not settled"),
+        ({"low": np.nan, "high": np.nan}, "unknown", "too few cases"),
+        ({"low": np.nan, "high": np.nan, "p": 1.0}, "unclear", "no clear difference"),
+        ({"low": -0.05, "high": -0.01}, "worse", "was worse than"),
+        ({"confidence": 0.9, "p": 0.07, "p_holm": 0.07}, "better", "was better than"),
+        ({"confidence": 0.9, "p": 0.07, "p_holm": 0.14}, "uncorrected", "once corrected for the number of comparisons"),
+        ({"confidence": 0.99, "p": 0.008, "p_holm": 0.016}, "uncorrected", "once corrected"),
+        ({"p": 0.06, "p_holm": 0.06}, "unclear", "no clear difference"),
+    ],
+)
+def test_words_follow_the_interval_and_the_corrected_p_value(changes: dict[str, object], verdict: str, words: str) -> None:
+    row = ROW | changes
+    assert verdict_of(row) == verdict
+    assert words in Markup(claim(row)).striptags()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 8, "unit": "patient"}, "on these 8 patients, simclr-hash did better than training from scratch: a hint"),
+        ({"fits_a": 3, "fits_b": 1}, "with one fit from scratch, simclr-hash did better than training from scratch: a hint"),
+        ({"fits_a": 1, "fits_b": 9, "better": "lower"}, "with one fit of simclr-hash, simclr-hash did worse than"),
+        ({"b": "simclr-all", "fits_a": 9, "fits_b": 1}, "with one fit of simclr-all, simclr-hash did better than simclr-all"),
+        ({"n": 1, "fits_a": 1, "fits_b": 1, "low": -0.01}, "on this 1 image, with one fit each, there is no clear difference"),
+        ({"n_rarer": 4}, "with 4 images of the rarer class, simclr-hash did better than training from scratch: a hint"),
+        ({"labels": "With labels of 1 patient", "n": 8}, "With labels of 1 patient, on these 8 images,"),
+    ],
+)
+def test_few_patients_or_a_single_fit_make_a_hint_and_no_finding(changes: dict[str, object], words: str) -> None:
+    said = Markup(claim(ROW | changes)).striptags()
+    assert words in said
+    assert " was better" not in said and " was worse" not in said
+    together = Markup(claim_together(pd.DataFrame([ROW | changes, ROW | changes | {"a": "other"}]))).striptags()
+    assert " was better" not in together and " was worse" not in together
+    assert ("A hint, not a finding." in together) == ("did" in said)
+
+
+def test_what_bounds_a_comparison_is_told_of_each_group() -> None:
+    rows = [ROW | {"a": f"arm{n}", "fits_a": 1 + n % 2, "fits_b": 3} for n in range(6)]
+    groups = alike(pd.DataFrame(rows))
+    assert [len(group) for group in groups] == [3, 3]
+    told = [Markup(claim_together(group)).striptags() for group in groups]
+    assert any(
+        "with one fit of the first, in 3 comparisons with training from scratch the first did better" in one for one in told
+    )
+    assert any("the first was better: arm1; arm3; arm5." in one for one in told)
+
+
+def test_the_fits_behind_a_claim_are_those_of_the_scores() -> None:
+    scores = pd.DataFrame([ROW | {"init": "simclr-hash", "num_seeds": 9}, ROW | {"init": "scratch-resnet18", "num_seeds": 1}])
+    fits = pd.DataFrame({"fit_id": ["scratch-resnet18-full-n3-s0"], "fraction": 0.05, "num_train_units": 3})
+    row = with_limits(pd.DataFrame([ROW]), scores, labels_of(fits, scores)).iloc[0]
+    assert (row["fits_a"], row["fits_b"], row["labels"]) == (9, 1, "With labels of 3 images")
+
+
+def test_the_note_of_a_row_stands_in_its_detail() -> None:
+    scores = pd.DataFrame([{**ROW, "init": arm, "estimate": 0.9} for arm in ("simclr-hash", "scratch-resnet18")])
+    note = "n below 50: the interval may be too narrow; left out: 2 of 8 cases, undefined in the first (2) or second (0)"
+    said = detail(ROW | {"note": note}, scores)
+    assert "seeds. Note: n below 50: the interval may be too narrow; left out: 2 of 8 cases" in said
+    together = detail_together(pd.DataFrame([ROW | {"note": note}] * 2))
+    assert together.endswith("below. Note: n below 50: the interval may be too narrow.")
+
+
+@pytest.mark.parametrize("mode", ["full", "gradual", "linear", "knn", "decoder"])
+def test_a_frozen_random_encoder_is_not_called_training_from_scratch(mode: str) -> None:
+    words = Markup(claim(ROW | {"mode": mode})).striptags()
+    assert ("training from scratch" in words) == (mode in ("full", "gradual"))
+    assert ("random weights, also frozen" in words) == (mode in ("linear", "knn", "decoder"))
+
+
+def test_the_numbers_stand_below_the_claim() -> None:
+    scores = pd.DataFrame(
+        [{**ROW, "init": arm, "estimate": value} for arm, value in (("simclr-hash", 0.91), ("scratch-resnet18", 0.88))]
+    )
+    interval = "95\u202f% interval +0.010 to +0.050, p = 0.008"
+    assert detail(ROW, scores) == f"AUC 0.910 against 0.880: +0.030 ({interval}), larger in 3 of 3 seeds."
+
+
+def test_many_comparisons_are_told_by_what_came_out() -> None:
+    rows = [ROW | {"a": f"arm{n}", "difference": 0.03 + n / 1000} for n in range(9)]
+    rows += [ROW | {"a": f"arm{n}", "low": -0.01} for n in range(9, 12)]
+    rows += [ROW | {"a": "arm1", "b": "arm0"}, ROW | {"a": "arm2", "b": "arm0", "fraction": 1.0}]
+    groups = alike(pd.DataFrame(rows))
+    assert [len(group) for group in groups] == [9, 3, 1, 1], "scratch first, then by share of labels"
+    assert sum(len(group) for group in groups) == len(rows)
+    better, unclear = (Markup(claim_together(group)).striptags() for group in groups[:2])
+    assert "in 9 comparisons with training from scratch the first was better: arm0; arm1;" in better
+    assert "3 comparisons with training from scratch show no clear difference: arm9; arm10; arm11." in unclear
+    assert detail_together(groups[0]).startswith("AUC differences +0.030 to +0.038;")
+    assert "<b>" not in claim_together(pd.DataFrame([ROW | {"a": "<b>arm</b>"}, ROW]))
+
+
+def test_names_cannot_break_out_of_a_claim() -> None:
+    assert "<b>" not in claim(ROW | {"a": "<b>arm</b>"})
+
+
+def scores_of(scores: dict[str, dict[float, float]], metric: str = "auc") -> pd.DataFrame:
+    """A task's scores by starting point and share of labels."""
+    rows = [
+        {"init": init, "fraction": share, "estimate": value, "low": value - 0.02, "high": value + 0.02, "mode": mode}
+        for mode in ("linear", "full")
+        for init, by_share in scores.items()
+        for share, value in by_share.items()
+    ]
+    more = {"metric": metric, "class": "macro", "n": 80, "unit": "image", "confidence": 0.95, "num_seeds": 3}
+    return pd.DataFrame(rows).assign(**more)
+
+
+def test_what_each_starting_point_loses_with_fewer_labels_stands_least_first() -> None:
+    given = {"scratch-resnet18": {0.05: 0.6, 0.5: 0.7, 1.0: 0.9}, "spark": {0.05: 0.82, 1.0: 0.92}, "late": {0.5: 0.8, 1.0: 0.9}}
+    section = label_efficiency(Evidence(title="t", scores={"organs": scores_of(given)}))
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert "from 100\u202f% of the labels to 5\u202f%" in table.caption
+    assert table.rows["mode"].tolist() == ["full", "full", "linear", "linear"]
+    assert table.rows["init"].tolist() == ["spark", "scratch-resnet18"] * 2, "late was not fitted on 5 %"
+    assert table.rows["falls_by"].tolist() == pytest.approx([0.1, 0.3] * 2)
+    assert table.rows["falls_frac"].tolist() == pytest.approx([0.1 / 0.92, 0.3 / 0.9] * 2)
+    assert table.shown["Falls by"].tolist() == ["0.100", "0.300"] * 2
+
+
+def test_a_score_that_is_better_the_lower_it_is_falls_when_it_grows() -> None:
+    scores = scores_of({"scratch-resnet18": {0.1: 30.0, 1.0: 20.0}}, "hd95")
+    section = label_efficiency(Evidence(title="t", scores={"heart": scores}))
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert table.rows["falls_by"].tolist() == [10.0, 10.0]
+
+
+def test_one_share_of_labels_tells_nothing_of_what_is_lost() -> None:
+    section = label_efficiency(Evidence(title="t", scores={"organs": scores_of({"scratch-resnet18": {1.0: 0.9}})}))
+    assert not any(isinstance(block, Table) for block in section.blocks)
