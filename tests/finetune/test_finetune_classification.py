@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from finetuned import scratch_model, typed
+from finetuning import scratch_model, typed
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -327,7 +327,7 @@ def test_volumes_are_whole_cases_of_a_3d_network(
     samples = typed(pd.DataFrame(rows))
     tables.write_parquet(source / "samples.parquet", samples)
     tables.write_tsv(source / "volumes.tsv", pd.DataFrame(volumes))
-    from made_receipts import receipt
+    from prepared import receipt
 
     receipt(source, "prepare")
     run = tmp_path / "study" / "4_pretrain" / "ct" / "spark-all-seed0"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetuned import volume
+from finetuning import volume
 
 from medssl.finetune.mixup import mixup
 from medssl.finetune.self_training import self_trained

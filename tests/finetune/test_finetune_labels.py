@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from made_receipts import receipt
-from test_finetune_segmentation import SMALL, write_scans
+from finetuning import SMALL, write_scans
+from prepared import receipt
 
 from medssl.artefacts.labels import with_given_labels
 from medssl.core import tables

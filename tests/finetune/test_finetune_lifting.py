@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetuned import scratch_model
-from test_finetune_segmentation import SMALL, write_scans
+from finetuning import SMALL, scratch_model, write_scans
 from torch import nn
 
 from medssl.artefacts.encoder import parts_of
@@ -146,7 +145,7 @@ def test_a_part_that_does_not_fit_is_refused_with_a_sentence(tmp_path: Path) -> 
 
 
 def write_run(folder: Path, seed: int, *, parts: dict[str, torch.Tensor], learnt: Any = None) -> Path:
-    from made_receipts import receipt
+    from prepared import receipt
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True)

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from faults import nifti_image
-from finetuned import scratch_model, volume
+from finetuning import SMALL, scratch_model, volume, write_scans
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from phantoms import datasets, random_phantom, save
 from PIL import Image
-from test_finetune_segmentation import SMALL, write_scans
 from typer.testing import CliRunner
 
 from medssl.cli import app

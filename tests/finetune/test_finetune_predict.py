@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetuned import scratch_model
-from test_finetune_segmentation import SMALL, write_scans
+from finetuning import SMALL, scratch_model, write_scans
 
 from medssl.core import tables
 from medssl.core.errors import StudyError

@@ -9,16 +9,14 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from finetuned import scratch_model, typed, volume
-from made_receipts import receipt
+from finetuning import SMALL, scan, scratch_model, write_scans
 from scipy import ndimage
 
 from medssl.core import tables
 from medssl.core.errors import StudyError
-from medssl.core.files import read_json, write_json
+from medssl.core.files import read_json
 from medssl.finetune.nnunet import ResEncUNet
 from medssl.finetune.predicting import Model
 from medssl.finetune.restoring import exact_turn, largest_components, restored_classes, restored_mask
@@ -118,19 +116,6 @@ def test_the_largest_component_of_each_class_stays() -> None:
     assert np.array_equal(largest_components(kept, 3), kept)
 
 
-def scan(seed: int = 0, shape: tuple[int, int, int] = (20, 18, 12)) -> Scan:
-    """A bright box (1) and a dark ball (3) in noise."""
-    generator = np.random.default_rng(seed)
-    mask = np.zeros(shape, np.uint8)
-    i, j, k = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
-    at = generator.integers(-2, 3, 3)
-    mask[(abs(i - 6 - at[0]) < 4) & (abs(j - 6 - at[1]) < 4) & (abs(k - 6) < 4)] = 1
-    mask[((i - 14) ** 2 + (j - 12 - at[2]) ** 2 + (k - 6) ** 2) < 12] = 3
-    image = 100 + 80.0 * (mask == 1) - 80.0 * (mask == 3) + generator.normal(0, 12, shape)
-    stored = np.asfortranarray(image.astype(np.int16))
-    return Scan(volume(f"v-{seed:02d}", shape, 0.0, 200.0), stored, np.asfortranarray(mask), np.eye(4))
-
-
 def test_patches_are_parts_of_the_scan_and_zeros_outside() -> None:
     whole = scan()
     image, mask = patch_at(whole, np.array([0, 17, 6]), (8, 8, 8))
@@ -225,48 +210,6 @@ def test_mirrored_scan_gives_the_mirrored_answer_with_test_flips() -> None:
     task, device = Segmentation(test_flips=True), torch.device("cpu")
     one, other = (task.probabilities(network, s, (16, 16), device) for s in (whole, mirrored))
     assert np.allclose(one, other[:, ::-1], atol=1e-5)
-
-
-def write_scans(root: Path, count: int = 8, *, masks: bool = True, axis: int = 2) -> Path:
-    """Ingest's and prepare's folders of phantoms that were given in oblique LPS-like orientation."""
-    ingest, prepare = root / "1_ingest" / "hearts", root / "2_prepare" / "hearts"
-    (prepare / "arrays").mkdir(parents=True)
-    rows, volumes = [], []
-    for n in range(count):
-        whole, volume_id = scan(n), f"v-{n:02d}"
-        affine = np.diag([1.5, 1.25, 4.0, 1.0])
-        affine[:3, 3] = [-20, 5, n]
-        source = affine @ np.array([[-1, 0, 0, 19], [0, 0, -1, 17], [0, 1, 0, 0], [0, 0, 0, 1.0]])
-        np.save(prepare / "arrays" / f"{volume_id}.npy", whole.image)
-        np.save(prepare / "arrays" / f"{volume_id}-mask.npy", whole.mask)
-        (ingest / "volumes" / volume_id).mkdir(parents=True)
-        np.save(ingest / "volumes" / volume_id / "mask.npy", whole.mask)
-        geometry = {"shape": [20, 18, 12], "affine": affine.tolist()}
-        write_json(
-            ingest / "volumes" / volume_id / "volume.json",
-            {**geometry, "source_shape": [20, 12, 18], "source_affine": source.tolist()},
-        )
-        ids = {"volume_id": volume_id, "subject_id": f"p-{n // 2}", "unit": "patient", "kind": "volume"}
-        split = {"split": ["train", "train", "test", "val"][n // 2], "array": f"arrays/{volume_id}.npy"}
-        extent = whole.shape[axis]
-        rows += [
-            {**ids, **split, "sample_id": f"{volume_id}-{k:04d}", "axis": axis, "index": k, "label": None} for k in range(extent)
-        ]
-        volumes.append(
-            {
-                **{**ids, **split, **geometry, "series_id": f"s-{n}", "modality": "MR", "spacing_mm": [1.5, 1.25, 4.0]},
-                **{"mask": f"arrays/{volume_id}-mask.npy" if masks else None, "slope": 1.0, "intercept": 0.0},
-                **{"window_low": [0.0], "window_high": [200.0]},
-            }
-        )
-    tables.write_parquet(prepare / "samples.parquet", typed(pd.DataFrame(rows)))
-    tables.write_tsv(prepare / "volumes.tsv", pd.DataFrame(volumes))
-    receipt(ingest, "ingest")
-    receipt(prepare, "prepare")
-    return prepare
-
-
-SMALL = {"task": "segmentation", "size": [16], "batch_size": 8, "seeds": [0], "fractions": [0.5, 1.0], "evaluations": 1}
 
 
 def test_segmentation_learns_and_writes_masks_on_the_source_grid(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
