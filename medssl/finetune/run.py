@@ -210,7 +210,7 @@ def finish(state: State) -> None:
 def _drop_others(folder: Path, names: set[str]) -> None:
     """What an earlier job left of fits or starts that the task no longer has."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name not in names:
+        if path.is_dir() and path.name not in names:
             shutil.rmtree(path)
 
 
