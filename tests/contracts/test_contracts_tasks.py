@@ -11,16 +11,20 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from finetuning import SIDE, finetune, finetune_spec, write_encoder, write_image_source, write_scans
 
 from medssl.artefacts.fits import FITS, ModelContract
 from medssl.artefacts.predictions import PREDICTIONS
 from medssl.core import plugins, tables
 from medssl.core.files import read_json
-from medssl.core.job import Spec
+from medssl.core.job import Spec, job
 from medssl.core.plugins import Plugin
+from medssl.finetune.fitting import Work
+from medssl.finetune.options import TaskOptions
 from medssl.finetune.predicting import Model
 from medssl.finetune.run import predict
+from medssl.finetune.starting import Starting
 from medssl.finetune.task import Task
 
 TASKS = list(plugins.all_of("task"))
@@ -86,6 +90,24 @@ def test_a_fit_is_a_row_of_each_table_and_equal_seeds_are_equal_bits(task: Plugi
     files = [p.relative_to(first) for p in sorted(first.rglob("*")) if p.suffix in (".parquet", ".gz", ".safetensors")]
     for name in files:
         assert (out / name).read_bytes() == (first / name).read_bytes(), name
+
+
+@every_mode
+def test_a_fit_leaves_the_starting_weights_and_the_cases_as_they_were(task: Plugin, mode: str, tmp_path: Path) -> None:
+    """They are those of other fits too."""
+    spec = spec_for(task, tmp_path / "study", modes=[mode])
+    with job(spec) as work_job:
+        options = work_job.options(TaskOptions)
+        work = Work(work_job, options, Starting.read(work_job, options), torch.device("cpu"))
+        for fit in work.fits:
+            backbone = work.starting.backbone(fit.start, fit.seed)
+            before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+            key = work.key(fit)
+            list(work.fit(fit).masks)
+            assert work.starting.backbone(fit.start, fit.seed) is backbone
+            assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+            assert all(parameter.grad is None and parameter.requires_grad for parameter in backbone.parameters())
+            assert work.key(fit) == key
 
 
 @every_mode

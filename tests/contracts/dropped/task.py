@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ class NearestMean:
         return None
 
     def fit(self, data: Images, setup: Setup) -> Fitted:
-        network = self.network(setup.backbone, self.contract(data))
+        network = self.network(copy.deepcopy(setup.backbone), self.contract(data)).eval()
         targets = torch.from_numpy(data.cases.targets[setup.train]).float()
         with torch.no_grad():
             features = pooled(network.backbone(data.read(setup.train)))
