@@ -29,7 +29,7 @@ SAMPLES = Table(
         Column("foreground_frac", "float32", "share of its voxels above the low end of the lowest window", "0…1"),
     ),
     sorted_by=("volume_id", "index"),
-    unique=("sample_id",),
+    unique=("volume_id", "index"),
 )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.artefacts.cells import from_text, is_missing, parquet_table, parsed, tsv_cells
-from medssl.artefacts.checks import AGAIN, JSON, TEXT, check_column, is_sorted, refusal
+from medssl.artefacts.checks import AGAIN, JSON, TEXT, check_column, order_of, refusal
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import canonical_json
@@ -161,11 +161,14 @@ class Table:
             raise refusal(place, str(twice[0]), "the column twice", "it once")
         for name in frame.columns:
             check_column(frame[name], self.column(str(name), place), str(name), place, exact=not self.is_tsv)
-        present = set(frame.columns)
-        if self.unique and present >= set(self.unique) and (again := frame.duplicated(list(self.unique))).any():
-            row = frame.loc[again, list(self.unique)].iloc[0].tolist()
-            raise refusal(place, self.unique[0], f"{row} in two rows", f"each {', '.join(self.unique)} once")
-        if self.sorted_by and present >= set(self.sorted_by) and not is_sorted(frame, self.sorted_by):
+        in_order, all_different = order_of(frame, self.sorted_by) if set(frame.columns) >= set(self.sorted_by) else (True, False)
+        known = self.unique == self.sorted_by and in_order and all_different  # then nothing is left to look for
+        if self.unique and not known and set(frame.columns) >= set(self.unique):
+            again = frame.duplicated(list(self.unique))
+            if again.any():
+                row = frame.loc[again, list(self.unique)].iloc[0].tolist()
+                raise refusal(place, self.unique[0], f"{row} in two rows", f"each {', '.join(self.unique)} once")
+        if not in_order:
             raise refusal(place, self.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(self.sorted_by)}")
 
     def empty(self) -> pd.DataFrame:
