@@ -50,7 +50,7 @@ def specs_of(source: Path, folder: Path, ingest: dict[str, Any], prepare: dict[s
         spec(
             "ingest",
             study.ingest_of(NAME),
-            {"listing": str(private / "listing.jsonl"), "series": series},
+            {"listing": str(private / "listing.jsonl"), "series": series, "images": images},
             layout.ingest(NAME),
         ),
         spec("prepare", study.prepare_of(NAME), {"series": series, "images": images}, layout.prepare(NAME)),

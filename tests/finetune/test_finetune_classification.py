@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finetuning import scratch_model, typed
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from medssl.artefacts.names import SCRATCH, is_scratch
 from medssl.core import tables
 from medssl.core.errors import PreemptedError, StudyError
 from medssl.core.files import read_json
@@ -37,6 +39,11 @@ def probabilities(rows: pd.DataFrame) -> np.ndarray:
     return rows[[name for name in rows if name.startswith("prob_")]].to_numpy()
 
 
+def arm_word(init: str) -> str:
+    """An arm, scratch without its backbone."""
+    return SCRATCH if is_scratch(init) else init
+
+
 def truth(rows: pd.DataFrame) -> np.ndarray:
     names = [name.removeprefix("prob_") for name in rows if name.startswith("prob_")]
     return np.array([names.index(target) for target in rows["target"]])
@@ -53,19 +60,21 @@ def test_every_fit_predicts_every_case_once(image_source: Path, encoder: Path, f
         *("target", "prob_bladder", "prob_femur", "prob_liver"),
     ]
     assert np.allclose(probabilities(rows).sum(1), 1)
-    assert set(zip(rows["init"], rows["pretrain_seed"].fillna(-1), strict=True)) == {("simclr-hash", 0), ("scratch", -1)}
+    assert set(zip(rows["init"], rows["pretrain_seed"].fillna(-1), strict=True)) == {
+        ("simclr-hash", 0),
+        (scratch_model(out).name, -1),
+    }
     receipt = read_json(out / "receipt.json")
     assert {"predictions.parquet", "fits.tsv", "splits.parquet", "curves.tsv"} <= set(receipt["outputs"])
-    assert not (image_source.parent.parent / "state" / "finetune").exists() or not any(
-        (image_source.parent.parent / "state" / "finetune").iterdir()
-    )
+    kept = {path.name for path in (image_source.parent.parent / "state" / "finetune" / "fits").iterdir()}
+    assert kept == set(receipt["fit_keys"]) and len(kept) == receipt["fits"] == 16
 
 
 def test_starting_points_are_treated_alike(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
     fits = tables.read_tsv(finetune(spec_of(image_source, encoder, modes=["full"])) / "fits.tsv")
     same = ["steps", "batch_size", "lr", "weight_decay", "augment", "num_train", "train_ids_sha256", "parameters", "selection"]
     for _, pair in fits.groupby(["mode", "fraction", "seed"]):
-        assert set(pair["init"]) == {"simclr-hash", "scratch"}
+        assert set(pair["init"].map(arm_word)) == {"simclr-hash", "scratch"}
         assert len(pair[same].drop_duplicates()) == 1
 
 
@@ -73,7 +82,7 @@ def test_a_paired_run_without_its_seed_is_refused(image_source: Path, encoder: P
     with pytest.raises(StudyError, match="Add 0 to finetune"):
         finetune(spec_of(image_source, encoder, modes=["linear"], seeds=[1, 2], pair_seeds=True))
     fits = tables.read_tsv(finetune(spec_of(image_source, encoder, modes=["linear"], seeds=[0, 1], pair_seeds=True)) / "fits.tsv")
-    seeds = {str(init): set(part["seed"]) for init, part in fits.groupby("init")}
+    seeds = {arm_word(str(init)): set(part["seed"]) for init, part in fits.groupby("init")}
     assert seeds == {"simclr-hash": {0}, "scratch": {0, 1}}
 
 
@@ -94,9 +103,11 @@ def test_same_seed_twice_is_bit_equal(tmp_path: Path, image_source: Path, encode
     first = finetune(spec)
     kept = shutil.copytree(first, tmp_path / "kept")
     shutil.rmtree(first)
+    shutil.rmtree(tmp_path / "study" / "state")
     second = finetune(spec)
+    assert read_json(second / "receipt.json")["restored_fits"] == 0
     assert (kept / "predictions.parquet").read_bytes() == (second / "predictions.parquet").read_bytes()
-    for name in ("scratch", "simclr-hash-seed0"):
+    for name in (scratch_model(second).name, "simclr-hash-seed0"):
         model = Path("models") / name / "model.safetensors"
         assert (kept / model).read_bytes() == (second / model).read_bytes()
 
@@ -111,32 +122,26 @@ def test_a_killed_task_goes_on_and_ends_equal(
     spec = spec_of(image_source, encoder, modes=["linear", "full"], seeds=[0, 1], max_steps=2)
     whole = shutil.copytree(finetune(spec), tmp_path / "whole")
     shutil.rmtree(spec.out)
-    made: list[str] = []
-    make, save = stage.make, stage.tables.write_parquet
-    for kill in range(min(count, 4)):
-        left = 2 + 3 * kill
+    shutil.rmtree(tmp_path / "study" / "state")
+    describe, made = stage.describe, 0
+    for _ in range(min(count, 4)):
+        left = 3
 
-        def dying(target: Path, rows: pd.DataFrame, left: int = left) -> None:
-            if len(made) % 20 >= left and "state" in str(target):
+        def dying(*arguments: Any, **named: Any) -> None:
+            nonlocal left, made
+            left -= 1
+            if left < 0:
                 raise Killed
-            save(target, rows)
+            describe(*arguments, **named)
+            made += 1
 
-        def counted(work: Any, fit: Any, state: Any) -> None:
-            make(work, fit, state)
-            made.append(fit.id)
-
-        made = []
-        monkeypatch.setattr(stage, "make", counted)
-        monkeypatch.setattr(stage.tables, "write_parquet", dying)
+        monkeypatch.setattr(stage, "describe", dying)
         with pytest.raises(Killed):
             finetune(spec)
-        assert len(made) == left
         assert not (Path(spec.out) / "receipt.json").exists()
-        if sum((2, 5, 8, 11)[: kill + 2]) > 16:
-            break
-    monkeypatch.setattr(stage.tables, "write_parquet", save)
+    monkeypatch.undo()
     out = finetune(spec)
-    assert read_json(out / "receipt.json")["resumed_fits"] >= 2
+    assert read_json(out / "receipt.json")["restored_fits"] == made >= 9
     assert (out / "predictions.parquet").read_bytes() == (whole / "predictions.parquet").read_bytes()
     facts = [tables.read_tsv(folder / "fits.tsv").drop(columns="seconds") for folder in (out, whole)]
     pd.testing.assert_frame_equal(*facts)
@@ -144,7 +149,7 @@ def test_a_killed_task_goes_on_and_ends_equal(
         assert (out / model.relative_to(whole)).read_bytes() == model.read_bytes()
 
 
-@pytest.mark.parametrize("moment", ["Starting.read", "plan", "make", "finish"])
+@pytest.mark.parametrize("moment", ["Starting.read", "Work", "make", "finish"])
 def test_a_signal_at_any_moment_asks_for_another_try(
     image_source: Path, encoder: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -156,7 +161,7 @@ def test_a_signal_at_any_moment_asks_for_another_try(
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.undo()
     fits = read_json(finetune(spec) / "receipt.json")
-    assert fits["resumed_fits"] == (fits["fits"] if moment == "finish" else 0)
+    assert fits["restored_fits"] == (fits["fits"] if moment == "finish" else 0)
 
 
 def test_changed_weights_never_resume_on_old_fits(
@@ -169,7 +174,7 @@ def test_changed_weights_never_resume_on_old_fits(
     monkeypatch.undo()
     shutil.rmtree(encoder)
     write_encoder(encoder, seed=8)
-    assert read_json(finetune(spec) / "receipt.json")["resumed_fits"] == 0
+    assert read_json(finetune(spec) / "receipt.json")["restored_fits"] == 0
 
 
 def test_linear_probe_equals_scikit_learn_by_hand(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
@@ -219,7 +224,7 @@ def test_the_model_file_gives_the_predictions_again(image_source: Path, encoder:
         competing = competing[competing["init"] == contract["fit"]["init"]]
         assert contract["fit"]["val_score"] == competing["val_score"].max()
         assert contract["classes"] == ["bladder", "femur", "liver"]
-        assert (contract["encoder"] is None) == (folder.name == "scratch")
+        assert (contract["encoder"] is None) == is_scratch(folder.name)
 
 
 def test_patients_are_never_cut_and_may_be_the_case(tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any) -> None:
@@ -304,18 +309,25 @@ def test_volumes_are_whole_cases_of_a_3d_network(
         np.save(source / "arrays" / f"v-{n:02d}.npy", np.asfortranarray(array))
         ids = {"volume_id": f"v-{n:02d}", "subject_id": f"p-{n // 2:02d}", "unit": "patient", "kind": "volume"}
         ids |= {"split": ["train", "train", "train", "test", "val", "test"][n // 4], "array": f"arrays/v-{n:02d}.npy"}
-        rows += [
-            {**ids, "sample_id": f"v-{n:02d}-{k:04d}", "axis": 2, "index": k, "label": "ab"[n % 2], "unit_id": ids["subject_id"]}
-            for k in range(9)
-        ]
+        rows += [{**ids, "sample_id": f"v-{n:02d}-{k:04d}", "axis": 2, "index": k, "label": "ab"[n % 2]} for k in range(9)]
         geometry = {"shape": [10, 12, 9], "spacing_mm": [1.0, 1.0, 3.0], "affine": np.eye(4).tolist()}
         volumes.append(
-            {**ids, **geometry, "modality": "CT", "slope": 1.0, "intercept": 0.0, "window_low": [0.0], "window_high": [255.0]}
+            {
+                **ids,
+                **geometry,
+                "series_id": None,
+                "mask": None,
+                "modality": "CT",
+                "slope": 1.0,
+                "intercept": 0.0,
+                "window_low": [0.0],
+                "window_high": [255.0],
+            }
         )
-    samples = pd.DataFrame(rows).assign(position_mm=0.0, foreground_frac=1.0)
+    samples = typed(pd.DataFrame(rows))
     tables.write_parquet(source / "samples.parquet", samples)
     tables.write_tsv(source / "volumes.tsv", pd.DataFrame(volumes))
-    from made_receipts import receipt
+    from prepared import receipt
 
     receipt(source, "prepare")
     run = tmp_path / "study" / "4_pretrain" / "ct" / "spark-all-seed0"
@@ -365,7 +377,7 @@ def test_given_weights_are_a_starting_point(
     own = shutil.copy(encoder / "encoder.safetensors", tmp_path / "imagenet.safetensors")
     spec = spec_of(image_source, modes=["linear"], weights={"imagenet": str(own)}, size=[16])
     rows = predictions(finetune(spec))
-    assert set(rows["init"]) == {"imagenet", "scratch"}
+    assert set(rows["init"].map(arm_word)) == {"imagenet", "scratch"}
     with pytest.raises(StudyError, match="there is no file"):
         finetune(spec_of(image_source, modes=["linear"], weights={"imagenet": "nowhere.safetensors"}))
 
@@ -379,7 +391,7 @@ def test_weights_of_a_classifier_of_photographs_are_a_starting_point(
     head = {"fc.weight": torch.zeros(1000, colour.channels[-1]), "fc.bias": torch.zeros(1000)}
     save_tensors(tmp_path / "imagenet.safetensors", tensors | head)
     spec = spec_of(image_source, encoder, modes=["linear", "full"], weights={"imagenet": str(tmp_path / "imagenet.safetensors")})
-    assert set(predictions(finetune(spec))["init"]) == {"imagenet", "scratch", "simclr-hash"}
+    assert set(predictions(finetune(spec))["init"].map(arm_word)) == {"imagenet", "scratch", "simclr-hash"}
     grey = build("resnet18", NARROW, 2, 1)
     load_encoder(tmp_path / "imagenet.safetensors", grey, foreign=True)
     photograph = torch.rand(2, 1, 32, 32)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from finetuning import volume
 
 from medssl.finetune.mixup import mixup
 from medssl.finetune.self_training import self_trained
@@ -58,8 +60,11 @@ def test_self_training_ends_where_nothing_is_guessed_or_asked() -> None:
 
 
 def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
+    from medssl.finetune.cases import Cases
+    from medssl.finetune.labelled_data import GivenMasks, Scans
     from medssl.finetune.recipe import Recipe
     from medssl.finetune.scans import Scan
+    from medssl.finetune.task import Setup, Source
     from medssl.finetune.tasks.segmentation import Segmentation
     from medssl.nn.backbone import build
     from medssl.nn.decoder import Decoder
@@ -69,11 +74,15 @@ def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
     backbone = build("resnet18", {"stem": "small", "width": 0.125}, 2, 1)
     learnt = part_tensors({"decoder": Decoder(backbone, blocks=3)})
     image = np.random.default_rng(0).normal(0, 1, (16, 16, 4)).astype(np.float32)
-    scan = Scan("a", image, (image > 1).astype(np.uint8), 1.0, 0.0, (-2.0,), (2.0,), np.eye(4))
+    scan = Scan(volume("a", image.shape, -2.0, 2.0), image, (image > 1).astype(np.uint8), np.eye(4))
+    names = np.array(["a"], dtype=object)
+    cases = Cases(*[names] * 4, np.array(["train"], dtype=object), names, ["1"], np.ones((1, 1), np.uint8), names)
+    data = Scans(cases, [scan], [0, 1], {"1": "1"}, Source("a", Path("s"), Path("v")), GivenMasks({}, {}), (16, 16))
     recipe = Recipe(max_steps=1, batch_size=2, lr=1e-12, weight_decay=0.0, calibration_batches=0)
 
     def fitted(decoder: dict[str, torch.Tensor]) -> Any:
-        return Segmentation().fit("full", backbone, decoder, [scan], [], [], [0, 1], (16, 16), recipe, 0, torch.device("cpu"))
+        setup = Setup("full", backbone, np.array([0]), recipe, 0, torch.device("cpu"), decoder)
+        return Segmentation().fit(data, setup)
 
     with_it, without = fitted(learnt), fitted({})
     assert (with_it.facts["decoder_tensors"], without.facts["decoder_tensors"]) == (len(learnt), 0)

@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from made_receipts import receipt
-from test_finetune_segmentation import SMALL, write_scans
+from finetuning import SMALL, write_scans
+from prepared import receipt
 
 from medssl.artefacts.labels import with_given_labels
 from medssl.core import tables
@@ -30,7 +30,9 @@ def write_labels(root: Path, rows: list[dict[str, Any]], masks: dict[str, np.nda
     columns = {"volume_id": None, "index": None, "label": None, "mask": None}
     table = pd.DataFrame([columns | row for row in rows]).astype({"index": "Int32"})
     tables.write_parquet(folder / "labels.parquet", table)
-    write_json(folder / "labels.json", {"names": {"1": "box", "3": "ball"}})
+    write_json(
+        folder / "labels.json", {"items": len(rows), "labelled": len(rows), "strangers": 0, "names": {"1": "box", "3": "ball"}}
+    )
     receipt(folder, "ingest")
     return folder / "labels.parquet"
 

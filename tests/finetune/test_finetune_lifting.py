@@ -8,27 +8,40 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_finetune_segmentation import SMALL, write_scans
+from finetuning import SMALL, scratch_model, write_scans
 from torch import nn
 
-from medssl.core import tables
+from medssl.artefacts.encoder import parts_of
+from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json, write_json
-from medssl.finetune.lifting import inflated, lifted, load_lifted
+from medssl.finetune.lifting import Lift, inflated
 from medssl.nn.backbone import build, pooled
 from medssl.nn.slice_attention import VolumeEncoder
 from medssl.nn.weights import part_tensors, read_tensors, save_encoder, save_tensors
 
 NARROW = {"stem": "small", "width": 0.125}
 SLICEWISE = {"slices": "resnet18", "slices_options": NARROW, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16}
-LEARNT = {
-    "width": 16, "layers": 1, "attention_heads": 2, "feed_forward": 16, "positions": True, "volume_weight": 1.0,
-    "mask_weight": 1.0,
-}  # fmt: skip
-FLAT = {
-    "backbone": "resnet18", "backbone_options": NARROW, "spatial_dims": 2, "in_channels": 1, "input_size": [16, 16],
-    "objective_options": LEARNT,
-}  # fmt: skip
+FLAT = {"backbone": "resnet18", "backbone_options": NARROW, "spatial_dims": 2, "in_channels": 1, "input_size": [16, 16]}
+RUN = "joint-all-seed0"
+
+
+def declared(objective: str, options: dict[str, Any], *parts: str) -> dict[str, Any]:
+    """What a run's contract says of the parts that it left, as its objective declares them."""
+    plugin = plugins.find("objective", objective)
+    found = parts_of(plugin.constant("PARTS"), plugin.check(options), parts)
+    return {"parts": {name: part.plain() for name, part in found.items()}}
+
+
+def transformer(**options: Any) -> dict[str, Any]:
+    """A run that has learnt a transformer between the slices."""
+    small = {"width": 16, "layers": 1, "attention_heads": 2, "feed_forward": 16} | options
+    return declared("joint_2d3d", small, "volume_encoder")
+
+
+def coded(space: str, width: int) -> dict[str, Any]:
+    """A run that has learnt two spaces."""
+    return declared("sepclr", {"width": width}, f"{space}_code")
 
 
 def volume_part(seed: int) -> dict[str, torch.Tensor]:
@@ -84,34 +97,39 @@ def test_the_lifted_network_holds_the_encoder_and_what_the_run_left_beside_it(tm
     encoder = build("resnet18", NARROW, 2, 1)
     save_encoder(tmp_path / "encoder.safetensors", encoder)
     save_tensors(tmp_path / "parts.safetensors", volume_part(2))
-    contract = lifted(FLAT, "volume", [FLAT])
+    lift = Lift.of("volume", {RUN: FLAT | transformer()})
+    contract = lift.contract(RUN, FLAT)
     network = build(contract["backbone"], contract["backbone_options"], contract["spatial_dims"], 1)
-    load_lifted(network, "volume", tmp_path / "encoder.safetensors", tmp_path / "parts.safetensors")
+    lift.load(network, RUN, tmp_path / "encoder.safetensors", tmp_path / "parts.safetensors")
     assert all(torch.equal(network.slices.state_dict()[name], tensor) for name, tensor in encoder.state_dict().items())
     learnt = volume_part(2)
     assert all(torch.equal(tensor, learnt[f"volume_encoder.{name}"]) for name, tensor in network.volume.state_dict().items())
     with pytest.raises(StudyError, match="3-D already"):
-        lifted(contract, "volume", [FLAT])
-
-
-SLICES_ALONE = LEARNT | {"width": 640, "attention_heads": 8, "volume_weight": 0.0, "mask_weight": 0.0}
+        lift.contract(RUN, contract)
 
 
 def test_a_run_that_left_no_transformer_has_no_say_in_its_width() -> None:
-    contract = lifted(FLAT, "volume", [FLAT | {"objective_options": SLICES_ALONE}, FLAT])
-    assert contract["backbone_options"]["width"] == 16 and contract["backbone_options"]["heads"] == 2
+    lift = Lift.of("volume", {"flat-all-seed0": FLAT, RUN: FLAT | transformer()})
+    for start in ("flat-all-seed0", RUN, "scratch-slicewise"):
+        options = lift.contract(start, FLAT)["backbone_options"]
+        assert options["width"] == 16 and options["heads"] == 2
+    assert [lift.is_drawn(start) for start in ("flat-all-seed0", RUN)] == [True, False]
+
+
+def test_a_run_without_declarations_leaves_nothing_that_could_be_taken_up() -> None:
+    """Contracts of older versions name no parts."""
+    lift = Lift.of("own", {RUN: FLAT})
+    assert lift.files_used(RUN, ["decoder"]) == (True, False) and lift.contract(RUN, FLAT) == FLAT
+    assert Lift.of("own", {RUN: FLAT | declared("local_contrast", {}, "decoder")}).files_used(RUN, ["decoder"]) == (True, True)
 
 
 @pytest.mark.parametrize(
     ("encoder", "one", "other"),
-    [
-        ("volume", LEARNT, LEARNT | {"width": 32}),
-        ("common", {"infoless_weight": 1.0, "width": 8}, {"infoless_weight": 1.0, "width": 16}),
-    ],
+    [("volume", transformer(), transformer(width=32)), ("common", coded("common", 8), coded("common", 16))],
 )
 def test_runs_whose_parts_are_not_alike_are_refused_with_a_sentence(encoder: str, one: Any, other: Any) -> None:
     with pytest.raises(StudyError, match=r"different width \(\d+ and \d+\)"):
-        lifted(FLAT, encoder, [FLAT | {"objective_options": options} for options in (one, other)])
+        Lift.of(encoder, {f"a-all-seed{n}": FLAT | parts for n, parts in enumerate((one, other))})
 
 
 def test_a_part_that_does_not_fit_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -119,28 +137,23 @@ def test_a_part_that_does_not_fit_is_refused_with_a_sentence(tmp_path: Path) -> 
     paths = tmp_path / "encoder.safetensors", tmp_path / "parts.safetensors"
     save_tensors(paths[1], volume_part(2))
     with pytest.raises(StudyError, match="left a volume_encoder that does not fit"):
-        load_lifted(build("slicewise", SLICEWISE | {"width": 32}, 3, 1), "volume", *paths)
+        Lift.of("volume", {RUN: transformer()}).load(build("slicewise", SLICEWISE | {"width": 32}, 3, 1), RUN, *paths)
     save_tensors(paths[1], part_tensors({"common_code": nn.Linear(64, 8)}))
+    network = build("bottleneck", {"of": "resnet18", "of_options": NARROW, "width": 16}, 2, 1)
     with pytest.raises(StudyError, match="left a common_code that does not fit"):
-        load_lifted(build("bottleneck", {"of": "resnet18", "of_options": NARROW, "width": 16}, 2, 1), "common", *paths)
+        Lift.of("common", {RUN: coded("common", 16)}).load(network, RUN, *paths)
 
 
-def write_run(folder: Path, seed: int, *, parts: dict[str, torch.Tensor], learnt: Any = LEARNT) -> Path:
-    from made_receipts import receipt
+def write_run(folder: Path, seed: int, *, parts: dict[str, torch.Tensor], learnt: Any = None) -> Path:
+    from prepared import receipt
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     save_encoder(folder / "encoder.safetensors", build("resnet18", NARROW, 2, 1))
     save_tensors(folder / "parts.safetensors", parts)
-    write_json(folder / "contract.json", {"format": "medssl-encoder-1", **FLAT, "objective_options": learnt})
+    write_json(folder / "contract.json", {"format": "medssl-encoder-1", **FLAT, **(learnt or {})})
     receipt(folder, "pretrain")
     return folder
-
-
-def spec_with_parts(spec_of: Any, source: Path, runs: list[Path], **settings: Any) -> Any:
-    spec = spec_of(source, *runs, **settings)
-    spec.inputs["parts"] = {run.name: str(run / "parts.safetensors") for run in runs}
-    return spec
 
 
 @pytest.mark.parametrize("axis", [2, 0])
@@ -149,12 +162,12 @@ def test_volumes_are_segmented_by_slices_that_see_each_other(tmp_path: Path, fin
 
     source = write_scans(tmp_path / "study", axis=axis)
     pretrained = tmp_path / "study" / "4_pretrain" / "ct"
-    joint = write_run(pretrained / "joint-all-seed0", 1, parts=volume_part(2))
+    joint = write_run(pretrained / "joint-all-seed0", 1, parts=volume_part(2), learnt=transformer())
     flat = write_run(pretrained / "flat-all-seed0", 1, parts={})
     settings = SMALL | {"size": [16, 16, 8], "fractions": [1.0], "batch_size": 2, "max_steps": 2, "encoder": "volume"}
-    out = finetune(spec_with_parts(spec_of, source, [joint, flat], backbone=None, **settings))
+    out = finetune(spec_of(source, joint, flat, backbone=None, **settings))
     fits = tables.read_tsv(out / "fits.tsv")
-    assert sorted(fits["init"]) == ["flat-all", "joint-all", "scratch"]
+    assert sorted(fits["init"]) == ["flat-all", "joint-all", scratch_model(out).name]
     assert set(fits["backbone"]) == {"slicewise"} and fits["parameters"].nunique() == 1
     contract = read_json(out / "models" / "joint-all-seed0" / "contract.json")
     assert contract["backbone_options"]["width"] == 16
@@ -185,8 +198,8 @@ def test_volumes_are_segmented_by_an_inflated_encoder(tmp_path: Path, finetune: 
     source = write_scans(tmp_path / "study")
     run = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "flat-all-seed0", 1, parts={})
     settings = SMALL | {"size": [16, 16, 8], "fractions": [1.0], "batch_size": 2, "max_steps": 1, "encoder": "inflated"}
-    out = finetune(spec_with_parts(spec_of, source, [run], backbone=None, **settings))
-    assert set(tables.read_tsv(out / "fits.tsv")["init"]) == {"flat-all", "scratch"}
+    out = finetune(spec_of(source, run, backbone=None, **settings))
+    assert set(tables.read_tsv(out / "fits.tsv")["init"]) == {"flat-all", scratch_model(out).name}
     model = read_tensors(out / "models" / "flat-all-seed0" / "model.safetensors")
     assert model["backbone.conv1.weight"].ndim == 5
 
@@ -196,11 +209,9 @@ def test_each_space_of_a_run_is_probed_alone(tmp_path: Path, image_source: Path,
     torch.manual_seed(3)
     codes = {f"{name}_code": nn.Linear(64, 8) for name in ("common", "salient")}
     left = part_tensors({"salient": build("resnet18", NARROW, 2, 1), **codes})
-    run = write_run(
-        tmp_path / "study" / "4_pretrain" / "ct" / "sepclr-all-seed0", 1, parts=left, learnt={"infoless_weight": 1.0, "width": 8}
-    )
+    run = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "sepclr-all-seed0", 1, parts=left, learnt=coded(space, 8))
     tiny = {"modes": ["linear"], "fractions": [1.0], "backbone": None, "scratch": False}
-    out = finetune(spec_with_parts(spec_of, image_source, [run], encoder=space, **tiny))
+    out = finetune(spec_of(image_source, run, encoder=space, **tiny))
     model = read_tensors(out / "models" / "sepclr-all-seed0" / "model.safetensors")
     assert model["head.weight"].shape == (3, 8)
     assert torch.equal(model["backbone.code.weight"], left[f"{space}_code.weight"])
@@ -210,5 +221,5 @@ def test_each_space_of_a_run_is_probed_alone(tmp_path: Path, image_source: Path,
     }
     assert all(torch.equal(model[f"backbone.inner.{name}"], tensor) for name, tensor in inner[space].items())
     bare = write_run(tmp_path / "study" / "4_pretrain" / "ct" / "simclr-all-seed0", 1, parts={})
-    with pytest.raises(StudyError, match=f"left no {space} code"):
-        finetune(spec_with_parts(spec_of, image_source, [bare], encoder=space, **tiny))
+    with pytest.raises(StudyError, match=f"left nothing that encoder: {space} could take up"):
+        finetune(spec_of(image_source, bare, encoder=space, **tiny))

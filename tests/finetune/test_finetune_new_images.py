@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 from faults import nifti_image
+from finetuning import SMALL, scratch_model, volume, write_scans
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from phantoms import datasets, random_phantom, save
 from PIL import Image
-from test_finetune_segmentation import SMALL, write_scans
 from typer.testing import CliRunner
 
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
-from medssl.core.files import read_json, write_json
+from medssl.core.files import read_json
 from medssl.finetune.predicting import Model
 from medssl.finetune.scans import Scan
 
@@ -32,10 +32,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def as_prepared(root: Path, source: str, window: list[float]) -> None:
-    """The specs that say how the source of a model was ingested and prepared."""
-    write_json(root / "specs" / "ingest" / f"{source}.json", {"settings": {"modality": "CT", "min_slices": 3}})
-    write_json(root / "specs" / "prepare" / f"{source}.json", {"settings": {"window_hu": [window], "slice_axis": "auto"}})
+def prepared_with(window: list[float]) -> dict[str, Any]:
+    """The options that say how the source of a model was ingested and prepared."""
+    return {
+        "ingest": {"modality": "CT", "min_slices": 3},
+        "prepare": {"window_hu": [window], "slice_axis": "auto"},
+    }
 
 
 def predict(model: Path, source: Path, out: Path) -> None:
@@ -50,17 +52,16 @@ def expected_mask(model: Model, image: nibabel.Nifti1Image) -> np.ndarray:
     ras = image.affine @ inv_ornt_aff(turn, image.shape)
     axis = int(np.argmax(np.linalg.norm(ras[:3, :3], axis=0).round(6)))
     along_k = np.moveaxis(values, axis, 2)
-    scan = Scan("x", along_k, None, 1.0, 0.0, (0.0,), (200.0,), np.eye(4))
-    classes = model.task.probabilities(model.network, scan, model.size, CPU).argmax(axis=0)
+    scan = Scan(volume("x", along_k.shape, 0.0, 200.0), along_k, None, np.eye(4))
+    classes = model.task.probabilities(model.network, scan, model.expected.size, CPU).argmax(axis=0)
     mask = np.array(model.contract["mask_values"])[np.moveaxis(classes, 2, axis)]
     return apply_orientation(mask, nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), turn))
 
 
 def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, spec_of: Any) -> None:
     source = write_scans(here / "study")
-    as_prepared(here / "study", "hearts", [0.0, 200.0])
-    out = finetune(spec_of(source, **SMALL | {"max_steps": 12, "fractions": [1.0], "lr": 3e-3}))
-    folder = out / "models" / "scratch"
+    out = finetune(spec_of(source, **SMALL | {"max_steps": 12, "fractions": [1.0], "lr": 3e-3} | prepared_with([0.0, 200.0])))
+    folder = scratch_model(out)
     given: dict[str, nibabel.Nifti1Image] = {}
     for seed in (3, 4):
         phantom = random_phantom(seed)
@@ -91,8 +92,7 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
 def test_probabilities_of_new_pictures_and_slices(
     here: Path, image_source: Path, encoder: Path, finetune: Any, spec_of: Any
 ) -> None:
-    as_prepared(image_source.parent.parent, "organs", [0.0, 255.0])
-    out = finetune(spec_of(image_source, encoder, modes=["full"], fractions=[1.0], scratch=False))
+    out = finetune(spec_of(image_source, encoder, modes=["full"], fractions=[1.0], scratch=False, **prepared_with([0.0, 255.0])))
     folder = next((out / "models").iterdir())
     model = Model.open(folder)
     images = np.load(image_source / "arrays" / "v-00.npy")[..., :5]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_finetune_segmentation import SMALL, write_scans
+from finetuning import SMALL, scratch_model, write_scans
 
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
-from medssl.finetune.predicting import called
 from medssl.finetune.run import predict
+from medssl.finetune.tasks.classification import called
 
 
 def test_a_classifier_gives_the_probabilities_of_the_stage(
@@ -36,7 +36,7 @@ def test_a_segmentation_gives_the_masks_of_the_stage(tmp_path: Path, finetune: A
     source = write_scans(tmp_path / "study")
     out = finetune(spec_of(source, **SMALL | {"max_steps": 3, "fractions": [1.0]}))
     ingested = tmp_path / "study" / "1_ingest" / "hearts" / "volumes"
-    model = out / "models" / "scratch"
+    model = scratch_model(out)
     written = predict(model, source / "samples.parquet", source / "volumes.tsv", tmp_path / "new", ingested=ingested)
     assert len(written) == 8 + 1
     fit = read_json(model / "contract.json")["fit"]["fit_id"]
@@ -58,7 +58,7 @@ def test_other_windows_and_folders_without_a_model_are_refused(
     image_source: Path, finetune: Any, spec_of: Any, tmp_path: Path, encoder: Path
 ) -> None:
     out = finetune(spec_of(image_source, modes=["linear"], fractions=[1.0], seeds=[0]))
-    model, inputs = out / "models" / "scratch", (image_source / "samples.parquet", image_source / "volumes.tsv")
+    model, inputs = scratch_model(out), (image_source / "samples.parquet", image_source / "volumes.tsv")
     with pytest.raises(StudyError, match=r"holds no contract\.json"):
         predict(tmp_path, *inputs, tmp_path / "new")
     with pytest.raises(StudyError, match="an encoder alone predicts nothing"):

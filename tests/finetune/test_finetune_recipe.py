@@ -7,15 +7,17 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from medssl.artefacts.names import Arm, Start
 from medssl.core.errors import NotFiniteError
 from medssl.finetune import training
 from medssl.finetune.augment import augment, draws
+from medssl.finetune.lifting import Lift
 from medssl.finetune.mixup import mixup
-from medssl.finetune.plan import Fit, Start, plan
+from medssl.finetune.plan import plan
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import macro_auc
 from medssl.finetune.starting import Starting, draws_of_scratch
-from medssl.finetune.subsets import Share, shares_of
+from medssl.finetune.subsets import shares_of
 from medssl.finetune.tasks.classification import Classifier
 from medssl.nn.backbone import build
 
@@ -175,19 +177,19 @@ def test_macro_auc_equals_scikit_learn() -> None:
 
 
 def test_ids_of_fits_are_distinct_names() -> None:
-    starts = [Start.of_run("simclr-hash-seed0", "resnet18"), Start.of_run("simclr-hash-seed1", "resnet18"), Start("scratch", "r")]
+    scratch = Start(Arm.of_scratch("resnet18"))
+    starts = [Start.of_run("simclr-hash-seed0"), Start.of_run("simclr-hash-seed1"), scratch]
     fits = plan(starts, ["linear", "full"], shares_of([0.05, 0.5, 1.0], [1, 6], 100), [0, 1])
-    assert len({fit.id for fit in fits}) == len(fits) == 3 * 2 * 5 * 2
-    assert starts[0].name == "simclr-hash" and starts[1].pretrain_seed == 1
-    assert Fit(starts[0], "full", Share(False, 0.05), 2).id == "simclr-hash-seed0-full-0p05-s2"
+    assert len({str(fit) for fit in fits}) == len(fits) == 3 * 2 * 5 * 2
+    assert len(plan(starts, ["full"], shares_of([1.0], [], 100), [0], [0, 1, 2])) == 9, "a fit for each fold"
 
 
 def test_paired_seeds_give_scratch_as_many_fits_as_an_arm() -> None:
-    starts = [Start.of_run(f"simclr-hash-seed{seed}", "resnet18", paired=True) for seed in (0, 1, 2)] + [Start("scratch", "r")]
-    fits = plan(starts, ["full"], shares_of([1.0], [], 100), [0, 1, 2])
-    arm = [(fit.start.pretrain_seed, fit.seed) for fit in fits if fit.start.name == "simclr-hash"]
+    starts = [Start.of_run(f"simclr-hash-seed{seed}") for seed in (0, 1, 2)] + [Start(Arm.of_scratch("resnet18"))]
+    fits = plan(starts, ["full"], shares_of([1.0], [], 100), [0, 1, 2], pair_seeds=True)
+    arm = [(fit.start.seed, fit.seed) for fit in fits if fit.start.arm.is_run]
     assert arm == [(0, 0), (1, 1), (2, 2)]
-    assert [fit.seed for fit in fits if fit.start.name == "scratch"] == [0, 1, 2]
+    assert [fit.seed for fit in fits if fit.start.arm.is_scratch] == [0, 1, 2]
 
 
 def test_calibrated_statistics_are_those_of_the_batches() -> None:
@@ -205,7 +207,7 @@ def test_calibrated_statistics_are_those_of_the_batches() -> None:
 
 
 def test_random_weights_are_drawn_as_often_as_learnt_ones() -> None:
-    learnt = [Start.of_run(f"simclr-all-seed{seed}", "resnet18") for seed in range(3)]
+    learnt = [Start.of_run(f"simclr-all-seed{seed}") for seed in range(3)]
     assert draws_of_scratch(learnt, [0]) == [0, 1, 2]
     assert draws_of_scratch(learnt, [0, 1, 2]) == [None]  # each of these seeds draws anew
     assert draws_of_scratch(learnt[:1], [0]) == draws_of_scratch([], [0]) == [None]
@@ -216,8 +218,8 @@ def test_random_weights_are_drawn_as_often_as_learnt_ones() -> None:
         "spatial_dims": 2,
         "in_channels": 1,
     }
-    starts = [Start("scratch", "resnet18", draw) for draw in (0, 1, None)]
-    starting = Starting(starts, {start.run: contract for start in starts}, {}, {})
+    starts = [Start(Arm.of_scratch("resnet18"), draw) for draw in (0, 1, None)]
+    starting = Starting(starts, {str(start): contract for start in starts}, {}, {}, Lift.of("own", {}))
     weights = [starting.backbone(start, 0).conv1.weight.detach().clone() for start in [*starts, starts[0]]]
     assert torch.equal(weights[0], weights[3])
     assert not any(torch.equal(weights[a], weights[b]) for a, b in ((0, 1), (0, 2), (1, 2)))

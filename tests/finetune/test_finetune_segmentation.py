@@ -9,21 +9,21 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from made_receipts import receipt
+from finetuning import SMALL, scan, scratch_model, write_scans
 from scipy import ndimage
 
 from medssl.core import tables
 from medssl.core.errors import StudyError
-from medssl.core.files import read_json, write_json
-from medssl.finetune.decoder import UNet
+from medssl.core.files import read_json
 from medssl.finetune.nnunet import ResEncUNet
 from medssl.finetune.predicting import Model
 from medssl.finetune.restoring import exact_turn, largest_components, restored_classes, restored_mask
 from medssl.finetune.run import write_nifti
 from medssl.finetune.scans import Scan, batch_of, dice, mean_dice, patch_at, places_of
+from medssl.finetune.segmenter import Segmenter
+from medssl.finetune.task import Mask
 from medssl.finetune.tasks.segmentation import Segmentation, augmented
 from medssl.nn.backbone import build
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine
@@ -54,7 +54,7 @@ def test_a_mask_through_the_pipelines_geometry_is_itself(seed: int, tmp_path: Pa
     assert np.array_equal(restored_mask(stored, stored_affine, affine, shape), mask)
     one_hot = np.stack([stored == value for value in range(4)]).astype(np.float32)
     back = restored_classes(one_hot, stored_affine, affine, shape)
-    write_nifti(tmp_path / "mask.nii.gz", back, affine)
+    write_nifti(tmp_path / "mask.nii.gz", Mask("a", back, affine))
     image = nibabel.load(tmp_path / "mask.nii.gz")
     assert np.array_equal(np.asanyarray(image.dataobj), mask)
     assert np.allclose(image.affine, affine, rtol=1e-6, atol=1e-4)
@@ -89,7 +89,7 @@ def test_a_mask_that_fills_the_image_fills_it_after_resampling(seed: int) -> Non
     affine, shape = oblique(seed)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0) * np.random.default_rng(seed).uniform(0.4, 3.0, 3)
     full = np.ones(shape, np.uint8)
-    prepared, grid = resample_to_spacing(full, affine, spacing_mm, order=0)
+    prepared, grid = resample_to_spacing(full, affine, spacing_mm.tolist(), order=0)
     assert restored_mask(prepared, grid, affine, shape).all()
     one_hot = np.stack([1.0 - prepared, prepared]).astype(np.float32)
     assert (restored_classes(one_hot, grid, affine, shape) == 1).all()
@@ -102,7 +102,7 @@ def test_a_mask_that_fills_the_image_fills_it_after_resampling(seed: int) -> Non
 def test_a_sheared_grid_is_written_without_a_qform_that_would_contradict_it(tmp_path: Path) -> None:
     affine = np.array([[1.0, 0, 0, 5], [0, 1, 0.5, 6], [0, 0, 2, 7], [0, 0, 0, 1]])
     for name, grid, code in (("square", np.diag([1.0, 1, 2, 1]), 1), ("sheared", affine, 0)):
-        write_nifti(tmp_path / f"{name}.nii.gz", np.ones((4, 4, 3), np.uint8), grid)
+        write_nifti(tmp_path / f"{name}.nii.gz", Mask(name, np.ones((4, 4, 3), np.uint8), grid))
         image = nibabel.load(tmp_path / f"{name}.nii.gz")
         assert np.allclose(image.affine, grid) and int(image.header["qform_code"]) == code
         assert image.header.get_zooms() == pytest.approx(np.linalg.norm(grid[:3, :3], axis=0))
@@ -114,20 +114,6 @@ def test_the_largest_component_of_each_class_stays() -> None:
     kept = largest_components(mask, 3)
     assert (kept == 1).sum() == 27 and (kept == 2).sum() == 3
     assert np.array_equal(largest_components(kept, 3), kept)
-
-
-def scan(seed: int = 0, shape: tuple[int, int, int] = (20, 18, 12)) -> Scan:
-    """A bright box (1) and a dark ball (3) in noise."""
-    generator = np.random.default_rng(seed)
-    mask = np.zeros(shape, np.uint8)
-    i, j, k = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
-    at = generator.integers(-2, 3, 3)
-    mask[(abs(i - 6 - at[0]) < 4) & (abs(j - 6 - at[1]) < 4) & (abs(k - 6) < 4)] = 1
-    mask[((i - 14) ** 2 + (j - 12 - at[2]) ** 2 + (k - 6) ** 2) < 12] = 3
-    image = 100 + 80.0 * (mask == 1) - 80.0 * (mask == 3) + generator.normal(0, 12, shape)
-    return Scan(
-        f"v-{seed:02d}", np.asfortranarray(image.astype(np.int16)), np.asfortranarray(mask), 1.0, 0.0, (0.0,), (200.0,), np.eye(4)
-    )
 
 
 def test_patches_are_parts_of_the_scan_and_zeros_outside() -> None:
@@ -154,7 +140,7 @@ def test_half_of_the_patches_hold_foreground() -> None:
 @pytest.mark.parametrize("rank", [2, 3])
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
 def test_the_output_has_the_size_of_the_input(rank: int, stem: str) -> None:
-    network = UNet(build("resnet18", {"stem": stem, "width": 0.125}, rank, 1), 3)
+    network = Segmenter(build("resnet18", {"stem": stem, "width": 0.125}, rank, 1), 3)
     images = torch.rand(2, 1, *(33, 40, 36)[:rank])
     out = network(images)
     assert out.shape == (2, 3, *images.shape[2:])
@@ -175,14 +161,14 @@ def test_nnunets_decoder_has_its_size_and_takes_its_encoder_alone() -> None:
     with pytest.raises(StudyError, match="multiples of 4"):
         network(torch.rand(2, 1, 18, 24))
     with pytest.raises(StudyError, match="for the backbone resenc"):
-        Segmentation(decoder="nnunet").network(build("resnet18", NARROW, 2, 1), 3)
+        Segmentation(decoder="nnunet").network(build("resnet18", NARROW, 2, 1), {"mask_values": [0, 1, 3]})
 
 
 def test_nnunet_whole_is_fitted_and_written(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
     settings = {"max_steps": 2, "fractions": [1.0], "options": {"decoder": "nnunet"}, "calibration_batches": 0}
     backbone = {"resenc": {"features": [4, 8, 16], "blocks": [1, 1, 1]}}
     out = finetune(spec_of(write_scans(tmp_path / "study"), **SMALL | settings | {"backbone": backbone}))
-    assert isinstance(Model.open(out / "models" / "scratch").network, ResEncUNet)
+    assert isinstance(Model.open(scratch_model(out)).network, ResEncUNet)
 
 
 def test_images_and_targets_move_together_and_targets_stay_whole() -> None:
@@ -208,7 +194,7 @@ def test_dice_counts_absent_classes_apart() -> None:
 
 @pytest.mark.parametrize("rank", [2, 3])
 def test_windows_add_up_to_probabilities_of_every_voxel(rank: int) -> None:
-    network = UNet(build("resnet18", NARROW, rank, 1), 3)
+    network = Segmenter(build("resnet18", NARROW, rank, 1), 3)
     whole = scan(shape=(20, 18, 12))
     for flips in (False, True):
         task = Segmentation(test_flips=flips)
@@ -218,54 +204,12 @@ def test_windows_add_up_to_probabilities_of_every_voxel(rank: int) -> None:
 
 
 def test_mirrored_scan_gives_the_mirrored_answer_with_test_flips() -> None:
-    network = UNet(build("resnet18", NARROW, 2, 1), 3)
+    network = Segmenter(build("resnet18", NARROW, 2, 1), 3)
     whole = scan(shape=(16, 16, 4))
-    mirrored = Scan("m", whole.image[::-1].copy(), whole.mask[::-1].copy(), 1.0, 0.0, (0.0,), (200.0,), np.eye(4))
+    mirrored = Scan(whole.volume, whole.image[::-1].copy(), whole.mask[::-1].copy(), np.eye(4))
     task, device = Segmentation(test_flips=True), torch.device("cpu")
     one, other = (task.probabilities(network, s, (16, 16), device) for s in (whole, mirrored))
     assert np.allclose(one, other[:, ::-1], atol=1e-5)
-
-
-def write_scans(root: Path, count: int = 8, *, masks: bool = True, axis: int = 2) -> Path:
-    """Ingest's and prepare's folders of phantoms that were given in oblique LPS-like orientation."""
-    ingest, prepare = root / "1_ingest" / "hearts", root / "2_prepare" / "hearts"
-    (prepare / "arrays").mkdir(parents=True)
-    rows, volumes = [], []
-    for n in range(count):
-        whole, volume_id = scan(n), f"v-{n:02d}"
-        affine = np.diag([1.5, 1.25, 4.0, 1.0])
-        affine[:3, 3] = [-20, 5, n]
-        source = affine @ np.array([[-1, 0, 0, 19], [0, 0, -1, 17], [0, 1, 0, 0], [0, 0, 0, 1.0]])
-        np.save(prepare / "arrays" / f"{volume_id}.npy", whole.image)
-        np.save(prepare / "arrays" / f"{volume_id}-mask.npy", whole.mask)
-        (ingest / "volumes" / volume_id).mkdir(parents=True)
-        np.save(ingest / "volumes" / volume_id / "mask.npy", whole.mask)
-        geometry = {"shape": [20, 18, 12], "affine": affine.tolist()}
-        write_json(
-            ingest / "volumes" / volume_id / "volume.json",
-            {**geometry, "source_shape": [20, 12, 18], "source_affine": source.tolist()},
-        )
-        ids = {"volume_id": volume_id, "subject_id": f"p-{n // 2}", "unit": "patient", "kind": "volume"}
-        split = {"split": ["train", "train", "test", "val"][n // 2], "array": f"arrays/{volume_id}.npy"}
-        extent = whole.shape[axis]
-        rows += [
-            {**ids, **split, "sample_id": f"{volume_id}-{k:04d}", "axis": axis, "index": k, "label": None} for k in range(extent)
-        ]
-        volumes.append(
-            {
-                **{**ids, **split, **geometry, "series_id": f"s-{n}", "modality": "MR", "spacing_mm": [1.5, 1.25, 4.0]},
-                **{"mask": f"arrays/{volume_id}-mask.npy" if masks else None, "slope": 1.0, "intercept": 0.0},
-                **{"window_low": [0.0], "window_high": [200.0]},
-            }
-        )
-    tables.write_parquet(prepare / "samples.parquet", pd.DataFrame(rows).assign(position_mm=0.0, foreground_frac=1.0))
-    tables.write_tsv(prepare / "volumes.tsv", pd.DataFrame(volumes))
-    receipt(ingest, "ingest")
-    receipt(prepare, "prepare")
-    return prepare
-
-
-SMALL = {"task": "segmentation", "size": [16], "batch_size": 8, "seeds": [0], "fractions": [0.5, 1.0], "evaluations": 1}
 
 
 def test_segmentation_learns_and_writes_masks_on_the_source_grid(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
@@ -297,6 +241,7 @@ def test_same_seed_twice_and_after_a_kill_is_bit_equal(
     spec = spec_of(write_scans(tmp_path / "study"), **SMALL | {"max_steps": 2, "modes": ["full", "decoder"]})
     whole = shutil.copytree(finetune(spec), tmp_path / "whole")
     shutil.rmtree(spec.out)
+    shutil.rmtree(tmp_path / "study" / "state")
     write, masks = stage.write_nifti, 0
 
     class Killed(BaseException):
@@ -314,7 +259,7 @@ def test_same_seed_twice_and_after_a_kill_is_bit_equal(
         finetune(spec)
     monkeypatch.undo()
     out = finetune(spec)
-    assert read_json(out / "receipt.json")["resumed_fits"] == 1
+    assert read_json(out / "receipt.json")["restored_fits"] == 1
     files = sorted(
         p.relative_to(whole) for p in whole.rglob("*") if p.is_file() and p.suffix in (".gz", ".parquet", ".safetensors")
     )

@@ -63,4 +63,4 @@ def test_a_count_is_a_number_of_units_not_of_cases() -> None:
 
 
 def test_a_count_that_equals_a_fraction_stands_once() -> None:
-    assert [s.name for s in shares_of([0.1, 1.0], [1, 2, 50], 20)] == ["n1", "0p1", "1"]
+    assert [s.word for s in shares_of([0.1, 1.0], [1, 2, 50], 20)] == ["n1", "0p1", "1"]

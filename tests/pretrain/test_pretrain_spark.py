@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError
-from medssl.finetune.decoder import UNet
+from medssl.finetune.segmenter import Segmenter
 from medssl.nn.backbone import build
 from medssl.nn.sparse import join, split
 from medssl.nn.weights import part_tensors, place_parts
@@ -224,7 +224,7 @@ def test_the_decoder_that_is_kept_is_that_of_the_segmentation(name: str, options
         assert p.grad is not None and bool(p.grad.isfinite().all()), parameter_name
         # nnU-Net's branches begin with weight 0
         assert parameter_name.startswith("backbone.") or bool(p.grad.any()), parameter_name
-    network = UNet(build(name, options, 2, 1), 3)
+    network = Segmenter(build(name, options, 2, 1), 3)
     assert place_parts(part_tensors(objective.parts()), {"decoder": network.decoder}, "test")[0].unmatched == ()
     assert all(torch.equal(a, b) for a, b in zip(network.decoder.parameters(), objective.decoder.parameters(), strict=True))
     assert made(options=SMALL_STEM).parts() == {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -115,8 +114,8 @@ class Segmentation:
                     "unit": cases.unit[n],
                     "target": f"masks/reference/{cases.case_id[n]}.nii.gz",
                     "prediction": f"{cases.case_id[n]}.nii.gz",
-                    "classes": json.dumps(data.names),
-                    "spacing_mm": json.dumps([float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)]),
+                    "classes": dict(data.names),
+                    "spacing_mm": [float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)],
                     **{name: values[n] for name, values in cases.groups.items()},
                 }
             )

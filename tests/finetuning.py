@@ -1,0 +1,206 @@
+"""Labelled sources, encoders and jobs of stage finetune, small enough for seconds; what tests ask of a finished task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prepared import receipt
+
+from medssl.artefacts.volumes import Volume
+from medssl.core import tables
+from medssl.core.files import write_json
+from medssl.core.job import Spec, job
+from medssl.finetune.options import TaskOptions
+from medssl.finetune.scans import Scan
+
+SIDE = 16
+CLASSES = ("bladder", "femur", "liver")
+NARROW = {"stem": "small", "width": 0.125}
+SMALL = {"task": "segmentation", "size": [16], "batch_size": 8, "seeds": [0], "fractions": [0.5, 1.0], "evaluations": 1}
+"""A segmentation that takes a second."""
+
+
+def blobs(count: int, seed: int = 0, side: int = SIDE, noise: float = 60.0) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(side, side, count)` int16 in 0…255 with a bright spot whose place is the class, and the classes."""
+    generator = np.random.default_rng(seed)
+    classes = np.arange(count) % len(CLASSES)
+    i, j = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    centres = np.array([[0.3, 0.3], [0.7, 0.35], [0.5, 0.75]]) * side
+    images = np.empty((side, side, count), np.float32)
+    for n, name in enumerate(classes):
+        at = centres[name] + generator.normal(0, 0.8, 2)
+        images[..., n] = 160 * np.exp(-((i - at[0]) ** 2 + (j - at[1]) ** 2) / (0.02 * side**2))
+    images += generator.normal(40, noise, images.shape)
+    return np.asfortranarray(np.clip(images, 0, 255).astype(np.int16)), classes
+
+
+def write_image_source(folder: Path, counts: dict[str, int], *, per_unit: int = 1, labelled: bool = True) -> Path:
+    """An image source; with `per_unit` above 1, images belong to patients of one class each."""
+    images, classes = blobs(sum(counts.values()))
+    (folder / "arrays").mkdir(parents=True)
+    np.save(folder / "arrays" / "v-00.npy", images)
+    ids = [f"v-00-{n:04d}" for n in range(len(classes))]
+    split = np.repeat(list(counts), list(counts.values()))
+    rank = np.zeros(len(classes), int)
+    for s in counts:
+        for c in range(len(CLASSES)):
+            chosen = (split == s) & (classes == c)
+            rank[chosen] = np.arange(chosen.sum()) // per_unit
+    subjects = [f"p-{s}-{c}-{r}" for s, c, r in zip(split, classes, rank, strict=True)]
+    samples = pd.DataFrame(
+        {
+            "sample_id": ids,
+            "volume_id": "v-00",
+            "subject_id": subjects if per_unit > 1 else None,
+            "unit": "patient" if per_unit > 1 else "image",
+            "kind": "images",
+            "split": split,
+            "array": "arrays/v-00.npy",
+            "axis": np.int8(2),
+            "index": np.arange(len(ids), dtype=np.int32),
+            "position_mm": np.float32("nan"),
+            "label": [CLASSES[c] for c in classes] if labelled else None,
+            "foreground_frac": np.float32(1),
+        }
+    )
+    tables.write_parquet(folder / "samples.parquet", samples)
+    volume = {
+        **{"volume_id": "v-00", "series_id": "s-00", "subject_id": None, "unit": "image", "kind": "images", "modality": "OT"},
+        **{"split": None, "array": "arrays/v-00.npy", "mask": None, "shape": list(images.shape), "spacing_mm": None},
+        **{"affine": np.eye(4).tolist(), "slope": 1.0, "intercept": 0.0, "window_low": [0.0], "window_high": [255.0]},
+    }
+    tables.write_tsv(folder / "volumes.tsv", pd.DataFrame([volume]))
+    receipt(folder, "prepare")
+    return folder
+
+
+def scan(seed: int = 0, shape: tuple[int, int, int] = (20, 18, 12)) -> Scan:
+    """A bright box (1) and a dark ball (3) in noise."""
+    generator = np.random.default_rng(seed)
+    mask = np.zeros(shape, np.uint8)
+    i, j, k = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    at = generator.integers(-2, 3, 3)
+    mask[(abs(i - 6 - at[0]) < 4) & (abs(j - 6 - at[1]) < 4) & (abs(k - 6) < 4)] = 1
+    mask[((i - 14) ** 2 + (j - 12 - at[2]) ** 2 + (k - 6) ** 2) < 12] = 3
+    image = 100 + 80.0 * (mask == 1) - 80.0 * (mask == 3) + generator.normal(0, 12, shape)
+    stored = np.asfortranarray(image.astype(np.int16))
+    return Scan(volume(f"v-{seed:02d}", shape, 0.0, 200.0), stored, np.asfortranarray(mask), np.eye(4))
+
+
+def write_scans(root: Path, count: int = 8, *, masks: bool = True, axis: int = 2) -> Path:
+    """Ingest's and prepare's folders of phantoms that were given in oblique LPS-like orientation."""
+    ingest, prepare = root / "1_ingest" / "hearts", root / "2_prepare" / "hearts"
+    (prepare / "arrays").mkdir(parents=True)
+    rows, volumes = [], []
+    for n in range(count):
+        whole, volume_id = scan(n), f"v-{n:02d}"
+        affine = np.diag([1.5, 1.25, 4.0, 1.0])
+        affine[:3, 3] = [-20, 5, n]
+        source = affine @ np.array([[-1, 0, 0, 19], [0, 0, -1, 17], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+        np.save(prepare / "arrays" / f"{volume_id}.npy", whole.image)
+        np.save(prepare / "arrays" / f"{volume_id}-mask.npy", whole.mask)
+        (ingest / "volumes" / volume_id).mkdir(parents=True)
+        np.save(ingest / "volumes" / volume_id / "mask.npy", whole.mask)
+        geometry = {"shape": [20, 18, 12], "affine": affine.tolist()}
+        write_json(
+            ingest / "volumes" / volume_id / "volume.json",
+            {**geometry, "source_shape": [20, 12, 18], "source_affine": source.tolist()},
+        )
+        ids = {"volume_id": volume_id, "subject_id": f"p-{n // 2}", "unit": "patient", "kind": "volume"}
+        split = {"split": ["train", "train", "test", "val"][n // 2], "array": f"arrays/{volume_id}.npy"}
+        extent = whole.shape[axis]
+        rows += [
+            {**ids, **split, "sample_id": f"{volume_id}-{k:04d}", "axis": axis, "index": k, "label": None} for k in range(extent)
+        ]
+        volumes.append(
+            {
+                **{**ids, **split, **geometry, "series_id": f"s-{n}", "modality": "MR", "spacing_mm": [1.5, 1.25, 4.0]},
+                **{"mask": f"arrays/{volume_id}-mask.npy" if masks else None, "slope": 1.0, "intercept": 0.0},
+                **{"window_low": [0.0], "window_high": [200.0]},
+            }
+        )
+    tables.write_parquet(prepare / "samples.parquet", typed(pd.DataFrame(rows)))
+    tables.write_tsv(prepare / "volumes.tsv", pd.DataFrame(volumes))
+    receipt(ingest, "ingest")
+    receipt(prepare, "prepare")
+    return prepare
+
+
+def write_encoder(folder: Path, *, spatial_dims: int = 2, seed: int = 7) -> Path:
+    import torch
+
+    from medssl.nn.backbone import build
+    from medssl.nn.weights import save_encoder, save_tensors
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    save_encoder(folder / "encoder.safetensors", build("resnet18", NARROW, spatial_dims, 1))
+    save_tensors(folder / "parts.safetensors", {})
+    contract: dict[str, Any] = {
+        **{"format": "medssl-encoder-1", "backbone": "resnet18", "backbone_options": NARROW},
+        **{"spatial_dims": spatial_dims, "in_channels": 1, "input_size": [SIDE] * spatial_dims},
+    }
+    write_json(folder / "contract.json", contract)
+    receipt(folder, "pretrain")
+    return folder
+
+
+def finetune_spec(source: Path, *encoders: Path, seed: int = 0, **settings: Any) -> Spec:
+    """The spec that a study file would resolve to."""
+    small: dict[str, Any] = {"fractions": [0.2, 1.0], "seeds": [0], "max_steps": 3, "batch_size": 16, "evaluations": 2}
+    small["backbone"] = {"resnet18": NARROW}
+    root = source.parent.parent
+    options = TaskOptions(source=source.name, **(small | settings))
+    images = root / "1_ingest" / source.name / "volumes"
+    return Spec(
+        stage="finetune",
+        name="organs",
+        study="study",
+        root=str(root),
+        seed=seed,
+        code="0",
+        options=options.model_dump(mode="json"),
+        inputs={
+            "samples": str(source / "samples.parquet"),
+            "volumes": str(source / "volumes.tsv"),
+            "arrays": str(source / "arrays"),
+            **({"images": str(images)} if images.is_dir() else {}),
+            "encoders": {path.name: str(path / "encoder.safetensors") for path in encoders},
+            "parts": {path.name: str(path / "parts.safetensors") for path in encoders},
+            "contracts": {path.name: str(path / "contract.json") for path in encoders},
+        },
+        out=str(root / "5_finetune" / "organs"),
+    )
+
+
+def finetune(spec: Spec) -> Path:
+    """Run the stage; the output folder."""
+    from medssl.finetune.run import run
+
+    with job(spec) as work:
+        run(work)
+    return Path(spec.out)
+
+
+def scratch_model(out: Path) -> Path:
+    """The model folder of the one scratch of a task."""
+    (folder,) = (out / "models").glob("scratch-*")
+    return folder
+
+
+def typed(samples: pd.DataFrame) -> pd.DataFrame:
+    """Rows of samples.parquet in the types of the table; positions and foreground are made up."""
+    more = {"position_mm": np.float32(0), "foreground_frac": np.float32(1)}
+    return samples.assign(**more).astype({"axis": np.int8, "index": np.int32})
+
+
+def volume(volume_id: str, shape: tuple[int, int, int], low: float, high: float, affine: np.ndarray | None = None) -> Volume:
+    """A prepared MR volume whose stored numbers are its values."""
+    rows = tuple(map(tuple, (np.eye(4) if affine is None else affine).tolist()))
+    return Volume(
+        *(volume_id, None, None, "patient", "volume", "MR", "train", Path(volume_id), None, shape),
+        *((1.0, 1.0, 1.0), rows, 1.0, 0.0, (low,), (high,)),
+    )  # fmt: skip
