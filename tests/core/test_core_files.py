@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from medssl.core.errors import DiskFullError, StudyError
-from medssl.core.files import inside, sha256_file, sweep, write_if_changed, write_json, write_text, writing
+from medssl.core.files import inside, require_free_space, sha256_file, sweep, write_if_changed, write_json, write_text, writing
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
@@ -60,6 +61,14 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> N
         signal.signal(signal.SIGXFSZ, old_handler)
     assert target.read_text() == "old"
     assert DiskFullError.exit_code == 5
+
+
+def test_work_without_room_stops_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = shutil.disk_usage(tmp_path)._replace(free=100_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    require_free_space(tmp_path / "new", 95_000_000)
+    with pytest.raises(DiskFullError, match="needs 101 MB and has 100 MB free"):
+        require_free_space(tmp_path / "new", 96_000_000)
 
 
 def test_an_unchanged_text_keeps_its_time_stamp(tmp_path: Path) -> None:

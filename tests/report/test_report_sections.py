@@ -379,6 +379,17 @@ def test_the_headline_is_dice_or_auc_over_classes() -> None:
     assert headline(pd.DataFrame({"metric": ["f1", "f1"], "class": ["covid", "macro"]})) == ("f1", "covid")
 
 
+def test_percents_say_the_number() -> None:
+    space = "\u202f"
+    written = {
+        0.0: "0", 1.0: "100", 0.05: "5", 0.254: "25", 0.01: "1", 0.0099: "1.0", 0.006: "0.6", 0.001: "0.1", 0.0004: "0.04",
+        -0.25: "−25", -0.004: "−0.4", 1.5: "150",
+    }  # fmt: skip
+    assert {value: percent(value) for value in written} == {value: f"{text}{space}%" for value, text in written.items()}
+    assert percent(0.12345, 1) == f"12.3{space}%" and percent(0.0004, 1) == f"0.0{space}%"
+    assert percent(None) == percent(float("nan")) == "n/a"
+
+
 def test_numbers_are_written_for_people() -> None:
     assert number(-0.0004) == "0.000"
     assert number(-0.01, sign=True) == "−0.010"
@@ -390,7 +401,7 @@ def test_numbers_are_written_for_people() -> None:
     assert percent(0.004) == "0.4\u202f%"
     assert p_value(0.0002) == "< 0.001"
     assert span(0.1, float("nan")) == "n/a"
-    assert [duration(s) for s in (3.21, 42, 200, 9000)] == ["3.2 s", "42 s", "3.3 min", "2.5 h"]
+    assert [duration(s) for s in (3.21, 42, 89, 200, 5390, 9000)] == ["3.2 s", "42 s", "89 s", "3.3 min", "89.8 min", "2.5 h"]
     assert ordered_shares(pd.Series([1.0, 0.05, 20, 5])) == [5, 20, 0.05, 1.0]
     assert share_words(1.0) == "With all labels"
     assert share_words(20) == "With 20 labelled cases"
