@@ -6,7 +6,6 @@ import io
 import json
 import os
 import struct
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -178,12 +177,10 @@ def test_reader_that_hangs_or_dies_is_replaced(monkeypatch: pytest.MonkeyPatch, 
         good = {"path": str(path), "size": path.stat().st_size}
         assert "header" in readers.ask("scan", good, memory_mb=150, timeout_s=20)
         os.kill(reader._process.pid, 19)  # type: ignore[union-attr]
-        start = time.monotonic()
         assert readers.ask("scan", good, memory_mb=150, timeout_s=0.5)["code"] == "timeout"
-        assert time.monotonic() - start < 20
         assert "header" in readers.ask("scan", good, memory_mb=150, timeout_s=20)
-        os.kill(reader._process.pid, 9)  # type: ignore[union-attr]
-        time.sleep(0.2)
+        reader._process.kill()  # type: ignore[union-attr]
+        reader._process.wait()  # type: ignore[union-attr]
         assert "header" in readers.ask("scan", good, memory_mb=150, timeout_s=20)
 
 

@@ -207,7 +207,7 @@ MUTATIONS = [
         "ingest", "the sign bit of 12 bits in 16 is lost",
         "return signed if stored == width else np.right_shift(np.left_shift(signed, width - stored), width - stored)",
         "return signed if stored == width else signed & np.array((1 << stored) - 1, signed.dtype)",
-        "ingest/test_ingest_pixels.py::test_bits_above_the_stored_ones_are_no_pixels",
+        "ingest/test_ingest_pixels.py::test_lossless_syntax_is_bit_exact",
     ),
     Mutation(
         "ingest", "run-length planes are joined least significant first",
@@ -322,7 +322,7 @@ MUTATIONS = [
         "prepare", "a subject in two parts is not counted",
         'return int((known.groupby("subject_id")["split"].nunique() > 1).sum())',
         'return int((known.groupby("subject_id")["split"].nunique() > 2).sum())',
-        "prepare/test_prepare_run.py prepare/test_prepare_split.py",
+        "prepare/test_prepare_run.py::test_a_patient_in_two_parts_counts_once_and_one_in_a_single_part_does_not",
     ),
     Mutation(
         "prepare", "a listed split with an unknown part is taken",
@@ -391,13 +391,13 @@ MUTATIONS = [
         "                    twin[index], distance[index] = last, step",
         "                if step <= threshold:\n                    twin[index], distance[index] = last, step\n"
         "                last = index",
-        "reduce/test_reduce_similarity.py reduce/test_reduce_run.py reduce/test_reduce_traversals.py",
+        "reduce/test_reduce_similarity.py::test_a_change_of_entropy_is_counted_from_the_slice_kept_last_in_the_volume",
     ),
     Mutation(
         "reduce", "every n-th slice is counted through the cohort, not in its volume",
         'first = np.searchsorted(self.slices.volume, self.slices.volume, side="left")',
         "first = 0",
-        "reduce/test_reduce_run.py reduce/test_reduce_similarity.py reduce/test_reduce_traversals.py",
+        "reduce/test_reduce_run.py::test_all_keeps_all_and_every_n_counts_along_each_volume",
     ),
     Mutation(
         "reduce", "structure is compared without its contrast",
@@ -506,13 +506,13 @@ MUTATIONS = [
         "nn", "the rank of a representation is that of its mean too",
         "return _entropy_rank(x.float() - x.float().mean(0))",
         "return _entropy_rank(x.float())",
-        "pretrain/test_pretrain_engine.py pretrain/test_pretrain_references.py",
+        "pretrain/test_pretrain_engine.py::test_health_of_known_clouds",
     ),
     Mutation(
         "nn", "uniformity counts each pair once and divides by twice as many",
         "math.log(len(x) * (len(x) - 1) / 2))",
         "math.log(len(x) * (len(x) - 1)))",
-        "pretrain/test_pretrain_engine.py pretrain/test_pretrain_references.py",
+        "pretrain/test_pretrain_engine.py::test_health_of_known_clouds",
     ),
     # ---- pretrain
     Mutation(

@@ -1,6 +1,7 @@
 """`make mutants`: break the library on purpose, one small change at a time, and see that the tests of its package notice.
 
-`python tests/mutants/run.py [word …] [--jobs 2] [--limit-s 240]`; with words, only mutations whose package or sentence holds one.
+`python tests/mutants/run.py [word …] [--jobs 2] [--limit-s 240]`; with words, only mutations of such a package, or whose sentence
+holds one.
 
 Every change of `mutations.py` is made in a copy of the tree, never in the tree itself, and meets the tests it names. Prints
 `killed` or `ALIVE` as they are decided; the last line is `RESULT {"killed": …, "alive": …}`. Exit code 1 if any is alive, 2 if
@@ -14,6 +15,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -38,11 +40,11 @@ class NoAnswerError(Exception):
 def main() -> int:
     """Run the chosen mutations; the exit code."""
     arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    arguments.add_argument("words", nargs="*", help="only mutations whose package or sentence holds one of these")
+    arguments.add_argument("words", nargs="*", help="packages, or parts of sentences: only these mutations")
     arguments.add_argument("--jobs", type=int, default=1, help="how many test runs at a time")
     arguments.add_argument("--limit-s", type=float, default=240.0, help="a mutant whose tests take longer is killed")
     given = arguments.parse_args()
-    chosen = [m for m in MUTATIONS if not given.words or any(word in f"{m.package} {m.breaks}" for word in given.words)]
+    chosen = [m for m in MUTATIONS if not given.words or any(is_meant(m, word) for word in given.words)]
     counts = {"killed": 0, "alive": 0}
     with tempfile.TemporaryDirectory(prefix="medssl-mutants-") as place:
         copies: queue.Queue[Path] = queue.Queue()
@@ -52,14 +54,20 @@ def main() -> int:
             with borrowed(copies) as copy:
                 check_sound(copy, chosen, given.limit_s)
             with ThreadPoolExecutor(given.jobs) as pool:
-                for mutation, killed in pool.map(lambda m: (m, is_killed(m, copies, given.limit_s)), chosen):
-                    counts["killed" if killed else "alive"] += 1
-                    print(f"{'killed' if killed else 'ALIVE '}  {mutation.package:9} {mutation.breaks}", flush=True)
+                for mutation, killer in pool.map(lambda m: (m, killer_of(m, copies, given.limit_s)), chosen):
+                    counts["killed" if killer else "alive"] += 1
+                    line = f"{mutation.package:9} {mutation.breaks}"
+                    print(f"killed  {line}  ({killer})" if killer else f"ALIVE   {line}", flush=True)
         except (LookupError, NoAnswerError) as error:
             print(error, file=sys.stderr)
             return 2
     print(f"RESULT {json.dumps(counts)}")
     return 1 if counts["alive"] else 0
+
+
+def is_meant(mutation: Mutation, word: str) -> bool:
+    """Whether a word names a mutation: its package, else some of its sentence."""
+    return word == mutation.package if word in {m.package for m in MUTATIONS} else word in mutation.breaks
 
 
 def check_sound(copy: Path, chosen: list[Mutation], limit_s: float) -> None:
@@ -78,8 +86,8 @@ def check_sound(copy: Path, chosen: list[Mutation], limit_s: float) -> None:
         raise NoAnswerError(f"{said}\nThe tests fail without any mutation. Mend them first: until then a failure says nothing.")
 
 
-def is_killed(mutation: Mutation, copies: queue.Queue[Path], limit_s: float) -> bool:
-    """Whether the tests notice the mutation.
+def killer_of(mutation: Mutation, copies: queue.Queue[Path], limit_s: float) -> str:
+    """The test that notices the mutation, or `time` where the tests do not end; nothing if it is alive.
 
     Raises:
         NoAnswerError: the tests did not run.
@@ -96,7 +104,8 @@ def is_killed(mutation: Mutation, copies: queue.Queue[Path], limit_s: float) -> 
         raise NoAnswerError(
             f"{said}\n{mutation.package}, {mutation.breaks}: pytest ended with {status}, so its tests did not run."
         )
-    return status != NOTHING_WRONG
+    failed = re.search(r"^(?:FAILED|ERROR) \S*::(\S+)", said, re.MULTILINE)
+    return "" if status == NOTHING_WRONG else "time" if status == OUT_OF_TIME else failed.group(1) if failed else "pytest"
 
 
 @contextlib.contextmanager

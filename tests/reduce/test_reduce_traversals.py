@@ -151,16 +151,40 @@ def brute_greedy(apart: np.ndarray, threshold: float) -> np.ndarray:
     return twin
 
 
+def brute_cover(apart: np.ndarray, threshold: float) -> np.ndarray:
+    """The cover, word for word: keep the slice with most neighbours not yet covered, drop those, repeat; ties to the first."""
+    free, twin = set(range(len(apart))), np.full(len(apart), NOBODY)
+    while free:
+        near = {x: [y for y in free if y != x and apart[x, y] <= threshold] for x in sorted(free)}
+        keeper = max(near, key=lambda x: (len(near[x]), -x))
+        twin[near[keeper]] = keeper
+        free -= {keeper, *near[keeper]}
+    return twin
+
+
+def random_codes(seed: int) -> tuple[Slices, np.ndarray]:
+    """Fifty slices of one volume, their codes some bits away from ten, and how far apart they are."""
+    generator = rng(seed, "codes")
+    base = generator.integers(0, 2**63, 10, dtype=np.uint64)
+    codes = base[generator.integers(0, 10, 50)]
+    for _ in range(4):
+        codes = codes ^ (np.uint64(1) << generator.integers(0, 64, 50).astype(np.uint64))
+    ids = np.array([f"v-00-{n:04d}" for n in range(50)], dtype=object)
+    slices = Slices(ids, np.zeros(50, int), np.ones(50, bool), {"dhash_8_0": codes})
+    return slices, np.bitwise_count(codes[:, None] ^ codes[None])
+
+
+@pytest.mark.parametrize("threshold", [0, 3, 6, 12, 64])
+def test_cover_equals_its_definition_on_random_codes(threshold, count):
+    for seed in range(count):
+        slices, apart = random_codes(seed)
+        assert (TRAVERSALS["cover"](Hash(slices), threshold).twin == brute_cover(apart, threshold)).all()
+
+
 @pytest.mark.parametrize("threshold", [0, 3, 6, 12, 64])
 def test_greedy_equals_the_papers_loop_on_random_codes(threshold, count):
     for seed in range(count):
-        generator = rng(seed, "codes")
-        base = generator.integers(0, 2**63, 10, dtype=np.uint64)
-        codes = base[generator.integers(0, 10, 50)]
-        for _ in range(4):
-            codes = codes ^ (np.uint64(1) << generator.integers(0, 64, 50).astype(np.uint64))
-        slices = Slices(np.arange(50).astype(object), np.zeros(50, int), np.ones(50, bool), {"dhash_8_0": codes})
-        apart = np.bitwise_count(codes[:, None] ^ codes[None])
+        slices, apart = random_codes(seed)
         assert (TRAVERSALS["greedy"](Hash(slices), threshold).twin == brute_greedy(apart, threshold)).all()
 
 
