@@ -37,7 +37,7 @@ def home(root: Path, mutation: Mutation) -> Path:
     return next(path for path, count in found.items() if count)
 
 
-def tests_of(root: Path, mutation: Mutation) -> list[str]:
+def named_tests(root: Path, mutation: Mutation) -> list[str]:
     """The tests for pytest: as named, else a test of that name elsewhere, else the whole file, else the package's folder."""
     found = []
     for named in mutation.tests.split():
@@ -616,7 +616,7 @@ MUTATIONS = [
         "finetune", "half a unit is rounded away",
         "np.floor(self.amount * num_units + 0.5))",
         "np.floor(self.amount * num_units))",
-        "finetune/test_finetune_subsets.py",
+        "finetune/test_finetune_subsets.py::test_half_a_unit_is_a_unit",
     ),
     Mutation(
         "finetune", "ties count as wrong in the AUC of validation",
@@ -704,11 +704,10 @@ MUTATIONS = [
         "evaluate/test_evaluate_segmentation.py::test_metrics_equal_monai",
     ),
     Mutation(
-        "evaluate", "masks at the border of their box have no surface there",
-        "return Pair(np.pad(prediction[box], 1), np.pad(target[box], 1), spacing_mm)",
-        "return Pair(prediction[box], target[box], spacing_mm)",
-        "evaluate/test_evaluate_segmentation.py::test_equal_masks_are_perfect_and_touching_the_border_is_no_problem "
-        "evaluate/test_evaluate_segmentation.py::test_boxes_with_a_known_answer",
+        "evaluate", "all of a mask is its surface",
+        "of_target = masks.target ^ ndimage.binary_erosion(masks.target)",
+        "of_target = masks.target",
+        "evaluate/test_evaluate_segmentation.py::test_metrics_equal_monai",
     ),
     Mutation(
         "evaluate", "voxels are cubes",

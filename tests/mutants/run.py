@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mutations import MUTATIONS, Mutation, home, tests_of
+from mutations import MUTATIONS, Mutation, home, named_tests
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".snakemake", ".medssl", "__pycache__", ".*_cache", "results", "wheelhouse")
@@ -79,7 +79,7 @@ def check_sound(copy: Path, chosen: list[Mutation], limit_s: float) -> None:
     """
     for mutation in chosen:
         home(copy, mutation)
-    tests = list(dict.fromkeys(test for mutation in chosen for test in tests_of(copy, mutation)))
+    tests = list(dict.fromkeys(test for mutation in chosen for test in named_tests(copy, mutation)))
     print(f"{len(chosen)} mutations, {len(tests)} tests; first the tests on the sound library", flush=True)
     status, said = pytest(copy, tests, limit_s=10 * limit_s)
     if status != NOTHING_WRONG:
@@ -97,7 +97,7 @@ def killer_of(mutation: Mutation, copies: queue.Queue[Path], limit_s: float) -> 
         sound = file.read_text(encoding="utf-8")
         file.write_text(sound.replace(mutation.old, mutation.new), encoding="utf-8")
         try:
-            status, said = pytest(copy, tests_of(copy, mutation), limit_s=limit_s)
+            status, said = pytest(copy, named_tests(copy, mutation), limit_s=limit_s)
         finally:
             file.write_text(sound, encoding="utf-8")
     if status not in (FAILED, NOTHING_WRONG, OUT_OF_TIME):

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mutations import MUTATIONS, Mutation, home, tests_of
+from mutations import MUTATIONS, Mutation, home, named_tests
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("core", "volume", "ingest", "prepare", "reduce", "nn", "pretrain", "finetune", "evaluate", "report")
@@ -18,7 +18,7 @@ def test_a_mutation_has_its_place_its_tests_and_still_is_python(mutation: Mutati
     text = home(ROOT, mutation).read_text(encoding="utf-8")
     sound, broken = (ast.dump(ast.parse(t)) for t in (text, text.replace(mutation.old, mutation.new)))
     assert sound != broken, "the mutation changes nothing"
-    named, found = mutation.tests.split(), tests_of(ROOT, mutation)
+    named, found = mutation.tests.split(), named_tests(ROOT, mutation)
     assert ["::" in test for test in found] == ["::" in test for test in named], f"{named}: a test of that name is not there"
 
 
