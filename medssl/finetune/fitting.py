@@ -105,12 +105,16 @@ class Work:
         fitted.facts["parameters"] = sum(parameter.numel() for parameter in setup.backbone.parameters())
         return fitted
 
+    def num_steps(self, fit: FitId) -> int | None:
+        """Optimiser steps of a fit; None where nothing is trained in steps, and the recipe means nothing."""
+        return self.task.num_steps(self.data_of(self.division(fit)), fit.mode, self.train(fit), self.recipe)
+
     def key(self, fit: FitId) -> str:
         """Hash of all that a fit depends on, and of nothing else: one of equal keys need not be made again."""
         content = {
             "start": self.starting.identity(fit.start, fit.seed, self.continues),
             "task": [self.options.task, self.options.options],
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": None if self.num_steps(fit) is None else self.recipe.model_dump(mode="json"),
             "mode": fit.mode,
             "seed": fit.seed,
             "size": self.expected.size,
@@ -146,7 +150,7 @@ class Work:
         """The row of fits.tsv of a fit, of what it said of itself: enough to see that starting points were treated alike."""
         division, train = self.division(fit), self.train(fit)
         cases, num_val = division.cases, len(division.cases.where("val"))
-        steps = self.task.num_steps(self.data_of(division), fit.mode, train, self.recipe)
+        steps = self.num_steps(fit)
         facts = {
             **self.names(fit),
             "init": str(fit.start.arm),

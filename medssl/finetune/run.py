@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,6 +203,15 @@ def finish(state: State) -> None:
             link(model, target)
             work.contract(best, work.facts(best, state.of_fit(best).facts)).write(contract)
             job.wrote(target, contract)
+    _drop_others(job.path("masks"), {"reference", *map(work.folder, work.fits)})
+    _drop_others(job.path("models"), {str(start) for start in work.starting.starts if state.best(str(start)) is not None})
+
+
+def _drop_others(folder: Path, names: set[str]) -> None:
+    """What an earlier job left of fits or starts that the task no longer has."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and path.name not in names:
+            shutil.rmtree(path)
 
 
 def _write_tables(state: State) -> None:

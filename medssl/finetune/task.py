@@ -151,7 +151,7 @@ class Task(Protocol):
         """
 
     def num_steps(self, data: Any, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
-        """Optimiser steps of a fit on the cases `train`; None where nothing is trained in steps."""
+        """Optimiser steps of a fit on the cases `train`; None where the recipe means nothing to a mode."""
 
     def fit(self, data: Any, setup: Setup) -> Fitted:
         """One fit; the same arguments give the same bits."""

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from medssl.finetune.labelled_data import ReadImages, new_images, read_images
-from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
 from torch import Tensor, nn
 
 from medssl.core.bounds import Positive
 from medssl.finetune.cases import Cases
+from medssl.finetune.labelled_data import ReadImages, new_images, read_images
 from medssl.finetune.predicting import Model
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
+from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import pooled
 
 TITLE = "nearest mean"
