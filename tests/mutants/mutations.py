@@ -186,8 +186,8 @@ MUTATIONS = [
     ),
     Mutation(
         "volume", "a window is as wide as its high end",
-        "np.clip((values - np.float32(a)) / np.float32(b - a), 0, 1)",
-        "np.clip((values - np.float32(a)) / np.float32(b), 0, 1)",
+        "return ((values - low) / (high - low)).clip(0, 1)",
+        "return ((values - low) / high).clip(0, 1)",
         "contracts/test_contracts_windows.py::test_every_reader_sees_the_same_windows",
     ),
     Mutation(
@@ -229,8 +229,8 @@ MUTATIONS = [
     ),
     Mutation(
         "ingest", "uneven slices are laid on an even grid as they are",
-        'if rules.uneven == "refuse":\n        raise Refusal("uneven", detail)\n    return False',
-        'if rules.uneven == "refuse":\n        raise Refusal("uneven", detail)\n    return True',
+        'if options.uneven == "refuse":\n        raise Refusal("uneven", detail)\n    return False',
+        'if options.uneven == "refuse":\n        raise Refusal("uneven", detail)\n    return True',
         "ingest/test_ingest_stacks.py::test_uneven_slices_are_resampled_to_the_truth",
     ),
     Mutation(
@@ -284,8 +284,8 @@ MUTATIONS = [
     # ---- prepare
     Mutation(
         "prepare", "the window of a constant volume with a falling slope ends before it begins",
-        "ends[1] = ends[0] + abs(slope)",
-        "ends[1] = ends[0] + slope",
+        "max(abs(slope), 2 * float",
+        "min(slope, 2 * float",
         "prepare/test_prepare_grid.py::test_a_constant_volume_has_a_window_and_is_black_in_it",
     ),
     Mutation(
@@ -656,7 +656,7 @@ MUTATIONS = [
     ),
     Mutation(
         "finetune", "a run is fine-tuned with the seeds of others",
-        "return [fit for fit in fits if not fit.start.paired or fit.seed == fit.start.pretrain_seed]",
+        "return [fit for fit in fits if not (pair_seeds and fit.start.arm.is_run) or fit.seed == fit.start.seed]",
         "return list(fits)",
         "finetune/test_finetune_recipe.py::test_paired_seeds_give_scratch_as_many_fits_as_an_arm",
     ),
@@ -693,8 +693,8 @@ MUTATIONS = [
     ),
     Mutation(
         "evaluate", "the Brier score of two classes is counted twice",
-        "return distance / 2 if probabilities.shape[1] == 2 else distance",
-        "return distance",
+        "sample.mean(distance / 2 if num_classes == 2 else distance)",
+        "sample.mean(distance)",
         "evaluate/test_evaluate_classification.py::test_brier_equals_scikit_learn",
     ),
     Mutation(
