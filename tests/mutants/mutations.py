@@ -176,7 +176,7 @@ MUTATIONS = [
         "volume", "half of what lies just above a value is not counted",
         "above = stored > int(np.floor(threshold)) if slope > 0",
         "above = stored > int(np.ceil(threshold)) if slope > 0",
-        "volume/test_volume_intensity.py::test_number_above_is_that_of_the_values",
+        "volume/test_volume_intensity.py::test_number_above_a_value_between_two_stored_numbers_has_the_upper_one",
     ),
     Mutation(
         "volume", "a falling slope leaves the counts in falling order",
@@ -353,7 +353,7 @@ MUTATIONS = [
         "reduce", "the cover forgets who is covered already",
         "count -= near[:, covered].sum(1) + near[:, keeper]",
         "count -= near[:, keeper]",
-        "reduce/test_reduce_traversals.py",
+        "reduce/test_reduce_traversals.py::test_cover_equals_its_definition_where_neighbourhoods_overlap",
     ),
     Mutation(
         "reduce", "what is left of equal shares goes to no one",
