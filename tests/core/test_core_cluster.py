@@ -72,7 +72,7 @@ def test_only_a_job_whose_time_is_up_is_requeued(fake_slurm: Path, left_s: float
 
 
 class Alarm:
-    """A timer that rings when it is told to."""
+    """A timer that rings when the test rings it."""
 
     made: ClassVar[list[Alarm]] = []
 

@@ -176,7 +176,7 @@ MUTATIONS = [
         "volume", "half of what lies just above a value is not counted",
         "above = stored > int(np.floor(threshold)) if slope > 0",
         "above = stored > int(np.ceil(threshold)) if slope > 0",
-        "volume/test_volume_intensity.py::test_number_above_is_that_of_the_values",
+        "volume/test_volume_intensity.py::test_number_above_a_value_between_two_stored_numbers_has_the_upper_one",
     ),
     Mutation(
         "volume", "a falling slope leaves the counts in falling order",
@@ -353,7 +353,7 @@ MUTATIONS = [
         "reduce", "the cover forgets who is covered already",
         "count -= near[:, covered].sum(1) + near[:, keeper]",
         "count -= near[:, keeper]",
-        "reduce/test_reduce_traversals.py",
+        "reduce/test_reduce_traversals.py::test_cover_equals_its_definition_where_neighbourhoods_overlap",
     ),
     Mutation(
         "reduce", "what is left of equal shares goes to no one",
@@ -552,13 +552,13 @@ MUTATIONS = [
         "pretrain/test_pretrain_contrast.py::test_every_slice_has_a_partition_in_order_and_their_sizes_differ_by_one",
     ),
     Mutation(
-        "pretrain", "patches are told in their own units without their mean",
+        "pretrain", "hidden patches are predicted in their own units without their mean",
         "return (target - mean) / (variance + EPSILON).sqrt()",
         "return target / (variance + EPSILON).sqrt()",
         "pretrain/test_pretrain_spark.py::test_the_loss_is_that_of_a_slow_reference_over_masked_patches",
     ),
     Mutation(
-        "pretrain", "the patches that are seen are told too",
+        "pretrain", "the loss counts the patches that are seen",
         "counted = varied if self.exclude_constant else ~active",
         "counted = varied if self.exclude_constant else ~constant",
         "pretrain/test_pretrain_spark.py::test_the_loss_is_that_of_a_slow_reference_over_masked_patches",
@@ -576,7 +576,7 @@ MUTATIONS = [
         "pretrain/test_pretrain_contrast.py::test_the_regions_of_the_paper_lie_where_its_code_puts_them",
     ),
     Mutation(
-        "pretrain", "a place is told from one map only",
+        "pretrain", "the negatives of a place come from one map only",
         "others = torch.cat([a[:, negatives], b[:, negatives]], dim=2)",
         "others = torch.cat([a[:, negatives], a[:, negatives]], dim=2)",
         "pretrain/test_pretrain_contrast.py::test_the_local_loss_is_the_double_loop_of_the_paper",

@@ -28,7 +28,9 @@ from pathlib import Path
 from mutations import MUTATIONS, Mutation, home, named_tests
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".snakemake", ".medssl", "__pycache__", ".*_cache", "results", "wheelhouse")
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".hypothesis", ".snakemake", ".medssl", "__pycache__", ".*_cache", "results", "wheelhouse"
+)
 FAILED, NOTHING_WRONG, OUT_OF_TIME = 1, 0, -1
 """Exit codes of pytest, and what stands for one that did not end."""
 
@@ -120,7 +122,7 @@ def borrowed(copies: queue.Queue[Path]) -> Iterator[Path]:
 
 def pytest(copy: Path, tests: list[str], *, limit_s: float) -> tuple[int, str]:
     """Exit code of pytest on some tests of a copy (`OUT_OF_TIME` past the limit), and the end of what it said."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
     # Byte code is not kept: it is known by second and size, and a mutant may be as long and as old as what it replaces.
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(

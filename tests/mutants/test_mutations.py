@@ -24,7 +24,7 @@ def test_a_mutation_has_its_place_its_tests_and_still_is_python(mutation: Mutati
 
 def test_every_package_is_broken_and_no_sentence_stands_twice() -> None:
     counts = Counter(mutation.package for mutation in MUTATIONS)
-    assert set(counts) == set(PACKAGES) and min(counts.values()) >= 5 and counts.total() >= 70
+    assert set(counts) >= set(PACKAGES) and min(counts.values()) >= 5 and counts.total() >= 70
     assert len({mutation.breaks for mutation in MUTATIONS}) == len(MUTATIONS)
 
 

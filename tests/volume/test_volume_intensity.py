@@ -85,6 +85,14 @@ def test_number_above_is_that_of_the_values(stored, slope, intercept, value):
         np.testing.assert_array_equal(number_above(stored, slope, intercept, value, axis=axis), expected)
 
 
+@pytest.mark.parametrize(
+    ("slope", "value", "above"), [(1.0, 3.5, 2), (1.0, 4.0, 1), (0.5, 1.75, 2), (-1.0, -3.5, 1), (-1.0, -4.0, 1)]
+)
+def test_number_above_a_value_between_two_stored_numbers_has_the_upper_one(slope, value, above):
+    stored = np.array([3, 4, 5], np.int16).reshape(3, 1, 1)
+    assert number_above(stored, slope, 0.0, value, axis=1).tolist() == [above]
+
+
 def test_window_of_ct_in_hu():
     stored = np.array([[24, 1024, 2024, 3024]], np.int16)
     values = values_of(stored.astype(np.float32), 1.0, -1024.0)
