@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import pytest
 from PIL import Image
 from prepared import receipt, write_prepared
 
+from medssl.artefacts.volumes import read_volumes
 from medssl.core import tables
 from medssl.core.job import Job, Spec
+from medssl.reduce.options import DescribeOptions
 
 LOW, HIGH = [-1000.0, -160.0], [1000.0, 240.0]
 INDEX = 5
@@ -40,28 +41,23 @@ def truth(stored: np.ndarray, row: pd.Series) -> np.ndarray:
     return np.stack([np.clip((values - low) / (high - low), 0, 1) for low, high in zip(LOW, HIGH, strict=True)])
 
 
-def by_the_volume_package(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
-    from medssl.volume.intensity import windowed
-
-    return windowed(
-        array[..., INDEX], row["slope"], row["intercept"], json.loads(row["window_low"]), json.loads(row["window_high"])
-    )
+def by_the_volume_itself(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
+    (known,) = read_volumes(inputs["volumes"][0])
+    return known.seen(array[..., INDEX])
 
 
 def by_views(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
-    from medssl.core.study import ViewSettings
-
     from medssl.nn.loading import Reader, read_samples
+    from medssl.nn.options import ViewOptions
     from medssl.nn.views import Crop, Views
 
     samples = read_samples(inputs["samples"], inputs["volumes"])
-    views = Views(ViewSettings.still(), [Crop(1, array.shape[:2])], samples, seed=0)
+    views = Views(ViewOptions.still(), [Crop(1, array.shape[:2])], samples, seed=0)
     return views(Reader(samples)[0, np.array([INDEX])])[0][0].numpy()
 
 
 def by_plane_images(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
-    from medssl.finetune.reading import plane_images
-
+    from medssl.finetune.labelled_data import plane_images
     from medssl.nn.loading import read_samples
 
     samples = read_samples(inputs["samples"], inputs["volumes"])
@@ -69,8 +65,7 @@ def by_plane_images(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -
 
 
 def by_volume_images(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
-    from medssl.finetune.reading import volume_images
-
+    from medssl.finetune.labelled_data import volume_images
     from medssl.nn.loading import read_samples
 
     samples = read_samples(inputs["samples"], inputs["volumes"])
@@ -78,16 +73,15 @@ def by_volume_images(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) 
 
 
 def by_scans(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
-    from medssl.finetune.reading import scan_of
-
+    from medssl.finetune.labelled_data import scan_of
     from medssl.nn.loading import read_samples
 
     (known,) = read_samples(inputs["samples"], inputs["volumes"]).volumes
-    scan = scan_of(known, row["affine"], array, None, 2, True)
+    scan = scan_of(known, array, None, 2, True)
     return scan.seen((slice(None), slice(None), slice(INDEX, INDEX + 1)))[..., 0]
 
 
-@pytest.mark.parametrize("read", [by_the_volume_package, by_views, by_plane_images, by_volume_images, by_scans])
+@pytest.mark.parametrize("read", [by_the_volume_itself, by_views, by_plane_images, by_volume_images, by_scans])
 def test_every_reader_sees_the_same_windows(volume: Any, read: Callable[..., np.ndarray]) -> None:
     inputs, array, row = volume
     expected = truth(array[..., INDEX], row)
@@ -106,7 +100,8 @@ def test_a_reduction_describes_what_the_network_sees(volume: Any, tmp_path: Path
     out = tmp_path / "3_reduce" / "describe"
     out.mkdir(parents=True)
     given = {name: inputs[name] for name in ("samples", "volumes")}
-    stage.describe(Job(Spec("reduce", "describe", "study", str(tmp_path), 7, "code", {}, given, str(out)), None, 1))
+    options = DescribeOptions().model_dump(mode="json")
+    stage.describe(Job(Spec("reduce", "describe", "study", str(tmp_path), 7, "code", options, given, str(out)), None, 1))
     described = tables.read_parquet(out / "descriptors.parquet").iloc[INDEX]
     unit = truth(array[..., INDEX], row)[0].T
     picture = Image.fromarray(np.floor(unit * 255 + 0.5).astype(np.uint8))
