@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install reference pretrain_ct report test test-full slurm-test wheelhouse wheelhouse-test check format lock clean
+.PHONY: help install reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -43,6 +43,9 @@ test: $(STAMP) $(VENV)/parity $(VENV)/validator/.installed ## the suite, at most
 
 test-full: $(STAMP) $(VENV)/parity $(VENV)/validator/.installed ## the suite with the long counts
 	$(PYTHON) -m pytest -n 2 --dist loadfile --full
+
+mutants: $(STAMP) ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}
+	$(PYTHON) tests/mutants/run.py
 
 slurm-test: $(STAMP) ## the bundled study as jobs of a real SLURM (root, Debian), stopped and requeued: same weights
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) tests/slurm/slurm_test.py

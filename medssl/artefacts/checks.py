@@ -98,27 +98,24 @@ def _is_item(item: Any, kind: str) -> bool:
     return number or (kind == "float" and isinstance(item, float) and math.isfinite(item))
 
 
-def is_sorted(frame: pd.DataFrame, by: Sequence[str]) -> bool:
-    """Whether rows are in order, missing values last."""
-    if len(frame) < 2:
-        return True
-    equal = np.ones(len(frame) - 1, dtype=bool)
+def order_of(frame: pd.DataFrame, by: Sequence[str]) -> tuple[bool, bool]:
+    """Whether rows are in order by some columns, missing values last; and whether no two of them are equal there."""
+    equal = np.ones(max(len(frame) - 1, 0), dtype=bool)
     for name in by:
-        values, gone = frame[name].to_numpy(dtype=object), frame[name].isna().to_numpy()
-        before, after = _ordered(values, gone)
+        before, after = _ordered(frame[name].array, frame[name].isna().to_numpy())
         if (equal & after).any():
-            return False
+            return False, False
         equal &= ~before
-    return True
+    return True, not equal.any()
 
 
-def _ordered(values: np.ndarray, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ordered(values: Any, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row but the last, whether its value comes before the next one's, and whether it comes after it."""
     first, second = values[:-1], values[1:]
     both = ~gone[:-1] & ~gone[1:]
     before, after = ~gone[:-1] & gone[1:], gone[:-1] & ~gone[1:]
-    before[both] = first[both] < second[both]
-    after[both] = first[both] > second[both]
+    before[both] = np.asarray(first[both] < second[both], dtype=bool)
+    after[both] = np.asarray(first[both] > second[both], dtype=bool)
     return before, after
 
 

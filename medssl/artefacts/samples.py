@@ -30,7 +30,7 @@ SAMPLES = Table(
         Column("fold", "int8", "the fold that tests it, from 0 on; where `prepare.split.folds` asks for folds", optional=True),
     ),
     sorted_by=("volume_id", "index"),
-    unique=("sample_id",),
+    unique=("volume_id", "index"),
 )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.artefacts.cells import from_text, is_missing, parquet_table, parsed, tsv_cells
-from medssl.artefacts.checks import AGAIN, JSON, TEXT, check_column, is_sorted, refusal
+from medssl.artefacts.checks import AGAIN, JSON, TEXT, check_column, order_of, refusal
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import canonical_json
@@ -162,13 +162,14 @@ class Table:
             raise refusal(place, str(twice[0]), "the column twice", "it once")
         for name in frame.columns:
             check_column(frame[name], self.column(str(name), place), str(name), place, exact=not self.is_tsv)
-        present = set(frame.columns)
-        absent = {column.name for column in self.columns if column.optional} - present
-        keys = [name for name in self.unique if name not in absent]
-        if keys and present >= set(keys) and (again := frame.duplicated(keys)).any():
-            row = frame.loc[again, keys].iloc[0].tolist()
+        in_order, all_different = order_of(frame, self.sorted_by) if set(frame.columns) >= set(self.sorted_by) else (True, False)
+        absent = {column.name for column in self.columns if column.optional} - set(frame.columns)
+        keys = tuple(name for name in self.unique if name not in absent)
+        known = keys == self.sorted_by and in_order and all_different  # then nothing is left to look for
+        if keys and not known and set(frame.columns) >= set(keys) and (again := frame.duplicated(list(keys))).any():
+            row = frame.loc[again, list(keys)].iloc[0].tolist()
             raise refusal(place, keys[0], f"{row} in two rows", f"each {', '.join(keys)} once")
-        if self.sorted_by and present >= set(self.sorted_by) and not is_sorted(frame, self.sorted_by):
+        if not in_order:
             raise refusal(place, self.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(self.sorted_by)}")
 
     def empty(self) -> pd.DataFrame:

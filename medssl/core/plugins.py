@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from medssl.core import bounds
 from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.files import sha256_text
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -99,6 +100,12 @@ def with_used(kind: str, name: str, options: dict[str, Any]) -> Iterator[Plugin]
     for option, used in plugin.constant("USES", default={}).items():
         if complete.get(option) is not None:
             yield from with_used(used, complete[option], complete.get(f"{option}_options") or {})
+
+
+def declared() -> str:
+    """Hash of the literals at the top of every plug-in."""
+    said = [(kind, plugin.name, sorted(plugin.constants.items())) for kind in KINDS for plugin in all_of(kind)]
+    return sha256_text(repr(said))[:16]
 
 
 @lru_cache(maxsize=256)

@@ -42,3 +42,5 @@ class PageOptions(ReportOptions):
 
     study: dict[str, Any] = {}
     """The options of the whole study, for the page to show; without paths of sources."""
+    declared: str = ""
+    """Hash of what all plug-ins say of themselves (titles, citations), which the page quotes."""

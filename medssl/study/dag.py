@@ -358,7 +358,12 @@ class Dag:
         hidden: Any = {"sources": {"__all__": {"path", "labels"}}, "id_key": True}
         if page != STUDY_PAGE:
             hidden |= {"finetune": True, "evaluate": True}
-        shown = PageOptions(**self.study.report.model_dump(), study=self.study.model_dump(mode="json", exclude=hidden))
+        study = self.study.model_dump(mode="json", exclude=hidden)
+        shown = PageOptions(
+            **self.study.report.model_dump(),
+            study=study,
+            declared=plugins.declared(),
+        )
         return self._spec("report", page, shown, self.report_inputs(page), self.layout.report(page))
 
     def _spec(

@@ -22,6 +22,7 @@ def study_schema() -> dict[str, Any]:
         for name, field in model.model_fields.items():
             if kind := kind_of(field.annotation, field.metadata):
                 section["properties"][name] = _as_written(section["properties"][name], _choice(kind))
+            section["properties"][name].setdefault("description", field.description)  # pydantic loses that of inherited sections
     definitions.pop("PluginChoice", None)
     own = definitions["SourceOptions"]["properties"]
     for name, model in (("ingest", IngestOptions), ("prepare", PrepareOptions)):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -25,14 +27,17 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ends_in(folder: Path, seconds: float) -> None:
-    (folder / "end").write_text(datetime.fromtimestamp(time.time() + seconds).isoformat(timespec="seconds") + "\n")
+def ends_in(folder: Path, seconds: float) -> int:
+    """Let SLURM say that the job ends in so many seconds; the Unix time of that."""
+    end_s = int(time.time() + seconds)
+    (folder / "end").write_text(datetime.fromtimestamp(end_s).isoformat(timespec="seconds") + "\n")
+    return end_s
 
 
 def test_the_end_is_asked_of_slurm_where_the_environment_does_not_say_it(fake_slurm: Path) -> None:
-    ends_in(fake_slurm, 3600)
+    end_s = ends_in(fake_slurm, 3600)
     with cluster.time_limit(120):
-        assert int(os.environ[cluster.END_TIME]) == pytest.approx(time.time() + 3600, abs=5)
+        assert int(os.environ[cluster.END_TIME]) == end_s
 
 
 @pytest.mark.parametrize("answer", ["N/A\n", "Unknown\n", "", "slurm_load_jobs error\n"])
@@ -66,15 +71,38 @@ def test_only_a_job_whose_time_is_up_is_requeued(fake_slurm: Path, left_s: float
         assert (fake_slurm / "asked").read_text() == "requeue 7\n"
 
 
-def test_work_that_does_not_look_at_the_clock_is_warned_by_a_signal(fake_slurm: Path) -> None:
-    ends_in(fake_slurm, 4)
+class Alarm:
+    """A timer that rings when the test rings it."""
+
+    made: ClassVar[list[Alarm]] = []
+
+    def __init__(self, wait_s: float, function: Callable[..., None], arguments: tuple[int, ...]) -> None:
+        self.wait_s, self.ring = wait_s, lambda: function(*arguments)
+        self.running = self.daemon = False
+        Alarm.made.append(self)
+
+    def start(self) -> None:
+        self.running = True
+
+    def cancel(self) -> None:
+        self.running = False
+
+
+@pytest.mark.parametrize(("left_s", "warned"), [(3600, True), (60, False)])
+def test_work_that_does_not_look_at_the_clock_is_warned_by_a_signal(
+    fake_slurm: Path, monkeypatch: pytest.MonkeyPatch, left_s: int, warned: bool
+) -> None:
+    monkeypatch.setattr(cluster.threading, "Timer", Alarm)
+    monkeypatch.setattr(cluster.time, "time", lambda now_s=time.time(): now_s)
+    end_s = ends_in(fake_slurm, left_s)
     caught: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: caught.append(number))
     try:
-        with cluster.time_limit(2.0, warn=True):
-            deadline_s = time.monotonic() + 10
-            while not caught and time.monotonic() < deadline_s:
-                time.sleep(0.05)
-        assert caught == [signal.SIGUSR1]
+        with cluster.time_limit(120.0, warn=True):
+            alarm = Alarm.made.pop()
+            assert alarm.running is warned and alarm.daemon
+            assert alarm.wait_s == max(end_s - 120 - time.time(), 0)
+            alarm.ring()
+        assert caught == [signal.SIGUSR1] and not alarm.running
     finally:
         signal.signal(signal.SIGUSR1, before)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from medssl.core.errors import DiskFullError, StudyError
-from medssl.core.files import inside, sha256_file, sweep, write_if_changed, write_json, write_text, writing
+from medssl.core.files import inside, require_free_space, sha256_file, sweep, write_if_changed, write_json, write_text, writing
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
@@ -32,16 +32,17 @@ def test_kill_9_while_writing_leaves_the_old_file_whole(tmp_path: Path, count: i
     writer = (
         "import sys\nfrom medssl.core.files import writing\n"
         "with writing(sys.argv[1]) as t, open(t, 'wb') as f:\n"
-        " print('go', flush=True)\n for _ in range(200): f.write(b'x' * 1_000_000)\n"
+        " for number in range(200): f.write(b'x' * 1_000_000); print(number, flush=True)\n"
     )
     for attempt in range(count):
         process = subprocess.Popen([sys.executable, "-c", writer, str(target)], stdout=subprocess.PIPE)
-        assert process.stdout and process.stdout.readline() == b"go\n"
-        time.sleep(0.01 * attempt)
+        assert process.stdout
+        for megabyte in range(1 + 8 * attempt):
+            assert int(process.stdout.readline()) == megabyte
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert target.stat().st_size in (3, 200_000_000)
-        target.write_bytes(b"old")
+        process.stdout.close()
+        assert target.read_bytes() == b"old"
     sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["big.bin"]
 
@@ -60,6 +61,14 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> N
         signal.signal(signal.SIGXFSZ, old_handler)
     assert target.read_text() == "old"
     assert DiskFullError.exit_code == 5
+
+
+def test_work_without_room_stops_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = shutil.disk_usage(tmp_path)._replace(free=100_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    require_free_space(tmp_path / "new", 95_000_000)
+    with pytest.raises(DiskFullError, match="needs 101 MB and has 100 MB free"):
+        require_free_space(tmp_path / "new", 96_000_000)
 
 
 def test_an_unchanged_text_keeps_its_time_stamp(tmp_path: Path) -> None:

@@ -47,6 +47,12 @@ def test_every_resample_draws_as_many_units_as_there_are() -> None:
     assert (weights != unit_weights(0, "b", 13, 40)).any()
 
 
+def test_every_unit_is_drawn_as_often_as_another() -> None:
+    drawn = unit_weights(0, "units", 7, 4000)[1:4001].sum(axis=0)
+    # each of 28,000 draws takes one of seven: binomial, within four standard deviations
+    assert abs(drawn - 4000).max() < 4 * np.sqrt(28_000 * (1 / 7) * (6 / 7))
+
+
 def test_the_interval_equals_scipys_bca_on_the_same_resamples() -> None:
     values = rng(1, "skewed").gamma(2.0, size=40)
     reference = stats.bootstrap((values,), np.mean, n_resamples=999, confidence_level=0.95, rng=np.random.default_rng(0))

@@ -28,13 +28,17 @@ def blob(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.8, 0.7, 2.5)])
+@pytest.mark.parametrize("kind", ["flecked", "flecks", "strangers"])
 @pytest.mark.parametrize("seed", range(3))
-def test_metrics_equal_monai(seed: int, spacing_mm: tuple[float, float, float]) -> None:
+def test_metrics_equal_monai(seed: int, kind: str, spacing_mm: tuple[float, float, float]) -> None:
+    """A mask against itself with flecks, the other way round, and two that have nothing to do with each other."""
     torch = pytest.importorskip("torch")
     from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 
     shape = (18, 20, 12)
     prediction, target = blob(seed, shape), blob(seed, shape) ^ blob(seed + 50, shape) & (rng(seed, "flip").random(shape) < 0.1)
+    if kind != "flecked":
+        prediction, target = (target, prediction) if kind == "flecks" else (prediction, blob(seed + 50, shape))
     masks = pair(prediction, target, spacing_mm)
     a, b = (torch.from_numpy(np.stack([~m, m])[None]).float() for m in (prediction, target))
     only = {"include_background": False}

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from medssl.artefacts.names import Arm, Start
 from medssl.core.errors import NotFiniteError
 from medssl.finetune import training
-from medssl.finetune.augment import augment, draws
+from medssl.finetune.augment import MAX_LOG_SCALE, MAX_TURN_DEG, augment, draws, sampling_grid
 from medssl.finetune.lifting import Lift
 from medssl.finetune.mixup import mixup
 from medssl.finetune.plan import plan
@@ -148,6 +148,24 @@ def test_augmentation_keeps_shape_and_range_and_changes_no_input(shape: tuple[in
 def test_the_neutral_draw_is_the_identity() -> None:
     images = torch.rand(2, 1, 9, 9)
     assert torch.allclose(augment(images, torch.full((2, 16), 0.5)), images, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 20), (6, 8, 20), (12, 9, 5)])
+def test_a_turn_keeps_distances_and_the_scale_is_one_for_all_axes(shape: tuple[int, ...]) -> None:
+    draw = draws(0, 1, 6)
+    draw[:, 2:] = 0.5
+    draw[:2, :2], draw[2:4, 0] = torch.tensor([[0.5, 1.0], [0.5, 0.0]]), 0.5
+    grid = sampling_grid(shape, draw).double()
+    # in voxels, axes in the order of the image
+    voxels = ((grid + 1) * torch.tensor(shape[::-1]) / 2 - 0.5).flip(-1)
+    for place in range(len(draw)):
+        steps = torch.stack([voxels[place].diff(dim=axis).flatten(0, -2).mean(0) for axis in range(len(shape))])
+        scale = float(steps.det().abs() ** (1 / len(shape)))
+        assert torch.allclose(steps @ steps.T, scale**2 * torch.eye(len(shape), dtype=torch.float64), atol=1e-4)
+        assert scale == pytest.approx(np.exp(MAX_LOG_SCALE * (2 * float(draw[place, 0]) - 1)), rel=1e-4)
+        angle = np.degrees(np.arctan2(float(steps[-2, -1]), float(steps[-2, -2])))
+        assert abs(angle) == pytest.approx(abs(MAX_TURN_DEG * (2 * float(draw[place, 1]) - 1)), abs=1e-3)
+        assert torch.allclose(voxels[place].flatten(0, -2).mean(0), (torch.tensor(shape).double() - 1) / 2, atol=1e-4)
 
 
 def test_mirrors_happen_only_when_asked_for() -> None:

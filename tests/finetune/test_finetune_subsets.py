@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,3 +65,11 @@ def test_a_count_is_a_number_of_units_not_of_cases() -> None:
 
 def test_a_count_that_equals_a_fraction_stands_once() -> None:
     assert [s.word for s in shares_of([0.1, 1.0], [1, 2, 50], 20)] == ["n1", "0p1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "of", "units"), [(0.05, 10, 1), (0.05, 9, 0), (0.05, 30, 2), (0.1, 14, 1), (0.5, 7, 4), (1.0, 7, 7)]
+)
+def test_half_a_unit_is_a_unit(amount: float, of: int, units: int) -> None:
+    assert Share(False, amount).units(of) == units
+    assert Share(True, 3.0).units(of) == min(3, of) and Share(True, 3.0).fraction(of) == pytest.approx(min(3 / of, 1.0))

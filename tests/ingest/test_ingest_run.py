@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -182,24 +181,53 @@ def test_check_source_gives_the_same_ledger_and_leaves_nothing(here: Path) -> No
     assert sorted(p.name for p in here.iterdir()) == [".medssl", "in", "results"]
 
 
+DYING = """\
+import os, signal, sys
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+from test_ingest_run import ingest_all
+
+renames, replace = 0, os.replace
+
+def dying(*paths):
+    global renames
+    renames += 1
+    if renames == int(sys.argv[2]):
+        os.killpg(0, signal.SIGKILL)
+    replace(*paths)
+
+os.replace = dying
+ingest_all(Path("in"), code=sys.argv[1])
+print(renames)
+"""
+"""Ingests `in`, and kills itself and its reading processes before the n-th file or folder comes into its place."""
+
+
 def test_killed_conversion_goes_on_and_ends_in_the_same_bytes(here: Path, request: pytest.FixtureRequest) -> None:
     for seed in range(6):
         save(datasets(random_phantom(seed, columns=180, rows=160)), here / "in" / f"case{seed}")
-    _, _, out = ingest_all(here / "in")
+    (here / "dying.py").write_text(DYING)
+
+    def started(code: str, at: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "dying.py", code, str(at), str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+        return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    _, num_renames = (int(started(code, 0).communicate()[0]) for code in ("c1", "c2"))  # of a source that is known already
+    out = here / "results" / "s" / "1_ingest" / "ct"
     wanted = {str(p.relative_to(out)): sha256_file(p) for p in sorted(out.glob("volumes/*/*"))}
     ledger = (out / "series.tsv").read_bytes()
-    kills = 20 if request.config.getoption("--full") else 3
-    script = here / "go.py"
-    script.write_text(
-        f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]\n"
-        "from pathlib import Path\nfrom test_ingest_run import ingest_all\ningest_all(Path('in'), code=sys.argv[1])\n"
-    )
-    for number in range(kills):
+    assert len(wanted) >= 12 and num_renames > 12
+    kills = 20 if request.config.getoption("--full") else 2
+    moments = [1 + number * (num_renames - 1) // (kills - 1) for number in range(kills)]
+    for number, moment in enumerate([0, *moments]):
         code = f"kill{number}"
-        process = subprocess.Popen([sys.executable, str(script), code], start_new_session=True, stderr=subprocess.DEVNULL)
-        time.sleep(1.2 + 0.35 * number % 2.5)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process = started(code, moment)
+        if moment == 0:  # within a volume: its room is taken before its slices come in
+            while not any(out.glob("volumes/.part-*/*/image.npy")):
+                assert process.poll() is None
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
         for path in out.glob("volumes/*/image.npy"):
             np.load(path)
         ingest_all(here / "in", code=code)

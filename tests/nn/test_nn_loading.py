@@ -29,6 +29,16 @@ def test_values_are_slope_times_stored_plus_intercept(tmp_path: Path) -> None:
     assert samples.ids[11] == "v-000000000001-0003"
 
 
+def test_beyond_a_plane_lies_the_low_end_of_its_window(tmp_path: Path) -> None:
+    inputs = write_prepared(tmp_path, vary=True)
+    volumes = tables.read_tsv(inputs["volumes"][0])
+    volumes["slope"], volumes["intercept"] = 0.5, -24.0
+    tables.write_tsv(inputs["volumes"][0], volumes)
+    batch = Reader(read_samples(inputs["samples"], inputs["volumes"]))[(0, np.array([0, 20]))]
+    assert batch.extent.tolist() == [[24, 20], [28, 22]]
+    assert (batch.values[0, 0, 24:] == -1000).all() and (batch.values[0, 0, :, 20:] == -1000).all()
+
+
 def test_workers_change_neither_order_nor_content(tmp_path: Path) -> None:
     inputs = write_prepared(tmp_path, vary=True)
     samples = read_samples(inputs["samples"], inputs["volumes"])

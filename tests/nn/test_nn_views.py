@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from prepared import write_prepared
 
 from medssl.core.errors import StudyError
@@ -69,6 +71,101 @@ def test_turning_shows_the_low_end_of_the_window_beyond_the_image(samples: Any) 
     batch.stored[:] = 1000
     view = make(samples, [Crop(1, (48, 48))], **(STILL | {"rotation_deg": 45.0}))(batch)[0]
     assert view.max() == 1 and view.min() == 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_turned_view_is_that_of_affine_grid(samples: Any, dims: int) -> None:
+    batch = Reader(samples)[(0, np.arange(12))]
+    height, width = 28, 22
+    i, j = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    image = 0.5 + 0.2 * torch.sin(i / 4 + 1) + 0.2 * torch.cos(j / 3 + i / 9)  # neither its mirror image nor its transpose
+    size = (height, width) if dims == 2 else (height, width, 3)
+    stored = (image * 2000 - 1000).view(1, 1, height, width, *[1] * (dims - 2)).expand(12, 1, *size)
+    batch.stored, batch.extent = stored.clone(), torch.tensor([size] * 12)
+    (views,) = make(samples, [Crop(1, size)], **(STILL | {"rotation_deg": 40.0}))(batch)
+    angles = torch.linspace(-math.radians(40), math.radians(40), 1601)
+    cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    # affine_grid counts from −1 to 1 along each side, x first: a turn in pixels needs the ratio of the sides
+    rows = [cos, sin * height / width, none], [-sin * width / height, cos, none]
+    grid = F.affine_grid(torch.stack([torch.stack(row, 1) for row in rows], 1), [1601, 1, height, width], align_corners=False)
+    turned = F.grid_sample(image.expand(1601, 1, height, width), grid, align_corners=False)[:, 0]
+    found = []
+    for view in views[:, 0]:
+        planes = view[..., None] if dims == 2 else view
+        assert torch.allclose(planes, planes[..., :1], atol=1e-5), "a turn about the third axis leaves its planes alike"
+        apart = (turned - planes[..., 0]).abs().amax((1, 2))
+        assert apart.min() < 0.02
+        found.append(float(angles[apart.argmin()]))
+    assert min(found) < -0.2 and max(found) > 0.2
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_crops_reach_both_edges(samples: Any, axis: int) -> None:
+    views, starts, ends = make(samples, [Crop(1, (8, 8), (0.25, 0.25))], **STILL), [], []
+    extent, side = (28, 22), (0.25 * 28 * 22) ** 0.5
+    along = (torch.arange(float(extent[axis])) + 0.5) / extent[axis] * 2000 - 1000
+    for epoch in range(30):
+        batch = Reader(samples)[(epoch, np.arange(24))]
+        batch.stored = along.view(-1, *[1] * (1 - axis)).expand(extent).repeat(24, 1, 1, 1)
+        batch.extent[:] = torch.tensor(extent)
+        (view,) = views(batch)
+        shown = view[:, 0].select(2 - axis, 0) * extent[axis]
+        starts.append(shown[:, 0] - side / 16)  # from the middle of the first pixel to its edge
+        ends.append(shown[:, -1] + side / 16)
+    start, end = torch.cat(starts), torch.cat(ends)
+    room = extent[axis] - side
+    assert start.min() > -0.01 and end.max() < extent[axis] + 0.01
+    assert start.min() < 0.02 * room and end.max() > extent[axis] - 0.02 * room
+    assert abs(float(start.mean()) - room / 2) < 0.05 * room
+
+
+def windows_seen(samples: Any, jitter: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Middles and widths `(720,)` of the windows of views of an image of −500 and 500 HU, window −1000 to 1000."""
+    views, found = make(samples, [Crop(1, (4, 4))], **(STILL | {"window_jitter": jitter})), []
+    for epoch in range(30):
+        batch = Reader(samples)[(epoch, np.arange(24))]
+        batch.stored = torch.tensor([-500.0, -500.0, 500.0, 500.0]).view(4, 1).expand(24, 1, 4, 4).clone()
+        batch.extent[:] = 4
+        (view,) = views(batch)
+        found.append(view[:, 0, [0, -1], 0])
+    dark, bright = torch.cat(found).double().unbind(1)
+    width = 1000 / (bright - dark)
+    return -500 + (0.5 - dark) * width, width
+
+
+def test_the_jitter_of_the_window_is_unbiased(samples: Any) -> None:
+    middle, width = windows_seen(samples, 0.2)
+    for found, true, most in ((middle, 0.0, 200.0), (width, 2000.0, 400.0)):
+        assert float(found.min()) > true - 1.01 * most and float(found.max()) < true + 1.01 * most
+        assert float(found.min()) < true - 0.95 * most and float(found.max()) > true + 0.95 * most
+        # the mean of 720 draws is within four of its standard errors
+        assert abs(float(found.mean()) - true) < 4 * most / (3 * 720) ** 0.5
+
+
+def test_gamma_darkens_as_often_as_it_brightens(samples: Any) -> None:
+    views, exponents = make(samples, [Crop(1, (4, 4))], **(STILL | {"gamma": 2.0})), []
+    for epoch in range(30):
+        batch = Reader(samples)[(epoch, np.arange(24))]
+        batch.stored, batch.extent[:] = torch.zeros(24, 1, 4, 4), 4
+        (view,) = views(batch)
+        exponents.append(-view[:, 0, 0, 0].double().log2())  # of one half
+    octaves = torch.cat(exponents).log2()
+    assert octaves.min() > -1.001 and octaves.max() < 1.001 and octaves.min() < -0.95 and octaves.max() > 0.95
+    assert abs(float(octaves.mean())) < 4 / (3 * 720) ** 0.5
+
+
+def test_cut_out_boxes_have_their_size_and_reach_both_edges(samples: Any) -> None:
+    views, boxes = make(samples, [Crop(1, (16, 16))], **(STILL | {"cutout_prob": 1.0, "cutout_frac": 0.25})), []
+    for epoch in range(10):
+        batch = Reader(samples)[(epoch, np.arange(24))]
+        batch.stored, batch.extent[:] = torch.full((24, 1, 16, 16), 900.0), 16
+        (view,) = views(batch)
+        boxes.append(view[:, 0] == 0)
+    box = torch.cat(boxes)
+    assert (box.sum((1, 2)) == 16).all(), "a quarter of each side"
+    for axis in (1, 2):
+        sides = box.any(axis)
+        assert (sides.sum(1) == 4).all() and sides.any(0).all()
 
 
 def test_flips_happen_only_where_the_study_allows_them(samples: Any) -> None:

@@ -44,7 +44,7 @@ class Folder:
     def run(self, target: str = "report") -> set[str]:
         """Run the study; the names of the rules that ran."""
         (self.path / "mine.yaml").write_text(yaml.safe_dump(self.study))
-        done = snakemake(self.path, target)
+        done = snakemake(self.path, target, "--quiet", "progress")
         assert done.returncode == 0, done.stderr[-3000:]
         return ran(done.stdout + done.stderr)
 

@@ -1,11 +1,15 @@
-"""Laws of the prepared grid."""
+"""Laws of the prepared grid and of the window."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medssl.prepare.grid import positions_mm, slice_axis, target_spacing
+from medssl.prepare.window import window
+from medssl.volume.intensity import counts_of, windowed
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,33 @@ def test_settings_that_cannot_be_meant_are_refused(options, sentence):
 
     with pytest.raises(ValidationError, match=sentence):
         PrepareOptions(**options)
+
+
+def ends(stored: np.ndarray, modality: str, *, kind: str = "volume", slope: float = 1.0, intercept: float = 0.0) -> Any:
+    """Low and high ends of an array's window; two CT windows, percentiles 0 and 100 of the foreground."""
+    return window(
+        counts_of([stored], slope, intercept), modality=modality, kind=kind, dtype=stored.dtype, slope=slope, intercept=intercept,
+        window_hu=[[-1000, 400], [-160, 240]], percentiles=[0, 100],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [-32768, 0, 7, 32767])
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.25, -10.0), (-2.0, 5.0)])
+def test_a_constant_volume_has_a_window_and_is_black_in_it(value: int, slope: float, intercept: float) -> None:
+    stored = np.full((4, 3, 2), value, np.int16)
+    low, high = ends(stored, "MR", slope=slope, intercept=intercept)
+    assert low == [value * slope + intercept] * 2 and high == [low[0] + abs(slope)] * 2
+    assert (windowed(values_of(stored.astype(np.float64), slope, intercept), low[0], high[0]) == 0).all()
+
+
+def test_the_window_of_an_mr_is_that_of_its_foreground() -> None:
+    stored = np.array([0, 0, 0, 0, 0, 0, 3, 5, 9], np.int16).reshape(3, 3, 1)
+    assert ends(stored, "MR", slope=2.0, intercept=1.0) == ([7.0, 7.0], [19.0, 19.0])
+    assert ends(stored, "CT") == ([-1000.0, -160.0], [400.0, 240.0])
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_an_unsigned_image_has_the_whole_range_of_its_type(dtype: Any, most: int) -> None:
+    stored = np.array([[[3, 4]]], dtype)
+    assert ends(stored, "OT", kind="images", slope=0.5, intercept=2.0) == ([2.0, 2.0], [2.0 + most / 2] * 2)
+    assert ends(stored, "OT", kind="images", slope=-1.0) == ([-float(most)] * 2, [0.0, 0.0])

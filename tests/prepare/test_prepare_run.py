@@ -260,6 +260,15 @@ def test_an_official_split_that_tears_a_patient_apart_is_counted(ingested):
     assert read_json(ingested.prepare() / "fingerprint.json")["subjects_in_two_splits"] == 10
 
 
+def test_a_patient_in_two_parts_counts_once_and_one_in_a_single_part_does_not(ingested):
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 7), dtype=np.uint8)
+    table = images(7, subject=True)
+    table["subject_id"] = [*["p-000000000001"] * 3, *["p-000000000002"] * 2, *["p-000000000003"] * 2]
+    table["split"] = ["train", "val", "test", "train", "test", "val", "val"]
+    ingested.volume("v-000000000001", pixels, spacing=None, images=table)
+    assert read_json(ingested.prepare() / "fingerprint.json")["subjects_in_two_splits"] == 2
+
+
 def test_images_without_patients_are_units_and_adding_one_moves_few_others(ingested_twice):
     parts = []
     for count in (60, 61):

@@ -180,6 +180,10 @@ def test_health_of_known_clouds() -> None:
     assert health.effective_rank(line) == pytest.approx(1, abs=1e-5)
     assert health.effective_rank(cloud) == pytest.approx(8, abs=0.05)
     assert health.rankme(torch.eye(5)) == pytest.approx(5, abs=1e-6)
+    # where all vectors have a large part in common, the effective rank looks beside it and RankMe at it
+    crossed = torch.cat([torch.eye(5), -torch.eye(5)])
+    assert health.effective_rank(crossed + 1000) == pytest.approx(5, abs=1e-2)
+    assert health.rankme(crossed + 1000) == pytest.approx(1, abs=0.05)
     assert health.spread(cloud) == pytest.approx(1, abs=0.02)
     assert health.spread(torch.ones(10, 8)) == pytest.approx(0, abs=1e-6)
     assert health.alignment(cloud, cloud) == 0 and health.alignment(cloud, -cloud) == pytest.approx(4, abs=1e-4)

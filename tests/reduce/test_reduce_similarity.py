@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -114,6 +116,17 @@ def test_entropy_drops_the_poorest_and_follows_changes():
     assert np.flatnonzero(changes.keep).tolist() == [0, 1, 2, 4, 6]
     assert changes.twin.tolist() == [-1, -1, -1, 2, -1, 4, -1]
     assert Entropy(slices, form="change").decide(3, None).num_kept == 3
+
+
+def test_a_change_of_entropy_is_counted_from_the_slice_kept_last_in_the_volume():
+    drift = np.array([0.0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.0] * 2)  # in eighths of a bit, which floats hold exactly
+    slices = replace(slices_of([np.zeros((2, 2))] * 14, entropy=drift), volume=np.repeat([0, 1], 7))
+    changes = Entropy(slices, form="change").decide(None, 0.2)
+    assert np.flatnonzero(changes.keep).tolist() == [0, 2, 4, 6, 7, 9, 11, 13]
+    assert changes.twin.tolist() == [-1, 0, -1, 2, -1, 4, -1, -1, 7, -1, 9, -1, 11, -1]
+    assert changes.distance[~changes.keep].tolist() == [0.125, 0.125, 0.0] * 2
+    # just the threshold is no change
+    assert np.flatnonzero(Entropy(slices, form="change").decide(None, 0.125).keep).tolist() == [0, 2, 4, 6, 7, 9, 11, 13]
 
 
 @pytest.mark.parametrize("num, count", [(10, 3), (10, 10), (10, 0), (7, 1), (1000, 333)])

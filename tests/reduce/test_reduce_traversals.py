@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medssl.core.rng import rng
+from medssl.reduce.budget import exactly
 from medssl.reduce.hashes import Hasher, word_names
 from medssl.reduce.information import entropy_bits
 from medssl.reduce.pairs import Pairs
@@ -16,7 +17,7 @@ from medssl.reduce.reducers.embedding import Embedding
 from medssl.reduce.reducers.hash import Hash
 from medssl.reduce.reducers.mutual_information import MutualInformation
 from medssl.reduce.reducers.ssim import Ssim
-from medssl.reduce.slices import NOBODY, Slices
+from medssl.reduce.slices import BUDGET, DUPLICATE, KEPT, NOBODY, Decision, Slices
 from medssl.reduce.traversals import TRAVERSALS, balanced
 
 KINDS = ("ahash", "dhash", "phash", "whash")
@@ -150,16 +151,45 @@ def brute_greedy(apart: np.ndarray, threshold: float) -> np.ndarray:
     return twin
 
 
+def brute_cover(apart: np.ndarray, threshold: float) -> np.ndarray:
+    """The cover, word for word: keep the slice with most neighbours not yet covered, drop those, repeat; ties to the first."""
+    free, twin = set(range(len(apart))), np.full(len(apart), NOBODY)
+    while free:
+        near = {x: [y for y in free if y != x and apart[x, y] <= threshold] for x in sorted(free)}
+        keeper = max(near, key=lambda x: (len(near[x]), -x))
+        twin[near[keeper]] = keeper
+        free -= {keeper, *near[keeper]}
+    return twin
+
+
+def random_codes(seed: int) -> tuple[Slices, np.ndarray]:
+    """Fifty slices of one volume, their codes some bits away from ten, and how far apart they are."""
+    generator = rng(seed, "codes")
+    base = generator.integers(0, 2**63, 10, dtype=np.uint64)
+    codes = base[generator.integers(0, 10, 50)]
+    for _ in range(4):
+        codes = codes ^ (np.uint64(1) << generator.integers(0, 64, 50).astype(np.uint64))
+    ids = np.array([f"v-00-{n:04d}" for n in range(50)], dtype=object)
+    slices = Slices(ids, np.zeros(50, int), np.ones(50, bool), {"dhash_8_0": codes})
+    return slices, np.bitwise_count(codes[:, None] ^ codes[None])
+
+
+@pytest.mark.parametrize("threshold", [0, 3, 6, 12, 64])
+def test_cover_equals_its_definition_where_neighbourhoods_overlap(threshold, count):
+    for seed in range(count):
+        slices, _ = random_codes(seed)
+        # a walk along which one slice lies between others, unlike the near cliques of random codes
+        steps = np.uint64(1) << rng(seed, "walk").integers(0, 64, (2, 50)).astype(np.uint64)
+        codes = np.bitwise_xor.accumulate(steps[0] ^ steps[1])
+        slices = replace(slices, columns={"dhash_8_0": codes})
+        apart = np.bitwise_count(codes[:, None] ^ codes[None])
+        assert (TRAVERSALS["cover"](Hash(slices), threshold).twin == brute_cover(apart, threshold)).all()
+
+
 @pytest.mark.parametrize("threshold", [0, 3, 6, 12, 64])
 def test_greedy_equals_the_papers_loop_on_random_codes(threshold, count):
     for seed in range(count):
-        generator = rng(seed, "codes")
-        base = generator.integers(0, 2**63, 10, dtype=np.uint64)
-        codes = base[generator.integers(0, 10, 50)]
-        for _ in range(4):
-            codes = codes ^ (np.uint64(1) << generator.integers(0, 64, 50).astype(np.uint64))
-        slices = Slices(np.arange(50).astype(object), np.zeros(50, int), np.ones(50, bool), {"dhash_8_0": codes})
-        apart = np.bitwise_count(codes[:, None] ^ codes[None])
+        slices, apart = random_codes(seed)
         assert (TRAVERSALS["greedy"](Hash(slices), threshold).twin == brute_greedy(apart, threshold)).all()
 
 
@@ -212,3 +242,39 @@ def test_balanced_shares_equally_among_clusters():
 def test_entropy_of_known_counts():
     assert entropy_bits(np.array([5, 5, 0, 5, 5])) == pytest.approx(2.0, abs=1e-15)
     assert entropy_bits(np.array([7])) == 0.0
+
+
+def made_decision(seed: int, num: int = 40) -> tuple[Decision, Slices]:
+    """A third kept; the others name a keeper, at distances of which some are equal."""
+    random = np.random.default_rng(seed)
+    keep = np.arange(num) % 3 == 0
+    twin = np.where(keep, NOBODY, random.choice(np.flatnonzero(keep)[:6], num))
+    distance = np.where(keep, np.nan, random.integers(0, 7, num)).astype(np.float32)
+    ids = np.array([f"v-00-{n:04d}" for n in range(num)], dtype=object)
+    slices = Slices(ids, np.zeros(num, np.int64), np.ones(num, bool), seed=seed)
+    return Decision.of(keep, DUPLICATE, twin, distance), slices
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_budget_brings_back_the_farthest(seed):
+    decision, slices = made_decision(seed)
+    more = exactly(decision, decision.num_kept + 9, slices)
+    back = more.keep & ~decision.keep
+    assert back.sum() == 9 and more.keep[decision.keep].all()
+    assert decision.distance[back].min() >= more.distance[~more.keep].max()
+    assert (more.twin[back] == NOBODY).all() and np.isnan(more.distance[back]).all() and (more.reason[back] == KEPT).all()
+    others = ~back
+    assert (more.twin[others] == decision.twin[others]).all() and (more.reason[others] == decision.reason[others]).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_budget_drops_the_keepers_that_stand_for_fewest(seed):
+    decision, slices = made_decision(seed)
+    fewer = exactly(decision, 4, slices)
+    gone = decision.keep & ~fewer.keep
+    assert fewer.num_kept == 4 and not (fewer.keep & ~decision.keep).any()
+    stands_for = np.bincount(decision.twin[decision.twin != NOBODY], minlength=len(slices))
+    assert stands_for[gone].max() <= stands_for[fewer.keep].min()
+    orphans = gone | (~decision.keep & np.isin(decision.twin, np.flatnonzero(gone)))
+    assert (fewer.twin[orphans] == NOBODY).all() and (fewer.reason[orphans] == BUDGET).all()
+    assert (fewer.twin[~orphans] == decision.twin[~orphans]).all()

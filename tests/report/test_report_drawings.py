@@ -108,6 +108,17 @@ def test_scratch_is_grey_and_arms_keep_their_colour() -> None:
     assert tones(["ct/small", "ct/all"]) == {"ct/all": "c0", "ct/small": "c1"}, "named like the reducer, not ended like it"
 
 
+def test_percents_say_the_number() -> None:
+    space = "\u202f"
+    written = {
+        0.0: "0", 1.0: "100", 0.05: "5", 0.254: "25", 0.01: "1", 0.0099: "1.0", 0.006: "0.6", 0.001: "0.1", 0.0004: "0.04",
+        -0.25: "−25", -0.004: "−0.4", 1.5: "150",
+    }  # fmt: skip
+    assert {value: percent(value) for value in written} == {value: f"{text}{space}%" for value, text in written.items()}
+    assert percent(0.12345, 1) == f"12.3{space}%" and percent(0.0004, 1) == f"0.0{space}%"
+    assert percent(None) == percent(float("nan")) == "n/a"
+
+
 def test_numbers_are_written_for_people() -> None:
     assert number(-0.0004) == "0.000"
     assert number(-0.01, sign=True) == "−0.010"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -73,6 +74,9 @@ def test_the_crate_names_no_path_of_the_machine() -> None:
 
 
 def test_files_are_named_by_their_content() -> None:
+    # the example of RFC 6920, §3
+    hello = hashlib.sha256(b"Hello World!").hexdigest()
+    assert named(hello) == "ni:///sha-256;f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk"
     name = named(SHA["weights"])
     digest = name.removeprefix("ni:///sha-256;")
     assert base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex() == SHA["weights"]

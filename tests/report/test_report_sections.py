@@ -133,7 +133,7 @@ def test_leaks_are_counted_by_cohort_and_by_arm_where_arms_differ() -> None:
 def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
     near = {"query_id": "v-a-0", "pool_id": "v-b-1", "how": "nearest", "score": 0.71}
     gone = {"query_id": "v-a-0", "pool_id": "v-not-pictured", "how": "slice", "score": 0.95}
-    counts = {"queries": 1, "queries_found": 0, "pool": 2, "pool_excluded": 0, "how": {}, "policy": "report", "seconds": 1.0}
+    counts = {"queries": 1, "queries_found": 0, "pool": 2, "pool_excluded": 0, "how": {}, "policy": "report"}
     leak = Leaks(**counts, same=0.88, pairs=[gone], nearest=[near])
     planes = {name: np.zeros((8, 8), np.uint8) for name in ("v-a-0", "v-b-1")}
     samples = pd.DataFrame(

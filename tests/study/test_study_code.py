@@ -49,10 +49,10 @@ EXPECTED: dict[str, set[tuple[str, str]]] = {
     "finetune volume": {("task", "classification"), ("backbone", "resnet50"), ("backbone", "slicewise")},
     "finetune common": {("task", "classification"), ("backbone", "resnet18"), ("backbone", "bottleneck")},
     "finetune scratch": {("task", "classification"), ("backbone", "resnet18")},
-    "evaluate plain": {("metric", "auc"), ("metric", "dice")},
+    "evaluate plain": {("metric", "auc"), ("metric", "dice"), ("metric", "brier"), ("metric", "calibration_error")},
     "report ct": {("section", "data"), ("section", "results")},
 }
-"""What each job can load, read off the study above by hand."""
+"""What each job can load, read off the study above by hand; Brier score and calibration error are beside every score."""
 JOBS: dict[str, type[Options]] = {
     "reduce": ResolvedArmOptions,
     "pretrain": RunOptions,

@@ -43,6 +43,15 @@ def test_doctests() -> None:
     assert doctest.testmod(geometry).failed == 0
 
 
+def test_an_uneven_stack_reproduces_a_field_that_is_linear_along_it() -> None:
+    depths = np.array([0.0, 2.0, 4.0, 6.0, 9.1, 11.1, 13.1, 15.1])
+    across, down = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
+    grid = straight_grid(depths[:, None] * np.cross(across, down), across, down, (1.0, 1.0), (3, 2))
+    assert grid.step_mm == 2.0 and grid.shape == (3, 2, 8)
+    planes = [straightened_plane(grid, k, lambda n: np.full((3, 2), 10 * depths[n]), np.nan) for k in range(8)]
+    np.testing.assert_allclose([plane[0, 0] for plane in planes], 20.0 * np.arange(8), rtol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_canonical_orientation_is_nibabels(seed: int) -> None:
     affine = random_affine(seed)

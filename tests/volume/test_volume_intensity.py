@@ -61,6 +61,15 @@ def test_counted_percentiles_are_numpys(stored, slope, intercept):
     assert counts.number.sum() == 30
 
 
+@pytest.mark.parametrize("number", [1, 4, 20])
+def test_a_percentile_that_falls_on_a_share_is_the_lower_value(number):
+    """By numpy's inverted_cdf: the least value with at least that share at or below it."""
+    stored = np.repeat(np.array([9, -3, 5, 7], np.int16), number)
+    counts = counts_of([stored])
+    assert percentiles_of(counts, [0, 25, 50, 75, 100]) == [-3, -3, 5, 7, 9]
+    assert percentiles_of(counts, [25.1, 50.1, 75.1]) == [5, 7, 9]
+
+
 def test_foreground_leaves_out_the_least_value_only():
     counts = above_minimum(counts_of([np.array([0, 0, 0, 3, 4], np.uint8)]))
     assert counts.values.tolist() == [3, 4]
@@ -74,6 +83,14 @@ def test_number_above_is_that_of_the_values(stored, slope, intercept, value):
         others = tuple(other for other in range(3) if other != axis)
         expected = ((stored - (value - intercept) / slope) * slope > 0).sum(axis=others)
         np.testing.assert_array_equal(number_above(stored, slope, intercept, value, axis=axis), expected)
+
+
+@pytest.mark.parametrize(
+    ("slope", "value", "above"), [(1.0, 3.5, 2), (1.0, 4.0, 1), (0.5, 1.75, 2), (-1.0, -3.5, 1), (-1.0, -4.0, 1)]
+)
+def test_number_above_a_value_between_two_stored_numbers_has_the_upper_one(slope, value, above):
+    stored = np.array([3, 4, 5], np.int16).reshape(3, 1, 1)
+    assert number_above(stored, slope, 0.0, value, axis=1).tolist() == [above]
 
 
 def test_window_of_ct_in_hu():

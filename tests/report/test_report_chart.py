@@ -1,0 +1,111 @@
+"""What a chart draws stands where its scale says: pixel positions in closed form."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from markupsafe import Markup
+
+from medssl.report.chart import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    Bar,
+    Interval,
+    Line,
+    bar_chart,
+    forest_chart,
+    line_chart,
+)
+
+X = Axis("x", 0.0, 10.0, ((0.0, "0"), (10.0, "10")))
+Y = Axis("y", -1.0, 1.0, ((-1.0, "−1"), (1.0, "1")))
+HEIGHT = 300
+POINTS = ((0.0, -1.0), (2.5, 0.0), (10.0, 1.0))
+
+
+def at_x(value: float) -> float:
+    """Where a value of `X` lies: the frame begins at LEFT and ends RIGHT before the width."""
+    return LEFT + value / 10 * (WIDTH - LEFT - RIGHT)
+
+
+def at_y(value: float) -> float:
+    """Where a value of `Y` lies, the larger the higher."""
+    return TOP + (1 - value) / 2 * (HEIGHT - TOP - BOTTOM)
+
+
+def found(drawn: Markup, shape: str) -> list[tuple[float, ...]]:
+    """The numbers of every match of a pattern, in order."""
+    return [tuple(map(float, match.groups())) for match in re.finditer(shape, str(drawn))]
+
+
+def dots(drawn: Markup) -> list[tuple[float, ...]]:
+    return found(drawn, r'<circle[^>]* cx="([\d.]+)" cy="([\d.]+)"')
+
+
+def near(numbers: list[tuple[float, ...]], wanted: list[tuple[float, ...]]) -> bool:
+    """Equal but for the one decimal that is written."""
+    return len(numbers) == len(wanted) and all(a == pytest.approx(b, abs=0.06) for a, b in zip(numbers, wanted, strict=True))
+
+
+def test_a_point_is_drawn_where_the_scale_says() -> None:
+    drawn = line_chart([Line("a", "c0", POINTS)], X, Y, alt="a", height=HEIGHT)
+    wanted = [(at_x(a), at_y(b)) for a, b in POINTS]
+    assert near(dots(drawn), wanted)
+    (path,) = re.findall(r'class="line c0" d="([^"]+)"', str(drawn))
+    assert near([tuple(map(float, part.split())) for part in re.split("[ML]", path) if part.strip()], wanted)
+
+
+def test_ticks_stand_where_their_values_are_drawn() -> None:
+    drawn = line_chart([Line("a", "c0", ((0.0, -1.0), (10.0, 1.0)))], X, Y, alt="a", height=HEIGHT)
+    across = found(drawn, r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="middle"')
+    up = found(drawn, r'class="grid" x1="[\d.]+" x2="[\d.]+" y1="([\d.]+)"')
+    assert near(dots(drawn), [(a, b) for (a,), (b,) in zip(across, up, strict=True)])
+
+
+def test_whiskers_end_where_the_scale_says() -> None:
+    intervals = ((-1.0, -0.5), (-0.2, 0.4), (math.nan, math.nan))
+    drawn = line_chart([Line("a", "c0", POINTS, intervals)], X, Y, alt="a", height=HEIGHT)
+    whiskers = found(drawn, r'class="whisker c0" d="M([\d.]+) ([\d.]+)V([\d.]+)"')
+    assert near(whiskers, [(at_x(a), at_y(low), at_y(high)) for (a, _), (low, high) in zip(POINTS[:2], intervals, strict=False)])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_series_stand_evenly_round_their_place(count: int) -> None:
+    lines = [Line(str(n), f"c{n}", ((5.0, 0.0),), ((-0.1, 0.1),)) for n in range(count)]
+    across = [x for x, _ in dots(line_chart(lines, X, Y, alt="a", height=HEIGHT))]
+    assert sum(across) / count == pytest.approx(at_x(5.0), abs=0.06)
+    assert across == sorted(set(across)) and across[-1] - across[0] < 20
+
+
+def test_a_value_that_is_not_finite_is_not_drawn() -> None:
+    drawn = line_chart([Line("a", "c0", ((0.0, math.nan), *POINTS[1:]))], X, Y, alt="a", height=HEIGHT)
+    assert near(dots(drawn), [(at_x(a), at_y(b)) for a, b in POINTS[1:]])
+
+
+def test_a_forest_is_drawn_where_its_scale_says() -> None:
+    rows = [Interval("a", "c0", 0.5, -0.5, 1.0, "t"), Interval("b", "c1", -1.0, -1.0, 0.0, "t")]
+    drawn = forest_chart(rows, Y, alt="a", label_width=200)
+    left, right = 200, WIDTH - 170
+
+    def across(value: float) -> float:
+        return left + (value + 1) / 2 * (right - left)
+
+    middles = [TOP + 26 * (place + 0.5) for place in range(2)]
+    assert near(dots(drawn), [(across(row.estimate), y) for row, y in zip(rows, middles, strict=True)])
+    whiskers = found(drawn, r'class="whisker c\d" d="M([\d.]+) ([\d.]+)H([\d.]+)"')
+    assert near(whiskers, [(across(row.low), y, across(row.high)) for row, y in zip(rows, middles, strict=True)])
+    assert near(found(drawn, r'class="zero" x1="([\d.]+)"'), [(across(0.0),)])
+
+
+def test_bars_are_as_long_as_their_numbers() -> None:
+    rows = [Bar("a", ((3.0, "c0", ""), (1.0, "faint", "")), "t"), Bar("b", ((2.0, "c0", ""),), "t")]
+    drawn = bar_chart(rows, alt="a", label_width=190, text_width=150)
+    unit = (WIDTH - 190 - 150) / 4
+    wanted = [(190.0, 3 * unit), (190 + 3 * unit, unit), (190.0, 2 * unit)]
+    assert near(found(drawn, r'<rect class="bar \w+" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"'), wanted)
