@@ -262,7 +262,7 @@ def embed(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="folder of a fine-tuned model, 5_finetune/<task>/models/<run>")],
+    model: Annotated[Path, typer.Argument(help="folder of a fine-tuned model, 5_finetune/<task>/models/<start>")],
     source: Annotated[Path, typer.Argument(help="new DICOM, NIfTI or images (a folder), or an NPZ file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write to")],
     threads: Threads = 1,
