@@ -17,10 +17,8 @@ import torch
 from jaxtyping import TypeCheckError
 from shapes import PACKAGES
 
-from medssl.evaluate.metrics.brier import brier_of_cases
 from medssl.evaluate.sample import Sample, Truth
 from medssl.nn.contrast import nt_xent
-from medssl.nn.loading import window
 from medssl.pretrain.objectives.global_contrast import partition_contrast
 from medssl.reduce.hamming import distances
 from medssl.volume.geometry import spacing_mm
@@ -34,10 +32,9 @@ def truth(n: int) -> Truth:
 
 
 SAID = {
-    "cases of a metric": (lambda n: brier_of_cases(truth(4), np.full((n, 3), 1 / 3)), 4, 1),
+    "probabilities of cases": (lambda n: Sample(truth(4), np.full((n, 3), 1 / 3), np.ones((2, 4))), 4, 1),
     "weights of cases": (lambda n: Sample(truth(4), np.full((4, 3), 1 / 3), np.ones((2, n))), 4, 5),
     "rows of two views": (lambda n: nt_xent(torch.eye(3), torch.eye(3)[:n], temperature=0.1), 3, 1),
-    "windows of images": (lambda n: window(torch.zeros(2, 1, 4, 4), torch.zeros(n, 1), torch.ones(n, 1)), 2, 1),
     "places of a batch": (lambda n: partition_contrast(torch.rand(2, 4, 3), torch.arange(n) % 2, 0.1, across=False), 4, 1),
     "words of a hash": (lambda n: distances(np.zeros(n, np.uint64), np.zeros((5, 2), np.uint64)), 2, 1),
     "sides of an affine": (lambda n: spacing_mm(np.eye(n)), 4, 3),

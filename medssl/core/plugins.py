@@ -104,8 +104,17 @@ def with_used(kind: str, name: str, options: dict[str, Any]) -> Iterator[Plugin]
 
 def declared() -> str:
     """Hash of the literals at the top of every plug-in."""
-    said = [(kind, plugin.name, sorted(plugin.constants.items())) for kind in KINDS for plugin in all_of(kind)]
+    said = [(kind, plugin.name, _in_order(plugin.constants)) for kind in KINDS for plugin in all_of(kind)]
     return sha256_text(repr(said))[:16]
+
+
+def _in_order(value: Any) -> Any:
+    """The same value with sets and dictionaries as sorted lists: their own order differs between processes."""
+    if isinstance(value, dict):
+        return sorted((key, _in_order(item)) for key, item in value.items())
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    return [_in_order(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @lru_cache(maxsize=256)

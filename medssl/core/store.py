@@ -69,7 +69,9 @@ class Store:
     def entries(self) -> Iterator[Entry]:
         """All whole entries, by key."""
         for path in sorted(self.folder.glob(f"??/*/{RECEIPT}")):
-            receipt = read_json(path)
+            receipt = _read_whole(path)
+            if receipt is None:
+                continue
             files = [inside(path.parent, name) for name in receipt["outputs"]]
             alone = sum(file.stat().st_size for file in files if file.is_file() and file.stat().st_nlink == 1)
             yield Entry(path.parent.name, receipt["stage"], receipt["name"], receipt["spec"], alone)
@@ -86,12 +88,23 @@ class Store:
         folder = self._at(key)
         if not (folder / RECEIPT).is_file():
             return None
-        receipt: dict[str, Any] = read_json(folder / RECEIPT)
+        receipt = _read_whole(folder / RECEIPT)
+        if receipt is None:
+            return None
         for name, entry in receipt["outputs"].items():
             path = folder / name
             if not path.is_file() or path.stat().st_size != entry["size"]:
                 return None
         return receipt
+
+
+def _read_whole(path: Path) -> dict[str, Any] | None:
+    """The receipt in a file; None where the file is damaged, so that the job runs again."""
+    try:
+        receipt = read_json(path)
+    except ValueError:  # cut short, emptied or not text
+        return None
+    return receipt if isinstance(receipt, dict) and {"outputs", "stage", "name", "spec"} <= set(receipt) else None
 
 
 def link(source: Path, target: Path) -> bool:

@@ -70,7 +70,10 @@ class KeptFits:
         folder = self.folder / key
         if not (folder / FACTS).is_file():
             return None
-        stated = read_json(folder / FACTS)
+        try:
+            stated = read_json(folder / FACTS)
+        except ValueError:  # cut short or emptied: the fit is made again
+            return None
         sha256 = dict(stated["sha256"])
         for name, digest in sha256.items():
             path = inside(folder, name)

@@ -89,7 +89,7 @@ class Batch:
         return values_of(self.stored.float(), self.slope.view(shape), self.intercept.view(shape))
 
     @property
-    def seen(self) -> Tensor:
+    def seen(self) -> Float[Tensor, "n c *canvas"]:
         """What a network sees, `(n, c, *canvas)` in [0, 1]: the values through each window."""
         shape = (*self.low.shape, *[1] * (self.stored.ndim - 2))
         return windowed(self.values, self.low.view(shape), self.high.view(shape))

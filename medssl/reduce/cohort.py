@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float32, Int, Shaped
 
 from medssl.artefacts.volumes import Volume
 from medssl.core.errors import StudyError
@@ -31,11 +32,11 @@ class Member:
         """What the first channel sees."""
         return Window.of(self.volume)
 
-    def plane(self, array: Any, place: int) -> np.ndarray:
+    def plane(self, array: Any, place: int) -> Shaped[np.ndarray, "h w"]:
         """Stored plane [row, col] of the volume's slice number `place`: transposed, nothing flipped."""
         return read_plane(array, self.axis, int(self.index[place])).T
 
-    def seen(self, array: Any, place: int) -> np.ndarray:
+    def seen(self, array: Any, place: int) -> Float32[np.ndarray, "h w"]:
         """The same in 0..1, float32."""
         return self.window.unit(self.plane(array, place)).astype(np.float32)
 
@@ -47,7 +48,7 @@ class Cohort:
     table: pd.DataFrame
     members: list[Member]
 
-    def reader(self, rows: np.ndarray) -> Callable[[int], np.ndarray]:
+    def reader(self, rows: Int[np.ndarray, "n"]) -> Callable[[int], Float32[np.ndarray, "h w"]]:
         """Read slice number i of `rows` (n,) of the table as float32 [row, col] in 0..1."""
         owner = np.empty(sum(len(member.rows) for member in self.members), np.int64)
         place = np.empty_like(owner)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from medssl.core.errors import StudyError
 from medssl.reduce.budget import exactly, nearest_threshold
@@ -83,7 +84,7 @@ def decide(reducer: Pairs | Ranks, options: ArmOptions, count: int | None) -> tu
     return exactly(decision, count, reducer.slices), threshold
 
 
-def with_leaks(decision: Decision, leaked: np.ndarray) -> Decision:
+def with_leaks(decision: Decision, leaked: Bool[np.ndarray, "n"]) -> Decision:
     """The decision about all slices, when it was taken about those that are no leaks; `leaked` (n,) bool."""
     if not leaked.any():
         return decision

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch.nn.functional import interpolate
 
 from medssl.artefacts.encoder import Network
@@ -17,7 +18,9 @@ from medssl.nn.backbone import build, pooled
 from medssl.nn.weights import load_encoder, read_tensors
 
 
-def embedder(weights: Path, contract: Path | None, threads: int) -> Callable[[list[np.ndarray]], np.ndarray]:
+def embedder(
+    weights: Path, contract: Path | None, threads: int
+) -> Callable[[list[Float[np.ndarray, "h w"]]], Float[np.ndarray, "n d"]]:
     """From slices [row, col] in 0..1 to the pooled features (n, d) of an encoder, resized to what its contract says.
 
     Without a contract the network is known by the names of its tensors, if it is a usual one.

@@ -32,7 +32,7 @@ def test_uneven_slices_are_resampled_to_the_truth(seed: int, steps: list[float],
     phantom = with_steps(seed, steps)
     save(datasets(phantom), tmp_path / "s" / "a")
     assert ingest(tmp_path / "s", tmp_path / "refused", readers=readers)["a"].codes == {"uneven"}
-    ((values, affine, _),) = ingest(tmp_path / "s", tmp_path / "x", settings=RESAMPLE, readers=readers)["a"].volumes
+    ((values, affine, _),) = ingest(tmp_path / "s", tmp_path / "x", options=RESAMPLE, readers=readers)["a"].volumes
     # the field is linear, so linear interpolation has it everywhere: what is left is rounding, of the slices and of the values
     assert largest_error(values, affine, phantom) <= 1.0
     assert np.linalg.norm(affine[:3, 2]) == pytest.approx(2.0, abs=1e-3)
@@ -43,8 +43,8 @@ def test_uneven_slices_are_resampled_to_the_truth(seed: int, steps: list[float],
 @pytest.mark.parametrize("gap", [2, 3])
 def test_a_missing_slice_is_never_resampled(gap: int, tmp_path: Path, readers) -> None:
     save(datasets(with_steps(0, [2.0] * 6 + [2.0 * gap] + [2.0] * 6)), tmp_path / "s" / "a")
-    for number, settings in enumerate(({}, RESAMPLE)):
-        found = ingest(tmp_path / "s", tmp_path / str(number), settings=settings, readers=readers)["a"]
+    for number, options in enumerate(({}, RESAMPLE)):
+        found = ingest(tmp_path / "s", tmp_path / str(number), options=options, readers=readers)["a"]
         assert not found.volumes and found.codes == {"missing_slice"}
 
 
@@ -52,8 +52,8 @@ def test_an_even_stack_is_not_touched_by_the_rule(tmp_path: Path, readers) -> No
     phantom = random_phantom(1)
     save(datasets(phantom), tmp_path / "s" / "a")
     (plain,), (ruled,) = (
-        ingest(tmp_path / "s", tmp_path / str(number), settings=settings, readers=readers)["a"].volumes
-        for number, settings in enumerate(({}, RESAMPLE))
+        ingest(tmp_path / "s", tmp_path / str(number), options=options, readers=readers)["a"].volumes
+        for number, options in enumerate(({}, RESAMPLE))
     )
     assert np.array_equal(plain[0], ruled[0]) and np.array_equal(plain[1], ruled[1])
     assert largest_error(ruled[0], ruled[1], phantom) <= 0.51

@@ -9,7 +9,7 @@ import pytest
 
 from medssl.prepare.grid import positions_mm, slice_axis, target_spacing
 from medssl.prepare.window import window
-from medssl.volume.intensity import counts_of, windowed
+from medssl.volume.intensity import counts_of, values_of, windowed
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from medssl.report.chart import (
     TOP,
     WIDTH,
     Axis,
-    Bar,
-    Interval,
+    ForestRow,
     Line,
+    StackedBar,
     bar_chart,
     forest_chart,
     line_chart,
@@ -89,7 +89,7 @@ def test_a_value_that_is_not_finite_is_not_drawn() -> None:
 
 
 def test_a_forest_is_drawn_where_its_scale_says() -> None:
-    rows = [Interval("a", "c0", 0.5, -0.5, 1.0, "t"), Interval("b", "c1", -1.0, -1.0, 0.0, "t")]
+    rows = [ForestRow("a", "c0", 0.5, -0.5, 1.0, "t"), ForestRow("b", "c1", -1.0, -1.0, 0.0, "t")]
     drawn = forest_chart(rows, Y, alt="a", label_width=200)
     left, right = 200, WIDTH - 170
 
@@ -104,7 +104,7 @@ def test_a_forest_is_drawn_where_its_scale_says() -> None:
 
 
 def test_bars_are_as_long_as_their_numbers() -> None:
-    rows = [Bar("a", ((3.0, "c0", ""), (1.0, "faint", "")), "t"), Bar("b", ((2.0, "c0", ""),), "t")]
+    rows = [StackedBar("a", ((3.0, "c0", ""), (1.0, "faint", "")), "t"), StackedBar("b", ((2.0, "c0", ""),), "t")]
     drawn = bar_chart(rows, alt="a", label_width=190, text_width=150)
     unit = (WIDTH - 190 - 150) / 4
     wanted = [(190.0, 3 * unit), (190 + 3 * unit, unit), (190.0, 2 * unit)]
