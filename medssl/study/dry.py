@@ -14,6 +14,8 @@ from medssl.core.job import hold
 from medssl.core.layout import PRIVATE, Layout
 from medssl.core.store import link
 
+KEY = PRIVATE / "id_key"
+
 
 @contextlib.contextmanager
 def leaving_nothing(layout: Layout) -> Iterator[None]:
@@ -29,8 +31,11 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
                 stack.enter_context(hold(lock))
             except LockedError as error:
                 raise LockedError(f"{error} A dry run writes specs for a moment, which would disturb it.") from None
-        folders = [layout.root / "specs", layout.root / "sources", PRIVATE]
-        parents = [layout.root, *layout.root.parents]
+        own = PRIVATE / layout.root.name  # other studies may be at work beside it
+        cache = PRIVATE / "code"  # what is lost of it is computed again
+        folders = [layout.root / "specs", layout.root / "sources", own, cache]
+        parents = [layout.root, *layout.root.parents, PRIVATE]
+        no_key = not KEY.is_file()
         there = {folder for folder in (*folders, *parents) if folder.is_dir()}
         there |= {path for folder in folders for path in folder.rglob("*") if path.is_dir()}
         beside = PRIVATE / f"{TEMPORARY_PREFIX}dry-{os.getpid()}"
@@ -40,6 +45,8 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
         finally:
             _restore(before, folders, beside)
             shutil.rmtree(beside, ignore_errors=True)
+            if no_key and not [path for path in PRIVATE.glob("*") if path not in (KEY, own, cache)]:
+                KEY.unlink(missing_ok=True)  # nobody else has made ids with it
             _remove_empty(folders, parents, there)
 
 

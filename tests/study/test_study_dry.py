@@ -51,6 +51,18 @@ def test_where_nothing_was_nothing_is_left(folder: Path) -> None:
     assert seen(folder) == before
 
 
+def test_what_another_study_writes_meanwhile_stays(folder: Path) -> None:
+    other, key = folder / ".medssl" / "other" / "ct" / "listing.jsonl", folder / ".medssl" / "id_key"
+    write_text(other, "old")
+    with leaving_nothing(Layout(Path("results/s"))):
+        plan(STUDY)
+        write_text(other, "new")
+        write_text(other.with_name("groups"), "new")
+        made = key.read_bytes()
+    assert other.read_text() == other.with_name("groups").read_text() == "new"
+    assert key.read_bytes() == made
+
+
 def test_of_a_study_that_ran_every_file_keeps_its_content_and_time(folder: Path) -> None:
     layout = plan(STUDY)
     write_text(layout.root / "1_ingest" / "ct" / "series.tsv", "made by a job")
