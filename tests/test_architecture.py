@@ -178,7 +178,7 @@ def test_every_plugin_file_holds_what_its_name_says(kind: str) -> None:
 
 
 def test_the_command_line_starts_without_the_big_packages() -> None:
-    big = ("torch", "monai", "sklearn", "scipy", "pydicom", "matplotlib")
+    big = ("torch", "monai", "sklearn", "scipy", "pydicom", "matplotlib", "jaxtyping")
     program = f"import sys, medssl.cli; print([m for m in {big} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 

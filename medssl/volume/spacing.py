@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def resample_to_spacing(
-    array: Num[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"], spacing_mm: Sequence[float], *, order: Literal[0, 1] = 1
+    array: Num[np.ndarray, "i j k"],
+    affine: Float[np.ndarray, "4 4"],
+    spacing_mm: Sequence[float] | Float[np.ndarray, "3"],
+    *,
+    order: Literal[0, 1] = 1,
 ) -> tuple[Num[np.ndarray, "_ _ _"], Float[np.ndarray, "4 4"]]:
     """`array` `(i, j, k)` at another voxel size, and its affine; axes keep their direction, the volume keeps its middle.
 
