@@ -110,4 +110,4 @@ class Leaks(Document):
     policy: str = meant("`exclude`, `report` or `stop`")
     same: Number = meant("the likeness from which on two images are the same", "0…1")
     pairs: list[dict[str, Any]] = meant("some of those found, from the least alike to the most")
-    nearest: list[dict[str, Any]] = meant("the likest of those not found; `how` is `nearest`")
+    nearest: list[dict[str, Any]] = meant("the most similar of those not found; `how` is `nearest`")

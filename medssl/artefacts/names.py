@@ -306,7 +306,7 @@ def in_cohort(folder: str) -> tuple[str, str]:
 
 
 def reduction_of(folder: str) -> str:
-    """The reduction arm's folder of a run's: `ct/simclr-hash-seed0` is `ct/hash`; empty where the folder is no run's."""
+    """The reduction arm's folder of a run's: `ct/simclr-hash-seed0` is `ct/hash`; empty for any other folder."""
     cohort, name = in_cohort(folder)
     try:
         arm = Run.parse(name).arm

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,9 +15,10 @@ from medssl.artefacts.samples import SAMPLES
 from medssl.artefacts.series import IMAGES, read_series
 from medssl.artefacts.volumes import Volume, write_volumes
 from medssl.core.errors import CorruptArtefactError, StudyError
-from medssl.core.files import require_free_space, writing
+from medssl.core.files import require_free_space
 from medssl.core.job import RECEIPT, Job
 from medssl.core.split_file import read_split_file
+from medssl.core.store import link
 from medssl.prepare.fingerprint import PERCENTILES, fingerprint
 from medssl.prepare.grid import positions_mm, slice_axis, target_spacing
 from medssl.prepare.options import PrepareOptions
@@ -217,7 +216,7 @@ def _store_image(
         # value = slope × (step × q + middle) + intercept
         slope, intercept = slope * step, slope * middle + intercept
     elif target is None and _is_laid_out(array, axis, options.cache):
-        return Stored(name, _link(source, job.path(name)), job.hash_of(source), slope, intercept), affine
+        return Stored(name, link(source, job.path(name)), job.hash_of(source), slope, intercept), affine
     write_array(job.path(name), array, axis=axis, form=options.cache)
     return Stored(name, False, None, slope, intercept), affine
 
@@ -238,7 +237,7 @@ def _store_mask(
     array = np.asarray(open_array(source))
     _refuse_other_shape(array, row, source)
     if target is None and _is_laid_out(array, axis, options.cache):
-        return Stored(name, _link(source, job.path(name)), job.hash_of(source), 1.0, 0.0)
+        return Stored(name, link(source, job.path(name)), job.hash_of(source), 1.0, 0.0)
     if target is not None:
         array = resample_to_spacing(array, affine, target, order=0)[0].astype(array.dtype)
     write_array(job.path(name), array, axis=axis, form=options.cache)
@@ -255,18 +254,6 @@ def _refuse_other_shape(array: np.ndarray, row: dict[str, Any], path: Path) -> N
 
 def _is_laid_out(array: np.ndarray, axis: int, form: str) -> bool:
     return form == "memmap" and (array.flags.c_contiguous if axis == 0 else array.flags.f_contiguous)
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Give the file a second name (no bytes are copied), or copy it where the file system cannot; True if linked."""
-    linked = True
-    with writing(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-            linked = False
-    return linked
 
 
 def _identify(job: Job, row: dict[str, Any], folder: Path, slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

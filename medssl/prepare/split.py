@@ -15,7 +15,7 @@ FEWEST_UNITS = 3
 """With fewer patients than this there is nothing to hold out."""
 
 FEW_UNITS = 5
-"""A part with fewer units says little, and a person is told so."""
+"""A part with fewer units says little, and the log warns of it."""
 
 WORDS = {"val": "validation", "test": "test"}
 

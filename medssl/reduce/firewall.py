@@ -140,7 +140,7 @@ def some_of(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def nearest_of(near: pd.DataFrame) -> pd.DataFrame:
-    """Of the queries that were not found, those likest an image of the pool, for a person to look at."""
+    """Of the queries that were not found, those most similar to an image of the pool, for a person to review."""
     ordered = near.sort_values(["score", "query_id"], ascending=[False, True], kind="stable")
     return ordered.drop_duplicates("query_id").head(MOST_SHOWN).assign(how="nearest")
 
