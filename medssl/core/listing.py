@@ -43,6 +43,14 @@ def minted(key: bytes, prefix: str, *names: str) -> str:
     return f"{prefix}-{digest.hexdigest()[:12]}"
 
 
+def key_of(source: str, key: bytes) -> bytes:
+    """The key of ids made of file names: `slice_1.png` of two sources are two pictures.
+
+    Ids of series and patients that DICOM or a label table states take `key` itself, so that they are equal in all sources.
+    """
+    return hmac.new(key, f"source\x1f{source}".encode(), hashlib.sha256).digest()
+
+
 Listed = tuple[str, int, int, str]
 """Relative name, size in bytes, time of the last change in ns, kind: `file`, `link` or `special`."""
 

@@ -13,7 +13,7 @@ from medssl.ingest.source import NewFile, Source
 
 def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome:
     """Convert one group of the inventory: a DICOM series with its label objects, a NIfTI with its mask, pictures of one shape."""
-    outcome = Outcome(source.key)
+    outcome = Outcome(source.own_key)
     good = [row for row in rows if not row["code"]]
     for code, group in by_code(row for row in rows if row["code"]).items():
         outcome.reject(code, group[0]["sentence"], group, "scan")

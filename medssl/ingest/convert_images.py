@@ -18,7 +18,7 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
     rows = sorted(rows, key=lambda row: row["name"])
     header = json.loads(rows[0]["header"])
     columns, height = header["shape"]
-    volume_id = minted(source.key, "v", rows[0]["group"])
+    volume_id = minted(source.own_key, "v", rows[0]["group"])
     target = new_file(volume_id, "image.npy")
     request = {
         "shape": [columns, height],
@@ -46,7 +46,7 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
         images.append(
             {
                 "index": index,
-                "image_id": minted(source.key, "i", name),
+                "image_id": minted(source.own_key, "i", name),
                 "label": label,
                 "split": source.labels.split.get(name, split),
                 "subject_id": minted(source.key, "p", subject) if subject else None,
@@ -70,7 +70,7 @@ def convert_npz(row: Row, source: Source, new_file: NewFile, outcome: Outcome) -
     for (height, columns), dtype in shapes:
         names = [s["name"] for s in sets if (tuple(s["shape"][1:]), s["dtype"]) == ((height, columns), dtype)]
         count = sum(s["shape"][0] for s in sets if s["name"] in names)
-        volume_id = minted(source.key, "v", row["group"], f"{columns}x{height}", dtype)
+        volume_id = minted(source.own_key, "v", row["group"], f"{columns}x{height}", dtype)
         request = {"file": source.file(row), "names": names, "dtype": dtype, "target": str(new_file(volume_id, "image.npy"))}
         memory_mb = BASE_MEMORY_MB + 8e-6 * columns * height * count * 2 + 2e-6 * int(row["size"])
         answer = source.readers.ask("npz", request, memory_mb=memory_mb, timeout_s=60 + 1e-6 * columns * height * count)
@@ -83,7 +83,7 @@ def convert_npz(row: Row, source: Source, new_file: NewFile, outcome: Outcome) -
                 images.append(
                     {
                         "index": len(images),
-                        "image_id": minted(source.key, "i", row["name"], name, str(position)),
+                        "image_id": minted(source.own_key, "i", row["name"], name, str(position)),
                         "label": None if label is None else str(label),
                         "split": split,
                         "subject_id": None,

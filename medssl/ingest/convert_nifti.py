@@ -30,8 +30,8 @@ def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file:
         outcome.reject(refusal.code, refusal.sentence, [image], "series")
         return
     num_points = shape[3] if len(shape) > 3 else 1
-    series_id = minted(source.key, "s", image["name"])
-    volume_ids = [minted(source.key, "v", series_id, f"time{n}" if num_points > 1 else "") for n in range(num_points)]
+    series_id = minted(source.own_key, "s", image["name"])
+    volume_ids = [minted(source.own_key, "v", series_id, f"time{n}" if num_points > 1 else "") for n in range(num_points)]
     request = {
         "file": source.file(image),
         "mask": False,

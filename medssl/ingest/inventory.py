@@ -44,7 +44,7 @@ class Labels:
 def inventory(
     listing: list[tuple[str, int, int, str]],
     root: Path,
-    key: bytes,
+    own_key: bytes,
     readers: ReadingPool,
     *,
     options: IngestOptions,
@@ -54,7 +54,7 @@ def inventory(
 ) -> pd.DataFrame:
     """One row per listed file, in listing order; headers of unchanged files are taken from `known`."""
     rows = headers(listing, root, readers, no_space=options.no_space, known=known, advance=advance)
-    _group(rows, key, options, labels)
+    _group(rows, own_key, options, labels)
     for row in rows:
         row["shard"] = zlib.crc32(row["group"].encode()) % options.shards
     return pd.DataFrame(rows, columns=COLUMNS)

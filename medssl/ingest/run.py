@@ -52,7 +52,7 @@ def scan(job: Job) -> None:
         table = inventory(
             files,
             _root(job),
-            _key(job),
+            _own_key(job),
             readers,
             options=job.options(IngestOptions),
             labels=_labels(job.spec.private.get("labels")),
@@ -188,9 +188,10 @@ def check_source(
     series: list[Row] = []
     rejected: list[Row] = []
     with ReadingPool(key, min(2, os.cpu_count() or 1)) as readers, tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
-        table = inventory(files, root, key, readers, options=options, labels=given)
+        own_key = listing.key_of("check", key)
+        table = inventory(files, root, own_key, readers, options=options, labels=given)
         folders = picture_labels(records(table))
-        source = Source(root, key, readers, options, given, folders)
+        source = Source(root, key, own_key, readers, options, given, folders)
         for group, rows in table.groupby("group", sort=True):
             place = Path(scratch) / str(group)
             outcome = convert_group(records(rows), source, functools.partial(new_file_in, place))
@@ -205,7 +206,7 @@ def check_source(
 
 def _items(job: Job, table: pd.DataFrame, series: list[Row]) -> list[LabelTarget]:
     """Everything of a source that a label can be given to."""
-    key = _key(job)
+    own_key = _own_key(job)
     items: list[LabelTarget] = []
     files: dict[str, list[str]] = {}
     for row in records(table):
@@ -218,7 +219,7 @@ def _items(job: Job, table: pd.DataFrame, series: list[Row]) -> list[LabelTarget
             items.append(LabelTarget(row["volume_id"], None, tuple(names), ids))
             continue
         images = IMAGES.read(job.read(_volume(job, row["volume_id"]) / "images.parquet"))
-        name_of = {listing.minted(key, "i", name): name for name in names}
+        name_of = {listing.minted(own_key, "i", name): name for name in names}
         for image in records(images):
             own = (name_of[image["image_id"]],) if image["image_id"] in name_of else ()
             ids = tuple(str(image[name]) for name in ("image_id", "subject_id") if image[name])
@@ -271,7 +272,7 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
 
 
 def _refused_labels(job: Job, code: str, sentence: str, files: list[Row]) -> Row:
-    return rejected_row(_key(job), code, sentence, files, files, "labels")
+    return rejected_row(_own_key(job), code, sentence, files, files, "labels")
 
 
 def _class_names(folder: Path) -> dict[str, str]:
@@ -296,7 +297,7 @@ def _write_ledger(job: Job, folder: Path, series: list[Row], rejected: list[Row]
 def _store(job: Job) -> VolumeStore:
     options = job.options(IngestOptions).model_dump(mode="json", exclude=OF_THE_WHOLE)
     options["labels"] = sha256_text(identities(job.spec.private.get("labels")))
-    basis = canonical_json([options, job.spec.code, sha256_text(_key(job).hex())])
+    basis = canonical_json([options, job.spec.code, sha256_text(_own_key(job).hex())])
     return VolumeStore(job.path("volumes"), Path(job.spec.private["folder"]) / "groups", basis)
 
 
@@ -314,9 +315,14 @@ def _key(job: Job) -> bytes:
     return listing.load_key(job.spec.private.get("id_key") or None)
 
 
+def _own_key(job: Job) -> bytes:
+    return listing.key_of(_name_of(job), _key(job))
+
+
 def _source(job: Job, readers: ReadingPool, table: pd.DataFrame) -> Source:
     folders, options = picture_labels(records(table)), job.options(IngestOptions)
-    return Source(_root(job), _key(job), readers, options, _labels(job.spec.private.get("labels")), folders, job.threads)
+    labels = _labels(job.spec.private.get("labels"))
+    return Source(_root(job), _key(job), _own_key(job), readers, options, labels, folders, job.threads)
 
 
 def _labels(wanted: str | None) -> Labels:

@@ -22,6 +22,9 @@ class Source:
 
     root: Path
     key: bytes
+    """of ids that DICOM states, equal in all sources"""
+    own_key: bytes
+    """of ids made of file names (`core/listing.key_of`)"""
     readers: ReadingPool
     options: IngestOptions
     labels: Labels

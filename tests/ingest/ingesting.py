@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl.core.listing import walk
+from medssl.core.listing import key_of, walk
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import Labels, inventory
@@ -44,17 +44,19 @@ def ingest(
     options: dict | None = None,
     labels: Labels | None = None,
     depth: int = 1,
+    name: str = "test",
     readers: ReadingPool | None = None,
 ) -> dict[str, Ingested]:
-    """Ingest `root`; results by the first `depth` parts of the files' paths."""
+    """Ingest `root` as source `name`; results by the first `depth` parts of the files' paths."""
     chosen = IngestOptions(**(options or {}))
     labels = labels or Labels()
     found: dict[str, Ingested] = defaultdict(Ingested)
     own = readers or ReadingPool(KEY, 2)
     try:
-        table = inventory(walk("test", str(root)), root, KEY, own, options=chosen, labels=labels)
+        own_key = key_of(name, KEY)
+        table = inventory(walk(name, str(root)), root, own_key, own, options=chosen, labels=labels)
         folders = picture_labels(table.to_dict("records"))
-        source = Source(root, KEY, own, chosen, labels, folders)
+        source = Source(root, KEY, own_key, own, chosen, labels, folders)
         for group, rows in table.groupby("group", sort=True):
             records = rows.to_dict("records")
             place = scratch / str(group)

@@ -26,14 +26,14 @@ from medssl.ingest.options import IngestOptions
 from medssl.study.sources import refresh
 
 
-def spec_of(source: Path, code: str = "c1", labels: str | None = None, **options: object) -> jobs.Spec:
+def spec_of(source: Path, code: str = "c1", labels: str | None = None, name: str = "ct", **options: object) -> jobs.Spec:
     layout = Layout.of("results", "s")
     key = listing.load_key(None)
-    refresh(layout, "ct", str(source), key, labels=labels)
-    private = layout.private("ct", "listing.jsonl")
+    refresh(layout, name, str(source), key, labels=labels)
+    private = layout.private(name, "listing.jsonl")
     return jobs.Spec(
-        "ingest", "ct", "s", str(layout.root), 0, code, IngestOptions(**options).model_dump(mode="json"), {"listing": private},
-        layout.ingest("ct"),
+        "ingest", name, "s", str(layout.root), 0, code, IngestOptions(**options).model_dump(mode="json"), {"listing": private},
+        layout.ingest(name),
         private={"path": str(source), "id_key": "", "folder": str(Path(private).parent), "labels": labels},
     )  # fmt: skip
 
@@ -373,3 +373,15 @@ def test_no_pickle_shell_or_socket_is_used(here: Path) -> None:
         "sys.exit(len(seen))\n"
     )
     assert subprocess.run([sys.executable, str(script)], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def test_sources_with_files_of_one_name_share_no_id(here: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        (here / name).mkdir()
+        np.savez(here / name / "set.npz", train_images=np.full((4, 12, 12), len(found), np.uint8))
+        series, rejected, _ = ingest_all(here / name, name=name)
+        assert rejected.empty
+        found.append({*series["volume_id"], *series["series_id"]})
+    assert len(found[0]) == len(found[1]) == 2
+    assert not found[0] & found[1]

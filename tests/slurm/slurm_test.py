@@ -107,8 +107,9 @@ class Study:
         path.write_text(re.sub(r"stop_before_deadline_s: \d+", f"stop_before_deadline_s: {seconds}", path.read_text()))
 
     def forget(self) -> None:
-        """Remove what pre-training made, so that it runs again."""
+        """Remove what pre-training made, in the store too, so that it runs again instead of being restored."""
         shutil.rmtree(self.folder / RUN)
+        shutil.rmtree(self.folder / "results/slurm/state/store")
         assert self.step() == 0, "a finished run leaves no state"
 
 
