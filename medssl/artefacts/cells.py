@@ -7,17 +7,15 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medssl.artefacts.checks import AGAIN, JSON, refusal
+from medssl.artefacts.checks import AGAIN, refusal
+from medssl.artefacts.column import JSON, Column
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
-
-if TYPE_CHECKING:
-    from medssl.artefacts.schema import Column
 
 _WHOLE = re.compile("-?[0-9]+")
 

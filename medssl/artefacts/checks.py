@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.column import JSON, TEXT, Column
 from medssl.core.errors import CorruptArtefactError
 
-if TYPE_CHECKING:
-    from medssl.artefacts.schema import Column
-
 AGAIN = "Delete the receipt of its folder and run the same command again."
-JSON = ("list", "dict")
-TEXT = pd.StringDtype("pyarrow", na_value=np.nan)
 _NOTHING = ("empty",)
 _KINDS = {
     "str": ("string", *_NOTHING),

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
+from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, meant
-from medssl.artefacts.schema import Column, Table
+from medssl.artefacts.schema import Table
 from medssl.core.errors import CorruptArtefactError, StudyError
 
 ENCODER_FORMAT = "medssl-encoder-1"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
+from medssl.artefacts.column import HASH, Column
 from medssl.artefacts.document import Document, meant
 from medssl.artefacts.encoder import Network, Window
-from medssl.artefacts.schema import HASH, Column, Table
+from medssl.artefacts.schema import Table
 from medssl.artefacts.volumes import SPLITS
 from medssl.core.errors import CorruptArtefactError
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from medssl.artefacts.column import ID, Column
 from medssl.artefacts.document import Document, Number, meant
 from medssl.artefacts.samples import SAMPLE_ID
-from medssl.artefacts.schema import ID, Column, Family, Table
+from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.volumes import KIND, SUBJECT_ID, VOLUME_ID
 
 HASHES = ("ahash", "dhash", "phash", "whash")

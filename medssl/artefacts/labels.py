@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from medssl.artefacts.column import INSIDE, Column
 from medssl.artefacts.document import Document, meant
-from medssl.artefacts.schema import INSIDE, Column, Family, Table
+from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.volumes import VOLUME_ID
 
 GROUP = "group_"

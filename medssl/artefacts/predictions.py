@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from medssl.artefacts.column import INSIDE, Column
 from medssl.artefacts.fits import FIT_ID, FOLD, FRACTION, INIT, MODE, PRETRAIN_SEED, SEED, UNIT_ID
 from medssl.artefacts.labels import GROUPS
-from medssl.artefacts.schema import INSIDE, Column, Family, Table
+from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.volumes import SPLITS, VOLUME_ID
 
 PROBABILITY = "prob_"

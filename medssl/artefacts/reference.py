@@ -7,8 +7,9 @@ import typing
 from typing import Any
 
 from medssl.artefacts import encoder, fits, keep, labels, predictions, receipt, samples, scores, series, volumes
+from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, fields_of
-from medssl.artefacts.schema import Column, Table
+from medssl.artefacts.schema import Table
 
 HEAD = """# Artefacts: what every stage reads and leaves
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from medssl.artefacts.column import Column
 from medssl.artefacts.fits import FIT_ID, FRACTION, MODE, PRETRAIN_SEED, SEED, UNIT_ID
 from medssl.artefacts.labels import GROUPS
-from medssl.artefacts.schema import Column, Table
+from medssl.artefacts.schema import Table
 
 FOLDER = "6_evaluate/<task>"
 BETTER = ("higher", "lower")

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from medssl.artefacts.column import HASH, ID, Column
 from medssl.artefacts.document import Document, Number, meant
-from medssl.artefacts.schema import HASH, ID, Column, Table
+from medssl.artefacts.schema import Table
 from medssl.artefacts.volumes import KIND, MODALITIES, SUBJECT_ID, UNIT, VOLUME_ID
 
 FORMATS = ("dicom", "nifti", "png", "npz")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medssl.artefacts.schema import ID, INSIDE, Column, Table
+from medssl.artefacts.column import ID, INSIDE, Column
+from medssl.artefacts.schema import Table
 from medssl.core.errors import CorruptArtefactError
 from medssl.volume.intensity import values_of, windowed
 

@@ -58,7 +58,7 @@ Listed = tuple[str, int, int, str]
 def read(path: Path | str) -> list[Listed]:
     """The rows of a private listing file."""
     with open(path, encoding="utf-8") as file:
-        return [tuple(json.loads(line)) for line in file]  # type: ignore[misc]
+        return [tuple(json.loads(line)) for line in file]
 
 
 def beside(path: Path) -> str:

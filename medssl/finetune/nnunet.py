@@ -64,5 +64,5 @@ class ResEncDecoder(nn.Module):
         """The encoder's maps to one of the size of the first."""
         x = maps[-1]
         for up, stage, skip in zip(self.transpconvs, self.stages, reversed(maps[:-1]), strict=True):
-            x = stage.convs(torch.cat([up(x), skip], dim=1))  # type: ignore[operator, union-attr]
+            x = stage.convs(torch.cat([up(x), skip], dim=1))  # type: ignore[operator]
         return x

@@ -81,7 +81,7 @@ def _check_override(study: Study, source: str, section: Literal["ingest", "prepa
         raise ValidationError.from_exception_data(
             "Study",
             [
-                {"type": e["type"], "loc": ("sources", source, section, *e["loc"]), "input": e["input"], "ctx": e.get("ctx", {})}  # type: ignore[typeddict-item]
+                {"type": e["type"], "loc": ("sources", source, section, *e["loc"]), "input": e["input"], "ctx": e.get("ctx", {})}
                 for e in error.errors()
             ],
         ) from None

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import medssl.artefacts
 from medssl.artefacts import fits, keep, labels, predictions, reference, samples, scores, series
+from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, fields_of
 from medssl.artefacts.encoder import CURVE
-from medssl.artefacts.schema import Column, Table
+from medssl.artefacts.schema import Table
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
 

@@ -61,7 +61,7 @@ _SHORT = frozenset(
 )
 
 Buffer = bytes | mmap
-Values = dict[int, "bytes | list[Values]"]  # type: ignore[misc]
+Values = dict[int, "bytes | list[Values]"]
 
 
 @dataclass
@@ -331,13 +331,13 @@ class _Walker:
             ):
                 nested: list[Values] = []
                 if keep:
-                    target[tag] = nested  # type: ignore[call-overload,index]
+                    target[tag] = nested  # type: ignore[call-overload]
                 inner = now_implicit or vr == b"UN"
                 stack.append((False, None if size == UNDEFINED else value + size, inner, nested))
                 self.offset = value
             else:
                 if keep and size <= 4096:
-                    target[tag] = bytes(self.data[value : value + size])  # type: ignore[call-overload,index]
+                    target[tag] = bytes(self.data[value : value + size])  # type: ignore[call-overload]
                 self.offset = value + size
             if len(stack) > 2 * MAX_DEPTH:
                 raise Refusal("nested", f"deeper than {MAX_DEPTH} sequences at byte {self.offset}")

@@ -93,7 +93,7 @@ def place(mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, int, int]
     whole = np.round(to_image)
     turns = np.abs(whole[:3, :3])
     apart = np.linalg.norm(
-        corners_mm(affine @ whole, mask.shape) - corners_mm(mask_affine, mask.shape),  # type: ignore[arg-type]
+        corners_mm(affine @ whole, mask.shape) - corners_mm(mask_affine, mask.shape),
         axis=1,
     ).max()
     if not (turns.sum(axis=0) == 1).all() or not (turns.sum(axis=1) == 1).all() or apart > SAME_PLACE_MM:

@@ -137,7 +137,7 @@ def _jpeg_lossless(stream: bytes) -> np.ndarray:
     """Lossless JPEG; the faster of two decoders, which knows a single component only."""
     import imagecodecs
 
-    return imagecodecs.ljpeg_decode(stream)  # type: ignore[no-any-return]
+    return imagecodecs.ljpeg_decode(stream)
 
 
 def _check_end(stream: bytes) -> None:
@@ -162,7 +162,7 @@ def _stream_shape(stream: bytes) -> tuple[int, int] | None:
             offset += 1 if marker == 0xFF else 2
             continue
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return struct.unpack(">HH", stream[offset + 5 : offset + 9])  # type: ignore[return-value]
+            return struct.unpack(">HH", stream[offset + 5 : offset + 9])
         (length,) = struct.unpack(">H", stream[offset + 2 : offset + 4])
         offset += 2 + length
     return None

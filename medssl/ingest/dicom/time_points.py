@@ -81,7 +81,7 @@ def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
     marks: list[Callable[[Slice], float | None]] = [
         lambda s: None if s.header.temporal_position is None else float(s.header.temporal_position),
         lambda s: None if s.header.acquisition is None else float(s.header.acquisition),
-        *[lambda s, n=n: s.times[n] if n < len(s.times) else None for n in range(3)],  # type: ignore[misc]
+        *[lambda s, n=n: s.times[n] if n < len(s.times) else None for n in range(3)],
     ]
     for mark in marks:
         values = [mark(s) for s in slices]
