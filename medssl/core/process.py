@@ -34,7 +34,7 @@ def dealt(
     """
     context = multiprocessing.get_context("fork")
     done = context.Value("q", 0)
-    told = 0
+    passed = 0
 
     def tell(count: int) -> None:
         with done.get_lock():
@@ -54,7 +54,7 @@ def dealt(
     results = []
     for part, (process, receiver) in enumerate(running):
         while not receiver.poll(POLL_S):
-            told = _passed_on(done, told, advance)
+            passed = _passed_on(done, passed, advance)
         try:
             results.append(json.loads(receiver.recv_bytes()))
         except EOFError:
@@ -64,13 +64,13 @@ def dealt(
                 "cause. Run again with fewer threads."
             ) from None
         process.join()
-    _passed_on(done, told, advance)
+    _passed_on(done, passed, advance)
     return results
 
 
-def _passed_on(done: Any, told: int, advance: Callable[[int], None]) -> int:
+def _passed_on(done: Any, passed: int, advance: Callable[[int], None]) -> int:
     """Tell `advance` what is new in the sum of the parts; the sum."""
     now = int(done.value)
-    if now > told:
-        advance(now - told)
+    if now > passed:
+        advance(now - passed)
     return now

@@ -81,7 +81,7 @@ class Sample:
         return self._curves[index]
 
     def by_class(self, values: dict[int, Float64[np.ndarray, "r"]]) -> dict[str, Float64[np.ndarray, "r"]]:
-        """Rows named by class; with several classes also their mean over the classes that can be told from the rest."""
+        """Rows named by class; with several classes also their mean over the classes that can be distinguished from the rest."""
         rows = {self.truth.classes[index]: row for index, row in values.items() if index in self.scored}
         if len(values) > 1:
             present = [values[index] for index in values if self.truth.present[index]]

@@ -15,7 +15,7 @@ IGNORED = -100
 
 
 class ClusterMemory(nn.Module):
-    """Remembers two embeddings of each item, by global number; every epoch they are clustered, and items are told by cluster.
+    """Remembers two embeddings of each item, by global number; every epoch they are clustered, and items are predicted by cluster.
 
     `heads` clusterings are made, head h of the memory of view h mod 2. Centroids are of unit length; items that the memory does
     not know have no target. `name` sets apart the random starts of several memories.
@@ -87,7 +87,7 @@ class ClusterMemory(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Learnt prototypes; the code of one of two views, an equal share of prototypes, is told from the other.
+    """Learnt prototypes; the code of one of two views, an equal share of prototypes, is predicted from the other.
 
     Source: Caron et al., arXiv 2006.09882, §3.1 (SwAV), without a queue.
     """

@@ -1,4 +1,4 @@
-"""Equal bits on the same GPU: what torch must be told, in one place."""
+"""Equal bits on the same GPU: the settings that torch needs, in one place."""
 
 from __future__ import annotations
 

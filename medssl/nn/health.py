@@ -114,7 +114,7 @@ def uniformity(x: Float[Tensor, "n d"]) -> float:
 def neighbours(x: Float[Tensor, "n d"], rows: Int64[np.ndarray, "n"], samples: Samples, k: int = 5) -> dict[str, float]:
     """Share of the k nearest other samples that come from the same volume (patient), and how well they tell the body position.
 
-    `knn_position` is the coefficient of determination of the relative position in the volume, told from neighbours in
+    `knn_position` is the coefficient of determination of the relative position in the volume, predicted from neighbours in
     other volumes alone. Figures that the data do not allow are left out.
     """
     rows, first = np.unique(rows, return_index=True)
@@ -140,8 +140,8 @@ def neighbours(x: Float[Tensor, "n d"], rows: Int64[np.ndarray, "n"], samples: S
         near = np.argsort(-similar, axis=1, kind="stable")[:, :k]
         near = near[:, : min(k, int((similar > -np.inf).sum(1).min()))]
         if near.shape[1]:
-            told = position[near].mean(1)
-            found["knn_position"] = float(1 - ((told - position) ** 2).sum() / ((position - position.mean()) ** 2).sum())
+            predicted = position[near].mean(1)
+            found["knn_position"] = float(1 - ((predicted - position) ** 2).sum() / ((position - position.mean()) ** 2).sum())
     return found
 
 

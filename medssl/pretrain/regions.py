@@ -1,4 +1,4 @@
-"""Where the regions of a map lie whose embeddings are told apart, and which neighbours each one is told from.
+"""Where the regions of a map lie whose embeddings are contrasted, and which neighbours are the negatives of each.
 
 Source: Chaitanya et al., arXiv 2006.10511, §3.2; places and neighbours in 2-D are the table of the authors' code.
 """
@@ -37,7 +37,7 @@ NEIGHBOURS_2D: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Regions:
-    """Nodes of the lattice, the nodes that are anchors, and the nodes that each anchor is told from."""
+    """Nodes of the lattice, the nodes that are anchors, and the negatives of each anchor."""
 
     nodes: tuple[tuple[int, ...], ...]
     places: Int64[Tensor, "places"]
@@ -68,7 +68,7 @@ def _lattice(dims: int) -> Regions:
 
 
 def _nearest(dims: int) -> dict[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """The same pattern of places at another rank, for which the paper has no table: each is told from the nearest others."""
+    """The same pattern of places at another rank, for which the paper has no table: the negatives of each are the nearest others."""
     places = [*itertools.product((0, 2, 4), repeat=dims), *itertools.product((1, 3), repeat=dims)]
 
     def others(place: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

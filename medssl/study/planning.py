@@ -67,7 +67,7 @@ def peak_at(batch: float, batches: Sequence[int], peaks_mb: Sequence[float]) -> 
 def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: float) -> int:
     """The largest power of two whose memory, on the line through two measured batches, leaves a tenth of the room free.
 
-    Where the two differ too little to be told apart, nothing is known beyond the larger of them.
+    Where the two do not differ clearly, nothing is known beyond the larger of them.
     """
     per_sample_mb = peak_at(1, batches, peaks_mb) - peak_at(0, batches, peaks_mb)
     if per_sample_mb <= 0:

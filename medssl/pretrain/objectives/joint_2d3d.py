@@ -1,4 +1,4 @@
-"""Joint 2D-3D: slices are clustered, volumes are clustered from their slices, and hidden slices are told from the others.
+"""Joint 2D-3D: slices are clustered, volumes are clustered from their slices, and hidden slices are predicted from the others.
 
 Source: Nguyen et al., "Joint self-supervised image-volume representation learning with intra-inter contrastive clustering",
 AAAI 2023, arXiv 2212.01893.
@@ -51,7 +51,7 @@ class Joint2D3D(Objective):
     """A slice encoder, a transformer between the slices of a volume, and the sum of three losses with weights.
 
     `slice_weight`: both views of a slice fall into its cluster. `volume_weight`: so do both views of a volume, the mean of its
-    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is told from those of the others. A weight of 0
+    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is predicted from those of the others. A weight of 0
     leaves the part out; so the three stages of the released code are three runs with one weight each, the middle one with
     `freeze_backbone`. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view;
     images without neighbours fill bags of their own and count in the slice loss alone.
@@ -122,7 +122,7 @@ class Joint2D3D(Objective):
         if (volume_weight and known < 4) or (mask_weight and not known):
             raise StudyError(
                 f"joint_2d3d: {known} of the training volumes have two kept slices or more, and volumes are to be clustered "
-                "(at least 4) or their slices told. Add volumes, or set volume_weight and mask_weight to 0."
+                "(at least 4) or their slices predicted. Add volumes, or set volume_weight and mask_weight to 0."
             )
         self.memory_pass = clustering == "deepcluster_v2" and bool(slice_weight or volume_weight)
         volume_ids = ids_to_keys([volume.volume_id for volume in samples.volumes])

@@ -1,4 +1,4 @@
-"""MoCo v2: a view's key, from a network that follows slowly, is told from a queue of earlier keys.
+"""MoCo v2: a view's key, from a network that follows slowly, is contrasted with a queue of earlier keys.
 
 Source: He et al., arXiv 1911.05722, algorithm 1; Chen et al., arXiv 2003.04297 (MLP head, temperature 0.2).
 """

@@ -1,4 +1,4 @@
-"""SparK: a convolutional network sees some patches of an image, and what the others hold is to be told.
+"""SparK: a convolutional network sees some patches of an image, and predicts what the others hold.
 
 Source: Tian et al., "Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling", arXiv 2301.03580.
 """
@@ -221,8 +221,8 @@ class SparK(Objective):
         seen = active.view(*active.shape, *[1] * (target.ndim - 2))
         axes = tuple(range(2, target.ndim))
         mean, variance = target.mean(axes, keepdim=True), target.var(axes, keepdim=True)
-        told = split(outputs["prediction"].float(), grid) * (variance + EPSILON).sqrt() + mean
-        columns = (target, torch.where(seen, target, MASK_GREY), torch.where(seen, target, told.clamp(0, 1)))
+        predicted = split(outputs["prediction"].float(), grid) * (variance + EPSILON).sqrt() + mean
+        columns = (target, torch.where(seen, target, MASK_GREY), torch.where(seen, target, predicted.clamp(0, 1)))
         return [join(column, grid) for column in columns]
 
     def _grid(self, size: Sequence[int]) -> tuple[int, ...]:
