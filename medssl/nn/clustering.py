@@ -15,7 +15,7 @@ IGNORED = -100
 
 
 class ClusterMemory(nn.Module):
-    """Remembers two embeddings of each item, by global number; every epoch they are clustered, and items are predicted by cluster.
+    """Remembers two embeddings of each item, by global number; every epoch they are clustered, and clusters are predicted.
 
     `heads` clusterings are made, head h of the memory of view h mod 2. Centroids are of unit length; items that the memory does
     not know have no target. `name` sets apart the random starts of several memories.

@@ -68,7 +68,7 @@ def _lattice(dims: int) -> Regions:
 
 
 def _nearest(dims: int) -> dict[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """The same pattern of places at another rank, for which the paper has no table: the negatives of each are the nearest others."""
+    """The same pattern at another rank, for which the paper has no table: the negatives of each place are the nearest others."""
     places = [*itertools.product((0, 2, 4), repeat=dims), *itertools.product((1, 3), repeat=dims)]
 
     def others(place: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

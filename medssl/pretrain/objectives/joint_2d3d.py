@@ -51,7 +51,7 @@ class Joint2D3D(Objective):
     """A slice encoder, a transformer between the slices of a volume, and the sum of three losses with weights.
 
     `slice_weight`: both views of a slice fall into its cluster. `volume_weight`: so do both views of a volume, the mean of its
-    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is predicted from those of the others. A weight of 0
+    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is predicted from the others. A weight of 0
     leaves the part out; so the three stages of the released code are three runs with one weight each, the middle one with
     `freeze_backbone`. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view;
     images without neighbours fill bags of their own and count in the slice loss alone.
