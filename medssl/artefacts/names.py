@@ -300,7 +300,7 @@ def is_scratch(text: str) -> bool:
 
 
 def asked_pairs(arms: Iterable[str], asked: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
-    """The arms of the pairs of names that a study asks for: of one reduction, or any where one (given weights, scratch) has none."""
+    """The arms of the pairs of names that a study asks for: of one reduction, or any where one (weights, scratch) has none."""
     named = {arm: Arm.parse(arm) for arm in arms}
     return [
         (a, b)
