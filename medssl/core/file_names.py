@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import PurePosixPath
 
 from medssl.core.errors import StudyError
 
@@ -198,7 +197,10 @@ def path_names(file: str) -> list[str]:
     >>> path_names("a/b/1.png")
     ['a/b/1.png', 'a/b', 'a']
     """
-    return [file, *(str(folder) for folder in PurePosixPath(file).parents if folder.name)]
+    names = [file]
+    while "/" in names[-1]:
+        names.append(names[-1].rpartition("/")[0])
+    return names
 
 
 def short_names(file: str) -> set[str]:

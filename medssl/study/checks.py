@@ -162,9 +162,9 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], reached: Reach) -> Iterator
 
 def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFiles]) -> tuple[int | None, bool]:
     """How many samples a run over an arm has: as its last decision states it, else at most the files of its sources."""
-    summary = Path(dag.layout.reduce(cohort, arm, "summary.json"))
-    if summary.is_file():
-        return int(read_json(summary)["kept"]), True
+    kept = _kept(Path(dag.layout.reduce(cohort, arm, "summary.json")))
+    if kept is not None:
+        return kept, True
     count = 0
     for source in dag.study.all_cohorts[cohort]:
         if listed[source].kinds & {NIFTI, NPZ}:
@@ -172,3 +172,11 @@ def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFi
         count += sum(kind_of(name) != BESIDE for name in listed[source].names)
     keep_frac = dag.arms[arm].keep_frac
     return (count if keep_frac is None else max(1, round(keep_frac * count))), False
+
+
+def _kept(summary: Path) -> int | None:
+    """How many slices an arm kept when it decided last; None where it has not, or its summary is damaged: the job will say so."""
+    try:
+        return int(read_json(summary)["kept"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

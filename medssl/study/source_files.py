@@ -74,7 +74,11 @@ class SourceFiles:
 
     def masks(self, given: dict[str, str]) -> Pairing:
         """Which NIfTI is whose mask, as ingest pairs them; by number in `named(NIFTI)`. `given`: by a label table."""
-        return pair_masks(self.named(NIFTI), self.ingest.masks, given)
+        return pair_masks(self.named(NIFTI), self.ingest.masks, given) if given else self._pairing
+
+    @cached_property
+    def _pairing(self) -> Pairing:
+        return pair_masks(self.named(NIFTI), self.ingest.masks)
 
     def scans(self, given: dict[str, str]) -> list[str]:
         """The NIfTI files that are no masks."""

@@ -145,6 +145,8 @@ def test_an_arm_smaller_than_the_batch_is_said(notes: Notes, refusal: Refusal) -
     study, _ = read_study(files=["mine.yaml"])
     write_json(Dag(study).layout.reduce("ct", "hash", "summary.json"), {"kept": 3})
     assert "has 3 samples" in notes(text)[0]
+    write_json(Dag(study).layout.reduce("ct", "hash", "summary.json"), {})  # damaged: the job will say so
+    assert "at most 4 samples" in notes(text)[0]
     assert notes(text.replace("cohort: ct", "cohort: organs")) == []  # one NPZ holds any number
 
 
