@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
+from sentences import DOUBLED
 from shapes import PACKAGES
 
 install_import_hook(PACKAGES, "shapes.checked")
+
+from medssl.core.errors import MedsslError  # noqa: E402  (after the hook)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -25,6 +30,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="long count: make test-full"))
         if item.get_closest_marker("shared") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason="needs ../shared/data, which is not here"))
+
+
+@pytest.fixture(autouse=True)
+def each_sentence_ends_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A law over every error that any test brings about: its sentences have one mark at their end."""
+    said: list[str] = []
+
+    def keep(self: MedsslError, *arguments: Any) -> None:
+        said.extend(map(str, arguments))
+        Exception.__init__(self, *arguments)
+
+    monkeypatch.setattr(MedsslError, "__init__", keep)
+    yield
+    assert [text for text in said if DOUBLED.search(text)] == []
 
 
 @pytest.fixture(scope="session")

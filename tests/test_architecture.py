@@ -112,7 +112,7 @@ MEANT = {
     "report/sections/calibration.py": {("metric", "accuracy"): "a column of calibration.tsv"},
     "finetune/tasks/segmentation.py": {("backbone", "unet"): "a kind of decoder"},
     "pretrain/objectives/spark.py": {("backbone", "unet"): "a kind of decoder"},
-    "ingest/names.py": {("task", "segmentation"): "a word in the names of mask files"},
+    "core/file_names.py": {("task", "segmentation"): "a word in the names of mask files"},
     "nn/resnet.py": {("backbone", "bottleneck"): "a kind of block"},
     "pretrain/objectives/joint_2d3d.py": {("backbone", "slicewise"): "PARTS: what takes up a part that it leaves"},
     "pretrain/objectives/sepclr.py": {("backbone", "bottleneck"): "PARTS: what takes up a part that it leaves"},

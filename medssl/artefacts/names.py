@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -297,6 +297,19 @@ def arm_and_seed(text: str) -> tuple[Arm, int | None]:
 def is_scratch(text: str) -> bool:
     """Whether a starting point, an arm or a fit starts from random weights; of any text, as the first word is reserved."""
     return text.partition("-")[0] == SCRATCH
+
+
+def asked_pairs(arms: Iterable[str], asked: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
+    """The arms of the pairs of names that a study asks for: of one reduction, or any where one (weights, scratch) has none."""
+    named = {arm: Arm.parse(arm) for arm in arms}
+    return [
+        (a, b)
+        for first, second in asked
+        for a in named
+        for b in named
+        if (named[a].name, named[b].name) == (first, second)
+        and (named[a].reduction == named[b].reduction or "" in (named[a].reduction, named[b].reduction))
+    ]
 
 
 def in_cohort(folder: str) -> tuple[str, str]:

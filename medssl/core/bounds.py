@@ -1,8 +1,10 @@
-"""Numbers with bounds, for the sections of a study file and the signatures of plug-ins: what lies outside is refused unread."""
+"""Numbers and lists with bounds, for the sections of a study file and the signatures of plug-ins: what lies outside is refused
+unread.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -30,3 +32,28 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
 
 Rising = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
 """The least and the largest share of an image."""
+
+T = TypeVar("T")
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    names = [getattr(value, "name", value) for value in values]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            written = list(name) if isinstance(name, tuple) else name
+            raise ValueError(f"{written!r} stands twice in this list; expected each value once. Remove one")
+    return values
+
+
+def _some(values: list[Any]) -> list[Any]:
+    if not values:
+        raise ValueError("this list is empty; expected at least 1 value. Name one, or leave the option out")
+    return values
+
+
+Distinct = Annotated[list[T], AfterValidator(_each_once), Field(json_schema_extra={"uniqueItems": True})]
+"""A list in which no value stands twice; of plug-ins no name."""
+OneOrMore = Annotated[
+    list[T], AfterValidator(_some), AfterValidator(_each_once), Field(json_schema_extra={"uniqueItems": True, "minItems": 1})
+]
+"""The same, and not empty."""

@@ -60,6 +60,11 @@ class PreemptedError(MedsslError):
     exit_code = 75
 
 
+def ended(text: str) -> str:
+    """A sentence with a full stop, where it has no mark at its end: a text that others wrote, before more is said."""
+    return text if text.endswith((".", "?", "!", "…")) else f"{text}."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt word: ` Did you mean 'x'?`, or the known words when none is near."""
     choices = sorted(known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from medssl.core.errors import StudyError
@@ -15,6 +15,10 @@ IDENTITY_COLUMNS = ("split", "subject", "mask")
 MISSING = ("", "n/a")
 FOLDERS = "folders"
 """Said instead of a path: the folder of an image is its class."""
+MANY = "|"
+"""Between the classes of a case that has several."""
+NOT_GROUPS = ("file", "label", "split", "subject", "mask")
+MAX_GROUPS = 20
 
 
 def is_label_table(path: Path | str) -> bool:
@@ -68,6 +72,22 @@ def identities(path: str | None) -> str:
     rows = [[row["file"], *(row.get(name, "") for name in IDENTITY_COLUMNS)] for row in read_label_table(path)]
     early = sorted(row for row in rows if any(row[1:]))
     return canonical_json(early) if early else ""
+
+
+def classes_of(labels: Iterable[str]) -> set[str]:
+    """Distinct class names: `a|b` counts for a and for b, `|` for none."""
+    return {name.strip() for label in labels for name in label.split(MANY)} - {""}
+
+
+def group_problems(rows: Sequence[LabelRow], groups: Sequence[str]) -> Iterator[str]:
+    """Why columns cannot make subgroups: a sentence for each that cannot."""
+    for name in groups:
+        values = {row[name] for row in rows if name in row}
+        if name in NOT_GROUPS or not 1 <= len(values) <= MAX_GROUPS:
+            yield (
+                f"groups: the column {name!r} of the label table holds {len(values)} different values; subgroups are made of a "
+                f"column (not {', '.join(NOT_GROUPS)}) with 1 to {MAX_GROUPS}."
+            )
 
 
 def contradictions(rows: Sequence[LabelRow]) -> Iterator[tuple[LabelRow, LabelRow]]:

@@ -68,6 +68,11 @@ def beside(path: Path) -> str:
     return hint if "Did you mean" in hint else ""
 
 
+def nothing_at(path: str) -> str:
+    """That a path leads nowhere, with what was tried and what lies near it."""
+    return f"there is nothing at {path!r} (tried {Path(path).resolve()}).{beside(Path(path))}"
+
+
 def walk(source: str, path: str) -> list[Listed]:
     """Every entry below `path` as (relative name, size, mtime_ns, kind), sorted; kind is `file`, `link` or `special`.
 

@@ -97,7 +97,8 @@ def choice_of(kind: str, value: Any) -> PluginChoice:
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise ValueError(f"{kind} {name!r} has no option {key!r}.{did_you_mean(key, plugin.options.model_fields)}") from None
-        raise ValueError(f"{kind} {name!r}, option {key!r}: {first['msg']}, got {first['input']!r}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{kind} {name!r}, option {key!r}: {message}, got {first['input']!r}") from None
 
 
 class ChoiceOf:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
-from medssl.artefacts.names import Arm, arm_and_seed, is_scratch
+from medssl.artefacts.names import Arm, arm_and_seed, asked_pairs, is_scratch
 from medssl.evaluate.delong import delong
 from medssl.evaluate.intervals import Interval, Replicates, interval, mean_of
 from medssl.evaluate.predictions import Tested
@@ -120,19 +120,6 @@ def pairs_of(
         references = [str(Arm(of_run.name, reduction=name)) for name in names]
         pairs += [(arm, reference) for reference in references if reference != arm and reference in arms]
     return pairs
-
-
-def asked_pairs(arms: list[str], asked: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
-    """The arms of pairs of names that a study asks for: of one reduction, or of any where one (given weights) has none."""
-    named = {arm: Arm.parse(arm) for arm in arms}
-    return [
-        (a, b)
-        for first, second in asked
-        for a in arms
-        for b in arms
-        if (named[a].name, named[b].name) == (first, second)
-        and (named[a].reduction == named[b].reduction or "" in (named[a].reduction, named[b].reduction))
-    ]
 
 
 def networks_of(fits: pd.DataFrame) -> dict[str, Network]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medssl.core import plugins
+from medssl.core.bounds import Distinct, OneOrMore
 from medssl.core.options import Metric, Options
 from medssl.core.plugins import Plugin
 
@@ -24,12 +25,12 @@ class EvaluateOptions(Options):
     """Level of the intervals."""
     positive: str | None = None
     """The positive class of tasks with two classes; the rarer one where it is left out."""
-    metrics: list[Metric] | None = None
+    metrics: OneOrMore[Metric] | None = None
     """Metrics; all that fit the task where they are left out."""
     holm_over: Literal["arms", "task"] = "arms"
     """The family of Holm's correction: the arms of one table, or all comparisons of a task."""
-    compare: list[tuple[str, str]] = []
-    """Pairs of pre-trainings or given weights, the first against the second, beside each against scratch."""
+    compare: Distinct[tuple[str, str]] = []
+    """Pairs of pre-trainings, given weights or `scratch`, the first against the second, beside each against scratch."""
 
     def plugins(self) -> Iterator[Plugin]:
         """The metrics that are named, or every one, and those that tables beside the scores are made with."""

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.errors import StudyError
-
-MANY = "|"
-"""Between the classes of a case that has several."""
+from medssl.core.label_table import MANY, classes_of
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,7 @@ class Cases:
 
 def class_names(labels: Sequence[str]) -> list[str]:
     """Distinct class names: numbers in their order, else alphabetically; `a|b` counts for a and for b, `|` for none."""
-    found = {name for label in labels for name in label.split(MANY)} - {""}
-    return sorted(found, key=lambda name: (0, int(name), name) if name.isdigit() else (1, 0, name))
+    return sorted(classes_of(labels), key=lambda name: (0, int(name), name) if name.isdigit() else (1, 0, name))
 
 
 def _stripped(label: str) -> str:

@@ -18,7 +18,8 @@ from medssl.artefacts.samples import SAMPLES
 from medssl.artefacts.volumes import VOLUMES, Volume, read_volumes
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text
-from medssl.finetune.cases import MANY, Cases, class_names, encode, labelled, unit_ids, volume_ids
+from medssl.core.label_table import MANY
+from medssl.finetune.cases import Cases, class_names, encode, labelled, unit_ids, volume_ids
 from medssl.finetune.restoring import restored_mask
 from medssl.finetune.scans import Scan
 from medssl.finetune.task import Mask, NetworkInput, Source

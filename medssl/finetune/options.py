@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from medssl.artefacts.encoder import OWN
 from medssl.core import plugins
-from medssl.core.bounds import Count, Fold, Fraction
+from medssl.core.bounds import Count, Distinct, Fold, Fraction, OneOrMore, Whole
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.options import Backbone, Name, Options, choice_of
 from medssl.core.plugins import Plugin
@@ -35,7 +35,7 @@ class FinetuneOptions(Recipe):
     """The source whose labels are learnt."""
     options: dict[str, Any] = {}
     """The task's own options."""
-    inits: list[str] | None = None
+    inits: Distinct[str] | None = None
     """Pre-trainings to start from; all of the study where they are left out."""
     encoder: str = OWN
     """The network that starts: `own`, as it was pre-trained; `inflated`, a 2-D one with its kernels inflated for volumes; or what
@@ -46,13 +46,13 @@ class FinetuneOptions(Recipe):
     """Further starting points: .safetensors files by name."""
     backbone: Backbone | None = None
     """The network of scratch and of given weights; that of the first run where it is left out."""
-    modes: list[str] = []
+    modes: OneOrMore[str] = Field(default_factory=list)
     """How a start is used; the task's own default where they are left out."""
-    fractions: list[Fraction] = [0.05, 0.1, 0.25, 1.0]
+    fractions: Distinct[Fraction] = [0.05, 0.1, 0.25, 1.0]
     """Shares of the training patients whose labels are used."""
-    counts: list[Count] = []
+    counts: Distinct[Count] = []
     """Numbers of training patients whose labels are used."""
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    seeds: OneOrMore[Whole] = [0, 1, 2]
     """Seeds of label subsets, order and head, a fit each."""
     pair_seeds: bool = False
     """Fine-tune run 1 of a pre-training with seed 1 alone, and so on; scratch and given weights with every seed."""
@@ -75,11 +75,17 @@ class FinetuneOptions(Recipe):
         if isinstance(options, dict):
             options = choice_of("task", {plugin.name: options}).options
         known = plugin.constant("MODES")
-        modes = values.get("modes") or plugin.constant("DEFAULT_MODES")
+        modes = plugin.constant("DEFAULT_MODES") if values.get("modes") is None else values["modes"]
         for mode in modes if isinstance(modes, list) else []:
             if mode not in known:
                 raise ValueError(f"task {plugin.name!r} has no mode {mode!r}.{did_you_mean(str(mode), known)}")
         return {**values, "options": options, "modes": modes}
+
+    @model_validator(mode="after")
+    def _some_labels(self) -> FinetuneOptions:
+        if not self.fractions and not self.counts:
+            raise ValueError("fractions and counts are both empty; expected at least 1 share of the labels in one of them")
+        return self
 
     @model_validator(mode="after")
     def _known_encoder(self) -> FinetuneOptions:

@@ -6,8 +6,8 @@ import json
 from collections import Counter
 
 from medssl.artefacts.series import SERIES
+from medssl.core.file_names import folder_labels
 from medssl.core.listing import minted
-from medssl.ingest.inventory import folder_labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source

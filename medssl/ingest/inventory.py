@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from medssl.core.file_names import modality_of, pair_masks, subject_of
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
-from medssl.ingest.names import modality_of, pair_masks, subject_of
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
@@ -185,29 +185,3 @@ def nifti_modality(name: str, options: IngestOptions) -> str:
 def nifti_subject(name: str, options: IngestOptions, labels: Labels) -> str:
     """The patient of a NIfTI file: the labels table's word, else the name's."""
     return labels.subject.get(name) or subject_of(name, options.subject_pattern)
-
-
-def folder_labels(names: list[str]) -> dict[str, tuple[str, str | None]]:
-    """Class and split of pictures from their folders: name → (class, split).
-
-    Folder names may be patients' names. So they become labels only where the same class folders stand below two or more of
-    `train`, `val`, `test`: no patient does. Elsewhere the study file must ask for it (`labels: folders`, see `label_files`).
-    """
-    splits: dict[str, set[str]] = defaultdict(set)
-    found: dict[str, tuple[str, str | None]] = {}
-    for name in names:
-        *folders, _ = name.split("/")
-        if not folders:
-            continue
-        split = next(
-            (s for s in ("train", "val", "test") if len(folders) > 1 and folders[-2].lower() in (s, f"{s}ing", _LONG[s])), None
-        )
-        if split:
-            splits[split].add(folders[-1])
-            found[name] = (folders[-1], split)
-    classes = list(splits.values())
-    certain = len(classes) >= 2 and all(c == classes[0] for c in classes) and 2 <= len(classes[0]) <= 100
-    return found if certain else {}
-
-
-_LONG = {"train": "training", "val": "validation", "test": "testing"}

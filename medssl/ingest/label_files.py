@@ -10,11 +10,9 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 from medssl.core.errors import StudyError
-from medssl.core.label_table import LabelRow
-from medssl.ingest.names import IMAGE_WORDS, MASK_WORDS, file_words, is_mask
+from medssl.core.file_names import IMAGE_WORDS, MASK_WORDS, file_words, is_mask, path_names, short_names, tidy_id
+from medssl.core.label_table import LabelRow, group_problems
 
-NOT_GROUPS = ("file", "label", "split", "subject", "mask")
-MAX_GROUPS = 20
 MASK_ENTITY = re.compile(r"(seg|desc|label|space|res|den|atlas)-[A-Za-z0-9]+")
 
 
@@ -50,12 +48,9 @@ class Matcher:
             for name in item.ids:
                 self._certain[name].add(number)
             for file in item.files:
-                path = PurePosixPath(file)
-                self._certain[file].add(number)
-                for folder in path.parents:
-                    if folder.name:
-                        self._certain[str(folder)].add(number)
-                for name in {path.name, _stem(path.name), _stem(file)}:
+                for name in path_names(file):
+                    self._certain[name].add(number)
+                for name in short_names(file):
                     self._short[name].add(number)
 
     def find(self, name: str) -> list[int]:
@@ -64,7 +59,7 @@ class Matcher:
         Raises:
             StudyError: a bare name stands for several images.
         """
-        tidy = name.replace("\\", "/").removeprefix("./").rstrip("/")
+        tidy = tidy_id(name)
         for candidate in (tidy, *self._key_ids(name)):
             if candidate in self._certain:
                 return sorted(self._certain[candidate])
@@ -87,7 +82,8 @@ def given_by_table(rows: Sequence[LabelRow], matcher: Matcher, groups: Sequence[
     Raises:
         StudyError: no row is for an image, two rows contradict each other, or a subgroup column cannot be one.
     """
-    _check_groups(rows, groups)
+    for problem in group_problems(rows, groups):
+        raise StudyError(problem)
     found: dict[int, Given] = {}
     named_by: dict[int, LabelRow] = {}
     strangers = 0
@@ -117,16 +113,6 @@ def given_by_folders(items: Sequence[LabelTarget]) -> dict[int, Given]:
     if not found:
         raise StudyError("labels: folders: no image lies in a folder of its class. Name a table of id and label instead.")
     return found
-
-
-def _check_groups(rows: Sequence[dict[str, str]], groups: Sequence[str]) -> None:
-    for name in groups:
-        values = {row[name] for row in rows if name in row}
-        if name in NOT_GROUPS or not 1 <= len(values) <= MAX_GROUPS:
-            raise StudyError(
-                f"groups: the column {name!r} of the label table holds {len(values)} different values; subgroups are made of a "
-                f"column (not {', '.join(NOT_GROUPS)}) with 1 to {MAX_GROUPS}."
-            )
 
 
 def masks_of(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: str | None = None) -> dict[str, list[str]]:
@@ -182,10 +168,6 @@ def mask_stems(name: str) -> list[str]:
         words.pop()
     short = words[:-1] if len(words) > 1 and words[-1].lower() in IMAGE_WORDS else words
     return list(dict.fromkeys(["_".join(words), "_".join(short)]))
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"(\.nii\.gz|\.[A-Za-z0-9]{1,5})$", "", name)
 
 
 def _shared_folders(one: str, other: str) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import field_validator
+
 from medssl.core import plugins
-from medssl.core.bounds import Count, Fraction
+from medssl.core.bounds import Count, Distinct, Fraction
 from medssl.core.options import Options
 from medssl.core.plugins import Plugin
 
@@ -35,7 +38,7 @@ class IngestOptions(_Checked):
     """Pattern of the names of masks that lie beside their images, such as `{image}_gt`."""
     subject_pattern: str | None = None
     """Regular expression whose first group is the patient in a file's name."""
-    skip: list[str] = []
+    skip: Distinct[str] = []
     """Series to leave out, by `series_id`."""
     min_slices: Count = 3
     """Volumes with fewer slices are refused."""
@@ -43,6 +46,17 @@ class IngestOptions(_Checked):
     """The stage stops when a larger share of the source's groups of files is refused."""
     shards: Count = 1
     """Jobs that the conversion of the source is divided into."""
+
+    @field_validator("subject_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = 1 if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        if not groups:
+            raise ValueError(f"{pattern!r} has no group; expected one in brackets for the patient, such as '(case\\d+)'")
+        return pattern
 
 
 class LabelFileOptions(_Checked):
@@ -52,5 +66,5 @@ class LabelFileOptions(_Checked):
     """As in ingest: the pattern of the names of masks."""
     no_space: Literal["refuse", "pixdim"] = "refuse"
     """As in ingest, for masks in NIfTI."""
-    groups: list[str] = []
+    groups: Distinct[str] = []
     """Columns of the label table whose values make subgroups."""

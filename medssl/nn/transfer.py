@@ -13,7 +13,7 @@ import pandas as pd
 
 from medssl.artefacts.encoder import Contract
 from medssl.core import tables
-from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.errors import StudyError, did_you_mean, ended
 from medssl.core.files import write_json
 
 CONVERT_LIMIT_S = 600
@@ -80,8 +80,8 @@ def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
     if done.returncode or not out.is_file():
         reason = (done.stderr.strip().splitlines() or ["the reading process was ended"])[-1]
         raise StudyError(
-            f"{foreign.name} was not converted: {reason[:400]}. Only files that hold tensors and plain numbers are read; ask its "
-            "maker for safetensors, or save its state_dict alone."
+            f"{foreign.name} was not converted: {ended(reason[:400])} Only files that hold tensors and plain numbers are read; "
+            "ask its maker for safetensors, or save its state_dict alone."
         )
     return done.stdout.strip()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from medssl.core.bounds import Count, Fold, Part, Positive, Weight, Whole
+from medssl.core.bounds import Count, Fold, OneOrMore, Part, Positive, Weight, Whole
 from medssl.core.options import Backbone, Objective, Options
 from medssl.nn.options import ViewOptions
 
@@ -85,11 +85,15 @@ class TrainingOptions(Options):
     tensorboard: bool = True
     """Write TensorBoard event files."""
 
-    @model_validator(mode="after")
-    def _sizes(self) -> TrainingOptions:
-        if len(self.size) not in (1, self.spatial_dims):
-            raise ValueError(f"size takes one number or {self.spatial_dims} (spatial_dims), got {len(self.size)}")
-        return self
+    @field_validator("size")
+    @classmethod
+    def _sizes(cls, size: list[int], info: Any) -> list[int]:
+        dims = info.data.get("spatial_dims")
+        if dims is not None and len(size) not in (1, dims):
+            raise ValueError(
+                f"size {size} has {len(size)} numbers, and the network is {dims}-D (spatial_dims); expected one number, or {dims}"
+            )
+        return size
 
     @model_validator(mode="after")
     def _one_beginning(self) -> TrainingOptions:
@@ -103,16 +107,16 @@ class PretrainOptions(TrainingOptions):
 
     cohort: str | None = None
     """The cohort that is learnt from; the study's first source where it is left out."""
-    arms: list[str] | None = None
+    arms: OneOrMore[str] | None = None
     """Reduction arms, a run each; the study's first arm where they are left out."""
-    seeds: list[int] = [0]
+    seeds: OneOrMore[Whole] = [0]
     """Seeds of weights, order and views, a run each."""
 
 
 class RunOptions(TrainingOptions):
     """What one job of the stage is given: the training of one arm with one seed."""
 
-    seed: int
+    seed: Whole
     """Seed of weights, order and views."""
     licences: dict[str, str] = {}
     """Licence of the data by source, for the contract."""

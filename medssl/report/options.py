@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import model_validator
 
 from medssl.core import plugins
+from medssl.core.bounds import OneOrMore
 from medssl.core.errors import did_you_mean
 from medssl.core.options import Options
 from medssl.core.plugins import Plugin
@@ -18,7 +19,7 @@ class ReportOptions(Options):
 
     title: str | None = None
     """Title of the page; the study's name where it is left out."""
-    sections: list[str] | None = None
+    sections: OneOrMore[str] | None = None
     """Sections; all of them where they are left out."""
 
     @model_validator(mode="after")

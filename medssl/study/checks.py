@@ -8,19 +8,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medssl.artefacts.names import RESERVED
-from medssl.core import plugins
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import read_json
-from medssl.core.label_table import FOLDERS, ID_COLUMNS, contradictions, is_label_table, read_label_table
-from medssl.core.listing import Listed, beside, walk
-from medssl.core.split_file import read_split_file
+from medssl.core.listing import load_key, nothing_at
+from medssl.study.check_labels import Labelled, label_notes, label_problems
+from medssl.study.check_split import split_notes, split_problems
+from medssl.study.check_starts import start_problems
 from medssl.study.dag import Dag
 from medssl.study.file import Loc, Places
 from medssl.study.options import Study
+from medssl.study.reach import Reach, reach
+from medssl.study.source_files import BESIDE, NIFTI, NPZ, SourceFiles, kind_of
 
 Problem = tuple[Loc, str]
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-NIFTI = (".nii", ".nii.gz")
 
 
 def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> list[str]:
@@ -34,11 +34,18 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> list[s
     Raises:
         StudyError: what cannot work, all of it, with file, line and the value tried.
     """
-    problems = [places.sentence(loc, text) for loc, text in _problems(dag, list(targets))]
-    problems += list(unknown_targets(dag, targets))
+    study, asked = dag.study, list(targets)
+    reserved = list(_reserved(study))
+    reached = Reach([], list(study.finetune), frozenset(study.sources)) if reserved else reach(dag, asked)
+    listed: dict[str, SourceFiles] = {}
+    found = [*reserved, *_sections(study), *_list_sources(study, listed)]
+    found += [] if reserved else start_problems(dag)
+    found += split_problems(study, listed, _tested(study, reached))
+    found += [problem for name in listed for problem in label_problems(_labelled(study, name, listed, reached))]
+    problems = [*(places.sentence(loc, text) for loc, text in found), *unknown_targets(dag, asked)]
     if problems:
         raise StudyError("\n".join(dict.fromkeys(problems)))
-    return [places.sentence(loc, text) for loc, text in _notes(dag, list(targets))]
+    return [places.sentence(loc, text) for loc, text in _notes(dag, listed, reached)]
 
 
 def unknown_targets(dag: Dag, targets: Iterable[str]) -> Iterator[str]:
@@ -50,33 +57,43 @@ def unknown_targets(dag: Dag, targets: Iterable[str]) -> Iterator[str]:
             yield f"there is no target {target!r}.{hint} The targets of this study: {', '.join(known)}."
 
 
-def wants_tasks(dag: Dag, targets: list[str]) -> bool:
-    """Whether what was asked for goes on to fine-tuning: everything that is not the page of a cohort does."""
-    cohort_pages = {f"pretrain_{cohort}" for cohort in dag.cohorts()}
-    return not targets or any(target not in cohort_pages for target in targets)
-
-
-def _problems(dag: Dag, targets: list[str]) -> Iterator[Problem]:
-    study = dag.study
-    yield from _reserved(study)
+def _sections(study: Study) -> Iterator[Problem]:
+    """Mistakes within one section."""
     yield from _empty_cohorts(study)
     yield from _unequal_windows(study)
-    yield from _nothing_to_learn_from(study)
-    yield from _named_files(study)
-    listed: dict[str, list[Listed]] = {}
-    for name, source in study.sources.items():
-        loc = ("sources", name, "path")
+    if study.id_key is not None:
         try:
-            listed[name] = walk(name, source.path)
+            load_key(study.id_key)
         except StudyError as error:
-            yield loc, str(error)
-    tasks = wants_tasks(dag, targets)
-    for name in study.sources:
-        yield from _labels_of(study, name, wanted=tasks and name in {task.source for task in study.finetune.values()})
-    if tasks:
-        for name, task in study.finetune.items():
-            if task.source in listed and study.sources[task.source].labels is None:
-                yield from _without_labels(name, task.task, task.source, listed[task.source])
+            there = Path(study.id_key).is_file()
+            yield ("id_key",), str(error) if there else nothing_at(study.id_key)
+
+
+def _list_sources(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Problem]:
+    """Fill in the files of each source; the sources that have none."""
+    for name, source in study.sources.items():
+        try:
+            listed[name] = SourceFiles.of(name, source.path, source.labels, study.ingest_of(name))
+        except StudyError as error:
+            yield ("sources", name, "path"), str(error)
+            continue
+        if not listed[name].names:
+            text = f"{source.labels!r} is all there is in {source.path!r}, and no image is left"
+            yield ("sources", name, "labels"), f"{text}. Put labels and images into folders of their own"
+            del listed[name]
+
+
+def _tested(study: Study, reached: Reach) -> dict[str, list[str]]:
+    """The tasks that are asked for, by source."""
+    found: dict[str, list[str]] = {}
+    for task in reached.tasks:
+        found.setdefault(study.finetune[task].source, []).append(task)
+    return found
+
+
+def _labelled(study: Study, source: str, listed: dict[str, SourceFiles], reached: Reach) -> Labelled:
+    tasks = {name: study.finetune[name] for name in _tested(study, reached).get(source, [])}
+    return Labelled(study, source, listed[source], tasks, source in reached.labelled)
 
 
 def _reserved(study: Study) -> Iterator[Problem]:
@@ -126,121 +143,40 @@ def _unequal_windows(study: Study) -> Iterator[Problem]:
             )
 
 
-def _nothing_to_learn_from(study: Study) -> Iterator[Problem]:
-    """Pre-trainings on sources all of whose patients are held out in folds."""
-    for name, run in study.pretrain.items():
-        cohort = study.cohort_of(run)
-        sources = [source for source in study.all_cohorts.get(cohort, []) if source in study.sources]
-        if sources and all(study.prepare_of(source).split.folds for source in sources):
-            yield (
-                ("pretrain", name, "cohort"),
-                (
-                    f"every source of cohort {cohort!r} is cut into folds (prepare.split.folds), so each patient is held out. "
-                    "Pre-train on other sources"
-                ),
-            )
-
-
-def _named_files(study: Study) -> Iterator[Problem]:
-    """Files that the study file names itself."""
-    named: list[tuple[Loc, str | None]] = [(("id_key",), study.id_key)]
-    named += [(("pretrain", name, "init_weights"), run.init_weights) for name, run in study.pretrain.items()]
-    for task, options in study.finetune.items():
-        named += [(("finetune", task, "weights", name), path) for name, path in options.weights.items()]
-    for loc, path in named:
-        if path is not None and not Path(path).is_file():
-            yield loc, _nothing_at(path)
-    for source in study.sources:
-        split = study.prepare_of(source).split
-        own = "split" in study.sources[source].prepare
-        loc = ("sources", source, "prepare", "split", "file") if own else ("prepare", "split", "file")
-        if split.file is not None and not Path(split.file).is_file():
-            yield loc, _nothing_at(split.file)
-        elif split.file is not None:
-            try:
-                read_split_file(Path(split.file))
-            except StudyError as error:
-                yield loc, str(error)
-
-
-def _labels_of(study: Study, source: str, *, wanted: bool) -> Iterator[Problem]:
-    """What is wrong with the label files of a source. That they are missing stops only what needs them: they may come later."""
-    labels, loc = study.sources[source].labels, ("sources", source, "labels")
-    if labels is None or labels == FOLDERS:
-        return
-    if not Path(labels).exists():
-        if wanted:
-            yield loc, _nothing_at(labels)
-        return
-    if Path(labels).is_dir():
-        if wanted and not any(path.is_file() for path in Path(labels).rglob("*")):
-            yield loc, f"{labels!r} is an empty folder: there are no masks"
-        return
-    if is_label_table(labels):
-        yield from ((loc, text) for text in _table_problems(study, source, Path(labels), wanted=wanted))
-
-
-def _table_problems(study: Study, source: str, table: Path, *, wanted: bool) -> Iterator[str]:
-    try:
-        rows = read_label_table(table)
-    except StudyError as error:
-        yield f"{table}: {error}"
-        return
-    header = sorted({name for row in rows for name in row} - {"file"})
-    kinds = {plugins.find("task", task.task).constant("PREDICTS") for task in study.finetune.values() if task.source == source}
-    needed = {"classes": "label", "masks": "mask"}
-    for kind in sorted(kinds) if wanted else ():
-        if needed[kind] not in header:
-            yield f"{table}: no row has a {needed[kind]!r}; the columns beside {' or '.join(ID_COLUMNS)} are {header}"
-    for group in study.sources[source].groups:
-        if group not in header:
-            yield f"{table}: there is no column {group!r} for `groups`.{did_you_mean(group, header)}"
-    for first, second in contradictions(rows):
-        yield f"{table}: rows {first.number} and {second.number} say different things of {first['file']!r}. Keep one of them"
-
-
-def _without_labels(task: str, kind: str, source: str, listed: list[Listed]) -> Iterator[Problem]:
-    """A task on a source that names no labels, where its files cannot bring any."""
-    names = [row[0].lower() for row in listed]
-    wants = plugins.find("task", kind).constant("PREDICTS")
-    loc = ("finetune", task, "source")
-    hint = f"Name them under sources.{source}.labels, or take another source"
-    if wants == "classes" and not any(name.endswith(".npz") for name in names):
-        yield loc, f"source {source!r} has no labels: only image sets (NPZ) bring classes themselves. {hint}"
-    if wants == "masks" and all(name.endswith(PICTURES) for name in names):
-        yield loc, f"source {source!r} has no masks: it holds pictures alone. {hint}"
-
-
-def _notes(dag: Dag, targets: list[str]) -> Iterator[Problem]:
+def _notes(dag: Dag, listed: dict[str, SourceFiles], reached: Reach) -> Iterator[Problem]:
+    """What concerns the work that is asked for."""
     study = dag.study
-    for name, source in study.sources.items():
-        labels = source.labels
-        if labels not in (None, FOLDERS) and not Path(str(labels)).exists():
-            yield ("sources", name, "labels"), f"{_nothing_at(str(labels))}. Pre-training does not need it; fine-tuning will"
-    for cohort, run in dag.runs():
+    trained = {source for cohort, _ in reached.runs for source in study.all_cohorts[cohort]}
+    for name in listed:
+        if name in trained | reached.labelled:
+            yield from label_notes(_labelled(study, name, listed, reached))
+    yield from split_notes(study, {run.name for _, run in reached.runs})
+    for cohort, run in reached.runs:
         options = study.pretrain[run.name]
-        num_samples, exact = _samples_at_most(dag, cohort, run.arm)
+        num_samples, exact = _samples_at_most(dag, cohort, run.arm, listed)
         if num_samples is not None and num_samples < options.batch_size:
             amount = f"{'' if exact else 'at most '}{num_samples} samples"
             text = f"arm {run.arm!r} of {cohort!r} has {amount}, so a step of {run} sees {num_samples} of {options.batch_size}"
             yield ("pretrain", run.name, "batch_size"), text
 
 
-def _samples_at_most(dag: Dag, cohort: str, arm: str) -> tuple[int | None, bool]:
+def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFiles]) -> tuple[int | None, bool]:
     """How many samples a run over an arm has: as its last decision states it, else at most the files of its sources."""
-    summary = Path(dag.layout.reduce(cohort, arm, "summary.json"))
-    if summary.is_file():
-        return int(read_json(summary)["kept"]), True
+    kept = _kept(Path(dag.layout.reduce(cohort, arm, "summary.json")))
+    if kept is not None:
+        return kept, True
     count = 0
     for source in dag.study.all_cohorts[cohort]:
-        names = [row[0].lower() for row in walk(source, dag.study.sources[source].path)]
-        if any(name.endswith((*NIFTI, ".npz", ".npy")) for name in names):
+        if listed[source].kinds & {NIFTI, NPZ}:
             return None, False  # one file holds many
-        count += len(names)
+        count += sum(kind_of(name) != BESIDE for name in listed[source].names)
     keep_frac = dag.arms[arm].keep_frac
     return (count if keep_frac is None else max(1, round(keep_frac * count))), False
 
 
-def _nothing_at(path: str) -> str:
-    """That a path leads nowhere, with what was tried and what lies near it."""
-    return f"there is nothing at {path!r} (tried {Path(path).resolve()}).{beside(Path(path))}"
+def _kept(summary: Path) -> int | None:
+    """How many slices an arm kept when it decided last; None where it has not, or its summary is damaged: the job will say so."""
+    try:
+        return int(read_json(summary)["kept"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from medssl.artefacts.names import SCRATCH
 from medssl.core import plugins
-from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.errors import StudyError, did_you_mean, ended
 from medssl.reduce.options import STEPS
 from medssl.study.options import SourceOptions, Study, merged
 
@@ -35,7 +36,7 @@ class Places:
 
     def sentence(self, loc: Loc, text: str) -> str:
         """`text` with the place in front."""
-        return f"{self.where(loc)}{text}{'' if text.endswith(('.', '?')) else '.'}"
+        return ended(f"{self.where(loc)}{text}")
 
 
 def load_study(config: dict[str, Any] | None = None, files: list[str] | None = None) -> Study:
@@ -120,8 +121,8 @@ def _dangling_names(study: Study) -> Iterator[tuple[Loc, str]]:
     for name, task in study.finetune.items():
         yield from known(("finetune", name, "source"), "source", task.source, sources)
         for init in task.inits or []:
-            yield from known(("finetune", name, "inits"), "initialisation", init, ["scratch", *study.pretrain])
-    starts = [*study.pretrain, *(weights for task in study.finetune.values() for weights in task.weights)]
+            yield from known(("finetune", name, "inits"), "initialisation", init, [SCRATCH, *study.pretrain])
+    starts = [SCRATCH, *study.pretrain, *(weights for task in study.finetune.values() for weights in task.weights)]
     for pair in study.evaluate.compare:
         for name in pair:
             yield from known(("evaluate", "compare"), "initialisation", name, starts)
@@ -154,10 +155,10 @@ def _broken_chain(study: Study, name: str) -> Iterator[str]:
 def _sentence(problem: Any, places: Places) -> str:
     loc = tuple(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{places.where(loc)}unknown key {loc[-1]!r}.{did_you_mean(loc[-1], _keys_at(loc[:-1]))}"
+        return places.sentence(loc, f"unknown key {loc[-1]!r}.{did_you_mean(loc[-1], _keys_at(loc[:-1]))}")
     message = problem["msg"].removeprefix("Value error, ")
     got = "" if problem["type"] in ("value_error", "missing") else f", got {problem['input']!r}"
-    return f"{places.where(loc)}{message[:1].lower() + message[1:]}{got}."
+    return places.sentence(loc, message[:1].lower() + message[1:] + got)
 
 
 def _keys_at(loc: Loc) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
+from medssl.core.bounds import Distinct, Whole
 from medssl.core.options import Name, Options
 from medssl.evaluate.options import EvaluateOptions
 from medssl.finetune.options import FinetuneOptions
@@ -23,7 +24,7 @@ class SourceOptions(Options):
     """The folder or file."""
     labels: str | None = None
     """A CSV or TSV of id and label, a folder of masks, or `folders` where the folder of an image is its class."""
-    groups: list[str] = []
+    groups: Distinct[str] = []
     """Columns of the label table for scores of subgroups."""
     licence: str | None = None
     """Licence of the data, for the contract of encoders that learn from it."""
@@ -38,7 +39,7 @@ class Study(Options):
 
     study: Name = "study"
     """Name of the study and of its folder of results; that of the file where it is left out."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Whole = 0
     """Seed of splits, reductions and intervals."""
     output: str = "results"
     """Folder of all results."""

@@ -95,7 +95,8 @@ def form_of(schema: dict[str, Any]) -> str:
     if kind == "array":
         if "prefixItems" in schema:
             return f"[{', '.join(form_of(part) for part in schema['prefixItems'])}]"
-        return f"list of {form_of(schema.get('items', {}))}"
+        said = [words for name, words in (("minItems", "at least one"), ("uniqueItems", "each once")) if schema.get(name)]
+        return f"list of {form_of(schema.get('items', {}))}" + (f" ({', '.join(said)})" if said else "")
     if kind == "object":
         inner = schema.get("additionalProperties")
         return f"names with {form_of(inner)}" if isinstance(inner, dict) and inner else "mapping"

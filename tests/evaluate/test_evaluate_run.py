@@ -12,11 +12,12 @@ import pytest
 from made_predictions import fits_of, in_folds, predictions
 from sklearn.metrics import roc_auc_score
 
+from medssl.artefacts.names import asked_pairs
 from medssl.core import job as jobs
 from medssl.core import plugins, tables
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.job import Spec
-from medssl.evaluate.comparisons import asked_pairs, networks_of, pairs_of
+from medssl.evaluate.comparisons import networks_of, pairs_of
 from medssl.evaluate.masks import mask_path
 from medssl.evaluate.options import EvaluateOptions, EvaluationOptions
 from medssl.evaluate.run import run

@@ -15,10 +15,10 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
+from medssl.core.file_names import pair_masks, subject_of
 from medssl.core.rng import rng
 from medssl.ingest.dicom.label_objects import inside_polygon
 from medssl.ingest.inventory import Labels
-from medssl.ingest.names import pair_masks, subject_of
 
 
 def _structures(phantom: Phantom, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.study.file import load_study
+from medssl.study.options import Study
+from medssl.study.schema import models
 
 GOOD = """\
 study: mine
@@ -161,3 +164,90 @@ def test_an_option_of_a_plug_in_out_of_its_bounds_is_refused_before_any_work(
     with pytest.raises(ValidationError) as caught:
         plugin.check({option: outside})
     assert caught.value.errors()[0]["loc"][0] == option
+
+
+ONCE = {
+    "sources.ct.groups": ["sex", "sex"],
+    "sources.ct.ingest.skip": ["s-1", "s-1"],
+    "pretrain.simclr.arms": ["hash", "hash"],
+    "pretrain.simclr.seeds": [0, 1, 0],
+    "finetune.spots.inits": ["simclr", "simclr"],
+    "finetune.spots.modes": ["linear", "linear"],
+    "finetune.spots.fractions": [1.0, 0.5, 1],
+    "finetune.spots.counts": [2, 2],
+    "finetune.spots.seeds": [3, 3],
+    "evaluate.metrics": [{"brier": {}}, "brier"],
+    "evaluate.compare": [["simclr", "scratch"], ["simclr", "scratch"]],
+    "report.sections": ["data", "data"],
+}
+SOME = [name for name in ONCE if name.split(".")[-1] in ("arms", "seeds", "modes", "metrics", "sections")]
+
+
+def with_value(tmp_path: Path, name: str, value: object) -> list[str]:
+    """A study file with one option set, in the last line."""
+    *sections, option = name.split(".")
+    text = "pretrain:\n  simclr: {cohort: ct}\n" if sections[0] != "pretrain" else ""
+    if sections[0] != "sources":
+        text = "sources:\n  ct: {path: scans}\n" + text
+    for depth, section in enumerate(sections):
+        text += f"{'  ' * depth}{section}:\n"
+        if section == "ct":
+            text += "    path: scans\n"
+        if section == "spots":
+            text += "    source: ct\n"
+    return write(tmp_path, f"{text}{'  ' * len(sections)}{option}: {json.dumps(value)}\n")
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_value_that_stands_twice_in_a_list_is_refused(tmp_path: Path, name: str) -> None:
+    load_study(files=with_value(tmp_path, name, ONCE[name][:1]))
+    files = with_value(tmp_path, name, ONCE[name])
+    line = Path(files[0]).read_text().count("\n")
+    with pytest.raises(StudyError, match=rf"mine\.yaml:{line}: {name}: .*stands twice") as caught:
+        load_study(files=files)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_an_empty_list_is_refused_where_it_would_leave_nothing_to_do(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StudyError, match=rf"mine\.yaml:\d+: {name}: .*is empty; expected at least 1"):
+        load_study(files=with_value(tmp_path, name, []))
+
+
+def test_every_list_of_the_study_says_whether_a_value_may_stand_twice() -> None:
+    several = {"window_hu", "spacing_mm", "size", "flip", "cohorts"}  # axes, channels; cohorts are checked with their names
+    for model in models(Study):
+        for name, schema in model.model_json_schema()["properties"].items():
+            forms = [form for form in [schema, *schema.get("anyOf", [])] if form.get("type") == "array" and "items" in form]
+            assert all(form.get("uniqueItems") for form in forms) or name in several, f"{model.__name__}.{name}"
+
+
+@pytest.mark.parametrize("name", ["pretrain.simclr.seeds", "finetune.spots.seeds"])
+def test_a_seed_below_zero_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StudyError, match=rf"{name}\.1: .*greater than or equal to 0, got -1"):
+        load_study(files=with_value(tmp_path, name, [0, -1]))
+
+
+def test_a_task_needs_a_share_of_the_labels(tmp_path: Path) -> None:
+    load_study(files=write(tmp_path, GOOD + "finetune:\n  a: {source: ct, fractions: [], counts: [2]}\n"))
+    with pytest.raises(StudyError, match=r"mine\.yaml:15: finetune\.a: .*both empty"):
+        load_study(files=write(tmp_path, GOOD + "finetune:\n  a: {source: ct, fractions: []}\n"))
+
+
+@pytest.mark.parametrize(
+    ("dims", "size", "right"), [(2, [8, 8, 8], False), (3, [8, 8], False), (3, [8], True), (2, [8, 8], True)]
+)
+def test_a_view_has_as_many_sides_as_the_network(tmp_path: Path, dims: int, size: list[int], right: bool) -> None:
+    files = write(tmp_path, GOOD.replace("epochs: 3", f"spatial_dims: {dims}\n    size: {size}"))
+    if right:
+        load_study(files=files)
+    else:
+        with pytest.raises(StudyError, match=rf"mine\.yaml:14: pretrain\.simclr\.size: .*{dims}-D"):
+            load_study(files=files)
+
+
+@pytest.mark.parametrize("pattern", ["(case", "case[0-9]+"])
+def test_a_pattern_for_patients_is_a_regular_expression_with_a_group(tmp_path: Path, pattern: str) -> None:
+    load_study(files=with_value(tmp_path, "sources.ct.ingest.subject_pattern", "(case[0-9]+)"))
+    with pytest.raises(StudyError, match=r"subject_pattern: .*regular expression|has no group"):
+        load_study(files=with_value(tmp_path, "sources.ct.ingest.subject_pattern", pattern))

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from medssl.artefacts.predictions import PROBABILITY
 from medssl.core.bounds import Count, Part, Whole
+from medssl.core.label_table import MANY
 from medssl.finetune import probe, training
 from medssl.finetune.augment import augment, draws
-from medssl.finetune.cases import MANY, Cases
+from medssl.finetune.cases import Cases
 from medssl.finetune.labelled_data import ReadImages, new_images, read_images
 from medssl.finetune.mixup import mixup
 from medssl.finetune.predicting import Model

@@ -1,8 +1,12 @@
-"""What file names say: which NIfTI is whose mask, whose image it is, and of what modality. Names stay inside ingest."""
+"""What file names say: which NIfTI is whose mask, whose image it is, of what modality and class, and by which ids a label table
+may know it. The check before work and stage ingest go by the same names; no result holds one.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -37,6 +41,12 @@ MODALITY_WORDS = {
     "OT": ("img", "image", "vol", "volume", "scan", "im"),
 }
 IMAGE_WORDS = tuple(word for words in MODALITY_WORDS.values() for word in words)
+PART_FOLDERS = {
+    **{name: "train" for name in ("train", "training")},
+    **{name: "val" for name in ("val", "valing", "validation")},
+    **{name: "test" for name in ("test", "testing")},
+}
+"""Folders of the parts of an image set, in small letters, and the part."""
 _SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img)$", re.IGNORECASE)
 
 
@@ -151,6 +161,60 @@ def subject_of(name: str, pattern: str | None = None) -> str:
 def file_words(name: str) -> list[str]:
     """The words of a file's name, between underscores, without its suffix."""
     return _SUFFIX.sub("", name.split("/")[-1]).split("_")
+
+
+def folder_labels(names: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+    """Class and split of pictures from their folders: name → (class, split).
+
+    Folder names may be patients' names. So they become labels only where the same class folders stand below two or more of
+    `train`, `val`, `test`: no patient does. Elsewhere the study file must ask for it (`labels: folders`).
+    """
+    splits: dict[str, set[str]] = defaultdict(set)
+    found: dict[str, tuple[str, str | None]] = {}
+    for name in names:
+        *_, part, folder, _ = ("", "", *name.rsplit("/", 3))
+        split = PART_FOLDERS.get(part.lower())
+        if split and folder:
+            splits[split].add(folder)
+            found[name] = (folder, split)
+    classes = list(splits.values())
+    certain = len(classes) >= 2 and all(c == classes[0] for c in classes) and 2 <= len(classes[0]) <= 100
+    return found if certain else {}
+
+
+def tidy_id(name: str) -> str:
+    """An id of a label table as the paths of files are written.
+
+    >>> tidy_id(".\\\\a\\\\b/")
+    'a/b'
+    """
+    return name.replace("\\", "/").removeprefix("./").rstrip("/")
+
+
+def path_names(file: str) -> list[str]:
+    """The ids that certainly stand for a file: its path, and each folder that it lies in.
+
+    >>> path_names("a/b/1.png")
+    ['a/b/1.png', 'a/b', 'a']
+    """
+    names = [file]
+    while "/" in names[-1]:
+        names.append(names[-1].rpartition("/")[0])
+    return names
+
+
+def short_names(file: str) -> set[str]:
+    """The ids that stand for a file where no other file has them: its name, and name or path without the suffix.
+
+    >>> sorted(short_names("a/1.png"))
+    ['1', '1.png', 'a/1']
+    """
+    name = file.rpartition("/")[2]
+    return {name, _without_suffix(name), _without_suffix(file)}
+
+
+def _without_suffix(name: str) -> str:
+    return re.sub(r"(\.nii\.gz|\.[A-Za-z0-9]{1,5})$", "", name)
 
 
 def _keys(name: str, *, mask: bool) -> list[str]:

@@ -1,0 +1,196 @@
+"""Whether a source has the labels that its tasks ask for, as far as names of files and label tables say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl.core import plugins
+from medssl.core.errors import StudyError, ended
+from medssl.core.file_names import folder_labels
+from medssl.core.label_table import FOLDERS, MANY, classes_of, is_label_table, read_label_table
+from medssl.core.listing import nothing_at
+from medssl.finetune.options import FinetuneOptions
+from medssl.study.check_table import Table, table_notes, table_problems
+from medssl.study.file import Loc
+from medssl.study.options import Study
+from medssl.study.source_files import NIFTI, NPZ, OTHER, PICTURE, SourceFiles, kind_of
+
+Problem = tuple[Loc, str]
+NO_MASKS = (PICTURE, NPZ)
+"""What no mask is for."""
+MAGIC = ((128, b"DICM"), (0, b"\x1f\x8b"), (0, b"\x5c\x01\0\0"), (0, b"\0\0\x01\x5c"), (0, b"\x1c\x02\0\0"), (0, b"\0\0\x02\x1c"))
+"""What DICOM and NIfTI hold at some place."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A source, its files, the tasks on it that are asked for, and whether its label files are."""
+
+    study: Study
+    source: str
+    files: SourceFiles
+    tasks: Mapping[str, FinetuneOptions]
+    wanted: bool
+
+    @property
+    def labels(self) -> str | None:
+        """As the study file has them."""
+        return self.study.sources[self.source].labels
+
+    @property
+    def loc(self) -> Loc:
+        """Where it has them."""
+        return ("sources", self.source, "labels")
+
+    def predicting(self, what: str) -> dict[str, FinetuneOptions]:
+        """The tasks that predict `classes` or `masks`."""
+        return {name: task for name, task in self.tasks.items() if plugins.find("task", task.task).constant("PREDICTS") == what}
+
+
+def label_problems(given: Labelled) -> Iterator[Problem]:
+    """What is wrong with the labels of a source. That label files are missing stops only what needs them: they may come later."""
+    labels = given.labels
+    table: Table | None = None
+    if labels == FOLDERS:
+        if given.wanted:
+            yield from ((given.loc, text) for text in _folder_problems(given))
+    elif labels is not None:
+        if not Path(labels).exists():
+            if given.wanted:
+                yield given.loc, nothing_at(labels)
+            return
+        if is_label_table(labels) and Path(labels).is_file():
+            try:
+                table = Table(Path(labels), read_label_table(labels), given.files)
+            except StudyError as error:
+                yield given.loc, f"{labels}: {error}"
+                return
+            yield from ((given.loc, text) for text in table_problems(table, given.study.sources[given.source].groups))
+        elif text := _no_masks_at(Path(labels)):
+            if given.wanted:
+                yield given.loc, text
+            return
+    yield from _class_problems(given, table)
+    yield from _mask_problems(given, table)
+
+
+def label_notes(given: Labelled) -> Iterator[Problem]:
+    """What a user should know of the labels of a source whose study has no mistake."""
+    labels = given.labels
+    if labels in (None, FOLDERS):
+        return
+    if not Path(str(labels)).exists():
+        yield given.loc, f"{ended(nothing_at(str(labels)))} Pre-training does not need it; fine-tuning will"
+    elif is_label_table(str(labels)) and Path(str(labels)).is_file():
+        table = Table(Path(str(labels)), read_label_table(str(labels)), given.files)
+        yield from ((given.loc, text) for text in table_notes(table))
+
+
+def own_classes(files: SourceFiles) -> set[str] | None:
+    """The classes that a source brings itself, by class folders of pictures; None where an NPZ may hold any."""
+    if NPZ in files.kinds:
+        return None
+    return {label for label, _ in folder_labels(files.named(PICTURE, OTHER)).values()}
+
+
+def _folder_problems(given: Labelled) -> Iterator[str]:
+    """Why folders cannot be the classes of a source's images."""
+    instead = "Put the images of each class into a folder of its name, or name a table of id and label"
+    if given.files.all_are(NPZ):
+        yield f"`{FOLDERS}`: an NPZ lies in no folder of its class. Leave `labels` out (it may hold its own), or name a table"
+    elif not any("/" in name for name in given.files.names):
+        first = min(given.files.names)
+        yield f"`{FOLDERS}`: no image lies in a folder: the first of {len(given.files.names)} files is {first!r}. {instead}"
+
+
+def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
+    """Tasks that need classes, where the labels and the source itself bring too few."""
+    tasks = given.predicting("classes")
+    own = own_classes(given.files) if tasks else None
+    if own is None:
+        return
+    labels = given.labels
+    if labels == FOLDERS:
+        said = {name.split("/")[-2] for name in given.files.names if "/" in name and kind_of(name) in (PICTURE, NIFTI, OTHER)}
+        if not said:
+            return  # said already
+    else:
+        said = classes_of(row["label"] for row in table.rows if "label" in row) if table else set()
+    found = sorted(own | said)
+    for task, options in tasks.items():
+        least = 1 if options.options.get("multilabel") else 2
+        if not found and labels is None:
+            yield (
+                ("finetune", task, "source"),
+                f"source {given.source!r} has no labels: only an NPZ, and pictures in equal class folders below two or more of "
+                f"train, val and test bring classes themselves. Name them under sources.{given.source}.labels (a table of id and "
+                f"label, or `{FOLDERS}`), or take another source",
+            )
+        elif not found and table:
+            yield (
+                given.loc,
+                f"{labels}: no row has a 'label', which finetune.{task} needs; the columns beside the id are {table.header}",
+            )
+        elif not found:
+            yield (
+                given.loc,
+                f"{labels!r} holds masks and no classes, and finetune.{task} ({options.task}) needs classes. Name a table of id "
+                "and label, or take another task",
+            )
+        elif len(found) < least:
+            yield (
+                given.loc if labels else ("finetune", task, "source"),
+                f"{labels}: all labels are {found[0]!r}, and finetune.{task} ({options.task}) needs {least} classes or more. "
+                "Label the others too",
+            )
+        rows = table.rows if table and table.is_by_name and not options.options.get("multilabel") else []
+        several = next((row for row in rows if MANY in row.get("label", "") and table and table.find(row)), None)
+        if several is not None:
+            yield (
+                ("finetune", task, "options"),
+                f"{labels}: row {several.number} has several classes ({several['label']!r}), and finetune.{task} expects one. "
+                f"Set finetune.{task}.options.multilabel: true",
+            )
+
+
+def _mask_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
+    """Tasks that need masks, where the source has none."""
+    tasks, files, labels = given.predicting("masks"), given.files, given.labels
+    if not tasks:
+        return
+    comes_apart = labels not in (None, FOLDERS) and not is_label_table(str(labels))
+    why = ""
+    if files.all_are(*NO_MASKS):
+        why = "it holds pictures alone, and a segmentation learns from volumes with masks"
+    elif not comes_apart and files.all_are(NIFTI) and not files.masks(table.masks if table else {}).masks:
+        why = f"of its {len(files.named(NIFTI))} NIfTI files none is the mask of another by its name (docs/ingest.md)"
+    for task in tasks if why else ():
+        yield (
+            ("finetune", task, "source"),
+            f"source {given.source!r} has no masks: {why}. Name a folder of masks under sources.{given.source}.labels, or take "
+            "another source",
+        )
+
+
+def _no_masks_at(path: Path) -> str:
+    """Why label files that are no table cannot be masks; empty where they may."""
+    if path.is_dir():
+        names = [file.name for file in path.rglob("*") if file.is_file()]
+        if not names:
+            return f"{str(path)!r} is an empty folder: there are no masks"
+        if not any(kind_of(name) in (NIFTI, OTHER) for name in names):
+            return (
+                f"{str(path)!r} holds {len(names)} files such as {min(names)!r}, and no NIfTI or DICOM; expected masks. For "
+                "classes name a table (.csv, .tsv) of id and label"
+            )
+        return ""
+    with open(path, "rb") as file:
+        head = file.read(400)
+    if any(head[at : at + len(mark)] == mark for at, mark in MAGIC) or kind_of(path.name) == OTHER:
+        return ""
+    return (
+        f"{str(path)!r} is neither a table of labels (.csv, .tsv, .txt) nor a mask (NIfTI, DICOM); expected one of these, a "
+        f"folder of masks, or `{FOLDERS}`. Save a table as CSV"
+    )

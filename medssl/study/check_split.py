@@ -1,0 +1,154 @@
+"""Whether the parts and folds of a source leave something to learn from and something to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from medssl.core.errors import StudyError
+from medssl.core.file_names import folder_labels, subject_of
+from medssl.core.label_table import LabelRow, is_label_table, read_label_table
+from medssl.core.listing import nothing_at
+from medssl.core.split_file import read_split_file
+from medssl.study.file import Loc
+from medssl.study.options import Study
+from medssl.study.source_files import NIFTI, NPZ, OTHER, PICTURE, SourceFiles, kind_of
+
+Problem = tuple[Loc, str]
+
+
+def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapping[str, list[str]]) -> Iterator[Problem]:
+    """What is wrong with the splits of the sources. `tested`: the tasks on each source that are asked for."""
+    for source in study.sources:
+        split = study.prepare_of(source).split
+        parts: set[str] | None = None
+        if split.file is not None:
+            try:
+                if not Path(split.file).is_file():
+                    raise StudyError(nothing_at(split.file))
+                parts = set(read_split_file(Path(split.file)).values())
+            except StudyError as error:
+                yield split_loc(study, source, "file"), str(error)
+                continue
+        elif source in listed:
+            yield from _too_many_folds(study, source, listed[source])
+            parts = _official_parts(study, source, listed[source])
+        if source in tested and split.folds is None:
+            yield from _nobody_tests(study, source, parts, tested[source])
+    yield from _all_held_out(study)
+
+
+def split_notes(study: Study, runs: set[str]) -> Iterator[Problem]:
+    """Patients that a pre-training does not see. `runs`: the pre-trainings that are asked for."""
+    for name, source in _held_out(study):
+        if name in runs:
+            yield (
+                split_loc(study, source, "folds"),
+                f"source {source!r} is cut into folds, so pretrain.{name} sees none of its patients: each is held out once",
+            )
+
+
+def split_loc(study: Study, source: str, option: str) -> Loc:
+    """Where the study file says how a source is split."""
+    own = option in study.sources[source].prepare.get("split", {})
+    return ("sources", source, "prepare", "split", option) if own else ("prepare", "split", option)
+
+
+def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
+    """How many patients (images where a source has none) a source may have; None where a file can hold any number.
+
+    Raises:
+        StudyError: `subject_pattern` does not fit a name.
+    """
+    if NPZ in files.kinds:
+        return None
+    said = {row["file"]: row["subject"] for row in rows if "subject" in row}
+    scans = files.scans({row["file"]: row["mask"] for row in rows if "mask" in row}) if NIFTI in files.kinds else []
+    units = {("subject", said.get(name) or subject_of(name, files.ingest.subject_pattern)) for name in scans}
+    units |= {("subject", said[name]) if name in said else ("file", name) for name in files.named(PICTURE)}
+    others = sum(kind_of(name) == OTHER for name in files.names) if OTHER in files.kinds else 0
+    return len(units) + others
+
+
+def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[Problem]:
+    """More folds than patients; and a pattern that does not tell every patient."""
+    folds, pattern = study.prepare_of(source).split.folds, files.ingest.subject_pattern
+    if folds is None and (pattern is None or NIFTI not in files.kinds):
+        return
+    try:
+        most = patients_at_most(files, _rows(study, source))
+    except StudyError as error:
+        own = "subject_pattern" in study.sources[source].ingest
+        yield ("sources", source, "ingest", "subject_pattern") if own else ("ingest", "subject_pattern"), str(error)
+        return
+    if folds is not None and most is not None and most < folds:
+        yield (
+            split_loc(study, source, "folds"),
+            f"{folds} folds of source {source!r}, which has {most} patients or images at most; each fold needs one. Ask for "
+            "fewer folds",
+        )
+
+
+def _official_parts(study: Study, source: str, files: SourceFiles) -> set[str] | None:
+    """The parts that a source names itself, by class folders or a label table; none where they are drawn, None if not known."""
+    parts = {str(part) for _, part in folder_labels(files.named(PICTURE, OTHER)).values()} if files.kinds - {NIFTI} else set()
+    if NPZ in files.kinds or (parts and OTHER in files.kinds):
+        return None
+    pictures = set(files.named(PICTURE))
+    return parts | {row["split"] for row in _rows(study, source) if "split" in row and row["file"] in pictures}
+
+
+def _nobody_tests(study: Study, source: str, parts: set[str] | None, tasks: list[str]) -> Iterator[Problem]:
+    """A source of a task without a test part, or without a part to train on."""
+    split = study.prepare_of(source).split
+    needs = f"finetune.{tasks[0]} is tested on source {source!r}"
+    if parts and split.file is None and "test" not in parts:
+        yield (
+            ("finetune", tasks[0], "source"),
+            f"{needs}, whose own split has the parts {', '.join(sorted(parts))} alone; expected a test part. Add one, or name "
+            f"every part in sources.{source}.prepare.split.file",
+        )
+    elif split.file is not None:
+        for part in [part for part in ("train", "test") if part not in (parts or set())]:
+            yield split_loc(study, source, "file"), f"{needs}, and {split.file!r} puts nobody into the {part} part. Name some"
+    elif parts == set() and split.test_frac == 0:
+        yield (
+            split_loc(study, source, "test_frac"),
+            f"{needs}, and test_frac 0 leaves nobody to test on; expected a share above 0. Raise "
+            f"sources.{source}.prepare.split.test_frac, or set folds or file there",
+        )
+
+
+def _held_out(study: Study) -> Iterator[tuple[str, str]]:
+    """Pre-trainings, and the sources of theirs that are cut into folds."""
+    for name, run in study.pretrain.items():
+        for source in study.all_cohorts.get(study.cohort_of(run), []):
+            if source in study.sources and study.prepare_of(source).split.folds is not None:
+                yield name, source
+
+
+def _all_held_out(study: Study) -> Iterator[Problem]:
+    """Pre-trainings on sources all of whose patients are held out in folds."""
+    for name, run in study.pretrain.items():
+        cohort = study.cohort_of(run)
+        sources = [source for source in study.all_cohorts.get(cohort, []) if source in study.sources]
+        folded = [source for of_run, source in _held_out(study) if of_run == name]
+        if sources and folded == sources:
+            where = ".".join(split_loc(study, folded[0], "folds"))
+            yield (
+                ("pretrain", name, "cohort"),
+                f"run {name!r} pre-trains on {'source' if len(folded) == 1 else 'sources'} {', '.join(map(repr, folded))}, "
+                f"{'which is' if len(folded) == 1 else 'all of which are'} cut into folds ({where}), so each patient is held out "
+                "and none is left to learn from. Pre-train on another source, or leave folds out",
+            )
+
+
+def _rows(study: Study, source: str) -> list[LabelRow]:
+    """The rows of a source's label table; none where there is no table, or it cannot be read (which is said elsewhere)."""
+    labels = study.sources[source].labels
+    if not labels or not is_label_table(labels) or not Path(labels).is_file():
+        return []
+    try:
+        return read_label_table(labels)
+    except StudyError:
+        return []

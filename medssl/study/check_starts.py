@@ -1,0 +1,142 @@
+"""Whether runs and tasks can start: from weights that are some, in networks of one rank, with pairs that are there to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medssl.artefacts.encoder import OWN
+from medssl.artefacts.names import SCRATCH, Arm, Run, asked_pairs
+from medssl.core import plugins
+from medssl.core.errors import did_you_mean
+from medssl.core.listing import nothing_at
+from medssl.finetune.options import DEFAULT_BACKBONE, INFLATED, FinetuneOptions, wrapper_of
+from medssl.study.dag import Dag
+from medssl.study.file import Loc
+from medssl.study.options import Study
+
+Problem = tuple[Loc, str]
+
+
+def start_problems(dag: Dag) -> Iterator[Problem]:
+    """What is wrong with the starting points of runs, tasks and arms, and with the pairs to compare."""
+    yield from _weights(dag)
+    for name, task in dag.study.finetune.items():
+        runs = [run for _, run in dag.runs_for(task)]
+        yield from _nothing_to_start_from(name, task, runs)
+        yield from _seeds_without_partner(name, task, runs)
+        yield from _unlike_networks(dag.study, name, task, runs)
+    yield from _absent_pairs(dag)
+
+
+def _weights(dag: Dag) -> Iterator[Problem]:
+    """Files of weights that are missing or hold something else."""
+    named: list[tuple[Loc, str | None]] = [
+        (("pretrain", name, "init_weights"), run.init_weights) for name, run in dag.study.pretrain.items()
+    ]
+    for task, options in dag.study.finetune.items():
+        named += [(("finetune", task, "weights", name), path) for name, path in options.weights.items()]
+    runs = [str(run) for _, run in dag.runs()]
+    for name, arm in dag.arms.items():
+        loc: Loc = ("reduce", "arms", name, "encoder")
+        if arm.encoder is not None and arm.encoder not in runs:
+            if not Path(arm.encoder).suffix and "/" not in arm.encoder and not Path(arm.encoder).exists():
+                yield loc, f"there is no run {arm.encoder!r}, and no file.{did_you_mean(arm.encoder, runs)}"
+            else:
+                named.append((loc, arm.encoder))
+    for place, path in named:
+        if path is not None and (text := no_weights_at(path)):
+            yield place, text
+
+
+def no_weights_at(path: str) -> str:
+    """Why a path leads to no weights; empty where it leads to a safetensors file, by its name and the size of its header."""
+    file = Path(path)
+    if not file.is_file():
+        return nothing_at(path)
+    if file.suffix != ".safetensors":
+        return (
+            f"{path!r} is not a .safetensors file, and other formats can run code when opened. Turn weights into one first: "
+            f"medssl convert {file.name} --out {file.stem}.safetensors"
+        )
+    with open(file, "rb") as opened:
+        length, first = opened.read(8), opened.read(1)
+    if first != b"{" or int.from_bytes(length, "little") + len(length) > file.stat().st_size:
+        return f"{path!r} is not a whole safetensors file: it does not begin with the header of one. Make or copy it again"
+    return ""
+
+
+def _nothing_to_start_from(name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
+    if not runs and not task.weights and not task.scratch:
+        yield (
+            ("finetune", name),
+            "it has nothing to start from. Name a pre-training in inits or a file in weights, or set scratch: true",
+        )
+
+
+def _seeds_without_partner(name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
+    alone = [run for run in runs if task.pair_seeds and run.seed not in task.seeds]
+    if alone:
+        yield (
+            ("finetune", name, "pair_seeds"),
+            f"run {str(alone[0])!r} has no partner among the seeds {task.seeds}. Add {alone[0].seed} to finetune.{name}.seeds",
+        )
+
+
+def _unlike_networks(study: Study, name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
+    """Networks of different ranks, and a size that is of another rank than theirs."""
+    dims = {run.name: study.pretrain[run.name].spatial_dims for run in runs}
+    deep = [run for run, rank in dims.items() if rank == 3]
+    if deepens(task.encoder) and deep:
+        yield (
+            ("finetune", name, "encoder"),
+            f"{task.encoder} makes a 3-D network of a 2-D one, and run {deep[0]!r} is 3-D already (spatial_dims). Set encoder: "
+            f"{OWN}, or name 2-D runs in inits",
+        )
+        return
+    if len(set(dims.values())) > 1:
+        yield (
+            ("finetune", name, "inits"),
+            f"the runs that it starts from differ in spatial_dims: {dims}. One task compares like with like: name the runs of "
+            "one rank in inits, and make a second task for the others",
+        )
+        return
+    rank = 3 if deepens(task.encoder) else next(iter(dims.values()), None)
+    size = task.size or []
+    if len(size) < 2 or len(size) == rank:
+        return
+    if rank is not None:
+        yield (
+            ("finetune", name, "size"),
+            f"size {size} has {len(size)} numbers, and its networks are {rank}-D"
+            f"{f' (encoder: {task.encoder})' if deepens(task.encoder) else ''}; expected one number, or {rank}",
+        )
+
+
+def deepens(encoder: str) -> bool:
+    """Whether a word of `encoder` makes a 3-D network of a 2-D one."""
+    wrapper = wrapper_of(encoder)
+    unlearnt = plugins.find("backbone", wrapper).constant("UNLEARNT", default={}) if wrapper else {}
+    return encoder == INFLATED or unlearnt.get("spatial_dims") == 3
+
+
+def arms_of(dag: Dag, task: FinetuneOptions) -> list[str]:
+    """The arms that the scores of a task have rows of; of scratch under one backbone, whatever it is."""
+    arms = [Arm(run.name, reduction=run.arm) for _, run in dag.runs_for(task)]
+    arms += [Arm(name) for name in task.weights]
+    arms += [Arm(SCRATCH, backbone=DEFAULT_BACKBONE)] if task.scratch else []
+    return list(dict.fromkeys(map(str, arms)))
+
+
+def _absent_pairs(dag: Dag) -> Iterator[Problem]:
+    """Pairs of `evaluate.compare` that no task has both arms of."""
+    arms = {name: arms_of(dag, task) for name, task in dag.study.finetune.items()}
+    for pair in dag.study.evaluate.compare if arms else []:
+        if any(asked_pairs(of_task, [pair]) for of_task in arms.values()):
+            continue
+        found = "; ".join(f"finetune.{name} has {', '.join(of_task)}" for name, of_task in arms.items())
+        yield (
+            ("evaluate", "compare"),
+            f"no task compares {pair[0]!r} with {pair[1]!r}: {found}. Both must start one task, and from the same reduction arm "
+            "where they are pre-trainings",
+        )

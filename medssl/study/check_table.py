@@ -1,0 +1,191 @@
+"""Whether the rows of a label table are for the files of their source, and agree with each other."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.file_names import path_names, short_names, subject_of, tidy_id
+from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, contradictions, group_problems
+from medssl.core.partition import PARTS
+from medssl.study.source_files import NIFTI, NPZ, PICTURE, SourceFiles
+
+MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")
+"""An id of `series.tsv` or `images.parquet`, which no name of a file tells."""
+MOST_SAID = 5
+"""Rows of one mistake that are named."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A label table and the files of its source."""
+
+    path: Path
+    rows: Sequence[LabelRow]
+    files: SourceFiles
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether names of files say all that an id can be: no DICOM, whose patients and series only headers know."""
+        return self.files.all_are(PICTURE, NIFTI, NPZ)
+
+    @property
+    def header(self) -> list[str]:
+        """The columns beside the id that hold something."""
+        return sorted({name for row in self.rows for name in row} - {"file"})
+
+    @property
+    def masks(self) -> dict[str, str]:
+        """The mask of each file that it names one for."""
+        return {row["file"]: row["mask"] for row in self.rows if "mask" in row}
+
+    @cached_property
+    def items(self) -> list[str]:
+        """The files that a label can be for by their names; the images of an NPZ have none."""
+        return [*self.files.named(PICTURE), *(self.files.scans(self.masks) if NIFTI in self.files.kinds else [])]
+
+    @cached_property
+    def subjects(self) -> dict[str, list[str]]:
+        """The files of each patient that a name or the table itself tells.
+
+        Raises:
+            StudyError: `subject_pattern` does not fit a name.
+        """
+        said = {row["file"]: row["subject"] for row in self.rows if "subject" in row}
+        scans = set(self.files.named(NIFTI))
+        found: dict[str, list[str]] = defaultdict(list)
+        for file in self.items:
+            subject = said.get(file) or (subject_of(file, self.files.ingest.subject_pattern) if file in scans else None)
+            if subject:
+                found[subject].append(file)
+        return dict(found)
+
+    def is_by_short_name(self, row: LabelRow) -> bool:
+        """Whether the id of a row is a file's name without its folder, or without its suffix."""
+        return tidy_id(row["file"]) not in self._certain and row["file"] not in self.subjects
+
+    @cached_property
+    def _certain(self) -> dict[str, list[str]]:
+        return _by_name(self.items, path_names)
+
+    @cached_property
+    def _short(self) -> dict[str, list[str]]:
+        return _by_name(self.items, short_names)
+
+    def find(self, row: LabelRow) -> list[str]:
+        """The files that a row is for, as stage ingest finds them: by path, folder, patient, or a file's name alone."""
+        name = tidy_id(row["file"])
+        return self._certain.get(name) or self.subjects.get(row["file"]) or self._short.get(name, [])
+
+
+def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a label table."""
+    for group in groups:
+        if group not in table.header:
+            yield f"{table.path}: there is no column {group!r} for `groups`.{did_you_mean(group, table.header)}"
+        else:
+            yield from (f"{table.path}: {text}" for text in group_problems(table.rows, [group]))
+    said = set()
+    for first, second in contradictions(table.rows):
+        said.add((first.number, second.number))
+        yield _contradiction(table, first, second, first["file"])
+    yield from _unknown_parts(table)
+    if table.is_by_name:
+        try:
+            yield from _unknown_ids(table)
+            yield from (text for pair, text in _contradictions_by_file(table, groups) if pair not in said)
+            yield from _unread_columns(table)
+        except StudyError:
+            return  # of `subject_pattern`, which is checked by itself
+
+
+def table_notes(table: Table) -> Iterator[str]:
+    """Columns that are there and are not read."""
+    has = set(table.header) & set(IDENTITY_COLUMNS)
+    read = {PICTURE: {"split", "subject"}, NIFTI: {"subject", "mask"}}
+    unread = sorted(has - {name for kind, names in read.items() if kind in table.files.kinds for name in names})
+    if unread:
+        columns = f"columns {' and '.join(unread)} are" if len(unread) > 1 else f"column {unread[0]} is"
+        yield (
+            f"{table.path}: the {columns} not read here: split is read of pictures alone, subject of pictures and NIfTI, mask of "
+            "NIfTI. Parts may be named in prepare.split.file"
+        )
+
+
+def _unknown_ids(table: Table) -> Iterator[str]:
+    """A table of which no row, or a row of which too much, is for a file of the source."""
+    known = [row for row in table.rows if MINTED.fullmatch(row["file"]) or table.find(row)]
+    if not known:
+        example = min(table.items, default=None)
+        files = "an NPZ names no images" if example is None else f"a file of the source is {example!r}"
+        first = f"the first id is {table.rows[0]['file']!r} and " if table.rows else ""
+        yield (
+            f"{table.path}: none of its {len(table.rows)} rows is for a file of this source: {first}{files}. An id is a path "
+            "relative to the source, a file name, a folder, a patient, or an id of series.tsv or images.parquet"
+        )
+    for row in known:
+        found = table.find(row)
+        if len(found) > 1 and table.is_by_short_name(row):
+            yield (
+                f"{table.path}: row {row.number}: {row['file']!r} is the name of {len(found)} files, such as {found[0]!r} and "
+                f"{found[1]!r}. Write paths relative to the source"
+            )
+            return
+
+
+def _contradictions_by_file(table: Table, groups: Sequence[str]) -> Iterator[tuple[tuple[int, int], str]]:
+    """Rows whose ids differ and are of one file, and that say different things of it; the numbers of both rows, and why."""
+    named_by: dict[str, LabelRow] = {}
+    said: set[tuple[int, int]] = set()
+    for row in table.rows:
+        for file in table.find(row):
+            before = named_by.setdefault(file, row)
+            pair = (before.number, row.number)
+            if pair not in said and any(before.get(name) != row.get(name) for name in ("label", *groups)):
+                said.add(pair)
+                yield pair, _contradiction(table, before, row, file)
+            if len(said) >= MOST_SAID:
+                return
+
+
+def _contradiction(table: Table, first: LabelRow, second: LabelRow, what: str) -> str:
+    return f"{table.path}: rows {first.number} and {second.number} say different things of {what!r}. Keep one of them"
+
+
+def _unknown_parts(table: Table) -> Iterator[str]:
+    """Rows of pictures with a part that does not exist."""
+    pictures = set(table.files.named(PICTURE)) if "split" in table.header else set()
+    wrong = [row for row in table.rows if row["file"] in pictures and row.get("split", "test") not in PARTS]
+    for row in wrong[:MOST_SAID]:
+        yield (
+            f"{table.path}: row {row.number} has the split {row['split']!r}; parts are train, val and test."
+            f"{did_you_mean(row['split'], PARTS)}"
+        )
+
+
+def _unread_columns(table: Table) -> Iterator[str]:
+    """Rows whose part, patient or mask stage ingest would not find: it goes by the path there."""
+    paths, scans = set(table.items), set(table.files.named(NIFTI))
+    images = paths & scans
+    texts = []
+    for row in table.rows:
+        has = [name for name in IDENTITY_COLUMNS if name in row]
+        if has and row["file"] not in paths and (found := table.find(row)):
+            example = f"Write the path, such as {found[0]!r}"
+            texts.append(f"row {row.number}: the id of a row with {' or '.join(has)} is a path, got {row['file']!r}. {example}")
+        elif row["file"] in images and row.get("mask", row["file"]) not in scans:
+            texts.append(f"row {row.number}: the mask {row['mask']!r} is no NIfTI of this source. Write its path relative to it")
+    yield from (f"{table.path}: {text}" for text in texts[:MOST_SAID])
+
+
+def _by_name(files: Sequence[str], names: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        for name in names(file):
+            found[name].append(file)
+    return dict(found)

@@ -1,0 +1,88 @@
+"""The files of a source by name, and what their names say before any is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from medssl.core.file_names import Pairing, pair_masks
+from medssl.core.label_table import FOLDERS
+from medssl.core.listing import walk
+from medssl.ingest.options import IngestOptions
+
+PICTURE, NIFTI, NPZ, BESIDE, OTHER = "picture", "NIfTI", "NPZ", "beside", "other"
+"""What a file is taken for: `beside` is no image whatever it holds, `other` may be DICOM, which has any suffix or none."""
+SUFFIXES = {
+    **dict.fromkeys(("png", "jpg", "jpeg"), PICTURE),
+    **dict.fromkeys(("nii", "gz"), NIFTI),
+    "npz": NPZ,
+    **dict.fromkeys(("csv", "tsv", "txt", "json", "md", "yaml", "yml", "xml", "html", "pdf"), BESIDE),
+    **dict.fromkeys(("xls", "xlsx", "doc", "docx", "bval", "bvec", "tif", "tiff", "bmp"), BESIDE),
+}
+
+
+def kind_of(name: str) -> str:
+    """What a file is taken for by its suffix."""
+    _, dot, suffix = name.rpartition(".")
+    return SUFFIXES.get(suffix.lower(), OTHER) if dot else OTHER
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The relative names of a source's files, its label files left out."""
+
+    names: list[str]
+    ingest: IngestOptions
+
+    @classmethod
+    def of(cls, source: str, path: str, labels: str | None, ingest: IngestOptions) -> SourceFiles:
+        """Those below a path.
+
+        Raises:
+            StudyError: nothing is there.
+        """
+        names = [row[0] for row in walk(source, path)]
+        if labels in (None, FOLDERS):
+            return cls(names, ingest)
+        root, own = Path(path).absolute(), Path(str(labels)).absolute()
+        if root.is_relative_to(own):
+            return cls([], ingest)
+        if own.is_relative_to(root):
+            inside = own.relative_to(root).as_posix()
+            names = [name for name in names if name != inside and not name.startswith(f"{inside}/")]
+        return cls(names, ingest)
+
+    @cached_property
+    def _kinds(self) -> frozenset[str]:
+        ends = {name[-5:] for name in self.names}  # few, and as long as the longest suffix that is known
+        return frozenset(kind_of(end) for end in ends)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What the files are taken for, those beside the images left out."""
+        return self._kinds - {BESIDE}
+
+    def all_are(self, *kinds: str) -> bool:
+        """Whether there are images, and each is of one of these kinds."""
+        return bool(self.kinds) and self.kinds <= set(kinds)
+
+    def named(self, *kinds: str) -> list[str]:
+        """The files of some kinds."""
+        return self.names if self._kinds <= set(kinds) else [name for name in self.names if kind_of(name) in kinds]
+
+    def masks(self, given: dict[str, str]) -> Pairing:
+        """Which NIfTI is whose mask, as ingest pairs them; by number in `named(NIFTI)`. `given`: by a label table."""
+        return pair_masks(self.named(NIFTI), self.ingest.masks, given) if given else self._pairing
+
+    @cached_property
+    def _pairing(self) -> Pairing:
+        return pair_masks(self.named(NIFTI), self.ingest.masks)
+
+    def scans(self, given: dict[str, str]) -> list[str]:
+        """The NIfTI files that are no masks."""
+        names, pairing = self.named(NIFTI), self.masks(given)
+        several: Iterable[int] = (mask for masks in pairing.several.values() for mask in masks)
+        masks = {*pairing.masks.values(), *several, *pairing.orphans, *pairing.unchosen}
+        return [name for number, name in enumerate(names) if number not in masks]

@@ -1,0 +1,143 @@
+"""Weights that are none, networks of unlike ranks and pairs that nobody compares are refused before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medssl.artefacts.names import asked_pairs
+from medssl.study.check_starts import arms_of
+from medssl.study.dag import Dag
+from medssl.study.file import read_study
+
+Notes = Callable[..., list[str]]
+Refusal = Callable[..., str]
+
+GOOD = """\
+sources:
+  ct: {path: scans}
+  organs: {path: organs}
+reduce: {arms: {hash: {}, all: {}}}
+pretrain:
+  flat: {cohort: ct, batch_size: 2, arms: [hash]}
+  other: {cohort: ct, batch_size: 2, arms: [all]}
+  deep: {cohort: ct, batch_size: 2, spatial_dims: 3, seeds: [0, 4]}
+"""
+
+
+def task(**options: object) -> str:
+    """The study with a task."""
+    lines = "".join(f"    {name}: {json.dumps(value)}\n" for name, value in options.items())
+    return f"{GOOD}finetune:\n  spots:\n    source: organs\n{lines}"
+
+
+def safetensors(path: Path) -> None:
+    header = b'{"__metadata__":{}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("good.safetensors", None),
+        ("good.safetensor", "Did you mean 'good.safetensors'?"),
+        ("net.pth", "'net.pth' is not a .safetensors file"),
+        ("scans/0.dcm", "is not a .safetensors file"),
+        ("pickle.safetensors", "is not a whole safetensors file"),
+        ("cut.safetensors", "is not a whole safetensors file"),
+    ],
+)
+@pytest.mark.parametrize("place", ["weights", "init_weights", "encoder"])
+def test_weights_are_a_safetensors_file(
+    folder: Path, notes: Notes, refusal: Refusal, place: str, name: str, words: str | None
+) -> None:
+    safetensors(folder / "good.safetensors")
+    (folder / "net.pth").write_bytes(b"PK")
+    (folder / "pickle.safetensors").write_bytes(b"\x80\x02}q\x00" * 9)
+    (folder / "cut.safetensors").write_bytes((1000).to_bytes(8, "little") + b"{}")
+    text = {
+        "weights": task(inits=["flat"], weights={"given": name}),
+        "init_weights": GOOD.replace("arms: [hash]", f"init_weights: {name}"),
+        "encoder": GOOD.replace("all: {}", f"all: {{reducer: embedding, encoder: {name}}}"),
+    }[place]
+    if words is None:
+        assert notes(text) == []
+    else:
+        assert words in refusal(text) and refusal(text).startswith("mine.yaml:"), refusal(text)
+
+
+def test_an_arm_is_embedded_by_a_run_of_the_study(notes: Notes, refusal: Refusal) -> None:
+    arm = "all: {reducer: embedding, encoder: flat-hash-seed0}"
+    assert notes(GOOD.replace("all: {}", arm)) == []
+    found = refusal(GOOD.replace("all: {}", arm.replace("seed0", "seed1")))
+    assert "mine.yaml:4: reduce.arms.all.encoder: there is no run 'flat-hash-seed1', and no file." in found
+    assert "Did you mean 'flat-hash-seed0'?" in found
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"inits": ["flat"], "size": [8]}, None),
+        ({"inits": ["flat"], "size": [8, 8]}, None),
+        ({"inits": ["flat"], "size": [8, 8, 8]}, "its networks are 2-D; expected one number, or 2"),
+        ({"inits": ["deep"], "size": [8, 8]}, "its networks are 3-D; expected one number, or 3"),
+        ({"inits": ["deep"], "size": [8, 8, 8]}, None),
+        ({"inits": ["flat"], "size": [8, 8], "encoder": "inflated"}, "3-D (encoder: inflated); expected one number, or 3"),
+        ({"inits": ["flat"], "size": [8, 8, 8], "encoder": "inflated"}, None),
+        ({"inits": ["flat"], "size": [8, 8, 8], "encoder": "volume"}, None),
+        ({"inits": ["deep"], "encoder": "volume"}, "volume makes a 3-D network of a 2-D one, and run 'deep' is 3-D already"),
+        ({"inits": [], "size": [8, 8, 8]}, None),  # scratch is of the rank that the size has
+        ({"inits": [], "size": [8, 8], "encoder": "inflated"}, "expected one number, or 3"),
+        ({"inits": ["flat", "deep"]}, "differ in spatial_dims: {'flat': 2, 'deep': 3}"),
+        ({}, "differ in spatial_dims"),
+        ({"inits": [], "scratch": False}, "it has nothing to start from"),
+        ({"inits": ["deep"], "pair_seeds": True}, "run 'deep-hash-seed4' has no partner among the seeds [0, 1, 2]. Add 4 to"),
+        ({"inits": ["deep"], "pair_seeds": True, "seeds": [0, 4]}, None),
+    ],
+)
+def test_the_networks_of_a_task_are_of_one_rank_and_its_size_too(
+    notes: Notes, refusal: Refusal, options: dict[str, object], words: str | None
+) -> None:
+    if words is None:
+        assert notes(task(**options)) == []
+    else:
+        found = refusal(task(**options))
+        place = next((name for name in ("size", "encoder", "pair_seeds", "inits") if f": finetune.spots.{name}: " in found), "")
+        assert words in found and found.startswith("mine.yaml:") and (place or "nothing to start" in found)
+
+
+NAMES = ["flat", "other", "deep", "given", "scratch"]
+
+
+@pytest.mark.parametrize("inits", [["flat"], ["flat", "other"], [], ["deep"]])
+@pytest.mark.parametrize("scratch", [True, False])
+def test_pairs_are_compared_exactly_where_the_evaluation_finds_both_arms(
+    folder: Path, notes: Notes, refusal: Refusal, inits: list[str], scratch: bool
+) -> None:
+    """All pairs of names: what the check accepts has rows in `comparisons.tsv`, and the rest has none."""
+    safetensors(folder / "good.safetensors")
+    text = task(inits=inits, scratch=scratch, weights={"given": "good.safetensors"})
+    for pair in ([a, b] for a in NAMES for b in NAMES if a != b):
+        asking = f"{text}evaluate: {{compare: [{json.dumps(pair)}]}}\n"
+        Path("mine.yaml").write_text(asking)
+        dag = Dag(read_study(files=["mine.yaml"])[0])
+        if asked_pairs(arms_of(dag, dag.study.finetune["spots"]), [pair]):
+            assert notes(asking) == []
+        else:
+            found = refusal(asking)
+            assert f"evaluate.compare: no task compares {pair[0]!r} with {pair[1]!r}: finetune.spots has " in found
+
+
+def test_arms_of_a_task_are_written_as_in_its_scores(folder: Path) -> None:
+    safetensors(folder / "good.safetensors")
+    Path("mine.yaml").write_text(task(inits=["flat", "other"], weights={"given": "good.safetensors"}))
+    dag = Dag(read_study(files=["mine.yaml"])[0])
+    assert arms_of(dag, dag.study.finetune["spots"]) == ["flat-hash", "other-all", "given", "scratch-resnet18"]
+
+
+def test_a_key_that_is_too_short_is_named_with_its_line(folder: Path, refusal: Refusal) -> None:
+    (folder / "key").write_text("short")
+    assert refusal(GOOD + "id_key: key\n").startswith("mine.yaml:9: id_key: ")
