@@ -364,17 +364,19 @@ def clean(
     study_file: Annotated[Path, typer.Argument(help="study file")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
-    """Remove what of a study's results can be made again: volumes, arrays, states of runs it no longer has.
+    """Remove what of a study's results can be made again: volumes, arrays, states of runs and fits that it no longer wants.
 
     Without volumes and arrays the results can be read; the next run of snakemake makes them and all that rests on them again.
     """
     from medssl.core.layout import Layout
     from medssl.study.cleaning import removable, remove, trained_again
+    from medssl.study.dag import Dag
     from medssl.study.file import load_study
 
     study = load_study(files=[str(study_file)])
     root = Layout.of(study.output, study.study).root
-    kinds = removable(root)
+    wanted = [spec for _, spec in Dag(study).specs()]
+    kinds = removable(root, wanted)
     for kind in kinds:
         print(f"{kind.num_bytes / 1e6:10.1f} MB  {kind.what}")
     if not kinds:
@@ -382,9 +384,7 @@ def clean(
         return
     total_mb = sum(kind.num_bytes for kind in kinds) / 1e6
     print("Encoders, tables, predictions and pages stay.")
-    if not any((root / "specs").rglob("*.json")):
-        print("There are no specs to say which states of runs are still wanted, so these stay too; `medssl specs` writes them.")
-    again = [stage for stage, _ in trained_again(root, kinds)]
+    again = [stage for stage, _ in trained_again(root, kinds, wanted)]
     if again:
         print(
             f"The next run of snakemake on this study makes these first, and then trains again what rests on them: "

@@ -25,7 +25,7 @@ from medssl.core.files import canonical_json, inside, read_json, sha256_file, sh
 from medssl.core.layout import Layout
 from medssl.core.origin import origin
 from medssl.core.progress import Bar, progress
-from medssl.core.store import RECEIPT, Store
+from medssl.core.store import RECEIPT, Store, read_receipt
 
 if TYPE_CHECKING:
     from medssl.core.options import Options  # the command line starts without pydantic
@@ -336,14 +336,17 @@ def named_paths(inputs: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from named_paths(part, f"{name}.{key}" if name else str(key))
 
 
-def paths_in(inputs: Any) -> Iterator[str]:
-    """The files of a spec's inputs; a folder (a path without suffix) is stood for by the receipt that lists its files."""
-    for _, path in named_paths(inputs):
-        yield path if is_file_path(path) else str(receipt_of_folder(path))
+def paths_in(spec: Spec) -> Iterator[str]:
+    """The files that a job reads; a folder is stood for by the receipt that lists its files."""
+    for name, path in named_paths(spec.inputs):
+        yield path if name in spec.given or is_artefact_file(path) else str(receipt_of_folder(path))
 
 
-def is_file_path(path: Path | str) -> bool:
-    """Whether an input is a file; a folder such as `2_prepare/ct/arrays` has no suffix."""
+def is_artefact_file(path: Path | str) -> bool:
+    """Whether an input that a job of the study made is a file; a folder such as `2_prepare/ct/arrays` has no suffix.
+
+    Only of artefacts, whose names are ours (`core/layout.py`): a file that the study file names may be called anything.
+    """
     return Path(path).suffix != ""
 
 
@@ -353,15 +356,14 @@ def receipt_of_folder(path: Path | str) -> Path:
 
 
 def drop_incomplete(root: Path) -> list[str]:
-    """Remove each receipt one of whose outputs is gone or has another size, so that the DAG rebuilds that artefact."""
+    """Remove each receipt that is damaged, or one of whose outputs is gone or has another size: the DAG makes that artefact again."""
     dropped = []
     for receipt in sorted(root.glob("[1-7]_*/**/" + RECEIPT)):
-        for name, entry in read_json(receipt)["outputs"].items():
-            path = receipt.parent / name
-            if not path.is_file() or path.stat().st_size != entry["size"]:
-                receipt.unlink()
-                dropped.append(str(receipt))
-                break
+        stated = read_receipt(receipt)
+        outputs = {} if stated is None else {receipt.parent / name: entry["size"] for name, entry in stated["outputs"].items()}
+        if stated is None or not all(path.is_file() and path.stat().st_size == size for path, size in outputs.items()):
+            receipt.unlink()
+            dropped.append(str(receipt))
     return dropped
 
 
@@ -376,8 +378,8 @@ def _remove_others(folder: Path, names: set[str]) -> None:
 
 
 def _digest(path: Path) -> str | None:
-    """Hash of an input as its receipt states it, of a folder all that lies in it; None where no receipt does."""
-    if is_file_path(path):
+    """Hash of an artefact as its receipt states it, of a folder all that lies in it; None where no receipt does."""
+    if is_artefact_file(path):
         for folder in list(path.parents)[:4]:
             if (folder / RECEIPT).is_file():
                 entry = _outputs(folder / RECEIPT, (folder / RECEIPT).stat().st_mtime_ns).get(str(path.relative_to(folder)))
@@ -402,5 +404,14 @@ def _receipt_entry(path: Path) -> tuple[dict[str, Any] | None, Path]:
 
 @functools.lru_cache(maxsize=8)
 def _outputs(receipt: Path, changed_ns: int) -> dict[str, Any]:
-    """The outputs of a receipt, parsed once: a job may read thousands of files of one."""
-    return dict(read_json(receipt)["outputs"])
+    """The outputs of a receipt, parsed once: a job may read thousands of files of one.
+
+    Raises:
+        CorruptArtefactError: the receipt is damaged.
+    """
+    try:
+        return dict(read_json(receipt)["outputs"])
+    except (ValueError, KeyError, TypeError):
+        raise CorruptArtefactError(
+            f"{receipt} is damaged. Delete it and run the same command again to make what it lists again."
+        ) from None

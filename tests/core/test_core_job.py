@@ -77,6 +77,16 @@ def test_a_missing_output_drops_the_receipt_so_that_the_dag_rebuilds_it(finished
     assert not (finished / "receipt.json").exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"stage": "prepare"}'])
+def test_a_damaged_receipt_is_refused_and_dropped_so_that_the_dag_rebuilds_it(finished: Path, tmp_path: Path, text: str) -> None:
+    receipt = finished / "receipt.json"
+    receipt.write_text(text)
+    reader = make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))
+    with job(reader) as work, pytest.raises(CorruptArtefactError, match="damaged"):
+        work.read(finished / "table.tsv")
+    assert drop_incomplete(tmp_path / "s") == [str(receipt)] and not receipt.exists()
+
+
 def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Path) -> None:
     lock = tmp_path / "s" / ".lock"
     with hold(lock), pytest.raises(LockedError, match="process"), hold(lock):
