@@ -1,4 +1,4 @@
-"""The fits that a task of fine-tuning wants, said before the first is made: what of the kept fits must stay while it is at work."""
+"""The fits that a task of fine-tuning wants, said before the first is made: these must stay while it is at work."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
 import json
 import os
@@ -20,9 +18,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from medssl.core.energy import read_counters
-from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
+from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import canonical_json, inside, read_json, sha256_file, sha256_text, sweep, write_json
 from medssl.core.layout import Layout
+from medssl.core.lock import hold
 from medssl.core.origin import origin
 from medssl.core.progress import Bar, progress
 from medssl.core.store import RECEIPT, Store, read_receipt
@@ -37,6 +36,8 @@ NOT_KEPT = ("ingest", "report")
 """Stages whose jobs run whenever Snakemake asks: the bytes that ingest reads are unknown, and report reads other receipts."""
 LIVE = "events"
 """A folder of a job that a person may be looking into while it runs: no result, and left alone."""
+
+A_SPEC = "Name a spec file, results/<study>/specs/<stage>/<name>.json; `medssl specs STUDY_FILE` writes them."
 
 Chosen = TypeVar("Chosen", bound="Options")
 
@@ -95,8 +96,17 @@ class Spec:
 
     @classmethod
     def read(cls, path: Path | str) -> Spec:
-        """Read a spec file; an ingest spec is completed with the real paths, which only the private folder knows."""
-        spec = cls.of(read_json(path))
+        """Read a spec file; an ingest spec is completed with the real paths, which only the private folder knows.
+
+        Raises:
+            StudyError: there is none, or the file is something else.
+        """
+        try:
+            spec = cls.of(read_json(path))
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read ({error.strerror}). {A_SPEC}") from None
+        except (ValueError, KeyError, TypeError):
+            raise StudyError(f"{path} is no spec of this version of medssl. {A_SPEC}") from None
         place = Path(spec.layout.private(spec.name.split("/")[0], "place.json"))
         return dataclasses.replace(spec, private=read_json(place)) if spec.stage == "ingest" and place.is_file() else spec
 
@@ -274,39 +284,6 @@ def job(
         yield Job(spec, log, threads)
 
 
-@contextlib.contextmanager
-def hold(lock: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold a lock file; the kernel frees it when the process ends, however it ends.
-
-    Raises:
-        LockedError: somebody else holds it after `wait_s` seconds.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a+") as file:
-        deadline_s = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise LockedError(
-                        f"{lock} cannot be locked: {error.strerror}. This file system has no locks, so that two runs at once "
-                        "would not be noticed; set `output` in the study file to one that has (Lustre: mounted with -o flock)."
-                    ) from error
-                if time.monotonic() >= deadline_s:
-                    file.seek(0)
-                    raise LockedError(
-                        f"{lock.parent.parent.name} is in use by {file.read().strip() or 'another process'} ({lock}). "
-                        "Wait for it to end, or set another `output` in the study file."
-                    ) from None
-                time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
 def environment() -> dict[str, str]:
     """Versions that can change a result."""
     found = {"python": platform.python_version(), "platform": f"{sys.platform}-{platform.machine()}"}
@@ -356,7 +333,7 @@ def receipt_of_folder(path: Path | str) -> Path:
 
 
 def drop_incomplete(root: Path) -> list[str]:
-    """Remove each receipt that is damaged, or one of whose outputs is gone or has another size: the DAG makes that artefact again."""
+    """Remove each receipt that is damaged, or has an output that is gone or of another size: the DAG makes these again."""
     dropped = []
     for receipt in sorted(root.glob("[1-7]_*/**/" + RECEIPT)):
         stated = read_receipt(receipt)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.artefacts.wanted import WantedFits
-from medssl.core.files import TEMPORARY_PREFIX, read_json
-from medssl.core.job import Spec, hold, paths_in
+from medssl.core.files import TEMPORARY_PREFIX
+from medssl.core.job import Spec, paths_in
 from medssl.core.layout import Layout
+from medssl.core.lock import hold
 from medssl.core.store import RECEIPT, Entry, Store, read_receipt
 
 VOLUMES, ARRAYS = "volumes of ingest", "arrays of prepare"
@@ -111,7 +112,7 @@ def _places(store: Store, entries: list[Entry], stage: str) -> list[Path]:
 
 
 def _specs(root: Path) -> list[Spec]:
-    return [Spec.of(read_json(path)) for path in sorted((root / "specs").rglob("*.json"))]
+    return [Spec.read(path) for path in sorted((root / "specs").rglob("*.json"))]
 
 
 def _bytes(paths: list[Path]) -> int:

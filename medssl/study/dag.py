@@ -257,7 +257,7 @@ class Dag:
             yield self._page_spec(page)
 
     def write_specs(self) -> None:
-        """Write each spec whose content changed, so that exactly its job and those after it run again; no spec of another job stays."""
+        """Write each spec whose content changed, so that exactly its job and those after it run again; others are taken away."""
         for path, spec in self._by_path.items():
             write_if_changed(path, spec.to_json())
         for written in (self.layout.root / "specs").rglob("*.json"):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from medssl.core.errors import LockedError
 from medssl.core.files import TEMPORARY_PREFIX
-from medssl.core.job import hold
 from medssl.core.layout import PRIVATE, Layout
+from medssl.core.lock import hold
 from medssl.core.store import link
 
 KEY = PRIVATE / "id_key"

@@ -13,7 +13,8 @@ from typing import Any
 
 from medssl.core.errors import MedsslError
 from medssl.core.files import read_json
-from medssl.core.job import COMMAND, drop_incomplete, hold
+from medssl.core.job import COMMAND, drop_incomplete
+from medssl.core.lock import hold
 from medssl.study.checks import check_study
 from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing

@@ -12,7 +12,8 @@ import pytest
 
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import write_text
-from medssl.core.job import COMMAND, Spec, drop_incomplete, hold, job
+from medssl.core.job import COMMAND, Spec, drop_incomplete, job
+from medssl.core.lock import hold
 from medssl.study.workflow import command_line
 
 
@@ -99,7 +100,7 @@ def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Pat
 def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path: Path) -> None:
     lock = tmp_path / "s" / ".lock"
     program = (
-        "import sys, time, pathlib\nfrom medssl.core.job import hold\n"
+        "import sys, time, pathlib\nfrom medssl.core.lock import hold\n"
         "with hold(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE)

@@ -12,7 +12,8 @@ from medssl.artefacts.wanted import WantedFits
 from medssl.cli import app
 from medssl.core.errors import LockedError
 from medssl.core.files import read_json, sha256_file, write_json
-from medssl.core.job import Spec, hold
+from medssl.core.job import Spec
+from medssl.core.lock import hold
 from medssl.core.store import Store
 from medssl.study.cleaning import ARRAYS, UNUSED, removable, remove, trained_again
 from medssl.study.dag import Dag

@@ -9,8 +9,8 @@ import pytest
 
 from medssl.core.errors import LockedError
 from medssl.core.files import write_text
-from medssl.core.job import hold
 from medssl.core.layout import Layout
+from medssl.core.lock import hold
 from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing
 from medssl.study.file import load_study
