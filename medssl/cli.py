@@ -336,7 +336,8 @@ def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> Non
     from medssl.study.sources import refresh_sources
 
     dag = Dag(load_study(files=[str(study_file)]))
-    refresh_sources(dag.study, dag.layout)
+    for note in refresh_sources(dag.study, dag.layout):
+        print(f"medssl: note: {note}", file=sys.stderr)
     dag.write_specs()
     print(dag.layout.root / "specs")
 

@@ -42,7 +42,8 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
                 drop_incomplete(dag.layout.root)
                 shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
-            refresh_sources(dag.study, dag.layout)
+            for note in refresh_sources(dag.study, dag.layout):
+                print(f"medssl: note: {note}", file=sys.stderr, flush=True)
             dag.write_specs()
         return dag
     except MedsslError as error:
