@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from medssl.core import cluster, gpus, launch, process
-from medssl.core.errors import MedsslError, PreemptedError, TooManyRefusalsError
-from medssl.core.files import write_json
+from medssl.core.errors import MedsslError, PreemptedError, StudyError, TooManyRefusalsError
+from medssl.core.files import file_to_write, folder_to_write, write_json
 from medssl.core.job import Spec, job
 
 app = typer.Typer(
@@ -37,6 +37,10 @@ Threads = Annotated[int, typer.Option(min=1, help="threads this job may use")]
 def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int, **arguments: Any) -> None:
     """Run one step of a stage; its module is imported only now."""
     spec = Spec.read(spec_path)
+    if spec.stage != stage:
+        raise StudyError(
+            f"{spec_path} is a spec of stage {spec.stage!r}, expected {stage!r}: run `medssl {spec.stage} {spec_path}`."
+        )
     limit_threads(threads)
     part = "-".join(str(value) for value in arguments.values())
     margin_s = spec.machine.stop_before_deadline_s
@@ -135,7 +139,7 @@ def _preview(source: Path, out: Path, arm: dict[str, Any], threads: int) -> None
     from medssl.reduce import run as reducing
     from medssl.study.one_source import reduce_specs_of, specs_of
 
-    out.mkdir(parents=True, exist_ok=True)
+    folder_to_write(out)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as folder:
         ingest, prepare = specs_of(source, Path(folder), {}, {})
         describe, decide = reduce_specs_of(prepare, arm)
@@ -219,7 +223,7 @@ def export(
     """Write an encoder's weights under the names of another library."""
     from medssl.nn.transfer import export as write
 
-    for path in write(run, library, out):
+    for path in write(run, library, folder_to_write(out)):
         print(path)
 
 
@@ -233,7 +237,7 @@ def convert(
     """Turn foreign weights into safetensors, tensors only, in a process of its own."""
     from medssl.nn.transfer import convert as write
 
-    print(write(foreign, out, strip=strip, key=key))
+    print(write(foreign, file_to_write(out), strip=strip, key=key))
 
 
 @app.command()
@@ -251,7 +255,7 @@ def embed(
     from medssl.nn.transfer import read_contract, sections_of
 
     contract = read_contract(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    file_to_write(out)
     if (source / "samples.parquet").is_file():
         print(f"{write(source, run, out)} rows in {out}")
         return
@@ -273,7 +277,7 @@ def predict(
     from medssl.finetune.run import predict as write
 
     contract = contract_of(model)
-    out.mkdir(parents=True, exist_ok=True)
+    folder_to_write(out)
     sections = contract["ingest"] or {}, contract["prepare"] or {}
     with _new_images(source, out, *sections, threads) as (ingested, prepared, names, rejected):
         samples, volumes = (prepared / name for name in ("samples.parquet", "volumes.tsv"))
@@ -320,7 +324,7 @@ def compare(
     """Put two studies side by side."""
     from medssl.report.run import compare as write
 
-    write(first, second, out)
+    write(first, second, file_to_write(out))
     print(out)
 
 
@@ -332,7 +336,8 @@ def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> Non
     from medssl.study.sources import refresh_sources
 
     dag = Dag(load_study(files=[str(study_file)]))
-    refresh_sources(dag.study, dag.layout)
+    for note in refresh_sources(dag.study, dag.layout):
+        print(f"medssl: note: {note}", file=sys.stderr)
     dag.write_specs()
     print(dag.layout.root / "specs")
 
@@ -364,17 +369,19 @@ def clean(
     study_file: Annotated[Path, typer.Argument(help="study file")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
-    """Remove what of a study's results can be made again: volumes, arrays, states of runs it no longer has.
+    """Remove what of a study's results can be made again: volumes, arrays, states of runs and fits that it no longer wants.
 
     Without volumes and arrays the results can be read; the next run of snakemake makes them and all that rests on them again.
     """
     from medssl.core.layout import Layout
     from medssl.study.cleaning import removable, remove, trained_again
+    from medssl.study.dag import Dag
     from medssl.study.file import load_study
 
     study = load_study(files=[str(study_file)])
     root = Layout.of(study.output, study.study).root
-    kinds = removable(root)
+    wanted = [spec for _, spec in Dag(study).specs()]
+    kinds = removable(root, wanted)
     for kind in kinds:
         print(f"{kind.num_bytes / 1e6:10.1f} MB  {kind.what}")
     if not kinds:
@@ -382,9 +389,7 @@ def clean(
         return
     total_mb = sum(kind.num_bytes for kind in kinds) / 1e6
     print("Encoders, tables, predictions and pages stay.")
-    if not any((root / "specs").rglob("*.json")):
-        print("There are no specs to say which states of runs are still wanted, so these stay too; `medssl specs` writes them.")
-    again = [stage for stage, _ in trained_again(root, kinds)]
+    again = [stage for stage, _ in trained_again(root, kinds, wanted)]
     if again:
         print(
             f"The next run of snakemake on this study makes these first, and then trains again what rests on them: "

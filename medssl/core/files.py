@@ -102,6 +102,33 @@ def inside(root: Path | str, *parts: str) -> Path:
     return joined
 
 
+def folder_to_write(path: Path) -> Path:
+    """`path`, a folder that a person named for results; it is made where it is not there.
+
+    Raises:
+        StudyError: it cannot be one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"{path} cannot be the folder to write to ({error.strerror}). Name a folder, or one that can be made."
+        ) from None
+    return path
+
+
+def file_to_write(path: Path) -> Path:
+    """`path`, a file that a person named for a result, with its folder in place.
+
+    Raises:
+        StudyError: it cannot be one.
+    """
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder, expected the file to write. Name a file in it.")
+    folder_to_write(path.parent)
+    return path
+
+
 def sweep(folder: Path) -> None:
     """Remove temporaries that a killed process left in `folder` and below."""
     if folder.is_dir():

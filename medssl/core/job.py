@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
 import json
 import os
@@ -20,12 +18,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from medssl.core.energy import read_counters
-from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
+from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import canonical_json, inside, read_json, sha256_file, sha256_text, sweep, write_json
 from medssl.core.layout import Layout
+from medssl.core.lock import hold
 from medssl.core.origin import origin
 from medssl.core.progress import Bar, progress
-from medssl.core.store import RECEIPT, Store
+from medssl.core.store import RECEIPT, Store, read_receipt
 
 if TYPE_CHECKING:
     from medssl.core.options import Options  # the command line starts without pydantic
@@ -37,6 +36,8 @@ NOT_KEPT = ("ingest", "report")
 """Stages whose jobs run whenever Snakemake asks: the bytes that ingest reads are unknown, and report reads other receipts."""
 LIVE = "events"
 """A folder of a job that a person may be looking into while it runs: no result, and left alone."""
+
+A_SPEC = "Name a spec file, results/<study>/specs/<stage>/<name>.json; `medssl specs STUDY_FILE` writes them."
 
 Chosen = TypeVar("Chosen", bound="Options")
 
@@ -95,8 +96,17 @@ class Spec:
 
     @classmethod
     def read(cls, path: Path | str) -> Spec:
-        """Read a spec file; an ingest spec is completed with the real paths, which only the private folder knows."""
-        spec = cls.of(read_json(path))
+        """Read a spec file; an ingest spec is completed with the real paths, which only the private folder knows.
+
+        Raises:
+            StudyError: there is none, or the file is something else.
+        """
+        try:
+            spec = cls.of(read_json(path))
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read ({error.strerror}). {A_SPEC}") from None
+        except (ValueError, KeyError, TypeError):
+            raise StudyError(f"{path} is no spec of this version of medssl. {A_SPEC}") from None
         place = Path(spec.layout.private(spec.name.split("/")[0], "place.json"))
         return dataclasses.replace(spec, private=read_json(place)) if spec.stage == "ingest" and place.is_file() else spec
 
@@ -274,39 +284,6 @@ def job(
         yield Job(spec, log, threads)
 
 
-@contextlib.contextmanager
-def hold(lock: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold a lock file; the kernel frees it when the process ends, however it ends.
-
-    Raises:
-        LockedError: somebody else holds it after `wait_s` seconds.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a+") as file:
-        deadline_s = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise LockedError(
-                        f"{lock} cannot be locked: {error.strerror}. This file system has no locks, so that two runs at once "
-                        "would not be noticed; set `output` in the study file to one that has (Lustre: mounted with -o flock)."
-                    ) from error
-                if time.monotonic() >= deadline_s:
-                    file.seek(0)
-                    raise LockedError(
-                        f"{lock.parent.parent.name} is in use by {file.read().strip() or 'another process'} ({lock}). "
-                        "Wait for it to end, or set another `output` in the study file."
-                    ) from None
-                time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
 def environment() -> dict[str, str]:
     """Versions that can change a result."""
     found = {"python": platform.python_version(), "platform": f"{sys.platform}-{platform.machine()}"}
@@ -336,14 +313,17 @@ def named_paths(inputs: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from named_paths(part, f"{name}.{key}" if name else str(key))
 
 
-def paths_in(inputs: Any) -> Iterator[str]:
-    """The files of a spec's inputs; a folder (a path without suffix) is stood for by the receipt that lists its files."""
-    for _, path in named_paths(inputs):
-        yield path if is_file_path(path) else str(receipt_of_folder(path))
+def paths_in(spec: Spec) -> Iterator[str]:
+    """The files that a job reads; a folder is stood for by the receipt that lists its files."""
+    for name, path in named_paths(spec.inputs):
+        yield path if name in spec.given or is_artefact_file(path) else str(receipt_of_folder(path))
 
 
-def is_file_path(path: Path | str) -> bool:
-    """Whether an input is a file; a folder such as `2_prepare/ct/arrays` has no suffix."""
+def is_artefact_file(path: Path | str) -> bool:
+    """Whether an input that a job of the study made is a file; a folder such as `2_prepare/ct/arrays` has no suffix.
+
+    Only of artefacts, whose names are ours (`core/layout.py`): a file that the study file names may be called anything.
+    """
     return Path(path).suffix != ""
 
 
@@ -353,15 +333,14 @@ def receipt_of_folder(path: Path | str) -> Path:
 
 
 def drop_incomplete(root: Path) -> list[str]:
-    """Remove each receipt one of whose outputs is gone or has another size, so that the DAG rebuilds that artefact."""
+    """Remove each receipt that is damaged, or has an output that is gone or of another size: the DAG makes these again."""
     dropped = []
     for receipt in sorted(root.glob("[1-7]_*/**/" + RECEIPT)):
-        for name, entry in read_json(receipt)["outputs"].items():
-            path = receipt.parent / name
-            if not path.is_file() or path.stat().st_size != entry["size"]:
-                receipt.unlink()
-                dropped.append(str(receipt))
-                break
+        stated = read_receipt(receipt)
+        outputs = {} if stated is None else {receipt.parent / name: entry["size"] for name, entry in stated["outputs"].items()}
+        if stated is None or not all(path.is_file() and path.stat().st_size == size for path, size in outputs.items()):
+            receipt.unlink()
+            dropped.append(str(receipt))
     return dropped
 
 
@@ -376,8 +355,8 @@ def _remove_others(folder: Path, names: set[str]) -> None:
 
 
 def _digest(path: Path) -> str | None:
-    """Hash of an input as its receipt states it, of a folder all that lies in it; None where no receipt does."""
-    if is_file_path(path):
+    """Hash of an artefact as its receipt states it, of a folder all that lies in it; None where no receipt does."""
+    if is_artefact_file(path):
         for folder in list(path.parents)[:4]:
             if (folder / RECEIPT).is_file():
                 entry = _outputs(folder / RECEIPT, (folder / RECEIPT).stat().st_mtime_ns).get(str(path.relative_to(folder)))
@@ -402,5 +381,14 @@ def _receipt_entry(path: Path) -> tuple[dict[str, Any] | None, Path]:
 
 @functools.lru_cache(maxsize=8)
 def _outputs(receipt: Path, changed_ns: int) -> dict[str, Any]:
-    """The outputs of a receipt, parsed once: a job may read thousands of files of one."""
-    return dict(read_json(receipt)["outputs"])
+    """The outputs of a receipt, parsed once: a job may read thousands of files of one.
+
+    Raises:
+        CorruptArtefactError: the receipt is damaged.
+    """
+    try:
+        return dict(read_json(receipt)["outputs"])
+    except (ValueError, KeyError, TypeError):
+        raise CorruptArtefactError(
+            f"{receipt} is damaged. Delete it and run the same command again to make what it lists again."
+        ) from None

@@ -81,16 +81,21 @@ def walk(source: str, path: str) -> list[Listed]:
     Raises:
         StudyError: nothing is there.
     """
+    return [row for row, _ in stamped(source, path)]
+
+
+def stamped(source: str, path: str) -> list[tuple[Listed, int]]:
+    """The rows of `walk`, each with the time in ns when content, name or rights were changed, which nobody can set."""
     root = Path(path)
     if not root.exists():
         raise StudyError(
             f"sources.{source}.path does not exist (tried {root.resolve()}).{beside(root)} Correct the path in the study file; "
             "it is relative to where snakemake runs."
         )
-    rows: list[Listed] = []
+    rows: list[tuple[Listed, int]] = []
     if root.is_file():
         info = root.stat()
-        return [(root.name, info.st_size, info.st_mtime_ns, "file")]
+        return [((root.name, info.st_size, info.st_mtime_ns, "file"), info.st_ctime_ns)]
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -102,7 +107,7 @@ def walk(source: str, path: str) -> list[Listed]:
                     waiting.append(name)
                 else:
                     kind = "file" if stat.S_ISREG(info.st_mode) else "link" if stat.S_ISLNK(info.st_mode) else "special"
-                    rows.append((name, info.st_size, info.st_mtime_ns, kind))
+                    rows.append(((name, info.st_size, info.st_mtime_ns, kind), info.st_ctime_ns))
     if not rows:
         raise StudyError(
             f"sources.{source}.path is an empty folder: there is nothing to ingest. Point it at DICOM, NIfTI or images."

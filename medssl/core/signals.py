@@ -1,4 +1,4 @@
-"""The signals that ask a job to stop, and what they do inside a block: noted, raised, passed on, or held back."""
+"""The signals that ask a process to stop, and what they do inside a block: noted, raised, passed on, held back, unwound."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 
 from medssl.core.errors import PreemptedError
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, a cluster that ends a job, and a cluster that announces its end."""
+AT_ONCE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
+"""What ends a process without its `finally` blocks where nobody handles it (Ctrl-C goes through them as it is)."""
 
 
 @contextlib.contextmanager
@@ -77,10 +79,31 @@ def held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled(by: Callable[[int], None]) -> Iterator[None]:
-    """Inside, `by` gets each signal to stop; outside the main thread, whoever started the thread handles them."""
+def unwound() -> Iterator[None]:
+    """Inside, a signal that would end the process at once ends it through its `finally` blocks, with a shell's code for it.
+
+    What is ignored stays so: after `nohup` a terminal that closes ends nothing.
+    """
+
+    def end(number: int) -> None:
+        raise SystemExit(128 + number)
+
+    with _handled(end, [number for number in AT_ONCE if signal.getsignal(number) is not signal.SIG_IGN]):
+        yield
+
+
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """Inside, no signal to stop does anything: for the short work that must not be left half done."""
+    with _handled(lambda _: None, {*STOP, *AT_ONCE}):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(by: Callable[[int], None], numbers: Iterable[signal.Signals] = STOP) -> Iterator[None]:
+    """Inside, `by` gets each signal of `numbers`; outside the main thread, whoever started the thread handles them."""
     try:
-        before = {number: signal.signal(number, lambda caught, _: by(caught)) for number in STOP}
+        before = {number: signal.signal(number, lambda caught, _: by(caught)) for number in numbers}
     except ValueError:
         yield
         return

@@ -69,7 +69,7 @@ class Store:
     def entries(self) -> Iterator[Entry]:
         """All whole entries, by key."""
         for path in sorted(self.folder.glob(f"??/*/{RECEIPT}")):
-            receipt = _read_whole(path)
+            receipt = read_receipt(path)
             if receipt is None:
                 continue
             files = [inside(path.parent, name) for name in receipt["outputs"]]
@@ -88,7 +88,7 @@ class Store:
         folder = self._at(key)
         if not (folder / RECEIPT).is_file():
             return None
-        receipt = _read_whole(folder / RECEIPT)
+        receipt = read_receipt(folder / RECEIPT)
         if receipt is None:
             return None
         for name, entry in receipt["outputs"].items():
@@ -98,8 +98,8 @@ class Store:
         return receipt
 
 
-def _read_whole(path: Path) -> dict[str, Any] | None:
-    """The receipt in a file; None where the file is damaged, so that the job runs again."""
+def read_receipt(path: Path) -> dict[str, Any] | None:
+    """The receipt in a file; None where the file is damaged: its job runs again."""
     try:
         receipt = read_json(path)
     except ValueError:  # cut short, emptied or not text

@@ -25,7 +25,9 @@ class Cases:
     classes: list[str]
     targets: np.ndarray
     content: np.ndarray
-    """hash of what a fit sees of each case: image, mask, and how numbers become inputs"""
+    """hash of what a fit sees of the image of each case, and of how numbers become inputs"""
+    truth: np.ndarray
+    """what a fit sees of the label of each case: the class, or a hash of the mask"""
     fold: np.ndarray | None = None
     """the fold that each case tests, where the source is cut into folds"""
     groups: dict[str, np.ndarray] = field(default_factory=dict)

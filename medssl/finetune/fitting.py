@@ -17,6 +17,7 @@ from medssl.core.code import PACKAGE, code_hash
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_text
 from medssl.core.job import Job
+from medssl.core.partition import PARTS
 from medssl.finetune.cases import Cases
 from medssl.finetune.folds import Division, Divisions
 from medssl.finetune.labelled_data import median_spacing_mm
@@ -55,7 +56,8 @@ class Work:
         )
         starts, shares, folds = starting.starts, self.divisions.shares, self.divisions.folds
         self.fits = plan(starts, options.modes, shares, options.seeds, folds, pair_seeds=options.pair_seeds)
-        self._data_hashes = {fold: self._data_hash(division.cases) for fold, division in self.divisions.by_fold.items()}
+        self._outputs = self.task.contract(self.data)
+        self._seen = {fold: self._seen_by_all(division.cases) for fold, division in self.divisions.by_fold.items()}
         self._code_hashes = {start: self._code_hash(start) for start in starts}
 
     @property
@@ -119,16 +121,21 @@ class Work:
             "seed": fit.seed,
             "size": self.expected.size,
             "device": self.device.type,
-            "data": self._data_hashes[fit.fold],
-            "train": sorted(self.division(fit).cases.case_id[self.train(fit)]),
+            "outputs": self._outputs,
+            "seen": self._seen[fit.fold],
+            "learns": _with_truth(self.division(fit).cases, self.train(fit)),
             "code": self._code_hashes[fit.start],
         }
         return sha256_text(canonical_json(content))[:32]
 
-    def _data_hash(self, cases: Cases) -> str:
-        """Of the cases of a division: their ids, labels and parts, and what a network sees of them."""
-        rows = zip(cases.case_id, cases.label, cases.split, cases.content, strict=True)
-        return sha256_text(canonical_json([cases.classes, *(list(row) for row in rows)]))
+    def _seen_by_all(self, cases: Cases) -> str:
+        """Of what all fits of a division see: the images of each part, and the labels of the part that chooses.
+
+        A fit predicts the test part and never sees its labels, and of the training part it sees those of its own subset.
+        """
+        parts = {part: cases.where(part) for part in PARTS}
+        images = {part: list(zip(cases.case_id[at], cases.content[at], strict=True)) for part, at in parts.items()}
+        return sha256_text(canonical_json([images, _with_truth(cases, cases.where("val"))]))
 
     def _code_hash(self, start: Start) -> str:
         """Of the code that a fit from a starting point can run."""
@@ -200,6 +207,11 @@ class Work:
             **self.task.contract(self.data_of(self.division(fit))),
         }
         return ModelContract.check(content)
+
+
+def _with_truth(cases: Cases, indices: np.ndarray) -> list[list[str]]:
+    """Ids and labels of some cases, by id."""
+    return sorted([str(case), str(truth)] for case, truth in zip(cases.case_id[indices], cases.truth[indices], strict=True))
 
 
 def _full_size(size: list[int], spatial_dims: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.files import TEMPORARY_PREFIX, inside, read_json, sha256_file, write_json, writing
+from medssl.core.store import link
 
 FACTS, PREDICTED, MODEL = "fit.json", "predicted.npy", "model.safetensors"
 
@@ -48,14 +49,19 @@ class Kept:
         """The masks of the test cases."""
         return [self.folder / name for name in sorted(self.sha256) if name.startswith("masks/")]
 
-    @property
-    def model(self) -> Path | None:
-        """The weights, where they are kept."""
-        path = self.folder / MODEL
-        return path if path.is_file() and sha256_file(path) == self.sha256.get(MODEL) else None
+    def link_model(self, target: Path) -> bool:
+        """Give the weights a second name, which outlives `drop_model` of whatever task; False where they are gone."""
+        try:
+            link(self.folder / MODEL, target)
+        except FileNotFoundError:
+            return False
+        if sha256_file(target) == self.sha256.get(MODEL):
+            return True
+        target.unlink()
+        return False
 
     def drop_model(self) -> None:
-        """Let the weights go; a result that is linked to them stays."""
+        """Let the weights go; the result of a task that is linked to them stays."""
         (self.folder / MODEL).unlink(missing_ok=True)
 
 
@@ -90,14 +96,32 @@ class KeptFits:
         part.mkdir()
         try:
             yield part
-            shutil.rmtree(self.folder / key, ignore_errors=True)
-            try:
-                os.replace(part, self.folder / key)
-            except OSError:
-                if not (self.folder / key / FACTS).is_file():  # else another task has just made the same fit
-                    raise
+            self._put(part, key)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def _put(self, part: Path, key: str) -> None:
+        """Put a fit in place whole; where an equal one is there, which another task may be reading, only what that lacks."""
+        folder, there = self.folder / key, self.find(key)
+        if there is not None and _without_model(there.sha256) == _without_model(read_json(part / FACTS)["sha256"]):
+            if (part / MODEL).is_file():
+                os.replace(part / MODEL, folder / MODEL)
+                os.replace(part / FACTS, folder / FACTS)
+            return
+        aside = part.with_name(f"{part.name}-old")
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, aside)
+        try:
+            os.replace(part, folder)
+        except OSError:
+            if not (folder / FACTS).is_file():  # else another task has just made the same fit
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _without_model(sha256: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in sha256.items() if name != MODEL}
 
 
 def keep_array(folder: Path, predicted: np.ndarray) -> None:

@@ -63,6 +63,7 @@ def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> 
         classes=names,
         targets=encode(list(rows["label"]), names),
         content=_contents(source, samples, chosen, expected),
+        truth=rows["label"].to_numpy(dtype=object),
         fold=_folds(rows),
         groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},
     )
@@ -87,6 +88,7 @@ def new_images(source: Source, expected: NetworkInput, classes: Sequence[str]) -
         classes=list(classes),
         targets=np.zeros((len(rows), len(classes)), dtype=np.uint8),
         content=nothing,
+        truth=nothing,
     )
     return cases, images_of(samples, chosen, expected)
 
@@ -204,7 +206,7 @@ def read_scans(source: Source, expected: NetworkInput) -> Scans:
             f"source {source.name!r} has no masks: a segmentation learns from voxel labels. Put a mask beside each image, "
             f"name a folder of masks (sources.{source.name}.labels), or fine-tune on another source."
         )
-    scans, found, contents = [], [], []
+    scans, found, contents, truths = [], [], [], []
     for volume in sorted(volumes, key=lambda volume: volume.volume_id):
         if volume.num_channels != expected.in_channels:
             raise StudyError(channels_sentence(source.name, volume.num_channels, expected.in_channels))
@@ -216,7 +218,8 @@ def read_scans(source: Source, expected: NetworkInput) -> Scans:
         found.append(set(np.unique(np.asarray(mask)).tolist()) - {0})
         affine, shape = source_grid(source, scans[-1])
         grids = [scans[-1].affine.tolist(), affine.tolist(), list(shape)]
-        contents.append(_hash([image_content, mask_content, axis, grids]))
+        contents.append(_hash([image_content, axis, grids]))
+        truths.append(_hash(mask_content))
     values = [0, *sorted(set().union(*found))]
     if len(values) < 2:
         raise StudyError(f"source {source.name!r}: its {len(scans)} masks hold background only; there is no class to learn.")
@@ -237,6 +240,7 @@ def read_scans(source: Source, expected: NetworkInput) -> Scans:
         classes=[names[str(value)] for value in values[1:]],
         targets=np.array([[value in has for value in values[1:]] for has in found], dtype=np.uint8),
         content=np.array(contents, dtype=object),
+        truth=np.array(truths, dtype=object),
         fold=_folds(rows),
         groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},
     )

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from medssl.artefacts.checks import AGAIN
 from medssl.artefacts.fits import MODEL_FORMAT
 from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
-from medssl.core.errors import StudyError
+from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json
 from medssl.core.plugins import Plugin
 from medssl.finetune.labelled_data import channels_sentence
@@ -76,12 +77,16 @@ def contract_of(folder: Path) -> dict[str, Any]:
 
     Raises:
         StudyError: there is none, or it is an encoder's.
+        CorruptArtefactError: it is damaged.
     """
     if not (folder / "contract.json").is_file():
         raise StudyError(
             f"{folder} holds no contract.json: name the folder of a fine-tuned model, 5_finetune/<task>/models/<start>."
         )
-    contract = dict(read_json(folder / "contract.json"))
+    try:
+        contract = dict(read_json(folder / "contract.json"))
+    except (ValueError, TypeError):
+        raise CorruptArtefactError(f"{folder / 'contract.json'} is damaged: it is not a JSON object. {AGAIN}") from None
     if contract.get("format") != MODEL_FORMAT:
         raise StudyError(
             f"{folder} is {contract.get('format')!r}, expected {MODEL_FORMAT!r}: an encoder alone predicts nothing. Fine-tune it."

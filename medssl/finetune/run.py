@@ -17,6 +17,7 @@ import torch
 from medssl.artefacts.fits import CURVES, FITS, SPLITS_OF_FITS, ModelContract
 from medssl.artefacts.names import FitId
 from medssl.artefacts.predictions import PREDICTIONS
+from medssl.artefacts.wanted import WantedFits
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import writing
@@ -51,6 +52,7 @@ def run(job: Job) -> None:
         starting = Starting.read(job, options)
         work = Work(job, options, starting, device(options.device, option="finetune.device"))
         state = State.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
+        WantedFits(spec=job.spec.hash, fit_keys=state.fit_keys).write(WantedFits.path(job.spec.layout, job.spec.name))
         waiting = state.waiting
         job.log(f"{len(work.fits)} fits, {len(work.fits) - len(waiting)} already made; {work.described}")
         with job.progress("", len(work.fits), "fits") as bar:
@@ -58,14 +60,13 @@ def run(job: Job) -> None:
             for fit in waiting:
                 make(state, fit)
                 bar.advance(note=str(fit))
-            for start in starting.starts:
-                ensure_model(state, state.best(str(start)))
-        finish(state)
+            models = {str(start): best for start in starting.starts if (best := take_model(state, str(start))) is not None}
+        finish(state, models)
         job.notes |= {
             "device": described(work.device),
             "fits": len(work.fits),
             "restored_fits": len(work.fits) - len(state.made),
-            "fit_keys": sorted(set(state.keys.values())),
+            "fit_keys": state.fit_keys,
         }
         job.write_receipt()
 
@@ -120,6 +121,11 @@ class State:
         return cls(work, store, keys, {key: kept for key, kept in found.items() if kept is not None})
 
     @property
+    def fit_keys(self) -> list[str]:
+        """The keys of all fits, sorted."""
+        return sorted(set(self.keys.values()))
+
+    @property
     def waiting(self) -> list[FitId]:
         """The fits that are still to be made; of equal ones the first."""
         first = {key: fit for fit, key in reversed(self.keys.items()) if key not in self.kept}
@@ -141,8 +147,11 @@ class State:
         return max(competing, key=lambda fit: self.of_fit(fit).val_score, default=None)
 
 
-def make(state: State, fit: FitId) -> None:
-    """Make one fit and keep it; of those that compete for a model, only the best one keeps its weights."""
+def make(state: State, fit: FitId, *, model: Path | None = None) -> None:
+    """Make one fit and keep it; of those that compete for a model, only the best one keeps its weights.
+
+    model: where to link its weights to, before another task that has the fit too may let them go.
+    """
     start_s = time.monotonic()
     work, key = state.work, state.keys[fit]
     fitted = work.fit(fit)
@@ -155,6 +164,8 @@ def make(state: State, fit: FitId) -> None:
             save_encoder(folder / MODEL, fitted.network)
         facts = fitted.facts | {"seconds": round(time.monotonic() - start_s, 3)}
         describe(folder, facts, fitted.curve, has_network=fitted.network is not None)
+        if model is not None:
+            link(folder / MODEL, model)
     kept = state.store.find(key)
     if kept is None:
         raise CorruptArtefactError(f"{state.store.folder / key} is not as it was written. Run the same command again.")
@@ -171,17 +182,27 @@ def _drop_worse_models(state: State, start: str) -> None:
             state.kept[key].drop_model()
 
 
-def ensure_model(state: State, best: FitId | None) -> None:
-    """Make the best fit of a starting point again where its weights are gone: it was worse than another one when it was made."""
-    if best is not None and state.of_fit(best).model is None:
-        state.work.job.log(
-            f"{best}: made again, as it has become the best fit of its starting point and its weights were not kept"
-        )
-        make(state, best)
+def take_model(state: State, start: str) -> FitId | None:
+    """Link the weights of the best fit of a starting point into the job's folder; the fit, or None where none has a network.
+
+    They may be gone, as they were worse than others when the fit was made, or as another task with the same fit has just let
+    them go: then it is made again.
+    """
+    best = state.best(start)
+    if best is None:
+        return None
+    target = state.work.job.path("models", start, MODEL)
+    if not state.of_fit(best).link_model(target):
+        state.work.job.log(f"{best}: made again, as it is the best fit of its starting point and its weights were not kept")
+        make(state, best, model=target)
+    return best
 
 
-def finish(state: State) -> None:
-    """Link the masks of every fit beside the given ones, write the tables, and link the best model of each starting point."""
+def finish(state: State, models: dict[str, FitId]) -> None:
+    """Link the masks of every fit beside the given ones, write the tables, and say what the model of each starting point is.
+
+    models: by starting point, the fit whose weights are in place.
+    """
     work, job = state.work, state.work.job
     for division in work.divisions.by_fold.values():
         for mask in work.task.references(work.data_of(division)):
@@ -195,16 +216,12 @@ def finish(state: State) -> None:
             link(mask_path, target)
             job.wrote(target, sha256=kept.sha256[f"masks/{mask_path.name}"])
     _write_tables(state)
-    for start in work.starting.starts:
-        best = state.best(str(start))
-        model = None if best is None else state.of_fit(best).model
-        if best is not None and model is not None:
-            target, contract = (job.path("models", str(start), name) for name in (MODEL, ModelContract.FILE))
-            link(model, target)
-            work.contract(best, work.facts(best, state.of_fit(best).facts)).write(contract)
-            job.wrote(target, contract)
+    for start, best in models.items():
+        weights, contract = (job.path("models", start, name) for name in (MODEL, ModelContract.FILE))
+        work.contract(best, work.facts(best, state.of_fit(best).facts)).write(contract)
+        job.wrote(weights, contract)
     _drop_others(job.path("masks"), {"reference", *map(work.folder, work.fits)})
-    _drop_others(job.path("models"), {str(start) for start in work.starting.starts if state.best(str(start)) is not None})
+    _drop_others(job.path("models"), set(models))
 
 
 def _drop_others(folder: Path, names: set[str]) -> None:

@@ -100,8 +100,11 @@ def compare(first: Path | str, second: Path | str, target: Path | str) -> None:
             raise StudyError(
                 f"{path} is no report.json. Give the two files 7_report/<page>/report.json of the studies to compare."
             )
-        report = read_json(path)
-        if not isinstance(report, dict) or "sections" not in report:
+        try:
+            report = read_json(path)
+        except ValueError:
+            raise StudyError(f"{path} is damaged: it is not JSON. Run its study again, or give another report.json.") from None
+        if not isinstance(report, dict) or not {"title", "sections"} <= set(report):
             raise StudyError(f"{path} holds no sections: it is not a report.json of medssl. Give 7_report/<page>/report.json.")
         reports.append(report)
     title = " and ".join(dict.fromkeys(report["title"] for report in reports))

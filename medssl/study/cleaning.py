@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.core.files import TEMPORARY_PREFIX, read_json
-from medssl.core.job import Spec, hold, paths_in
-from medssl.core.store import RECEIPT, Entry, Store
+from medssl.artefacts.wanted import WantedFits
+from medssl.core.files import TEMPORARY_PREFIX
+from medssl.core.job import Spec, paths_in
+from medssl.core.layout import Layout
+from medssl.core.lock import hold
+from medssl.core.store import RECEIPT, Entry, Store, read_receipt
 
 VOLUMES, ARRAYS = "volumes of ingest", "arrays of prepare"
 """Outputs of jobs: where they are gone the DAG makes them again; what rests on them is restored from the store."""
@@ -25,19 +29,18 @@ class Removable:
     num_bytes: int
 
 
-def removable(root: Path) -> list[Removable]:
+def removable(root: Path, study: Iterable[Spec] = ()) -> list[Removable]:
     """What can go below the results of a study, kind by kind.
 
-    Tables, encoders, models, predictions, pages, logs and receipts stay, and so does what is kept of runs and fits that the specs
-    still want; without specs nobody knows which these are, and all of it stays.
+    Tables, encoders, models, predictions, pages, logs and receipts stay, and so does what is kept of runs and fits that a spec
+    still wants, of the last run or of `study`, the file as it is now; without specs nobody knows which these are, and all stays.
     """
-    wanted = {spec.hash for spec in _specs(root)}
+    specs = [*_specs(root), *study]
+    wanted = {spec.hash for spec in specs}
     states = sorted((root / "state" / "pretrain").glob("*"))
     store = Store(root / "state" / "store")
     kept = list(store.entries())
     unused = [entry for entry in kept if wanted and entry.spec not in wanted]
-    used = {key for path in sorted((root / "5_finetune").rglob(RECEIPT)) for key in read_json(path).get("fit_keys", [])}
-    fits = [path for path in sorted((root / "state" / "finetune" / "fits").glob("*")) if wanted and path.name not in used]
     kinds = {
         VOLUMES: sorted((root / "1_ingest").glob("*/volumes")),
         ARRAYS: [*sorted((root / "2_prepare").glob("*/arrays")), *_places(store, kept, "prepare")],
@@ -45,14 +48,28 @@ def removable(root: Path) -> list[Removable]:
         "states of runs that the study no longer has": [
             path for path in states if wanted and not any(path.name.startswith(known) for known in wanted)
         ],
-        UNUSED: [*(store.path(entry) for entry in unused if entry.stage != "prepare"), *fits],
+        UNUSED: [*(store.path(entry) for entry in unused if entry.stage != "prepare"), *_unused_fits(root, specs)],
         "leftovers of killed jobs": sorted(root.rglob(f"{TEMPORARY_PREFIX}*")),
     }
     found = [Removable(what, tuple(paths), _bytes(paths)) for what, paths in kinds.items()]
     return [kind for kind in found if kind.paths]
 
 
-def trained_again(root: Path, kinds: list[Removable]) -> list[tuple[str, str]]:
+def _unused_fits(root: Path, specs: Sequence[Spec]) -> list[Path]:
+    """The fits on disk that no task wants; none where a task has yet to say, as it is now, which fits it wants.
+
+    A task says so before its first fit, and in its receipt: one that was killed midway finds its finished fits again.
+    """
+    said = WantedFits.said(Layout(root))
+    tasks = {spec.hash for spec in specs if spec.stage == "finetune"}
+    if not specs or tasks - {wanted.spec for wanted in said}:
+        return []
+    keys = {key for wanted in said for key in wanted.fit_keys}
+    fits = sorted((root / "state" / "finetune" / "fits").glob("*"))
+    return [path for path in fits if path.name not in keys and not path.name.startswith(TEMPORARY_PREFIX)]
+
+
+def trained_again(root: Path, kinds: list[Removable], study: Iterable[Spec] = ()) -> list[tuple[str, str]]:
     """(stage, name) of the finished trainings that the next run of the study makes again once `kinds` are gone.
 
     Those whose result is kept in the store are restored when the arrays they rest on are made again with equal bytes.
@@ -61,18 +78,16 @@ def trained_again(root: Path, kinds: list[Removable]) -> list[tuple[str, str]]:
     gone = {path for kind in kinds for path in kind.paths}
     store = Store(root / "state" / "store")
     kept = {(entry.stage, entry.name, entry.spec) for entry in store.entries() if store.path(entry) not in gone}
-    receipts = {
-        path.parent: read_json(path) for folder in ("4_pretrain", "5_finetune") for path in sorted((root / folder).rglob(RECEIPT))
-    }
+    receipts = [path for folder in ("4_pretrain", "5_finetune") for path in sorted((root / folder).rglob(RECEIPT))]
     finished = {
-        folder: (receipt["stage"], receipt["name"])
-        for folder, receipt in receipts.items()
-        if (receipt["stage"], receipt["name"], receipt["spec"]) not in kept
+        path.parent: (receipt["stage"], receipt["name"])
+        for path in receipts
+        if (receipt := read_receipt(path)) is not None and (receipt["stage"], receipt["name"], receipt["spec"]) not in kept
     }
-    specs = _specs(root)
+    specs = [*_specs(root), *study]
     if not specs:
         return list(finished.values()) if changed else []
-    reads = {Path(spec.out): {Path(path).parent for path in paths_in(spec.inputs)} for spec in specs}
+    reads = {Path(spec.out): {Path(path).parent for path in paths_in(spec)} for spec in specs}
     while more := {out for out, folders in reads.items() if out not in changed and folders & changed}:
         changed |= more
     return [job for folder, job in finished.items() if folder in changed]
@@ -97,7 +112,7 @@ def _places(store: Store, entries: list[Entry], stage: str) -> list[Path]:
 
 
 def _specs(root: Path) -> list[Spec]:
-    return [Spec.of(read_json(path)) for path in sorted((root / "specs").rglob("*.json"))]
+    return [Spec.read(path) for path in sorted((root / "specs").rglob("*.json"))]
 
 
 def _bytes(paths: list[Path]) -> int:

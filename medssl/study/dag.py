@@ -222,7 +222,7 @@ class Dag:
 
     def reads(self, stage: str, name: str) -> list[str]:
         """The paths a job reads, as a flat list: the inputs of its rule beside the spec."""
-        return list(dict.fromkeys(paths_in(self._by_path[self.layout.spec(stage, name)].inputs)))
+        return list(dict.fromkeys(paths_in(self._by_path[self.layout.spec(stage, name)])))
 
     def artefacts(self, page: str) -> list[str]:
         """Every table and receipt that a page rests on, so that a target asks for each and a deleted one is made again."""
@@ -230,7 +230,7 @@ class Dag:
         found: set[str] = set()
         waiting = [self.layout.spec("report", page)]
         while waiting:
-            for path in paths_in(self._by_path[waiting.pop()].inputs):
+            for path in paths_in(self._by_path[waiting.pop()]):
                 folder = str(Path(path).parent)
                 if path not in found and folder in by_folder:
                     found |= {path, str(Path(folder) / RECEIPT)}
@@ -257,9 +257,12 @@ class Dag:
             yield self._page_spec(page)
 
     def write_specs(self) -> None:
-        """Write each spec whose content changed, so that exactly its job and those after it run again."""
+        """Write each spec whose content changed, so that exactly its job and those after it run again; others are taken away."""
         for path, spec in self._by_path.items():
             write_if_changed(path, spec.to_json())
+        for written in (self.layout.root / "specs").rglob("*.json"):
+            if str(written) not in self._by_path:
+                written.unlink()
 
     def _source_specs(self, source: str) -> Iterator[tuple[str, Spec]]:
         study, layout = self.study, self.layout

@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from medssl.core import signals
 from medssl.core.errors import LockedError
 from medssl.core.files import TEMPORARY_PREFIX
-from medssl.core.job import hold
 from medssl.core.layout import PRIVATE, Layout
+from medssl.core.lock import hold
 from medssl.core.store import link
 
 KEY = PRIVATE / "id_key"
@@ -20,6 +21,8 @@ KEY = PRIVATE / "id_key"
 @contextlib.contextmanager
 def leaving_nothing(layout: Layout) -> Iterator[None]:
     """Inside, specs and listings may be written (as whole files); afterwards they are what they were, times included.
+
+    Afterwards is also when the process is told to end, by whatever signal but SIGKILL.
 
     Raises:
         LockedError: somebody works on the study, and would be disturbed.
@@ -39,15 +42,19 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
         there = {folder for folder in (*folders, *parents) if folder.is_dir()}
         there |= {path for folder in folders for path in folder.rglob("*") if path.is_dir()}
         beside = PRIVATE / f"{TEMPORARY_PREFIX}dry-{os.getpid()}"
-        before = _names_kept(folders, beside)
+        before: dict[Path, Path] | None = None  # until all have their second name, nothing has changed
+        stack.enter_context(signals.unwound())
         try:
+            before = _names_kept(folders, beside)
             yield
         finally:
-            _restore(before, folders, beside)
-            shutil.rmtree(beside, ignore_errors=True)
-            if no_key and not [path for path in PRIVATE.glob("*") if path not in (KEY, own, cache)]:
-                KEY.unlink(missing_ok=True)  # nobody else has made ids with it
-            _remove_empty(folders, parents, there)
+            with signals.ignored():
+                if before is not None:
+                    _restore(before, folders, beside)
+                shutil.rmtree(beside, ignore_errors=True)
+                if no_key and not [path for path in PRIVATE.glob("*") if path not in (KEY, own, cache)]:
+                    KEY.unlink(missing_ok=True)  # nobody else has made ids with it
+                _remove_empty(folders, parents, there)
 
 
 def _names_kept(folders: list[Path], beside: Path) -> dict[Path, Path]:

@@ -17,6 +17,8 @@ from medssl.core.errors import StudyError, did_you_mean, ended
 from medssl.reduce.options import STEPS
 from medssl.study.options import SourceOptions, Study, merged
 
+A_STUDY_FILE = "Name a YAML file, or start from configs/ct.yaml."
+
 Loc = tuple[str, ...]
 """Where a value stands in a study: `("pretrain", "simclr", "epochs")`."""
 
@@ -181,7 +183,11 @@ def _read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         value = yaml.safe_load(text)
     except FileNotFoundError:
-        raise StudyError(f"there is no study file {file}. Name one with --configfile, or start from configs/ct.yaml.") from None
+        raise StudyError(f"there is no study file {file}. {A_STUDY_FILE}") from None
+    except OSError as error:
+        raise StudyError(f"{file} is no study file and cannot be read ({error.strerror}). {A_STUDY_FILE}") from None
+    except UnicodeDecodeError:
+        raise StudyError(f"{file} is no study file: it is not text in UTF-8. {A_STUDY_FILE}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

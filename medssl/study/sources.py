@@ -8,22 +8,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from medssl.core.files import canonical_json, write_if_changed
+from medssl.core.files import canonical_json, sha256_file, write_if_changed
 from medssl.core.label_table import FOLDERS, identities
 from medssl.core.layout import PRIVATE, Layout
-from medssl.core.listing import load_key, walk
+from medssl.core.listing import Listed, load_key, read, stamped
 from medssl.study.options import Study
 
 
-def refresh_sources(study: Study, layout: Layout) -> None:
+def refresh_sources(study: Study, layout: Layout) -> list[str]:
     """List every source folder again: names, sizes, times; and leave the real paths where only ingest reads them.
+
+    Returns:
+        what the user should know: files that count as unchanged and may not be.
 
     Raises:
         StudyError: a source does not exist or holds no file.
     """
-    key = load_key(study.id_key)
+    key, notes = load_key(study.id_key), []
     for source, options in study.sources.items():
         place = {
             "path": str(Path(options.path).resolve()),
@@ -31,29 +35,62 @@ def refresh_sources(study: Study, layout: Layout) -> None:
             "id_key": str(Path(study.id_key or PRIVATE / "id_key").resolve()),
             "folder": str(Path(layout.private(source, "")).resolve()),
         }
-        refresh(layout, source, options.path, key, labels=options.labels)
+        notes += refresh(layout, source, options.path, key, labels=options.labels)
         write_if_changed(layout.private(source, "place.json"), canonical_json(place) + "\n")
+    return notes
 
 
-def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str | None = None) -> None:
+def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str | None = None) -> list[str]:
     """List the source and write its listing (private) and its summary (public), each only if it changed.
 
     Label files are listed apart, also where they lie within the source: only fine-tuning waits for them. What a label table
-    says of splits, subjects and masks counts for the source's own digest, because the early stages depend on it.
+    says of splits, subjects and masks counts for the source's own digest, because the early stages depend on it. Of a label table
+    its bytes count; of all other files name, size and time do, and they are not read.
+
+    Returns:
+        sentences about files that are listed as before and yet were written, renamed or given other rights since.
 
     Raises:
         StudyError: the source does not exist or holds no file.
     """
-    rows = walk(source, path)
-    if labels not in (None, FOLDERS):
-        rows = [row for row in rows if not _lies_in(Path(path) / row[0], str(labels))]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
     PRIVATE.mkdir(mode=0o700, exist_ok=True)
-    write_if_changed(layout.private(source, "listing.jsonl"), text)
-    _write_summary(layout.listing(source), rows, text + identities(labels), key)
+    found = stamped(source, path)
+    if labels not in (None, FOLDERS):
+        found = [(row, time_ns) for row, time_ns in found if not _lies_in(Path(path) / row[0], str(labels))]
+    notes = list(_rewritten(f"sources.{source}.path", found, Path(layout.private(source, "listing.jsonl"))))
+    rows = [row for row, _ in found]
+    _write_summary(layout.listing(source), rows, _lines(rows) + identities(labels), key)
     if labels:
-        beside = walk(f"{source}.labels", labels) if _holds_files(labels) else []
-        _write_summary(layout.label_listing(source), beside, json.dumps(beside), key)
+        found = stamped(f"{source}.labels", labels) if _holds_files(labels) else []
+        rows = [row for row, _ in found]
+        if Path(labels).is_file():
+            _write_summary(layout.label_listing(source), rows, json.dumps(rows) + sha256_file(labels), key)
+        else:
+            notes += _rewritten(f"sources.{source}.labels", found, Path(layout.private(source, "label_listing.jsonl")))
+            _write_summary(layout.label_listing(source), rows, json.dumps(rows), key)
+    return notes
+
+
+def _rewritten(where: str, found: list[tuple[Listed, int]], listing: Path) -> Iterator[str]:
+    """Write a private listing, and what to say of the files whose row is in the last one and that were changed after it.
+
+    The latest change is written beside it: said once, such files are known. It is the clock of the files that counts, not ours.
+    """
+    latest = listing.with_suffix(".latest")
+    if listing.is_file() and latest.is_file():
+        before, until_ns = set(read(listing)), int(latest.read_text())
+        count = sum(time_ns > until_ns and row in before for row, time_ns in found)
+        if count:
+            yield (
+                f"{where}: {count} of {len(found)} files were written, renamed or given other rights since the last run and have "
+                "the size and time that they had, so they count as unchanged. If their content is new, touch them."
+            )
+    write_if_changed(listing, _lines([row for row, _ in found]))
+    write_if_changed(latest, f"{max((time_ns for _, time_ns in found), default=0)}\n")
+
+
+def _lines(rows: list[Listed]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _write_summary(target: str, rows: list[tuple[str, int, int, str]], text: str, key: bytes) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from medssl.core.errors import MedsslError
 from medssl.core.files import read_json
-from medssl.core.job import COMMAND, drop_incomplete, hold
+from medssl.core.job import COMMAND, drop_incomplete
+from medssl.core.lock import hold
 from medssl.study.checks import check_study
 from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing
@@ -41,7 +42,8 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
                 drop_incomplete(dag.layout.root)
                 shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
-            refresh_sources(dag.study, dag.layout)
+            for note in refresh_sources(dag.study, dag.layout):
+                print(f"medssl: note: {note}", file=sys.stderr, flush=True)
             dag.write_specs()
         return dag
     except MedsslError as error:

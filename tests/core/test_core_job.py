@@ -12,7 +12,8 @@ import pytest
 
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import write_text
-from medssl.core.job import COMMAND, Spec, drop_incomplete, hold, job
+from medssl.core.job import COMMAND, Spec, drop_incomplete, job
+from medssl.core.lock import hold
 from medssl.study.workflow import command_line
 
 
@@ -77,6 +78,16 @@ def test_a_missing_output_drops_the_receipt_so_that_the_dag_rebuilds_it(finished
     assert not (finished / "receipt.json").exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"stage": "prepare"}'])
+def test_a_damaged_receipt_is_refused_and_dropped_so_that_the_dag_rebuilds_it(finished: Path, tmp_path: Path, text: str) -> None:
+    receipt = finished / "receipt.json"
+    receipt.write_text(text)
+    reader = make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))
+    with job(reader) as work, pytest.raises(CorruptArtefactError, match="damaged"):
+        work.read(finished / "table.tsv")
+    assert drop_incomplete(tmp_path / "s") == [str(receipt)] and not receipt.exists()
+
+
 def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Path) -> None:
     lock = tmp_path / "s" / ".lock"
     with hold(lock), pytest.raises(LockedError, match="process"), hold(lock):
@@ -89,7 +100,7 @@ def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Pat
 def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path: Path) -> None:
     lock = tmp_path / "s" / ".lock"
     program = (
-        "import sys, time, pathlib\nfrom medssl.core.job import hold\n"
+        "import sys, time, pathlib\nfrom medssl.core.lock import hold\n"
         "with hold(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE)

@@ -146,4 +146,4 @@ def test_a_process_that_joins_knows_without_writing(spec: Spec) -> None:
 def test_a_folder_is_an_input_through_the_receipt_that_lists_its_files(spec: Spec) -> None:
     folder = Path(spec.root) / "2_prepare" / "ct"
     assert dict(named_paths(spec.inputs)) == {"samples.0": str(folder / "samples.parquet"), "arrays.0": str(folder / "arrays")}
-    assert list(paths_in(spec.inputs)) == [str(folder / "samples.parquet"), str(folder / "receipt.json")]
+    assert list(paths_in(spec)) == [str(folder / "samples.parquet"), str(folder / "receipt.json")]

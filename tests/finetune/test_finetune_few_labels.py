@@ -76,7 +76,7 @@ def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
     image = np.random.default_rng(0).normal(0, 1, (16, 16, 4)).astype(np.float32)
     scan = Scan(volume("a", image.shape, -2.0, 2.0), image, (image > 1).astype(np.uint8), np.eye(4))
     names = np.array(["a"], dtype=object)
-    cases = Cases(*[names] * 4, np.array(["train"], dtype=object), names, ["1"], np.ones((1, 1), np.uint8), names)
+    cases = Cases(*[names] * 4, np.array(["train"], dtype=object), names, ["1"], np.ones((1, 1), np.uint8), names, names)
     data = Scans(cases, [scan], [0, 1], {"1": "1"}, Source("a", Path("s"), Path("v")), GivenMasks({}, {}), (16, 16))
     recipe = Recipe(max_steps=1, batch_size=2, lr=1e-12, weight_decay=0.0, calibration_batches=0)
 

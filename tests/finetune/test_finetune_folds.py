@@ -114,6 +114,19 @@ def test_a_seed_more_makes_its_folds_alone_and_other_shares_of_validation_all(im
     assert made(val_frac=0.5) == 2 * 2 * FOLDS
 
 
+def test_a_changed_label_makes_the_folds_that_learn_from_the_case_and_not_the_one_that_tests_it(images: Path) -> None:
+    spec = finetune_spec(images, **SETTINGS | {"modes": ["linear"], "fractions": [1.0]})
+    kept = images.parent.parent / "state" / "finetune" / "fits"
+    finetune(spec)
+    before = {path.name for path in kept.iterdir()}
+    samples = tables.read_parquet(images / "samples.parquet")
+    samples.loc[0, "label"] = samples["label"][1]
+    tables.write_parquet(images / "samples.parquet", samples)
+    receipt(images, "prepare")
+    finetune(spec)
+    assert len({path.name for path in kept.iterdir()} - before) == FOLDS - 1
+
+
 def test_a_fold_that_leaves_nothing_to_train_on_is_refused(images: Path) -> None:
     with pytest.raises(StudyError, match="nothing is left to train on"):
         finetune(finetune_spec(images, **SETTINGS | {"val_frac": 0.99}))

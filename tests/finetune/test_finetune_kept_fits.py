@@ -12,8 +12,9 @@ import pytest
 from finetuning import SMALL, finetune, finetune_spec, scratch_model, write_encoder, write_scans
 from prepared import receipt
 
+from medssl.artefacts.wanted import WantedFits
 from medssl.core import code, plugins, tables
-from medssl.core.files import read_json
+from medssl.core.files import read_json, sha256_file
 from medssl.core.job import Spec
 from medssl.finetune import fitting
 from medssl.finetune import run as stage
@@ -87,7 +88,7 @@ def test_equal_weights_under_two_names_are_one_fit(image_source: Path, encoder: 
     assert {path.name for path in (Path(given.out) / "models").iterdir()} == {"one", "two"}
 
 
-def test_a_changed_label_makes_all_again_and_a_touched_or_regrouped_table_nothing(image_source: Path, spec: Spec) -> None:
+def test_a_touched_or_regrouped_table_makes_nothing_again(image_source: Path, spec: Spec) -> None:
     made(spec)
     samples = tables.read_parquet(image_source / "samples.parquet")
     (image_source / "samples.parquet").touch()
@@ -101,7 +102,59 @@ def test_a_changed_label_makes_all_again_and_a_touched_or_regrouped_table_nothin
     grouped = replace(spec, inputs=spec.inputs | {"labels": str(labels / "labels.parquet")})
     assert made(grouped) == (4, 0)
     assert set(tables.read_parquet(Path(spec.out) / "predictions.parquet")["group_site"]) == {"a"}
-    samples.loc[0, "label"] = samples["label"][1]
+
+
+def relabel(source: Path, split: str, number: int = 0) -> str:
+    """Give a case of a split the class of its neighbour; its id."""
+    samples = tables.read_parquet(source / "samples.parquet")
+    at = int(np.flatnonzero(samples["split"] == split)[number])
+    samples.loc[at, "label"] = samples["label"][at + 1]
+    tables.write_parquet(source / "samples.parquet", samples)
+    receipt(source, "prepare")
+    return str(samples["sample_id"][at])
+
+
+def learns(spec: Spec) -> dict[float, set[tuple[str, str]]]:
+    """By share, the cases that its fits train on with their labels."""
+    splits = tables.read_parquet(Path(spec.out) / "splits.parquet")
+    parts = splits[splits["split"] == "train"].groupby("fraction")
+    return {share: set(zip(rows["case_id"], rows["label"], strict=True)) for share, rows in parts}
+
+
+def test_a_changed_label_of_a_test_case_makes_no_fit_and_is_in_the_tables(image_source: Path, spec: Spec) -> None:
+    made(spec)
+    before = tables.read_parquet(Path(spec.out) / "predictions.parquet")
+    case = relabel(image_source, "test")
+    assert made(spec) == (4, 0)
+    after = tables.read_parquet(Path(spec.out) / "predictions.parquet")
+    changed = before["target"] != after["target"]
+    assert set(after["case_id"][changed]) == {case}
+    assert before.drop(columns="target").equals(after.drop(columns="target"))
+    shutil.rmtree(Path(spec.root) / "state")
+    assert made(spec) == (4, 4)
+    assert tables.read_parquet(Path(spec.out) / "predictions.parquet").equals(after), "made anew it is the same"
+
+
+def test_a_changed_label_of_a_training_case_makes_the_fits_that_train_on_it_and_of_validation_all(
+    image_source: Path, encoder: Path
+) -> None:
+    spec = finetune_spec(image_source, encoder, **SETTINGS | {"modes": ["linear"], "fractions": [0.1, 0.3, 1.0]})
+    assert made(spec) == (6, 6)
+    for number in range(3):
+        before = learns(spec)
+        relabel(image_source, "train", number)
+        remade = made(spec)[1]
+        after = learns(spec)
+        assert remade == 2 * sum(before[share] != after[share] for share in before), number
+        assert before[1.0] != after[1.0]
+    relabel(image_source, "val")
+    assert made(spec) == (6, 6)
+
+
+def test_a_class_that_only_a_test_case_has_makes_all_again_as_it_is_an_output(image_source: Path, spec: Spec) -> None:
+    made(spec)
+    samples = tables.read_parquet(image_source / "samples.parquet")
+    samples.loc[np.flatnonzero(samples["split"] == "test")[0], "label"] = "spleen"
     tables.write_parquet(image_source / "samples.parquet", samples)
     receipt(image_source, "prepare")
     assert made(spec) == (4, 4)
@@ -116,16 +169,37 @@ def test_one_changed_pixel_makes_all_again(image_source: Path, spec: Spec) -> No
     assert made(spec) == (4, 4)
 
 
-def test_a_changed_mask_makes_all_again(tmp_path: Path) -> None:
+def test_a_changed_mask_makes_the_fits_that_see_it_and_an_image_all(tmp_path: Path) -> None:
+    """Of the eight scans, 0 to 3 train, 4 and 5 test, 6 and 7 choose; patient `p-0` or `p-1` is the half."""
     source = write_scans(tmp_path / "study")
     spec = finetune_spec(source, **SMALL | {"max_steps": 1})
     assert made(spec) == (2, 2)
     assert made(spec) == (2, 0)
-    mask = np.load(source / "arrays" / "v-00-mask.npy")
-    mask[0, 0, 0] = 1 - mask[0, 0, 0]
-    np.save(source / "arrays" / "v-00-mask.npy", mask)
-    receipt(source, "prepare")
+    half = {case for case, _ in learns(spec)[0.5]}
+    for case in ("v-00", "v-02"):
+        change(source / "arrays" / f"{case}-mask.npy")
+        assert made(spec) == (2, 2 if case in half else 1), case
+    before = tables.read_parquet(Path(spec.out) / "predictions.parquet")
+    ingest = tmp_path / "study" / "1_ingest" / "hearts"
+    change(ingest / "volumes" / "v-04" / "mask.npy")
+    change(source / "arrays" / "v-04-mask.npy")
+    reference = Path(spec.out) / "masks" / "reference" / "v-04.nii.gz"
+    given = reference.read_bytes()
+    assert made(spec) == (2, 0), "a test mask is scored, and nothing learns from it"
+    assert reference.read_bytes() != given and tables.read_parquet(Path(spec.out) / "predictions.parquet").equals(before)
+    change(source / "arrays" / "v-06-mask.npy")
     assert made(spec) == (2, 2)
+    change(source / "arrays" / "v-04.npy")
+    assert made(spec) == (2, 2), "a test image is predicted"
+
+
+def change(array: Path) -> None:
+    """Another value in one voxel, and a receipt that says so."""
+    values = np.load(array)
+    values[0, 0, 0] = 1 - values[0, 0, 0]
+    np.save(array, values)
+    folder, stage = (array.parent.parent, "prepare") if array.parent.name == "arrays" else (array.parents[2], "ingest")
+    receipt(folder, stage)
 
 
 def test_masks_and_models_are_no_second_copy(tmp_path: Path) -> None:
@@ -196,3 +270,63 @@ def test_scratch_bears_its_backbone_whatever_else_a_task_starts_from(image_sourc
     assert scratch_model(finetune(alone)).name == name
     plain = finetune_spec(image_source, **SETTINGS | {"size": [16], "backbone": "resnet18", "modes": ["linear"]})
     assert {p.name for p in (finetune(plain) / "models").iterdir()} == {"scratch-resnet18"}
+
+
+# Two tasks that have a fit in common
+
+
+def models(spec: Spec) -> dict[str, str]:
+    """Hash of the model of each starting point of a finished task, as its receipt has it."""
+    outputs = read_json(Path(spec.out) / "receipt.json")["outputs"]
+    found = {name: sha256_file(Path(spec.out) / name) for name in outputs if name.endswith("model.safetensors")}
+    assert found == {name: outputs[name]["sha256"] for name in found}
+    return found
+
+
+def another_task_drops_all_models(spec: Spec) -> None:
+    """What `drop_model` of a task does that has better fits of the same starting points."""
+    for path in (Path(spec.root) / "state" / "finetune" / "fits").glob("*/model.safetensors"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("moment", ["finish", "take_model", "make"])
+def test_a_model_that_another_task_lets_go_is_still_in_the_results(
+    spec: Spec, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before the results are joined, before the model is looked for, and as soon as a fit is made."""
+    made(spec)
+    expected = models(spec)
+    assert len(expected) == 2
+    step = getattr(stage, moment)
+
+    def in_the_bad_order(*arguments: Any, **more: Any) -> Any:
+        if moment != "make":
+            another_task_drops_all_models(spec)
+        result = step(*arguments, **more)
+        another_task_drops_all_models(spec)
+        return result
+
+    monkeypatch.setattr(stage, moment, in_the_bad_order)
+    another_task_drops_all_models(spec)
+    made(spec)
+    assert models(spec) == expected
+
+
+def test_a_fit_that_is_made_again_for_its_model_takes_no_file_from_another_reader(spec: Spec) -> None:
+    made(spec)
+    fits = Path(spec.root) / "state" / "finetune" / "fits"
+    before = {path: path.stat().st_ino for path in fits.glob("*/predicted.npy")}
+    another_task_drops_all_models(spec)
+    assert made(spec)[1] == 2
+    assert {path: path.stat().st_ino for path in fits.glob("*/predicted.npy")} == before
+    assert len([*fits.glob("*/model.safetensors")]) == 2 and made(spec)[1] == 0
+
+
+def test_a_task_says_which_fits_it_wants_before_it_makes_one(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "make", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finetune(spec)
+    (said,) = WantedFits.said(spec.layout)
+    monkeypatch.undo()
+    made(spec)
+    assert said.spec == spec.hash and said.fit_keys == read_json(Path(spec.out) / "receipt.json")["fit_keys"]

@@ -129,6 +129,24 @@ MUTATIONS = [
         "or started_s >= end_s:",
         "core/test_core_cluster.py::test_only_a_job_whose_time_is_up_is_requeued",
     ),
+    Mutation(
+        "core", "a file that the study names is a folder where it has no suffix",
+        "yield path if name in spec.given or is_artefact_file(path)",
+        "yield path if is_artefact_file(path)",
+        "study/test_study_dag.py::test_a_file_that_the_study_names_is_an_input_whatever_it_is_called",
+    ),
+    Mutation(
+        "core", "a task that was killed midway wants no fits",
+        "for path in (*begun, *finished)",
+        "for path in finished",
+        "study/test_study_cleaning.py::test_fits_of_a_task_that_was_killed_midway_stay_and_those_that_nobody_wants_go",
+    ),
+    Mutation(
+        "core", "a dry run that is told to end leaves its specs",
+        "        stack.enter_context(signals.unwound())\n",
+        "",
+        "study/test_study_dry.py::test_whatever_signal_ends_a_dry_run_nothing_is_left",
+    ),
     # ---- volume
     Mutation(
         "volume", "spacing between rows and between columns are swapped",
@@ -671,6 +689,18 @@ MUTATIONS = [
         "probe = Probe(raw, bias - raw @ mean, penalty,",
         "probe = Probe(raw, bias, penalty,",
         "finetune/test_finetune_probe.py::test_probe_equals_a_standardised_logistic_regression",
+    ),
+    Mutation(
+        "finetune", "a fit depends on the labels of its test cases",
+        '_with_truth(cases, cases.where("val"))',
+        "_with_truth(cases, np.arange(len(cases)))",
+        "finetune/test_finetune_kept_fits.py::test_a_changed_label_of_a_test_case_makes_no_fit_and_is_in_the_tables",
+    ),
+    Mutation(
+        "finetune", "a model can be let go between its fit and the results",
+        "            link(folder / MODEL, model)\n",
+        "            pass\n",
+        "finetune/test_finetune_kept_fits.py::test_a_model_that_another_task_lets_go_is_still_in_the_results",
     ),
     # ---- evaluate
     Mutation(

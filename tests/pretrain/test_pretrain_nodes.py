@@ -18,7 +18,8 @@ from pretraining import TINY
 from medssl import cli
 from medssl.core import launch, tables
 from medssl.core.errors import PreemptedError, StudyError
-from medssl.core.job import Machine, Spec, hold
+from medssl.core.job import Machine, Spec
+from medssl.core.lock import hold
 from medssl.pretrain.options import RunOptions
 
 

@@ -130,6 +130,23 @@ def test_leaks_are_counted_by_cohort_and_by_arm_where_arms_differ() -> None:
     assert "n/a" not in table.shown.to_numpy().ravel()
 
 
+@pytest.mark.parametrize(
+    ("queries", "found", "words"),
+    [
+        (24, 0, "ct: none of the 24 held-out images was found in the 16 pre-training slices."),
+        (0, 0, "ct: the tasks have no held-out images to look for."),
+        (24, 3, None),
+    ],
+)
+def test_a_firewall_that_finds_nothing_says_so_in_words(queries: int, found: int, words: str | None) -> None:
+    samples = pd.DataFrame({"subject_id": ["p"], "volume_id": ["v"], "split": ["train"], "kind": ["volume"]})
+    counts = {"queries": queries, "queries_found": found, "pool": 16, "pool_excluded": found, "how": {}, "policy": "exclude"}
+    leak = Leaks(**counts, same=0.88, pairs=[], nearest=[])
+    section = leakage(Evidence(title="t", samples={"ct": samples}, leaks={"ct/leakage": leak}))
+    said = [block.html for block in section.blocks if isinstance(block, Text) and block.kind == "plain"]
+    assert said == ([] if words is None else [words])
+
+
 def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
     near = {"query_id": "v-a-0", "pool_id": "v-b-1", "how": "nearest", "score": 0.71}
     gone = {"query_id": "v-a-0", "pool_id": "v-not-pictured", "how": "slice", "score": 0.95}

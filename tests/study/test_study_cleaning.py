@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from medssl.artefacts.wanted import WantedFits
 from medssl.cli import app
 from medssl.core.errors import LockedError
 from medssl.core.files import read_json, sha256_file, write_json
-from medssl.core.job import hold
+from medssl.core.job import Spec
+from medssl.core.lock import hold
 from medssl.core.store import Store
 from medssl.study.cleaning import ARRAYS, UNUSED, removable, remove, trained_again
 from medssl.study.dag import Dag
@@ -109,8 +111,88 @@ def test_without_specs_no_state_goes_and_every_training_is_counted(root: Path) -
     kinds = removable(root)
     assert not [kind for kind in kinds if kind.what.startswith("states")]
     assert len(trained_again(root, kinds)) == 1
-    assert "no specs" in CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).output
-    assert len(list((root / "state" / "pretrain").rglob("*.json"))) == 2
+
+
+def states(root: Path) -> set[str]:
+    return {path.name for path in (root / "state" / "pretrain").iterdir()}
+
+
+def test_what_the_study_file_wants_stays_whatever_the_last_run_wanted(root: Path) -> None:
+    """An option set back in the file, and not yet run, finds what is kept of it."""
+    (of_the_file,) = {name for name in states(root) if not name.startswith("ffff")}
+    edited = Dag(load_study({"study": "s", "sources": {"ct": {"path": "scans"}}, "pretrain": {"simclr": {"lr": 0.5}}}))
+    edited.write_specs()
+    (of_the_run,) = {f"{spec.hash}-0123" for _, spec in edited.specs() if spec.stage == "pretrain"}
+    write_json(root / "state" / "pretrain" / of_the_run / "step-00000001.json", {})
+    assert len({of_the_file, of_the_run}) == 2
+    assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0
+    assert states(root) == {of_the_file, of_the_run}
+
+
+def test_specs_of_jobs_that_a_study_no_longer_has_go_so_that_their_states_can(root: Path) -> None:
+    state = next(name for name in states(root) if not name.startswith("ffff"))
+    without = "study: s\nsources: {ct: {path: scans}}\npretrain: {moco: {}}\n"
+    Path("study.yaml").write_text(without)
+    dag = Dag(load_study(files=["study.yaml"]))
+    dag.write_specs()
+    assert {str(path) for path in (root / "specs").rglob("*.json")} == {path for path, _ in dag.specs()}
+    assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0
+    assert state not in states(root)
+
+
+# Fits that are kept
+
+
+TASKS = STUDY + "finetune: {one: {source: ct}, two: {source: ct}}\n"
+
+
+def kept(root: Path) -> set[str]:
+    return {path.name for path in (root / "state" / "finetune" / "fits").iterdir()}
+
+
+@pytest.fixture
+def tasks(root: Path) -> list[Spec]:
+    """Two tasks that have said nothing yet, and four fits on disk."""
+    Path("study.yaml").write_text(TASKS)
+    dag = Dag(load_study(files=["study.yaml"]))
+    dag.write_specs()
+    for key in ("of_one", "of_both", "of_two", "of_nobody"):
+        write_json(root / "state" / "finetune" / "fits" / key / "fit.json", {})
+    return [spec for _, spec in dag.specs() if spec.stage == "finetune"]
+
+
+def begins(spec: Spec, *keys: str) -> None:
+    WantedFits(spec=spec.hash, fit_keys=sorted(keys)).write(WantedFits.path(spec.layout, spec.name))
+
+
+def ends(spec: Spec, *keys: str) -> None:
+    receipt = {"stage": "finetune", "name": spec.name, "spec": spec.hash, "outputs": {}, "fit_keys": sorted(keys)}
+    write_json(Path(spec.out) / "receipt.json", receipt)
+
+
+def test_fits_of_a_task_that_was_killed_midway_stay_and_those_that_nobody_wants_go(root: Path, tasks: list[Spec]) -> None:
+    one, two = tasks
+    ends(one, "of_one", "of_both")
+    begins(two, "of_both", "of_two", "not_made_yet")
+    (unused,) = [kind for kind in removable(root) if kind.what == UNUSED]
+    assert [path.name for path in unused.paths] == ["of_nobody"]
+    assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0
+    assert kept(root) == {"of_one", "of_both", "of_two"}
+
+
+def test_no_fit_goes_as_long_as_a_task_has_not_said_what_it_wants(root: Path, tasks: list[Spec]) -> None:
+    one, two = tasks
+    ends(one, "of_one", "of_both")
+    assert UNUSED not in {kind.what for kind in removable(root)}, "the other has said nothing"
+    ends(two, "of_two")
+    Path("study.yaml").write_text(TASKS.replace("two: {source: ct}", "two: {source: ct, seeds: [7]}"))
+    assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0
+    assert len(kept(root)) == 4, "it was edited since, and what it wants now is not known"
+    Path("study.yaml").write_text(TASKS)
+    WantedFits.path(two.layout, "two").parent.mkdir(parents=True)
+    WantedFits.path(two.layout, "two").write_text("{")
+    assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0
+    assert kept(root) == {"of_one", "of_both", "of_two"}
 
 
 def test_not_while_somebody_works_on_the_study(root: Path) -> None:

@@ -251,3 +251,28 @@ def test_every_reduction_is_judged_by_the_controls_of_its_count() -> None:
         "hash": ["every_n", "random_n"], "ssim": ["every_n", "random_n"], "few": ["fewer"],
         "fewer": [], "all": [], "every_n": [], "random_n": [],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["weights", "weights.safetensors", "my.folder/weights", "v1.2"])
+def test_a_file_that_the_study_names_is_an_input_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in (name, f"{name}-split"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text("id\tsplit\n")
+    study = {
+        "study": "s",
+        "output": "results.v2",
+        "sources": {"ct": {"path": "scans", "prepare": {"split": {"file": f"{name}-split"}}}},
+        "reduce": {"arms": {"near": {"reducer": "embedding", "encoder": name}}},
+        "pretrain": {"simclr": {"init_weights": name}},
+        "finetune": {"task": {"source": "ct", "weights": {"given": name}}},
+    }
+    dag = Dag(load_study(study))
+    assert f"{name}-split" in dag.reads("prepare", "ct")
+    assert name in dag.reads("reduce", "ct/near") and name in dag.reads("pretrain", "ct/simclr-near-seed0")
+    own = {path for _, spec in dag.specs() for path in dag.reads(spec.stage, spec.name) if name not in path}
+    assert own and all(path.startswith(("results.v2/s/", ".medssl/s/")) and Path(path).suffix for path in own)
+    assert "results.v2/s/2_prepare/ct/receipt.json" in dag.reads("pretrain", "ct/simclr-near-seed0")
+    assert dag.artefacts("study") and all(path.startswith("results.v2/s/") for path in dag.artefacts("study"))

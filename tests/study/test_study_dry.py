@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medssl.core.errors import LockedError
 from medssl.core.files import write_text
-from medssl.core.job import hold
 from medssl.core.layout import Layout
+from medssl.core.lock import hold
+from medssl.study import dry
 from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing
 from medssl.study.file import load_study
@@ -84,6 +91,50 @@ def test_an_error_inside_is_taken_back_too(folder: Path) -> None:
         plan(STUDY)
         raise ZeroDivisionError
     assert seen(folder) == before
+
+
+PLANS_AND_WAITS = """
+import sys, time
+from types import SimpleNamespace
+from medssl.study import workflow
+asked = SimpleNamespace(targets=[], dryrun=True)
+workflow.open_study(SimpleNamespace(configfiles=["mine.yaml"], is_main_process=True), None, asked)
+print("planned", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "ran"), [(signal.SIGTERM, False), (signal.SIGHUP, True), (signal.SIGINT, False)])
+def test_whatever_signal_ends_a_dry_run_nothing_is_left(folder: Path, number: signal.Signals, ran: bool) -> None:
+    (folder / "mine.yaml").write_text("study: s\nsources: {ct: {path: scans}}\npretrain: {moco: {objective: moco}}\n")
+    if ran:
+        os.utime(plan(STUDY).spec("prepare", "ct"), (1, 1))
+    before = seen(folder)
+    process = subprocess.Popen([sys.executable, "-c", PLANS_AND_WAITS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None and process.stdout.readline() == b"planned\n"
+    assert (folder / "results/s/specs/pretrain/ct/moco-hash-seed0.json").is_file()
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    assert seen(folder) == before
+
+
+def test_a_signal_while_it_begins_or_ends_leaves_nothing_either(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(STUDY)
+    before = seen(folder)
+    for step in ("_names_kept", "_restore"):
+        done = getattr(dry, step)
+
+        def interrupted(*arguments: Any, done: Callable[..., Any] = done) -> Any:
+            signal.raise_signal(signal.SIGTERM)
+            result = done(*arguments)
+            signal.raise_signal(signal.SIGHUP)
+            return result
+
+        monkeypatch.setattr(dry, step, interrupted)
+        with contextlib.suppress(SystemExit), leaving_nothing(Layout(Path("results/s"))):
+            plan({**STUDY, "seed": 5})
+        monkeypatch.setattr(dry, step, done)
+        assert seen(folder) == before, step
 
 
 def test_not_while_somebody_works_on_the_study(folder: Path) -> None:

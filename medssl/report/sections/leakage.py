@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 from markupsafe import Markup
 
@@ -32,7 +34,7 @@ def leakage(evidence: Evidence) -> Section:
         heads = [("cohort", "Cohort", None), ("arms", "Arms", None), ("leak_drops", "Slices dropped", count)]
         blocks.append(Table("leak-drops", "Training slices dropped as leaks, by cohort.", drops, shown(drops, heads)))
     if evidence.leaks:
-        blocks.append(_firewall(evidence))
+        blocks += [_firewall(evidence), *_nothing_found(evidence)]
         blocks += [figure for name in ("pairs", "nearest") if (figure := _pairs(evidence, name)) is not None]
     whole = int(rows["images_without_subject"].sum())
     if whole:
@@ -81,6 +83,14 @@ def _firewall(evidence: Evidence) -> Table:
     ]
     caption = "Validation and test images of the tasks, looked for in the pre-training slices by id, patient and pixels."
     return Table("firewall", caption, rows, shown(rows, columns))
+
+
+def _nothing_found(evidence: Evidence) -> Iterator[Text]:
+    """That the firewall looked and found nothing, in words: a row of zeros leaves open whether it looked at all."""
+    for key, leak in sorted(evidence.leaks.items()):
+        if not leak.queries_found:
+            found = f"none of the {count(leak.queries)} held-out images was found in the {count(leak.pool)} pre-training slices"
+            yield Text(f"{in_cohort(key)[0]}: {found if leak.queries else 'the tasks have no held-out images to look for'}.")
 
 
 def _pairs(evidence: Evidence, name: str) -> Figure | None:

@@ -1,0 +1,87 @@
+"""What a person names wrongly on the command line is one sentence and the exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medssl.cli import app
+from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
+
+STAGES = ("ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report")
+STUDY_FILE = ("clean", "specs", "plan")
+NOT_WHAT_IS_ASKED_FOR = (
+    "folder",
+    "absent",
+    "folder/absent",
+    "bytes",
+    "empty",
+    "list.json",
+    "object.json",
+    "cut.json",
+    "text.yaml",
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("bytes").write_bytes(b"\xff\xfe\x00")
+    for name, text in (
+        ("empty", ""),
+        ("list.json", "[1]"),
+        ("object.json", "{}"),
+        ("cut.json", '{"stage": '),
+        ("text.yaml", "a: 1"),
+    ):
+        Path(name).write_text(text)
+    return tmp_path
+
+
+def refused(*words: str, by: type[MedsslError] = StudyError) -> str:
+    """The sentence of a command that ends with an error which was foreseen, and leaves the folder as it was."""
+    before = sorted(Path().rglob("*"))
+    error = CliRunner().invoke(app, list(words)).exception
+    assert isinstance(error, by), (words, error)
+    assert sorted(Path().rglob("*")) == before
+    return str(error)
+
+
+@pytest.mark.parametrize("command", [*STAGES, *STUDY_FILE])
+@pytest.mark.parametrize("named", NOT_WHAT_IS_ASKED_FOR)
+def test_what_is_no_spec_and_no_study_is_refused_and_named(command: str, named: str) -> None:
+    assert named in refused(command, named) or named == "object.json", "an object without keys is a study without sources"
+
+
+def test_a_spec_of_another_stage_or_version_is_refused(folder: Path) -> None:
+    from medssl.core.job import Spec
+
+    spec = Spec("prepare", "ct", "s", "results/s", 0, "c", {}, {}, "results/s/2_prepare/ct")
+    Path("spec.json").write_text(spec.to_json())
+    assert "`medssl prepare spec.json`" in refused("finetune", "spec.json")
+    Path("spec.json").write_text(spec.to_json().replace('"seed"', '"seeds"'))
+    assert "no spec of this version" in refused("prepare", "spec.json")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_damaged_contract_is_refused(text: str) -> None:
+    Path("folder/contract.json").write_text(text)
+    assert "folder/contract.json" in refused("predict", "folder", "source", "-o", "out", by=CorruptArtefactError)
+
+
+@pytest.mark.parametrize("named", NOT_WHAT_IS_ASKED_FOR)
+def test_what_is_no_report_is_refused(named: str) -> None:
+    assert named in refused("compare", named, named)
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused() -> None:
+    for name in ("one.json", "two.json"):
+        Path(name).write_text('{"title": "a", "sections": []}')
+    assert "folder is a folder" in refused("compare", "one.json", "two.json", "--out", "folder")
+    assert "empty" in refused("compare", "one.json", "two.json", "--out", "empty/page.html")
+    assert "folder is a folder" in refused("convert", "bytes", "--out", "folder")
+    assert "empty" in refused("export", "folder", "--library", "timm", "--out", "empty")
+    assert "empty" in refused("reduce", "folder", "--preview", "empty")
