@@ -100,7 +100,7 @@ def finish(folder: Path, study: Path) -> None:
     for line in snakemake(folder, "-n", "--detailed-summary").stdout.splitlines()[1:]:
         path = folder / line.split("\t")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"outputs": {}}')
+        path.write_text('{"stage": "", "name": "", "spec": "", "outputs": {}}')
     snakemake(folder, "--touch")
 
 
