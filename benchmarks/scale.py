@@ -27,11 +27,12 @@ WALK_FILES = 10_000
 PLAN = """
 import sys
 from medssl.core import listing
-def walk(source, path):
+def stamped(source, path):
     series, slices = map(int, open(path + "/manifest").read().split())
     time_ns = 1_700_000_000_000_000_000
-    return [(f"p{s // 4:05d}/s{s:06d}/{k:04d}.dcm", 525_000 + k, time_ns, "file") for s in range(series) for k in range(slices)]
-listing.walk = walk
+    files = [(f"p{s // 4:05d}/s{s:06d}/{k:04d}.dcm", 525_000 + k, time_ns, "file") for s in range(series) for k in range(slices)]
+    return [(file, time_ns) for file in files]
+listing.stamped = stamped
 from snakemake.cli import main
 main(sys.argv[1:])
 """

@@ -53,6 +53,7 @@ def key_of(source: str, key: bytes) -> bytes:
 
 Listed = tuple[str, int, int, str]
 """Relative name, size in bytes, time of the last change in ns, kind: `file`, `link` or `special`."""
+Stamped = tuple[Listed, int]
 
 
 def read(path: Path | str) -> list[Listed]:
@@ -84,15 +85,19 @@ def walk(source: str, path: str) -> list[Listed]:
     return [row for row, _ in stamped(source, path)]
 
 
-def stamped(source: str, path: str) -> list[tuple[Listed, int]]:
-    """The rows of `walk`, each with the time in ns when content, name or rights were changed, which nobody can set."""
+def stamped(source: str, path: str) -> list[Stamped]:
+    """The rows of `walk`, each with the time in ns when content, name or rights were changed, which nobody can set.
+
+    Raises:
+        StudyError: nothing is there.
+    """
     root = Path(path)
     if not root.exists():
         raise StudyError(
             f"sources.{source}.path does not exist (tried {root.resolve()}).{beside(root)} Correct the path in the study file; "
             "it is relative to where snakemake runs."
         )
-    rows: list[tuple[Listed, int]] = []
+    rows: list[Stamped] = []
     if root.is_file():
         info = root.stat()
         return [((root.name, info.st_size, info.st_mtime_ns, "file"), info.st_ctime_ns)]

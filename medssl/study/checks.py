@@ -5,6 +5,7 @@ read, and no header of an image.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.artefacts.names import RESERVED
@@ -23,8 +24,16 @@ from medssl.study.source_files import BESIDE, NIFTI, NPZ, SourceFiles, kind_of
 Problem = tuple[Loc, str]
 
 
-def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> list[str]:
-    """What the user of a study should know before it runs.
+@dataclass(frozen=True)
+class Checked:
+    """A study that can work: what its user should know before it runs, and the files of its sources."""
+
+    notes: list[str]
+    files: dict[str, SourceFiles]
+
+
+def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checked:
+    """Check what can be known before work starts.
 
     Args:
         dag: of the study.
@@ -45,7 +54,7 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> list[s
     problems = [*(places.sentence(loc, text) for loc, text in found), *unknown_targets(dag, asked)]
     if problems:
         raise StudyError("\n".join(dict.fromkeys(problems)))
-    return [places.sentence(loc, text) for loc, text in _notes(dag, listed, reached)]
+    return Checked([places.sentence(loc, text) for loc, text in _notes(dag, listed, reached)], listed)
 
 
 def unknown_targets(dag: Dag, targets: Iterable[str]) -> Iterator[str]:

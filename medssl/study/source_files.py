@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medssl.core.file_names import Pairing, pair_masks
 from medssl.core.label_table import FOLDERS
-from medssl.core.listing import walk
+from medssl.core.listing import Stamped, stamped
 from medssl.ingest.options import IngestOptions
 
 PICTURE, NIFTI, NPZ, BESIDE, OTHER = "picture", "NIfTI", "NPZ", "beside", "other"
@@ -31,9 +31,9 @@ def kind_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The relative names of a source's files, its label files left out."""
+    """The files of a source, listed once, its label files left out."""
 
-    names: list[str]
+    found: list[Stamped]
     ingest: IngestOptions
 
     @classmethod
@@ -43,16 +43,21 @@ class SourceFiles:
         Raises:
             StudyError: nothing is there.
         """
-        names = [row[0] for row in walk(source, path)]
+        found = stamped(source, path)
         if labels in (None, FOLDERS):
-            return cls(names, ingest)
+            return cls(found, ingest)
         root, own = Path(path).absolute(), Path(str(labels)).absolute()
         if root.is_relative_to(own):
             return cls([], ingest)
         if own.is_relative_to(root):
             inside = own.relative_to(root).as_posix()
-            names = [name for name in names if name != inside and not name.startswith(f"{inside}/")]
-        return cls(names, ingest)
+            found = [(row, time) for row, time in found if row[0] != inside and not row[0].startswith(f"{inside}/")]
+        return cls(found, ingest)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Relative names."""
+        return [row[0] for row, _ in self.found]
 
     @cached_property
     def _kinds(self) -> frozenset[str]:

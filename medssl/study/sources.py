@@ -8,18 +8,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from medssl.core.files import canonical_json, sha256_file, write_if_changed
 from medssl.core.label_table import FOLDERS, identities
 from medssl.core.layout import PRIVATE, Layout
-from medssl.core.listing import Listed, load_key, read, stamped
+from medssl.core.listing import Listed, Stamped, load_key, read, stamped
 from medssl.study.options import Study
+from medssl.study.source_files import SourceFiles
 
 
-def refresh_sources(study: Study, layout: Layout) -> list[str]:
-    """List every source folder again: names, sizes, times; and leave the real paths where only ingest reads them.
+def refresh_sources(study: Study, layout: Layout, listed: Mapping[str, SourceFiles] = MappingProxyType({})) -> list[str]:
+    """List every source folder that is not yet `listed`; leave the real paths where only ingest reads them.
 
     Returns:
         what the user should know: files that count as unchanged and may not be.
@@ -35,13 +37,14 @@ def refresh_sources(study: Study, layout: Layout) -> list[str]:
             "id_key": str(Path(study.id_key or PRIVATE / "id_key").resolve()),
             "folder": str(Path(layout.private(source, "")).resolve()),
         }
-        notes += refresh(layout, source, options.path, key, labels=options.labels)
+        files = listed.get(source) or SourceFiles.of(source, options.path, options.labels, study.ingest_of(source))
+        notes += refresh(layout, source, files, key, labels=options.labels)
         write_if_changed(layout.private(source, "place.json"), canonical_json(place) + "\n")
     return notes
 
 
-def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str | None = None) -> list[str]:
-    """List the source and write its listing (private) and its summary (public), each only if it changed.
+def refresh(layout: Layout, source: str, files: SourceFiles, key: bytes, *, labels: str | None = None) -> list[str]:
+    """Write the listing of a source (private) and its summary (public), each only if it changed.
 
     Label files are listed apart, also where they lie within the source: only fine-tuning waits for them. What a label table
     says of splits, subjects and masks counts for the source's own digest, because the early stages depend on it. Of a label table
@@ -49,16 +52,10 @@ def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str |
 
     Returns:
         sentences about files that are listed as before and yet were written, renamed or given other rights since.
-
-    Raises:
-        StudyError: the source does not exist or holds no file.
     """
     PRIVATE.mkdir(mode=0o700, exist_ok=True)
-    found = stamped(source, path)
-    if labels not in (None, FOLDERS):
-        found = [(row, time_ns) for row, time_ns in found if not _lies_in(Path(path) / row[0], str(labels))]
-    notes = list(_rewritten(f"sources.{source}.path", found, Path(layout.private(source, "listing.jsonl"))))
-    rows = [row for row, _ in found]
+    notes = list(_rewritten(f"sources.{source}.path", files.found, Path(layout.private(source, "listing.jsonl"))))
+    rows = [row for row, _ in files.found]
     _write_summary(layout.listing(source), rows, _lines(rows) + identities(labels), key)
     if labels:
         found = stamped(f"{source}.labels", labels) if _holds_files(labels) else []
@@ -71,15 +68,16 @@ def refresh(layout: Layout, source: str, path: str, key: bytes, *, labels: str |
     return notes
 
 
-def _rewritten(where: str, found: list[tuple[Listed, int]], listing: Path) -> Iterator[str]:
+def _rewritten(where: str, found: list[Stamped], listing: Path) -> Iterator[str]:
     """Write a private listing, and what to say of the files whose row is in the last one and that were changed after it.
 
     The latest change is written beside it: said once, such files are known. It is the clock of the files that counts, not ours.
     """
     latest = listing.with_suffix(".latest")
     if listing.is_file() and latest.is_file():
-        before, until_ns = set(read(listing)), int(latest.read_text())
-        count = sum(time_ns > until_ns and row in before for row, time_ns in found)
+        until_ns = int(latest.read_text())
+        late = [row for row, time_ns in found if time_ns > until_ns]
+        count = len(set(late) & set(read(listing))) if late else 0
         if count:
             yield (
                 f"{where}: {count} of {len(found)} files were written, renamed or given other rights since the last run and have "
@@ -103,8 +101,3 @@ def _holds_files(labels: str) -> bool:
     """Whether label files are there already; they may come later."""
     path = Path(labels)
     return labels != FOLDERS and (path.is_file() or any(not entry.is_dir() for entry in path.rglob("*")))
-
-
-def _lies_in(file: Path, labels: str) -> bool:
-    """Whether a file of a source is one of its label files."""
-    return file.absolute().is_relative_to(Path(labels).absolute())

@@ -34,15 +34,14 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
         dag = Dag(study)
         if is_main(workflow):
             os.environ[COMMAND] = command_line(sys.argv)
-            for note in check_study(dag, places, asked.targets):
-                print(f"medssl: note: {note}", file=sys.stderr, flush=True)
+            checked = check_study(dag, places, asked.targets)
             if any(getattr(asked, name, None) for name in PLANS):
                 _held.enter_context(leaving_nothing(dag.layout))
             else:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
                 drop_incomplete(dag.layout.root)
                 shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
-            for note in refresh_sources(dag.study, dag.layout):
+            for note in [*checked.notes, *refresh_sources(dag.study, dag.layout, checked.files)]:
                 print(f"medssl: note: {note}", file=sys.stderr, flush=True)
             dag.write_specs()
         return dag

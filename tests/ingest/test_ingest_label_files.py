@@ -22,7 +22,8 @@ from medssl.core.layout import Layout
 from medssl.core.tables import read_parquet, read_tsv
 from medssl.ingest import run
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_table, masks_of
-from medssl.ingest.options import LabelFileOptions
+from medssl.ingest.options import IngestOptions, LabelFileOptions
+from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
 
 
@@ -224,7 +225,8 @@ def test_only_what_concerns_early_stages_changes_the_digest_of_a_source(here: Pa
     def digests(labels: Path, text: str) -> tuple[str, str, int]:
         if text:
             labels.write_text(text)
-        refresh(layout, "ct", str(here / "in"), key, labels=str(labels))
+        files = SourceFiles.of("ct", str(here / "in"), str(labels), IngestOptions())
+        refresh(layout, "ct", files, key, labels=str(labels))
         early, late = (read_json(path) for path in (layout.listing("ct"), layout.label_listing("ct")))
         return early["digest"], late["digest"], early["files"]
 

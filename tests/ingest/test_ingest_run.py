@@ -23,13 +23,14 @@ from medssl.core.layout import Layout
 from medssl.core.tables import read_tsv
 from medssl.ingest import run
 from medssl.ingest.options import IngestOptions
+from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
 
 
 def spec_of(source: Path, code: str = "c1", labels: str | None = None, name: str = "ct", **options: object) -> jobs.Spec:
     layout = Layout.of("results", "s")
     key = listing.load_key(None)
-    refresh(layout, name, str(source), key, labels=labels)
+    refresh(layout, name, SourceFiles.of(name, str(source), labels, IngestOptions()), key, labels=labels)
     private = layout.private(name, "listing.jsonl")
     return jobs.Spec(
         "ingest", name, "s", str(layout.root), 0, code, IngestOptions(**options).model_dump(mode="json"), {"listing": private},

@@ -43,7 +43,7 @@ def notes(folder: Path) -> Notes:
     def of(text: str, *targets: str) -> list[str]:
         Path("mine.yaml").write_text(text)
         study, places = read_study(files=["mine.yaml"])
-        return check_study(Dag(study), places, targets)
+        return check_study(Dag(study), places, targets).notes
 
     return of
 

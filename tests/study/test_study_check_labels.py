@@ -162,7 +162,9 @@ def test_the_files_of_a_row_are_those_that_ingest_finds(folder: Path) -> None:
     matcher = Matcher(items, lambda name: (f"p:{name}", f"s:{name}"))
     for word in [*words, *files, *random.permutation(words)[:3]]:
         Path("one.csv").write_text(f"id,label\n{word},x\n")
-        table = Table(Path("one.csv"), read_label_table("one.csv"), SourceFiles(files, options))
+        table = Table(
+            Path("one.csv"), read_label_table("one.csv"), SourceFiles([((file, 1, 1, "file"), 1) for file in files], options)
+        )
         (row,) = table.rows
         found = sorted(files.index(file) for file in table.find(row))
         if len(found) > 1 and table.is_by_short_name(row):

@@ -17,9 +17,11 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from medssl.artefacts.names import Run
 from medssl.core.errors import StudyError
 from medssl.core.listing import load_key, minted, walk
+from medssl.ingest.options import IngestOptions
 from medssl.study.dag import Dag
 from medssl.study.file import load_study
 from medssl.study.options import Study
+from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -106,7 +108,7 @@ def test_a_new_file_in_a_source_is_noticed_without_reading_it(tmp_path: Path, mo
     layout, key = Dag(load_study(BASE)).layout, load_key(None)
 
     def digest() -> str:
-        refresh(layout, "ct", "scans", key)
+        refresh(layout, "ct", SourceFiles.of("ct", "scans", None, IngestOptions()), key)
         return Path(layout.listing("ct")).read_text()
 
     first = digest()

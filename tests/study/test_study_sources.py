@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from medssl.core.layout import Layout
+from medssl.ingest.options import IngestOptions
+from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
 
 KEY = b"0123456789abcdef"
@@ -31,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def looked(labels: str = "masks") -> list[str]:
-    return refresh(LAYOUT, "ct", "scans", KEY, labels=labels)
+    return refresh(LAYOUT, "ct", SourceFiles.of("ct", "scans", labels, IngestOptions()), KEY, labels=labels)
 
 
 def digests() -> tuple[str, str]:
