@@ -14,7 +14,7 @@ CODES: dict[str, str] = {
     "special_file": "not a regular file (a pipe, socket or device)",
     "archive": "a zip, tar or other archive; archives are never opened, unpack it first",
     "dicomdir": "an index of DICOM files, not an image",
-    "not_an_image": "neither DICOM, NIfTI, PNG, JPEG nor an NPZ image set",
+    "not_an_image": "neither DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG nor an NPZ image set",
     "changed": "the file changed while it was being read",
     "unreadable": "the operating system would not give the file",
     "skipped": "listed under ingest.skip",
@@ -61,13 +61,20 @@ CODES: dict[str, str] = {
     "incomplete": "fewer images than the series declares",
     "pixel_length": "the pixel data have another length than the header says",
     "decode": "the compressed pixels cannot be decoded",
-    # NIfTI
+    # NIfTI, NRRD, MetaImage
     "nonfinite": "NaN or infinity among the values",
-    "no_space": "neither sform nor qform places the image; `no_space: pixdim` takes the voxel sizes alone",
+    "no_space": "the header does not place the image in the patient; `no_space: pixdim` takes the voxel sizes alone",
     "bad_affine": "the affine is singular, not finite or of impossible size",
-    "affines_disagree": "sform and qform place a corner more than 0.1 mm apart",
+    "affines_disagree": "sform and qform place a corner of the image in two places",
     "not_scalar": "vectors, complex or colour values",
-    "many_dimensions": "more than four dimensions",
+    "many_dimensions": "more dimensions than are read (three, and four in NIfTI)",
+    "wide_range": "the values span more than 16 bits can hold without making ordinary ones equal",
+    "outliers": "a few values lie far beyond all others; prepared arrays give them the nearest ordinary value",
+    # NRRD, MetaImage
+    "missing_data": "the data file that a header names is not a file beside it; put it there under the name in the header",
+    "shared_data": "the data file that a header names belongs to another header",
+    "many_files": "the data lie in several files; save the image with one data file",
+    "unsupported_encoding": "the data are encoded in a way that is not read; save them raw or gzip-compressed",
     # labels and masks
     "mask_mismatch": "a mask whose grid is not its image's",
     "mask_values": "a mask with values that are no labels",

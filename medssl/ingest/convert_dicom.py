@@ -88,7 +88,7 @@ def _convert_labels(labels: list[Row], source: Source, new_file: NewFile, outcom
             memory_mb = 3 * BASE_MEMORY_MB + 40e-6 * voxels + 60e-6 * int(labels[0]["size"])
             answer = source.readers.ask("label", request, memory_mb=memory_mb, timeout_s=300)
             if "code" not in answer:
-                volume.add_mask(labels[0], answer)
+                volume.add_mask(answer, labels)
                 return
         outcome.reject(answer["code"], answer["sentence"], labels, "labels")
         return

@@ -14,6 +14,7 @@ import pandas as pd
 
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
+from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, follow
 from medssl.ingest.names import modality_of, pair_masks, subject_of
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
@@ -111,13 +112,14 @@ def headers(
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
     """Fill in `group`, `role` and `tainted` of every row."""
+    claimed = claim_data_files(rows)
     for row in rows:
         row["role"], row["tainted"] = "image", False
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
-    _dicom_groups(rows)
+    _dicom_groups(rows, key)
     _taint(rows)
-    nifti = [row for row in rows if row["format"] == "nifti"]
+    nifti = [row for row in rows if row["format"] in GRID_FORMATS]
     pairing = pair_masks([row["name"] for row in nifti], options.masks, labels.mask)
     for row in nifti:
         row["group"] = minted(key, "s", row["name"])
@@ -130,6 +132,8 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
         _refuse(nifti[mask], Refusal("mask_without_image"), key)
     for mask in pairing.unchosen:
         _refuse(nifti[mask], Refusal("several_masks", "this one is not named by `masks`"), key)
+    for header, data in claimed:
+        follow(header, data)
     # a mask that cannot be read takes its image's word for what it is: the image goes on without it
     for row in rows:
         if row["format"] == "png":
@@ -144,15 +148,30 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
     row["group"] = minted(key, "r", row["name"].rpartition("/")[0], refusal.code)
 
 
-def _dicom_groups(rows: list[Row]) -> None:
-    """Label objects go with the series they describe."""
+def _dicom_groups(rows: list[Row], key: bytes) -> None:
+    """Label objects go with the series they describe; one that names none, with the only series of its study (and frame)."""
     series = {row["series"] for row in rows if row["format"] == "dicom"}
+    silent = []
     for row in rows:
         if row["format"] == "dicom" and '"role":"label"' in row["header"]:
-            described = [s for s in json.loads(row["header"])["references"] if s in series]
+            named = json.loads(row["header"])["references"]
+            described = [s for s in named if s in series]
             row["role"] = "mask"
             if len(described) == 1:
                 row["group"] = described[0]
+            elif not named:
+                silent.append(row)
+    images = [json.loads(row["header"]) for row in rows if silent and row["format"] == "dicom" and row["role"] == "image"]
+    for row in silent:
+        own = json.loads(row["header"])
+        study = [image for image in images if image["study"] == own["study"]]
+        frame = [image for image in study if image["frame_of_reference"] == own["frame_of_reference"]]
+        possible = {image["series"] for image in frame or study}
+        if len(possible) == 1:
+            # whether it lies on that image's voxels is seen when it is placed
+            row["group"] = possible.pop()
+        elif possible:
+            _refuse(row, Refusal("mask_without_image", f"it names no series, and {len(possible)} of its study may be meant"), key)
 
 
 def _taint(rows: list[Row]) -> None:

@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 from medssl.core.rng import rng
-from medssl.ingest.dicom.label_objects import inside_polygon
+from medssl.ingest.dicom.contours import inside_polygon
 from medssl.ingest.inventory import Labels
 from medssl.ingest.names import pair_masks, subject_of
 
