@@ -82,6 +82,7 @@ CODES: dict[str, str] = {
     "several_masks": "several masks for one image; `masks` picks one",
     # image sets
     "no_images": "an archive of arrays without an images array",
+    "volume_set": "an archive of volumes, which states no voxel size; save each one as NIfTI, NRRD or MetaImage with its spacing",
     "labels_mismatch": "labels and images differ in number",
 }
 
