@@ -270,9 +270,9 @@ MUTATIONS = [
         "ingest/test_ingest_volume_file.py::test_slices_in_any_order_make_the_turned_stack",
     ),
     Mutation(
-        "ingest", "a CT of air and water is any image",
-        "if not low_hu <= median <= high_hu:",
-        "if median > high_hu:",
+        "ingest", "any CT is in Hounsfield units",
+        "if median > median_hu:",
+        "if median < -median_hu:",
         "ingest/test_ingest_checks.py::test_hounsfield_range",
     ),
     Mutation(
