@@ -948,7 +948,9 @@ NIFTI_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
         nifti_in_time, nifti_longer,
     )
 }  # fmt: skip
+from faults_nifti import NIFTI_FAULTS as _MORE_NIFTI_FAULTS  # noqa: E402  they need what stands above
 
+NIFTI_FAULTS |= _MORE_NIFTI_FAULTS
 
 Fault = Callable[[Path, int], Expected]
 

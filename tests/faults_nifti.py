@@ -145,7 +145,13 @@ def micro_phantom(seed: int) -> Phantom:
     """Voxels of 9 to 20 µm."""
     side = float(rng(seed, "side").choice([0.009, 0.015, 0.02]))
     return random_phantom(
-        seed, modality="MR", constant=600.0, spacing=(side, side), step=side, origin=(-0.2, 0.1, -0.1), slope_per_mm=(310.0, 190.0, 520.0)
+        seed,
+        modality="MR",
+        constant=600.0,
+        spacing=(side, side),
+        step=side,
+        origin=(-0.2, 0.1, -0.1),
+        slope_per_mm=(310.0, 190.0, 520.0),
     )
 
 

@@ -115,15 +115,15 @@ def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: b
 
 
 def _as_series(values: np.ndarray, storage: Storage, modality: str) -> Series:
-    """A volume as the checks see it: a sample that holds the extremes, and a few planes."""
+    """A volume as the checks see it: a sample, the maximum of all, and a few planes."""
     middle = np.unique(np.linspace(0, values.shape[2] - 1, 7).round().astype(int)[1:-1])
-    sample = np.zeros((0, 0, values.shape[2]), np.float32)
+    sample, highest = np.zeros((0, 0, values.shape[2]), np.float32), None
     if modality == "CT":
-        sample = values[::4, ::2].astype(np.float32)
-        sample.flat[0], sample.flat[-1] = values.min(), values.max()
-        sample = sample * np.float32(storage.slope) + np.float32(storage.intercept)
+        sample = values[::4, ::2].astype(np.float32) * np.float32(storage.slope) + np.float32(storage.intercept)
+        ends = values.min() * storage.slope, values.max() * storage.slope
+        highest = float(max(ends) + storage.intercept)
     rescales = [(storage.slope, storage.intercept)] * values.shape[2]
-    return Series(modality, sample, [values[:, :, k] for k in middle], rescales)
+    return Series(modality, sample, [values[:, :, k] for k in middle], rescales, highest)
 
 
 def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Request) -> Answer:
