@@ -7,7 +7,7 @@ Source: Definition of NRRD File Format, https://teem.sourceforge.net/nrrd/format
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -161,7 +161,8 @@ def _affine(fields: dict[str, Any], axes: list[int], no_space: str) -> np.ndarra
         if np.shape(origin) != (3,):
             raise Refusal("bad_affine", f"a space origin of {np.size(origin)} numbers")
         affine[:3, :3], affine[:3, 3] = columns, np.asarray(origin, float) * mm
-        return np.diag([*signs, 1.0]) @ affine
+        affine[:3] *= np.array(signs)[:, None]
+        return affine
     if no_space != "pixdim":
         raise Refusal("no_space", "NRRD without a patient's space, directions and origin")
     spacings = fields.get("spacings")
@@ -179,7 +180,8 @@ def _encoding(fields: dict[str, Any]) -> tuple[bool, np.dtype]:
     if kind not in TYPES:
         raise Refusal("not_scalar", "a type that is no number")
     dtype = np.dtype(TYPES[kind])
-    order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower())
+    orders: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
+    order = orders.get(fields.get("endian", "").lower())
     if dtype.itemsize > 1 and order is None:
         raise Refusal("corrupt", "the order of bytes is not said")
     return encoding != "raw", dtype.newbyteorder(order or "=")

@@ -117,6 +117,15 @@ def test_a_data_file_that_lost_its_header_is_no_image(tmp_path: Path, readers) -
     assert [row["code"] for row in scan(known)] == ["not_an_image"]
 
 
+def test_an_npz_of_volumes_says_that_it_states_no_voxel_size(tmp_path: Path, readers) -> None:
+    """MedMNIST3D: `train_images` of shape (n, 28, 28, 28)."""
+    (tmp_path / "s" / "a").mkdir(parents=True)
+    arrays = {"train_images": np.zeros((4, 28, 28, 28), np.uint8), "train_labels": np.zeros((4, 1), np.uint8)}
+    np.savez(tmp_path / "s" / "a" / "organmnist3d.npz", **arrays)
+    (row,) = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["a"].rejected
+    assert row["code"] == "volume_set" and "4 of 28×28×28 voxels" in row["sentence"]
+
+
 def test_pixdim_takes_the_voxel_sizes_alone(tmp_path: Path, readers) -> None:
     phantom = random_phantom(1)
     image = nifti_image(phantom)
