@@ -14,6 +14,7 @@ import pandas as pd
 
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
+from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.names import modality_of, pair_masks, subject_of
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
@@ -145,14 +146,17 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
 
 
 def _dicom_groups(rows: list[Row]) -> None:
-    """Label objects go with the series they describe."""
+    """Slices that have a series each are joined where they are one stack; label objects go with the series they describe."""
+    joined = joint_series(rows)
+    for row in rows:
+        row["group"] = joined.get(row["series"], row["group"])
     series = {row["series"] for row in rows if row["format"] == "dicom"}
     for row in rows:
         if row["format"] == "dicom" and '"role":"label"' in row["header"]:
-            described = [s for s in json.loads(row["header"])["references"] if s in series]
+            described = {joined.get(s, s) for s in json.loads(row["header"])["references"] if s in series}
             row["role"] = "mask"
             if len(described) == 1:
-                row["group"] = described[0]
+                row["group"] = described.pop()
 
 
 def _taint(rows: list[Row]) -> None:

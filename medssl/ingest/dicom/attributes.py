@@ -57,7 +57,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         "patient", "split", lambda h, f: h.subject, "one identifier of a series, two patients", "mixed_patient"
     ),
-    Attribute("study", "split", lambda h, f: h.study, "a copy of a series in another study may be of another day", "mixed_patient"),
+    Attribute("study", "split", lambda h, f: h.study, "another study may be of another day", "mixed_patient"),
     Attribute(
         "frame of reference", "split", lambda h, f: h.frame_of_reference,
         "positions of two frames of reference cannot be compared (PS3.3 C.7.4.1)", "mixed_frame", unless_one_each=True,

@@ -167,7 +167,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
 
 
 def _energy(fields: Fields) -> float | None:
-    """keV of a monoenergetic CT image: at the top level, or in the sequences of multi-energy CT."""
+    """The energy in keV of a monoenergetic CT image: at the top level, or in the sequences of multi-energy CT."""
     found = fields.float64("energy")
     for group in ENERGY_GROUPS:
         items = fields.values.get(group)

@@ -7,6 +7,7 @@ along the normal, and, where one block follows another, whether the pixels go on
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -146,7 +147,7 @@ def _is_gap(steps: np.ndarray, k: int) -> bool:
 
 def _cut(ordered: list[Slice], cuts: list[int]) -> list[list[Slice]]:
     ends = [0, *(k + 1 for k in cuts), len(ordered)]
-    return [ordered[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+    return [ordered[start:stop] for start, stop in itertools.pairwise(ends)]
 
 
 def _is_monotone(values: list[Hashable]) -> bool:

@@ -17,6 +17,8 @@ SUM_FRAC = 0.05
 """and no slice may lie further than this share of a step from its place on the even grid."""
 ROUNDED_FRAC = 0.1
 """The same where an even grid, rounded to the decimals that the positions have, explains it."""
+ROUNDING = 0.75
+"""A rounded position is half a decimal off; a little more from a line that is fitted through all of them."""
 COARSEST_MM = 0.1
 """Scanners round positions to a tenth of a millimetre, and not to whole ones."""
 ASIDE_VOX = 0.1
@@ -77,7 +79,7 @@ def _check_steps(depths: np.ndarray, unit_mm: float, pixel_mm: float, *, interpo
     if not odd.any() and abs(from_grid[furthest]) <= SUM_FRAC * median:
         return True
     line = np.polyval(np.polyfit(places, depths, 1), places)
-    if np.abs(depths - line).max() <= min(0.51 * unit_mm, ROUNDED_FRAC * median):
+    if np.abs(depths - line).max() <= min(ROUNDING * unit_mm, ROUNDED_FRAC * median):
         return True
     detail = f"slice {furthest + 1} lies {abs(from_grid[furthest]):.4g} mm from its place on an even grid of {median:.4g} mm"
     if odd.any():
