@@ -951,8 +951,9 @@ NIFTI_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
 from faults_grids import GRID_FAULTS  # noqa: E402  they need what stands above
 from faults_masks import DICOM_MASK_FAULTS, NIFTI_MASK_FAULTS  # noqa: E402
 from faults_nifti import NIFTI_FAULTS as MORE_NIFTI_FAULTS  # noqa: E402
+from faults_slices import SLICE_FAULTS  # noqa: E402
 
-DICOM_FAULTS |= DICOM_MASK_FAULTS
+DICOM_FAULTS |= SLICE_FAULTS | DICOM_MASK_FAULTS
 NIFTI_FAULTS |= MORE_NIFTI_FAULTS | GRID_FAULTS | NIFTI_MASK_FAULTS
 
 Fault = Callable[[Path, int], Expected]

@@ -15,6 +15,8 @@ import pandas as pd
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
 from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, follow
+from medssl.ingest.dicom.label_series import give_series
+from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.names import modality_of, pair_masks, subject_of
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
@@ -149,29 +151,12 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
 
 
 def _dicom_groups(rows: list[Row], key: bytes) -> None:
-    """Label objects go with the series they describe; one that names none, with the only series of its study (and frame)."""
-    series = {row["series"] for row in rows if row["format"] == "dicom"}
-    silent = []
+    """Slices that have a series each are joined where they are one stack; label objects go with the series they describe."""
+    joined = joint_series(rows)
     for row in rows:
-        if row["format"] == "dicom" and '"role":"label"' in row["header"]:
-            named = json.loads(row["header"])["references"]
-            described = [s for s in named if s in series]
-            row["role"] = "mask"
-            if len(described) == 1:
-                row["group"] = described[0]
-            elif not named:
-                silent.append(row)
-    images = [json.loads(row["header"]) for row in rows if silent and row["format"] == "dicom" and row["role"] == "image"]
-    for row in silent:
-        own = json.loads(row["header"])
-        study = [image for image in images if image["study"] == own["study"]]
-        frame = [image for image in study if image["frame_of_reference"] == own["frame_of_reference"]]
-        possible = {image["series"] for image in frame or study}
-        if len(possible) == 1:
-            # whether it lies on that image's voxels is seen when it is placed
-            row["group"] = possible.pop()
-        elif possible:
-            _refuse(row, Refusal("mask_without_image", f"it names no series, and {len(possible)} of its study may be meant"), key)
+        row["group"] = joined.get(row["series"], row["group"])
+    for row, refusal in give_series(rows, joined):
+        _refuse(row, refusal, key)
 
 
 def _taint(rows: list[Row]) -> None:

@@ -27,6 +27,13 @@ def digest(request: Request, key: bytes) -> Answer:
     return {"digest": hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes("F")).hexdigest()}
 
 
+def sample(request: Request, key: bytes) -> Answer:
+    """A thinned-out frame of stored values, at most 64 pixels along each side."""
+    parsed, layout = open_dicom(request["file"])
+    pixels = frame_pixels(parsed, layout, request["frame"])
+    return {"pixels": pixels[:: -(-pixels.shape[0] // 64), :: -(-pixels.shape[1] // 64)].tolist()}
+
+
 def volume(request: Request, key: bytes) -> Answer:
     """Decode a stack of DICOM slices into an array file."""
     plan = StackPlan(
@@ -41,7 +48,7 @@ def volume(request: Request, key: bytes) -> Answer:
     built = build(plan, lambda number: open_dicom(files[number]), target, request["threads"])
     view = closest_canonical(built.affine_before).restore(np.load(target, mmap_mode="r"))
     middle = np.unique(np.linspace(0, view.shape[2] - 1, 7).round().astype(int)[1:-1])
-    series = Series(plan.modality, built.sample, [np.asarray(view[:, :, k]) for k in middle], plan.rescales)
+    series = Series(plan.modality, built.sample, [np.asarray(view[:, :, k]) for k in middle], plan.rescales, built.highest)
     return built.describe() | {"lossy": built.lossy, "warnings": run_checks(series), "sha256": sha256_file(target)}
 
 

@@ -27,6 +27,8 @@ class PixelLayout:
     signed: bool
     photometric: str
     padding: int | None
+    padding_limit: int | None
+    """The other end of the range of padding values (PS3.3 C.7.5.1.1.2), where it is a range."""
     lossy: bool
 
 
@@ -62,6 +64,7 @@ def read_pixel_layout(parsed: Parsed, *, required: bool = True) -> PixelLayout:
         signed=signed,
         photometric=fields.code("photometric"),
         padding=fields.signed16("padding") if signed else fields.unsigned("padding"),
+        padding_limit=fields.signed16("padding_limit") if signed else fields.unsigned("padding_limit"),
         lossy=fields.text("lossy") == "01" or parsed.syntax in LOSSY_SYNTAXES,
     )
     if required:

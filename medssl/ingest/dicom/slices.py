@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 
+from medssl.ingest.dicom.attributes import stated
 from medssl.ingest.dicom.frames import Frame
 from medssl.ingest.dicom.header import Header
+from medssl.ingest.dicom.object_kinds import role_of_type
 from medssl.ingest.dicom.pixels import check_pixels
 from medssl.ingest.refusal import Refusal
 
-SAME_PLACE_MM = 0.01
+SAME_PLACE_VOX = 0.015
+"""Positions within this share of a pixel are one place."""
+UNITS_OF_HU = ("", "HU", "US", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
+"""Rescale types of CT that are, or (unspecified) may be, Hounsfield units (PS3.3 C.11.1.1.2); the values decide further on."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,14 +36,29 @@ class Slice:
     spacing: np.ndarray
     rows: int
     columns: int
-    kind: tuple[object, ...]
-    """What makes images of one series belong to different volumes by their content."""
-    times: list[float]
+    source: Frame
+    attributes: dict[str, Hashable]
+    """What it states, by the names of the table in `attributes`."""
 
     @property
     def normal(self) -> np.ndarray:
         """(3,) unit vector, LPS."""
         return np.cross(self.orientation[:3], self.orientation[3:])
+
+    @property
+    def role(self) -> str:
+        """`image`, or the refusal code that its own type deserves: a frame may be what its object is not."""
+        return role_of_type(self.source.types)
+
+    @property
+    def pixel_mm(self) -> float:
+        """The smaller side of a pixel."""
+        return float(self.spacing.min())
+
+    @property
+    def same_place_mm(self) -> float:
+        """Positions closer than this are one place."""
+        return SAME_PLACE_VOX * self.pixel_mm
 
 
 def slices_of_file(number: int, header: Header) -> list[Slice]:
@@ -76,8 +97,8 @@ def _slice(number: int, index: int, tile: int, header: Header, frame: Frame) -> 
         spacing=spacing,
         rows=header.layout.rows,
         columns=header.layout.columns,
-        kind=_kind(header, frame),
-        times=frame.time,
+        source=frame,
+        attributes=stated(header, frame),
     )
 
 
@@ -130,29 +151,18 @@ def _orientation(values: list[float] | None) -> np.ndarray:
 
 
 def _rescale(header: Header, frame: Frame) -> tuple[float, float]:
+    if header.modality_lut:
+        raise Refusal("modality_lut")
     if header.modality == "CT" and (frame.slope is None or frame.intercept is None):
         raise Refusal("no_rescale")
+    if header.modality == "CT" and frame.rescale_type not in UNITS_OF_HU:
+        raise Refusal("not_hounsfield")
     slope = 1.0 if frame.slope is None else frame.slope
     intercept = 0.0 if frame.intercept is None else frame.intercept
+    if math.isnan(slope) or math.isnan(intercept):
+        raise Refusal("bad_rescale", "a tag of the rescale is there and holds no single number")
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0:
         raise Refusal("bad_rescale", f"slope {slope:g}, intercept {intercept:g}")
     if header.modality == "CT" and not header.layout.signed and intercept >= 0:
         raise Refusal("implausible_hu", f"unsigned pixels and an intercept of {intercept:g} leave no value for air")
     return slope, intercept
-
-
-def _kind(header: Header, frame: Frame) -> tuple[object, ...]:
-    """What makes images of one series belong to different volumes by their content."""
-    words = header.image_type[2:3] if header.modality == "CT" else [w for w in header.image_type[2:] if w not in ("ADD", "NORM")]
-    echo = frame.echo_time if header.modality == "MR" else None
-    return (
-        header.modality,
-        tuple(words),
-        header.kernel if header.modality == "CT" else None,
-        header.echo_number if header.modality == "MR" else None,
-        None if echo is None else round(echo, 3),
-        None if frame.b_value is None else round(frame.b_value, 1),
-        frame.kind,
-        header.layout.signed,
-        header.layout.bits_allocated,
-    )
