@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults_masks import DICOM_MASK_FAULTS, NIFTI_MASK_FAULTS, MaskExpected
+from faults import DICOM_MASK_FAULTS, NIFTI_MASK_FAULTS
+from faults_masks import MaskExpected
 from ingesting import ingest
 
 
