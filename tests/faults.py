@@ -948,9 +948,9 @@ NIFTI_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
         nifti_in_time, nifti_longer,
     )
 }  # fmt: skip
-from faults_slices import SLICE_FAULTS  # noqa: E402  they need what stands above
+import faults_slices  # noqa: E402  its classes need what stands above
 
-DICOM_FAULTS |= SLICE_FAULTS
+DICOM_FAULTS |= faults_slices.SLICE_FAULTS
 
 Fault = Callable[[Path, int], Expected]
 

@@ -229,15 +229,45 @@ MUTATIONS = [
     ),
     Mutation(
         "ingest", "uneven slices are laid on an even grid as they are",
-        'if options.uneven == "refuse":\n        raise Refusal("uneven", detail)\n    return False',
-        'if options.uneven == "refuse":\n        raise Refusal("uneven", detail)\n    return True',
+        'if not interpolate:\n        raise Refusal("uneven", detail + hint)\n    return False',
+        'if not interpolate:\n        raise Refusal("uneven", detail + hint)\n    return True',
         "ingest/test_ingest_stacks.py::test_uneven_slices_are_resampled_to_the_truth",
     ),
     Mutation(
         "ingest", "a slice moved sideways is no matter",
-        "if off_line > max(DRIFT_VOX * pixel_mm, STEP_TOLERANCE_MM):",
+        "if off_line > aside_mm:",
         "if off_line > 10 * pixel_mm:",
         "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[dicom]",
+    ),
+    Mutation(
+        "ingest", "scans that are half a step apart are one volume",
+        "if min(counts.values()) >= min_slices and (attribute.rule",
+        "if min(counts.values()) >= 10 * min_slices and (attribute.rule",
+        "ingest/test_ingest_slices.py::test_scans_are_not_mixed_by_interpolation",
+    ),
+    Mutation(
+        "ingest", "the volumes of a series are named by the series alone",
+        'names = [] if stack.alone else ["of", *stack.instances]',
+        "names: list[str] = []",
+        "ingest/test_ingest_slices.py::test_the_other_volume_does_not_change_an_id",
+    ),
+    Mutation(
+        "ingest", "small errors of steps add up without a limit",
+        "if not odd.any() and abs(from_grid[furthest]) <= SUM_FRAC * median:",
+        "if not odd.any():",
+        "ingest/test_ingest_slices.py::test_small_errors_to_one_side_have_a_limit",
+    ),
+    Mutation(
+        "ingest", "padding beside one slope stays as it is",
+        "replaced = plan.modality == \"CT\" and layout.padding is not None and not storage.apply_rescale",
+        "replaced = False",
+        "ingest/test_ingest_slices.py::test_padding_becomes_air_and_is_counted",
+    ),
+    Mutation(
+        "ingest", "uneven slices of doubtful scans are interpolated",
+        "interpolate=one_scan and options.uneven == \"resample\"",
+        "interpolate=options.uneven == \"resample\"",
+        "ingest/test_ingest_slices.py::test_uneven_slices_of_doubtful_scans_get_no_hint_and_no_interpolation",
     ),
     Mutation(
         "ingest", "a hole in a contour is filled",

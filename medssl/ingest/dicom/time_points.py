@@ -85,7 +85,7 @@ def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
     ]
     for mark in marks:
         values = [mark(s) for s in slices]
-        if None in values or not all(map(math.isfinite, values)) or len(set(values)) != num_points:
+        if None in values or not all(v is not None and math.isfinite(v) for v in values) or len(set(values)) != num_points:
             continue
         if all(len({mark(s) for s in place}) == len(place) for place in places):
             return [[s for s in slices if mark(s) == value] for value in sorted(set(values))]  # type: ignore[type-var]
