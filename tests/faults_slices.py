@@ -328,6 +328,25 @@ def series_of_each_slice_gap(folder: Path, seed: int) -> Expected:
     return replace(expected, must_be_right=False, codes=("few_slices", "missing_slice"))
 
 
+def series_of_the_last(folder: Path, seed: int) -> Expected:
+    """The identifier of the series is damaged in a slice at an end."""
+    phantom = random_phantom(seed)
+    made = datasets(phantom)
+    ds = made[-1 if seed % 2 else 0]
+    ds.SeriesInstanceUID = ds.SeriesInstanceUID[:-1] + str((int(ds.SeriesInstanceUID[-1]) + 1) % 10)
+    save(_shuffled(made, seed), folder)
+    return Expected([phantom], codes=("mixed_series",))
+
+
+def slice_of_a_sparse_series(folder: Path, seed: int) -> Expected:
+    """Beside a series another of a single slice, as bolus tracking leaves it: it completes nothing."""
+    phantom = random_phantom(seed)
+    made = datasets(phantom)
+    single = datasets(replace(_moved(phantom, phantom.step * 4.4, 100.0), slices=1), series="b")
+    save([*made, *single], folder)
+    return Expected([phantom], must_be_right=True)
+
+
 # ---- geometry
 
 
@@ -671,7 +690,8 @@ SLICE_FAULTS: dict[str, Fault] = {
         f.__name__: f
         for f in (
             oblique_stacks, excluded_slice_fits, rotations_start_off, slabs, passes_over_one_range, passes_on_other_grids,
-            heart_in_time, series_of_each_slice, series_of_each_slice_gap, positions_rounded, micro_ct, micro_ct_gap,
+            heart_in_time, series_of_each_slice, series_of_each_slice_gap, series_of_the_last,
+            slice_of_a_sparse_series, positions_rounded, micro_ct, micro_ct_gap,
             micro_ct_shifted, signed_read_as_unsigned,
             steps_all_to_one_side, padding_lowest, padding_highest, enhanced_frame_without_rescale,
             enhanced_part_of_two, enhanced_in_parts, enhanced_derived_frames, enhanced_one_derived_frame,
@@ -686,6 +706,7 @@ HARMLESS = (
     "types_with_add", "agent_everywhere",
     "frame_of_every_file", "empty_capture_device", "no_instance_identifier",
     "rotations_start_off", "slabs", "passes_over_one_range", "passes_on_other_grids", "heart_in_time", "series_of_each_slice",
+    "slice_of_a_sparse_series",
     "positions_rounded", "micro_ct", "padding_lowest", "padding_highest", "enhanced_in_parts",
 )  # fmt: skip
 """Classes of sound series: a refusal is a fault of the reader."""

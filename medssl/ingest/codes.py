@@ -47,6 +47,7 @@ CODES: dict[str, str] = {
     "mixed_orientation": "slices of one series have different orientations",
     "mixed_content": "slices of one series are of several scans or contrasts, and which belong together is not certain",
     "mixed_patient": "a few slices of a series name another patient or study",
+    "mixed_series": "a few slices bear another series identifier and would complete this series",
     "mixed_frame": "a few slices of a series have another frame of reference",
     "mixed_rescale": "slices of one series contradict each other in their rescale",
     "bad_rescale": "a rescale slope or intercept that is absent, no number, zero or negative",

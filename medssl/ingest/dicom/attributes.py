@@ -62,6 +62,10 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         "patient", "split", lambda h, f: h.subject, "one identifier of a series, two patients", "mixed_patient"
     ),
+    Attribute(
+        "series", "split", lambda h, f: h.series,
+        "a slice that another series lacks may bear a damaged identifier", "mixed_series", unless_one_each=True,
+    ),
     Attribute("study", "split", lambda h, f: h.study, "another study may be of another day", "mixed_patient"),
     Attribute(
         "frame of reference", "split", lambda h, f: h.frame_of_reference,

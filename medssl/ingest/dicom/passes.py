@@ -83,8 +83,10 @@ class Neighbours:
             return self.are_smooth()
         if across <= JOIN * max(self.apart(k, k + 1) for k in inner[:4]) + tiny:
             return True
+        if len(borders) < 3:
+            return False
         usual = float(np.median([self.apart(k, k + 1) for k in borders[:: -(-len(borders) // MOST_READ)]]))
-        return len(borders) >= 3 and across <= USUAL_BORDER * usual + tiny
+        return across <= USUAL_BORDER * usual + tiny
 
     def are_smooth(self) -> bool:
         """Whether slices next to each other are more alike than slices two apart: two scans, one between the other, are not."""

@@ -10,6 +10,11 @@ import numpy as np
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
+_MARKS = (
+    *("temporal_position", "acquisition", "phase", "trigger_time", "acquisition_s", "content_s"),
+    *("inversion_time", "flip_angle", "contrast"),
+)
+"""Fields of a frame that may tell time points apart, the surest first."""
 Digest = Callable[[Slice], str]
 
 
@@ -81,7 +86,7 @@ def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
     slices = [piece for place in places for piece in place]
     marks: list[Callable[[Slice], float | None]] = [
         lambda s, name=name: getattr(s.source, name)  # type: ignore[misc]
-        for name in ("temporal_position", "acquisition", "phase", "trigger_time", "acquisition_s", "content_s")
+        for name in _MARKS
     ]
     for mark in marks:
         values = [mark(s) for s in slices]
