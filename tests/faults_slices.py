@@ -136,6 +136,11 @@ def _clock(ds: FileDataset, t: int, number: int) -> None:
     ds.AcquisitionTime = ("101500.000000", "101730.000000")[t]
 
 
+def _clock_of_each(ds: FileDataset, t: int, number: int) -> None:
+    seconds = 15 * 60 + t * 140 + 0.4 * number
+    ds.AcquisitionTime = f"10{int(seconds // 60):02d}{seconds % 60:09.6f}"
+
+
 def _fewer(change: Change, codes: tuple[str, ...], *, contrast: float = CONTRAST) -> Fault:
     """One or two slices at an end are of another scan."""
 
@@ -209,6 +214,11 @@ def _in_two_runs(ds: FileDataset, seed: int, number: int) -> None:
     """An MR acquires the odd slices, then the even ones."""
     order = number // 2 if number % 2 == 0 else 20 + number // 2
     ds.AcquisitionNumber, ds.AcquisitionTime = order + 1, f"1015{order:02d}.000000"
+
+
+def _in_two_packages(ds: FileDataset, seed: int, number: int) -> None:
+    """An MR with too many slices for its repetition time: the odd ones in one acquisition, the even ones in the next."""
+    ds.AcquisitionNumber = number % 2 + 1
 
 
 def _clock_runs(ds: FileDataset, seed: int, number: int) -> None:
@@ -318,6 +328,25 @@ def series_of_each_slice_gap(folder: Path, seed: int) -> Expected:
     return replace(expected, must_be_right=False, codes=("few_slices", "missing_slice"))
 
 
+def series_of_the_last(folder: Path, seed: int) -> Expected:
+    """The identifier of the series is damaged in a slice at an end."""
+    phantom = random_phantom(seed)
+    made = datasets(phantom)
+    ds = made[-1 if seed % 2 else 0]
+    ds.SeriesInstanceUID = ds.SeriesInstanceUID[:-1] + str((int(ds.SeriesInstanceUID[-1]) + 1) % 10)
+    save(_shuffled(made, seed), folder)
+    return Expected([phantom], codes=("mixed_series",))
+
+
+def slice_of_a_sparse_series(folder: Path, seed: int) -> Expected:
+    """Beside a series another of a single slice, as bolus tracking leaves it: it completes nothing."""
+    phantom = random_phantom(seed)
+    made = datasets(phantom)
+    single = datasets(replace(_moved(phantom, phantom.step * 4.4, 100.0), slices=1), series="b")
+    save([*made, *single], folder)
+    return Expected([phantom], must_be_right=True)
+
+
 # ---- geometry
 
 
@@ -360,7 +389,7 @@ def micro_ct_shifted(folder: Path, seed: int) -> Expected:
 def steps_all_to_one_side(folder: Path, seed: int) -> Expected:
     """Steps that differ by less than 1 %, the first half too long, the second too short."""
     base = random_phantom(seed, slices=60)
-    steps = np.where(np.arange(59) < 30, base.step * 1.009, base.step * 0.991)
+    steps = np.where(np.arange(59) < 30, base.step * 1.004, base.step * 0.996)
     phantom = replace(base, depths=tuple(np.round(np.concatenate([[0.0], np.cumsum(steps)]), 6)))
     save(datasets(phantom), folder)
     return Expected([phantom], codes=("uneven",))
@@ -373,10 +402,13 @@ def steps_all_to_one_side(folder: Path, seed: int) -> Expected:
 class Round(Phantom):
     """A phantom inside a circle, air outside of it."""
 
+    reach: float = 1.0
+    """Radius of the circle, in half sides of the image."""
+
     def inside(self, points_lps: np.ndarray) -> np.ndarray:
         along = (points_lps - np.array(self.origin)) @ np.stack([self.orientation[:3], self.orientation[3:]], axis=1)
         i, j = along[..., 0] / self.spacing[1], along[..., 1] / self.spacing[0]
-        reach = 0.5 * min(self.columns, self.rows) - 2.26
+        reach = self.reach * 0.5 * min(self.columns, self.rows) - 2.26
         return np.hypot(i - self.columns / 2, j - self.rows / 2) < reach
 
     def value(self, points_lps: np.ndarray) -> np.ndarray:
@@ -403,6 +435,17 @@ def _empty_slope(made: list[FileDataset], seed: int) -> None:
         ds.RescaleSlope = [None, [2, 2], [1, 2]][seed % 3]
 
 
+def _no_slope(made: list[FileDataset], seed: int) -> None:
+    for ds in made:
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.128"
+        del ds.RescaleSlope, ds.RescaleIntercept
+
+
+def _no_intercept(made: list[FileDataset], seed: int) -> None:
+    for ds in made:
+        del ds.RescaleIntercept
+
+
 def _other_unit(made: list[FileDataset], seed: int) -> None:
     for ds in made:
         ds.RescaleType = ["Z_EFF", "MGML", "ED", "HU_MOD", "PCT"][seed % 5]
@@ -410,7 +453,7 @@ def _other_unit(made: list[FileDataset], seed: int) -> None:
 
 def signed_read_as_unsigned(folder: Path, seed: int) -> Expected:
     """Signed pixels whose header says that they are unsigned: negative values, or the padding alone."""
-    phantom = Round(**vars(random_phantom(seed, constant=-100.0, slope_per_mm=GENTLE)))
+    phantom = Round(**vars(random_phantom(seed, constant=-100.0, slope_per_mm=GENTLE)), reach=1.45)
     made = datasets(phantom)
     for ds, position in zip(made, phantom.positions(), strict=True):
         values = np.rint(phantom.plane(position)).astype(int)
@@ -610,6 +653,10 @@ SLICE_FAULTS: dict[str, Fault] = {
     },
     "acquisitions_on_another_grid": _two(_acquisition, "grid"),
     "clocks_half_a_step_apart": _two(_clock, "half"),
+    "clocks_abutting": _two(_clock, "next"),
+    "clocks_of_slices_abutting": _two(_clock_of_each, "next"),
+    "clocks_of_slices_half_a_step_apart": _two(_clock_of_each, "half"),
+    "clock_of_a_few": _fewer(_clock, ("mixed_content",)),
     "acquisition_of_a_few": _fewer(_acquisition, ("mixed_content",)),
     "voltage_of_a_few": _fewer(_voltage, ("mixed_content",)),
     "phase_of_a_few": _fewer(_phase, ("mixed_content",)),
@@ -617,6 +664,7 @@ SLICE_FAULTS: dict[str, Fault] = {
     "acquisition_of_every_slice": _numbered(_every_slice),
     "acquisition_of_every_rotation": _numbered(_rotation(4)),
     "acquisition_of_every_short_rotation": _numbered(_rotation(2)),
+    "acquisition_in_two_packages": _numbered(_in_two_packages, modality="MR", constant=600.0),
     "acquisition_in_two_runs": _numbered(_in_two_runs, modality="MR", constant=600.0),
     "clock_of_every_slice": _numbered(_clock_runs),
     "temporal_position_of_every_slice": _numbered(_each_position),
@@ -628,6 +676,8 @@ SLICE_FAULTS: dict[str, Fault] = {
     "no_instance_identifier": _numbered(_no_instance),
     # values
     "slope_empty_mr": _rescaled(_empty_slope, ("bad_rescale", "mixed_rescale"), modality="MR", constant=600.0),
+    "slope_absent_pt": _rescaled(_no_slope, ("no_rescale",), modality="PT", constant=600.0),
+    "slope_alone_mr": _rescaled(_no_intercept, ("no_rescale", "bad_rescale"), modality="MR", constant=600.0),
     "slope_empty_ct": _rescaled(_empty_slope, ("bad_rescale", "mixed_rescale")),
     "not_hounsfield": _rescaled(_other_unit, ("not_hounsfield",)),
     "modality_table": _rescaled(_table, ("modality_lut",), modality="MR", constant=600.0),
@@ -640,7 +690,8 @@ SLICE_FAULTS: dict[str, Fault] = {
         f.__name__: f
         for f in (
             oblique_stacks, excluded_slice_fits, rotations_start_off, slabs, passes_over_one_range, passes_on_other_grids,
-            heart_in_time, series_of_each_slice, series_of_each_slice_gap, positions_rounded, micro_ct, micro_ct_gap,
+            heart_in_time, series_of_each_slice, series_of_each_slice_gap, series_of_the_last,
+            slice_of_a_sparse_series, positions_rounded, micro_ct, micro_ct_gap,
             micro_ct_shifted, signed_read_as_unsigned,
             steps_all_to_one_side, padding_lowest, padding_highest, enhanced_frame_without_rescale,
             enhanced_part_of_two, enhanced_in_parts, enhanced_derived_frames, enhanced_one_derived_frame,
@@ -650,9 +701,12 @@ SLICE_FAULTS: dict[str, Fault] = {
 
 HARMLESS = (
     "acquisition_of_every_slice", "acquisition_of_every_rotation", "acquisition_of_every_short_rotation",
-    "acquisition_in_two_runs", "clock_of_every_slice", "temporal_position_of_every_slice", "trigger_of_every_slice",
-    "types_with_add", "agent_everywhere", "frame_of_every_file", "empty_capture_device", "no_instance_identifier",
+    "acquisition_in_two_packages", "acquisition_in_two_runs", "clock_of_every_slice", "temporal_position_of_every_slice",
+    "trigger_of_every_slice",
+    "types_with_add", "agent_everywhere",
+    "frame_of_every_file", "empty_capture_device", "no_instance_identifier",
     "rotations_start_off", "slabs", "passes_over_one_range", "passes_on_other_grids", "heart_in_time", "series_of_each_slice",
+    "slice_of_a_sparse_series",
     "positions_rounded", "micro_ct", "padding_lowest", "padding_highest", "enhanced_in_parts",
 )  # fmt: skip
 """Classes of sound series: a refusal is a fault of the reader."""

@@ -24,7 +24,7 @@ Rule = Literal["equal", "split", "contrast", "pass", "clock"]
 - `contrast`: another volume where it stands for many slices (blocks, or slices of others between them), not where it numbers
   the slices one by one;
 - `pass`: as `contrast`, but blocks that follow each other stay one volume where their values join;
-- `clock`: another volume where slices of another time lie between them; blocks are harmless.
+- `clock`: as `pass`, but blocks count only where the clock jumps: a scan takes its time.
 """
 
 
@@ -53,9 +53,18 @@ def _type(header: Header, frame: Frame) -> Hashable:
     return frame.types[:1] == ["DERIVED"], *(word for word in frame.types[2:] if word not in ("ADD", "NORM"))
 
 
+def _unit(header: Header, frame: Frame) -> Hashable:
+    """What values are measured in; of CT nothing but HU is read, and unspecified is as good as not stated."""
+    return None if header.modality == "CT" or frame.rescale_type == "US" else frame.rescale_type or None, header.units
+
+
 ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         "patient", "split", lambda h, f: h.subject, "one identifier of a series, two patients", "mixed_patient"
+    ),
+    Attribute(
+        "series", "split", lambda h, f: h.series,
+        "a slice that another series lacks may bear a damaged identifier", "mixed_series", unless_one_each=True,
     ),
     Attribute("study", "split", lambda h, f: h.study, "another study may be of another day", "mixed_patient"),
     Attribute(
@@ -66,7 +75,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute("image type", "split", _type, "magnitude and phase, water and fat, reconstructions (PS3.3 C.7.6.1.1.2)"),
     Attribute("stack", "split", lambda h, f: f.stack, "frames say which stack they belong to (PS3.3 C.7.6.16.2.2.4)"),
     Attribute("pixel format", "split", lambda h, f: (h.layout.signed, h.layout.bits_allocated), "exported by two programs"),
-    Attribute("unit", "split", lambda h, f: (f.rescale_type, h.units), "other values (PS3.3 C.11.1.1.2, C.8.9.1.1.3)"),
+    Attribute("unit", "split", _unit, "other values (PS3.3 C.11.1.1.2, C.8.9.1.1.3)"),
     Attribute("tube voltage", "split", lambda h, f: _rounded(f.kvp, 1) if h.modality == "CT" else None, "other contrast"),
     Attribute("energy", "split", lambda h, f: _rounded(f.energy, 1), "other contrast"),
     Attribute("kernel", "split", lambda h, f: f.kernel if h.modality == "CT" else None, "other noise and sharpness"),
@@ -80,7 +89,10 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute("inversion time", "contrast", lambda h, f: _rounded(f.inversion_time, 1), "other contrast, or one for each slice"),
     Attribute("flip angle", "contrast", lambda h, f: _rounded(f.flip_angle, 2), "other contrast, or one for each slice"),
     Attribute("contrast agent", "contrast", lambda h, f: f.contrast, "before and after the injection"),
-    Attribute("phase", "contrast", lambda h, f: _rounded(f.phase, 1), "another phase of the heart"),
+    Attribute(
+        "phase", "contrast", lambda h, f: None if f.phase is None else round(f.phase / 5),
+        "another phase of the heart; to 5 %, as every beat hits it a little differently",
+    ),
     Attribute("temporal position", "contrast", lambda h, f: f.temporal_position, "another time, or a number for each slice"),
     Attribute(
         "acquisition", "pass", lambda h, f: f.acquisition,

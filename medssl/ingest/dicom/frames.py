@@ -99,7 +99,7 @@ def frames_of(
     frames = []
     for own in per_frame:
         pick = _Groups(own, shared, big)
-        said = {
+        said: dict[str, Any] = {
             "position": pick.numbers("position", 3),
             "orientation": pick.numbers("orientation", 6),
             "spacing": pick.numbers("spacing", 2),

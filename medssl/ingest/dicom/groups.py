@@ -12,8 +12,8 @@ from medssl.ingest.dicom.attributes import ATTRIBUTES, SPLITS, Attribute, one_fo
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
-TURN = 2e-3
-"""Components of direction vectors that differ by more belong to two orientations, and where the matrix is large, by less:"""
+TURN, STRETCH = 2e-3, 1e-3
+"""Direction vectors and pixel spacings (as a share) that differ by more are two grids, and where the matrix is large, by less:"""
 TURN_VOX = 0.5
 """the far corner of a slice must stay within this share of a pixel."""
 ON_GRID = 0.1
@@ -39,7 +39,7 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
             raise Refusal(attribute.code, f"they differ in {attribute.name}")
     harmless = [a for a in SPLITS if a.unless_one_each and one_for_each_file(a, _of_files(slices, a))]
     splits = [a for a in SPLITS if a not in harmless]
-    warnings = [a.name.replace(" ", "_") for a in harmless]
+    warnings = [a.code for a in harmless]
     by_content: dict[tuple[Hashable, ...], list[Group]] = defaultdict(list)
     for piece in slices:
         alike = by_content[tuple(piece.attributes[a.name] for a in splits)]
@@ -55,13 +55,14 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
     return groups
 
 
-def belongs_to(stranger: Slice, group: Group) -> bool:
+def any_belongs_to(strangers: list[Slice], group: Group) -> bool:
     """Whether a slice that is kept out of a series lies where a slice of a group is missing, or one step beyond its ends."""
-    stack = group.slices
+    depths = _distinct_depths(group.slices)
+    return len(depths) > 1 and any(_belongs_to(stranger, group.slices, depths) for stranger in strangers)
+
+
+def _belongs_to(stranger: Slice, stack: list[Slice], depths: np.ndarray) -> bool:
     if _other_grid(stranger, stack[0]):
-        return False
-    depths = _distinct_depths(stack)
-    if len(depths) < 2:
         return False
     step = float(np.median(np.diff(depths)))
     depth = float(stranger.position @ stack[0].normal)
@@ -104,7 +105,7 @@ def _other_grid(one: Slice, other: Slice) -> str:
     """The code for how the pixel grids of two slices differ, or nothing."""
     if (one.rows, one.columns) != (other.rows, other.columns):
         return "mixed_matrix"
-    if np.abs(one.spacing - other.spacing).max() > 1e-3 * other.spacing.max():
+    if np.abs(one.spacing - other.spacing).max() > other.spacing.max() * min(STRETCH, TURN_VOX / max(one.rows, one.columns)):
         return "mixed_spacing"
     if np.abs(one.orientation - other.orientation).max() > min(TURN, TURN_VOX / max(one.rows, one.columns)):
         return "mixed_orientation"

@@ -24,7 +24,10 @@ JOIN = 2.0
 """Neighbours across a border may differ this many times as much as neighbours beside it,"""
 USUAL_BORDER = 1.5
 """or this many times as much as at most borders of the series (each rotation of a scan begins a little off)."""
+SMOOTH, MOST_READ = 0.95, 12
 SAME_STEP = 0.05
+JUMP_S = 10.0
+"""Between one slice of a scan and the next; so long a pause may be that between two scans."""
 MAX_GAP = 3
 """Up to so many steps between two blocks are missing slices, more are two ranges."""
 
@@ -74,17 +77,22 @@ class Neighbours:
         across = self.apart(border, border + 1)
         tiny = 1e-3 * float(self._pixels(border).std())
         last = len(values) - 1
-        inner = [k for k in range(max(border - 4, 0), min(border + 5, last)) if values[k] == values[k + 1]]
+        inner = [k for k in range(max(border - 4, 0), min(border + 5, last)) if k not in borders]
         inner.sort(key=lambda k: abs(k - border))
         if not inner:
-            # every slice has another value than its neighbour: two apart they must differ more
-            beyond = [self.apart(border - 1, border + 1)] if border else []
-            beyond += [self.apart(border, border + 2)] if border + 2 <= last else []
-            return across <= max(beyond, default=0.0) + tiny
+            return self.are_smooth()
         if across <= JOIN * max(self.apart(k, k + 1) for k in inner[:4]) + tiny:
             return True
-        usual = float(np.median([self.apart(k, k + 1) for k in borders[:: -(-len(borders) // 12)]]))
-        return len(borders) >= 3 and across <= USUAL_BORDER * usual + tiny
+        if len(borders) < 3:
+            return False
+        usual = float(np.median([self.apart(k, k + 1) for k in borders[:: -(-len(borders) // MOST_READ)]]))
+        return across <= USUAL_BORDER * usual + tiny
+
+    def are_smooth(self) -> bool:
+        """Whether slices next to each other are more alike than slices two apart: two scans, one between the other, are not."""
+        middles = range(1, len(self._ordered) - 1)[:: -(-len(self._ordered) // MOST_READ)]
+        near = sum(self.apart(k - 1, k) + self.apart(k, k + 1) for k in middles) / 2
+        return near <= SMOOTH * sum(self.apart(k - 1, k + 1) for k in middles)
 
     def _pixels(self, k: int) -> np.ndarray:
         if k not in self._kept:
@@ -100,11 +108,16 @@ def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, near: 
         return [ordered], False
     borders = [k for k in range(len(values) - 1) if values[k] != values[k + 1]]
     in_blocks = len(borders) == len(counts) - 1
+    if attribute.rule == "clock" and _is_monotone(values):
+        borders = [k for k in borders if abs(values[k + 1] - values[k]) >= JUMP_S]  # type: ignore[operator]
+        return _blocks(ordered, attribute, values, borders, min_slices, near) if borders else ([ordered], False)
     if in_blocks and (_is_monotone(values) or min(counts.values()) >= min_slices):
         return _blocks(ordered, attribute, values, borders, min_slices, near)
     if len(counts) == len(values) and attribute.rule != "clock" and ordered[0].header.modality != "CT":
         return [ordered], False  # a number for each slice, in the order in which an MR acquires them
     if min(counts.values()) >= min_slices and (attribute.rule != "clock" or _cover_each_other(values)):
+        if attribute.rule == "pass" and ordered[0].header.modality == "MR" and near.are_smooth():
+            return [ordered], True  # slices in two packages, the one between the other
         return [[s for s, value in zip(ordered, values, strict=True) if value == wanted] for wanted in counts], False
     if not all(near.joins(k, values, borders) for k in borders):
         raise Refusal("mixed_content", f"{attribute.name} goes up and down along the slices, and so do their values")
@@ -116,7 +129,7 @@ def _blocks(
 ) -> tuple[list[list[Slice]], bool]:
     """Slices whose values come one after the other."""
     sizes = np.diff([-1, *borders, len(values) - 1])
-    if attribute.rule == "clock" or (sizes.max() < min_slices and len(sizes) > 2):
+    if sizes.max() < min_slices and len(sizes) > 2:
         return [ordered], False
     if attribute.rule == "contrast":
         if sizes.min() < min_slices:

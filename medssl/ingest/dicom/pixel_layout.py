@@ -48,6 +48,8 @@ def read_pixel_layout(parsed: Parsed, *, required: bool = True) -> PixelLayout:
             raise Refusal("truncated", "no pixel data")
         if not rows or not columns or not bits or frames < 1:
             raise Refusal("missing_tag", "rows, columns or bits allocated")
+        if fields.unsigned("signed") is None:
+            raise Refusal("missing_tag", "whether pixels are signed")
     rows, columns, bits = rows or 0, columns or 0, bits or 0
     signed = bool(fields.unsigned("signed") or 0)
     stored = fields.unsigned("bits_stored") or bits

@@ -153,8 +153,11 @@ def _orientation(values: list[float] | None) -> np.ndarray:
 def _rescale(header: Header, frame: Frame) -> tuple[float, float]:
     if header.modality_lut:
         raise Refusal("modality_lut")
-    if header.modality == "CT" and (frame.slope is None or frame.intercept is None):
+    if header.modality in ("CT", "PT") and (frame.slope is None or frame.intercept is None):
+        # both are required of CT (PS3.3 C.8.2.1) and of PET (C.8.9.4), whose slices have a slope each
         raise Refusal("no_rescale")
+    if (frame.slope is None) != (frame.intercept is None):
+        raise Refusal("bad_rescale", "one of slope and intercept is there without the other")
     if header.modality == "CT" and frame.rescale_type not in UNITS_OF_HU:
         raise Refusal("not_hounsfield")
     slope = 1.0 if frame.slope is None else frame.slope

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medssl.ingest.dicom.groups import Group, belongs_to, groups_of
+from medssl.ingest.dicom.groups import Group, any_belongs_to, groups_of
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.passes import Passes, Sample, passes_of
 from medssl.ingest.dicom.slices import Slice, slices_of_file
@@ -148,14 +148,14 @@ def _check_declared(slices: list[Slice]) -> None:
 def _check_strangers(others: dict[str, dict[int, Header]], groups: list[Group]) -> None:
     """A slice that is kept out for what it is must not leave a hole, or an end short, without a word."""
     for role, found in sorted(others.items()):
+        strangers: list[Slice] = []
         for number, header in found.items():
             try:
-                pieces = slices_of_file(number, header)
+                strangers += slices_of_file(number, header)
             except Refusal:
-                continue
-            for piece in pieces:
-                if any(belongs_to(piece, group) for group in groups):
-                    raise Refusal("mixed_content", f"{len(found)} files are marked {role} and lie in the stack of the others")
+                continue  # without a place it lies nowhere
+        if strangers and any(any_belongs_to(strangers, group) for group in groups):
+            raise Refusal("mixed_content", f"files marked {role} lie where a slice of the others is missing, or at their end")
 
 
 def _stacks_of_group(group: Group, options: IngestOptions, digest: Digest, sample: Sample) -> tuple[list[Stack], list[Slice]]:

@@ -10,6 +10,11 @@ import numpy as np
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
+_MARKS = (
+    *("temporal_position", "acquisition", "phase", "trigger_time", "acquisition_s", "content_s"),
+    *("inversion_time", "flip_angle", "contrast"),
+)
+"""Fields of a frame that may tell time points apart, the surest first."""
 Digest = Callable[[Slice], str]
 
 
@@ -81,11 +86,11 @@ def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
     slices = [piece for place in places for piece in place]
     marks: list[Callable[[Slice], float | None]] = [
         lambda s, name=name: getattr(s.source, name)  # type: ignore[misc]
-        for name in ("temporal_position", "acquisition", "phase", "trigger_time", "acquisition_s", "content_s")
+        for name in _MARKS
     ]
     for mark in marks:
         values = [mark(s) for s in slices]
-        if None in values or not all(map(math.isfinite, values)) or len(set(values)) != num_points:
+        if None in values or not all(v is not None and math.isfinite(v) for v in values) or len(set(values)) != num_points:
             continue
         if all(len({mark(s) for s in place}) == len(place) for place in places):
             return [[s for s in slices if mark(s) == value] for value in sorted(set(values))]  # type: ignore[type-var]
