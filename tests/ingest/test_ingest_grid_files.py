@@ -14,6 +14,7 @@ from phantoms import largest_error, random_phantom
 
 from medssl.core.listing import key_of, walk
 from medssl.core.rng import rng
+from medssl.ingest.file_grid import plain_name
 from medssl.ingest.inventory import Labels, headers, inventory
 from medssl.ingest.metaimage import read_metaimage_header
 from medssl.ingest.nrrd import read_nrrd_header
@@ -89,6 +90,15 @@ def test_nothing_of_a_header_is_kept_that_is_not_asked_for(tmp_path: Path, reade
     rows = headers(walk("s", str(tmp_path)), tmp_path, readers, no_space="refuse")
     assert [row["format"] for row in rows] == ["nrrd", "metaimage"]
     assert "Doe" not in json.dumps(rows)
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.raw", "/etc/passwd", "sub/a.raw", "..\\a.raw", "C:\\a.raw", "..", ".", "", "a\0b", "x" * 300]
+)
+def test_a_header_names_a_file_beside_it_or_none(name: str) -> None:
+    with pytest.raises(Refusal) as error:
+        plain_name(name)
+    assert error.value.code == "missing_data"
 
 
 def test_a_data_file_that_lost_its_header_is_no_image(tmp_path: Path, readers) -> None:
