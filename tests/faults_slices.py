@@ -710,3 +710,8 @@ HARMLESS = (
     "positions_rounded", "micro_ct", "padding_lowest", "padding_highest", "enhanced_in_parts",
 )  # fmt: skip
 """Classes of sound series: a refusal is a fault of the reader."""
+POLICY = (
+    "patient_of_a_few", "frame_of_a_few", "excluded_slice_fits", "series_of_the_last", "enhanced_derived_frames",
+    "enhanced_one_derived_frame",
+)  # fmt: skip
+"""What medssl refuses as a matter of policy: a peer that reads it is not wrong."""

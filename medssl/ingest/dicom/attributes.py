@@ -48,14 +48,9 @@ def _rounded(value: float | None, digits: int) -> Hashable:
     return None if value is None else "no number" if not math.isfinite(value) else round(value, digits)
 
 
-def _type(header: Header, frame: Frame) -> Hashable:
-    """What the image or frame type says, without the words for a filter that changes no meaning."""
-    return frame.types[:1] == ["DERIVED"], *(word for word in frame.types[2:] if word not in ("ADD", "NORM"))
-
-
 def _unit(header: Header, frame: Frame) -> Hashable:
-    """What values are measured in; of CT nothing but HU is read, and unspecified is as good as not stated."""
-    return None if header.modality == "CT" or frame.rescale_type == "US" else frame.rescale_type or None, header.units
+    """What values are measured in; of CT nothing but HU is read."""
+    return None if header.modality == "CT" else frame.unit, header.units
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (
@@ -72,7 +67,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "positions of two frames of reference cannot be compared (PS3.3 C.7.4.1)", "mixed_frame", unless_one_each=True,
     ),
     Attribute("modality", "split", lambda h, f: h.modality, "other values"),
-    Attribute("image type", "split", _type, "magnitude and phase, water and fat, reconstructions (PS3.3 C.7.6.1.1.2)"),
+    Attribute("image type", "split", lambda h, f: f.content, "magnitude, phase, water, fat, reconstructions (PS3.3 C.7.6.1.1.2)"),
     Attribute("stack", "split", lambda h, f: f.stack, "frames say which stack they belong to (PS3.3 C.7.6.16.2.2.4)"),
     Attribute("pixel format", "split", lambda h, f: (h.layout.signed, h.layout.bits_allocated), "exported by two programs"),
     Attribute("unit", "split", _unit, "other values (PS3.3 C.11.1.1.2, C.8.9.1.1.3)"),

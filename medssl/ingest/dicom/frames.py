@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medssl.ingest.dicom.elements import Values, text
 from medssl.ingest.dicom.fields import coded_word, decimal, finite, one_number
+from medssl.ingest.dicom.object_kinds import role_of_type
 from medssl.ingest.dicom.tags import FRAME_GROUPS, SHARED_GROUPS
 from medssl.ingest.refusal import Refusal
 
+HOUNSFIELD = ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT")
 _FRAME_FIELDS = {
     "position": (0x00209113, 0x00200032),
     "orientation": (0x00209116, 0x00200037),
@@ -53,9 +55,12 @@ class Frame:
     slope: float | None = None
     intercept: float | None = None
     """As the slope: NaN where the tag is there without one number."""
-    rescale_type: str = ""
-    types: list[str] = field(default_factory=list)
-    """Words of the frame type, or of the image type of a classic file."""
+    unit: str = ""
+    """`HU`, or a keyed hash of the rescale type; empty where it says nothing."""
+    role: str = "image"
+    """`image`, or the refusal code that its frame type (the image type of a classic file) deserves."""
+    content: str = ""
+    """A keyed hash of the rest of that type."""
     stack: str = ""
     acquisition: int | None = None
     temporal_position: int | None = None
@@ -79,6 +84,21 @@ class Frame:
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+def type_of(words: list[str], hidden: Callable[[str], str]) -> dict[str, str]:
+    """Role and content of an image by the words of its type, without those for a filter that changes no meaning.
+
+    Source: PS3.3 C.7.6.1.1.2 (Image Type), C.8.16.1 (Frame Type).
+    """
+    told = [word for word in words[2:] if word not in ("ADD", "NORM")]
+    return {"role": role_of_type(words), "content": hidden("\\".join([*words[:1], *told] if words[:1] == ["DERIVED"] else told))}
+
+
+def unit_of(words: str, hidden: Callable[[str], str]) -> str:
+    """The unit that a rescale type names (PS3.3 C.11.1.1.2): `HU`, a keyed hash of any other, nothing where unspecified."""
+    word = coded_word(words)
+    return "" if word in ("", "US") else "HU" if word in HOUNSFIELD else hidden(word)
 
 
 def frames_of(
@@ -105,8 +125,8 @@ def frames_of(
             "spacing": pick.numbers("spacing", 2),
             "slope": pick.rescale("slope"),
             "intercept": pick.rescale("intercept"),
-            "rescale_type": coded_word(pick.text("rescale_type")),
-            "types": _words(pick),
+            "unit": unit_of(pick.text("rescale_type"), hidden),
+            **(type_of(_words(pick), hidden) if _words(pick) else {}),
             "stack": _digits(pick.text("stack")),
             "acquisition": pick.integer("acquisition"),
             "temporal_position": pick.integer("temporal_position"),

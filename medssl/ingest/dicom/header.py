@@ -12,7 +12,7 @@ from typing import Any
 from medssl.core.listing import minted
 from medssl.ingest.dicom.elements import MEDIA_CLASS, Parsed, text
 from medssl.ingest.dicom.fields import Fields, coded_word
-from medssl.ingest.dicom.frames import Frame, frames_of
+from medssl.ingest.dicom.frames import Frame, frames_of, type_of, unit_of
 from medssl.ingest.dicom.known_words import age_years, known_kernel, known_maker
 from medssl.ingest.dicom.mosaic import mosaic_tiles
 from medssl.ingest.dicom.object_kinds import described_series, role_of
@@ -32,7 +32,6 @@ class Header:
     """Empty where the file has no instance identifier."""
     modality: str
     layout: PixelLayout
-    image_type: list[str]
     role: str
     """`image`, or the refusal code that its kind of object deserves."""
     frame: Frame
@@ -57,7 +56,7 @@ class Header:
     age_years: int | None
     sex: str | None
     units: str
-    """Of PET values."""
+    """Of PET values, a keyed hash."""
     modality_lut: bool
     """Whether values go through a table instead of a slope and an intercept."""
     references: list[str]
@@ -111,7 +110,6 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         sop=minted(key, "o", sop) if sop else "",
         modality=modality,
         layout=layout,
-        image_type=types,
         role=role,
         frame=Frame(
             position=fields.numbers("position", 3),
@@ -119,8 +117,8 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
             spacing=fields.numbers("spacing", 2),
             slope=fields.rescale("slope"),
             intercept=fields.rescale("intercept"),
-            rescale_type=fields.code("rescale_type"),
-            types=types,
+            unit=unit_of(fields.text("rescale_type"), hidden),
+            **type_of(types, hidden),
             acquisition=fields.integer("acquisition"),
             temporal_position=fields.integer("temporal_position"),
             echo_time=fields.number("echo_time"),
@@ -153,7 +151,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         maker=known_maker(fields.text("manufacturer")),
         age_years=age_years(fields),
         sex=fields.text("sex") if fields.text("sex") in ("M", "F", "O") else None,
-        units=fields.code("units"),
+        units=hidden(fields.code("units")),
         modality_lut=bool(values.get(MODALITY_LUT)),
         references=[minted(key, "s", uid) for uid in described_series(values)] if role == "label" else [],
     )
@@ -161,7 +159,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         header.per_frame, thickness = frames_of(values, header.frame, layout.frames, parsed.big_endian, hidden)
         if header.slice_thickness is None:
             header.slice_thickness = thickness
-    elif "MOSAIC" in header.image_type:
+    elif "MOSAIC" in types:
         header.tiles, header.tile_normal = mosaic_tiles(fields, layout)
     return header
 

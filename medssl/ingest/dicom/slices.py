@@ -11,14 +11,11 @@ import numpy as np
 from medssl.ingest.dicom.attributes import stated
 from medssl.ingest.dicom.frames import Frame
 from medssl.ingest.dicom.header import Header
-from medssl.ingest.dicom.object_kinds import role_of_type
 from medssl.ingest.dicom.pixels import check_pixels
 from medssl.ingest.refusal import Refusal
 
 SAME_PLACE_VOX = 0.015
 """Positions within this share of a pixel are one place."""
-UNITS_OF_HU = ("", "HU", "US", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
-"""Rescale types of CT that are, or (unspecified) may be, Hounsfield units (PS3.3 C.11.1.1.2); the values decide further on."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,11 +41,6 @@ class Slice:
     def normal(self) -> np.ndarray:
         """(3,) unit vector, LPS."""
         return np.cross(self.orientation[:3], self.orientation[3:])
-
-    @property
-    def role(self) -> str:
-        """`image`, or the refusal code that its own type deserves: a frame may be what its object is not."""
-        return role_of_type(self.source.types)
 
     @property
     def pixel_mm(self) -> float:
@@ -158,7 +150,7 @@ def _rescale(header: Header, frame: Frame) -> tuple[float, float]:
         raise Refusal("no_rescale")
     if (frame.slope is None) != (frame.intercept is None):
         raise Refusal("bad_rescale", "one of slope and intercept is there without the other")
-    if header.modality == "CT" and frame.rescale_type not in UNITS_OF_HU:
+    if header.modality == "CT" and frame.unit not in ("", "HU"):
         raise Refusal("not_hounsfield")
     slope = 1.0 if frame.slope is None else frame.slope
     intercept = 0.0 if frame.intercept is None else frame.intercept

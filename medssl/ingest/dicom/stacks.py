@@ -71,7 +71,7 @@ def stacks_of_series(
         check_parts(list(images.values()))
         for number, header in images.items():
             for piece in slices_of_file(number, header):
-                kind = _role(piece.role, options)
+                kind = _role(piece.source.role, options)
                 if kind == "image":
                     slices.append(piece)
                 else:
