@@ -12,7 +12,7 @@ from medssl.artefacts.document import Document, Number, meant
 from medssl.artefacts.schema import Table
 from medssl.artefacts.volumes import KIND, MODALITIES, SUBJECT_ID, UNIT, VOLUME_ID
 
-FORMATS = ("dicom", "nifti", "png", "npz")
+FORMATS = ("dicom", "nifti", "nrrd", "metaimage", "png", "npz")
 DTYPES = ("int16", "float32", "uint8", "uint16")
 
 SERIES = Table(

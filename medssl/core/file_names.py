@@ -47,7 +47,8 @@ PART_FOLDERS = {
     **{name: "test" for name in ("test", "testing")},
 }
 """Folders of the parts of an image set, in small letters, and the part."""
-_SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
+_SLICER_MASK = re.compile(r"(?:\.seg|-label)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Pairing:
 
 
 def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, str] | None = None) -> Pairing:
-    """Pair NIfTI masks with their images by name.
+    """Pair masks with their images by name: NIfTI, NRRD and MetaImage alike.
 
     1. `given` (image name → mask name, from a labels table) is taken as it is.
     2. `pattern` (a glob such as `*_seg-vert_*`) says what a mask is; else a name whose last word is one of `seg, msk,
@@ -159,8 +160,14 @@ def subject_of(name: str, pattern: str | None = None) -> str:
 
 
 def file_words(name: str) -> list[str]:
-    """The words of a file's name, between underscores, without its suffix."""
-    return _SUFFIX.sub("", name.split("/")[-1]).split("_")
+    """The words of a file's name, between underscores, without its suffix. 3D Slicer marks masks by `.seg` and `-label`.
+
+    >>> file_words("a/pt_1.seg.nrrd"), file_words("pt_1-label.nrrd")
+    (['pt', '1', 'seg'], ['pt', '1', 'label'])
+    """
+    stem = _SUFFIX.sub("", name.split("/")[-1])
+    mark = _SLICER_MASK.search(stem)
+    return [*stem[: mark.start()].split("_"), mark.group()[1:]] if mark and mark.start() else stem.split("_")
 
 
 def folder_labels(names: Iterable[str]) -> dict[str, tuple[str, str | None]]:

@@ -37,6 +37,8 @@ class Series:
     """A few whole slices `(i, j)` of stored values, spread over the volume."""
     rescales: list[tuple[float, float]]
     """(slope, intercept) of each slice."""
+    highest: float | None = None
+    """The maximum of all voxels in value units, where it is known; `values` is a sample."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from medssl.ingest.convert_dicom import convert_series
 from medssl.ingest.convert_images import convert_npz, convert_pictures
 from medssl.ingest.convert_nifti import convert_nifti
+from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome, by_code
 from medssl.ingest.refusal import Refusal
@@ -24,7 +25,7 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
     formats = {row["format"] for row in good}
     if "dicom" in formats:
         convert_series(good, source, new_file, outcome)
-    if "nifti" in formats:
+    if formats & {*GRID_FORMATS}:
         convert_nifti(good, source, new_file, outcome)
     if "png" in formats:
         convert_pictures(good, source, new_file, outcome)

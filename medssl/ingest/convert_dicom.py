@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import numpy as np
+
 from medssl.core.listing import minted
 from medssl.ingest.dicom.assembly import StackPlan
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.slices import Slice
-from medssl.ingest.dicom.stacks import Refused, stacks_of_series
+from medssl.ingest.dicom.stacks import Refused, Stack, stacks_of_series
 from medssl.ingest.ledger import Row, volume_row
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.refusal import Refusal
@@ -32,11 +34,19 @@ def convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome: 
             raise Refusal(answer["code"])
         return f"{answer['digest']}-{piece.tile}"
 
-    stacks, refused = stacks_of_series(list(headers.items()), source.options, digest)
+    def sample(piece: Slice) -> np.ndarray:
+        request = {"file": source.file(images[piece.file]), "frame": piece.frame}
+        answer = source.readers.ask("sample", request, memory_mb=_memory_mb(piece.header, 4), timeout_s=60)
+        if "code" in answer:
+            raise Refusal(answer["code"])
+        return np.array(answer["pixels"], float) * piece.slope + piece.intercept
+
+    stacks, refused = stacks_of_series(list(headers.items()), source.options, digest, sample)
+    taken: set[str] = set()
     for stack in stacks:
         first = stack.slices[0].header
         files = sorted({s.file for s in stack.slices})
-        volume_id = minted(source.key, "v", first.series, *stack.names)
+        volume_id = _volume_id(source.key, rows[0]["group"], stack, taken)
         plan = StackPlan.of(stack, {file: n for n, file in enumerate(files)})
         request = {
             "plan": asdict(plan),
@@ -52,7 +62,9 @@ def convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome: 
         if "code" in answer:
             refused.append(Refused(answer["code"], answer["sentence"], set(files)))
             continue
+        answer["warnings"] = [*stack.warnings, *answer["warnings"]]
         row = _dicom_row(volume_id, first, answer) | {
+            "series_id": rows[0]["group"],
             "tilt_deg": round(stack.tilt_deg, 4),
             "resampled": stack.straighten,
             "time_index": stack.time_index,
@@ -88,11 +100,21 @@ def _convert_labels(labels: list[Row], source: Source, new_file: NewFile, outcom
             memory_mb = 3 * BASE_MEMORY_MB + 40e-6 * voxels + 60e-6 * int(labels[0]["size"])
             answer = source.readers.ask("label", request, memory_mb=memory_mb, timeout_s=300)
             if "code" not in answer:
-                volume.add_mask(labels[0], answer)
+                volume.add_mask(answer, labels)
                 return
         outcome.reject(answer["code"], answer["sentence"], labels, "labels")
         return
     outcome.reject(refusal.code, refusal.sentence, labels, "labels")
+
+
+def _volume_id(key: bytes, series: str, stack: Stack, taken: set[str]) -> str:
+    """The id of a series' only volume, or of one of several by the images in it; never one that is taken."""
+    names = [] if stack.alone else ["of", *stack.instances]
+    count = 0
+    while (volume_id := minted(key, "v", series, *names, *([str(count)] if count else []))) in taken:
+        count += 1
+    taken.add(volume_id)
+    return volume_id
 
 
 def _is_complete(headers: list[Header]) -> bool:
@@ -108,7 +130,6 @@ def _memory_mb(header: Header, times: int) -> float:
 
 def _dicom_row(volume_id: str, header: Header, answer: Row) -> Row:
     return volume_row(volume_id, answer) | {
-        "series_id": header.series,
         "subject_id": header.subject,
         "unit": "patient",
         "kind": "volume",

@@ -1,10 +1,11 @@
-"""A NIfTI file becomes a volume for each of its time points; its mask goes with the first."""
+"""A NIfTI, NRRD or MetaImage file becomes a volume for each of its time points; its mask goes with the first."""
 
 from __future__ import annotations
 
 import json
 
 from medssl.core.listing import minted
+from medssl.ingest.data_files import GRID_FORMATS, data_request, with_data_files
 from medssl.ingest.inventory import nifti_modality, nifti_subject
 from medssl.ingest.ledger import Row, volume_row
 from medssl.ingest.outcome import Outcome
@@ -14,27 +15,32 @@ from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
 
 def convert_nifti(rows: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
     """Convert the images of a group, and their masks."""
-    images = [row for row in rows if row["role"] == "image" and row["format"] == "nifti"]
-    masks = [row for row in rows if row["role"] == "mask" and row["format"] == "nifti"]
+    images = [row for row in rows if row["role"] == "image" and row["format"] in GRID_FORMATS]
+    masks = [row for row in rows if row["role"] == "mask" and row["format"] in GRID_FORMATS]
     for image in images:
-        _convert_nifti_image(image, masks, source, new_file, outcome)
+        _convert_image(image, masks, rows, source, new_file, outcome)
     if not outcome.volumes and masks:
-        outcome.reject("mask_without_image", Refusal("mask_without_image").sentence, masks, "labels")
+        refusal = Refusal("mask_without_image")
+        outcome.reject(refusal.code, refusal.sentence, with_data_files(masks, rows), "labels")
 
 
-def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
+def _convert_image(image: Row, masks: list[Row], group: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
+    files = with_data_files([image], group)
     header = json.loads(image["header"])
     shape = header["shape"]
     if min(shape[2:3]) < source.options.min_slices:
         refusal = Refusal("few_slices", f"{shape[2]} of at least {source.options.min_slices}")
-        outcome.reject(refusal.code, refusal.sentence, [image], "series")
+        outcome.reject(refusal.code, refusal.sentence, files, "series")
         return
     num_points = shape[3] if len(shape) > 3 else 1
     series_id = minted(source.own_key, "s", image["name"])
     volume_ids = [minted(source.own_key, "v", series_id, f"time{n}" if num_points > 1 else "") for n in range(num_points)]
+    modality = nifti_modality(image["name"], source.options)
     request = {
         "file": source.file(image),
+        "data": data_request(image, source.root),
         "mask": False,
+        "modality": modality,
         "tilt": source.options.tilt,
         "no_space": source.options.no_space,
         "targets": [str(new_file(volume_id, "image.npy")) for volume_id in volume_ids],
@@ -42,7 +48,7 @@ def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file:
     memory_mb = BASE_MEMORY_MB + 6e-6 * header["bytes"] + 20e-6 * shape[0] * shape[1] * shape[2]
     answer = source.readers.ask("nifti", request, memory_mb=memory_mb, timeout_s=60 + 1e-6 * header["bytes"])
     if "code" in answer:
-        outcome.reject(answer["code"], answer["sentence"], [image], "series")
+        outcome.reject(answer["code"], answer["sentence"], files, "series")
         return
     subject = minted(source.key, "p", nifti_subject(image["name"], source.options, source.labels))
     for point, part in enumerate(answer["points"]):
@@ -51,27 +57,35 @@ def _convert_nifti_image(image: Row, masks: list[Row], source: Source, new_file:
             "subject_id": subject,
             "unit": "patient",
             "kind": "volume",
-            "format": "nifti",
-            "modality": nifti_modality(image["name"], source.options),
+            "format": image["format"],
+            "modality": modality,
             "tilt_deg": round(part["tilt_deg"], 4),
             "resampled": part["tilt_deg"] > 0,
             "time_index": point if num_points > 1 else None,
         }
-        outcome.accept(row, part, [image])
+        outcome.accept(row, part, files)
     for mask in masks:
-        _convert_nifti_mask(mask, image, header, answer["points"][0], volume_ids, source, new_file, outcome)
+        _convert_mask(with_data_files([mask], group), mask, header, answer["points"][0], volume_ids, source, new_file, outcome)
 
 
-def _convert_nifti_mask(
-    mask: Row, image: Row, header: Row, part: Row, volume_ids: list[str], source: Source, new_file: NewFile, outcome: Outcome
+def _convert_mask(
+    files: list[Row],
+    mask: Row,
+    header: Row,
+    part: Row,
+    volume_ids: list[str],
+    source: Source,
+    new_file: NewFile,
+    outcome: Outcome,
 ) -> None:
     mask_header = json.loads(mask["header"])
     if len(mask_header["shape"]) > 3:
         refusal = Refusal("mask_mismatch", f"mask {mask_header['shape']}, image {header['shape']} voxels")
-        outcome.reject(refusal.code, refusal.sentence, [mask], "labels")
+        outcome.reject(refusal.code, refusal.sentence, files, "labels")
         return
     request = {
         "file": source.file(mask),
+        "data": data_request(mask, source.root),
         "mask": True,
         "no_space": source.options.no_space,
         "image_shape": part["source_shape"],
@@ -81,6 +95,6 @@ def _convert_nifti_mask(
     }
     answer = source.readers.ask("nifti", request, memory_mb=BASE_MEMORY_MB + 30e-6 * mask_header["bytes"], timeout_s=120)
     if "code" in answer:
-        outcome.reject(answer["code"], answer["sentence"], [mask], "labels")
+        outcome.reject(answer["code"], answer["sentence"], files, "labels")
         return
-    outcome.volumes[0].add_mask(mask, answer)
+    outcome.volumes[0].add_mask(answer, files)

@@ -15,6 +15,9 @@ import pandas as pd
 from medssl.core.file_names import modality_of, pair_masks, subject_of
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
+from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, follow
+from medssl.ingest.dicom.label_series import give_series
+from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
@@ -111,13 +114,14 @@ def headers(
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
     """Fill in `group`, `role` and `tainted` of every row."""
+    claimed = claim_data_files(rows)
     for row in rows:
         row["role"], row["tainted"] = "image", False
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
-    _dicom_groups(rows)
+    _dicom_groups(rows, key)
     _taint(rows)
-    nifti = [row for row in rows if row["format"] == "nifti"]
+    nifti = [row for row in rows if row["format"] in GRID_FORMATS]
     pairing = pair_masks([row["name"] for row in nifti], options.masks, labels.mask)
     for row in nifti:
         row["group"] = minted(key, "s", row["name"])
@@ -130,6 +134,8 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
         _refuse(nifti[mask], Refusal("mask_without_image"), key)
     for mask in pairing.unchosen:
         _refuse(nifti[mask], Refusal("several_masks", "this one is not named by `masks`"), key)
+    for header, data in claimed:
+        follow(header, data)
     # a mask that cannot be read takes its image's word for what it is: the image goes on without it
     for row in rows:
         if row["format"] == "png":
@@ -144,15 +150,13 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
     row["group"] = minted(key, "r", row["name"].rpartition("/")[0], refusal.code)
 
 
-def _dicom_groups(rows: list[Row]) -> None:
-    """Label objects go with the series they describe."""
-    series = {row["series"] for row in rows if row["format"] == "dicom"}
+def _dicom_groups(rows: list[Row], key: bytes) -> None:
+    """Slices that have a series each are joined where they are one stack; label objects go with the series they describe."""
+    joined = joint_series(rows)
     for row in rows:
-        if row["format"] == "dicom" and '"role":"label"' in row["header"]:
-            described = [s for s in json.loads(row["header"])["references"] if s in series]
-            row["role"] = "mask"
-            if len(described) == 1:
-                row["group"] = described[0]
+        row["group"] = joined.get(row["series"], row["group"])
+    for row, refusal in give_series(rows, joined):
+        _refuse(row, refusal, key)
 
 
 def _taint(rows: list[Row]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, data_request
 from medssl.ingest.label_files import Given, LabelTarget, masks_of
 from medssl.ingest.ledger import Row
 from medssl.ingest.reading_pool import ReadingPool
@@ -29,9 +30,10 @@ def label_rows(items: list[LabelTarget], given: dict[int, Given]) -> list[Row]:
 def pair_with_volumes(
     rows: list[Row], files: dict[str, tuple[str, ...]], known: dict[str, Row], pattern: str | None
 ) -> dict[str, list[Row]]:
-    """The label files of each volume: NIfTI by name, DICOM label objects by the series they refer to."""
+    """The label files of each volume: NIfTI, NRRD and MetaImage by name, DICOM label objects by the series they refer to."""
+    claim_data_files(rows)
     by_name = {row["name"]: row for row in rows}
-    by_words = masks_of(files, [row["name"] for row in rows if row["format"] == "nifti"], pattern)
+    by_words = masks_of(files, [row["name"] for row in rows if row["format"] in GRID_FORMATS], pattern)
     pairs = {volume_id: [by_name[name] for name in names] for volume_id, names in by_words.items()}
     of_series = {known[volume_id]["series_id"]: volume_id for volume_id in sorted(known, reverse=True)}
     for row in rows:
@@ -50,7 +52,7 @@ def place_mask(mask: Row, root: Path, volume: Row, readers: ReadingPool, no_spac
     """Write a mask that came apart from its image on that volume's grid; the answer of the readers, or a refusal.
 
     Args:
-        mask: its row of the inventory (NIfTI, or a DICOM label object).
+        mask: its row of the inventory (NIfTI, NRRD, MetaImage, or a DICOM label object).
         root: of its relative name.
         volume: the `volume.json` of the image.
         readers: the reading processes.
@@ -63,7 +65,12 @@ def place_mask(mask: Row, root: Path, volume: Row, readers: ReadingPool, no_spac
         "file": {"path": str(root / mask["name"]), "size": int(mask["size"])},
         **{"image_shape": volume["source_shape"], "image_affine": volume["source_affine"], "targets": [str(target)]},
     }
-    if mask["format"] == "nifti":
+    if mask["format"] in GRID_FORMATS:
+        header = json.loads(mask["header"])
+        if len(header["shape"]) > 3:
+            return Refusal("mask_mismatch", f"mask {header['shape']}, image {volume['source_shape']} voxels").answer()
+        memory_mb += 30e-6 * header["bytes"]
+        request |= {"data": data_request(mask, root)}
         request |= {"mask": True, "no_space": no_space, "straighten": bool(volume["resampled"])}
         return readers.ask("nifti", request, memory_mb=memory_mb, timeout_s=120)
     if volume["resampled"]:

@@ -1,21 +1,18 @@
-"""NIfTI: the header through nibabel, the data through a bounded buffer with its checksum and length verified."""
+"""NIfTI: the header through nibabel, and where it places the image."""
 
 from __future__ import annotations
 
 import io
-import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from medssl.ingest.dicom.elements import Buffer
+from medssl.ingest.packed import check_content, first_bytes
 from medssl.ingest.refusal import Refusal
-from medssl.volume.geometry import corner_distance_mm, is_usable
+from medssl.volume.geometry import SAME_CORNER_VOX, corner_distance_vox, corners_mm, is_usable
 
-SAME_CORNER_MM = 0.1
-BOMB_BYTES, BOMB_RATIO = 256 << 20, 200
-_CHUNK = 1 << 20
+_SINGLE = float(np.finfo(np.float32).eps)
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -28,7 +25,7 @@ def read_nifti_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, An
     import nibabel
 
     packed = data[:2] == b"\x1f\x8b"
-    head = _first_bytes(data, 1024) if packed else bytes(data[:1024])
+    head = first_bytes(data, 1024) if packed else bytes(data[:1024])
     single = head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
     if not single:
         raise Refusal("not_an_image", "a NIfTI header without its data, or an Analyze file")
@@ -59,119 +56,83 @@ def read_nifti_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, An
         num_bytes *= n
     if offset < kind.sizeof_hdr:
         raise Refusal("corrupt", f"the data would begin at byte {offset}")
-    total = offset + num_bytes
-    if packed and total > (len(data) + 1) * 1100:
-        raise Refusal("truncated", f"{len(data)} packed bytes cannot hold {total}")
-    if packed and total > BOMB_BYTES and total > len(data) * BOMB_RATIO:
-        raise Refusal("bomb", f"{len(data)} bytes that declare {total}")
-    if not packed and len(data) < total:
-        raise Refusal("truncated", f"{len(data)} of {total} bytes")
-    if not packed and len(data) > total + 16 and any(bytes(data[total : total + 4096])):
-        raise Refusal("corrupt", f"{len(data)} bytes where the header declares {total}")
+    place = {"start": 0, "offset": offset, "bytes": offset + num_bytes, "packed": packed}
+    check_content(data, place)
     if np.isnan(slope) and np.isfinite(intercept) and intercept != 0:
         raise Refusal("nonfinite", f"a scaling of slope NaN and intercept {intercept:g}")
     if np.isinf(slope) or (np.isfinite(slope) and slope != 0 and not np.isfinite(intercept)):
         raise Refusal("nonfinite", f"a scaling of slope {slope:g} and intercept {intercept:g}")
     scaled = np.isfinite(slope) and slope != 0
-    affine = _affine(header, (shape[0], shape[1], shape[2]), no_space)
-    affine[:3] *= units_mm
+    affine = _affine(header, (shape[0], shape[1], shape[2]), units_mm, no_space)
     return {
         "shape": shape,
         "affine": affine.tolist(),
         "dtype": dtype.str,
         "slope": slope if scaled else 1.0,
         "intercept": intercept if scaled else 0.0,
-        "offset": offset,
-        "bytes": total,
+        **place,
     }
 
 
-def _affine(header: Any, shape: tuple[int, int, int], no_space: str) -> np.ndarray:
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    sform = qform = None
-    try:
-        if sform_code > 0:
-            sform = np.array(header.get_sform(), float)
-        if qform_code > 0:
-            qform = np.array(header.get_qform(), float)
-    except Exception:
-        raise Refusal("bad_affine", "the quaternion is not one") from None
-    for form in (sform, qform):
-        if form is not None and not is_usable(form):
-            raise Refusal("bad_affine")
-    if sform is not None and qform is not None:
-        apart = corner_distance_mm(sform, qform, shape)
-        if apart > SAME_CORNER_MM:
-            raise Refusal("affines_disagree", f"{apart:.2f} mm")
-    chosen = sform if sform is not None else qform
-    if chosen is not None:
-        return chosen
+def _affine(header: Any, shape: tuple[int, int, int], units_mm: float, no_space: str) -> np.ndarray:
+    """Where the header places the image: the sform, else the qform, in mm; what is not used must agree or be no affine at all."""
+    to_mm = np.diag([units_mm, units_mm, units_mm, 1.0])
+    sform = to_mm @ np.array(header.get_sform(), float) if int(header["sform_code"]) > 0 else None
+    qforms = [to_mm @ form for form in _qforms(header)] if int(header["qform_code"]) > 0 else []
+    usable = [form for form in qforms if is_usable(form)]
+    if sform is not None:
+        if not is_usable(sform):
+            raise Refusal("bad_affine", _why_unusable(sform))
+        if usable:
+            apart, limit = min((corner_distance_vox(sform, form, shape), _limit(form, header, shape)) for form in usable)
+            if apart > limit:
+                raise Refusal("affines_disagree", f"{apart:.2f} voxels (limit {limit:.2g})")
+        return sform
+    if qforms:
+        if not usable or float(header["pixdim"][0]) not in (-1.0, 0.0, 1.0):
+            raise Refusal("bad_affine", "the quaternion is not one")
+        return usable[0]
     if no_space != "pixdim":
         raise Refusal("no_space")
-    sizes = np.abs(np.array(header["pixdim"][1:4], float))
-    affine = np.diag([*sizes, 1.0])
+    affine = to_mm @ np.diag([*np.abs(np.array(header["pixdim"][1:4], float)), 1.0])
     if not is_usable(affine):
         raise Refusal("bad_affine", "no usable voxel sizes")
     return affine
 
 
-def _first_bytes(data: Buffer, count: int) -> bytes:
-    inflater = zlib.decompressobj(31)
-    try:
-        return inflater.decompress(bytes(data[:65536]), count)
-    except zlib.error:
-        raise Refusal("corrupt", "the gzip stream") from None
+def _qforms(header: Any) -> list[np.ndarray]:
+    """What the quaternion stands for: not finite where it is no rotation, for either hand where pixdim[0] does not say which.
 
-
-def read_nifti_data(data: Buffer, header: dict[str, Any]) -> np.ndarray:
-    """Stored values in the file's axes, Fortran order, read-only; the whole file was verified.
-
-    Raises:
-        Refusal: `truncated`, `corrupt` (checksum, stray bytes) or `bomb`.
+    Source: nifti1.h, method 2: qfac = pixdim[0] is −1 or 1, and 0 "which should not occur" counts as 1.
     """
-    total = header["bytes"]
-    if data[:2] == b"\x1f\x8b":
-        content = bytearray(total)
-        filled = 0
-        for chunk in _inflated(data):
-            if filled + len(chunk) > total:
-                extra = filled + len(chunk) - total
-                if extra > 65536 or any(chunk[len(chunk) - extra :]):
-                    raise Refusal("bomb", f"more than the {total} bytes that the header declares")
-                chunk = chunk[: len(chunk) - extra]
-            content[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-        if filled < total:
-            raise Refusal("truncated", f"{filled} of {total} bytes")
-        data = content  # type: ignore[assignment]
-    count = 1
-    for n in header["shape"]:
-        count *= n
-    stored = np.frombuffer(data, dtype=np.dtype(header["dtype"]), count=count, offset=header["offset"])
-    return stored.reshape(header["shape"], order="F")
+    factor = float(header["pixdim"][0])
+    found = []
+    for hand in (factor,) if factor in (-1.0, 1.0) else (1.0, -1.0):
+        one = header.copy()
+        one["pixdim"][0] = hand
+        try:
+            found.append(np.array(one.get_qform(), float))
+        except Exception:
+            return [np.full((4, 4), np.nan)]
+    return found
 
 
-def _inflated(data: Buffer) -> Iterator[bytes]:
-    """Chunks of a gzip file of one or more members; each member's checksum and length are verified at its end."""
-    offset = 0
-    while offset < len(data):
-        if offset and not any(bytes(data[offset : offset + 4096])):
-            return
-        inflater = zlib.decompressobj(31)
-        pending = b""
-        while not inflater.eof:
-            if not pending:
-                pending = bytes(data[offset : offset + _CHUNK])
-                offset += len(pending)
-                if not pending:
-                    raise Refusal("truncated", "the gzip stream has no end")
-            try:
-                chunk = inflater.decompress(pending, _CHUNK)
-            except zlib.error:
-                raise Refusal("corrupt", "the gzip stream or its checksum") from None
-            pending = inflater.unconsumed_tail
-            yield chunk
-        offset -= len(inflater.unused_data)
+def _limit(qform: np.ndarray, header: Any, shape: tuple[int, int, int]) -> float:
+    """How far a corner of the qform may be from that of the sform, in voxels: a share, and the rounding of the quaternion.
+
+    The first number of a quaternion is not stored: a = √(1 − b² − c² − d²) loses all digits near a half turn.
+    """
+    first = np.sqrt(max(1.0 - sum(float(header[f"quatern_{n}"]) ** 2 for n in "bcd"), 0.0))
+    angle = 2 * min(_SINGLE / max(first, 1e-9), float(np.sqrt(_SINGLE)))
+    reach_mm = np.linalg.norm(corners_mm(qform, shape) - qform[:3, 3], axis=1).max()
+    return min(SAME_CORNER_VOX + angle * reach_mm / np.linalg.norm(qform[:3, :3], axis=0).min(), 0.5)
+
+
+def _why_unusable(affine: np.ndarray) -> str:
+    if not np.isfinite(affine).all():
+        return "it holds no numbers"
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return "voxel sizes of " + " × ".join(f"{size:.3g}" for size in sizes) + " mm"
 
 
 def check_finite(values: np.ndarray) -> None:

@@ -74,7 +74,7 @@ def open_listed(file: Request) -> Buffer:
 
 
 def kind_of(data: Buffer) -> str:
-    """`dicom`, `nifti`, `gzip` (a NIfTI, if anything), `png`, `jpeg` or `npz`.
+    """`dicom`, `nifti`, `nrrd`, `metaimage`, `gzip` (a NIfTI, if anything), `png`, `jpeg` or `npz`.
 
     Raises:
         Refusal: `archive`, `truncated` or `not_an_image`.
@@ -86,6 +86,10 @@ def kind_of(data: Buffer) -> str:
         return "nifti"
     if head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and head[4:7] in (b"n+2", b"ni2"):
         return "nifti"
+    if head[:6] == b"NRRD00":
+        return "nrrd"
+    if head.lstrip()[:10] == b"ObjectType" or (b"NDims" in head and b"DimSize" in head):
+        return "metaimage"
     if head[:2] == b"\x1f\x8b":
         return "gzip"
     if head[:8] == b"\x89PNG\r\n\x1a\n":

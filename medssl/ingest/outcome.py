@@ -20,12 +20,12 @@ class Converted:
     files: set[str]
     images: list[Row] | None = None
 
-    def add_mask(self, mask: Row, answer: Answer) -> None:
-        """A mask belongs to its volume's row: its file is counted there."""
+    def add_mask(self, answer: Answer, files: list[Row]) -> None:
+        """A mask belongs to its volume's row: its files are counted there."""
         self.row["label"] = True
-        self.row["num_files"] += 1
-        self.row["bytes"] += int(mask["size"])
-        self.files.add(mask["name"])
+        self.row["num_files"] += len(files)
+        self.row["bytes"] += sum(int(file["size"]) for file in files)
+        self.files |= {file["name"] for file in files}
         self.extra["mask_labels"] = answer["labels"]
         if answer.get("overlap"):
             self.row["warnings"] = [*self.row["warnings"], "overlapping_labels"]

@@ -78,7 +78,7 @@ def npz_sets(data: Buffer) -> list[dict[str, Any]]:
     """The image arrays of an NPZ archive: name, shape (n, rows, columns), dtype, split; labels are checked for number.
 
     Raises:
-        Refusal: `archive` (it is some other zip), `no_images`, `bomb`, `labels_mismatch`, `corrupt`.
+        Refusal: `archive` (it is some other zip), `no_images`, `volume_set`, `bomb`, `labels_mismatch`, `corrupt`.
     """
     archive = _archive(data)
     arrays = {info.filename[:-4]: _array_header(archive, info, len(data)) for info in archive.infolist()}
@@ -89,6 +89,8 @@ def npz_sets(data: Buffer) -> list[dict[str, Any]]:
         shape, dtype = arrays[name]
         if len(shape) == 4 and shape[3] == 1:
             shape = shape[:3]
+        if len(shape) == 4 and shape[3] > 4:
+            raise Refusal("volume_set", f"{shape[0]} of {shape[1]}×{shape[2]}×{shape[3]} voxels")
         if len(shape) != 3:
             raise Refusal("colour" if len(shape) == 4 and shape[3] in (3, 4) else "not_scalar", f"images of shape {list(shape)}")
         if min(shape) < 1:

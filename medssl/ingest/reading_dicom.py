@@ -17,6 +17,7 @@ from medssl.ingest.dicom.pixels import frame_pixels
 from medssl.ingest.dicom.tags import PIXELS_WANTED, SEQUENCES, TAGS, WANTED
 from medssl.ingest.opening import open_listed
 from medssl.ingest.refusal import Answer, Request
+from medssl.ingest.storing import has_outliers
 from medssl.volume.geometry import closest_canonical
 
 
@@ -25,6 +26,13 @@ def digest(request: Request, key: bytes) -> Answer:
     parsed, layout = open_dicom(request["file"])
     pixels = frame_pixels(parsed, layout, request["frame"])
     return {"digest": hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes("F")).hexdigest()}
+
+
+def sample(request: Request, key: bytes) -> Answer:
+    """A thinned-out frame of stored values, at most 64 pixels along each side."""
+    parsed, layout = open_dicom(request["file"])
+    pixels = frame_pixels(parsed, layout, request["frame"])
+    return {"pixels": pixels[:: -(-pixels.shape[0] // 64), :: -(-pixels.shape[1] // 64)].tolist()}
 
 
 def volume(request: Request, key: bytes) -> Answer:
@@ -41,8 +49,11 @@ def volume(request: Request, key: bytes) -> Answer:
     built = build(plan, lambda number: open_dicom(files[number]), target, request["threads"])
     view = closest_canonical(built.affine_before).restore(np.load(target, mmap_mode="r"))
     middle = np.unique(np.linspace(0, view.shape[2] - 1, 7).round().astype(int)[1:-1])
-    series = Series(plan.modality, built.sample, [np.asarray(view[:, :, k]) for k in middle], plan.rescales)
-    return built.describe() | {"lossy": built.lossy, "warnings": run_checks(series), "sha256": sha256_file(target)}
+    series = Series(plan.modality, built.sample, [np.asarray(view[:, :, k]) for k in middle], plan.rescales, built.highest)
+    warnings = run_checks(series)
+    if plan.modality != "CT" and view.dtype == np.float32 and has_outliers(np.load(target, mmap_mode="r")):
+        warnings.append("outliers")
+    return built.describe() | {"lossy": built.lossy, "warnings": warnings, "sha256": sha256_file(target)}
 
 
 def label(request: Request, key: bytes) -> Answer:

@@ -6,7 +6,7 @@ from medssl.ingest.dicom.header import read_header
 from medssl.ingest.opening import kind_of, open_listed
 from medssl.ingest.picture import npz_sets, picture_shape
 from medssl.ingest.reading_dicom import parse_whole
-from medssl.ingest.reading_nifti import nifti_header
+from medssl.ingest.reading_nifti import file_header
 from medssl.ingest.refusal import Answer, Refusal, Request
 
 
@@ -22,8 +22,8 @@ def scan(request: Request, key: bytes) -> Answer:
             refusal.values = dict(parsed.values)
             raise
         return {"format": "dicom", "header": header.to_json()}
-    if kind in ("nifti", "gzip"):
-        return {"format": "nifti", "header": nifti_header(data, kind, request)}
+    if kind in ("nifti", "gzip", "nrrd", "metaimage"):
+        return {"format": "nifti" if kind == "gzip" else kind, "header": file_header(data, kind, request)}
     if kind == "zip":
         return {"format": "npz", "header": {"sets": npz_sets(data)}}
     shape, dtype = picture_shape(data)

@@ -1,4 +1,4 @@
-"""In the reading process: NIfTI files as volumes, one for each time point, and as masks."""
+"""In the reading process: NIfTI, NRRD and MetaImage files as volumes, one for each time point, and as masks."""
 
 from __future__ import annotations
 
@@ -8,43 +8,60 @@ from pathlib import Path
 import numpy as np
 
 from medssl.core.files import sha256_file
+from medssl.ingest.check import Series, run_checks
 from medssl.ingest.dicom.elements import Buffer
-from medssl.ingest.nifti import check_finite, read_nifti_data, read_nifti_header
+from medssl.ingest.metaimage import read_metaimage_header
+from medssl.ingest.nifti import check_finite, read_nifti_header
+from medssl.ingest.nrrd import read_nrrd_header
 from medssl.ingest.opening import kind_of, open_listed
+from medssl.ingest.packed import read_stored
 from medssl.ingest.refusal import Answer, Refusal, Request
-from medssl.ingest.storing import Storage, storage_for
-from medssl.volume.geometry import axis_codes, closest_canonical, corner_distance_mm, reoriented_affine, shear_deg, spacing_mm
+from medssl.ingest.storing import Storage, has_outliers, stored_exactly, without_outliers
+from medssl.volume.geometry import (
+    SAME_CORNER_VOX,
+    axis_codes,
+    closest_canonical,
+    corner_distance_vox,
+    reoriented_affine,
+    shear_deg,
+    spacing_mm,
+)
 from medssl.volume.resample import resample, straight_affine
 
 SHEAR_DEG = 0.05
 
 
 def nifti(request: Request, key: bytes) -> Answer:
-    """Decode a NIfTI file into array files, one per time point; a mask keeps its label values."""
+    """Decode a file into array files, one per time point; a mask keeps its label values."""
     data = open_listed(request["file"])
-    header = nifti_header(data, kind_of(data), request)
+    header = file_header(data, kind_of(data), request)
+    content = open_listed(request["data"]) if request.get("data") else data
     shape, affine = tuple(header["shape"][:3]), np.array(header["affine"])
-    values = read_nifti_data(data, header).reshape(*shape, -1, order="F")
+    values = read_stored(content, header).reshape(*shape, -1, order="F")
     check_finite(values)
     if request["mask"]:
-        return _nifti_mask(values[..., 0], header, affine, request)
+        return _mask(values[..., 0], header, affine, request)
     sheared = shear_deg(affine)
     straighten = sheared > SHEAR_DEG
     if straighten and request["tilt"] == "refuse":
         raise Refusal("tilted", f"{sheared:.2f} degrees between voxel axes")
     answers = []
     for point, target in enumerate(request["targets"]):
-        answers.append(_nifti_point(values[..., point], header, affine, straighten, Path(target)))
+        answers.append(_point(values[..., point], header, affine, straighten, Path(target), request["modality"]))
         answers[-1]["tilt_deg"] = sheared if straighten else 0.0
     return {"points": answers}
 
 
-def nifti_header(data: Buffer, kind: str, request: Request) -> Answer:
-    """The header of a NIfTI file of a kind (`nifti`, `gzip`).
+def file_header(data: Buffer, kind: str, request: Request) -> Answer:
+    """The header of a file of a kind (`nifti`, `gzip`, `nrrd`, `metaimage`).
 
     Raises:
-        Refusal: it is no NIfTI, or its header cannot be trusted.
+        Refusal: it is no such file, or its header cannot be trusted.
     """
+    if kind == "nrrd":
+        return read_nrrd_header(data, no_space=request["no_space"])
+    if kind == "metaimage":
+        return read_metaimage_header(data, no_space=request["no_space"])
     if kind == "gzip":
         try:
             head = zlib.decompressobj(31).decompress(bytes(data[:65536]), 400)
@@ -65,10 +82,13 @@ def _kind_of_packed(head: bytes) -> str:
         return ""
 
 
-def _nifti_point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: bool, target: Path) -> Answer:
+def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: bool, target: Path, modality: str) -> Answer:
     source_shape, source_affine = values.shape, affine
-    slope, intercept = header["slope"], header["intercept"]
-    storage, values = _nifti_storage(values, slope, intercept, straighten)
+    storage, values = stored_exactly(values, header["slope"], header["intercept"], resampled=straighten)
+    warnings = run_checks(_as_series(values, storage, modality))
+    if storage.dtype == "float32":
+        values, outliers = without_outliers(values) if straighten else (values, has_outliers(values))
+        warnings += ["outliers"] if outliers else []
     if straighten:
         grid_affine, grid_shape = straight_affine(affine, values.shape)
         values = resample(values, affine, grid_affine, grid_shape, fill=float(values.min()))
@@ -89,33 +109,24 @@ def _nifti_point(values: np.ndarray, header: Answer, affine: np.ndarray, straigh
         "source_affine": source_affine.tolist(),
         "source_codes": axis_codes(source_affine),
         "padded_voxels": 0,
+        "warnings": warnings,
         "sha256": sha256_file(target),
     }
 
 
-def _nifti_storage(values: np.ndarray, slope: float, intercept: float, resampled: bool) -> tuple[Storage, np.ndarray]:
-    """The exact storage of stored values, and the values in it (before any turning)."""
-    if values.dtype.kind in "iu":
-        low, high = int(values.min()), int(values.max())
-        if values.dtype.itemsize > 2 and max(abs(low), abs(high)) > 1 << 24:
-            raise Refusal("unsupported_pixels", f"integers up to {max(abs(low), abs(high))}, more than float32 holds")
-        storage = storage_for((low, high), {(slope, intercept)}, resampled=resampled)
-        if storage.dtype == "int16" and storage.apply_rescale:
-            return storage, (values.astype(np.int64) * int(slope) + int(intercept)).astype(np.int16)
-        if storage.dtype == "int16":
-            return storage, values.astype(np.int16)
-        return storage, (values * slope + intercept).astype(np.float32)
-    scaled = values * slope + intercept if (slope, intercept) != (1.0, 0.0) else values
-    with np.errstate(over="ignore"):
-        single = scaled.astype(np.float32)
-    if not np.isfinite(single).all():
-        raise Refusal("nonfinite", "values beyond the range of float32")
-    if not resampled and single.min() >= -32768 and single.max() <= 32767 and (single == np.rint(single)).all():
-        return Storage("int16", 1.0, 0.0, True), single.astype(np.int16)
-    return Storage("float32", 1.0, 0.0, True), single
+def _as_series(values: np.ndarray, storage: Storage, modality: str) -> Series:
+    """A volume as the checks see it: a sample, the maximum of all, and a few planes."""
+    middle = np.unique(np.linspace(0, values.shape[2] - 1, 7).round().astype(int)[1:-1])
+    sample, highest = np.zeros((0, 0, values.shape[2]), np.float32), None
+    if modality == "CT":
+        sample = values[::4, ::2].astype(np.float32) * np.float32(storage.slope) + np.float32(storage.intercept)
+        ends = values.min() * storage.slope, values.max() * storage.slope
+        highest = float(max(ends) + storage.intercept)
+    rescales = [(storage.slope, storage.intercept)] * values.shape[2]
+    return Series(modality, sample, [values[:, :, k] for k in middle], rescales, highest)
 
 
-def _nifti_mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Request) -> Answer:
+def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Request) -> Answer:
     """A mask on its image's grid: shape and corners are compared, values must be whole and few."""
     image_shape, image_affine = tuple(request["image_shape"]), np.array(request["image_affine"])
     check_same_grid(values.shape, affine, image_shape, image_affine)
@@ -133,9 +144,7 @@ def _nifti_mask(values: np.ndarray, header: Answer, affine: np.ndarray, request:
     return {"labels": labels, "sha256": sha256_file(target), "shape": list(result.shape)}
 
 
-def check_same_grid(
-    shape: tuple[int, ...], affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray, limit_mm: float = 0.1
-) -> None:
+def check_same_grid(shape: tuple[int, ...], affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray) -> None:
     """A mask must lie on its image's grid.
 
     Raises:
@@ -144,9 +153,9 @@ def check_same_grid(
 
     if tuple(shape) != tuple(image_shape):
         raise Refusal("mask_mismatch", f"mask {list(shape)}, image {list(image_shape)} voxels")
-    apart = corner_distance_mm(affine, image_affine, image_shape)  # type: ignore[arg-type]
-    if apart > limit_mm:
-        raise Refusal("mask_mismatch", f"a corner lies {apart:.2f} mm from the image's (limit {limit_mm})")
+    apart = corner_distance_vox(image_affine, affine, image_shape)  # type: ignore[arg-type]
+    if apart > SAME_CORNER_VOX:
+        raise Refusal("mask_mismatch", f"a corner lies {apart:.2f} voxels from the image's (limit {SAME_CORNER_VOX})")
 
 
 def check_labels(values: np.ndarray) -> list[int]:

@@ -25,6 +25,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 TASKS: dict[str, Callable[[Request, bytes], Answer]] = {
     "scan": reading_headers.scan,
     "digest": reading_dicom.digest,
+    "sample": reading_dicom.sample,
     "volume": reading_dicom.volume,
     "label": reading_dicom.label,
     "nifti": reading_nifti.nifti,

@@ -21,6 +21,7 @@ from medssl.core.label_table import FOLDERS, identities, is_label_table, read_la
 from medssl.core.tables import read_parquet, write_parquet
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.convert_images import picture_labels
+from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.inventory import COLUMNS, Labels, headers, inventory
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table
 from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask
@@ -266,7 +267,7 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
         reasons = sorted({row["sentence"] for row in refused}) or ["no mask bears the name of an image or refers to its series"]
         raise StudyError(f"sources.{name}.labels: no mask is for an image of this source ({'; '.join(reasons)}).")
     paired = {mask["name"] for masks in pairs.values() for mask in masks}
-    orphans = [row for row in rows if row["format"] in ("nifti", "dicom") and row["name"] not in paired]
+    orphans = [row for row in rows if row["format"] in (*GRID_FORMATS, "dicom") and row["name"] not in paired]
     sentence = "a label file whose image is not in this source"
     return placed, refused + [_refused_labels(job, "mask_without_image", sentence, [row]) for row in orphans]
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medssl.ingest.refusal import Refusal
+from medssl.volume.intensity import ordinary_range
+
 INT16 = np.iinfo(np.int16)
 
 
@@ -37,3 +40,55 @@ def storage_for(stored_range: tuple[int, int] | None, rescales: set[tuple[float,
         slope, intercept = next(iter(rescales))
         return Storage("int16", slope, intercept, False)
     return Storage("float32", 1.0, 0.0, True)
+
+
+def stored_exactly(values: np.ndarray, slope: float, intercept: float, *, resampled: bool) -> tuple[Storage, np.ndarray]:
+    """The exact storage of any source values `(i, j, k)` under one rescale, and the values in it.
+
+    Raises:
+        Refusal: single precision does not hold them.
+    """
+    if values.dtype.kind in "iu":
+        low, high = int(values.min()), int(values.max())
+        if values.dtype.itemsize > 2 and max(abs(low), abs(high)) > 1 << 24:
+            raise Refusal("unsupported_pixels", f"integers up to {max(abs(low), abs(high))}, more than float32 holds")
+        storage = storage_for((low, high), {(slope, intercept)}, resampled=resampled)
+        if storage.dtype == "int16" and storage.apply_rescale:
+            return storage, (values.astype(np.int64) * int(slope) + int(intercept)).astype(np.int16)
+        if storage.dtype == "int16":
+            return storage, values.astype(np.int16)
+        return storage, (values * slope + intercept).astype(np.float32)
+    scaled = values * slope + intercept if (slope, intercept) != (1.0, 0.0) else values
+    with np.errstate(over="ignore"):
+        single = scaled.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise Refusal("nonfinite", "values beyond the range of float32")
+    if not resampled and single.min() >= -32768 and single.max() <= 32767 and (single == np.rint(single)).all():
+        return Storage("int16", 1.0, 0.0, True), single.astype(np.int16)
+    return Storage("float32", 1.0, 0.0, True), single
+
+
+def has_outliers(values: np.ndarray) -> bool:
+    """Whether a few values lie so far beyond all others that arrays of 16 bits leave them out (`ordinary_range`).
+
+    Raises:
+        Refusal: `wide_range`: even without them, 16 bits do not tell the others apart.
+    """
+    ordinary = ordinary_range(values)
+    if not ordinary.told_apart:
+        raise Refusal(
+            "wide_range", f"values from {values.min():.3g} to {values.max():.3g}, half of them closer together than a step"
+        )
+    return ordinary.outliers
+
+
+def without_outliers(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Values whose outliers took the nearest ordinary value, and whether there were any: for what interpolates.
+
+    Raises:
+        Refusal: as `has_outliers`.
+    """
+    if not has_outliers(values):
+        return values, False
+    ordinary = ordinary_range(values)
+    return values.clip(ordinary.low, ordinary.high), True

@@ -16,6 +16,7 @@ from medssl.core.errors import DiskFullError
 from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, write_json
 from medssl.core.tables import write_tsv
 from medssl.ingest.conversion import convert_group
+from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.source import Source
@@ -152,7 +153,7 @@ def _expected_bytes(group: list[Row]) -> int:
         if row["format"] == "dicom":
             layout = header["layout"]
             total += layout["rows"] * layout["columns"] * layout["frames"] * 2
-        elif row["format"] == "nifti":
+        elif row["format"] in GRID_FORMATS:
             total += header["bytes"]
         elif row["format"] == "npz":
             total += sum(s["shape"][0] * s["shape"][1] * s["shape"][2] for s in header["sets"])

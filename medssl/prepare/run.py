@@ -26,7 +26,7 @@ from medssl.prepare.samples import identified, joined, planes
 from medssl.prepare.split import split
 from medssl.prepare.window import window
 from medssl.volume.cache import SUFFIX, open_array, runs, write_array
-from medssl.volume.intensity import Counts, counts_of, moments_of, number_above, percentiles_of, quantise
+from medssl.volume.intensity import Counts, counts_of, moments_of, number_above, ordinary_range, percentiles_of, quantise
 from medssl.volume.spacing import resample_to_spacing
 
 ARRAYS = "arrays"
@@ -205,6 +205,9 @@ def _store_image(
     _refuse_other_shape(array, row, source)
     slope, intercept = float(row["slope"]), float(row["intercept"])
     if target is not None:
+        if array.dtype == np.float32 and (ordinary := ordinary_range(array)).outliers:
+            # before its neighbours take part of it
+            array = array.clip(ordinary.low, ordinary.high)
         resampled, affine = resample_to_spacing(array, affine, target, order=1)
         array = resampled * np.float32(slope) + np.float32(intercept)
         slope, intercept = 1.0, 0.0

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SAME_CORNER_VOX = 0.1
+"""Two grids are one where no corner is further apart than this, in voxels along each axis."""
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
@@ -106,6 +108,12 @@ def corners_mm(affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) ->
 def corner_distance_mm(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
     """The largest distance between what two affines make of a corner of the grid."""
     return float(np.linalg.norm(corners_mm(one, shape) - corners_mm(other, shape), axis=1).max())
+
+
+def corner_distance_vox(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
+    """The largest distance, along an axis of `one` and in its voxels, between what two affines make of a corner of the grid."""
+    apart_mm = corners_mm(other, shape) - corners_mm(one, shape)
+    return float(np.abs(apart_mm @ np.linalg.inv(np.asarray(one)[:3, :3]).T).max())
 
 
 def shear_deg(affine: Float[np.ndarray, "4 4"]) -> float:

@@ -12,7 +12,7 @@ from phantoms import datasets, random_phantom, save
 from medssl.core.rng import rng
 from medssl.ingest.check import Series, run_checks
 from medssl.ingest.checks.drawn_text import drawn_text
-from medssl.ingest.checks.hounsfield import hounsfield
+from medssl.ingest.checks.hounsfield import hounsfield, why_not_hounsfield
 from medssl.ingest.checks.rescale_joins import rescale_joins
 from medssl.ingest.refusal import Refusal
 
@@ -82,6 +82,25 @@ def test_hounsfield_range() -> None:
     assert hounsfield(series(body * -1 - 2500)) is not None
     assert hounsfield(series(body + 2048)) is not None
     assert hounsfield(series(body * 1000)) is not None
+
+
+def test_hounsfield_limits_hold_after_padding() -> None:
+    body = np.stack([textured(n) for n in range(3)], axis=2)
+    assert not why_not_hounsfield(body)
+    assert not why_not_hounsfield(np.clip(body * 1.3, -1024, 30710))  # metal on an extended scale
+    assert not why_not_hounsfield(np.where(rng(0, "noise").random(body.shape) < 0.02, -1300, body))  # noise in air
+    signed_read_unsigned = np.where(body < 0, body + 65536, body) - 1024
+    assert "brightest" in why_not_hounsfield(signed_read_unsigned)
+    assert "brightest" in why_not_hounsfield(body, highest=3.4e7)  # one voxel that the sample has missed
+    assert "brightest" in why_not_hounsfield(body, highest=float("nan"))
+    assert "below air" in why_not_hounsfield(body - 1024)  # the offset twice
+    assert "median" in why_not_hounsfield(body + 2024)
+    assert "offset" in why_not_hounsfield(np.maximum(body + 1024, 0))  # the offset never
+
+
+@pytest.mark.parametrize("modality", ["MR", "PT"])
+def test_hounsfield_concerns_ct_alone(modality: str) -> None:
+    assert run_checks(series(np.full((4, 4, 3), 5e6), modality=modality)) == []
 
 
 def test_a_check_runs_on_the_modalities_it_names_alone() -> None:

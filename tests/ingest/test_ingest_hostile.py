@@ -239,7 +239,6 @@ def test_nothing_of_a_header_reaches_an_answer_but_the_allow_list(tmp_path: Path
     write(ds, path)
     with ReadingPool(KEY, 1) as readers:
         answer = readers.ask("scan", {"path": str(path), "size": path.stat().st_size}, memory_mb=150, timeout_s=20)
-    answer["header"]["image_type"] = []
     assert canary not in json.dumps(answer)
 
 

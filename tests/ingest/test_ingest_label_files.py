@@ -8,6 +8,8 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from faults import nifti_image
+from grid_files import metaimage_keys, nrrd_fields, write_metaimage, write_nrrd
 from phantoms import Phantom, datasets, random_phantom, save
 from PIL import Image
 from test_ingest_labels import _outline, _same, _segmentation, _structure_set
@@ -241,3 +243,22 @@ def test_only_what_concerns_early_stages_changes_the_digest_of_a_source(here: Pa
     (here / "in" / "masks" / "1_seg.nii").write_bytes(b"x")
     after = digests(here / "in" / "masks", "")
     assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_a_folder_of_nrrd_and_metaimage_masks_finds_its_images(tmp_path: Path, here: Path) -> None:  # noqa: F811
+    """Detached ones too: the data file is its header's, and no label file of its own."""
+    for n, suffix in enumerate(["nrrd", "nhdr", "mha", "mhd"]):
+        image = nifti_image(random_phantom(n))
+        (tmp_path / "s").mkdir(exist_ok=True)
+        nibabel.save(image, tmp_path / "s" / f"case{n}_ct.nii.gz")
+        mask = np.zeros(image.shape, np.uint8)
+        mask[3:9, 4 : 6 + n, 5:8] = 2
+        path, data = tmp_path / "m" / f"case{n}_seg.{suffix}", tmp_path / "m" / f"{n}.raw"
+        if suffix in ("nrrd", "nhdr"):
+            fields = nrrd_fields(mask, image.affine) | ({"data file": data.name} if suffix == "nhdr" else {})
+            write_nrrd(path, mask, fields, data=data if suffix == "nhdr" else None)
+        else:
+            write_metaimage(path, mask, metaimage_keys(mask, image.affine), data=data if suffix == "mhd" else None)
+    table, rejected, out = labels_of(tmp_path / "s", tmp_path / "m")
+    assert len(table) == 4 and rejected.empty
+    assert sorted(int((np.load(out / "labels" / name) == 2).sum()) for name in table["mask"]) == [36, 54, 72, 90]

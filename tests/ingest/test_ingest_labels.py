@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 
 from medssl.core.file_names import pair_masks, subject_of
 from medssl.core.rng import rng
-from medssl.ingest.dicom.label_objects import inside_polygon
+from medssl.ingest.dicom.contours import inside_polygon
 from medssl.ingest.inventory import Labels
 
 

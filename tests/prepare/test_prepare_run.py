@@ -142,6 +142,24 @@ def test_floating_values_become_16_bits_within_their_bound(ingested):
     assert np.abs(array * row["slope"] + row["intercept"] - values).max() <= np.ptp(values) / 65000
 
 
+@pytest.mark.parametrize("spacing_mm", [None, [1.5, 1.5, None]])
+def test_an_outlier_changes_no_other_value(ingested_twice, spacing_mm):
+    """All others were quantised over it to one value, and interpolation spread it."""
+    values = np.random.default_rng(0).gamma(2, 300, (24, 20, 9)).astype(np.float32)
+    spiked = values.copy()
+    spiked[5, 6, 3], spiked[12, 2, 7] = 1e20, -4e9
+    found = []
+    for array in (values, spiked):
+        one = ingested_twice()
+        one.volume("v-000000000001", array, modality="MR", spacing=(1.0, 1.0, 2.0), subject_id="p-000000000001")
+        out = one.prepare(spacing_mm=spacing_mm)
+        row = read_tsv(out / "volumes.tsv").iloc[0]
+        found.append(np.asarray(open_array(out / row["array"])) * row["slope"] + row["intercept"])
+    same = np.abs(found[0] - found[1]) < 0.1
+    assert (~same).sum() <= (2 if spacing_mm is None else 2 * 27)
+    assert found[1].min() >= -5 * values.max() and found[1].max() <= 5 * values.max()
+
+
 def test_floating_values_with_slope_are_values_too(ingested):
     stored = np.random.default_rng(0).normal(size=(6, 6, 6)).astype(np.float32)
     ingested.volume("v-000000000001", stored, modality="PT", slope=3.0, intercept=-7.0, subject_id="p-000000000001")

@@ -13,6 +13,7 @@ from medssl.volume.intensity import (
     counts_of,
     moments_of,
     number_above,
+    ordinary_range,
     percentiles_of,
     quantise,
     values_of,
@@ -42,6 +43,54 @@ def test_resampled_ct_errs_by_less_than_a_tenth_of_a_hu():
     values_hu = np.random.default_rng(0).uniform(-1024, 3071, (20, 20, 20)).astype(np.float32)
     stored, slope, intercept = quantise(values_hu)
     assert np.abs(stored * slope + intercept - values_hu).max() <= 0.0625
+
+
+def _image(seed: int) -> np.ndarray:
+    """Float tissue beside a background of noise, as an MR is."""
+    r = np.random.default_rng(seed)
+    values = np.abs(r.normal(0, 4, (30, 28, 20))).astype(np.float32)
+    values[6:24, 5:22, 3:17] = r.normal(600, 150, (18, 17, 14))
+    return values
+
+
+@pytest.mark.parametrize("number", [1e5, 1e7, 1e9, 1e20, -1e20, 3.4e38, -3.4e38])
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_outliers_take_nothing_from_the_precision_of_all_other_values(number: float, count: int) -> None:
+    values = _image(0)
+    where = np.random.default_rng(1).choice(values.size, count, replace=False)
+    spiked = values.copy()
+    spiked.flat[where] = np.float32(number) * np.linspace(0.5, 1, count, dtype=np.float32)
+    stored, slope, intercept = quantise(spiked)
+    back = stored.astype(np.float64) * slope + intercept
+    others = np.ones(values.size, bool)
+    others[where] = False
+    others = others.reshape(values.shape)
+    spread = float(values[others].max()) - float(values[others].min())
+    assert np.abs(back - values)[others].max() <= slope / 2
+    assert slope < spread / 1000
+    assert values[others].min() - slope <= back.min() and back.max() <= values[others].max() + slope
+
+
+def test_an_ordinary_range_is_that_of_the_values_where_there_are_no_outliers() -> None:
+    for seed in range(5):
+        values = _image(seed)
+        values[8:10, 8:10, 8:10] = 9000.0
+        found = ordinary_range(values)
+        assert (found.low, found.high, found.outliers, found.told_apart) == (values.min(), values.max(), False, True)
+
+
+def test_a_fill_value_over_much_of_the_image_is_an_outlier_too() -> None:
+    values = _image(0)
+    values[:8] = -1e30
+    found = ordinary_range(values)
+    assert found.outliers and found.low >= 0 and found.told_apart
+
+
+def test_values_that_no_16_bits_hold_are_not_told_apart() -> None:
+    values = _image(0)
+    junk = np.random.default_rng(2).random(values.shape) < 0.1
+    values[junk] = 10 ** np.random.default_rng(3).uniform(6, 30, int(junk.sum()))
+    assert not ordinary_range(values).told_apart
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

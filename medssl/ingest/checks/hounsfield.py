@@ -8,21 +8,49 @@ from medssl.ingest.check import Finding, Series
 
 APPLIES_TO = ("CT",)
 CODES = ("implausible_hu",)
+LOWEST_HU, HIGHEST_HU = -1100.0, 31744.0
+"""Air less its noise; the most that 16 signed bits hold above an offset of -1024. Extended scales of scanners end at 30,710."""
+PADDING_HU = -2000.0
+"""From here down a single value may be the rim outside the scanned circle that nobody declared as padding."""
 
 
-def hounsfield(series: Series, *, low_hu: float = -1100.0, high_hu: float = 700.0, most_hu: float = 65536.0) -> Finding | None:
-    """The median of a CT lies between air and dense bone, and nothing is brighter than any scanner writes.
+def hounsfield(series: Series) -> Finding | None:
+    """Values of a CT lie between air and the end of the scanners' scales, their median between air and dense bone."""
+    reason = why_not_hounsfield(series.values, highest=series.highest)
+    return Finding("implausible_hu", reason) if reason else None
 
-    Voxels at or below -2000 HU (the rim outside the scanned circle) are left out.
+
+def why_not_hounsfield(
+    values: np.ndarray, *, highest: float | None = None, median_hu: float = 700.0, stray_frac: float = 0.05
+) -> str:
+    """What forbids to take `values` as Hounsfield units, or nothing. For every reader, after padding.
+
+    `values`: voxels of the image, all or an even sample of them, of any shape; `highest` is the maximum of all voxels where
+    `values` is a sample. A share `stray_frac` of them may lie below air (noise, the overshoot of an interpolation, the rim
+    between image and padding), and so may one single value, which is padding that nobody declared.
+
+    Source: PS3.3 C.11.1.1.2 (HU); air is -1000 HU and fat, which every body has, about -100 HU by definition of the scale.
     """
-    inside = series.values[series.values > -2000.0]
-    if inside.size < 0.2 * series.values.size:
-        return Finding(
-            "implausible_hu", f"{100 - 100 * inside.size / max(series.values.size, 1):.0f} % of the voxels lie below air"
-        )
-    median, top = float(np.median(inside)), float(inside.max())
-    if not low_hu <= median <= high_hu:
-        return Finding("implausible_hu", f"the median is {median:.0f} HU")
-    if top > most_hu:
-        return Finding("implausible_hu", f"the brightest voxel has {top:.0f} HU")
-    return None
+    if not values.size:
+        return ""
+    top = float(values.max()) if highest is None else max(highest, float(values.max()))
+    if not top <= HIGHEST_HU:
+        return f"the brightest voxel has {top:.0f} HU, no scanner writes more than {HIGHEST_HU:.0f}"
+    below = values[values < LOWEST_HU]
+    if below.size:
+        found, counts = np.unique(below, return_counts=True)
+        rim = int(counts[found <= PADDING_HU].max(initial=0))
+        if below.size - rim > stray_frac * values.size:
+            return (
+                f"{100 * below.size / values.size:.0f} % of the voxels lie below air ({LOWEST_HU:.0f} HU), down to {found[0]:.0f}"
+            )
+        if below.size > 0.8 * values.size:
+            return f"{100 * below.size / values.size:.0f} % of the voxels lie below air"
+    inside = values[values >= LOWEST_HU]
+    median = float(np.median(inside))
+    if median > median_hu:
+        return f"the median is {median:.0f} HU, more than dense bone; an offset may be missing"
+    low, high = (float(v) for v in np.percentile(inside, [5, 95]))
+    if inside.min() >= 0 and not below.size and low <= 200 and high >= 900:
+        return f"no voxel lies below 0 HU and the brightest twentieth above {high:.0f}; an offset of about -1024 may be missing"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_aff
 from medssl.volume.resample import StraightGrid, straight_grid, straightened_plane
 
 AIR_HU = -1024.0
+HIGHEST_HU = 31744.0
 SAMPLE_STRIDE = 8
 
 Open = Callable[[int], tuple[Parsed, PixelLayout]]
@@ -82,6 +84,8 @@ class Built:
     lossy: bool
     sample: np.ndarray
     """Every eighth voxel of a slice in value units, source order `(i, j, k)`, for the checks of CT; else empty."""
+    highest: float | None
+    """The maximum of all voxels in value units, of a CT."""
 
     def describe(self) -> dict[str, Any]:
         """What goes into `volume.json` and the ledger."""
@@ -125,12 +129,12 @@ def build(plan: StackPlan, open_file: Open, target: Path, threads: int) -> Built
     if first.shape != plan.shape[:2]:
         raise Refusal("changed")
     bits = layout.bits_stored
-    declared = (-(1 << bits - 1), (1 << bits - 1) - 1) if layout.signed else (0, (1 << bits) - 1)
-    rescales = set(plan.rescales)
-    storage = storage_for(declared, rescales, resampled=plan.straighten)
+    span = (-(1 << bits - 1), (1 << bits - 1) - 1) if layout.signed else (0, (1 << bits) - 1)
+    storage = storage_for(span, set(plan.rescales), resampled=plan.straighten)
     lossy = is_lossy(*source(plan.slices[0][0]))
-    if plan.straighten or (storage.dtype != "int16" and first.dtype.itemsize <= 2):
-        built = _build_from_memory(plan, raw, first.dtype, rescales, target, threads)
+    replaced = plan.modality == "CT" and layout.padding is not None and not storage.apply_rescale
+    if plan.straighten or replaced or (storage.dtype != "int16" and first.dtype.itemsize <= 2):
+        built = _build_from_memory(plan, raw, first.dtype, storage, target, threads)
     else:
         built = _build_directly(plan, raw, storage, target, threads)
     return replace(built, lossy=lossy)
@@ -150,7 +154,7 @@ def _build_directly(plan: StackPlan, raw: RawSlice, storage: Storage, target: Pa
     affine = plan.source_affine
     turn = closest_canonical(affine)
     shape = tuple(plan.shape[axis] for axis in turn.axes)
-    sample, padded = _sample(plan), np.zeros(plan.shape[2], np.int64)
+    sample, padded, highest = _sample(plan), np.zeros(plan.shape[2], np.int64), np.zeros(plan.shape[2])
 
     def place(k: int) -> None:
         pixels, layout = raw(k)
@@ -162,17 +166,23 @@ def _build_directly(plan: StackPlan, raw: RawSlice, storage: Storage, target: Pa
             values, padded[k] = _values(pixels, layout, slope, intercept, storage.dtype, plan.modality)
         file.put(k, values)
         if sample.size:
-            sample[:, :, k] = pixels[::SAMPLE_STRIDE, ::SAMPLE_STRIDE] * slope + intercept
+            scale = (1.0, 0.0) if storage.apply_rescale else (slope, intercept)
+            sample[:, :, k] = values[::SAMPLE_STRIDE, ::SAMPLE_STRIDE] * scale[0] + scale[1]
+            highest[k] = float(values.max()) * scale[0] + scale[1]
 
     with ArrayFile(target, storage.dtype, shape, turn) as file:
         _each(place, plan.shape[2], threads)
-    return _built(plan, storage, shape, affine, affine, int(padded.sum()), sample)
+    return _built(plan, storage, shape, affine, affine, int(padded.sum()), sample, float(highest.max()))
 
 
 def _build_from_memory(
-    plan: StackPlan, raw: RawSlice, dtype: np.dtype[Any], rescales: set[tuple[float, float]], target: Path, threads: int
+    plan: StackPlan, raw: RawSlice, dtype: np.dtype[Any], declared: Storage, target: Path, threads: int
 ) -> Built:
-    """All slices first, because the storage depends on their true range, or the result on several slices."""
+    """All slices first, because the storage depends on their true range, or the result on several slices.
+
+    `declared` is the storage for the range that the header declares.
+    """
+    rescales = set(plan.rescales)
     stored = np.empty(plan.shape, dtype, order="F")
     layouts: list[PixelLayout | None] = [None] * plan.shape[2]
 
@@ -184,9 +194,18 @@ def _build_from_memory(
 
     _each(gather, plan.shape[2], threads)
     low, high = int(stored.min()), int(stored.max())
+    outside = [_padding(stored[:, :, k], layouts[k], *plan.rescales[k], plan.modality) for k in range(plan.shape[2])]
+    if any(mask is not None for mask in outside):
+        # what becomes air takes no part in the range; air itself does
+        inside = [stored[:, :, k] if m is None else stored[:, :, k][~m] for k, m in enumerate(outside)]
+        air = [(AIR_HU - intercept) / slope for slope, intercept in rescales]
+        low = min([int(v.min()) for v in inside if v.size] + [math.floor(v) for v in air])
+        high = max([int(v.max()) for v in inside if v.size] + [math.ceil(v) for v in air])
+    elif not plan.straighten and declared.dtype == "int16":
+        return _build_directly(plan, raw, declared, target, threads)
     storage = storage_for((low, high), rescales, resampled=plan.straighten)
     sample, source_affine = _sample(plan), plan.source_affine
-    padded = 0
+    padded, highest = 0, -math.inf
 
     def value_plane(k: int) -> np.ndarray:
         nonlocal padded
@@ -198,22 +217,38 @@ def _build_from_memory(
         padded += count
         return values
 
+    def stored_plane(k: int) -> np.ndarray:
+        """Source values beside one slope and intercept; padding is the stored value nearest to air."""
+        nonlocal padded
+        mask = outside[k]
+        if mask is None:
+            return stored[:, :, k]
+        padded += int(np.count_nonzero(mask))
+        slope, intercept = plan.rescales[k]
+        return np.where(mask, np.array(round((AIR_HU - intercept) / slope)).astype(dtype), stored[:, :, k])
+
     for k in range(plan.shape[2] if sample.size else 0):
         slope, intercept = plan.rescales[k]
-        sample[:, :, k] = stored[::SAMPLE_STRIDE, ::SAMPLE_STRIDE, k] * slope + intercept
+        mask, thin = outside[k], (slice(None, None, SAMPLE_STRIDE),) * 2
+        sample[:, :, k] = stored[(*thin, k)] * slope + intercept
+        valid = stored[:, :, k]
+        if mask is not None:
+            sample[:, :, k][mask[thin]] = AIR_HU
+            valid = valid[~mask]
+        highest = max(highest, float(valid.max(initial=low)) * slope + intercept)
     if plan.straighten:
         grid, affine = _grid(plan)
         fill = AIR_HU if plan.modality == "CT" else min(slope * low + intercept for slope, intercept in plan.rescales)
         source_shape, planes = grid.shape, (lambda k: straightened_plane(grid, k, value_plane, fill))
     else:
         affine, source_shape = source_affine, plan.shape
-        planes = value_plane if storage.apply_rescale else (lambda k: stored[:, :, k])
+        planes = value_plane if storage.apply_rescale else stored_plane
     turn = closest_canonical(affine)
     shape = tuple(source_shape[axis] for axis in turn.axes)
     with ArrayFile(target, storage.dtype, shape, turn) as file:
         for k in range(source_shape[2]):
             file.put(k, planes(k))
-    return _built(plan, storage, shape, affine, source_affine, padded, sample)
+    return _built(plan, storage, shape, affine, source_affine, padded, sample, highest)
 
 
 def _built(
@@ -224,6 +259,7 @@ def _built(
     source_affine: np.ndarray,
     padded: int,
     sample: np.ndarray,
+    highest: float,
 ) -> Built:
     turn = closest_canonical(affine)
     before = tuple(shape[int(axis)] for axis in np.argsort(turn.axes))
@@ -238,6 +274,7 @@ def _built(
         padded=padded,
         lossy=False,
         sample=sample,
+        highest=highest if sample.size else None,
     )
 
 
@@ -266,13 +303,28 @@ def _values(
         values = (pixels * slope + intercept).astype(np.float32)
     else:
         raise ValueError(f"no such storage: {dtype}")
-    if modality != "CT" or layout.padding is None or layout.padding * slope + intercept >= AIR_HU:
+    outside = _padding(pixels, layout, slope, intercept, modality)
+    if outside is None:
         return values, 0
-    outside = pixels == layout.padding
-    count = int(np.count_nonzero(outside))
-    if count:
-        values[outside] = AIR_HU
-    return values, count
+    values[outside] = AIR_HU
+    return values, int(np.count_nonzero(outside))
+
+
+def _padding(pixels: np.ndarray, layout: PixelLayout | None, slope: float, intercept: float, modality: str) -> np.ndarray | None:
+    """Which pixels of a CT are padding that is no value of Hounsfield's scale; None if none is.
+
+    Source: PS3.3 C.7.5.1.1.2, Pixel Padding Value and Pixel Padding Range Limit, which speak of stored values.
+    """
+    if modality != "CT" or layout is None or layout.padding is None:
+        return None
+    ends = [layout.padding, layout.padding if layout.padding_limit is None else layout.padding_limit]
+    outside = pixels == ends[0] if ends[0] == ends[1] else (pixels >= min(ends)) & (pixels <= max(ends))
+    lowest, highest = (AIR_HU - intercept) / slope, (HIGHEST_HU - intercept) / slope
+    if min(ends) >= lowest and max(ends) <= highest:
+        return None
+    if max(ends) > lowest and min(ends) < highest and ends[0] != ends[1]:
+        outside &= (pixels < lowest) | (pixels > highest)
+    return outside if outside.any() else None
 
 
 def _sample(plan: StackPlan) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 import struct
@@ -45,9 +46,29 @@ class Fields:
         value = self.values.get(TAGS[name])
         return finite(struct.unpack(self.order + "d", value)[0]) if isinstance(value, bytes) and len(value) == 8 else None
 
-    def clock_s(self, name: str) -> float | None:
+    def float32(self, name: str) -> float | None:
+        value = self.values.get(TAGS[name])
+        return finite(struct.unpack(self.order + "f", value)[0]) if isinstance(value, bytes) and len(value) == 4 else None
+
+    def clock_s(self, name: str, date: str) -> float | None:
+        """Seconds since the midnight before the study; without dates, since midnight. No date is given away by it."""
         found = re.fullmatch(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)", self.text(name))
-        return int(found[1]) * 3600.0 + int(found[2]) * 60.0 + float(found[3]) if found else None
+        if not found:
+            return None
+        own, study = self._day(date), self._day("study_date")
+        days = own - study if own is not None and study is not None else 0
+        return days * 86400.0 + int(found[1]) * 3600.0 + int(found[2]) * 60.0 + float(found[3])
+
+    def _day(self, name: str) -> int | None:
+        found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)", self.text(name))
+        try:
+            return datetime.date(int(found[1]), int(found[2]), int(found[3])).toordinal() if found else None
+        except ValueError:
+            return None
+
+    def rescale(self, name: str) -> float | None:
+        """The number of a tag of the rescale; None where the tag is absent, NaN where it is there and holds no single number."""
+        return one_number(self.text(name)) if TAGS[name] in self.values else None
 
 
 def decimal(words: str, count: int) -> list[float] | None:
@@ -64,6 +85,12 @@ def decimal(words: str, count: int) -> list[float] | None:
         except ValueError:
             found.append(math.nan)
     return found
+
+
+def one_number(words: str) -> float:
+    """The number that a decimal string holds, NaN where it is empty, several, or none."""
+    found = decimal(words, 1)
+    return found[0] if found else math.nan
 
 
 def finite(value: float) -> float | None:

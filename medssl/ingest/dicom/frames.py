@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medssl.ingest.dicom.elements import Values, text
-from medssl.ingest.dicom.fields import coded_word, decimal, finite
+from medssl.ingest.dicom.fields import coded_word, decimal, finite, one_number
+from medssl.ingest.dicom.object_kinds import role_of_type
 from medssl.ingest.dicom.tags import FRAME_GROUPS, SHARED_GROUPS
 from medssl.ingest.refusal import Refusal
 
+HOUNSFIELD = ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT")
 _FRAME_FIELDS = {
     "position": (0x00209113, 0x00200032),
     "orientation": (0x00209116, 0x00200037),
@@ -19,6 +22,14 @@ _FRAME_FIELDS = {
     "slice_thickness": (0x00289110, 0x00180050),
     "slope": (0x00289145, 0x00281053),
     "intercept": (0x00289145, 0x00281052),
+    "rescale_type": (0x00289145, 0x00281054),
+    "acquisition": (0x00209111, 0x00209156),
+    "kvp": (0x00189325, 0x00180060),
+    "kernel": (0x00189314, 0x00181210),
+    "energy": (0x00189363, 0x0018937C),
+    "phase": (0x00189118, 0x00209241),
+    "inversion_time": (0x00189115, 0x00189079),
+    "flip_angle": (0x00189112, 0x00181314),
     "echo_time": (0x00189114, 0x00189082),
     "b_value": (0x00189117, 0x00189087),
     "temporal_position": (0x00209111, 0x00209128),
@@ -33,26 +44,67 @@ _FRAME_FIELDS = {
 
 @dataclass(slots=True)
 class Frame:
-    """Where one frame (or one tile of a mosaic) lies and how its values are read."""
+    """Where one frame (or one tile of a mosaic) lies, how its values are read, and what it shows. None is absent.
+
+    The top level of a file says it for the only frame of a classic file, and for every frame that does not say it itself.
+    """
 
     position: list[float] | None = None
     orientation: list[float] | None = None
     spacing: list[float] | None = None
     slope: float | None = None
     intercept: float | None = None
+    """As the slope: NaN where the tag is there without one number."""
+    unit: str = ""
+    """`HU`, or a keyed hash of the rescale type; empty where it says nothing."""
+    role: str = "image"
+    """`image`, or the refusal code that its frame type (the image type of a classic file) deserves."""
+    content: str = ""
+    """A keyed hash of the rest of that type."""
+    stack: str = ""
+    acquisition: int | None = None
+    temporal_position: int | None = None
     echo_time: float | None = None
     b_value: float | None = None
-    time: list[float] = field(default_factory=list)
-    """Numbers that may separate time points, the surest first."""
-    kind: str = ""
+    inversion_time: float | None = None
+    flip_angle: float | None = None
+    kvp: float | None = None
+    energy: float | None = None
+    """keV, of a monoenergetic image."""
+    kernel: str = ""
+    """A keyed hash: it is only compared."""
+    phase: float | None = None
+    """% of the cardiac cycle."""
+    contrast: bool = False
+    """Whether a contrast agent is named."""
+    trigger_time: float | None = None
+    acquisition_s: float | None = None
+    content_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def frames_of(values: Values, outer: Frame, num_frames: int, big: bool) -> tuple[list[Frame], float | None]:
-    """A `Frame` per frame of an enhanced object, and the slice thickness in mm.
+def type_of(words: list[str], hidden: Callable[[str], str]) -> dict[str, str]:
+    """Role and content of an image by the words of its type, without those for a filter that changes no meaning.
+
+    Source: PS3.3 C.7.6.1.1.2 (Image Type), C.8.16.1 (Frame Type).
+    """
+    told = [word for word in words[2:] if word not in ("ADD", "NORM")]
+    return {"role": role_of_type(words), "content": hidden("\\".join([*words[:1], *told] if words[:1] == ["DERIVED"] else told))}
+
+
+def unit_of(words: str, hidden: Callable[[str], str]) -> str:
+    """The unit that a rescale type names (PS3.3 C.11.1.1.2): `HU`, a keyed hash of any other, nothing where unspecified."""
+    word = coded_word(words)
+    return "" if word in ("", "US") else "HU" if word in HOUNSFIELD else hidden(word)
+
+
+def frames_of(
+    values: Values, outer: Frame, num_frames: int, big: bool, hidden: Callable[[str], str]
+) -> tuple[list[Frame], float | None]:
+    """A `Frame` per frame of an enhanced object, and the slice thickness in mm. `hidden` makes a keyed hash of free text.
 
     What the per-frame group of a frame says counts, else the shared group, else `outer`, the top level of the file.
 
@@ -67,29 +119,28 @@ def frames_of(values: Values, outer: Frame, num_frames: int, big: bool) -> tuple
     frames = []
     for own in per_frame:
         pick = _Groups(own, shared, big)
-        position = pick.numbers("position", 3)
-        orientation = pick.numbers("orientation", 6)
-        spacing = pick.numbers("spacing", 2)
-        slope, intercept = pick.numbers("slope", 1), pick.numbers("intercept", 1)
-        echo = pick.double("echo_time")
-        temporal = pick.integer("temporal_position")
-        trigger = pick.double("trigger_time")
-        stack = pick.text("stack")
-        b_value = pick.double("b_value")
-        kinds = [pick.text(name) for name in ("ct_frame_type", "mr_frame_type", "pet_frame_type")]
-        frames.append(
-            Frame(
-                position=position or outer.position,
-                orientation=orientation or outer.orientation,
-                spacing=spacing or outer.spacing,
-                slope=slope[0] if slope else outer.slope,
-                intercept=intercept[0] if intercept else outer.intercept,
-                echo_time=echo,
-                b_value=b_value,
-                time=[float(t) for t in (temporal, trigger) if t is not None],
-                kind="/".join([*(_words(k) for k in kinds if k), "stack" + _digits(stack)]),
-            )
-        )
+        said: dict[str, Any] = {
+            "position": pick.numbers("position", 3),
+            "orientation": pick.numbers("orientation", 6),
+            "spacing": pick.numbers("spacing", 2),
+            "slope": pick.rescale("slope"),
+            "intercept": pick.rescale("intercept"),
+            "unit": unit_of(pick.text("rescale_type"), hidden),
+            **(type_of(_words(pick), hidden) if _words(pick) else {}),
+            "stack": _digits(pick.text("stack")),
+            "acquisition": pick.integer("acquisition"),
+            "temporal_position": pick.integer("temporal_position"),
+            "echo_time": pick.double("echo_time"),
+            "b_value": pick.double("b_value"),
+            "inversion_time": pick.double("inversion_time"),
+            "flip_angle": pick.number("flip_angle"),
+            "kvp": pick.number("kvp"),
+            "energy": pick.double("energy"),
+            "kernel": hidden(pick.text("kernel")),
+            "phase": pick.single("phase"),
+            "trigger_time": pick.double("trigger_time"),
+        }
+        frames.append(replace(outer, **{name: value for name, value in said.items() if value not in (None, "", [])}))
     thickness = _Groups(per_frame[0], shared, big).numbers("slice_thickness", 1)
     return frames, thickness[0] if thickness else None
 
@@ -114,17 +165,31 @@ class _Groups:
     def numbers(self, name: str, count: int) -> list[float] | None:
         return decimal(self.text(name), count)
 
+    def number(self, name: str) -> float | None:
+        found = self.numbers(name, 1)
+        return found[0] if found else None
+
+    def rescale(self, name: str) -> float | None:
+        return None if self.raw(name) is None else one_number(self.text(name))
+
     def double(self, name: str) -> float | None:
         raw = self.raw(name)
         return finite(struct.unpack(self.order + "d", raw)[0]) if raw is not None and len(raw) == 8 else None
 
+    def single(self, name: str) -> float | None:
+        raw = self.raw(name)
+        return finite(struct.unpack(self.order + "f", raw)[0]) if raw is not None and len(raw) == 4 else None
+
     def integer(self, name: str) -> int | None:
         raw = self.raw(name)
-        return struct.unpack(self.order + "I", raw)[0] if raw is not None and len(raw) == 4 else None
+        form = {2: "H", 4: "I"}.get(len(raw or b""))
+        return struct.unpack(self.order + form, raw)[0] if raw is not None and form else None
 
 
-def _words(words: str) -> str:
-    return "\\".join(coded_word(word) for word in words.split("\\"))
+def _words(pick: _Groups) -> list[str]:
+    """The frame type, of whichever modality says one."""
+    found = next((w for w in map(pick.text, ("ct_frame_type", "mr_frame_type", "pet_frame_type")) if w), "")
+    return [coded_word(word) for word in found.split("\\")] if found else []
 
 
 def _digits(word: str) -> str:

@@ -2,67 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from medssl.ingest.dicom.slices import SAME_PLACE_MM, Slice
+from medssl.ingest.dicom.attributes import ATTRIBUTES, SPLITS, Attribute, one_for_each_file
+from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
+TURN, STRETCH = 2e-3, 1e-3
+"""Direction vectors and pixel spacings (as a share) that differ by more are two grids, and where the matrix is large, by less:"""
+TURN_VOX = 0.5
+"""the far corner of a slice must stay within this share of a pixel."""
+ON_GRID = 0.1
+"""Share of a step within which a slice lies on the grid of a stack."""
 
-def groups_of(slices: list[Slice], min_slices: int) -> list[tuple[list[str], list[Slice]]]:
-    """Slices that may form one volume: same content, matrix, spacing and orientation.
+
+@dataclass(eq=False)
+class Group:
+    """Slices that agree in everything that splits a series."""
+
+    slices: list[Slice]
+    warnings: list[str] = field(default_factory=list)
+
+
+def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
+    """Slices that may form one volume: same content, matrix, spacing and orientation; the largest group first.
 
     Raises:
         Refusal: a few slices differ and would fit into (or onto the end of) the stack of the others.
     """
-    if len({s.header.rescale_tags for s in slices}) > 1:
-        raise Refusal("mixed_rescale", "some slices declare a rescale that others lack")
-    groups: list[list[Slice]] = []
+    for attribute in ATTRIBUTES:
+        if attribute.rule == "equal" and len({s.attributes[attribute.name] for s in slices}) > 1:
+            raise Refusal(attribute.code, f"they differ in {attribute.name}")
+    harmless = [a for a in SPLITS if a.unless_one_each and one_for_each_file(a, _of_files(slices, a))]
+    splits = [a for a in SPLITS if a not in harmless]
+    warnings = [a.code for a in harmless]
+    by_content: dict[tuple[Hashable, ...], list[Group]] = defaultdict(list)
     for piece in slices:
-        for group in groups:
-            if not _difference(piece, group[0]):
-                group.append(piece)
+        alike = by_content[tuple(piece.attributes[a.name] for a in splits)]
+        for group in alike:
+            if not _other_grid(piece, group.slices[0]):
+                group.slices.append(piece)
                 break
         else:
-            groups.append([piece])
-    groups.sort(key=lambda g: (-len(g), g[0].file))
+            alike.append(Group([piece], list(warnings)))
+    groups = [group for alike in by_content.values() for group in alike]
+    groups.sort(key=lambda g: (-len(g.slices), g.slices[0].file, g.slices[0].frame))
+    _check_fragments(groups, splits, min_slices, len(slices))
+    return groups
+
+
+def any_belongs_to(strangers: list[Slice], group: Group) -> bool:
+    """Whether a slice that is kept out of a series lies where a slice of a group is missing, or one step beyond its ends."""
+    depths = _distinct_depths(group.slices)
+    return len(depths) > 1 and any(_belongs_to(stranger, group.slices, depths) for stranger in strangers)
+
+
+def _belongs_to(stranger: Slice, stack: list[Slice], depths: np.ndarray) -> bool:
+    if _other_grid(stranger, stack[0]):
+        return False
+    step = float(np.median(np.diff(depths)))
+    depth = float(stranger.position @ stack[0].normal)
+    from_grid = (depth - depths[0]) / step
+    aside = stranger.position - stack[0].position
+    aside -= stack[0].normal * (aside @ stack[0].normal)
+    free = np.abs(depths - depth).min() > ON_GRID * step
+    near = depths[0] - 1.1 * step <= depth <= depths[-1] + 1.1 * step
+    return bool(free and near and abs(from_grid - round(from_grid)) <= ON_GRID and np.linalg.norm(aside) <= step)
+
+
+def _of_files(slices: list[Slice], attribute: Attribute) -> list[Hashable]:
+    return list({s.file: s.attributes[attribute.name] for s in slices}.values())
+
+
+def _check_fragments(groups: list[Group], splits: list[Attribute], min_slices: int, count: int) -> None:
     main = groups[0]
     for other in groups[1:]:
-        if len(_distinct_depths(other)) >= min_slices:
+        if len(_distinct_depths(other.slices)) >= min_slices:
             continue
-        if len(_distinct_depths(main)) < min_slices and len(slices) >= min_slices:
-            raise Refusal(_difference(other[0], main[0]), f"{len(groups)} kinds of slices, none of them a volume")
+        if len(_distinct_depths(main.slices)) < min_slices and count >= min_slices:
+            code, detail = _difference(other.slices[0], main.slices[0], splits)
+            raise Refusal(code, f"{len(groups)} kinds of slices, none of them a volume{detail}")
         for candidate in groups:
-            if candidate is not other and len(candidate) >= len(other) and _fits(other, candidate):
-                raise Refusal(_difference(other[0], candidate[0]), f"{len(other)} of {len(slices)} slices")
-    if len(groups) == 1:
-        return [([], main)]
-    return [
-        ([f"{k}" for k in (*g[0].kind, g[0].rows, g[0].columns, *np.round(g[0].spacing, 3), *np.round(g[0].orientation, 2))], g)
-        for g in groups
-    ]
+            if candidate is not other and len(candidate.slices) >= len(other.slices) and _fits(other.slices, candidate.slices):
+                code, detail = _difference(other.slices[0], candidate.slices[0], splits)
+                raise Refusal(code, f"{len(other.slices)} of {count} slices{detail}")
 
 
-def _difference(one: Slice, other: Slice) -> str:
-    """The code for how two slices differ, or nothing."""
+def _difference(one: Slice, other: Slice, splits: list[Attribute]) -> tuple[str, str]:
+    """The code for how two slices differ, and what they differ in."""
+    code = _other_grid(one, other)
+    if code:
+        return code, ""
+    differing = [a for a in splits if one.attributes[a.name] != other.attributes[a.name]]
+    return differing[0].code, f", they differ in {', '.join(a.name for a in differing)}"
+
+
+def _other_grid(one: Slice, other: Slice) -> str:
+    """The code for how the pixel grids of two slices differ, or nothing."""
     if (one.rows, one.columns) != (other.rows, other.columns):
         return "mixed_matrix"
-    if np.abs(one.spacing - other.spacing).max() > 1e-3 * other.spacing.max():
+    if np.abs(one.spacing - other.spacing).max() > other.spacing.max() * min(STRETCH, TURN_VOX / max(one.rows, one.columns)):
         return "mixed_spacing"
-    if (
-        np.abs(one.orientation - other.orientation).max() > 2e-3
-        or one.header.frame_of_reference != other.header.frame_of_reference
-    ):
+    if np.abs(one.orientation - other.orientation).max() > min(TURN, TURN_VOX / max(one.rows, one.columns)):
         return "mixed_orientation"
-    return "mixed_content" if one.kind != other.kind else ""
+    return ""
 
 
 def _distinct_depths(slices: Iterable[Slice]) -> np.ndarray:
     """Depths along the normal of the first slice, each place once."""
     pieces = list(slices)
     depths = np.sort([s.position @ pieces[0].normal for s in pieces])
-    return depths[np.concatenate([[True], np.diff(depths) > SAME_PLACE_MM])]
+    return depths[np.concatenate([[True], np.diff(depths) > pieces[0].same_place_mm])]
 
 
 def _fits(fragment: list[Slice], stack: list[Slice]) -> bool:
@@ -77,7 +131,7 @@ def _fits(fragment: list[Slice], stack: list[Slice]) -> bool:
     parallel = abs(fragment[0].normal @ normal) > 0.999
     for piece in fragment:
         depth = piece.position @ normal
-        free = np.abs(depths - depth).min() > 0.1 * step
+        free = np.abs(depths - depth).min() > ON_GRID * step
         near = depths[0] - reach <= depth <= depths[-1] + reach
         if not parallel:
             aside = (piece.position - stack[0].position) - normal * ((piece.position - stack[0].position) @ normal)

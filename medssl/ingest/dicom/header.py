@@ -12,12 +12,12 @@ from typing import Any
 from medssl.core.listing import minted
 from medssl.ingest.dicom.elements import MEDIA_CLASS, Parsed, text
 from medssl.ingest.dicom.fields import Fields, coded_word
-from medssl.ingest.dicom.frames import Frame, frames_of
+from medssl.ingest.dicom.frames import Frame, frames_of, type_of, unit_of
 from medssl.ingest.dicom.known_words import age_years, known_kernel, known_maker
 from medssl.ingest.dicom.mosaic import mosaic_tiles
 from medssl.ingest.dicom.object_kinds import described_series, role_of
 from medssl.ingest.dicom.pixel_layout import PixelLayout, read_pixel_layout
-from medssl.ingest.dicom.tags import FRAME_GROUPS, TAGS
+from medssl.ingest.dicom.tags import ENERGY_GROUPS, FRAME_GROUPS, MODALITY_LUT
 from medssl.ingest.refusal import Refusal
 
 
@@ -29,9 +29,9 @@ class Header:
     study: str
     subject: str
     sop: str
+    """Empty where the file has no instance identifier."""
     modality: str
     layout: PixelLayout
-    image_type: list[str]
     role: str
     """`image`, or the refusal code that its kind of object deserves."""
     frame: Frame
@@ -41,10 +41,12 @@ class Header:
     tile_normal: list[float] | None
     slice_gap: float | None
     instance: int | None
-    acquisition: int | None
     echo_number: int | None
-    temporal_position: int | None
     num_temporal: int | None
+    concatenation: str
+    """Of the object that this file is a part of (PS3.3 C.7.6.16.2.2.4), or empty."""
+    part: tuple[int, int] | None
+    """(number, count) of the part; 0 where it does not say."""
     declared_images: int | None
     frame_of_reference: str
     kernel: str | None
@@ -53,7 +55,10 @@ class Header:
     maker: str | None
     age_years: int | None
     sex: str | None
-    rescale_tags: str
+    units: str
+    """Of PET values, a keyed hash."""
+    modality_lut: bool
+    """Whether values go through a table instead of a slope and an intercept."""
     references: list[str]
     """Series that a label object (SEG, RTSTRUCT) describes."""
 
@@ -69,7 +74,8 @@ class Header:
     def from_json(cls, record: dict[str, Any]) -> Header:
         """A header from the object that `to_json` made."""
         frames = [Frame(**frame) for frame in record["per_frame"]]
-        parts = {"layout": PixelLayout(**record["layout"]), "frame": Frame(**record["frame"]), "per_frame": frames}
+        part = tuple(record["part"]) if record["part"] else None
+        parts = {"layout": PixelLayout(**record["layout"]), "frame": Frame(**record["frame"]), "per_frame": frames, "part": part}
         return cls(**{**record, **parts})
 
 
@@ -89,35 +95,54 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     if not series:
         raise Refusal("truncated" if parsed.pixel_offset < 0 else "missing_tag", "no series identifier")
     layout = read_pixel_layout(parsed, required=role == "image")
-    study, patient = fields.text("study"), fields.text("patient")
+    study, patient, sop = fields.text("study"), fields.text("patient"), fields.text("sop")
+    concatenation = fields.text("concatenation")
+    types = [coded_word(word) for word in fields.text("image_type").split("\\")]
+
+    def hidden(words: str) -> str:
+        return minted(key, "w", words) if words else ""
+
     header = Header(
         series=minted(key, "s", series),
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart
         subject=minted(key, "p", patient) if patient else minted(key, "p", "study", study),
-        sop=minted(key, "o", fields.text("sop")),
+        sop=minted(key, "o", sop) if sop else "",
         modality=modality,
         layout=layout,
-        image_type=[coded_word(word) for word in fields.text("image_type").split("\\")],
         role=role,
         frame=Frame(
             position=fields.numbers("position", 3),
             orientation=fields.numbers("orientation", 6),
             spacing=fields.numbers("spacing", 2),
-            slope=fields.number("slope"),
-            intercept=fields.number("intercept"),
+            slope=fields.rescale("slope"),
+            intercept=fields.rescale("intercept"),
+            unit=unit_of(fields.text("rescale_type"), hidden),
+            **type_of(types, hidden),
+            acquisition=fields.integer("acquisition"),
+            temporal_position=fields.integer("temporal_position"),
             echo_time=fields.number("echo_time"),
             b_value=fields.float64("b_value"),
+            inversion_time=fields.number("inversion_time"),
+            flip_angle=fields.number("flip_angle"),
+            kvp=fields.number("kvp"),
+            energy=_energy(fields),
+            kernel=hidden(fields.text("kernel")),
+            phase=fields.float32("cardiac_phase"),
+            contrast=bool(fields.text("contrast_agent")),
+            trigger_time=fields.number("trigger_time"),
+            acquisition_s=fields.clock_s("acquisition_time", "acquisition_date"),
+            content_s=fields.clock_s("content_time", "content_date"),
         ),
         per_frame=[],
         tiles=0,
         tile_normal=None,
         slice_gap=fields.number("slice_gap"),
         instance=fields.integer("instance"),
-        acquisition=fields.integer("acquisition"),
         echo_number=fields.integer("echo_number"),
-        temporal_position=fields.integer("temporal_position"),
         num_temporal=fields.integer("num_temporal"),
+        concatenation=hidden(concatenation),
+        part=(fields.unsigned("part") or 0, fields.unsigned("num_parts") or 0) if concatenation else None,
         declared_images=fields.integer("images_in_series") or fields.integer("images_in_acquisition"),
         frame_of_reference=minted(key, "f", fields.text("frame_of_reference")),
         kernel=known_kernel(fields.text("kernel")),
@@ -126,20 +151,24 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         maker=known_maker(fields.text("manufacturer")),
         age_years=age_years(fields),
         sex=fields.text("sex") if fields.text("sex") in ("M", "F", "O") else None,
-        rescale_tags="".join("si"[n] for n, name in enumerate(("slope", "intercept")) if TAGS[name] in values),
+        units=hidden(fields.code("units")),
+        modality_lut=bool(values.get(MODALITY_LUT)),
         references=[minted(key, "s", uid) for uid in described_series(values)] if role == "label" else [],
     )
-    header.frame.time = [
-        t
-        for t in (fields.number("trigger_time"), fields.clock_s("acquisition_time"), fields.clock_s("content_time"))
-        if t is not None
-    ]
     if FRAME_GROUPS in values:
-        header.per_frame, thickness = frames_of(values, header.frame, layout.frames, parsed.big_endian)
-        if not header.rescale_tags and all(f.slope is not None and f.intercept is not None for f in header.per_frame):
-            header.rescale_tags = "si"
+        header.per_frame, thickness = frames_of(values, header.frame, layout.frames, parsed.big_endian, hidden)
         if header.slice_thickness is None:
             header.slice_thickness = thickness
-    elif "MOSAIC" in header.image_type:
+    elif "MOSAIC" in types:
         header.tiles, header.tile_normal = mosaic_tiles(fields, layout)
     return header
+
+
+def _energy(fields: Fields) -> float | None:
+    """The energy in keV of a monoenergetic CT image: at the top level, or in the sequences of multi-energy CT."""
+    found = fields.float64("energy")
+    for group in ENERGY_GROUPS:
+        items = fields.values.get(group)
+        for item in items if isinstance(items, list) else []:
+            found = found if found is not None else Fields(item, fields.order == ">").float64("energy")
+    return found

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from medssl.ingest.dicom.contours import MAX_LABEL, contour_masks
 from medssl.ingest.dicom.elements import Buffer
 from medssl.ingest.dicom.object_kinds import SEGMENTATION, STRUCTURE_SET
 from medssl.ingest.refusal import Refusal
-from medssl.volume.geometry import LPS_TO_RAS, corners_mm
-
-SAME_PLACE_MM = 0.1
-MAX_LABEL = 65535
+from medssl.volume.geometry import LPS_TO_RAS, SAME_CORNER_VOX, corner_distance_vox
 
 
 def label_mask(data: Buffer, shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -34,7 +32,7 @@ def label_mask(data: Buffer, shape: tuple[int, int, int], affine: np.ndarray) ->
     if sop_class == SEGMENTATION:
         structures = _segments(dataset, shape, affine)
     elif sop_class == STRUCTURE_SET:
-        structures = _contours(dataset, shape, affine)
+        structures = contour_masks(dataset, shape, affine)
     else:
         raise Refusal("unsupported_object")
     if not structures:
@@ -58,9 +56,20 @@ def paint(structures: dict[int, np.ndarray], shape: tuple[int, int, int]) -> tup
 def _segments(dataset: Any, shape: tuple[int, int, int], affine: np.ndarray) -> dict[int, np.ndarray]:
     import highdicom
 
+    kind = str(dataset.get("SegmentationType", ""))
+    if kind not in ("BINARY", "LABELMAP"):
+        raise Refusal("mask_values", _other_kind(kind))
     try:
         segmentation = highdicom.seg.Segmentation.from_dataset(dataset, copy=False)
         numbers = [int(n) for n in segmentation.segment_numbers]
+        regular = segmentation.get_volume_geometry(allow_missing_positions=True) is not None
+    except MemoryError:
+        raise
+    except Exception:
+        raise Refusal("corrupt", "a segmentation object that lacks what the standard asks for") from None
+    if not regular:
+        raise Refusal("mask_mismatch", "the frames of the segmentation form no regular volume")
+    try:
         volumes = {
             n: segmentation.get_volume(
                 segment_numbers=[n], combine_segments=True, relabel=True, allow_missing_positions=True, rescale_fractional=False
@@ -70,7 +79,7 @@ def _segments(dataset: Any, shape: tuple[int, int, int], affine: np.ndarray) -> 
     except MemoryError:
         raise
     except Exception:
-        raise Refusal("mask_mismatch", "the frames of the segmentation form no regular volume") from None
+        raise Refusal("corrupt", "the frames of the segmentation cannot be read") from None
     found = {}
     for number, volume in volumes.items():
         if not 1 <= number <= MAX_LABEL:
@@ -83,73 +92,30 @@ def _segments(dataset: Any, shape: tuple[int, int, int], affine: np.ndarray) -> 
     return found
 
 
+def _other_kind(kind: str) -> str:
+    if kind == "FRACTIONAL":
+        return "a FRACTIONAL segmentation holds shares or probabilities, no labels; export it as BINARY"
+    return "a segmentation whose type is neither BINARY nor LABELMAP"
+
+
 def place(mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     """A mask on a grid whose voxels coincide with the image's (turned, flipped, cropped), as a bool array of the image.
 
     Raises:
-        Refusal: `mask_mismatch`, with the distance in mm.
+        Refusal: `mask_mismatch`, with the distance in voxels.
     """
     to_image = np.linalg.inv(affine) @ mask_affine
     whole = np.round(to_image)
     turns = np.abs(whole[:3, :3])
-    apart = np.linalg.norm(
-        corners_mm(affine @ whole, mask.shape) - corners_mm(mask_affine, mask.shape),
-        axis=1,
-    ).max()
-    if not (turns.sum(axis=0) == 1).all() or not (turns.sum(axis=1) == 1).all() or apart > SAME_PLACE_MM:
-        raise Refusal("mask_mismatch", f"a corner lies {apart:.2f} mm from a voxel of the image (limit {SAME_PLACE_MM})")
+    if not (turns.sum(axis=0) == 1).all() or not (turns.sum(axis=1) == 1).all():
+        raise Refusal("mask_mismatch", "its voxels are not those of the image: another size or direction")
+    apart = corner_distance_vox(mask_affine, affine @ whole, mask.shape)
+    if apart > SAME_CORNER_VOX:
+        raise Refusal("mask_mismatch", f"a corner lies {apart:.2f} voxels from a voxel of the image (limit {SAME_CORNER_VOX})")
     index = np.argwhere(mask) @ whole[:3, :3].T.astype(int) + whole[:3, 3].astype(int)
     inside = ((index >= 0) & (index < np.array(shape))).all(axis=1)
     if not inside.all():
         raise Refusal("mask_mismatch", f"{int((~inside).sum())} voxels lie outside the image")
     out = np.zeros(shape, bool, order="F")
     out[tuple(index.T)] = True
-    return out
-
-
-# ---- RTSTRUCT
-
-
-def _contours(dataset: Any, shape: tuple[int, int, int], affine: np.ndarray) -> dict[int, np.ndarray]:
-    to_voxel = np.linalg.inv(affine) @ LPS_TO_RAS
-    step_mm = float(np.linalg.norm(affine[:3, 2]))
-    found: dict[int, np.ndarray] = {}
-    for roi in dataset.get("ROIContourSequence", []):
-        number = int(roi.get("ReferencedROINumber", 0))
-        if not 1 <= number <= MAX_LABEL:
-            raise Refusal("mask_values", f"structure number {number}")
-        mask = np.zeros(shape, bool, order="F")
-        for contour in roi.get("ContourSequence", []):
-            if contour.get("ContourGeometricType", "CLOSED_PLANAR") != "CLOSED_PLANAR":
-                continue
-            try:
-                points = np.array([float(v) for v in contour.ContourData]).reshape(-1, 3)
-            except (AttributeError, ValueError, TypeError):
-                raise Refusal("corrupt", "a contour") from None
-            voxels = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-            k = int(np.round(voxels[:, 2].mean()))
-            off_mm = float(np.abs(voxels[:, 2] - k).max()) * step_mm
-            if off_mm > max(SAME_PLACE_MM, 0.01 * step_mm) or not 0 <= k < shape[2]:
-                raise Refusal("mask_mismatch", f"a contour lies {off_mm:.2f} mm from its slice (limit {SAME_PLACE_MM})")
-            # a contour inside another of the same structure cuts a hole
-            mask[:, :, k] ^= inside_polygon(voxels[:, :2], (shape[0], shape[1]))
-        if mask.any():
-            found[number] = mask
-    return found
-
-
-def inside_polygon(corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Which voxel centres `(i, j)` lie inside a closed polygon with corners `(n, 2)` in voxel units, by the even-odd rule."""
-    out = np.zeros(shape, bool)
-    start, end = corners, np.roll(corners, -1, axis=0)
-    low = max(int(np.ceil(corners[:, 1].min())), 0)
-    high = min(int(np.floor(corners[:, 1].max())), shape[1] - 1)
-    columns = np.arange(shape[0])
-    for j in range(low, high + 1):
-        crosses = (start[:, 1] <= j) != (end[:, 1] <= j)
-        if not crosses.any():
-            continue
-        a, b = start[crosses], end[crosses]
-        at = np.sort(a[:, 0] + (j - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0]))
-        out[:, j] = np.searchsorted(at, columns, side="right") % 2 == 1
     return out

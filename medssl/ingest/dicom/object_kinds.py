@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medssl.ingest.dicom.elements import Values, text
 from medssl.ingest.dicom.fields import Fields
-from medssl.ingest.dicom.tags import REFERENCED_FRAMES, REFERENCED_SERIES, SERIES_UID, TAGS
+from medssl.ingest.dicom.tags import REFERENCED_FRAMES, REFERENCED_SERIES, SERIES_UID
 
 IMAGE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -52,15 +52,19 @@ def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
     # the BurnedInPixels filter of the RSNA's CTP: screen saves and digitised film are not passed on
     if any("SAVE" in word for word in (*types, description)):
         return "burned_in", known
-    if TAGS["digitiser"] in fields.values and fields.text("conversion_type") in ("DF", "DV", "SI", "SD", "DRW"):
+    if fields.text("digitiser") and fields.text("conversion_type") in ("DF", "DV", "SI", "SD", "DRW"):
         return "burned_in", known
-    if TAGS["secondary_device"] in fields.values:
+    # an empty tag says nothing: exports write every tag that they know
+    if fields.text("secondary_device"):
         return "secondary_capture", known
-    if any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in types):
-        return "localizer", known
-    if types[0] == "DERIVED":
-        return "derived", known
-    return "image", known
+    return role_of_type(types), known
+
+
+def role_of_type(words: list[str]) -> str:
+    """What an image type or a frame type makes of an image: `image`, `localizer` or `derived`."""
+    if any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in words):
+        return "localizer"
+    return "derived" if words[:1] == ["DERIVED"] else "image"
 
 
 def described_series(values: Values) -> list[str]:

@@ -27,6 +27,8 @@ class PixelLayout:
     signed: bool
     photometric: str
     padding: int | None
+    padding_limit: int | None
+    """The other end of the range of padding values (PS3.3 C.7.5.1.1.2), where it is a range."""
     lossy: bool
 
 
@@ -46,6 +48,8 @@ def read_pixel_layout(parsed: Parsed, *, required: bool = True) -> PixelLayout:
             raise Refusal("truncated", "no pixel data")
         if not rows or not columns or not bits or frames < 1:
             raise Refusal("missing_tag", "rows, columns or bits allocated")
+        if fields.unsigned("signed") is None:
+            raise Refusal("missing_tag", "whether pixels are signed")
     rows, columns, bits = rows or 0, columns or 0, bits or 0
     signed = bool(fields.unsigned("signed") or 0)
     stored = fields.unsigned("bits_stored") or bits
@@ -62,6 +66,7 @@ def read_pixel_layout(parsed: Parsed, *, required: bool = True) -> PixelLayout:
         signed=signed,
         photometric=fields.code("photometric"),
         padding=fields.signed16("padding") if signed else fields.unsigned("padding"),
+        padding_limit=fields.signed16("padding_limit") if signed else fields.unsigned("padding_limit"),
         lossy=fields.text("lossy") == "01" or parsed.syntax in LOSSY_SYNTAXES,
     )
     if required:

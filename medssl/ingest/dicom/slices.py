@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 
+from medssl.ingest.dicom.attributes import stated
 from medssl.ingest.dicom.frames import Frame
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.pixels import check_pixels
 from medssl.ingest.refusal import Refusal
 
-SAME_PLACE_MM = 0.01
+SAME_PLACE_VOX = 0.015
+"""Positions within this share of a pixel are one place."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,14 +33,24 @@ class Slice:
     spacing: np.ndarray
     rows: int
     columns: int
-    kind: tuple[object, ...]
-    """What makes images of one series belong to different volumes by their content."""
-    times: list[float]
+    source: Frame
+    attributes: dict[str, Hashable]
+    """What it states, by the names of the table in `attributes`."""
 
     @property
     def normal(self) -> np.ndarray:
         """(3,) unit vector, LPS."""
         return np.cross(self.orientation[:3], self.orientation[3:])
+
+    @property
+    def pixel_mm(self) -> float:
+        """The smaller side of a pixel."""
+        return float(self.spacing.min())
+
+    @property
+    def same_place_mm(self) -> float:
+        """Positions closer than this are one place."""
+        return SAME_PLACE_VOX * self.pixel_mm
 
 
 def slices_of_file(number: int, header: Header) -> list[Slice]:
@@ -76,8 +89,8 @@ def _slice(number: int, index: int, tile: int, header: Header, frame: Frame) -> 
         spacing=spacing,
         rows=header.layout.rows,
         columns=header.layout.columns,
-        kind=_kind(header, frame),
-        times=frame.time,
+        source=frame,
+        attributes=stated(header, frame),
     )
 
 
@@ -130,29 +143,21 @@ def _orientation(values: list[float] | None) -> np.ndarray:
 
 
 def _rescale(header: Header, frame: Frame) -> tuple[float, float]:
-    if header.modality == "CT" and (frame.slope is None or frame.intercept is None):
+    if header.modality_lut:
+        raise Refusal("modality_lut")
+    if header.modality in ("CT", "PT") and (frame.slope is None or frame.intercept is None):
+        # both are required of CT (PS3.3 C.8.2.1) and of PET (C.8.9.4), whose slices have a slope each
         raise Refusal("no_rescale")
+    if (frame.slope is None) != (frame.intercept is None):
+        raise Refusal("bad_rescale", "one of slope and intercept is there without the other")
+    if header.modality == "CT" and frame.unit not in ("", "HU"):
+        raise Refusal("not_hounsfield")
     slope = 1.0 if frame.slope is None else frame.slope
     intercept = 0.0 if frame.intercept is None else frame.intercept
+    if math.isnan(slope) or math.isnan(intercept):
+        raise Refusal("bad_rescale", "a tag of the rescale is there and holds no single number")
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0:
         raise Refusal("bad_rescale", f"slope {slope:g}, intercept {intercept:g}")
     if header.modality == "CT" and not header.layout.signed and intercept >= 0:
         raise Refusal("implausible_hu", f"unsigned pixels and an intercept of {intercept:g} leave no value for air")
     return slope, intercept
-
-
-def _kind(header: Header, frame: Frame) -> tuple[object, ...]:
-    """What makes images of one series belong to different volumes by their content."""
-    words = header.image_type[2:3] if header.modality == "CT" else [w for w in header.image_type[2:] if w not in ("ADD", "NORM")]
-    echo = frame.echo_time if header.modality == "MR" else None
-    return (
-        header.modality,
-        tuple(words),
-        header.kernel if header.modality == "CT" else None,
-        header.echo_number if header.modality == "MR" else None,
-        None if echo is None else round(echo, 3),
-        None if frame.b_value is None else round(frame.b_value, 1),
-        frame.kind,
-        header.layout.signed,
-        header.layout.bits_allocated,
-    )

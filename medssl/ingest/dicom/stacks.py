@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medssl.ingest.dicom.groups import groups_of
+from medssl.ingest.dicom.groups import Group, any_belongs_to, groups_of
 from medssl.ingest.dicom.header import Header
+from medssl.ingest.dicom.passes import Passes, Sample, passes_of
 from medssl.ingest.dicom.slices import Slice, slices_of_file
+from medssl.ingest.dicom.steps import ASIDE_VOX, line_of
 from medssl.ingest.dicom.time_points import Digest, time_points, without_copies
 from medssl.ingest.refusal import Refusal
 
 if TYPE_CHECKING:
     from medssl.ingest.options import IngestOptions  # a reading process has no room for what it imports
 
-STEP_TOLERANCE_FRAC, STEP_TOLERANCE_MM = 0.01, 0.02
-DRIFT_VOX = 0.1
-MISSING_FRAC = 0.25
-"""Up to this share of steps that are whole multiples of the others counts as missing slices, more as uneven spacing."""
+FEW_FRAC = 0.2
+"""A time point that lacks up to this share of the slices of another may have lost them; one that lacks more is another range."""
 
 
 @dataclass(eq=False)
@@ -35,8 +34,14 @@ class Stack:
     tilt_deg: float = 0.0
     straighten: bool = False
     time_index: int | None = None
-    names: list[str] = field(default_factory=list)
-    """What distinguishes this volume from the others of its series."""
+    alone: bool = True
+    """Whether the series holds this volume and nothing else."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def instances(self) -> list[str]:
+        """Names of its images, sorted, equal wherever the files lie: no other volume of the series has one of them."""
+        return sorted(f"{s.header.sop or _described(s)}/{s.frame}/{s.tile}" for s in self.slices)
 
 
 @dataclass(eq=False)
@@ -49,24 +54,32 @@ class Refused:
 
 
 def stacks_of_series(
-    files: list[tuple[int, Header]], options: IngestOptions, digest: Digest
+    files: list[tuple[int, Header]], options: IngestOptions, digest: Digest, sample: Sample
 ) -> tuple[list[Stack], list[Refused]]:
-    """Volumes and refusals of one series. `digest` gives a hash of a slice's pixels and is asked only about collisions."""
-    refused: list[Refused] = []
-    images: list[tuple[int, Header]] = []
-    by_role: dict[str, set[int]] = defaultdict(set)
+    """Volumes and refusals of one series.
+
+    `digest` gives a hash of a slice's pixels and is asked about collisions alone, `sample` its thinned-out values and is asked
+    about slices that may be of two scans.
+    """
+    others: dict[str, dict[int, Header]] = defaultdict(dict)
     for number, header in files:
-        role = "image" if header.role == "derived" and options.derived == "accept" else header.role
-        if role == "image":
-            images.append((number, header))
-        else:
-            by_role[role].add(number)
-    refused += [Refused(role, Refusal(role).sentence, numbers) for role, numbers in sorted(by_role.items())]
-    if not images:
-        return [], refused
-    everything = {number for number, _ in images}
+        others[_role(header.role, options)][number] = header
+    images = others.pop("image", {})
+    everything, slices = set(images), []
+    refused: list[Refused] = []
     try:
-        slices = [piece for number, header in images for piece in slices_of_file(number, header)]
+        check_parts(list(images.values()))
+        for number, header in images.items():
+            for piece in slices_of_file(number, header):
+                kind = _role(piece.source.role, options)
+                if kind == "image":
+                    slices.append(piece)
+                else:
+                    others[kind][number] = header
+        refused += [Refused(role, Refusal(role).sentence, set(found)) for role, found in sorted(others.items())]
+        if not slices:
+            return [], refused
+        everything = {piece.file for piece in slices}
         slices, copies = without_copies(slices, digest)
         if copies:
             refused.append(
@@ -75,42 +88,122 @@ def stacks_of_series(
             everything -= refused[-1].files
         _check_declared(slices)
         groups = groups_of(slices, options.min_slices)
+        _check_strangers(others, groups)
     except Refusal as refusal:
+        for role, found in others.items():
+            if not any(r.code == role for r in refused):
+                refused.append(Refused(role, Refusal(role).sentence, set(found)))
         return [], [*refused, Refused(refusal.code, refusal.sentence, everything)]
     stacks: list[Stack] = []
-    for names, group in groups:
+    for group in groups:
         try:
-            found, copies = _stacks_of_group(group, options, digest)
+            found_stacks, copies = _stacks_of_group(group, options, digest, sample)
         except Refusal as refusal:
-            refused.append(Refused(refusal.code, refusal.sentence, {s.file for s in group}))
+            refused.append(Refused(refusal.code, refusal.sentence, {s.file for s in group.slices}))
             continue
-        for stack in found:
-            stack.names = [*names, *stack.names]
-        stacks += found
+        stacks += found_stacks
         if copies:
             refused.append(Refused("duplicate", Refusal("duplicate").sentence, {s.file for s in copies}))
+    for stack in stacks:
+        stack.alone = len(groups) == len(stacks) == 1
     return stacks, refused
+
+
+def _described(piece: Slice) -> str:
+    """A slice without an instance identifier, by everything that it states."""
+    return repr((piece.position.tolist(), piece.header.instance, piece.source.content_s, sorted(piece.attributes.items())))
+
+
+def _role(role: str, options: IngestOptions) -> str:
+    return "image" if role == "derived" and options.derived == "accept" else role
+
+
+def check_parts(headers: list[Header]) -> None:
+    """Whether every part of an object that was written in parts is here.
+
+    Source: PS3.3 C.7.6.16.2.2.4, Concatenation UID, In-concatenation Number and Total Number.
+
+    Raises:
+        Refusal: `incomplete`.
+    """
+    parts: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for header in headers:
+        if header.part is not None:
+            parts[header.concatenation].add(header.part)
+    for found in parts.values():
+        total = max(count for _, count in found)
+        here = {number for number, _ in found}
+        if not total:
+            raise Refusal("incomplete", f"{len(here)} parts of an object that does not say how many it has")
+        if here != set(range(1, total + 1)):
+            raise Refusal("incomplete", f"{len(here)} of {total} parts of an object are here")
 
 
 def _check_declared(slices: list[Slice]) -> None:
     declared = max((s.header.declared_images or 0 for s in slices), default=0)
     if declared > len(slices):
-        raise Refusal("incomplete", f"{len(slices)} of {declared} images are here")
+        raise Refusal("incomplete", f"{len(slices)} of {declared} declared images are here")
 
 
-def _stacks_of_group(group: list[Slice], options: IngestOptions, digest: Digest) -> tuple[list[Stack], list[Slice]]:
-    points, copies = time_points(group, digest)
-    stacks = [_stack(slices, options) for slices in points]
+def _check_strangers(others: dict[str, dict[int, Header]], groups: list[Group]) -> None:
+    """A slice that is kept out for what it is must not leave a hole, or an end short, without a word."""
+    for role, found in sorted(others.items()):
+        strangers: list[Slice] = []
+        for number, header in found.items():
+            try:
+                strangers += slices_of_file(number, header)
+            except Refusal:
+                continue  # without a place it lies nowhere
+        if strangers and any(any_belongs_to(strangers, group) for group in groups):
+            raise Refusal("mixed_content", f"files marked {role} lie where a slice of the others is missing, or at their end")
+
+
+def _stacks_of_group(group: Group, options: IngestOptions, digest: Digest, sample: Sample) -> tuple[list[Stack], list[Slice]]:
+    points, copies = time_points(group.slices, digest)
+    divided = [passes_of(slices, options.min_slices, sample) for slices in points]
+    stacks = [[_stack(piece, options, passes) for piece in passes.pieces] for passes in divided]
     if len(stacks) > 1:
-        first = stacks[0]
-        for index, stack in enumerate(stacks):
-            if len(stack.slices) != len(first.slices) or np.abs(stack.positions - first.positions).max() > 0.1:
-                raise Refusal("incomplete", f"time point {index} has other slices than time point 0")
-            stack.time_index, stack.names = index, [f"time{index}"]
-    return stacks, copies
+        _number_times(stacks)
+    found = [stack for point in stacks for stack in point]
+    for stack in found:
+        stack.warnings = list(group.warnings)
+    return found, copies
 
 
-def _stack(slices: list[Slice], options: IngestOptions) -> Stack:
+def _number_times(points: list[list[Stack]]) -> None:
+    """Number the time points whose slices are the same ones.
+
+    Raises:
+        Refusal: `incomplete`: one lacks a few slices of another.
+    """
+    if len({len(stacks) for stacks in points}) > 1:
+        return
+    for parts in zip(*points, strict=True):
+        fullest = max(parts, key=lambda stack: len(stack.slices))
+        limit = ASIDE_VOX * min(fullest.slices[0].pixel_mm, float(np.linalg.norm(fullest.step)))
+        same = [
+            len(stack.slices) == len(fullest.slices) and np.abs(stack.positions - fullest.positions).max() <= limit
+            for stack in parts
+        ]
+        if all(same):
+            for index, stack in enumerate(parts):
+                stack.time_index = index
+            continue
+        for index, stack in enumerate(parts):
+            lacking = len(fullest.slices) - len(stack.slices)
+            if not same[index] and lacking <= max(2, FEW_FRAC * len(fullest.slices)) and _on_grid(stack, fullest):
+                numbers = f"time point {index + 1} has {len(stack.slices)} slices, another {len(fullest.slices)} or other ones"
+                raise Refusal("incomplete", numbers)
+
+
+def _on_grid(stack: Stack, other: Stack) -> bool:
+    """Whether the slices of one stack lie where slices of the other lie, or would lie."""
+    step = float(np.linalg.norm(other.step))
+    places = (stack.positions - other.positions[0]) @ other.step / step**2
+    return bool(np.abs(places - np.round(places)).max() <= 2 * ASIDE_VOX)
+
+
+def _stack(slices: list[Slice], options: IngestOptions, passes: Passes) -> Stack:
     """One volume, ordered along its normal, if its geometry is sound.
 
     Raises:
@@ -124,36 +217,12 @@ def _stack(slices: list[Slice], options: IngestOptions) -> Stack:
     if len(ordered) == 1:
         thickness = slices[0].header.slice_thickness
         return Stack(ordered, positions, normal * (thickness if thickness and 0 < thickness < 100 else 1.0))
-    depths = (positions - positions[0]) @ normal
-    even = _check_steps(np.diff(depths), options)
-    lateral = positions - positions[0] - depths[:, None] * normal
-    drift = lateral[-1]
-    pixel_mm = float(slices[0].spacing.min())
-    off_line = float(np.linalg.norm(lateral - np.outer(depths / depths[-1], drift), axis=1).max())
-    if off_line > max(DRIFT_VOX * pixel_mm, STEP_TOLERANCE_MM):
-        raise Refusal("shifted", f"by up to {off_line:.2f} mm")
-    tilt_deg = math.degrees(math.atan2(float(np.linalg.norm(drift)), float(depths[-1])))
-    tilted = float(np.linalg.norm(drift)) > DRIFT_VOX * pixel_mm
-    if tilted and options.tilt == "refuse":
-        raise Refusal("tilted", f"{tilt_deg:.2f} degrees")
+    one_scan = not passes.differing
+    hint = "; `uneven: resample` interpolates"
+    if not one_scan:
+        hint = f"; they differ in {', '.join(passes.differing)} and may be of several scans, so they are not interpolated"
+    line = line_of(positions, normal, ordered[0].pixel_mm, interpolate=one_scan and options.uneven == "resample", hint=hint)
+    if line.tilt_deg and options.tilt == "refuse":
+        raise Refusal("tilted", f"{line.tilt_deg:.2f} degrees")
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    return Stack(ordered, positions, step, tilt_deg if tilted else 0.0, straighten=tilted or not even)
-
-
-def _check_steps(steps: np.ndarray, options: IngestOptions) -> bool:
-    """Whether all steps are equal within 1 % or 0.02 mm; uneven ones are refused unless the options resample them."""
-    median = float(np.median(steps))
-    if median <= 1e-3:
-        raise Refusal("not_a_volume", f"slices {median:g} mm apart")
-    odd = np.abs(steps - median) > max(STEP_TOLERANCE_FRAC * median, STEP_TOLERANCE_MM)
-    if not odd.any():
-        return True
-    where = int(np.flatnonzero(odd)[0])
-    detail = f"slices {where + 1} to {where + 2} are {steps[where]:.3f} mm apart, most others {median:.3f}"
-    multiples = steps[odd] / median
-    whole = np.abs(multiples - np.round(multiples)) < 0.05
-    if (whole & (np.round(multiples) >= 2)).all() and odd.sum() <= max(1, MISSING_FRAC * len(steps)):
-        raise Refusal("missing_slice", detail)
-    if options.uneven == "refuse":
-        raise Refusal("uneven", detail)
-    return False
+    return Stack(ordered, positions, step, line.tilt_deg, straighten=bool(line.tilt_deg) or not line.even)

@@ -7,6 +7,8 @@ TAGS = {
     "sop_class": 0x00080016,
     "sop": 0x00080018,
     "study_date": 0x00080020,
+    "acquisition_date": 0x00080022,
+    "content_date": 0x00080023,
     "acquisition_time": 0x00080032,
     "content_time": 0x00080033,
     "modality": 0x00080060,
@@ -19,13 +21,17 @@ TAGS = {
     "age": 0x00101010,
     "digitiser": 0x00181000,
     "secondary_device": 0x00181010,
+    "contrast_agent": 0x00180010,
     "slice_thickness": 0x00180050,
     "kvp": 0x00180060,
     "echo_time": 0x00180081,
+    "inversion_time": 0x00180082,
     "echo_number": 0x00180086,
     "slice_gap": 0x00180088,
     "trigger_time": 0x00181060,
     "kernel": 0x00181210,
+    "flip_angle": 0x00181314,
+    "energy": 0x0018937C,
     "b_value": 0x00189087,
     "study": 0x0020000D,
     "series": 0x0020000E,
@@ -36,6 +42,10 @@ TAGS = {
     "frame_of_reference": 0x00200052,
     "temporal_position": 0x00200100,
     "num_temporal": 0x00200105,
+    "cardiac_phase": 0x00209241,
+    "concatenation": 0x00209161,
+    "part": 0x00209162,
+    "num_parts": 0x00209163,
     "images_in_acquisition": 0x00201002,
     "images_in_series": 0x00201209,
     "samples": 0x00280002,
@@ -49,6 +59,7 @@ TAGS = {
     "high_bit": 0x00280102,
     "signed": 0x00280103,
     "padding": 0x00280120,
+    "padding_limit": 0x00280121,
     "burned_in": 0x00280301,
     "intercept": 0x00281052,
     "slope": 0x00281053,
@@ -60,13 +71,15 @@ TAGS = {
 }
 SERIES_UID = TAGS["series"]
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
+ENERGY_GROUPS = (0x00189363, 0x00189364)
+MODALITY_LUT = 0x00283000
 REFERENCED_SERIES, REFERENCED_FRAMES = 0x00081115, 0x30060010
 
 WANTED = frozenset(TAGS.values())
 """What the header of a file is made of, at its top level."""
-SEQUENCES = frozenset([SHARED_GROUPS, FRAME_GROUPS, REFERENCED_SERIES, REFERENCED_FRAMES])
-"""Sequences whose items are kept: frames of an enhanced object, and the series that a label object describes."""
+SEQUENCES = frozenset([SHARED_GROUPS, FRAME_GROUPS, REFERENCED_SERIES, REFERENCED_FRAMES, MODALITY_LUT, *ENERGY_GROUPS])
+"""Sequences whose items are kept: frames of an enhanced object, how values are read, what series a label object describes."""
 _SHAPE = ("samples", "photometric", "frames", "rows", "columns")
-_BITS = ("bits_allocated", "bits_stored", "high_bit", "signed", "padding", "lossy")
+_BITS = ("bits_allocated", "bits_stored", "high_bit", "signed", "padding", "padding_limit", "lossy")
 PIXELS_WANTED = frozenset(TAGS[name] for name in (*_SHAPE, *_BITS))
 """What decoding the pixels takes, and nothing else."""

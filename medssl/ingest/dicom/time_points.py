@@ -7,9 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medssl.ingest.dicom.slices import SAME_PLACE_MM, Slice
+from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
+_MARKS = (
+    *("temporal_position", "acquisition", "phase", "trigger_time", "acquisition_s", "content_s"),
+    *("inversion_time", "flip_angle", "contrast"),
+)
+"""Fields of a frame that may tell time points apart, the surest first."""
 Digest = Callable[[Slice], str]
 
 
@@ -18,10 +23,11 @@ def without_copies(slices: list[Slice], digest: Digest) -> tuple[list[Slice], li
     first: dict[tuple[str, int, int], Slice] = {}
     copies = []
     for piece in slices:
-        key = (piece.header.sop, piece.frame, piece.tile)
+        # files without an instance identifier are told apart by their place, as any others
+        key = (piece.header.sop or f"file {piece.file}", piece.frame, piece.tile)
         if key not in first:
             first[key] = piece
-        elif digest(piece) == digest(first[key]) and np.allclose(piece.position, first[key].position, atol=SAME_PLACE_MM):
+        elif digest(piece) == digest(first[key]) and np.allclose(piece.position, first[key].position, atol=piece.same_place_mm):
             copies.append(piece)
         else:
             raise Refusal("conflict", "one instance identifier, two different images")
@@ -68,7 +74,7 @@ def _by_place(group: list[Slice]) -> list[list[Slice]]:
     places: list[list[Slice]] = []
     last = -math.inf
     for depth, _, piece in sorted(((float(s.position @ normal), n, s) for n, s in enumerate(group)), key=lambda e: e[:2]):
-        if depth - last > SAME_PLACE_MM:
+        if depth - last > group[0].same_place_mm:
             places.append([])
         places[-1].append(piece)
         last = depth
@@ -79,19 +85,33 @@ def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
     """Time points, by the first field that puts at most one slice of each into every place; empty if none does."""
     slices = [piece for place in places for piece in place]
     marks: list[Callable[[Slice], float | None]] = [
-        lambda s: None if s.header.temporal_position is None else float(s.header.temporal_position),
-        lambda s: None if s.header.acquisition is None else float(s.header.acquisition),
-        *[lambda s, n=n: s.times[n] if n < len(s.times) else None for n in range(3)],
+        lambda s, name=name: getattr(s.source, name)  # type: ignore[misc]
+        for name in _MARKS
     ]
     for mark in marks:
         values = [mark(s) for s in slices]
-        if None in values or len(set(values)) != num_points:
+        if None in values or not all(v is not None and math.isfinite(v) for v in values) or len(set(values)) != num_points:
             continue
         if all(len({mark(s) for s in place}) == len(place) for place in places):
             return [[s for s in slices if mark(s) == value] for value in sorted(set(values))]  # type: ignore[type-var]
-    if any(len(place) != num_points for place in places) or len(places) == 1:
+    if len(places) == 1:
         return []
-    return _split_by_instance(places, num_points)
+    by_instance = [] if any(len(place) != num_points for place in places) else _split_by_instance(places, num_points)
+    return by_instance or _split_by_range(places, marks[:2])
+
+
+def _split_by_range(places: list[list[Slice]], marks: list[Callable[[Slice], float | None]]) -> list[list[Slice]]:
+    """Scans of ranges that overlap in part, by the first field that tells them apart at every place."""
+    for mark in marks:
+        where: dict[float | None, list[int]] = {}
+        for k, place in enumerate(places):
+            for piece in place:
+                where.setdefault(mark(piece), []).append(k)
+        if None in where or any(len(found) != len(set(found)) for found in where.values()):
+            continue
+        if all(found[-1] - found[0] >= 0.25 * len(places) for found in where.values()):
+            return [[s for place in places for s in place if mark(s) == value] for value in sorted(where)]  # type: ignore[type-var]
+    return []
 
 
 def _split_by_instance(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:

@@ -1,0 +1,118 @@
+"""What may differ between the slices of one volume: the table that decides which slices belong together.
+
+A volume is made of slices that differ in position alone. `ATTRIBUTES` says of everything else that a file states what a
+difference means, for classic files and for the frames of enhanced ones alike. What is not in the table may differ (numbers of
+instances, slice thickness, window, dose), and so may what is applied slice by slice (slope, intercept, padding).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from medssl.ingest.dicom.frames import Frame
+from medssl.ingest.dicom.header import Header
+
+Rule = Literal["equal", "split", "contrast", "pass", "clock"]
+"""What a difference means:
+
+- `equal`: a contradiction, the series is refused;
+- `split`: always another volume;
+- `contrast`: another volume where it stands for many slices (blocks, or slices of others between them), not where it numbers
+  the slices one by one;
+- `pass`: as `contrast`, but blocks that follow each other stay one volume where their values join;
+- `clock`: as `pass`, but blocks count only where the clock jumps: a scan takes its time.
+"""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One thing that slices state, what a difference in it means, and why. An absent value is a value of its own."""
+
+    name: str
+    """As a sentence says it."""
+    rule: Rule
+    value: Callable[[Header, Frame], Hashable]
+    why: str
+    code: str = "mixed_content"
+    """Of the refusal where a few slices differ."""
+    unless_one_each: bool = False
+    """Harmless where every file has a value of its own: then a tool that replaces identifiers made them."""
+
+
+def _rounded(value: float | None, digits: int) -> Hashable:
+    """Numbers that differ in their last decimals only are equal; one that is no number is equal to itself."""
+    return None if value is None else "no number" if not math.isfinite(value) else round(value, digits)
+
+
+def _unit(header: Header, frame: Frame) -> Hashable:
+    """What values are measured in; of CT nothing but HU is read."""
+    return None if header.modality == "CT" else frame.unit, header.units
+
+
+ATTRIBUTES: tuple[Attribute, ...] = (
+    Attribute(
+        "patient", "split", lambda h, f: h.subject, "one identifier of a series, two patients", "mixed_patient"
+    ),
+    Attribute(
+        "series", "split", lambda h, f: h.series,
+        "a slice that another series lacks may bear a damaged identifier", "mixed_series", unless_one_each=True,
+    ),
+    Attribute("study", "split", lambda h, f: h.study, "another study may be of another day", "mixed_patient"),
+    Attribute(
+        "frame of reference", "split", lambda h, f: h.frame_of_reference,
+        "positions of two frames of reference cannot be compared (PS3.3 C.7.4.1)", "mixed_frame", unless_one_each=True,
+    ),
+    Attribute("modality", "split", lambda h, f: h.modality, "other values"),
+    Attribute("image type", "split", lambda h, f: f.content, "magnitude, phase, water, fat, reconstructions (PS3.3 C.7.6.1.1.2)"),
+    Attribute("stack", "split", lambda h, f: f.stack, "frames say which stack they belong to (PS3.3 C.7.6.16.2.2.4)"),
+    Attribute("pixel format", "split", lambda h, f: (h.layout.signed, h.layout.bits_allocated), "exported by two programs"),
+    Attribute("unit", "split", _unit, "other values (PS3.3 C.11.1.1.2, C.8.9.1.1.3)"),
+    Attribute("tube voltage", "split", lambda h, f: _rounded(f.kvp, 1) if h.modality == "CT" else None, "other contrast"),
+    Attribute("energy", "split", lambda h, f: _rounded(f.energy, 1), "other contrast"),
+    Attribute("kernel", "split", lambda h, f: f.kernel if h.modality == "CT" else None, "other noise and sharpness"),
+    Attribute("echo number", "split", lambda h, f: h.echo_number if h.modality == "MR" else None, "other contrast"),
+    Attribute("echo time", "split", lambda h, f: _rounded(f.echo_time, 3) if h.modality == "MR" else None, "other contrast"),
+    Attribute("b-value", "split", lambda h, f: _rounded(f.b_value, 1), "other contrast"),
+    Attribute(
+        "presence of a rescale", "equal", lambda h, f: (f.slope is None, f.intercept is None),
+        "slices with and without a rescale are in two units", "mixed_rescale",
+    ),
+    Attribute("inversion time", "contrast", lambda h, f: _rounded(f.inversion_time, 1), "other contrast, or one for each slice"),
+    Attribute("flip angle", "contrast", lambda h, f: _rounded(f.flip_angle, 2), "other contrast, or one for each slice"),
+    Attribute("contrast agent", "contrast", lambda h, f: f.contrast, "before and after the injection"),
+    Attribute(
+        "phase", "contrast", lambda h, f: None if f.phase is None else round(f.phase / 5),
+        "another phase of the heart; to 5 %, as every beat hits it a little differently",
+    ),
+    Attribute("temporal position", "contrast", lambda h, f: f.temporal_position, "another time, or a number for each slice"),
+    Attribute(
+        "acquisition", "pass", lambda h, f: f.acquisition,
+        "another scan; or a number for each slice, or for each rotation of a step-and-shoot scan",
+    ),
+    Attribute(
+        "trigger time", "clock", lambda h, f: _rounded(f.trigger_time, 1) if h.modality == "CT" else None,
+        "another phase; or a beat for each slab. In MR every slice has a delay of its own",
+    ),
+    Attribute(
+        "acquisition time", "clock", lambda h, f: _rounded(f.acquisition_s, 0) if h.modality == "CT" else None,
+        "another scan; a CT acquires its slices in their order, an MR does not",
+    ),
+)  # fmt: skip
+SPLITS = tuple(a for a in ATTRIBUTES if a.rule == "split")
+TESTED = tuple(a for a in ATTRIBUTES if a.rule in ("contrast", "pass", "clock"))
+
+
+def stated(header: Header, frame: Frame) -> dict[str, Hashable]:
+    """What a slice states, by the names of the table."""
+    return {attribute.name: attribute.value(header, frame) for attribute in ATTRIBUTES}
+
+
+def one_for_each_file(attribute: Attribute, values: Sequence[Hashable]) -> bool:
+    """Whether the values of an attribute, one for each file, are so many that they tell nothing: nearly every file its own."""
+    counts = Counter(values)
+    alone = sum(count == 1 for count in counts.values())
+    return attribute.unless_one_each and len(values) > 2 and alone >= 0.8 * len(values)

@@ -1,0 +1,94 @@
+"""Whether slices stand on one line at even steps. Every tolerance is a share of the voxel, and their sum has a limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from medssl.ingest.refusal import Refusal
+
+STEP_FRAC = 0.01
+"""A step may differ from the others by this share,"""
+STEP_MM, STEP_MOST_FRAC = 0.02, 0.04
+"""or by so many mm where that is no more than this share;"""
+SUM_FRAC = 0.05
+"""and no slice may lie further than this share of a step from its place on the even grid."""
+ROUNDED_FRAC = 0.1
+"""The same where an even grid, rounded to the decimals that the positions have, explains it."""
+ROUNDING = 0.75
+"""A rounded position is half a decimal off; a little more from a line that is fitted through all of them."""
+COARSEST_MM = 0.1
+"""Scanners round positions to a tenth of a millimetre, and not to whole ones."""
+ASIDE_VOX = 0.1
+"""Share of a pixel by which slices may lie beside their line."""
+MISSING_FRAC = 0.25
+"""Up to this share of steps that are whole multiples of the others counts as missing slices, more as uneven spacing."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Slices in order along their normal."""
+
+    even: bool
+    tilt_deg: float
+    """Between the normal and the line of the slices; 0 where they stand straight."""
+
+
+def line_of(positions: np.ndarray, normal: np.ndarray, pixel_mm: float, *, interpolate: bool, hint: str) -> Line:
+    """How slices at `positions` `(n, 3)` mm, ordered along their `normal` `(3,)`, stand; n ≥ 2.
+
+    Uneven ones are refused with `hint`, what a person could do, unless they may be interpolated.
+
+    Raises:
+        Refusal: `not_a_volume`, `missing_slice`, `uneven` or `shifted`.
+    """
+    depths = (positions - positions[0]) @ normal
+    unit_mm = decimals_mm(positions)
+    even = _check_steps(depths, float(np.abs(normal) @ unit_mm), pixel_mm, interpolate=interpolate, hint=hint)
+    lateral = positions - positions[0] - depths[:, None] * normal
+    drift = lateral[-1]
+    aside_mm = max(ASIDE_VOX * pixel_mm, min(float(np.linalg.norm(unit_mm)), 2.5 * ASIDE_VOX * pixel_mm))
+    off_line = float(np.linalg.norm(lateral - np.outer(depths / depths[-1], drift), axis=1).max())
+    if off_line > aside_mm:
+        raise Refusal("shifted", f"by up to {off_line:.4g} mm")
+    tilted = float(np.linalg.norm(drift)) > aside_mm
+    return Line(even, math.degrees(math.atan2(float(np.linalg.norm(drift)), float(depths[-1]))) if tilted else 0.0)
+
+
+def decimals_mm(positions: np.ndarray) -> np.ndarray:
+    """(3,) the last decimal that each coordinate of `positions` `(n, 3)` is written to, at most `COARSEST_MM`."""
+    units = []
+    for column in positions.T:
+        digits = max(len(repr(float(v)).partition(".")[2]) if "e" not in repr(float(v)) else 9 for v in column)
+        units.append(min(10.0**-digits, COARSEST_MM))
+    return np.array(units)
+
+
+def _check_steps(depths: np.ndarray, unit_mm: float, pixel_mm: float, *, interpolate: bool, hint: str) -> bool:
+    """Whether slices at `depths` mm are evenly spaced; `unit_mm` is the last decimal of a depth."""
+    steps = np.diff(depths)
+    median = float(np.median(steps))
+    if median <= 1e-3 * pixel_mm:
+        raise Refusal("not_a_volume", f"slices {median:g} mm apart")
+    odd = np.abs(steps - median) > max(STEP_FRAC * median, min(STEP_MM, STEP_MOST_FRAC * median))
+    places = np.arange(len(depths))
+    from_grid = depths - depths[-1] * places / places[-1]
+    furthest = int(np.argmax(np.abs(from_grid)))
+    if not odd.any() and abs(from_grid[furthest]) <= SUM_FRAC * median:
+        return True
+    line = np.polyval(np.polyfit(places, depths, 1), places)
+    if np.abs(depths - line).max() <= min(ROUNDING * unit_mm, ROUNDED_FRAC * median):
+        return True
+    detail = f"slice {furthest + 1} lies {abs(from_grid[furthest]):.4g} mm from its place on an even grid of {median:.4g} mm"
+    if odd.any():
+        where = int(np.flatnonzero(odd)[0])
+        detail = f"slices {where + 1} to {where + 2} are {steps[where]:.4g} mm apart, most others {median:.4g}"
+        multiples = steps[odd] / median
+        whole = np.abs(multiples - np.round(multiples)) < 0.05
+        if (whole & (np.round(multiples) >= 2)).all() and odd.sum() <= max(1, MISSING_FRAC * len(steps)):
+            raise Refusal("missing_slice", detail)
+    if not interpolate:
+        raise Refusal("uneven", detail + hint)
+    return False
