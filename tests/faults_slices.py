@@ -352,7 +352,7 @@ def slice_of_a_sparse_series(folder: Path, seed: int) -> Expected:
 
 def positions_rounded(folder: Path, seed: int) -> Expected:
     """A scanner that writes positions to a tenth of a millimetre."""
-    phantom = random_phantom(seed, step=round(float(rng(seed, "step").uniform(1.2, 8.0)), 3))
+    phantom = random_phantom(seed, step=round(float(rng(seed, "step").uniform(1.2, 8.0)), 3), slope_per_mm=GENTLE)
     made = datasets(phantom)
     for ds, position in zip(made, phantom.positions(), strict=True):
         ds.ImagePositionPatient = [f"{v:.1f}" for v in position]
