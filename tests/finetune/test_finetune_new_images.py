@@ -40,8 +40,9 @@ def prepared_with(window: list[float]) -> dict[str, Any]:
     }
 
 
-def predict(model: Path, source: Path, out: Path) -> None:
-    result = CliRunner().invoke(app, ["predict", str(model), str(source), "-o", str(out)], catch_exceptions=False)
+def predict(model: Path, source: Path, out: Path, *, force: bool = False) -> None:
+    words = ["predict", str(model), str(source), "-o", str(out), *(["--force"] if force else [])]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
 
@@ -69,10 +70,10 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
         save(datasets(phantom), here / "new" / f"case{seed}")
     image = np.load(source / "arrays" / "v-04.npy")
     affine = np.array([[0, 0, 1.25, -9], [-1.5, 0, 0, 4], [0, -4.0, 0, 77], [0, 0, 0, 1]])
-    given["scan.nii.gz"] = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(0, 2, 1)), affine)
-    nibabel.save(given["scan.nii.gz"], here / "new" / "scan.nii.gz")
+    given["scan_ct.nii.gz"] = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(0, 2, 1)), affine)
+    nibabel.save(given["scan_ct.nii.gz"], here / "new" / "scan_ct.nii.gz")
     (here / "new" / "notes.txt").write_text("nothing")
-    predict(folder, here / "new", here / "answers")
+    predict(folder, here / "new", here / "answers", force=True)  # CT where it learnt from MR
     files = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")["file"]
     assert set(files) == set(given)
     table = tables.read_tsv(here / "answers" / "masks.tsv", text=("class",))
@@ -111,7 +112,9 @@ def test_probabilities_of_new_pictures_and_slices(
         assert np.allclose(row[names].to_numpy(float), truth[number], atol=1e-5)
         assert row["predicted"] == model.contract["classes"][truth[number].argmax()]
     save(datasets(random_phantom(5)), here / "dicom")
-    predict(folder, here / "dicom", here / "slices")
+    with pytest.raises(StudyError, match=r"^Window \[0\.0\] to \[255\.0\] of v-.*the whole range of a picture's type.*--force"):
+        predict(folder, here / "dicom", here / "slices")
+    predict(folder, here / "dicom", here / "slices", force=True)
     slices = tables.read_tsv(here / "slices" / "probabilities.tsv")
     assert len(slices) == len(list((here / "dicom").iterdir()))
     assert np.allclose(slices[names].sum(axis=1), 1)

@@ -20,7 +20,8 @@ from prepared import phantom, write_prepared
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, Window
+from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data
+from medssl.artefacts.learnt import Window
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
