@@ -358,12 +358,15 @@ def plan(
     """Say what a study will take here: hours, memory, disk, and the largest batch, from a piece of it that is run."""
     import shutil
 
+    from medssl.study.check_sources import mixed_cohorts
     from medssl.study.dag import Dag
-    from medssl.study.file import load_study
+    from medssl.study.file import read_study
     from medssl.study.planning import table
     from medssl.study.probe import costs
 
-    study = load_study(files=[str(study_file)])
+    study, places = read_study(files=[str(study_file)])
+    for loc, text in mixed_cohorts(Dag(study)):
+        print(f"note: {places.sentence(loc, text)}", file=sys.stderr)
     found, batches = costs(study, threads, limit_s)
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
     print(table(found, shutil.disk_usage(place).free / 1e6, len(list(Dag(study).specs()))))

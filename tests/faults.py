@@ -949,6 +949,9 @@ NIFTI_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
     )
 }  # fmt: skip
 
+from faults_modality import MODALITY_FAULTS  # noqa: E402
+
+DICOM_FAULTS |= MODALITY_FAULTS
 
 Fault = Callable[[Path, int], Expected]
 

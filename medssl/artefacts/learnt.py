@@ -85,7 +85,7 @@ class Window(Document):
         """What stands in a contract's `window`, for a sentence."""
         words = {
             HU: f"{self.low} to {self.high} HU" if self.low else "several windows in HU",
-            PERCENTILES: f"each volume's {' to '.join(map(str, self.percentiles or ['own']))} percentiles",
+            PERCENTILES: f"each volume's {' to '.join(map(str, self.percentiles or ()))} percentiles".replace("  ", " own "),
             RANGE: "the whole range of a picture's type",
         }
         return " or ".join(words[rule] for rule in self.rules) or f"{self.low} to {self.high}"

@@ -30,6 +30,7 @@ CODES: dict[str, str] = {
     # DICOM: not a volume of ours
     "unsupported_object": "a DICOM object without an image of a patient (report, dose, state, waveform ...)",
     "unsupported_modality": "not CT, MR or PT",
+    "mixed_modality": "slices of one series state different modalities",
     "other_modality": "another modality than `modality` keeps",
     "several_subjects": "its files are of different patients by `subject_pattern` or the label table",
     "unsupported_syntax": "a transfer syntax that no decoder here knows",

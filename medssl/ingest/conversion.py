@@ -6,7 +6,7 @@ from medssl.ingest.convert_dicom import convert_series
 from medssl.ingest.convert_images import convert_npz, convert_pictures
 from medssl.ingest.convert_nifti import convert_nifti
 from medssl.ingest.ledger import Row
-from medssl.ingest.modality import says_another, set_aside
+from medssl.ingest.modality import refused_by_modality, set_aside
 from medssl.ingest.outcome import Outcome, by_code
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.source import NewFile, Source
@@ -23,8 +23,8 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
     if good and good[0]["group"] in skip:
         outcome.reject("skipped", Refusal("skipped").sentence, good, "scan")
         return outcome
-    if another := says_another(good, source.options):
-        outcome.reject(another.code, another.sentence, good, "scan")
+    if refusal := refused_by_modality(good, source.options):
+        outcome.reject(refusal.code, refusal.sentence, good, "scan")
         return outcome
     formats = {row["format"] for row in good}
     if "dicom" in formats:

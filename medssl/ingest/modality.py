@@ -12,13 +12,17 @@ from medssl.ingest.refusal import Refusal
 UNKNOWN = "OT"
 
 
-def says_another(rows: list[Row], options: IngestOptions) -> Refusal | None:
-    """Why the images of a DICOM series are set aside before any pixel is read; None where one of them is kept.
+def refused_by_modality(rows: list[Row], options: IngestOptions) -> Refusal | None:
+    """Why a DICOM series is refused or set aside before any pixel is read; None where it is not.
 
-    A series that states several modalities contradicts itself, and no part of it is taken away here: a slice would be missing.
+    Modality is an attribute of the series (PS3.3 C.7.3.1): one that states several contradicts itself, and no part of it is kept,
+    as a slice could be missing without a word.
     """
-    stated = [json.loads(row["header"])["modality"] for row in rows if row["role"] == "image" and row["format"] == "dicom"]
-    if not options.modalities or not stated or set(stated) & set(options.modalities):
+    images = [row for row in rows if row["role"] == "image" and row["format"] == "dicom"]
+    stated = sorted({json.loads(row["header"])["modality"] for row in images})
+    if len(stated) > 1:
+        return Refusal("mixed_modality", " and ".join(stated))
+    if not options.modalities or not stated or stated[0] in options.modalities:
         return None
     return _refusal(stated[0], options)
 

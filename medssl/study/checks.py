@@ -14,6 +14,7 @@ from medssl.core.files import read_json
 from medssl.core.label_table import FOLDERS, ID_COLUMNS, contradictions, is_label_table, read_label_table
 from medssl.core.listing import Listed, beside, walk
 from medssl.core.split_file import read_split_file
+from medssl.study.check_sources import idle_options, mixed_cohorts
 from medssl.study.dag import Dag
 from medssl.study.file import Loc, Places
 from medssl.study.options import Study
@@ -70,6 +71,7 @@ def _problems(dag: Dag, targets: list[str]) -> Iterator[Problem]:
             listed[name] = walk(name, source.path)
         except StudyError as error:
             yield loc, str(error)
+    yield from idle_options(dag)
     tasks = wants_tasks(dag, targets)
     for name in study.sources:
         yield from _labels_of(study, name, wanted=tasks and name in {task.source for task in study.finetune.values()})
@@ -213,6 +215,7 @@ def _without_labels(task: str, kind: str, source: str, listed: list[Listed]) -> 
 
 def _notes(dag: Dag, targets: list[str]) -> Iterator[Problem]:
     study = dag.study
+    yield from mixed_cohorts(dag)
     for name, source in study.sources.items():
         labels = source.labels
         if labels not in (None, FOLDERS) and not Path(str(labels)).exists():
