@@ -15,8 +15,8 @@ CODES: dict[str, str] = {
     "archive": "a zip, tar or other archive; archives are never opened, unpack it first",
     "dicomdir": "an index of DICOM files, not an image",
     "not_an_image": "neither DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG nor an NPZ image set",
-    "changed": "the file changed while it was being read",
-    "unreadable": "the operating system would not give the file",
+    "changed": "the file is not the one that was listed; run the command again once nothing writes to the source",
+    "unreadable": "the operating system would not give it; check its permissions and the disk",
     "skipped": "listed under ingest.skip",
     # damage and attack
     "truncated": "the file ends before its content does",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +15,21 @@ from medssl.core.file_names import modality_of, pair_masks, subject_of
 from medssl.core.label_table import IDENTITY_COLUMNS
 from medssl.core.listing import minted
 from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, follow
+from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
 from medssl.ingest.dicom.label_series import give_series
 from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
 
-COLUMNS = ["name", "size", "mtime_ns", "format", "code", "sentence", "series", "header", "group", "role", "tainted", "shard"]
-DAMAGE = frozenset(["truncated", "corrupt", "pixel_length", "nested", "bomb", "too_large", "timeout", "crashed", "missing_tag"])
-DAMAGE |= {"empty", "changed", "unreadable"}
-"""Codes after which it is open what the file would have been."""
+COLUMNS = ["name", "size", "mtime_ns", "format", "code", "sentence", "series", "header", "group", "role"]
+COLUMNS += ["tainted", "beside", "shard"]
+NOT_FILES = {
+    "link": Refusal("link"),
+    "special": Refusal("special_file"),
+    "closed": Refusal("unreadable", "a folder that cannot be listed, with all that may lie in it"),
+    "gone": Refusal("changed", "it went while the source was listed"),
+}
 
 Row = dict[str, Any]
 
@@ -89,8 +93,7 @@ def headers(
         }
         old = known.get((name, size, mtime_ns))
         if kind != "file":
-            refusal = Refusal("link" if kind == "link" else "special_file")
-            row |= refusal.answer()
+            row |= NOT_FILES[kind].answer()
         elif size == 0:
             row |= Refusal("empty").answer()
         elif old is not None:
@@ -100,7 +103,10 @@ def headers(
         rows.append(row)
     if advance is not None:
         advance(len(rows) - len(asked))
-    requests = [{"path": str(root / rows[n]["name"]), "size": rows[n]["size"], "no_space": no_space} for n in asked]
+    requests = [
+        {**{name: rows[n][name] for name in ("size", "mtime_ns")}, "path": str(root / rows[n]["name"]), "no_space": no_space}
+        for n in asked
+    ]
     for number, answer in readers.each("scan", requests, memory_mb=HEADER_MEMORY_MB, timeout_s=HEADER_TIMEOUT_S, batch=BATCH):
         row = rows[asked[number]]
         row |= {name: answer.get(name, "") for name in ("format", "code", "sentence", "series")}
@@ -113,10 +119,10 @@ def headers(
 
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
-    """Fill in `group`, `role` and `tainted` of every row."""
+    """Fill in `group`, `role`, `tainted` and `beside` of every row."""
     claimed = claim_data_files(rows)
     for row in rows:
-        row["role"], row["tainted"] = "image", False
+        row["role"], row["tainted"], row["beside"] = "image", False, False
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
     _dicom_groups(rows, key)
@@ -160,24 +166,11 @@ def _dicom_groups(rows: list[Row], key: bytes) -> None:
 
 
 def _taint(rows: list[Row]) -> None:
-    """A damaged DICOM file casts doubt on its series; where it cannot say which, on every series of its folder."""
-    folders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    """A file that cannot be read casts doubt on the series that it may have belonged to."""
+    doubtful, beside = series_in_doubt(rows)
     for row in rows:
-        if row["format"] == "dicom" and row["role"] == "image":
-            folders[_place(row["name"])].add(row["group"])
-    doubtful: set[str] = set()
-    for row in rows:
-        if row["code"] in DAMAGE and not row["format"]:
-            doubtful |= {row["series"]} if row["series"] else folders.get(_place(row["name"]), set())
-    for row in rows:
-        row["tainted"] = row["group"] in doubtful and row["format"] == "dicom"
-
-
-def _place(name: str) -> tuple[str, str]:
-    """Folder and suffix: files of one export share both. A suffix that is a number is part of the name."""
-    folder, _, file = name.rpartition("/")
-    suffix = file.rpartition(".")[2].lower() if "." in file else ""
-    return folder, "" if suffix.isdigit() or len(suffix) > 4 else suffix
+        dicom = row["format"] == "dicom"
+        row["tainted"], row["beside"] = dicom and row["group"] in doubtful, dicom and row["group"] in beside
 
 
 def nifti_modality(name: str, options: IngestOptions) -> str:
