@@ -31,6 +31,7 @@ app = typer.Typer(
 
 SpecPath = Annotated[Path, typer.Argument(help="spec file, results/<study>/specs/<stage>/<name>.json")]
 Log = Annotated[Path | None, typer.Option(help="append the log to this file")]
+Force = Annotated[bool, typer.Option("--force", help="take images that are unlike those that were learnt from, with a warning")]
 Threads = Annotated[int, typer.Option(min=1, help="threads this job may use")]
 
 
@@ -248,6 +249,7 @@ def embed(
     run: Annotated[Path, typer.Argument(help="folder of a pre-training run, 4_pretrain/<cohort>/<run>")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the Parquet table to write")],
     threads: Threads = 1,
+    force: Force = False,
 ) -> None:
     """Write the features of images as a table."""
     limit_threads(threads)
@@ -257,10 +259,10 @@ def embed(
     contract = read_contract(run)
     file_to_write(out)
     if (source / "samples.parquet").is_file():
-        print(f"{write(source, run, out)} rows in {out}")
+        print(f"{write(source, run, out, force=force)} rows in {out}")
         return
-    with _new_images(source, out.parent, *sections_of(contract), threads) as (_, prepared, names, rejected):
-        print(f"{write(prepared, run, out)} rows in {out}")
+    with _new_images(source, out.parent, *sections_of(contract), threads, force) as (_, prepared, names, rejected):
+        print(f"{write(prepared, run, out, force=force)} rows in {out}")
     _write_ledgers(names, rejected, *(out.with_suffix(f".{name}.tsv") for name in ("files", "rejected")))
 
 
@@ -270,18 +272,18 @@ def predict(
     source: Annotated[Path, typer.Argument(help="new DICOM, NIfTI or images (a folder), or an NPZ file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write to")],
     threads: Threads = 1,
+    force: Force = False,
 ) -> None:
     """Apply a fine-tuned model to new images: masks on their own grids, or a table of probabilities."""
     limit_threads(threads)
-    from medssl.finetune.predicting import contract_of
+    from medssl.finetune.predicting import contract_of, sections_of
     from medssl.finetune.run import predict as write
 
     contract = contract_of(model)
     folder_to_write(out)
-    sections = contract["ingest"] or {}, contract["prepare"] or {}
-    with _new_images(source, out, *sections, threads) as (ingested, prepared, names, rejected):
+    with _new_images(source, out, *sections_of(contract), threads, force) as (ingested, prepared, names, rejected):
         samples, volumes = (prepared / name for name in ("samples.parquet", "volumes.tsv"))
-        written = write(model, samples, volumes, out, ingested=ingested / "volumes", threads=threads)
+        written = write(model, samples, volumes, out, ingested=ingested / "volumes", threads=threads, force=force)
     for path in written:
         print(path)
     _write_ledgers(names, rejected, out / "files.tsv", out / "rejected.tsv")
@@ -289,19 +291,29 @@ def predict(
 
 @contextlib.contextmanager
 def _new_images(
-    source: Path, beside: Path, ingest_section: dict[str, Any], prepare_section: dict[str, Any], threads: int
+    source: Path, beside: Path, ingest_section: dict[str, Any], prepare_section: dict[str, Any], threads: int, force: bool
 ) -> Iterator[tuple[Path, Path, Any, Any]]:
-    """Folders of ingest and prepare of a source of no study, gone afterwards; which file each id is of, and what was refused."""
-    from medssl.core.tables import read_tsv
+    """Folders of ingest and prepare of a source of no study, gone afterwards; which file each id is of, and what was refused.
+
+    What is of another modality than was learnt from is set aside; with `force` it is taken, and what is learnt from warns of it.
+    """
     from medssl.ingest import run as ingesting
-    from medssl.study.one_source import specs_of
+    from medssl.study.one_source import other_modality, read_rejected, specs_of
 
     with tempfile.TemporaryDirectory(prefix=".part-", dir=beside) as folder:
-        ingest, prepare = specs_of(source, Path(folder), ingest_section, prepare_section)
-        _ingest_and_prepare(ingest, prepare, threads)
+        for number, section in enumerate((ingest_section, {**ingest_section, "modality": "auto"})):
+            ingest, prepare = specs_of(source, Path(folder) / str(number), section, prepare_section)
+            try:
+                _ingest_and_prepare(ingest, prepare, threads)
+            except TooManyRefusalsError:
+                if not (force and other_modality(ingest)):
+                    other_modality(ingest, nothing_left=source)
+                    raise
+            if not (force and other_modality(ingest)):
+                break
         with job(ingest) as work:
             names = ingesting.source_names(work)
-        yield Path(ingest.out), Path(prepare.out), names, read_tsv(Path(ingest.out) / "rejected.tsv")
+        yield Path(ingest.out), Path(prepare.out), names, read_rejected(ingest)
 
 
 def _write_ledgers(names: Any, rejected: Any, names_path: Path, rejected_path: Path) -> None:
@@ -351,12 +363,15 @@ def plan(
     """Say what a study will take here: hours, memory, disk, and the largest batch, from a piece of it that is run."""
     import shutil
 
+    from medssl.study.check_sources import mixed_cohorts
     from medssl.study.dag import Dag
-    from medssl.study.file import load_study
+    from medssl.study.file import read_study
     from medssl.study.planning import table
     from medssl.study.probe import costs
 
-    study = load_study(files=[str(study_file)])
+    study, places = read_study(files=[str(study_file)])
+    for loc, text in mixed_cohorts(Dag(study)):
+        print(f"note: {places.sentence(loc, text)}", file=sys.stderr)
     found, batches = costs(study, threads, limit_s)
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
     print(table(found, shutil.disk_usage(place).free / 1e6, len(list(Dag(study).specs()))))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, meant
+from medssl.artefacts.learnt import Learnt, Window
 from medssl.artefacts.schema import Table
 from medssl.core.errors import CorruptArtefactError, StudyError
 
@@ -39,14 +40,6 @@ CURVE = Table(
     others="what the objective and the health of the representation add, by name",
     unique=("step",),
 )
-
-
-class Window(Document):
-    """Which values the network sees as 0 and 1."""
-
-    low: list[float] = meant("the value seen as 0, for each channel", "value (HU for CT)")
-    high: list[float] = meant("the value seen as 1, for each channel", "value (HU for CT)")
-    differs_by_volume: bool = meant("whether each volume had its own window; these are then the first's")
 
 
 class Network(Document):
@@ -120,6 +113,7 @@ class Contract(Network):
     init_run: str | None = meant("the run of the study that it went on from")
     ema: float | None = meant("decay of the averaged weights; null where they are the last ones")
     data: Data = meant("what it has learnt from")
+    learnt: Learnt | None = meant("what new images are held against; absent from contracts of earlier versions", default=None)
     spec: str = meant("hash of the job's options")
     seed: int = meant("of the run")
     parts: dict[str, Part] = meant("what lies in `parts.safetensors`, by name; absent where nothing does", default={})

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 
 from medssl.artefacts.column import HASH, Column
 from medssl.artefacts.document import Document, meant
-from medssl.artefacts.encoder import Network, Window
+from medssl.artefacts.encoder import Network
+from medssl.artefacts.learnt import Learnt, Window
 from medssl.artefacts.schema import Table
 from medssl.artefacts.volumes import SPLITS
 from medssl.core.errors import CorruptArtefactError
@@ -125,6 +126,7 @@ class ModelContract(Network):
     spacing_mm: list[float] | None = meant("median of the source; null for images", "mm")
     window: Window = meant("of the source")
     normalisation: str = meant("from values to inputs, in words")
+    learnt: Learnt | None = meant("what new images are held against; absent from contracts of earlier versions", default=None)
     fit: FitOfModel = meant("the fit that it is of")
     recipe: dict[str, Any] = meant("how it was trained")
     ingest: dict[str, Any] | None = meant("how the source was ingested, as far as new images must be treated alike")

@@ -45,6 +45,20 @@ class LabelCounts(Document):
     strangers: int = meant("label entries or files that are for none of them")
     names: dict[str, str] = meant("mask value → class name, where a folder of masks names its classes")
 
+    @property
+    def unlabelled_in_words(self) -> str:
+        """`2 of 40 volumes and images have no label`; nothing where all have one."""
+        left = self.items - self.labelled
+        have = "has" if left == 1 else "have"
+        return f"{left} of {self.items} volumes and images {have} no label" if left else ""
+
+    @property
+    def strangers_in_words(self) -> str:
+        """`3 label files or entries were refused or are for none of the images`; nothing where all found theirs."""
+        were, have = ("was", "is") if self.strangers == 1 else ("were", "are")
+        entries = "label file or entry" if self.strangers == 1 else "label files or entries"
+        return f"{self.strangers} {entries} {were} refused or {have} for none of the images" if self.strangers else ""
+
 
 def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
     """The table of samples with what label files say: of an image by its index, of a volume for all its slices.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pandas as pd
+
 from medssl.artefacts.column import ID, INSIDE, Column
 from medssl.artefacts.document import Document, meant
 from medssl.artefacts.schema import Table
@@ -35,6 +37,12 @@ SAMPLES = Table(
 )
 
 
+def axes_of(samples: pd.DataFrame) -> dict[str, int]:
+    """By volume id the axis that its slices are cut along; `samples`: rows of the table."""
+    rows = samples.drop_duplicates("volume_id")
+    return {str(name): int(axis) for name, axis in zip(rows["volume_id"], rows["axis"], strict=True)}
+
+
 class Folds(Document):
     """How a source is cross-validated."""
 
@@ -60,4 +68,4 @@ class Fingerprint(Document):
     labels: dict[str, dict[str, int]] = meant("by class, how many samples in each part")
     cache: dict[str, Any] = meant("form, number, bytes of the arrays, and how many are links")
     split: Folds | None = meant("of a source with folds; absent from others", default=None)
-    notes: list[str] = meant("sentences about the split that a person must read; absent where there are none", default=[])
+    notes: list[str] = meant("sentences that a person must read: of modalities, of the split; absent without any", default=[])

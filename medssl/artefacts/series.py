@@ -137,7 +137,9 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def frame_of(rows: list[dict[str, Any]], table: Table) -> pd.DataFrame:
     """A table of rows of plain values, in its columns, sorted as it is sorted; whole numbers stay whole beside missing ones."""
-    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in table.names})
+    left_out = {column.name for column in table.columns if column.optional and not any(column.name in row for row in rows)}
+    names = [name for name in table.names if name not in left_out]
+    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in names})
     return frame.sort_values(list(table.sorted_by), kind="stable", ignore_index=True) if table.sorted_by else frame
 
 

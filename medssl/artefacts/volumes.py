@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +46,16 @@ VOLUMES = Table(
         Column("intercept", "float64", "see slope", "value"),
         Column("window_low", "list", "the value that a network sees as 0, one for each channel", "value"),
         Column("window_high", "list", "the value that a network sees as 1, one for each channel", "value"),
+        Column(
+            "window_percentiles",
+            "list",
+            "the percentiles of its own values above the least one that its window is; missing for CT and pictures, whose window "
+            "is given, and absent where all volumes are such",
+            "%",
+            nullable=True,
+            optional=True,
+            shape=(2,),
+        ),
     ),
     sorted_by=("volume_id",),
     unique=("volume_id",),
@@ -58,7 +67,8 @@ class Volume:
     """A prepared volume, or a set of images of one shape.
 
     array, mask: paths, joined to the folder of their table; shape: of the array; affine: 4×4 to RAS+ mm; low, high: the window
-    of each channel in value units (HU for CT), low below high; source: the folder of its table.
+    of each channel in value units (HU for CT), low below high; source: the folder of its table; percentiles: of its own values
+    that the window is, None where the window was given (CT, pictures).
     """
 
     volume_id: str
@@ -78,6 +88,7 @@ class Volume:
     low: tuple[float, ...]
     high: tuple[float, ...]
     source: str = ""
+    percentiles: tuple[float, float] | None = None
 
     @property
     def is_volume(self) -> bool:
@@ -108,15 +119,6 @@ class Volume:
         return np.asarray(windowed(self.values(stored, dtype), self.low[0], self.high[0]))
 
 
-@dataclass(frozen=True)
-class Windows:
-    """What a contract says of the windows of its volumes: those of one, and whether others have other ones."""
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    differs_by_volume: bool
-
-
 def read_volumes(path: Path | str) -> list[Volume]:
     """The volumes of a table, in its order.
 
@@ -134,15 +136,9 @@ def write_volumes(path: Path | str, volumes: Iterable[Volume]) -> None:
         CorruptArtefactError: an array is elsewhere, or they are not volumes as the table has them.
     """
     rows = [_row(volume, Path(path).parent) for volume in volumes]
-    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in VOLUMES.names})
+    names = [name for name in VOLUMES.names if name != "window_percentiles" or any(row[name] for row in rows)]
+    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in names})
     VOLUMES.write(path, frame.sort_values("volume_id", kind="stable", ignore_index=True))
-
-
-def windows_of(volumes: Iterable[Volume]) -> Windows:
-    """The windows of some volumes; where they differ those that come first as text, as the table holds them."""
-    found = {(json.dumps(volume.low), json.dumps(volume.high)): (volume.low, volume.high) for volume in volumes}
-    low, high = found[min(found)]
-    return Windows(low, high, len(found) > 1)
 
 
 def _volume(row: dict[Any, Any], folder: Path, where: Path | str) -> Volume:
@@ -167,6 +163,7 @@ def _volume(row: dict[Any, Any], folder: Path, where: Path | str) -> Volume:
         low=low,
         high=high,
         source=folder.name,
+        percentiles=None if (ends := row.get("window_percentiles")) is None else (float(ends[0]), float(ends[1])),
     )
 
 
@@ -185,4 +182,5 @@ def _row(volume: Volume, folder: Path) -> dict[str, Any]:
         "affine": None if volume.affine is None else [list(line) for line in volume.affine],
         "window_low": list(volume.low),
         "window_high": list(volume.high),
+        "window_percentiles": None if volume.percentiles is None else list(volume.percentiles),
     }

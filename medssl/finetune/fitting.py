@@ -10,8 +10,10 @@ import pandas as pd
 import torch
 
 from medssl.artefacts.fits import MODEL_FORMAT, ModelContract
+from medssl.artefacts.learnt import Learnt, Window
 from medssl.artefacts.names import FitId, Start
-from medssl.artefacts.volumes import read_volumes, windows_of
+from medssl.artefacts.samples import SAMPLES, axes_of
+from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
 from medssl.core.code import PACKAGE, code_hash
 from medssl.core.errors import StudyError
@@ -185,7 +187,7 @@ class Work:
         """What `medssl predict` needs beside the weights of a fit."""
         start, options = str(fit.start), self.options
         network, volumes = self.starting.contracts[start], read_volumes(self.job.spec.inputs["volumes"])
-        window = windows_of(volumes)
+        axes = axes_of(SAMPLES.read(self.job.spec.inputs["samples"]))
         of_fit = ("fit_id", "init", "pretrain_seed", "mode", "seed", "num_train", "val_score", "fold")
         content = {
             "format": MODEL_FORMAT,
@@ -195,8 +197,9 @@ class Work:
             "input_size": list(self.expected.size),
             "orientation": "RAS+",
             "spacing_mm": median_spacing_mm(volumes),
-            "window": {"low": list(window.low), "high": list(window.high), "differs_by_volume": window.differs_by_volume},
+            "window": Window.of(volumes).plain(),
             "normalisation": "clip((value - low) / (high - low), 0, 1), one channel per window; no mean or standard deviation",
+            "learnt": Learnt.of(volumes, axes).plain(),
             "fit": {name: facts[name] for name in of_fit if name in facts},
             "recipe": self.recipe.model_dump(mode="json"),
             "ingest": options.ingest,

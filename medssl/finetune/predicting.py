@@ -10,6 +10,8 @@ import torch
 
 from medssl.artefacts.checks import AGAIN
 from medssl.artefacts.fits import MODEL_FORMAT
+from medssl.artefacts.learnt import Learnt, Window, refuse_or_warn
+from medssl.artefacts.samples import SAMPLES, axes_of
 from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError, StudyError
@@ -33,9 +35,11 @@ class Model:
     task: Task
     network: torch.nn.Module
     device: torch.device
+    force: bool = False
+    """Whether images that are unlike those it learnt from are taken, with a warning."""
 
     @classmethod
-    def open(cls, folder: Path) -> Model:
+    def open(cls, folder: Path, *, force: bool = False) -> Model:
         """The model of a folder `5_finetune/<task>/models/<start>`, on the first device.
 
         Raises:
@@ -47,7 +51,7 @@ class Model:
         network = task.network(build(*(contract[name] for name in BUILDS)), contract)
         load_encoder(folder / "model.safetensors", network)
         place = device()
-        return cls(contract, plugin, task, network.to(place).eval(), place)
+        return cls(contract, plugin, task, network.to(place).eval(), place, force)
 
     @property
     def expected(self) -> NetworkInput:
@@ -56,20 +60,23 @@ class Model:
         return NetworkInput(rank, channels, tuple(self.contract["input_size"]), cuts_slices(self.contract))
 
     def check(self, source: Source) -> None:
-        """Refuse prepared images that have other channels or windows than the model learnt from.
+        """Hold prepared images against what the model learnt from: channels, modality, spacing, slice axis, window.
 
         Raises:
-            StudyError: they have.
+            StudyError: they are unlike it, and `force` does not take them; or they have other channels, which no network takes.
         """
-        window, channels = self.contract["window"], self.contract["in_channels"]
-        for volume in read_volumes(source.volumes):
+        window, channels = Window.check(self.contract["window"]), self.contract["in_channels"]
+        volumes = read_volumes(source.volumes)
+        for volume in volumes:
             if volume.num_channels != channels:
                 raise StudyError(channels_sentence(source.name, volume.num_channels, channels))
-            if not window["differs_by_volume"] and (list(volume.low), list(volume.high)) != (window["low"], window["high"]):
-                raise StudyError(
-                    f"{volume.volume_id} was prepared with the window {list(volume.low)} to {list(volume.high)}, the model "
-                    f"learnt from {window['low']} to {window['high']}. Prepare the source as the model's contract.json says."
-                )
+        found = [one for volume in volumes if (one := window.difference(volume)) is not None]
+        if self.contract.get("learnt"):
+            learnt, solid = Learnt.check(self.contract["learnt"]), self.contract["spatial_dims"] == 3
+            axes = axes_of(SAMPLES.read(source.samples))
+            found = learnt.differences(volumes, axes, planes=self.expected.cuts_slices, depth=solid) + found
+        if found:
+            refuse_or_warn(found, "the model", force=self.force)
 
 
 def contract_of(folder: Path) -> dict[str, Any]:
@@ -92,3 +99,14 @@ def contract_of(folder: Path) -> dict[str, Any]:
             f"{folder} is {contract.get('format')!r}, expected {MODEL_FORMAT!r}: an encoder alone predicts nothing. Fine-tune it."
         )
     return contract
+
+
+def sections_of(contract: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections `ingest` and `prepare` of a study that treat new images as those of a model's source were treated.
+
+    What is of another modality than the model learnt from is set aside.
+    """
+    ingest, prepare = dict(contract["ingest"] or {}), dict(contract["prepare"] or {})
+    if kept := Learnt.check(contract["learnt"]).kept if contract.get("learnt") else []:
+        ingest["modality"] = kept
+    return ingest, prepare

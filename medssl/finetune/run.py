@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 
 from medssl.artefacts.fits import CURVES, FITS, SPLITS_OF_FITS, ModelContract
+from medssl.artefacts.labels import LabelCounts
 from medssl.artefacts.names import FitId
 from medssl.artefacts.predictions import PREDICTIONS
 from medssl.artefacts.wanted import WantedFits
@@ -49,6 +51,7 @@ def run(job: Job) -> None:
     torch.set_num_threads(job.threads)
     with raised("Finished fits are saved; the same command goes on with the next one."):
         options = job.options(TaskOptions)
+        _say_what_labels_lack(job, options.source)
         starting = Starting.read(job, options)
         work = Work(job, options, starting, device(options.device, option="finetune.device"))
         state = State.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
@@ -71,8 +74,25 @@ def run(job: Job) -> None:
         job.write_receipt()
 
 
+def _say_what_labels_lack(job: Job, source: str) -> None:
+    """On the screen and in the log: images without a label, and label files or entries that were refused."""
+    if "labels" not in job.spec.inputs:
+        return
+    counts = LabelCounts.read(job.read(Path(job.spec.inputs["labels"]).parent / LabelCounts.FILE))
+    for remark in filter(None, (counts.unlabelled_in_words, counts.strangers_in_words)):
+        job.log(f"note: labels of {source}: {remark}")
+        print(f"finetune {job.spec.name}: labels of {source}: {remark}", file=sys.stderr, flush=True)
+
+
 def predict(
-    model: Path, samples: Path, volumes: Path, out: Path, *, ingested: Path | None = None, threads: int = 1
+    model: Path,
+    samples: Path,
+    volumes: Path,
+    out: Path,
+    *,
+    ingested: Path | None = None,
+    threads: int = 1,
+    force: bool = False,
 ) -> list[Path]:
     """Apply a fine-tuned model to a prepared source: a table, and masks on the grids of the given images where it makes some.
 
@@ -82,15 +102,17 @@ def predict(
         out: the task's table, such as `probabilities.tsv`, and `masks/<volume_id>.nii.gz` are written here.
         ingested: ingest's folder `volumes/`, which knows the source grids; without it masks are on the prepared grid.
         threads: of the processor.
+        force: take images that are unlike those that the model learnt from, with a warning.
 
     Returns:
         the files written.
 
     Raises:
-        StudyError: no model of medssl there, or the source has other channels or windows than the model learnt from.
+        StudyError: no model of medssl there, or images of another modality, spacing, slice axis or window than the model learnt
+            from, or with other channels.
     """
     torch.set_num_threads(threads)
-    fitted = Model.open(model)
+    fitted = Model.open(model, force=force)
     rows, written = [], []
     for answer in fitted.task.predict(fitted, Source(samples.parent.name, samples, volumes, ingested)):
         rows.append(answer.rows)

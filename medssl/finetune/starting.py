@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from medssl.artefacts.names import SCRATCH, Arm, Start, unique
-from medssl.artefacts.volumes import read_volumes, windows_of
+from medssl.artefacts.volumes import read_volumes
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_file
 from medssl.core.job import Job
@@ -60,7 +60,7 @@ class Starting:
         parts = {run: job.read(path) for run, path in sorted(inputs["parts"].items())}
         lift = Lift.of(options.encoder, learnt)
         contracts = {run: lift.contract(run, contract) for run, contract in learnt.items()}
-        in_channels = len(windows_of(read_volumes(job.read(inputs["volumes"]))).low)
+        in_channels = read_volumes(job.read(inputs["volumes"]))[0].num_channels
         own = lift.contract("", _own_contract(options, learnt, lift, in_channels))
         starts = [Start.of_run(run) for run in files]
         alone = [start for start in starts if options.pair_seeds and start.seed not in options.seeds]

@@ -30,6 +30,9 @@ CODES: dict[str, str] = {
     # DICOM: not a volume of ours
     "unsupported_object": "a DICOM object without an image of a patient (report, dose, state, waveform ...)",
     "unsupported_modality": "not CT, MR or PT",
+    "mixed_modality": "slices of one series state different modalities",
+    "other_modality": "another modality than `modality` keeps",
+    "several_subjects": "its files are of different patients by `subject_pattern` or the label table",
     "unsupported_syntax": "a transfer syntax that no decoder here knows",
     "unsupported_pixels": "pixels of a kind that is no scalar image (float, 1-bit, 32-bit ...)",
     "colour": "a colour image",

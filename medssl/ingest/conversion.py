@@ -7,9 +7,11 @@ from medssl.ingest.convert_images import convert_npz, convert_pictures
 from medssl.ingest.convert_nifti import convert_nifti
 from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.ledger import Row
+from medssl.ingest.modality import refused_by_modality, set_aside
 from medssl.ingest.outcome import Outcome, by_code
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.source import NewFile, Source
+from medssl.ingest.subjects import assign_subjects
 
 
 def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome:
@@ -22,6 +24,9 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
     if good and good[0]["group"] in skip:
         outcome.reject("skipped", Refusal("skipped").sentence, good, "scan")
         return outcome
+    if refusal := refused_by_modality(good, source.options):
+        outcome.reject(refusal.code, refusal.sentence, good, "scan")
+        return outcome
     formats = {row["format"] for row in good}
     if "dicom" in formats:
         convert_series(good, source, new_file, outcome)
@@ -31,4 +36,6 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
         convert_pictures(good, source, new_file, outcome)
     if "npz" in formats:
         convert_npz(good[0], source, new_file, outcome)
+    set_aside(good, source.options, outcome)
+    assign_subjects(good, source, outcome)
     return outcome

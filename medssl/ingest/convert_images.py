@@ -9,6 +9,7 @@ from medssl.artefacts.series import SERIES
 from medssl.core.file_names import folder_labels
 from medssl.core.listing import minted
 from medssl.ingest.ledger import Row
+from medssl.ingest.names import subject_of
 from medssl.ingest.outcome import Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
 
@@ -42,7 +43,8 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
     for index, row in enumerate(kept):
         name = row["name"]
         label, split = source.folders.get(name, (None, None))
-        subject = source.labels.subject.get(name)
+        pattern = source.options.subject_pattern
+        subject = source.labels.subject_at(name) or (subject_of(name, pattern) if pattern else None)
         images.append(
             {
                 "index": index,

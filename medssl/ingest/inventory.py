@@ -47,6 +47,14 @@ class Labels:
         """From the rows of a table with any of the columns `split`, `subject`, `mask`."""
         return cls(**{name: {row["file"]: row[name] for row in rows if name in row} for name in IDENTITY_COLUMNS})
 
+    def subject_at(self, name: str) -> str | None:
+        """Whose a file is: by its relative path, else by the nearest of its folders that the table names."""
+        while name:
+            if name in self.subject:
+                return self.subject[name]
+            name = name.rpartition("/")[0]
+        return None
+
 
 def inventory(
     listing: list[tuple[str, int, int, str]],
@@ -174,11 +182,13 @@ def _taint(rows: list[Row]) -> None:
 
 
 def nifti_modality(name: str, options: IngestOptions) -> str:
-    """The modality of a NIfTI file: the study file's word, else the name's."""
-    wanted = options.modality
-    return modality_of(name) if wanted == "auto" else str(wanted)
+    """The modality of a NIfTI file: the study file's word, else the name's; of a list the name's, else the only one."""
+    wanted, named = options.modalities, modality_of(name)
+    if isinstance(options.modality, str):
+        return wanted[0] if wanted else named
+    return wanted[0] if named == "OT" and len(wanted) == 1 else named
 
 
 def nifti_subject(name: str, options: IngestOptions, labels: Labels) -> str:
-    """The patient of a NIfTI file: the labels table's word, else the name's."""
-    return labels.subject.get(name) or subject_of(name, options.subject_pattern)
+    """The patient of a NIfTI file: the labels table's word for it or its folder, else the name's."""
+    return labels.subject_at(name) or subject_of(name, options.subject_pattern)

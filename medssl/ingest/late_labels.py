@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,9 @@ from medssl.ingest.ledger import Row
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.refusal import Answer, Refusal
 from medssl.ingest.source import BASE_MEMORY_MB
+
+NO_LABELS = ("not_an_image", "dicomdir", "archive")
+"""Codes of what lies beside masks and never was one: tables of names, notes."""
 
 
 def label_rows(items: list[LabelTarget], given: dict[int, Given]) -> list[Row]:
@@ -41,6 +45,29 @@ def pair_with_volumes(
             for series_id in sorted(set(json.loads(row["header"])["references"]) & set(of_series)):
                 pairs.setdefault(of_series[series_id], []).append(row)
     return pairs
+
+
+def unplaced(rows: list[Row], pairs: dict[str, list[Row]]) -> list[tuple[str, str, Row]]:
+    """Label files that no volume takes, as (code, sentence, row): for no image, or not to be read; not what is no label."""
+    paired = {mask["name"] for masks in pairs.values() for mask in masks}
+    left = [row for row in rows if row["name"] not in paired and row["code"] not in NO_LABELS]
+    stranger = "a label file whose image is not in this source"
+    known = (*GRID_FORMATS, "dicom")
+    return [
+        (row["code"], row["sentence"], row) if row["code"] else ("mask_without_image", stranger, row)
+        for row in left
+        if row["code"] or row["format"] in known
+    ]
+
+
+def refused_in_words(rejected: list[Row]) -> str:
+    """`2 label files refused: mask_values 1, mask_without_image 1`; nothing where none was."""
+    counts: Counter[str] = Counter()
+    for row in rejected:
+        counts[row["code"]] += int(row["num_files"])
+    codes = ", ".join(f"{code} {number}" for code, number in sorted(counts.items()))
+    number = sum(counts.values())
+    return f"{number} label file{'' if number == 1 else 's'} refused: {codes}" if rejected else ""
 
 
 def is_first(row: Row) -> bool:

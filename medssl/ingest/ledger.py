@@ -13,6 +13,8 @@ from medssl.core.errors import TooManyRefusalsError
 from medssl.ingest.refusal import Answer
 
 Row = dict[str, Any]
+NO_REFUSALS = ("not_an_image", "duplicate", "dicomdir", "skipped", "other_modality")
+"""Codes of what is merely set aside: it counts towards no limit."""
 
 
 def volume_row(volume_id: str, answer: Answer) -> Row:
@@ -56,7 +58,7 @@ def check_refusals(source: str, series: list[Row], rejected: list[Row], limit: f
             f"The reasons in full: {shards}/*/rejected.tsv."
         )
     accepted = len({row["series_id"] for row in series})
-    refused = len([row for row in rejected if row["code"] not in ("not_an_image", "duplicate", "dicomdir", "skipped")])
+    refused = len([row for row in rejected if row["code"] not in NO_REFUSALS])
     if refused > limit * (refused + accepted):
         raise TooManyRefusalsError(
             f"sources.{source}: {refused} of {refused + accepted} groups of files were refused, more than max_refused_frac "

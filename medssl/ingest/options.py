@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args
 
 from pydantic import field_validator
 
 from medssl.core import plugins
-from medssl.core.bounds import Count, Distinct, Fraction
+from medssl.core.bounds import Count, Distinct, Fraction, OneOrMore
 from medssl.core.options import Options
 from medssl.core.plugins import Plugin
+
+Modality = Literal["CT", "MR", "PT", "OT"]
+
+GRIDS = ("nifti", "nrrd", "metaimage")
+HOLDS_FOR: dict[str, tuple[str, ...]] = {
+    "tilt": ("dicom", *GRIDS),
+    "uneven": ("dicom",),
+    "derived": ("dicom",),
+    "no_space": GRIDS,
+    "masks": GRIDS,
+    "subject_pattern": ("dicom", *GRIDS, "png"),
+    "min_slices": ("dicom", *GRIDS),
+}
+"""The formats that an option of ingest holds for; one that is not named here holds for all."""
+OF_MASKS = ("no_space", "masks")
+"""Options that hold for a folder of masks as well, whatever the format of the images."""
 
 
 class _Checked(Options):
@@ -32,12 +48,13 @@ class IngestOptions(_Checked):
     """Reformatted and computed images."""
     no_space: Literal["refuse", "pixdim"] = "refuse"
     """NIfTI without a valid affine: refuse it, or take the voxel sizes alone."""
-    modality: Literal["auto", "CT", "MR", "PT", "OT"] = "auto"
-    """The modality of formats that do not state theirs (NIfTI); `auto` reads it from the file name."""
+    modality: Literal["auto", "CT", "MR", "PT", "OT"] | OneOrMore[Modality] = "auto"
+    """What is kept: one modality, or a list; the rest is set aside. Files that do not state theirs (NIfTI, pictures) are of the
+    one that is named; with `auto` or a list the name of a NIfTI file is believed."""
     masks: str | None = None
     """Pattern of the names of masks that lie beside their images, such as `{image}_gt`."""
     subject_pattern: str | None = None
-    """Regular expression whose first group is the patient in a file's name."""
+    """Regular expression whose first group is the patient in a file's path within the source."""
     skip: Distinct[str] = []
     """Series to leave out, by `series_id`."""
     min_slices: Count = 3
@@ -46,6 +63,33 @@ class IngestOptions(_Checked):
     """The stage stops when a larger share of the source's groups of files is refused."""
     shards: Count = 1
     """Jobs that the conversion of the source is divided into."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that are kept; none named: all."""
+        if self.modality == "auto":
+            return ()
+        return tuple(self.modality) if isinstance(self.modality, list) else (str(self.modality),)
+
+    def without_effect(self, formats: Iterable[str], *, mask_folder: bool = False) -> dict[str, tuple[str, ...]]:
+        """Options that differ from their defaults and hold for none of `formats`: option → the formats that it holds for.
+
+        `mask_folder`: the source has a folder of masks beside its images.
+        """
+        found, usual = set(formats), IngestOptions()
+        changed = [name for name in HOLDS_FOR if getattr(self, name) != getattr(usual, name)]
+        idle = [name for name in changed if not found & set(HOLDS_FOR[name]) and not (mask_folder and name in OF_MASKS)]
+        return {name: HOLDS_FOR[name] for name in idle}
+
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _modality(cls, given: Any) -> Any:
+        several = isinstance(given, list) and given
+        if not all(word in (*get_args(Modality), "auto") for word in (given if several else [given])) or (
+            several and "auto" in given
+        ):
+            raise ValueError(f"{given!r} is no modality: write auto, CT, MR, PT, OT, or a list such as [CT, PT]")
+        return given
 
     @field_validator("subject_pattern")
     @classmethod

@@ -53,6 +53,14 @@ class Outcome:
         self.volumes.append(volume)
         return volume
 
+    def withdraw(self, volumes: list[Converted], code: str, sentence: str, rows: list[Row]) -> None:
+        """Refuse volumes that were accepted before; `rows` are the files of the group, of which each keeps its one place."""
+        names = {name for volume in volumes for name in volume.files}
+        self.volumes = [volume for volume in self.volumes if all(volume is not other for other in volumes)]
+        files = [row for row in rows if row["name"] in names]
+        if files:
+            self.reject(code, sentence, files, "series")
+
     def reject(self, code: str, sentence: str, rows: list[Row], stage: str) -> None:
         """One row for files refused together; files that a volume already counts are not counted again."""
         counted = {name for volume in self.volumes for name in volume.files} | set(self.refused_files)

@@ -6,6 +6,7 @@ import functools
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,10 +22,9 @@ from medssl.core.label_table import FOLDERS, identities, is_label_table, read_la
 from medssl.core.tables import read_parquet, write_parquet
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.convert_images import picture_labels
-from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.inventory import COLUMNS, Labels, headers, inventory
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table
-from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask
+from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask, refused_in_words, unplaced
 from medssl.ingest.ledger import (
     Row,
     check_refusals,
@@ -33,6 +33,7 @@ from medssl.ingest.ledger import (
 from medssl.ingest.options import IngestOptions, LabelFileOptions
 from medssl.ingest.outcome import rejected_row
 from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.remarks import remarks
 from medssl.ingest.source import Source
 from medssl.ingest.volume_store import VolumeStore, new_file_in
 
@@ -120,6 +121,13 @@ def merge(job: Job) -> None:
                 bar.advance()
     store.forget(wanted, set(table["group"]))
     _write_ledger(job, job.out, series, rejected)
+    wanted_labels = job.spec.private.get("labels")
+    said = remarks(options, _labels(wanted_labels), wanted_labels, table, series, _key(job))
+    if said:
+        job.notes["remarks"] = said
+    for remark in said:
+        job.log(f"note: {remark}")
+        print(f"ingest {job.out.name}: {remark}", file=sys.stderr, flush=True)
     job.write_receipt()
 
 
@@ -153,9 +161,13 @@ def labels(job: Job) -> None:
     table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *groups]).astype({"index": "Int32"})
     LABELS.write(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
     REJECTED.write(job.path("rejected.tsv"), frame_of(rejected, REJECTED))
-    LabelCounts(items=len(items), labelled=len(rows), strangers=strangers, names=names).write(job.path("labels.json"))
+    counts = LabelCounts(items=len(items), labelled=len(rows), strangers=strangers, names=names)
+    counts.write(job.path("labels.json"))
     job.wrote(*(job.path(name) for name in ("labels.parquet", "rejected.tsv", "labels.json")))
     job.log(f"labels: {len(rows)} of {len(items)} images, {strangers} label entries are for none of them")
+    for remark in filter(None, (counts.unlabelled_in_words, refused_in_words(rejected))):
+        job.log(f"note: {remark}")
+        print(f"ingest {job.spec.name}: {remark}", file=sys.stderr, flush=True)
     job.write_receipt()
 
 
@@ -263,13 +275,12 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
             else:
                 job.wrote(target)
                 placed.append({"volume_id": volume_id, "index": None, "label": None, "mask": f"masks/{volume_id}.npy"})
+    rejected = refused + [_refused_labels(job, code, sentence, [row]) for code, sentence, row in unplaced(rows, pairs)]
     if not placed:
         reasons = sorted({row["sentence"] for row in refused}) or ["no mask bears the name of an image or refers to its series"]
-        raise StudyError(f"sources.{name}.labels: no mask is for an image of this source ({'; '.join(reasons)}).")
-    paired = {mask["name"] for masks in pairs.values() for mask in masks}
-    orphans = [row for row in rows if row["format"] in (*GRID_FORMATS, "dicom") and row["name"] not in paired]
-    sentence = "a label file whose image is not in this source"
-    return placed, refused + [_refused_labels(job, "mask_without_image", sentence, [row]) for row in orphans]
+        said = "; ".join(filter(None, (refused_in_words(rejected), *reasons)))
+        raise StudyError(f"sources.{name}.labels: no mask is for an image of this source ({said}).")
+    return placed, rejected
 
 
 def _refused_labels(job: Job, code: str, sentence: str, files: list[Row]) -> Row:

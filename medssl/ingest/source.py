@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from medssl.core.listing import minted
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
@@ -31,6 +33,13 @@ class Source:
     folders: dict[str, tuple[str, str | None]]
     """class and split of pictures, where their folders say so"""
     threads: int = 1
+
+    @cached_property
+    def subject_of_id(self) -> dict[str, str]:
+        """The patient that the label table names for a series (by its UID or its id) or for a PatientID, by keyed id."""
+        table = self.labels.subject
+        keyed = {minted(self.key, kind, name): subject for kind in "sp" for name, subject in table.items()}
+        return table | keyed
 
     def file(self, row: Row) -> Request:
         """A file as the reading process is asked for it."""

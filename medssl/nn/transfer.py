@@ -6,17 +6,23 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from medssl.artefacts.encoder import Contract
+from medssl.artefacts.learnt import HU, PERCENTILES, refuse_or_warn
 from medssl.core import tables
 from medssl.core.errors import StudyError, did_you_mean, ended
 from medssl.core.files import write_json
 
+if TYPE_CHECKING:
+    from medssl.nn.loading import Samples
+
 CONVERT_LIMIT_S = 600
+USUAL_WINDOW_HU = (-1000.0, 1000.0)
+"""For CT where an encoder has learnt from none: nothing but --force takes it there."""
 
 
 def adapters() -> list[str]:
@@ -56,10 +62,31 @@ def read_contract(encoder: Path) -> Contract:
 
 
 def sections_of(contract: Contract) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections `ingest` and `prepare` of a study that treat new images as an encoder's contract wants them."""
-    window, modalities = contract.window, contract.modalities
-    ingest = {"modality": modalities[0]} if len(modalities) == 1 else {}  # what a NIfTI file does not say
-    return ingest, {"window_hu": list(zip(window.low, window.high, strict=True))}
+    """The sections `ingest` and `prepare` of a study that treat new images as an encoder's contract wants them.
+
+    Raises:
+        StudyError: the encoder learnt from windows that new images cannot be given, as its sources had different ones.
+    """
+    window = contract.window
+    prepare: dict[str, Any] = {"window_hu": [USUAL_WINDOW_HU] * contract.in_channels}  # as many channels
+    if window.fixed is not None:
+        prepare["window_hu"] = list(zip(*window.fixed, strict=True))
+    elif HU in window.rules:
+        raise StudyError(_prepare_it("different windows of CT"))
+    if window.percentiles is not None:
+        prepare["percentiles"] = window.percentiles
+    elif PERCENTILES in window.rules:
+        raise StudyError(_prepare_it("windows by different percentiles"))
+    # what is of another modality is set aside; a NIfTI file that does not say its own is of the one that there is
+    modalities = contract.learnt.kept if contract.learnt is not None else contract.modalities
+    return {"modality": modalities} if len(modalities) == 1 or (contract.learnt and modalities) else {}, prepare
+
+
+def _prepare_it(what: str) -> str:
+    return (
+        f"the encoder learnt from sources with {what}, so its contract does not say which one new images take. Prepare them as a "
+        "source of a study, and embed 2_prepare/<source>."
+    )
 
 
 def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
@@ -86,13 +113,15 @@ def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
     return done.stdout.strip()
 
 
-def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, workers: int = 0) -> int:
+def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, workers: int = 0, force: bool = False) -> int:
     """Write the features of all images of a prepared source: `sample_id` and one column per dimension; returns the rows.
 
-    The images are brought to the encoder's input size whole, with the encoder's own window.
+    The images are brought to the encoder's input size whole. CT is seen through the encoder's own window, whatever the source was
+    prepared with; other volumes through the percentiles of their own values, pictures through the range of their type.
 
     Raises:
-        StudyError: the encoder takes another number of channels than the source has windows.
+        StudyError: the encoder takes another number of channels than the source has windows, or, without `force`, it learnt from
+            images of another modality, spacing, slice axis or rule of windows.
     """
     import torch
 
@@ -113,8 +142,10 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
     if contract.in_channels != samples.num_channels:
         raise StudyError(
             f"the encoder takes {contract.in_channels} channel(s), the source has {samples.num_channels} window(s). "
-            f"Prepare it with the encoder's windows: low {window.low}, high {window.high}."
+            f"Prepare it with as many windows as the encoder has: {window.in_words}."
         )
+    _hold_against(contract, samples, force=force)
+    windows = [window.of_volume(volume) or (list(volume.low), list(volume.high)) for volume in samples.volumes]
     patch = (size[0], size[1], size[2]) if contract.spatial_dims == 3 else None
     reader = Reader(samples, patch=patch, shrink_to=max(size) if patch is None else None)
     views = Views(ViewOptions.still(), [Crop(1, size)], samples, seed=0)
@@ -122,13 +153,27 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
     features = []
     with torch.no_grad():
         for batch in load(reader, requests, workers=workers, device=where):
-            if not window.differs_by_volume:
-                batch.low, batch.high = (
-                    torch.tensor([ends], device=where).expand(len(batch), -1) for ends in (window.low, window.high)
-                )
+            own = [windows[number] for number in batch.volume.tolist()]
+            batch.low, batch.high = (torch.tensor([ends[side] for ends in own], device=where) for side in (0, 1))
             features.append(pooled(backbone(views(batch)[0])).cpu().numpy())
     found = np.concatenate(features)
     table = pd.DataFrame(found, columns=[f"f{d:04d}" for d in range(found.shape[1])])
     table.insert(0, "sample_id", samples.ids)
     tables.write_parquet(out, table)
     return len(table)
+
+
+def _hold_against(contract: Contract, samples: Samples, *, force: bool) -> None:
+    """Refuse prepared images that are unlike those that an encoder learnt from; with `force`, warn.
+
+    The window of CT is the encoder's own in any case, so that it is not compared.
+    """
+    if contract.learnt is None:
+        return
+    volumes = [samples.volumes[number] for number in sorted(set(samples.volume.tolist()))]
+    axes = {samples.volumes[number].volume_id: int(axis) for number, axis in zip(samples.volume, samples.axis, strict=True)}
+    solid = contract.spatial_dims == 3
+    found = contract.learnt.differences(volumes, axes, planes=not solid, depth=solid)
+    found += [one for v in volumes if contract.window.of_volume(v) is None and (one := contract.window.difference(v)) is not None]
+    if found:
+        refuse_or_warn(found, "the encoder", force=force)

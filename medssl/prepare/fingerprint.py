@@ -30,7 +30,7 @@ def fingerprint(
 ) -> Fingerprint:
     """Summary of volumes, samples and `values`, a row per volume: volume_id, mean, sd and `p<percentile>` in value units.
 
-    `samples` carries one column more than its file: `unit_id`, what the split keeps together. `notes` are those of the split.
+    `samples` carries one column more than its file: `unit_id`, what the split keeps together. `notes`: what a person must read.
     """
     modalities = sorted({volume.modality for volume in volumes})
     of_some: dict[str, Any] = {"split": _folds(samples, split.folds, split.val_frac)} if split.folds is not None else {}

@@ -21,10 +21,11 @@ from medssl.core.split_file import read_split_file
 from medssl.core.store import link
 from medssl.prepare.fingerprint import PERCENTILES, fingerprint
 from medssl.prepare.grid import positions_mm, slice_axis, target_spacing
+from medssl.prepare.mixture import mixture
 from medssl.prepare.options import PrepareOptions
 from medssl.prepare.samples import identified, joined, planes
 from medssl.prepare.split import split
-from medssl.prepare.window import window
+from medssl.prepare.window import is_of_percentiles, window
 from medssl.volume.cache import SUFFIX, open_array, runs, write_array
 from medssl.volume.intensity import Counts, counts_of, moments_of, number_above, ordinary_range, percentiles_of, quantise
 from medssl.volume.spacing import resample_to_spacing
@@ -78,6 +79,7 @@ def run(job: Job) -> None:
     samples = joined([p.samples for p in prepared], split=found.part, fold=found.fold, unit_id=units["unit_id"])
     volumes = _with_parts([p.volume for p in prepared], samples)
     values = pd.DataFrame([p.values for p in prepared])
+    notes = [*mixture(job.spec.name, volumes, samples), *found.notes]
     arrays = {job.path(stored.name): stored for p in prepared for stored in p.stored}
     cache = {
         "form": options.cache,
@@ -85,7 +87,7 @@ def run(job: Job) -> None:
         "linked": sum(stored.linked for stored in arrays.values()),
         "bytes": sum(path.stat().st_size for path in arrays),
     }
-    summary = fingerprint(job.spec.name, volumes, samples, values, cache, options.split, found.notes)
+    summary = fingerprint(job.spec.name, volumes, samples, values, cache, options.split, notes)
 
     _remove_strangers(job.path(ARRAYS), set(arrays))
     write_volumes(job.path("volumes.tsv"), volumes)
@@ -95,7 +97,7 @@ def run(job: Job) -> None:
         job.wrote(path, sha256=stored.sha256)
     job.wrote(job.path("volumes.tsv"), job.path("samples.parquet"), job.path("fingerprint.json"))
     job.log("prepared " + ", ".join(f"{n} {part}" for part, n in samples["split"].value_counts().sort_index().items()))
-    for note in found.notes:
+    for note in notes:
         job.log(f"note: {note}")
         print(f"prepare {job.spec.name}: {note}", file=sys.stderr, flush=True)
     job.write_receipt()
@@ -160,6 +162,7 @@ def _prepare(job: Job, options: PrepareOptions, row: dict[str, Any], folder: Pat
         window_hu=options.window_hu,
         percentiles=options.percentiles,
     )
+    own_window = is_of_percentiles(modality=row["modality"], kind=row["kind"], dtype=np.dtype(array.dtype))
     above = [number_above(part, stored.slope, stored.intercept, min(low), axis=axis) for _, part in runs(array, axis)]
     num_planes = array.shape[axis]
     slices = planes(
@@ -185,6 +188,7 @@ def _prepare(job: Job, options: PrepareOptions, row: dict[str, Any], folder: Pat
         intercept=stored.intercept,
         low=tuple(low),
         high=tuple(high),
+        percentiles=options.percentiles if own_window else None,
     )
     return Prepared(volume, slices, units, _values(row["volume_id"], counts), (stored, mask) if mask else (stored,))
 
@@ -264,7 +268,7 @@ def _identify(job: Job, row: dict[str, Any], folder: Path, slices: pd.DataFrame)
     shared = {"unit": row["unit"], "modality": row["modality"]}
     if row["kind"] != "images":
         count = len(slices)
-        own = {"unit_id": row["subject_id"] or row["series_id"], "scan_id": row["volume_id"], **shared}
+        own = {"unit_id": row["subject_id"] or row["series_id"], "scan_id": row["series_id"] or row["volume_id"], **shared}
         units = pd.DataFrame({"official": [None] * count, "label": [None] * count}).assign(**own)[UNIT_COLUMNS]
         return identified(slices, subject_id=[row["subject_id"]] * count, label=[None] * count), units
     path = folder / "images.parquet"

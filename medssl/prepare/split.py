@@ -30,7 +30,7 @@ class Split:
 
 
 def split(units: pd.DataFrame, options: SplitOptions, *, seed: int, listed: Mapping[str, str] | None = None) -> Split:
-    """Part or fold of every row of `units`: columns `unit_id` (what must stay together), `unit`, `scan_id` (the volume or image),
+    """Part or fold of every row of `units`: columns `unit_id` (what must stay together), `unit`, `scan_id` (the series or image),
     `official`, `label` and `modality`.
 
     A list given by the user decides alone. Folds hold every unit out once: all are in the test part. Otherwise official parts
@@ -38,7 +38,8 @@ def split(units: pd.DataFrame, options: SplitOptions, *, seed: int, listed: Mapp
     evenly over labels and modalities.
 
     Raises:
-        StudyError: nothing is left to train on; fewer units than folds; the list leaves some unit out; an unknown part.
+        StudyError: nothing is left to train on; many scans of too few patients to hold one out; fewer units than folds; the list
+            leaves some unit out; an unknown part.
     """
     if listed is not None:
         part = _listed(units, listed)
@@ -50,6 +51,7 @@ def split(units: pd.DataFrame, options: SplitOptions, *, seed: int, listed: Mapp
         part = pd.Series("test", index=units.index, dtype=object)
         return Split(part, fold, _notes_on_folds(units, fold, options.folds))
     if not official.notna().any():
+        _refuse_hidden_patients(units, options)
         part = _drawn(units, {"test": options.test_frac, "val": options.val_frac}, seed)
         return Split(part, None, _notes(units, part, options))
     part = official.fillna("train").astype(object)
@@ -82,6 +84,7 @@ def _folds(units: pd.DataFrame, num_folds: int, val_frac: float, seed: int) -> p
     if total < num_folds:
         raise StudyError(
             f"prepare.split.folds: {num_folds} folds of {_number(units, total)}; each fold needs one. Ask for fewer folds."
+            + f" {_hidden_patients(units)}".rstrip()
         )
     fewest = total - -(-total // num_folds)
     if round(val_frac * fewest) >= fewest:
@@ -91,6 +94,30 @@ def _folds(units: pd.DataFrame, num_folds: int, val_frac: float, seed: int) -> p
         )
     fold = folds_of(strata, num_folds, unit_draws(list(strata), seed, "split"))
     return units["unit_id"].map(fold).astype("int8")
+
+
+def _refuse_hidden_patients(units: pd.DataFrame, options: SplitOptions) -> None:
+    """Stop where parts would be empty although there are scans enough: one id stands for several people, or it is meant so."""
+    asked = [f"{name}_frac" for name in ("val", "test") if getattr(options, f"{name}_frac")]
+    total, scans = int(units["unit_id"].nunique()), int(units["scan_id"].nunique())
+    if asked and total < FEWEST_UNITS <= scans / total:
+        raise StudyError(
+            f"prepare.split: the source has {_number(units, total)}, and with fewer than {FEWEST_UNITS} nobody can be held out: "
+            f"the parts of {' and '.join(asked)} would be empty. {_hidden_patients(units)} To train on all of them, set "
+            f"{' and '.join(asked)} to 0."
+        )
+
+
+def _hidden_patients(units: pd.DataFrame) -> str:
+    """What to do where there are more scans than patients; nothing where there are not."""
+    scans, total = int(units["scan_id"].nunique()), int(units["unit_id"].nunique())
+    if scans <= total:
+        return ""
+    return (
+        f"All {scans} scans are of {_number(units, total)}. If they are of more people, de-identification gave them one "
+        "PatientID: name each person by ingest.subject_pattern (a regular expression on a path, whose group is the patient) or "
+        "by a column `subject` of the label table."
+    )
 
 
 def _strata(units: pd.DataFrame) -> dict[str, str]:
@@ -131,12 +158,8 @@ def _notes(units: pd.DataFrame, part: pd.Series, options: SplitOptions, *, liste
             notes.append(f"The {WORDS[name]} part is empty: {_why_empty(units, name, frac, total, listed=listed)}.")
         elif frac and count < FEW_UNITS:
             notes.append(f"The {WORDS[name]} part holds {_number(units, count)} only, of {total}: its results will say little.")
-    scans = int(units["scan_id"].nunique())
-    if notes and total < FEWEST_UNITS and scans > total:
-        notes.append(
-            f"All {scans} scans are of {_number(units, total)}. If they are of more people, de-identification gave them one "
-            "PatientID: give each person one of their own and ingest the source again."
-        )
+    if notes and total < FEWEST_UNITS and (hint := _hidden_patients(units)):
+        notes.append(hint)
     return notes
 
 

@@ -9,6 +9,11 @@ import numpy as np
 from medssl.volume.intensity import Counts, above_minimum, percentiles_of
 
 
+def is_of_percentiles(*, modality: str, kind: str, dtype: np.dtype) -> bool:
+    """Whether a volume has a window of its own, by percentiles: all but pictures of unsigned numbers, and CT."""
+    return not (kind == "images" and dtype in (np.uint8, np.uint16)) and modality != "CT"
+
+
 def window(
     counts: Counts,
     *,

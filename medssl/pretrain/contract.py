@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from medssl import __version__
-from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, Window, parts_of
+from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, parts_of
+from medssl.artefacts.learnt import Learnt, Window
 from medssl.artefacts.volumes import Volume
 from medssl.core import plugins
 from medssl.core.job import Spec
@@ -23,7 +24,7 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
     """
     samples = plan.samples
     volumes = [samples.volumes[number] for number in sorted(set(samples.volume.tolist()))]
-    windows = sorted({(volume.low, volume.high) for volume in volumes})
+    axes = {samples.volumes[number].volume_id: int(axis) for number, axis in zip(samples.volume, samples.axis, strict=True)}
     objective = plugins.find("objective", options.objective.name)
     left = {name.split(".")[0] for name in parts}
     return Contract(
@@ -39,7 +40,7 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
         axes=["i", "j", "k"] if options.spatial_dims == 3 else "the two axes of the slice, in (i, j, k) order",
         slice_axes=sorted(set(samples.axis.tolist())),
         spacing_mm=_median_spacing(volumes),
-        window=Window(low=list(windows[0][0]), high=list(windows[0][1]), differs_by_volume=len(windows) > 1),
+        window=Window.of(volumes),
         normalisation="clip((value - low) / (high - low), 0, 1), one channel per window; no mean or standard deviation",
         modalities=sorted({volume.modality for volume in volumes}),
         objective=options.objective.name,
@@ -56,6 +57,7 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
             volume_ids=[volume.volume_id for volume in volumes],
             licence=options.licences or "not given",
         ),
+        learnt=Learnt.of(volumes, axes),
         spec=spec.hash,
         seed=plan.seed,
         parts=parts_of(objective.constant("PARTS", default={}), options.objective.options, left),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medssl.artefacts.encoder import Contract
 from medssl.artefacts.keep import Leaks, Summary
+from medssl.artefacts.labels import LabelCounts
 from medssl.artefacts.names import Arm, Run, in_cohort, is_scratch, reduction_of
 from medssl.artefacts.receipt import Receipt
 from medssl.artefacts.samples import Fingerprint
@@ -34,6 +35,8 @@ class Evidence:
     title: str
     series: Named = field(default_factory=dict)
     rejected: Named = field(default_factory=dict)
+    label_counts: dict[str, LabelCounts] = field(default_factory=dict)
+    label_rejected: Named = field(default_factory=dict)
     fingerprint: dict[str, Fingerprint] = field(default_factory=dict)
     volumes: Named = field(default_factory=dict)
     samples: Named = field(default_factory=dict)

@@ -17,7 +17,7 @@ from medssl.artefacts.document import Document
 from medssl.artefacts.encoder import CURVE, Contract
 from medssl.artefacts.fits import FITS
 from medssl.artefacts.keep import KEEP, Leaks, Summary
-from medssl.artefacts.labels import LABELS, with_given_labels
+from medssl.artefacts.labels import LABELS, LabelCounts, with_given_labels
 from medssl.artefacts.receipt import STAGES, Receipt, stage_and_name
 from medssl.artefacts.samples import SAMPLES, Fingerprint
 from medssl.artefacts.schema import Table
@@ -44,6 +44,7 @@ PAGE = Path(__file__).parent / "page"
 TABLES: Mapping[str, Table] = {
     "series": SERIES,
     "rejected": REJECTED,
+    "label_rejected": REJECTED,
     "volumes": VOLUMES,
     "samples": SAMPLES,
     "keeps": KEEP,
@@ -59,6 +60,7 @@ BESIDE_SCORES = (
 )  # fmt: skip
 DOCUMENTS: Mapping[str, type[Document]] = {
     "fingerprint": Fingerprint,
+    "label_counts": LabelCounts,
     "summaries": Summary,
     "contracts": Contract,
     "leaks": Leaks,
@@ -156,6 +158,8 @@ def _read(job: Job, options: PageOptions) -> tuple[Evidence, str]:
                 for table in BESIDE_SCORES:
                     if (path.parent / table.file).is_file():
                         found[_kind(table)][name] = table.read(job.read(path.parent / table.file))
+    for kind in ("label_counts", "label_rejected"):
+        found[kind] = {name.removesuffix("/labels"): one for name, one in found[kind].items()}
     found["samples"] |= {source: with_given_labels(found["samples"][source], labels) for source, labels in given.items()}
     masked = sorted(set(given) & set(found["volumes"]))
     found["volumes"] |= {source: _with_given_masks(found["volumes"][source], given[source]) for source in masked}

@@ -15,7 +15,7 @@ from medssl.finetune.options import FinetuneOptions
 from medssl.study.check_table import Table, table_notes, table_problems
 from medssl.study.file import Loc
 from medssl.study.options import Study
-from medssl.study.source_files import NIFTI, NPZ, OTHER, PICTURE, SourceFiles, kind_of
+from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles, kind_of
 
 Problem = tuple[Loc, str]
 NO_MASKS = (PICTURE, NPZ)
@@ -113,7 +113,7 @@ def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
         return
     labels = given.labels
     if labels == FOLDERS:
-        said = {name.split("/")[-2] for name in given.files.names if "/" in name and kind_of(name) in (PICTURE, NIFTI, OTHER)}
+        said = {name.split("/")[-2] for name in given.files.names if "/" in name and kind_of(name) in (PICTURE, GRID, OTHER)}
         if not said:
             return  # said already
     else:
@@ -164,8 +164,8 @@ def _mask_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
     why = ""
     if files.all_are(*NO_MASKS):
         why = "it holds pictures alone, and a segmentation learns from volumes with masks"
-    elif not comes_apart and files.all_are(NIFTI) and not files.masks(table.masks if table else {}).masks:
-        why = f"of its {len(files.named(NIFTI))} NIfTI files none is the mask of another by its name (docs/ingest.md)"
+    elif not comes_apart and files.all_are(GRID) and not files.masks(table.masks if table else {}).masks:
+        why = f"of its {len(files.named(GRID))} {GRID} files none is the mask of another by its name (docs/ingest.md)"
     for task in tasks if why else ():
         yield (
             ("finetune", task, "source"),
@@ -180,7 +180,7 @@ def _no_masks_at(path: Path) -> str:
         names = [file.name for file in path.rglob("*") if file.is_file()]
         if not names:
             return f"{str(path)!r} is an empty folder: there are no masks"
-        if not any(kind_of(name) in (NIFTI, OTHER) for name in names):
+        if not any(kind_of(name) in (GRID, OTHER) for name in names):
             return (
                 f"{str(path)!r} holds {len(names)} files such as {min(names)!r}, and no NIfTI or DICOM; expected masks. For "
                 "classes name a table (.csv, .tsv) of id and label"

@@ -12,7 +12,7 @@ from medssl.core.listing import nothing_at
 from medssl.core.split_file import read_split_file
 from medssl.study.file import Loc
 from medssl.study.options import Study
-from medssl.study.source_files import NIFTI, NPZ, OTHER, PICTURE, SourceFiles, kind_of
+from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles, kind_of
 
 Problem = tuple[Loc, str]
 
@@ -63,7 +63,7 @@ def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
     if NPZ in files.kinds:
         return None
     said = {row["file"]: row["subject"] for row in rows if "subject" in row}
-    scans = files.scans({row["file"]: row["mask"] for row in rows if "mask" in row}) if NIFTI in files.kinds else []
+    scans = files.scans({row["file"]: row["mask"] for row in rows if "mask" in row}) if GRID in files.kinds else []
     units = {("subject", said.get(name) or subject_of(name, files.ingest.subject_pattern)) for name in scans}
     units |= {("subject", said[name]) if name in said else ("file", name) for name in files.named(PICTURE)}
     others = sum(kind_of(name) == OTHER for name in files.names) if OTHER in files.kinds else 0
@@ -73,7 +73,7 @@ def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
 def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[Problem]:
     """More folds than patients; and a pattern that does not tell every patient."""
     folds, pattern = study.prepare_of(source).split.folds, files.ingest.subject_pattern
-    if folds is None and (pattern is None or NIFTI not in files.kinds):
+    if folds is None and (pattern is None or GRID not in files.kinds):
         return
     try:
         most = patients_at_most(files, _rows(study, source))
@@ -91,7 +91,7 @@ def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[P
 
 def _official_parts(study: Study, source: str, files: SourceFiles) -> set[str] | None:
     """The parts that a source names itself, by class folders or a label table; none where they are drawn, None if not known."""
-    parts = {str(part) for _, part in folder_labels(files.named(PICTURE, OTHER)).values()} if files.kinds - {NIFTI} else set()
+    parts = {str(part) for _, part in folder_labels(files.named(PICTURE, OTHER)).values()} if files.kinds - {GRID} else set()
     if NPZ in files.kinds or (parts and OTHER in files.kinds):
         return None
     pictures = set(files.named(PICTURE))

@@ -13,7 +13,7 @@ from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.file_names import path_names, short_names, subject_of, tidy_id
 from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, contradictions, group_problems
 from medssl.core.partition import PARTS
-from medssl.study.source_files import NIFTI, NPZ, PICTURE, SourceFiles
+from medssl.study.source_files import GRID, NPZ, PICTURE, SourceFiles
 
 MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")
 """An id of `series.tsv` or `images.parquet`, which no name of a file tells."""
@@ -32,7 +32,7 @@ class Table:
     @property
     def is_by_name(self) -> bool:
         """Whether names of files say all that an id can be: no DICOM, whose patients and series only headers know."""
-        return self.files.all_are(PICTURE, NIFTI, NPZ)
+        return self.files.all_are(PICTURE, GRID, NPZ)
 
     @property
     def header(self) -> list[str]:
@@ -47,7 +47,7 @@ class Table:
     @cached_property
     def items(self) -> list[str]:
         """The files that a label can be for by their names; the images of an NPZ have none."""
-        return [*self.files.named(PICTURE), *(self.files.scans(self.masks) if NIFTI in self.files.kinds else [])]
+        return [*self.files.named(PICTURE), *(self.files.scans(self.masks) if GRID in self.files.kinds else [])]
 
     @cached_property
     def subjects(self) -> dict[str, list[str]]:
@@ -57,7 +57,7 @@ class Table:
             StudyError: `subject_pattern` does not fit a name.
         """
         said = {row["file"]: row["subject"] for row in self.rows if "subject" in row}
-        scans = set(self.files.named(NIFTI))
+        scans = set(self.files.named(GRID))
         found: dict[str, list[str]] = defaultdict(list)
         for file in self.items:
             subject = said.get(file) or (subject_of(file, self.files.ingest.subject_pattern) if file in scans else None)
@@ -107,7 +107,7 @@ def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
 def table_notes(table: Table) -> Iterator[str]:
     """Columns that are there and are not read."""
     has = set(table.header) & set(IDENTITY_COLUMNS)
-    read = {PICTURE: {"split", "subject"}, NIFTI: {"subject", "mask"}}
+    read = {PICTURE: {"split", "subject"}, GRID: {"subject", "mask"}}
     unread = sorted(has - {name for kind, names in read.items() if kind in table.files.kinds for name in names})
     if unread:
         columns = f"columns {' and '.join(unread)} are" if len(unread) > 1 else f"column {unread[0]} is"
@@ -170,7 +170,7 @@ def _unknown_parts(table: Table) -> Iterator[str]:
 
 def _unread_columns(table: Table) -> Iterator[str]:
     """Rows whose part, patient or mask stage ingest would not find: it goes by the path there."""
-    paths, scans = set(table.items), set(table.files.named(NIFTI))
+    paths, scans = set(table.items), set(table.files.named(GRID))
     images = paths & scans
     texts = []
     for row in table.rows:

@@ -13,13 +13,14 @@ from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import read_json
 from medssl.core.listing import load_key, nothing_at
 from medssl.study.check_labels import Labelled, label_notes, label_problems
+from medssl.study.check_sources import idle_options, mixed_cohorts
 from medssl.study.check_split import split_notes, split_problems
 from medssl.study.check_starts import start_problems
 from medssl.study.dag import Dag
 from medssl.study.file import Loc, Places
 from medssl.study.options import Study
 from medssl.study.reach import Reach, reach
-from medssl.study.source_files import BESIDE, NIFTI, NPZ, SourceFiles, kind_of
+from medssl.study.source_files import BESIDE, GRID, NPZ, SourceFiles, kind_of
 
 Problem = tuple[Loc, str]
 
@@ -49,7 +50,7 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
     listed: dict[str, SourceFiles] = {}
     found = [*reserved, *_sections(study), *_list_sources(study, listed)]
     found += [] if reserved else start_problems(dag)
-    found += split_problems(study, listed, _tested(study, reached))
+    found += [*idle_options(study, listed), *split_problems(study, listed, _tested(study, reached))]
     found += [problem for name in listed for problem in label_problems(_labelled(study, name, listed, reached))]
     problems = [*(places.sentence(loc, text) for loc, text in found), *unknown_targets(dag, asked)]
     if problems:
@@ -155,6 +156,7 @@ def _unequal_windows(study: Study) -> Iterator[Problem]:
 def _notes(dag: Dag, listed: dict[str, SourceFiles], reached: Reach) -> Iterator[Problem]:
     """What concerns the work that is asked for."""
     study = dag.study
+    yield from mixed_cohorts(dag)
     trained = {source for cohort, _ in reached.runs for source in study.all_cohorts[cohort]}
     for name in listed:
         if name in trained | reached.labelled:
@@ -176,7 +178,7 @@ def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFi
         return kept, True
     count = 0
     for source in dag.study.all_cohorts[cohort]:
-        if listed[source].kinds & {NIFTI, NPZ}:
+        if listed[source].kinds & {GRID, NPZ}:
             return None, False  # one file holds many
         count += sum(kind_of(name) != BESIDE for name in listed[source].names)
     keep_frac = dag.arms[arm].keep_frac

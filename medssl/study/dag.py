@@ -26,6 +26,8 @@ from medssl.study.options import Study
 
 STUDY_PAGE = "study"
 """The report page of everything; the other pages bear the name of their cohort."""
+OF_LABELS = {"labels": "labels.parquet", "label_counts": "labels.json", "label_rejected": "rejected.tsv"}
+"""What a page reads of the label files of a source, by the name of the input."""
 
 
 class Dag:
@@ -201,7 +203,7 @@ class Dag:
             "curves": [layout.pretrain(c, r, "curve.tsv") for c, r in runs],
             "contracts": [layout.pretrain(c, r, "contract.json") for c, r in runs],
             "views": [layout.pretrain(c, r, "views.png") for c, r in runs],
-            "labels": [layout.labels(s, "labels.parquet") for s in held if self.study.sources[s].labels],
+            **{kind: [layout.labels(s, name) for s in held if self.study.sources[s].labels] for kind, name in OF_LABELS.items()},
             "fits": [layout.finetune(t, "fits.tsv") for t in tasks],
             "scores": [layout.evaluate(t, "scores.tsv") for t in tasks],
             "comparisons": [layout.evaluate(t, "comparisons.tsv") for t in tasks],

@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from medssl.artefacts.series import REJECTED
 from medssl.core import listing
 from medssl.core.errors import StudyError
 from medssl.core.files import write_text
@@ -55,6 +58,29 @@ def specs_of(source: Path, folder: Path, ingest: dict[str, Any], prepare: dict[s
         ),
         spec("prepare", study.prepare_of(NAME), {"series": series, "images": images}, layout.prepare(NAME)),
     )
+
+
+def read_rejected(ingest: Spec) -> pd.DataFrame:
+    """What of an ingested source was refused, also where that was all of it."""
+    out = Path(ingest.out)
+    whole = out / REJECTED.file
+    return REJECTED.read(whole if whole.is_file() else next(out.glob(f"shards/*/{REJECTED.file}")))
+
+
+def other_modality(ingest: Spec, *, nothing_left: Path | None = None) -> bool:
+    """Whether images of an ingested source were set aside as of another modality.
+
+    Raises:
+        StudyError: some were, and of the source `nothing_left` nothing is left.
+    """
+    rejected = read_rejected(ingest)
+    aside = rejected[rejected["code"] == "other_modality"]
+    if len(aside) and nothing_left is not None:
+        raise StudyError(
+            f"{nothing_left} holds nothing to take: {int(aside['num_files'].sum())} files are of {aside['sentence'].iloc[0]} "
+            "Give images like those that were learnt from, or take these all the same with --force."
+        )
+    return bool(len(aside))
 
 
 def reduce_specs_of(prepare: Spec, arm: dict[str, Any]) -> tuple[Spec, Spec]:

@@ -12,14 +12,14 @@ from medssl.core.label_table import FOLDERS
 from medssl.core.listing import Stamped, stamped
 from medssl.ingest.options import IngestOptions
 
-PICTURE, NIFTI, NPZ, BESIDE, OTHER = "picture", "NIfTI", "NPZ", "beside", "other"
+PICTURE, GRID, NPZ, BESIDE, OTHER = "picture", "NIfTI, NRRD or MetaImage", "NPZ", "beside", "other"
 """What a file is taken for: `beside` is no image whatever it holds, `other` may be DICOM, which has any suffix or none."""
 SUFFIXES = {
     **dict.fromkeys(("png", "jpg", "jpeg"), PICTURE),
-    **dict.fromkeys(("nii", "gz"), NIFTI),
+    **dict.fromkeys(("nii", "gz", "nrrd", "nhdr", "mha", "mhd"), GRID),
     "npz": NPZ,
     **dict.fromkeys(("csv", "tsv", "txt", "json", "md", "yaml", "yml", "xml", "html", "pdf"), BESIDE),
-    **dict.fromkeys(("xls", "xlsx", "doc", "docx", "bval", "bvec", "tif", "tiff", "bmp"), BESIDE),
+    **dict.fromkeys(("xls", "xlsx", "doc", "docx", "bval", "bvec", "tif", "tiff", "bmp", "raw", "zraw"), BESIDE),
 }
 
 
@@ -78,16 +78,16 @@ class SourceFiles:
         return self.names if self._kinds <= set(kinds) else [name for name in self.names if kind_of(name) in kinds]
 
     def masks(self, given: dict[str, str]) -> Pairing:
-        """Which NIfTI is whose mask, as ingest pairs them; by number in `named(NIFTI)`. `given`: by a label table."""
-        return pair_masks(self.named(NIFTI), self.ingest.masks, given) if given else self._pairing
+        """Which volume is whose mask, as ingest pairs them; by number in `named(GRID)`. `given`: by a label table."""
+        return pair_masks(self.named(GRID), self.ingest.masks, given) if given else self._pairing
 
     @cached_property
     def _pairing(self) -> Pairing:
-        return pair_masks(self.named(NIFTI), self.ingest.masks)
+        return pair_masks(self.named(GRID), self.ingest.masks)
 
     def scans(self, given: dict[str, str]) -> list[str]:
-        """The NIfTI files that are no masks."""
-        names, pairing = self.named(NIFTI), self.masks(given)
+        """The volumes on a grid that are no masks."""
+        names, pairing = self.named(GRID), self.masks(given)
         several: Iterable[int] = (mask for masks in pairing.several.values() for mask in masks)
         masks = {*pairing.masks.values(), *several, *pairing.orphans, *pairing.unchosen}
         return [name for number, name in enumerate(names) if number not in masks]

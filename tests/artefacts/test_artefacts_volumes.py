@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medssl.artefacts.volumes import VOLUMES, Volume, read_volumes, windows_of, write_volumes
+from medssl.artefacts.volumes import VOLUMES, Volume, read_volumes, write_volumes
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.tables import write_tsv
 from medssl.volume.intensity import values_of, windowed
@@ -179,10 +178,3 @@ def test_the_ends_of_a_window_are_zero_and_one_and_its_middle_a_half() -> None:
     np.testing.assert_array_equal(one.values(stored), [-1000, 0, 500, 1000, 64510])
     np.testing.assert_array_equal(one.seen(stored), [[0, 0.5, 0.75, 1, 1], [0, 0, 1, 1, 1]])
     assert one.seen(stored).dtype == np.float32
-
-
-def test_windows_of_a_contract_come_first_as_text() -> None:
-    alike = windows_of([volume(1), volume(2)])
-    assert (alike.low, alike.high, alike.differs_by_volume) == ((-1000.0,), (400.0,), False)
-    differ = windows_of([volume(1, low=(9.0,), high=(123.0,)), volume(2, low=(10.0,), high=(130.0,))])
-    assert (list(differ.low), differ.differs_by_volume) == (json.loads(min("[9.0]", "[10.0]")), True)

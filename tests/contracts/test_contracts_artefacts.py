@@ -179,7 +179,10 @@ SAMPLES = {"axis": "int8", "index": "int32", "position_mm": "float32", "foregrou
 def test_prepared_volumes_are_those_of_ingest(study):
     for folder in folders(study, "2_prepare/*", "volumes.tsv"):
         volumes = read_tsv(folder / "volumes.tsv")
-        assert list(volumes.columns) == [*VOLUMES.split(), *WINDOW.split()]
+        own = (volumes["modality"] != "CT") & (volumes["kind"] == "volume")
+        assert list(volumes.columns) == [*VOLUMES.split(), *WINDOW.split(), *(["window_percentiles"] if own.any() else [])]
+        if own.any():
+            assert [not is_missing(cell) for cell in volumes["window_percentiles"]] == own.tolist()
         series = read_tsv(study / "1_ingest" / folder.name / "series.tsv")
         assert volumes["volume_id"].tolist() == series["volume_id"].tolist()
         for row in volumes.itertuples():

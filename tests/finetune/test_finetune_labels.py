@@ -14,7 +14,7 @@ import pytest
 from finetuning import SMALL, write_scans
 from prepared import receipt
 
-from medssl.artefacts.labels import with_given_labels
+from medssl.artefacts.labels import LabelCounts, with_given_labels
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import write_json
@@ -115,3 +115,18 @@ def test_masks_of_a_label_folder_are_brought_to_the_prepared_grid(tmp_path: Path
         assert np.array_equal(reference, masks[row["case_id"]][::-1].transpose(0, 2, 1)[:, :, ::-1])
         both = (reference == 1).sum() + (predicted == 1).sum()
         assert 2 * ((reference == 1) & (predicted == 1)).sum() / both > 0.6
+
+
+def test_what_the_labels_lack_is_said_on_the_screen(
+    tmp_path: Path, image_source: Path, finetune: Any, spec_of: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"volume_id": "v-00", "index": n, "label": "abc"[n % 3]} for n in range(135)]
+    labels = write_labels(tmp_path / "study", rows)
+    counts = LabelCounts(items=140, labelled=135, strangers=3, names={})
+    counts.write(labels.parent / LabelCounts.FILE)
+    (labels.parent / "receipt.json").unlink()
+    receipt(labels.parent, "ingest")
+    finetune(with_labels(spec_of(image_source, modes=["linear"], fractions=[1.0], scratch=True), labels))
+    shown = capsys.readouterr().err
+    assert "finetune organs: labels of " in shown and "5 of 140 volumes and images have no label" in shown
+    assert "3 label files or entries were refused or are for none of the images" in shown

@@ -40,8 +40,9 @@ def prepared_with(window: list[float]) -> dict[str, Any]:
     }
 
 
-def predict(model: Path, source: Path, out: Path) -> None:
-    result = CliRunner().invoke(app, ["predict", str(model), str(source), "-o", str(out)], catch_exceptions=False)
+def predict(model: Path, source: Path, out: Path, *, force: bool = False) -> None:
+    words = ["predict", str(model), str(source), "-o", str(out), *(["--force"] if force else [])]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
 
@@ -69,10 +70,10 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
         save(datasets(phantom), here / "new" / f"case{seed}")
     image = np.load(source / "arrays" / "v-04.npy")
     affine = np.array([[0, 0, 1.25, -9], [-1.5, 0, 0, 4], [0, -4.0, 0, 77], [0, 0, 0, 1]])
-    given["scan.nii.gz"] = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(0, 2, 1)), affine)
-    nibabel.save(given["scan.nii.gz"], here / "new" / "scan.nii.gz")
+    given["scan_ct.nii.gz"] = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(0, 2, 1)), affine)
+    nibabel.save(given["scan_ct.nii.gz"], here / "new" / "scan_ct.nii.gz")
     (here / "new" / "notes.txt").write_text("nothing")
-    predict(folder, here / "new", here / "answers")
+    predict(folder, here / "new", here / "answers", force=True)  # CT where it learnt from MR
     files = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")["file"]
     assert set(files) == set(given)
     table = tables.read_tsv(here / "answers" / "masks.tsv", text=("class",))
@@ -111,10 +112,74 @@ def test_probabilities_of_new_pictures_and_slices(
         assert np.allclose(row[names].to_numpy(float), truth[number], atol=1e-5)
         assert row["predicted"] == model.contract["classes"][truth[number].argmax()]
     save(datasets(random_phantom(5)), here / "dicom")
-    predict(folder, here / "dicom", here / "slices")
+    with pytest.raises(StudyError, match=r"^Window \[0\.0\] to \[255\.0\] of v-.*the whole range of a picture's type.*--force"):
+        predict(folder, here / "dicom", here / "slices")
+    predict(folder, here / "dicom", here / "slices", force=True)
     slices = tables.read_tsv(here / "slices" / "probabilities.tsv")
     assert len(slices) == len(list((here / "dicom").iterdir()))
     assert np.allclose(slices[names].sum(axis=1), 1)
     assert read_json(folder / "contract.json")["ingest"] == {"modality": "CT", "min_slices": 3}
     with pytest.raises(StudyError, match="does not exist"):
         predict(folder, here / "nowhere", here / "x")
+
+
+@pytest.fixture
+def mr_model(here: Path, finetune: Any, spec_of: Any) -> Path:
+    """A model of axial MR slices of 1.5 × 1.25 mm."""
+    source = write_scans(here / "study")
+    options = SMALL | {"max_steps": 1, "fractions": [1.0]} | prepared_with([0.0, 200.0])
+    return scratch_model(finetune(spec_of(source, **options | {"ingest": {"modality": "auto", "min_slices": 3}})))
+
+
+def scan_at(here: Path, name: str, spacing: tuple[float, float, float]) -> None:
+    values = np.load(here / "study" / "2_prepare" / "hearts" / "arrays" / "v-04.npy")
+    (here / "new").mkdir(exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(values), np.diag([*spacing, 1.0])), here / "new" / name)
+
+
+def refusal(model: Path, here: Path) -> str:
+    result = CliRunner().invoke(app, ["predict", str(model), str(here / "new"), "-o", str(here / "out")])
+    assert isinstance(result.exception, StudyError) and not list((here / "out").glob("masks*")), result.output
+    return str(result.exception)
+
+
+def test_the_contract_of_a_model_holds_what_new_images_must_be_like(mr_model: Path) -> None:
+    contract = read_json(mr_model / "contract.json")
+    assert contract["learnt"] == {
+        **{"modalities": {"MR": 8}, "slice_axes": [2], "spacing_low_mm": [1.5, 1.25, 4.0], "spacing_high_mm": [1.5, 1.25, 4.0]},
+    }
+    assert (contract["window"]["low"], contract["window"]["rules"]) == (None, ["percentiles"])
+
+
+def test_a_model_of_mr_refuses_ct_and_takes_it_by_force_with_a_warning(mr_model: Path, here: Path) -> None:
+    save(datasets(random_phantom(3)), here / "new")
+    said = refusal(mr_model, here)
+    assert "holds nothing to take" in said and "CT, where MR is kept" in said and "--force" in said
+    forced = CliRunner().invoke(app, ["predict", str(mr_model), str(here / "new"), "-o", str(here / "out"), "--force"])
+    assert forced.exit_code == 0 and "medssl: warning: modality CT of" in forced.stderr
+    assert len(list((here / "out" / "masks").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("spacing", "words"),
+    [
+        ((3.0, 3.0, 4.0), "Spacing along i, j in mm 3 × 3 of"),
+        ((4.0, 1.25, 1.5), "Slice axis (i: sagittal, j: coronal, k: axial) i of"),
+    ],
+)
+def test_other_spacings_and_other_axes_are_refused(
+    mr_model: Path, here: Path, spacing: tuple[float, float, float], words: str
+) -> None:
+    scan_at(here, "scan.nii.gz", spacing)
+    said = refusal(mr_model, here)
+    assert said.startswith(words) and "the model learnt from" in said and "--force" in said
+    scan_at(here, "scan.nii.gz", (1.5, 1.3, 9.0))  # a network of slices does not see how far they are apart
+    predict(mr_model, here / "new", here / "fits")
+
+
+def test_a_file_that_does_not_say_its_modality_is_of_the_one_that_was_learnt_from(mr_model: Path, here: Path) -> None:
+    scan_at(here, "scan.nii.gz", (1.5, 1.25, 4.0))
+    scan_at(here, "other_ct.nii.gz", (1.5, 1.25, 4.0))
+    predict(mr_model, here / "new", here / "answers")
+    assert tables.read_tsv(here / "answers" / "files.tsv")["file"].tolist() == ["scan.nii.gz"]
+    assert tables.read_tsv(here / "answers" / "rejected.tsv")["code"].tolist() == ["other_modality"]

@@ -213,10 +213,50 @@ def test_masks_that_fit_no_image_stop_with_the_reason(here: Path) -> None:  # no
     mask = volume(random_phantom(1), here / "in", "a")
     (here / "masks").mkdir()
     nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), here / "masks" / "a_seg.nii.gz")
-    with pytest.raises(StudyError, match="from the image's"):
+    with pytest.raises(StudyError, match=r"1 label file refused: mask_mismatch 1.*from the image's"):
         labels_of(here / "in", here / "masks")
     with pytest.raises(StudyError, match="nothing is there"):
         labels_of(here / "in", here / "elsewhere")
+
+
+FAULTY_MASKS = {"wrong_shape": "mask_mismatch", "fractions": "mask_values", "stranger": "mask_without_image", "cut": "truncated"}
+
+
+def with_faulty_masks(here: Path) -> None:  # noqa: F811
+    """Six images: one with a sound mask, one without any, and a label folder with a fault of each kind beside notes."""
+    (here / "masks").mkdir()
+    for n, name in enumerate(("good", "without", "wrong_shape", "fractions", "cut")):
+        mask = volume(random_phantom(n), here / "in", name)
+        affine = nibabel.load(next((here / "in").glob(f"{name}*"))).affine
+        values = {"wrong_shape": mask[:-1], "fractions": mask * np.float32(0.4)}.get(name, mask)
+        if name != "without":
+            nibabel.save(nibabel.Nifti1Image(values, affine), here / "masks" / f"{name}_seg.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(mask, affine), here / "masks" / "stranger_seg.nii.gz")
+    cut = here / "masks" / "cut_seg.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:200])
+    (here / "masks" / "README.md").write_text("a note, which is no label")
+
+
+def test_every_refused_label_file_is_a_row_and_on_the_screen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    with_faulty_masks(here)
+    table, rejected, out = labels_of(here / "in", here / "masks")
+    assert len(table) == 1 and sorted(rejected["code"]) == sorted(FAULTY_MASKS.values())
+    assert set(rejected["num_files"]) == {1} and set(rejected["stage_of_check"]) == {"labels"}
+    counts = read_json(out / "labels" / "labels.json")
+    assert (counts["items"], counts["labelled"], counts["strangers"]) == (5, 1, 4)
+    shown = capsys.readouterr().err
+    codes = ", ".join(f"{code} 1" for code in sorted(FAULTY_MASKS.values()))
+    assert f"ingest ct/labels: 4 label files refused: {codes}" in shown
+    assert "ingest ct/labels: 4 of 5 volumes and images have no label" in shown
+
+
+def test_sound_masks_say_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    mask = volume(random_phantom(1), here / "in", "a")
+    affine = nibabel.load(next((here / "in").glob("a*"))).affine
+    (here / "masks").mkdir()
+    nibabel.save(nibabel.Nifti1Image(mask, affine), here / "masks" / "a_seg.nii.gz")
+    labels_of(here / "in", here / "masks")
+    assert "refused" not in capsys.readouterr().err
 
 
 def test_only_what_concerns_early_stages_changes_the_digest_of_a_source(here: Path) -> None:  # noqa: F811

@@ -379,6 +379,42 @@ MUTATIONS = [
         "prepare/test_prepare_grid.py::test_an_unsigned_image_has_the_whole_range_of_its_type",
     ),
     Mutation(
+        "ingest", "a modality that is not kept is kept",
+        "if not options.modalities or not stated or stated[0] in options.modalities:",
+        "if not options.modalities or not stated or stated[0] not in options.modalities:",
+        "ingest/test_ingest_modality.py::test_what_is_kept_is_as_it_was_and_the_rest_has_the_code",
+    ),
+    Mutation(
+        "ingest", "a series of two modalities is one",
+        "if len(stated) > 1:\n        return Refusal(\"mixed_modality\"",
+        "if len(stated) > 2:\n        return Refusal(\"mixed_modality\"",
+        "ingest/test_ingest_modality.py::test_a_series_of_two_modalities_is_refused_whatever_is_kept",
+    ),
+    Mutation(
+        "ingest", "a series of two patients is the first one's",
+        "        if len(found) > 1:\n            mixed.append(volume)\n        elif found:",
+        "        if found:",
+        "ingest/test_ingest_subjects.py::test_a_series_whose_files_are_of_two_patients_is_refused",
+    ),
+    Mutation(
+        "prepare", "one patient of many scans is trained on without a word",
+        "if asked and total < FEWEST_UNITS <= scans / total:",
+        "if asked and total < 0 <= scans / total:",
+        "prepare/test_prepare_split.py::test_many_scans_of_too_few_patients_stop_with_the_cause_and_the_remedy",
+    ),
+    Mutation(
+        "pretrain", "a contract holds the percentiles of one volume as numbers",
+        "for volume in of_ct or volumes} if len(own) < len(volumes) else set()",
+        "for volume in of_ct or volumes}",
+        "artefacts/test_artefacts_learnt.py::test_the_window_of_a_contract_is_the_rule",
+    ),
+    Mutation(
+        "nn", "a network of slices minds how far they are apart",
+        "seen = [one for one in range(3) if depth or one != axis]",
+        "seen = list(range(3))",
+        "artefacts/test_artefacts_learnt.py::test_the_distance_of_slices_matters_only_where_it_is_seen",
+    ),
+    Mutation(
         "prepare", "air counts in the percentiles of an MR",
         "ends = percentiles_of(above_minimum(counts), percentiles)",
         "ends = percentiles_of(counts, percentiles)",

@@ -20,7 +20,8 @@ from prepared import phantom, write_prepared
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, Window
+from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data
+from medssl.artefacts.learnt import Window
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
@@ -258,3 +259,107 @@ def test_embed_writes_a_row_of_features_per_image(tmp_path: Path) -> None:
     image = np.load(next((prepared / "arrays").glob("*0000.npy")))[:, :, 2].astype(np.float32)
     x = torch.from_numpy(((image + 1000) / 2000).clip(0, 1))[None, None]
     assert np.allclose(table.iloc[2, 1:].to_numpy(np.float32), pooled(ours(x))[0].detach().numpy(), atol=1e-4)
+
+
+# The rule of an MR encoder's windows, and what it has not learnt from
+
+
+def mr_encoder(folder: Path, **learnt: Any) -> Any:
+    """An encoder of axial MR slices of 1 mm, each volume in a window of its own."""
+    ours = make_run(folder, "resnet18", width=0.125)
+    contract = json.loads((folder / "contract.json").read_text())
+    contract["window"] = {
+        "low": None,
+        "high": None,
+        "differs_by_volume": True,
+        "rules": ["percentiles"],
+        "percentiles": [5.0, 90.0],
+    }
+    usual = {"modalities": {"MR": 7}, "slice_axes": [2], "spacing_low_mm": [0.9, 0.9, 2.0], "spacing_high_mm": [1.1, 1.1, 3.0]}
+    contract |= {"modalities": ["MR"], "learnt": usual | learnt}
+    (folder / "contract.json").write_text(json.dumps(contract))
+    return ours
+
+
+def embed_new(tmp_path: Path, *words: str) -> Any:
+    line = ["embed", str(tmp_path / "new"), str(tmp_path / "run"), "--out", str(tmp_path / "out" / "f.parquet"), *words]
+    return CliRunner().invoke(app, line)
+
+
+def put(tmp_path: Path, name: str, spacing: tuple[float, ...] = (1, 1, 2.5), seed: int = 3) -> np.ndarray:
+    image = phantom(seed, (32, 32, 5))
+    (tmp_path / "new").mkdir(exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(image, np.diag([*spacing, 1])), tmp_path / "new" / name)
+    return image
+
+
+def test_new_images_are_seen_through_the_percentiles_of_their_own_values(tmp_path: Path) -> None:
+    ours = mr_encoder(tmp_path / "run")
+    image = put(tmp_path, "scan.nii.gz").astype(np.float32)
+    said = embed_new(tmp_path)
+    assert said.exit_code == 0, said.output
+    above = image[image > image.min()]
+    low, high = np.percentile(above, [5.0, 90.0], method="inverted_cdf")
+    x = torch.from_numpy(((image - low) / (high - low)).clip(0, 1)).permute(2, 0, 1)[:, None]
+    found = tables.read_parquet(tmp_path / "out" / "f.parquet").iloc[:, 1:].to_numpy(np.float32)
+    assert np.allclose(found, pooled(ours(x)).detach().numpy(), atol=1e-4)
+
+
+def test_an_exported_contract_has_the_rule(tmp_path: Path) -> None:
+    mr_encoder(tmp_path / "run")
+    *_, path = export(tmp_path / "run", "monai", tmp_path / "exported")
+    window = json.loads(path.read_text())["window"]
+    assert (window["low"], window["high"], window["percentiles"]) == (None, None, [5.0, 90.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "words"),
+    [
+        ("scan_ct.nii.gz", (1, 1, 2.5), ["holds nothing to take", "CT, where MR is kept"]),
+        ("scan_T1w.nii.gz", (3, 3, 3.5), ["spacing along i, j in mm 3 × 3", "0.9–1.1 × 0.9–1.1"]),
+        ("scan_T1w.nii.gz", (2.5, 1, 1), ["slice axis (i: sagittal, j: coronal, k: axial) i", "the encoder learnt from k"]),
+    ],
+)
+def test_images_unlike_those_that_were_learnt_from_are_refused_or_forced(
+    tmp_path: Path, name: str, spacing: tuple[float, ...], words: list[str]
+) -> None:
+    mr_encoder(tmp_path / "run")
+    put(tmp_path, name, spacing)
+    said = embed_new(tmp_path)
+    assert isinstance(said.exception, StudyError) and not (tmp_path / "out" / "f.parquet").exists()
+    text = str(said.exception)
+    assert all(word in text or word.capitalize() in text for word in words) and "--force" in text, text
+    forced = embed_new(tmp_path, "--force")
+    assert forced.exit_code == 0 and "medssl: warning:" in forced.stderr
+    assert len(tables.read_parquet(tmp_path / "out" / "f.parquet"))
+
+
+def test_among_others_an_image_of_another_modality_is_set_aside_and_said(tmp_path: Path) -> None:
+    mr_encoder(tmp_path / "run")
+    put(tmp_path, "a_T1w.nii.gz")
+    put(tmp_path, "b_ct.nii.gz", seed=4)
+    said = embed_new(tmp_path)
+    assert said.exit_code == 0 and "1 files refused" in said.stderr
+    assert tables.read_tsv(tmp_path / "out" / "f.files.tsv")["file"].tolist() == ["a_T1w.nii.gz"]
+    assert tables.read_tsv(tmp_path / "out" / "f.rejected.tsv")["code"].tolist() == ["other_modality"]
+    forced = embed_new(tmp_path, "--force")
+    assert forced.exit_code == 0 and "modality CT" in forced.stderr
+    assert set(tables.read_tsv(tmp_path / "out" / "f.files.tsv")["file"]) == {"a_T1w.nii.gz", "b_ct.nii.gz"}
+
+
+def test_a_prepared_source_is_held_against_the_contract_too(tmp_path: Path) -> None:
+    mr_encoder(tmp_path / "run")
+    prepared = Path(write_prepared(tmp_path / "study", shape=(32, 32, 5))["samples"][0]).parent
+    with pytest.raises(StudyError, match=r"Modality CT of .* and 2 more, where the encoder learnt from MR"):
+        embed(prepared, tmp_path / "run", tmp_path / "f.parquet")
+    assert embed(prepared, tmp_path / "run", tmp_path / "f.parquet", force=True) == 15
+
+
+def test_an_encoder_of_several_windows_of_ct_takes_no_raw_images(tmp_path: Path) -> None:
+    mr_encoder(tmp_path / "run")
+    contract = json.loads((tmp_path / "run" / "contract.json").read_text())
+    contract["window"] |= {"rules": ["hu"], "percentiles": None}
+    (tmp_path / "run" / "contract.json").write_text(json.dumps(contract))
+    put(tmp_path, "scan.nii.gz")
+    said = embed_new(tmp_path)
+    assert isinstance(said.exception, StudyError) and "embed 2_prepare/<source>" in str(said.exception)

@@ -320,13 +320,37 @@ def test_modalities_are_spread_over_the_parts(ingested):
     }
 
 
-def test_scans_of_one_patient_are_said_loudly(ingested, capsys):
+def test_what_a_person_must_read_is_in_the_log_on_the_screen_and_in_the_fingerprint(ingested, capsys):
     for n in range(8):
-        ingested.volume(f"v-{n:012x}", head(n), subject_id="p-000000000001")
-    notes = read_json(ingested.prepare() / "fingerprint.json")["notes"]
-    assert len(notes) == 3 and notes[2].startswith("All 8 scans are of 1 patient.")
+        ingested.volume(f"v-{n:012x}", head(n), subject_id=f"p-{n % 4:012x}")
+    out = ingested.prepare()
+    notes = read_json(out / "fingerprint.json")["notes"]
+    assert [note.split(":")[0] for note in notes] == ["The validation part is empty", "The test part is empty"]
     shown = capsys.readouterr().err
     assert all(f"prepare ct: {note}" in shown for note in notes)
+
+
+def test_scans_of_one_patient_stop_before_anything_is_written(ingested):
+    for n in range(8):
+        ingested.volume(f"v-{n:012x}", head(n), subject_id="p-000000000001")
+    with pytest.raises(StudyError, match=r"All 8 scans are of 1 patient.*subject_pattern"):
+        ingested.prepare()
+
+
+def test_two_modalities_are_said_with_the_slices_and_volumes_of_each(ingested):
+    for n in range(5):
+        array, modality = head(n, (32, 30, 7 if n < 3 else 11)), "MR" if n < 3 else "CT"
+        ingested.volume(f"v-{n:012x}", array, subject_id=f"p-{n:012x}", modality=modality)
+    first, *_ = read_json(ingested.prepare() / "fingerprint.json")["notes"]
+    assert first.startswith("It holds 2 modalities")
+    assert "CT 22 of 43 slices or images (2 volumes)" in first and "MR 21 of 43 slices or images (3 volumes)" in first
+    assert "sources.ct.ingest.modality" in first
+
+
+def test_one_modality_is_not_said(ingested):
+    for n in range(60):
+        ingested.volume(f"v-{n:012x}", head(n, (32, 30, 2)), subject_id=f"p-{n:012x}")
+    assert "notes" not in read_json(ingested.prepare() / "fingerprint.json")
 
 
 def test_folds_are_a_column_and_hold_everybody_out(ingested):

@@ -134,19 +134,42 @@ def test_an_unknown_part_is_refused_with_a_hint():
 # What is said
 
 
-@pytest.mark.parametrize("scans", [1, 8])
 @pytest.mark.parametrize("patients", [1, 2])
-def test_fewer_than_three_patients_all_train_and_it_is_said(patients, scans):
-    one = found(table(PATIENTS[:patients] * scans), val_frac=0.45, test_frac=0.45)
+def test_fewer_than_three_patients_with_a_scan_each_all_train_and_it_is_said(patients):
+    one = found(table(PATIENTS[:patients]), val_frac=0.45, test_frac=0.45)
     assert set(one.part) == {"train"}
-    assert [note.split(":")[0] for note in one.notes[:2]] == ["The validation part is empty", "The test part is empty"]
+    assert [note.split(":")[0] for note in one.notes] == ["The validation part is empty", "The test part is empty"]
     assert f"the source has {patients} patient" in one.notes[0]
-    assert ("one PatientID" in " ".join(one.notes)) == (scans > 1)
 
 
-def test_eight_scans_of_an_anonymous_patient_are_said_to_be_of_one():
-    notes = found(table(["p-anonymous"] * 8)).notes
-    assert notes[2].startswith("All 8 scans are of 1 patient.") and "de-identification" in notes[2]
+@pytest.mark.parametrize("patients", [1, 2])
+@pytest.mark.parametrize("frac", ["val_frac", "test_frac"])
+def test_many_scans_of_too_few_patients_stop_with_the_cause_and_the_remedy(patients, frac):
+    units = table(PATIENTS[:patients] * 8)
+    with pytest.raises(StudyError) as stop:
+        found(units, **{"val_frac": 0.0, "test_frac": 0.0} | {frac: 0.1})
+    said = str(stop.value)
+    assert f"All {8 * patients} scans are of {patients} patient" in said
+    for word in ("PatientID", "ingest.subject_pattern", "`subject`", f"set {frac} to 0"):
+        assert word in said, word
+    asked_for = found(units, val_frac=0.0, test_frac=0.0)
+    assert set(asked_for.part) == {"train"} and asked_for.notes == []
+
+
+def test_many_scans_of_too_few_patients_may_be_divided_by_a_list():
+    listed = {PATIENTS[0]: "train", PATIENTS[1]: "test"}
+    assert set(found(table(PATIENTS[:2] * 8), listed=listed).part) == {"train", "test"}
+
+
+def test_two_patients_with_a_scan_more_all_train_and_are_said_to_be_two():
+    one = found(table([*PATIENTS[:2], PATIENTS[0]]))
+    assert set(one.part) == {"train"}
+    assert one.notes[2].startswith("All 3 scans are of 2 patients.") and "ingest.subject_pattern" in one.notes[2]
+
+
+def test_too_many_folds_for_a_hidden_patient_say_what_hides_them():
+    with pytest.raises(StudyError, match=r"5 folds of 1 patient.*All 8 scans are of 1 patient.*ingest\.subject_pattern"):
+        found(table(PATIENTS[:1] * 8), folds=5)
 
 
 @pytest.mark.parametrize(

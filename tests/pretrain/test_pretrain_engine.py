@@ -15,7 +15,8 @@ from prepared import receipt, write_prepared
 from pretraining import train_here, train_world
 from test_pretrain_world import COHORT, SMALL
 
-from medssl.artefacts.encoder import Contract, Part, Window
+from medssl.artefacts.encoder import Contract, Part
+from medssl.artefacts.learnt import Window
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemoryError, StudyError
 from medssl.nn import health
@@ -274,7 +275,8 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
     contract = Contract.read(out / "contract.json")
     backbone = build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels)
     assert load_encoder(out / "encoder.safetensors", backbone).matched == contract.num_tensors
-    assert contract.window == Window(low=[-1000.0], high=[1000.0], differs_by_volume=False)
+    assert contract.window == Window(low=[-1000.0], high=[1000.0], differs_by_volume=False, rules=["hu"])
+    assert contract.learnt is not None and contract.learnt.modalities == {"CT": contract.data.num_volumes}
     assert "parts" not in json.loads((out / "contract.json").read_text()), "it has left none"
     curve = tables.read_tsv(out / "curve.tsv")
     assert list(curve.columns[:9]) == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from medssl.report.evidence import Evidence
+from medssl.report.mixtures import mixture_rows
 from medssl.report.parts import ordered_parts, part_of
 from medssl.report.section import Section, Table, Text, count, percent, shown
 
@@ -42,7 +43,12 @@ def data(evidence: Evidence) -> Section:
             ("with_mask", "Of volumes with a mask", count),
         ]
         blocks.append(Table("parts", "Cases by part.", parts, shown(parts, heads)))
-    notes = {source: found.notes for source, found in sorted(evidence.fingerprint.items()) if found.notes}
+    mixed = mixture_rows(evidence)
+    if len(mixed):
+        heads = [("of", "Of", None), ("modality", "Modality", None), ("slices", "Slices", count), ("volumes", "Volumes", count)]
+        caption = "Several modalities, which were learnt from together."
+        blocks.append(Table("mixtures", caption, mixed, shown(mixed, heads)))
+    notes = notes_of(evidence)
     blocks += [Text(f"Source {source}: {note}", "note") for source, found in notes.items() for note in found]
     labels = label_rows(evidence)
     if len(labels):
@@ -62,6 +68,17 @@ def data(evidence: Evidence) -> Section:
         )
     )
     return Section("Data", "What was accepted, and how it was divided.", tuple(blocks), {"notes": notes} if notes else {})
+
+
+def notes_of(evidence: Evidence) -> dict[str, list[str]]:
+    """By source, what a person must read: remarks of ingest (options without effect, shared ids), then of prepare."""
+    found: dict[str, list[str]] = {}
+    for source in sorted({*evidence.series, *evidence.fingerprint}):
+        receipt, prepared = evidence.receipts.get(f"ingest/{source}"), evidence.fingerprint.get(source)
+        remarks = [] if receipt is None else [str(remark) for remark in receipt.notes.get("remarks", [])]
+        if remarks or (prepared is not None and prepared.notes):
+            found[source] = [*remarks, *(prepared.notes if prepared is not None else [])]
+    return found
 
 
 def part_rows(evidence: Evidence) -> pd.DataFrame:

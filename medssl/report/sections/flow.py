@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pandas as pd
 
 from medssl.artefacts.names import in_cohort, reduction_of
 from medssl.report.evidence import Evidence, arm_of
 from medssl.report.flow_chart import Step, flow_chart
+from medssl.report.mixtures import sources_of
 from medssl.report.parts import PARTS, ordered_parts, part_of, way_of_split
 from medssl.report.section import Figure, Section, Table, Text, count, counted, shown
 
@@ -46,16 +48,10 @@ def flow(evidence: Evidence) -> Section:
     return Section("Flow of images", lead, tuple(blocks))
 
 
-def sources_of(evidence: Evidence, cohort: str) -> list[str]:
-    """The sources whose slices a cohort's keep tables speak of."""
-    names = [name for name in evidence.keeps if in_cohort(name)[0] == cohort]
-    wanted = set(evidence.keeps[names[0]]["sample_id"])
-    return [source for source, samples in sorted(evidence.samples.items()) if not wanted.isdisjoint(samples["sample_id"])]
-
-
 def refusal_rows(evidence: Evidence) -> pd.DataFrame:
-    """A row per source and refusal code."""
-    tables = [table.assign(source=source) for source, table in sorted(evidence.rejected.items()) if len(table)]
+    """A row per source and refusal code; label files that came apart from the images are `<source>, label files`."""
+    whole = {**evidence.rejected, **{f"{source}, label files": table for source, table in evidence.label_rejected.items()}}
+    tables = [table.assign(source=source) for source, table in sorted(whole.items()) if len(table)]
     if not tables:
         return pd.DataFrame()
     grouped = pd.concat(tables).groupby(["source", "code"], sort=True)
@@ -90,6 +86,7 @@ def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], coho
     subjects = series["subject_id"].dropna().nunique() if "subject_id" in series else 0
     who = note("accepted", "subjects", subjects, "subject") if subjects else "no patient ids: the image is the unit"
     steps.append(Step(f"Accepted: {note('accepted', 'volumes', len(series), _things(series))}", (who,)))
+    steps += [_labels_step(evidence, source, note) for source in sources if source in evidence.label_counts]
     samples = pd.concat([evidence.samples[s] for s in sources if s in evidence.samples] or [pd.DataFrame()])
     if len(samples):
         splits, thing = part_of(samples).value_counts(), _thing(samples)
@@ -123,6 +120,23 @@ def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], coho
         )
     alt = f"Flow of {title}. " + ". ".join(f"{step.title}; {step.aside_title} {', '.join(step.aside)}" for step in steps)
     return Figure(name, f"Flow of {title}.", alt, flow_chart(steps, alt=alt), pd.DataFrame(rows))
+
+
+def _labels_step(evidence: Evidence, source: str, note: Callable[[str, str, int, str], str]) -> Step:
+    """What the label files of a source gave: how many images have one, which files were refused and why."""
+    counts = evidence.label_counts[source]
+    refused = evidence.label_rejected.get(source, pd.DataFrame({"code": [], "num_files": []}))
+    by_code = refused.groupby("code")["num_files"].sum().sort_values(ascending=False, kind="stable")
+    aside = [f"{code}: {note('label files', str(code), int(files), 'file')}" for code, files in by_code.items()]
+    strangers = counts.strangers - int(by_code.sum())
+    if strangers > 0:
+        aside.append(f"for none of the images: {note('label rows', 'strangers', strangers, 'row')}")
+    left = counts.items - counts.labelled
+    without = (f"without a label: {note('labels', 'without', left, 'case')}",) if left else ()
+    title = f"Labelled: {note('labels', 'with', counts.labelled, 'case')}"
+    lines = (f"by the label files of {source}, of {note('labels', 'all', counts.items, 'case')}", *without)
+    refusals = note("label files", "refused", int(by_code.sum()), "label file")
+    return Step(title, lines, f"Refused: {refusals}", tuple(aside) or ("nothing was refused",))
 
 
 def _thing(samples: pd.DataFrame) -> str:

@@ -12,8 +12,9 @@ from medssl.artefacts.names import in_cohort, is_scratch
 from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, answered_in
 from medssl.report.evidence import Evidence, Named
+from medssl.report.mixtures import mixture_rows, mixtures_in_words
 from medssl.report.parts import num_folds, way_of_split
-from medssl.report.section import Section, Text, counted
+from medssl.report.section import Section, Text, count, counted
 from medssl.report.shares import distinct, labels_of, ordered_shares, share_name, share_phrase
 from medssl.report.words import but_for_labels, holm_family, mode_name, ordered_modes
 
@@ -83,6 +84,11 @@ def _counts(evidence: Evidence) -> dict[str, Any]:
         "series": len(series),
         "straightened": int(series["resampled"].eq(True).sum()),
         "refused_files": {source: int(table["num_files"].sum()) for source, table in evidence.rejected.items()},
+        "labels": {source: counts.plain() for source, counts in evidence.label_counts.items()},
+        "refused_labels": {
+            source: table.groupby("code")["num_files"].sum().to_dict() for source, table in evidence.label_rejected.items()
+        },
+        "mixtures": mixture_rows(evidence).to_dict("records"),
         "kept": {arm: int(keep["keep"].sum()) for arm, keep in evidence.keeps.items()},
         "runs": len(evidence.curves),
         "distinct": {task: fits.reindex(columns=numbers).nunique().to_dict() for task, fits in evidence.fits.items()},
@@ -107,9 +113,30 @@ def _data(evidence: Evidence) -> str:
     return (
         f"Images came from {counted(len(parts), 'source')} ({'; '.join(parts)}; [[setting, dates and eligibility]]). "
         "Each was checked for geometry, completeness and plausibility on ingestion, refused with a reason code "
-        f"where a check failed, and reoriented to RAS+{_straightened(evidence)}. Identifiers were replaced by keyed "
-        f"hashes.{_parts(evidence)}"
+        f"where a check failed, and reoriented to RAS+{_straightened(evidence)}.{_label_files(evidence)}{_mixed(evidence)} "
+        f"Identifiers were replaced by keyed hashes.{_parts(evidence)}"
     )
+
+
+def _label_files(evidence: Evidence) -> str:
+    """What label files gave, and which were refused."""
+    parts = []
+    for source, counts in sorted(evidence.label_counts.items()):
+        refused = evidence.label_rejected.get(source, pd.DataFrame({"code": [], "num_files": []}))
+        by_code = refused.groupby("code")["num_files"].sum()
+        codes = ", ".join(f"{code} {int(number)}" for code, number in by_code.items())
+        strangers = counts.strangers - int(by_code.sum())
+        aside = [f"{counted(int(by_code.sum()), 'label file')} refused" + (f" ({codes})" if codes else "")]
+        aside += [f"{counted(strangers, 'label row')} for none of the images"] if strangers > 0 else []
+        of_all = counted(counts.items, "volume or image", "volumes and images")
+        parts.append(f"{source}: {count(counts.labelled)} of {of_all} labelled, {', '.join(aside)}")
+    return f" Labels came from files ({'; '.join(parts)})." if parts else ""
+
+
+def _mixed(evidence: Evidence) -> str:
+    """That modalities were learnt from together, with their numbers."""
+    found = mixtures_in_words(evidence)
+    return f" Several modalities were used together ({'; '.join(found)})." if found else ""
 
 
 def _straightened(evidence: Evidence) -> str:

@@ -1,0 +1,46 @@
+"""Which modalities a source keeps; what is of another one is set aside with a code."""
+
+from __future__ import annotations
+
+import json
+
+from medssl.ingest.ledger import Row
+from medssl.ingest.options import IngestOptions
+from medssl.ingest.outcome import Outcome
+from medssl.ingest.refusal import Refusal
+
+UNKNOWN = "OT"
+
+
+def refused_by_modality(rows: list[Row], options: IngestOptions) -> Refusal | None:
+    """Why a DICOM series is refused or set aside before any pixel is read; None where it is not.
+
+    Modality is an attribute of the series (PS3.3 C.7.3.1): one that states several contradicts itself, and no part of it is kept,
+    as a slice could be missing without a word.
+    """
+    images = [row for row in rows if row["role"] == "image" and row["format"] == "dicom"]
+    stated = sorted({json.loads(row["header"])["modality"] for row in images})
+    if len(stated) > 1:
+        return Refusal("mixed_modality", " and ".join(stated))
+    if not options.modalities or not stated or stated[0] in options.modalities:
+        return None
+    return _refusal(stated[0], options)
+
+
+def set_aside(rows: list[Row], options: IngestOptions, outcome: Outcome) -> None:
+    """Take the volumes of a group that are of another modality out of an outcome; `rows` are its files."""
+    if not options.modalities:
+        return
+    for volume in outcome.volumes:
+        if volume.row["format"] in ("png", "npz") and len(options.modalities) == 1:
+            volume.row["modality"] = options.modalities[0]
+    for modality in sorted({volume.row["modality"] for volume in outcome.volumes} - set(options.modalities)):
+        refusal = _refusal(modality, options)
+        outcome.withdraw(
+            [volume for volume in outcome.volumes if volume.row["modality"] == modality], refusal.code, refusal.sentence, rows
+        )
+
+
+def _refusal(modality: str, options: IngestOptions) -> Refusal:
+    found = "not known" if modality == UNKNOWN else modality
+    return Refusal("other_modality", f"{found}, where {' and '.join(options.modalities)} is kept")

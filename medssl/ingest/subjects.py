@@ -1,0 +1,91 @@
+"""Whose images a DICOM source holds, where its headers do not tell: the study file's word, and what a person must hear of ids."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from medssl.core.listing import minted
+from medssl.ingest.ledger import Row
+from medssl.ingest.names import subject_of
+from medssl.ingest.outcome import Converted, Outcome
+from medssl.ingest.refusal import Refusal
+from medssl.ingest.source import Source
+
+PLACEHOLDERS = (
+    *("anonymous", "anonymized", "anonymised", "anonym", "anon", "anonymous patient", "anonymous_patient", "anonymous^patient"),
+    *("deidentified", "de-identified", "deid", "redacted", "removed", "hidden", "masked", "unknown", "none", "null", "na", "n/a"),
+    *("noname", "no_name", "no name", "patient", "patientid", "patient_id", "patient id", "subject", "id", "test", "xxx", "xxxx"),
+    *("x", "-", "_", ".", "?", "0", "00", "000", "0000", "00000", "000000", "0000000", "00000000"),
+    *("12345", "123456", "12345678", "123456789"),
+)
+"""What programs of de-identification write instead of a PatientID, in lower case."""
+REMEDY = (
+    "name each person by ingest.subject_pattern (a regular expression on a file's path, whose group is the patient) or by a "
+    "column `subject` of the label table"
+)
+
+
+def assign_subjects(rows: list[Row], source: Source, outcome: Outcome) -> None:
+    """Give the DICOM volumes of a group the patient that the label table or `subject_pattern` names; `rows` are its files.
+
+    The table may name a file, a folder, a series (its UID or its id) or a PatientID. A volume whose files are of different
+    patients is refused.
+    """
+    images = {row["name"] for row in rows if row["role"] == "image" and row["format"] == "dicom"}
+    mixed = []
+    for volume in [one for one in outcome.volumes if one.row["format"] == "dicom"]:
+        names = sorted(volume.files & images or images)
+        found = sorted(set(_named(names, volume, source)))
+        if len(found) > 1:
+            mixed.append(volume)
+        elif found:
+            volume.row["subject_id"] = minted(source.key, "p", found[0])
+    if mixed:
+        refusal = Refusal("several_subjects")
+        outcome.withdraw(mixed, refusal.code, refusal.sentence, rows)
+
+
+def _named(names: list[str], volume: Converted, source: Source) -> Iterable[str]:
+    """The patients that the study file names for files of a volume; nothing where it names none."""
+    table, pattern = source.labels, source.options.subject_pattern
+    series, patient = volume.row["series_id"], volume.row["subject_id"]
+    by_id = source.subject_of_id.get(series) or source.subject_of_id.get(patient)
+    for name in names:
+        subject = table.subject_at(name) or by_id or (subject_of(name, pattern) if pattern else None)
+        if subject:
+            yield subject
+
+
+def remarks_on_ids(series: list[Row], studies: dict[str, str], key: bytes, *, named: bool) -> list[str]:
+    """What a person must hear of the patients of a source: ids that several people seem to share.
+
+    Args:
+        series: rows of `series.tsv`.
+        studies: series id → study, of DICOM.
+        key: of the ids, to know a placeholder by its keyed id.
+        named: whether the study file names patients itself; a placeholder is then what it says.
+    """
+    own: dict[str, list[Row]] = defaultdict(list)
+    for row in series:
+        if row["format"] == "dicom":
+            own[row["subject_id"]].append(row)
+    forms = {form for word in PLACEHOLDERS for form in (word, word.upper(), word.capitalize(), word.title())}
+    placeholders = {minted(key, "p", form) for form in forms}
+    said = []
+    for subject, rows in sorted(own.items()):
+        scans, visits = len({row["series_id"] for row in rows}), len({studies.get(row["series_id"], "") for row in rows})
+        sexes = {row["sex"] for row in rows} & {"M", "F"}
+        counts = f"{scans} series of {visits} studies"
+        if visits < 2:
+            continue
+        if subject in placeholders and not named:
+            why = f"{counts} bear a PatientID that is a placeholder and no person"
+        elif len(sexes) > 1:
+            why = f"{counts} bear one PatientID ({subject}), and both sexes"
+        elif len(own) == 1:
+            why = f"All {counts} bear one PatientID"
+        else:
+            continue
+        said.append(f"{why}: all of them count as one patient and stay in one part of the split. If they are of more, {REMEDY}.")
+    return said

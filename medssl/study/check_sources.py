@@ -1,0 +1,66 @@
+"""Options of ingest that cannot do what they are there for, from the names of a source's files; cohorts of several modalities."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from medssl.artefacts.series import read_series
+from medssl.core.label_table import FOLDERS, is_label_table
+from medssl.ingest.options import IngestOptions
+from medssl.study.dag import Dag
+from medssl.study.file import Loc
+from medssl.study.options import Study
+from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
+
+Problem = tuple[Loc, str]
+FORMATS = {PICTURE: "png", GRID: "nifti", NPZ: "npz", OTHER: "dicom"}
+"""What ingest calls the files that a name stands for; a name that says nothing may be DICOM."""
+WORDS = {"dicom": "DICOM", "nifti": GRID, "png": "pictures", "npz": "NPZ"}
+
+
+def idle_options(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Problem]:
+    """Options of ingest that have no effect on the source that they are written for, or on any source of the study.
+
+    Only what the names of the files leave no doubt about; the rest is said at the end of ingest.
+    """
+    idle: dict[str, set[str]] = {}
+    held: dict[str, list[str]] = {}
+    for name, source in study.sources.items():
+        if name not in listed:
+            return  # what is not there is said elsewhere
+        held[name] = formats = sorted(FORMATS[kind] for kind in listed[name].kinds)
+        labels = source.labels
+        mask_folder = labels not in (None, FOLDERS) and not is_label_table(str(labels))
+        found = study.ingest_of(name).without_effect(formats, mask_folder=mask_folder) if formats else {}
+        idle[name] = set(found)
+        for option in sorted(set(found) & set(source.ingest)):
+            yield (("sources", name, "ingest", option), _no_effect(option, found[option], formats))
+    usual = IngestOptions()
+    for option in sorted(name for name in study.ingest.model_fields_set if getattr(study.ingest, name) != getattr(usual, name)):
+        if idle and all(option in own and option not in study.sources[name].ingest for name, own in idle.items()):
+            holds = study.ingest.without_effect([])[option]
+            yield (("ingest", option), _no_effect(option, holds, sorted(set().union(*held.values()))))
+
+
+def _no_effect(option: str, holds: Iterable[str], formats: Iterable[str]) -> str:
+    names = [" and ".join(dict.fromkeys(WORDS.get(form, GRID) for form in some)) for some in (holds, formats)]
+    return f"it has no effect here: {option} holds for {names[0]}, and the files are {names[1]}. Remove it"
+
+
+def mixed_cohorts(dag: Dag) -> Iterator[Problem]:
+    """Cohorts that are pre-trained on and hold several modalities, as an earlier ingest of their sources has found them."""
+    for cohort in dag.cohorts():
+        counts: Counter[str] = Counter()
+        sources = dag.study.all_cohorts[cohort]
+        for source in sources:
+            table = Path(dag.layout.ingest(source, "series.tsv"))
+            keeps = dag.study.ingest_of(source).modalities
+            rows = read_series(table) if table.is_file() else []
+            counts.update(row["modality"] for row in rows if not keeps or row["modality"] in keeps)
+        if len(counts) > 1:
+            loc = ("sources", cohort, "ingest", "modality") if cohort in dag.study.sources else ("cohorts", cohort)
+            what = ", ".join(f"{modality} {number}" for modality, number in sorted(counts.items()))
+            text = f"cohort {cohort!r} holds several modalities, by volumes: {what}. They are learnt from together"
+            yield loc, f"{text}; sources.<name>.ingest.modality keeps one of them"

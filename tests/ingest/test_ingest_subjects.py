@@ -1,0 +1,150 @@
+"""Whose images a DICOM source holds: a pattern or a table says it where the headers do not, and a shared id is said loudly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ingesting import KEY, ingest
+from phantoms import datasets, random_phantom, save
+from PIL import Image
+from test_ingest_run import here, ingest_all  # noqa: F401
+
+from medssl.core.listing import minted
+from medssl.ingest.inventory import Labels
+from medssl.ingest.subjects import PLACEHOLDERS, remarks_on_ids
+
+
+def scans(root: Path, count: int = 4, *, patient: str = "ANONYMOUS", per_person: int = 2) -> list[str]:
+    """`count` studies under one PatientID in folders of `per_person` each; the series UIDs by folder."""
+    uids = []
+    for n in range(count):
+        made = datasets(random_phantom(n), series=f"s{n}", study=f"t{n}")
+        for one in made:
+            one.PatientID = patient
+        uids.append(made[0].SeriesInstanceUID)
+        save(made, root / f"person{n // per_person}" / f"scan{n}")
+    return uids
+
+
+def people(found: dict) -> dict[str, list[str]]:
+    return {name: [row["subject_id"] for _, _, row in one.volumes] for name, one in found.items()}
+
+
+def keyed(name: str) -> str:
+    return minted(KEY, "p", name)
+
+
+def test_a_pattern_on_the_path_names_the_patients_of_dicom(tmp_path: Path, readers) -> None:
+    scans(tmp_path / "in")
+    plain = people(ingest(tmp_path / "in", tmp_path / "a", readers=readers, depth=2))
+    assert {name for names in plain.values() for name in names} == {keyed("ANONYMOUS")}
+    found = people(ingest(tmp_path / "in", tmp_path / "b", readers=readers, depth=2, options={"subject_pattern": r"(person\d)/"}))
+    assert found == {f"person{n // 2}/scan{n}": [keyed(f"person{n // 2}")] for n in range(4)}
+
+
+@pytest.mark.parametrize("by", ["file", "folder", "series", "series_id"])
+def test_a_table_names_them_by_file_folder_or_series(by: str, tmp_path: Path, readers) -> None:
+    uids = scans(tmp_path / "in")
+    names = {
+        "file": [f"person{n // 2}/scan{n}/0003.dcm" for n in range(4)],
+        "folder": [f"person{n // 2}/scan{n}" for n in range(4)],
+        "series": uids,
+        "series_id": [minted(KEY, "s", uid) for uid in uids],
+    }[by]
+    table = Labels(subject={name: f"somebody {n // 2}" for n, name in enumerate(names)})
+    found = people(ingest(tmp_path / "in", tmp_path / "a", readers=readers, depth=2, labels=table))
+    assert found == {f"person{n // 2}/scan{n}": [keyed(f"somebody {n // 2}")] for n in range(4)}
+
+
+def test_a_table_joins_two_patient_ids_of_one_person(tmp_path: Path, readers) -> None:
+    scans(tmp_path / "in" / "x", 1, patient="A")
+    scans(tmp_path / "in" / "y", 1, patient="B")
+    table = Labels(subject={"A": "one", "B": "one"})
+    found = people(ingest(tmp_path / "in" / "y", tmp_path / "a", readers=readers, labels=table))
+    found |= {"x": people(ingest(tmp_path / "in" / "x", tmp_path / "b", readers=readers, labels=table))["person0"]}
+    assert found == {"person0": [keyed("one")], "x": [keyed("one")]}
+
+
+def test_the_nearest_folder_has_the_word_and_the_table_stands_before_the_pattern(tmp_path: Path, readers) -> None:
+    scans(tmp_path / "in", 2)
+    table = Labels(subject={"person0": "outer", "person0/scan1": "inner"})
+    options = {"subject_pattern": r"(scan\d)"}
+    found = people(ingest(tmp_path / "in", tmp_path / "a", readers=readers, depth=2, labels=table, options=options))
+    assert found == {"person0/scan0": [keyed("outer")], "person0/scan1": [keyed("inner")]}
+
+
+def test_a_series_whose_files_are_of_two_patients_is_refused(tmp_path: Path, readers) -> None:
+    made = datasets(random_phantom(1))
+    save(made[:9], tmp_path / "in" / "case" / "a")
+    save(made[9:], tmp_path / "in" / "case" / "b")
+    whole = ingest(tmp_path / "in", tmp_path / "x", readers=readers)["case"]
+    assert len(whole.volumes) == 1
+    one = ingest(tmp_path / "in", tmp_path / "y", readers=readers, options={"subject_pattern": r"case/(\w)/"})["case"]
+    assert one.volumes == [] and one.codes == {"several_subjects"} and one.num_files == len(made)
+
+
+def test_pictures_have_the_patient_of_the_pattern_or_of_their_folder(tmp_path: Path, readers) -> None:
+    for n in range(4):
+        (tmp_path / "in" / "set" / f"p{n // 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 8), n, np.uint8)).save(tmp_path / "in" / "set" / f"p{n // 2}" / f"{n}.png")
+    for changes in (
+        {"options": {"subject_pattern": r"set/(p\d)"}},
+        {"labels": Labels(subject={f"set/p{n}": f"p{n}" for n in (0, 1)})},
+    ):
+        (volume,) = ingest(tmp_path / "in", tmp_path / str(len(changes)), readers=readers, **changes)["set"].volumes
+        assert volume[2]["unit"] == "patient"
+
+
+# What is said of ids
+
+
+def rows(*people: str, sexes: str = "", studies: int = 0) -> tuple[list[dict], dict[str, str]]:
+    table = [
+        {"format": "dicom", "subject_id": keyed(who), "series_id": f"s-{n}", "sex": sexes[n] if sexes else None}
+        for n, who in enumerate(people)
+    ]
+    return table, {f"s-{n}": f"t-{n if not studies else n % studies}" for n in range(len(people))}
+
+
+@pytest.mark.parametrize("word", ["ANONYMOUS", "anonymous", "Anonymous", "UNKNOWN", "000000", "De-Identified"])
+def test_a_placeholder_is_known_also_beside_true_patients(word: str) -> None:
+    (said,) = remarks_on_ids(*rows("one", word, word, word, "two"), KEY, named=False)
+    assert said.startswith("3 series of 3 studies bear a PatientID that is a placeholder")
+    assert "ingest.subject_pattern" in said and "`subject`" in said
+    assert remarks_on_ids(*rows("one", word, word, word, "two"), KEY, named=True) == [], "the study file's own word"
+
+
+def test_one_id_for_all_and_one_id_for_both_sexes_are_said() -> None:
+    (said,) = remarks_on_ids(*rows(*["p17"] * 8), KEY, named=False)
+    assert said.startswith("All 8 series of 8 studies bear one PatientID")
+    (said,) = remarks_on_ids(*rows("p1", "p1", "p2", sexes="MFM"), KEY, named=False)
+    assert said.startswith(f"2 series of 2 studies bear one PatientID ({keyed('p1')}), and both sexes")
+
+
+def test_nothing_is_said_of_patients_who_come_again() -> None:
+    assert remarks_on_ids(*rows("p1", "p1", "p2", "p3", sexes="MMFF"), KEY, named=False) == []
+    assert remarks_on_ids(*rows(*["p1"] * 5, studies=1), KEY, named=False) == [], "one study of one patient"
+
+
+def test_a_shared_id_is_in_the_log_on_the_screen_and_in_the_receipt(here: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    scans(here / "in", 3)
+    _, _, out = ingest_all(here / "in")
+    (remark,) = json.loads((out / "receipt.json").read_text())["remarks"]
+    assert remark.startswith("3 series of 3 studies bear a PatientID that is a placeholder")
+    assert f"ingest ct: {remark}" in capsys.readouterr().err
+    ingest_all(here / "in", subject_pattern=r"(scan\d)/")
+    assert "remarks" not in json.loads((out / "receipt.json").read_text())
+
+
+def test_placeholders_are_words_in_lower_case() -> None:
+    assert all(word == word.lower() for word in PLACEHOLDERS) and len(set(PLACEHOLDERS)) == len(PLACEHOLDERS)
+
+
+def test_a_clean_phantom_is_not_touched(tmp_path: Path, readers) -> None:
+    save(datasets(replace(random_phantom(1))), tmp_path / "in" / "case")
+    one = ingest(tmp_path / "in", tmp_path / "x", readers=readers)["case"]
+    assert people({"case": one}) == {"case": [keyed("patient-1-a")]}

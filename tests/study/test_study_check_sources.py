@@ -1,0 +1,104 @@
+"""Options of ingest without effect are refused before any work; a cohort of several modalities is said at planning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_study_checks import GOOD, Notes, Refusal
+from typer.testing import CliRunner
+
+from medssl.artefacts.series import SERIES, frame_of
+from medssl.cli import app
+from medssl.core.layout import Layout
+from medssl.ingest.options import IngestOptions
+from medssl.study.check_sources import FORMATS
+from medssl.study.source_files import SourceFiles
+
+
+@pytest.mark.parametrize(
+    ("names", "formats"),
+    [
+        (["a.nii.gz", "b.NII", "a.json", "participants.tsv", "README.md"], ["nifti"]),
+        (["a.png", "b.JPG"], ["png"]),
+        (["a.npz"], ["npz"]),
+        (["a.nrrd", "b.mhd", "b.raw"], ["nifti"]),
+        (["IM0001", "1.2.840.113"], ["dicom"]),
+        (["a.nii", "IM1"], ["dicom", "nifti"]),
+        (["README"], ["dicom"]),
+        (["notes.txt"], []),
+    ],
+)
+def test_only_a_name_that_leaves_no_doubt_says_a_format(names: list[str], formats: list[str]) -> None:
+    files = SourceFiles([((name, 1, 1, "file"), 1) for name in names], IngestOptions())
+    assert sorted(FORMATS[kind] for kind in files.kinds) == formats
+
+
+def test_an_option_of_a_source_that_cannot_have_an_effect_is_refused_with_its_line(refusal: Refusal) -> None:
+    said = refusal(GOOD.replace("path: organs}", "path: organs, ingest: {uneven: resample}}"))
+    assert said.startswith("mine.yaml:3: sources.organs.ingest.uneven: it has no effect here")
+    assert "holds for DICOM, and the files are NPZ" in said
+
+
+@pytest.mark.parametrize("options", ["modality: CT", "tilt: resample", "skip: []", "min_slices: 3", "max_refused_frac: 0.5"])
+def test_options_that_hold_for_all_and_defaults_are_taken(options: str, notes: Notes) -> None:
+    assert notes(GOOD.replace("path: organs}", f"path: organs, ingest: {{{options}}}}}")) == []
+
+
+def test_where_the_names_leave_a_doubt_nothing_is_refused(notes: Notes) -> None:
+    Path("organs/IM0001").write_bytes(b"x")
+    assert notes(GOOD.replace("path: organs}", "path: organs, ingest: {uneven: resample}}")) == []
+
+
+def test_an_option_of_the_study_is_refused_only_where_no_source_can_feel_it(notes: Notes, refusal: Refusal) -> None:
+    assert notes(GOOD + "ingest: {uneven: resample}\n") == [], "the other source may be DICOM"
+    said = refusal(GOOD.replace("path: scans", "path: pictures") + "ingest: {uneven: resample}\n")
+    assert said.startswith("mine.yaml:6: ingest.uneven: it has no effect here") and "NPZ and pictures" in said
+
+
+def test_a_folder_of_masks_feels_the_options_of_masks(notes: Notes, refusal: Refusal) -> None:
+    Path("masks").mkdir()
+    Path("masks/a.nii").write_bytes(b"x")
+    for number in range(4):
+        Path(f"scans/{number}.dcm").rename(f"scans/{number}.png")
+    study = GOOD.replace("path: scans}", "path: scans, labels: masks, ingest: {masks: '*_a'}}")
+    assert notes(study) == []
+    assert "ingest.masks" in refusal(study.replace("labels: masks, ", ""))
+
+
+def ingested(source: str, *modalities: str) -> None:
+    rows = [
+        dict.fromkeys(SERIES.names)
+        | {"volume_id": f"v-{n}", "series_id": f"s-{n}", "unit": "image", "kind": "volume", "format": "dicom"}
+        | {"modality": modality, "shape": [1, 1, 1], "affine": [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]]}
+        | {"dtype": "int16", "slope": 1.0, "intercept": 0.0, "num_files": 1, "bytes": 1, "content_sha256": "0" * 64}
+        | {"lossy": False, "resampled": False, "label": False, "warnings": []}
+        for n, modality in enumerate(modalities)
+    ]
+    path = Path(Layout.of("results", "mine").ingest(source, "series.tsv"))
+    path.parent.mkdir(parents=True)
+    SERIES.write(path, frame_of(rows, SERIES))
+
+
+def test_a_mixed_source_is_said_with_its_counts_once_it_was_ingested(notes: Notes) -> None:
+    assert notes(GOOD) == []
+    ingested("ct", "CT", "MR", "MR", "MR")
+    (said,) = notes(GOOD)
+    assert said.startswith("mine.yaml:2: sources.ct") and "cohort 'ct' holds several modalities, by volumes: CT 1, MR 3" in said
+    assert "ingest.modality keeps one of them" in said
+    assert notes(GOOD.replace("path: scans}", "path: scans, ingest: {modality: MR}}")) == [], "the next ingest keeps MR alone"
+
+
+def test_a_cohort_of_sources_of_a_modality_each_is_said(notes: Notes) -> None:
+    ingested("ct", "CT")
+    ingested("organs", "MR", "MR")
+    (said,) = notes(GOOD.replace("cohort: ct", "cohort: both") + "cohorts: {both: [ct, organs]}\n")
+    assert "cohort 'both' holds several modalities, by volumes: CT 1, MR 2" in said
+
+
+def test_medssl_plan_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ingested("ct", "CT", "MR")
+    Path("mine.yaml").write_text(GOOD)
+    monkeypatch.setattr("medssl.study.probe.costs", lambda *_: ([], {}))
+    said = CliRunner().invoke(app, ["plan", "mine.yaml"], catch_exceptions=False)
+    assert "note: mine.yaml:2: sources.ct" in said.stderr and "CT 1, MR 1" in said.stderr
