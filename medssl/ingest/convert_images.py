@@ -6,10 +6,9 @@ import json
 from collections import Counter
 
 from medssl.artefacts.series import SERIES
-from medssl.core.file_names import folder_labels
+from medssl.core.file_names import folder_labels, subject_of
 from medssl.core.listing import minted
 from medssl.ingest.ledger import Row
-from medssl.ingest.names import subject_of
 from medssl.ingest.outcome import Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
 

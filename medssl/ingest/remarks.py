@@ -6,11 +6,11 @@ import json
 
 import pandas as pd
 
+from medssl.core.file_names import modality_of
 from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row, records
 from medssl.ingest.modality import UNKNOWN
-from medssl.ingest.names import modality_of
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.subjects import remarks_on_ids
 

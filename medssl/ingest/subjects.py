@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from medssl.core.file_names import subject_of
 from medssl.core.listing import minted
 from medssl.ingest.ledger import Row
-from medssl.ingest.names import subject_of
 from medssl.ingest.outcome import Converted, Outcome
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.source import Source
