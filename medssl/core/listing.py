@@ -39,7 +39,7 @@ def load_key(path: str | None) -> bytes:
 
 
 def minted(key: bytes, prefix: str, *names: str) -> str:
-    """An id for names that must not be seen: `p-4f2a01b3c4d5`. A name is its bytes, and where it ends is part of what is hashed."""
+    """An id for names that must not be seen: `p-4f2a01b3c4d5`. A name is its bytes; where it ends counts."""
     marked = (name.replace("\x1e", "\x1e\x1e").replace("\x1f", "\x1e\x1f") for name in names)
     digest = hmac.new(key, "\x1f".join(marked).encode("utf-8", "surrogateescape"), hashlib.sha256)
     return f"{prefix}-{digest.hexdigest()[:12]}"
@@ -107,7 +107,7 @@ def read(path: Path | str) -> list[Listed]:
 
 def beside(path: Path) -> str:
     """A hint at a name beside a path that leads nowhere, where one is like it."""
-    folder = os.path.dirname(os.path.realpath(path))
+    folder = Path(os.path.realpath(path)).parent
     try:
         hint = did_you_mean(spelled(path.name), [spelled(name) for name in os.listdir(folder)])
     except OSError:
@@ -140,7 +140,7 @@ def stamped(source: str | None, path: str) -> list[Stamped]:
     """
     named = f"sources.{source}.path" if source else spelled(path)
     try:
-        info = os.stat(path)
+        info = Path(path).stat()
         if stat.S_ISREG(info.st_mode):
             return [((Path(path).name, info.st_size, info.st_mtime_ns, "file"), info.st_ctime_ns)]
         if not stat.S_ISDIR(info.st_mode):
@@ -171,7 +171,7 @@ def stamped(source: str | None, path: str) -> list[Stamped]:
 
 def _list_folder(root: str, folder: str, rows: list[Stamped], waiting: list[str]) -> None:
     """Put the entries of a folder to `rows` and its folders to `waiting`; what is listed before an error stays."""
-    with os.scandir(os.path.join(root, folder)) as entries:
+    with os.scandir(Path(root) / folder) as entries:
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             try:
@@ -188,11 +188,10 @@ def _list_folder(root: str, folder: str, rows: list[Stamped], waiting: list[str]
 
 def _nothing(source: str | None, named: str, path: str) -> str:
     tried = spelled(os.path.realpath(path))
-    if os.path.islink(path):
+    if Path(path).is_symlink():
         return f"{named} is a symbolic link to nothing (tried {tried}). Name what it should lead to."
     hint = beside(Path(path))
     if source is None:
         return f"there is nothing at {named} (tried {tried}).{hint}"
-    return (
-        f"{named} does not exist (tried {tried}).{hint} Correct the path in the study file; it is relative to where snakemake runs."
-    )
+    remedy = "Correct the path in the study file; it is relative to where snakemake runs."
+    return f"{named} does not exist (tried {tried}).{hint} {remedy}"

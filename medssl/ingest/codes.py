@@ -26,8 +26,8 @@ CODES: dict[str, str] = {
     "too_large": "it needs more memory than a reader is given",
     "timeout": "reading it took longer than any honest file",
     "crashed": "a decoder ended abnormally on it",
-    "damaged_neighbour": "a file that cannot be read belongs, or may belong, to this series, which may lack an image; mend that file, "
-    "or move it away if it is none of the series",
+    "damaged_neighbour": "a file that cannot be read belongs, or may belong, to this series, which may lack an image; mend "
+    "that file, or move it away if it is none of the series",
     # DICOM: not a volume of ours
     "unsupported_object": "a DICOM object without an image of a patient (report, dose, state, waveform ...)",
     "unsupported_modality": "not CT, MR or PT",
@@ -41,8 +41,8 @@ CODES: dict[str, str] = {
     "secondary_capture": "a screen or film capture",
     "derived": "computed from other images; `derived: accept` takes it",
     "localizer": "a localiser (scout, topogram)",
-    "burned_in": "the pixels may show the patient's name (Burned In Annotation, a screen save, digitised film); look at them, and "
-    "`burned_in: accept` takes the images",
+    "burned_in": "the pixels may show the patient's name (Burned In Annotation, a screen save, digitised film); look at "
+    "them, and `burned_in: accept` takes the images",
     # DICOM: geometry and values
     "missing_tag": "a required field is absent",
     "no_spacing": "no usable pixel spacing",

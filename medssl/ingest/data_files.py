@@ -45,7 +45,9 @@ def claim_data_files(rows: list[Row]) -> list[tuple[Row, Row]]:
             row |= {**refusal.answer(), "format": ""}
             continue
         taken.add(name)
-        row["header"] = json.dumps(header | {"data_size": int(data["size"]), "data_mtime_ns": int(data["mtime_ns"])}, separators=(",", ":"))
+        row["header"] = json.dumps(
+            header | {"data_size": int(data["size"]), "data_mtime_ns": int(data["mtime_ns"])}, separators=(",", ":")
+        )
         data |= {"format": DATA, "code": "", "sentence": "", "series": "", "header": ""}
         claimed.append((row, data))
     for row in rows:

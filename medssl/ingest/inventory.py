@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from medssl.core.file_names import modality_of, pair_masks, subject_of
-from medssl.core.label_table import IDENTITY_COLUMNS
-from medssl.core.listing import minted
+from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table
+from medssl.core.listing import minted, spelled, unspelled
 from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, follow
 from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
 from medssl.ingest.dicom.label_series import give_series
@@ -56,6 +56,12 @@ class Labels:
         return None
 
 
+def labels_of(wanted: str | None) -> Labels:
+    """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that."""
+    known = wanted and is_label_table(wanted) and Path(wanted).is_file()
+    return Labels.of(read_label_table(str(wanted))) if known else Labels()
+
+
 def inventory(
     listing: list[tuple[str, int, int, str]],
     root: Path,
@@ -72,7 +78,24 @@ def inventory(
     _group(rows, own_key, options, labels)
     for row in rows:
         row["shard"] = zlib.crc32(row["group"].encode()) % options.shards
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return table_of(rows)
+
+
+def table_of(rows: list[Row]) -> pd.DataFrame:
+    """Rows as a table; names are bytes and may be no text, so that no type of text holds them."""
+    return pd.DataFrame(
+        {name: pd.Series([row[name] for row in rows], dtype=object if name == "name" else None) for name in COLUMNS}
+    )
+
+
+def to_keep(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as a file may hold it: names are spelled (`core/listing.spelled`)."""
+    return table.assign(name=[spelled(name) for name in table["name"]])
+
+
+def kept(table: pd.DataFrame) -> pd.DataFrame:
+    """The table that `to_keep` made fit for a file."""
+    return table.assign(name=pd.Series([unspelled(name) for name in table["name"]], dtype=object, index=table.index))
 
 
 def headers(

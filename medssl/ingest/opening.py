@@ -121,11 +121,13 @@ def kind_of(data: Buffer) -> str:
         raise Refusal("truncated", f"{len(head)} bytes")
     if _was_dicom(head):
         raise Refusal("corrupt", "the mark DICM at byte 128 is damaged or out of place")
-    if len(data) == len(head) and not any(head) or not any(bytes(data[: 1 << 16])):
+    if (len(data) == len(head) and not any(head)) or not any(bytes(data[: 1 << 16])):
         raise Refusal("corrupt", f"{len(data)} bytes of zeros")
     raise Refusal("not_an_image")
 
 
 def _was_dicom(head: bytes) -> bool:
-    """Whether a file begins as a DICOM file does, its mark apart: the mark elsewhere, or file meta information after 132 bytes."""
-    return b"DICM" in head or head[132:138] in (b"\2\0\0\0UL", b"\2\0\1\0OB") or (not any(head[:128]) and head[132:134] == b"\2\0")
+    """Whether a file begins as a DICOM file does, its mark apart: the mark elsewhere, or meta information after 132 bytes."""
+    return (
+        b"DICM" in head or head[132:138] in (b"\2\0\0\0UL", b"\2\0\1\0OB") or (not any(head[:128]) and head[132:134] == b"\2\0")
+    )

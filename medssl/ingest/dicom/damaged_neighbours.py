@@ -10,13 +10,27 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 Row = dict[str, Any]
 
 DAMAGE = frozenset(
-    """truncated corrupt pixel_length nested bomb too_large timeout crashed missing_tag empty changed unreadable
-    unsupported_syntax""".split()
+    [
+        "truncated",
+        "corrupt",
+        "pixel_length",
+        "nested",
+        "bomb",
+        "too_large",
+        "timeout",
+        "crashed",
+        "missing_tag",
+        "empty",
+        "changed",
+        "unreadable",
+        "unsupported_syntax",
+    ]
 )
 """Codes after which it is open what the file would have been."""
 NAMED_ALIKE = frozenset(["not_an_image", "archive", "link", "special_file"])
@@ -109,7 +123,7 @@ class _Named:
 
 def _stood_among(numbers: list[int], number: int) -> bool:
     """Whether a number lies among others or is the next one, as far as they follow an order."""
-    steps = Counter(b - a for a, b in zip(numbers, numbers[1:], strict=False))
+    steps = Counter(b - a for a, b in pairwise(numbers))
     step, count = steps.most_common(1)[0]
     if count < IN_ORDER * (len(numbers) - 1):
         return True

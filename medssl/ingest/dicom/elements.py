@@ -116,7 +116,7 @@ def parse(
         raise Refusal("truncated" if end_of_meta + 8 > len(file) else "missing_tag", "no transfer syntax")
     if not syntax.startswith("1.2.840.10008.1.2"):
         refusal = Refusal("unsupported_syntax", "not a syntax of the standard")
-        refusal.values = _values_of_unknown(file, end_of_meta, wanted)
+        refusal.values = dict(_values_of_unknown(file, end_of_meta, wanted))
         raise refusal
     if end_of_meta + 8 > len(file):
         raise Refusal("truncated", "nothing follows the file meta information")

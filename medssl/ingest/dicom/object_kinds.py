@@ -61,8 +61,8 @@ def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
 def _may_show_names(fields: Fields, types: list[str]) -> bool:
     """Whether an image says of itself that text may be part of its pixels.
 
-    Source: PS3.3 C.7.6.1.1.3 (Burned In Annotation), and the filter BurnedInPixels of the RSNA's CTP, which passes no screen saves
-    and no digitised film; of a description whole words count (`Screen Save`, not `SaveBySlc`).
+    Source: PS3.3 C.7.6.1.1.3 (Burned In Annotation), and the filter BurnedInPixels of the RSNA's CTP, which passes no screen
+    saves and no digitised film; of a description whole words count (`Screen Save`, not `SaveBySlc`).
     """
     described = re.split(r"[^A-Z0-9]+", " ".join([*types, fields.text("series_description").upper()]))
     if fields.text("burned_in").upper() == "YES" or SAVED & set(described):
