@@ -1,8 +1,8 @@
 """Which series a file that cannot be read may have belonged to: an image lost at the end of a series leaves no gap.
 
-A damaged file that still says its series belongs to that series. One that does not may belong to any series of its folder whose
-files are named as it is, unless the numbers in the names say that it stood elsewhere. Where the names of a series follow no order
-(identifiers, hashes), nothing speaks against it.
+A damaged file that still says a series of the source belongs to that one. Any other, as its identifier may be damaged as well,
+may belong to any series of its folder whose files are named as it is, unless the numbers in the names say that it stood
+elsewhere. Where the names of a series follow no order (identifiers, hashes), nothing speaks against it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
             continue
         if row["series"] in groups:
             doubtful.add(groups[row["series"]])
-        if row["series"] or row["code"] not in DAMAGE | NAMED_ALIKE:
             continue
+        if row["code"] not in DAMAGE | NAMED_ALIKE:
+            continue  # sound, and of a series of its own
         folder, _, file = row["name"].rpartition("/")
         for group, files in folders.get(folder, {}).items():
             key = folder, group
