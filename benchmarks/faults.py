@@ -1,7 +1,8 @@
 """Right, refused or wrong on every fault class: medssl beside dcm2niix, SimpleITK and dicom2nifti, judged by the truth.
 
-The sources are the analytic phantom with one fault each (`tests/faults.py`). `right` is every volume there, every voxel
-within half a unit and everything covered; `refused` is no volume, or an exit code that says so; `wrong` is the rest.
+The sources are the analytic phantom with one fault or one harmless quirk each (`tests/faults.py`). `right` is every volume there,
+every voxel within half a unit and everything covered; `refused` is no volume, or an exit code that says so; `wrong` is the rest.
+Sound data that is refused is counted too.
 """
 
 from __future__ import annotations
@@ -121,12 +122,14 @@ def main() -> None:
     dicom = {name: DICOM_FAULTS[name] for name in FIELD_TABLE.values()} if options.quick else DICOM_FAULTS
     faults = dicom | ({} if options.quick else NIFTI_FAULTS)
     verdicts: dict[str, Counter[tuple[str, str]]] = {tool: Counter() for tool in ("medssl", *PEERS)}
+    sound: set[str] = set()
     pool = [multiprocessing.get_context("spawn").Pool(1, _quiet)]
     with tempfile.TemporaryDirectory() as scratch, ReadingPool(KEY, 2) as readers:
         for seed in range(seeds):
             root = Path(scratch) / "in" / str(seed)
             expected = {name: fault(root / name, seed) for name, fault in faults.items()}
             found = ingest(root, Path(scratch) / "x" / str(seed), readers=readers)
+            sound |= {name for name, truth in expected.items() if truth.must_be_right}
             for name, truth in expected.items():
                 results = [Result(values, affine) for values, affine, _ in found[name].volumes]
                 verdicts["medssl"][name, judge(truth, results)] += 1
@@ -136,11 +139,11 @@ def main() -> None:
                     out = Path(scratch) / "out" / peer / str(seed) / name
                     verdicts[peer][name, judge(truth, peer_results(pool, peer, root / name, out))] += 1
     pool[0].terminate()
-    report(verdicts, list(faults), seeds, keep=not options.quick)
+    report(verdicts, list(faults), sound, seeds, keep=not options.quick)
 
 
-def report(verdicts: dict[str, Counter[tuple[str, str]]], names: list[str], seeds: int, *, keep: bool) -> None:
-    """Print the table, a line per class, and the sums."""
+def report(verdicts: dict[str, Counter[tuple[str, str]]], names: list[str], sound: set[str], seeds: int, *, keep: bool) -> None:
+    """Print the table, a line per class (`+`: nothing is wrong with it), and the sums."""
     print(f"{'':34s}" + "".join(f"{tool:>18s}" for tool in verdicts) + "\n" + f"{'right / refused / wrong':34s}")
     numbers = {name: number for number, name in FIELD_TABLE.items()}
     for name in sorted(names, key=lambda n: (numbers.get(n, "99"), names.index(n))):
@@ -148,12 +151,19 @@ def report(verdicts: dict[str, Counter[tuple[str, str]]], names: list[str], seed
         for counts in verdicts.values():
             parts = [counts[name, word] for word in ("right", "refused", "wrong")]
             cells.append(f"{'–' if sum(parts) == 0 else ' / '.join(map(str, parts)):>18s}")
-        print(f"{numbers.get(name, ''):3s}{name:31s}" + "".join(cells))
-    result: dict[str, Any] = {"seeds": seeds, "classes": len(names), "field_classes": len(FIELD_TABLE)}
+        print(f"{numbers.get(name, '+' if name in sound else ''):3s}{name:31s}" + "".join(cells))
+    result: dict[str, Any] = {
+        "seeds": seeds,
+        "classes": len(names),
+        "field_classes": len(FIELD_TABLE),
+        "sound_classes": len(sound),
+    }
     for tool, counts in verdicts.items():
         everything = {word: sum(counts[name, word] for name in names) for word in ("right", "refused", "wrong")}
         worst = Counter(_worst(counts, name) for name in FIELD_TABLE.values())
-        result[tool] = {**everything, "field_17": {word: worst[word] for word in ("right", "refused", "wrong")}}
+        compared_sound = [name for name in sound if any(counts[name, word] for word in ("right", "refused", "wrong"))]
+        of_sound = {f"sound_{word}": sum(counts[name, word] for name in compared_sound) for word in ("right", "refused", "wrong")}
+        result[tool] = {**everything, **of_sound, "field_17": {word: worst[word] for word in ("right", "refused", "wrong")}}
     result |= {"right": result["medssl"]["right"], "refused": result["medssl"]["refused"], "wrong": result["medssl"]["wrong"]}
     compared = [n for n in names if sum(verdicts["dcm2niix"][n, w] for w in ("right", "refused", "wrong"))]
     behind = [n for n in compared if verdicts["dcm2niix"][n, "right"] > verdicts["medssl"][n, "right"]]

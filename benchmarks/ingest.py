@@ -63,12 +63,13 @@ import sys
 from pathlib import Path
 from medssl.core import job as jobs, listing
 from medssl.ingest.options import IngestOptions
+from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
 from medssl.core.layout import Layout
 from medssl.ingest import run
 source, threads = sys.argv[1], int(sys.argv[2])
 layout = Layout.of("results", "bench")
-refresh(layout, "ct", source, listing.load_key(None))
+refresh(layout, "ct", SourceFiles.of("ct", source, None, IngestOptions()), listing.load_key(None))
 private = layout.private("ct", "listing.jsonl")
 options = IngestOptions().model_dump(mode="json")
 spec = jobs.Spec("ingest", "ct", "bench", str(layout.root), 0, "bench", options, {"listing": private}, layout.ingest("ct"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,10 +39,16 @@ def _turned(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asfortranarray(values), affine @ turn
 
 
+@pytest.fixture(scope="module")
+def sitk() -> Any:
+    """SimpleITK; `make test` installs it beside the environment."""
+    sys.path.append(str(Path(sys.prefix) / "simpleitk"))
+    return pytest.importorskip("SimpleITK")
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("suffix", ["nrrd", "nhdr", "mha", "mhd"])
-def test_a_file_of_simpleitk_is_read_as_simpleitk_reads_it(suffix: str, seed: int, tmp_path: Path, readers) -> None:
-    sitk = pytest.importorskip("SimpleITK")
+def test_a_file_of_simpleitk_is_read_as_simpleitk_reads_it(suffix: str, seed: int, tmp_path: Path, readers, sitk) -> None:
     values, affine = _turned(seed)
     values = values.astype(
         [np.int16, np.float32, np.uint16, np.int32, np.float64, np.int16][seed] if values.min() > 0 else np.int16
@@ -53,11 +61,11 @@ def test_a_file_of_simpleitk_is_read_as_simpleitk_reads_it(suffix: str, seed: in
     (tmp_path / "s" / "a").mkdir(parents=True)
     path = tmp_path / "s" / "a" / f"sub-1_img.{suffix}"
     sitk.WriteImage(image, str(path), useCompression=seed % 2 == 1)
-    _as_simpleitk(path, tmp_path, readers)
+    _as_simpleitk(path, tmp_path, readers, sitk)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_our_own_files_are_read_by_simpleitk_too(seed: int, tmp_path: Path, readers) -> None:
+def test_our_own_files_are_read_by_simpleitk_too(seed: int, tmp_path: Path, readers, sitk) -> None:
     """The writer of the tests is judged by a peer: their truth does not rest on our reading of the formats."""
     values, affine = _turned(seed)
     path = tmp_path / "s" / "a" / ("sub-1_img.nrrd" if seed % 2 else "sub-1_img.mha")
@@ -65,11 +73,10 @@ def test_our_own_files_are_read_by_simpleitk_too(seed: int, tmp_path: Path, read
         write_nrrd(path, values, nrrd_fields(values, affine, space=list(SPACES)[seed]))
     else:
         write_metaimage(path, values, metaimage_keys(values, affine))
-    _as_simpleitk(path, tmp_path, readers)
+    _as_simpleitk(path, tmp_path, readers, sitk)
 
 
-def _as_simpleitk(path: Path, tmp_path: Path, readers) -> None:
-    sitk = pytest.importorskip("SimpleITK")
+def _as_simpleitk(path: Path, tmp_path: Path, readers, sitk: Any) -> None:
     theirs = sitk.ReadImage(str(path))
     array, affine = sitk.GetArrayFromImage(theirs).T, np.eye(4)
     affine[:3, :3] = np.array(theirs.GetDirection()).reshape(3, 3) * np.array(theirs.GetSpacing())

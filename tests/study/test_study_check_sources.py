@@ -96,7 +96,7 @@ def test_a_cohort_of_sources_of_a_modality_each_is_said(notes: Notes) -> None:
     assert "cohort 'both' holds several modalities, by volumes: CT 1, MR 2" in said
 
 
-def test_medssl_plan_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_medssl_plan_says_it_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ingested("ct", "CT", "MR")
     Path("mine.yaml").write_text(GOOD)
     monkeypatch.setattr("medssl.study.probe.costs", lambda *_: ([], {}))
