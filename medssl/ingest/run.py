@@ -269,7 +269,10 @@ def _class_names(folder: Path) -> dict[str, str]:
     """Mask value → name, from the tables `index`, `name` that BIDS keeps beside masks (`*_dseg.tsv`)."""
     names: dict[str, str] = {}
     for path in sorted(folder.rglob("*dseg.tsv")) if folder.is_dir() else []:
-        table = pd.read_csv(path, sep="\t", dtype=str)
+        try:
+            table = pd.read_csv(path, sep="\t", dtype=str)
+        except (OSError, ValueError):  # a class without a name keeps its number
+            continue
         if {"index", "name"} <= set(table):
             names |= dict(zip(table["index"], table["name"], strict=True))
     return names

@@ -7,11 +7,16 @@ elsewhere. Where the names of a series follow no order (identifiers, hashes), no
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
+
+from medssl.ingest.dicom.header import Header
+from medssl.ingest.dicom.slices import slices_of_file
+from medssl.ingest.refusal import Refusal
 
 Row = dict[str, Any]
 
@@ -52,11 +57,24 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
     images = [row for row in rows if row["format"] == "dicom" and row["role"] == "image"]
     groups = {row["series"]: row["group"] for row in images}
     doubtful, beside = set(), set()
-    folders: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    folders: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in images:
-        folder, _, file = row["name"].rpartition("/")
-        folders[folder][row["group"]].append(file)
+        folders[row["name"].rpartition("/")[0]][row["group"]].append(row)
     named: dict[tuple[str, str], _Named] = {}
+
+    def may_have_held(row: Row, *, dicom: bool, matrix: object = None) -> None:
+        folder, _, file = row["name"].rpartition("/")
+        for group, others in folders.get(folder, {}).items():
+            key = folder, group
+            if key not in named:
+                named[key] = _Named([other["name"].rpartition("/")[2] for other in others])
+            if matrix is not None and (group == row["group"] or _matrix(others[0]) != matrix):
+                continue
+            if named[key].may_have_held(file, dicom=dicom):
+                doubtful.add(group)
+            elif dicom and _suffix(file) in named[key].suffixes:
+                beside.add(group)
+
     for row in rows:
         if row["format"] == "dicom" and row["role"] == "mask" and row["series"] in groups:
             doubtful.add(groups[row["series"]])  # a label object has a series of its own (PS3.3 C.8.20.1, C.8.8.1)
@@ -64,24 +82,35 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
             continue
         if row["series"] in groups:
             doubtful.add(groups[row["series"]])
-            continue
-        if row["code"] not in DAMAGE | NAMED_ALIKE:
-            continue  # sound, and of a series of its own
-        folder, _, file = row["name"].rpartition("/")
-        for group, files in folders.get(folder, {}).items():
-            key = folder, group
-            if key not in named:
-                named[key] = _Named(files)
-            if named[key].may_have_held(file, dicom=row["code"] in DAMAGE):
-                doubtful.add(group)
-            elif row["code"] in DAMAGE and _suffix(file) in named[key].suffixes:
-                beside.add(group)
-        if not file:
-            doubtful |= _spread_beside(folder, folders)
+        elif row["code"] in DAMAGE | NAMED_ALIKE:  # else sound, and of a series of its own
+            may_have_held(row, dicom=row["code"] in DAMAGE)
+            if row["name"].endswith("/"):
+                doubtful |= _spread_beside(row["name"].rpartition("/")[0], folders)
+    for row in _alone_and_unusable(images):
+        may_have_held(row, dicom=True, matrix=_matrix(row))
     return doubtful, beside - doubtful
 
 
-def _spread_beside(folder: str, folders: dict[str, dict[str, list[str]]]) -> set[str]:
+def _alone_and_unusable(images: list[Row]) -> list[Row]:
+    """Images of a series of one or two that are no slice (no place, no scalar pixels): the identifier may be damaged too."""
+    counts = Counter(row["group"] for row in images)
+    found = []
+    for row in images:
+        if counts[row["group"]] < FEWEST:
+            header = Header.from_json(json.loads(row["header"]))
+            try:
+                _ = slices_of_file(0, header) if header.role == "image" else []
+            except Refusal:
+                found.append(row)
+    return found
+
+
+def _matrix(row: Row) -> object:
+    layout = json.loads(row["header"])["layout"]
+    return layout["rows"], layout["columns"]
+
+
+def _spread_beside(folder: str, folders: dict[str, dict[str, list[Row]]]) -> set[str]:
     """Series that lie in several folders, one of them beside or around a folder that could not be listed."""
     around = folder.rpartition("/")[0]
     places: dict[str, set[str]] = defaultdict(set)
