@@ -77,6 +77,10 @@ $(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce,
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 
+bench-fuzz: $(STAMP) ## 5,000 mutations of the header of one slice: right or refused; ends with RESULT {json}
+	$(PYTHON) benchmarks/header_fuzz.py --full
+	$(PYTHON) benchmarks/write_docs.py
+
 study-%: $(STAMP) ## study-reduction, -spark, … (configs/studies/<name>.yaml; a name with _full is for a GPU); resumable, ends with RESULT {json}
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) report --configfile configs/studies/$*.yaml
 	@$(PYTHON) benchmarks/study.py $*

@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "ingest")]
 
-from faults import DICOM_FAULTS, FIELD_TABLE, NIFTI_FAULTS, Result, faults_slices, judge  # noqa: E402
+from faults import DICOM_FAULTS, FIELD_TABLE, NIFTI_FAULTS, Result, faults_files, faults_slices, judge  # noqa: E402
 from ingesting import KEY, ingest  # noqa: E402
 
 from medssl.core.files import write_json  # noqa: E402
@@ -34,6 +34,7 @@ from medssl.ingest.reading_pool import ReadingPool  # noqa: E402
 POLICY = (
     *("burned_in", "derived_or_captured", "kernel_differs_in_one", "linked", "deflate_bomb", "nested_deep", "huge_matrix"),
     *faults_slices.POLICY,
+    *faults_files.POLICY,
 )
 """What medssl refuses as a matter of policy or safety: no volume of a peer is wrong for it, so they are not compared."""
 TIMEOUT_S = 30

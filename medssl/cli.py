@@ -197,22 +197,27 @@ def report(spec: SpecPath, log: Log = None, threads: Threads = 1) -> None:
 
 
 @app.command()
-def check(source: Annotated[Path, typer.Argument(help="folder of DICOM, NIfTI or images, or an NPZ file")]) -> None:
-    """Say what a source holds and what would be refused, without running a study."""
-    from medssl.ingest.run import check_source
+def check(
+    source: Annotated[Path, typer.Argument(help="folder of DICOM, NIfTI or images, or one file")],
+    table: Annotated[Path | None, typer.Option(help="write what became of every file, with its ids, to this TSV table")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, for programs")] = False,
+    id_key: Annotated[
+        Path | None, typer.Option(help="key of the ids, as in the study file; else .medssl/id_key, if it is there")
+    ] = None,
+    name: Annotated[str, typer.Option(help="the source's name in the study, on which ids made of file names depend")] = "check",
+) -> None:
+    """Say what a source holds and what would be refused, without running a study. It names files, for you alone."""
+    from medssl.core.tables import write_tsv
+    from medssl.ingest.checking import check_source
+    from medssl.ingest.summary import as_values, screen_lines
 
-    series, rejected = check_source(source)
-    print(f"{len(series)} volumes of {int(series['num_files'].sum())} files accepted")
-    columns = ["volume_id", "modality", "kind", "shape", "spacing_mm", "num_files"]
-    if len(series):
-        print(series[columns].to_string(index=False, max_rows=20))
-    print(f"{int(rejected['num_files'].sum())} files refused")
-    for code, rows in rejected.groupby("code", sort=True):
-        print(
-            f"  {code}: {int(rows['num_files'].sum())} files, for example {rows['item_id'].iloc[0]}: {rows['sentence'].iloc[0]}"
-        )
-    if not len(series):
-        raise TooManyRefusalsError("everything in this source is refused; the table above says why.")
+    checked = check_source(source, id_key=None if id_key is None else str(id_key), name=name)
+    if table is not None:
+        write_tsv(file_to_write(table), checked.items)
+    for line in [json.dumps(as_values(checked), indent=1)] if as_json else screen_lines(checked):
+        print(line)
+    if not len(checked.series):
+        raise TooManyRefusalsError("everything in this source is refused; the lines above say why.")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ FOLDERS = "folders"
 """Said instead of a path: the folder of an image is its class."""
 MANY = "|"
 """Between the classes of a case that has several."""
+_LINE_END = re.compile(r"\r\n|\n|\r")
 NOT_GROUPS = ("file", "label", "split", "subject", "mask")
 MAX_GROUPS = 20
 
@@ -37,13 +39,13 @@ def read_label_table(path: Path | str) -> list[LabelRow]:
     """The rows of a label table; empty cells and `n/a` are left out.
 
     Raises:
-        StudyError: it has no id column, or is not text.
+        StudyError: it has no id column, or is not text; names of files may be bytes that are no UTF-8.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise StudyError("labels: the table is not text in UTF-8. Save it as CSV or TSV.") from None
-    if not lines:
+    text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
+        raise StudyError("labels: the table is not text in UTF-8. Save it as CSV or TSV.")
+    lines = _LINE_END.split(text)
+    if not text.strip():
         raise StudyError("labels: the table is empty. It needs a header line with `id` (or `file`) and `label`.")
     mark = "\t" if "\t" in lines[0] else ","
     header = [name.strip() for name in next(csv.reader(lines[:1], delimiter=mark))]
@@ -61,8 +63,25 @@ def read_label_table(path: Path | str) -> list[LabelRow]:
             row = LabelRow(file=filled.pop(wanted))
             row |= filled
             row.number = reader.line_num
+            _check_text(row)
             found.append(row)
     return found
+
+
+def _check_text(row: LabelRow) -> None:
+    """What names files and people is bytes, as their names are; classes and groups are written into results, and must be text.
+
+    Raises:
+        StudyError: they are not.
+    """
+    for name, value in row.items():
+        if name not in ("file", "mask", "subject") and not f"{name}{value}".isascii():
+            try:
+                f"{name}{value}".encode()
+            except UnicodeEncodeError:
+                raise StudyError(
+                    f"labels: row {row.number} of the table is not text in UTF-8 (the header is row 1). Save the table as UTF-8."
+                ) from None
 
 
 def identities(path: str | None) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -38,8 +39,9 @@ def load_key(path: str | None) -> bytes:
 
 
 def minted(key: bytes, prefix: str, *names: str) -> str:
-    """An id for names that must not be seen: `p-4f2a01b3c4d5`."""
-    digest = hmac.new(key, "\x1f".join(names).encode("utf-8", "surrogateescape"), hashlib.sha256)
+    """An id for names that must not be seen: `p-4f2a01b3c4d5`. A name is its bytes; where it ends counts."""
+    marked = (name.replace("\x1e", "\x1e\x1e").replace("\x1f", "\x1e\x1f") for name in names)
+    digest = hmac.new(key, "\x1f".join(marked).encode("utf-8", "surrogateescape"), hashlib.sha256)
     return f"{prefix}-{digest.hexdigest()[:12]}"
 
 
@@ -52,8 +54,49 @@ def key_of(source: str, key: bytes) -> bytes:
 
 
 Listed = tuple[str, int, int, str]
-"""Relative name, size in bytes, time of the last change in ns, kind: `file`, `link` or `special`."""
+"""Relative name, size in bytes, time of the last change in ns, kind: a word of `KINDS`."""
 Stamped = tuple[Listed, int]
+KINDS = ("file", "link", "special", "closed", "gone")
+"""`closed`: a folder that the operating system would not list (its name ends with `/`); `gone`: it went while it was listed."""
+
+
+def spelled(name: str) -> str:
+    r"""A name as text that every table and screen can hold; `unspelled` gives the name back.
+
+    A name is bytes, and Python has those that are no UTF-8 as surrogates. They, control characters and the backslash itself are
+    written as Python would write them.
+
+    >>> spelled("M\udcfcller/1.dcm"), unspelled(spelled("M\udcfcller/1.dcm")) == "M\udcfcller/1.dcm"
+    ('M\\xfcller/1.dcm', True)
+    """
+    return name if name.isprintable() and "\\" not in name else "".join(map(_spelled, name))
+
+
+def unspelled(text: str) -> str:
+    """The name that `spelled` wrote."""
+    return _ESCAPE.sub(_unspelled, text) if "\\" in text else text
+
+
+_ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+
+
+def _spelled(sign: str) -> str:
+    number = ord(sign)
+    if sign == "\\":
+        return "\\\\"
+    if sign.isprintable():
+        return sign
+    if number < 0x80 or 0xDC80 <= number <= 0xDCFF:
+        return f"\\x{number & 0xFF:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _unspelled(found: re.Match[str]) -> str:
+    word = found[1]
+    if word == "\\":
+        return word
+    number = int(word[1:], 16)
+    return chr(number | 0xDC00 if word[0] == "x" and number >= 0x80 else number)
 
 
 def read(path: Path | str) -> list[Listed]:
@@ -64,57 +107,91 @@ def read(path: Path | str) -> list[Listed]:
 
 def beside(path: Path) -> str:
     """A hint at a name beside a path that leads nowhere, where one is like it."""
-    folder = path.resolve().parent
-    hint = did_you_mean(path.name, [entry.name for entry in folder.iterdir()]) if folder.is_dir() else ""
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        hint = did_you_mean(spelled(path.name), [spelled(name) for name in os.listdir(folder)])
+    except OSError:
+        return ""
     return hint if "Did you mean" in hint else ""
 
 
 def nothing_at(path: str) -> str:
     """That a path leads nowhere, with what was tried and what lies near it."""
-    return f"there is nothing at {path!r} (tried {Path(path).resolve()}).{beside(Path(path))}"
+    return f"there is nothing at {path!r} (tried {spelled(os.path.realpath(path))}).{beside(Path(path))}"
 
 
-def walk(source: str, path: str) -> list[Listed]:
-    """Every entry below `path` as (relative name, size, mtime_ns, kind), sorted; kind is `file`, `link` or `special`.
+def walk(source: str | None, path: str) -> list[Listed]:
+    """Every entry below `path` as (relative name, size, mtime_ns, kind), sorted.
 
-    Links are not followed. A single file lists as itself.
+    Links are not followed. A single file lists as itself. What cannot be listed is an entry as well, so that nothing is lost
+    without a word. `source` is the study's name for it; None outside a study.
 
     Raises:
-        StudyError: nothing is there.
+        StudyError: nothing is there, or the folder itself cannot be listed.
     """
     return [row for row, _ in stamped(source, path)]
 
 
-def stamped(source: str, path: str) -> list[Stamped]:
+def stamped(source: str | None, path: str) -> list[Stamped]:
     """The rows of `walk`, each with the time in ns when content, name or rights were changed, which nobody can set.
 
     Raises:
-        StudyError: nothing is there.
+        StudyError: nothing is there, or the folder itself cannot be listed.
     """
-    root = Path(path)
-    if not root.exists():
+    named = f"sources.{source}.path" if source else spelled(path)
+    try:
+        info = Path(path).stat()
+        if stat.S_ISREG(info.st_mode):
+            return [((Path(path).name, info.st_size, info.st_mtime_ns, "file"), info.st_ctime_ns)]
+        if not stat.S_ISDIR(info.st_mode):
+            raise StudyError(f"{named} is neither a folder nor a file. Name a folder of DICOM, NIfTI or images, or one file.")
+        with os.scandir(path):
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        raise StudyError(_nothing(source, named, path)) from None
+    except OSError as error:
         raise StudyError(
-            f"sources.{source}.path does not exist (tried {root.resolve()}).{beside(root)} Correct the path in the study file; "
-            "it is relative to where snakemake runs."
-        )
+            f"{named} cannot be opened ({error.strerror or error}; tried {spelled(os.path.realpath(path))}). "
+            "Make it readable for the account that runs medssl."
+        ) from None
     rows: list[Stamped] = []
-    if root.is_file():
-        info = root.stat()
-        return [((root.name, info.st_size, info.st_mtime_ns, "file"), info.st_ctime_ns)]
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                info = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(info.st_mode):
-                    waiting.append(name)
-                else:
-                    kind = "file" if stat.S_ISREG(info.st_mode) else "link" if stat.S_ISLNK(info.st_mode) else "special"
-                    rows.append(((name, info.st_size, info.st_mtime_ns, kind), info.st_ctime_ns))
+        try:
+            _list_folder(path, folder, rows, waiting)
+        except FileNotFoundError:
+            rows.append(((f"{folder or '.'}/", 0, 0, "gone"), 0))
+        except OSError:
+            rows.append(((f"{folder or '.'}/", 0, 0, "closed"), 0))
     if not rows:
-        raise StudyError(
-            f"sources.{source}.path is an empty folder: there is nothing to ingest. Point it at DICOM, NIfTI or images."
-        )
+        raise StudyError(f"{named} is an empty folder: there is nothing to read. Point it at DICOM, NIfTI or images.")
     return sorted(rows)
+
+
+def _list_folder(root: str, folder: str, rows: list[Stamped], waiting: list[str]) -> None:
+    """Put the entries of a folder to `rows` and its folders to `waiting`; what is listed before an error stays."""
+    with os.scandir(Path(root) / folder) as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except OSError:
+                rows.append(((name, 0, 0, "gone"), 0))
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                waiting.append(name)
+            else:
+                kind = "file" if stat.S_ISREG(info.st_mode) else "link" if stat.S_ISLNK(info.st_mode) else "special"
+                rows.append(((name, info.st_size, info.st_mtime_ns, kind), info.st_ctime_ns))
+
+
+def _nothing(source: str | None, named: str, path: str) -> str:
+    tried = spelled(os.path.realpath(path))
+    if Path(path).is_symlink():
+        return f"{named} is a symbolic link to nothing (tried {tried}). Name what it should lead to."
+    hint = beside(Path(path))
+    if source is None:
+        return f"there is nothing at {named} (tried {tried}).{hint}"
+    remedy = "Correct the path in the study file; it is relative to where snakemake runs."
+    return f"{named} does not exist (tried {tried}).{hint} {remedy}"

@@ -15,8 +15,8 @@ CODES: dict[str, str] = {
     "archive": "a zip, tar or other archive; archives are never opened, unpack it first",
     "dicomdir": "an index of DICOM files, not an image",
     "not_an_image": "neither DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG nor an NPZ image set",
-    "changed": "the file changed while it was being read",
-    "unreadable": "the operating system would not give the file",
+    "changed": "the file is not the one that was listed; run the command again once nothing writes to the source",
+    "unreadable": "the operating system would not give it; check its permissions and the disk",
     "skipped": "listed under ingest.skip",
     # damage and attack
     "truncated": "the file ends before its content does",
@@ -26,7 +26,8 @@ CODES: dict[str, str] = {
     "too_large": "it needs more memory than a reader is given",
     "timeout": "reading it took longer than any honest file",
     "crashed": "a decoder ended abnormally on it",
-    "damaged_neighbour": "a damaged DICOM file belongs, or may belong, to this series",
+    "damaged_neighbour": "a file that cannot be read belongs, or may belong, to this series, which may lack an image; mend "
+    "that file, or move it away if it is none of the series",
     # DICOM: not a volume of ours
     "unsupported_object": "a DICOM object without an image of a patient (report, dose, state, waveform ...)",
     "unsupported_modality": "not CT, MR or PT",
@@ -34,12 +35,14 @@ CODES: dict[str, str] = {
     "other_modality": "another modality than `modality` keeps",
     "several_subjects": "its files are of different patients by `subject_pattern` or the label table",
     "unsupported_syntax": "a transfer syntax that no decoder here knows",
+    "unsupported_frames": "a kind of multi-frame image that is not read; export the series as single images or as enhanced DICOM",
     "unsupported_pixels": "pixels of a kind that is no scalar image (float, 1-bit, 32-bit ...)",
     "colour": "a colour image",
     "secondary_capture": "a screen or film capture",
     "derived": "computed from other images; `derived: accept` takes it",
     "localizer": "a localiser (scout, topogram)",
-    "burned_in": "the pixels may show the patient's name",
+    "burned_in": "the pixels may show the patient's name (Burned In Annotation, a screen save, digitised film); look at "
+    "them, and `burned_in: accept` takes the images",
     # DICOM: geometry and values
     "missing_tag": "a required field is absent",
     "no_spacing": "no usable pixel spacing",

@@ -36,6 +36,9 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
         convert_pictures(good, source, new_file, outcome)
     if "npz" in formats:
         convert_npz(good[0], source, new_file, outcome)
+    if any(row["tainted"] or row["beside"] for row in good):
+        for volume in outcome.volumes:
+            volume.row["warnings"] = [*volume.row["warnings"], "damaged_neighbour"]
     set_aside(good, source.options, outcome)
     assign_subjects(good, source, outcome)
     return outcome

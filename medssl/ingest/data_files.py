@@ -45,7 +45,9 @@ def claim_data_files(rows: list[Row]) -> list[tuple[Row, Row]]:
             row |= {**refusal.answer(), "format": ""}
             continue
         taken.add(name)
-        row["header"] = json.dumps(header | {"data_size": int(data["size"])}, separators=(",", ":"))
+        row["header"] = json.dumps(
+            header | {"data_size": int(data["size"]), "data_mtime_ns": int(data["mtime_ns"])}, separators=(",", ":")
+        )
         data |= {"format": DATA, "code": "", "sentence": "", "series": "", "header": ""}
         claimed.append((row, data))
     for row in rows:
@@ -64,7 +66,8 @@ def data_request(row: Row, root: Path) -> Request | None:
     header = json.loads(row["header"])
     if header.get("data_file") is None:
         return None
-    return {"path": str(root / _beside(row["name"], header["data_file"])), "size": header["data_size"]}
+    stated = {"size": header["data_size"], "mtime_ns": header["data_mtime_ns"]}
+    return {"path": str(root / _beside(row["name"], header["data_file"])), **stated}
 
 
 def with_data_files(rows: list[Row], group: list[Row]) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +12,24 @@ from typing import Any
 import pandas as pd
 
 from medssl.core.file_names import modality_of, pair_masks, subject_of
-from medssl.core.label_table import IDENTITY_COLUMNS
-from medssl.core.listing import minted
+from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table
+from medssl.core.listing import minted, spelled, unspelled
 from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, follow
+from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
 from medssl.ingest.dicom.label_series import give_series
 from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
 
-COLUMNS = ["name", "size", "mtime_ns", "format", "code", "sentence", "series", "header", "group", "role", "tainted", "shard"]
-DAMAGE = frozenset(["truncated", "corrupt", "pixel_length", "nested", "bomb", "too_large", "timeout", "crashed", "missing_tag"])
-DAMAGE |= {"empty", "changed", "unreadable"}
-"""Codes after which it is open what the file would have been."""
+COLUMNS = ["name", "size", "mtime_ns", "format", "code", "sentence", "series", "header", "group", "role"]
+COLUMNS += ["tainted", "beside", "shard"]
+NOT_FILES = {
+    "link": Refusal("link"),
+    "special": Refusal("special_file"),
+    "closed": Refusal("unreadable", "a folder that cannot be listed, with all that may lie in it"),
+    "gone": Refusal("changed", "it went while the source was listed"),
+}
 
 Row = dict[str, Any]
 
@@ -52,6 +56,12 @@ class Labels:
         return None
 
 
+def labels_of(wanted: str | None) -> Labels:
+    """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that."""
+    known = wanted and is_label_table(wanted) and Path(wanted).is_file()
+    return Labels.of(read_label_table(str(wanted))) if known else Labels()
+
+
 def inventory(
     listing: list[tuple[str, int, int, str]],
     root: Path,
@@ -68,7 +78,24 @@ def inventory(
     _group(rows, own_key, options, labels)
     for row in rows:
         row["shard"] = zlib.crc32(row["group"].encode()) % options.shards
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return table_of(rows)
+
+
+def table_of(rows: list[Row]) -> pd.DataFrame:
+    """Rows as a table; names are bytes and may be no text, so that no type of text holds them."""
+    return pd.DataFrame(
+        {name: pd.Series([row[name] for row in rows], dtype=object if name == "name" else None) for name in COLUMNS}
+    )
+
+
+def to_keep(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as a file may hold it: names are spelled (`core/listing.spelled`)."""
+    return table.assign(name=[spelled(name) for name in table["name"]])
+
+
+def kept(table: pd.DataFrame) -> pd.DataFrame:
+    """The table that `to_keep` made fit for a file."""
+    return table.assign(name=pd.Series([unspelled(name) for name in table["name"]], dtype=object, index=table.index))
 
 
 def headers(
@@ -97,8 +124,7 @@ def headers(
         }
         old = known.get((name, size, mtime_ns))
         if kind != "file":
-            refusal = Refusal("link" if kind == "link" else "special_file")
-            row |= refusal.answer()
+            row |= NOT_FILES[kind].answer()
         elif size == 0:
             row |= Refusal("empty").answer()
         elif old is not None:
@@ -108,7 +134,10 @@ def headers(
         rows.append(row)
     if advance is not None:
         advance(len(rows) - len(asked))
-    requests = [{"path": str(root / rows[n]["name"]), "size": rows[n]["size"], "no_space": no_space} for n in asked]
+    requests = [
+        {**{name: rows[n][name] for name in ("size", "mtime_ns")}, "path": str(root / rows[n]["name"]), "no_space": no_space}
+        for n in asked
+    ]
     for number, answer in readers.each("scan", requests, memory_mb=HEADER_MEMORY_MB, timeout_s=HEADER_TIMEOUT_S, batch=BATCH):
         row = rows[asked[number]]
         row |= {name: answer.get(name, "") for name in ("format", "code", "sentence", "series")}
@@ -121,10 +150,10 @@ def headers(
 
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
-    """Fill in `group`, `role` and `tainted` of every row."""
+    """Fill in `group`, `role`, `tainted` and `beside` of every row."""
     claimed = claim_data_files(rows)
     for row in rows:
-        row["role"], row["tainted"] = "image", False
+        row["role"], row["tainted"], row["beside"] = "image", False, False
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
     _dicom_groups(rows, key)
@@ -168,24 +197,11 @@ def _dicom_groups(rows: list[Row], key: bytes) -> None:
 
 
 def _taint(rows: list[Row]) -> None:
-    """A damaged DICOM file casts doubt on its series; where it cannot say which, on every series of its folder."""
-    folders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    """A file that cannot be read casts doubt on the series that it may have belonged to."""
+    doubtful, beside = series_in_doubt(rows)
     for row in rows:
-        if row["format"] == "dicom" and row["role"] == "image":
-            folders[_place(row["name"])].add(row["group"])
-    doubtful: set[str] = set()
-    for row in rows:
-        if row["code"] in DAMAGE and not row["format"]:
-            doubtful |= {row["series"]} if row["series"] else folders.get(_place(row["name"]), set())
-    for row in rows:
-        row["tainted"] = row["group"] in doubtful and row["format"] == "dicom"
-
-
-def _place(name: str) -> tuple[str, str]:
-    """Folder and suffix: files of one export share both. A suffix that is a number is part of the name."""
-    folder, _, file = name.rpartition("/")
-    suffix = file.rpartition(".")[2].lower() if "." in file else ""
-    return folder, "" if suffix.isdigit() or len(suffix) > 4 else suffix
+        dicom = row["format"] == "dicom"
+        row["tainted"], row["beside"] = dicom and row["group"] in doubtful, dicom and row["group"] in beside
 
 
 def nifti_modality(name: str, options: IngestOptions) -> str:

@@ -89,7 +89,7 @@ def place_mask(mask: Row, root: Path, volume: Row, readers: ReadingPool, no_spac
     voxels = math.prod(volume["source_shape"])
     memory_mb = 3 * BASE_MEMORY_MB + 40e-6 * voxels + 60e-6 * int(mask["size"])
     request = {
-        "file": {"path": str(root / mask["name"]), "size": int(mask["size"])},
+        "file": {"path": str(root / mask["name"]), "size": int(mask["size"]), "mtime_ns": int(mask["mtime_ns"])},
         **{"image_shape": volume["source_shape"], "image_affine": volume["source_affine"], "targets": [str(target)]},
     }
     if mask["format"] in GRID_FORMATS:

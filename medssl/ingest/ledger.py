@@ -42,11 +42,11 @@ def records(table: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def check_refusals(source: str, series: list[Row], rejected: list[Row], limit: float, shards: Path) -> None:
+def check_refusals(source: str, series: list[Row], rejected: list[Row], limit: float, items: Path) -> None:
     """Stop where a source was refused as a whole, or more of it than a share `limit` of its groups.
 
     Raises:
-        TooManyRefusalsError: with the reasons by number of files, and the folder `shards` that has them in full.
+        TooManyRefusalsError: with the reasons by number of files, and the private table `items` that has every file.
     """
     counts = Counter({row["code"]: 0 for row in rejected})
     for row in rejected:
@@ -55,12 +55,12 @@ def check_refusals(source: str, series: list[Row], rejected: list[Row], limit: f
     if not series:
         raise TooManyRefusalsError(
             f"sources.{source}: every file was refused ({reasons or 'none was found'}; files by reason). "
-            f"The reasons in full: {shards}/*/rejected.tsv."
+            f"{items} has the reason of each file."
         )
     accepted = len({row["series_id"] for row in series})
     refused = len([row for row in rejected if row["code"] not in NO_REFUSALS])
     if refused > limit * (refused + accepted):
         raise TooManyRefusalsError(
             f"sources.{source}: {refused} of {refused + accepted} groups of files were refused, more than max_refused_frac "
-            f"{limit:g} allows ({reasons}; files by reason). The reasons in full: {shards}/*/rejected.tsv."
+            f"{limit:g} allows ({reasons}; files by reason). {items} has the reason of each file."
         )

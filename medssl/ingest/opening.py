@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -38,12 +39,17 @@ def open_bytes(path: str | Path) -> Buffer:
     """The bytes of a regular file, mapped, not read.
 
     Raises:
-        Refusal: `empty`, `link`, `special_file` or `unreadable`.
+        Refusal: `empty`, `link`, `special_file`, `changed` or `unreadable`.
     """
+    return _open(path)[0]
+
+
+def _open(path: str | Path) -> tuple[Buffer, int]:
+    """The bytes of a regular file, and the time of its last change in ns."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Refusal("link" if error.errno == 40 else "unreadable", f"error {error.errno}") from None
+        raise _refusal(error) from None
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
@@ -53,23 +59,34 @@ def open_bytes(path: str | Path) -> Buffer:
         if info.st_size <= 1 << 21:
             # small files are read whole: a mapped page costs more than the copy
             with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                return file.read()
-        return Mapped(descriptor, 0, access=mmap.ACCESS_READ)
+                return file.read(), info.st_mtime_ns
+        return Mapped(descriptor, 0, access=mmap.ACCESS_READ), info.st_mtime_ns
     except OSError as error:
-        raise Refusal("unreadable", f"error {error.errno}") from None
+        raise _refusal(error) from None
     finally:
         os.close(descriptor)
 
 
+def _refusal(error: OSError) -> Refusal:
+    """Why the operating system gave no file, in its own words."""
+    if error.errno == errno.ELOOP:
+        return Refusal("link")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Refusal("changed", "it is there no longer")
+    return Refusal("unreadable", os.strerror(error.errno or 0).lower())
+
+
 def open_listed(file: Request) -> Buffer:
-    """The bytes of a listed file (`path`, `size`), if it is still the one that was listed.
+    """The bytes of a listed file (`path`, `size`, `mtime_ns`), if it is still the one that was listed.
 
     Raises:
         Refusal: `changed`, or what `open_bytes` raises.
     """
-    data = open_bytes(file["path"])
+    data, mtime_ns = _open(file["path"])
     if len(data) != file["size"]:
-        raise Refusal("changed", f"{len(data)} bytes, {file['size']} listed")
+        raise Refusal("changed", f"{len(data)} bytes, {file['size']} when it was listed")
+    if mtime_ns != file.get("mtime_ns", mtime_ns):
+        raise Refusal("changed", "it was written again after it was listed")
     return data
 
 
@@ -102,4 +119,15 @@ def kind_of(data: Buffer) -> str:
         raise Refusal("archive")
     if len(head) < 132 and not any(head[:128]) and b"DICM".startswith(head[128:]):
         raise Refusal("truncated", f"{len(head)} bytes")
+    if _was_dicom(head):
+        raise Refusal("corrupt", "the mark DICM at byte 128 is damaged or out of place")
+    if (len(data) == len(head) and not any(head)) or not any(bytes(data[: 1 << 16])):
+        raise Refusal("corrupt", f"{len(data)} bytes of zeros")
     raise Refusal("not_an_image")
+
+
+def _was_dicom(head: bytes) -> bool:
+    """Whether a file begins as a DICOM file does, its mark apart: the mark elsewhere, or meta information after 132 bytes."""
+    return (
+        b"DICM" in head or head[132:138] in (b"\2\0\0\0UL", b"\2\0\1\0OB") or (not any(head[:128]) and head[132:134] == b"\2\0")
+    )

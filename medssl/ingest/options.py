@@ -20,6 +20,7 @@ HOLDS_FOR: dict[str, tuple[str, ...]] = {
     "tilt": ("dicom", *GRIDS),
     "uneven": ("dicom",),
     "derived": ("dicom",),
+    "burned_in": ("dicom",),
     "no_space": GRIDS,
     "masks": GRIDS,
     "subject_pattern": ("dicom", *GRIDS, "png"),
@@ -46,6 +47,8 @@ class IngestOptions(_Checked):
     """Steps between slices that are not equal: interpolate at the median step, or refuse the series."""
     derived: Literal["refuse", "accept"] = "refuse"
     """Reformatted and computed images."""
+    burned_in: Literal["refuse", "accept"] = "refuse"
+    """Images that may show the patient's name: they say so themselves, or are described as screen saves or digitised film."""
     no_space: Literal["refuse", "pixdim"] = "refuse"
     """NIfTI without a valid affine: refuse it, or take the voxel sizes alone."""
     modality: Literal["auto", "CT", "MR", "PT", "OT"] | OneOrMore[Modality] = "auto"

@@ -18,6 +18,9 @@ class Converted:
     row: Row
     extra: Row
     files: set[str]
+    """those that no earlier volume counts"""
+    sources: list[str]
+    """all of them"""
     images: list[Row] | None = None
 
     def add_mask(self, answer: Answer, files: list[Row]) -> None:
@@ -26,6 +29,7 @@ class Converted:
         self.row["num_files"] += len(files)
         self.row["bytes"] += sum(int(file["size"]) for file in files)
         self.files |= {file["name"] for file in files}
+        self.sources = [*self.sources, *(file["name"] for file in files)]
         self.extra["mask_labels"] = answer["labels"]
         if answer.get("overlap"):
             self.row["warnings"] = [*self.row["warnings"], "overlapping_labels"]
@@ -39,8 +43,8 @@ class Outcome:
     """of the ids"""
     volumes: list[Converted] = field(default_factory=list)
     rejected: list[Row] = field(default_factory=list)
-    refused_files: dict[str, str] = field(default_factory=dict)
-    """file name → item id, for the private table"""
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    """item id → names of its files, for the private table"""
 
     def accept(self, row: Row, answer: Answer, files: list[Row]) -> Converted:
         """A volume; a file that an earlier volume of the group counts is not counted again."""
@@ -49,7 +53,7 @@ class Outcome:
         row["num_files"], row["bytes"] = len(fresh), sum(int(file["size"]) for file in fresh)
         beside = ("source_shape", "source_affine", "source_codes", "padded_voxels")
         extra: Row = {name: answer[name] for name in beside if name in answer}
-        volume = Converted(row, extra, {file["name"] for file in fresh})
+        volume = Converted(row, extra, {file["name"] for file in fresh}, [file["name"] for file in files])
         self.volumes.append(volume)
         return volume
 
@@ -63,13 +67,23 @@ class Outcome:
 
     def reject(self, code: str, sentence: str, rows: list[Row], stage: str) -> None:
         """One row for files refused together; files that a volume already counts are not counted again."""
-        counted = {name for volume in self.volumes for name in volume.files} | set(self.refused_files)
+        counted = {name for volume in self.volumes for name in volume.files}
+        counted.update(*self.refused.values())
         fresh = [row for row in rows if row["name"] not in counted]
         row = rejected_row(self.key, code, sentence, rows, fresh, stage)
         if any(other["item_id"] == row["item_id"] for other in self.rejected):
             return
         self.rejected.append(row)
-        self.refused_files |= {file["name"]: row["item_id"] for file in fresh}
+        self.refused[row["item_id"]] = [file["name"] for file in rows]
+
+    def record(self) -> Row:
+        """The rows of both ledgers, and the names of the files behind each id."""
+        return {
+            "series": [volume.row for volume in self.volumes],
+            "rejected": self.rejected,
+            "sources": {volume.row["volume_id"]: volume.sources for volume in self.volumes},
+            "refused": self.refused,
+        }
 
 
 def rejected_row(key: bytes, code: str, sentence: str, files: list[Row], counted: list[Row], stage: str) -> Row:

@@ -19,7 +19,8 @@ def scan(request: Request, key: bytes) -> Answer:
         try:
             header = read_header(parsed, key)
         except Refusal as refusal:
-            refusal.values = dict(parsed.values)
+            if refusal.code != "unsupported_object" or parsed.pixel_offset >= 0:  # without pixels it is no image of its series
+                refusal.values = dict(parsed.values)
             raise
         return {"format": "dicom", "header": header.to_json()}
     if kind in ("nifti", "gzip", "nrrd", "metaimage"):

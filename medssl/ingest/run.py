@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import secrets
-import shutil
 import sys
-import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -19,10 +14,11 @@ from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text
 from medssl.core.job import Job
 from medssl.core.label_table import FOLDERS, identities, is_label_table, read_label_table
-from medssl.core.tables import read_parquet, write_parquet
-from medssl.ingest.conversion import convert_group
+from medssl.core.listing import spelled
+from medssl.core.tables import read_parquet, write_parquet, write_tsv
 from medssl.ingest.convert_images import picture_labels
-from medssl.ingest.inventory import COLUMNS, Labels, headers, inventory
+from medssl.ingest.inventory import COLUMNS, headers, inventory, kept, labels_of, to_keep
+from medssl.ingest.items import item_rows, items_table, label_item_rows, said_of
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table
 from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask, refused_in_words, unplaced
 from medssl.ingest.ledger import (
@@ -35,9 +31,10 @@ from medssl.ingest.outcome import rejected_row
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.remarks import remarks
 from medssl.ingest.source import Source
-from medssl.ingest.volume_store import VolumeStore, new_file_in
+from medssl.ingest.volume_store import VolumeStore
 
-GROUPS = "groups.parquet"
+GROUPS, ITEMS, LABEL_ITEMS = "groups.parquet", "items.tsv", "label_items.tsv"
+"""Private: what scan found, and the files behind every id of the ledgers."""
 OF_THE_WHOLE = {"max_refused_frac", "shards"}
 """Options that cannot change what a group becomes."""
 
@@ -57,20 +54,19 @@ def scan(job: Job) -> None:
             _own_key(job),
             readers,
             options=job.options(IngestOptions),
-            labels=_labels(job.spec.private.get("labels")),
+            labels=labels_of(job.spec.private.get("labels")),
             known=known,
             advance=bar.advance,
         )
     table.attrs["code"] = job.spec.code
-    write_parquet(target, table)
+    write_parquet(target, to_keep(table))
     job.wrote(target)
     job.write_receipt(folder=private)
 
 
 def convert(job: Job, shard: int) -> None:
     """Convert the groups of one shard; those whose files, options and code are unchanged keep their volumes."""
-    private = Path(job.spec.private["folder"])
-    table = read_parquet(job.read(private / GROUPS))
+    table = _groups(job)
     mine = table[table["shard"] == shard]
     store = _store(job)
     store.sweep(shard)
@@ -96,15 +92,14 @@ def merge(job: Job) -> None:
     Raises:
         TooManyRefusalsError: nothing, or less than the study allows, was accepted.
     """
-    private = Path(job.spec.private["folder"])
     options = job.options(IngestOptions)
     folders = [job.path("shards", f"{n}-of-{options.shards}") for n in range(options.shards)]
     series = [row for folder in folders for row in read_series(job.read(folder / "series.tsv"))]
     rejected = [row for folder in folders for row in rows_of(REJECTED.read(job.read(folder / "rejected.tsv")))]
-    check_refusals(job.out.name, series, rejected, options.max_refused_frac, job.path("shards"))
-    store = _store(job)
+    store, table = _store(job), _groups(job)
+    items = _write_items(job, store, table)
+    check_refusals(job.out.name, series, rejected, options.max_refused_frac, items)
     wanted = {row["volume_id"] for row in series}
-    table = read_parquet(job.read(private / GROUPS))
     with job.progress("merge", len(wanted), "volumes") as bar:
         for group in sorted(set(table["group"])):
             record = store.record(group)
@@ -122,13 +117,22 @@ def merge(job: Job) -> None:
     store.forget(wanted, set(table["group"]))
     _write_ledger(job, job.out, series, rejected)
     wanted_labels = job.spec.private.get("labels")
-    said = remarks(options, _labels(wanted_labels), wanted_labels, table, series, _key(job))
+    said = remarks(options, labels_of(wanted_labels), wanted_labels, table, series, _key(job))
     if said:
         job.notes["remarks"] = said
     for remark in said:
         job.log(f"note: {remark}")
         print(f"ingest {job.out.name}: {remark}", file=sys.stderr, flush=True)
     job.write_receipt()
+
+
+def _write_items(job: Job, store: VolumeStore, table: pd.DataFrame) -> Path:
+    """The private table of what became of every file, also where too much was refused to go on."""
+    said = said_of(records(table[table["code"] != ""]))
+    found = [record for group in sorted(set(table["group"])) if (record := store.record(group)) is not None]
+    target = Path(job.spec.private["folder"]) / ITEMS
+    write_tsv(target, items_table(row for record in found for row in item_rows(record, said, _own_key(job))))
+    return target
 
 
 def labels(job: Job) -> None:
@@ -143,7 +147,7 @@ def labels(job: Job) -> None:
     options, wanted = job.options(LabelFileOptions), str(job.spec.private["labels"])
     if wanted != FOLDERS and not Path(wanted).exists():
         raise StudyError(f"sources.{_name_of(job)}.labels: nothing is there. Correct the path, or put the labels there.")
-    inventory_table = read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS))
+    inventory_table = _groups(job)
     series = read_series(job.read(job.spec.inputs["series"]))
     items = _items(job, inventory_table, series)
     rejected: list[Row] = []
@@ -173,45 +177,14 @@ def labels(job: Job) -> None:
 
 def source_names(job: Job) -> pd.DataFrame:
     """Which file, or folder of slices, each volume or image came from: `id` (of the volume, or of the sample) and `file`."""
-    table = read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS))
+    table = _groups(job)
     series = read_series(job.read(job.spec.inputs["series"]))
     rows = []
     for item in _items(job, table, series):
-        folders = sorted({str(Path(name).parent) for name in item.files})
-        file = item.files[0] if len(item.files) == 1 else ", ".join(folders)
+        names = [spelled(name) for name in item.files]
+        file = names[0] if len(names) == 1 else ", ".join(sorted({str(PurePosixPath(name).parent) for name in names}))
         rows.append((item.volume_id if item.index is None else f"{item.volume_id}-{item.index:04d}", file))
     return pd.DataFrame(rows, columns=["id", "file"])
-
-
-def check_source(
-    path: Path | str, *, options: IngestOptions | None = None, labels: str | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The ledger of a source without a study: (`series.tsv`, `rejected.tsv`) as tables. Nothing is kept on disk.
-
-    Raises:
-        StudyError: nothing is there.
-    """
-    root = Path(path)
-    files = listing.walk("check", str(root))
-    if root.is_file():
-        root = root.parent
-    key = secrets.token_bytes(32)
-    options = (options or IngestOptions()).model_copy(update={"shards": 1})
-    given = _labels(labels)
-    series: list[Row] = []
-    rejected: list[Row] = []
-    with ReadingPool(key, min(2, os.cpu_count() or 1)) as readers, tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
-        own_key = listing.key_of("check", key)
-        table = inventory(files, root, own_key, readers, options=options, labels=given)
-        folders = picture_labels(records(table))
-        source = Source(root, key, own_key, readers, options, given, folders)
-        for group, rows in table.groupby("group", sort=True):
-            place = Path(scratch) / str(group)
-            outcome = convert_group(records(rows), source, functools.partial(new_file_in, place))
-            series += [volume.row for volume in outcome.volumes]
-            rejected += outcome.rejected
-            shutil.rmtree(place, ignore_errors=True)
-    return frame_of(series, SERIES), frame_of(rejected, REJECTED)
 
 
 # ---- label files
@@ -256,7 +229,8 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
     root = folder.parent if folder.is_file() else folder
     known = {row["volume_id"]: row for row in series if is_first(row)}
     placed: list[Row] = []
-    refused: list[Row] = []
+    used: list[tuple[str, Row]] = []
+    refused: list[tuple[Row, list[Row]]] = []
     with ReadingPool(_key(job), 1) as readers, job.progress("labels", len(found), "files") as bar:
         rows = headers(found, root, readers, no_space=options.no_space, advance=bar.advance)
         pairs = pair_with_volumes(
@@ -271,13 +245,17 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
                 answer = place_mask(masks[0], root, volume, readers, options.no_space, target)
             if "code" in answer:
                 target.unlink(missing_ok=True)
-                refused.append(_refused_labels(job, answer["code"], answer["sentence"], masks))
+                refused.append((_refused_labels(job, answer["code"], answer["sentence"], masks), masks))
             else:
+                used.append((volume_id, masks[0]))
                 job.wrote(target)
                 placed.append({"volume_id": volume_id, "index": None, "label": None, "mask": f"masks/{volume_id}.npy"})
-    rejected = refused + [_refused_labels(job, code, sentence, [row]) for code, sentence, row in unplaced(rows, pairs)]
+    reasons = sorted({row["sentence"] for row, _ in refused})
+    refused += [(_refused_labels(job, code, sentence, [row]), [row]) for code, sentence, row in unplaced(rows, pairs)]
+    rejected = [row for row, _ in refused]
+    write_tsv(Path(job.spec.private["folder"]) / LABEL_ITEMS, items_table(label_item_rows(used, refused)))
     if not placed:
-        reasons = sorted({row["sentence"] for row in refused}) or ["no mask bears the name of an image or refers to its series"]
+        reasons = reasons or ["no mask bears the name of an image or refers to its series"]
         said = "; ".join(filter(None, (refused_in_words(rejected), *reasons)))
         raise StudyError(f"sources.{name}.labels: no mask is for an image of this source ({said}).")
     return placed, rejected
@@ -291,7 +269,10 @@ def _class_names(folder: Path) -> dict[str, str]:
     """Mask value → name, from the tables `index`, `name` that BIDS keeps beside masks (`*_dseg.tsv`)."""
     names: dict[str, str] = {}
     for path in sorted(folder.rglob("*dseg.tsv")) if folder.is_dir() else []:
-        table = pd.read_csv(path, sep="\t", dtype=str)
+        try:
+            table = pd.read_csv(path, sep="\t", dtype=str)
+        except (OSError, ValueError):  # a class without a name keeps its number
+            continue
         if {"index", "name"} <= set(table):
             names |= dict(zip(table["index"], table["name"], strict=True))
     return names
@@ -304,6 +285,11 @@ def _write_ledger(job: Job, folder: Path, series: list[Row], rejected: list[Row]
 
 
 # ---- what the spec says
+
+
+def _groups(job: Job) -> pd.DataFrame:
+    """What scan found."""
+    return kept(read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS)))
 
 
 def _store(job: Job) -> VolumeStore:
@@ -333,14 +319,8 @@ def _own_key(job: Job) -> bytes:
 
 def _source(job: Job, readers: ReadingPool, table: pd.DataFrame) -> Source:
     folders, options = picture_labels(records(table)), job.options(IngestOptions)
-    labels = _labels(job.spec.private.get("labels"))
+    labels = labels_of(job.spec.private.get("labels"))
     return Source(_root(job), _key(job), _own_key(job), readers, options, labels, folders, job.threads)
-
-
-def _labels(wanted: str | None) -> Labels:
-    """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that."""
-    known = wanted and is_label_table(wanted) and Path(wanted).is_file()
-    return Labels.of(read_label_table(str(wanted))) if known else Labels()
 
 
 def _known_rows(path: Path, code: str) -> dict[tuple[str, int, int], Row]:
@@ -349,5 +329,5 @@ def _known_rows(path: Path, code: str) -> dict[tuple[str, int, int], Row]:
         return {}
     if read_json(path.parent / "receipt.json")["code"] != code:
         return {}
-    table = read_parquet(path, columns=COLUMNS)
+    table = kept(read_parquet(path, columns=COLUMNS))
     return {(row["name"], row["size"], row["mtime_ns"]): row for row in records(table) if row["format"]}

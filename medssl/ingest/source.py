@@ -43,7 +43,7 @@ class Source:
 
     def file(self, row: Row) -> Request:
         """A file as the reading process is asked for it."""
-        return {"path": str(self.root / row["name"]), "size": int(row["size"])}
+        return {"path": str(self.root / row["name"]), "size": int(row["size"]), "mtime_ns": int(row["mtime_ns"])}
 
 
 NewFile = Callable[[str, str], Path]

@@ -14,7 +14,6 @@ import pandas as pd
 from medssl.artefacts.series import IMAGES, VolumeFile
 from medssl.core.errors import DiskFullError
 from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, write_json
-from medssl.core.tables import write_tsv
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.ledger import Row
@@ -37,7 +36,7 @@ class VolumeStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _hash(self, group: list[Row]) -> str:
-        files = [[row[name] for name in ("name", "size", "mtime_ns", "code", "role", "tainted")] for row in group]
+        files = [[row[name] for name in ("name", "size", "mtime_ns", "code", "role", "tainted", "beside")] for row in group]
         return sha256_text(canonical_json([sorted(files), self._basis]))
 
     def record(self, group: str) -> Row | None:
@@ -109,25 +108,16 @@ class VolumeStore:
                     },
                 }
             )
-        return {
-            "volumes": placed,
-            "series": [v.row for v in outcome.volumes],
-            "rejected": outcome.rejected,
-            "items": outcome.refused_files,
-        }
+        return {"volumes": placed, **outcome.record()}
 
     def forget(self, wanted: set[str], groups: set[str]) -> None:
-        """Remove volumes and records that nothing refers to any more; write the private table of refused files."""
+        """Remove volumes and records that nothing refers to any more."""
         for folder in self._volumes.glob("*"):
             if folder.name not in wanted and not folder.name.startswith(".part-"):
                 shutil.rmtree(folder, ignore_errors=True)
-        items = []
-        for path in sorted(self._records.glob("*.json")):
+        for path in self._records.glob("*.json"):
             if path.stem not in groups:
                 path.unlink()
-            else:
-                items += [{"item_id": item, "file": name} for name, item in read_json(path).get("items", {}).items()]
-        write_tsv(self._records.parent / "items.tsv", pd.DataFrame(items, columns=["item_id", "file"]))
 
 
 def new_file_in(place: Path, volume_id: str, name: str) -> Path:

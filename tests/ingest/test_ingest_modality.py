@@ -144,7 +144,7 @@ def test_what_is_no_modality_is_refused_in_one_sentence(given: object) -> None:
 
 CHANGED = {
     **{"tilt": "refuse", "uneven": "resample", "derived": "accept", "no_space": "pixdim", "masks": "*_m*"},
-    **{"subject_pattern": "(a)", "min_slices": 5},
+    **{"subject_pattern": "(a)", "min_slices": 5, "burned_in": "accept"},
 }
 
 

@@ -22,6 +22,7 @@ from medssl.core.files import sha256_file
 from medssl.core.layout import Layout
 from medssl.core.tables import read_tsv
 from medssl.ingest import run
+from medssl.ingest.checking import check_source
 from medssl.ingest.options import IngestOptions
 from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
@@ -174,7 +175,8 @@ def test_skipped_series_is_a_row(here: Path) -> None:
 def test_check_source_gives_the_same_ledger_and_leaves_nothing(here: Path) -> None:
     three_series(here / "in")
     save(datasets(random_phantom(9))[:2], here / "in" / "short")
-    series, rejected = run.check_source(here / "in")
+    checked = check_source(here / "in")
+    series, rejected = checked.series, checked.rejected
     kept_series, kept_rejected, _ = ingest_all(here / "in")
     same = ["unit", "kind", "format", "modality", "dtype", "num_files", "bytes", "content_sha256"]
     assert sorted(map(tuple, series[same].values)) == sorted(map(tuple, kept_series[same].values))
@@ -328,7 +330,7 @@ def test_npz_whose_labels_do_not_match_is_refused(here: Path) -> None:
     np.savez(here / "in" / "b.npz", images=np.array([{"an": "object"}]))
     np.savez(here / "in" / "c.npz", something=np.zeros(3))
     np.savez(here / "in" / "d.npz", images=np.zeros((4, 9, 9, 3), np.uint8))
-    _, rejected = run.check_source(here / "in")
+    rejected = check_source(here / "in").rejected
     assert sorted(rejected["code"]) == ["colour", "corrupt", "labels_mismatch", "no_images"]
 
 

@@ -6,6 +6,7 @@ complete or refused; values are given out only for the tags that are asked for; 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -114,7 +115,9 @@ def parse(
     if not syntax:
         raise Refusal("truncated" if end_of_meta + 8 > len(file) else "missing_tag", "no transfer syntax")
     if not syntax.startswith("1.2.840.10008.1.2"):
-        raise Refusal("unsupported_syntax", "not a syntax of the standard")
+        refusal = Refusal("unsupported_syntax", "not a syntax of the standard")
+        refusal.values = dict(_values_of_unknown(file, end_of_meta, wanted))
+        raise refusal
     if end_of_meta + 8 > len(file):
         raise Refusal("truncated", "nothing follows the file meta information")
     data: Buffer = file
@@ -130,6 +133,15 @@ def parse(
         refusal.values = dict(parsed.values)
         raise
     return parsed
+
+
+def _values_of_unknown(file: Buffer, offset: int, wanted: frozenset[int]) -> Values:
+    """What a file of an unknown syntax says before its framing goes wrong; most are little endian up to the pixels."""
+    parsed = Parsed("", False, {}, file)
+    walker = _Walker(file, offset, len(file), _is_explicit(file, offset, EXPLICIT_LITTLE), False, wanted)
+    with contextlib.suppress(Refusal):
+        walker.dataset(parsed)
+    return parsed.values
 
 
 def text(value: object) -> str:

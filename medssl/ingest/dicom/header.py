@@ -155,6 +155,8 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         modality_lut=bool(values.get(MODALITY_LUT)),
         references=[minted(key, "s", uid) for uid in described_series(values)] if role == "label" else [],
     )
+    if role == "image":
+        _check_frames(fields, types, FRAME_GROUPS in values)
     if FRAME_GROUPS in values:
         header.per_frame, thickness = frames_of(values, header.frame, layout.frames, parsed.big_endian, hidden)
         if header.slice_thickness is None:
@@ -162,6 +164,18 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     elif "MOSAIC" in types:
         header.tiles, header.tile_normal = mosaic_tiles(fields, layout)
     return header
+
+
+def _check_frames(fields: Fields, types: list[str], enhanced: bool) -> None:
+    """Sheets of tiles that are not read say so: those of United Imaging, and those within an enhanced object.
+
+    Raises:
+        Refusal: `unsupported_frames`.
+    """
+    if "VFRAME" in types or fields.text("tiles_of_sheet"):
+        raise Refusal("unsupported_frames", "sheets of tiles (VFRAME)")
+    if enhanced and "MOSAIC" in types:
+        raise Refusal("unsupported_frames", "sheets of tiles as frames of an enhanced object")
 
 
 def _energy(fields: Fields) -> float | None:

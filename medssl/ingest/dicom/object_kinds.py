@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from medssl.ingest.dicom.elements import Values, text
 from medssl.ingest.dicom.fields import Fields
 from medssl.ingest.dicom.tags import REFERENCED_FRAMES, REFERENCED_SERIES, SERIES_UID
@@ -23,6 +25,8 @@ SECONDARY_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.7{tail}" for tail in ("", ".
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 DICOMDIR = "1.2.840.10008.1.3.10"
+SAVED = frozenset(["SAVE", "SAVED", "SAVES", "SCREENSAVE", "SCREENSAVED", "SCREENSAVES"])
+"""Words of screen captures."""
 
 
 def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
@@ -46,18 +50,24 @@ def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
             return "unsupported_modality", "OT"
         known = modality
     types = fields.text("image_type").upper().split("\\")
-    description = fields.text("series_description").upper()
-    if fields.text("burned_in").upper() == "YES":
-        return "burned_in", known
-    # the BurnedInPixels filter of the RSNA's CTP: screen saves and digitised film are not passed on
-    if any("SAVE" in word for word in (*types, description)):
-        return "burned_in", known
-    if fields.text("digitiser") and fields.text("conversion_type") in ("DF", "DV", "SI", "SD", "DRW"):
-        return "burned_in", known
     # an empty tag says nothing: exports write every tag that they know
     if fields.text("secondary_device"):
         return "secondary_capture", known
+    if _may_show_names(fields, types):
+        return "burned_in", known
     return role_of_type(types), known
+
+
+def _may_show_names(fields: Fields, types: list[str]) -> bool:
+    """Whether an image says of itself that text may be part of its pixels.
+
+    Source: PS3.3 C.7.6.1.1.3 (Burned In Annotation), and the filter BurnedInPixels of the RSNA's CTP, which passes no screen
+    saves and no digitised film; of a description whole words count (`Screen Save`, not `SaveBySlc`).
+    """
+    described = re.split(r"[^A-Z0-9]+", " ".join([*types, fields.text("series_description").upper()]))
+    if fields.text("burned_in").upper() == "YES" or SAVED & set(described):
+        return True
+    return bool(fields.text("digitiser")) and fields.text("conversion_type") in ("DF", "DV", "SI", "SD", "DRW")
 
 
 def role_of_type(words: list[str]) -> str:

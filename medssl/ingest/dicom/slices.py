@@ -64,7 +64,7 @@ def slices_of_file(number: int, header: Header) -> list[Slice]:
         return _mosaic_slices(number, header)
     frames = header.per_frame or [header.frame] * header.layout.frames
     if header.layout.frames > 1 and not header.per_frame:
-        raise Refusal("no_position", f"{header.layout.frames} frames without a position each")
+        raise Refusal("unsupported_frames", f"{header.layout.frames} frames, and nothing that gives each a position")
     return [_slice(number, index, -1, header, frame) for index, frame in enumerate(frames)]
 
 

@@ -115,7 +115,8 @@ def _described(piece: Slice) -> str:
 
 
 def _role(role: str, options: IngestOptions) -> str:
-    return "image" if role == "derived" and options.derived == "accept" else role
+    accepted = (role == "derived" and options.derived == "accept") or (role == "burned_in" and options.burned_in == "accept")
+    return "image" if accepted else role
 
 
 def check_parts(headers: list[Header]) -> None:

@@ -68,6 +68,7 @@ TAGS = {
     "units": 0x00541001,
     "mosaic_count": 0x0019100A,
     "csa": 0x00291010,
+    "tiles_of_sheet": 0x00651050,
 }
 SERIES_UID = TAGS["series"]
 SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230

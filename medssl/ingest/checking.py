@@ -1,0 +1,88 @@
+"""A look at a source without a study: its ledger, and what became of every file. Nothing is left on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from medssl.artefacts.series import REJECTED, SERIES, frame_of
+from medssl.core import listing
+from medssl.core.layout import PRIVATE
+from medssl.ingest.conversion import convert_group
+from medssl.ingest.convert_images import picture_labels
+from medssl.ingest.inventory import inventory, labels_of
+from medssl.ingest.items import item_rows, items_table, said_of
+from medssl.ingest.ledger import Row, records
+from medssl.ingest.options import IngestOptions
+from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.source import Source
+from medssl.ingest.volume_store import new_file_in
+
+NAME = "check"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of a source."""
+
+    series: pd.DataFrame
+    """`series.tsv`"""
+    rejected: pd.DataFrame
+    """`rejected.tsv`"""
+    items: pd.DataFrame
+    """every file with its code, sentence and ids (`items.COLUMNS`)"""
+
+
+def check_source(
+    path: Path | str,
+    *,
+    options: IngestOptions | None = None,
+    labels: str | None = None,
+    id_key: str | None = None,
+    name: str = NAME,
+) -> Checked:
+    """What a study would make of a source.
+
+    Args:
+        path: a folder or one file.
+        options: of stage ingest; the defaults if None.
+        labels: a label table, for what it says of patients, splits and masks.
+        id_key: a file with the key of the ids; None takes the one in `.medssl` where there is one, so that the ids are those of
+            the studies there, else ids that hold for this path alone.
+        name: the source's name in the study: ids made of file names depend on it.
+
+    Raises:
+        StudyError: nothing is there, or the key cannot be used.
+    """
+    files = listing.walk(None, str(path))
+    key = _key(Path(path), id_key)
+    root = Path(path).parent if Path(path).is_file() else Path(path)
+    options = (options or IngestOptions()).model_copy(update={"shards": 1})
+    given, own_key = labels_of(labels), listing.key_of(name, key)
+    series: list[Row] = []
+    rejected: list[Row] = []
+    items: list[Row] = []
+    with ReadingPool(key, min(2, os.cpu_count() or 1)) as readers, tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
+        table = inventory(files, root, own_key, readers, options=options, labels=given)
+        source = Source(root, key, own_key, readers, options, given, picture_labels(records(table)))
+        for group, rows in table.groupby("group", sort=True):
+            place, group_rows = Path(scratch) / str(group), records(rows)
+            outcome = convert_group(group_rows, source, functools.partial(new_file_in, place))
+            series += [volume.row for volume in outcome.volumes]
+            rejected += outcome.rejected
+            items += item_rows(outcome.record(), said_of(group_rows), own_key)
+            shutil.rmtree(place, ignore_errors=True)
+    return Checked(frame_of(series, SERIES), frame_of(rejected, REJECTED), items_table(items))
+
+
+def _key(path: Path, id_key: str | None) -> bytes:
+    if id_key is not None or (PRIVATE / "id_key").is_file():
+        return listing.load_key(id_key)
+    return hashlib.sha256(b"medssl check " + os.fsencode(os.path.realpath(path))).digest()

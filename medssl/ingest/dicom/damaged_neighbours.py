@@ -1,0 +1,172 @@
+"""Which series a file that cannot be read may have belonged to: an image lost at the end of a series leaves no gap.
+
+A damaged file that still says a series of the source belongs to that one. Any other, as its identifier may be damaged as well,
+may belong to any series of its folder whose files are named as it is, unless the numbers in the names say that it stood
+elsewhere. Where the names of a series follow no order (identifiers, hashes), nothing speaks against it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from medssl.ingest.dicom.header import Header
+from medssl.ingest.dicom.slices import slices_of_file
+from medssl.ingest.refusal import Refusal
+
+Row = dict[str, Any]
+
+DAMAGE = frozenset(
+    [
+        "truncated",
+        "corrupt",
+        "pixel_length",
+        "nested",
+        "bomb",
+        "too_large",
+        "timeout",
+        "crashed",
+        "missing_tag",
+        "empty",
+        "changed",
+        "unreadable",
+        "unsupported_syntax",
+    ]
+)
+"""Codes after which it is open what the file would have been."""
+NAMED_ALIKE = frozenset(["not_an_image", "archive", "link", "special_file"])
+"""Codes of files that are no DICOM and stand for one only where they are named like the files of a series."""
+OF_ONE_SERIES = DAMAGE | {"unsupported_object", "unsupported_modality", "unsupported_frames"}
+"""Codes of files that take an image from the series that they state."""
+IN_ORDER = 0.8
+"""Share of the steps between the numbers of a series that must be equal for the numbers to say where a file stood."""
+FEWEST = 3
+"""Files that are enough to know how a series is named."""
+_DIGITS = re.compile(r"(\d+)")
+
+
+def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
+    """(groups that may have lost an image, groups beside a damaged file that have not), of rows of the inventory.
+
+    Rows have `name`, `code`, `format`, `series`, `group` and `role`.
+    """
+    images = [row for row in rows if row["format"] == "dicom" and row["role"] == "image"]
+    groups = {row["series"]: row["group"] for row in images}
+    doubtful, beside = set(), set()
+    folders: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in images:
+        folders[row["name"].rpartition("/")[0]][row["group"]].append(row)
+    named: dict[tuple[str, str], _Named] = {}
+
+    def may_have_held(row: Row, *, dicom: bool, matrix: object = None) -> None:
+        folder, _, file = row["name"].rpartition("/")
+        for group, others in folders.get(folder, {}).items():
+            key = folder, group
+            if key not in named:
+                named[key] = _Named([other["name"].rpartition("/")[2] for other in others])
+            if matrix is not None and (group == row["group"] or _matrix(others[0]) != matrix):
+                continue
+            if named[key].may_have_held(file, dicom=dicom):
+                doubtful.add(group)
+            elif dicom and _suffix(file) in named[key].suffixes:
+                beside.add(group)
+
+    for row in rows:
+        if row["format"] == "dicom" and row["role"] == "mask" and row["series"] in groups:
+            doubtful.add(groups[row["series"]])  # a label object has a series of its own (PS3.3 C.8.20.1, C.8.8.1)
+        if row["format"] or row["code"] not in OF_ONE_SERIES | NAMED_ALIKE:
+            continue
+        if row["series"] in groups:
+            doubtful.add(groups[row["series"]])
+        elif row["code"] in DAMAGE | NAMED_ALIKE:  # else sound, and of a series of its own
+            may_have_held(row, dicom=row["code"] in DAMAGE)
+            if row["name"].endswith("/"):
+                doubtful |= _spread_beside(row["name"].rpartition("/")[0], folders)
+    for row in _alone_and_unusable(images):
+        may_have_held(row, dicom=True, matrix=_matrix(row))
+    return doubtful, beside - doubtful
+
+
+def _alone_and_unusable(images: list[Row]) -> list[Row]:
+    """Images of a series of one or two that are no slice (no place, no scalar pixels): the identifier may be damaged too."""
+    counts = Counter(row["group"] for row in images)
+    found = []
+    for row in images:
+        if counts[row["group"]] < FEWEST:
+            header = Header.from_json(json.loads(row["header"]))
+            try:
+                _ = slices_of_file(0, header) if header.role == "image" else []
+            except Refusal:
+                found.append(row)
+    return found
+
+
+def _matrix(row: Row) -> object:
+    layout = json.loads(row["header"])["layout"]
+    return layout["rows"], layout["columns"]
+
+
+def _spread_beside(folder: str, folders: dict[str, dict[str, list[Row]]]) -> set[str]:
+    """Series that lie in several folders, one of them beside or around a folder that could not be listed."""
+    around = folder.rpartition("/")[0]
+    places: dict[str, set[str]] = defaultdict(set)
+    for name, groups in folders.items():
+        for group in groups:
+            places[group].add(name)
+    near = {group for group, names in places.items() if any(n == around or n.rpartition("/")[0] == around for n in names)}
+    return {group for group in near if len(places[group]) > 1}
+
+
+class _Named:
+    """How the files of a series are named in a folder."""
+
+    def __init__(self, files: list[str]) -> None:
+        self._files = [_parts(file) for file in files]
+        self._lengths = {len(file) for file in files}
+        self.suffixes = {_suffix(file) for file in files}
+
+    def may_have_held(self, file: str, *, dicom: bool) -> bool:
+        """Whether a file of this name may have been one of them; `dicom`: it is of a kind that DICOM files end as."""
+        if not file:
+            return True
+        words, numbers = _parts(file)
+        alike = [own for texts, own in self._files if texts == words]
+        if not alike:
+            no_pattern = self._commonest < 0.5 or len(self._files) < FEWEST
+            return no_pattern and _suffix(file) in self.suffixes and (dicom or len(file) in self._lengths)
+        if len(alike) < FEWEST or not numbers:
+            return True
+        runs = [sorted(set(run)) for run in zip(*alike, strict=True)]
+        if any(len(run) == 1 and number != run[0] for run, number in zip(runs, numbers, strict=True)):
+            return False
+        varying = [(run, number) for run, number in zip(runs, numbers, strict=True) if len(run) > 1]
+        return len(varying) != 1 or _stood_among(*varying[0])
+
+    @cached_property
+    def _commonest(self) -> float:
+        return Counter(words for words, _ in self._files).most_common(1)[0][1] / len(self._files)
+
+
+def _stood_among(numbers: list[int], number: int) -> bool:
+    """Whether a number lies among others or is the next one, as far as they follow an order."""
+    steps = Counter(b - a for a, b in pairwise(numbers))
+    step, count = steps.most_common(1)[0]
+    if count < IN_ORDER * (len(numbers) - 1):
+        return True
+    return numbers[0] - step <= number <= numbers[-1] + step
+
+
+def _parts(file: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The words of a file's name and the numbers between them: `IM_0012.dcm` is (`im_`, `.dcm`), (12,)."""
+    found = _DIGITS.split(file.lower())
+    return tuple(found[::2]), tuple(int(number[:18]) for number in found[1::2])
+
+
+def _suffix(file: str) -> str:
+    """A suffix that is a number, or long, is part of the name."""
+    suffix = file.rpartition(".")[2].lower() if "." in file else ""
+    return "" if suffix.isdigit() or len(suffix) > 4 else suffix

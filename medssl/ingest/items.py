@@ -1,0 +1,62 @@
+"""The private table of a source: what became of every file, and which files each id of the ledgers stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from medssl.core.listing import minted, spelled
+
+Row = dict[str, Any]
+
+COLUMNS = ["file", "code", "sentence", "item_id", "series_id", "volume_id", "subject_id", "image_id"]
+"""A row per file and per volume or refusal that it has a part in; `file` as `core/listing.spelled` writes it."""
+
+
+def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> list[Row]:
+    """The rows of one group of files.
+
+    Args:
+        record: `series` and `rejected` (rows of the ledgers), `sources` (volume id → names of its files) and `refused` (item id →
+            names of its files).
+        said: name → code and sentence of a file that was refused by itself, which say more than those of its group.
+        own_key: of the ids of pictures.
+    """
+    rows = []
+    for series in record["series"]:
+        ids = {name: series[name] or "" for name in ("series_id", "volume_id", "subject_id")}
+        for name in record["sources"][series["volume_id"]]:
+            image = minted(own_key, "i", name) if series["format"] == "png" else ""
+            rows.append(_row(name, image_id=image, **ids))
+    for rejected in record["rejected"]:
+        for name in record["refused"][rejected["item_id"]]:
+            code, sentence = said.get(name, ("", ""))
+            if code != rejected["code"]:
+                code, sentence = rejected["code"], rejected["sentence"]
+            rows.append(_row(name, code=code, sentence=sentence, item_id=rejected["item_id"]))
+    return rows
+
+
+def label_item_rows(placed: Iterable[tuple[str, Row]], refused: Iterable[tuple[Row, list[Row]]]) -> list[Row]:
+    """The rows of label files: (volume id, mask) of those in use, (row of the ledger, its files) of those refused."""
+    rows = [_row(mask["name"], volume_id=volume_id) for volume_id, mask in placed]
+    for row, files in refused:
+        rows += [_row(f["name"], code=row["code"], sentence=row["sentence"], item_id=row["item_id"]) for f in files]
+    return rows
+
+
+def said_of(rows: Iterable[Row]) -> dict[str, tuple[str, str]]:
+    """Code and sentence of each file of the inventory that was refused by itself."""
+    return {row["name"]: (row["code"], row["sentence"]) for row in rows if row["code"]}
+
+
+def items_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """The rows as a table, by file."""
+    ordered = sorted(rows, key=lambda row: tuple(row.values()))
+    return pd.DataFrame({name: pd.Series([row[name] or None for row in ordered], dtype=object) for name in COLUMNS})
+
+
+def _row(file: str, **values: str) -> Row:
+    return dict.fromkeys(COLUMNS, "") | {"file": spelled(file)} | values

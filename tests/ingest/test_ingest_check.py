@@ -1,0 +1,109 @@
+"""`medssl check`: what a person sees of a source, and what programs do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from phantoms import datasets, random_phantom, save
+from test_ingest_run import here, ingest_all  # noqa: F401
+from typer.testing import CliRunner, Result
+
+from medssl.cli import app
+from medssl.core.errors import StudyError, TooManyRefusalsError
+from medssl.core.tables import read_tsv
+from medssl.ingest.checking import check_source
+from medssl.ingest.summary import screen_lines
+
+
+def _source(root: Path) -> None:
+    save(datasets(random_phantom(0)), root / "good")
+    save([ds for n, ds in enumerate(datasets(random_phantom(1))) if n != 4], root / "gap")
+    (root / "README").write_text("nothing")
+
+
+def _check(*words: str) -> Result:
+    return CliRunner().invoke(app, ["check", *words])
+
+
+def test_check_names_the_file_or_folder_of_every_refusal(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+    run = _check("in")
+    assert run.exit_code == 0
+    lines = run.stdout.splitlines()
+    assert lines[0].startswith("1 volume of ") and any("good/: " in line for line in lines[:3])
+    gap = next(n for n, line in enumerate(lines) if line.startswith("missing_slice: "))
+    assert "gap/: " in lines[gap + 1] and "i-" in lines[gap + 1] and "mm apart" in lines[gap + 2]
+    text = next(n for n, line in enumerate(lines) if line.startswith("not_an_image: 1 file"))
+    assert lines[text + 1].split()[0] == "README"
+    assert not (here / ".medssl").exists() and sorted(p.name for p in here.iterdir()) == ["in"]
+
+
+def test_thousands_of_refused_files_stay_readable(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+    for number in range(2000):
+        folder = here / "in" / f"folder {number % 500}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.dcm").write_bytes(b"")
+    checked = check_source(here / "in")
+    lines = list(screen_lines(checked))
+    assert len(lines) < 40 and max(map(len, lines)) < 200
+    assert "empty: 2,000 files" in "\n".join(lines) and "495 folders more with 1,980 files" in "\n".join(lines)
+    assert len(checked.items) == sum(1 for p in (here / "in").rglob("*") if p.is_file())
+
+
+def test_a_table_holds_every_file_with_its_sentence_and_ids(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+    assert _check("in", "--table", "out/files.tsv").exit_code == 0
+    table = read_tsv(here / "out" / "files.tsv", text=("file", "code", "sentence")).fillna("")
+    assert set(table["file"]) == {str(p.relative_to(here / "in")) for p in (here / "in").rglob("*") if p.is_file()}
+    assert set(table.loc[table["item_id"] != "", "code"]) == {"missing_slice", "not_an_image"}
+    assert (table.loc[table["code"] != "", "sentence"] != "").all()
+    assert set(table.loc[table["code"] == "", "volume_id"]) == set(check_source(here / "in").series["volume_id"])
+
+
+def test_programs_get_json(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+    values = json.loads(_check("in", "--json").stdout)
+    assert values["files"]["accepted"] + values["files"]["refused"] == len(values["items"])
+    assert {row["item_id"] for row in values["rejected"]} == {row["item_id"] for row in values["items"]} - {None}
+    assert all(len(row["affine"]) == 4 for row in values["series"])
+
+
+def test_ids_are_those_of_the_last_run_and_of_a_study_with_the_key(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+
+    def ids(**given: str) -> list[set[str]]:
+        checked = check_source(here / "in", **given)
+        series, rejected = checked.series, checked.rejected
+        return [set(series[name]) for name in ("volume_id", "series_id", "subject_id")] + [set(rejected["item_id"])]
+
+    assert ids() == ids()
+    series, rejected, _ = ingest_all(here / "in")
+    study = [set(series[name]) for name in ("volume_id", "series_id", "subject_id")] + [set(rejected["item_id"])]
+    assert ids(name="ct") == study
+    assert ids()[:3] == study[:3] and ids()[3] != study[3]
+    (here / ".medssl" / "id_key").rename(here / "key")
+    assert ids(name="ct") != study
+    assert ids(name="ct", id_key="key") == study
+    with pytest.raises(StudyError, match="id_key"):
+        ids(id_key="nothing")
+
+
+def test_everything_refused_is_exit_code_8_and_nothing_there_is_2(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+    for words in (["in/gap"], ["in/README"], ["in/good/0001.dcm"], ["in/gap", "--json"]):
+        run = _check(*words)
+        assert isinstance(run.exception, TooManyRefusalsError) and run.stdout, words
+    (here / "empty").mkdir()
+    for words in (["empty"], ["nothing"], ["/dev/null"]):
+        assert isinstance(_check(*words).exception, StudyError)
+
+
+def test_one_file_is_a_source(here: Path) -> None:  # noqa: F811
+    import numpy as np
+
+    np.savez(here / "set.npz", train_images=np.zeros((4, 9, 9), np.uint8))
+    run = _check("set.npz")
+    assert run.exit_code == 0 and "set.npz" in run.stdout
