@@ -130,7 +130,7 @@ def test_numbers_are_written_for_people() -> None:
     assert percent(0.004) == "0.4\u202f%"
     assert p_value(0.0002) == "< 0.001"
     assert span(0.1, float("nan")) == "n/a"
-    assert [duration(s) for s in (3.21, 42, 200, 9000)] == ["3.2 s", "42 s", "3.3 min", "2.5 h"]
+    assert [duration(s) for s in (3.21, 42, 200, 5000, 9000)] == ["3.2 s", "42 s", "3.3 min", "83.3 min", "2.5 h"]
     assert ordered_shares(pd.Series([1.0, 0.05, 20, 5])) == [5, 20, 0.05, 1.0]
     assert share_words(1.0) == "With all labels"
     assert share_words(20) == "With 20 labelled cases"
