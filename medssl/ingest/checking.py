@@ -38,6 +38,8 @@ class Checked:
     """`rejected.tsv`"""
     items: pd.DataFrame
     """every file with its code, sentence and ids (`items.COLUMNS`)"""
+    keyed: bool
+    """whether the ids are made with a key that studies may have, or hold for this path alone"""
 
 
 def check_source(
@@ -62,7 +64,8 @@ def check_source(
         StudyError: nothing is there, or the key cannot be used.
     """
     files = listing.walk(None, str(path))
-    key = _key(Path(path), id_key)
+    keyed = id_key is not None or (PRIVATE / "id_key").is_file()
+    key = listing.load_key(id_key) if keyed else _key_of_path(Path(path))
     root = Path(path).parent if Path(path).is_file() else Path(path)
     options = (options or IngestOptions()).model_copy(update={"shards": 1})
     given, own_key = labels_of(labels), listing.key_of(name, key)
@@ -79,10 +82,8 @@ def check_source(
             rejected += outcome.rejected
             items += item_rows(outcome.record(), said_of(group_rows), own_key)
             shutil.rmtree(place, ignore_errors=True)
-    return Checked(frame_of(series, SERIES), frame_of(rejected, REJECTED), items_table(items))
+    return Checked(frame_of(series, SERIES), frame_of(rejected, REJECTED), items_table(items), keyed)
 
 
-def _key(path: Path, id_key: str | None) -> bytes:
-    if id_key is not None or (PRIVATE / "id_key").is_file():
-        return listing.load_key(id_key)
+def _key_of_path(path: Path) -> bytes:
     return hashlib.sha256(b"medssl check " + os.fsencode(os.path.realpath(path))).digest()

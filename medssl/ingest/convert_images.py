@@ -9,7 +9,7 @@ from medssl.artefacts.series import SERIES
 from medssl.core.file_names import folder_labels, subject_of
 from medssl.core.listing import minted
 from medssl.ingest.ledger import Row
-from medssl.ingest.outcome import Outcome, by_code
+from medssl.ingest.outcome import Converted, Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
 
 
@@ -79,6 +79,7 @@ def convert_npz(row: Row, source: Source, new_file: NewFile, outcome: Outcome) -
             outcome.reject(answer["code"], answer["sentence"], [row], "series")
             continue
         images: list[Row] = []
+        parts: dict[str, str] = {}
         for name, split, labels in zip(names, answer["splits"], answer["labels"], strict=True):
             for position, label in enumerate(labels):
                 images.append(
@@ -90,12 +91,14 @@ def convert_npz(row: Row, source: Source, new_file: NewFile, outcome: Outcome) -
                         "subject_id": None,
                     }
                 )
-        _accept_images(outcome, volume_id, row["group"], "npz", answer | {"columns": columns, "rows": height}, images, [row])
+                parts[images[-1]["image_id"]] = f"{name}[{position}]"
+        size = {"columns": columns, "rows": height}
+        _accept_images(outcome, volume_id, row["group"], "npz", answer | size, images, [row]).parts = parts
 
 
 def _accept_images(
     outcome: Outcome, volume_id: str, series_id: str, form: str, answer: Row, images: list[Row], files: list[Row]
-) -> None:
+) -> Converted:
     subjects = {image["subject_id"] for image in images}
     row: Row = dict.fromkeys(SERIES.names)
     row |= {
@@ -118,6 +121,7 @@ def _accept_images(
     }
     volume = outcome.accept(row, answer, files)
     volume.images = images
+    return volume
 
 
 def picture_labels(rows: list[Row]) -> dict[str, tuple[str, str | None]]:

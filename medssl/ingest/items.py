@@ -11,16 +11,17 @@ from medssl.core.listing import minted, spelled
 
 Row = dict[str, Any]
 
-COLUMNS = ["file", "code", "sentence", "item_id", "series_id", "volume_id", "subject_id", "image_id"]
-"""A row per file and per volume or refusal that it has a part in; `file` as `core/listing.spelled` writes it."""
+COLUMNS = ["file", "code", "sentence", "item_id", "series_id", "volume_id", "subject_id", "image_id", "part"]
+"""A row per file and per volume or refusal that it has a part in; `file` as `core/listing.spelled` writes it. An NPZ set has a
+row per image, and `part` says which one it is: `train_images[17]`."""
 
 
 def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> list[Row]:
     """The rows of one group of files.
 
     Args:
-        record: `series` and `rejected` (rows of the ledgers), `sources` (volume id → names of its files) and `refused` (item id →
-            names of its files).
+        record: `series` and `rejected` (rows of the ledgers), `sources` (volume id → names of its files), `refused` (item id →
+            names of its files) and `parts` (volume id → image id → its place in the file).
         said: name → code and sentence of a file that was refused by itself, which say more than those of its group.
         own_key: of the ids of pictures.
     """
@@ -28,6 +29,10 @@ def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> 
     for series in record["series"]:
         ids = {name: series[name] or "" for name in ("series_id", "volume_id", "subject_id")}
         for name in record["sources"][series["volume_id"]]:
+            parts = record["parts"].get(series["volume_id"], {})
+            rows += [_row(name, image_id=image, part=spelled(part), **ids) for image, part in parts.items()]
+            if parts:
+                continue
             image = minted(own_key, "i", name) if series["format"] == "png" else ""
             rows.append(_row(name, image_id=image, **ids))
     for rejected in record["rejected"]:

@@ -22,6 +22,8 @@ class Converted:
     sources: list[str]
     """all of them"""
     images: list[Row] | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    """image id → its place in the one file that holds many, `train_images[17]`; for the private table"""
 
     def add_mask(self, answer: Answer, files: list[Row]) -> None:
         """A mask belongs to its volume's row: its files are counted there."""
@@ -83,6 +85,7 @@ class Outcome:
             "rejected": self.rejected,
             "sources": {volume.row["volume_id"]: volume.sources for volume in self.volumes},
             "refused": self.refused,
+            "parts": {volume.row["volume_id"]: volume.parts for volume in self.volumes if volume.parts},
         }
 
 

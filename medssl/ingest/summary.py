@@ -22,12 +22,14 @@ VOLUMES = 20
 def screen_lines(checked: Checked) -> Iterator[str]:
     """Accepted volumes, then refused files by code and by folder; readable also where thousands are refused."""
     series, rejected, items = rows_of(checked.series), checked.rejected, checked.items
-    yield f"{_counted(len(series), 'volume')} of {_counted(int(checked.series['num_files'].sum()), 'file')} accepted"
+    kinds = f"{_counted(len(series), 'volume')} of {len({row['series_id'] for row in series}):,} series"
+    slices, files = sum(row["shape"][2] for row in series), int(checked.series["num_files"].sum())
+    yield f"{kinds}, {_counted(slices, 'slice')}, {_counted(files, 'file')} accepted"
     places = {volume: _place(list(names)) for volume, names in items.groupby("volume_id")["file"]}
     for row in series[:VOLUMES]:
-        yield "  " + "  ".join([row["volume_id"], row["modality"], _size(row), places[row["volume_id"]], *_warned(row)])
+        yield "  " + "  ".join([places[row["volume_id"]], row["modality"], _size(row), row["volume_id"], *_warned(row)])
     if len(series) > VOLUMES:
-        yield f"  … and {len(series) - VOLUMES} more"
+        yield f"  … and {_counted(len(series) - VOLUMES, 'volume')} more"
     yield f"{_counted(int(rejected['num_files'].sum()), 'file')} refused"
     counts = rejected.groupby("code")["num_files"].sum().sort_values(ascending=False, kind="stable")
     for code in counts.index:
@@ -37,13 +39,20 @@ def screen_lines(checked: Checked) -> Iterator[str]:
     if len(rejected):
         yield ""
         yield "--table FILE writes what became of every file, with its sentence and ids."
+    if not checked.keyed:
+        yield ""
+        yield "These ids hold for this path alone: .medssl/id_key is not here. --id-key FILE and --name give those of a study."
 
 
 def as_values(checked: Checked) -> dict[str, Any]:
     """The same for programs: the rows of both ledgers, and of every file."""
     files = {"accepted": int(checked.series["num_files"].sum()), "refused": int(checked.rejected["num_files"].sum())}
     tables = {"series": checked.series, "rejected": checked.rejected, "items": checked.items}
-    return {"files": files, **{name: [_plain(row) for row in rows_of(table)] for name, table in tables.items()}}
+    return {
+        "files": files,
+        "keyed": checked.keyed,
+        **{name: [_plain(row) for row in rows_of(table)] for name, table in tables.items()},
+    }
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from canaries import plant
 from phantoms import datasets, random_phantom, save
 from test_ingest_run import here, ingest_all  # noqa: F401
 from typer.testing import CliRunner, Result
 
 from medssl.cli import app
+from medssl.core import listing
 from medssl.core.errors import StudyError, TooManyRefusalsError
 from medssl.core.tables import read_tsv
 from medssl.ingest.checking import check_source
@@ -107,3 +111,48 @@ def test_one_file_is_a_source(here: Path) -> None:  # noqa: F811
     np.savez(here / "set.npz", train_images=np.zeros((4, 9, 9), np.uint8))
     run = _check("set.npz")
     assert run.exit_code == 0 and "set.npz" in run.stdout
+
+
+def test_every_image_of_a_set_is_resolved(here: Path) -> None:  # noqa: F811
+    import numpy as np
+
+    (here / "in").mkdir()
+    arrays = {"train_images": np.zeros((4, 9, 9), np.uint8), "test_images": np.ones((3, 9, 9), np.uint8)}
+    np.savez(here / "in" / "set.npz", **arrays)
+    _, _, out = ingest_all(here / "in")
+    images = pd.concat([pd.read_parquet(path) for path in sorted((out / "volumes").rglob("images.parquet"))])
+    items = read_tsv(here / ".medssl" / "s" / "ct" / "items.tsv")
+    assert len(images) == 7 and set(images["image_id"]) == set(items["image_id"])
+    assert set(items["part"]) == {f"train_images[{n}]" for n in range(4)} | {f"test_images[{n}]" for n in range(3)}
+
+
+def test_headers_stay_unseen_and_nothing_is_left_behind(here: Path) -> None:  # noqa: F811
+    words = plant(here / "in", 100)
+    paths = " ".join(str(path.relative_to(here / "in")) for path in (here / "in").rglob("*"))
+    hidden = [word for word in words if word not in paths]
+    for form in ([], ["--json"], ["--table", "files.tsv"]):
+        run = _check("in", *form)
+        assert run.stdout and len(hidden) > 60
+        assert not [word for word in hidden if word in run.stdout + run.stderr], form
+    assert not [word for word in hidden if word in (here / "files.tsv").read_text()]
+    assert sorted(path.name for path in here.iterdir()) == ["files.tsv", "in"]
+
+
+def test_names_that_are_no_utf8_are_written_reversibly(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+    name = os.fsdecode(b"M\xfcller.txt")
+    (here / "in" / name).write_text("nothing")
+    assert _check("in", "--table", "files.tsv").exit_code == 0
+    table = read_tsv(here / "files.tsv", text=("file",))
+    found = [file for file in table["file"] if "ller" in file]
+    values = json.loads(_check("in", "--json").stdout)
+    assert [listing.unspelled(file) for file in found] == [name]
+    assert found[0] in {row["file"] for row in values["items"]}
+    assert set(values) == {"files", "keyed", "series", "rejected", "items"}
+
+
+def test_ids_without_a_key_are_said_to_hold_here_alone(here: Path) -> None:  # noqa: F811
+    _source(here / "in")
+    assert "this path alone" in _check("in").stdout
+    listing.load_key(None)
+    assert "this path alone" not in _check("in").stdout

@@ -44,7 +44,10 @@ def flow(evidence: Evidence) -> Section:
             ("example", "In words", None),
         ]
         blocks.append(Table("refusals", "Every refusal, by reason.", refusals, shown(refusals, columns)))
-    lead = "Every file of every source is counted once: accepted or refused with a reason."
+    lead = (
+        "Every file of every source is counted once: accepted or refused with a reason. Results name no file; which files an id "
+        "stands for is in the private table .medssl/<study>/<source>/items.tsv, in the folder where the study was run."
+    )
     return Section("Flow of images", lead, tuple(blocks))
 
 
