@@ -222,6 +222,48 @@ MUTATIONS = [
     ),
     # ---- ingest
     Mutation(
+        "ingest", "a folder that cannot be listed is forgotten",
+        'rows.append(((f"{folder or \'.\'}/", 0, 0, "closed"), 0))',
+        "pass",
+        "ingest/test_ingest_files.py::test_what_may_not_be_read_is_a_row_and_the_rest_goes_on",
+    ),
+    Mutation(
+        "ingest", "a backslash in a name is written as it is",
+        'return name if name.isprintable() and "\\\\" not in name else',
+        "return name if name.isprintable() else",
+        "ingest/test_ingest_files.py::test_every_name_is_spelled_as_text_and_back",
+    ),
+    Mutation(
+        "ingest", "a file that was written again at its size is the listed one",
+        'if mtime_ns != file.get("mtime_ns", mtime_ns):',
+        "if mtime_ns < 0:",
+        "ingest/test_ingest_files.py::test_a_file_that_is_not_the_listed_one_is_refused",
+    ),
+    Mutation(
+        "ingest", "the next number after a series is none of its files",
+        "return numbers[0] - step <= number <= numbers[-1] + step",
+        "return numbers[0] <= number <= numbers[-1]",
+        "ingest/test_ingest_files.py::test_a_damaged_file_is_of_a_series_that_it_may_be_named_for",
+    ),
+    Mutation(
+        "ingest", "a damaged file with an unknown series casts no doubt",
+        'elif row["code"] in DAMAGE | NAMED_ALIKE:',
+        'elif row["code"] in DAMAGE | NAMED_ALIKE and not row["series"]:',
+        "ingest/test_ingest_header_fuzz.py::test_mutations_that_were_once_wrong",
+    ),
+    Mutation(
+        "ingest", "the private table names the counted files of a refusal alone",
+        'self.refused[row["item_id"]] = [file["name"] for file in rows]',
+        'self.refused[row["item_id"]] = [file["name"] for file in rows[:1]]',
+        "ingest/test_ingest_files.py::test_the_private_table_resolves_every_id_and_holds_every_file",
+    ),
+    Mutation(
+        "ingest", "a word that begins with save is a screen save",
+        'SAVED & set(described)',
+        'any(word.startswith("SAVE") for word in described)',
+        "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[dicom]",
+    ),
+    Mutation(
         "ingest", "an element that stands twice is read again",
         "            if tag <= last:",
         "            if tag < last:",
