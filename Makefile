@@ -48,7 +48,7 @@ test: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installed ## 
 test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installed ## the suite with the long counts
 	$(PYTHON) -m pytest -n 2 --dist loadfile --full
 
-mutants: $(STAMP) ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}
+mutants: $(STAMP) $(VENV)/simpleitk ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}
 	$(PYTHON) tests/mutants/run.py
 
 slurm-test: $(STAMP) ## the bundled study as jobs of a real SLURM (root, Debian), stopped and requeued: same weights
