@@ -33,7 +33,9 @@ Window = Annotated[tuple[float, float], AfterValidator(_check_window)]
 class Options(BaseModel):
     """Base of all options of a stage. The text below a field is its description in the schema and in docs/options.md."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def plugins(self) -> Iterator[Plugin]:
         """The plug-ins that a job with these options can load, those that they load in turn among them.

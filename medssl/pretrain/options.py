@@ -96,6 +96,15 @@ class TrainingOptions(Options):
         return size
 
     @model_validator(mode="after")
+    def _equal_parts(self) -> TrainingOptions:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts (accumulate). Set it to a "
+                f"multiple of {self.accumulate}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_beginning(self) -> TrainingOptions:
         if self.init_weights is not None and self.init_run is not None:
             raise ValueError("one beginning at a time: init_weights and init_run are both set")

@@ -27,6 +27,18 @@ def start_problems(dag: Dag) -> Iterator[Problem]:
         yield from _seeds_without_partner(name, task, runs)
         yield from _unlike_networks(dag.study, name, task, runs)
     yield from _absent_pairs(dag)
+    yield from _tasks_without_scores(dag.study)
+
+
+def _tasks_without_scores(study: Study) -> Iterator[Problem]:
+    """Tasks for whose predictions no metric is named."""
+    named = [metric.name for metric in study.evaluate.metrics or ()]
+    for name, task in study.finetune.items() if named else ():
+        predicts = plugins.find("task", task.task).constant("PREDICTS")
+        fit = [plugin.name for plugin in plugins.all_of("metric") if plugin.constant("PREDICTS") == predicts]
+        if not set(named) & set(fit):
+            text = f"none of {', '.join(named)} scores the {predicts} of task {name!r}. Add one of {', '.join(fit)}"
+            yield ("evaluate", "metrics"), text
 
 
 def _weights(dag: Dag) -> Iterator[Problem]:

@@ -141,3 +141,22 @@ def test_arms_of_a_task_are_written_as_in_its_scores(folder: Path) -> None:
 def test_a_key_that_is_too_short_is_named_with_its_line(folder: Path, refusal: Refusal) -> None:
     (folder / "key").write_text("short")
     assert refusal(GOOD + "id_key: key\n").startswith("mine.yaml:9: id_key: ")
+
+
+def test_a_task_needs_a_metric_that_scores_what_it_predicts(notes: Notes, refusal: Refusal) -> None:
+    said = refusal(task(task="classification", inits=["flat"]) + "evaluate: {metrics: [dice, iou]}\n")
+    assert "evaluate.metrics: none of dice, iou scores the classes of task 'spots'" in said and "auc" in said
+    assert notes(task(task="classification", inits=["flat"]) + "evaluate: {metrics: [dice, auc]}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("accumulate: 3", "batch_size 2 cannot be computed in 3 equal parts (accumulate)"),
+        ("lr: .inf", "lr"),
+        ("weight_decay: .nan", "weight_decay"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused_with_their_line(refusal: Refusal, option: str, words: str) -> None:
+    said = refusal(GOOD.replace("arms: [hash]}", f"arms: [hash], {option}}}"))
+    assert said.startswith("mine.yaml:6:") and words in said
