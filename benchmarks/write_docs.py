@@ -18,6 +18,8 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
     ("faults", "the same series wrong, dcm2niix", "dcm2niix/wrong", ""),
     ("faults", "the same series wrong, SimpleITK", "SimpleITK/wrong", ""),
     ("faults", "the same series wrong, dicom2nifti", "dicom2nifti/wrong", ""),
+    ("header_fuzz", "headers mutated: right / refused", ("right", "refused"), ""),
+    ("header_fuzz", "headers mutated: volumes changed / crashes / files lost", ("changed", "crashes", "files_lost"), "0"),
     ("ingest", f"slices/s over {N}, uncompressed, whole process", f"medssl_over/uncompressed/{N}", "≥ 1"),
     ("ingest", f"slices/s over {N}, uncompressed, without start-up", f"medssl_over_further/uncompressed/{N}", "≥ 1"),
     ("ingest", f"slices/s over {Y}, uncompressed, without start-up", f"medssl_over_further/uncompressed/{Y}", "≥ 10"),

@@ -92,7 +92,7 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
 
 
 def _alone_and_unusable(images: list[Row]) -> list[Row]:
-    """Images of a series of one or two that are no slice (no place, no scalar pixels): the identifier may be damaged too."""
+    """Images of a series of one or two that are no slice, or whose identifier is none: it may be damaged."""
     counts = Counter(row["group"] for row in images)
     found = []
     for row in images:
@@ -101,6 +101,9 @@ def _alone_and_unusable(images: list[Row]) -> list[Row]:
             try:
                 _ = slices_of_file(0, header) if header.role == "image" else []
             except Refusal:
+                found.append(row)
+                continue
+            if header.role == "image" and not header.sound_id:
                 found.append(row)
     return found
 

@@ -6,6 +6,7 @@ matched against known words, dates become an age in whole years.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ class Header:
     """The allow-listed fields of one DICOM file. Lengths in millimetres, LPS; ids are keyed hashes."""
 
     series: str
+    sound_id: bool
+    """Whether the series identifier has the form of one (PS3.5 9.1): digits and dots."""
     study: str
     subject: str
     sop: str
@@ -104,6 +107,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
 
     header = Header(
         series=minted(key, "s", series),
+        sound_id=re.fullmatch(r"[0-9.]+", series) is not None,
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart
         subject=minted(key, "p", patient) if patient else minted(key, "p", "study", study),
