@@ -39,7 +39,8 @@ def read_label_table(path: Path | str) -> list[LabelRow]:
     """The rows of a label table; empty cells and `n/a` are left out.
 
     Raises:
-        StudyError: it has no id column, or is not text; names of files may be bytes that are no UTF-8.
+        StudyError: it has no id column, a column twice, a row that is too long, or is not text. Names of files may be bytes that
+            are no UTF-8.
     """
     text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
@@ -49,6 +50,10 @@ def read_label_table(path: Path | str) -> list[LabelRow]:
         raise StudyError("labels: the table is empty. It needs a header line with `id` (or `file`) and `label`.")
     mark = "\t" if "\t" in lines[0] else ","
     header = [name.strip() for name in next(csv.reader(lines[:1], delimiter=mark))]
+    for name in sorted({name for name in header if name and header.count(name) > 1}):
+        raise StudyError(
+            f"labels: the table has the column {name!r} {header.count(name)} times. Keep one of them, or rename the others."
+        )
     wanted = next((name for name in ID_COLUMNS if name in header), None)
     if wanted is None:
         raise StudyError(
@@ -57,6 +62,11 @@ def read_label_table(path: Path | str) -> list[LabelRow]:
     found = []
     reader = csv.DictReader(lines, delimiter=mark)
     for cells in reader:
+        if any(cell.strip() for cell in cells.get(None) or ()):
+            raise StudyError(
+                f"labels: row {reader.line_num} of the table has more cells than the header has columns, {len(header)} "
+                "(the header is row 1). Put a cell that holds the separator in quotes."
+            )
         clean = {str(name).strip(): cell.strip() for name, cell in cells.items() if name and isinstance(cell, str)}
         filled = {name: cell for name, cell in clean.items() if cell not in MISSING}
         if wanted in filled:

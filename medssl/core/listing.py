@@ -139,6 +139,8 @@ def stamped(source: str | None, path: str) -> list[Stamped]:
         StudyError: nothing is there, or the folder itself cannot be listed.
     """
     named = f"sources.{source}.path" if source else spelled(path)
+    if not path:
+        raise StudyError(f"{named or 'the path'} is empty. Name the folder of the images.")
     try:
         info = Path(path).stat()
         if stat.S_ISREG(info.st_mode):
