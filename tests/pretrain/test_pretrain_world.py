@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pretraining import train_here, train_world
+from pretraining import train_world
 
-from medssl.core.errors import NotFiniteError
+from medssl.core.errors import NotFiniteError, StudyError
 
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"projector": (32, 16)},
@@ -73,8 +73,8 @@ def test_whitening_and_volume_exclusion_see_the_whole_batch(make_plan: Any) -> N
 
 
 def test_a_batch_that_does_not_divide_is_refused(make_plan: Any) -> None:
-    error, _ = train_here(make_plan(cohort=COHORT, batch_size=10, accumulate=4))
-    assert error is not None and "cannot be divided by 4" in str(error)
+    with pytest.raises(StudyError, match="cannot be divided by 4"):
+        make_plan(cohort=COHORT, batch_size=10).batch_size(4, 1)
 
 
 def test_what_stops_the_first_process_while_saving_stops_all_with_its_sentence(make_plan: Any, tmp_path: Path) -> None:
