@@ -2,7 +2,7 @@
 
 One slice, most often an end, gets one mutation: a value, a value representation, a length, a tag, the order or number of
 elements, a cut, or flipped bits before the pixels. `right` is a volume of every slice whose values and places are those that
-the files state; `refused` is no volume. `changed` is the rest: a slice short, or values or places that are not the truth. A
+the files state; `refused`: no volume. `changed` is the rest: a slice short, or values or places that are not the truth. A
 rescale that a mutation turns into another valid one is the file's word: the truth moves with it where pydicom, an independent
 reader, reads it so from the mutated file.
 

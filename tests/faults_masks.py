@@ -94,7 +94,7 @@ def structure_set(
     return ds
 
 
-def _outline(phantom: Phantom, k: float, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
+def outline_of(phantom: Phantom, k: float, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
     """A rectangle in slice `k`, in voxels."""
     corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]
     run_i, run_j = np.array(phantom.orientation[:3]) * phantom.spacing[1], np.array(phantom.orientation[3:]) * phantom.spacing[0]
@@ -104,8 +104,8 @@ def _outline(phantom: Phantom, k: float, low: tuple[float, float], high: tuple[f
 
 def _ring(phantom: Phantom) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """The outer and inner contours of a ring in four slices, and its mask."""
-    outer = [_outline(phantom, k, (2.5, 3.5), (11.5, 12.5)) for k in range(3, 7)]
-    inner = [_outline(phantom, k, (5.5, 6.5), (7.5, 8.5)) for k in range(3, 7)]
+    outer = [outline_of(phantom, k, (2.5, 3.5), (11.5, 12.5)) for k in range(3, 7)]
+    inner = [outline_of(phantom, k, (5.5, 6.5), (7.5, 8.5)) for k in range(3, 7)]
     truth = np.zeros((phantom.columns, phantom.rows, phantom.slices), np.uint8)
     truth[3:12, 4:13, 3:7] = 1
     truth[6:8, 7:9, 3:7] = 0
@@ -168,7 +168,7 @@ def contours_xor_twice(folder: Path, seed: int) -> MaskExpected:
 
 def contours_cross(folder: Path, seed: int) -> MaskExpected:
     def make(phantom: Phantom, outer: list[np.ndarray], inner: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
-        other = _outline(phantom, 4, (8.5, 9.5), (15.5, 16.5))
+        other = outline_of(phantom, 4, (8.5, 9.5), (15.5, 16.5))
         return [("CLOSED_PLANAR", c) for c in (*outer, other)]
 
     return _with_contours(folder, seed, make, **_refused("mask_values"))
@@ -185,14 +185,14 @@ def contours_beyond(folder: Path, seed: int) -> MaskExpected:
 
     def make(phantom: Phantom, outer: list[np.ndarray], inner: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
         k = [-2.0, phantom.slices + 1.0][seed % 2]
-        return [("CLOSED_PLANAR", c) for c in (*outer, *inner, _outline(phantom, k, (2.5, 3.5), (11.5, 12.5)))]
+        return [("CLOSED_PLANAR", c) for c in (*outer, *inner, outline_of(phantom, k, (2.5, 3.5), (11.5, 12.5)))]
 
     return _with_contours(folder, seed, make, **_refused("mask_mismatch"))
 
 
 def contours_between(folder: Path, seed: int) -> MaskExpected:
     def make(phantom: Phantom, outer: list[np.ndarray], inner: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
-        return [("CLOSED_PLANAR", c) for c in (*outer, _outline(phantom, 4.5, (2.5, 3.5), (11.5, 12.5)))]
+        return [("CLOSED_PLANAR", c) for c in (*outer, outline_of(phantom, 4.5, (2.5, 3.5), (11.5, 12.5)))]
 
     return _with_contours(folder, seed, make, **_refused("mask_mismatch"))
 

@@ -1,4 +1,4 @@
-"""Faults and harmless quirks of NIfTI files: values that are no image, affines, units, voxels of micrometres."""
+"""Faults and harmless quirks of NIfTI files: values that cannot be an image's, affines, units, voxels of micrometres."""
 
 from __future__ import annotations
 

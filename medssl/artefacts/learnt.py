@@ -11,10 +11,9 @@ from typing import Self
 from medssl.artefacts.document import Document, meant
 from medssl.artefacts.volumes import Volume
 from medssl.core.errors import StudyError
+from medssl.core.file_names import UNKNOWN
 
 HU, PERCENTILES, RANGE = "hu", "percentiles", "range"
-UNKNOWN = "OT"
-"""The modality of what is another one, or not known."""
 SPACING_FACTOR = 2**0.5
 """How far beyond the spacings that it learnt from a network is taken: until a pixel has twice, or half, the area.
 

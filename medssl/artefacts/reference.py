@@ -45,7 +45,8 @@ results/<study>/
   `array[:, :, k]` is one contiguous slice. LPS lives only in the DICOM reader.
 - Ids match `[a-z0-9-]+`, are keyed hashes (HMAC-SHA-256, first 12 hex digits): subject `p-…`, series `s-…`, volume `v-…`, image
   or refused item `i-…`. A sample id is `<volume_id>-<index:04d>`. Nothing personal has a place in any table. Ids of what DICOM
-  or a label table states (series, patients) are equal in all sources; an id made of a file's name holds within its source alone.
+  or a label table states (series, patients) are equal in all sources; those of volumes, images
+  and refusals that are made of a file's name hold within their source alone.
 - TSV: tab separated, UTF-8, header line, `n/a` for missing, booleans `true|false`, lists and dictionaries as JSON, floats with
   repr precision. Parquet for tables with a row per slice; lists and dictionaries are JSON text there too. Equal content is equal
   bytes: where a table is said to be sorted, it is.

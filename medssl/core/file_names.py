@@ -40,6 +40,10 @@ MODALITY_WORDS = {
     "PT": ("pet", "pt", "suv"),
     "OT": ("img", "image", "vol", "volume", "scan", "im"),
 }
+GRID_FORMATS = ("nifti", "nrrd", "metaimage")
+"""Formats whose files are a volume on a grid, or a mask of one."""
+UNKNOWN = "OT"
+"""The modality of what is another one, or not known."""
 IMAGE_WORDS = tuple(word for words in MODALITY_WORDS.values() for word in words)
 PART_FOLDERS = {
     **{name: "train" for name in ("train", "training")},

@@ -48,7 +48,7 @@ def minted(key: bytes, prefix: str, *names: str) -> str:
 def key_of(source: str, key: bytes) -> bytes:
     """The key of ids made of file names: `slice_1.png` of two sources are two pictures.
 
-    Ids of series and patients that DICOM or a label table states take `key` itself, so that they are equal in all sources.
+    Ids of series that DICOM states, and of patients, take `key` itself, so that they are equal in all sources.
     """
     return hmac.new(key, f"source\x1f{source}".encode(), hashlib.sha256).digest()
 

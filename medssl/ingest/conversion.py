@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from medssl.core.file_names import GRID_FORMATS
 from medssl.ingest.convert_dicom import convert_series
 from medssl.ingest.convert_images import convert_npz, convert_pictures
 from medssl.ingest.convert_nifti import convert_nifti
-from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.ledger import Row
 from medssl.ingest.modality import refused_by_modality, set_aside
 from medssl.ingest.outcome import Outcome, by_code

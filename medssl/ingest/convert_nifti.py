@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from medssl.core.file_names import GRID_FORMATS
 from medssl.core.listing import minted
-from medssl.ingest.data_files import GRID_FORMATS, data_request, with_data_files
+from medssl.ingest.data_files import data_request, with_data_files
 from medssl.ingest.inventory import nifti_modality, nifti_subject
 from medssl.ingest.ledger import Row, volume_row
 from medssl.ingest.outcome import Outcome

@@ -11,9 +11,6 @@ from medssl.ingest.refusal import Refusal, Request
 
 Row = dict[str, Any]
 
-GRID_FORMATS = ("nifti", "nrrd", "metaimage")
-"""Formats whose files are a volume on a grid, or a mask of one."""
-
 DATA = "data"
 """Format and role of a file that holds the values of another's header."""
 
@@ -21,7 +18,7 @@ DATA = "data"
 def claim_data_files(rows: list[Row]) -> list[tuple[Row, Row]]:
     """Give every header its data file: (header, data file), both rows of the inventory and changed in place.
 
-    A header without a data file of its own is refused; a data file whose header has gone is no image.
+    A header without a data file of its own is refused; a data file whose header has gone is not an image.
     """
     by_name = {row["name"]: row for row in rows}
     claimed: list[tuple[Row, Row]] = []

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from medssl.core.file_names import modality_of, pair_masks, subject_of
+from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, subject_of
 from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table
 from medssl.core.listing import minted, spelled, unspelled
-from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, follow
+from medssl.ingest.data_files import claim_data_files, follow
 from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
 from medssl.ingest.dicom.label_series import give_series
 from medssl.ingest.dicom.scattered_series import joint_series

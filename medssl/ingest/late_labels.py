@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from medssl.ingest.data_files import GRID_FORMATS, claim_data_files, data_request
+from medssl.core.file_names import GRID_FORMATS
+from medssl.ingest.data_files import claim_data_files, data_request
 from medssl.ingest.label_files import Given, LabelTarget, masks_of
 from medssl.ingest.ledger import Row
 from medssl.ingest.reading_pool import ReadingPool

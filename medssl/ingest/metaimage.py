@@ -43,7 +43,7 @@ def read_metaimage_header(data: Buffer, *, no_space: str = "refuse") -> dict[str
     """
     keys, end = _keys(data)
     if keys.get("ObjectType", "Image") != "Image":
-        raise Refusal("unsupported_object", "a MetaIO object that is no image")
+        raise Refusal("unsupported_object", "a MetaIO object that is not an image")
     sizes = [int(n) for n in _numbers(keys, "DimSize", whole=True)]
     if str(len(sizes)) != keys.get("NDims") or min(sizes, default=0) < 1:
         raise Refusal("corrupt", f"{len(sizes)} sizes")

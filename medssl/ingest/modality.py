@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
+from medssl.core.file_names import UNKNOWN
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.refusal import Refusal
-
-UNKNOWN = "OT"
 
 
 def refused_by_modality(rows: list[Row], options: IngestOptions) -> Refusal | None:

@@ -10,21 +10,21 @@ from pydantic import field_validator
 
 from medssl.core import plugins
 from medssl.core.bounds import Count, Distinct, Fraction, OneOrMore
+from medssl.core.file_names import GRID_FORMATS
 from medssl.core.options import Options
 from medssl.core.plugins import Plugin
 
 Modality = Literal["CT", "MR", "PT", "OT"]
 
-GRIDS = ("nifti", "nrrd", "metaimage")
 HOLDS_FOR: dict[str, tuple[str, ...]] = {
-    "tilt": ("dicom", *GRIDS),
+    "tilt": ("dicom", *GRID_FORMATS),
     "uneven": ("dicom",),
     "derived": ("dicom",),
     "burned_in": ("dicom",),
-    "no_space": GRIDS,
-    "masks": GRIDS,
-    "subject_pattern": ("dicom", *GRIDS, "png"),
-    "min_slices": ("dicom", *GRIDS),
+    "no_space": GRID_FORMATS,
+    "masks": GRID_FORMATS,
+    "subject_pattern": ("dicom", *GRID_FORMATS, "png"),
+    "min_slices": ("dicom", *GRID_FORMATS),
 }
 """The formats that an option of ingest holds for; one that is not named here holds for all."""
 OF_MASKS = ("no_space", "masks")

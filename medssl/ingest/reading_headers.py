@@ -19,7 +19,9 @@ def scan(request: Request, key: bytes) -> Answer:
         try:
             header = read_header(parsed, key)
         except Refusal as refusal:
-            if refusal.code != "unsupported_object" or parsed.pixel_offset >= 0:  # without pixels it is no image of its series
+            if (
+                refusal.code != "unsupported_object" or parsed.pixel_offset >= 0
+            ):  # without pixels it is not an image of its series
                 refusal.values = dict(parsed.values)
             raise
         return {"format": "dicom", "header": header.to_json()}

@@ -1,4 +1,4 @@
-"""What a person must hear at the end of ingest, and read on the page: options without effect, patients that one id hides."""
+"""What the user must know at the end of ingest, and reads on the page: options without effect, patients that one id hides."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 
 import pandas as pd
 
-from medssl.core.file_names import modality_of
+from medssl.core.file_names import GRID_FORMATS, UNKNOWN, modality_of
 from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row, records
-from medssl.ingest.modality import UNKNOWN
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.subjects import remarks_on_ids
 
@@ -47,14 +46,14 @@ def remarks(
 
 
 def _renamed(options: IngestOptions, table: pd.DataFrame) -> list[str]:
-    """That `modality` goes against what names of NIfTI files say, which it may: `_t1` may be a time."""
+    """That `modality` goes against what names of files say, which it may: `_t1` may be a time."""
     if not isinstance(options.modality, str) or not options.modalities:
         return []
-    files = table[(table["format"] == "nifti") & (table["role"] == "image")]
+    files = table[table["format"].isin(GRID_FORMATS) & (table["role"] == "image")]
     others = [said for name in files["name"] if (said := modality_of(name)) not in (UNKNOWN, options.modality)]
     if not others:
         return []
     return [
-        f"{len(others)} of {len(files)} NIfTI files have names that say {' or '.join(sorted(set(others)))}; they were taken as "
+        f"{len(others)} of {len(files)} volumes have names that say {' or '.join(sorted(set(others)))}; they were taken as "
         f"{options.modality}, as ingest.modality says. With a list, [{options.modality}], names are believed."
     ]

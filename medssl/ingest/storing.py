@@ -72,10 +72,10 @@ def has_outliers(values: np.ndarray) -> bool:
     """Whether a few values lie so far beyond all others that arrays of 16 bits leave them out (`ordinary_range`).
 
     Raises:
-        Refusal: `wide_range`: even without them, 16 bits do not tell the others apart.
+        Refusal: `wide_range`: even without them, 16 bits do not distinguish the others.
     """
     ordinary = ordinary_range(values)
-    if not ordinary.told_apart:
+    if not ordinary.distinguished:
         raise Refusal(
             "wide_range", f"values from {values.min():.3g} to {values.max():.3g}, half of them closer together than a step"
         )

@@ -1,4 +1,4 @@
-"""Whose images a DICOM source holds, where its headers do not tell: the study file's word, and what a person must hear of ids."""
+"""Whose images a DICOM source holds, where its headers do not tell: the study file's word, and what the user must know of ids."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _named(names: list[str], volume: Converted, source: Source) -> Iterable[str]
 
 
 def remarks_on_ids(series: list[Row], studies: dict[str, str], key: bytes, *, named: bool) -> list[str]:
-    """What a person must hear of the patients of a source: ids that several people seem to share.
+    """What the user must know of the patients of a source: ids that several people seem to share.
 
     Args:
         series: rows of `series.tsv`.

@@ -13,9 +13,9 @@ import pandas as pd
 
 from medssl.artefacts.series import IMAGES, VolumeFile
 from medssl.core.errors import DiskFullError
+from medssl.core.file_names import GRID_FORMATS
 from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, write_json
 from medssl.ingest.conversion import convert_group
-from medssl.ingest.data_files import GRID_FORMATS
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.source import Source

@@ -182,7 +182,7 @@ def _no_masks_at(path: Path) -> str:
             return f"{str(path)!r} is an empty folder: there are no masks"
         if not any(kind_of(name) in (GRID, OTHER) for name in names):
             return (
-                f"{str(path)!r} holds {len(names)} files such as {min(names)!r}, and no NIfTI or DICOM; expected masks. For "
+                f"{str(path)!r} holds {len(names)} files such as {min(names)!r}, and no DICOM, {GRID} file; expected masks. For "
                 "classes name a table (.csv, .tsv) of id and label"
             )
         return ""
@@ -191,6 +191,6 @@ def _no_masks_at(path: Path) -> str:
     if any(head[at : at + len(mark)] == mark for at, mark in MAGIC) or kind_of(path.name) == OTHER:
         return ""
     return (
-        f"{str(path)!r} is neither a table of labels (.csv, .tsv, .txt) nor a mask (NIfTI, DICOM); expected one of these, a "
+        f"{str(path)!r} is neither a table of labels (.csv, .tsv, .txt) nor a mask (DICOM, {GRID}); expected one of these, a "
         f"folder of masks, or `{FOLDERS}`. Save a table as CSV"
     )

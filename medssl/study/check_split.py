@@ -71,7 +71,7 @@ def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
 
 
 def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[Problem]:
-    """More folds than patients; and a pattern that does not tell every patient."""
+    """More folds than patients; and a pattern that does not fit every name."""
     folds, pattern = study.prepare_of(source).split.folds, files.ingest.subject_pattern
     if folds is None and (pattern is None or GRID not in files.kinds):
         return

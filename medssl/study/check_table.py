@@ -13,10 +13,10 @@ from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.file_names import path_names, short_names, subject_of, tidy_id
 from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, contradictions, group_problems
 from medssl.core.partition import PARTS
-from medssl.study.source_files import GRID, NPZ, PICTURE, SourceFiles
+from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")
-"""An id of `series.tsv` or `images.parquet`, which no name of a file tells."""
+"""An id of `series.tsv` or `images.parquet`, which no file name gives."""
 MOST_SAID = 5
 """Rows of one mistake that are named."""
 
@@ -51,7 +51,7 @@ class Table:
 
     @cached_property
     def subjects(self) -> dict[str, list[str]]:
-        """The files of each patient that a name or the table itself tells.
+        """The files of each patient that a name or the table itself gives.
 
         Raises:
             StudyError: `subject_pattern` does not fit a name.
@@ -107,13 +107,13 @@ def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
 def table_notes(table: Table) -> Iterator[str]:
     """Columns that are there and are not read."""
     has = set(table.header) & set(IDENTITY_COLUMNS)
-    read = {PICTURE: {"split", "subject"}, GRID: {"subject", "mask"}}
+    read = {PICTURE: {"split", "subject"}, GRID: {"subject", "mask"}, OTHER: {"subject"}}
     unread = sorted(has - {name for kind, names in read.items() if kind in table.files.kinds for name in names})
     if unread:
         columns = f"columns {' and '.join(unread)} are" if len(unread) > 1 else f"column {unread[0]} is"
         yield (
-            f"{table.path}: the {columns} not read here: split is read of pictures alone, subject of pictures and NIfTI, mask of "
-            "NIfTI. Parts may be named in prepare.split.file"
+            f"{table.path}: the {columns} not read here: split is read of pictures alone, subject of all but NPZ, mask of "
+            f"{GRID}. Parts may be named in prepare.split.file"
         )
 
 
@@ -179,7 +179,9 @@ def _unread_columns(table: Table) -> Iterator[str]:
             example = f"Write the path, such as {found[0]!r}"
             texts.append(f"row {row.number}: the id of a row with {' or '.join(has)} is a path, got {row['file']!r}. {example}")
         elif row["file"] in images and row.get("mask", row["file"]) not in scans:
-            texts.append(f"row {row.number}: the mask {row['mask']!r} is no NIfTI of this source. Write its path relative to it")
+            texts.append(
+                f"row {row.number}: the mask {row['mask']!r} is not a {GRID} file of this source. Write its path relative to it"
+            )
     yield from (f"{table.path}: {text}" for text in texts[:MOST_SAID])
 
 

@@ -22,7 +22,7 @@ KEY = PRIVATE / "id_key"
 def leaving_nothing(layout: Layout) -> Iterator[None]:
     """Inside, specs and listings may be written (as whole files); afterwards they are what they were, times included.
 
-    Afterwards is also when the process is told to end, by whatever signal but SIGKILL.
+    It is taken back also where a signal ends the process, whichever but SIGKILL.
 
     Raises:
         LockedError: somebody works on the study, and would be disturbed.

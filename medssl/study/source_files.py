@@ -13,7 +13,7 @@ from medssl.core.listing import Stamped, stamped
 from medssl.ingest.options import IngestOptions
 
 PICTURE, GRID, NPZ, BESIDE, OTHER = "picture", "NIfTI, NRRD or MetaImage", "NPZ", "beside", "other"
-"""What a file is taken for: `beside` is no image whatever it holds, `other` may be DICOM, which has any suffix or none."""
+"""What a file is taken for: `beside` is not an image whatever it holds, `other` may be DICOM, which has any suffix or none."""
 SUFFIXES = {
     **dict.fromkeys(("png", "jpg", "jpeg"), PICTURE),
     **dict.fromkeys(("nii", "gz", "nrrd", "nhdr", "mha", "mhd"), GRID),

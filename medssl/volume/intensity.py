@@ -35,8 +35,8 @@ class OrdinaryRange(NamedTuple):
     high: float
     outliers: bool
     """Whether values lie beyond it: so far that 16 bits over all of them would flatten the rest."""
-    told_apart: bool
-    """Whether 16 bits over the range tell the middle half of the values apart."""
+    distinguished: bool
+    """Whether 16 bits over the range distinguish the middle half of the values."""
 
 
 class Counts(NamedTuple):
@@ -67,9 +67,9 @@ def ordinary_range(values: Float[np.ndarray, "..."]) -> OrdinaryRange:
 
     The body of the values is what lies between their percentiles 0.5 and 99.5 (background and extremes aside). What is within
     twice its width of it is ordinary. Outliers are left out where the whole range is more than 32 times the ordinary one: so
-    ordinary values are told apart to a thousandth of their range or better, and a bright vessel is no outlier.
+    ordinary values are distinguished to a thousandth of their range or better, and a bright vessel is no outlier.
     """
-    low, high = float(values.min()), float(values.max())
+    whole = low, high = float(values.min()), float(values.max())
     sample = _sample(values)
     middle = float(np.median(sample))
     body = sample[(sample != middle) & (sample != low) & (sample != high)]
@@ -84,8 +84,7 @@ def ordinary_range(values: Float[np.ndarray, "..."]) -> OrdinaryRange:
         kept_high = float(values.max(where=ordinary, initial=-np.inf))
         if high - low > TIMES_ORDINARY * (kept_high - kept_low):
             low, high = kept_low, kept_high
-    outliers = (low, high) != (float(values.min()), float(values.max()))
-    return OrdinaryRange(low, high, outliers, one == three or three - one > (high - low) / QUANTA)
+    return OrdinaryRange(low, high, (low, high) != whole, one == three or three - one > (high - low) / QUANTA)
 
 
 def _sample(values: np.ndarray) -> np.ndarray:
@@ -106,11 +105,10 @@ def quantise(values: Float[np.ndarray, "..."]) -> Quantised:
     Raises:
         ValueError: some value is not finite, or the range overflows.
     """
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise ValueError("values that are not finite cannot be stored in 16 bits")
     ordinary = ordinary_range(values)
     low, high = ordinary.low, ordinary.high
+    if not np.isfinite([low, high]).all():
+        raise ValueError("values that are not finite cannot be stored in 16 bits")
     if not np.isfinite(high - low):
         raise ValueError("a range of values that is not finite cannot be stored in 16 bits")
     if low == high:

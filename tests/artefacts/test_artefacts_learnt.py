@@ -90,7 +90,7 @@ def test_the_table_of_volumes_keeps_the_percentiles_and_has_no_column_without_an
 LEARNT = Learnt.of([CT, replace(CT, volume_id="v-2", spacing_mm=(0.9, 0.9, 3.0))], {"v-ct": 2, "v-2": 2})
 
 
-def told(volume: Volume, axis: int = 2, *, depth: bool = False, learnt: Learnt = LEARNT) -> list[str]:
+def differing(volume: Volume, axis: int = 2, *, depth: bool = False, learnt: Learnt = LEARNT) -> list[str]:
     return [one.what.split()[0] for one in learnt.differences([volume], {volume.volume_id: axis}, planes=not depth, depth=depth)]
 
 
@@ -99,25 +99,25 @@ def test_what_was_learnt_from_is_taken() -> None:
         **{"modalities": {"CT": 2}, "slice_axes": [2], "spacing_low_mm": [0.7, 0.7, 3.0], "spacing_high_mm": [0.9, 0.9, 5.0]},
     }
     for depth in (False, True):
-        assert told(CT, depth=depth) == []
+        assert differing(CT, depth=depth) == []
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_slices_along_another_axis_are_a_difference_for_networks_of_slices(axis: int) -> None:
-    assert told(CT, axis) == ["slice"]
-    assert told(CT, axis, depth=True) == [], "a network of volumes sees all axes"
+    assert differing(CT, axis) == ["slice"]
+    assert differing(CT, axis, depth=True) == [], "a network of volumes sees all axes"
 
 
 @pytest.mark.parametrize("modality", ["MR", "PT", "OT"])
 def test_another_or_an_unknown_modality_is_a_difference(modality: str) -> None:
-    assert told(replace(CT, modality=modality)) == ["modality"]
+    assert differing(replace(CT, modality=modality)) == ["modality"]
     both = Learnt.of([CT, MR], {"v-ct": 2, "v-mr": 2})
-    assert told(replace(CT, modality=modality), learnt=both) == ([] if modality == "MR" else ["modality"])
+    assert differing(replace(CT, modality=modality), learnt=both) == ([] if modality == "MR" else ["modality"])
 
 
 def test_where_a_modality_was_not_known_it_is_not_compared() -> None:
     unknown = Learnt.of([CT, replace(CT, modality="OT")], {"v-ct": 2})
-    assert told(replace(CT, modality="MR"), learnt=unknown) == [] and unknown.kept == []
+    assert differing(replace(CT, modality="MR"), learnt=unknown) == [] and unknown.kept == []
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -125,18 +125,18 @@ def test_where_a_modality_was_not_known_it_is_not_compared() -> None:
 def test_pixels_of_up_to_twice_or_half_the_area_are_taken(side: int, inside: bool) -> None:
     end = 0.9 if side > 0 else 0.7
     size = end * (SPACING_FACTOR * (0.999 if inside else 1.01)) ** side
-    assert told(replace(CT, spacing_mm=(size, size, 5.0))) == ([] if inside else ["spacing"])
+    assert differing(replace(CT, spacing_mm=(size, size, 5.0))) == ([] if inside else ["spacing"])
 
 
 def test_the_distance_of_slices_matters_only_where_it_is_seen() -> None:
     thin = replace(CT, spacing_mm=(0.8, 0.8, 1.0))
-    assert told(thin) == [] and told(thin, depth=True) == ["spacing"]
+    assert differing(thin) == [] and differing(thin, depth=True) == ["spacing"]
 
 
 def test_pictures_have_no_spacing_and_no_axis() -> None:
     pictures = Learnt.of([PNG], {"v-png": 2})
     assert pictures.slice_axes == [] and pictures.spacing_low_mm is None
-    assert told(CT, 0, learnt=pictures) == [] and told(replace(PNG, modality="CT")) == []
+    assert differing(CT, 0, learnt=pictures) == [] and differing(replace(PNG, modality="CT")) == []
 
 
 def test_a_refusal_says_what_was_found_what_is_expected_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_a_changed_label_of_a_test_case_makes_no_fit_and_is_in_the_tables(image_
     assert before.drop(columns="target").equals(after.drop(columns="target"))
     shutil.rmtree(Path(spec.root) / "state")
     assert made(spec) == (4, 4)
-    assert tables.read_parquet(Path(spec.out) / "predictions.parquet").equals(after), "made anew it is the same"
+    assert tables.read_parquet(Path(spec.out) / "predictions.parquet").equals(after), "made again it is the same"
 
 
 def test_a_changed_label_of_a_training_case_makes_the_fits_that_train_on_it_and_of_validation_all(

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from faults import nifti_image
+from faults_masks import outline_of
 from grid_files import metaimage_keys, nrrd_fields, write_metaimage, write_nrrd
 from phantoms import Phantom, datasets, random_phantom, save
 from PIL import Image
-from test_ingest_labels import _outline, _same, _segmentation, _structure_set
+from test_ingest_labels import _same, _segmentation, _structure_set
 from test_ingest_run import here, ingest_all, spec_of  # noqa: F401
 
 from medssl.core import job as jobs
@@ -183,8 +184,8 @@ def test_a_structure_set_in_a_folder_of_its_own_finds_its_series(here: Path) -> 
     made = datasets(phantom)
     save(made, here / "in" / "case")
     save(datasets(random_phantom(4), series="other", patient="b"), here / "in" / "other")
-    contours = {1: [_outline(phantom, k, (2.5, 3.5), (11.5, 12.5)) for k in range(3, 7)]}
-    save([_structure_set(phantom, made[0].SeriesInstanceUID, contours)], here / "drawn")
+    contours = {1: [outline_of(phantom, k, (2.5, 3.5), (11.5, 12.5)) for k in range(3, 7)]}
+    save([_structure_set(phantom, made, contours)], here / "drawn")
     table, rejected, out = labels_of(here / "in", here / "drawn")
     assert len(rejected) == 0
     known = read_tsv(out / "series.tsv").set_index("volume_id")["series_id"]

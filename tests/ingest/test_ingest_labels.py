@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 from faults import nifti_image
+from faults_masks import outline_of, structure_set
 from ingesting import Ingested, ingest
-from phantoms import Phantom, datasets, new_file, random_phantom, save
+from phantoms import Phantom, datasets, random_phantom, save
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 from medssl.core.file_names import pair_masks, subject_of
@@ -96,34 +96,9 @@ def test_segmentation_lands_on_its_image(seed: int, tmp_path: Path, readers) -> 
     _same(*_read_mask(found), truth, phantom)
 
 
-def _structure_set(phantom: Phantom, series: str, rois: dict[int, list[np.ndarray]]) -> Dataset:
-    """An RTSTRUCT with contours `(n, 3)` in LPS mm."""
-    ds = new_file("1.2.840.10008.5.1.4.1.1.481.3", ["rtstruct", str(phantom.seed)])
-    ds.Modality, ds.SeriesInstanceUID, ds.StudyInstanceUID = "RTSTRUCT", generate_uid(), generate_uid()
-    referenced_series, study, frame = Dataset(), Dataset(), Dataset()
-    referenced_series.SeriesInstanceUID = series
-    study.RTReferencedSeriesSequence = Sequence([referenced_series])
-    frame.RTReferencedStudySequence = Sequence([study])
-    ds.ReferencedFrameOfReferenceSequence = Sequence([frame])
-    items = []
-    for number, contours in rois.items():
-        roi = Dataset()
-        roi.ReferencedROINumber = number
-        roi.ContourSequence = Sequence([])
-        for points in contours:
-            contour = Dataset()
-            contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
-            contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
-            roi.ContourSequence.append(contour)
-        items.append(roi)
-    ds.ROIContourSequence = Sequence(items)
-    return ds
-
-
-def _outline(phantom: Phantom, k: int, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
-    corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]
-    run_i, run_j = np.array(phantom.orientation[:3]) * phantom.spacing[1], np.array(phantom.orientation[3:]) * phantom.spacing[0]
-    return np.array([phantom.positions()[k] + i * run_i + j * run_j for i, j in corners])
+def _structure_set(phantom: Phantom, made: list[Dataset], rois: dict[int, list[np.ndarray]]) -> Dataset:
+    """An RTSTRUCT with closed contours `(n, 3)` in LPS mm."""
+    return structure_set(phantom, made, {number: [("CLOSED_PLANAR", c) for c in contours] for number, contours in rois.items()})
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -133,12 +108,12 @@ def test_contours_fill_the_voxels_whose_centres_they_enclose(seed: int, tmp_path
     truth = np.zeros((phantom.columns, phantom.rows, phantom.slices), np.uint8)
     contours: dict[int, list[np.ndarray]] = {1: [], 2: []}
     for k in range(3, 7):
-        contours[1] += [_outline(phantom, k, (2.5, 3.5), (11.5, 12.5)), _outline(phantom, k, (5.5, 6.5), (7.5, 8.5))]
+        contours[1] += [outline_of(phantom, k, (2.5, 3.5), (11.5, 12.5)), outline_of(phantom, k, (5.5, 6.5), (7.5, 8.5))]
         truth[3:12, 4:13, k] = 1
         truth[6:8, 7:9, k] = 0
-        contours[2].append(_outline(phantom, k, (13.5, 3.5), (15.5, 9.5)))
+        contours[2].append(outline_of(phantom, k, (13.5, 3.5), (15.5, 9.5)))
         truth[14:16, 4:10, k] = 2
-    save([*made, _structure_set(phantom, made[0].SeriesInstanceUID, contours)], tmp_path / "s" / "case")  # type: ignore[list-item]
+    save([*made, _structure_set(phantom, made, contours)], tmp_path / "s" / "case")  # type: ignore[list-item]
     found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"]
     assert not found.rejected
     _same(*_read_mask(found), truth, phantom)
@@ -147,8 +122,8 @@ def test_contours_fill_the_voxels_whose_centres_they_enclose(seed: int, tmp_path
 def test_contour_between_slices_is_refused(tmp_path: Path, readers) -> None:
     phantom = random_phantom(3)
     made = datasets(phantom)
-    outline = _outline(phantom, 4, (2.5, 3.5), (9.5, 9.5)) + phantom.normal * phantom.step * 0.4
-    save([*made, _structure_set(phantom, made[0].SeriesInstanceUID, {1: [outline]})], tmp_path / "s" / "case")  # type: ignore[list-item]
+    outline = outline_of(phantom, 4, (2.5, 3.5), (9.5, 9.5)) + phantom.normal * phantom.step * 0.4
+    save([*made, _structure_set(phantom, made, {1: [outline]})], tmp_path / "s" / "case")  # type: ignore[list-item]
     found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"]
     assert found.codes == {"mask_mismatch"}
     assert len(found.volumes) == 1
@@ -157,7 +132,7 @@ def test_contour_between_slices_is_refused(tmp_path: Path, readers) -> None:
 
 def test_contours_without_their_image_are_refused(tmp_path: Path, readers) -> None:
     phantom = random_phantom(1)
-    save([_structure_set(phantom, "1.2.3", {1: [_outline(phantom, 4, (2, 3), (9, 9))]})], tmp_path / "s" / "case")  # type: ignore[list-item]
+    save([_structure_set(phantom, datasets(phantom), {1: [outline_of(phantom, 4, (2, 3), (9, 9))]})], tmp_path / "s" / "case")  # type: ignore[list-item]
     assert ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"].codes == {"mask_without_image"}
 
 

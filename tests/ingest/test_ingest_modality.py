@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 from faults import nifti_image
 from faults_modality import PT_CLASS, modality_half_and_half
@@ -18,7 +19,9 @@ from pydantic import ValidationError
 from test_ingest_run import here, ingest_all  # noqa: F401
 
 from medssl.core.errors import TooManyRefusalsError
+from medssl.ingest.inventory import Labels
 from medssl.ingest.options import HOLDS_FOR, IngestOptions
+from medssl.ingest.remarks import remarks
 
 
 def series_of(modality: str, folder: Path, seed: int, **changes: object) -> Phantom:
@@ -174,3 +177,10 @@ def test_a_source_with_nothing_to_remark_has_no_remarks(here: Path) -> None:  # 
     niftis(here / "in", "ct")
     _, _, out = ingest_all(here / "in", tilt="refuse", modality="CT")
     assert "remarks" not in json.loads((out / "receipt.json").read_text())
+
+
+@pytest.mark.parametrize("form", ["nifti", "nrrd", "metaimage"])
+def test_names_of_every_format_on_a_grid_may_contradict_the_study_file(form: str) -> None:
+    table = pd.DataFrame([{"name": "p1_t1w", "format": form, "role": "image", "group": "s-1", "header": "{}"}])
+    (said,) = remarks(IngestOptions(modality="CT"), Labels(), None, table, [], b"a key of sixteen bytes")
+    assert "1 of 1 volumes have names that say MR" in said

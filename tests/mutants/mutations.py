@@ -142,7 +142,7 @@ MUTATIONS = [
         "study/test_study_cleaning.py::test_fits_of_a_task_that_was_killed_midway_stay_and_those_that_nobody_wants_go",
     ),
     Mutation(
-        "core", "a dry run that is told to end leaves its specs",
+        "core", "a dry run that a signal ends leaves its specs",
         "        stack.enter_context(signals.unwound())\n",
         "",
         "study/test_study_dry.py::test_whatever_signal_ends_a_dry_run_nothing_is_left",

@@ -106,7 +106,7 @@ def test_refused_masks_stand_in_the_flow_chart_the_table_and_the_methods() -> No
     assert "(mask_mismatch 1, mask_values 1, mask_without_image 2)" in text
 
 
-def test_rows_of_a_table_for_no_image_are_told_apart_from_files() -> None:
+def test_rows_of_a_table_for_no_image_are_distinguished_from_files() -> None:
     evidence = labelled(REFUSED.head(0), labelled=6, strangers=1)
     (chart,) = [block for block in flow(evidence).blocks if isinstance(block, Figure)]
     assert "for none of the images: 1 row" in str(chart.body) and "without a label" not in str(chart.body)

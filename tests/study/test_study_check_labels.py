@@ -55,7 +55,7 @@ def study(path: str, kind: str = "classification", *, labels: str | None = None,
         ("masked", "classification", "masked", "'masked' is all there is in 'masked', and no image is left"),
         ("masked/pt_0_seg.nii.gz", "segmentation", "masked", "'masked' is all there is in"),
         ("scans", "classification", "masked", "holds masks and no classes"),
-        ("scans", "segmentation", "pictures", "and no NIfTI or DICOM; expected masks"),
+        ("scans", "segmentation", "pictures", "and no DICOM, NIfTI, NRRD or MetaImage file; expected masks"),
         ("scans", "segmentation", "pictures/0.png", "neither a table of labels (.csv, .tsv, .txt) nor a mask"),
         ("scans", "classification", "mine.yaml", "neither a table of labels"),
         ("scans", "segmentation", "masked/pt_0_seg.nii.gz", None),
@@ -104,7 +104,7 @@ def test_a_task_needs_labels_that_its_source_can_have(
         (
             "masked",
             "id,label,mask\npt_0_ct.nii.gz,a,seg.nii.gz\npt_1_ct,b,\n",
-            "the mask 'seg.nii.gz' is no NIfTI of this source",
+            "the mask 'seg.nii.gz' is not a NIfTI, NRRD or MetaImage file of this source",
         ),
         ("pictures", "id,label\n0,a|b\n1,b\n", "row 2 has several classes ('a|b')"),
         ("pictures", "id,label\n0,a\n1,b\n9,a|b\n", None),  # a row for no image of this source
@@ -135,6 +135,10 @@ def test_several_classes_of_a_case_are_as_many_as_the_task_allows(notes: Notes, 
 def test_columns_that_are_not_read_are_a_note(notes: Notes) -> None:
     (note,) = notes(study("scans", table="id,label,split\np1,a,train\np2,b,trian\n"))
     assert note.startswith("mine.yaml:3: sources.here.labels: labels.csv: the column split is not read here")
+
+
+def test_a_patient_that_the_table_names_is_read_of_dicom_too(notes: Notes) -> None:
+    assert notes(study("scans", table="id,label,subject\np1,a,one\np2,b,two\n")) == []
 
 
 @pytest.mark.parametrize("groups", ["[split]", "[sex]", "[age]"])

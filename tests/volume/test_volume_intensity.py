@@ -76,21 +76,21 @@ def test_an_ordinary_range_is_that_of_the_values_where_there_are_no_outliers() -
         values = _image(seed)
         values[8:10, 8:10, 8:10] = 9000.0
         found = ordinary_range(values)
-        assert (found.low, found.high, found.outliers, found.told_apart) == (values.min(), values.max(), False, True)
+        assert (found.low, found.high, found.outliers, found.distinguished) == (values.min(), values.max(), False, True)
 
 
 def test_a_fill_value_over_much_of_the_image_is_an_outlier_too() -> None:
     values = _image(0)
     values[:8] = -1e30
     found = ordinary_range(values)
-    assert found.outliers and found.low >= 0 and found.told_apart
+    assert found.outliers and found.low >= 0 and found.distinguished
 
 
-def test_values_that_no_16_bits_hold_are_not_told_apart() -> None:
+def test_values_that_no_16_bits_hold_are_not_distinguished() -> None:
     values = _image(0)
     junk = np.random.default_rng(2).random(values.shape) < 0.1
     values[junk] = 10 ** np.random.default_rng(3).uniform(6, 30, int(junk.sum()))
-    assert not ordinary_range(values).told_apart
+    assert not ordinary_range(values).distinguished
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -92,7 +92,7 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
 
 
 def _alone_and_unusable(images: list[Row]) -> list[Row]:
-    """Images of a series of one or two that are no slice, or whose identifier is none: it may be damaged."""
+    """Images of a series of one or two that cannot be a slice, or whose identifier is not valid: it may be damaged."""
     counts = Counter(row["group"] for row in images)
     found = []
     for row in images:

@@ -91,8 +91,8 @@ def type_of(words: list[str], hidden: Callable[[str], str]) -> dict[str, str]:
 
     Source: PS3.3 C.7.6.1.1.2 (Image Type), C.8.16.1 (Frame Type).
     """
-    told = [word for word in words[2:] if word not in ("ADD", "NORM")]
-    return {"role": role_of_type(words), "content": hidden("\\".join([*words[:1], *told] if words[:1] == ["DERIVED"] else told))}
+    kept = [word for word in words[2:] if word not in ("ADD", "NORM")]
+    return {"role": role_of_type(words), "content": hidden("\\".join([*words[:1], *kept] if words[:1] == ["DERIVED"] else kept))}
 
 
 def unit_of(words: str, hidden: Callable[[str], str]) -> str:

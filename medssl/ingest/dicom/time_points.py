@@ -23,7 +23,7 @@ def without_copies(slices: list[Slice], digest: Digest) -> tuple[list[Slice], li
     first: dict[tuple[str, int, int], Slice] = {}
     copies = []
     for piece in slices:
-        # files without an instance identifier are told apart by their place, as any others
+        # files without an instance identifier are distinguished by their place, as any others
         key = (piece.header.sop or f"file {piece.file}", piece.frame, piece.tile)
         if key not in first:
             first[key] = piece

@@ -54,7 +54,7 @@ def answer(evidence: Evidence) -> Section:
     blocks: list[Text | Figure] = []
     facts: dict[str, dict[str, Any]] = {}
     for task, scores in sorted(evidence.scores.items()):
-        facts[task] = {"n": int(scores["n"].fillna(0).max()) if len(scores) else 0}
+        facts[task] = {"n": int(scores["n"].max()) if len(scores) else 0}
         comparisons = evidence.comparisons.get(task, pd.DataFrame())
         labels = labels_of(evidence.fits.get(task), scores)
         rows = main_comparisons(scores, comparisons)
