@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from faults import nifti_image
 from grid_files import SPACES, metaimage_keys, nrrd_fields, write_metaimage, write_nrrd
 from ingesting import KEY, ingest
 from phantoms import largest_error, random_phantom
+from simpleitk_peer import SimpleITKPeer, simpleitk
 
 from medssl.core.listing import key_of, walk
 from medssl.core.rng import rng
@@ -40,10 +40,12 @@ def _turned(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def sitk() -> Any:
-    """SimpleITK; `make test` installs it beside the environment."""
-    sys.path.append(str(Path(sys.prefix) / "simpleitk"))
-    return pytest.importorskip("SimpleITK")
+def sitk() -> Iterator[SimpleITKPeer]:
+    try:
+        with simpleitk() as peer:
+            yield peer
+    except ModuleNotFoundError:
+        pytest.skip("SimpleITK is not installed beside the environment: `make test` does it")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -53,14 +55,9 @@ def test_a_file_of_simpleitk_is_read_as_simpleitk_reads_it(suffix: str, seed: in
     values = values.astype(
         [np.int16, np.float32, np.uint16, np.int32, np.float64, np.int16][seed] if values.min() > 0 else np.int16
     )
-    image, here = sitk.GetImageFromArray(np.ascontiguousarray(values.T)), LPS_TO_RAS @ affine
-    spacing = np.linalg.norm(here[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(here[:3, 3].tolist())
-    image.SetDirection((here[:3, :3] / spacing).ravel().tolist())
     (tmp_path / "s" / "a").mkdir(parents=True)
     path = tmp_path / "s" / "a" / f"sub-1_img.{suffix}"
-    sitk.WriteImage(image, str(path), useCompression=seed % 2 == 1)
+    sitk.write(path, values, LPS_TO_RAS @ affine, compressed=seed % 2 == 1)
     _as_simpleitk(path, tmp_path, readers, sitk)
 
 
@@ -76,11 +73,8 @@ def test_our_own_files_are_read_by_simpleitk_too(seed: int, tmp_path: Path, read
     _as_simpleitk(path, tmp_path, readers, sitk)
 
 
-def _as_simpleitk(path: Path, tmp_path: Path, readers, sitk: Any) -> None:
-    theirs = sitk.ReadImage(str(path))
-    array, affine = sitk.GetArrayFromImage(theirs).T, np.eye(4)
-    affine[:3, :3] = np.array(theirs.GetDirection()).reshape(3, 3) * np.array(theirs.GetSpacing())
-    affine[:3, 3] = theirs.GetOrigin()
+def _as_simpleitk(path: Path, tmp_path: Path, readers, sitk: SimpleITKPeer) -> None:
+    array, affine = sitk.read(path)
     turn = closest_canonical(LPS_TO_RAS @ affine)
     found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["a"]
     ((values, ours, row),) = found.volumes
