@@ -88,7 +88,8 @@ def judge(expected: Expected, results: list[Result]) -> str:
 
 def _is_right(result: Result, truth: Phantom, resampled: bool) -> bool:
     values, affine = result.values, result.affine
-    if values.ndim != 3 or not covers(values, affine, truth):
+    places = np.isfinite(affine).all() and np.linalg.matrix_rank(affine) == 4
+    if values.ndim != 3 or not places or not covers(values, affine, truth):
         return False
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in values.shape], indexing="ij"), axis=-1)
     points = (grid @ affine[:3, :3].T + affine[:3, 3]) * [-1.0, -1.0, 1.0]

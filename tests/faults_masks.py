@@ -319,6 +319,17 @@ def mask_in_another_format(folder: Path, seed: int) -> MaskExpected:
     return MaskExpected([phantom], must_be_right=True, labels=labels)
 
 
+def mask_named_otherwise(folder: Path, seed: int) -> MaskExpected:
+    """A mask whose name fits no image, beside an image whose name only seems to be a mask's."""
+    phantom = random_phantom(seed)
+    image = nifti_image(phantom)
+    labels = _boxes(phantom, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, folder / f"{('label', 'roi', 'seg')[seed % 3]}-study_1_ct.nii.gz")
+    _save_nifti(folder / f"patient_1_{('seg_final', 'mask-v2', 'Labels.2')[seed % 3]}.nii.gz", labels, image.affine)
+    return MaskExpected([phantom], must_be_right=True, labels=labels, **_refused("label_map"))
+
+
 def _write_any(folder: Path, stem: str, values: np.ndarray, affine: np.ndarray, which: int, *, detached: bool = False) -> None:
     data = folder / f"{stem}.raw" if detached else None
     if which == 0:
@@ -362,7 +373,8 @@ DICOM_MASK_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
     )
 }  # fmt: skip
 NIFTI_MASK_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
-    f.__name__: f for f in (mask_off_by_micrometres, mask_rounded, mask_in_another_format, mask_of_other_grid)
+    f.__name__: f
+    for f in (mask_off_by_micrometres, mask_rounded, mask_in_another_format, mask_of_other_grid, mask_named_otherwise)
 }
 HARMLESS = {"contours_xor", "contours_keyhole", "contours_twice", "contours_rounded", "contours_and_points"}
 HARMLESS |= {"contours_name_no_series", "segmentation_names_no_series", "mask_rounded", "mask_in_another_format"}

@@ -321,6 +321,39 @@ def series_of_each_slice(folder: Path, seed: int) -> Expected:
     return Expected([phantom], must_be_right=True)
 
 
+def _emptied(made: list[FileDataset]) -> list[FileDataset]:
+    """As some programs of de-identification leave a file: identifiers stay in the file meta information alone."""
+    for ds in made:
+        ds.SeriesInstanceUID = ds.StudyInstanceUID = ds.SOPInstanceUID = ds.SOPClassUID = ds.PatientID = ""
+    return made
+
+
+def identifiers_emptied(folder: Path, seed: int) -> Expected:
+    phantom = random_phantom(seed)
+    save(_shuffled(_emptied(datasets(phantom)), seed), folder)
+    return Expected([phantom], must_be_right=True)
+
+
+def identifiers_emptied_gap(folder: Path, seed: int) -> Expected:
+    phantom = random_phantom(seed)
+    made = _emptied(datasets(phantom))
+    made.pop(int(rng(seed, "which").integers(1, len(made) - 1)))
+    save(_shuffled(made, seed), folder)
+    return Expected([phantom], codes=("missing_slice",))
+
+
+def identifiers_emptied_two_kernels(folder: Path, seed: int) -> Expected:
+    """Two reconstructions in one folder, and nothing but the kernel to distinguish them."""
+    one = random_phantom(seed, constant=100.0)
+    other = replace(one, constant=100.0 + CONTRAST)
+
+    def change(ds: FileDataset, t: int, number: int) -> None:
+        ds.ConvolutionKernel = ("B31f", "B70f")[t]
+
+    save(_shuffled(_emptied(_scans([one, other], change)), seed), folder)
+    return Expected([one, other], must_be_right=True)
+
+
 def series_of_each_slice_gap(folder: Path, seed: int) -> Expected:
     expected = series_of_each_slice(folder, seed)
     paths = sorted(folder.iterdir(), key=lambda p: float(pydicom.dcmread(p).InstanceNumber))
@@ -691,6 +724,7 @@ SLICE_FAULTS: dict[str, Fault] = {
         for f in (
             oblique_stacks, excluded_slice_fits, rotations_start_off, slabs, passes_over_one_range, passes_on_other_grids,
             heart_in_time, series_of_each_slice, series_of_each_slice_gap, series_of_the_last,
+            identifiers_emptied, identifiers_emptied_gap, identifiers_emptied_two_kernels,
             slice_of_a_sparse_series, positions_rounded, micro_ct, micro_ct_gap,
             micro_ct_shifted, signed_read_as_unsigned,
             steps_all_to_one_side, padding_lowest, padding_highest, enhanced_frame_without_rescale,
@@ -706,6 +740,7 @@ HARMLESS = (
     "types_with_add", "agent_everywhere",
     "frame_of_every_file", "empty_capture_device", "no_instance_identifier",
     "rotations_start_off", "slabs", "passes_over_one_range", "passes_on_other_grids", "heart_in_time", "series_of_each_slice",
+    "identifiers_emptied", "identifiers_emptied_two_kernels",
     "slice_of_a_sparse_series",
     "positions_rounded", "micro_ct", "padding_lowest", "padding_highest", "enhanced_in_parts",
 )  # fmt: skip

@@ -121,6 +121,16 @@ def is_mask(name: str) -> bool:
     return words[-1].lower() in MASK_WORDS or bool(folders and folders[-1].lower() in MASK_FOLDERS)
 
 
+def names_a_mask(name: str) -> bool:
+    """Whether a word of a mask stands anywhere in a file's name; its values must say the same (`ingest/checks/label_map.py`).
+
+    >>> names_a_mask("a/case_1_seg_final.nii.gz"), names_a_mask("seg/case_1.nii.gz")
+    (True, False)
+    """
+    words = re.split(r"[^a-z]+", _SUFFIX.sub("", name.split("/")[-1]).lower())
+    return any(word in MASK_WORDS for word in words)
+
+
 def modality_of(name: str) -> str:
     """CT, MR or PT if the last word of the name says so, else OT.
 

@@ -39,6 +39,8 @@ class Series:
     """(slope, intercept) of each slice."""
     highest: float | None = None
     """The maximum of all voxels in value units, where it is known; `values` is a sample."""
+    named_as_mask: bool = False
+    """Whether the name of its file holds a word of a mask."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from medssl.ingest.data_files import claim_data_files, follow
 from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
 from medssl.ingest.dicom.label_series import give_series
 from medssl.ingest.dicom.scattered_series import joint_series
+from medssl.ingest.dicom.unnamed_series import name_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
@@ -188,11 +189,12 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
 
 
 def _dicom_groups(rows: list[Row], key: bytes) -> None:
-    """Slices that have a series each are joined where they are one stack; label objects go with the series they describe."""
+    """Images that state no series, or one each, are joined; label objects go with the series they describe."""
     joined = joint_series(rows)
     for row in rows:
         row["group"] = joined.get(row["series"], row["group"])
-    for row, refusal in give_series(rows, joined):
+    refused = give_series(rows, joined)
+    for row, refusal in [*refused, *name_series(rows, key)]:
         _refuse(row, refusal, key)
 
 

@@ -47,7 +47,7 @@ def nifti(request: Request, key: bytes) -> Answer:
         raise Refusal("tilted", f"{sheared:.2f} degrees between voxel axes")
     answers = []
     for point, target in enumerate(request["targets"]):
-        answers.append(_point(values[..., point], header, affine, straighten, Path(target), request["modality"]))
+        answers.append(_point(values[..., point], header, affine, straighten, Path(target), request))
         answers[-1]["tilt_deg"] = sheared if straighten else 0.0
     return {"points": answers}
 
@@ -82,10 +82,10 @@ def _kind_of_packed(head: bytes) -> str:
         return ""
 
 
-def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: bool, target: Path, modality: str) -> Answer:
+def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: bool, target: Path, request: Request) -> Answer:
     source_shape, source_affine = values.shape, affine
     storage, values = stored_exactly(values, header["slope"], header["intercept"], resampled=straighten)
-    warnings = run_checks(_as_series(values, storage, modality))
+    warnings = run_checks(_as_series(values, storage, request["modality"], request["named_as_mask"]))
     if storage.dtype == "float32":
         values, outliers = without_outliers(values) if straighten else (values, has_outliers(values))
         warnings += ["outliers"] if outliers else []
@@ -114,7 +114,7 @@ def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: b
     }
 
 
-def _as_series(values: np.ndarray, storage: Storage, modality: str) -> Series:
+def _as_series(values: np.ndarray, storage: Storage, modality: str, named_as_mask: bool) -> Series:
     """A volume as the checks see it: a sample, the maximum of all, and a few planes."""
     middle = np.unique(np.linspace(0, values.shape[2] - 1, 7).round().astype(int)[1:-1])
     sample, highest = np.zeros((0, 0, values.shape[2]), np.float32), None
@@ -123,7 +123,7 @@ def _as_series(values: np.ndarray, storage: Storage, modality: str) -> Series:
         ends = values.min() * storage.slope, values.max() * storage.slope
         highest = float(max(ends) + storage.intercept)
     rescales = [(storage.slope, storage.intercept)] * values.shape[2]
-    return Series(modality, sample, [values[:, :, k] for k in middle], rescales, highest)
+    return Series(modality, sample, [values[:, :, k] for k in middle], rescales, highest, named_as_mask)
 
 
 def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Request) -> Answer:

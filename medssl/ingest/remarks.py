@@ -41,6 +41,10 @@ def remarks(
         said.append(f"ingest.skip names {len(strangers)} series that this source does not hold, the first is {strangers[0]}.")
     dicom = table[(table["format"] == "dicom") & (table["role"] == "image")].drop_duplicates("group")
     studies = {row["group"]: json.loads(row["header"])["study"] for row in records(dicom)}
+    unnamed = sum(not row["series"] for row in records(dicom))
+    if unnamed:
+        where = "1 folder" if unnamed == 1 else f"{unnamed} folders"
+        said.append(f"The DICOM images of {where} state no series: those of a folder were taken as one series.")
     named = bool(labels.subject or options.subject_pattern)
     return said + remarks_on_ids(series, studies, key, named=named)
 

@@ -70,6 +70,7 @@ def remarks_on_ids(series: list[Row], studies: dict[str, str], key: bytes, *, na
     for row in series:
         if row["format"] == "dicom":
             own[row["subject_id"]].append(row)
+    nameless = minted(key, "p", "study", "")
     forms = {form for word in PLACEHOLDERS for form in (word, word.upper(), word.capitalize(), word.title())}
     placeholders = {minted(key, "p", form) for form in forms}
     said = []
@@ -77,9 +78,11 @@ def remarks_on_ids(series: list[Row], studies: dict[str, str], key: bytes, *, na
         scans, visits = len({row["series_id"] for row in rows}), len({studies.get(row["series_id"], "") for row in rows})
         sexes = {row["sex"] for row in rows} & {"M", "F"}
         counts = f"{scans} series of {visits} studies"
-        if visits < 2:
+        if subject == nameless and scans > 1 and not named:
+            why = f"{scans} series bear neither a PatientID nor a StudyInstanceUID"
+        elif visits < 2:
             continue
-        if subject in placeholders and not named:
+        elif subject in placeholders and not named:
             why = f"{counts} bear a PatientID that is a placeholder and no person"
         elif len(sexes) > 1:
             why = f"{counts} bear one PatientID ({subject}), and both sexes"

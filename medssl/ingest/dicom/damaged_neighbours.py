@@ -55,7 +55,7 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
     Rows have `name`, `code`, `format`, `series`, `group` and `role`.
     """
     images = [row for row in rows if row["format"] == "dicom" and row["role"] == "image"]
-    groups = {row["series"]: row["group"] for row in images}
+    groups = {row["series"]: row["group"] for row in images if row["series"]}
     doubtful, beside = set(), set()
     folders: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in images:

@@ -25,6 +25,9 @@ PIXEL_DATA = 0x7FE00010
 FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
 TRANSFER_SYNTAX = 0x00020010
 MEDIA_CLASS = 0x00020002
+MEDIA_INSTANCE = 0x00020003
+MEDIA = (MEDIA_CLASS, MEDIA_INSTANCE)
+"""What an object is, and its identifier: in the file meta information too (PS3.10 7.1), where tools forget to empty them."""
 NUMBER_OF_FRAMES = 0x00280008
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
@@ -109,7 +112,7 @@ def parse(
     """
     start = 132 if file[128:132] == b"DICM" else 0
     meta: Values = {}
-    walker = _Walker(file, start, len(file), explicit=True, big=False, wanted=frozenset([TRANSFER_SYNTAX, MEDIA_CLASS]))
+    walker = _Walker(file, start, len(file), explicit=True, big=False, wanted=frozenset([TRANSFER_SYNTAX, *MEDIA]))
     end_of_meta = walker.meta(meta)
     syntax = text(meta.get(TRANSFER_SYNTAX, b"")) or (IMPLICIT_LITTLE if end_of_meta == start else "")
     if not syntax:
@@ -126,7 +129,7 @@ def parse(
         data, offset = _inflate(file, offset, wanted, sequences, inflated_limit), 0
     explicit = _is_explicit(data, offset, syntax)
     walker = _Walker(data, offset, len(data), explicit, syntax == EXPLICIT_BIG, wanted, sequences)
-    parsed = Parsed(syntax, syntax == EXPLICIT_BIG, {MEDIA_CLASS: meta.get(MEDIA_CLASS, b"")}, data)
+    parsed = Parsed(syntax, syntax == EXPLICIT_BIG, {tag: meta.get(tag, b"") for tag in MEDIA}, data)
     try:
         walker.dataset(parsed)
     except Refusal as refusal:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medssl.core.listing import minted
-from medssl.ingest.dicom.elements import MEDIA_CLASS, Parsed, text
+from medssl.ingest.dicom.elements import MEDIA_CLASS, MEDIA_INSTANCE, Parsed, text
 from medssl.ingest.dicom.fields import Fields, coded_word
 from medssl.ingest.dicom.frames import Frame, frames_of, type_of, unit_of
 from medssl.ingest.dicom.known_words import age_years, known_kernel, known_maker
@@ -27,12 +27,13 @@ class Header:
     """The allow-listed fields of one DICOM file. Lengths in millimetres, LPS; ids are keyed hashes."""
 
     series: str
+    """Empty where the file has no series identifier."""
     sound_id: bool
     """Whether the series identifier has the form of one (PS3.5 9.1): digits and dots."""
     study: str
     subject: str
     sop: str
-    """Empty where the file has no instance identifier."""
+    """Empty where the file has no instance identifier, nor its file meta information (PS3.10 7.1)."""
     modality: str
     layout: PixelLayout
     role: str
@@ -95,10 +96,11 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     if role in ("dicomdir", "unsupported_object"):
         raise Refusal(role)
     series = fields.text("series")
-    if not series:
-        raise Refusal("truncated" if parsed.pixel_offset < 0 else "missing_tag", "no series identifier")
+    if not series and parsed.pixel_offset < 0:
+        raise Refusal("truncated", "no series identifier")
     layout = read_pixel_layout(parsed, required=role == "image")
-    study, patient, sop = fields.text("study"), fields.text("patient"), fields.text("sop")
+    study, patient = fields.text("study"), fields.text("patient")
+    sop = fields.text("sop") or text(values.get(MEDIA_INSTANCE, b""))
     concatenation = fields.text("concatenation")
     types = [coded_word(word) for word in fields.text("image_type").split("\\")]
 
@@ -106,7 +108,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         return minted(key, "w", words) if words else ""
 
     header = Header(
-        series=minted(key, "s", series),
+        series=minted(key, "s", series) if series else "",
         sound_id=re.fullmatch(r"[0-9.]+", series) is not None,
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart

@@ -30,7 +30,7 @@ def joint_series(rows: list[Row]) -> dict[str, str]:
     """Series of few files → the series that they are put to, for the files of each folder."""
     series: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["format"] == "dicom":
+        if row["format"] == "dicom" and row["series"]:
             series[row["series"]].append(row)
     few: dict[str, list[Row]] = defaultdict(list)
     many: dict[str, dict[str, list[Row]]] = defaultdict(dict)

@@ -1,0 +1,31 @@
+"""Images that state no series, as some programs of de-identification leave them: those of one folder are taken as one series.
+
+Whether they are a volume is then judged as for any series: by what they state, and by their geometry. In a folder where other
+images do state their series, an image without one is damaged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medssl.core.listing import minted
+from medssl.ingest.refusal import Refusal
+
+Row = dict[str, Any]
+
+
+def name_series(rows: list[Row], key: bytes) -> list[tuple[Row, Refusal]]:
+    """Give the images among rows of the inventory that state no series the group of their folder; those that are damaged."""
+    images = [row for row in rows if row["format"] == "dicom" and row["role"] == "image"]
+    named = {_folder(row) for row in images if row["series"]}
+    refused = []
+    for row in images:
+        if not row["series"]:
+            row["group"] = minted(key, "s", "images of", _folder(row))
+            if _folder(row) in named:
+                refused.append((row, Refusal("missing_tag", "no series identifier, beside images that have one")))
+    return refused
+
+
+def _folder(row: Row) -> str:
+    return str(row["name"].rpartition("/")[0])
