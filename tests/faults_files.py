@@ -135,6 +135,16 @@ def _no_series(ds: FileDataset, seed: int) -> None:
         ds.SeriesInstanceUID = ""
 
 
+def end_of_four_without_series(folder: Path, seed: int) -> Expected:
+    """As many slices of an end as make a volume of their own."""
+    phantom = random_phantom(seed, slices=12)
+    made = datasets(phantom)
+    for ds in made[:4] if seed % 2 else made[-4:]:
+        _no_series(ds, seed)
+    save(made, folder)
+    return Expected([phantom], codes=("missing_tag", "damaged_neighbour"))
+
+
 def _other_class(ds: FileDataset, seed: int) -> None:
     classes = (
         "1.2.840.10008.5.1.4.1.1.66",
@@ -280,6 +290,7 @@ FILE_FAULTS: dict[str, Fault] = {
     "end_corrupt_in_syntax": _end_damaged(_within(*SYNTAX), "unsupported_syntax", "corrupt", "decode", "missing_tag"),
     "end_corrupt_in_series": _end_damaged(_within(*SERIES), "mixed_series", "corrupt"),
     "end_without_series": _end_changed(_no_series, "missing_tag"),
+    "end_of_four_without_series": end_of_four_without_series,
     "end_of_another_class": _end_changed(_other_class, "unsupported_object", "mixed_content"),
     "end_of_another_modality": _end_changed(_other_modality, "unsupported_modality", "mixed_modality"),
     "end_without_mark": _end_damaged(_no_mark, "corrupt"),

@@ -70,7 +70,7 @@ def found_checks() -> dict[str, ModuleType]:
 
 
 def run_checks(series: Series) -> list[str]:
-    """The names of the checks that warn of something in a series.
+    """The codes of what the checks warn of in a series.
 
     Raises:
         Refusal: a check refuses it.
@@ -84,5 +84,5 @@ def run_checks(series: Series) -> list[str]:
         if finding is not None and finding.refuse:
             raise Refusal(finding.code, finding.detail)
         if finding is not None:
-            warnings.append(name)
+            warnings.append(finding.code)
     return warnings

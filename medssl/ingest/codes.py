@@ -55,6 +55,8 @@ CODES: dict[str, str] = {
     "mixed_patient": "a few slices of a series name another patient or study",
     "mixed_series": "a few slices bear another series identifier and would complete this series",
     "mixed_frame": "a few slices of a series have another frame of reference",
+    "series_each": "every slice bears a series identifier of its own; their geometry makes them one stack",
+    "frame_each": "every file has a frame of reference of its own, as programs that replace identifiers make it; it was ignored",
     "mixed_rescale": "slices of one series contradict each other in their rescale",
     "bad_rescale": "a rescale slope or intercept that is absent, no number, zero or negative",
     "no_rescale": "a CT or PET image without rescale slope and intercept",
@@ -89,6 +91,7 @@ CODES: dict[str, str] = {
     # labels and masks
     "mask_mismatch": "a mask whose grid is not its image's",
     "mask_values": "a mask with values that are no labels",
+    "overlapping_labels": "labels of its mask overlap; the smaller structure stands where they do",
     "mask_without_image": "a mask whose image is not there or was refused",
     "several_masks": "several masks for one image; `masks` picks one",
     # image sets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,6 +30,8 @@ def screen_lines(checked: Checked) -> Iterator[str]:
         yield "  " + "  ".join([places[row["volume_id"]], row["modality"], _size(row), row["volume_id"], *_warned(row)])
     if len(series) > VOLUMES:
         yield f"  … and {_counted(len(series) - VOLUMES, 'volume')} more"
+    warned = Counter(code for row in series for code in row["warnings"])
+    yield from (f"{code}: a warning of {_counted(count, 'volume')}: {sentence_of(code)}" for code, count in warned.most_common())
     yield f"{_counted(int(rejected['num_files'].sum()), 'file')} refused"
     counts = rejected.groupby("code")["num_files"].sum().sort_values(ascending=False, kind="stable")
     for code in counts.index:

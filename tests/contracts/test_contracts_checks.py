@@ -214,4 +214,4 @@ def test_a_check_dropped_in_as_one_file_refuses_and_warns(tmp_path: Path) -> Non
         ["unloved", "a number of slices that the test does not like: 6 slices.", 6]
     ]
     warned = dict(zip(series["modality"], series["warnings"], strict=True))
-    assert warned == {"CT": '["liking"]', "MR": "[]"}
+    assert warned == {"CT": '["unloved"]', "MR": "[]"}

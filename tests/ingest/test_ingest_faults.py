@@ -9,6 +9,8 @@ import pytest
 from faults import DICOM_FAULTS, FAULTS, NIFTI_FAULTS, Result, judge
 from ingesting import ingest
 
+from medssl.ingest.codes import sentence_of
+
 
 @pytest.mark.parametrize("kind", ["dicom", "nifti"])
 def test_no_fault_makes_a_wrong_volume(kind: str, tmp_path: Path, count: int, readers, capsys) -> None:
@@ -23,6 +25,8 @@ def test_no_fault_makes_a_wrong_volume(kind: str, tmp_path: Path, count: int, re
             result = found[name]
             verdict = judge(truth, [Result(values, affine) for values, affine, _ in result.volumes])
             totals[verdict] += 1
+            for _, _, row in result.volumes:
+                assert all(sentence_of(word) for word in row["warnings"]), row["warnings"]
             lines.append((name, verdict))
             where = f"{name} seed {seed}: {sorted(result.codes)}"
             if verdict == "wrong":

@@ -77,7 +77,7 @@ def test_the_other_volume_does_not_change_an_id(tmp_path: Path, readers) -> None
 
 def test_frames_of_reference_that_a_tool_replaced_are_said(tmp_path: Path, readers) -> None:
     ((_, _, row),) = _made("frame_of_every_file", 4, tmp_path, readers).volumes
-    assert "mixed_frame" in row["warnings"]
+    assert "frame_each" in row["warnings"]
 
 
 @pytest.mark.parametrize("seed", range(3))

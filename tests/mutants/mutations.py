@@ -373,9 +373,21 @@ MUTATIONS = [
     ),
     Mutation(
         "ingest", "the values of a NIfTI are taken for Hounsfield units whatever they are",
-        "warnings = run_checks(_as_series(values, storage, modality))",
+        "warnings = run_checks(_as_series(values, storage, request[\"modality\"], request[\"named_as_mask\"]))",
         "warnings: list[str] = []",
         "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[nifti]",
+    ),
+    Mutation(
+        "ingest", "an image without a series beside others that have one makes a series of its own",
+        "if _folder(row) in named:",
+        "if False:",
+        "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[dicom]",
+    ),
+    Mutation(
+        "ingest", "a label map is an image whatever its name",
+        "refuse=series.named_as_mask",
+        "refuse=False",
+        "ingest/test_ingest_mask_faults.py::test_a_mask_is_right_or_refused",
     ),
     Mutation(
         "ingest", "a MetaImage's matrix is read the other way round",

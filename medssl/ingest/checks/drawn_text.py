@@ -7,7 +7,8 @@ import numpy as np
 from medssl.ingest.check import Finding, Series
 
 APPLIES_TO = None
-CODES = ("burned_in",)
+CODES = ("drawn_text",)
+SENTENCES = {"drawn_text": "it looks as if text was drawn into a slice; look at the image"}
 
 
 def drawn_text(series: Series, *, min_signs: int = 5, min_height_vox: int = 5, max_height_vox: int = 40) -> Finding | None:
@@ -18,7 +19,7 @@ def drawn_text(series: Series, *, min_signs: int = 5, min_height_vox: int = 5, m
     for number, plane in enumerate(series.planes):
         signs = _signs(plane, min_height_vox, max_height_vox)
         if _longest_row(signs) >= min_signs:
-            return Finding("burned_in", f"a row of {_longest_row(signs)} signs in sampled slice {number + 1}", refuse=False)
+            return Finding("drawn_text", f"a row of {_longest_row(signs)} signs in sampled slice {number + 1}", refuse=False)
     return None
 
 

@@ -39,8 +39,8 @@ class Attribute:
     why: str
     code: str = "mixed_content"
     """Of the refusal where a few slices differ."""
-    unless_one_each: bool = False
-    """Harmless where every file has a value of its own: then a tool that replaces identifiers made them."""
+    one_each: str = ""
+    """The warning where every file has a value of its own: it is harmless, a tool that replaces identifiers made them."""
 
 
 def _rounded(value: float | None, digits: int) -> Hashable:
@@ -59,12 +59,12 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(
         "series", "split", lambda h, f: h.series,
-        "a slice that another series lacks may bear a damaged identifier", "mixed_series", unless_one_each=True,
+        "a slice that another series lacks may bear a damaged identifier", "mixed_series", one_each="series_each",
     ),
     Attribute("study", "split", lambda h, f: h.study, "another study may be of another day", "mixed_patient"),
     Attribute(
         "frame of reference", "split", lambda h, f: h.frame_of_reference,
-        "positions of two frames of reference cannot be compared (PS3.3 C.7.4.1)", "mixed_frame", unless_one_each=True,
+        "positions of two frames of reference cannot be compared (PS3.3 C.7.4.1)", "mixed_frame", one_each="frame_each",
     ),
     Attribute("modality", "split", lambda h, f: h.modality, "other values"),
     Attribute("image type", "split", lambda h, f: f.content, "magnitude, phase, water, fat, reconstructions (PS3.3 C.7.6.1.1.2)"),
@@ -115,4 +115,4 @@ def one_for_each_file(attribute: Attribute, values: Sequence[Hashable]) -> bool:
     """Whether the values of an attribute, one for each file, are so many that they tell nothing: nearly every file its own."""
     counts = Counter(values)
     alone = sum(count == 1 for count in counts.values())
-    return attribute.unless_one_each and len(values) > 2 and alone >= 0.8 * len(values)
+    return bool(attribute.one_each) and len(values) > 2 and alone >= 0.8 * len(values)

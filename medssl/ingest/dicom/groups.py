@@ -37,9 +37,9 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
     for attribute in ATTRIBUTES:
         if attribute.rule == "equal" and len({s.attributes[attribute.name] for s in slices}) > 1:
             raise Refusal(attribute.code, f"they differ in {attribute.name}")
-    harmless = [a for a in SPLITS if a.unless_one_each and one_for_each_file(a, _of_files(slices, a))]
+    harmless = [a for a in SPLITS if a.one_each and one_for_each_file(a, _of_files(slices, a))]
     splits = [a for a in SPLITS if a not in harmless]
-    warnings = [a.code for a in harmless]
+    warnings = [a.one_each for a in harmless]
     by_content: dict[tuple[Hashable, ...], list[Group]] = defaultdict(list)
     for piece in slices:
         alike = by_content[tuple(piece.attributes[a.name] for a in splits)]

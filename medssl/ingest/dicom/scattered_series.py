@@ -52,7 +52,7 @@ def _scattered(singles: list[Slice]) -> dict[str, str]:
     """Series of one slice each that agree in all that splits a series, and lie on one line at even steps."""
     alike: dict[tuple[object, ...], list[Slice]] = defaultdict(list)
     for piece in singles:
-        alike[(*(piece.attributes[a.name] for a in SPLITS if not a.unless_one_each), *_grid(piece))].append(piece)
+        alike[(*(piece.attributes[a.name] for a in SPLITS if not a.one_each), *_grid(piece))].append(piece)
     found: dict[str, str] = {}
     for stack in alike.values():
         ids = sorted({piece.header.series for piece in stack})
