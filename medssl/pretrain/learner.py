@@ -153,7 +153,7 @@ class Learner:
             for kept, read in zip(self.ema.buffers(), self.objective.encoder().buffers(), strict=True):
                 kept.copy_(read)
 
-    def seed(self, step: int, *part: int) -> None:
+    def seed(self, step: int, *part: int | str) -> None:
         """Dropout of a step on this process, or of a part of it: both passes of a part must lose the same units."""
         torch.manual_seed(key(self.plan.seed, "torch", step, self.fabric.global_rank, *part) >> 1)
 
@@ -164,7 +164,7 @@ class Learner:
         Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size", arXiv 2101.06983, §3.
         """
         share = len(pieces[0])
-        with torch.no_grad(), _still_statistics(self.objective):
+        with torch.no_grad(), still_statistics(self.objective):
             made = []
             for number, piece in enumerate(pieces):
                 self.seed(step, number)
@@ -217,7 +217,7 @@ def _detached(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _still_statistics(module: nn.Module) -> Iterator[None]:
+def still_statistics(module: nn.Module) -> Iterator[None]:
     """Batch statistics are used but not remembered inside: the same images pass again with gradients."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [(norm, norm.momentum, count, count.clone()) for norm in norms if (count := norm.num_batches_tracked) is not None]

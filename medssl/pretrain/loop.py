@@ -27,7 +27,7 @@ from medssl.nn.state import StateFolder
 from medssl.nn.views import Crop, Views
 from medssl.pretrain.events import Events
 from medssl.pretrain.history import History
-from medssl.pretrain.learner import Learner
+from medssl.pretrain.learner import Learner, still_statistics
 from medssl.pretrain.memory import memory_errors
 from medssl.pretrain.objective import LOOKED_AT, Objective
 from medssl.pretrain.picture import grid
@@ -140,19 +140,23 @@ class Loop:
             PreemptedError: somebody asks the run to stop, or its time ends; there is nothing to save yet.
             NotFiniteError: with the ids of the images that hold such numbers.
         """
-        objective, learner = self.objective, self.learner
+        objective = self.objective
         objective.prepare(self.plain_images, self.plan.seed, self.device)
         if objective.memory_pass:
-            learner.module.eval()
-            order = objective.memory_order(self.plan.seed, self.batch_size)
-            for batch in load(self.reader, self.all_rows(0, order), device=self.device):
-                views = learner.make_views(batch)
-                self.check_beginning(views, gather(batch.rows))
-                with torch.no_grad():
-                    objective.after_step(learner.module(views, batch), batch, 0.0)
-            learner.module.train()
+            self.fill_memory(objective.memory_order(self.plan.seed, self.batch_size))
         if objective.memory_pass or type(objective).prepare is not Objective.prepare:
             self.save()
+
+    def fill_memory(self, order: np.ndarray) -> None:
+        """What the objective remembers of each row before the first step, as a step sees it: batch norm with the batch's own
+        statistics. Those that a fresh network remembers, mean 0 and variance 1, let all images look alike.
+        """
+        with torch.no_grad(), still_statistics(self.objective):
+            for number, batch in enumerate(load(self.reader, self.all_rows(0, order, filled=True), device=self.device)):
+                views = self.learner.make_views(batch)
+                self.check_beginning(views, gather(batch.rows))
+                self.learner.seed(number, "memory")
+                self.objective.after_step(self.learner.module(views, batch), batch, 0.0)
 
     def plain_images(self, epoch: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """All samples without randomness, `(n, c, *size)`, with their rows."""
@@ -174,11 +178,17 @@ class Loop:
         if self.wants_to_stop():
             raise PreemptedError("stopped before the first step, with nothing to save yet; the same command begins again.")
 
-    def all_rows(self, epoch: int, order: np.ndarray, *, whole: bool = False) -> Iterator[tuple[int, np.ndarray]]:
-        """The rows of `order` as requests; each rank its share (the last share is filled up with first rows)."""
+    def all_rows(
+        self, epoch: int, order: np.ndarray, *, whole: bool = False, filled: bool = False
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of `order` as requests; each rank its share, the last batch filled up with first rows to equal shares.
+
+        `filled`: to a batch of full size.
+        """
         count, world = len(order), 1 if whole else self.fabric.world_size
         for at in range(0, count, self.batch_size):
-            rows = np.arange(at, at + math.ceil(min(self.batch_size, count - at) / world) * world) % count
+            size = self.batch_size if filled else math.ceil(min(self.batch_size, count - at) / world) * world
+            rows = np.arange(at, at + size) % count
             yield epoch, order[rows] if whole else self.own(order[rows])
 
     # One step

@@ -434,3 +434,31 @@ def test_killed_at_fifty_random_steps_a_run_still_ends_the_same(make_plan: Any) 
         plan = make_plan(f"stopped{trial}", epochs=6)
         train_forked(plan, lambda pid, done, at=at: os.kill(pid, signal.SIGKILL) if done >= at * 8 else None)
         same(whole, train_here(plan)[1])
+
+
+def test_a_memory_is_filled_with_what_a_step_sees(make_plan: Any) -> None:
+    """Batch norm by the batch, and nothing remembered of it; a fresh network's own statistics would let images look alike."""
+    from lightning_fabric import Fabric
+
+    from medssl.core.progress import Bar
+    from medssl.pretrain.loop import Loop
+
+    plan = make_plan(cohort=COHORT, objective={"deepcluster_v2": SMALL["deepcluster_v2"]}, batch_size=32)
+    run = Loop(Fabric(accelerator="cpu", devices=1), plan, Bar("test", 1, "images", None, None), print, lambda: False)
+    before = {name: value.clone() for name, value in run.objective.backbone.state_dict().items()}
+    run.begin()
+    assert all(torch.equal(value, before[name]) for name, value in run.objective.backbone.state_dict().items())
+    batch = run.reader[(0, run.objective.memory_order(0, 32)[32:64])]
+    remembered = run.objective.clusters.memory[:, batch.rows].flatten(0, 1)
+    seen = {}
+    for training in (True, False):
+        run.learner.module.train(training)
+        with torch.no_grad():
+            z = run.learner.module(run.learner.make_views(batch), batch)["z"]
+        seen[training] = z.transpose(0, 1).flatten(0, 1)
+    torch.testing.assert_close(remembered, seen[True], rtol=1e-5, atol=1e-6)
+    alike = {
+        "remembered": remembered.mean(0).norm(),
+        "eval": seen[False].mean(0).norm(),
+    }  # of unit vectors: 1 where all are equal
+    assert alike["remembered"] < 0.7 < 0.95 < alike["eval"]
