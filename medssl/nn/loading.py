@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -176,21 +176,76 @@ class Reader:
 
     def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
         epoch, rows = request
-        samples = self.samples
         rows = np.asarray(rows, dtype=np.int64)
-        pieces = [self._piece(epoch, int(row)) for row in rows]
-        volumes = [samples.volumes[samples.volume[row]] for row in rows]
-        canvas = np.max([piece.shape for piece in pieces], axis=0)
+        pieces = [self.piece(epoch, int(row)) for row in rows]
+        stored = self.stacked(pieces, rows, tuple(np.max([piece.shape for piece in pieces], axis=0)))
+        return self.batch(torch.from_numpy(stored), [piece.shape for piece in pieces], rows, epoch)
+
+    def piece(self, epoch: int, row: int) -> Shaped[np.ndarray, "..."]:
+        """The stored numbers of a sample: its plane, or in 3-D the patch that the epoch cuts."""
+        samples = self.samples
+        volume = samples.volumes[samples.volume[row]]
+        array = self.array(volume)
+        axis, index = int(samples.axis[row]), int(samples.index[row])
+        if self.patch is not None:
+            return read_patch(array, *self.patch_place(epoch, row))
+        plane = read_plane(array, axis, index)
+        factor = self._shrunk_by(plane.shape)
+        return _block_mean(plane, factor) if factor > 1 else plane
+
+    def piece_shape(self, row: int) -> tuple[int, ...]:
+        """The shape of a sample's piece, without reading it."""
+        shape = self.samples.volumes[self.samples.volume[row]].shape
+        if self.patch is not None:
+            return tuple(min(have, want) for have, want in zip(shape, self.patch, strict=True))
+        plane = self._plane_shape(row)
+        return tuple(side // self._shrunk_by(plane) for side in plane)
+
+    def patch_place(self, epoch: int, row: int) -> tuple[list[int], list[int]]:
+        """(first voxel, size) of the patch of a sample: centred on its slice, at random along the other axes, at most `patch`."""
+        axis, have = int(self.samples.axis[row]), self.samples.volumes[self.samples.volume[row]].shape
+        shape = list(self.piece_shape(row))
+        room = [whole - part for whole, part in zip(have, shape, strict=True)]
+        draws = uniforms(key(self.seed, "patch", epoch), self.samples.keys[row : row + 1], 3)[0]
+        start = [int(draw * (r + 1)) for draw, r in zip(draws, room, strict=True)]
+        start[axis] = min(max(int(self.samples.index[row]) - shape[axis] // 2, 0), room[axis])
+        return start, shape
+
+    def stacked(
+        self, pieces: list[Shaped[np.ndarray, "..."]], rows: Int64[np.ndarray, "n"], canvas: tuple[int, ...]
+    ) -> Shaped[np.ndarray, "n 1 *canvas"]:
+        """Pieces in the corners of one canvas each; the rest of it is the low end of the sample's first window."""
         dtype = np.int16 if all(piece.dtype == np.int16 for piece in pieces) else np.float32
         stored = np.empty((len(rows), 1, *canvas), dtype=dtype)
-        for place, piece, volume in zip(stored[:, 0], pieces, volumes, strict=True):
+        for place, piece, row in zip(stored[:, 0], pieces, rows, strict=True):
             if piece.shape != tuple(canvas):
-                empty = (volume.low[0] - volume.intercept) / volume.slope
-                place[...] = np.clip(np.round(empty), -32768, 32767) if dtype == np.int16 else empty
+                place[...] = self.empty(self.samples.volume[row], integers=dtype == np.int16)
             place[tuple(slice(0, s) for s in piece.shape)] = piece
+        return stored
+
+    def empty(self, volume: int, *, integers: bool) -> float:
+        """The stored number that lies beyond a piece of a volume, by its place in the table."""
+        of = self.samples.volumes[volume]
+        number = (of.low[0] - of.intercept) / of.slope
+        return float(np.clip(np.round(number), -32768, 32767)) if integers else number
+
+    def shrinks(self, row: int) -> bool:
+        """Whether the plane of a sample is averaged over blocks while it is read."""
+        return self.patch is None and self._shrunk_by(self._plane_shape(row)) > 1
+
+    def batch(
+        self,
+        stored: Shaped[Tensor, "n 1 *canvas"],
+        shapes: list[tuple[int, ...]],
+        rows: Int64[np.ndarray, "n"],
+        epoch: int,
+    ) -> Batch:
+        """A batch on the processor, of what is stored and the tables of samples and volumes."""
+        samples = self.samples
+        volumes = [samples.volumes[samples.volume[row]] for row in rows]
         return Batch(
-            stored=torch.from_numpy(stored),
-            extent=torch.tensor([piece.shape for piece in pieces]),
+            stored=stored,
+            extent=torch.tensor(shapes),
             slope=torch.tensor([v.slope for v in volumes], dtype=torch.float32),
             intercept=torch.tensor([v.intercept for v in volumes], dtype=torch.float32),
             low=torch.tensor([v.low for v in volumes], dtype=torch.float32),
@@ -202,19 +257,19 @@ class Reader:
             epoch=epoch,
         )
 
-    def _piece(self, epoch: int, row: int) -> np.ndarray:
-        samples = self.samples
-        volume = samples.volumes[samples.volume[row]]
-        array = self._array(volume)
-        axis, index = int(samples.axis[row]), int(samples.index[row])
-        if self.patch is not None:
-            draws = uniforms(key(self.seed, "patch", epoch), samples.keys[row : row + 1], 3)[0]
-            return _patch(array, self.patch, axis, index, draws)
-        plane = read_plane(array, axis, index)
-        factor = 1 if self.shrink_to is None else max(1, min(plane.shape) // self.shrink_to)
-        return _block_mean(plane, factor) if factor > 1 else plane
+    def _plane_shape(self, row: int) -> tuple[int, ...]:
+        shape = self.samples.volumes[self.samples.volume[row]].shape
+        return tuple(n for axis, n in enumerate(shape) if axis != self.samples.axis[row])
 
-    def _array(self, volume: Volume) -> Array:
+    def _shrunk_by(self, plane: tuple[int, ...]) -> int:
+        return 1 if self.shrink_to is None else max(1, min(plane) // self.shrink_to)
+
+    def array(self, volume: Volume) -> Array:
+        """The array of a volume, opened once.
+
+        Raises:
+            CorruptArtefactError: it has another shape than its table says.
+        """
         array = self._open.pop(volume.array, None)
         if array is None:
             array = open_array(volume.array)
@@ -232,20 +287,28 @@ class Reader:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """What gives the batch of an epoch and rows: a reader, or samples that lie on a device (`nn/resident.py`)."""
+
+    def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch: ...
+
+
 def load(
-    reader: Reader,
+    reader: Batches,
     requests: Iterable[tuple[int, Int[np.ndarray, "_"]]],
     *,
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """The batches of `requests` (epoch, rows), in order, on `device`; workers read ahead, but never change order or content.
+    """The batches of `requests` (epoch, rows), in order, on `device`. Workers of a `Reader` read ahead, but never change order
+    or content.
 
     Raises:
         MedsslError: what a reader says, from a worker as from this process.
     """
     device = torch.device(device)
-    if workers == 0:
+    if workers == 0 or not isinstance(reader, Reader):
         for request in requests:
             yield reader[request].to(device)
         return
@@ -283,15 +346,6 @@ class _Answers:
             return self.reader[request]
         except MedsslError as error:
             return error
-
-
-def _patch(array: Array, size: tuple[int, int, int], axis: int, index: int, draws: np.ndarray) -> np.ndarray:
-    """The part of `array` (at most `size`) that is centred on plane `index` and placed at random along the other axes."""
-    shape = [min(have, want) for have, want in zip(array.shape, size, strict=True)]
-    room = [have - want for have, want in zip(array.shape, shape, strict=True)]
-    start = [int(draw * (r + 1)) for draw, r in zip(draws, room, strict=True)]
-    start[axis] = min(max(index - shape[axis] // 2, 0), room[axis])
-    return read_patch(array, start, shape)
 
 
 def _block_mean(plane: np.ndarray, factor: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from medssl.nn.gather import any_rank, gather
 from medssl.nn.health import REMEMBERED, Health, collapse
 from medssl.nn.loading import epoch_order, load
 from medssl.nn.options import ViewOptions
+from medssl.nn.resident import resident
 from medssl.nn.state import StateFolder
 from medssl.nn.views import Crop, Views
 from medssl.pretrain.events import Events
@@ -75,7 +76,7 @@ class Loop:
         self.device: torch.device = fabric.device
         self.learner = Learner(fabric, plan)
         self.objective = self.learner.objective
-        self.reader = plan.reader()
+        self.reader = resident(plan.reader(), self.device, self.options.data)
         self.batch_size = plan.batch_size(fabric.world_size, self.objective.together)
         self.history, self.health = History(), Health()
         self.saving = Saving(StateFolder(plan.state), self.learner, self.history, self.health)

@@ -74,8 +74,10 @@ class TrainingOptions(Options):
     """Devices of one node."""
     nodes: Count = 1
     """Nodes of one run."""
+    data: Literal["auto", "device", "loader"] = "auto"
+    """Where samples lie: on the device, all of them; with a loader, on disk; `auto` takes a GPU that has room for them."""
     workers: Whole = 0
-    """Processes that read ahead."""
+    """Processes that read ahead, where a loader reads."""
     checkpoint_every_s: Positive = 60.0
     """Seconds between saved states."""
     stop_before_deadline_s: Weight = 120.0

@@ -1,0 +1,118 @@
+"""All samples of a run on its device, as stored numbers: a batch is a gather, and nothing is read while the run trains.
+
+The bits are those that `loading.Reader` gives. Slices lie on one canvas each, volumes as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+from jaxtyping import Int, Int64, Shaped
+from torch import Tensor
+
+from medssl.core.errors import StudyError
+from medssl.nn.loading import Batch, Reader
+
+Asked = Literal["auto", "device", "loader"]
+ROOM = 0.4
+"""Share of the free memory of a device that the samples may take."""
+CHUNK = 256
+"""Slices that are read and moved at a time."""
+
+
+def resident(reader: Reader, device: torch.device, asked: Asked) -> Reader | Resident:
+    """What gives the batches of a run: the samples on the device where that is asked for, or `auto` on a GPU where they fit.
+
+    Raises:
+        StudyError: `device` is asked for, and they do not fit, or are of two types.
+    """
+    if asked == "loader" or (asked == "auto" and device.type == "cpu"):
+        return reader
+    dtypes = _dtypes(reader)
+    needed, free = _needed_bytes(reader, dtypes), _free_bytes(device)
+    if len(dtypes) == 1 and needed <= ROOM * free:
+        return Resident(reader, device)
+    if asked == "auto":
+        return reader
+    why = (
+        f"are of two types ({' and '.join(sorted(map(str, dtypes)))})"
+        if len(dtypes) > 1
+        else f"need {needed / 2**30:.1f} GiB of {ROOM * free / 2**30:.1f} GiB that they may take there"
+    )
+    raise StudyError(f"pretrain.data is device, and the samples {why}. Set data to auto or loader.")
+
+
+class Resident:
+    """Batches as `Reader` gives them, of samples that lie on a device; see `resident`."""
+
+    def __init__(self, reader: Reader, device: torch.device) -> None:
+        self.reader, self.samples, self.device = reader, reader.samples, device
+        rows = np.arange(len(self.samples))
+        self._shapes = [reader.piece_shape(row) for row in range(len(rows))]
+        table = reader.batch(torch.empty(len(rows), 1, 0), self._shapes, rows, 0)
+        self._tables = {name: value.to(device) for name, value in vars(table).items() if isinstance(value, Tensor)}
+        self._planes: Shaped[Tensor, "n 1 h w"] | None = None
+        self._volumes: dict[int, Shaped[Tensor, "i j k"]] = {}
+        if reader.patch is None:
+            canvas = tuple(np.max(self._shapes, axis=0))
+            chunks = [self._read(rows[at : at + CHUNK], canvas) for at in range(0, len(rows), CHUNK)]
+            self._planes = torch.cat(chunks)
+        else:
+            self._volumes = {
+                int(number): torch.from_numpy(np.array(reader.array(self.samples.volumes[number]))).to(device)
+                for number in np.unique(self.samples.volume)
+            }
+
+    def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
+        epoch, rows = request
+        rows = np.asarray(rows, dtype=np.int64)
+        canvas = tuple(int(side) for side in np.max([self._shapes[row] for row in rows], axis=0))
+        here = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        fields = {name: table.index_select(0, here) for name, table in self._tables.items() if name not in ("stored", "rows")}
+        if self._planes is not None:
+            stored = self._planes.index_select(0, here)[:, :, : canvas[0], : canvas[1]].contiguous()
+        else:
+            stored = self._patches(epoch, rows, canvas)
+        return Batch(stored=stored, rows=here, axis=self.samples.axis[rows], keys=self.samples.keys[rows], epoch=epoch, **fields)
+
+    def _read(self, rows: Int64[np.ndarray, "m"], canvas: tuple[int, ...]) -> Shaped[Tensor, "m 1 h w"]:
+        pieces = [self.reader.piece(0, int(row)) for row in rows]
+        return torch.from_numpy(self.reader.stacked(pieces, rows, canvas)).to(self.device)
+
+    def _patches(self, epoch: int, rows: Int64[np.ndarray, "n"], canvas: tuple[int, ...]) -> Shaped[Tensor, "n 1 i j k"]:
+        stored = next(iter(self._volumes.values())).new_empty((len(rows), 1, *canvas))
+        for place, row in zip(stored[:, 0], rows, strict=True):
+            number = int(self.samples.volume[row])
+            start, shape = self.reader.patch_place(epoch, int(row))
+            if tuple(shape) != canvas:
+                place.fill_(self.reader.empty(number, integers=not stored.is_floating_point()))
+            piece = self._volumes[number][tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
+            place[tuple(slice(0, n) for n in shape)] = piece
+        return stored
+
+
+def _dtypes(reader: Reader) -> set[np.dtype]:
+    """Types of the pieces: planes that are shrunk while they are read are float32."""
+    found = {number: np.dtype(reader.array(reader.samples.volumes[number]).dtype) for number in np.unique(reader.samples.volume)}
+    if reader.patch is not None:
+        return set(found.values())
+    kinds = {
+        (int(volume), int(axis)): row
+        for row, (volume, axis) in enumerate(zip(reader.samples.volume, reader.samples.axis, strict=True))
+    }
+    return {np.dtype(np.float32) if reader.shrinks(row) else found[volume] for (volume, _), row in kinds.items()}
+
+
+def _needed_bytes(reader: Reader, dtypes: set[np.dtype]) -> int:
+    item = max(dtype.itemsize for dtype in dtypes)
+    if reader.patch is None:
+        canvas = np.max([reader.piece_shape(row) for row in range(len(reader.samples))], axis=0)
+        return int(len(reader.samples) * np.prod(canvas) * item)
+    return int(sum(np.prod(reader.samples.volumes[number].shape) for number in np.unique(reader.samples.volume)) * item)
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
