@@ -150,8 +150,9 @@ class ByHand(Learner):
         self.objective.before_step(0.5, self.step)
         loss, outputs = self.forward_backward(batch, self.step)
         self.objective.after_backward(self.step)
-        _, norm = self.check_finite(loss, batch, self.step)
-        self.update(norm)
+        figures = self.measured(loss)
+        self.judge(*figures.tolist(), batch, self.step)
+        self.update(figures[1])
         with torch.no_grad():
             self.objective.after_step(outputs, batch, 0.5)
             self.update_ema()

@@ -22,9 +22,8 @@ class History:
     row_s: float = field(default_factory=time.monotonic)
     """when the last row was added"""
 
-    def add_step(self, loss: float) -> None:
-        """One more step is done."""
-        self.step += 1
+    def add_loss(self, loss: float) -> None:
+        """The loss of one more step is known."""
         self.since_row["loss"] += loss
         self.since_row["steps"] += 1
 

@@ -96,25 +96,27 @@ class Learner:
         pieces = [batch.part(p * share, (p + 1) * share) for p in range(parts)]
         return self._in_parts(batch, pieces, step) if self.objective.contrasts else self._in_additive_parts(pieces)
 
-    def check_finite(self, loss: Loss, batch: Batch, step: int) -> tuple[float, float]:
-        """Mean loss over ranks and gradient norm, once both are finite: nothing has been changed by the step yet.
+    def measured(self, loss: Loss) -> Tensor:
+        """Mean loss over ranks and gradient norm, float64 `(2,)` on the device."""
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.objective.parameters() if p.grad is not None])
+        return torch.stack([averaged(loss.value).double(), norm.double()])
+
+    def judge(self, loss: float, norm: float, batch: Batch, step: int) -> None:
+        """Go on if loss and gradient norm of a step are finite; fp16's loss scaling may throw a few gradients away.
 
         Raises:
             NotFiniteError: with the ids of the batch over all ranks; the last saved state is from before.
         """
-        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
-        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        loss_value, norm_value = torch.stack([averaged(loss.value).double(), norm.double()]).tolist()
-        thrown_away = self.scaler is not None and math.isfinite(loss_value) and not math.isfinite(norm_value)
+        thrown_away = self.scaler is not None and math.isfinite(loss) and not math.isfinite(norm)
         self.skipped = self.skipped + 1 if thrown_away else 0
-        if math.isfinite(loss_value) and (math.isfinite(norm_value) or 0 < self.skipped <= FP16_SKIPS):
-            return loss_value, norm_value
+        if math.isfinite(loss) and (math.isfinite(norm) or 0 < self.skipped <= FP16_SKIPS):
+            return
         # of all ranks, and first those whose numbers are not finite
         rows, sound = gather(batch.rows), gather(batch.values.flatten(1).isfinite().all(1))
         raise NotFiniteError(
-            f"step {step + 1}: loss {loss_value}, gradient norm {norm_value}; nothing was updated, and the last good state "
-            f"is kept. Samples of the batch: {self.names(rows[sound.int().argsort(stable=True)].tolist())}. "
+            f"step {step + 1}: loss {loss}, gradient norm {norm}; nothing of it was saved, and the last good state is kept. "
+            f"Samples of the batch: {self.names(rows[sound.int().argsort(stable=True)].tolist())}. "
             "Look at these images; if they are sound, lower pretrain.lr or set clip_norm."
         )
 
@@ -137,11 +139,11 @@ class Learner:
         more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         return ", ".join(self.plan.samples.ids[row] for row in rows[:NAMED]) + more
 
-    def update(self, norm: float) -> None:
-        """Clip and step."""
-        if self.options.clip_norm is not None and math.isfinite(norm):
+    def update(self, norm: Tensor) -> None:
+        """Clip by the gradient norm `()` and step; a step of fp16 that is thrown away is not clipped."""
+        if self.options.clip_norm is not None and self.skipped == 0:
             parameters = [p for p in self.objective.parameters() if p.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, torch.tensor(norm, device=self.device))
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, norm.float())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

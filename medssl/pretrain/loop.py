@@ -34,6 +34,7 @@ from medssl.pretrain.objective import LOOKED_AT, Objective
 from medssl.pretrain.picture import grid
 from medssl.pretrain.plan import Plan
 from medssl.pretrain.saving import Saving
+from medssl.pretrain.watch import Watch, steps_behind
 
 CURVE_ROWS = 200
 """About how many rows the curve has beside those at the ends of epochs."""
@@ -79,6 +80,9 @@ class Loop:
         self.reader = resident(plan.reader(), self.device, self.options.data)
         self.batch_size = plan.batch_size(fabric.world_size, self.objective.together)
         self.history, self.health = History(), Health()
+        self.watch = Watch(self.learner, steps_behind(self.learner))
+        self.latest = math.nan, math.nan
+        """loss and gradient norm of the last step that is known"""
         self.saving = Saving(StateFolder(plan.state), self.learner, self.history, self.health)
 
     # The loop
@@ -110,25 +114,28 @@ class Loop:
             with self.memory_errors(when, self.batch_size // self.options.accumulate, advice):
                 loss, outputs = learner.forward_backward(batch, step)
                 objective.after_backward(step)
-                loss_value, norm = learner.check_finite(loss, batch, step)
-                learner.update(norm)
+                figures = learner.measured(loss)
+                self.watch.add(figures, batch, step)
+                self.note_steps()
+                learner.update(figures[1])
             with torch.no_grad():
                 objective.after_step(outputs, batch, (step + 1) / self.total)
                 learner.update_ema()
-            history.add_step(loss_value)
+            history.step += 1
             step = history.step
             epoch_ends = step % self.per_epoch == 0 or step == self.total
             if (self.per_epoch - within) * self.batch_size <= REMEMBERED + self.batch_size or self.total - step < 8:
                 self.health.remember({n: gather(t) for n, t in outputs.items() if n in LOOKED_AT}, gather(batch.rows))
             if epoch_ends or step % max(1, self.total // CURVE_ROWS) == 0:
-                figures = {name: float(value) for name, value in loss.parts.items()} | objective.figures()
-                figures |= self.health.measure(self.plan.samples) if epoch_ends else {}
-                row = history.add_row(epoch, self.batch_size, lr, norm, figures)
+                self.note_steps(everything=True)
+                said = {name: float(value) for name, value in loss.parts.items()} | objective.figures()
+                said |= self.health.measure(self.plan.samples) if epoch_ends else {}
+                row = history.add_row(epoch, self.batch_size, lr, self.latest[1], said)
                 events.write(step, row)
             if epoch_ends:
                 self.draw(epoch, outputs)
                 self.alarm(collapse(row))
-            self.bar.advance(self.batch_size, f"loss {loss_value:.3f}")
+            self.bar.advance(self.batch_size, f"loss {self.latest[0]:.3f}")
             self.save_or_stop()
         events.close()
 
@@ -209,6 +216,16 @@ class Loop:
         share = len(rows) // self.fabric.world_size
         return rows[self.fabric.global_rank * share : (self.fabric.global_rank + 1) * share]
 
+    def note_steps(self, *, everything: bool = False) -> None:
+        """Count the losses of the steps that are due, or of all.
+
+        Raises:
+            NotFiniteError: a step was not finite.
+        """
+        for loss, norm in self.watch.read(everything=everything):
+            self.history.add_loss(loss)
+            self.latest = loss, norm
+
     def memory_errors(self, when: str, samples: int, advice: str) -> Any:
         """All batches are equally large, so it happens in the first step; `samples` at a time over all ranks."""
         return memory_errors(when, samples // self.fabric.world_size, self.device, advice)
@@ -258,6 +275,7 @@ class Loop:
         return any_rank(is_near_its_end(self.options.stop_before_deadline_s) or self.asked_to_stop(), self.device)
 
     def save(self, *, final: bool = False) -> None:
-        """Save the state; see `Saving.save`."""
+        """Save the state, of finite steps alone; see `Saving.save`."""
+        self.note_steps(everything=True)
         self.saving.save(final=final)
         self.saved_s = time.monotonic()

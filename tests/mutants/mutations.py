@@ -457,6 +457,24 @@ MUTATIONS = [
         "prepare/test_prepare_split.py::test_many_scans_of_too_few_patients_stop_with_the_cause_and_the_remedy",
     ),
     Mutation(
+        "pretrain", "a state is saved of steps whose figures are unread",
+        "self.note_steps(everything=True)\n        self.saving.save",
+        "self.saving.save",
+        "pretrain/test_pretrain_engine.py::test_a_state_is_never_saved_of_a_step_that_is_not_finite",
+    ),
+    Mutation(
+        "pretrain", "a memory is filled with running statistics",
+        "with torch.no_grad(), still_statistics(self.objective):\n            for number",
+        "self.learner.module.eval()\n        with torch.no_grad(), still_statistics(self.objective):\n            for number",
+        "pretrain/test_pretrain_engine.py::test_a_memory_is_filled_with_what_a_step_sees",
+    ),
+    Mutation(
+        "nn", "samples on a device are padded with zeros",
+        "place.fill_(self.reader.empty(number, integers=not stored.is_floating_point()))",
+        "place.fill_(0)",
+        "nn/test_nn_resident.py::test_batches_are_those_of_the_reader",
+    ),
+    Mutation(
         "pretrain", "a contract holds the percentiles of one volume as numbers",
         "for volume in of_ct or volumes} if len(own) < len(volumes) else set()",
         "for volume in of_ct or volumes}",

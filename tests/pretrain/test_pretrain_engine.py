@@ -22,7 +22,13 @@ from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemory
 from medssl.nn import health
 
 
-def test_a_nan_in_the_images_stops_before_the_step_names_the_batch_and_keeps_the_last_good_state(make_plan: Any) -> None:
+@pytest.mark.parametrize("behind", [0, 5])
+def test_a_nan_in_the_images_names_its_step_and_batch_and_keeps_the_last_good_state(
+    make_plan: Any, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    """Read at once, or some steps late as on a GPU."""
+    monkeypatch.setattr("medssl.pretrain.loop.steps_behind", lambda learner: behind)
+    monkeypatch.setattr("medssl.pretrain.loop.CURVE_ROWS", 1)  # no row but those at the ends of epochs
     plan = make_plan("nan")
     row = int(plan.objective().batches(plan.seed, 0, 8)[2][5])
     break_image(plan.samples, row)
@@ -31,6 +37,31 @@ def test_a_nan_in_the_images_stops_before_the_step_names_the_batch_and_keeps_the
     assert "step 3" in str(error) and plan.samples.ids[row] in str(error)
     assert state[0] == 2
     assert all(bool(t.isfinite().all()) for t in state[1].values() if t.is_floating_point())
+
+
+def test_figures_that_are_read_late_change_neither_weights_nor_curve(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medssl.pretrain.loop.CURVE_ROWS", 1)  # no row but those at the ends of epochs
+    states = []
+    for behind in (0, 3):
+        monkeypatch.setattr("medssl.pretrain.loop.steps_behind", lambda learner, behind=behind: behind)
+        error, state = train_here(make_plan(f"behind{behind}", clip_norm=0.5))
+        assert error is None
+        states.append(state)
+    one, other = states
+    assert all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+    drop = {"images_per_s"}
+    assert [{k: v for k, v in row.items() if k not in drop} for row in one[2]["rows"]] == [
+        {k: v for k, v in row.items() if k not in drop} for row in other[2]["rows"]
+    ]
+
+
+def test_a_state_is_never_saved_of_a_step_that_is_not_finite(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the step's figures are still unread when the next state is due."""
+    monkeypatch.setattr("medssl.pretrain.loop.steps_behind", lambda learner: 1000)
+    monkeypatch.setattr("medssl.pretrain.loop.CURVE_ROWS", 1)  # no row but those at the ends of epochs
+    error, state = train_here(make_plan("wild", lr=1e30, optimizer="sgd", warmup_frac=0.0))
+    assert isinstance(error, NotFiniteError) and "Samples of the batch" in str(error)
+    assert state is None or all(bool(t.isfinite().all()) for t in state[1].values() if t.is_floating_point())
 
 
 def break_image(samples: Any, row: int) -> None:
