@@ -11,6 +11,7 @@ from medssl.core import plugins
 from medssl.core.bounds import Count, Fraction, Whole
 from medssl.core.options import Backbone, Name, Options, Reducer
 from medssl.core.plugins import Plugin
+from medssl.core.written import PathText
 
 STEPS = ("describe", "leakage")
 """Steps of the stage whose folders lie beside the arms', so that no arm can bear their names."""
@@ -29,7 +30,7 @@ class ArmOptions(Options):
     """Share of the slices to keep."""
     match: str | None = None
     """Keep as many slices as this arm."""
-    encoder: str | None = None
+    encoder: PathText | None = None
     """For `embedding`: a pre-training run of the study (`simclr-all-seed0`) or a .safetensors file."""
 
     @model_validator(mode="after")
