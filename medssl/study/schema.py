@@ -35,7 +35,7 @@ def study_schema() -> dict[str, Any]:
 
 
 def _or_alone(schema: Any) -> Any:
-    """A schema in which a value may stand alone for a list of one (`core/written.py`), where it is a number, a word or a plug-in."""
+    """A schema in which a value may stand alone for a list of one (`core/written.py`): a number, a word or a plug-in."""
     if isinstance(schema, list):
         return [_or_alone(part) for part in schema]
     if not isinstance(schema, dict):
