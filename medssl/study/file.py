@@ -64,7 +64,7 @@ def read_study(config: dict[str, Any] | None = None, files: list[str] | None = N
     places = Places({}, files[-1] if files else "study")
     read: dict[str, Any] = {}
     for file in files:
-        read = merged(read, _read_yaml(file, places.lines))
+        read = merged(read, read_yaml(file, places.lines))
     values = dict(read if config is None else config)
     for key in values if files else ():
         places.lines.setdefault((str(key),), "--config")
@@ -186,8 +186,12 @@ def _keys_at(loc: Loc) -> list[str]:
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
-    """A YAML file as a dict, with the line of every key; duplicate keys are refused (YAML keeps the last in silence)."""
+def read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
+    """A YAML file as a dict, with the line of every key filled in; duplicate keys are refused (YAML keeps the last in silence).
+
+    Raises:
+        StudyError: it cannot be read, is not YAML, or has no sections; with its line.
+    """
     text = _text_of(file)
     try:
         loader = _Loader(text)
