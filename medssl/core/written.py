@@ -91,7 +91,7 @@ _WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     **dict.fromkeys(("dict_type", "model_type"), lambda of: "expected a section of options (`option: value`)"),
     "string_type": lambda of: "expected text",
     "invalid_key": lambda of: "expected text as the name of an option",
-    "finite_number": lambda of: "expected a number with an end",
+    "finite_number": lambda of: "expected a finite number",
     "literal_error": lambda of: f"expected {of['expected']}",
     "greater_than": lambda of: f"expected a number above {of['gt']:g}",
     "greater_than_equal": lambda of: f"expected a number of {of['ge']:g} or more",

@@ -162,7 +162,7 @@ WRITTEN = "sources: {ct: {path: a}}\n"
         ("sources: {ct: {path: a, ingest: {min_slices: yes}}}\n", ["sources.ct.ingest.min_slices: expected a number, got true"]),
         (WRITTEN + "pretrain: {a: {compile: 7}}\n", ["pretrain.a.compile: expected true or false, got 7"]),
         (WRITTEN + "pretrain: {a: {epochs: 3.5}}\n", ["pretrain.a.epochs: expected a whole number, got 3.5"]),
-        (WRITTEN + "pretrain: {a: {lr: .inf}}\n", ["pretrain.a.lr: expected a number with an end, got inf"]),
+        (WRITTEN + "pretrain: {a: {lr: .inf}}\n", ["pretrain.a.lr: expected a finite number, got inf"]),
         (WRITTEN + "pretrain: {a: {precision: fp64}}\n", ["precision: expected 'fp32', 'bf16' or 'fp16', got 'fp64'"]),
         (WRITTEN + "pretrain: {a: {objective: 3}}\n", ["objective: write the objective as its name, or as {name: {option"]),
         (WRITTEN + "pretrain: {a: {objective: {simclr: 5}}}\n", ["objective 'simclr': expected a section of options", "got 5"]),
@@ -186,6 +186,11 @@ def test_a_wrong_value_is_explained_in_the_words_of_a_study_file(tmp_path: Path,
     assert all(word in said for word in words), said
     assert all("mine.yaml" in line for line in said.splitlines())
     assert not re.search(r"Input|[Kk]eys should|valid|dictionary|instance|None|\bTrue\b|\bFalse\b|\[key\]", said), said
+
+
+def test_a_mistake_on_the_command_line_is_named_as_one(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"^--config: seed: expected a whole number, got 'one'\.$"):
+        load_study({"sources": {"ct": {"path": "a"}}, "seed": "one"}, write(tmp_path, WRITTEN))
 
 
 @pytest.mark.parametrize(
