@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from medssl.core import plugins
 from medssl.core.bounds import Count, Fraction, Whole
-from medssl.core.options import Backbone, Name, Options, Reducer
+from medssl.core.options import Backbone, Name, Options, PluginChoice, Reducer
 from medssl.core.plugins import Plugin
 from medssl.core.written import PathText
 
@@ -63,6 +63,15 @@ def control_kinds() -> dict[str, str]:
     """The reducers that decide without looking at a slice: `whole` keeps all, `matched` as many as another arm."""
     kinds = {plugin.name: plugin.constant("CONTROL", default=None) for plugin in plugins.all_of("reducer")}
     return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def most_apart(reducer: PluginChoice) -> float | None:
+    """The largest distance that a reducer can measure with its options (`MOST_APART` of its file); None where none is known."""
+    most = plugins.find("reducer", reducer.name).constant("MOST_APART", default=None)
+    if isinstance(most, dict):
+        ((option, by_value),) = most.items()
+        most = by_value.get(reducer.options[option])
+    return None if most is None else float(most)
 
 
 class DescribeOptions(Options):
