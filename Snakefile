@@ -4,9 +4,11 @@
 #   snakemake --cores all pretrain_ct --configfile configs/mine.yaml    your own
 #   snakemake --cores all report                                        on to fine-tuning, evaluation and the full page
 
+from medssl.study.workflow import readable
+
 if not workflow.overwrite_configfiles:
 
-    configfile: "configs/ct.yaml"
+    configfile: readable("configs/ct.yaml")
 
 
 include: "workflow/paths.smk"

@@ -348,12 +348,10 @@ def compare(
 @app.command()
 def specs(study_file: Annotated[Path, typer.Argument(help="study file")]) -> None:
     """Check a study file and write its specs, to run stages by hand."""
-    from medssl.study.dag import Dag
-    from medssl.study.file import load_study
     from medssl.study.sources import refresh_sources
 
-    dag = Dag(load_study(files=[str(study_file)]))
-    for note in refresh_sources(dag.study, dag.layout):
+    dag, files = _checked(study_file)
+    for note in refresh_sources(dag.study, dag.layout, files):
         print(f"medssl: note: {note}", file=sys.stderr)
     dag.write_specs()
     print(dag.layout.root / "specs")
@@ -368,20 +366,30 @@ def plan(
     """Say what a study will take here: hours, memory, disk, and the largest batch, from a piece of it that is run."""
     import shutil
 
-    from medssl.study.check_sources import mixed_cohorts
-    from medssl.study.dag import Dag
-    from medssl.study.file import read_study
     from medssl.study.planning import table
     from medssl.study.probe import costs
 
-    study, places = read_study(files=[str(study_file)])
-    for loc, text in mixed_cohorts(Dag(study)):
-        print(f"note: {places.sentence(loc, text)}", file=sys.stderr)
+    dag, _ = _checked(study_file)
+    study = dag.study
     found, batches = costs(study, threads, limit_s)
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
-    print(table(found, shutil.disk_usage(place).free / 1e6, len(list(Dag(study).specs()))))
+    print(table(found, shutil.disk_usage(place).free / 1e6, len(list(dag.specs()))))
     for name, batch in batches.items():
         print(f"pretrain.{name}: batch_size {study.pretrain[name].batch_size}; the largest that fits one device here is {batch}")
+
+
+def _checked(study_file: Path) -> tuple[Any, Any]:
+    """The jobs of a study that can work, and the files of its sources; what its user should know is said."""
+    from medssl.study.checks import check_study
+    from medssl.study.dag import Dag
+    from medssl.study.file import read_study
+
+    study, places = read_study(files=[str(study_file)])
+    dag = Dag(study)
+    checked = check_study(dag, places)
+    for note in checked.notes:
+        print(f"medssl: note: {note}", file=sys.stderr)
+    return dag, checked.files
 
 
 @app.command()

@@ -35,12 +35,21 @@ class LabelRow(dict[str, str]):
     """Where it stands in the table; the header is row 1."""
 
 
-def read_label_table(path: Path | str) -> list[LabelRow]:
+class LabelTable(list[LabelRow]):
+    """The rows of a label table that have an id."""
+
+    columns: list[str]
+    """Of the header, whether they hold something or not."""
+    trimmed: list[int]
+    """Numbers of the rows whose label had blanks around it, which do not count."""
+
+
+def read_label_table(path: Path | str) -> LabelTable:
     """The rows of a label table; empty cells and `n/a` are left out.
 
     Raises:
-        StudyError: it has no id column, a column twice, a row that is too long, or is not text. Names of files may be bytes that
-            are no UTF-8.
+        StudyError: it has no id column, a column twice or in capitals, a row that is too long, or is not text. Names of files may
+            be bytes that are no UTF-8.
     """
     text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
@@ -54,12 +63,14 @@ def read_label_table(path: Path | str) -> list[LabelRow]:
         raise StudyError(
             f"labels: the table has the column {name!r} {header.count(name)} times. Keep one of them, or rename the others."
         )
+    _require_small_letters(header)
     wanted = next((name for name in ID_COLUMNS if name in header), None)
     if wanted is None:
         raise StudyError(
             f"labels: the table has the columns {header}; it needs `id` (or `file`, a path relative to the source) and `label`."
         )
-    found = []
+    found = LabelTable()
+    found.columns, found.trimmed = [name for name in header if name], []
     reader = csv.DictReader(lines, delimiter=mark)
     for cells in reader:
         if any(cell.strip() for cell in cells.get(None) or ()):
@@ -75,7 +86,23 @@ def read_label_table(path: Path | str) -> list[LabelRow]:
             row.number = reader.line_num
             _check_text(row)
             found.append(row)
+            if any(str(name).strip() == "label" and str(cell) != str(cell).strip() for name, cell in cells.items()):
+                found.trimmed.append(row.number)
     return found
+
+
+def _require_small_letters(header: Sequence[str]) -> None:
+    """A column that would be read, were its name in small letters, is a mistake.
+
+    Raises:
+        StudyError: there is one.
+    """
+    has_id = any(name in header for name in ID_COLUMNS)
+    read = {"label", *IDENTITY_COLUMNS, *(() if has_id else ID_COLUMNS)}
+    wrong = [name for name in header if name not in read and name.lower() in read - set(header)]
+    if wrong:
+        change = " and ".join(f"{name!r} to {name.lower()!r}" for name in wrong)
+        raise StudyError(f"labels: the names of columns are in small letters. Rename {change} in the table.")
 
 
 def _check_text(row: LabelRow) -> None:

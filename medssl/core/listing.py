@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import hmac
 import json
@@ -11,7 +12,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.errors import StudyError
 from medssl.core.files import write_text
 from medssl.core.layout import PRIVATE
 
@@ -109,10 +110,19 @@ def beside(path: Path) -> str:
     """A hint at a name beside a path that leads nowhere, where one is like it."""
     folder = Path(os.path.realpath(path)).parent
     try:
-        hint = did_you_mean(spelled(path.name), [spelled(name) for name in os.listdir(folder)])
+        near = [name for name in sorted(os.listdir(folder)) if _likeness(Path(name).stem, path.stem) >= LIKE]
     except OSError:
         return ""
-    return hint if "Did you mean" in hint else ""
+    return f" Did you mean {spelled(max(near, key=lambda name: _likeness(name, path.name)))!r}?" if near else ""
+
+
+LIKE = 0.75
+"""Names that are less alike, without the suffixes that many files share, have nothing to do with each other."""
+
+
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1."""
+    return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio()
 
 
 def nothing_at(path: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.plugins import Plugin
+from medssl.core.written import Written, explained, in_yaml
 
 
 def _check_name(name: str) -> str:
@@ -28,14 +29,14 @@ def _check_window(window: tuple[float, float]) -> tuple[float, float]:
 Name = Annotated[str, AfterValidator(_check_name)]
 Window = Annotated[tuple[float, float], AfterValidator(_check_window)]
 """(low, high) in value units."""
+Modality = Literal["CT", "MR", "PT", "OT"]
+"""`OT`: another, or not known."""
 
 
-class Options(BaseModel):
+class Options(Written):
     """Base of all options of a stage. The text below a field is its description in the schema and in docs/options.md."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(validate_default=True, use_attribute_docstrings=True)
 
     def plugins(self) -> Iterator[Plugin]:
         """The plug-ins that a job with these options can load, those that they load in turn among them.
@@ -87,20 +88,20 @@ def choice_of(kind: str, value: Any) -> PluginChoice:
     elif isinstance(value, dict) and len(value) == 1:
         name, options = next(iter(value.items()))
     else:
-        raise ValueError(f"write a {kind} as its name, or as {{name: {{option: value}}}}")
+        raise ValueError(f"write the {kind} as its name, or as {{name: {{option: value}}}}, got {in_yaml(value)}")
     try:
         plugin = plugins.find(kind, name)
     except StudyError as error:
         raise ValueError(str(error)) from None
     try:
-        return PluginChoice(name=name, options=plugin.check(options or {}), kind=kind)
+        return PluginChoice(name=name, options=plugin.check({} if options is None else options), kind=kind)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise ValueError(f"{kind} {name!r} has no option {key!r}.{did_you_mean(key, plugin.options.model_fields)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{kind} {name!r}, option {key!r}: {message}, got {first['input']!r}") from None
+        where = f"{kind} {name!r}, option {key!r}" if key else f"{kind} {name!r}"
+        raise ValueError(f"{where}: {explained(first)}") from None
 
 
 class ChoiceOf:

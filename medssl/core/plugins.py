@@ -16,11 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from medssl.core import bounds
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import sha256_text
+from medssl.core.written import Written
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -65,7 +66,7 @@ class Plugin:
 
     def check(self, options: dict[str, Any]) -> dict[str, Any]:
         """`options` completed with the defaults; pydantic's ValidationError if a key or value is wrong."""
-        return self.options(**options).model_dump()
+        return self.options.model_validate(options).model_dump()
 
 
 def names(kind: str) -> list[str]:
@@ -191,8 +192,7 @@ def _options_model(name: str, definition: ast.ClassDef | ast.FunctionDef, descri
     unknown = sorted(described.keys() - fields.keys())
     if unknown:
         raise StudyError(f"{name}: its docstring describes an option {unknown[0]!r} that the signature does not have.")
-    config = ConfigDict(extra="forbid", frozen=True)
-    return create_model(f"{name}_options", __config__=config, **fields)
+    return create_model(f"{name}_options", __base__=Written, **fields)
 
 
 def _evaluate(annotation: str) -> Any:

@@ -13,6 +13,7 @@ from medssl.core.bounds import Count, Distinct, Fold, Fraction, OneOrMore, Whole
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.options import Backbone, Name, Options, choice_of
 from medssl.core.plugins import Plugin
+from medssl.core.written import PathText, in_yaml
 from medssl.finetune.recipe import Recipe
 
 DEFAULT_BACKBONE = "resnet18"
@@ -42,7 +43,7 @@ class FinetuneOptions(Recipe):
     a wrapping backbone makes of it: `volume`, slices with a transformer between them; `common`, `salient`, one of two spaces."""
     scratch: bool = True
     """Start from random weights too: the control."""
-    weights: dict[Name, str] = {}
+    weights: dict[Name, PathText] = {}
     """Further starting points: .safetensors files by name."""
     backbone: Backbone | None = None
     """The network of scratch and of given weights; that of the first run where it is left out."""
@@ -65,21 +66,28 @@ class FinetuneOptions(Recipe):
     @classmethod
     def _complete(cls, values: Any) -> Any:
         """The task's own options and modes, completed with its defaults."""
-        if not isinstance(values, dict) or not isinstance(values.get("task", "classification"), str):
+        if not isinstance(values, dict):
             return values
+        task = values.get("task", "classification")
+        if not isinstance(task, str):
+            raise ValueError(f"write the task as its name, got {in_yaml(task)}")
         try:
-            plugin = plugins.find("task", values.get("task", "classification"))
+            plugin = plugins.find("task", task)
         except StudyError as error:
             raise ValueError(str(error)) from None
         options = values.get("options") or {}
         if isinstance(options, dict):
             options = choice_of("task", {plugin.name: options}).options
-        known = plugin.constant("MODES")
         modes = plugin.constant("DEFAULT_MODES") if values.get("modes") is None else values["modes"]
-        for mode in modes if isinstance(modes, list) else []:
-            if mode not in known:
-                raise ValueError(f"task {plugin.name!r} has no mode {mode!r}.{did_you_mean(str(mode), known)}")
         return {**values, "options": options, "modes": modes}
+
+    @model_validator(mode="after")
+    def _known_modes(self) -> FinetuneOptions:
+        known = plugins.find("task", self.task).constant("MODES")
+        for mode in self.modes:
+            if mode not in known:
+                raise ValueError(f"task {self.task!r} has no mode {mode!r}.{did_you_mean(mode, known)}")
+        return self
 
     @model_validator(mode="after")
     def _some_labels(self) -> FinetuneOptions:

@@ -11,10 +11,9 @@ from pydantic import field_validator
 from medssl.core import plugins
 from medssl.core.bounds import Count, Distinct, Fraction, OneOrMore
 from medssl.core.file_names import GRID_FORMATS
-from medssl.core.options import Options
+from medssl.core.options import Modality, Options
 from medssl.core.plugins import Plugin
-
-Modality = Literal["CT", "MR", "PT", "OT"]
+from medssl.core.written import in_yaml
 
 HOLDS_FOR: dict[str, tuple[str, ...]] = {
     "tilt": ("dicom", *GRID_FORMATS),
@@ -91,7 +90,7 @@ class IngestOptions(_Checked):
         if not all(word in (*get_args(Modality), "auto") for word in (given if several else [given])) or (
             several and "auto" in given
         ):
-            raise ValueError(f"{given!r} is no modality: write auto, CT, MR, PT, OT, or a list such as [CT, PT]")
+            raise ValueError(f"{in_yaml(given)} is no modality: write auto, CT, MR, PT, OT, or a list such as [CT, PT]")
         return given
 
     @field_validator("subject_pattern")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from medssl.core.bounds import Fold, Fraction, Part
-from medssl.core.options import Options
+from medssl.core.options import Modality, Options
 
 
 class ViewOptions(Options):
@@ -17,7 +17,7 @@ class ViewOptions(Options):
     """Least and largest share of the image's area (volume) that a crop shows."""
     ratio: Annotated[float, Field(ge=1)] = 1.33
     """Largest ratio of the sides of a crop."""
-    flip: dict[str, list[Literal["i", "j", "k"]]] = {}
+    flip: dict[Modality, list[Literal["i", "j", "k"]]] = {}
     """Axes that may be mirrored, by modality (`{CT: [i]}`); only where anatomy allows."""
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
     """Largest rotation in the plane of the slice, either way."""

@@ -60,8 +60,9 @@ class Views:
 
     def __init__(self, settings: ViewOptions, crops: list[Crop], samples: Samples, *, seed: int) -> None:
         self.settings, self.crops, self.seed = settings, crops, seed
+        flip = {str(modality): axes for modality, axes in settings.flip.items()}
         self.flippable = np.array(
-            [[axis in settings.flip.get(volume.modality, ()) for axis in AXES] for volume in samples.volumes], dtype=bool
+            [[axis in flip.get(volume.modality, ()) for axis in AXES] for volume in samples.volumes], dtype=bool
         )
         largest = max(math.prod(crop.size) for crop in crops) * samples.num_channels
         bank = rng(seed, "noise").standard_normal(max(NOISE_BANK, 2 * largest), dtype=np.float32)

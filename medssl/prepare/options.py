@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medssl.core.bounds import Fold, Several
 from medssl.core.options import Options, Window
+from medssl.core.written import PathText
 
 
 class SplitOptions(Options):
@@ -19,7 +20,7 @@ class SplitOptions(Options):
     """Share of the patients in the test part; without meaning where there are folds."""
     folds: Several | None = None
     """Number of folds of a cross-validation, each the test part once; all patients are then held out from pre-training."""
-    file: str | None = None
+    file: PathText | None = None
     """TSV with the header `id<tab>split`: the part (train, val, test) of each patient or image."""
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medssl.core.bounds import Count, Fold, OneOrMore, Part, Positive, Weight, Whole
 from medssl.core.options import Backbone, Objective, Options
+from medssl.core.written import PathText
 from medssl.nn.options import ViewOptions
 
 
@@ -18,7 +19,7 @@ class TrainingOptions(Options):
     """What is learnt."""
     backbone: Backbone = "resnet18"  # type: ignore[assignment]
     """The network."""
-    init_weights: str | None = None
+    init_weights: PathText | None = None
     """A .safetensors file to begin from."""
     init_run: str | None = None
     """Another run of the study, at the same arm and seed, whose encoder and parts (a decoder) this one goes on from."""

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from medssl.core import plugins
 from medssl.core.bounds import Count, Fraction, Whole
-from medssl.core.options import Backbone, Name, Options, Reducer
+from medssl.core.options import Backbone, Name, Options, PluginChoice, Reducer
 from medssl.core.plugins import Plugin
+from medssl.core.written import PathText
 
 STEPS = ("describe", "leakage")
 """Steps of the stage whose folders lie beside the arms', so that no arm can bear their names."""
@@ -29,7 +30,7 @@ class ArmOptions(Options):
     """Share of the slices to keep."""
     match: str | None = None
     """Keep as many slices as this arm."""
-    encoder: str | None = None
+    encoder: PathText | None = None
     """For `embedding`: a pre-training run of the study (`simclr-all-seed0`) or a .safetensors file."""
 
     @model_validator(mode="after")
@@ -62,6 +63,15 @@ def control_kinds() -> dict[str, str]:
     """The reducers that decide without looking at a slice: `whole` keeps all, `matched` as many as another arm."""
     kinds = {plugin.name: plugin.constant("CONTROL", default=None) for plugin in plugins.all_of("reducer")}
     return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def most_apart(reducer: PluginChoice) -> float | None:
+    """The largest distance that a reducer can measure with its options (`MOST_APART` of its file); None where none is known."""
+    most = plugins.find("reducer", reducer.name).constant("MOST_APART", default=None)
+    if isinstance(most, dict):
+        ((option, by_value),) = most.items()
+        most = by_value.get(reducer.options[option])
+    return None if most is None else float(most)
 
 
 class DescribeOptions(Options):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError, ended
 from medssl.core.file_names import folder_labels
-from medssl.core.label_table import FOLDERS, MANY, classes_of, is_label_table, read_label_table
+from medssl.core.label_table import FOLDERS, ID_COLUMNS, MANY, classes_of, is_label_table
 from medssl.core.listing import nothing_at
 from medssl.finetune.options import FinetuneOptions
+from medssl.study.check_classes import labelled_at_most, many_classes, too_few, too_many, wrong_classes
 from medssl.study.check_table import Table, table_notes, table_problems
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -39,6 +41,15 @@ class Labelled:
         """As the study file has them."""
         return self.study.sources[self.source].labels
 
+    @cached_property
+    def table(self) -> Table | None:
+        """Its label table, read once; None where it has none.
+
+        Raises:
+            StudyError: it cannot be read.
+        """
+        return None if self.files.table is None else Table(Path(str(self.labels)), self.files.table, self.files)
+
     @property
     def loc(self) -> Loc:
         """Where it has them."""
@@ -46,13 +57,22 @@ class Labelled:
 
     def predicting(self, what: str) -> dict[str, FinetuneOptions]:
         """The tasks that predict `classes` or `masks`."""
-        return {name: task for name, task in self.tasks.items() if plugins.find("task", task.task).constant("PREDICTS") == what}
+        return {name: task for name, task in self.tasks.items() if predicts(task, what)}
+
+
+def predicts(task: FinetuneOptions, what: str) -> bool:
+    """Whether a task predicts `classes` or `masks`."""
+    return bool(plugins.find("task", task.task).constant("PREDICTS") == what)
 
 
 def label_problems(given: Labelled) -> Iterator[Problem]:
     """What is wrong with the labels of a source. That label files are missing stops only what needs them: they may come later."""
     labels = given.labels
     table: Table | None = None
+    groups = given.study.sources[given.source].groups
+    if groups and (labels in (None, FOLDERS) or not is_label_table(str(labels))):
+        text = f"{', '.join(groups)}: subgroups are columns of a label table, and this source has none. Name one in labels"
+        yield ("sources", given.source, "groups"), text
     if labels == FOLDERS:
         if given.wanted:
             yield from ((given.loc, text) for text in _folder_problems(given))
@@ -61,19 +81,21 @@ def label_problems(given: Labelled) -> Iterator[Problem]:
             if given.wanted:
                 yield given.loc, nothing_at(labels)
             return
-        if is_label_table(labels) and Path(labels).is_file():
-            try:
-                table = Table(Path(labels), read_label_table(labels), given.files)
-            except StudyError as error:
-                yield given.loc, f"{labels}: {error}"
-                return
-            yield from ((given.loc, text) for text in table_problems(table, given.study.sources[given.source].groups))
+        try:
+            table = given.table
+        except StudyError as error:
+            yield given.loc, f"{labels}: {error}"
+            return
+        if table:
+            yield from ((given.loc, text) for text in table_problems(table, groups))
         elif text := _no_masks_at(Path(labels)):
             if given.wanted:
                 yield given.loc, text
             return
     yield from _class_problems(given, table)
     yield from _mask_problems(given, table)
+    for task, options in given.tasks.items() if table or labels in (None, FOLDERS) else ():
+        yield from too_many(task, options, labelled_at_most(given.files, table, classes=predicts(options, "classes")))
 
 
 def label_notes(given: Labelled) -> Iterator[Problem]:
@@ -83,9 +105,25 @@ def label_notes(given: Labelled) -> Iterator[Problem]:
         return
     if not Path(str(labels)).exists():
         yield given.loc, f"{ended(nothing_at(str(labels)))} Pre-training does not need it; fine-tuning will"
-    elif is_label_table(str(labels)) and Path(str(labels)).is_file():
-        table = Table(Path(str(labels)), read_label_table(str(labels)), given.files)
+    elif table := given.table:
         yield from ((given.loc, text) for text in table_notes(table))
+        if given.predicting("classes") and (text := many_classes(_table_classes(table), len(table.rows))):
+            yield given.loc, f"{labels}: {text}"
+        for task, options in given.tasks.items():
+            yield from too_few(task, options, labelled_at_most(given.files, table, classes=predicts(options, "classes")))
+
+
+def known_classes(given: Labelled) -> set[str] | None:
+    """The classes that the labels of a source and the source itself bring; None where nobody says them yet."""
+    own = own_classes(given.files)
+    if given.labels == FOLDERS:
+        own = None if own is None else own | _folder_classes(given.files)
+    elif given.labels is not None:
+        try:
+            own = None if own is None or given.table is None else own | _table_classes(given.table)
+        except StudyError:
+            return None
+    return own or None
 
 
 def own_classes(files: SourceFiles) -> set[str] | None:
@@ -107,18 +145,16 @@ def _folder_problems(given: Labelled) -> Iterator[str]:
 
 def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
     """Tasks that need classes, where the labels and the source itself bring too few."""
-    tasks = given.predicting("classes")
-    own = own_classes(given.files) if tasks else None
-    if own is None:
+    tasks, labels = given.predicting("classes"), given.labels
+    if not tasks:
         return
-    labels = given.labels
-    if labels == FOLDERS:
-        said = {name.split("/")[-2] for name in given.files.names if "/" in name and kind_of(name) in (PICTURE, GRID, OTHER)}
-        if not said:
-            return  # said already
-    else:
-        said = classes_of(row["label"] for row in table.rows if "label" in row) if table else set()
-    found = sorted(own | said)
+    own = own_classes(given.files)
+    said = _folder_classes(given.files) if labels == FOLDERS else _table_classes(table) if table else set()
+    found = sorted((own or set()) | said)
+    for text in wrong_classes(found):
+        yield (given.loc if labels else ("finetune", next(iter(tasks)), "source")), f"{labels or given.source}: {text}"
+    if own is None or (labels == FOLDERS and not said):
+        return  # an NPZ may hold others; that there are no folders is said already
     for task, options in tasks.items():
         least = 1 if options.options.get("multilabel") else 2
         if not found and labels is None:
@@ -131,7 +167,7 @@ def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
         elif not found and table:
             yield (
                 given.loc,
-                f"{labels}: no row has a 'label', which finetune.{task} needs; the columns beside the id are {table.header}",
+                f"{labels}: no row has a 'label', which finetune.{task} needs; {_why_no_label(table)}",
             )
         elif not found:
             yield (
@@ -153,6 +189,21 @@ def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
                 f"{labels}: row {several.number} has several classes ({several['label']!r}), and finetune.{task} expects one. "
                 f"Set finetune.{task}.options.multilabel: true",
             )
+
+
+def _folder_classes(files: SourceFiles) -> set[str]:
+    return {name.split("/")[-2] for name in files.names if "/" in name and kind_of(name) in (PICTURE, GRID, OTHER)}
+
+
+def _table_classes(table: Table) -> set[str]:
+    return classes_of(row["label"] for row in table.rows if "label" in row)
+
+
+def _why_no_label(table: Table) -> str:
+    if "label" in table.rows.columns:
+        return "the column is there, and each of its cells is empty or n/a"
+    others = [name for name in table.rows.columns if name not in ID_COLUMNS]
+    return f"the columns beside the id are {others}. Name the column of the classes 'label'"
 
 
 def _mask_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
@@ -188,9 +239,19 @@ def _no_masks_at(path: Path) -> str:
         return ""
     with open(path, "rb") as file:
         head = file.read(400)
-    if any(head[at : at + len(mark)] == mark for at, mark in MAGIC) or kind_of(path.name) == OTHER:
+    if any(head[at : at + len(mark)] == mark for at, mark in MAGIC):
+        return ""
+    if kind_of(path.name) == OTHER and head and _is_text(head):
+        return f"{str(path)!r} is text, and a table of labels is known by its name. Rename it to {f'{path.stem}.csv'!r}, or .tsv"
+    if kind_of(path.name) == OTHER:
         return ""
     return (
         f"{str(path)!r} is neither a table of labels (.csv, .tsv, .txt) nor a mask (DICOM, {GRID}); expected one of these, a "
         f"folder of masks, or `{FOLDERS}`. Save a table as CSV"
     )
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are a line that a person can read."""
+    text = head.decode("utf-8", "replace").rstrip("\ufffd")  # the last letter may be cut
+    return all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text) and "\n" in text

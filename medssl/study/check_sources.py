@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from medssl.artefacts.series import read_series
 from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.options import IngestOptions
+from medssl.study.check_starts import deepens, rank_of
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -47,6 +48,28 @@ def idle_options(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Probl
 def _no_effect(option: str, holds: Iterable[str], formats: Iterable[str]) -> str:
     names = [" and ".join(dict.fromkeys(WORDS.get(form, GRID) for form in some)) for some in (holds, formats)]
     return f"it has no effect here: {option} holds for {names[0]}, and the files are {names[1]}. Remove it"
+
+
+def without_volumes(dag: Dag, listed: Mapping[str, SourceFiles]) -> Iterator[Problem]:
+    """3-D networks that would have pictures alone to learn from."""
+
+    def flat(source: str) -> bool:
+        return source in listed and listed[source].all_are(PICTURE, NPZ)
+
+    for name, run in dag.study.pretrain.items():
+        cohort = dag.study.cohort_of(run)
+        if run.spatial_dims == 3 and all(map(flat, dag.study.all_cohorts.get(cohort) or [""])):
+            text = f"3 needs volumes, and cohort {cohort!r} holds pictures alone (PNG, JPEG, NPZ)"
+            yield ("pretrain", name, "spatial_dims"), f"{text}. Set it to 2, or name another cohort"
+    for name, task in dag.study.finetune.items():
+        if flat(task.source) and rank_of(dag, task) == 3:
+            by_word = deepens(task.encoder)
+            what = f"encoder {task.encoder} is" if by_word else "its networks are"
+            text = f"{what} 3-D, which needs volumes, and source {task.source!r} holds pictures alone (PNG, JPEG, NPZ)"
+            yield (
+                ("finetune", name, "encoder" if by_word else "source"),
+                f"{text}. Start from 2-D networks, or name another source",
+            )
 
 
 def mixed_cohorts(dag: Dag) -> Iterator[Problem]:

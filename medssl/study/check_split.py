@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medssl.core.errors import StudyError
 from medssl.core.file_names import folder_labels, subject_of
-from medssl.core.label_table import LabelRow, is_label_table, read_label_table
+from medssl.core.label_table import LabelRow
 from medssl.core.listing import nothing_at
 from medssl.core.split_file import read_split_file
 from medssl.study.file import Loc
@@ -32,7 +32,7 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
                 continue
         elif source in listed:
             yield from _too_many_folds(study, source, listed[source])
-            parts = _official_parts(study, source, listed[source])
+            parts = _official_parts(listed[source])
         if source in tested and split.folds is None:
             yield from _nobody_tests(study, source, parts, tested[source])
     yield from _all_held_out(study)
@@ -76,7 +76,7 @@ def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[P
     if folds is None and (pattern is None or GRID not in files.kinds):
         return
     try:
-        most = patients_at_most(files, _rows(study, source))
+        most = patients_at_most(files, _rows(files))
     except StudyError as error:
         own = "subject_pattern" in study.sources[source].ingest
         yield ("sources", source, "ingest", "subject_pattern") if own else ("ingest", "subject_pattern"), str(error)
@@ -89,13 +89,13 @@ def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[P
         )
 
 
-def _official_parts(study: Study, source: str, files: SourceFiles) -> set[str] | None:
+def _official_parts(files: SourceFiles) -> set[str] | None:
     """The parts that a source names itself, by class folders or a label table; none where they are drawn, None if not known."""
     parts = {str(part) for _, part in folder_labels(files.named(PICTURE, OTHER)).values()} if files.kinds - {GRID} else set()
     if NPZ in files.kinds or (parts and OTHER in files.kinds):
         return None
     pictures = set(files.named(PICTURE))
-    return parts | {row["split"] for row in _rows(study, source) if "split" in row and row["file"] in pictures}
+    return parts | {row["split"] for row in _rows(files) if "split" in row and row["file"] in pictures}
 
 
 def _nobody_tests(study: Study, source: str, parts: set[str] | None, tasks: list[str]) -> Iterator[Problem]:
@@ -143,12 +143,9 @@ def _all_held_out(study: Study) -> Iterator[Problem]:
             )
 
 
-def _rows(study: Study, source: str) -> list[LabelRow]:
+def _rows(files: SourceFiles) -> list[LabelRow]:
     """The rows of a source's label table; none where there is no table, or it cannot be read (which is said elsewhere)."""
-    labels = study.sources[source].labels
-    if not labels or not is_label_table(labels) or not Path(labels).is_file():
-        return []
     try:
-        return read_label_table(labels)
+        return files.table or []
     except StudyError:
         return []

@@ -125,6 +125,14 @@ def _unlike_networks(study: Study, name: str, task: FinetuneOptions, runs: list[
         )
 
 
+def rank_of(dag: Dag, task: FinetuneOptions) -> int | None:
+    """Of the networks of a task, 2 or 3; None where its starts do not say it, or differ (which is said elsewhere)."""
+    ranks = {dag.study.pretrain[run.name].spatial_dims for _, run in dag.runs_for(task)}
+    if deepens(task.encoder):
+        return 3
+    return ranks.pop() if len(ranks) == 1 else 3 if not ranks and len(task.size or []) == 3 else None
+
+
 def deepens(encoder: str) -> bool:
     """Whether a word of `encoder` makes a 3-D network of a 2-D one."""
     wrapper = wrapper_of(encoder)

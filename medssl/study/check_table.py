@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,13 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.file_names import path_names, short_names, subject_of, tidy_id
-from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, contradictions, group_problems
+from medssl.core.file_names import folder_labels, path_names, short_names, subject_of, tidy_id
+from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, LabelTable, contradictions, group_problems
 from medssl.core.partition import PARTS
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")
 """An id of `series.tsv` or `images.parquet`, which no file name gives."""
+NO_VALUE = ("nan", "na", "#n/a", "<na>", "null", "nat")
+"""What programs write where there is no value, in small letters."""
 MOST_SAID = 5
 """Rows of one mistake that are named."""
 
@@ -26,7 +29,7 @@ class Table:
     """A label table and the files of its source."""
 
     path: Path
-    rows: Sequence[LabelRow]
+    rows: LabelTable
     files: SourceFiles
 
     @property
@@ -77,10 +80,21 @@ class Table:
     def _short(self) -> dict[str, list[str]]:
         return _by_name(self.items, short_names)
 
+    @staticmethod
+    def is_minted(row: LabelRow) -> bool:
+        """Whether the id of a row is one that medssl made."""
+        return MINTED.fullmatch(row["file"]) is not None
+
     def find(self, row: LabelRow) -> list[str]:
         """The files that a row is for, as stage ingest finds them: by path, folder, patient, or a file's name alone."""
         name = tidy_id(row["file"])
         return self._certain.get(name) or self.subjects.get(row["file"]) or self._short.get(name, [])
+
+    @cached_property
+    def with_class(self) -> set[str]:
+        """The files that a row with a label is for, and those in class folders."""
+        labelled = {file for row in self.rows if "label" in row for file in self.find(row)}
+        return labelled | set(folder_labels(self.files.named(PICTURE, OTHER)))
 
 
 def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
@@ -94,6 +108,7 @@ def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
     for first, second in contradictions(table.rows):
         said.add((first.number, second.number))
         yield _contradiction(table, first, second, first["file"])
+    yield from _no_values(table, groups)
     yield from _unknown_parts(table)
     if table.is_by_name:
         try:
@@ -105,7 +120,7 @@ def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
 
 
 def table_notes(table: Table) -> Iterator[str]:
-    """Columns that are there and are not read."""
+    """Columns that are there and are not read; blanks that do not count; rows, images and patients that are left out."""
     has = set(table.header) & set(IDENTITY_COLUMNS)
     read = {PICTURE: {"split", "subject"}, GRID: {"subject", "mask"}, OTHER: {"subject"}}
     unread = sorted(has - {name for kind, names in read.items() if kind in table.files.kinds for name in names})
@@ -115,11 +130,35 @@ def table_notes(table: Table) -> Iterator[str]:
             f"{table.path}: the {columns} not read here: split is read of pictures alone, subject of all but NPZ, mask of "
             f"{GRID}. Parts may be named in prepare.split.file"
         )
+    if rows := table.rows.trimmed:
+        yield f"{table.path}: {len(rows)} labels have blanks around them (the first in row {rows[0]}), which do not count"
+    with contextlib.suppress(StudyError):  # of `subject_pattern`, which is checked by itself
+        yield from _counted(table)
+
+
+def _counted(table: Table) -> Iterator[str]:
+    """What of a table or of the source has no partner, with the first of its kind."""
+    known: list[LabelRow] = []
+    strangers: list[LabelRow] = []
+    for row in table.rows:
+        has_file = not table.is_by_name or table.is_minted(row) or table.find(row)
+        (known if has_file else strangers).append(row)
+    if strangers:
+        first = f"(row {strangers[0].number}: {strangers[0]['file']!r})"
+        yield f"{table.path}: {len(strangers)} of {len(table.rows)} rows are for no file of the source {first}"
+    alone = [row for row in known if "subject" not in row] if "subject" in table.header else []
+    if alone:
+        those = f"{len(alone)} of {len(table.rows)} rows have no subject (the first is row {alone[0].number})"
+        yield f"{table.path}: {those}; each of their images counts as a patient of its own, unless its name says whose it is"
+    if table.is_by_name and "label" in table.header and not any(map(table.is_minted, known)):
+        rest = sorted(set(table.items) - table.with_class)
+        if rest:
+            yield f"{table.path}: {len(rest)} of {len(table.items)} images have no label in it, such as {rest[0]!r}"
 
 
 def _unknown_ids(table: Table) -> Iterator[str]:
     """A table of which no row, or a row of which too much, is for a file of the source."""
-    known = [row for row in table.rows if MINTED.fullmatch(row["file"]) or table.find(row)]
+    known = [row for row in table.rows if table.is_minted(row) or table.find(row)]
     if not known:
         example = min(table.items, default=None)
         files = "an NPZ names no images" if example is None else f"a file of the source is {example!r}"
@@ -155,6 +194,15 @@ def _contradictions_by_file(table: Table, groups: Sequence[str]) -> Iterator[tup
 
 def _contradiction(table: Table, first: LabelRow, second: LabelRow, what: str) -> str:
     return f"{table.path}: rows {first.number} and {second.number} say different things of {what!r}. Keep one of them"
+
+
+def _no_values(table: Table, groups: Sequence[str]) -> Iterator[str]:
+    """Cells that a program filled where it had no value, in columns that are read: they would be a class, a patient, a group."""
+    read = ("file", "label", *IDENTITY_COLUMNS, *groups)
+    wrong = [(row.number, name, row[name]) for row in table.rows for name in read if row.get(name, "").lower() in NO_VALUE]
+    for number, name, value in wrong[:MOST_SAID]:
+        what = f"row {number} has the {'id' if name == 'file' else name} {value!r}, as programs write that there is none"
+        yield f"{table.path}: {what}. Leave the cell empty, or write n/a"
 
 
 def _unknown_parts(table: Table) -> Iterator[str]:

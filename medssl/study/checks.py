@@ -4,7 +4,7 @@ read, and no header of an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from medssl.artefacts.names import RESERVED
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import read_json
 from medssl.core.listing import load_key, nothing_at
-from medssl.study.check_labels import Labelled, label_notes, label_problems
-from medssl.study.check_sources import idle_options, mixed_cohorts
+from medssl.reduce.options import most_apart
+from medssl.study.check_classes import unknown_positive
+from medssl.study.check_folders import folder_problems
+from medssl.study.check_labels import Labelled, known_classes, label_notes, label_problems, predicts
+from medssl.study.check_sources import idle_options, mixed_cohorts, without_volumes
 from medssl.study.check_split import split_notes, split_problems
 from medssl.study.check_starts import start_problems
 from medssl.study.dag import Dag
@@ -48,14 +51,16 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
     reserved = list(_reserved(study))
     reached = Reach([], list(study.finetune), frozenset(study.sources)) if reserved else reach(dag, asked)
     listed: dict[str, SourceFiles] = {}
-    found = [*reserved, *_sections(study), *_list_sources(study, listed)]
-    found += [] if reserved else start_problems(dag)
+    found = [*reserved, *_sections(study), *_list_sources(study, listed), *folder_problems(study, dag.layout)]
+    found += [] if reserved else [*start_problems(dag), *_beyond_all_distances(dag), *without_volumes(dag, listed)]
     found += [*idle_options(study, listed), *split_problems(study, listed, _tested(study, reached))]
-    found += [problem for name in listed for problem in label_problems(_labelled(study, name, listed, reached))]
+    labelled = {name: _labelled(study, name, listed, reached) for name in listed}
+    found += [problem for given in labelled.values() for problem in label_problems(given)]
+    found += unknown_positive(study.evaluate.positive, _classes(study, labelled))
     problems = [*(places.sentence(loc, text) for loc, text in found), *unknown_targets(dag, asked)]
     if problems:
         raise StudyError("\n".join(dict.fromkeys(problems)))
-    return Checked([places.sentence(loc, text) for loc, text in _notes(dag, listed, reached)], listed)
+    return Checked([places.sentence(loc, text) for loc, text in _notes(dag, listed, labelled, reached)], listed)
 
 
 def unknown_targets(dag: Dag, targets: Iterable[str]) -> Iterator[str]:
@@ -87,9 +92,14 @@ def _list_sources(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Prob
         except StudyError as error:
             yield ("sources", name, "path"), str(error)
             continue
-        if not listed[name].names:
+        names = listed[name].names
+        if not names:
             text = f"{source.labels!r} is all there is in {source.path!r}, and no image is left"
             yield ("sources", name, "labels"), f"{text}. Put labels and images into folders of their own"
+        elif not listed[name].kinds:
+            text = f"no file of {source.path!r} can be an image, by their names: it holds {len(names)}, such as {min(names)!r}"
+            yield ("sources", name, "path"), f"{text}. Expected DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG or NPZ"
+        if not listed[name].kinds:
             del listed[name]
 
 
@@ -104,6 +114,22 @@ def _tested(study: Study, reached: Reach) -> dict[str, list[str]]:
 def _labelled(study: Study, source: str, listed: dict[str, SourceFiles], reached: Reach) -> Labelled:
     tasks = {name: study.finetune[name] for name in _tested(study, reached).get(source, [])}
     return Labelled(study, source, listed[source], tasks, source in reached.labelled)
+
+
+def _classes(study: Study, labelled: Mapping[str, Labelled]) -> dict[str, set[str] | None]:
+    """The classes of each task that predicts some; None where they are not known yet."""
+    tasks = {name: task.source for name, task in study.finetune.items() if predicts(task, "classes")}
+    return {name: known_classes(labelled[source]) if source in labelled else None for name, source in tasks.items()}
+
+
+def _beyond_all_distances(dag: Dag) -> Iterator[Problem]:
+    """Thresholds that no two slices are as far apart as, so that one slice of a volume would be kept."""
+    for name, arm in dag.arms.items():
+        reducer = dag.reducer_of(name)
+        most = most_apart(reducer)
+        if most is not None and arm.threshold is not None and arm.threshold > most:
+            text = f"the threshold {arm.threshold:g} is above {most:g}, the largest distance that {reducer.name} can measure here"
+            yield ("reduce", "arms", name, "threshold"), f"{text}; one slice of each volume would be left. Lower it"
 
 
 def _reserved(study: Study) -> Iterator[Problem]:
@@ -153,14 +179,14 @@ def _unequal_windows(study: Study) -> Iterator[Problem]:
             )
 
 
-def _notes(dag: Dag, listed: dict[str, SourceFiles], reached: Reach) -> Iterator[Problem]:
+def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labelled], reached: Reach) -> Iterator[Problem]:
     """What concerns the work that is asked for."""
     study = dag.study
     yield from mixed_cohorts(dag)
     trained = {source for cohort, _ in reached.runs for source in study.all_cohorts[cohort]}
     for name in listed:
         if name in trained | reached.labelled:
-            yield from label_notes(_labelled(study, name, listed, reached))
+            yield from label_notes(labelled[name])
     yield from split_notes(study, {run.name for _, run in reached.runs})
     for cohort, run in reached.runs:
         options = study.pretrain[run.name]

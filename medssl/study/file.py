@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from medssl.artefacts.names import SCRATCH
 from medssl.core import plugins
 from medssl.core.errors import StudyError, did_you_mean, ended
+from medssl.core.listing import beside
+from medssl.core.written import explained, in_yaml
 from medssl.reduce.options import STEPS
 from medssl.study.options import SourceOptions, Study, merged
 
@@ -28,13 +30,15 @@ class Places:
     """File and line of every key that a study file holds."""
 
     lines: dict[Loc, str]
+    file: str = "study"
+    """Where a key is missing that no section holds."""
 
     def where(self, loc: Loc) -> str:
         """`configs/mine.yaml:12: pretrain.simclr.epoch: `, with the line of the nearest key that is in a file."""
         for length in range(len(loc), 0, -1):
             if loc[:length] in self.lines:
                 return f"{self.lines[loc[:length]]}: {'.'.join(loc)}: "
-        return f"study: {'.'.join(loc)}: "
+        return f"{self.file}: {'.'.join(loc)}: "
 
     def sentence(self, loc: Loc, text: str) -> str:
         """`text` with the place in front."""
@@ -57,15 +61,17 @@ def read_study(config: dict[str, Any] | None = None, files: list[str] | None = N
         StudyError: unknown keys, wrong values, names that refer to nothing; with file, line, key and a suggestion.
     """
     files = files or []
-    places = Places({})
+    places = Places({}, files[-1] if files else "study")
     read: dict[str, Any] = {}
     for file in files:
-        read = merged(read, _read_yaml(file, places.lines))
+        read = merged(read, read_yaml(file, places.lines))
     values = dict(read if config is None else config)
+    for key in values if files else ():
+        places.lines.setdefault((str(key),), "--config")
     if files and "study" not in values:
         values["study"] = re.sub(r"[^a-z0-9_]+", "_", Path(files[-1]).stem.lower()).strip("_") or "study"
     try:
-        study = Study(**values)
+        study = Study.model_validate(values)
         for name in study.sources:
             for section in ("ingest", "prepare"):
                 _check_override(study, name, section)
@@ -155,12 +161,16 @@ def _broken_chain(study: Study, name: str) -> Iterator[str]:
 
 
 def _sentence(problem: Any, places: Places) -> str:
-    loc = tuple(str(part) for part in problem["loc"])
+    *above, last = problem["loc"]
+    of_key = last == "[key]" or problem["type"] == "invalid_key"
+    if last == "[key]":
+        *above, last = above
+    if of_key and isinstance(problem["input"], bool):
+        last = in_yaml(problem["input"])  # as `_name_of` has it
+    loc = tuple(map(str, (*above, last)))
     if problem["type"] == "extra_forbidden":
         return places.sentence(loc, f"unknown key {loc[-1]!r}.{did_you_mean(loc[-1], _keys_at(loc[:-1]))}")
-    message = problem["msg"].removeprefix("Value error, ")
-    got = "" if problem["type"] in ("value_error", "missing") else f", got {problem['input']!r}"
-    return places.sentence(loc, message[:1].lower() + message[1:] + got)
+    return places.sentence(loc, explained(problem))
 
 
 def _keys_at(loc: Loc) -> list[str]:
@@ -176,37 +186,82 @@ def _keys_at(loc: Loc) -> list[str]:
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
-    """A YAML file as a dict, with the line of every key; duplicate keys are refused (YAML keeps the last in silence)."""
+def read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
+    """A YAML file as a dict, with the line of every key filled in; duplicate keys are refused (YAML keeps the last in silence).
+
+    Raises:
+        StudyError: it cannot be read, is not YAML, or has no sections; with its line.
+    """
+    text = _text_of(file)
     try:
-        text = Path(file).read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise StudyError(f"there is no study file {file}. {A_STUDY_FILE}") from None
-    except OSError as error:
-        raise StudyError(f"{file} is no study file and cannot be read ({error.strerror}). {A_STUDY_FILE}") from None
-    except UnicodeDecodeError:
-        raise StudyError(f"{file} is no study file: it is not text in UTF-8. {A_STUDY_FILE}") from None
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        _note_lines(file, root, (), lines, [])
+        value = None if root is None else loader.construct_document(root)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise StudyError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+        raise StudyError(f"{file}{_line_of(error, text)}: not valid YAML: {_reason(error)}.") from None
+    if value is None:
+        raise StudyError(f"{file}: the study file is empty. {A_STUDY_FILE}")
     if not isinstance(value, dict):
-        raise StudyError(
-            f"{file}: a study file is a mapping of sections (study, sources, reduce, …), got {type(value).__name__}."
-        )
-
-    def visit(node: yaml.Node | None, loc: Loc) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, child in node.value:
-                place = f"{file}:{key.start_mark.line + 1}"
-                if key.value in seen:
-                    raise StudyError(f"{place}: {'.'.join((*loc, key.value))}: this key stands twice. Remove one.")
-                seen.add(key.value)
-                lines[(*loc, key.value)] = place
-                visit(child, (*loc, key.value))
-
-    visit(root, ())
+        raise StudyError(f"{file}:1: a study file has sections (`sources:`, `reduce:`, …), got {in_yaml(value)}. {A_STUDY_FILE}")
     return value
+
+
+def _name_of(key: yaml.Node) -> str:
+    """A key as sentences have it: `true` for `yes` and `on` too."""
+    return in_yaml(yaml.SafeLoader.bool_values[key.value.lower()]) if key.tag.endswith(":bool") else str(key.value)
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows the line of every value that cannot be what it looks like, such as a 13th month."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value}: {error}", node.start_mark) from None
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError(f"there is no study file {file}.{beside(Path(file))} {A_STUDY_FILE}") from None
+    except OSError as error:
+        raise StudyError(f"{file} cannot be read as a study file ({error.strerror}). {A_STUDY_FILE}") from None
+    except UnicodeDecodeError:
+        raise StudyError(f"{file} cannot be a study file: it is not text in UTF-8. {A_STUDY_FILE}") from None
+
+
+def _note_lines(file: str, node: yaml.Node | None, loc: Loc, lines: dict[Loc, str], above: list[yaml.Node]) -> None:
+    """Fill in the line of every key below a node; `above`: the nodes that hold it.
+
+    Raises:
+        StudyError: a key stands twice in a section, or a section holds itself.
+    """
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, child in node.value:
+        name, place = _name_of(key), f"{file}:{key.start_mark.line + 1}"
+        if name in seen:
+            raise StudyError(f"{place}: {'.'.join((*loc, name))}: this key stands twice. Remove one.")
+        if child is node or child in above:
+            raise StudyError(f"{place}: {'.'.join((*loc, name))}: this section holds itself. Write its values instead of `*`.")
+        seen.add(name)
+        lines[(*loc, name)] = place
+        _note_lines(file, child, (*loc, name), lines, [*above, node])
+
+
+def _line_of(error: Exception, text: str) -> str:
+    """`:12`, where an error says where it is."""
+    mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+    if mark is not None:
+        return f":{mark.line + 1}"
+    return "" if position is None else f":{text.count(chr(10), 0, position) + 1}"
+
+
+def _reason(error: Exception) -> str:
+    """Why a text is not YAML, in one sentence."""
+    reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
+    return f"{reason}. Indent with spaces, not with tabs" if r"\t" in reason else reason

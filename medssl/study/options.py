@@ -8,6 +8,7 @@ from pydantic import Field
 
 from medssl.core.bounds import Distinct, Whole
 from medssl.core.options import Name, Options
+from medssl.core.written import PathText
 from medssl.evaluate.options import EvaluateOptions
 from medssl.finetune.options import FinetuneOptions
 from medssl.ingest.options import IngestOptions
@@ -20,9 +21,9 @@ from medssl.report.options import ReportOptions
 class SourceOptions(Options):
     """A folder of DICOM, NIfTI or images, or an NPZ image set; may override sections for itself."""
 
-    path: str
+    path: PathText
     """The folder or file."""
-    labels: str | None = None
+    labels: PathText | None = None
     """A CSV or TSV of id and label, a folder of masks, or `folders` where the folder of an image is its class."""
     groups: Distinct[str] = []
     """Columns of the label table for scores of subgroups."""
@@ -41,9 +42,9 @@ class Study(Options):
     """Name of the study and of its folder of results; that of the file where it is left out."""
     seed: Whole = 0
     """Seed of splits, reductions and intervals."""
-    output: str = "results"
+    output: PathText = "results"
     """Folder of all results."""
-    id_key: str | None = None
+    id_key: PathText | None = None
     """File with the key of the ids; one is made in `.medssl/` where it is left out."""
     sources: dict[Name, SourceOptions] = Field(min_length=1)
     """The images, by name."""

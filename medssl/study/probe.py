@@ -356,7 +356,7 @@ def absolute(study: Study) -> dict[str, Any]:
 
     def here(holder: dict[str, Any], key: str) -> None:
         if holder.get(key):
-            holder[key] = str(Path(holder[key]).resolve())
+            holder[key] = str(Path(holder[key]).expanduser().resolve())
 
     values = study.model_dump()
     runs = {str(run) for _, run in Dag(study).runs()}

@@ -38,7 +38,8 @@ HEAD = """# Options
 
 Every option of a study file, with its type, default and meaning. This page is made from the code
 (`python -m medssl.study.reference`), as is `configs/study.schema.json`, from which editors complete a study file.
-A plug-in is written as its name, or with options: `objective: {simclr: {temperature: 0.1}}`.
+A plug-in is written as its name, or with options: `objective: {simclr: {temperature: 0.1}}`. A value alone is a list of
+one: `size: 32`. In a path, `~` is the home of the person who runs the study.
 """
 
 

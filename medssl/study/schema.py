@@ -31,7 +31,21 @@ def study_schema() -> dict[str, Any]:
     task = definitions["FinetuneOptions"]["properties"]
     task["task"]["enum"] = list(tasks)
     task["options"] = {"anyOf": list(tasks.values()), "description": task["options"]["description"]}
-    return schema
+    return dict(_or_alone(schema))
+
+
+def _or_alone(schema: Any) -> Any:
+    """A schema in which a value may stand alone for a list of one (`core/written.py`): a number, a word or a plug-in."""
+    if isinstance(schema, list):
+        return [_or_alone(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _or_alone(part) for name, part in schema.items()}
+    item = schema.get("items", {})
+    if schema.get("type") != "array" or not (item.get("type") in ("string", "integer", "number") or "enum" in str(item)):
+        return found
+    said = {name: found.pop(name) for name in ("title", "description", "default") if name in found}
+    return {"anyOf": [found["items"], found], **said}
 
 
 def models(model: type[BaseModel]) -> list[type[BaseModel]]:

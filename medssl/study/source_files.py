@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from medssl.core.file_names import Pairing, pair_masks
-from medssl.core.label_table import FOLDERS
+from medssl.core.label_table import FOLDERS, LabelTable, is_label_table, read_label_table
 from medssl.core.listing import Stamped, stamped
 from medssl.ingest.options import IngestOptions
 
@@ -35,6 +35,8 @@ class SourceFiles:
 
     found: list[Stamped]
     ingest: IngestOptions
+    labels: str | None = None
+    """As the study file has them."""
 
     @classmethod
     def of(cls, source: str, path: str, labels: str | None, ingest: IngestOptions) -> SourceFiles:
@@ -45,14 +47,24 @@ class SourceFiles:
         """
         found = stamped(source, path)
         if labels in (None, FOLDERS):
-            return cls(found, ingest)
+            return cls(found, ingest, labels)
         root, own = Path(path).absolute(), Path(str(labels)).absolute()
         if root.is_relative_to(own):
-            return cls([], ingest)
+            return cls([], ingest, labels)
         if own.is_relative_to(root):
             inside = own.relative_to(root).as_posix()
             found = [(row, time) for row, time in found if row[0] != inside and not row[0].startswith(f"{inside}/")]
-        return cls(found, ingest)
+        return cls(found, ingest, labels)
+
+    @cached_property
+    def table(self) -> LabelTable | None:
+        """The label table; None where labels are something else, or not there.
+
+        Raises:
+            StudyError: it cannot be read.
+        """
+        given = self.labels
+        return read_label_table(given) if given and is_label_table(given) and Path(given).is_file() else None
 
     @cached_property
     def names(self) -> list[str]:

@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from medssl.core.lock import hold
 from medssl.study.checks import check_study
 from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing
-from medssl.study.file import read_study
+from medssl.study.file import read_study, read_yaml
 from medssl.study.sources import refresh_sources
 
 
@@ -29,7 +30,7 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
     ends. A dry run writes the same and takes it back at its end. The processes that Snakemake starts for single jobs do none of
     that again. A foreseen error ends the program with one sentence and its exit code.
     """
-    try:
+    with _ending_in_a_sentence():
         study, places = read_study(config, [str(file) for file in workflow.configfiles])
         dag = Dag(study)
         if is_main(workflow):
@@ -45,6 +46,20 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
                 print(f"medssl: note: {note}", file=sys.stderr, flush=True)
             dag.write_specs()
         return dag
+
+
+def readable(file: str) -> str:
+    """A study file that Snakemake is about to read, which names neither its line nor the mistake where it is not YAML."""
+    with _ending_in_a_sentence():
+        read_yaml(file, {})
+    return file
+
+
+@contextmanager
+def _ending_in_a_sentence() -> Iterator[None]:
+    """A foreseen error ends the program with one sentence and its exit code."""
+    try:
+        yield
     except MedsslError as error:
         print(f"medssl: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None

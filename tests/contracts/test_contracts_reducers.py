@@ -19,11 +19,12 @@ from medssl.artefacts.keep import REASONS
 from medssl.artefacts.volumes import Volume
 from medssl.core import code, plugins
 from medssl.core.errors import StudyError
+from medssl.core.options import choice_of
 from medssl.core.rng import rng
 from medssl.reduce.cohort import Member
 from medssl.reduce.deciding import decide
 from medssl.reduce.describing import described
-from medssl.reduce.options import ArmOptions, DescribeOptions
+from medssl.reduce.options import ArmOptions, DescribeOptions, most_apart
 from medssl.reduce.pairs import Pairs
 from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import DUPLICATE, KEPT, NOBODY, Decision, Slices
@@ -202,6 +203,12 @@ def test_a_threshold_drops_what_is_within_it_of_its_twin(name, options):
             assert (decision.distance[dropped] <= threshold).all()
             again = [one.distances(int(decision.twin[place]), np.array([place]))[0] for place in dropped]
             np.testing.assert_allclose(decision.distance[dropped], again, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_the_largest_distance_that_a_file_states_is_that_of_its_class(name, options):
+    one, stated = reducer(name, options), most_apart(choice_of("reducer", {name: options}))
+    assert stated is None or (isinstance(one, Pairs) and one.max_threshold == stated)
 
 
 def check(decision: Decision) -> None:

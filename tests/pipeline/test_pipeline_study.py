@@ -162,6 +162,7 @@ def test_a_new_file_is_noticed_and_a_corrupt_one_becomes_a_row(finished: Path) -
     [
         ("sources: {ct: {path: scans}}\npretrain: {simclr: {epoch: 3}}\n", 2, "mine.yaml:2: pretrain.simclr.epoch: unknown key"),
         ("sources: {ct: {path: nowhere}}\n", 2, "sources.ct.path does not exist"),
+        ("sources: {ct: {path: .}}\n", 2, "sources.ct.path: '.' contains the results of this study"),
         ("sources: {ct: {path: broken}}\n", 8, "refused"),
     ],
 )
@@ -175,6 +176,21 @@ def test_a_mistake_stops_with_one_sentence_and_its_exit_code(tmp_path: Path, tex
     assert done.returncode == code, done.stderr[-2000:]
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_default_study_that_is_not_yaml_is_named_with_its_line_and_a_dry_run_leaves_nothing(tmp_path: Path) -> None:
+    """Snakemake itself reads what `--configfile` names before the Snakefile (docs/errors.md); the default it reads after us."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ct.yaml").write_text("sources:\n\tct: {path: scans}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "-n"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 2 and "medssl: configs/ct.yaml:2: not valid YAML" in done.stderr, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and not (tmp_path / "results").exists()
 
 
 def test_two_runs_at_once_and_one_is_refused_with_exit_code_6(tmp_path: Path) -> None:

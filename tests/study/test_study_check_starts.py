@@ -39,6 +39,12 @@ def safetensors(path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
+@pytest.fixture(autouse=True)
+def _volumes(folder: Path) -> None:
+    """A file that may be DICOM, so that networks of both ranks have something to learn from."""
+    (folder / "organs" / "IM0001").write_bytes(b"x")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,14 +55,24 @@ def test_a_source_overrides_a_section_for_itself_alone(tmp_path: Path) -> None:
     ("old", "new", "line", "words"),
     [
         ("epochs: 3", "epoch: 3", 13, ["pretrain.simclr.epoch", "unknown key", "Did you mean 'epochs'"]),
-        ("epochs: 3", "epochs: 0", 13, ["pretrain.simclr.epochs", "greater than or equal to 1", "got 0"]),
-        ("epochs: 3", "epochs: many", 13, ["valid integer", "got 'many'"]),
+        ("epochs: 3", "epochs: 0", 13, ["pretrain.simclr.epochs", "expected a number of 1 or more", "got 0"]),
+        ("epochs: 3", "epochs: many", 13, ["expected a whole number", "got 'many'"]),
         ("cohort: ct", "cohort: cy", 12, ["there is no cohort 'cy'", "Known: ct"]),
         ("cohort: ct", "objective: simcrl", 12, ["there is no objective 'simcrl'", "Did you mean 'simclr'"]),
         ("cohort: ct", "objective: {simclr: {temprature: 1}}", 12, ["no option 'temprature'", "Did you mean 'temperature'"]),
         ("cohort: ct", "objective: {simclr: {temperature: hot}}", 12, ["option 'temperature'", "got 'hot'"]),
-        ("cohort: ct", "objective: {spark: {patch: [0]}}", 12, ["objective 'spark', option 'patch.0'", "equal to 1, got 0"]),
-        ("cohort: ct", "backbone: {resnet18: {width: 0}}", 12, ["backbone 'resnet18', option 'width'", "than 0, got 0"]),
+        (
+            "cohort: ct",
+            "objective: {spark: {patch: [0]}}",
+            12,
+            ["option 'patch.0'", "expected a number of 1 or more, got 0"],
+        ),
+        (
+            "cohort: ct",
+            "backbone: {resnet18: {width: 0}}",
+            12,
+            ["option 'width'", "expected a number above 0, got 0"],
+        ),
         ("window_hu: [[-160, 240]]", "window_hu: [[240, -160]]", 6, ["sources.ct.prepare", "below the second"]),
         ("window_hu: [[-160, 240]]", "windw_hu: [[0, 1]]", 6, ["unknown key 'windw_hu'", "Did you mean 'window_hu'"]),
         ("hash: {threshold: 6}", "hash: {threshold: 6, keep_frac: 0.5}", 9, ["one budget at a time"]),
@@ -102,17 +113,120 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "line", "words"),
     [
-        ("sources: {ct: {path: a}}\nsources: {mr: {path: b}}\n", "twice"),
-        ("sources: [", "not valid YAML"),
-        ("- a\n- b\n", "mapping of sections"),
-        ("", "mapping of sections"),
+        ("sources: {ct: {path: a}}\nsources: {mr: {path: b}}\n", ":2", "sources: this key stands twice"),
+        ("sources: {ct: {path: a}}\non: 1\nyes: 2\n", ":3", "true: this key stands twice"),
+        ("sources:\n  ct: [\n", ":3", "not valid YAML"),
+        ("sources:\n\tct: {path: a}\n", ":2", "Indent with spaces, not with tabs"),
+        ("sources:\n  ct: *base\n", ":2", "undefined alias 'base'"),
+        ("sources:\n  ct: &base {more: *base}\n", ":2", "sources.ct.more: this section holds itself"),
+        ("sources: {ct: {path: a}}\nstudy: 2024-13-45\n", ":2", "month must be in 1..12"),
+        ("sources: {ct: {path: a}}\n---\nseed: 1\n", ":2", "another document"),
+        ("seed: 1\nstudy: \x07\n", ":2", "special characters are not allowed"),
+        ("- a\n- b\n", ":1", "a study file has sections"),
+        ("", "", "the study file is empty"),
+        ("# nothing yet\n", "", "the study file is empty"),
     ],
 )
-def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(StudyError, match=words):
+def test_a_file_that_cannot_be_a_study_is_refused_with_its_line(tmp_path: Path, text: str, line: str, words: str) -> None:
+    with pytest.raises(StudyError, match=re.escape(words)) as caught:
         load_study(files=write(tmp_path, text))
+    assert re.search(rf"mine\.yaml{line}: ", str(caught.value)) and "\n" not in str(caught.value)
+
+
+WRITTEN = "sources: {ct: {path: a}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("source: {ct: {path: a}}\n", ["mine.yaml: sources: it is required", "mine.yaml:1: source: unknown key", "'sources'?"]),
+        (WRITTEN + "1: a\n", ["mine.yaml:2: 1: expected text as the name of an option, got 1. Put it in quotes"]),
+        (WRITTEN + "yes: a\n", ["mine.yaml:2: true: expected text as the name of an option", "YAML reads yes"]),
+        ("sources:\n  no: {path: a}\n", ["mine.yaml:2: sources.false: expected text, got false", "Put it in quotes"]),
+        (WRITTEN + "cohorts: {mr: [no]}\n", ["mine.yaml:2: cohorts.mr.0: expected text, got false (YAML reads yes, no, on"]),
+        (WRITTEN + "study: 2024\n", ["mine.yaml:2: study: expected text, got 2024. Put it in quotes"]),
+        (WRITTEN + "study: 2024-01-01\n", ["expected text, got 2024-01-01. Put it in quotes"]),
+        (WRITTEN + "seed: yes\n", ["mine.yaml:2: seed: expected a number, got true (YAML reads yes, no, on and off as true"]),
+        (WRITTEN + "pretrain: {a: {batch_size: on}}\n", ["pretrain.a.batch_size: expected a number, got true"]),
+        (WRITTEN + "pretrain: {a: {seeds: [yes, no]}}\n", ["pretrain.a.seeds: expected a number, got true"]),
+        (WRITTEN + "pretrain: {a: {seeds: yes}}\n", ["pretrain.a.seeds: expected a number, got true"]),
+        (WRITTEN + "finetune: {a: {source: ct, fractions: [1, true]}}\n", ["finetune.a.fractions: expected a number, got true"]),
+        (WRITTEN + "prepare: {percentiles: [no, 99]}\n", ["prepare.percentiles: expected a number, got false"]),
+        (WRITTEN + "prepare: {window_hu: [[no, 99]]}\n", ["prepare.window_hu: expected a number, got false"]),
+        (
+            WRITTEN + "evaluate: {metrics: [{hd95: {percentile: no}}]}\n",
+            ["option 'percentile': expected a number"],
+        ),
+        ("sources: {ct: {path: a, ingest: {min_slices: yes}}}\n", ["sources.ct.ingest.min_slices: expected a number, got true"]),
+        (WRITTEN + "pretrain: {a: {compile: 7}}\n", ["pretrain.a.compile: expected true or false, got 7"]),
+        (WRITTEN + "pretrain: {a: {epochs: 3.5}}\n", ["pretrain.a.epochs: expected a whole number, got 3.5"]),
+        (WRITTEN + "pretrain: {a: {lr: .inf}}\n", ["pretrain.a.lr: expected a finite number, got inf"]),
+        (WRITTEN + "pretrain: {a: {precision: fp64}}\n", ["precision: expected 'fp32', 'bf16' or 'fp16', got 'fp64'"]),
+        (WRITTEN + "pretrain: {a: {objective: 3}}\n", ["objective: write the objective as its name, or as {name: {option"]),
+        (WRITTEN + "pretrain: {a: {objective: {simclr: 5}}}\n", ["objective 'simclr': expected a section of options", "got 5"]),
+        (WRITTEN + "pretrain: {a: {backbone: }}\n", ["write the backbone as its name", "got nothing"]),
+        (WRITTEN + "pretrain: {a: {views: {scale: [0.1]}}}\n", ["views.scale.1: a list is too short"]),
+        (WRITTEN + "pretrain: {a: {views: {flip: {ct: [i]}}}}\n", ["flip.ct: expected 'CT', 'MR', 'PT' or 'OT', got 'ct'"]),
+        (WRITTEN + "pretrain: {a: {views: {flip: {CT: [x]}}}}\n", ["flip.CT.0: expected 'i', 'j' or 'k', got 'x'"]),
+        (WRITTEN + "reduce:\n", ["mine.yaml:2: reduce: expected a section of options (`option: value`), got nothing"]),
+        (WRITTEN + "reduce: [a]\n", ["mine.yaml:2: reduce: expected a section of options (`option: value`), got ['a']"]),
+        (WRITTEN + "evaluate: {compare: [a, b]}\n", ["evaluate.compare.0: expected a list, got 'a'"]),
+        (WRITTEN + "finetune: {a: {source: ct, task: 3}}\n", ["finetune.a: write the task as its name, got 3"]),
+        (WRITTEN + "finetune: {a: {source: ct, modes: lineer}}\n", ["has no mode 'lineer'. Did you mean 'linear'?"]),
+        ("sources: {ct: {path: ' '}}\n", ["sources.ct.path: the path is empty"]),
+        ("sources: {ct: {path: ~}}\n", ["sources.ct.path: expected text, got nothing"]),
+    ],
+)
+def test_a_wrong_value_is_explained_in_the_words_of_a_study_file(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(files=write(tmp_path, text))
+    said = str(caught.value)
+    assert all(word in said for word in words), said
+    assert all("mine.yaml" in line for line in said.splitlines())
+    assert not re.search(r"Input|[Kk]eys should|valid|dictionary|instance|None|\bTrue\b|\bFalse\b|\[key\]", said), said
+
+
+def test_a_mistake_on_the_command_line_is_named_as_one(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"^--config: seed: expected a whole number, got 'one'\.$"):
+        load_study({"sources": {"ct": {"path": "a"}}, "seed": "one"}, write(tmp_path, WRITTEN))
+
+
+@pytest.mark.parametrize(
+    ("option", "alone"),
+    [
+        ("sources.ct.groups", "sex"), ("ingest.skip", "s-1"), ("pretrain.simclr.size", 32),
+        ("pretrain.simclr.seeds", 3), ("pretrain.simclr.arms", "hash"), ("pretrain.simclr.views.flip.CT", "i"),
+        ("finetune.spots.modes", "linear"), ("finetune.spots.fractions", 0.5), ("finetune.spots.counts", 4),
+        ("finetune.spots.seeds", 1), ("finetune.spots.inits", "simclr"), ("finetune.spots.size", 16),
+        ("evaluate.metrics", "brier"), ("evaluate.metrics", {"hd95": {"percentile": 90}}), ("report.sections", "data"),
+        ("cohorts.pool", "ct"),
+    ],
+)  # fmt: skip
+def test_a_value_alone_is_a_list_of_one(tmp_path: Path, option: str, alone: object) -> None:
+    assert load_study(files=with_value(tmp_path, option, alone)) == load_study(files=with_value(tmp_path, option, [alone]))
+
+
+def test_a_value_alone_is_a_list_of_one_in_plug_ins_too() -> None:
+    for patch in (7, [7]):
+        assert plugins.find("objective", "spark").check({"patch": patch})["patch"] == (7,)
+
+
+def test_a_tilde_is_the_home_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    text = """\
+output: ~/out
+id_key: ~/key
+sources: {ct: {path: ~/scans, labels: ~/a.csv, prepare: {split: {file: ~/split.tsv}}}}
+reduce: {arms: {like: {reducer: embedding, encoder: ~/net.safetensors}}}
+pretrain: {a: {init_weights: ~/net.safetensors}}
+finetune: {b: {source: ct, weights: {net: ~/net.safetensors}}}
+"""
+    study = load_study(files=write(tmp_path, text))
+    found = [study.output, study.id_key, study.sources["ct"].path, study.sources["ct"].labels, study.prepare_of("ct").split.file]
+    found += [study.reduce.arms["like"].encoder, study.pretrain["a"].init_weights, study.finetune["b"].weights["net"]]
+    assert [Path(str(path)).parent for path in found] == [Path("/home/ada")] * 8
 
 
 def test_pairs_to_compare_name_starting_points_of_the_study() -> None:
@@ -224,7 +338,7 @@ def test_every_list_of_the_study_says_whether_a_value_may_stand_twice() -> None:
 
 @pytest.mark.parametrize("name", ["pretrain.simclr.seeds", "finetune.spots.seeds"])
 def test_a_seed_below_zero_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StudyError, match=rf"{name}\.1: .*greater than or equal to 0, got -1"):
+    with pytest.raises(StudyError, match=rf"{name}\.1: .*a number of 0 or more, got -1"):
         load_study(files=with_value(tmp_path, name, [0, -1]))
 
 

@@ -13,6 +13,8 @@ from medssl.reduce.slices import Neighbours, Slices
 
 VECTORS = "medssl.reduce.features"
 """The module that makes the vectors, loaded for the arms of this reducer alone."""
+MOST_APART = {"metric": {"cosine": 2.0}}
+"""No two slices are further apart than this, by the option that it depends on; a larger threshold is refused before any work."""
 BLOCK = 4_096
 
 
@@ -38,7 +40,9 @@ class Embedding(Pairs):
             points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
         self._points = points
         self._squares = np.einsum("nd,nd->n", points, points)
-        self.max_threshold = 2.0 if metric == "cosine" else float(2 * np.sqrt(self._squares.max(initial=0.0)))
+        self.max_threshold = (
+            MOST_APART["metric"][metric] if metric == "cosine" else float(2 * np.sqrt(self._squares.max(initial=0.0)))
+        )
 
     def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         difference = self._points[others] - self._points[anchor]

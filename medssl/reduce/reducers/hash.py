@@ -18,6 +18,8 @@ from medssl.reduce.slices import NOBODY, Neighbours, Slices
 
 DESCRIPTORS = {"hash_sizes": "size", "greys": "grey"}
 """Options of the step describe, and the option of this reducer that each takes a value from."""
+MOST_APART = {"size": {8: 64, 16: 256}}
+"""No two slices are further apart than this, by the option that it depends on; a larger threshold is refused before any work."""
 BLOCK = 32_768
 LARGE = 4_096
 
@@ -43,7 +45,7 @@ class Hash(Pairs):
         grey: Literal["window", "per_slice"] = "window",
     ) -> None:
         super().__init__(slices)
-        self.max_threshold = float(size**2)
+        self.max_threshold = float(MOST_APART["size"][size])
         names = word_names(kind, size, grey)
         if any(name not in slices.columns for name in names):
             raise StudyError(

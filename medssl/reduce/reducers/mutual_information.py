@@ -14,6 +14,9 @@ from medssl.reduce.information import bin_codes, entropy_bits, mutual_informatio
 from medssl.reduce.pairs import Pairs
 from medssl.reduce.slices import Slices
 
+MOST_APART = {"form": {"normalised": 1.0}}
+"""No two slices are further apart than this, by the option that it depends on; a limit in bits depends on `bins` too."""
+
 
 class MutualInformation(Pairs):
     """How much of the richer slice the other does not tell: 1 − I/max H (`normalised`), or max H − I in bits (`bits`).
@@ -37,7 +40,7 @@ class MutualInformation(Pairs):
     ) -> None:
         super().__init__(slices)
         self.form, self.bins = form, bins
-        self.max_threshold = 1.0 if form == "normalised" else float(np.log2(bins))
+        self.max_threshold = MOST_APART["form"][form] if form == "normalised" else float(np.log2(bins))
         self.default_threshold = 0.5 if form == "normalised" else self.max_threshold / 4
         self._held = Held(self._codes, lambda held: held[0].nbytes, memory_mb)
 

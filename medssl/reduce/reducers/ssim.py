@@ -12,6 +12,9 @@ from medssl.reduce.pairs import Pairs
 from medssl.reduce.slices import Slices
 from medssl.reduce.structure import Moments, fits, moments, ssim
 
+MOST_APART = 2.0
+"""No two slices are further apart than this; a larger threshold is refused before any work."""
+
 
 class Ssim(Pairs):
     """1 − SSIM of two slices; slices of different shape, or too small for the window unless equal, are 2 apart.
@@ -21,7 +24,7 @@ class Ssim(Pairs):
     """
 
     default_threshold = 0.3
-    max_threshold = 2.0
+    max_threshold = MOST_APART
     costly = True
     needs = ("plane",)
 

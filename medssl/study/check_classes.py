@@ -1,0 +1,97 @@
+"""Whether words are classes: written alike, no measurements, enough patients for what is asked, the positive one among them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+
+from medssl.core.errors import StudyError, did_you_mean
+from medssl.finetune.options import FinetuneOptions
+from medssl.study.check_split import patients_at_most
+from medssl.study.check_table import Table
+from medssl.study.file import Loc
+from medssl.study.source_files import SourceFiles
+
+Problem = tuple[Loc, str]
+MANY_CLASSES = 20
+"""More classes than this are said where they are numbers, or half as many as there are rows."""
+FEW_GRADES = 10
+"""Numbers with a fraction, such as half grades, are classes up to this many."""
+
+
+def wrong_classes(classes: Iterable[str]) -> Iterator[str]:
+    """Why words cannot be the classes of one task."""
+    found = sorted(classes)
+    alike: dict[str | float, list[str]] = defaultdict(list)
+    for name in found:
+        number = _number(name)
+        alike[" ".join(name.casefold().split()) if number is None else number].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"the classes {' and '.join(map(repr, names))} differ in their spelling alone. Write one class in one way"
+    numbers = [number for name in found if (number := _number(name)) is not None]
+    if len(numbers) == len(found) > FEW_GRADES and any(number % 1 for number in numbers):
+        yield (
+            f"the labels are {len(found)} different numbers such as {found[0]} and {found[1]}; expected classes, as nothing here "
+            "learns to measure. Write a class for each range of values"
+        )
+
+
+def many_classes(classes: Set[str], num_rows: int) -> str:
+    """That labels are hardly classes, though they may be meant; empty where they look like some."""
+    are_numbers = all(_number(name) is not None for name in classes)
+    if len(classes) <= MANY_CLASSES or not (are_numbers or 2 * len(classes) > num_rows):
+        return ""
+    return (
+        f"{num_rows} labels are of {len(classes)} classes{', all of them numbers' if are_numbers else ''}; is each one a class?"
+    )
+
+
+def unknown_positive(wanted: str | None, classes: Mapping[str, Set[str] | None]) -> Iterator[Problem]:
+    """A positive class that no task has. `classes`: of each task that predicts some; None where only the images say them."""
+    known = set[str]().union(*(found or () for found in classes.values()))
+    if wanted is not None and classes and None not in classes.values() and wanted not in known:
+        yield ("evaluate", "positive"), f"there is no class {wanted!r} in {', '.join(classes)}.{did_you_mean(wanted, known)}"
+
+
+def labelled_at_most(files: SourceFiles, table: Table | None, *, classes: bool) -> int | None:
+    """How many patients (images where a source has none) may have a label; None where a file can hold any number.
+
+    `classes`: labels are classes, which a table that knows its images by name gives to those alone that it names.
+    """
+    rows = table.rows if table else []
+    try:
+        if table is None or not classes or not table.is_by_name or any(map(table.is_minted, rows)):
+            return patients_at_most(files, list(rows))
+        subject_of = {file: subject for subject, of_one in table.subjects.items() for file in of_one}
+        return len({subject_of.get(file, ("file", file)) for file in table.with_class})
+    except StudyError:
+        return None  # of `subject_pattern`, which is checked by itself
+
+
+def too_many(task: str, options: FinetuneOptions, most: int | None) -> Iterator[Problem]:
+    """More patients with labels than there are."""
+    count = max(options.counts, default=0)
+    if most is not None and count > most:
+        yield (
+            ("finetune", task, "counts"),
+            f"the labels of {count} patients are asked for, and source {options.source!r} has {most} labelled patients or images "
+            "at most. Lower it; 1.0 in fractions is all there are",
+        )
+
+
+def too_few(task: str, options: FinetuneOptions, most: int | None) -> Iterator[Problem]:
+    """A share that a study names and that is less than one patient."""
+    shares = [share for share in options.fractions if most is not None and share * most < 0.5]
+    if shares and "fractions" in options.model_fields_set:
+        yield (
+            ("finetune", task, "fractions"),
+            f"{min(shares):g} of at most {most} labelled patients or images is less than one; a fit takes one of each class",
+        )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
