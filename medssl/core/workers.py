@@ -1,0 +1,119 @@
+"""Processes that make pieces of work side by side, and outlast neither their work nor whoever started them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+from medssl.core.errors import MedsslError, OutOfMemoryError, PreemptedError
+from medssl.core.process import stop_with_parent
+from medssl.core.signals import AT_ONCE, STOP
+
+END_S = 5.0
+"""How long a process that was asked to end may take."""
+
+
+class Workers:
+    """Processes that each call `begin(*given)` once, and what that returns for each piece. Use as a context.
+
+    method: how they start: `fork`, with what this process holds, or `forkserver`, to which `begin` and `given` are pickled.
+    """
+
+    def __init__(self, method: str, begin: Callable[..., Callable[[Any], Any]], *given: Any) -> None:
+        self._context: Any = multiprocessing.get_context(method)
+        self._begin, self._given = begin, given
+        self._processes: dict[Connection, Any] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for connection, process in self._processes.items():
+            process.join(END_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            connection.close()
+        self._processes.clear()
+
+    def each(self, pieces: Sequence[Any], most: Callable[[list[float]], int]) -> Iterator[tuple[Any, Any]]:
+        """(piece, result) as they end; pieces are begun in their order.
+
+        most: how many processes there may be, by the peaks of memory in MB of the pieces that have ended.
+
+        Raises:
+            MedsslError: a piece raised it, or a process died; pieces that were made are made.
+            RuntimeError: a piece raised another error, which is in it as text.
+        """
+        waiting, busy, peaks = list(pieces), dict[Connection, Any](), list[float]()
+        while waiting or busy:
+            while waiting and len(busy) < max(1, most(peaks)):
+                connection = next((c for c in self._processes if c not in busy), None) or self._start()
+                busy[connection] = waiting.pop(0)
+                connection.send(busy[connection])
+            for ready in wait(list(busy)):
+                piece = busy.pop(ready)  # type: ignore[call-overload]
+                result, peak_mb = self._answer(ready)  # type: ignore[arg-type]
+                peaks.append(peak_mb)
+                yield piece, result
+
+    def _start(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._begin, self._given), daemon=True)
+        process.start()
+        theirs.close()
+        self._processes[ours] = process
+        return ours
+
+    def _answer(self, connection: Connection) -> tuple[Any, float]:
+        try:
+            error, result, peak_mb = connection.recv()
+        except (EOFError, ConnectionResetError):
+            process = self._processes[connection]
+            process.join()
+            raise _death(process.exitcode) from None
+        if error is not None:
+            raise error
+        return result, peak_mb
+
+
+def _death(exit_code: int) -> MedsslError:
+    """What a process that gave no answer died of."""
+    if exit_code == -signal.SIGKILL:
+        return OutOfMemoryError(
+            "a process that worked beside others was killed, as when memory is short. Let fewer work side by side (`parallel`). "
+            "What was finished is saved."
+        )
+    if -exit_code in STOP:
+        return PreemptedError(f"stopped by {signal.Signals(-exit_code).name}. What was finished is saved.")
+    return MedsslError(f"a process that worked beside others ended with code {exit_code}. What was finished is saved.")
+
+
+def _serve(connection: Connection, begin: Callable[..., Callable[[Any], Any]], given: tuple[Any, ...]) -> None:
+    """In a worker: pieces come, results go, until the other side is gone."""
+    for number in {*STOP, *AT_ONCE}:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    stop_with_parent(signal.SIGKILL)
+    make = None
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            piece = connection.recv()
+            error: Exception | None = None
+            result = None
+            try:
+                make = make or begin(*given)
+                result = make(piece)
+            except MedsslError as raised:
+                error = raised
+            except Exception as raised:
+                error = RuntimeError(f"{raised!r}, in a process that worked beside others:\n{traceback.format_exc()}")
+            connection.send((error, result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))

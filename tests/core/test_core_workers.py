@@ -1,0 +1,83 @@
+"""Pieces made side by side: each once, with what it raises, and no process left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from medssl.core.errors import CorruptArtefactError, MedsslError, OutOfMemoryError, PreemptedError
+from medssl.core.workers import Workers
+
+
+def squares(offset: int) -> Callable[[int], tuple[int, int]]:
+    return lambda piece: (offset + piece**2, os.getpid())
+
+
+def does(what: str) -> Callable[[int], Any]:
+    def make(piece: int) -> Any:
+        if piece == 2 and what == "raises":
+            raise CorruptArtefactError("a sentence")
+        if piece == 2 and what == "breaks":
+            raise ZeroDivisionError("of a bug")
+        if piece == 2 and what != "sleeps":
+            os.kill(os.getpid(), getattr(signal, what))
+        time.sleep(60 if what == "sleeps" else 0)
+        return piece
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_every_piece_is_made_once_by_as_many_as_are_asked_for(method: str) -> None:
+    with Workers(method, squares, 5) as workers:
+        found = list(workers.each(range(9), lambda peaks: 3))
+    assert sorted((piece, result[0]) for piece, result in found) == [(n, 5 + n**2) for n in range(9)]
+    assert 1 <= len({result[1] for _, result in found}) <= 3 and os.getpid() not in {result[1] for _, result in found}
+    assert not multiprocessing.active_children()
+
+
+def test_how_many_work_follows_what_is_known_of_their_memory() -> None:
+    asked = []
+
+    def most(peaks: list[float]) -> int:
+        asked.append(len(peaks))
+        assert all(1 < peak < 100_000 for peak in peaks)
+        return 1 if not peaks else 2
+
+    with Workers("fork", squares, 0) as workers:
+        assert sorted(piece for piece, _ in workers.each(range(5), most)) == [0, 1, 2, 3, 4]
+    assert asked[0] == 0 and max(asked) >= 3
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "words"),
+    [
+        ("raises", CorruptArtefactError, "^a sentence$"),
+        ("breaks", RuntimeError, "of a bug.*Traceback"),
+        ("SIGKILL", OutOfMemoryError, "parallel"),
+        ("SIGTERM", PreemptedError, "stopped by SIGTERM"),
+        ("SIGSEGV", MedsslError, "code -11"),
+    ],
+)
+def test_what_a_piece_dies_of_is_said(what: str, kind: type[Exception], words: str) -> None:
+    made = []
+    with pytest.raises(kind, match=f"(?s){words}"), Workers("fork", does, what) as workers:
+        for piece, _ in workers.each([0, 1, 2, 3], lambda peaks: 1):
+            made.append(piece)
+    assert made == [0, 1]
+    assert not multiprocessing.active_children()
+
+
+def test_who_stops_waiting_leaves_no_process_at_work() -> None:
+    start_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Workers("fork", does, "sleeps") as workers:
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        list(workers.each([0, 1], lambda peaks: 2))
+    assert not multiprocessing.active_children() and time.monotonic() - start_s < 30
