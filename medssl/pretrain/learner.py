@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key
 from medssl.nn.backbone import Backbone
+from medssl.nn.checkpointing import checkpoint_stages, still_statistics
 from medssl.nn.determinism import use_deterministic_algorithms
 from medssl.nn.gather import averaged, gather, synchronise_batch_norm
 from medssl.nn.layout import lay_out, layout_of
@@ -49,6 +48,8 @@ class Learner:
         self.ema: Backbone | None = copy.deepcopy(self.objective.encoder()) if options.ema_decay else None
         if self.ema is not None:
             self.ema.to(self.device)
+        if options.activation_checkpointing:
+            checkpoint_stages(self.objective.backbone)
         if options.compile:
             self.objective.backbone.compile()
         optimizer = build_optimizer(
@@ -216,18 +217,3 @@ def set_schedule(optimizer: Any, options: TrainingOptions, step: int, total: int
 
 def _detached(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in outputs.items()}
-
-
-@contextlib.contextmanager
-def still_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch statistics are used but not remembered inside: the same images pass again with gradients."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm, norm.momentum, count, count.clone()) for norm in norms if (count := norm.num_batches_tracked) is not None]
-    for norm, *_ in kept:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count, before in kept:
-            norm.momentum = momentum
-            count.copy_(before)

@@ -19,6 +19,7 @@ from medssl.core import signals
 from medssl.core.cluster import is_near_its_end
 from medssl.core.errors import MedsslError, NotFiniteError, PreemptedError
 from medssl.core.progress import Bar
+from medssl.nn.checkpointing import still_statistics
 from medssl.nn.gather import any_rank, gather
 from medssl.nn.health import REMEMBERED, Health, collapse
 from medssl.nn.loading import epoch_order, load
@@ -28,7 +29,7 @@ from medssl.nn.state import StateFolder
 from medssl.nn.views import Crop, Views
 from medssl.pretrain.events import Events
 from medssl.pretrain.history import History
-from medssl.pretrain.learner import Learner, still_statistics
+from medssl.pretrain.learner import Learner
 from medssl.pretrain.memory import memory_errors
 from medssl.pretrain.objective import LOOKED_AT, Objective
 from medssl.pretrain.picture import grid

@@ -65,6 +65,8 @@ class TrainingOptions(Options):
     """Arithmetic of the network."""
     channels_last: bool = True
     """Memory layout of the network's tensors."""
+    activation_checkpointing: bool = False
+    """Compute the maps inside the backbone's stages again in the backward pass, which needs less memory and more time."""
     compile: bool = False
     """Compile the backbone with torch.compile."""
     deterministic: bool = True

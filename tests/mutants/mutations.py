@@ -469,6 +469,12 @@ MUTATIONS = [
         "pretrain/test_pretrain_engine.py::test_a_memory_is_filled_with_what_a_step_sees",
     ),
     Mutation(
+        "nn", "maps that are computed again count twice in the statistics",
+        "again = (contextlib.nullcontext(), still_statistics(stage))",
+        "again = (contextlib.nullcontext(), contextlib.nullcontext())",
+        "nn/test_nn_checkpointing.py::test_gradients_and_statistics_are_equal_and_less_is_kept",
+    ),
+    Mutation(
         "nn", "samples on a device are padded with zeros",
         "place.fill_(self.reader.empty(number, integers=not stored.is_floating_point()))",
         "place.fill_(0)",

@@ -106,6 +106,10 @@ def test_workers_do_not_change_a_run(make_plan: Any) -> None:
     same(train_here(make_plan("none"))[1], train_here(make_plan("two", workers=2))[1])
 
 
+def test_activation_checkpointing_does_not_change_a_run(make_plan: Any) -> None:
+    same(train_here(make_plan("kept"))[1], train_here(make_plan("again", activation_checkpointing=True))[1])
+
+
 @pytest.mark.parametrize("spatial", [{}, {"spatial_dims": 3, "size": [8, 8, 4]}])
 def test_where_samples_lie_does_not_change_a_run(make_plan: Any, spatial: dict[str, Any]) -> None:
     same(train_here(make_plan("disk", **spatial))[1], train_here(make_plan("device", data="device", **spatial))[1])
