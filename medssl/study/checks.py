@@ -161,7 +161,7 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], reached: Reach) -> Iterator
     for name in listed:
         if name in trained | reached.labelled:
             yield from label_notes(_labelled(study, name, listed, reached))
-    yield from split_notes(study, {run.name for _, run in reached.runs})
+    yield from split_notes(study, listed, {run.name for _, run in reached.runs}, _tested(study, reached))
     for cohort, run in reached.runs:
         options = study.pretrain[run.name]
         num_samples, exact = _samples_at_most(dag, cohort, run.arm, listed)

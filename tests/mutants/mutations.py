@@ -787,6 +787,12 @@ MUTATIONS = [
         "finetune/test_finetune_recipe.py::test_macro_auc_equals_scikit_learn",
     ),
     Mutation(
+        "finetune", "a log loss is called an AUC",
+        "return MACRO_AUC if any(",
+        "return MACRO_AUC if not any(",
+        "finetune/test_finetune_recipe.py::test_a_score_is_what_its_name_says",
+    ),
+    Mutation(
         "finetune", "every round of self-training guesses with the first network",
         "fitted = refit(guesses)\n",
         "fitted.facts |= refit(guesses).facts\n",
