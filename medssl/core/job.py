@@ -155,6 +155,11 @@ class Job:
         if self._log is not None:
             print(line, file=self._log, flush=True)
 
+    def remark(self, text: str) -> None:
+        """What a person should know and nothing stops at: on the screen and in the log."""
+        self.log(f"note: {text}")
+        print(f"{self.spec.stage} {self.spec.name}: {text}", file=sys.stderr, flush=True)
+
     @contextlib.contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Bar]:
         """A bar for a block of work."""
@@ -197,16 +202,19 @@ class Job:
 
         Equal are options, code and the bytes of all inputs.
         """
-        key = self.key
-        if key is None or self.joins:  # the first process of the job puts them in place
-            return key is not None and self.spec.store.sound(key) is not None
-        receipt = self.spec.store.restore(key, self.out)
-        if receipt is None:
+        kept = None if self.key is None else self.spec.store.find(self.key)
+        if self.joins or kept is None:  # the first process of the job puts them in place
+            return kept is not None and not kept.changed
+        if kept.changed:
+            what = f"the result kept of an equal job is damaged ({kept.changed[0]} is not as it was made)"
+            self.remark(f"{what}, so the job runs again; write to copies of results")
             return False
-        _remove_others(self.out, {str(name) for name in receipt["outputs"]})
+        kept.restore(self.out)
+        _remove_others(self.out, {str(name) for name in kept.receipt["outputs"]})
         restored = {"date": datetime.now(UTC).date().isoformat(), "wall_s": round(time.monotonic() - self._start_s, 3)}
-        write_json(self.out / RECEIPT, receipt | {"spec": self.spec.hash, "restored": restored})
-        self.log(f"restored: an equal job of {receipt.get('date')} left these results, and nothing was made again")
+        made = {name: value for name, value in kept.receipt.items() if not name.startswith("restored")}  # by that job
+        write_json(self.out / RECEIPT, made | {"spec": self.spec.hash, "restored": restored})
+        self.log(f"restored: an equal job of {kept.receipt.get('date')} left these results, and nothing was made again")
         return True
 
     @functools.cached_property

@@ -147,6 +147,18 @@ MUTATIONS = [
         "",
         "study/test_study_dry.py::test_whatever_signal_ends_a_dry_run_nothing_is_left",
     ),
+    Mutation(
+        "core", "who writes into a table reaches the copy that is kept of it",
+        'if "/" not in name:',
+        'if name == "":',
+        "core/test_core_store.py::test_who_writes_into_a_table_or_encoder_does_not_reach_what_is_kept",
+    ),
+    Mutation(
+        "core", "kept arrays can be written to",
+        "target.chmod(READ_ONLY)",
+        "target.chmod(0o644)",
+        "core/test_core_store.py::test_arrays_are_write_protected_and_what_snakemake_makes_again_is_not",
+    ),
     # ---- volume
     Mutation(
         "volume", "spacing between rows and between columns are swapped",
