@@ -340,16 +340,28 @@ def receipt_of_folder(path: Path | str) -> Path:
     return Path(path).parent / RECEIPT
 
 
-def drop_incomplete(root: Path) -> list[str]:
-    """Remove each receipt that is damaged, or has an output that is gone or of another size: the DAG makes these again."""
-    dropped = []
+def incomplete(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Receipts without which the DAG makes results again, and the first file of each that is damaged, gone or changed."""
     for receipt in sorted(root.glob("[1-7]_*/**/" + RECEIPT)):
         stated = read_receipt(receipt)
-        outputs = {} if stated is None else {receipt.parent / name: entry["size"] for name, entry in stated["outputs"].items()}
-        if stated is None or not all(path.is_file() and path.stat().st_size == size for path, size in outputs.items()):
-            receipt.unlink()
-            dropped.append(str(receipt))
-    return dropped
+        if stated is None:
+            yield receipt, receipt
+            continue
+        made_ns = receipt.stat().st_mtime_ns
+        for name, entry in stated["outputs"].items():
+            if not _is_as_made(receipt.parent / name, entry, made_ns if "/" not in name else None):
+                yield receipt, receipt.parent / name
+                break
+
+
+def _is_as_made(path: Path, entry: dict[str, Any], made_ns: int | None) -> bool:
+    """Whether an output is there with its size, and with its bytes where it was written to after `made_ns`.
+
+    Without `made_ns` bytes are left alone, as those of arrays are: many, write-protected, and looked at when they are read.
+    """
+    if not path.is_file() or path.stat().st_size != entry["size"]:
+        return False
+    return made_ns is None or path.stat().st_mtime_ns <= made_ns or sha256_file(path) == entry["sha256"]
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from medssl.core.errors import MedsslError
 from medssl.core.files import read_json
-from medssl.core.job import COMMAND, drop_incomplete
+from medssl.core.job import COMMAND, incomplete
 from medssl.core.lock import hold
 from medssl.study.checks import check_study
 from medssl.study.dag import Dag
@@ -25,9 +25,9 @@ from medssl.study.sources import refresh_sources
 def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
     """The jobs of the study that Snakemake was started with; `asked`: its command line, in the process that plans.
 
-    The main process checks the study, refreshes the source listings, writes changed specs and holds the study's lock until it
-    ends. A dry run writes the same and takes it back at its end. The processes that Snakemake starts for single jobs do none of
-    that again. A foreseen error ends the program with one sentence and its exit code.
+    The main process checks the study, refreshes the source listings, writes changed specs, removes the receipts of incomplete
+    results, and holds the study's lock until it ends. A dry run does the same and takes it back at its end. The processes that
+    Snakemake starts for single jobs do none of that again. A foreseen error ends the program with one sentence and its exit code.
     """
     try:
         study, places = read_study(config, [str(file) for file in workflow.configfiles])
@@ -39,9 +39,12 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
                 _held.enter_context(leaving_nothing(dag.layout))
             else:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
-                drop_incomplete(dag.layout.root)
                 shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
-            for note in [*checked.notes, *refresh_sources(dag.study, dag.layout, checked.files)]:
+            changed = []
+            for receipt, file in incomplete(dag.layout.root):
+                receipt.unlink()
+                changed += [f"{file} is not as it was made: its job runs again, or is restored"] if file.is_file() else []
+            for note in [*changed, *checked.notes, *refresh_sources(dag.study, dag.layout, checked.files)]:
                 print(f"medssl: note: {note}", file=sys.stderr, flush=True)
             dag.write_specs()
         return dag

@@ -159,6 +159,12 @@ MUTATIONS = [
         "target.chmod(0o644)",
         "core/test_core_store.py::test_arrays_are_write_protected_and_what_snakemake_makes_again_is_not",
     ),
+    Mutation(
+        "core", "a table that was written to in place passes for what a job made",
+        "path.stat().st_mtime_ns <= made_ns or",
+        "path.stat().st_mtime_ns >= made_ns or",
+        "core/test_core_job.py::test_a_table_that_was_written_to_is_incomplete_and_a_touched_one_is_not",
+    ),
     # ---- volume
     Mutation(
         "volume", "spacing between rows and between columns are swapped",
