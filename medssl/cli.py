@@ -391,9 +391,9 @@ def clean(
 ) -> None:
     """Free disk space: list what of a study can be made again from its sources, ask, and remove it.
 
-    These are the converted images (volumes and arrays), caches, what killed jobs left, and what is kept of runs and fits that the
-    study file no longer has. Encoders, models, tables, predictions and pages stay. It is for a study that is finished: its next run
-    makes the images again first.
+    These are the converted images (volumes and arrays), caches, what killed jobs left, and what is kept of runs and fits that
+    the study file no longer has. Encoders, models, tables, predictions and pages stay. It is for a study that is finished: its
+    next run makes the images again first.
     """
     from medssl.core.layout import Layout
     from medssl.study.cleaning import ARRAYS, VOLUMES, removable, remove, trained_again

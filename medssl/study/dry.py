@@ -48,8 +48,8 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
         stack.enter_context(signals.unwound())
         try:
             receipts = [receipt for receipt, _ in incomplete(layout.root)]
-            before = _names_kept([*_all_files(folders[:2]), *receipts], beside[0])
-            before |= _names_kept(_all_files([own, cache]), beside[1])
+            results = [*_all_files(folders[:2]), *receipts]
+            before = _names_kept(results, beside[0]) | _names_kept(_all_files([own, cache]), beside[1])
             yield
         finally:
             with signals.ignored():
