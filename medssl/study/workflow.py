@@ -6,13 +6,18 @@ import atexit
 import os
 import shlex
 import shutil
+import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medssl.core.errors import MedsslError
-from medssl.core.files import read_json
+import psutil
+
+from medssl.core.errors import MedsslError, PreemptedError
+from medssl.core.files import read_json, write_json
 from medssl.core.job import COMMAND, incomplete
 from medssl.core.lock import hold
 from medssl.study.checks import check_study
@@ -63,6 +68,26 @@ def _without_folders(word: str) -> str:
     if mark and "/" in value:
         return f"{key}=…"
     return Path(word).name if word.startswith("/") else word
+
+
+def stop_when_told(dag: Dag) -> None:
+    """From here on a signal to stop ends this program with the exit code that asks for another try, and SIGTERM its jobs too.
+
+    Snakemake itself would let the jobs that run finish first, which may take days. Ctrl-C reaches them from the terminal.
+    """
+    failure = {"job": "snakemake", "exit_code": PreemptedError.exit_code, "sentence": "stopped; the same command goes on."}
+
+    def stop(number: int, frame: Any, goes_on: Callable[[int, Any], Any]) -> None:
+        write_json(dag.layout.state("failures", "snakemake.json"), failure)
+        for child in psutil.Process().children() if number == signal.SIGTERM else ():
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+        goes_on(number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if callable(before):  # what is ignored stays so
+            signal.signal(number, partial(stop, goes_on=before))
 
 
 def announce(dag: Dag) -> None:

@@ -1140,6 +1140,20 @@ MUTATIONS = [
         'study/test_study_file.py::test_a_seed_below_zero_is_refused',
     ),
     Mutation(
+        'study',
+        'SIGTERM leaves the jobs running',
+        'child.terminate()',
+        'child.is_running()',
+        'study/test_study_stopping.py::test_a_signal_goes_on_to_jobs_that_nobody_else_tells',
+    ),
+    Mutation(
+        'study',
+        'a dry run leaves out receipts for good',
+        'results = [*_all_files(folders[:2]), *receipts]',
+        'results = _all_files(folders[:2])',
+        'study/test_study_dry.py::test_it_plans_without_the_receipts_that_a_real_run_drops_and_they_come_back',
+    ),
+    Mutation(
         'core',
         'every sentence gets a full stop',
         'return text if text.endswith((".", "?", "!", "…")) else f"{text}."',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -177,7 +178,7 @@ def test_a_mistake_stops_with_one_sentence_and_its_exit_code(tmp_path: Path, tex
     assert "Traceback" not in done.stderr
 
 
-def test_two_runs_at_once_and_one_is_refused_with_exit_code_6(tmp_path: Path) -> None:
+def test_of_two_runs_one_is_refused_with_exit_code_6_and_sigterm_ends_the_other_and_its_job_with_75(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "s", steps=400)
     first = subprocess.Popen(
         command(folder), cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
@@ -187,8 +188,12 @@ def test_two_runs_at_once_and_one_is_refused_with_exit_code_6(tmp_path: Path) ->
         wait_for(lambda: lock.is_file() and lock.read_text() != "")
         second = snakemake(folder)
         assert second.returncode == 6 and "in use by process" in second.stderr
+        wait_for(lambda: any((folder / "results" / "small").glob("state/locks/*.lock")))
+        os.kill(first.pid, signal.SIGTERM)
+        assert first.wait(60) == 75
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
         first.wait()
 
 
