@@ -51,6 +51,10 @@ for cohort in JOBS.cohorts():
             JOBS.artefacts(cohort),
 
 
+onstart:
+    stop_when_told(JOBS)
+
+
 onsuccess:
     announce(JOBS)
 

@@ -394,15 +394,17 @@ def _checked(study_file: Path) -> tuple[Any, Any]:
 
 @app.command()
 def clean(
-    study_file: Annotated[Path, typer.Argument(help="study file")],
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    study_file: Annotated[Path, typer.Argument(help="the study file whose results are meant")],
+    yes: Annotated[bool, typer.Option("--yes", help="remove without asking")] = False,
 ) -> None:
-    """Remove what of a study's results can be made again: volumes, arrays, states of runs and fits that it no longer wants.
+    """Free disk space: list what of a study can be made again from its sources, ask, and remove it.
 
-    Without volumes and arrays the results can be read; the next run of snakemake makes them and all that rests on them again.
+    These are the converted images (volumes and arrays), caches, what killed jobs left, and what is kept of runs and fits that
+    the study file no longer has. Encoders, models, tables, predictions and pages stay. It is for a study that is finished: its
+    next run makes the images again first.
     """
     from medssl.core.layout import Layout
-    from medssl.study.cleaning import removable, remove, trained_again
+    from medssl.study.cleaning import ARRAYS, VOLUMES, removable, remove, trained_again
     from medssl.study.dag import Dag
     from medssl.study.file import load_study
 
@@ -416,13 +418,15 @@ def clean(
         print(f"{root} holds nothing that can be made again.")
         return
     total_mb = sum(kind.num_bytes for kind in kinds) / 1e6
-    print("Encoders, tables, predictions and pages stay.")
+    print("Encoders, models, tables, predictions and pages stay.")
     again = [stage for stage, _ in trained_again(root, kinds, wanted)]
     if again:
         print(
             f"The next run of snakemake on this study makes these first, and then trains again what rests on them: "
             f"{again.count('pretrain')} finished pre-trainings and {again.count('finetune')} tasks of fine-tuning."
         )
+    elif {VOLUMES, ARRAYS} & {kind.what for kind in kinds}:
+        print("The next run of snakemake on this study makes volumes and arrays again first; it repeats no training.")
     if not yes:
         typer.confirm(f"Remove {total_mb:.1f} MB below {root}?", abort=True)
     remove(root, kinds)

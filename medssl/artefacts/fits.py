@@ -48,7 +48,11 @@ FITS = Table(
         Column("parameters", "int64", "of the backbone"),
         Column("encoder_sha256", "str", "of the starting weights; missing for scratch", nullable=True, form=HASH),
         Column("size", "list", "of the images or patches", "voxels", item="int"),
-        Column("selection", "str", "what chose among steps"),
+        Column(
+            "selection",
+            "str",
+            "what chose among steps or penalties: the validation score that `val_score` holds, or why there is none",
+        ),
         Column("batch_size", "int64", "cases a step", nullable=True),
         Column("lr", "float64", "peak learning rate", nullable=True),
         Column("weight_decay", "float64", "of the optimiser", nullable=True),

@@ -155,6 +155,11 @@ class Job:
         if self._log is not None:
             print(line, file=self._log, flush=True)
 
+    def remark(self, text: str) -> None:
+        """What a person should know and nothing stops at: on the screen and in the log."""
+        self.log(f"note: {text}")
+        print(f"{self.spec.stage} {self.spec.name}: {text}", file=sys.stderr, flush=True)
+
     @contextlib.contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Bar]:
         """A bar for a block of work."""
@@ -197,16 +202,19 @@ class Job:
 
         Equal are options, code and the bytes of all inputs.
         """
-        key = self.key
-        if key is None or self.joins:  # the first process of the job puts them in place
-            return key is not None and self.spec.store.sound(key) is not None
-        receipt = self.spec.store.restore(key, self.out)
-        if receipt is None:
+        kept = None if self.key is None else self.spec.store.find(self.key)
+        if self.joins or kept is None:  # the first process of the job puts them in place
+            return kept is not None and not kept.changed
+        if kept.changed:
+            what = f"the result kept of an equal job is damaged ({kept.changed[0]} is not as it was made)"
+            self.remark(f"{what}, so the job runs again; write to copies of results")
             return False
-        _remove_others(self.out, {str(name) for name in receipt["outputs"]})
+        kept.restore(self.out)
+        _remove_others(self.out, {str(name) for name in kept.receipt["outputs"]})
         restored = {"date": datetime.now(UTC).date().isoformat(), "wall_s": round(time.monotonic() - self._start_s, 3)}
-        write_json(self.out / RECEIPT, receipt | {"spec": self.spec.hash, "restored": restored})
-        self.log(f"restored: an equal job of {receipt.get('date')} left these results, and nothing was made again")
+        made = {name: value for name, value in kept.receipt.items() if not name.startswith("restored")}  # by that job
+        write_json(self.out / RECEIPT, made | {"spec": self.spec.hash, "restored": restored})
+        self.log(f"restored: an equal job of {kept.receipt.get('date')} left these results, and nothing was made again")
         return True
 
     @functools.cached_property
@@ -332,16 +340,28 @@ def receipt_of_folder(path: Path | str) -> Path:
     return Path(path).parent / RECEIPT
 
 
-def drop_incomplete(root: Path) -> list[str]:
-    """Remove each receipt that is damaged, or has an output that is gone or of another size: the DAG makes these again."""
-    dropped = []
+def incomplete(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Receipts without which the DAG makes results again, and the first file of each that is damaged, gone or changed."""
     for receipt in sorted(root.glob("[1-7]_*/**/" + RECEIPT)):
         stated = read_receipt(receipt)
-        outputs = {} if stated is None else {receipt.parent / name: entry["size"] for name, entry in stated["outputs"].items()}
-        if stated is None or not all(path.is_file() and path.stat().st_size == size for path, size in outputs.items()):
-            receipt.unlink()
-            dropped.append(str(receipt))
-    return dropped
+        if stated is None:
+            yield receipt, receipt
+            continue
+        made_ns = receipt.stat().st_mtime_ns
+        for name, entry in stated["outputs"].items():
+            if not _is_as_made(receipt.parent / name, entry, made_ns if "/" not in name else None):
+                yield receipt, receipt.parent / name
+                break
+
+
+def _is_as_made(path: Path, entry: dict[str, Any], made_ns: int | None) -> bool:
+    """Whether an output is there with its size, and with its bytes where it was written to after `made_ns`.
+
+    Without `made_ns` bytes are left alone, as those of arrays are: many, write-protected, and looked at when they are read.
+    """
+    if not path.is_file() or path.stat().st_size != entry["size"]:
+        return False
+    return made_ns is None or path.stat().st_mtime_ns <= made_ns or sha256_file(path) == entry["sha256"]
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

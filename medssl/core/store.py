@@ -1,11 +1,14 @@
-"""What is made already and need not be made again: results of jobs by what they were made of, as hard links beside the results.
+"""What is made already and need not be made again: results of jobs by what they were made of, beside the results.
 
-An entry is a folder `<key[:2]>/<key>` with the outputs of one job and its receipt, which is written last. A link takes no room as
-long as the result itself is there.
+An entry is a folder `<key[:2]>/<key>` with the outputs of one job and its receipt, which is written last. Who writes into a
+result must not reach what is kept of it. Tables and encoders, the files of a job's own folder, are kept as copies: Snakemake runs
+no job whose outputs are write-protected. Arrays, masks and models, in folders below, are many and large: they are second names of
+the same bytes, which take no room, and write-protected. That binds no root, so all bytes are hashed before they are restored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,17 +19,17 @@ from typing import Any
 from medssl.core.files import TEMPORARY_PREFIX, inside, read_json, sha256_file, write_json, writing
 
 RECEIPT = "receipt.json"
+READ_ONLY = 0o444
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One kept result: the job that made it, and the bytes that only the store still holds."""
+    """One kept result: the job that made it."""
 
     key: str
     stage: str
     name: str
     spec: str
-    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -35,46 +38,36 @@ class Store:
 
     folder: Path
 
-    def has(self, key: str) -> bool:
-        """Whether the result of this key is kept whole."""
-        return self._whole(key) is not None
-
     def keep(self, key: str, source: Path, receipt: dict[str, Any]) -> None:
-        """Keep the outputs that a receipt lists, linked from `source`; what was kept under the key before is replaced."""
+        """Keep the outputs that a receipt lists, below `source`; what was kept under the key before is replaced."""
         target = self._at(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")
         shutil.rmtree(part, ignore_errors=True)
         for name in receipt["outputs"]:
-            link(inside(source, name), inside(part, name))
+            _give(inside(source, name), inside(part, name), name)
         write_json(part / RECEIPT, receipt)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
 
-    def restore(self, key: str, target: Path) -> dict[str, Any] | None:
-        """Link the outputs of a kept result into `target`; its receipt, or None where it is not sound."""
-        receipt = self.sound(key)
-        for name in receipt["outputs"] if receipt else ():
-            link(inside(self._at(key), name), inside(target, name))
-        return receipt
-
-    def sound(self, key: str) -> dict[str, Any] | None:
-        """The receipt of a kept result all of whose bytes are as it states; None where there is none."""
-        receipt, source = self._whole(key), self._at(key)
-        if receipt is None:
+    def find(self, key: str) -> Kept | None:
+        """What is kept under a key, with every byte of it looked at; None where there is nothing."""
+        folder = self._at(key)
+        if not folder.is_dir():
             return None
-        same = (sha256_file(inside(source, name)) == entry["sha256"] for name, entry in receipt["outputs"].items())
-        return receipt if all(same) else None
+        receipt = read_receipt(folder / RECEIPT)
+        if receipt is None:
+            return Kept(folder, {}, (RECEIPT,))
+        changed = [name for name, entry in receipt["outputs"].items() if not _is_as_stated(inside(folder, name), entry)]
+        return Kept(folder, receipt, tuple(changed))
 
     def entries(self) -> Iterator[Entry]:
-        """All whole entries, by key."""
+        """All entries, by key."""
         for path in sorted(self.folder.glob(f"??/*/{RECEIPT}")):
             receipt = read_receipt(path)
             if receipt is None:
                 continue
-            files = [inside(path.parent, name) for name in receipt["outputs"]]
-            alone = sum(file.stat().st_size for file in files if file.is_file() and file.stat().st_nlink == 1)
-            yield Entry(path.parent.name, receipt["stage"], receipt["name"], receipt["spec"], alone)
+            yield Entry(path.parent.name, receipt["stage"], receipt["name"], receipt["spec"])
 
     def path(self, entry: Entry) -> Path:
         """The folder of an entry."""
@@ -83,26 +76,41 @@ class Store:
     def _at(self, key: str) -> Path:
         return self.folder / key[:2] / key
 
-    def _whole(self, key: str) -> dict[str, Any] | None:
-        """The receipt of an entry all of whose files have the size that it states."""
-        folder = self._at(key)
-        if not (folder / RECEIPT).is_file():
-            return None
-        receipt = read_receipt(folder / RECEIPT)
-        if receipt is None:
-            return None
-        for name, entry in receipt["outputs"].items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != entry["size"]:
-                return None
-        return receipt
+
+@dataclass(frozen=True)
+class Kept:
+    """A kept result: its receipt, and the files that are not as they were made."""
+
+    folder: Path
+    receipt: dict[str, Any]
+    changed: tuple[str, ...]
+
+    def restore(self, target: Path) -> None:
+        """Put its outputs into `target`."""
+        for name in self.receipt["outputs"]:
+            _give(inside(self.folder, name), inside(target, name), name)
+
+
+def _give(source: Path, target: Path, name: str) -> None:
+    """A copy of a file of a job's own folder; a second, write-protected name of a file in a folder below."""
+    if "/" not in name:
+        with writing(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    link(source, target)
+    with contextlib.suppress(PermissionError):  # of another user: what he may write to is his
+        target.chmod(READ_ONLY)
+
+
+def _is_as_stated(path: Path, entry: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry["size"] and sha256_file(path) == entry["sha256"]
 
 
 def read_receipt(path: Path) -> dict[str, Any] | None:
-    """The receipt in a file; None where the file is damaged: its job runs again."""
+    """The receipt in a file; None where there is none or it is damaged: its job runs again."""
     try:
         receipt = read_json(path)
-    except ValueError:  # cut short, emptied or not text
+    except (FileNotFoundError, ValueError):  # cut short, emptied or not text
         return None
     return receipt if isinstance(receipt, dict) and {"outputs", "stage", "name", "spec"} <= set(receipt) else None
 

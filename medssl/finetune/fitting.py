@@ -60,6 +60,7 @@ class Work:
         self.fits = plan(starts, options.modes, shares, options.seeds, folds, pair_seeds=options.pair_seeds)
         self._outputs = self.task.contract(self.data)
         self._seen = {fold: self._seen_by_all(division.cases) for fold, division in self.divisions.by_fold.items()}
+        self._scores = {fold: self.task.selection(self.data_of(one)) for fold, one in self.divisions.by_fold.items()}
         self._code_hashes = {start: self._code_hash(start) for start in starts}
 
     @property
@@ -176,12 +177,20 @@ class Work:
             "backbone": self.starting.contracts[str(fit.start)]["backbone"],
             "encoder_sha256": (self.starting.hashes.get(str(fit.start)) or "")[:16] or None,
             "size": list(self.expected.size),
-            "selection": f"validation {self.task.selection}" if num_val else "last step (no validation cases)",
+            "selection": self._selection(fit, num_val, trained=steps is not None),
             **{name: None if steps is None else getattr(self.recipe, name) for name in OF_RECIPE},
             **dict.fromkeys(FROM_RESULT),
             "steps": steps,
         }
         return dict(sorted((facts | result).items()))
+
+    def _selection(self, fit: FitId, num_val: int, *, trained: bool) -> str:
+        """What chose among the steps or penalties of a fit, and `val_score` holds."""
+        score = self._scores[fit.fold]
+        if score is not None:
+            return f"validation {score}"
+        why = "no validation case has a class" if num_val else "no validation cases"
+        return f"{'last step' if trained else 'fixed settings'} ({why})"
 
     def contract(self, fit: FitId, facts: dict[str, Any]) -> ModelContract:
         """What `medssl predict` needs beside the weights of a fit."""

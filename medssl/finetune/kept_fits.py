@@ -87,6 +87,10 @@ class KeptFits:
                 return None
         return Kept(folder, dict(stated["facts"]), list(stated["curve"]), bool(stated["has_network"]), sha256)
 
+    def holds(self, key: str) -> bool:
+        """Whether there is anything under a key, whole or not."""
+        return (self.folder / key).is_dir()
+
     @contextlib.contextmanager
     def adding(self, key: str) -> Iterator[Path]:
         """A folder to put the files of a fit in, the last of which `describe` writes; it is the fit's when the block ends."""

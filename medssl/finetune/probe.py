@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medssl.finetune.scoring import log_loss, macro_auc
+from medssl.finetune import scoring
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ABSENT = -100.0
@@ -37,7 +37,7 @@ def linear_probe(
     balanced: bool = False,
     inverse_penalties: tuple[float, ...] = INVERSE_PENALTIES,
 ) -> Probe:
-    """Logistic regression (scikit-learn, lbfgs) on standardised features; C with the best validation AUC, then log loss.
+    """Logistic regression (scikit-learn, lbfgs) on standardised features; C with the best validation score, then log loss.
 
     Args:
         train: features `(n, d)` and 0/1 targets `(n, classes)`.
@@ -83,8 +83,8 @@ def linear_probe(
         if not len(val[0]):
             return probe
         probabilities = probe.probabilities(val[0], multilabel=multilabel)
-        score = macro_auc(probabilities, val[1])
-        rank = (score, -log_loss(probabilities, val[1]))
+        score = scoring.score(probabilities, val[1])
+        rank = (score, -scoring.log_loss(probabilities, val[1]))
         if best is None or rank > best[0]:
             best = (rank, Probe(probe.weight, probe.bias, penalty, score))
     if best is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +67,7 @@ def run(job: Job) -> None:
         job.notes |= {
             "device": described(work.device),
             "fits": len(work.fits),
-            "restored_fits": len(work.fits) - len(state.made),
+            "restored_fits": state.num_restored,
             "fit_keys": state.fit_keys,
         }
         job.write_receipt()
@@ -80,8 +79,7 @@ def _say_what_labels_lack(job: Job, source: str) -> None:
         return
     counts = LabelCounts.read(job.read(Path(job.spec.inputs["labels"]).parent / LabelCounts.FILE))
     for remark in filter(None, (counts.unlabelled_in_words, counts.strangers_in_words)):
-        job.log(f"note: labels of {source}: {remark}")
-        print(f"finetune {job.spec.name}: labels of {source}: {remark}", file=sys.stderr, flush=True)
+        job.remark(f"labels of {source}: {remark}")
 
 
 def predict(
@@ -126,26 +124,34 @@ def predict(
 
 @dataclass(frozen=True)
 class State:
-    """The fits of a job, under the keys that they are kept by, and those that it made itself."""
+    """The fits of a job, and the keys that they are kept by."""
 
     work: Work
     store: KeptFits
     keys: dict[FitId, str]
     kept: dict[str, Kept]
     """By key, the finished ones."""
-    made: set[FitId] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
+    """By key, those that this job made."""
 
     @classmethod
     def of(cls, work: Work, store: KeptFits) -> State:
         """What is kept of a job's fits."""
         keys = {fit: work.key(fit) for fit in work.fits}
         found = {key: store.find(key) for key in dict.fromkeys(keys.values())}
+        if damaged := sum(kept is None and store.holds(key) for key, kept in found.items()):
+            work.job.remark(f"{damaged} kept fits are damaged, so they are made again; write to copies of results")
         return cls(work, store, keys, {key: kept for key, kept in found.items() if kept is not None})
 
     @property
     def fit_keys(self) -> list[str]:
         """The keys of all fits, sorted."""
         return sorted(set(self.keys.values()))
+
+    @property
+    def num_restored(self) -> int:
+        """How many fits were there before; a twin of one that was made is not."""
+        return sum(key not in self.made for key in self.keys.values())
 
     @property
     def waiting(self) -> list[FitId]:
@@ -192,7 +198,7 @@ def make(state: State, fit: FitId, *, model: Path | None = None) -> None:
     if kept is None:
         raise CorruptArtefactError(f"{state.store.folder / key} is not as it was written. Run the same command again.")
     state.kept[key] = kept
-    state.made.add(fit)
+    state.made.add(key)
     if work.competes(fit):
         _drop_worse_models(state, str(fit.start))
 

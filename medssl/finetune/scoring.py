@@ -5,23 +5,36 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
+MACRO_AUC, NEGATIVE_LOG_LOSS = "macro AUC", "negative log loss"
+
+
+def measure(targets: np.ndarray) -> str | None:
+    """What `score` measures on cases with 0/1 targets `(n, classes)`: an AUC needs a class that some have and some have not.
+
+    None without cases.
+    """
+    if len(targets) == 0:
+        return None
+    return MACRO_AUC if any(0 < target.sum() < len(target) for target in targets.T) else NEGATIVE_LOG_LOSS
+
+
+def score(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """What `measure` names, of probabilities and 0/1 targets `(n, classes)`; higher is better, NaN without cases."""
+    name = measure(targets)
+    if name is None:
+        return float("nan")
+    return macro_auc(probabilities, targets) if name == MACRO_AUC else -log_loss(probabilities, targets)
+
 
 def macro_auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Mean one-vs-rest area under the ROC curve over the classes that have positives and negatives, else minus the log loss.
+    """Mean one-vs-rest area under the ROC curve over the classes that have positives and negatives.
 
     Args:
         probabilities: `(n, classes)`.
-        targets: 0/1, `(n, classes)`.
-
-    Returns:
-        NaN without cases.
+        targets: 0/1, `(n, classes)`; at least one class has both.
     """
-    if len(targets) == 0:
-        return float("nan")
-    areas = [auc(p, t) for p, t in zip(probabilities.T, targets.T, strict=True) if 0 < t.sum() < len(t)]
-    if areas:
-        return float(np.mean(areas))
-    return -log_loss(probabilities, targets)
+    pairs = zip(probabilities.T, targets.T, strict=True)
+    return float(np.mean([auc(values, target) for values, target in pairs if 0 < target.sum() < len(target)]))
 
 
 def auc(values: np.ndarray, positive: np.ndarray) -> float:

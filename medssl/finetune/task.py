@@ -140,15 +140,15 @@ class Labelled(Protocol):
 class Task(Protocol):
     """A downstream task; its keyword-only options are the schema of `finetune.<task>.options`."""
 
-    selection: str
-    """The validation score that chooses among steps and models."""
-
     def read(self, source: Source, expected: NetworkInput) -> Any:
         """The labelled cases of a source.
 
         Raises:
             StudyError: it has no labels for this task, or its images do not suit the networks.
         """
+
+    def selection(self, data: Any) -> str | None:
+        """The validation score of these cases, in words: what chooses among steps and models. None where they tell nothing."""
 
     def num_steps(self, data: Any, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
         """Optimiser steps of a fit on the cases `train`; None where the recipe means nothing to a mode."""

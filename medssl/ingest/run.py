@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -121,8 +120,7 @@ def merge(job: Job) -> None:
     if said:
         job.notes["remarks"] = said
     for remark in said:
-        job.log(f"note: {remark}")
-        print(f"ingest {job.out.name}: {remark}", file=sys.stderr, flush=True)
+        job.remark(remark)
     job.write_receipt()
 
 
@@ -170,8 +168,7 @@ def labels(job: Job) -> None:
     job.wrote(*(job.path(name) for name in ("labels.parquet", "rejected.tsv", "labels.json")))
     job.log(f"labels: {len(rows)} of {len(items)} images, {strangers} label entries are for none of them")
     for remark in filter(None, (counts.unlabelled_in_words, refused_in_words(rejected))):
-        job.log(f"note: {remark}")
-        print(f"ingest {job.spec.name}: {remark}", file=sys.stderr, flush=True)
+        job.remark(remark)
     job.write_receipt()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,8 +97,7 @@ def run(job: Job) -> None:
     job.wrote(job.path("volumes.tsv"), job.path("samples.parquet"), job.path("fingerprint.json"))
     job.log("prepared " + ", ".join(f"{n} {part}" for part, n in samples["split"].value_counts().sort_index().items()))
     for note in notes:
-        job.log(f"note: {note}")
-        print(f"prepare {job.spec.name}: {note}", file=sys.stderr, flush=True)
+        job.remark(note)
     job.write_receipt()
 
 

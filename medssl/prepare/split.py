@@ -49,7 +49,7 @@ def split(units: pd.DataFrame, options: SplitOptions, *, seed: int, listed: Mapp
     if options.folds is not None:
         fold = _folds(units, options.folds, options.val_frac, seed)
         part = pd.Series("test", index=units.index, dtype=object)
-        return Split(part, fold, _notes_on_folds(units, fold, options.folds))
+        return Split(part, fold, _notes_on_folds(units, fold, options.folds, options.val_frac))
     if not official.notna().any():
         _refuse_hidden_patients(units, options)
         part = _drawn(units, {"test": options.test_frac, "val": options.val_frac}, seed)
@@ -173,11 +173,15 @@ def _why_empty(units: pd.DataFrame, part: str, frac: float, total: int, *, liste
     return f"{part}_frac {frac:g} of {_number(units, total)} is less than one"
 
 
-def _notes_on_folds(units: pd.DataFrame, fold: pd.Series, num_folds: int) -> list[str]:
+def _notes_on_folds(units: pd.DataFrame, fold: pd.Series, num_folds: int, val_frac: float) -> list[str]:
     notes = []
-    fewest = int(units["unit_id"].groupby(fold).nunique().min())
+    sizes = units["unit_id"].groupby(fold).nunique()
+    fewest, outside = int(sizes.min()), int(sizes.sum() - sizes.max())
     if fewest < FEW_UNITS:
         notes.append(f"The smallest of {num_folds} folds holds {_number(units, fewest)} only: its results alone will say little.")
+    if val_frac and (count := round(val_frac * outside)) < FEW_UNITS:
+        only = f"{_number(units, count)} only" if count else "nobody"
+        notes.append(f"Outside a fold the validation part holds {only}, of {outside}: what it chooses says little.")
     if units["official"].notna().any():
         notes.append("The image set's own parts are not used: the folds hold every unit out once.")
     return notes

@@ -38,8 +38,15 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
     yield from _all_held_out(study)
 
 
-def split_notes(study: Study, runs: set[str]) -> Iterator[Problem]:
-    """Patients that a pre-training does not see. `runs`: the pre-trainings that are asked for."""
+def split_notes(
+    study: Study, listed: Mapping[str, SourceFiles], runs: set[str], tested: Mapping[str, list[str]]
+) -> Iterator[Problem]:
+    """Patients that a pre-training does not see, and validation parts outside a fold of one patient or nobody.
+
+    `runs`: the pre-trainings that are asked for; `tested`: the tasks on each source that are.
+    """
+    for source in [source for source in listed if source in tested]:
+        yield from _few_choose(study, source, listed[source], tested[source][0])
     for name, source in _held_out(study):
         if name in runs:
             yield (
@@ -116,6 +123,22 @@ def _nobody_tests(study: Study, source: str, parts: set[str] | None, tasks: list
             split_loc(study, source, "test_frac"),
             f"{needs}, and test_frac 0 leaves nobody to test on; expected a share above 0. Raise "
             f"sources.{source}.prepare.split.test_frac, or set folds or file there",
+        )
+
+
+def _few_choose(study: Study, source: str, files: SourceFiles, task: str) -> Iterator[Problem]:
+    """Folds whose validation part holds one patient or nobody, where the names of files say how many there are."""
+    split, most = study.prepare_of(source).split, patients_at_most(files, _rows(files))
+    if most is None or split.folds is None or not split.val_frac:
+        return
+    outside = most - -(-most // split.folds)
+    count = round(split.val_frac * outside)
+    if count <= 1:
+        yield (
+            split_loc(study, source, "folds"),
+            f"at most {outside} of the patients or images of source {source!r} are outside a fold, and val_frac "
+            f"{split.val_frac:g} of them is {count}: {'one patient' if count else 'nobody'} chooses among the steps and "
+            f"penalties of each fit of finetune.{task}. A larger val_frac leaves more",
         )
 
 

@@ -187,7 +187,7 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labe
     for name in listed:
         if name in trained | reached.labelled:
             yield from label_notes(labelled[name])
-    yield from split_notes(study, {run.name for _, run in reached.runs})
+    yield from split_notes(study, listed, {run.name for _, run in reached.runs}, _tested(study, reached))
     for cohort, run in reached.runs:
         options = study.pretrain[run.name]
         num_samples, exact = _samples_at_most(dag, cohort, run.arm, listed)

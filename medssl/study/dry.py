@@ -11,6 +11,7 @@ from pathlib import Path
 from medssl.core import signals
 from medssl.core.errors import LockedError
 from medssl.core.files import TEMPORARY_PREFIX
+from medssl.core.job import incomplete
 from medssl.core.layout import PRIVATE, Layout
 from medssl.core.lock import hold
 from medssl.core.store import link
@@ -20,7 +21,8 @@ KEY = PRIVATE / "id_key"
 
 @contextlib.contextmanager
 def leaving_nothing(layout: Layout) -> Iterator[None]:
-    """Inside, specs and listings may be written (as whole files); afterwards they are what they were, times included.
+    """Inside, specs and listings may be written (as whole files), and incomplete receipts removed; afterwards all are what they
+    were, times included.
 
     It is taken back also where a signal ends the process, whichever but SIGKILL.
 
@@ -41,33 +43,36 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
         no_key = not KEY.is_file()
         there = {folder for folder in (*folders, *parents) if folder.is_dir()}
         there |= {path for folder in folders for path in folder.rglob("*") if path.is_dir()}
-        beside = PRIVATE / f"{TEMPORARY_PREFIX}dry-{os.getpid()}"
+        beside = [place / f"{TEMPORARY_PREFIX}dry-{os.getpid()}" for place in (layout.root, PRIVATE)]
         before: dict[Path, Path] | None = None  # until all have their second name, nothing has changed
         stack.enter_context(signals.unwound())
         try:
-            before = _names_kept(folders, beside)
+            receipts = [receipt for receipt, _ in incomplete(layout.root)]
+            results = [*_all_files(folders[:2]), *receipts]
+            before = _names_kept(results, beside[0]) | _names_kept(_all_files([own, cache]), beside[1])
             yield
         finally:
             with signals.ignored():
                 if before is not None:
-                    _restore(before, folders, beside)
-                shutil.rmtree(beside, ignore_errors=True)
+                    _restore(before, folders)
+                for names in beside:
+                    shutil.rmtree(names, ignore_errors=True)
                 if no_key and not [path for path in PRIVATE.glob("*") if path not in (KEY, own, cache)]:
                     KEY.unlink(missing_ok=True)  # nobody else has made ids with it
                 _remove_empty(folders, parents, there)
 
 
-def _names_kept(folders: list[Path], beside: Path) -> dict[Path, Path]:
-    """A second name for every file, so that it can come back as it was; nothing is copied."""
-    kept = {path: beside / str(number) for number, path in enumerate(path for folder in folders for path in _files(folder))}
+def _names_kept(files: list[Path], beside: Path) -> dict[Path, Path]:
+    """A second name for every file on its own disk, so that it can come back as it was; nothing is copied."""
+    kept = {path: beside / str(number) for number, path in enumerate(files)}
     for path, name in kept.items():
         link(path, name)
     return kept
 
 
-def _restore(before: dict[Path, Path], folders: list[Path], beside: Path) -> None:
-    for path in (path for folder in folders for path in _files(folder)):
-        if path not in before and not path.is_relative_to(beside):
+def _restore(before: dict[Path, Path], folders: list[Path]) -> None:
+    for path in _all_files(folders):
+        if path not in before:
             path.unlink()
     for path, name in before.items():
         if not path.is_file() or not path.samefile(name):
@@ -75,8 +80,9 @@ def _restore(before: dict[Path, Path], folders: list[Path], beside: Path) -> Non
             os.replace(name, path)
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
+def _all_files(folders: list[Path]) -> list[Path]:
+    found = (path for folder in folders for path in sorted(folder.rglob("*")))
+    return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
 def _remove_empty(folders: list[Path], parents: list[Path], there: set[Path]) -> None:

@@ -6,15 +6,19 @@ import atexit
 import os
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medssl.core.errors import MedsslError
-from medssl.core.files import read_json
-from medssl.core.job import COMMAND, drop_incomplete
+import psutil
+
+from medssl.core.errors import MedsslError, PreemptedError
+from medssl.core.files import read_json, write_json
+from medssl.core.job import COMMAND, incomplete
 from medssl.core.lock import hold
 from medssl.study.checks import check_study
 from medssl.study.dag import Dag
@@ -26,9 +30,9 @@ from medssl.study.sources import refresh_sources
 def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
     """The jobs of the study that Snakemake was started with; `asked`: its command line, in the process that plans.
 
-    The main process checks the study, refreshes the source listings, writes changed specs and holds the study's lock until it
-    ends. A dry run writes the same and takes it back at its end. The processes that Snakemake starts for single jobs do none of
-    that again. A foreseen error ends the program with one sentence and its exit code.
+    The main process checks the study, refreshes the source listings, writes changed specs, removes the receipts of incomplete
+    results, and holds the study's lock until it ends. A dry run does the same and takes it back at its end. The processes that
+    Snakemake starts for single jobs do none of that again. A foreseen error ends the program with one sentence and its exit code.
     """
     with _ending_in_a_sentence():
         study, places = read_study(config, [str(file) for file in workflow.configfiles])
@@ -40,9 +44,12 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
                 _held.enter_context(leaving_nothing(dag.layout))
             else:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
-                drop_incomplete(dag.layout.root)
                 shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
-            for note in [*checked.notes, *refresh_sources(dag.study, dag.layout, checked.files)]:
+            changed = []
+            for receipt, file in incomplete(dag.layout.root):
+                receipt.unlink()
+                changed += [f"{file} is not as it was made: its job runs again, or is restored"] if file.is_file() else []
+            for note in [*changed, *checked.notes, *refresh_sources(dag.study, dag.layout, checked.files)]:
                 print(f"medssl: note: {note}", file=sys.stderr, flush=True)
             dag.write_specs()
         return dag
@@ -75,6 +82,26 @@ def _without_folders(word: str) -> str:
     if mark and "/" in value:
         return f"{key}=…"
     return Path(word).name if word.startswith("/") else word
+
+
+def stop_when_told(dag: Dag) -> None:
+    """From here on a signal to stop ends this program with the exit code that asks for another try, and SIGTERM its jobs too.
+
+    Snakemake itself would let the jobs that run finish first, which may take days. Ctrl-C reaches them from the terminal.
+    """
+    failure = {"job": "snakemake", "exit_code": PreemptedError.exit_code, "sentence": "stopped; the same command goes on."}
+
+    def stop(number: int, frame: Any, goes_on: Callable[[int, Any], Any]) -> None:
+        write_json(dag.layout.state("failures", "snakemake.json"), failure)
+        for child in psutil.Process().children() if number == signal.SIGTERM else ():
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+        goes_on(number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if callable(before):  # what is ignored stays so
+            signal.signal(number, partial(stop, goes_on=before))
 
 
 def announce(dag: Dag) -> None:

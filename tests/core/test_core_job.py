@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import date
@@ -12,7 +13,7 @@ import pytest
 
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import write_text
-from medssl.core.job import COMMAND, Spec, drop_incomplete, job
+from medssl.core.job import COMMAND, Spec, incomplete, job
 from medssl.core.lock import hold
 from medssl.study.workflow import command_line
 
@@ -71,21 +72,30 @@ def test_an_artefact_without_receipt_is_refused(finished: Path, tmp_path: Path) 
         work.read(finished / "table.tsv")
 
 
-def test_a_missing_output_drops_the_receipt_so_that_the_dag_rebuilds_it(finished: Path, tmp_path: Path) -> None:
-    assert drop_incomplete(tmp_path / "s") == []
+def test_a_receipt_without_one_of_its_outputs_is_incomplete(finished: Path, tmp_path: Path) -> None:
+    assert list(incomplete(tmp_path / "s")) == []
     (finished / "table.tsv").unlink()
-    assert drop_incomplete(tmp_path / "s") == [str(finished / "receipt.json")]
-    assert not (finished / "receipt.json").exists()
+    assert list(incomplete(tmp_path / "s")) == [(finished / "receipt.json", finished / "table.tsv")]
+
+
+def test_a_table_that_was_written_to_is_incomplete_and_a_touched_one_is_not(finished: Path, tmp_path: Path) -> None:
+    later_ns = (finished / "receipt.json").stat().st_mtime_ns + 1
+    os.utime(finished / "table.tsv", ns=(later_ns, later_ns))
+    assert list(incomplete(tmp_path / "s")) == []
+    with open(finished / "table.tsv", "r+") as file:
+        file.write("a\n2")
+    os.utime(finished / "table.tsv", ns=(later_ns, later_ns))
+    assert list(incomplete(tmp_path / "s")) == [(finished / "receipt.json", finished / "table.tsv")]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"stage": "prepare"}'])
-def test_a_damaged_receipt_is_refused_and_dropped_so_that_the_dag_rebuilds_it(finished: Path, tmp_path: Path, text: str) -> None:
+def test_a_damaged_receipt_is_refused_and_incomplete(finished: Path, tmp_path: Path, text: str) -> None:
     receipt = finished / "receipt.json"
     receipt.write_text(text)
     reader = make_spec(tmp_path, stage="reduce", out=str(tmp_path / "s" / "3"))
     with job(reader) as work, pytest.raises(CorruptArtefactError, match="damaged"):
         work.read(finished / "table.tsv")
-    assert drop_incomplete(tmp_path / "s") == [str(receipt)] and not receipt.exists()
+    assert list(incomplete(tmp_path / "s")) == [(receipt, receipt)]
 
 
 def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def make(spec: Spec, text: str = "kept") -> bool:
         write_text(work.path("keep.parquet"), text)
         write_text(work.path("pictures", "one.png"), text)
         work.wrote(work.path("keep.parquet"), work.path("pictures", "one.png"))
+        work.notes["restored_fits"] = 3
         work.write_receipt()
     return False
 
@@ -60,13 +61,38 @@ def test_an_equal_job_is_restored_with_equal_bytes_and_a_receipt_that_says_so(sp
     assert (Path(spec.out) / "keep.parquet").read_text() == "kept"
     assert after["outputs"] == before["outputs"] and after["wall_s"] == before["wall_s"]
     assert "restored" in after and "restored" not in before
+    assert before["restored_fits"] == 3 and "restored_fits" not in after, "what that job had restored itself"
 
 
-def test_a_restored_file_takes_no_room(spec: Spec) -> None:
+def test_a_restored_array_takes_no_room(spec: Spec) -> None:
     make(spec)
     forget(spec)
     make(spec)
-    assert (Path(spec.out) / "keep.parquet").stat().st_nlink == 2
+    assert (Path(spec.out) / "pictures/one.png").stat().st_nlink == 2
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_who_writes_into_a_table_or_encoder_does_not_reach_what_is_kept(spec: Spec, restored: bool) -> None:
+    make(spec)
+    if restored:
+        forget(spec)
+        assert make(spec)
+    with open(Path(spec.out) / "keep.parquet", "r+") as file:
+        file.write("kePt")
+    assert make(spec) and (Path(spec.out) / "keep.parquet").read_text() == "kept"
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_arrays_are_write_protected_and_what_snakemake_makes_again_is_not(spec: Spec, restored: bool) -> None:
+    """It refuses to run a job whose outputs are; arrays below them are none of its outputs, and a job makes them again."""
+    make(spec)
+    if restored:
+        forget(spec)
+        assert make(spec)
+    modes = {path.name: path.stat().st_mode & 0o222 for path in Path(spec.out).rglob("*") if path.is_file()}
+    assert modes["one.png"] == 0 and modes["keep.parquet"] and modes["receipt.json"]
+    assert not make(dataclasses.replace(spec, code="newer"), "newer")
+    assert (Path(spec.out) / "pictures/one.png").read_text() == "newer"
 
 
 @pytest.mark.parametrize(
@@ -98,12 +124,20 @@ def test_a_touched_input_and_a_moved_study_change_nothing(spec: Spec, tmp_path: 
     assert make(dataclasses.replace(spec, root=str(moved), inputs=inputs, out=spec.out.replace(spec.root, str(moved))))
 
 
-def test_a_kept_file_that_has_changed_is_not_restored(spec: Spec) -> None:
+@pytest.mark.parametrize("damage", ["pictures/one.png", "receipt.json"])
+def test_what_is_kept_and_has_changed_is_not_restored_and_is_said(
+    spec: Spec, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     make(spec)
-    with open(Path(spec.out) / "keep.parquet", "r+") as file:  # in place, so that its other name changes too
+    (kept,) = (Path(spec.root) / "state" / "store").glob("??/*")
+    (kept / damage).chmod(0o644)
+    with open(kept / damage, "r+") as file:  # in place, so that its other name changes too
         file.write("kePt")
     assert not make(spec)
-    assert (Path(spec.out) / "keep.parquet").read_text() == "kept"
+    said = capsys.readouterr().err
+    assert said.startswith("reduce ct/hash: ") and f"({damage} is not as it was made), so the job runs again" in said
+    assert (Path(spec.out) / "pictures/one.png").read_text() == "kept"
+    assert make(spec) and capsys.readouterr().err == ""
 
 
 def test_what_is_kept_survives_a_job_that_writes_its_results_anew(spec: Spec) -> None:

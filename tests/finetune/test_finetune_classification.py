@@ -359,8 +359,17 @@ def test_a_missing_split_is_refused(
 def test_without_validation_cases_the_last_step_is_taken(tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any) -> None:
     source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 30, "test": 9})
     fits = tables.read_tsv(finetune(spec_of(source)) / "fits.tsv")
-    assert fits["selection"].str.startswith("last step").all()
+    chosen = fits["mode"].map({"full": "last step (no validation cases)", "linear": "fixed settings (no validation cases)"})
+    assert (fits["selection"] == chosen).all() and fits["val_score"].isna().all()
     assert (fits[fits["mode"] == "full"]["best_step"] == fits[fits["mode"] == "full"]["steps"]).all()
+
+
+def test_with_validation_cases_of_one_class_the_score_is_no_auc(
+    tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any
+) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 30, "val": 1, "test": 9})
+    fits = tables.read_tsv(finetune(spec_of(source)) / "fits.tsv")
+    assert set(fits["selection"]) == {"validation negative log loss"} and (fits["val_score"] < 0).all()
 
 
 def test_another_number_of_channels_is_refused(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:

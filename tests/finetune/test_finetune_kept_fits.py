@@ -78,14 +78,19 @@ def test_an_added_encoder_makes_its_own_fits_alone(tmp_path: Path, image_source:
     assert made(finetune_spec(image_source, encoder, other, **SETTINGS)) == (6, 2), "other weights under a name that was there"
 
 
-def test_equal_weights_under_two_names_are_one_fit(image_source: Path, encoder: Path, tmp_path: Path) -> None:
+def test_equal_weights_under_two_names_are_one_fit(
+    image_source: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = str(shutil.copy(encoder / "encoder.safetensors", tmp_path / "weights.safetensors"))
     given = finetune_spec(image_source, weights={"one": file, "two": file}, scratch=False, **SETTINGS)
-    assert made(given) == (4, 2)
+    calls: list[Any] = []
+    monkeypatch.setattr(fitting.Work, "fit", lambda work, fit, once=fitting.Work.fit: calls.append(fit) or once(work, fit))
+    assert made(given) == (4, 4) and len(calls) == 2, "none was there before, and each stands for its twin"
     rows = tables.read_parquet(Path(given.out) / "predictions.parquet")
     one, two = (rows[rows["init"] == name].filter(like="prob_").to_numpy() for name in ("one", "two"))
     assert np.array_equal(one, two)
     assert {path.name for path in (Path(given.out) / "models").iterdir()} == {"one", "two"}
+    assert made(given) == (4, 0)
 
 
 def test_a_touched_or_regrouped_table_makes_nothing_again(image_source: Path, spec: Spec) -> None:
@@ -232,11 +237,13 @@ def test_the_stage_itself_reaches_no_task_and_no_backbone() -> None:
     assert not [path for path in seen if path.parent in folders and path.name != "__init__.py"]
 
 
-def test_a_kept_fit_that_was_damaged_is_made_again(spec: Spec) -> None:
+def test_a_kept_fit_that_was_damaged_is_made_again_and_said(spec: Spec, capsys: pytest.CaptureFixture[str]) -> None:
     made(spec)
+    assert "damaged" not in capsys.readouterr().err
     damaged = next((Path(spec.root) / "state" / "finetune" / "fits").glob("*/predicted.npy"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     assert made(spec) == (4, 1)
+    assert "1 kept fits are damaged" in capsys.readouterr().err
 
 
 def test_a_model_whose_weights_were_dropped_as_worse_is_fitted_again_once_it_is_the_best(

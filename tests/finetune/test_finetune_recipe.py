@@ -15,7 +15,7 @@ from medssl.finetune.lifting import Lift
 from medssl.finetune.mixup import mixup
 from medssl.finetune.plan import plan
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.scoring import macro_auc
+from medssl.finetune.scoring import measure, score
 from medssl.finetune.starting import Starting, draws_of_scratch
 from medssl.finetune.subsets import shares_of
 from medssl.finetune.tasks.classification import Classifier
@@ -190,8 +190,17 @@ def test_macro_auc_equals_scikit_learn() -> None:
     values = generator.random((80, 4)).round(1)
     values /= values.sum(1, keepdims=True)
     expected = roc_auc_score(truth, values, multi_class="ovr", average="macro")
-    assert macro_auc(values, np.eye(4)[truth]) == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(macro_auc(values[:0], np.eye(4)[truth][:0]))
+    assert score(values, np.eye(4)[truth]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_score_is_what_its_name_says() -> None:
+    values, targets = np.array([[0.2, 0.8], [0.6, 0.4]]), np.eye(2)
+    assert measure(targets) == "macro AUC" and score(values, targets) == 0
+    for one_class in (targets[[1]], targets[[0, 0]]):
+        assert measure(one_class) == "negative log loss"
+        of_truth = (values[: len(one_class)] * one_class).sum(axis=1)
+        assert score(values[: len(one_class)], one_class) == pytest.approx(np.log(of_truth).mean())
+    assert measure(targets[:0]) is None and np.isnan(score(values[:0], targets[:0]))
 
 
 def test_ids_of_fits_are_distinct_names() -> None:

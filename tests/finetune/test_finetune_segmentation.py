@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from finetuning import SMALL, scan, scratch_model, write_scans
+from prepared import receipt
 from scipy import ndimage
 
 from medssl.core import tables
@@ -283,6 +284,19 @@ def test_volumes_in_3d_with_self_training_and_mixup(tmp_path: Path, finetune: An
     assert fits["num_train"].tolist() == [2, 4]
     assert fits["num_train_units"].tolist() == [1, 2]
     assert fits["num_pseudo"].fillna(0).tolist() == [2, 0]
+
+
+def test_empty_validation_masks_choose_nothing(tmp_path: Path, finetune: Any, spec_of: Any) -> None:
+    source = write_scans(tmp_path / "study")
+    for name in ("v-06", "v-07"):
+        path = source / "arrays" / f"{name}-mask.npy"
+        np.save(path, np.zeros_like(np.load(path)))
+    receipt(source, "prepare")
+    (fit,) = tables.read_tsv(finetune(spec_of(source, **SMALL | {"max_steps": 2, "fractions": [1.0]})) / "fits.tsv").to_dict(
+        "records"
+    )
+    assert fit["selection"] == "last step (no validation case has a class)" and fit["num_val"] == 2
+    assert np.isnan(fit["val_score"]) and fit["best_step"] == fit["steps"]
 
 
 def test_a_source_without_masks_is_refused(tmp_path: Path, finetune: Any, spec_of: Any) -> None:

@@ -147,6 +147,24 @@ MUTATIONS = [
         "",
         "study/test_study_dry.py::test_whatever_signal_ends_a_dry_run_nothing_is_left",
     ),
+    Mutation(
+        "core", "who writes into a table reaches the copy that is kept of it",
+        'if "/" not in name:',
+        'if name == "":',
+        "core/test_core_store.py::test_who_writes_into_a_table_or_encoder_does_not_reach_what_is_kept",
+    ),
+    Mutation(
+        "core", "kept arrays can be written to",
+        "target.chmod(READ_ONLY)",
+        "target.chmod(0o644)",
+        "core/test_core_store.py::test_arrays_are_write_protected_and_what_snakemake_makes_again_is_not",
+    ),
+    Mutation(
+        "core", "a table that was written to in place passes for what a job made",
+        "path.stat().st_mtime_ns <= made_ns or",
+        "path.stat().st_mtime_ns >= made_ns or",
+        "core/test_core_job.py::test_a_table_that_was_written_to_is_incomplete_and_a_touched_one_is_not",
+    ),
     # ---- volume
     Mutation(
         "volume", "spacing between rows and between columns are swapped",
@@ -823,6 +841,12 @@ MUTATIONS = [
         "finetune/test_finetune_recipe.py::test_macro_auc_equals_scikit_learn",
     ),
     Mutation(
+        "finetune", "a log loss is called an AUC",
+        "return MACRO_AUC if any(",
+        "return MACRO_AUC if not any(",
+        "finetune/test_finetune_recipe.py::test_a_score_is_what_its_name_says",
+    ),
+    Mutation(
         "finetune", "every round of self-training guesses with the first network",
         "fitted = refit(guesses)\n",
         "fitted.facts |= refit(guesses).facts\n",
@@ -1234,6 +1258,17 @@ MUTATIONS = [
         '    return os.path.expanduser(text)',
         '    return text',
         'study/test_study_file.py::test_a_tilde_is_the_home_in_every_path',
+        'SIGTERM leaves the jobs running',
+        'child.terminate()',
+        'child.is_running()',
+        'study/test_study_stopping.py::test_a_signal_goes_on_to_jobs_that_nobody_else_tells',
+    ),
+    Mutation(
+        'study',
+        'a dry run leaves out receipts for good',
+        'results = [*_all_files(folders[:2]), *receipts]',
+        'results = _all_files(folders[:2])',
+        'study/test_study_dry.py::test_it_plans_without_the_receipts_that_a_real_run_drops_and_they_come_back',
     ),
     Mutation(
         'core',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -193,7 +194,7 @@ def test_a_default_study_that_is_not_yaml_is_named_with_its_line_and_a_dry_run_l
     assert "Traceback" not in done.stderr and not (tmp_path / "results").exists()
 
 
-def test_two_runs_at_once_and_one_is_refused_with_exit_code_6(tmp_path: Path) -> None:
+def test_of_two_runs_one_is_refused_with_exit_code_6_and_sigterm_ends_the_other_and_its_job_with_75(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "s", steps=400)
     first = subprocess.Popen(
         command(folder), cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
@@ -203,8 +204,12 @@ def test_two_runs_at_once_and_one_is_refused_with_exit_code_6(tmp_path: Path) ->
         wait_for(lambda: lock.is_file() and lock.read_text() != "")
         second = snakemake(folder)
         assert second.returncode == 6 and "in use by process" in second.stderr
+        wait_for(lambda: any((folder / "results" / "small").glob("state/locks/*.lock")))
+        os.kill(first.pid, signal.SIGTERM)
+        assert first.wait(60) == 75
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
         first.wait()
 
 

@@ -194,7 +194,7 @@ def test_a_part_that_a_list_or_an_official_split_lacks_is_said():
 
 def test_every_patient_is_in_one_fold_and_all_are_held_out():
     units = table(PATIENTS[:53] * 3)
-    one = found(units, folds=5)
+    one = found(units, folds=5, val_frac=0.2)
     assert set(one.part) == {"test"}
     assert one.fold is not None and str(one.fold.dtype) == "int8"
     by_unit = one.fold.groupby(units["unit_id"])
@@ -213,7 +213,11 @@ def test_folds_are_stratified_and_replace_official_parts():
 
 
 def test_small_folds_are_said_and_impossible_ones_refused():
-    assert "smallest of 3 folds holds 2 patients" in found(table(PATIENTS[:7]), folds=3).notes[0]
+    smallest, validation = found(table(PATIENTS[:7]), folds=3, val_frac=0.2).notes
+    assert "smallest of 3 folds holds 2 patients" in smallest
+    assert "Outside a fold the validation part holds 1 patient only, of 4" in validation
+    assert "validation part holds nobody, of 4" in found(table(PATIENTS[:7]), folds=3, val_frac=0.1).notes[1]
+    assert len(found(table(PATIENTS[:7]), folds=3, val_frac=0).notes) == 1
     with pytest.raises(StudyError, match=r"5 folds of 4 patients.*Ask for fewer folds"):
         found(table(PATIENTS[:4]), folds=5)
     with pytest.raises(StudyError, match=r"outside a fold there are 2 patients, and val_frac 0.8 leaves nothing"):

@@ -47,7 +47,7 @@ def test_a_task_needs_somebody_to_test_on(
         (folder / f"{name}.tsv").write_text("id\tsplit\n" + "".join(f"p{n}\t{part}\n" for n, part in enumerate(parts)))
     text = study(path, split, labels="folders" if path == "classes" else "")
     if words is None:
-        assert notes(text) == []
+        assert [note for note in notes(text) if "chooses" not in note] == []
     else:
         assert words in refusal(text) and refusal(text).startswith("mine.yaml:") and notes(text, "pretrain_ct") == []
 
@@ -78,8 +78,46 @@ def test_more_folds_than_patients_are_refused(notes: Notes, refusal: Refusal, pa
 
 def test_patients_of_a_label_table_are_those_that_folds_part(folder: Path, notes: Notes, refusal: Refusal) -> None:
     (folder / "labels.csv").write_text("id,label,subject\n0.png,a,p\n1.png,b,p\n2.png,a,q\n3.png,b,q\n")
-    assert notes(study("pictures", "folds: 2", labels="labels.csv")) == []
+    assert "at most 1 of the patients" in str(notes(study("pictures", "folds: 2", labels="labels.csv")))
     assert "which has 2 patients" in refusal(study("pictures", "folds: 3", labels="labels.csv"))
+
+
+@pytest.mark.parametrize(
+    ("images", "split", "said"),
+    [
+        (
+            20,
+            "folds: 2",
+            "at most 10 of the patients or images of source 'here' are outside a fold, and val_frac 0.1 of them is 1: one",
+        ),
+        (
+            4,
+            "folds: 2",
+            "at most 2 of the patients or images of source 'here' are outside a fold, and val_frac 0.1 of them is 0: nobody",
+        ),
+        (20, "folds: 2, val_frac: 0.3", None),
+        (20, "folds: 2, val_frac: 0", None),
+        (4, "", None),  # stage prepare says so of parts
+    ],
+)
+def test_a_validation_part_of_one_patient_or_nobody_outside_a_fold_is_a_note(
+    folder: Path, notes: Notes, images: int, split: str, said: str | None
+) -> None:
+    for number in range(4, images):
+        (folder / "pictures" / f"{number}.png").write_bytes(b"x")
+    (folder / "labels.csv").write_text("id,label\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(images)))
+    text = study("pictures", split, labels="labels.csv")
+    found = notes(text)
+    if said is None:
+        assert found == []
+    else:
+        (note,) = found
+        assert (
+            note.startswith("mine.yaml:3: sources.here.prepare.split.folds: ")
+            and said in note
+            and note.endswith("A larger val_frac leaves more.")
+        )
+    assert notes(text, "pretrain_ct") == []
 
 
 def test_a_pattern_for_patients_fits_every_scan(notes: Notes, refusal: Refusal) -> None:

@@ -224,9 +224,9 @@ def test_what_the_store_keeps_is_not_trained_again_and_goes_when_the_study_no_lo
     store.keep("cd" * 16, run, receipt | {"outputs": outputs, "spec": "of an earlier study file"})
     (unused,) = [kind for kind in removable(root) if kind.what == UNUSED]
     assert unused.paths == (store.folder / "cd" / ("cd" * 16),)
-    assert unused.num_bytes == len((unused.paths[0] / "receipt.json").read_bytes())  # the encoder has two other names
+    assert unused.num_bytes == len((unused.paths[0] / "receipt.json").read_bytes()) + 1000
     remove(root, [unused])
-    assert store.has("ab" * 16) and not store.has("cd" * 16)
+    assert store.find("ab" * 16) and not store.find("cd" * 16)
 
 
 def test_arrays_that_the_store_keeps_too_free_their_room(root: Path) -> None:

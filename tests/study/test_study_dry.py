@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from medssl.core.errors import LockedError
-from medssl.core.files import write_text
+from medssl.core.files import write_json, write_text
 from medssl.core.layout import Layout
 from medssl.core.lock import hold
-from medssl.study import dry
+from medssl.study import dry, workflow
 from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing
 from medssl.study.file import load_study
@@ -82,6 +84,53 @@ def test_of_a_study_that_ran_every_file_keeps_its_content_and_time(folder: Path)
         assert Path(layout.spec("pretrain", "ct/moco-hash-seed0")).is_file()
         assert Path(layout.spec("prepare", "ct")).stat().st_mtime_ns > 10**9 * 2
     (folder / "scans" / "b.dcm").unlink()
+    assert seen(folder) == before
+
+
+def write_receipt(layout: Layout, size: int) -> Path:
+    """A finished job with one output of a byte, whose receipt says that it has `size`."""
+    folder = layout.root / "2_prepare" / "ct"
+    write_text(folder / "arrays" / "v.npy", "x")
+    receipt = {"stage": "prepare", "name": "ct", "spec": "0", "outputs": {"arrays/v.npy": {"size": size, "sha256": "0"}}}
+    write_json(folder / "receipt.json", receipt)
+    return folder / "receipt.json"
+
+
+@pytest.mark.parametrize(("size", "gone"), [(1, False), (2, True)])
+def test_it_plans_without_the_receipts_that_a_real_run_drops_and_they_come_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, size: int, gone: bool
+) -> None:
+    receipt = write_receipt(plan(STUDY), size)
+    os.utime(receipt, (1, 1))
+    before = seen(folder)
+    for asked in (SimpleNamespace(targets=[], dryrun=True), SimpleNamespace(targets=[])):
+        assert seen(folder) == before
+        with contextlib.ExitStack() as held:
+            monkeypatch.setattr(workflow, "_held", held)
+            workflow.open_study(SimpleNamespace(configfiles=[], is_main_process=True), STUDY, asked)
+            assert receipt.is_file() is not gone
+    assert receipt.is_file() is not gone
+
+
+def test_results_may_lie_on_another_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = plan(STUDY)
+    write_receipt(layout, 2)
+    before = seen(folder)
+
+    def on_one_disk(step: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(source: Any, target: Any) -> None:
+            if len({"results" in Path(path).parts for path in (source, target)}) == 2:
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            step(source, target)
+
+        return checked
+
+    for step in ("link", "replace"):
+        monkeypatch.setattr(os, step, on_one_disk(getattr(os, step)))
+    with leaving_nothing(layout):
+        plan({**STUDY, "seed": 5})
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
     assert seen(folder) == before
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medssl.artefacts.predictions import PROBABILITY
 from medssl.core.bounds import Count, Part, Whole
 from medssl.core.label_table import MANY
-from medssl.finetune import probe, training
+from medssl.finetune import probe, scoring, training
 from medssl.finetune.augment import augment, draws
 from medssl.finetune.cases import Cases
 from medssl.finetune.labelled_data import ReadImages, new_images, read_images
@@ -25,7 +25,6 @@ from medssl.finetune.mixup import mixup
 from medssl.finetune.predicting import Model
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.scoring import macro_auc
 from medssl.finetune.self_training import self_trained
 from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import Backbone, pooled
@@ -85,8 +84,6 @@ class Classification:
         self_training_confidence: least probability of a guess that becomes a label, 0…1.
     """
 
-    selection = "macro AUC"
-
     def __init__(
         self,
         *,
@@ -107,6 +104,10 @@ class Classification:
     def read(self, source: Source, expected: NetworkInput) -> Images:
         """The images that have a class."""
         return Images(*read_images(source, expected, multilabel=self.multilabel))
+
+    def selection(self, data: Images) -> str | None:
+        """Macro AUC, where the validation cases have more than one class."""
+        return scoring.measure(data.cases.targets[data.cases.where("val")])
 
     def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
         """Optimiser steps; None for the probes."""
@@ -143,7 +144,7 @@ class Classification:
         yield Answer(table[["case_id", "unit_id", "unit", "predicted", *names]])
 
     def fit(self, data: Images, setup: Setup) -> Fitted:
-        """Fit on the cases `train`, choosing penalty or step by macro AUC on those of split `val`."""
+        """Fit on the cases `train`, choosing penalty or step by the score of those of split `val`."""
         if setup.mode in ("knn", "linear"):
             return (self._knn if setup.mode == "knn" else self._linear)(data, setup, self._features(data, setup))
         cases, train = data.cases, setup.train
@@ -176,7 +177,7 @@ class Classification:
         targets, val, asked = data.cases.targets, data.cases.where("val"), data.asked
         known = features[setup.train], targets[setup.train]
         both = probe.nearest_neighbours(known, features[np.concatenate([asked, val])], neighbours=self.neighbours)
-        return Fitted(None, both[: len(asked)], facts={"val_score": macro_auc(both[len(asked) :], targets[val])})
+        return Fitted(None, both[: len(asked)], facts={"val_score": scoring.score(both[len(asked) :], targets[val])})
 
     def _sure(self, guesses: np.ndarray) -> np.ndarray:
         """Which guesses `(n, classes)` are confident enough to be taken for labels."""
@@ -219,7 +220,7 @@ class Classification:
             return laid_out(images, network), target
 
         def score(network: nn.Module) -> float:
-            return macro_auc(self._probabilities(network, data, val, device), cases.targets[val]) if len(val) else float("nan")
+            return scoring.score(self._probabilities(network, data, val, device), cases.targets[val])
 
         trained = training.fit(network, batch, self.loss(targets, device), score, recipe, num_steps, mode=setup.mode)
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}

@@ -59,8 +59,6 @@ class Segmentation:
         decoder: `unet`, over any backbone; `nnunet`, nnU-Net's own over the backbone `resenc`.
     """
 
-    selection = "mean Dice"
-
     def __init__(
         self,
         *,
@@ -81,6 +79,10 @@ class Segmentation:
     def read(self, source: Source, expected: NetworkInput) -> Scans:
         """The scans that have a mask."""
         return read_scans(source, expected)
+
+    def selection(self, data: Scans) -> str | None:
+        """Mean Dice, where a validation mask holds a class."""
+        return "mean Dice" if data.cases.targets[data.cases.where("val")].any() else None
 
     def num_steps(self, data: Scans, mode: str, train: np.ndarray, recipe: Recipe) -> int:
         """Optimiser steps; an epoch counts slices in 2-D, eight patches a volume in 3-D."""
@@ -176,6 +178,8 @@ class Segmentation:
             return mixup(images, target, recipe.mixup, seed, step)
 
         def score(current: nn.Module) -> float:
+            if self.selection(data) is None:
+                return float("nan")
             index = np.array(values)
             guessed = [index[self.probabilities(current, scan, size, device).argmax(axis=0)] for scan in val]
             return mean_dice(guessed, [scan.mask for scan in val], values[1:])

@@ -56,13 +56,14 @@ class NearestMean:
         sharpness: factor of the distances before the softmax.
     """
 
-    selection = "none"
-
     def __init__(self, *, sharpness: Positive = 1.0) -> None:
         self.sharpness = sharpness
 
     def read(self, source: Source, expected: NetworkInput) -> Images:
         return Images(*read_images(source, expected, multilabel=False))
+
+    def selection(self, data: Images) -> str | None:
+        return None
 
     def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
         return None
@@ -74,7 +75,7 @@ class NearestMean:
             features = pooled(network.backbone(data.read(setup.train)))
             network.means.copy_((targets.T @ features) / targets.sum(dim=0)[:, None])
         asked = np.concatenate([data.cases.where("val"), data.cases.where("test")])
-        return Fitted(network, self._probabilities(network, data.read(asked)), facts={"val_score": 0.0})
+        return Fitted(network, self._probabilities(network, data.read(asked)))
 
     def rows(self, data: Images, predicted: np.ndarray | None) -> pd.DataFrame:
         asked = np.concatenate([data.cases.where("val"), data.cases.where("test")])
