@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import resource
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from medssl.core.errors import MedsslError, OutOfMemoryError, PreemptedError
 from medssl.core.process import stop_with_parent
-from medssl.core.signals import AT_ONCE, STOP
+from medssl.core.signals import STOP, unwound
 
 END_S = 5.0
 """How long a process that was asked to end may take."""
@@ -45,26 +44,24 @@ class Workers:
             connection.close()
         self._processes.clear()
 
-    def each(self, pieces: Sequence[Any], most: Callable[[list[float]], int]) -> Iterator[tuple[Any, Any]]:
+    def each(self, pieces: Sequence[Any], most: Callable[[], int]) -> Iterator[tuple[Any, Any]]:
         """(piece, result) as they end; pieces are begun in their order.
 
-        most: how many processes there may be, by the peaks of memory in MB of the pieces that have ended.
+        most: how many processes there may be, asked whenever one could begin.
 
         Raises:
             MedsslError: a piece raised it, or a process died; pieces that were made are made.
             RuntimeError: a piece raised another error, which is in it as text.
         """
-        waiting, busy, peaks = list(pieces), dict[Connection, Any](), list[float]()
+        waiting, busy = list(pieces), dict[Connection, Any]()
         while waiting or busy:
-            while waiting and len(busy) < max(1, most(peaks)):
+            while waiting and len(busy) < max(1, most()):
                 connection = next((c for c in self._processes if c not in busy), None) or self._start()
                 busy[connection] = waiting.pop(0)
                 connection.send(busy[connection])
             for ready in wait(list(busy)):
                 piece = busy.pop(ready)  # type: ignore[call-overload]
-                result, peak_mb = self._answer(ready)  # type: ignore[arg-type]
-                peaks.append(peak_mb)
-                yield piece, result
+                yield piece, self._answer(ready)  # type: ignore[arg-type]
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
@@ -74,16 +71,16 @@ class Workers:
         self._processes[ours] = process
         return ours
 
-    def _answer(self, connection: Connection) -> tuple[Any, float]:
+    def _answer(self, connection: Connection) -> Any:
         try:
-            error, result, peak_mb = connection.recv()
+            error, result = connection.recv()
         except (EOFError, ConnectionResetError):
             process = self._processes[connection]
             process.join()
             raise _death(process.exitcode) from None
         if error is not None:
             raise error
-        return result, peak_mb
+        return result
 
 
 def _death(exit_code: int) -> MedsslError:
@@ -93,18 +90,18 @@ def _death(exit_code: int) -> MedsslError:
             "a process that worked beside others was killed, as when memory is short. Let fewer work side by side (`parallel`). "
             "What was finished is saved."
         )
-    if -exit_code in STOP:
-        return PreemptedError(f"stopped by {signal.Signals(-exit_code).name}. What was finished is saved.")
+    if exit_code - 128 in STOP:  # see `signals.unwound`
+        return PreemptedError(f"stopped by {signal.Signals(exit_code - 128).name}. What was finished is saved.")
     return MedsslError(f"a process that worked beside others ended with code {exit_code}. What was finished is saved.")
 
 
 def _serve(connection: Connection, begin: Callable[..., Callable[[Any], Any]], given: tuple[Any, ...]) -> None:
     """In a worker: pieces come, results go, until the other side is gone."""
-    for number in {*STOP, *AT_ONCE}:
-        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)  # Ctrl-C comes through the parent
     stop_with_parent(signal.SIGKILL)
     make = None
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with unwound(), contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             piece = connection.recv()
             error: Exception | None = None
@@ -116,4 +113,4 @@ def _serve(connection: Connection, begin: Callable[..., Callable[[Any], Any]], g
                 error = raised
             except Exception as raised:
                 error = RuntimeError(f"{raised!r}, in a process that worked beside others:\n{traceback.format_exc()}")
-            connection.send((error, result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+            connection.send((error, result))

@@ -61,6 +61,10 @@ class FinetuneOptions(Recipe):
     """Size of an image or patch; that of the pre-training where it is left out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; `auto` takes a GPU where there is one."""
+    parallel: Literal["auto"] | Count = "auto"
+    """Fits that are made side by side, with equal results; `auto`: as many as the job has threads for, or a GPU memory."""
+    threads_per_fit: Count = 1
+    """Threads of a fit on processors. More of them make few fits faster, and change the last bits of results."""
 
     @model_validator(mode="before")
     @classmethod

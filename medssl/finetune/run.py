@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from medssl.artefacts.wanted import WantedFits
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import writing
-from medssl.core.job import Job
+from medssl.core.job import Job, Spec
 from medssl.core.signals import raised
 from medssl.core.store import link
 from medssl.finetune.fitting import Work
@@ -30,6 +32,7 @@ from medssl.finetune.kept_fits import MODEL, Kept, KeptFits, describe, keep_arra
 from medssl.finetune.options import TaskOptions
 from medssl.finetune.predicting import Model
 from medssl.finetune.predictions import split_rows
+from medssl.finetune.side_by_side import Peak, Room, side_by_side
 from medssl.finetune.starting import Starting
 from medssl.finetune.task import Mask, Source
 from medssl.nn.device import described, device
@@ -47,22 +50,20 @@ def run(job: Job) -> None:
         StudyError: the source has no labels, an encoder does not fit it; with what to do.
         PreemptedError: stopped by a signal; finished fits are kept.
     """
-    torch.set_num_threads(job.threads)
     with raised("Finished fits are saved; the same command goes on with the next one."):
-        options = job.options(TaskOptions)
+        state = State.open(job)
+        work, options = state.work, state.work.options
         _say_what_labels_lack(job, options.source)
-        starting = Starting.read(job, options)
-        work = Work(job, options, starting, device(options.device, option="finetune.device"))
-        state = State.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
         WantedFits(spec=job.spec.hash, fit_keys=state.fit_keys).write(WantedFits.path(job.spec.layout, job.spec.name))
         waiting = state.waiting
         job.log(f"{len(work.fits)} fits, {len(work.fits) - len(waiting)} already made; {work.described}")
         with job.progress("", len(work.fits), "fits") as bar:
             bar.advance(len(work.fits) - len(waiting))
-            for fit in waiting:
-                make(state, fit)
-                bar.advance(note=str(fit))
-            models = {str(start): best for start in starting.starts if (best := take_model(state, str(start))) is not None}
+            room = Room.of(options, job.threads, work.device)
+            for fit in side_by_side(waiting, room, partial(make, state), *_in_a_process(state)):
+                take(state, fit)
+                bar.advance(note=f"{fit}: {state.of_fit(fit).val_score:.3f}")
+            models = {str(start): best for start in work.starting.starts if (best := take_model(state, str(start))) is not None}
         finish(state, models)
         job.notes |= {
             "device": described(work.device),
@@ -71,6 +72,24 @@ def run(job: Job) -> None:
             "fit_keys": state.fit_keys,
         }
         job.write_receipt()
+
+
+def _in_a_process(state: State) -> tuple[Any, ...]:
+    """What a process beside this one calls, and with what, to make fits: a GPU cannot be used in a forked process."""
+    job = state.work.job
+    return (_makes, state) if state.work.device.type == "cpu" else (_opens, job.spec, job.threads)
+
+
+def _opens(spec: Spec, threads: int) -> Callable[[FitId], Peak]:
+    return _makes(State.open(Job(spec, None, threads)))
+
+
+def _makes(state: State) -> Callable[[FitId], Peak]:
+    def made(fit: FitId) -> Peak:
+        make(state, fit)
+        return Peak.here()
+
+    return made
 
 
 def _say_what_labels_lack(job: Job, source: str) -> None:
@@ -135,6 +154,14 @@ class State:
     """By key, those that this job made."""
 
     @classmethod
+    def open(cls, job: Job) -> State:
+        """The work of a job and what is kept of it. Fits run on `threads_per_fit` threads, whatever the job has."""
+        options = job.options(TaskOptions)
+        torch.set_num_threads(options.threads_per_fit)
+        work = Work(job, options, Starting.read(job, options), device(options.device, option="finetune.device"))
+        return cls.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
+
+    @classmethod
     def of(cls, work: Work, store: KeptFits) -> State:
         """What is kept of a job's fits."""
         keys = {fit: work.key(fit) for fit in work.fits}
@@ -194,12 +221,22 @@ def make(state: State, fit: FitId, *, model: Path | None = None) -> None:
         describe(folder, facts, fitted.curve, has_network=fitted.network is not None)
         if model is not None:
             link(folder / MODEL, model)
+    take(state, fit)
+
+
+def take(state: State, fit: FitId) -> None:
+    """Count a fit that was made, here or in another process, among the finished ones.
+
+    Raises:
+        CorruptArtefactError: it is not there.
+    """
+    key = state.keys[fit]
     kept = state.store.find(key)
     if kept is None:
         raise CorruptArtefactError(f"{state.store.folder / key} is not as it was written. Run the same command again.")
     state.kept[key] = kept
     state.made.add(key)
-    if work.competes(fit):
+    if state.work.competes(fit):
         _drop_worse_models(state, str(fit.start))
 
 

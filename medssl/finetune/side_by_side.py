@@ -1,0 +1,85 @@
+"""Fits made side by side: one a core on processors, on a GPU as many as its memory holds; with the results of one after another.
+
+A fit runs on `threads_per_fit` threads however many run beside it, so that its bits do not depend on them.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+
+from medssl.artefacts.names import FitId
+from medssl.core.workers import Workers
+from medssl.finetune.options import TaskOptions
+
+FILLED = 0.8
+"""Share of the free memory that fits may fill."""
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory that the process of a fit has had."""
+
+    ram_mb: float
+    gpu_mb: float
+
+    @classmethod
+    def here(cls) -> Peak:
+        """Of this process."""
+        gpu = torch.cuda.max_memory_reserved() / MB if torch.cuda.is_initialized() else 0.0
+        return cls(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, gpu)
+
+
+@dataclass
+class Room:
+    """How many fits may run side by side: what the study says, or what cores and memory allow."""
+
+    options: TaskOptions
+    threads: int
+    """of the job"""
+    device: torch.device
+    free_mb: Peak
+    """when the job began"""
+    peaks: list[Peak] = field(default_factory=list)
+    """of the fits that have ended"""
+
+    @classmethod
+    def of(cls, options: TaskOptions, threads: int, device: torch.device) -> Room:
+        """Before the first fit."""
+        gpu = torch.cuda.mem_get_info(device)[0] / MB if device.type == "cuda" else 0.0
+        return cls(options, threads, device, Peak(psutil.virtual_memory().available / MB, gpu))
+
+    def most(self) -> int:
+        """At least one; of `auto` one until the first fit has ended, as only then its memory is known."""
+        if self.options.parallel != "auto":
+            return self.options.parallel
+        if not self.peaks:
+            return 1
+        cores = max(1, self.threads // self.options.threads_per_fit)
+        by_ram = FILLED * self.free_mb.ram_mb / max(peak.ram_mb for peak in self.peaks)
+        by_gpu = cores if self.device.type == "cpu" else FILLED * self.free_mb.gpu_mb / max(1.0, *(p.gpu_mb for p in self.peaks))
+        return max(1, int(min(cores, by_ram, by_gpu)))
+
+
+def side_by_side(
+    fits: Sequence[FitId], room: Room, make: Callable[[FitId], None], begin: Callable[..., Callable[[FitId], Peak]], *given: Any
+) -> Iterator[FitId]:
+    """Make fits, each in this process (`make`) where one is made at a time, else in one of its own; they come as they end.
+
+    begin: called in such a process with `given`, to get there what makes a fit.
+    """
+    if room.options.parallel == 1 or len(fits) < 2 or room.threads < 2 * room.options.threads_per_fit:
+        for fit in fits:
+            make(fit)
+            yield fit
+        return
+    with Workers("fork" if room.device.type == "cpu" else "forkserver", begin, *given) as workers:
+        for fit, peak in workers.each(fits, room.most):
+            room.peaks.append(peak)
+            yield fit

@@ -1,0 +1,126 @@
+"""Fits side by side are the fits of one after another, and lose nothing when one dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from finetuning import SMALL, finetune_spec, write_scans
+
+from medssl.core import tables
+from medssl.core.errors import OutOfMemoryError, PreemptedError
+from medssl.core.files import read_json
+from medssl.core.job import Spec, job
+from medssl.finetune import run as stage
+from medssl.finetune.options import TaskOptions
+from medssl.finetune.side_by_side import Peak, Room
+
+SETTINGS: dict[str, Any] = {"modes": ["linear", "full"], "max_steps": 2, "fractions": [0.5, 1.0]}
+"""Scratch and one encoder: eight fits."""
+
+
+def with_options(spec: Spec, **changed: Any) -> Spec:
+    return dataclasses.replace(spec, options=spec.options | changed)
+
+
+def make(spec: Spec, threads: int) -> Path:
+    with job(spec, threads=threads) as work:
+        stage.run(work)
+    return Path(spec.out)
+
+
+def made_of(folder: Path) -> dict[str, Any]:
+    """Every file but the receipt, without the time that fits took, and without the spec, which says how many at once."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "receipt.json":
+            found[str(path.relative_to(folder))] = path.read_bytes() if path.suffix != ".json" else read_json(path) | {"spec": ""}
+    found["fits.tsv"] = tables.read_tsv(folder / "fits.tsv").drop(columns="seconds").to_csv()
+    return found
+
+
+def forget(spec: Spec) -> None:
+    shutil.rmtree(spec.out)
+    shutil.rmtree(Path(spec.root) / "state")
+
+
+@pytest.fixture(params=["classification", "segmentation"])
+def spec(request: pytest.FixtureRequest, tmp_path: Path, image_source: Path, encoder: Path) -> Spec:
+    if request.param == "classification":
+        return finetune_spec(image_source, encoder, **SETTINGS)
+    return finetune_spec(write_scans(tmp_path / "study"), encoder, **SMALL, max_steps=2)
+
+
+def test_fits_side_by_side_have_the_bytes_of_one_after_another(spec: Spec) -> None:
+    alone = made_of(make(with_options(spec, parallel=1), threads=4))
+    forget(spec)
+    processes: set[int] = set()
+    before = stage.take
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            stage, "take", lambda state, fit: (processes.add(len(multiprocessing.active_children())), before(state, fit))
+        )
+        beside = made_of(make(with_options(spec, parallel=2), threads=4))
+    assert max(processes) == 2
+    assert alone.keys() == beside.keys()
+    assert [name for name in alone if alone[name] != beside[name]] == []
+
+
+def test_a_fit_that_is_killed_loses_no_other(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = made_of(make(with_options(spec, parallel=2), threads=2))
+    forget(spec)
+    made, fit = [], stage.Work.fit
+
+    def killed(work: Any, which: Any) -> Any:
+        if which == work.fits[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fit(work, which)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.Work, "fit", killed)
+        with pytest.raises(OutOfMemoryError, match="parallel"):
+            make(with_options(spec, parallel=2), threads=2)
+        made = list((Path(spec.root) / "state" / "finetune" / "fits").glob("[0-9a-f]*"))
+    assert len(made) >= 1 and not multiprocessing.active_children()
+    assert made_of(make(with_options(spec, parallel=2), threads=2)) == whole
+
+
+def test_a_signal_ends_fits_side_by_side_and_leaves_nothing_half_made(spec: Spec) -> None:
+    slow = with_options(spec, parallel=2, max_steps=3000, epochs=3000)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(PreemptedError):
+        make(slow, threads=2)
+    assert not multiprocessing.active_children()
+    assert not [path for path in (Path(spec.root) / "state").rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("options", "threads", "free", "peaks", "most"),
+    [
+        ({}, 8, Peak(16000, 0), [], 1),
+        ({}, 8, Peak(16000, 0), [Peak(1000, 0)], 8),
+        ({}, 8, Peak(4000, 0), [Peak(1000, 0)], 3),
+        ({}, 8, Peak(4000, 0), [Peak(500, 0), Peak(2000, 0)], 1),
+        ({}, 8, Peak(100, 0), [Peak(1000, 0)], 1),
+        ({"threads_per_fit": 4}, 8, Peak(16000, 0), [Peak(1000, 0)], 2),
+        ({"parallel": 3}, 8, Peak(100, 0), [], 3),
+        ({"device": "cuda"}, 8, Peak(64000, 10000), [Peak(1000, 2000)], 4),
+    ],
+)
+def test_how_many_fits_there_is_room_for(options: Any, threads: int, free: Peak, peaks: list[Peak], most: int) -> None:
+    device = torch.device(options.get("device", "cpu"))
+    assert Room(TaskOptions(source="s", **options), threads, device, free, peaks).most() == most
+
+
+def test_a_peak_is_of_this_process() -> None:
+    held = pd.DataFrame({"a": range(1000)})
+    assert 10 < Peak.here().ram_mb < 100_000 and Peak.here().gpu_mb == 0 and len(held)
