@@ -51,7 +51,7 @@ FITS = Table(
         Column(
             "selection",
             "str",
-            "what chose among steps or penalties: the validation score that `val_score` holds, or why there is none",
+            "what chose among steps or penalties, and which validation score `val_score` holds, or why there is none",
         ),
         Column("batch_size", "int64", "cases a step", nullable=True),
         Column("lr", "float64", "peak learning rate", nullable=True),

@@ -44,6 +44,10 @@ class Cases:
         """Indices of the cases of a split."""
         return np.flatnonzero(self.split == split)
 
+    def num_units(self, split: str) -> int:
+        """How many patients, or images without one, a split has."""
+        return len(set(self.unit_id[self.where(split)].tolist()))
+
     def of_units(self, units: Sequence[str]) -> np.ndarray:
         """Indices of the training cases of some units."""
         return np.flatnonzero((self.split == "train") & np.isin(self.unit_id, list(units)))

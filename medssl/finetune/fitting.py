@@ -186,7 +186,9 @@ class Work:
 
     def _selection(self, fit: FitId, num_val: int, *, trained: bool) -> str:
         """What chose among the steps or penalties of a fit, and `val_score` holds."""
-        score = self._scores[fit.fold]
+        score, units = self._scores[fit.fold], self.division(fit).cases.num_units("val")
+        if score is not None and trained and units < self.recipe.choose_from:
+            return f"last step ({units} of at least {self.recipe.choose_from} validation units; val_score is {score})"
         if score is not None:
             return f"validation {score}"
         why = "no validation case has a class" if num_val else "no validation cases"

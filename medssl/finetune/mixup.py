@@ -9,7 +9,7 @@ from medssl.core.rng import rng
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Each image and its targets mixed with a random partner's, share λ ~ Beta(α, α) for the batch; α = 0 mixes nothing.
+    """Each image and its targets mixed with a random partner's, share λ ~ Beta(α, α) for each image; α = 0 mixes nothing.
 
     `images` `(n, c, *size)`; `targets` `(n, classes)` or one-hot masks `(n, classes, *size)`.
 
@@ -18,6 +18,11 @@ def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int, step: int) -
     if alpha == 0:
         return images, targets
     generator = rng(seed, "mixup", step)
-    share = float(generator.beta(alpha, alpha))
+    share = torch.from_numpy(generator.beta(alpha, alpha, len(images))).to(images.device, images.dtype)
     partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
-    return share * images + (1 - share) * images[partner], share * targets + (1 - share) * targets[partner]
+    return tuple(_mixed(values, values[partner], share) for values in (images, targets))  # type: ignore[return-value]
+
+
+def _mixed(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    share = share.view(-1, *(1,) * (one.ndim - 1))
+    return share * one + (1 - share) * other

@@ -69,7 +69,7 @@ class FinetuneOptions(Recipe):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """The task's own options and modes, completed with its defaults."""
+        """The task's own options, modes and length, completed with its defaults."""
         if not isinstance(values, dict):
             return values
         task = values.get("task", "classification")
@@ -83,7 +83,8 @@ class FinetuneOptions(Recipe):
         if isinstance(options, dict):
             options = choice_of("task", {plugin.name: options}).options
         modes = plugin.constant("DEFAULT_MODES") if values.get("modes") is None else values["modes"]
-        return {**values, "options": options, "modes": modes}
+        length = {} if values.get("max_steps") or values.get("epochs") else {"max_steps": plugin.constant("DEFAULT_STEPS")}
+        return {**values, "options": options, "modes": modes, **length}
 
     @model_validator(mode="after")
     def _known_modes(self) -> FinetuneOptions:

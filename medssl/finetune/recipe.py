@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
+
+from pydantic import Field
 
 from medssl.core.bounds import Count, Fold, Fraction, Positive, Weight, Whole
 from medssl.core.options import Options
@@ -11,10 +14,10 @@ from medssl.core.options import Options
 class Recipe(Options):
     """How a network is fine-tuned. Equal for pretrained and scratch; written into every row of fits.tsv."""
 
-    epochs: Count = 30
-    """Length in passes over the labelled cases."""
     max_steps: Count | None = None
-    """Largest number of steps."""
+    """Optimiser steps of a fit, with few labels as with many; without it and `epochs`, the number that the task has for it."""
+    epochs: Count | None = None
+    """Length in passes over the labelled cases, where `max_steps` is not given: few labels then mean few steps."""
     batch_size: Count = 64
     """Images or patches of a step."""
     lr: Positive = 1e-3
@@ -27,8 +30,12 @@ class Recipe(Options):
     """Factor of the learning rate from each block to the one below it."""
     frozen_frac: Fold = 0.15
     """For mode `gradual`: share of the steps in which the backbone is frozen."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a running mean of the weights with this decay, which is what is scored and kept."""
     evaluations: Count = 8
-    """How often validation is scored; the best step is kept."""
+    """How often validation is scored."""
+    choose_from: Count = 10
+    """Validation patients from which on the best step is kept; with fewer the last one is, as their choice is mostly noise."""
     augment: bool = True
     """Shift, turn, scale, brightness and contrast."""
     flips: bool = False
@@ -39,9 +46,16 @@ class Recipe(Options):
     """Training batches over which batch-norm statistics are taken before validation."""
 
     def steps(self, num_train: int) -> int:
-        """Optimiser steps on `num_train` cases."""
-        steps = self.epochs * math.ceil(num_train / self.batch_size)
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        """Optimiser steps on `num_train` cases.
+
+        Raises:
+            ValueError: neither steps nor epochs are given.
+        """
+        if self.max_steps is not None:
+            return self.max_steps
+        if self.epochs is None:
+            raise ValueError("a recipe needs max_steps or epochs")
+        return self.epochs * math.ceil(num_train / self.batch_size)
 
     def lr_at(self, step: int, num_steps: int) -> float:
         """Share of the peak learning rate at a step: linear warm-up from above zero, then half a cosine to zero."""

@@ -5,6 +5,7 @@ Literals at the top of that file say what others must know of it:
 | literal | meaning |
 |---|---|
 | `MODES`, `DEFAULT_MODES` | how a starting point may be used, and how it is where the study file does not say |
+| `DEFAULT_STEPS` | optimiser steps of a fit where the study file gives no length: scratch should have stopped rising there |
 | `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `masks`: they name masks |
 | `TITLE` | the task in words |
 | `TABLE` | the table of `medssl predict` |

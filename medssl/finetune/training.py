@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,8 +38,11 @@ def fit(
     num_steps: int,
     *,
     mode: str = "full",
+    choose: bool = True,
 ) -> Trained:
     """Train `network` in place and leave it with the weights of its best validation score (the last, without one).
+
+    With `recipe.ema_decay` scores and weights are those of the running mean of the weights.
 
     Args:
         network: has a part `backbone`; everything else is the head and takes the full learning rate from the first step.
@@ -49,6 +53,7 @@ def fit(
         num_steps: optimiser steps.
         mode: `full`; `gradual` (backbone frozen but for its batch-norm statistics, as in the paper's protocol, then unfrozen with
             a growing rate); `frozen` (head only: of the backbone nothing changes, statistics included).
+        choose: keep the best step; else the last one, whose score is reported.
 
     Raises:
         NotFiniteError: the loss became NaN or infinite; nothing of that step is used.
@@ -56,6 +61,7 @@ def fit(
     groups = parameter_groups(network, recipe)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     evaluations = set(recipe.evaluation_steps(num_steps))
+    kept = network if recipe.ema_decay is None else copy.deepcopy(network)
     best: tuple[float, int, dict[str, Tensor]] | None = None
     curve: list[tuple[int, float, float]] = []
     losses: list[float] = []
@@ -80,18 +86,29 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
+        if kept is not network:
+            _approach(kept, network, recipe.ema_decay)
         if step + 1 in evaluations:
-            calibrate(network, (batch(num_steps + number)[0] for number in range(recipe.calibration_batches)), mode)
-            current = score(network)
+            calibrate(kept, (batch(num_steps + number)[0] for number in range(recipe.calibration_batches)), mode)
+            current = score(kept)
             curve.append((step + 1, float(np.mean(losses)), current))
             losses.clear()
-            if best is None or math.isnan(current) or current > best[0]:
-                best = (current, step + 1, {name: t.detach().clone() for name, t in network.state_dict().items()})
+            if best is None or not choose or math.isnan(current) or current > best[0]:
+                best = (current, step + 1, {name: t.detach().clone() for name, t in kept.state_dict().items()})
     network.requires_grad_(True)
     if best is None:
         raise ValueError("num_steps must be at least 1")
     network.load_state_dict(best[2])
     return Trained(best[1], best[0], curve)
+
+
+def _approach(mean: nn.Module, network: nn.Module, decay: float | None) -> None:
+    """A step of the running mean of the weights towards them; buffers are copied."""
+    with torch.no_grad():
+        for weight, new in zip(mean.parameters(), network.parameters(), strict=True):
+            weight.lerp_(new, 1 - (decay or 0.0))
+        for buffer, read in zip(mean.buffers(), network.buffers(), strict=True):
+            buffer.copy_(read)
 
 
 def _train(network: nn.Module, mode: str) -> None:

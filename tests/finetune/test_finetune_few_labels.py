@@ -24,11 +24,14 @@ def test_images_and_masks_are_mixed_with_the_same_partner_in_the_same_share() ->
 
 def test_the_share_of_a_mixture_is_drawn_from_a_symmetric_beta() -> None:
     alpha, one = 0.5, torch.tensor([[1.0], [0.0]], dtype=torch.float64)
-    shares = np.array([float(mixup(one, one, alpha, 0, step)[0].max()) for step in range(3000)])
-    # of two cases, partners are swapped in half of the steps; the larger of λ and 1 − λ is seen then, else 1
-    swapped = shares[shares < 1]
-    assert abs(swapped.mean() - (0.5 + 1 / np.pi)) < 0.015  # the mean of max(λ, 1 − λ) under the arcsine law
-    assert 0.4 < len(swapped) / len(shares) < 0.55
+    both = np.array([mixup(one, one, alpha, 0, step)[0][:, 0].tolist() for step in range(3000)])
+    # of two cases, partners are swapped in half of the steps: then the first is λ and the second 1 − λ of another draw
+    swapped = both[both[:, 0] < 1]
+    assert 0.45 < len(swapped) / len(both) < 0.55
+    assert (
+        np.abs(np.maximum(swapped, 1 - swapped).mean(0) - (0.5 + 1 / np.pi)).max() < 0.02
+    )  # max(λ, 1 − λ) under the arcsine law
+    assert abs(np.corrcoef(swapped.T)[0, 1]) < 0.1  # a draw for each image
 
 
 def test_without_a_share_nothing_is_mixed() -> None:

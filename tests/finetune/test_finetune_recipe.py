@@ -13,6 +13,7 @@ from medssl.finetune import training
 from medssl.finetune.augment import MAX_LOG_SCALE, MAX_TURN_DEG, augment, draws, sampling_grid
 from medssl.finetune.lifting import Lift
 from medssl.finetune.mixup import mixup
+from medssl.finetune.options import TaskOptions
 from medssl.finetune.plan import plan
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.scoring import measure, score
@@ -177,11 +178,58 @@ def test_mirrors_happen_only_when_asked_for() -> None:
     assert torch.allclose(augment(image, draw, flips=True), image.flip(3), atol=1e-5)
 
 
-def test_mixup_keeps_the_sum_of_the_targets() -> None:
-    images, targets = torch.rand(6, 1, 4, 4), torch.eye(3)[[0, 1, 2, 0, 1, 2]]
-    mixed, soft = mixup(images, targets, 0.4, 0, 5)
-    assert torch.allclose(soft.sum(1), torch.ones(6))
-    assert mixed.mean() == pytest.approx(float(images.mean()), abs=1e-6)
+def test_mixup_draws_a_share_for_each_image_and_keeps_the_sum_of_the_targets() -> None:
+    targets = torch.eye(8)
+    mixed, soft = mixup(targets[..., None, None], targets, 0.4, 0, 5)
+    assert torch.allclose(soft.sum(1), torch.ones(8)) and torch.equal(mixed[..., 0, 0], soft)
+    own = soft.diagonal()
+    assert len(set(own[own < 1].tolist())) > 4  # one share for the batch would be one number
+
+
+def test_max_steps_is_the_length_whatever_the_labels_and_epochs_only_where_it_alone_is_given() -> None:
+    assert {Recipe(max_steps=4000, epochs=epochs).steps(count) for epochs in (None, 1, 30) for count in (1, 500)} == {4000}
+    assert [Recipe(epochs=3, batch_size=8).steps(count) for count in (1, 8, 9)] == [3, 3, 6]
+    with pytest.raises(ValueError, match="max_steps or epochs"):
+        Recipe().steps(1)
+
+
+def test_a_task_has_a_length_of_its_own_where_the_study_gives_none() -> None:
+    given = [
+        TaskOptions(source="s", task=task, **length)
+        for task in ("classification", "segmentation")
+        for length in ({}, {"epochs": 2})
+    ]
+    assert [(options.max_steps, options.epochs) for options in given] == [(1000, None), (None, 2), (2000, None), (None, 2)]
+
+
+def test_the_last_step_is_kept_where_too_few_choose() -> None:
+    scores = iter([0.9, 0.2, 0.5] * 2)
+    for choose, step, best in ((True, 1, 0.9), (False, 3, 0.5)):
+        trained = training.fit(network(), batch, cross_entropy, lambda _: next(scores), Recipe(evaluations=3), 3, choose=choose)
+        assert (trained.best_step, trained.best_score) == (step, best)
+
+
+def test_the_running_mean_is_scored_and_kept() -> None:
+    """Of weights w1 … wn under decay d from w0: the closed form, with weights taken from a run without it."""
+    decay, steps, seen = 0.6, 4, []
+    plain = network()
+    start = [p.detach().clone() for p in plain.parameters()]
+    path: list[list[torch.Tensor]] = []
+    recipe = Recipe(evaluations=4, calibration_batches=0)
+    training.fit(
+        plain, batch, cross_entropy, lambda now: path.append([p.detach().clone() for p in now.parameters()]) or 0.0, recipe, steps
+    )
+    mean = network()
+    training.fit(
+        mean, batch, cross_entropy, lambda now: seen.append(now) or 0.0, recipe.model_copy(update={"ema_decay": decay}), steps,
+        choose=False,
+    )  # fmt: skip
+    for number, parameter in enumerate(mean.parameters()):
+        expected = start[number] * decay**steps + sum(
+            (1 - decay) * decay ** (steps - 1 - step) * path[step][number] for step in range(steps)
+        )
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert all(one is not mean for one in seen)
 
 
 def test_macro_auc_equals_scikit_learn() -> None:

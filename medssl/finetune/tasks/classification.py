@@ -41,6 +41,8 @@ FROZEN_MODES = ["linear", "knn"]
 """Modes in which the encoder stays as it was."""
 MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}
 """Modes in words, where their own name is not."""
+DEFAULT_STEPS = 1000
+"""Steps of a fit where the study file does not say."""
 PREDICT_BATCH = 128
 
 
@@ -222,7 +224,10 @@ class Classification:
         def score(network: nn.Module) -> float:
             return scoring.score(self._probabilities(network, data, val, device), cases.targets[val])
 
-        trained = training.fit(network, batch, self.loss(targets, device), score, recipe, num_steps, mode=setup.mode)
+        chooses = cases.num_units("val") >= recipe.choose_from
+        trained = training.fit(
+            network, batch, self.loss(targets, device), score, recipe, num_steps, mode=setup.mode, choose=chooses
+        )
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         probabilities = self._probabilities(network, data, data.asked, device)
         return Fitted(network, probabilities, facts=facts, curve=trained.curve)

@@ -42,6 +42,8 @@ FROZEN_MODES = ["decoder"]
 """Modes in which the encoder stays as it was."""
 MODE_TITLES = {"full": "full fine-tuning"}
 """Modes in words, where their own name is not."""
+DEFAULT_STEPS = 2000
+"""Steps of a fit where the study file does not say."""
 PATCHES_PER_VOLUME = 8
 PREDICT_BATCH = 16
 LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}
@@ -184,7 +186,8 @@ class Segmentation:
             guessed = [index[self.probabilities(current, scan, size, device).argmax(axis=0)] for scan in val]
             return mean_dice(guessed, [scan.mask for scan in val], values[1:])
 
-        trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[setup.mode])
+        chooses = data.cases.num_units("val") >= recipe.choose_from
+        trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[setup.mode], choose=chooses)
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         facts["decoder_tensors"] = len(setup.learnt)
         return Fitted(network, facts=facts, curve=trained.curve)

@@ -24,6 +24,7 @@ from medssl.nn.backbone import pooled
 TITLE = "nearest mean"
 MODES = ["means"]
 DEFAULT_MODES = ["means"]
+DEFAULT_STEPS = 10
 PREDICTS = "classes"
 TABLE = "means.tsv"
 
