@@ -54,7 +54,7 @@ FITS = Table(
             "what chose among steps or penalties, and which validation score `val_score` holds, or why there is none",
         ),
         Column("batch_size", "int64", "cases a step", nullable=True),
-        Column("lr", "float64", "peak learning rate", nullable=True),
+        Column("lr", "float64", "peak learning rate; of several the one that validation chose", nullable=True),
         Column("weight_decay", "float64", "of the optimiser", nullable=True),
         Column("warmup_frac", "float64", "share of the steps", "0…1", nullable=True),
         Column("layer_decay", "float64", "of the learning rate, layer by layer", nullable=True),

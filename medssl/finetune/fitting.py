@@ -30,9 +30,9 @@ from medssl.finetune.recipe import Recipe
 from medssl.finetune.starting import BUILDS, Starting
 from medssl.finetune.task import Fitted, Labelled, NetworkInput, Setup, Source, Task
 
-OF_RECIPE = ("batch_size", "lr", "weight_decay", "warmup_frac", "layer_decay", "augment", "mixup", "calibration_batches")
+OF_RECIPE = ("batch_size", "weight_decay", "warmup_frac", "layer_decay", "augment", "mixup", "calibration_batches")
 """Options of training that fits.tsv has; missing where nothing is trained in steps."""
-FROM_RESULT = ("steps", "best_step", "inverse_penalty", "val_score")
+FROM_RESULT = ("lr", "steps", "best_step", "inverse_penalty", "val_score")
 """Columns of fits.tsv that every fit has, whatever the task says of it."""
 
 
@@ -96,17 +96,31 @@ class Work:
         return fit.share == self.divisions.shares[-1].word
 
     def fit(self, fit: FitId) -> Fitted:
-        """One fit."""
+        """One fit; where the recipe has several rates, the one with the best validation score, the first of equals.
+
+        Raises:
+            StudyError: there are several rates, and no validation case to choose by.
+        """
+        rates = self.recipe.one_for_each_rate() if self.num_steps(fit) is not None else [self.recipe]
+        if len(rates) > 1 and self._scores[fit.fold] is None:
+            raise StudyError(
+                f"finetune.lr has {len(rates)} rates, and nothing chooses among them: {fit} has no validation case with a label. "
+                "Give one rate, or a larger prepare.split.val_frac."
+            )
+        return max((self._fit(fit, recipe) for recipe in rates), key=lambda fitted: fitted.facts["val_score"])
+
+    def _fit(self, fit: FitId, recipe: Recipe) -> Fitted:
         setup = Setup(
             mode=fit.mode,
             backbone=self.starting.backbone(fit.start, fit.seed),
             train=self.train(fit),
-            recipe=self.recipe,
+            recipe=recipe,
             seed=fit.seed,
             device=self.device,
             learnt=self.starting.learnt(fit.start, self.continues),
         )
         fitted = self.task.fit(self.data_of(self.division(fit)), setup)
+        fitted.facts["lr"] = recipe.lr[0] if self.num_steps(fit) is not None else None
         fitted.facts["parameters"] = sum(parameter.numel() for parameter in setup.backbone.parameters())
         return fitted
 

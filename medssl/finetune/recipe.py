@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medssl.core.bounds import Count, Fold, Fraction, Positive, Weight, Whole
+from medssl.core.bounds import Count, Fold, Fraction, OneOrMore, Positive, Weight, Whole
 from medssl.core.options import Options
 
 
@@ -20,8 +20,8 @@ class Recipe(Options):
     """Length in passes over the labelled cases, where `max_steps` is not given: few labels then mean few steps."""
     batch_size: Count = 64
     """Images or patches of a step."""
-    lr: Positive = 1e-3
-    """Peak learning rate of the head; the backbone's where `layer_decay` is 1."""
+    lr: OneOrMore[Positive] = Field(default=[1e-3])
+    """Peak learning rate of the head; the backbone's where `layer_decay` is 1. Of several each fit takes its best by validation."""
     weight_decay: Weight = 1e-4
     """Weight decay."""
     warmup_frac: Fold = 0.1
@@ -44,6 +44,10 @@ class Recipe(Options):
     """α of Mixup; 0 mixes nothing."""
     calibration_batches: Whole = 8
     """Training batches over which batch-norm statistics are taken before validation."""
+
+    def one_for_each_rate(self) -> list[Recipe]:
+        """The recipe with each of its rates alone."""
+        return [self.model_copy(update={"lr": [rate]}) for rate in self.lr]
 
     def steps(self, num_train: int) -> int:
         """Optimiser steps on `num_train` cases.

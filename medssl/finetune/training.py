@@ -49,7 +49,7 @@ def fit(
         batch: inputs and targets of a step; a function of the step alone.
         loss: of the network's output and the targets.
         score: validation score, higher is better; NaN where there are no validation cases.
-        recipe: learning rate, decay, warm-up, number of evaluations.
+        recipe: its one learning rate, decay, warm-up, number of evaluations.
         num_steps: optimiser steps.
         mode: `full`; `gradual` (backbone frozen but for its batch-norm statistics, as in the paper's protocol, then unfrozen with
             a growing rate); `frozen` (head only: of the backbone nothing changes, statistics included).
@@ -58,8 +58,9 @@ def fit(
     Raises:
         NotFiniteError: the loss became NaN or infinite; nothing of that step is used.
     """
+    (rate,) = recipe.lr
     groups = parameter_groups(network, recipe)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, fused=True)
     evaluations = set(recipe.evaluation_steps(num_steps))
     kept = network if recipe.ema_decay is None else copy.deepcopy(network)
     best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -73,15 +74,14 @@ def fit(
             network.get_submodule("backbone").requires_grad_(not frozen)
         for group in optimizer.param_groups:
             share = group["share"] * (backbone_share if group["backbone"] else 1.0)
-            group["lr"] = recipe.lr * share * recipe.lr_at(step, num_steps)
+            group["lr"] = rate * share * recipe.lr_at(step, num_steps)
         _train(network, mode)
         inputs, *targets = batch(step)
         value = loss(network(inputs), *targets)
         losses.append(float(value.detach()))
         if not math.isfinite(losses[-1]):
             raise NotFiniteError(
-                f"the loss became {losses[-1]} at step {step + 1} of {num_steps}. "
-                f"Lower `lr` ({recipe.lr:g}) in the finetune section."
+                f"the loss became {losses[-1]} at step {step + 1} of {num_steps}. Lower `lr` ({rate:g}) in the finetune section."
             )
         optimizer.zero_grad(set_to_none=True)
         value.backward()

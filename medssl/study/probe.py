@@ -264,7 +264,7 @@ def _pretraining(study: Study, probe: _Probe, tried: _Tried, cohort: str, run: s
 def _finetuning(study: Study, probe: _Probe, task: str, sizes: dict[str, float], per_pixel_s: dict[str, float]) -> Cost:
     """From the pixels all fits see or predict, at the speed of pre-training: both cost less, so that this is an upper bound."""
     settings = study.finetune[task]
-    fits = num_fits(settings, len(probe.dag.runs_for(settings)))
+    fits = num_fits(settings, len(probe.dag.runs_for(settings))) * len(settings.lr)
     times = sizes[settings.source] / probe.sizes[settings.source]
     labelled, val, test = (probe.labelled(settings.source, split) * times for split in ("train", "val", "test"))
     batches = max(1, labelled // settings.batch_size)

@@ -429,3 +429,33 @@ def test_pictures_are_no_volume(image_source: Path, finetune: Any, spec_of: Any)
 def test_nothing_to_start_from_is_refused(image_source: Path, finetune: Any, spec_of: Any) -> None:
     with pytest.raises(StudyError, match="nothing to start from"):
         finetune(spec_of(image_source, scratch=False))
+
+
+def test_each_start_takes_the_rate_that_its_validation_cases_prefer(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any, tmp_path: Path
+) -> None:
+    """Scores and predictions of a fit with several rates are those of the fit with the better one alone."""
+    settings = {"modes": ["full", "linear"], "fractions": [1.0], "max_steps": 8}
+    rates = (1e-5, 0.01, 1e-3)
+    alone = {}
+    for rate in rates:
+        out = finetune(spec_of(image_source, encoder, lr=[rate], **settings))
+        alone[rate] = tables.read_tsv(out / "fits.tsv").set_index("fit_id"), predictions(out)
+    out = finetune(spec_of(image_source, encoder, lr=list(rates), **settings))
+    fits, rows = tables.read_tsv(out / "fits.tsv").set_index("fit_id"), predictions(out)
+    assert fits.loc[fits["mode"] == "linear", "lr"].isna().all()
+    full = fits[fits["mode"] == "full"]
+    for fit_id, fit in full.iterrows():
+        assert fit["val_score"] == max(table.loc[fit_id, "val_score"] for table, _ in alone.values())
+        assert fit["val_score"] == alone[fit["lr"]][0].loc[fit_id, "val_score"]
+        own, theirs = (table[table["fit_id"] == fit_id].filter(like="prob_").to_numpy() for table in (rows, alone[fit["lr"]][1]))
+        assert np.array_equal(own, theirs)
+    assert set(full["lr"]) <= set(rates) and 1e-5 not in set(full["lr"])
+
+
+def test_several_rates_without_validation_cases_are_refused(
+    tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any
+) -> None:
+    source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 30, "test": 9})
+    with pytest.raises(StudyError, match=r"lr has 2 rates.*val_frac"):
+        finetune(spec_of(source, modes=["full"], lr=[0.1, 0.01]))
