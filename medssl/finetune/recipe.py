@@ -21,7 +21,7 @@ class Recipe(Options):
     batch_size: Count = 64
     """Images or patches of a step."""
     lr: OneOrMore[Positive] = Field(default=[1e-3])
-    """Peak learning rate of the head; the backbone's where `layer_decay` is 1. Of several each fit takes its best by validation."""
+    """Peak learning rate of the head; the backbone's where `layer_decay` is 1. Of several each fit takes its best."""
     weight_decay: Weight = 1e-4
     """Weight decay."""
     warmup_frac: Fold = 0.1
