@@ -13,11 +13,26 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 N, Y = "dcm2niix -z n", "dcm2niix -z y"
 SIZES = ("half", "whole", "double")
 LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
-    ("faults", "faulty series wrong, medssl", "medssl/wrong", "0"),
-    ("faults", "faulty series right / refused, medssl", ("medssl/right", "medssl/refused"), ""),
+    (
+        "faults",
+        "fault classes / seeds of each / of them classes of sound series",
+        ("classes", "seeds", "sound_classes"),
+        "≥ 110 / 25",
+    ),
+    ("faults", "series wrong, medssl", "medssl/wrong", "0"),
+    ("faults", "series right / refused, medssl", ("medssl/right", "medssl/refused"), ""),
     ("faults", "the same series wrong, dcm2niix", "dcm2niix/wrong", ""),
     ("faults", "the same series wrong, SimpleITK", "SimpleITK/wrong", ""),
     ("faults", "the same series wrong, dicom2nifti", "dicom2nifti/wrong", ""),
+    *[
+        (
+            "faults",
+            f"sound series right / refused / wrong, {tool}",
+            tuple(f"{tool}/sound_{w}" for w in ("right", "refused", "wrong")),
+            goal,
+        )
+        for tool, goal in (("medssl", "0 refused"), ("dcm2niix", ""), ("SimpleITK", ""), ("dicom2nifti", ""))
+    ],
     ("header_fuzz", "headers mutated: right / refused", ("right", "refused"), ""),
     ("header_fuzz", "headers mutated: volumes changed / crashes / files lost", ("changed", "crashes", "files_lost"), "0"),
     ("ingest", f"slices/s over {N}, uncompressed, whole process", f"medssl_over/uncompressed/{N}", "≥ 1"),
