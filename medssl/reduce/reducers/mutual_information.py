@@ -14,6 +14,8 @@ from medssl.reduce.information import bin_codes, entropy_bits, mutual_informatio
 from medssl.reduce.pairs import Pairs
 from medssl.reduce.slices import Slices
 
+TITLE = "mutual information"
+
 
 class MutualInformation(Pairs):
     """How much of the richer slice the other does not tell: 1 − I/max H (`normalised`), or max H − I in bits (`bits`).

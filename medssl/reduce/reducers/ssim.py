@@ -12,6 +12,8 @@ from medssl.reduce.pairs import Pairs
 from medssl.reduce.slices import Slices
 from medssl.reduce.structure import Moments, fits, moments, ssim
 
+TITLE = "structural similarity"
+
 
 class Ssim(Pairs):
     """1 − SSIM of two slices; slices of different shape, or too small for the window unless equal, are 2 apart.
