@@ -215,7 +215,8 @@ def _pretraining(evidence: Evidence) -> str:
         network = title_of("backbone", options.backbone.name)
         recipes.append(
             f"{name}: {title_of('objective', objective)}{cite}, {network}, begun from {start}, {length}, "
-            f"batch {options.batch_size}, {options.optimizer} at {options.lr}, weight decay {options.weight_decay}, {options.precision}"
+            f"batch {options.batch_size}, {options.optimizer} at {options.lr}, weight decay {options.weight_decay}, "
+            f"{options.precision}"
         )
     what = f" ({'; '.join(recipes)})" if recipes else ""
     runs = counted(len(evidence.curves), "run")
