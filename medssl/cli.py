@@ -375,7 +375,7 @@ def plan(
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
     print(table(found, shutil.disk_usage(place).free / 1e6, len(list(dag.specs()))))
     for name, batch in batches.items():
-        print(f"pretrain.{name}: batch_size {study.pretrain[name].batch_size}; the largest that fits one device here is {batch}")
+        print(f"pretrain.{name}: batch_size {study.pretrain[name].batch_size}; the largest that fits one device here: {batch}")
 
 
 def _checked(study_file: Path) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,6 @@ from medssl.core.files import sha256_file
 from medssl.core.job import Job
 from medssl.finetune.cases import Cases
 from medssl.finetune.recipe import Recipe
-
-if TYPE_CHECKING:
-    from medssl.finetune.predicting import Model
 
 
 @dataclass(frozen=True)
@@ -138,6 +135,33 @@ class Labelled(Protocol):
         """The labelled cases, in a fixed order."""
 
 
+class FineTuned(Protocol):
+    """A fine-tuned network, opened to predict (`finetune/predicting.py`)."""
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """What it says of itself."""
+
+    @property
+    def network(self) -> Any:
+        """On its device, ready to predict."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    def expected(self) -> NetworkInput:
+        """What images must be like."""
+
+    def check(self, source: Source) -> None:
+        """Hold prepared images against what it learnt from.
+
+        Raises:
+            StudyError: they are unlike it.
+        """
+
+
 class Task(Protocol):
     """A downstream task; its keyword-only options are the schema of `finetune.<task>.options`."""
 
@@ -172,5 +196,5 @@ class Task(Protocol):
     def network(self, backbone: Any, contract: dict[str, Any]) -> nn.Module:
         """The backbone with this task's head, for the outputs of a contract; it has the part `backbone`."""
 
-    def predict(self, model: Model, source: Source) -> Iterator[Answer]:
+    def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
         """What a fine-tuned model says of a prepared source."""

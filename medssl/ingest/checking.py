@@ -68,7 +68,7 @@ def check_source(
     key = listing.load_key(id_key) if keyed else _key_of_path(Path(path))
     root = Path(path).parent if Path(path).is_file() else Path(path)
     options = (options or IngestOptions()).model_copy(update={"shards": 1})
-    given, own_key = labels_of(labels), listing.key_of(name, key)
+    given, own_key = labels_of(labels, (name for name, *_ in files)), listing.key_of(name, key)
     series: list[Row] = []
     rejected: list[Row] = []
     items: list[Row] = []

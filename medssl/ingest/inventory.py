@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, subject_of
+from medssl.core.errors import StudyError
+from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, subject_of, tidy_id
 from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table
 from medssl.core.listing import minted, spelled, unspelled
 from medssl.ingest.data_files import claim_data_files, follow
@@ -57,10 +58,25 @@ class Labels:
         return None
 
 
-def labels_of(wanted: str | None) -> Labels:
-    """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that."""
-    known = wanted and is_label_table(wanted) and Path(wanted).is_file()
-    return Labels.of(read_label_table(str(wanted))) if known else Labels()
+def labels_of(wanted: str | None, files: Iterable[str] = ()) -> Labels:
+    """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that.
+
+    Raises:
+        StudyError: a row has the part or mask of one of `files` by another name than its path.
+    """
+    if not (wanted and is_label_table(wanted) and Path(wanted).is_file()):
+        return Labels()
+    rows = read_label_table(wanted)
+    names = set(files)
+    others = set().union(*map(short_names, names)) - set().union(*map(path_names, names))
+    for row in rows:
+        says = [column for column in ("split", "mask") if column in row]
+        if says and row["file"] not in names and tidy_id(row["file"]) in names | others:
+            raise StudyError(
+                f"labels: row {row.number} of the table has {' and '.join(says)}, and its id is not the path of its file but "
+                "another name of it (the header is row 1). Write the path relative to the source."
+            )
+    return Labels.of(rows)
 
 
 def inventory(

@@ -53,7 +53,7 @@ def scan(job: Job) -> None:
             _own_key(job),
             readers,
             options=job.options(IngestOptions),
-            labels=labels_of(job.spec.private.get("labels")),
+            labels=labels_of(job.spec.private.get("labels"), (name for name, *_ in files)),
             known=known,
             advance=bar.advance,
         )

@@ -38,6 +38,12 @@ def ordered_parts(names: Iterable[str]) -> list[str]:
     return [name for name in PARTS if name in found] + folds
 
 
+def num_subjects(series: pd.DataFrame, samples: pd.DataFrame) -> int:
+    """How many patients there are, as far as they are known; of an image set each image has its own, which its row has not."""
+    known = [table["subject_id"].dropna() for table in (series, samples) if "subject_id" in table]
+    return len(set().union(*known))
+
+
 def way_of_split(source: str, samples: pd.DataFrame, study: ShownStudy) -> str:
     """`by patient`, `by a given list`, `into 5 folds by patient`: how a source was divided; empty where it was not, or the
     options are not known.

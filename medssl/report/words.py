@@ -25,6 +25,14 @@ def metric_name(metric: str, options: Mapping[str, Any] | None = None) -> str:
     return full.format(**options) if full and options else title
 
 
+def title_of(kind: str, name: str) -> str:
+    """What a plug-in calls itself on the page, such as `SimCLR`; its own name where it does not say, or is not in its folder."""
+    if name not in plugins.names(kind):
+        return name
+    title: str = plugins.find(kind, name).constant("TITLE", default=name)
+    return title
+
+
 def name_in(table: pd.DataFrame, metric: str) -> str:
     """The name of a metric with the options that a table of scores or comparisons says."""
     given = table.loc[table["metric"] == metric, "options"] if "options" in table else pd.Series(dtype=object)

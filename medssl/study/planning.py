@@ -10,6 +10,9 @@ from medssl.finetune.options import FinetuneOptions
 from medssl.pretrain.options import TrainingOptions
 
 MB = 1e6
+CLEAR_MB = 32.0
+"""From here on the difference of two peaks is that of their batches. Peaks of equal processes lie up to 4.4 MB apart (13 tries of
+a pre-training on a CPU), which then moves the largest batch by a factor of two at most."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,28 @@ def peak_at(batch: float, batches: Sequence[int], peaks_mb: Sequence[float]) -> 
     return peaks_mb[1] + max(0.0, peaks_mb[1] - peaks_mb[0]) / (batches[1] - batches[0]) * (batch - batches[1])
 
 
-def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: float) -> int:
+@dataclass(frozen=True)
+class LargestBatch:
+    """The largest batch that fits a device; `or_more` where no more is known than that it does."""
+
+    size: int
+    or_more: bool = False
+
+    def __str__(self) -> str:
+        """`64`, or `8 or more`."""
+        return f"{self.size} or more" if self.or_more else str(self.size)
+
+
+def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: float) -> LargestBatch:
     """The largest power of two whose memory, on the line through two measured batches, leaves a tenth of the room free.
 
     Where the two do not differ clearly, nothing is known beyond the larger of them.
     """
     per_sample_mb = peak_at(1, batches, peaks_mb) - peak_at(0, batches, peaks_mb)
-    if per_sample_mb <= 0:
-        return max(batches)
+    if batches[0] == batches[1] or peaks_mb[1] - peaks_mb[0] < CLEAR_MB:
+        return LargestBatch(max(batches), or_more=True)
     fits = (0.9 * room_mb - peak_at(0, batches, peaks_mb)) / per_sample_mb
-    return 2 ** int(math.log2(fits)) if fits >= 1 else 0
+    return LargestBatch(2 ** int(math.log2(fits)) if fits >= 1 else 0)
 
 
 def num_fits(settings: FinetuneOptions, num_runs: int) -> int:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,13 +21,14 @@ import psutil
 from medssl.artefacts.names import Run
 from medssl.core import gpus, tables
 from medssl.core.errors import DiskFullError, MedsslError, StudyError
-from medssl.core.files import read_json, write_json
+from medssl.core.files import canonical_json, read_json, write_json
 from medssl.core.label_table import FOLDERS
 from medssl.core.listing import walk
+from medssl.pretrain.options import PretrainOptions
 from medssl.study.dag import Dag
 from medssl.study.file import load_study
 from medssl.study.options import Study
-from medssl.study.planning import MB, Cost, Measured, grown, largest_batch, num_fits, peak_at, steps
+from medssl.study.planning import MB, Cost, LargestBatch, Measured, grown, largest_batch, num_fits, peak_at, steps
 from medssl.study.sources import refresh_sources
 
 PIECES = (1, 3)
@@ -49,7 +51,7 @@ SINGLE = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", "
 STEPS_OF = {"ingest": ("scan", "convert", "merge"), "reduce/describe": ("describe",), "reduce/leakage": ("leakage",)}
 
 
-def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[str, int]]:
+def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[str, LargestBatch]]:
     """What each stage of the study will take on this machine, and the largest batch of each pre-training that fits it.
 
     Raises:
@@ -67,11 +69,13 @@ def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[
             probes.append(_Probe(Path(folder) / str(count), study, count, threads, began_s + limit_s))
             probes[-1].run_cheap_stages()
         found = [_cheap(probes, stage, name, sizes) for stage, name in probes[0].cheap]
-        batches: dict[str, int] = {}
+        batches: dict[str, LargestBatch] = {}
         per_pixel_s: dict[str, float] = {}
+        known: dict[str, _Tried] = {}
         for name in study.pretrain:
-            tried = _Tried(probes[1], name)
-            found += [_pretraining(study, probes[1], tried, cohort, run, sizes) for cohort, run in tried.runs]
+            runs = [(cohort, str(run)) for cohort, run in probes[1].dag.runs() if run.name == name]
+            tried = _tried(probes[1], runs, known)
+            found += [_pretraining(study, probes[1], tried, cohort, run, sizes) for cohort, run in runs]
             batches[name], per_pixel_s[name] = tried.largest_batch(), tried.per_pixel_s()
         found += [_finetuning(study, probes[1], task, sizes, per_pixel_s) for task in study.finetune]
         found += [Cost("evaluate", task, None, None, None, None) for task in study.finetune]
@@ -146,7 +150,7 @@ class _Probe:
                 raise
 
     def run(self, stage: str, name: str, step: str | None = None, spec: str | None = None) -> Measured:
-        """One job; what it took is added to what the job's steps before it took."""
+        """What one step of a job took; it is added to what the job's steps before it took."""
         path = spec or self.dag.layout.spec(stage, name)
         command = [sys.executable, "-m", "medssl", stage, path, "--threads", str(self.threads)]
         command += ["--step", step] if step else []
@@ -163,14 +167,11 @@ class _Probe:
             log.seek(0)
             if process.returncode:
                 raise MedsslError(f"the probe of {stage} {name} failed, as the study would: {log.read().strip()[-600:]}")
+        wall_s, peak_mb = time.monotonic() - began_s, usage.ru_maxrss / 1024
+        now = Measured(self.size_of(name), wall_s, peak_mb, _room(self.folder / self.out(stage, name)) / MB)
         before = self.measured.get((stage, name), Measured(0, 0, 0, 0))
-        self.measured[stage, name] = Measured(
-            self.size_of(name),
-            before.wall_s + time.monotonic() - began_s,
-            max(before.peak_mb, usage.ru_maxrss / 1024),
-            _room(self.folder / self.out(stage, name)) / MB,
-        )
-        return self.measured[stage, name]
+        self.measured[stage, name] = replace(now, wall_s=before.wall_s + wall_s, peak_mb=max(before.peak_mb, peak_mb))
+        return now
 
     def out(self, stage: str, name: str) -> str:
         """The output folder of a job."""
@@ -222,23 +223,21 @@ def _cheap(probes: list[_Probe], stage: str, name: str, sizes: dict[str, float])
 class _Tried:
     """A pre-training of a few steps at two batches, of which nothing is accumulated."""
 
-    def __init__(self, probe: _Probe, name: str) -> None:
-        self.settings = probe.study.pretrain[name]
-        self.runs = [(cohort, str(run)) for cohort, run in probe.dag.runs() if run.name == name]
-        cohort, run = next((pair for pair in self.runs if probe.has_kept(*pair)), self.runs[0])
-        self.batches = batches_to_try(self.settings.batch_size // self.settings.accumulate, probe.samples(cohort, run))
-        self.ram_mb, self.gpu_mb = [], []
-        for tried in self.batches:
-            self.took = probe.run("pretrain", f"{cohort}/{run}", spec=probe.with_batch(f"{cohort}/{run}", tried))
-            self.ram_mb.append(self.took.peak_mb)
+    def __init__(self, probe: _Probe, settings: PretrainOptions, cohort: str, run: str, batches: list[int]) -> None:
+        self.settings, self.batches = settings, batches
+        ram_mb, gpu_mb = {}, {}
+        for batch in dict.fromkeys(batches):
+            self.took = probe.run("pretrain", f"{cohort}/{run}", spec=probe.with_batch(f"{cohort}/{run}", batch))
+            ram_mb[batch] = self.took.peak_mb
             receipt = read_json(probe.folder / probe.dag.layout.pretrain(cohort, run, "receipt.json"))
-            self.gpu_mb.append(float(receipt.get("gpu_peak_mb", 0)))
+            gpu_mb[batch] = float(receipt.get("gpu_peak_mb", 0))
+        self.ram_mb, self.gpu_mb = ([peaks[batch] for batch in batches] for peaks in (ram_mb, gpu_mb))
         curve = tables.read_tsv(probe.folder / probe.dag.layout.pretrain(cohort, run, "curve.tsv"))
         rates = curve["images_per_s"].tolist()
         self.per_image_s = 1 / median(rates[1:])  # the first step warms up
         self.start_s = max(0.0, self.took.wall_s - PROBE_STEPS * self.batches[1] * self.per_image_s)
 
-    def largest_batch(self) -> int:
+    def largest_batch(self) -> LargestBatch:
         """The largest batch that the GPU holds, or the memory of the machine."""
         if self.gpu_mb[1]:
             return largest_batch(self.batches, self.gpu_mb, gpus.memory_mb())
@@ -248,6 +247,17 @@ class _Tried:
         """Seconds for a pixel of a view; a sample has two views or more."""
         size = self.settings.size
         return self.per_image_s / 2 / math.prod(size if len(size) > 1 else size * self.settings.spatial_dims)
+
+
+def _tried(probe: _Probe, runs: list[tuple[str, str]], known: dict[str, _Tried]) -> _Tried:
+    """The pre-training that some runs are of, tried; equal ones once, so that they get equal advice."""
+    cohort, run = next((pair for pair in runs if probe.has_kept(*pair)), runs[0])
+    settings = probe.study.pretrain[Run.parse(run).name]
+    batches = batches_to_try(settings.batch_size // settings.accumulate, probe.samples(cohort, run))
+    same = canonical_json([settings.model_dump(mode="json", exclude={"arms", "seeds"}), cohort, batches])
+    if same not in known:
+        known[same] = _Tried(probe, settings, cohort, run, batches)
+    return known[same]
 
 
 def _pretraining(study: Study, probe: _Probe, tried: _Tried, cohort: str, run: str, sizes: dict[str, float]) -> Cost:

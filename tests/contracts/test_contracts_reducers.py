@@ -134,6 +134,7 @@ def test_it_says_what_it_is_and_what_it_needs(name):
     kind = plugin.load()
     assert issubclass(kind, Pairs) or issubclass(kind, Ranks)
     assert set(kind.needs) <= NEEDS
+    assert plugin.constant("TITLE").strip()
     assert plugin.constant("CONTROL", default=None) in (None, "whole", "matched")
     assert set(plugin.constant("DESCRIPTORS", default={})) <= set(DescribeOptions.model_fields)
     assert set(plugin.constant("DESCRIPTORS", default={}).values()) <= set(plugin.options.model_fields)

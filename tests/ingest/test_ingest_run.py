@@ -17,7 +17,7 @@ from phantoms import datasets, largest_error, random_phantom, save
 
 from medssl.core import job as jobs
 from medssl.core import listing
-from medssl.core.errors import TooManyRefusalsError
+from medssl.core.errors import StudyError, TooManyRefusalsError
 from medssl.core.files import sha256_file
 from medssl.core.layout import Layout
 from medssl.core.tables import read_tsv
@@ -298,6 +298,10 @@ def test_labels_table_gives_split_and_subject_early_and_no_label(here: Path) -> 
     assert images["label"].isna().all() and list(images["split"]) == ["train"] * 4
     assert images["subject_id"].nunique() == 2
     assert list(series["unit"]) == ["patient"]
+    for other in ("0", "./0.png"):
+        (here / "labels.tsv").write_text(f"file\tlabel\tsplit\n1.png\ta\ttrain\n{other}\ta\ttest\n")
+        with pytest.raises(StudyError, match=r"row 3 of the table has split, and its id is not the path"):
+            ingest_all(here / "in", labels=str(here / "labels.tsv"))
 
 
 def test_npz_set_keeps_its_labels_and_splits(here: Path) -> None:

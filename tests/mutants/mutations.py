@@ -1258,6 +1258,13 @@ MUTATIONS = [
         '    return os.path.expanduser(text)',
         '    return text',
         'study/test_study_file.py::test_a_tilde_is_the_home_in_every_path',
+        'noise of the memory passes for what a sample takes',
+        'peaks_mb[1] - peaks_mb[0] < CLEAR_MB',
+        'peaks_mb[1] - peaks_mb[0] <= 0',
+        'study/test_study_planning.py::test_equal_runs_get_equal_advice_within_a_factor_of_two',
+    ),
+    Mutation(
+        'study',
         'SIGTERM leaves the jobs running',
         'child.terminate()',
         'child.is_running()',

@@ -79,7 +79,7 @@ def test_every_objective_is_cited(name: str) -> None:
     study = {"pretrain": {"run": {"objective": {"name": name}, "backbone": {"name": "resnet18"}, "epochs": 1}}}
     section = methods(Evidence(title="t", curves={"ct/run-all-seed0": pd.DataFrame()}, study=study))
     assert len(section.facts["references"]) == 1
-    assert f"{name} [1]" in section.facts["text"]
+    assert f"{plugins.find('objective', name).constant('TITLE')} [1], ResNet-18, begun" in section.facts["text"]
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
+from medssl.report.sections.reduction import reduction
 from medssl.report.sections.results import results
 from medssl.report.shares import labels_of, share_name, share_phrase, share_words
-from medssl.report.words import headline, metric_name, name_in
+from medssl.report.words import headline, metric_name, name_in, title_of
 
 
 def test_a_score_is_named_with_the_option_that_it_depends_on() -> None:
@@ -42,6 +43,27 @@ def test_a_score_is_named_with_the_option_that_it_depends_on() -> None:
     assert metric_name("of_another_time", {"a": 1}) == "of another time"
     table = pd.DataFrame({"metric": ["dice", "nsd"], "options": [{}, {"tolerance_mm": 1.5}]})
     assert name_in(table, "nsd") == "NSD at 1.5 mm"
+
+
+def test_the_page_calls_a_reducer_what_it_calls_itself() -> None:
+    keep = pd.DataFrame({"sample_id": ["v-0"], "keep": [True], "twin": [None], "reason": ["kept"], "distance": [0.0]})
+    names = plugins.names("reducer")
+    section = reduction(Evidence(title="t", keeps={f"ct/{name}": keep for name in names}))
+    (table,) = [block for block in section.blocks if isinstance(block, Table) and block.name == "arms"]
+    assert table.shown["Reducer"].tolist() == [plugins.find("reducer", name).constant("TITLE") for name in sorted(names)]
+    assert title_of("reducer", "of_another_time") == "of_another_time"
+
+
+def test_patients_of_an_image_set_are_those_of_its_images() -> None:
+    """The row of a set has no patient where its images are of several."""
+    series = pd.DataFrame({"num_files": [3], "kind": "images", "unit": "patient", "subject_id": [None], "modality": "OT"})
+    images = {"sample_id": ["a", "b", "c"], "volume_id": "v-0", "subject_id": ["p-0", "p-0", "p-1"], "split": "train"}
+    samples = pd.DataFrame(images | {"kind": "images", "unit": "patient", "label": None})
+    evidence = Evidence(title="t", series={"eyes": series}, samples={"eyes": samples})
+    table = next(block for block in data(evidence).blocks if isinstance(block, Table))
+    assert (table.shown["Subjects"].item(), table.shown["Unit"].item()) == ("2", "patient")
+    drawn = str(flow(evidence).blocks[0].body)  # type: ignore[union-attr]
+    assert "2 subjects" in drawn and "no patient ids" not in drawn
 
 
 def test_counts_that_were_asked_for_are_told_as_counts() -> None:

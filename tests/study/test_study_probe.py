@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +116,18 @@ def test_a_probe_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
         probe.costs(tiny(tmp_path), 1, limit_s=0.01)
 
 
+def test_equal_runs_are_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = tiny(tmp_path)
+    plain = study.pretrain["simclr"]
+    runs = {"one": plain, "same": plain.model_copy(update={"seeds": [1]}), "other": plain.model_copy(update={"lr": 0.5})}
+    tries: list[Any] = []
+    monkeypatch.setattr(probe, "_Tried", lambda *arguments: tries.append(arguments) or arguments)
+    piece: Any = SimpleNamespace(study=SimpleNamespace(pretrain=runs), has_kept=lambda *_: True, samples=lambda *_: 10)
+    known: dict[str, Any] = {}
+    tried = [probe._tried(piece, [("ct", f"{name}-all-seed0")], known) for name in runs]
+    assert tried[0] is tried[1] is not tried[2] and len(tries) == 2
+
+
 @pytest.mark.full
 def test_every_stage_of_a_study_has_its_line(tmp_path: Path) -> None:
     study = tiny(tmp_path, sources={"ct": {"path": "scans", "labels": "labels.tsv"}}, finetune={"t": {"source": "ct"}})
@@ -124,4 +137,4 @@ def test_every_stage_of_a_study_has_its_line(tmp_path: Path) -> None:
     assert unplanned == [("ingest", "ct/labels"), ("evaluate", "t"), ("report", "ct"), ("report", "study")]
     assert {cost.stage for cost in found if cost.hours} == {"ingest", "prepare", "reduce", "pretrain", "finetune"}
     assert next(cost for cost in found if cost.stage == "finetune").disk_mb is None
-    assert batches["simclr"] >= 2 and Path.cwd() == tmp_path and not Path("results").exists()
+    assert batches["simclr"].size >= 2 and Path.cwd() == tmp_path and not Path("results").exists()

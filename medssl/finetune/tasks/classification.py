@@ -22,11 +22,10 @@ from medssl.finetune.augment import augment, draws
 from medssl.finetune.cases import Cases
 from medssl.finetune.labelled_data import ReadImages, new_images, read_images
 from medssl.finetune.mixup import mixup
-from medssl.finetune.predicting import Model
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.self_training import self_trained
-from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
+from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.layout import laid_out, lay_out
 
@@ -133,7 +132,7 @@ class Classification:
             raise ValueError("a classification predicts probabilities")
         return aggregated(rows_of(data.cases, data.asked, predicted), self.aggregate)
 
-    def predict(self, model: Model, source: Source) -> Iterator[Answer]:
+    def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
         """A row for each case: `case_id unit_id unit predicted prob_<class>…`."""
         model.check(source)
         classes = model.contract["classes"]

@@ -19,13 +19,12 @@ from medssl.finetune.augment import draws, intensity, sampling_grid
 from medssl.finetune.labelled_data import Scans, new_scans, read_scans, reference_mask, source_grid
 from medssl.finetune.mixup import mixup
 from medssl.finetune.nnunet import ResEncUNet
-from medssl.finetune.predicting import Model
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.restoring import largest_components, restored_classes
 from medssl.finetune.scans import Places, Scan, batch_of, mean_dice, places_of
 from medssl.finetune.segmenter import Segmenter
 from medssl.finetune.self_training import self_trained
-from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
+from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import Backbone
 from medssl.nn.layout import lay_out
 from medssl.nn.weights import place_parts
@@ -125,7 +124,7 @@ class Segmentation:
             )
         return pd.DataFrame(rows)
 
-    def predict(self, model: Model, source: Source) -> Iterator[Answer]:
+    def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
         """A mask for each volume, and a row for each of its classes: value, voxels and millilitres."""
         model.check(source)
         values, classes = model.contract["mask_values"], model.contract["classes"]

@@ -7,6 +7,7 @@ import numpy as np
 from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import RANK, Decision
 
+TITLE = "all slices"
 CONTROL = "whole"
 """It decides without looking at a slice: a control, with every slice."""
 

@@ -11,6 +11,7 @@ from medssl.core.errors import StudyError
 from medssl.reduce.pairs import Pairs, leaders_in_blocks
 from medssl.reduce.slices import Neighbours, Slices
 
+TITLE = "distance of embeddings"
 VECTORS = "medssl.reduce.features"
 """The module that makes the vectors, loaded for the arms of this reducer alone."""
 MOST_APART = {"metric": {"cosine": 2.0}}

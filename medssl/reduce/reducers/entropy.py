@@ -11,6 +11,8 @@ from medssl.reduce.budget import exactly, lowest, nearest_threshold
 from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import DUPLICATE, NOBODY, RANK, Decision, Slices
 
+TITLE = "entropy"
+
 
 class Entropy(Ranks):
     """`form: low` drops slices below a threshold in bits (default 1); `form: change` keeps a slice when its entropy differs by

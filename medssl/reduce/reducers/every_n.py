@@ -9,6 +9,7 @@ from medssl.reduce.budget import evenly
 from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import RANK, Decision, Slices
 
+TITLE = "every n-th slice"
 CONTROL = "matched"
 """It decides without looking at a slice: a control, with as many slices as the reduction it is compared with."""
 

@@ -16,6 +16,7 @@ from medssl.reduce.hashes import word_names
 from medssl.reduce.pairs import Pairs, leaders_in_blocks
 from medssl.reduce.slices import NOBODY, Neighbours, Slices
 
+TITLE = "perceptual hash"
 DESCRIPTORS = {"hash_sizes": "size", "greys": "grey"}
 """Options of the step describe, and the option of this reducer that each takes a value from."""
 MOST_APART = {"size": {8: 64, 16: 256}}

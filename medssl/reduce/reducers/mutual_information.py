@@ -14,6 +14,7 @@ from medssl.reduce.information import bin_codes, entropy_bits, mutual_informatio
 from medssl.reduce.pairs import Pairs
 from medssl.reduce.slices import Slices
 
+TITLE = "mutual information"
 MOST_APART = {"form": {"normalised": 1.0}}
 """No two slices are further apart than this, by the option that it depends on; a limit in bits depends on `bins` too."""
 

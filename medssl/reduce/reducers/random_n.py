@@ -8,6 +8,7 @@ from medssl.reduce.budget import lowest
 from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import RANK, Decision, Slices
 
+TITLE = "slices by lot"
 CONTROL = "matched"
 """It decides without looking at a slice: a control, with as many slices as the reduction it is compared with."""
 

@@ -12,6 +12,7 @@ from medssl.reduce.pairs import Pairs
 from medssl.reduce.slices import Slices
 from medssl.reduce.structure import Moments, fits, moments, ssim
 
+TITLE = "structural similarity"
 MOST_APART = 2.0
 """No two slices are further apart than this; a larger threshold is refused before any work."""
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from medssl.report.evidence import Evidence
 from medssl.report.mixtures import mixture_rows
-from medssl.report.parts import ordered_parts, part_of
+from medssl.report.parts import num_subjects, ordered_parts, part_of
 from medssl.report.section import Section, Table, Text, count, percent, shown
 
 PLACE = 30
@@ -119,14 +119,13 @@ def label_rows(evidence: Evidence) -> pd.DataFrame:
 def _source(evidence: Evidence, source: str) -> dict[str, object]:
     series = evidence.series[source]
     samples = evidence.samples.get(source, pd.DataFrame({"label": [], "sample_id": []}))
-    subjects = series["subject_id"].dropna() if "subject_id" in series else pd.Series(dtype=str)
     return {
         "source": source,
         "format": _several(series, "format"),
         "modality": _several(series, "modality"),
         "volumes": len(series),
         "slices": len(samples),
-        "subjects": subjects.nunique() if len(subjects) else None,
+        "subjects": num_subjects(series, samples) or None,
         "unit": _several(series, "unit"),
         "spacing_mm": _spacing(series),
         "manufacturers": _several(series, "manufacturer_code"),

@@ -11,7 +11,7 @@ from medssl.artefacts.names import in_cohort, reduction_of
 from medssl.report.evidence import Evidence, arm_of
 from medssl.report.flow_chart import Step, flow_chart
 from medssl.report.mixtures import sources_of
-from medssl.report.parts import PARTS, ordered_parts, part_of, way_of_split
+from medssl.report.parts import PARTS, num_subjects, ordered_parts, part_of, way_of_split
 from medssl.report.section import Figure, Section, Table, Text, count, counted, shown
 
 PLACE = 20
@@ -86,11 +86,11 @@ def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], coho
             tuple(codes) or ("nothing was refused",),
         )
     )
-    subjects = series["subject_id"].dropna().nunique() if "subject_id" in series else 0
+    samples = pd.concat([evidence.samples[s] for s in sources if s in evidence.samples] or [pd.DataFrame()])
+    subjects = num_subjects(series, samples)
     who = note("accepted", "subjects", subjects, "subject") if subjects else "no patient ids: the image is the unit"
     steps.append(Step(f"Accepted: {note('accepted', 'volumes', len(series), _things(series))}", (who,)))
     steps += [_labels_step(evidence, source, note) for source in sources if source in evidence.label_counts]
-    samples = pd.concat([evidence.samples[s] for s in sources if s in evidence.samples] or [pd.DataFrame()])
     if len(samples):
         splits, thing = part_of(samples).value_counts(), _thing(samples)
         folds = [part for part in ordered_parts(splits.index) if part not in PARTS]

@@ -16,7 +16,7 @@ from medssl.report.mixtures import mixture_rows, mixtures_in_words
 from medssl.report.parts import num_folds, way_of_split
 from medssl.report.section import Section, Text, count, counted
 from medssl.report.shares import distinct, labels_of, ordered_shares, share_name, share_phrase
-from medssl.report.words import but_for_labels, holm_family, mode_name, ordered_modes
+from medssl.report.words import but_for_labels, holm_family, mode_name, ordered_modes, title_of
 
 PLACE = 150
 ANSWERS = {
@@ -212,9 +212,11 @@ def _pretraining(evidence: Evidence) -> str:
         cite = f" [{objective}]" if objective in _citations_of_plugins() else ""
         length = f"{options.epochs} epochs" if options.max_steps is None else f"{options.max_steps} steps"
         start = options.init_run or ("given weights" if options.init_weights else "random weights")
+        network = title_of("backbone", options.backbone.name)
         recipes.append(
-            f"{name}: {objective}{cite}, {options.backbone.name}, begun from {start}, {length}, batch {options.batch_size}, "
-            f"{options.optimizer} at {options.lr}, weight decay {options.weight_decay}, {options.precision}"
+            f"{name}: {title_of('objective', objective)}{cite}, {network}, begun from {start}, {length}, "
+            f"batch {options.batch_size}, {options.optimizer} at {options.lr}, weight decay {options.weight_decay}, "
+            f"{options.precision}"
         )
     what = f" ({'; '.join(recipes)})" if recipes else ""
     runs = counted(len(evidence.curves), "run")

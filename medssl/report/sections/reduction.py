@@ -13,6 +13,7 @@ from medssl.report.chart import Axis, Line, StackedBar, axis, bar_chart, line_ch
 from medssl.report.evidence import Evidence, tones
 from medssl.report.pictures import chosen_slices, picture
 from medssl.report.section import Figure, Section, Table, count, duration, number, percent, records, shown
+from medssl.report.words import title_of
 
 PLACE = 40
 ANSWERS = {"CLAIM": {"10": "keeps"}}
@@ -26,7 +27,7 @@ def reduction(evidence: Evidence) -> Section:
     rows = pd.DataFrame([_arm(evidence, name) for name in sorted(evidence.keeps)])
     columns = [
         ("arm", "Arm", None),
-        ("reducer", "Reducer", None),
+        ("reducer", "Reducer", lambda name: title_of("reducer", name)),
         ("kept", "Kept", count),
         ("dropped", "Dropped", count),
         ("kept_frac", "Share kept", percent),

@@ -8,6 +8,8 @@ from medssl.core.bounds import Count
 from medssl.reduce.ranking import Ranks
 from medssl.reduce.slices import RANK, Decision, Slices
 
+TITLE = "first slices"
+
 
 class FirstSlices(Ranks):
     """Slices 0 to n − 1 of each volume, or the first `count` of the cohort.

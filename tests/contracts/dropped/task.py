@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from medssl.core.bounds import Positive
 from medssl.finetune.cases import Cases
 from medssl.finetune.labelled_data import ReadImages, new_images, read_images
-from medssl.finetune.predicting import Model
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.task import Answer, Fitted, Mask, NetworkInput, Setup, Source
+from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import pooled
 
 TITLE = "nearest mean"
@@ -91,7 +90,7 @@ class NearestMean:
     def network(self, backbone: Any, contract: dict[str, Any]) -> nn.Module:
         return Means(backbone, len(contract["classes"]))
 
-    def predict(self, model: Model, source: Source) -> Iterator[Answer]:
+    def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
         images = Images(*new_images(source, model.expected, model.contract["classes"]))
         everything = np.arange(len(images.cases))
         yield Answer(rows_of(images.cases, everything, self._probabilities(model.network, images.read(everything))))
