@@ -20,6 +20,7 @@ from medssl.artefacts import fits, keep, labels, predictions, reference, samples
 from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, fields_of
 from medssl.artefacts.encoder import CURVE
+from medssl.artefacts.frames import type_of
 from medssl.artefacts.schema import Table
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
@@ -74,7 +75,7 @@ def frames(draw: st.DrawFn, table: Table) -> pd.DataFrame:
     frame = pd.DataFrame(index=range(number))
     for name, column in columns.items():
         cells = draw(st.lists(values_of(column), min_size=number, max_size=number))
-        frame[name] = pd.Series(cells, dtype=column.in_memory(text=table.is_tsv), index=frame.index)
+        frame[name] = pd.Series(cells, dtype=type_of(column, text=table.is_tsv), index=frame.index)
     if table.others:
         frame["made_up"] = draw(st.lists(st.floats(allow_nan=False), min_size=number, max_size=number))
     frame = frame.drop_duplicates([name for name in table.unique if name in columns]) if table.unique else frame
@@ -324,7 +325,7 @@ def _changed(frame: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:
         ("series.tsv", lambda f: _changed(f, "affine", [*AFFINE[:3], [0.0, 0.0, 1.0]]), "column 'affine'"),
         ("series.tsv", lambda f: _changed(f, "affine", [*AFFINE[:3], [0.0, 0.0, 0.0, float("nan")]]), "column 'affine'"),
         ("series.tsv", lambda f: _changed(f, "warnings", [1]), "column 'warnings'"),
-        ("series.tsv", lambda f: _changed(f, "lossy", 0), "column 'lossy': got object such as 0; expected bool"),
+        ("series.tsv", lambda f: _changed(f, "lossy", 0), "column 'lossy': got 0; expected bool"),
         ("series.tsv", lambda f: _changed(f, "num_files", 1.5), "column 'num_files'"),
         ("series.tsv", lambda f: _changed(f, "num_files", None), "column 'num_files': got 1 missing value"),
         ("series.tsv", lambda f: _changed(f, "unit", "subject"), "got 'subject'; expected one of patient, image"),

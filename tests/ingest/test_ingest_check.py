@@ -64,7 +64,7 @@ def test_a_table_holds_every_file_with_its_sentence_and_ids(here: Path) -> None:
     assert set(table["file"]) == {str(p.relative_to(here / "in")) for p in (here / "in").rglob("*") if p.is_file()}
     assert set(table.loc[table["item_id"] != "", "code"]) == {"missing_slice", "not_an_image"}
     assert (table.loc[table["code"] != "", "sentence"] != "").all()
-    assert set(table.loc[table["code"] == "", "volume_id"]) == set(check_source(here / "in").series["volume_id"])
+    assert set(table.loc[table["code"] == "", "volume_id"]) == {row["volume_id"] for row in check_source(here / "in").series}
 
 
 def test_programs_get_json(here: Path) -> None:  # noqa: F811
@@ -81,7 +81,8 @@ def test_ids_are_those_of_the_last_run_and_of_a_study_with_the_key(here: Path) -
     def ids(**given: str) -> list[set[str]]:
         checked = check_source(here / "in", **given)
         series, rejected = checked.series, checked.rejected
-        return [set(series[name]) for name in ("volume_id", "series_id", "subject_id")] + [set(rejected["item_id"])]
+        found = [{row[name] for row in series} for name in ("volume_id", "series_id", "subject_id")]
+        return [*found, {row["item_id"] for row in rejected}]
 
     assert ids() == ids()
     series, rejected, _ = ingest_all(here / "in")
