@@ -18,7 +18,8 @@ from medssl.ingest.refusal import Answer, Refusal, Request
 
 HEADER_MEMORY_MB = 150.0
 HEADER_TIMEOUT_S = 20.0
-BATCH = 64
+BATCH = 32
+"""Headers that are asked for at once."""
 
 
 class ReadingPool:

@@ -30,8 +30,9 @@ ANSWERS = 3
 """The descriptor that answers are written to."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of libraries that are not loaded yet."""
-M_ARENA_MAX = -8
-"""Parameter of mallopt in malloc.h. Every arena takes address space, which the limit counts."""
+MALLOC = {-8: 2, -1: 16 << 20, -3: 8 << 20}
+"""Parameters of mallopt in malloc.h. M_ARENA_MAX: every arena takes address space, which the limit counts. M_TRIM_THRESHOLD and
+M_MMAP_THRESHOLD: the memory of a slice is used again for the next one, instead of given back and faulted in page by page."""
 
 TASKS: dict[str, Callable[[Request, bytes], Answer]] = {
     "scan": reading_headers.scan,
@@ -83,7 +84,8 @@ def _leave_parent(requests: int, answers: int) -> None:
         os.dup2(descriptor, place)
     os.closerange(len(kept), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.environ.update(ONE_THREAD)
-    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+    for parameter, value in MALLOC.items():
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def answer(task: str, request: Request, key: bytes) -> Answer:

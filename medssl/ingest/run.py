@@ -25,7 +25,7 @@ from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, p
 from medssl.ingest.ledger import Row, check_refusals
 from medssl.ingest.options import IngestOptions, LabelFileOptions
 from medssl.ingest.outcome import rejected_row
-from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.reading_pool import BATCH, ReadingPool
 from medssl.ingest.remarks import remarks
 from medssl.ingest.source import Source
 from medssl.ingest.volume_store import VolumeStore
@@ -42,8 +42,7 @@ def scan(job: Job) -> None:
     files = listing.read(job.spec.inputs["listing"])
     target = private / GROUPS
     known = _known_rows(target, job.spec.code)
-    # a second process pays for itself from a few hundred files on
-    count = min(job.threads, 1 + len(files) // 400)
+    count = min(job.threads, 1 + len(files) // (2 * BATCH))
     with ReadingPool(_key(job), count) as readers, job.progress("scan", len(files), "files") as bar:
         found = inventory(
             files,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -65,6 +67,15 @@ def test_a_table_holds_every_file_with_its_sentence_and_ids(here: Path) -> None:
     assert set(table.loc[table["item_id"] != "", "code"]) == {"missing_slice", "not_an_image"}
     assert (table.loc[table["code"] != "", "sentence"] != "").all()
     assert set(table.loc[table["code"] == "", "volume_id"]) == {row["volume_id"] for row in check_source(here / "in").series}
+
+
+def test_a_check_needs_no_data_frames_and_no_torch(here: Path) -> None:  # noqa: F811
+    """From the first file to the table: what takes half a second to import is for stages that use it."""
+    _source(here / "in")
+    program = "import sys; from medssl.cli import app; app(['check', 'in', '--table', 'files.tsv'], standalone_mode=False); "
+    program += "print([m for m in ('pandas', 'pyarrow', 'torch', 'scipy', 'jaxtyping', 'pydicom') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=here)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_programs_get_json(here: Path) -> None:  # noqa: F811
