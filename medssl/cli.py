@@ -42,7 +42,8 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         raise StudyError(
             f"{spec_path} is a spec of stage {spec.stage!r}, expected {stage!r}: run `medssl {spec.stage} {spec_path}`."
         )
-    limit_threads(threads)
+    # ingest has nothing for more: its arithmetic is in reading processes, each slice in one thread
+    limit_threads(1 if stage == "ingest" else threads)
     part = "-".join(str(value) for value in arguments.values())
     margin_s = spec.machine.stop_before_deadline_s
     failed = Path(spec.layout.state("failures", f"{stage}-{spec.name.replace('/', '-')}.json"))
