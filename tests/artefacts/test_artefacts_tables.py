@@ -288,6 +288,24 @@ def test_cells_of_json_are_lists_and_dictionaries_and_numbers_are_numbers(tmp_pa
     assert read["class"].tolist() == ["1", "1"]  # a name, though it looks like a number
 
 
+@pytest.mark.parametrize("name", [name for name in TABLES if TABLES[name].is_tsv])
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_rows_are_written_as_frames_are(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    """Also where a number is whole that need not be; and they are read as they were."""
+    table = TABLES[name]
+    frame = data.draw(frames(table))
+    table.write(tmp_path / "frame.tsv", frame)
+    rows = [dict(zip(plain(frame), row, strict=True)) for row in zip(*plain(frame).values(), strict=True)]
+    cells = {
+        one: [int(v) if isinstance(v, float) and v.is_integer() else v for v in cells] for one, cells in plain(frame).items()
+    }
+    table.write_cells(tmp_path / "cells.tsv", cells)
+    if not table.others:
+        assert (tmp_path / "cells.tsv").read_bytes() == (tmp_path / "frame.tsv").read_bytes()
+    assert table.read_rows(tmp_path / "frame.tsv") == rows
+
+
 def test_some_columns_are_read_alone(tmp_path: Path) -> None:
     for name in ("keep.parquet", "fits.tsv"):
         table, made = BEFORE[name]
