@@ -75,8 +75,9 @@ def serve(key: bytes, requests: int, answers: int) -> NoReturn:
 def _leave_parent(requests: int, answers: int) -> None:
     """Keep nothing of the parent but its modules: no file, no way to end, no garbage to collect."""
     gc.freeze()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     # decoders written in C print to standard output and error; nothing they say may leave
     silent = os.open(os.devnull, os.O_WRONLY)
     kept = [requests, silent, 2 if DEBUG in os.environ else silent, answers]
