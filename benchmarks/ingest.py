@@ -1,9 +1,10 @@
 """Slices a second from a folder of DICOM to the readable cache: medssl beside dcm2niix, SimpleITK and dicom2nifti.
 
-The same series of 512² CT slices, uncompressed and in each compressed syntax, in one run; whole processes, files in the
-page cache, the best of a few repeats. Three figures each: the whole process; the slices beyond a series of three, which
-leaves out the start of the process (Python and its libraries for all but dcm2niix); and slices per second of processor time,
-which a busy machine does not change. medssl does all that it always does: header scan, checks, hashes, ledger, receipt.
+The same series of 512² CT slices, uncompressed and in each compressed syntax; whole processes, files in the page cache, the
+tools in turn, medians of several rounds and of the ratios within each. Three figures: the whole process; the slices beyond a
+series of three, which leaves out the start of the process (Python and its libraries for all but dcm2niix); and slices per second
+of processor time, which a busy machine changes least. medssl does all that it always does: listing, header scan, checks, hashes,
+ledger, receipt, everything synced to disk, which no other tool does. `least_s` is what of that nobody can leave out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import copy
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -59,7 +62,8 @@ def make_series(folder: Path, num_slices: int) -> None:
 
 
 MEDSSL = """
-import sys
+import os, sys
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as `medssl ingest` does
 from pathlib import Path
 from medssl.core import job as jobs, listing
 from medssl.ingest.options import IngestOptions
@@ -117,19 +121,33 @@ def commands(source: Path) -> dict[str, list[str]]:
     }
 
 
-def timed(command: list[str], *, cores: int) -> tuple[float, float, float] | None:
-    """(seconds, processor seconds, peak MB of the largest process) of a command in an empty folder; None if it fails."""
+Run = tuple[float, float, float]
+"""Seconds, processor seconds, and peak MB of the largest process."""
+
+WATCHED = """
+import os,resource,subprocess,sys
+done=subprocess.run(sys.argv[2:],stdout=-3,stderr=-3).returncode
+used=resource.getrusage(resource.RUSAGE_CHILDREN)
+open(sys.argv[1],'w').write(f'{used.ru_maxrss} {used.ru_utime + used.ru_stime}')
+sys.exit(done)
+"""
+
+
+def timed(command: list[str], *, cores: int, byte_code: Path, prepared: str = "") -> Run | None:
+    """A command in an empty folder, or in one that the program `prepared` made ready; None if it fails.
+
+    byte_code: where Python keeps what it compiled, for every tool: an installed program is compiled once.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        start_s = time.perf_counter()
-        script = (
-            "import os,resource,subprocess,sys;c=subprocess.run(sys.argv[2:],stdout=-3,stderr=-3).returncode;"
-            "u=resource.getrusage(resource.RUSAGE_CHILDREN);"
-            "open(sys.argv[1],'w').write(f'{u.ru_maxrss} {u.ru_utime + u.ru_stime}');sys.exit(c)"
-        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        environment |= {"PYTHONPYCACHEPREFIX": str(byte_code)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        if prepared:
+            subprocess.run([sys.executable, "-c", prepared], cwd=folder, env=environment, check=True)
         peak = Path(folder) / ".peak"
+        start_s = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-c", script, str(peak), *command],
+            [sys.executable, "-c", WATCHED, str(peak), *command],
             cwd=folder,
             env=environment,
             preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
@@ -141,13 +159,28 @@ def timed(command: list[str], *, cores: int) -> tuple[float, float, float] | Non
         return spent_s, float(processor_s), int(peak_kb) / 1024
 
 
-def _best(command: list[str], tool: str, repeats: int) -> tuple[float, float, float] | None:
-    """The least seconds, processor seconds and the largest peak of a few runs; None if one fails."""
-    runs = [timed(command, cores=1 if tool.endswith("1 core") else 2) for _ in range(repeats)]
-    good = [run for run in runs if run is not None]
-    if len(good) < len(runs):
-        return None
-    return min(run[0] for run in good), min(run[1] for run in good), max(run[2] for run in good)
+def in_turn(commands: dict[str, list[str]], repeats: int, byte_code: Path) -> dict[str, list[Run]]:
+    """The tools one after the other, `repeats` times: each is compared with what ran beside it. Those that fail are left out."""
+    rounds = [
+        {
+            tool: timed(command, cores=1 if tool.endswith("1 core") else 2, byte_code=byte_code)
+            for tool, command in commands.items()
+        }
+        for _ in range(repeats)
+    ]
+    runs = {tool: [one[tool] for one in rounds] for tool in commands}
+    return {tool: [run for run in found if run is not None] for tool, found in runs.items() if None not in found}
+
+
+def middle(runs: list[Run], index: int) -> float:
+    """The median of one figure."""
+    return statistics.median(run[index] for run in runs)
+
+
+def ratio(mine: list[Run], other: list[Run], index: int, start: tuple[float, float] = (0.0, 0.0)) -> float:
+    """How many times as fast medssl is as another tool: the median of the pairs, without what each needs to start."""
+    pairs = [(a[index] - start[0], b[index] - start[1]) for a, b in zip(mine, other, strict=True)]
+    return round(statistics.median(b / max(a, 1e-3) for a, b in pairs), 2)
 
 
 def _chosen(source: Path, quick: bool) -> dict[str, list[str]]:
@@ -158,73 +191,138 @@ def _chosen(source: Path, quick: bool) -> dict[str, list[str]]:
     return {tool: command for tool, command in commands(source).items() if tool in chosen}
 
 
-def _ratios(table: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
-    """How many times as fast medssl is as each tool."""
-    found: dict[str, dict[str, float]] = {}
-    for syntax, row in table.items():
-        mine = row["medssl"]
-        found[syntax] = {tool: round(mine / rate, 2) for tool, rate in row.items() if rate and mine}
+SPEC = """
+import sys
+from pathlib import Path
+from medssl.core import job as jobs, listing
+from medssl.core.files import write_json, write_text
+from medssl.core.layout import Layout
+from medssl.ingest.options import IngestOptions
+from medssl.study.source_files import SourceFiles
+from medssl.study.sources import refresh
+layout, source = Layout.of("results", "bench"), SOURCE
+refresh(layout, "ct", SourceFiles.of("ct", source, None, IngestOptions()), listing.load_key(None))
+private = layout.private("ct", "listing.jsonl")
+spec = jobs.Spec("ingest", "ct", "bench", str(layout.root), 0, "bench", IngestOptions().model_dump(mode="json"),
+                 {"listing": private}, layout.ingest("ct"))
+place = {"path": source, "labels": None, "id_key": "", "folder": str(Path(private).parent)}
+write_json(Path(private).parent / "place.json", place)
+write_text("spec.json", spec.to_json())
+"""
+
+
+def command_starts(few: Path, repeats: int, byte_code: Path) -> dict[str, float]:
+    """Seconds of whole commands on three slices."""
+    medssl, prepared = [sys.executable, "-m", "medssl"], SPEC.replace("SOURCE", repr(str(few)))
+    found = {}
+    for name, words in {
+        "medssl --help": ["--help"],
+        "medssl ingest, scan": ["ingest", "spec.json", "--step", "scan", "--threads", "2"],
+        "medssl check": ["check", str(few)],
+    }.items():
+        runs = [timed([*medssl, *words], cores=2, byte_code=byte_code, prepared=prepared) for _ in range(repeats + 1)]
+        good = [run for run in runs[1:] if run is not None]
+        found[name] = round(middle(good, 0), 2) if good else 0.0
     return found
+
+
+def limits(source: Path, compressed: Path) -> dict[str, float]:
+    """Seconds that parts of the work take by themselves: no reader of these files that hashes and syncs its result is below."""
+    import hashlib
+
+    import imagecodecs
+
+    from medssl.ingest.dicom.elements import parse
+    from medssl.ingest.dicom.tags import PIXELS_WANTED
+
+    def spent(work: Callable[[], object]) -> float:
+        start_s = time.perf_counter()
+        work()
+        return round(time.perf_counter() - start_s, 3)
+
+    plane = np.zeros((512, 512), np.int16)
+    paths, parts = sorted(source.iterdir()), [parse(path.read_bytes(), PIXELS_WANTED) for path in sorted(compressed.iterdir())]
+    streams = [b"".join(part.data[at : at + size] for at, size in part.fragments) for part in parts]
+    digest = hashlib.sha256()
+    with tempfile.TemporaryFile(dir=source) as file:
+        return {
+            "read": spent(lambda: [path.read_bytes() for path in paths]),
+            "write": spent(lambda: [file.write(plane) for _ in paths]),
+            "sync to disk": spent(lambda: os.fsync(file.fileno())),
+            "sha256": spent(lambda: [digest.update(plane) for _ in paths]),
+            "decode JPEG-LS": spent(lambda: [imagecodecs.jpegls_decode(stream) for stream in streams]),
+        }
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="60 slices, two syntaxes, four tools, one repeat")
+    parser.add_argument("--quick", action="store_true", help="60 slices, two syntaxes, four tools, one round")
     parser.add_argument("--slices", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     num_slices, repeats = (60, 1) if options.quick else (options.slices, options.repeats)
     syntaxes = SYNTAXES[:2] if options.quick else SYNTAXES
     rates: dict[str, dict[str, float | None]] = {}
     further: dict[str, dict[str, float | None]] = {}
     processor: dict[str, dict[str, float | None]] = {}
-    starts: dict[str, tuple[float, float]] = {}
-    peaks: dict[str, dict[str, float]] = {}
+    over: dict[str, dict[str, dict[str, float]]] = {"medssl_over": {}, "medssl_over_further": {}, "medssl_over_processor": {}}
     with tempfile.TemporaryDirectory() as folder:
+        byte_code = Path(folder) / "byte_code"
         make_series(Path(folder), num_slices)
         few = Path(folder) / "few"
         few.mkdir()
         for path in sorted((Path(folder) / "uncompressed").iterdir())[:SMALL]:
             (few / path.name).write_bytes(path.read_bytes())
-        for tool, command in _chosen(few, options.quick).items():
-            best = _best(command, tool, repeats)
-            starts[tool] = best[:2] if best else (0.0, 0.0)
-            peaks[tool] = {"start": round(best[2], 1) if best else 0.0}
+        in_turn(_chosen(few, options.quick), 1, byte_code)  # what is compiled once
+        begun = in_turn(_chosen(few, options.quick), repeats, byte_code)
+        starts = {tool: (middle(runs, 0), middle(runs, 1)) for tool, runs in begun.items()}
+        peaks = {tool: {"start": round(max(run[2] for run in runs), 1)} for tool, runs in begun.items()}
+        commands_s = command_starts(few, repeats, byte_code)
         for syntax in syntaxes:
             source = Path(folder) / syntax
             for path in source.iterdir():
                 path.read_bytes()
+            runs = in_turn(_chosen(source, options.quick), repeats, byte_code)
+            mine = runs["medssl"]
             rates[syntax], further[syntax], processor[syntax] = {}, {}, {}
-            for tool, command in _chosen(source, options.quick).items():
-                best = _best(command, tool, repeats)
-                rates[syntax][tool] = round(num_slices / best[0], 1) if best else None
+            for tool, found in runs.items():
+                start = starts.get(tool, (0.0, 0.0))
+                rates[syntax][tool] = round(num_slices / middle(found, 0), 1)
                 for table, index in ((further, 0), (processor, 1)):
-                    more_s = best[index] - starts[tool][index] if best else 0.0
+                    more_s = middle(found, index) - start[index]
                     table[syntax][tool] = round((num_slices - SMALL) / more_s, 1) if more_s > 0 else None
-                if best and syntax == "uncompressed":
-                    peaks[tool]["series"] = round(best[2], 1)
+                for name, index, begins in (
+                    ("medssl_over", 0, (0.0, 0.0)),
+                    ("medssl_over_further", 0, (starts["medssl"][0], start[0])),
+                    ("medssl_over_processor", 1, (starts["medssl"][1], start[1])),
+                ):
+                    over[name].setdefault(syntax, {})[tool] = ratio(mine, found, index, begins)
+                if syntax == "uncompressed" and tool in peaks:
+                    peaks[tool]["series"] = round(max(run[2] for run in found), 1)
                 print(f"{syntax:14s}{tool:16s}{rates[syntax][tool] or '–':>10} slices/s", flush=True)
+        least_s = limits(Path(folder) / "uncompressed", Path(folder) / "jpegls")
     tools = list(rates["uncompressed"])
     for title, table in (("whole process", rates), ("further slices", further), ("processor", processor)):
         print(f"{title + ', /s':20s}" + "".join(f"{tool:>16s}" for tool in tools))
         for syntax, row in table.items():
             print(f"{syntax:20s}" + "".join(f"{row.get(tool) or '–':>16}" for tool in tools))
-    volume_mb = num_slices * 512 * 512 * 2 / 1e6
     result: dict[str, Any] = {
         "slices": num_slices,
         "slices_per_s": rates,
         "further_slices_per_s": further,
         "further_slices_per_processor_s": processor,
-        "medssl_over": _ratios(rates),
-        "medssl_over_further": _ratios(further),
-        "medssl_over_processor": _ratios(processor),
+        **over,
         "start_s": {tool: round(start[0], 2) for tool, start in starts.items()},
+        "start_processor_s": {tool: round(start[1], 2) for tool, start in starts.items()},
+        "commands_s": commands_s,
+        "least_s": least_s,
         "peak_mb": peaks,
-        "volume_mb": volume_mb,
+        "volume_mb": num_slices * 512 * 512 * 2 / 1e6,
         "versions": {"medssl": version("medssl"), **{p: version(p) for p in ("dcm2niix", "simpleitk", "dicom2nifti", "pydicom")}},
         "processor": platform.machine(),
         "cores": 2,
+        "load": round(os.getloadavg()[2], 1),
         "date": datetime.now(UTC).date().isoformat(),
     }
     if not options.quick:

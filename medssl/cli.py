@@ -42,7 +42,8 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         raise StudyError(
             f"{spec_path} is a spec of stage {spec.stage!r}, expected {stage!r}: run `medssl {spec.stage} {spec_path}`."
         )
-    limit_threads(threads)
+    # ingest has nothing for more: its arithmetic is in reading processes, each slice in one thread
+    limit_threads(1 if stage == "ingest" else threads)
     part = "-".join(str(value) for value in arguments.values())
     margin_s = spec.machine.stop_before_deadline_s
     failed = Path(spec.layout.state("failures", f"{stage}-{spec.name.replace('/', '-')}.json"))
@@ -207,16 +208,17 @@ def check(
     name: Annotated[str, typer.Option(help="the source's name in the study, on which ids made of file names depend")] = "check",
 ) -> None:
     """Say what a source holds and what would be refused, without running a study. It names files, for you alone."""
-    from medssl.core.tables import write_tsv
+    from medssl.core.text_table import write_rows
     from medssl.ingest.checking import check_source
+    from medssl.ingest.items import COLUMNS
     from medssl.ingest.summary import as_values, screen_lines
 
     checked = check_source(source, id_key=None if id_key is None else str(id_key), name=name)
     if table is not None:
-        write_tsv(file_to_write(table), checked.items)
+        write_rows(file_to_write(table), COLUMNS, ([*row.values()] for row in checked.items))
     for line in [json.dumps(as_values(checked), indent=1)] if as_json else screen_lines(checked):
         print(line)
-    if not len(checked.series):
+    if not checked.series:
         raise TooManyRefusalsError("everything in this source is refused; the lines above say why.")
 
 
@@ -297,7 +299,7 @@ def predict(
 @contextlib.contextmanager
 def _new_images(
     source: Path, beside: Path, ingest_section: dict[str, Any], prepare_section: dict[str, Any], threads: int, force: bool
-) -> Iterator[tuple[Path, Path, Any, Any]]:
+) -> Iterator[tuple[Path, Path, list[tuple[str, str]], list[dict[str, Any]]]]:
     """Folders of ingest and prepare of a source of no study, gone afterwards; which file each id is of, and what was refused.
 
     What is of another modality than was learnt from is set aside; with `force` it is taken, and what is learnt from warns of it.
@@ -321,15 +323,16 @@ def _new_images(
         yield Path(ingest.out), Path(prepare.out), names, read_rejected(ingest)
 
 
-def _write_ledgers(names: Any, rejected: Any, names_path: Path, rejected_path: Path) -> None:
+def _write_ledgers(names: list[tuple[str, str]], rejected: list[dict[str, Any]], names_path: Path, rejected_path: Path) -> None:
     """Which file each id is of, and what was refused."""
-    from medssl.core.tables import write_tsv
+    from medssl.artefacts.series import REJECTED
+    from medssl.core.text_table import write_rows
 
-    write_tsv(names_path, names)
-    write_tsv(rejected_path, rejected)
+    write_rows(names_path, ["id", "file"], names)
+    REJECTED.write_rows(rejected_path, rejected)
     print(names_path)
-    if len(rejected):
-        print(f"{int(rejected['num_files'].sum())} files refused, see {rejected_path}", file=sys.stderr)
+    if rejected:
+        print(f"{sum(row['num_files'] for row in rejected)} files refused, see {rejected_path}", file=sys.stderr)
 
 
 @app.command()

@@ -129,7 +129,7 @@ STORES = {PACKAGE / "ingest" / "volume_store.py", PACKAGE / "finetune" / "kept_f
 
 
 def test_only_run_py_and_stores_write_in_a_stage() -> None:
-    words = {"writing", "write_json", "write_text", "write_tsv", "write_parquet", "to_csv", "write_bytes"}
+    words = {"writing", "write_json", "write_text", "write_tsv", "write_rows", "write_parquet", "to_csv", "write_bytes"}
     for path in (path for path in files() if room(path) in STAGES and path.name != "run.py" and path not in STORES):
         found = set()
         for node in ast.walk(ast.parse(path.read_text())):
@@ -177,9 +177,22 @@ def test_every_plugin_file_holds_what_its_name_says(kind: str) -> None:
         plugin.check({})
 
 
-def test_the_command_line_starts_without_the_big_packages() -> None:
-    big = ("torch", "monai", "sklearn", "scipy", "pydicom", "matplotlib", "jaxtyping")
-    program = f"import sys, medssl.cli; print([m for m in {big} if m in sys.modules])"
+BIG = ("torch", "monai", "sklearn", "scipy", "pydicom", "nibabel", "imagecodecs", "matplotlib", "jaxtyping", "pandas", "pyarrow")
+
+
+@pytest.mark.parametrize(
+    ("modules", "also"),
+    [
+        (["medssl.cli"], ("numpy", "pydantic")),
+        (["medssl.cli", "medssl.ingest.run"], ()),
+        (["medssl.cli", "medssl.ingest.checking", "medssl.ingest.summary"], ()),
+        (["medssl.study.sources"], ("numpy",)),
+    ],
+    ids=lambda names: " ".join(names),
+)
+def test_commands_start_without_the_big_packages(modules: list[str], also: tuple[str, ...]) -> None:
+    """The command line, ingest and a check, and the listing of a source."""
+    program = f"import sys, {', '.join(modules)}; print([m for m in {(*BIG, *also)} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

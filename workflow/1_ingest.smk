@@ -6,7 +6,7 @@ rule ingest_scan:
         spec=L.spec("ingest", "{source}"),
         listing=L.listing("{source}"),
     output:
-        L.private("{source}", "groups.parquet"),
+        L.private("{source}", "groups.jsonl.gz"),
     log:
         L.log("ingest", "{source}-scan"),
     benchmark:
@@ -21,7 +21,7 @@ rule ingest_scan:
 rule ingest_convert:
     input:
         spec=L.spec("ingest", "{source}"),
-        groups=L.private("{source}", "groups.parquet"),
+        groups=L.private("{source}", "groups.jsonl.gz"),
     output:
         series=L.ingest("{source}", "shards/{shard}-of-{shards}/series.tsv"),
         rejected=L.ingest("{source}", "shards/{shard}-of-{shards}/rejected.tsv"),

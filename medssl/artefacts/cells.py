@@ -1,27 +1,24 @@
-"""From the cells of a file to the columns of a table in memory."""
+"""From the cells of a text table to plain values, and back."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from medssl.artefacts.checks import AGAIN, refusal
 from medssl.artefacts.column import JSON, Column
-from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
+from medssl.core.files import canonical_json
+from medssl.core.text_table import MISSING
 
 _WHOLE = re.compile("-?[0-9]+")
 
 
-def tsv_cells(path: Path | str, columns: list[str] | None, where: str) -> pd.DataFrame:
-    """All cells of a TSV table as text, or those of some columns; `n/a` is None.
+def tsv_cells(path: Path | str, columns: Sequence[str] | None, where: str) -> dict[str, list[str | None]]:
+    """All columns of a TSV table as text, or some of them; `n/a` is None.
 
     Raises:
         CorruptArtefactError: it is not a whole table.
@@ -37,48 +34,40 @@ def tsv_cells(path: Path | str, columns: list[str] | None, where: str) -> pd.Dat
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise CorruptArtefactError(f"{where}, line {number}: got {len(row)} cells; expected {len(header)}. {AGAIN}")
-    wanted = header if columns is None else [name for name in header if name in columns]
-    cells: dict[str, list[str | None]] = {
-        name: [None if row[place] == tables.MISSING else row[place] for row in rows]
-        for place, name in enumerate(header)
-        if name in wanted
-    }
     if len(set(header)) < len(header):
         raise CorruptArtefactError(f"{where} has a column twice: got {', '.join(header)}. {AGAIN}")
-    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()}, columns=wanted)
+    return {
+        name: [None if row[place] == MISSING else row[place] for row in rows]
+        for place, name in enumerate(header)
+        if columns is None or name in columns
+    }
 
 
-def parquet_table(path: Path | str, columns: list[str] | None, where: str) -> pd.DataFrame:
-    """A Parquet table, or some of its columns.
+def from_text(cells: Sequence[str | None], name: str, column: Column | None, where: str) -> list[Any]:
+    """A column of text as what it stands for.
 
     Raises:
-        CorruptArtefactError: it is not one, or lacks one of them.
+        CorruptArtefactError: a cell does not stand for such a value.
     """
-    import pyarrow
-
-    try:
-        return tables.read_parquet(path, columns)
-    except (pyarrow.ArrowException, OSError, KeyError) as error:
-        raise CorruptArtefactError(f"{where} is not a readable table ({error}). {AGAIN}") from None
-
-
-def from_text(raw: pd.Series, column: Column | None, where: str) -> pd.Series:
-    """A column of text as what it stands for."""
     if column is None:
-        return _guessed(raw)
+        return _guessed(cells)
     if column.dtype == "str":
-        return raw
+        return list(cells)
     if column.dtype in JSON:
-        return pd.Series([parsed(cell, column, where) for cell in raw], index=raw.index, dtype=object)
+        return [parsed(cell, column, where) for cell in cells]
     try:
-        values = [None if cell is None else _PARSERS[column.kind](cell) for cell in raw]
+        return [None if cell is None else _PARSERS[column.kind](cell) for cell in cells]
     except (ValueError, KeyError) as error:
-        raise refusal(where, str(raw.name), f"the cell {error}", column.described) from None
-    missing = None in values
-    if missing and column.kind != "float":
-        nullable = {"int": "Int64", "bool": "boolean"}[column.kind]
-        return pd.Series(values, index=raw.index, dtype=nullable)  # a missing value that may not be is for `check` to say
-    return pd.Series(values, index=raw.index, dtype=column.in_memory(text=True))
+        raise refusal(where, name, f"the cell {error}", column.described) from None
+
+
+def to_text(values: Sequence[Any], column: Column | None) -> list[Any]:
+    """Plain values of a column as `core/text_table` is to write them: numbers that may have a fraction have one."""
+    if column is None:
+        return list(values)
+    if column.dtype in JSON and column.compact:
+        return [None if value is None else canonical_json(value) for value in values]
+    return [None if value is None else float(value) for value in values] if column.kind == "float" else list(values)
 
 
 def _whole(cell: str) -> int:
@@ -97,37 +86,38 @@ def _real(cell: str) -> float:
 _PARSERS: dict[str, Callable[[str], Any]] = {"int": _whole, "float": _real, "bool": {"true": True, "false": False}.__getitem__}
 
 
-def _guessed(raw: pd.Series) -> pd.Series:
-    """A further column: whole numbers, numbers, truth values or text, by what its cells look like."""
-    known = [cell for cell in raw if cell is not None]
-    if not known:
-        return raw
-    if set(known) <= {"true", "false"}:
-        return raw.map({"true": True, "false": False}).astype("boolean" if len(known) < len(raw) else "bool")
-    if all(map(_WHOLE.fullmatch, known)):
-        return raw.map(int, na_action="ignore").astype("Int64")
+def _guessed(cells: Sequence[str | None]) -> list[Any]:
+    """A further column: truth values, numbers or text, by what all its cells look like."""
+    known = [cell for cell in cells if cell is not None]
+    parse: Callable[[str], Any] = str
+    if known and set(known) <= {"true", "false"}:
+        parse = _PARSERS["bool"]
+    elif all(map(_is_number, known)):
+        parse = _number
+    return [None if cell is None else parse(cell) for cell in cells]
+
+
+def _number(cell: str) -> int | float:
+    return int(cell) if _WHOLE.fullmatch(cell) else float(cell)
+
+
+def _is_number(cell: str) -> bool:
     try:
-        numbers = [None if cell is None else int(cell) if _WHOLE.fullmatch(cell) else float(cell) for cell in raw]
+        _number(cell)
     except ValueError:
-        return raw
-    mixed = any(isinstance(number, int) for number in numbers)
-    return pd.Series(numbers, index=raw.index, dtype=object if mixed else np.float64)
+        return False
+    return True
 
 
-def parsed(cell: Any, column: Column, where: str) -> Any:
+def parsed(cell: str | None, column: Column, where: str) -> Any:
     """What a cell of JSON holds; None where it is missing.
 
     Raises:
         CorruptArtefactError: it is not JSON.
     """
-    if is_missing(cell):
+    if cell is None:
         return None
     try:
         return json.loads(cell)
     except (ValueError, TypeError):
         raise refusal(where, column.name, f"the cell {str(cell)[:60]!r}", f"{column.described}, as JSON") from None
-
-
-def is_missing(cell: Any) -> bool:
-    """Whether a value stands for a missing one."""
-    return cell is None or cell is pd.NA or (isinstance(cell, float) and math.isnan(cell))

@@ -1,75 +1,92 @@
-"""Whether the values of a column are what its schema says; the sentence where they are not."""
+"""Whether the values of a column are what its schema says, and rows in order and different; the sentence where they are not."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from medssl.artefacts.column import JSON, TEXT, Column
+from medssl.artefacts.column import JSON, Column
 from medssl.core.errors import CorruptArtefactError
 
+if TYPE_CHECKING:
+    from medssl.artefacts.schema import Table
+
 AGAIN = "Delete the receipt of its folder and run the same command again."
-_NOTHING = ("empty",)
-_KINDS = {
-    "str": ("string", *_NOTHING),
-    "bytes": ("bytes", *_NOTHING),
-    "bool": ("boolean", *_NOTHING),
-    "int": ("integer", *_NOTHING),
-    "float": ("floating", "integer", "mixed-integer-float", *_NOTHING),
-}
-"""By the first letters of a type, what pandas calls the values of an object column of it."""
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "bytes": (bytes,), "bool": (bool,), "int": (int,), "float": (int, float)}
+"""By the first letters of a type, what the values of a column of it are; a truth value is no number."""
 
 
-def check_column(values: pd.Series, column: Column | None, name: str, where: str, *, exact: bool) -> None:
-    """Refuse the values of a column that are not as its schema says; `exact`: in the width of numbers too, as Parquet keeps it.
+def check_names(table: Table, names: Sequence[str], where: str, columns: Sequence[str] | None = None) -> None:
+    """Refuse a table that lacks a column, or has one that is not known; `columns`: those that were asked for, else all.
+
+    Raises:
+        CorruptArtefactError: which one.
+    """
+    needed = [c.name for c in table.columns if not c.optional] if columns is None else list(columns)
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise CorruptArtefactError(
+            f"{where} has no column {missing[0]!r}: got {', '.join(names) or 'none'}; expected {', '.join(needed)}. {AGAIN}"
+        )
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise refusal(where, twice[0], "the column twice", "it once")
+    for name in names:
+        table.column(name, where)
+
+
+def check_cells(table: Table, cells: Mapping[str, Sequence[Any]], where: str) -> None:
+    """Refuse a table of plain values by column name, None where one is missing.
 
     Raises:
         CorruptArtefactError: what was found, and what was expected.
     """
-    if column is None:
-        return
-    refused = partial(refusal, where, name)
-    missing = values.isna()
-    if missing.any() and not column.nullable:
-        raise refused(f"{int(missing.sum())} missing value(s)", f"{column.described} in every row")
+    for name, values in cells.items():
+        column = table.column(name, where)
+        if column is not None:
+            _check_values(values, column, partial(refusal, where, name))
+    in_order = True
+    if table.sorted_by and set(cells) >= set(table.sorted_by):
+        places = [_place(row) for row in zip(*(cells[name] for name in table.sorted_by), strict=True)]
+        in_order = all(before <= after for before, after in pairwise(places))
+    if keys := unique_columns(table, cells):
+        seen: set[Any] = set()
+        for row in zip(*(cells[name] for name in keys), strict=True):
+            if row in seen:
+                raise in_two_rows(where, keys, list(row))
+            seen.add(row)
+    if not in_order:
+        raise out_of_order(where, table)
+
+
+def _check_values(values: Sequence[Any], column: Column, refused: Callable[[str, str], CorruptArtefactError]) -> None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) and not column.nullable:
+        raise refused(*missing_values(len(values) - len(known), column))
     if column.dtype in JSON:
-        for cell in values[~missing]:
-            if not _is_of_shape(cell, column):
-                raise refused(repr(cell)[:80], column.described)
+        check_json(known, column, refused)
         return
-    if not _is_of_kind(values, column, exact=exact):
-        found = values[~missing]
-        example = f" such as {found.iloc[0]!r}" if values.dtype == object and len(found) else ""
-        raise refused(f"{values.dtype}{example}", column.described)
-    known = values[~missing]
-    if column.choices and (strange := sorted(set(known.unique()) - set(column.choices))):
-        raise refused(repr(strange[0]), f"one of {', '.join(column.choices)}")
-    if column.form and len(known):
-        wrong = ~known.astype(TEXT).str.fullmatch(column.form).astype(bool)
-        if wrong.any():
-            raise refused(repr(known[wrong.to_numpy()].iloc[0]), f"text of the form {column.form}")
+    kinds = _KINDS[column.kind]
+    for value in known:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and column.kind != "bool"):
+            raise refused(repr(value)[:80], column.described)
+    if column.choices and (strange := sorted(set(known) - set(column.choices))):
+        raise refused(*no_choice(strange[0], column))
+    if column.form:
+        fits = re.compile(column.form).fullmatch
+        if wrong := next((value for value in known if not fits(value)), None):
+            raise refused(*no_form(wrong, column))
 
 
-def _is_of_kind(values: pd.Series, column: Column, *, exact: bool) -> bool:
-    """Whether a column without lists is of its type; `exact`: in the width too, as Parquet keeps it."""
-    if values.isna().all():
-        return True
-    if values.dtype == object:
-        return pd.api.types.infer_dtype(values, skipna=True) in _KINDS[column.kind]
-    is_kind = {
-        "str": pd.api.types.is_string_dtype,
-        "bool": pd.api.types.is_bool_dtype,
-        "int": pd.api.types.is_integer_dtype,
-        "float": pd.api.types.is_float_dtype if exact else pd.api.types.is_numeric_dtype,
-        "bytes": lambda _: False,
-    }[column.kind]
-    same_width = not exact or column.kind not in ("int", "float") or str(values.dtype).lower() == column.dtype
-    return bool(is_kind(values.dtype)) and same_width and not (column.kind == "float" and values.dtype == bool)
+def check_json(known: Iterable[Any], column: Column, refused: Callable[[str, str], CorruptArtefactError]) -> None:
+    """Refuse lists and dictionaries that are not as the column says."""
+    for cell in known:
+        if not _is_of_shape(cell, column):
+            raise refused(repr(cell)[:80], column.described)
 
 
 def _is_of_shape(cell: Any, column: Column) -> bool:
@@ -94,25 +111,45 @@ def _is_item(item: Any, kind: str) -> bool:
     return number or (kind == "float" and isinstance(item, float) and math.isfinite(item))
 
 
-def order_of(frame: pd.DataFrame, by: Sequence[str]) -> tuple[bool, bool]:
-    """Whether rows are in order by some columns, missing values last; and whether no two of them are equal there."""
-    equal = np.ones(max(len(frame) - 1, 0), dtype=bool)
-    for name in by:
-        before, after = _ordered(frame[name].array, frame[name].isna().to_numpy())
-        if (equal & after).any():
-            return False, False
-        equal &= ~before
-    return True, not equal.any()
+def _place(row: tuple[Any, ...]) -> tuple[tuple[bool, Any], ...]:
+    """What rows are ordered by: missing values last."""
+    return tuple((value is None, 0 if value is None else value) for value in row)
 
 
-def _ordered(values: Any, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row but the last, whether its value comes before the next one's, and whether it comes after it."""
-    first, second = values[:-1], values[1:]
-    both = ~gone[:-1] & ~gone[1:]
-    before, after = ~gone[:-1] & gone[1:], gone[:-1] & ~gone[1:]
-    before[both] = np.asarray(first[both] < second[both], dtype=bool)
-    after[both] = np.asarray(first[both] > second[both], dtype=bool)
-    return before, after
+def unique_columns(table: Table, names: Iterable[str]) -> tuple[str, ...]:
+    """The columns in which no two rows may be equal, of a table with these; none where one that must be there is absent."""
+    here = set(names)
+    absent = {column.name for column in table.columns if column.optional} - here
+    keys = tuple(name for name in table.unique if name not in absent)
+    return keys if here >= set(keys) else ()
+
+
+# ---- what is said
+
+
+def missing_values(count: int, column: Column) -> tuple[str, str]:
+    """Got and expected, where values are missing that may not be."""
+    return f"{count} missing value(s)", f"{column.described} in every row"
+
+
+def no_choice(value: Any, column: Column) -> tuple[str, str]:
+    """Got and expected, of a word that is none of the column's."""
+    return repr(value), f"one of {', '.join(column.choices)}"
+
+
+def no_form(value: Any, column: Column) -> tuple[str, str]:
+    """Got and expected, of a text of another form."""
+    return repr(value), f"text of the form {column.form}"
+
+
+def in_two_rows(where: str, keys: tuple[str, ...], row: list[Any]) -> CorruptArtefactError:
+    """The error of two rows that are equal in `keys`."""
+    return refusal(where, keys[0], f"{row} in two rows", f"each {', '.join(keys)} once")
+
+
+def out_of_order(where: str, table: Table) -> CorruptArtefactError:
+    """The error of rows that are not sorted."""
+    return refusal(where, table.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(table.sorted_by)}")
 
 
 def refusal(where: str, column: str, got: str, expected: str) -> CorruptArtefactError:

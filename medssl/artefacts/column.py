@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-import pandas as pd
+from typing import Literal
 
 JSON = ("list", "dict")
 """Types whose cells are JSON text in a file."""
-TEXT = pd.StringDtype("pyarrow", na_value=np.nan)
-"""The pandas type of text."""
 
 DType = Literal["str", "bool", "int8", "int32", "int64", "uint64", "float32", "float64", "bytes", "list", "dict"]
 
@@ -48,16 +43,6 @@ class Column:
     def kind(self) -> str:
         """The type without its width: `str`, `bool`, `int`, `float`, `bytes`, `list` or `dict`."""
         return re.sub("^u|[0-9]+$", "", self.dtype)
-
-    def in_memory(self, *, text: bool) -> Any:
-        """The pandas type of the column as it is read; `text`: of a table that is text."""
-        if self.kind == "int" and self.nullable:
-            return self.dtype.replace("uint", "UInt") if self.dtype.startswith("u") else self.dtype.replace("int", "Int")
-        if self.kind in ("int", "float"):
-            return self.dtype
-        if self.kind == "bool":
-            return "boolean" if self.nullable else "bool"
-        return TEXT if self.kind == "str" and not text else object
 
     @property
     def described(self) -> str:

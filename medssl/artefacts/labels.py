@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pandas as pd
 
 from medssl.artefacts.column import INSIDE, Column
 from medssl.artefacts.document import Document, meant
 from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.volumes import VOLUME_ID
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GROUP = "group_"
 """Begins the name of a column whose values make subgroups."""
@@ -69,6 +71,8 @@ def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFram
         samples: the table of the prepare stage.
         given: the table `LABELS`.
     """
+    import pandas as pd
+
     columns = ["label", *group_columns(given)]
     of_image, of_volume = given[given["index"].notna()], given[given["index"].isna()]
     by_image = of_image.set_index(["volume_id", "index"])[columns]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from medssl.artefacts.column import INSIDE, Column
 from medssl.artefacts.fits import FIT_ID, FOLD, FRACTION, INIT, MODE, PRETRAIN_SEED, SEED, UNIT_ID
 from medssl.artefacts.labels import GROUPS
 from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.volumes import SPLITS, VOLUME_ID
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROBABILITY = "prob_"
 """Begins the name of the column of a class."""

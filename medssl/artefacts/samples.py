@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from medssl.artefacts.column import ID, INSIDE, Column
 from medssl.artefacts.document import Document, meant
 from medssl.artefacts.schema import Table
 from medssl.artefacts.volumes import KIND, SPLITS, SUBJECT_ID, UNIT, VOLUME_ID
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SAMPLE_ID = Column("sample_id", "str", "`<volume_id>-<index>`, the index in four digits or more", form=ID)
 

@@ -1,25 +1,24 @@
 """What a table holds: columns with type, unit and meaning; reading, writing and checking by them.
 
-Cells that hold JSON become lists and dictionaries here, and text again, and nowhere else.
+Cells that hold JSON become lists and dictionaries here, and text again, and nowhere else. Text tables are plain values by
+column, so that a stage that needs no more starts without pandas; data frames are made of them in `frames.py`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from medssl.artefacts.cells import from_text, is_missing, parquet_table, parsed, tsv_cells
-from medssl.artefacts.checks import AGAIN, check_column, order_of, refusal
-from medssl.artefacts.column import JSON, TEXT, Column
-from medssl.core import tables
+from medssl.artefacts.cells import from_text, to_text, tsv_cells
+from medssl.artefacts.checks import AGAIN, check_cells, check_names
+from medssl.artefacts.column import Column
+from medssl.core import text_table
 from medssl.core.errors import CorruptArtefactError
-from medssl.core.files import canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,30 @@ class Table:
         Raises:
             CorruptArtefactError: it is not a table of this kind.
         """
-        read = tsv_cells if self.is_tsv else parquet_table
-        raw = read(path, list(columns) if columns is not None else None, str(path))
-        frame = pd.DataFrame(
-            {name: self._decoded(raw[name], self.column(name, str(path)), str(path)) for name in raw.columns}, index=raw.index
-        )
-        if not self.is_tsv:
-            frame.attrs = raw.attrs
-        self.check(frame, path, columns=columns)
-        return frame
+        from medssl.artefacts import frames
+
+        return frames.read(self, path, columns)
+
+    def read_rows(self, path: Path | str) -> list[dict[str, Any]]:
+        """The rows of a TSV file as plain values, None where one is missing; without pandas.
+
+        Raises:
+            CorruptArtefactError: it is not a table of this kind.
+        """
+        return rows_of(self.read_cells(path))
+
+    def read_cells(self, path: Path | str, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+        """The same by column.
+
+        Raises:
+            CorruptArtefactError: it is not a table of this kind.
+        """
+        where = str(path)
+        text = tsv_cells(path, columns, where)
+        check_names(self, list(text), where, columns)
+        cells = {name: from_text(column, name, self.column(name, where), where) for name, column in text.items()}
+        check_cells(self, cells, where)
+        return cells
 
     def write(self, path: Path | str, frame: pd.DataFrame) -> None:
         """Write a table all or nothing, its columns in the order in which they stand; `read` gives it back.
@@ -85,43 +99,48 @@ class Table:
         Raises:
             CorruptArtefactError: it is not a table of this kind; nothing was written.
         """
-        self.check(frame, path)
-        where = str(path)
-        coded = frame.assign(**{str(name): self._coded(frame[name], self.column(str(name), where)) for name in frame.columns})
-        (tables.write_tsv if self.is_tsv else tables.write_parquet)(path, coded)
+        from medssl.artefacts import frames
 
-    def check(self, frame: pd.DataFrame, where: Path | str = "", *, columns: Sequence[str] | None = None) -> None:
-        """Refuse what is not a table of this kind. `where`: its file; `columns`: those that were asked for.
+        frames.write(self, path, frame)
+
+    def write_rows(self, path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write rows of plain values as a TSV file, in the columns of the schema and sorted as it is; without pandas.
+
+        Raises:
+            CorruptArtefactError: it is not a table of this kind; nothing was written.
+        """
+        ordered = sorted(rows, key=lambda row: [row[name] for name in self.sorted_by])
+        columns = [c for c in self.columns if not c.optional or any(c.name in row for row in ordered)]
+        cells = {c.name: [row.get(c.name) if c.optional else row[c.name] for row in ordered] for c in columns}
+        self.write_cells(path, cells)
+
+    def write_cells(self, path: Path | str, cells: dict[str, list[Any]]) -> None:
+        """The same by column, in the order in which rows stand.
+
+        Raises:
+            CorruptArtefactError: it is not a table of this kind; nothing was written.
+        """
+        where = str(path)
+        check_names(self, list(cells), where)
+        check_cells(self, cells, where)
+        coded = [to_text(values, self.column(name, where)) for name, values in cells.items()]
+        text_table.write_rows(path, list(cells), zip(*coded, strict=True))
+
+    def check(self, frame: pd.DataFrame, where: Path | str = "") -> None:
+        """Refuse what is not a table of this kind. `where`: its file.
 
         Raises:
             CorruptArtefactError: which column, what was found, what was expected, what to do.
         """
-        place = str(where) or self.file
-        needed = [c.name for c in self.columns if not c.optional] if columns is None else list(columns)
-        missing = [name for name in needed if name not in frame]
-        if missing:
-            raise CorruptArtefactError(
-                f"{place} has no column {missing[0]!r}: got {', '.join(map(str, frame.columns)) or 'none'}; expected "
-                f"{', '.join(needed)}. {AGAIN}"
-            )
-        twice = frame.columns[frame.columns.duplicated()]
-        if len(twice):
-            raise refusal(place, str(twice[0]), "the column twice", "it once")
-        for name in frame.columns:
-            check_column(frame[name], self.column(str(name), place), str(name), place, exact=not self.is_tsv)
-        in_order, all_different = order_of(frame, self.sorted_by) if set(frame.columns) >= set(self.sorted_by) else (True, False)
-        absent = {column.name for column in self.columns if column.optional} - set(frame.columns)
-        keys = tuple(name for name in self.unique if name not in absent)
-        known = keys == self.sorted_by and in_order and all_different  # then nothing is left to look for
-        if keys and not known and set(frame.columns) >= set(keys) and (again := frame.duplicated(list(keys))).any():
-            row = frame.loc[again, list(keys)].iloc[0].tolist()
-            raise refusal(place, keys[0], f"{row} in two rows", f"each {', '.join(keys)} once")
-        if not in_order:
-            raise refusal(place, self.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(self.sorted_by)}")
+        from medssl.artefacts import frames
+
+        frames.check(self, frame, str(where) or self.file)
 
     def empty(self) -> pd.DataFrame:
         """The table without rows: all columns, each of its type."""
-        return pd.DataFrame({c.name: pd.Series(dtype=c.in_memory(text=self.is_tsv)) for c in self.columns if not c.optional})
+        from medssl.artefacts import frames
+
+        return frames.empty(self)
 
     def column(self, name: str, where: str = "") -> Column | None:
         """The column of a name, also one of a family; None for a further one.
@@ -141,24 +160,7 @@ class Table:
             f"{where or self.file} has a column {name!r} that is not known; expected {', '.join(self.names)}. {AGAIN}"
         )
 
-    def _decoded(self, raw: pd.Series, column: Column | None, where: str) -> pd.Series:
-        """A column of a file as it is in memory."""
-        if self.is_tsv:
-            return from_text(raw, column, where)
-        if column is None or column.dtype not in JSON:
-            return raw
-        return pd.Series([parsed(cell, column, where) for cell in raw], index=raw.index, dtype=object)
 
-    def _coded(self, values: pd.Series, column: Column | None) -> pd.Series:
-        """A column as its file holds it."""
-        if column is None:
-            return values
-        if column.dtype in JSON and (column.compact or not self.is_tsv):
-            to_text: Callable[[Any], str] = canonical_json if column.compact else json.dumps
-            texts = [None if is_missing(cell) else to_text(cell) for cell in values]
-            return pd.Series(texts, index=values.index, dtype=object if self.is_tsv else TEXT)
-        if self.is_tsv and column.kind == "float":
-            return values.astype(np.float64)
-        if not self.is_tsv and column.kind == "str" and values.dtype == object and values.notna().any():
-            return values.astype(TEXT)  # pandas writes down the type of the column too, and equal content is equal bytes
-        return values
+def rows_of(cells: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The rows of a table that is given by column."""
+    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]

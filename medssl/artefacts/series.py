@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pandas as pd
-
 from medssl.artefacts.column import HASH, ID, Column
 from medssl.artefacts.document import Document, Number, meant
 from medssl.artefacts.schema import Table
@@ -129,24 +127,10 @@ class VolumeFile(Document):
     mask_labels: list[int] | None = meant("values that the mask beside the image holds; absent without one", default=None)
 
 
-def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as plain values, None where one is missing: what `volume.json` and the ledger are made of."""
-    plain = frame.astype(object).where(frame.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
-
-
-def frame_of(rows: list[dict[str, Any]], table: Table) -> pd.DataFrame:
-    """A table of rows of plain values, in its columns, sorted as it is sorted; whole numbers stay whole beside missing ones."""
-    left_out = {column.name for column in table.columns if column.optional and not any(column.name in row for row in rows)}
-    names = [name for name in table.names if name not in left_out]
-    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in names})
-    return frame.sort_values(list(table.sorted_by), kind="stable", ignore_index=True) if table.sorted_by else frame
-
-
 def read_series(path: Path | str) -> list[dict[str, Any]]:
     """The rows of `series.tsv` as plain values; lists are lists, None is missing.
 
     Raises:
         CorruptArtefactError: it is not such a table.
     """
-    return rows_of(SERIES.read(path))
+    return SERIES.read_rows(path)

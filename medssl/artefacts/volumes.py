@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from medssl.artefacts.column import ID, INSIDE, Column
 from medssl.artefacts.schema import Table
@@ -126,7 +125,7 @@ def read_volumes(path: Path | str) -> list[Volume]:
         CorruptArtefactError: it is not a table of volumes, or a window is empty.
     """
     folder = Path(path).parent
-    return [_volume(row, folder, path) for row in VOLUMES.read(path).to_dict("records")]
+    return [_volume(row, folder, path) for row in VOLUMES.read_rows(path)]
 
 
 def write_volumes(path: Path | str, volumes: Iterable[Volume]) -> None:
@@ -135,10 +134,7 @@ def write_volumes(path: Path | str, volumes: Iterable[Volume]) -> None:
     Raises:
         CorruptArtefactError: an array is elsewhere, or they are not volumes as the table has them.
     """
-    rows = [_row(volume, Path(path).parent) for volume in volumes]
-    names = [name for name in VOLUMES.names if name != "window_percentiles" or any(row[name] for row in rows)]
-    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in names})
-    VOLUMES.write(path, frame.sort_values("volume_id", kind="stable", ignore_index=True))
+    VOLUMES.write_rows(path, [_row(volume, Path(path).parent) for volume in volumes])
 
 
 def _volume(row: dict[Any, Any], folder: Path, where: Path | str) -> Volume:
@@ -174,7 +170,7 @@ def _row(volume: Volume, folder: Path) -> dict[str, Any]:
         return path.relative_to(folder).as_posix()
 
     same = ("volume_id", "series_id", "subject_id", "unit", "kind", "modality", "split", "slope", "intercept")
-    return {name: getattr(volume, name) for name in same} | {
+    row = {name: getattr(volume, name) for name in same} | {
         "array": below(volume.array),
         "mask": None if volume.mask is None else below(volume.mask),
         "shape": list(volume.shape),
@@ -182,5 +178,5 @@ def _row(volume: Volume, folder: Path) -> dict[str, Any]:
         "affine": None if volume.affine is None else [list(line) for line in volume.affine],
         "window_low": list(volume.low),
         "window_high": list(volume.high),
-        "window_percentiles": None if volume.percentiles is None else list(volume.percentiles),
     }
+    return row if volume.percentiles is None else row | {"window_percentiles": list(volume.percentiles)}

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +21,7 @@ from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import canonical_json, inside, read_json, sha256_file, sha256_text, sweep, write_json
 from medssl.core.layout import Layout
 from medssl.core.lock import hold
-from medssl.core.origin import origin
+from medssl.core.origin import installed_version, origin
 from medssl.core.progress import Bar, progress
 from medssl.core.store import RECEIPT, Store, read_receipt
 
@@ -307,8 +306,8 @@ def environment() -> dict[str, str]:
         "lightning-fabric",
         "snakemake",
     ):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
+        if (number := installed_version(package)) is not None:
+            found[package] = number
     return found
 
 

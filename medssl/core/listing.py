@@ -42,8 +42,8 @@ def load_key(path: str | None) -> bytes:
 def minted(key: bytes, prefix: str, *names: str) -> str:
     """An id for names that must not be seen: `p-4f2a01b3c4d5`. A name is its bytes; where it ends counts."""
     marked = (name.replace("\x1e", "\x1e\x1e").replace("\x1f", "\x1e\x1f") for name in names)
-    digest = hmac.new(key, "\x1f".join(marked).encode("utf-8", "surrogateescape"), hashlib.sha256)
-    return f"{prefix}-{digest.hexdigest()[:12]}"
+    digest = hmac.digest(key, "\x1f".join(marked).encode("utf-8", "surrogateescape"), "sha256")
+    return f"{prefix}-{digest.hex()[:12]}"
 
 
 def key_of(source: str, key: bytes) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
+import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,41 @@ def _differs(lock: str) -> dict[str, str]:
     """Installed version of every pinned package that is not as pinned (a build tag such as `+cpu` apart)."""
     found = {}
     for name, pinned in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock, flags=re.MULTILINE):
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
-            installed = "not installed"
+        installed = installed_version(name) or "not installed"
         if installed.partition("+")[0] != pinned.partition("+")[0]:
             found[name] = installed
     return found
+
+
+def installed_version(name: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    known = _versions().get(_normal(name))
+    if known is not None:
+        return known
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Versions by name, as the folders say that installers leave beside packages: to read what is in them takes 100 ms.
+
+    Source: packaging.python.org, "Recording installed projects": `{name}-{version}.dist-info`.
+    """
+    found: dict[str, str] = {}
+    for place in sys.path:
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(place or "."):
+                name, dash, number = entry.removesuffix(".dist-info").rpartition("-")
+                if dash and entry.endswith(".dist-info"):
+                    found.setdefault(_normal(name), number)
+    return found
+
+
+def _normal(name: str) -> str:
+    """A name of a package in the one form that all its spellings have."""
+    return re.sub(r"[-_.]+", "_", name).lower()

@@ -1,30 +1,35 @@
-"""Tables: TSV for people, Parquet for a row per slice. Equal content is equal bytes."""
+"""Tables as data frames in files: TSV for people (`text_table.py`), Parquet for a row per slice. Equal content is equal bytes."""
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medssl.core.files import writing
-
-MISSING = "n/a"
+from medssl.core.files import write_text, writing
+from medssl.core.text_table import MISSING, text_of
 
 
 def write_tsv(target: Path | str, rows: pd.DataFrame) -> None:
     """Write a table: tab separated, `n/a` for missing, `true|false`, lists as JSON, floats with full precision."""
-    with writing(target) as temporary:
-        temporary.write_text(tsv_text(rows), encoding="utf-8")
+    write_text(target, tsv_text(rows))
 
 
 def tsv_text(rows: pd.DataFrame) -> str:
     """The text of a table, as `write_tsv` writes it."""
-    lines = ["\t".join(rows.columns)]
-    lines += ["\t".join(map(_cell, row)) for row in rows.itertuples(index=False, name=None)]
-    return "\n".join(lines) + "\n"
+    cells = cells_of(rows)
+    return text_of(list(cells), zip(*cells.values(), strict=True))
+
+
+def cells_of(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """The columns of a table as plain values, None where one is missing."""
+    return {str(name): _plain(frame[name]) for name in frame.columns}
+
+
+def _plain(column: pd.Series) -> list[Any]:
+    known = column.astype(object).where(column.notna(), None)
+    return [value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value for value in known]
 
 
 def read_tsv(path: Path | str, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -55,16 +60,3 @@ def write_parquet(target: Path | str, rows: pd.DataFrame) -> None:
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> pd.DataFrame:
     """Read a Parquet table, or some of its columns."""
     return pd.read_parquet(path, engine="pyarrow", columns=columns)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return MISSING
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        value = value.item()
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple, dict)):
-        return json.dumps(value, sort_keys=True)
-    text = repr(value) if isinstance(value, float) else str(value)
-    return text.replace("\t", " ").replace("\n", " ").replace("\r", " ")

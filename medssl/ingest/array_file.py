@@ -1,23 +1,29 @@
-"""The array file of one volume while its slices come in: its room is taken at once, a slice is one write."""
+"""The array file of one volume while its slices come in: its room is taken at once, a slice is one write, hashed on the way."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from medssl.core.files import sha256_file
 from medssl.volume.geometry import Reorientation
+
+WAITING = 16
+"""Planes that may wait to be hashed before the threads that decode them wait too."""
 
 
 class ArrayFile:
     """A `.npy` in Fortran order of `shape`, filled by source slices that `turn` puts into their place. Use as a context.
 
     Slices that are planes along the last axis are written with one call, which spares a page fault for every 4 kB of a
-    memory map; other orientations go through the map.
+    memory map, and hashed from memory; other orientations go through the map, and the file is hashed at the end.
 
     Raises:
         OSError: there is no room on the disk; nothing was decoded yet.
@@ -25,8 +31,12 @@ class ArrayFile:
 
     def __init__(self, target: Path, dtype: str, shape: tuple[int, ...], turn: Reorientation) -> None:
         self._array = np.lib.format.open_memmap(target, "w+", np.dtype(dtype), shape, fortran_order=True)
-        self._offset, self._turn = int(self._array.offset), turn
+        self._target, self._offset, self._turn = target, int(self._array.offset), turn
         self._is_plane = turn.axes[2] == 2
+        with open(target, "rb") as head:
+            self._digest = hashlib.sha256(head.read(self._offset))
+        self._waiting: dict[int, memoryview] = {}
+        self._hashed, self._hashing = 0, threading.Lock()
         self._descriptor = os.open(target, os.O_WRONLY)
         try:
             # a map of a file that has no blocks kills the process when the disk is full
@@ -42,15 +52,44 @@ class ArrayFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.close(self._descriptor)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the array."""
+        i, j, k = self._array.shape
+        return i, j, k
+
+    @property
+    def order(self) -> range:
+        """The source slices as they lie in the file; in this order they are hashed soonest."""
+        axis = self._turn.axes.index(2)
+        return range(self._array.shape[axis])[:: -1 if self._turn.flips[axis] else 1]
+
     def put(self, k: int, values: np.ndarray) -> None:
-        """Slice `k` of the source stack, `(i, j)` of the source."""
+        """Slice `k` of the source stack, `(i, j)` of the source. Several threads may put slices."""
         if not self._is_plane:
             self._turn.restore(self._array)[:, :, k] = values
             return
         flips: Any = tuple(slice(None, None, -1 if flip else 1) for flip in self._turn.flips[:2])
         plane = np.asfortranarray(values.transpose(self._turn.axes[:2])[flips], self._array.dtype)
         place = self._array.shape[2] - 1 - k if self._turn.flips[2] else k
-        rest, offset = memoryview(plane.T).cast("B"), self._offset + place * plane.nbytes  # type: ignore[arg-type]
+        whole = memoryview(plane.T).cast("B")  # type: ignore[arg-type]
+        rest, offset = whole, self._offset + place * plane.nbytes
         while rest:
             written = os.pwrite(self._descriptor, rest, offset)
             rest, offset = rest[written:], offset + written
+        self._hash(place, whole)
+
+    def _hash(self, place: int, plane: memoryview) -> None:
+        """Hash the planes whose turn it is, in one thread at a time; the others go on decoding."""
+        self._waiting[place] = plane
+        while self._hashed in self._waiting and self._hashing.acquire(blocking=len(self._waiting) > WAITING):
+            try:
+                while (now := self._waiting.pop(self._hashed, None)) is not None:
+                    self._digest.update(now)
+                    self._hashed += 1
+            finally:
+                self._hashing.release()
+
+    def sha256(self) -> str:
+        """Hash of the whole file, once all slices are in it."""
+        return self._digest.hexdigest() if self._is_plane else sha256_file(self._target)

@@ -10,16 +10,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from medssl.artefacts.series import REJECTED, SERIES, frame_of
 from medssl.core import listing
 from medssl.core.layout import PRIVATE
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.convert_images import picture_labels
-from medssl.ingest.inventory import inventory, labels_of
-from medssl.ingest.items import item_rows, items_table, said_of
-from medssl.ingest.ledger import Row, records
+from medssl.ingest.inventory import by_group, inventory, labels_of
+from medssl.ingest.items import item_rows, said_of, sorted_items
+from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.source import Source
@@ -32,11 +29,11 @@ NAME = "check"
 class Checked:
     """What became of a source."""
 
-    series: pd.DataFrame
-    """`series.tsv`"""
-    rejected: pd.DataFrame
-    """`rejected.tsv`"""
-    items: pd.DataFrame
+    series: list[Row]
+    """rows of `series.tsv`"""
+    rejected: list[Row]
+    """rows of `rejected.tsv`"""
+    items: list[Row]
     """every file with its code, sentence and ids (`items.COLUMNS`)"""
     keyed: bool
     """whether the ids are made with a key that studies may have, or hold for this path alone"""
@@ -73,16 +70,21 @@ def check_source(
     rejected: list[Row] = []
     items: list[Row] = []
     with ReadingPool(key, min(2, os.cpu_count() or 1)) as readers, tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
-        table = inventory(files, root, own_key, readers, options=options, labels=given)
-        source = Source(root, key, own_key, readers, options, given, picture_labels(records(table)))
-        for group, rows in table.groupby("group", sort=True):
-            place, group_rows = Path(scratch) / str(group), records(rows)
-            outcome = convert_group(group_rows, source, functools.partial(new_file_in, place))
+        found = inventory(files, root, own_key, readers, options=options, labels=given)
+        source = Source(root, key, own_key, readers, options, given, picture_labels(found))
+        for group, rows in by_group(found).items():
+            place = Path(scratch) / group
+            outcome = convert_group(rows, source, functools.partial(new_file_in, place))
             series += [volume.row for volume in outcome.volumes]
             rejected += outcome.rejected
-            items += item_rows(outcome.record(), said_of(group_rows), own_key)
+            items += item_rows(outcome.record(), said_of(rows), own_key)
             shutil.rmtree(place, ignore_errors=True)
-    return Checked(frame_of(series, SERIES), frame_of(rejected, REJECTED), items_table(items), keyed)
+    return Checked(
+        sorted(series, key=lambda row: str(row["volume_id"])),
+        sorted(rejected, key=lambda row: str(row["item_id"])),
+        sorted_items(items),
+        keyed,
+    )
 
 
 def _key_of_path(path: Path) -> bytes:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from medssl.core.errors import StudyError
 from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, subject_of, tidy_id
@@ -24,8 +22,6 @@ from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
 
-COLUMNS = ["name", "size", "mtime_ns", "format", "code", "sentence", "series", "header", "group", "role"]
-COLUMNS += ["tainted", "beside", "shard"]
 NOT_FILES = {
     "link": Refusal("link"),
     "special": Refusal("special_file"),
@@ -89,30 +85,32 @@ def inventory(
     labels: Labels,
     known: dict[tuple[str, int, int], Row] | None = None,
     advance: Any = None,
-) -> pd.DataFrame:
+) -> list[Row]:
     """One row per listed file, in listing order; headers of unchanged files are taken from `known`."""
     rows = headers(listing, root, readers, no_space=options.no_space, known=known, advance=advance)
     _group(rows, own_key, options, labels)
     for row in rows:
         row["shard"] = zlib.crc32(row["group"].encode()) % options.shards
-    return table_of(rows)
+    return rows
 
 
-def table_of(rows: list[Row]) -> pd.DataFrame:
-    """Rows as a table; names are bytes and may be no text, so that no type of text holds them."""
-    return pd.DataFrame(
-        {name: pd.Series([row[name] for row in rows], dtype=object if name == "name" else None) for name in COLUMNS}
-    )
+def by_group(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of each group of files, groups sorted by their ids."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    return dict(sorted(groups.items()))
 
 
-def to_keep(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as a file may hold it: names are spelled (`core/listing.spelled`)."""
-    return table.assign(name=[spelled(name) for name in table["name"]])
+def to_text(rows: list[Row]) -> Iterator[str]:
+    """The inventory as lines of text; names are spelled (`core/listing.spelled`)."""
+    return (json.dumps(row | {"name": spelled(row["name"])}, separators=(",", ":")) + "\n" for row in rows)
 
 
-def kept(table: pd.DataFrame) -> pd.DataFrame:
-    """The table that `to_keep` made fit for a file."""
-    return table.assign(name=pd.Series([unspelled(name) for name in table["name"]], dtype=object, index=table.index))
+def of_text(lines: Iterable[str]) -> list[Row]:
+    """The inventory that `to_text` made lines of."""
+    rows = [json.loads(line) for line in lines]
+    return [row | {"name": unspelled(row["name"])} for row in rows]
 
 
 def headers(

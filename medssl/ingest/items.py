@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import pandas as pd
-
 from medssl.core.listing import minted, spelled
 
 Row = dict[str, Any]
@@ -57,10 +55,10 @@ def said_of(rows: Iterable[Row]) -> dict[str, tuple[str, str]]:
     return {row["name"]: (row["code"], row["sentence"]) for row in rows if row["code"]}
 
 
-def items_table(rows: Iterable[Row]) -> pd.DataFrame:
-    """The rows as a table, by file."""
+def sorted_items(rows: Iterable[Row]) -> list[Row]:
+    """The rows of the table, by file; empty cells are None."""
     ordered = sorted(rows, key=lambda row: tuple(row.values()))
-    return pd.DataFrame({name: pd.Series([row[name] or None for row in ordered], dtype=object) for name in COLUMNS})
+    return [{name: row[name] or None for name in COLUMNS} for row in ordered]
 
 
 def _row(file: str, **values: str) -> Row:

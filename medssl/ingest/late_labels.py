@@ -7,8 +7,6 @@ import math
 from collections import Counter
 from pathlib import Path
 
-import pandas as pd
-
 from medssl.core.file_names import GRID_FORMATS
 from medssl.ingest.data_files import claim_data_files, data_request
 from medssl.ingest.label_files import Given, LabelTarget, masks_of
@@ -73,7 +71,7 @@ def refused_in_words(rejected: list[Row]) -> str:
 
 def is_first(row: Row) -> bool:
     """Whether a row is a volume, the first of its time points: what a mask is for."""
-    return bool(row["kind"] == "volume" and (pd.isna(row["time_index"]) or row["time_index"] == 0))
+    return row["kind"] == "volume" and row["time_index"] in (None, 0)
 
 
 def place_mask(mask: Row, root: Path, volume: Row, readers: ReadingPool, no_space: str, target: Path) -> Answer:

@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medssl.artefacts.series import SERIES
 from medssl.core.errors import TooManyRefusalsError
 from medssl.ingest.refusal import Answer
@@ -35,11 +33,6 @@ def volume_row(volume_id: str, answer: Answer) -> Row:
         "label": False,
         "warnings": answer.get("warnings", []),
     }
-
-
-def records(table: pd.DataFrame) -> list[Row]:
-    """The rows of any table as plain dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def check_refusals(source: str, series: list[Row], rejected: list[Row], limit: float, items: Path) -> None:

@@ -35,16 +35,22 @@ class Mapped(mmap.mmap):
         return self.tell()
 
 
+READ_MOST = 1 << 21
+"""Bytes up to which a file is read whole: to map all its pages costs more than the copy."""
+READ_FOR_HEADER = 1 << 16
+"""The same where only its beginning is looked at."""
+
+
 def open_bytes(path: str | Path) -> Buffer:
     """The bytes of a regular file, mapped, not read.
 
     Raises:
         Refusal: `empty`, `link`, `special_file`, `changed` or `unreadable`.
     """
-    return _open(path)[0]
+    return _open(path, READ_MOST)[0]
 
 
-def _open(path: str | Path) -> tuple[Buffer, int]:
+def _open(path: str | Path, read_most: int) -> tuple[Buffer, int]:
     """The bytes of a regular file, and the time of its last change in ns."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -56,8 +62,7 @@ def _open(path: str | Path) -> tuple[Buffer, int]:
             raise Refusal("special_file")
         if info.st_size == 0:
             raise Refusal("empty")
-        if info.st_size <= 1 << 21:
-            # small files are read whole: a mapped page costs more than the copy
+        if info.st_size <= read_most:
             with open(descriptor, "rb", buffering=0, closefd=False) as file:
                 return file.read(), info.st_mtime_ns
         return Mapped(descriptor, 0, access=mmap.ACCESS_READ), info.st_mtime_ns
@@ -76,13 +81,13 @@ def _refusal(error: OSError) -> Refusal:
     return Refusal("unreadable", os.strerror(error.errno or 0).lower())
 
 
-def open_listed(file: Request) -> Buffer:
+def open_listed(file: Request, read_most: int = READ_MOST) -> Buffer:
     """The bytes of a listed file (`path`, `size`, `mtime_ns`), if it is still the one that was listed.
 
     Raises:
         Refusal: `changed`, or what `open_bytes` raises.
     """
-    data, mtime_ns = _open(file["path"])
+    data, mtime_ns = _open(file["path"], read_most)
     if len(data) != file["size"]:
         raise Refusal("changed", f"{len(data)} bytes, {file['size']} when it was listed")
     if mtime_ns != file.get("mtime_ns", mtime_ns):

@@ -53,7 +53,7 @@ def volume(request: Request, key: bytes) -> Answer:
     warnings = run_checks(series)
     if plan.modality != "CT" and view.dtype == np.float32 and has_outliers(np.load(target, mmap_mode="r")):
         warnings.append("outliers")
-    return built.describe() | {"lossy": built.lossy, "warnings": warnings, "sha256": sha256_file(target)}
+    return built.describe() | {"lossy": built.lossy, "warnings": warnings, "sha256": built.sha256}
 
 
 def label(request: Request, key: bytes) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medssl.ingest.dicom.header import read_header
-from medssl.ingest.opening import kind_of, open_listed
+from medssl.ingest.opening import READ_FOR_HEADER, kind_of, open_listed
 from medssl.ingest.picture import npz_sets, picture_shape
 from medssl.ingest.reading_dicom import parse_whole
 from medssl.ingest.reading_nifti import file_header
@@ -12,7 +12,7 @@ from medssl.ingest.refusal import Answer, Refusal, Request
 
 def scan(request: Request, key: bytes) -> Answer:
     """What a file is, and its header."""
-    data = open_listed(request)
+    data = open_listed(request, READ_FOR_HEADER)
     kind = kind_of(data)
     if kind == "dicom":
         parsed = parse_whole(data)

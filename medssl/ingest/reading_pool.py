@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
-import selectors
-import subprocess
-import sys
+import select
+import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
+from medssl.ingest.check import found_checks
+from medssl.ingest.reading_process import serve
 from medssl.ingest.refusal import Answer, Refusal, Request
 
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 HEADER_MEMORY_MB = 150.0
 HEADER_TIMEOUT_S = 20.0
-BATCH = 64
+BATCH = 32
+"""Headers that are asked for at once."""
 
 
 class ReadingPool:
@@ -94,7 +95,7 @@ class _ReadingProcess:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Child | None = None
         self._pending = b""
 
     def ask(self, task: str, requests: list[Request], memory_mb: float, timeout_s: float) -> list[Answer]:
@@ -104,8 +105,7 @@ class _ReadingProcess:
             try:
                 process = self.start()
                 line = json.dumps({"task": task, "memory_mb": memory_mb, "batch": requests[len(answers) :]}) + "\n"
-                process.stdin.write(line.encode())  # type: ignore[union-attr]
-                process.stdin.flush()  # type: ignore[union-attr]
+                process.write(line)
                 while len(answers) < len(requests):
                     answer = json.loads(self._line(process, timeout_s))
                     if "errno" in answer:
@@ -125,39 +125,67 @@ class _ReadingProcess:
         process, self._process, self._pending = self._process, None, b""
         if process is not None:
             process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    try:
-                        pipe.close()
-                    except BrokenPipeError:
-                        pass
+            process.close()
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> _Child:
         """The process; a new one where it has ended."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.has_ended():
             self.stop()
-            quiet = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-            environment = {**os.environ, **quiet, "MALLOC_ARENA_MAX": "2", "PYTHONPATH": str(PACKAGE_ROOT)}
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "medssl.ingest.reading_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment,
-            )
-            self._process.stdin.write((json.dumps({"key": self._key.hex()}) + "\n").encode())  # type: ignore[union-attr]
+            self._process = _Child(self._key)
         return self._process
 
-    def _line(self, process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
+    def _line(self, process: _Child, timeout_s: float) -> bytes:
         """The next line of the process's answers."""
         while b"\n" not in self._pending:
-            with selectors.DefaultSelector() as selector:
-                selector.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-                if not selector.select(timeout_s):
-                    raise TimeoutError
-            chunk = os.read(process.stdout.fileno(), 1 << 20)  # type: ignore[union-attr]
+            waiting = select.poll()
+            waiting.register(process.answers, select.POLLIN)
+            if not waiting.poll(1000 * timeout_s):
+                raise TimeoutError
+            chunk = os.read(process.answers, 1 << 20)
             if not chunk:
                 raise EOFError
             self._pending += chunk
         line, self._pending = self._pending.split(b"\n", 1)
         return line
+
+
+class _Child:
+    """A forked process that answers requests, and the ends of its two pipes.
+
+    A fork and not an interpreter of its own: that would import numpy again, which takes longer than hundreds of slices.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        found_checks()  # imported now, once, so that it counts against no file's memory
+        read_requests, write_requests = os.pipe()
+        self.answers, write_answers = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            serve(key, read_requests, write_answers)
+        os.close(read_requests)
+        os.close(write_answers)
+        self._requests = os.fdopen(write_requests, "wb")
+        self._ended = False
+
+    def write(self, line: str) -> None:
+        """Ask."""
+        self._requests.write(line.encode())
+        self._requests.flush()
+
+    def has_ended(self) -> bool:
+        """Whether it is no more."""
+        self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        return self._ended
+
+    def kill(self) -> None:
+        """End it and wait until it has."""
+        if not self.has_ended():
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._ended = True
+
+    def close(self) -> None:
+        """Close this side of the pipes."""
+        os.close(self.answers)
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()

@@ -1,26 +1,38 @@
 """The process that touches hostile bytes: it reads requests line by line and answers with numbers and codes only.
 
-It runs under limits of memory and time set by its parent (`reading_pool.py`), and dies alone. Nothing is pickled on the way:
-requests and answers are JSON, arrays go into files that the parent names.
+It is forked by its parent (`reading_pool.py`), which has imported what it needs, runs under limits of memory and time, and dies
+alone. Nothing is pickled on the way: requests and answers are JSON, arrays go into files that the parent names.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import gc
 import json
 import os
 import resource
-import sys
+import signal
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from medssl.core.listing import minted
 from medssl.ingest import reading_dicom, reading_headers, reading_images, reading_nifti
-from medssl.ingest.check import found_checks
 from medssl.ingest.dicom.elements import text
 from medssl.ingest.dicom.tags import SERIES_UID
 from medssl.ingest.refusal import Answer, Refusal, Request
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DEBUG = "MEDSSL_READER_DEBUG"
+"""Environment variable: say what went wrong, hostile bytes or not."""
+ANSWERS = 3
+"""The descriptor that answers are written to."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Environment of libraries that are not loaded yet."""
+MALLOC = {-8: 2, -1: 16 << 20, -3: 8 << 20}
+"""Parameters of mallopt in malloc.h. M_ARENA_MAX: every arena takes address space, which the limit counts. M_TRIM_THRESHOLD and
+M_MMAP_THRESHOLD: the memory of a slice is used again for the next one, instead of given back and faulted in page by page."""
 
 TASKS: dict[str, Callable[[Request, bytes], Answer]] = {
     "scan": reading_headers.scan,
@@ -35,23 +47,46 @@ TASKS: dict[str, Callable[[Request, bytes], Answer]] = {
 """What a request may ask for: (request, id key) → answer."""
 
 
-def main() -> None:
-    """Answer requests until standard input ends. The first line holds the id key."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+def serve(key: bytes, requests: int, answers: int) -> NoReturn:
+    """Answer what comes from the reading end of one pipe on the writing end of another, until the first is closed.
+
+    Args:
+        key: of the ids.
+        requests, answers: the descriptors.
+    """
+    try:
+        _leave_parent(requests, answers)
+        with open(0, "rb") as lines, open(ANSWERS, "wb") as file:
+            for line in lines:
+                request = json.loads(line)
+                for one in request["batch"]:
+                    # above what the process holds now, libraries of earlier tasks included
+                    limit = _address_space() + int(request["memory_mb"] * 1e6)
+                    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+                    file.write(json.dumps(answer(request["task"], one, key)).encode() + b"\n")
+                    file.flush()
+    except BaseException:
+        if DEBUG in os.environ:
+            traceback.print_exc()
+    finally:
+        os._exit(0)  # nothing that the parent has open, or means to do at its end, is for this process
+
+
+def _leave_parent(requests: int, answers: int) -> None:
+    """Keep nothing of the parent but its modules: no file, no way to end, no garbage to collect."""
+    gc.freeze()
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     # decoders written in C print to standard output and error; nothing they say may leave
     silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    if os.environ.get("MEDSSL_READER_DEBUG") is None:
-        os.dup2(silent, 2)
-    key = bytes.fromhex(json.loads(sys.stdin.readline())["key"])
-    found_checks()  # imported now, so that it counts against no file's memory
-    for line in sys.stdin:
-        request = json.loads(line)
-        for one in request["batch"]:
-            # above what the process holds now, libraries of earlier tasks included
-            limit = _address_space() + int(request["memory_mb"] * 1e6)
-            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-            answers.write(json.dumps(answer(request["task"], one, key)) + "\n")
+    kept = [requests, silent, 2 if DEBUG in os.environ else silent, answers]
+    for place, descriptor in enumerate([os.dup(one) for one in kept]):
+        os.dup2(descriptor, place)
+    os.closerange(len(kept), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.environ.update(ONE_THREAD)
+    for parameter, value in MALLOC.items():
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def answer(task: str, request: Request, key: bytes) -> Answer:
@@ -66,7 +101,7 @@ def answer(task: str, request: Request, key: bytes) -> Answer:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return {"errno": error.errno}
-        if os.environ.get("MEDSSL_READER_DEBUG") is not None:
+        if DEBUG in os.environ:
             raise
         # an unforeseen form of damage: the name of the exception is ours, its text may hold a value of the file
         return Refusal("corrupt", f"{type(error).__name__} while reading").answer()
@@ -75,7 +110,3 @@ def answer(task: str, request: Request, key: bytes) -> Answer:
 def _address_space() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    main()

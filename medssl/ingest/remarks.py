@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 
-import pandas as pd
-
 from medssl.core.file_names import GRID_FORMATS, UNKNOWN, modality_of
 from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
-from medssl.ingest.ledger import Row, records
+from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.subjects import remarks_on_ids
 
 
 def remarks(
-    options: IngestOptions, labels: Labels, given_labels: str | None, table: pd.DataFrame, series: list[Row], key: bytes
+    options: IngestOptions, labels: Labels, given_labels: str | None, files: list[Row], series: list[Row], key: bytes
 ) -> list[str]:
     """Sentences about a source that was ingested; nothing personal stands in them.
 
@@ -23,11 +21,11 @@ def remarks(
         options: of the source.
         labels: what its label table says of whose an image is.
         given_labels: the path of its label files, or `folders`.
-        table: the private inventory of its files.
+        files: the private inventory.
         series: rows of `series.tsv`.
         key: of the ids.
     """
-    formats = sorted(set(table["format"]) - {""})
+    formats = sorted({row["format"] for row in files} - {""})
     mask_folder = given_labels not in (None, FOLDERS) and not is_label_table(str(given_labels))
     said = [
         f"ingest.{name} has no effect on this source: it holds for {' and '.join(holds)}, and its files are "
@@ -35,13 +33,16 @@ def remarks(
         for name, holds in options.without_effect(formats, mask_folder=mask_folder).items()
         if formats
     ]
-    said += _renamed(options, table)
-    strangers = sorted(set(options.skip) - set(table["group"]))
+    said += _renamed(options, files)
+    strangers = sorted(set(options.skip) - {row["group"] for row in files})
     if strangers:
         said.append(f"ingest.skip names {len(strangers)} series that this source does not hold, the first is {strangers[0]}.")
-    dicom = table[(table["format"] == "dicom") & (table["role"] == "image")].drop_duplicates("group")
-    studies = {row["group"]: json.loads(row["header"])["study"] for row in records(dicom)}
-    unnamed = sum(not row["series"] for row in records(dicom))
+    first: dict[str, Row] = {}
+    for row in files:
+        if row["format"] == "dicom" and row["role"] == "image":
+            first.setdefault(row["group"], row)
+    studies = {group: json.loads(row["header"])["study"] for group, row in first.items()}
+    unnamed = sum(not row["series"] for row in first.values())
     if unnamed:
         where = "1 folder" if unnamed == 1 else f"{unnamed} folders"
         said.append(f"The DICOM images of {where} state no series: those of a folder were taken as one series.")
@@ -49,15 +50,15 @@ def remarks(
     return said + remarks_on_ids(series, studies, key, named=named)
 
 
-def _renamed(options: IngestOptions, table: pd.DataFrame) -> list[str]:
+def _renamed(options: IngestOptions, files: list[Row]) -> list[str]:
     """That `modality` goes against what names of files say, which it may: `_t1` may be a time."""
     if not isinstance(options.modality, str) or not options.modalities:
         return []
-    files = table[table["format"].isin(GRID_FORMATS) & (table["role"] == "image")]
-    others = [said for name in files["name"] if (said := modality_of(name)) not in (UNKNOWN, options.modality)]
+    names = [row["name"] for row in files if row["format"] in GRID_FORMATS and row["role"] == "image"]
+    others = [said for name in names if (said := modality_of(name)) not in (UNKNOWN, options.modality)]
     if not others:
         return []
     return [
-        f"{len(others)} of {len(files)} volumes have names that say {' or '.join(sorted(set(others)))}; they were taken as "
+        f"{len(others)} of {len(names)} volumes have names that say {' or '.join(sorted(set(others)))}; they were taken as "
         f"{options.modality}, as ingest.modality says. With a list, [{options.modality}], names are believed."
     ]

@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
 from medssl.artefacts.labels import LABELS, LabelCounts
-from medssl.artefacts.series import IMAGES, REJECTED, SERIES, frame_of, read_series, rows_of
+from medssl.artefacts.series import IMAGES, REJECTED, SERIES, read_series
 from medssl.core import listing
 from medssl.core.errors import StudyError
-from medssl.core.files import canonical_json, read_json, sha256_text
+from medssl.core.files import canonical_json, read_json, sha256_text, writing
 from medssl.core.job import Job
 from medssl.core.label_table import FOLDERS, identities, is_label_table, read_label_table
 from medssl.core.listing import spelled
-from medssl.core.tables import read_parquet, write_parquet, write_tsv
+from medssl.core.text_table import write_rows
 from medssl.ingest.convert_images import picture_labels
-from medssl.ingest.inventory import COLUMNS, headers, inventory, kept, labels_of, to_keep
-from medssl.ingest.items import item_rows, items_table, label_item_rows, said_of
+from medssl.ingest.inventory import by_group, headers, inventory, labels_of, of_text, to_text
+from medssl.ingest.items import COLUMNS, item_rows, label_item_rows, said_of, sorted_items
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table
 from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask, refused_in_words, unplaced
-from medssl.ingest.ledger import (
-    Row,
-    check_refusals,
-    records,
-)
+from medssl.ingest.ledger import Row, check_refusals
 from medssl.ingest.options import IngestOptions, LabelFileOptions
 from medssl.ingest.outcome import rejected_row
-from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.reading_pool import BATCH, ReadingPool
 from medssl.ingest.remarks import remarks
 from medssl.ingest.source import Source
 from medssl.ingest.volume_store import VolumeStore
 
-GROUPS, ITEMS, LABEL_ITEMS = "groups.parquet", "items.tsv", "label_items.tsv"
+GROUPS, ITEMS, LABEL_ITEMS = "groups.jsonl.gz", "items.tsv", "label_items.tsv"
 """Private: what scan found, and the files behind every id of the ledgers."""
 OF_THE_WHOLE = {"max_refused_frac", "shards"}
 """Options that cannot change what a group becomes."""
 
 
 def scan(job: Job) -> None:
-    """Read the header of every listed file into the private `groups.parquet`; unchanged files are not read again."""
+    """Read the header of every listed file into the private `groups.jsonl.gz`; unchanged files are not read again."""
     private = Path(job.spec.private["folder"])
     files = listing.read(job.spec.inputs["listing"])
     target = private / GROUPS
     known = _known_rows(target, job.spec.code)
-    # a second process pays for itself from a few hundred files on
-    count = min(job.threads, 1 + len(files) // 400)
+    count = min(job.threads, 1 + len(files) // (2 * BATCH))
     with ReadingPool(_key(job), count) as readers, job.progress("scan", len(files), "files") as bar:
-        table = inventory(
+        found = inventory(
             files,
             _root(job),
             _own_key(job),
@@ -57,24 +53,22 @@ def scan(job: Job) -> None:
             known=known,
             advance=bar.advance,
         )
-    table.attrs["code"] = job.spec.code
-    write_parquet(target, to_keep(table))
+    _write_groups(target, found)
     job.wrote(target)
     job.write_receipt(folder=private)
 
 
 def convert(job: Job, shard: int) -> None:
     """Convert the groups of one shard; those whose files, options and code are unchanged keep their volumes."""
-    table = _groups(job)
-    mine = table[table["shard"] == shard]
+    files = _groups(job)
+    mine = [row for row in files if row["shard"] == shard]
     store = _store(job)
     store.sweep(shard)
     folder = job.path("shards", f"{shard}-of-{job.options(IngestOptions).shards}")
     series, rejected = [], []
     with ReadingPool(_key(job), 1) as readers, job.progress(f"shard {shard}", len(mine), "files") as bar:
-        source = _source(job, readers, table)
-        for _, rows in mine.groupby("group", sort=True):
-            group = records(rows)
+        source = _source(job, readers, files)
+        for group in by_group(mine).values():
             record = store.kept(group)
             if record is None:
                 record = store.convert(group, source, shard)
@@ -94,29 +88,29 @@ def merge(job: Job) -> None:
     options = job.options(IngestOptions)
     folders = [job.path("shards", f"{n}-of-{options.shards}") for n in range(options.shards)]
     series = [row for folder in folders for row in read_series(job.read(folder / "series.tsv"))]
-    rejected = [row for folder in folders for row in rows_of(REJECTED.read(job.read(folder / "rejected.tsv")))]
-    store, table = _store(job), _groups(job)
-    items = _write_items(job, store, table)
+    rejected = [row for folder in folders for row in REJECTED.read_rows(job.read(folder / "rejected.tsv"))]
+    store, files = _store(job), _groups(job)
+    groups = by_group(files)
+    items = _write_items(job, store, groups)
     check_refusals(job.out.name, series, rejected, options.max_refused_frac, items)
     wanted = {row["volume_id"] for row in series}
     with job.progress("merge", len(wanted), "volumes") as bar:
-        for group in sorted(set(table["group"])):
+        for group, rows in groups.items():
             record = store.record(group)
             if record is None:
                 continue
             if not store.intact(record):
                 # a file was damaged or removed since: the source is here, so it is made again
                 with ReadingPool(_key(job), 1) as readers:
-                    rows = records(table[table["group"] == group])
-                    record = store.convert(rows, _source(job, readers, table), 0)
+                    record = store.convert(rows, _source(job, readers, files), 0)
             for volume in record["volumes"]:
                 for name, entry in volume["files"].items():
                     job.wrote(job.path("volumes", volume["volume_id"], name), sha256=entry["sha256"])
                 bar.advance()
-    store.forget(wanted, set(table["group"]))
+    store.forget(wanted, set(groups))
     _write_ledger(job, job.out, series, rejected)
     wanted_labels = job.spec.private.get("labels")
-    said = remarks(options, labels_of(wanted_labels), wanted_labels, table, series, _key(job))
+    said = remarks(options, labels_of(wanted_labels), wanted_labels, files, series, _key(job))
     if said:
         job.notes["remarks"] = said
     for remark in said:
@@ -124,13 +118,17 @@ def merge(job: Job) -> None:
     job.write_receipt()
 
 
-def _write_items(job: Job, store: VolumeStore, table: pd.DataFrame) -> Path:
+def _write_items(job: Job, store: VolumeStore, groups: dict[str, list[Row]]) -> Path:
     """The private table of what became of every file, also where too much was refused to go on."""
-    said = said_of(records(table[table["code"] != ""]))
-    found = [record for group in sorted(set(table["group"])) if (record := store.record(group)) is not None]
+    said = said_of(row for rows in groups.values() for row in rows)
+    found = [record for group in groups if (record := store.record(group)) is not None]
     target = Path(job.spec.private["folder"]) / ITEMS
-    write_tsv(target, items_table(row for record in found for row in item_rows(record, said, _own_key(job))))
+    _write_item_rows(target, (row for record in found for row in item_rows(record, said, _own_key(job))))
     return target
+
+
+def _write_item_rows(target: Path, rows: Iterable[Row]) -> None:
+    write_rows(target, COLUMNS, ([*row.values()] for row in sorted_items(rows)))
 
 
 def labels(job: Job) -> None:
@@ -145,9 +143,9 @@ def labels(job: Job) -> None:
     options, wanted = job.options(LabelFileOptions), str(job.spec.private["labels"])
     if wanted != FOLDERS and not Path(wanted).exists():
         raise StudyError(f"sources.{_name_of(job)}.labels: nothing is there. Correct the path, or put the labels there.")
-    inventory_table = _groups(job)
+    files = _groups(job)
     series = read_series(job.read(job.spec.inputs["series"]))
-    items = _items(job, inventory_table, series)
+    items = _items(job, files, series)
     rejected: list[Row] = []
     names: dict[str, str] = {}
     strangers = 0
@@ -159,10 +157,12 @@ def labels(job: Job) -> None:
     else:
         rows, rejected = _place_masks(job, Path(wanted), items, series)
         strangers, names = sum(row["num_files"] for row in rejected), _class_names(Path(wanted))
+    import pandas as pd
+
     groups = [f"group_{name}" for name in options.groups]
     table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *groups]).astype({"index": "Int32"})
     LABELS.write(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
-    REJECTED.write(job.path("rejected.tsv"), frame_of(rejected, REJECTED))
+    REJECTED.write_rows(job.path("rejected.tsv"), rejected)
     counts = LabelCounts(items=len(items), labelled=len(rows), strangers=strangers, names=names)
     counts.write(job.path("labels.json"))
     job.wrote(*(job.path(name) for name in ("labels.parquet", "rejected.tsv", "labels.json")))
@@ -172,27 +172,27 @@ def labels(job: Job) -> None:
     job.write_receipt()
 
 
-def source_names(job: Job) -> pd.DataFrame:
-    """Which file, or folder of slices, each volume or image came from: `id` (of the volume, or of the sample) and `file`."""
-    table = _groups(job)
+def source_names(job: Job) -> list[tuple[str, str]]:
+    """Which file, or folder of slices, each volume or image came from: id (of the volume, or of the sample) and file."""
+    files = _groups(job)
     series = read_series(job.read(job.spec.inputs["series"]))
     rows = []
-    for item in _items(job, table, series):
+    for item in _items(job, files, series):
         names = [spelled(name) for name in item.files]
         file = names[0] if len(names) == 1 else ", ".join(sorted({str(PurePosixPath(name).parent) for name in names}))
         rows.append((item.volume_id if item.index is None else f"{item.volume_id}-{item.index:04d}", file))
-    return pd.DataFrame(rows, columns=["id", "file"])
+    return rows
 
 
 # ---- label files
 
 
-def _items(job: Job, table: pd.DataFrame, series: list[Row]) -> list[LabelTarget]:
+def _items(job: Job, rows: list[Row], series: list[Row]) -> list[LabelTarget]:
     """Everything of a source that a label can be given to."""
     own_key = _own_key(job)
     items: list[LabelTarget] = []
     files: dict[str, list[str]] = {}
-    for row in records(table):
+    for row in rows:
         if not row["code"] and row["role"] == "image":
             files.setdefault(row["group"], []).append(row["name"])
     for row in series:
@@ -203,7 +203,7 @@ def _items(job: Job, table: pd.DataFrame, series: list[Row]) -> list[LabelTarget
             continue
         images = IMAGES.read(job.read(_volume(job, row["volume_id"]) / "images.parquet"))
         name_of = {listing.minted(own_key, "i", name): name for name in names}
-        for image in records(images):
+        for image in images.to_dict("records"):
             own = (name_of[image["image_id"]],) if image["image_id"] in name_of else ()
             ids = tuple(str(image[name]) for name in ("image_id", "subject_id") if image[name])
             items.append(LabelTarget(row["volume_id"], int(image["index"]), own, ids))
@@ -250,7 +250,7 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
     reasons = sorted({row["sentence"] for row, _ in refused})
     refused += [(_refused_labels(job, code, sentence, [row]), [row]) for code, sentence, row in unplaced(rows, pairs)]
     rejected = [row for row, _ in refused]
-    write_tsv(Path(job.spec.private["folder"]) / LABEL_ITEMS, items_table(label_item_rows(used, refused)))
+    _write_item_rows(Path(job.spec.private["folder"]) / LABEL_ITEMS, label_item_rows(used, refused))
     if not placed:
         reasons = reasons or ["no mask bears the name of an image or refers to its series"]
         said = "; ".join(filter(None, (refused_in_words(rejected), *reasons)))
@@ -267,26 +267,37 @@ def _class_names(folder: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for path in sorted(folder.rglob("*dseg.tsv")) if folder.is_dir() else []:
         try:
-            table = pd.read_csv(path, sep="\t", dtype=str)
-        except (OSError, ValueError):  # a class without a name keeps its number
+            with open(path, encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file, delimiter="\t"))
+        except (OSError, ValueError, csv.Error):  # a class without a name keeps its number
             continue
-        if {"index", "name"} <= set(table):
-            names |= dict(zip(table["index"], table["name"], strict=True))
+        names |= {row["index"]: row["name"] for row in rows if row.get("index") and row.get("name")}
     return names
 
 
 def _write_ledger(job: Job, folder: Path, series: list[Row], rejected: list[Row]) -> None:
-    SERIES.write(folder / "series.tsv", frame_of(series, SERIES))
-    REJECTED.write(folder / "rejected.tsv", frame_of(rejected, REJECTED))
+    SERIES.write_rows(folder / "series.tsv", series)
+    REJECTED.write_rows(folder / "rejected.tsv", rejected)
     job.wrote(folder / "series.tsv", folder / "rejected.tsv")
 
 
 # ---- what the spec says
 
 
-def _groups(job: Job) -> pd.DataFrame:
+def _groups(job: Job) -> list[Row]:
     """What scan found."""
-    return kept(read_parquet(job.read(Path(job.spec.private["folder"]) / GROUPS)))
+    return _read_groups(job.read(Path(job.spec.private["folder"]) / GROUPS))
+
+
+def _read_groups(path: Path) -> list[Row]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return of_text(lines)
+
+
+def _write_groups(path: Path, rows: list[Row]) -> None:
+    # without a name and a time in it: equal content is equal bytes
+    with writing(path) as temporary, open(temporary, "wb") as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
+        packed.writelines(line.encode() for line in to_text(rows))
 
 
 def _store(job: Job) -> VolumeStore:
@@ -314,8 +325,8 @@ def _own_key(job: Job) -> bytes:
     return listing.key_of(_name_of(job), _key(job))
 
 
-def _source(job: Job, readers: ReadingPool, table: pd.DataFrame) -> Source:
-    folders, options = picture_labels(records(table)), job.options(IngestOptions)
+def _source(job: Job, readers: ReadingPool, files: list[Row]) -> Source:
+    folders, options = picture_labels(files), job.options(IngestOptions)
     labels = labels_of(job.spec.private.get("labels"))
     return Source(_root(job), _key(job), _own_key(job), readers, options, labels, folders, job.threads)
 
@@ -326,5 +337,4 @@ def _known_rows(path: Path, code: str) -> dict[tuple[str, int, int], Row]:
         return {}
     if read_json(path.parent / "receipt.json")["code"] != code:
         return {}
-    table = kept(read_parquet(path, columns=COLUMNS))
-    return {(row["name"], row["size"], row["mtime_ns"]): row for row in records(table) if row["format"]}
+    return {(row["name"], row["size"], row["mtime_ns"]): row for row in _read_groups(path) if row["format"]}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-import pandas as pd
-
-from medssl.artefacts.series import rows_of
 from medssl.ingest.checking import Checked
 from medssl.ingest.codes import sentence_of
+from medssl.ingest.ledger import Row
 
 PLACES = 5
 """Places of a code, and files of a place, that are named before the rest is counted."""
@@ -21,23 +18,27 @@ VOLUMES = 20
 
 def screen_lines(checked: Checked) -> Iterator[str]:
     """Accepted volumes, then refused files by code and by folder; readable also where thousands are refused."""
-    series, rejected, items = rows_of(checked.series), checked.rejected, checked.items
+    series, rejected, items = checked.series, checked.rejected, checked.items
     kinds = f"{_counted(len(series), 'volume')} of {len({row['series_id'] for row in series}):,} series"
-    slices, files = sum(row["shape"][2] for row in series), int(checked.series["num_files"].sum())
+    slices, files = sum(row["shape"][2] for row in series), _num_files(series)
     yield f"{kinds}, {_counted(slices, 'slice')}, {_counted(files, 'file')} accepted"
-    places = {volume: _place(list(names)) for volume, names in items.groupby("volume_id")["file"]}
+    names: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        names[item["volume_id"]].append(item["file"])
     for row in series[:VOLUMES]:
-        yield "  " + "  ".join([places[row["volume_id"]], row["modality"], _size(row), row["volume_id"], *_warned(row)])
+        yield "  " + "  ".join([_place(names[row["volume_id"]]), row["modality"], _size(row), row["volume_id"], *_warned(row)])
     if len(series) > VOLUMES:
         yield f"  … and {_counted(len(series) - VOLUMES, 'volume')} more"
     warned = Counter(code for row in series for code in row["warnings"])
     yield from (f"{code}: a warning of {_counted(count, 'volume')}: {sentence_of(code)}" for code, count in warned.most_common())
-    yield f"{_counted(int(rejected['num_files'].sum()), 'file')} refused"
-    counts = rejected.groupby("code")["num_files"].sum().sort_values(ascending=False, kind="stable")
-    for code in counts.index:
+    yield f"{_counted(_num_files(rejected), 'file')} refused"
+    counts = Counter({code: 0 for code in sorted({row["code"] for row in rejected})})
+    for row in rejected:
+        counts[row["code"]] += row["num_files"]
+    for code, count in counts.most_common():
         yield ""
-        yield f"{code}: {_counted(int(counts[code]), 'file')}: {sentence_of(code)}"
-        yield from _places(items[items["code"] == code], f"{sentence_of(code)}: ")
+        yield f"{code}: {_counted(count, 'file')}: {sentence_of(code)}"
+        yield from _places([item for item in items if item["code"] == code], f"{sentence_of(code)}: ")
     if len(rejected):
         yield ""
         yield "--table FILE writes what became of every file, with its sentence and ids."
@@ -48,30 +49,24 @@ def screen_lines(checked: Checked) -> Iterator[str]:
 
 def as_values(checked: Checked) -> dict[str, Any]:
     """The same for programs: the rows of both ledgers, and of every file."""
-    files = {"accepted": int(checked.series["num_files"].sum()), "refused": int(checked.rejected["num_files"].sum())}
-    tables = {"series": checked.series, "rejected": checked.rejected, "items": checked.items}
-    return {
-        "files": files,
-        "keyed": checked.keyed,
-        **{name: [_plain(row) for row in rows_of(table)] for name, table in tables.items()},
-    }
+    files = {"accepted": _num_files(checked.series), "refused": _num_files(checked.rejected)}
+    ledgers = {"series": checked.series, "rejected": checked.rejected, "items": checked.items}
+    return {"files": files, "keyed": checked.keyed, **ledgers}
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Values that JSON has."""
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
+def _num_files(rows: list[Row]) -> int:
+    return sum(int(row["num_files"]) for row in rows)
 
 
-def _places(items: pd.DataFrame, meaning: str) -> Iterator[str]:
+def _places(items: list[Row], meaning: str) -> Iterator[str]:
     """A line for each folder of refused files, the fullest first, with the ids of their refusals and what is special of them."""
     folders: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for file, sentence, item in zip(items["file"], items["sentence"], items["item_id"], strict=True):
-        folders[str(PurePosixPath(file).parent)].append((file, sentence, item))
+    for item in items:
+        folders[str(PurePosixPath(item["file"]).parent)].append((item["file"], item["sentence"], item["item_id"]))
     ordered = sorted(folders.items(), key=lambda entry: (-len(entry[1]), entry[0]))
     for _, found in ordered[:PLACES]:
         names = sorted({file for file, _, _ in found})
-        yield f"  {_place(names)}  {', '.join(sorted({item for _, _, item in found})[:PLACES])}"
+        yield f"  {_place(names)}  {', '.join(sorted({item_id for _, _, item_id in found})[:PLACES])}"
         details = sorted({sentence.removeprefix(meaning) for _, sentence, _ in found if sentence.startswith(meaning)})
         if details:
             yield f"    {details[0]}" + (f" (and {len(details) - 1} more reasons like it)" if len(details) > 1 else "")

@@ -9,8 +9,6 @@ import secrets
 import shutil
 from pathlib import Path
 
-import pandas as pd
-
 from medssl.artefacts.series import IMAGES, VolumeFile
 from medssl.core.errors import DiskFullError
 from medssl.core.file_names import GRID_FORMATS
@@ -85,7 +83,7 @@ class VolumeStore:
             folder = part / volume_id
             VolumeFile.check({**volume.row, **volume.extra}).write(folder / VolumeFile.FILE)
             if volume.images is not None:
-                IMAGES.write(folder / "images.parquet", pd.DataFrame(volume.images))
+                _write_images(folder / "images.parquet", volume.images)
             final = inside(self._volumes, volume_id)
             if final.exists():
                 shutil.rmtree(final)
@@ -125,6 +123,12 @@ def new_file_in(place: Path, volume_id: str, name: str) -> Path:
     folder = place / volume_id
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
+
+
+def _write_images(target: Path, images: list[Row]) -> None:
+    import pandas as pd
+
+    IMAGES.write(target, pd.DataFrame(images))
 
 
 def _sync(path: Path) -> None:

@@ -274,7 +274,7 @@ class Dag:
         series = {"series": layout.ingest(source, "series.tsv"), "images": layout.ingest(source, "volumes")}
         if study.sources[source].labels:
             labels = LabelFileOptions(masks=ingest.masks, no_space=ingest.no_space, groups=study.sources[source].groups)
-            read = series | {"listing": layout.label_listing(source), "groups": layout.private(source, "groups.parquet")}
+            read = series | {"listing": layout.label_listing(source), "groups": layout.private(source, "groups.jsonl.gz")}
             yield self._spec("ingest", f"{source}/labels", labels, read, layout.labels(source))
         prepare = study.prepare_of(source)
         split = {"split": prepare.split.file} if prepare.split.file else {}

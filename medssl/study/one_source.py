@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medssl.artefacts.series import REJECTED
 from medssl.core import listing
 from medssl.core.errors import StudyError
@@ -60,11 +58,11 @@ def specs_of(source: Path, folder: Path, ingest: dict[str, Any], prepare: dict[s
     )
 
 
-def read_rejected(ingest: Spec) -> pd.DataFrame:
+def read_rejected(ingest: Spec) -> list[dict[str, Any]]:
     """What of an ingested source was refused, also where that was all of it."""
     out = Path(ingest.out)
     whole = out / REJECTED.file
-    return REJECTED.read(whole if whole.is_file() else next(out.glob(f"shards/*/{REJECTED.file}")))
+    return REJECTED.read_rows(whole if whole.is_file() else next(out.glob(f"shards/*/{REJECTED.file}")))
 
 
 def other_modality(ingest: Spec, *, nothing_left: Path | None = None) -> bool:
@@ -73,14 +71,13 @@ def other_modality(ingest: Spec, *, nothing_left: Path | None = None) -> bool:
     Raises:
         StudyError: some were, and of the source `nothing_left` nothing is left.
     """
-    rejected = read_rejected(ingest)
-    aside = rejected[rejected["code"] == "other_modality"]
-    if len(aside) and nothing_left is not None:
+    aside = [row for row in read_rejected(ingest) if row["code"] == "other_modality"]
+    if aside and nothing_left is not None:
         raise StudyError(
-            f"{nothing_left} holds nothing to take: {int(aside['num_files'].sum())} files are of {aside['sentence'].iloc[0]} "
+            f"{nothing_left} holds nothing to take: {sum(row['num_files'] for row in aside)} files are of {aside[0]['sentence']} "
             "Give images like those that were learnt from, or take these all the same with --force."
         )
-    return bool(len(aside))
+    return bool(aside)
 
 
 def reduce_specs_of(prepare: Spec, arm: dict[str, Any]) -> tuple[Spec, Spec]:

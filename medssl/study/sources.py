@@ -11,13 +11,16 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from medssl.core.files import canonical_json, sha256_file, write_if_changed
 from medssl.core.label_table import FOLDERS, identities
 from medssl.core.layout import PRIVATE, Layout
 from medssl.core.listing import Listed, Stamped, load_key, read, stamped
-from medssl.study.options import Study
 from medssl.study.source_files import SourceFiles
+
+if TYPE_CHECKING:
+    from medssl.study.options import Study
 
 
 def refresh_sources(study: Study, layout: Layout, listed: Mapping[str, SourceFiles] = MappingProxyType({})) -> list[str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
 
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import writing
+from medssl.core.shapes import Shaped
 
 SUFFIX = {"memmap": ".npy", "blosc2": ".b2nd"}
 """File name ending of each form."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import permutations, product
 
 import numpy as np
-from jaxtyping import Float, Shaped
+
+from medssl.core.shapes import Float, Shaped
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_CORNER_VOX = 0.1

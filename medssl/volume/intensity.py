@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int16, Int64, Num, Shaped
+
+from medssl.core.shapes import Float, Int16, Int64, Num, Shaped
 
 QUANTA = 65000
 """Levels that `quantise` spreads over the range of the values; the rest of 16 bits is room for rounding."""

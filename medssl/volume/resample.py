@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Num
+
+from medssl.core.shapes import Float, Float32, Num
 
 
 @dataclass(frozen=True)

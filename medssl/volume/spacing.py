@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float, Num
+
+from medssl.core.shapes import Float, Num
 
 if TYPE_CHECKING:
     from scipy import sparse

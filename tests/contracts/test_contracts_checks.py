@@ -107,7 +107,7 @@ def test_nobody_else_names_a_check(name: str) -> None:
 
 def test_the_reading_process_stays_light() -> None:
     heavy = ("pydantic", "pandas", "pyarrow", "torch", "scipy", "pydicom", "nibabel", "highdicom")
-    program = "import sys, medssl.ingest.reading_process as p; p.found_checks(); "
+    program = "import sys, medssl.ingest.reading_process, medssl.ingest.check as p; p.found_checks(); "
     program += f"print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout == "[]\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,12 @@ def test_an_installed_package_does_not_take_the_commit_of_the_clone_around_its_e
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
     assert origin.__wrapped__(installed) == dict.fromkeys(("commit", "dirty", "lock_sha256", "lock_differs"))
+
+
+def test_versions_are_those_that_packages_give_themselves() -> None:
+    for found in distributions():
+        assert module.installed_version(found.metadata["Name"]) == version(found.metadata["Name"])
+    assert module.installed_version("no-such-package") is None
 
 
 def test_without_git_the_commit_is_unknown_and_the_lock_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from medssl.core.listing import key_of, walk
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.convert_images import picture_labels
-from medssl.ingest.inventory import Labels, inventory
+from medssl.ingest.inventory import Labels, by_group, inventory
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.source import Source
@@ -54,12 +54,11 @@ def ingest(
     own = readers or ReadingPool(KEY, 2)
     try:
         own_key = key_of(name, KEY)
-        table = inventory(walk(name, str(root)), root, own_key, own, options=chosen, labels=labels)
-        folders = picture_labels(table.to_dict("records"))
+        files = inventory(walk(name, str(root)), root, own_key, own, options=chosen, labels=labels)
+        folders = picture_labels(files)
         source = Source(root, KEY, own_key, own, chosen, labels, folders)
-        for group, rows in table.groupby("group", sort=True):
-            records = rows.to_dict("records")
-            place = scratch / str(group)
+        for group, records in by_group(files).items():
+            place = scratch / group
 
             def new_file(volume_id: str, name: str, place: Path = place) -> Path:
                 (place / volume_id).mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medssl.core.files import sha256_file
 from medssl.ingest import reading_process
-from medssl.ingest.array_file import ArrayFile
+from medssl.ingest.array_file import WAITING, ArrayFile
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.refusal import Answer, Request
 from medssl.volume.geometry import Reorientation
@@ -28,6 +30,18 @@ def test_slices_in_any_order_make_the_turned_stack(axes: tuple[int, int, int], t
                 file.put(k, stack[:, :, k])
         assert np.array_equal(np.load(tmp_path / "a.npy"), expected)
         assert np.load(tmp_path / "a.npy").flags.f_contiguous
+        assert file.shape == expected.shape and file.sha256() == sha256_file(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("flips", product((False, True), repeat=3))
+def test_many_threads_write_and_hash_the_same_file(flips: tuple[bool, bool, bool], tmp_path: Path) -> None:
+    """More threads than planes may wait to be hashed, each in a hurry of its own."""
+    stack = np.random.default_rng(1).integers(-2000, 2000, (64, 48, 200)).astype(np.int16)
+    turn = Reorientation((1, 0, 2), flips)
+    with ArrayFile(tmp_path / "a.npy", "int16", (48, 64, 200), turn) as file, ThreadPoolExecutor(2 * WAITING) as threads:
+        list(threads.map(lambda k: file.put(k, stack[:, :, k]), file.order))
+    assert file.sha256() == sha256_file(tmp_path / "a.npy")
+    assert np.array_equal(np.load(tmp_path / "a.npy"), turn.apply(stack))
 
 
 def test_a_disk_without_room_is_found_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +66,16 @@ def test_a_table_holds_every_file_with_its_sentence_and_ids(here: Path) -> None:
     assert set(table["file"]) == {str(p.relative_to(here / "in")) for p in (here / "in").rglob("*") if p.is_file()}
     assert set(table.loc[table["item_id"] != "", "code"]) == {"missing_slice", "not_an_image"}
     assert (table.loc[table["code"] != "", "sentence"] != "").all()
-    assert set(table.loc[table["code"] == "", "volume_id"]) == set(check_source(here / "in").series["volume_id"])
+    assert set(table.loc[table["code"] == "", "volume_id"]) == {row["volume_id"] for row in check_source(here / "in").series}
+
+
+def test_a_check_needs_no_data_frames_and_no_torch(here: Path) -> None:  # noqa: F811
+    """From the first file to the table: what takes half a second to import is for stages that use it."""
+    _source(here / "in")
+    program = "import sys; from medssl.cli import app; app(['check', 'in', '--table', 'files.tsv'], standalone_mode=False); "
+    program += "print([m for m in ('pandas', 'pyarrow', 'torch', 'scipy', 'jaxtyping', 'pydicom') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=here)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_programs_get_json(here: Path) -> None:  # noqa: F811
@@ -81,7 +92,8 @@ def test_ids_are_those_of_the_last_run_and_of_a_study_with_the_key(here: Path) -
     def ids(**given: str) -> list[set[str]]:
         checked = check_source(here / "in", **given)
         series, rejected = checked.series, checked.rejected
-        return [set(series[name]) for name in ("volume_id", "series_id", "subject_id")] + [set(rejected["item_id"])]
+        found = [{row[name] for row in series} for name in ("volume_id", "series_id", "subject_id")]
+        return [*found, {row["item_id"] for row in rejected}]
 
     assert ids() == ids()
     series, rejected, _ = ingest_all(here / "in")

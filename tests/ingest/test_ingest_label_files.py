@@ -38,7 +38,7 @@ def labels_of(source: Path, labels: Path | str, **options: object) -> tuple[pd.D
     spec = jobs.Spec(
         "ingest", "ct/labels", "s", early.root, 0, "c1",
         LabelFileOptions(**options).model_dump(mode="json"),
-        {"series": str(out / "series.tsv"), "images": str(out / "volumes"), "groups": f"{folder}/groups.parquet"},
+        {"series": str(out / "series.tsv"), "images": str(out / "volumes"), "groups": f"{folder}/groups.jsonl.gz"},
         str(out / "labels"), private=early.private,
     )  # fmt: skip
     with jobs.job(spec) as job:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pandas as pd
 import pytest
 from faults import nifti_image
 from faults_modality import PT_CLASS, modality_half_and_half
@@ -181,6 +180,6 @@ def test_a_source_with_nothing_to_remark_has_no_remarks(here: Path) -> None:  # 
 
 @pytest.mark.parametrize("form", ["nifti", "nrrd", "metaimage"])
 def test_names_of_every_format_on_a_grid_may_contradict_the_study_file(form: str) -> None:
-    table = pd.DataFrame([{"name": "p1_t1w", "format": form, "role": "image", "group": "s-1", "header": "{}"}])
-    (said,) = remarks(IngestOptions(modality="CT"), Labels(), None, table, [], b"a key of sixteen bytes")
+    files = [{"name": "p1_t1w", "format": form, "role": "image", "group": "s-1", "header": "{}"}]
+    (said,) = remarks(IngestOptions(modality="CT"), Labels(), None, files, [], b"a key of sixteen bytes")
     assert "1 of 1 volumes have names that say MR" in said

@@ -176,7 +176,7 @@ def test_check_source_gives_the_same_ledger_and_leaves_nothing(here: Path) -> No
     three_series(here / "in")
     save(datasets(random_phantom(9))[:2], here / "in" / "short")
     checked = check_source(here / "in")
-    series, rejected = checked.series, checked.rejected
+    series, rejected = pd.DataFrame(checked.series), pd.DataFrame(checked.rejected)
     kept_series, kept_rejected, _ = ingest_all(here / "in")
     same = ["unit", "kind", "format", "modality", "dtype", "num_files", "bytes", "content_sha256"]
     assert sorted(map(tuple, series[same].values)) == sorted(map(tuple, kept_series[same].values))
@@ -335,7 +335,7 @@ def test_npz_whose_labels_do_not_match_is_refused(here: Path) -> None:
     np.savez(here / "in" / "c.npz", something=np.zeros(3))
     np.savez(here / "in" / "d.npz", images=np.zeros((4, 9, 9, 3), np.uint8))
     rejected = check_source(here / "in").rejected
-    assert sorted(rejected["code"]) == ["colour", "corrupt", "labels_mismatch", "no_images"]
+    assert sorted(row["code"] for row in rejected) == ["colour", "corrupt", "labels_mismatch", "no_images"]
 
 
 # ---- nothing personal leaves

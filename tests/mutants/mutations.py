@@ -270,6 +270,36 @@ MUTATIONS = [
         "ingest/test_ingest_header_fuzz.py::test_mutations_that_were_once_wrong",
     ),
     Mutation(
+        "ingest", "a reading process keeps what its parent has open",
+        "    os.closerange(len(kept), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n",
+        "",
+        "ingest/test_ingest_hostile.py::test_a_reading_process_holds_nothing_of_its_parent",
+    ),
+    Mutation(
+        "ingest", "slices are hashed in the order in which they come",
+        "self._waiting.pop(self._hashed, None)",
+        "(self._waiting.popitem()[1] if self._waiting else None)",
+        "ingest/test_ingest_array_file.py::test_slices_in_any_order_make_the_turned_stack",
+    ),
+    Mutation(
+        "artefacts", "rows of a text table may stand in any order",
+        "all(before <= after for before, after in pairwise(places))",
+        "True",
+        "artefacts/test_artefacts_tables.py::test_what_is_not_as_described_is_not_written",
+    ),
+    Mutation(
+        "artefacts", "a whole number of a float column is written as one",
+        "[None if value is None else float(value) for value in values] if column.kind",
+        "list(values) if column.kind",
+        "artefacts/test_artefacts_tables.py::test_rows_are_written_as_frames_are",
+    ),
+    Mutation(
+        "core", "the version of a package is that of the first name that begins alike",
+        "found.setdefault(_normal(name), number)",
+        "found.setdefault(_normal(name).partition('_')[0], number)",
+        "core/test_core_origin.py::test_versions_are_those_that_packages_give_themselves",
+    ),
+    Mutation(
         "ingest", "the private table names the counted files of a refusal alone",
         'self.refused[row["item_id"]] = [file["name"] for file in rows]',
         'self.refused[row["item_id"]] = [file["name"] for file in rows[:1]]',

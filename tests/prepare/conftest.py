@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medssl.artefacts.series import SERIES, frame_of
+from medssl.artefacts.series import SERIES
 from medssl.core.files import write_json
 from medssl.core.job import Spec, job
 from medssl.core.tables import write_parquet
@@ -89,7 +89,7 @@ class Ingested:
 
     def prepare(self, *, seed: int = 0, threads: int = 1, **settings: Any) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        SERIES.write(self.folder / "series.tsv", frame_of(self.rows, SERIES))
+        SERIES.write_rows(self.folder / "series.tsv", self.rows)
         receipt(self.folder, "ingest", [*self.files, self.folder / "series.tsv"])
         return self.again(seed=seed, threads=threads, **settings)
 

@@ -18,7 +18,7 @@ from medssl.artefacts.names import is_scratch
 from medssl.artefacts.predictions import PREDICTIONS
 from medssl.artefacts.receipt import Receipt
 from medssl.artefacts.samples import SAMPLES, Fingerprint
-from medssl.artefacts.series import REJECTED, SERIES, frame_of
+from medssl.artefacts.series import REJECTED, SERIES
 from medssl.artefacts.volumes import VOLUMES
 from medssl.core import job as jobs
 from medssl.core.job import Job, Spec
@@ -239,11 +239,11 @@ def _organ(label: int, place: int) -> np.ndarray:
 def _write_source(root: Path, source: str, series: list, rejected: list, volumes: list, samples: list) -> None:
     ingest = job_of(root, "ingest", source, f"1_ingest/{source}")
     refusals = [{**row, "bytes": 4096, "stage_of_check": "header"} for row in rejected]
-    SERIES.write(ingest.path("series.tsv"), frame_of(series, SERIES))
-    REJECTED.write(ingest.path("rejected.tsv"), frame_of(refusals, REJECTED))
+    SERIES.write_rows(ingest.path("series.tsv"), series)
+    REJECTED.write_rows(ingest.path("rejected.tsv"), refusals)
     _finish(ingest, "series.tsv", "rejected.tsv")
     prepare = job_of(root, "prepare", source, f"2_prepare/{source}")
-    VOLUMES.write(prepare.path("volumes.tsv"), frame_of([{"series_id": None, **row} for row in volumes], VOLUMES))
+    VOLUMES.write_rows(prepare.path("volumes.tsv"), [{"series_id": None, **row} for row in volumes])
     types = {"axis": "int8", "index": "int32", "position_mm": "float32", "foreground_frac": "float32"}
     SAMPLES.write(prepare.path("samples.parquet"), pd.DataFrame(samples).sort_values("sample_id").astype(types))
     whole = {"source": source, "volumes": len(volumes), "samples": len(samples), "units": {}, "splits": {}}

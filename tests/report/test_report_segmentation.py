@@ -14,7 +14,7 @@ from synthetic_study import FITS_ROW, SERIES_ROW, anatomy, job_of, spec
 
 from medssl.artefacts.fits import FITS
 from medssl.artefacts.predictions import PREDICTIONS
-from medssl.artefacts.series import SERIES, frame_of
+from medssl.artefacts.series import SERIES
 from medssl.artefacts.volumes import VOLUMES
 from medssl.core import job as jobs
 from medssl.core import tables
@@ -62,10 +62,10 @@ def written(root: Path) -> dict[str, Any]:
             fit = {"fit_id": f"{arm}-full-1-s0", "init": arm, "mode": "full", "fraction": 1.0, "seed": 0, "split": "test"}
             of_case = {"case_id": name, "unit_id": "p" + name[1:], "unit": "patient", "target": names["target"]}
             rows.append({**fit, **of_case, "prediction": names[arm], "classes": {"0": "background", "1": "lung"}})
-    SERIES.write(ingest.path("series.tsv"), frame_of(series, SERIES))
+    SERIES.write_rows(ingest.path("series.tsv"), series)
     ingest.wrote(ingest.path("series.tsv"))
     ingest.write_receipt()
-    VOLUMES.write(prepare.path("volumes.tsv"), frame_of(volumes, VOLUMES))
+    VOLUMES.write_rows(prepare.path("volumes.tsv"), volumes)
     prepare.wrote(prepare.path("volumes.tsv"))
     prepare.write_receipt()
     PREDICTIONS.write(finetune.path("predictions.parquet"), pd.DataFrame(rows))

@@ -8,7 +8,7 @@ import pytest
 from test_study_checks import GOOD, Notes, Refusal
 from typer.testing import CliRunner
 
-from medssl.artefacts.series import SERIES, frame_of
+from medssl.artefacts.series import SERIES
 from medssl.cli import app
 from medssl.core.layout import Layout
 from medssl.ingest.options import IngestOptions
@@ -77,7 +77,7 @@ def ingested(source: str, *modalities: str) -> None:
     ]
     path = Path(Layout.of("results", "mine").ingest(source, "series.tsv"))
     path.parent.mkdir(parents=True)
-    SERIES.write(path, frame_of(rows, SERIES))
+    SERIES.write_rows(path, rows)
 
 
 def test_a_mixed_source_is_said_with_its_counts_once_it_was_ingested(notes: Notes) -> None:

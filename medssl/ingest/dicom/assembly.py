@@ -86,6 +86,8 @@ class Built:
     """Every eighth voxel of a slice in value units, source order `(i, j, k)`, for the checks of CT; else empty."""
     highest: float | None
     """The maximum of all voxels in value units, of a CT."""
+    sha256: str
+    """Of the file of the array."""
 
     def describe(self) -> dict[str, Any]:
         """What goes into `volume.json` and the ledger."""
@@ -171,8 +173,8 @@ def _build_directly(plan: StackPlan, raw: RawSlice, storage: Storage, target: Pa
             highest[k] = float(values.max()) * scale[0] + scale[1]
 
     with ArrayFile(target, storage.dtype, shape, turn) as file:
-        _each(place, plan.shape[2], threads)
-    return _built(plan, storage, shape, affine, affine, int(padded.sum()), sample, float(highest.max()))
+        _each(place, file.order, threads)
+    return _built(plan, storage, file, affine, affine, int(padded.sum()), sample, float(highest.max()))
 
 
 def _build_from_memory(
@@ -192,7 +194,7 @@ def _build_from_memory(
             raise Refusal("changed")
         stored[:, :, k] = pixels
 
-    _each(gather, plan.shape[2], threads)
+    _each(gather, range(plan.shape[2]), threads)
     low, high = int(stored.min()), int(stored.max())
     outside = [_padding(stored[:, :, k], layouts[k], *plan.rescales[k], plan.modality) for k in range(plan.shape[2])]
     if any(mask is not None for mask in outside):
@@ -246,25 +248,25 @@ def _build_from_memory(
     turn = closest_canonical(affine)
     shape = tuple(source_shape[axis] for axis in turn.axes)
     with ArrayFile(target, storage.dtype, shape, turn) as file:
-        for k in range(source_shape[2]):
+        for k in file.order:
             file.put(k, planes(k))
-    return _built(plan, storage, shape, affine, source_affine, padded, sample, highest)
+    return _built(plan, storage, file, affine, source_affine, padded, sample, highest)
 
 
 def _built(
     plan: StackPlan,
     storage: Storage,
-    shape: tuple[int, ...],
+    file: ArrayFile,
     affine: np.ndarray,
     source_affine: np.ndarray,
     padded: int,
     sample: np.ndarray,
     highest: float,
 ) -> Built:
-    turn = closest_canonical(affine)
+    turn, shape = closest_canonical(affine), file.shape
     before = tuple(shape[int(axis)] for axis in np.argsort(turn.axes))
     return Built(
-        shape=shape,  # type: ignore[arg-type]
+        shape=shape,
         affine=reoriented_affine(affine, turn, before),  # type: ignore[arg-type]
         affine_before=affine,
         storage=storage,
@@ -275,6 +277,7 @@ def _built(
         lossy=False,
         sample=sample,
         highest=highest if sample.size else None,
+        sha256=file.sha256(),
     )
 
 
@@ -334,11 +337,11 @@ def _sample(plan: StackPlan) -> np.ndarray:
     return np.empty((-(-columns // SAMPLE_STRIDE), -(-rows // SAMPLE_STRIDE), slices), np.float32, order="F")
 
 
-def _each(work: Callable[[int], None], count: int, threads: int) -> None:
+def _each(work: Callable[[int], None], numbers: range, threads: int) -> None:
     if threads == 1:
-        for k in range(count):
+        for k in numbers:
             work(k)
         return
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, range(count)):
+        for _ in pool.map(work, numbers):
             pass
