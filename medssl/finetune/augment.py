@@ -53,10 +53,21 @@ def intensity(images: Tensor, draw: Tensor) -> Tensor:
     return ((images - mean) * contrast + mean + brightness).clamp(0, 1)
 
 
-def sampling_grid(shape: tuple[int, ...], draw: Tensor, *, flips: bool = False) -> Tensor:
+def margins(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Voxels beyond each side of a patch of `shape` that a change may bring into it."""
+    angle, scale = math.radians(MAX_TURN_DEG), math.exp(MAX_LOG_SCALE)
+    turned = [float(side) for side in shape]
+    turned[-2:] = [side * math.cos(angle) + other * math.sin(angle) for side, other in (shape[-2:], (shape[-1], shape[-2]))]
+    return tuple(
+        math.ceil((scale * whole - side) / 2 + MAX_SHIFT_FRAC * side) + 1 for whole, side in zip(turned, shape, strict=True)
+    )
+
+
+def sampling_grid(shape: tuple[int, ...], draw: Tensor, *, flips: bool = False, within: tuple[int, ...] | None = None) -> Tensor:
     """Where each output position reads, `(n, *shape, rank)` in grid_sample's units (−1 … 1, last axis first).
 
-    In 3-D the turn is in the plane of the last two axes turned about the first; shift and scale act on all axes.
+    In 3-D the turn is in the plane of the last two axes turned about the first; shift and scale act on all axes. `within`: the
+    shape of what is read, with the output in its middle; where it is left out, the output's own.
     """
     rank, count = len(shape), draw.shape[0]
     centred = 2 * draw - 1
@@ -75,4 +86,7 @@ def sampling_grid(shape: tuple[int, ...], draw: Tensor, *, flips: bool = False) 
     shift = 2 * MAX_SHIFT_FRAC * centred[:, 2 : 2 + rank]
     axes = [(2 * torch.arange(size, device=draw.device) + 1) / size - 1 for size in shape]
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1).reshape(-1, rank)
-    return (positions @ matrix.transpose(1, 2) + shift[:, None, :]).reshape(count, *shape, rank)
+    moved = positions @ matrix.transpose(1, 2) + shift[:, None, :]
+    if within is not None:
+        moved = moved * torch.tensor([side / whole for side, whole in zip(shape, within, strict=True)][::-1], device=draw.device)
+    return moved.reshape(count, *shape, rank)

@@ -67,17 +67,22 @@ def places_of(scan: Scan, values: Sequence[int], seed: int) -> Places:
     return Places(tuple(found))
 
 
-def patch_at(scan: Scan, centre: np.ndarray, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def patch_at(
+    scan: Scan, centre: np.ndarray, size: tuple[int, int, int], margin: tuple[int, int, int] = (0, 0, 0)
+) -> tuple[np.ndarray, np.ndarray]:
     """Image `(c, *size)` and mask values `(*size)` around a voxel; moved inside the scan where it is large enough.
 
-    What lies outside the scan is 0 in both: the low end of the windows, and background.
+    margin: what is read beyond each side of the patch, which is then larger by twice that. What lies outside the scan is 0 in
+    both: the low end of the windows, and background.
     """
-    image = np.zeros((scan.volume.num_channels, *size), dtype=np.float32)
-    mask = np.zeros(size, dtype=np.int64)
+    whole = tuple(side + 2 * more for side, more in zip(size, margin, strict=True))
+    image = np.zeros((scan.volume.num_channels, *whole), dtype=np.float32)
+    mask = np.zeros(whole, dtype=np.int64)
     source, target = [], []
-    for have, want, middle in zip(scan.shape, size, centre, strict=True):
+    for have, want, more, middle in zip(scan.shape, size, margin, centre, strict=True):
         start = int(np.clip(middle - want // 2, 0, have - want)) if have >= want else -((want - have) // 2)
-        first, last = max(start, 0), min(start + want, have)
+        start -= more
+        first, last = max(start, 0), min(start + want + 2 * more, have)
         source.append(slice(first, last))
         target.append(slice(first - start, last - start))
     image[(slice(None), *target)] = scan.seen(tuple(source))
@@ -93,8 +98,11 @@ def batch_of(
     foreground_frac: float,
     seed: int,
     step: int,
+    margin: tuple[int, int, int] = (0, 0, 0),
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` patches of random scans, images `(count, c, *size)` and masks `(count, *size)`, a function of seed and step.
+
+    With a `margin` they are larger by twice that, round the same places.
 
     A share of `foreground_frac` (rounded up) is centred near a voxel of a class drawn among those the scan has, so that a
     small class is met as often as a large one.
@@ -111,7 +119,7 @@ def batch_of(
             jitter = np.array([generator.integers(-(side // 4), side // 4 + 1) for side in size])
             centre = voxels[int(generator.integers(len(voxels)))] + jitter * (np.array(size) > 1)
             centre = np.clip(centre, 0, np.array(scan.shape) - 1)
-        image, mask = patch_at(scan, centre, size)
+        image, mask = patch_at(scan, centre, size, margin)
         images.append(image)
         masks.append(mask)
     return np.stack(images), np.stack(masks)

@@ -18,6 +18,7 @@ from scipy import ndimage
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
+from medssl.finetune.augment import margins
 from medssl.finetune.nnunet import ResEncUNet
 from medssl.finetune.predicting import Model
 from medssl.finetune.restoring import exact_turn, largest_components, restored_classes, restored_mask
@@ -179,10 +180,37 @@ def test_images_and_targets_move_together_and_targets_stay_whole() -> None:
 
     draw = draws(0, 0, 3)
     draw[:, 8:10] = 0.5  # no change of brightness or contrast
-    images, moved = augmented(target[:, 1:], target, draw, flips=True)
+    images, moved = augmented(target[:, 1:], target, tuple(target.shape[2:]), draw, flips=True)
     assert torch.equal(moved.sum(1), torch.ones(3, 24, 24))
     assert set(moved.unique().tolist()) <= {0.0, 1.0}
     assert ((images[:, 0] > 0.5) == (moved[:, 1] > 0.5)).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("size", [(16, 10), (10, 16), (12, 8, 6)])
+def test_what_lies_beside_a_patch_comes_in_at_its_borders_and_nothing_else(size: tuple[int, ...]) -> None:
+    """A patch inside a scan has no empty border however it is moved, and one that is not moved is the middle of what was read."""
+    room = margins(size)
+    whole = tuple(side + 2 * more for side, more in zip(size, room, strict=True))
+    draw = torch.rand(400, 16, generator=torch.Generator().manual_seed(0)).round()  # each change at an end of its range
+    draw[:, 8:10] = 0.5  # no change of brightness or contrast
+    target = torch.stack([torch.zeros(400, *whole), torch.ones(400, *whole)], dim=1)
+    images, moved = augmented(target[:, 1:], target, size, draw, flips=True)
+    assert images.shape == (400, 1, *size) and images.min() > 1 - 1e-5 and torch.equal(moved[:, 1], torch.ones(400, *size))
+    values = torch.rand(1, 1, *whole)
+    still, _ = augmented(values, target[:1], size, torch.full((1, 16), 0.5), flips=False)
+    inner = values[(..., *(slice(more, more + side) for side, more in zip(size, room, strict=True)))]
+    torch.testing.assert_close(still, inner, rtol=1e-5, atol=1e-5)
+
+
+def test_a_patch_with_a_margin_is_the_patch_and_what_lies_beside_it() -> None:
+    whole = scan(shape=(20, 18, 12))
+    centre, size, margin = np.array([3, 9, 6]), (8, 6, 1), (4, 5, 0)
+    image, mask = patch_at(whole, centre, size)
+    larger, around = patch_at(whole, centre, size, margin)
+    inner = tuple(slice(more, more + side) for side, more in zip(size, margin, strict=True))
+    assert np.array_equal(larger[(slice(None), *inner)], image) and np.array_equal(around[inner], mask)
+    assert (larger[:, :4] == 0).all()  # beyond the scan: the patch begins at its first voxel
+    assert np.array_equal(larger[0, 4:, :, 0], whole.seen((slice(0, 12), slice(1, 17), slice(6, 7)))[0, :, :, 0])
 
 
 def test_dice_counts_absent_classes_apart() -> None:

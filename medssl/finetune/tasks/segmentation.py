@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medssl.core.bounds import Fold, Part, Whole
 from medssl.finetune import training
-from medssl.finetune.augment import draws, intensity, sampling_grid
+from medssl.finetune.augment import draws, intensity, margins, sampling_grid
 from medssl.finetune.labelled_data import Scans, new_scans, read_scans, reference_mask, source_grid
 from medssl.finetune.mixup import mixup
 from medssl.finetune.nnunet import ResEncUNet
@@ -171,11 +171,12 @@ class Segmentation:
         lookup[torch.tensor(list(values))] = torch.arange(len(values))
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
-            images, masks = patches(train, places, size, recipe.batch_size, self.foreground_frac, seed, step)
+            room = margins(size) if recipe.augment else (0,) * len(size)
+            images, masks = patches(train, places, size, recipe.batch_size, self.foreground_frac, seed, step, room)
             target = F.one_hot(lookup[masks.clamp(max=max(values))], len(values)).movedim(-1, 1).float().to(device)
             images = images.to(device)
             if recipe.augment:
-                images, target = augmented(images, target, draws(seed, step, len(images)).to(device), flips=recipe.flips)
+                images, target = augmented(images, target, size, draws(seed, step, len(images)).to(device), flips=recipe.flips)
             return mixup(images, target, recipe.mixup, seed, step)
 
         def score(current: nn.Module) -> float:
@@ -261,18 +262,23 @@ def patches(
     foreground_frac: Part,
     seed: int,
     step: int,
+    room: tuple[int, ...],
 ) -> tuple[Tensor, Tensor]:
-    """Images `(count, c, *size)` and mask values `(count, *size)`."""
+    """Images `(count, c, *size)` and mask values `(count, *size)`, with `room` beyond each side of them."""
+    rest, more = (1,) * (3 - len(size)), (0,) * (3 - len(size))
+    sides, margin = (*size, *rest), (*room, *more)
+    images, masks = batch_of(scans, places, sides, count, foreground_frac, seed, step, margin)  # type: ignore[arg-type]
     if len(size) == 3:
-        images, masks = batch_of(scans, places, (size[0], size[1], size[2]), count, foreground_frac, seed, step)
         return torch.from_numpy(images), torch.from_numpy(masks)
-    images, masks = batch_of(scans, places, (size[0], size[1], 1), count, foreground_frac, seed, step)
     return torch.from_numpy(images[..., 0]), torch.from_numpy(masks[..., 0])
 
 
-def augmented(images: Tensor, target: Tensor, draw: Tensor, *, flips: bool) -> tuple[Tensor, Tensor]:
-    """Images and one-hot targets moved alike, images also in brightness and contrast; targets stay 0 or 1."""
-    grid = sampling_grid(tuple(images.shape[2:]), draw, flips=flips)
+def augmented(images: Tensor, target: Tensor, size: tuple[int, ...], draw: Tensor, *, flips: bool) -> tuple[Tensor, Tensor]:
+    """Images and one-hot targets moved alike, images also in brightness and contrast; targets stay 0 or 1.
+
+    The patch of `size` is cut out after the move, so that what lies beside it comes in at its borders.
+    """
+    grid = sampling_grid(size, draw, flips=flips, within=tuple(images.shape[2:]))
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
     wanted = F.grid_sample(target, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     outside = wanted.sum(dim=1) == 0
