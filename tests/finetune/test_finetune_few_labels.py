@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from finetuning import volume
 
@@ -62,12 +63,44 @@ def test_self_training_ends_where_nothing_is_guessed_or_asked() -> None:
     assert self_trained(first, 0, lambda fit: ([], 1), lambda guesses: Fit([])) is first
 
 
-def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
+def one_scan(image: np.ndarray) -> Any:
+    """A segmentation's data of one training scan, windowed from -2 to 2, whose values above 1 are the class."""
     from medssl.finetune.cases import Cases
     from medssl.finetune.labelled_data import GivenMasks, Scans
-    from medssl.finetune.recipe import Recipe
     from medssl.finetune.scans import Scan
-    from medssl.finetune.task import Setup, Source
+    from medssl.finetune.task import Source
+
+    scan = Scan(volume("a", image.shape, -2.0, 2.0), image, (image > 1).astype(np.uint8), np.eye(4))
+    names = np.array(["a"], dtype=object)
+    cases = Cases(*[names] * 4, np.array(["train"], dtype=object), names, ["1"], np.ones((1, 1), np.uint8), names, names)
+    return Scans(cases, [scan], [0, 1], {"1": "1"}, Source("a", Path("s"), Path("v")), GivenMasks({}, {}), (16, 16))
+
+
+def test_patches_inside_a_scan_are_full_however_they_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a scan that is bright everywhere, a dark border can only come from beyond the scan."""
+    from medssl.finetune import training
+    from medssl.finetune.recipe import Recipe
+    from medssl.finetune.task import Setup
+    from medssl.finetune.tasks.segmentation import Segmentation
+    from medssl.nn.backbone import build
+
+    batches = []
+
+    def fit(network: Any, batch: Any, *_: Any, **__: Any) -> Any:
+        batches.extend(batch(step)[0] for step in range(4))
+        return training.Trained(1, 0.0, [])
+
+    monkeypatch.setattr(training, "fit", fit)
+    backbone = build("resnet18", {"stem": "small", "width": 0.125}, 2, 1)
+    setup = Setup("full", backbone, np.array([0]), Recipe(max_steps=1, batch_size=32), 0, torch.device("cpu"), {})
+    Segmentation().fit(one_scan(np.full((160, 160, 2), 1.5, np.float32)), setup)
+    darkest = torch.cat(batches).amin(dim=(1, 2, 3))
+    assert (darkest > 0.3).float().mean() > 0.7 and len(darkest) == 128
+
+
+def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
+    from medssl.finetune.recipe import Recipe
+    from medssl.finetune.task import Setup
     from medssl.finetune.tasks.segmentation import Segmentation
     from medssl.nn.backbone import build
     from medssl.nn.decoder import Decoder
@@ -76,11 +109,7 @@ def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
     torch.manual_seed(0)
     backbone = build("resnet18", {"stem": "small", "width": 0.125}, 2, 1)
     learnt = part_tensors({"decoder": Decoder(backbone, blocks=3)})
-    image = np.random.default_rng(0).normal(0, 1, (16, 16, 4)).astype(np.float32)
-    scan = Scan(volume("a", image.shape, -2.0, 2.0), image, (image > 1).astype(np.uint8), np.eye(4))
-    names = np.array(["a"], dtype=object)
-    cases = Cases(*[names] * 4, np.array(["train"], dtype=object), names, ["1"], np.ones((1, 1), np.uint8), names, names)
-    data = Scans(cases, [scan], [0, 1], {"1": "1"}, Source("a", Path("s"), Path("v")), GivenMasks({}, {}), (16, 16))
+    data = one_scan(np.random.default_rng(0).normal(0, 1, (16, 16, 4)).astype(np.float32))
     recipe = Recipe(max_steps=1, batch_size=2, lr=1e-12, weight_decay=0.0, calibration_batches=0)
 
     def fitted(decoder: dict[str, torch.Tensor]) -> Any:

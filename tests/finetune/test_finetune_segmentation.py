@@ -213,6 +213,20 @@ def test_a_patch_with_a_margin_is_the_patch_and_what_lies_beside_it() -> None:
     assert np.array_equal(larger[0, 4:, :, 0], whole.seen((slice(0, 12), slice(1, 17), slice(6, 7)))[0, :, :, 0])
 
 
+def test_two_validation_patients_choose_no_step(
+    tmp_path: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores say that the first evaluation is the best; the last one is kept, with its score."""
+    from medssl.finetune.tasks import segmentation
+
+    scores = iter([0.9, 0.1] * 8)
+    monkeypatch.setattr(segmentation, "mean_dice", lambda *_: next(scores))
+    settings = SMALL | {"max_steps": 2, "evaluations": 2, "fractions": [1.0], "parallel": 1}
+    fits = tables.read_tsv(finetune(spec_of(write_scans(tmp_path / "study"), **settings)) / "fits.tsv")
+    assert fits["best_step"].tolist() == [2] and fits["val_score"].tolist() == [0.1]
+    assert fits["selection"].tolist() == ["last step (1 of at least 10 validation units; val_score is mean Dice)"]
+
+
 def test_dice_counts_absent_classes_apart() -> None:
     a, b = np.array([1, 1, 0, 2]), np.array([1, 0, 0, 2])
     assert dice(a, b, 1) == pytest.approx(2 / 3)

@@ -121,6 +121,22 @@ def test_how_many_fits_there_is_room_for(options: Any, threads: int, free: Peak,
     assert Room(TaskOptions(source="s", **options), threads, device, free, peaks).most() == most
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_fit_runs_on_the_threads_that_the_study_says(spec: Spec, tmp_path: Path, parallel: int) -> None:
+    """Whatever the job has, or else its bits would depend on the machine."""
+    seen, fit = tmp_path / "threads", stage.Work.fit
+
+    def noted(work: Any, which: Any) -> Any:
+        with seen.open("a") as file:
+            print(torch.get_num_threads(), file=file)
+        return fit(work, which)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.Work, "fit", noted)
+        make(with_options(spec, parallel=parallel, threads_per_fit=2), threads=4)
+    assert set(seen.read_text().split()) == {"2"}
+
+
 def test_a_peak_is_of_this_process() -> None:
     held = pd.DataFrame({"a": range(1000)})
     assert 10 < Peak.here().ram_mb < 100_000 and Peak.here().gpu_mb == 0 and len(held)

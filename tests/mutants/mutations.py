@@ -829,6 +829,30 @@ MUTATIONS = [
     ),
     # ---- finetune
     Mutation(
+        "finetune", "a patch is moved without what lies beside it",
+        "room = margins(size) if recipe.augment else",
+        "room = margins(size) if False else",
+        "finetune/test_finetune_few_labels.py::test_patches_inside_a_scan_are_full_however_they_are_moved",
+    ),
+    Mutation(
+        "finetune", "one patient chooses the step",
+        "chooses = data.cases.num_units(\"val\") >= recipe.choose_from",
+        "chooses = True",
+        "finetune/test_finetune_segmentation.py::test_two_validation_patients_choose_no_step",
+    ),
+    Mutation(
+        "finetune", "the first rate is taken whatever the others score",
+        "key=lambda fitted: fitted.facts[\"val_score\"]",
+        "key=lambda fitted: 0",
+        "finetune/test_finetune_classification.py::test_each_start_takes_the_rate_that_its_validation_cases_prefer",
+    ),
+    Mutation(
+        "finetune", "fits side by side run on as many threads as the job has",
+        "torch.set_num_threads(options.threads_per_fit)",
+        "torch.set_num_threads(job.threads)",
+        "finetune/test_finetune_side_by_side.py::test_a_fit_runs_on_the_threads_that_the_study_says",
+    ),
+    Mutation(
         "finetune", "a turn of an oblong image is a shear",
         "matrix[:, 1, 0], matrix[:, 1, 1] = sine / ratio, cosine",
         "matrix[:, 1, 0], matrix[:, 1, 1] = sine * ratio, cosine",
@@ -1288,6 +1312,9 @@ MUTATIONS = [
         '    return os.path.expanduser(text)',
         '    return text',
         'study/test_study_file.py::test_a_tilde_is_the_home_in_every_path',
+    ),
+    Mutation(
+        'study',
         'noise of the memory passes for what a sample takes',
         'peaks_mb[1] - peaks_mb[0] < CLEAR_MB',
         'peaks_mb[1] - peaks_mb[0] <= 0',
