@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from canaries import all_text, plant
+from canaries import all_text, plant, plant_pictures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = """\
@@ -18,22 +18,27 @@ sources:
     path: {path}
     prepare:
       split: {{val_frac: 0, test_frac: 0}}
-  organs: {{path: {organs}}}
+  eyes:
+    path: {eyes}
+    labels: folders
+    prepare:
+      split: {{val_frac: 0.2, test_frac: 0.4}}
 prepare:
   window_hu: [[-1000, 400]]
 pretrain:
   simclr:
     cohort: ct
+    backbone: {{resnet18: {{width: 0.25}}}}
     size: [32, 32]
     batch_size: 4
     max_steps: 4
 finetune:
-  organs:
-    source: organs
+  eyes:
+    source: eyes
     modes: [linear]
-    fractions: [0.1]
+    fractions: [1.0]
     seeds: [0]
-    size: [28]
+    size: [16]
 evaluate:
   bootstrap: 100
 """
@@ -50,7 +55,8 @@ def test_the_search_finds_what_is_packed(tmp_path: Path) -> None:
 def test_no_canary_leaves_a_whole_study(tmp_path: Path) -> None:
     words = plant(tmp_path / "CANARYPATH" / "in", 100)
     assert len(words) >= 80
-    (tmp_path / "mine.yaml").write_text(STUDY.format(path="CANARYPATH/in", organs=ROOT / "demo" / "organs"))
+    words += plant_pictures(tmp_path / "CANARYPATH" / "eyes", 20)
+    (tmp_path / "mine.yaml").write_text(STUDY.format(path="CANARYPATH/in", eyes="CANARYPATH/eyes"))
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "report"]
     done = subprocess.run(
         [*command, "--configfile", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False

@@ -31,6 +31,7 @@ reduce:
   controls: false
 pretrain:
   simclr:
+    backbone: {{resnet18: {{width: 0.25}}}}
     size: [32, 32]
     batch_size: 4
     max_steps: {steps}
@@ -63,6 +64,11 @@ def hashes(folder: Path) -> dict[str, str]:
     return {name: sha256_file(folder / "results" / "small" / name) for name in wanted}
 
 
+def specs(folder: Path) -> dict[Path, bytes]:
+    """The specs of the last real run, which a dry run leaves."""
+    return {path: path.read_bytes() for path in (folder / "results" / "small" / "specs").rglob("*.json")}
+
+
 def ran(output: str) -> set[str]:
     """Names of the rules that a run executed (or a dry run would)."""
     return {
@@ -84,7 +90,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_main_job_leaves_encoder_curve_and_page(finished: Path) -> None:
     results = finished / "results" / "small"
     run = results / "4_pretrain" / "ct" / "simclr-hash-seed0"
-    assert (run / "encoder.safetensors").stat().st_size > 1_000_000
+    assert (run / "encoder.safetensors").stat().st_size > 100_000
     assert len((run / "curve.tsv").read_text().splitlines()) >= 2
     page = (results / "7_report" / "ct" / "report.html").read_text()
     assert "http-equiv" in page and "<script src" not in page
@@ -114,18 +120,18 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     ],
 )
 def test_an_edited_option_reruns_exactly_what_depends_on_it(finished: Path, old: str, new: str, rules: set[str]) -> None:
-    study = finished / "edited.yaml"
+    before, study = specs(finished), finished / "edited.yaml"
     study.write_text((finished / "mine.yaml").read_text().replace(old, new))
     planned = snakemake(finished, "pretrain_ct", "-n", "--quiet", "progress", study="edited.yaml")
     assert planned.returncode == 0, planned.stderr[-2000:]
     assert ran(planned.stdout + planned.stderr) == rules
-    assert snakemake(finished, "pretrain_ct", "-n").returncode == 0  # the specs of the unedited study are back
+    assert specs(finished) == before
 
 
 def test_a_chained_run_waits_for_the_run_before_it(finished: Path) -> None:
-    study = finished / "chained.yaml"
+    before, study = specs(finished), finished / "chained.yaml"
     text = (finished / "mine.yaml").read_text()
-    chained = "  second: {init_run: simclr, size: [32, 32], batch_size: 4, max_steps: 1}\n"
+    chained = "  second: {init_run: simclr, backbone: {resnet18: {width: 0.25}}, size: [32, 32], batch_size: 4, max_steps: 1}\n"
 
     def planned(text: str) -> list[str]:
         study.write_text(text)
@@ -135,24 +141,20 @@ def test_a_chained_run_waits_for_the_run_before_it(finished: Path) -> None:
     (second,) = planned(text + chained)
     assert "second-hash-seed0" in second and "simclr-hash-seed0/encoder.safetensors" in second.split("output:")[0]
     assert len(planned(text.replace("batch_size: 4", "batch_size: 5") + chained)) == 2
-    assert snakemake(finished, "pretrain_ct", "-n").returncode == 0  # the specs of the unchained study are back
+    assert specs(finished) == before
 
 
-def test_a_deleted_artefact_is_rebuilt(finished: Path) -> None:
+def test_deleted_artefacts_are_rebuilt_as_planned_and_a_new_corrupt_file_becomes_a_row(finished: Path) -> None:
     before = hashes(finished)
     shutil.rmtree(finished / "results" / "small" / "1_ingest" / "ct" / "volumes")
     (finished / "results" / "small" / "3_reduce" / "ct" / "hash" / "keep.parquet").unlink()
-    done = snakemake(finished)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert hashes(finished) == before
-    assert list((finished / "results" / "small" / "1_ingest" / "ct" / "volumes").glob("*/image.npy"))
-
-
-def test_a_new_file_is_noticed_and_a_corrupt_one_becomes_a_row(finished: Path) -> None:
     (finished / "scans" / "other").mkdir()
     (finished / "scans" / "other" / "extra.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"nonsense")
-    done = snakemake(finished)
-    assert done.returncode == 0, done.stderr[-3000:]
+    planned, done = (snakemake(finished, "pretrain_ct", "--quiet", "progress", *dry) for dry in (["-n"], []))
+    assert planned.returncode == done.returncode == 0, done.stderr[-3000:]
+    assert ran(planned.stdout + planned.stderr) == ran(done.stdout + done.stderr) != set()
+    assert hashes(finished) == before
+    assert list((finished / "results" / "small" / "1_ingest" / "ct" / "volumes").glob("*/image.npy"))
     rejected = (finished / "results" / "small" / "1_ingest" / "ct" / "rejected.tsv").read_text().splitlines()
     assert len(rejected) == 2 and "extra" not in rejected[1]
     shutil.rmtree(finished / "scans" / "other")
@@ -162,8 +164,6 @@ def test_a_new_file_is_noticed_and_a_corrupt_one_becomes_a_row(finished: Path) -
     ("text", "code", "words"),
     [
         ("sources: {ct: {path: scans}}\npretrain: {simclr: {epoch: 3}}\n", 2, "mine.yaml:2: pretrain.simclr.epoch: unknown key"),
-        ("sources: {ct: {path: nowhere}}\n", 2, "sources.ct.path does not exist"),
-        ("sources: {ct: {path: .}}\n", 2, "sources.ct.path: '.' contains the results of this study"),
         ("sources: {ct: {path: broken}}\n", 8, "refused"),
     ],
 )
