@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 
 from medssl.artefacts.fits import CURVES, FITS, SPLITS_OF_FITS, ModelContract
 from medssl.artefacts.labels import LabelCounts
@@ -32,7 +33,7 @@ from medssl.finetune.kept_fits import MODEL, Kept, KeptFits, describe, keep_arra
 from medssl.finetune.options import TaskOptions
 from medssl.finetune.predicting import Model
 from medssl.finetune.predictions import split_rows
-from medssl.finetune.side_by_side import Peak, Room, side_by_side
+from medssl.finetune.side_by_side import Peak, Room, side_by_side, start_method
 from medssl.finetune.starting import Starting
 from medssl.finetune.task import Mask, Source
 from medssl.nn.device import described, device
@@ -75,9 +76,9 @@ def run(job: Job) -> None:
 
 
 def _in_a_process(state: State) -> tuple[Any, ...]:
-    """What a process beside this one calls, and with what, to make fits: a GPU cannot be used in a forked process."""
-    job = state.work.job
-    return (_makes, state) if state.work.device.type == "cpu" else (_opens, job.spec, job.threads)
+    """What a process beside this one calls, and with what, to make fits; see `start_method`."""
+    job, forked = state.work.job, start_method(state.work.options, state.work.device) == "fork"
+    return (_makes, state) if forked else (_opens, job.spec, job.threads)
 
 
 def _opens(spec: Spec, threads: int) -> Callable[[FitId], Peak]:
@@ -158,6 +159,7 @@ class State:
         """The work of a job and what is kept of it. Fits run on `threads_per_fit` threads, whatever the job has."""
         options = job.options(TaskOptions)
         torch.set_num_threads(options.threads_per_fit)
+        threadpool_limits(options.threads_per_fit)  # those of other libraries
         work = Work(job, options, Starting.read(job, options), device(options.device, option="finetune.device"))
         return cls.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
 

@@ -67,6 +67,11 @@ class Room:
         return max(1, int(min(cores, by_ram, by_gpu)))
 
 
+def start_method(options: TaskOptions, device: torch.device) -> str:
+    """How a process for fits starts: a fork costs nothing, but has neither the GPU of its parent nor its pools of threads."""
+    return "fork" if device.type == "cpu" and options.threads_per_fit == 1 else "forkserver"
+
+
 def side_by_side(
     fits: Sequence[FitId], room: Room, make: Callable[[FitId], None], begin: Callable[..., Callable[[FitId], Peak]], *given: Any
 ) -> Iterator[FitId]:
@@ -79,7 +84,7 @@ def side_by_side(
             make(fit)
             yield fit
         return
-    with Workers("fork" if room.device.type == "cpu" else "forkserver", begin, *given) as workers:
+    with Workers(start_method(room.options, room.device), begin, *given) as workers:
         for fit, peak in workers.each(fits, room.most):
             room.peaks.append(peak)
             yield fit

@@ -121,8 +121,8 @@ def test_how_many_fits_there_is_room_for(options: Any, threads: int, free: Peak,
     assert Room(TaskOptions(source="s", **options), threads, device, free, peaks).most() == most
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-def test_a_fit_runs_on_the_threads_that_the_study_says(spec: Spec, tmp_path: Path, parallel: int) -> None:
+@pytest.mark.parametrize(("parallel", "threads"), [(1, 2), (2, 1)])
+def test_a_fit_runs_on_the_threads_that_the_study_says(spec: Spec, tmp_path: Path, parallel: int, threads: int) -> None:
     """Whatever the job has, or else its bits would depend on the machine."""
     seen, fit = tmp_path / "threads", stage.Work.fit
 
@@ -133,8 +133,16 @@ def test_a_fit_runs_on_the_threads_that_the_study_says(spec: Spec, tmp_path: Pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage.Work, "fit", noted)
-        make(with_options(spec, parallel=parallel, threads_per_fit=2), threads=4)
-    assert set(seen.read_text().split()) == {"2"}
+        make(with_options(spec, parallel=parallel, threads_per_fit=threads), threads=4)
+    assert set(seen.read_text().split()) == {str(threads)}
+
+
+def test_fits_of_several_threads_side_by_side_have_the_same_bytes_too(image_source: Path) -> None:
+    """They cannot be forked: a fork has no threads, and waits for them for ever."""
+    spec = finetune_spec(image_source, modes=["full"], fractions=[0.5, 1.0], max_steps=2, threads_per_fit=2)
+    alone = made_of(make(with_options(spec, parallel=1), threads=4))
+    forget(spec)
+    assert made_of(make(with_options(spec, parallel=2), threads=4)) == alone
 
 
 def test_a_peak_is_of_this_process() -> None:
