@@ -18,7 +18,7 @@ import typer
 
 from medssl.core import cluster, gpus, launch, process
 from medssl.core.errors import MedsslError, PreemptedError, StudyError, TooManyRefusalsError
-from medssl.core.files import file_to_write, folder_to_write, write_json
+from medssl.core.files import file_to_write, folder_to_write, refuse_within, write_json
 from medssl.core.job import Spec, job
 
 app = typer.Typer(
@@ -213,6 +213,8 @@ def check(
     from medssl.ingest.items import COLUMNS
     from medssl.ingest.summary import as_values, screen_lines
 
+    if table is not None:
+        refuse_within(table, source)
     checked = check_source(source, id_key=None if id_key is None else str(id_key), name=name)
     if table is not None:
         write_rows(file_to_write(table), COLUMNS, ([*row.values()] for row in checked.items))
@@ -264,6 +266,7 @@ def embed(
     from medssl.nn.transfer import read_contract, sections_of
 
     contract = read_contract(run)
+    refuse_within(out, source)
     file_to_write(out)
     if (source / "samples.parquet").is_file():
         print(f"{write(source, run, out, force=force)} rows in {out}")
@@ -305,7 +308,7 @@ def _new_images(
     What is of another modality than was learnt from is set aside; with `force` it is taken, and what is learnt from warns of it.
     """
     from medssl.ingest import run as ingesting
-    from medssl.study.one_source import other_modality, read_rejected, specs_of
+    from medssl.study.one_source import all_refused, other_modality, read_rejected, specs_of
 
     with tempfile.TemporaryDirectory(prefix=".part-", dir=beside) as folder:
         for number, section in enumerate((ingest_section, {**ingest_section, "modality": "auto"})):
@@ -315,7 +318,7 @@ def _new_images(
             except TooManyRefusalsError:
                 if not (force and other_modality(ingest)):
                     other_modality(ingest, nothing_left=source)
-                    raise
+                    raise TooManyRefusalsError(all_refused(ingest, source)) from None
             if not (force and other_modality(ingest)):
                 break
         with job(ingest) as work:

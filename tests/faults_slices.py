@@ -354,6 +354,33 @@ def identifiers_emptied_two_kernels(folder: Path, seed: int) -> Expected:
     return Expected([one, other], must_be_right=True)
 
 
+def identifiers_emptied_two_series(folder: Path, seed: int) -> Expected:
+    """Two series in one folder, half a step apart or one after the other; what tells them apart is their number, or the sex."""
+    one = random_phantom(seed, constant=100.0, slope_per_mm=GENTLE)
+    other = _moved(one, one.step * (0.5 if seed % 2 else one.slices), one.constant + CONTRAST)
+
+    def change(ds: FileDataset, t: int, number: int) -> None:
+        ds.SeriesNumber, ds.PatientSex = (3 + t, "F") if seed % 4 < 2 else (3, "MF"[t])
+
+    made = _emptied(_scans([one, other], change))
+    for ds in made:
+        ds.FrameOfReferenceUID = ""
+    save(_shuffled(made, seed), folder)
+    return Expected([one, other], must_be_right=True)
+
+
+def _short_time(ds: FileDataset, t: int, number: int) -> None:
+    ds.AcquisitionTime = ("1015", "1030")[t]
+
+
+def _moment(ds: FileDataset, t: int, number: int) -> None:
+    ds.AcquisitionDateTime = ("20240102101500.250000+0100", "20240102103000.250000+0100")[t]
+
+
+def _next_day(ds: FileDataset, t: int, number: int) -> None:
+    ds.StudyDate, ds.AcquisitionDate, ds.AcquisitionTime = "", ("20240102", "20240103")[t], "101500"
+
+
 def series_of_each_slice_gap(folder: Path, seed: int) -> Expected:
     expected = series_of_each_slice(folder, seed)
     paths = sorted(folder.iterdir(), key=lambda p: float(pydicom.dcmread(p).InstanceNumber))
@@ -687,6 +714,12 @@ SLICE_FAULTS: dict[str, Fault] = {
     "acquisitions_on_another_grid": _two(_acquisition, "grid"),
     "clocks_half_a_step_apart": _two(_clock, "half"),
     "clocks_abutting": _two(_clock, "next"),
+    "clocks_without_seconds_half_a_step_apart": _two(_short_time, "half"),
+    "clocks_without_seconds_abutting": _two(_short_time, "next"),
+    "moments_half_a_step_apart": _two(_moment, "half"),
+    "moments_abutting": _two(_moment, "next"),
+    "days_half_a_step_apart": _two(_next_day, "half"),
+    "days_abutting": _two(_next_day, "next"),
     "clocks_of_slices_abutting": _two(_clock_of_each, "next"),
     "clocks_of_slices_half_a_step_apart": _two(_clock_of_each, "half"),
     "clock_of_a_few": _fewer(_clock, ("mixed_content",)),
@@ -724,7 +757,7 @@ SLICE_FAULTS: dict[str, Fault] = {
         for f in (
             oblique_stacks, excluded_slice_fits, rotations_start_off, slabs, passes_over_one_range, passes_on_other_grids,
             heart_in_time, series_of_each_slice, series_of_each_slice_gap, series_of_the_last,
-            identifiers_emptied, identifiers_emptied_gap, identifiers_emptied_two_kernels,
+            identifiers_emptied, identifiers_emptied_gap, identifiers_emptied_two_kernels, identifiers_emptied_two_series,
             slice_of_a_sparse_series, positions_rounded, micro_ct, micro_ct_gap,
             micro_ct_shifted, signed_read_as_unsigned,
             steps_all_to_one_side, padding_lowest, padding_highest, enhanced_frame_without_rescale,
@@ -740,7 +773,7 @@ HARMLESS = (
     "types_with_add", "agent_everywhere",
     "frame_of_every_file", "empty_capture_device", "no_instance_identifier",
     "rotations_start_off", "slabs", "passes_over_one_range", "passes_on_other_grids", "heart_in_time", "series_of_each_slice",
-    "identifiers_emptied", "identifiers_emptied_two_kernels",
+    "identifiers_emptied", "identifiers_emptied_two_kernels", "identifiers_emptied_two_series",
     "slice_of_a_sparse_series",
     "positions_rounded", "micro_ct", "padding_lowest", "padding_highest", "enhanced_in_parts",
 )  # fmt: skip

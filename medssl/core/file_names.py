@@ -144,8 +144,8 @@ def modality_of(name: str) -> str:
 def subject_of(name: str, pattern: str | None = None) -> str:
     """The part of a name that stands for the patient.
 
-    The group of `pattern` where given; else the BIDS entity `sub-…`; else the name without its last words for image kind,
-    channel, echo and frame.
+    The first group of `pattern` that matches, where it is given; else the BIDS entity `sub-…`; else the name without its last
+    words for image kind, channel, echo and frame.
 
     >>> [subject_of(n) for n in ("sub-07_ses-1_ct.nii", "patient001_frame12_img.nii.gz", "pt_1_ct.nii.gz", "hippocampus_001.nii")]
     ['sub-07', 'patient001', 'pt_1', 'hippocampus_001']
@@ -155,11 +155,12 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     """
     if pattern:
         found = re.search(pattern, name)
-        if found is None or not found.groups():
+        named = next(filter(None, found.groups()), None) if found else None
+        if named is None:
             raise StudyError(
-                "subject_pattern must match every image's relative path and hold one group for the patient, such as '(case\\d+)'."
+                "subject_pattern must match every image's relative path, and a group in it the patient, such as '(case\\d+)'."
             )
-        return found.group(1)
+        return named
     found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", name)
     if found:
         return found.group(1)

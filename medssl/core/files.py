@@ -129,6 +129,16 @@ def file_to_write(path: Path) -> Path:
     return path
 
 
+def refuse_within(path: Path, source: Path) -> None:
+    """Refuse a file to write that lies in, or is, what is read: it could take the place of an image.
+
+    Raises:
+        StudyError: it does.
+    """
+    if path.resolve().is_relative_to(source.resolve()):
+        raise StudyError(f"{path} lies within {source}, which is read. Name a file elsewhere.")
+
+
 def sweep(folder: Path) -> None:
     """Remove temporaries that a killed process left in `folder` and below."""
     if folder.is_dir():

@@ -173,17 +173,9 @@ class Job:
             CorruptArtefactError: the file is not the one the receipt beside it (or above it) describes.
         """
         path = Path(path)
-        entry, receipt = _receipt_entry(path)
-        if entry is None:
-            return path
-        actual = sha256_file(path) if path.is_file() and path.stat().st_size == entry["size"] else None
-        if actual is None or actual != entry["sha256"]:
-            stage = read_json(receipt)["stage"]
-            raise CorruptArtefactError(
-                f"{path} is not the file that stage {stage!r} wrote (size or sha256 differs from {receipt}). "
-                f"Delete {receipt} and run the same command again to rebuild it."
-            )
-        self._inputs[str(path)] = actual
+        actual = verified_hash(path)
+        if actual is not None:
+            self._inputs[str(path)] = actual
         return path
 
     def hash_of(self, path: Path) -> str | None:
@@ -243,7 +235,7 @@ class Job:
             "spec": self.spec.hash,
             "code": self.spec.code,
             "seed": self.spec.seed,
-            "inputs": dict(sorted(self._inputs.items())),
+            "inputs": {_as_seen_from_here(path): sha256 for path, sha256 in sorted(self._inputs.items())},
             "outputs": {
                 str(p.resolve().relative_to(folder.resolve())): {
                     "sha256": self._known.get(p) or sha256_file(p),
@@ -332,6 +324,43 @@ def is_artefact_file(path: Path | str) -> bool:
     Only of artefacts, whose names are ours (`core/layout.py`): a file that the study file names may be called anything.
     """
     return Path(path).suffix != ""
+
+
+def _as_seen_from_here(path: str) -> str:
+    """A path below the working folder relative to it: where a person works is of no concern to a result."""
+    with contextlib.suppress(ValueError):
+        return str(Path(path).relative_to(Path.cwd()))
+    return path
+
+
+def refuse_damaged(path: Path) -> None:
+    """Refuse a file that is not as a receipt beside or above it says; one that was taken out of its study has none.
+
+    Raises:
+        CorruptArtefactError: it is not.
+    """
+    with contextlib.suppress(StudyError):
+        verified_hash(path)
+
+
+def verified_hash(path: Path) -> str | None:
+    """The hash of an artefact whose bytes equal what its receipt says; None where the receipt does not list it.
+
+    Raises:
+        CorruptArtefactError: the file is not the one the receipt beside it (or above it) describes.
+        StudyError: there is no receipt.
+    """
+    entry, receipt = _receipt_entry(path)
+    if entry is None:
+        return None
+    actual = sha256_file(path) if path.is_file() and path.stat().st_size == entry["size"] else None
+    if actual is None or actual != entry["sha256"]:
+        stage = read_json(receipt)["stage"]
+        raise CorruptArtefactError(
+            f"{path} is not the file that stage {stage!r} wrote (size or sha256 differs from {receipt}). "
+            f"Delete {receipt} and run the same command again to rebuild it."
+        )
+    return actual
 
 
 def receipt_of_folder(path: Path | str) -> Path:

@@ -121,7 +121,11 @@ def _in_order(value: Any) -> Any:
 @lru_cache(maxsize=256)
 def _read(kind: str, path: Path, changed_ns: int) -> Plugin:
     """A plug-in's file, parsed once as long as it stays the same."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        line = f", line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else ""
+        raise StudyError(f"{path}, a {kind}, is not Python{line}. Mend the file, or take it out of its folder.") from None
     definition = _public_definition(tree, path)
     text = ast.get_docstring(definition) or ""
     return Plugin(
@@ -157,7 +161,7 @@ def _public_definition(tree: ast.Module, path: Path) -> ast.ClassDef | ast.Funct
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name.replace("_", "").lower() == wanted:
             return node
-    raise StudyError(f"{path.name} holds no class or function named like the file; a plug-in needs one.")
+    raise StudyError(f"{path} holds no class or function named like the file; a plug-in needs one.")
 
 
 def _described(docstring: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class Work:
                 f"finetune.lr has {len(rates)} rates, and nothing chooses among them: {fit} has no validation case with a label. "
                 "Give one rate, or a larger prepare.split.val_frac."
             )
-        return max((self._fit(fit, recipe) for recipe in rates), key=lambda fitted: fitted.facts["val_score"])
+        return max((self._fit(fit, recipe) for recipe in rates), key=lambda fitted: fitted.facts.get("val_score", -math.inf))
 
     def _fit(self, fit: FitId, recipe: Recipe) -> Fitted:
         setup = Setup(

@@ -16,6 +16,7 @@ from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json
+from medssl.core.job import refuse_damaged
 from medssl.core.plugins import Plugin
 from medssl.finetune.labelled_data import channels_sentence
 from medssl.finetune.lifting import cuts_slices
@@ -44,8 +45,10 @@ class Model:
 
         Raises:
             StudyError: there is no model of medssl.
+            CorruptArtefactError: it is not as its receipt says.
         """
         contract = contract_of(folder)
+        refuse_damaged(folder / "model.safetensors")
         plugin = plugins.find("task", contract["task"])
         task: Task = plugin.load()(**contract["options"])
         network = task.network(build(*(contract[name] for name in BUILDS)), contract)

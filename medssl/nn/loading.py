@@ -138,7 +138,7 @@ def read_samples(
     if not len(table):
         raise StudyError(
             f"no samples are left in split {split!r}: nothing can be trained on. Look at rejected.tsv of the sources, "
-            "at prepare.split and at the reduction arm's summary.json."
+            "at prepare.split, what the firewall kept out (leakage.json) and the reduction arm's summary.json."
         )
     if len({volume.num_channels for volume in known}) != 1:
         raise StudyError("the sources of this cohort have different numbers of windows (channels); give all the same number.")

@@ -16,6 +16,7 @@ from medssl.artefacts.learnt import HU, PERCENTILES, refuse_or_warn
 from medssl.core import tables
 from medssl.core.errors import StudyError, did_you_mean, ended
 from medssl.core.files import write_json
+from medssl.core.job import refuse_damaged
 
 if TYPE_CHECKING:
     from medssl.nn.loading import Samples
@@ -54,10 +55,11 @@ def read_contract(encoder: Path) -> Contract:
 
     Raises:
         StudyError: there is none.
-        CorruptArtefactError: it is not one of an encoder.
+        CorruptArtefactError: it is not one of an encoder, or its weights are not as their receipt says.
     """
     if not (encoder / "contract.json").is_file():
         raise StudyError(f"{encoder} holds no contract.json: name the folder of a pre-training run, 4_pretrain/<cohort>/<run>.")
+    refuse_damaged(encoder / "encoder.safetensors")
     return Contract.read(encoder / "contract.json")
 
 

@@ -59,7 +59,7 @@ def split(units: pd.DataFrame, options: SplitOptions, *, seed: int, listed: Mapp
         part = part.copy()
         training = units[part == "train"]
         part.loc[training.index] = _drawn(training, {"val": options.val_frac}, seed)
-    return Split(part, None, _notes(units, part, options))
+    return Split(part, None, [*_torn(units, official), *_notes(units, part, options)])
 
 
 def _drawn(units: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> pd.Series:
@@ -161,6 +161,18 @@ def _notes(units: pd.DataFrame, part: pd.Series, options: SplitOptions, *, liste
     if notes and total < FEWEST_UNITS and (hint := _hidden_patients(units)):
         notes.append(hint)
     return notes
+
+
+def _torn(units: pd.DataFrame, official: pd.Series) -> list[str]:
+    """That the source's own split has a patient in two parts: what is learnt of one is tested on them."""
+    counts = official.groupby(units["unit_id"]).nunique()
+    torn = int((counts > 1).sum())
+    if not torn:
+        return []
+    return [
+        f"The source's own split has {torn} of {_number(units, len(counts))} in two parts, so that scores may be too good. Give "
+        "each one part in the label table, or all of them in prepare.split.file."
+    ]
 
 
 def _why_empty(units: pd.DataFrame, part: str, frac: float, total: int, *, listed: bool) -> str:

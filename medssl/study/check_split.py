@@ -10,6 +10,7 @@ from medssl.core.file_names import folder_labels, subject_of
 from medssl.core.label_table import LabelRow
 from medssl.core.listing import nothing_at
 from medssl.core.split_file import read_split_file
+from medssl.study.check_table import MINTED
 from medssl.study.file import Loc
 from medssl.study.options import Study
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles, kind_of
@@ -26,7 +27,14 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
             try:
                 if not Path(split.file).is_file():
                     raise StudyError(nothing_at(split.file))
-                parts = set(read_split_file(Path(split.file)).values())
+                found = read_split_file(Path(split.file))
+                parts = set(found.values())
+                if found and not any(MINTED.fullmatch(name) for name in found):
+                    raise StudyError(
+                        f"no id of {split.file} is one that medssl gives, the first is {next(iter(found))!r}. Expected those of "
+                        "patients (p-…), of series without one (s-…) or images (i-…): `medssl check --table` names them. "
+                        "File names go into a column `split` of the label table"
+                    )
             except StudyError as error:
                 yield split_loc(study, source, "file"), str(error)
                 continue

@@ -120,7 +120,7 @@ def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
 
 
 def table_notes(table: Table) -> Iterator[str]:
-    """Columns that are there and are not read; blanks that do not count; rows, images and patients that are left out."""
+    """Columns that are not read; blanks that do not count; rows, images and patients that are left out, or are in two parts."""
     has = set(table.header) & set(IDENTITY_COLUMNS)
     read = {PICTURE: {"split", "subject"}, GRID: {"subject", "mask"}, OTHER: {"subject"}}
     unread = sorted(has - {name for kind, names in read.items() if kind in table.files.kinds for name in names})
@@ -132,6 +132,7 @@ def table_notes(table: Table) -> Iterator[str]:
         )
     if rows := table.rows.trimmed:
         yield f"{table.path}: {len(rows)} labels have blanks around them (the first in row {rows[0]}), which do not count"
+    yield from _torn_patients(table)
     with contextlib.suppress(StudyError):  # of `subject_pattern`, which is checked by itself
         yield from _counted(table)
 
@@ -214,6 +215,20 @@ def _unknown_parts(table: Table) -> Iterator[str]:
             f"{table.path}: row {row.number} has the split {row['split']!r}; parts are train, val and test."
             f"{did_you_mean(row['split'], PARTS)}"
         )
+
+
+def _torn_patients(table: Table) -> Iterator[str]:
+    """Patients with pictures in two parts: what is learnt of them is tested on them."""
+    pictures = set(table.files.named(PICTURE)) if "split" in table.header else set()
+    rows: dict[str, dict[str, LabelRow]] = defaultdict(dict)
+    for row in table.rows:
+        if row["file"] in pictures and "subject" in row and "split" in row:
+            rows[row["subject"]].setdefault(row["split"], row)
+    torn = {subject: parts for subject, parts in rows.items() if len(parts) > 1}
+    if torn:
+        subject, (first, second) = min((name, list(parts.values())[:2]) for name, parts in torn.items())
+        example = f"{subject!r} is in {first['split']} (row {first.number}) and in {second['split']} (row {second.number})"
+        yield f"{table.path}: {len(torn)} of {len(rows)} patients are in two parts, so that scores may be too good: {example}"
 
 
 def _unread_columns(table: Table) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def read_rejected(ingest: Spec) -> list[dict[str, Any]]:
     out = Path(ingest.out)
     whole = out / REJECTED.file
     return REJECTED.read_rows(whole if whole.is_file() else next(out.glob(f"shards/*/{REJECTED.file}")))
+
+
+def all_refused(ingest: Spec, source: Path) -> str:
+    """That nothing of a source was accepted, with the reasons and where to read of each file."""
+    counts: Counter[str] = Counter()
+    for row in read_rejected(ingest):
+        counts[row["code"]] += row["num_files"]
+    reasons = ", ".join(f"{code} {number}" for code, number in counts.most_common())
+    return f"{source}: every file was refused ({reasons}; files by reason). `medssl check` on it has the reason of each file."
 
 
 def other_modality(ingest: Spec, *, nothing_left: Path | None = None) -> bool:

@@ -11,8 +11,9 @@ import pytest
 from finetuning import SMALL, scratch_model, write_scans
 
 from medssl.core import tables
-from medssl.core.errors import StudyError
+from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json
+from medssl.finetune.predicting import Model
 from medssl.finetune.run import predict
 from medssl.finetune.tasks.classification import called
 
@@ -70,3 +71,17 @@ def test_other_windows_and_folders_without_a_model_are_refused(
     with pytest.raises(StudyError, match=said):
         predict(model, *inputs, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_model_that_is_not_as_it_was_made_is_not_applied(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any
+) -> None:
+    """One byte of its weights was written over, in a copy that an editor made."""
+    out = finetune(spec_of(image_source, encoder, modes=["linear"], fractions=[1.0]))
+    weights = scratch_model(out) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    with pytest.raises(CorruptArtefactError, match="is not the file that stage 'finetune' wrote"):
+        Model.open(weights.parent)

@@ -69,6 +69,15 @@ def test_a_table_holds_every_file_with_its_sentence_and_ids(here: Path) -> None:
     assert set(table.loc[table["code"] == "", "volume_id"]) == {row["volume_id"] for row in check_source(here / "in").series}
 
 
+@pytest.mark.parametrize("name", ["in/good/0003.dcm", "in/new.tsv", "in"])
+def test_a_table_takes_the_place_of_no_image(here: Path, name: str) -> None:  # noqa: F811
+    _source(here / "in")
+    before = {path: path.read_bytes() for path in (here / "in").rglob("*") if path.is_file()}
+    with pytest.raises(StudyError, match="lies within in, which is read"):
+        CliRunner().invoke(app, ["check", "in", "--table", name], catch_exceptions=False)
+    assert {path: path.read_bytes() for path in (here / "in").rglob("*") if path.is_file()} == before
+
+
 def test_a_check_needs_no_data_frames_and_no_torch(here: Path) -> None:  # noqa: F811
     """From the first file to the table: what takes half a second to import is for stages that use it."""
     _source(here / "in")

@@ -13,6 +13,8 @@ from phantoms import datasets, random_phantom, save
 from PIL import Image
 from test_ingest_run import here, ingest_all  # noqa: F401
 
+from medssl.core.errors import StudyError
+from medssl.core.file_names import subject_of
 from medssl.core.listing import minted
 from medssl.ingest.inventory import Labels
 from medssl.ingest.subjects import PLACEHOLDERS, remarks_on_ids
@@ -148,3 +150,18 @@ def test_a_clean_phantom_is_not_touched(tmp_path: Path, readers) -> None:
     save(datasets(replace(random_phantom(1))), tmp_path / "in" / "case")
     one = ingest(tmp_path / "in", tmp_path / "x", readers=readers)["case"]
     assert people({"case": one}) == {"case": [keyed("patient-1-a")]}
+
+
+def test_the_group_that_matches_names_the_patient_and_none_is_refused() -> None:
+    pattern = r"(p[0-3])_|(p4)_|none(x)?"
+    assert [subject_of(name, pattern) for name in ("a/p2_ct.nii", "a/p4_ct.nii")] == ["p2", "p4"]
+    for name in ("a/p5_ct.nii", "none.nii"):
+        with pytest.raises(StudyError, match="a group in it the patient"):
+            subject_of(name, pattern)
+
+
+def test_receipts_do_not_say_where_somebody_works(here: Path) -> None:  # noqa: F811
+    save(datasets(random_phantom(0)), here / "in" / "a")
+    ingest_all(here / "in")
+    receipts = list((here / "results").rglob("receipt.json"))
+    assert receipts and not [path for path in receipts if str(here) in path.read_text()]

@@ -288,6 +288,24 @@ MUTATIONS = [
         "artefacts/test_artefacts_tables.py::test_what_is_not_as_described_is_not_written",
     ),
     Mutation(
+        "artefacts", "two rows of a text table may have one key",
+        "if row in seen:",
+        "if False:",
+        "artefacts/test_artefacts_tables.py::test_what_is_not_as_described_is_not_written",
+    ),
+    Mutation(
+        "artefacts", "a word of a text table that is none of the choices is written",
+        "if column.choices and (strange := sorted(set(known) - set(column.choices))):",
+        "if False and (strange := sorted(set(known) - set(column.choices))):",
+        "artefacts/test_artefacts_tables.py::test_what_is_not_as_described_is_not_written",
+    ),
+    Mutation(
+        "artefacts", "a list of a text table may be of any length",
+        "if any(not isinstance(item, list) or len(item) != length for item in items):",
+        "if any(not isinstance(item, list) for item in items):",
+        "artefacts/test_artefacts_tables.py::test_what_is_not_as_described_is_not_written",
+    ),
+    Mutation(
         "artefacts", "a whole number of a float column is written as one",
         "[None if value is None else float(value) for value in values] if column.kind",
         "list(values) if column.kind",
@@ -714,14 +732,14 @@ MUTATIONS = [
     ),
     Mutation(
         "nn", "a patch lies beside its slice",
-        "start[axis] = min(max(index - shape[axis] // 2, 0), room[axis])",
-        "start[axis] = min(max(index - shape[axis], 0), room[axis])",
+        "start[axis] = min(max(int(self.samples.index[row]) - shape[axis] // 2, 0), room[axis])",
+        "start[axis] = min(max(int(self.samples.index[row]) - shape[axis], 0), room[axis])",
         "nn/test_nn_loading.py::test_a_patch_holds_its_slice_and_stays_inside",
     ),
     Mutation(
         "nn", "the padding of a plane is black only where its intercept is 0",
-        "empty = (volume.low[0] - volume.intercept) / volume.slope",
-        "empty = volume.low[0] / volume.slope",
+        "number = (of.low[0] - of.intercept) / of.slope",
+        "number = of.low[0] / of.slope",
         "nn/test_nn_loading.py::test_beyond_a_plane_lies_the_low_end_of_its_window",
     ),
     Mutation(
@@ -842,7 +860,7 @@ MUTATIONS = [
     ),
     Mutation(
         "finetune", "the first rate is taken whatever the others score",
-        "key=lambda fitted: fitted.facts[\"val_score\"]",
+        "key=lambda fitted: fitted.facts.get(\"val_score\", -math.inf)",
         "key=lambda fitted: 0",
         "finetune/test_finetune_classification.py::test_each_start_takes_the_rate_that_its_validation_cases_prefer",
     ),
@@ -866,8 +884,8 @@ MUTATIONS = [
     ),
     Mutation(
         "finetune", "the labels of a mixture are not mixed",
-        "share * targets + (1 - share) * targets[partner]",
-        "targets",
+        "tuple(_mixed(values, values[partner], share) for values in (images, targets))",
+        "(_mixed(images, images[partner], share), targets)",
         "finetune/test_finetune_few_labels.py::test_images_and_masks_are_mixed_with_the_same_partner_in_the_same_share",
     ),
     Mutation(
@@ -920,8 +938,8 @@ MUTATIONS = [
     ),
     Mutation(
         "finetune", "the last step is taken for the best",
-        "if best is None or math.isnan(current) or current > best[0]:",
-        "if best is None or math.isnan(current) or current > -1:",
+        "if best is None or not choose or math.isnan(current) or current > best[0]:",
+        "if best is None or not choose or math.isnan(current) or current > -1:",
         "finetune/test_finetune_recipe.py::test_the_network_ends_with_the_weights_of_its_best_step",
     ),
     Mutation(

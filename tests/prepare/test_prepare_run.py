@@ -275,7 +275,9 @@ def test_images_of_a_patient_stay_together_where_patients_are_known(ingested):
 def test_an_official_split_that_tears_a_patient_apart_is_counted(ingested):
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 40), dtype=np.uint8)
     ingested.volume("v-000000000001", pixels, spacing=None, images=images(40, subject=True))
-    assert read_json(ingested.prepare() / "fingerprint.json")["subjects_in_two_splits"] == 10
+    found = read_json(ingested.prepare() / "fingerprint.json")
+    assert found["subjects_in_two_splits"] == 10
+    assert found["notes"][0].startswith("The source's own split has 10 of ") and "in two parts" in found["notes"][0]
 
 
 def test_a_patient_in_two_parts_counts_once_and_one_in_a_single_part_does_not(ingested):

@@ -160,6 +160,10 @@ def test_a_label_table_that_says_something_else_than_is_meant_is_refused(refusal
             "id,label,subject\n0.png,a,p\n1.png,b,\n2.png,a,q\n3.png,b,n/a\n",
             ["2 of 4 rows have no subject (the first is row 3); each of their images counts as a patient of its own"],
         ),
+        (
+            "id,label,split,subject\n0.png,a,train,p\n1.png,b,test,q\n2.png,a,test,p\n3.png,b,train,r\n",
+            ["1 of 3 patients are in two parts, so that scores may be too good: 'p' is in train (row 2) and in test (row 4)"],
+        ),
     ],
 )
 def test_what_a_label_table_leaves_open_is_counted(notes: Notes, table: str, words: list[str]) -> None:

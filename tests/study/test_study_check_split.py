@@ -44,7 +44,7 @@ def test_a_task_needs_somebody_to_test_on(
             (folder / "halved" / part / label).mkdir(parents=True)
             (folder / "halved" / part / label / "0.png").write_bytes(b"x")
     for name, parts in (("mine", ("train", "test")), ("untested", ("train", "val")), ("untrained", ("val", "test"))):
-        (folder / f"{name}.tsv").write_text("id\tsplit\n" + "".join(f"p{n}\t{part}\n" for n, part in enumerate(parts)))
+        (folder / f"{name}.tsv").write_text("id\tsplit\n" + "".join(f"p-{n:012x}\t{part}\n" for n, part in enumerate(parts)))
     text = study(path, split, labels="folders" if path == "classes" else "")
     if words is None:
         assert [note for note in notes(text) if "chooses" not in note] == []

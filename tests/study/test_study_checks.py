@@ -82,8 +82,9 @@ def test_sources_of_a_cohort_need_equally_many_windows(notes: Notes, refusal: Re
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name\tsplit\na\ttrain\n", None),
+        ("name\tsplit\np-00000000000a\ttrain\n", None),
         ("name,split\na,train\n", "header"),
+        ("id\tsplit\n0.png\ttrain\n1.png\ttest\n", "no id of mine.tsv is one that medssl gives, the first is '0.png'"),
         ("name\tsplit\na\ttrian\n", "row 2 has 'trian'"),
         ("name\tsplit\n# a comment\na\ttrain\na\ttest\n", "again in row 4"),
     ],

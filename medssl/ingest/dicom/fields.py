@@ -10,6 +10,9 @@ import struct
 from medssl.ingest.dicom.elements import Values, text
 from medssl.ingest.dicom.tags import TAGS
 
+FORGOTTEN_DAYS = 1000
+"""Where no study date is there to count from, days are counted modulo this: two scans stay apart, and no date is kept."""
+
 
 class Fields:
     """The top-level values of a file. A value of the wrong form is as good as absent, except where numbers matter."""
@@ -51,16 +54,27 @@ class Fields:
         return finite(struct.unpack(self.order + "f", value)[0]) if isinstance(value, bytes) and len(value) == 4 else None
 
     def clock_s(self, name: str, date: str) -> float | None:
-        """Seconds since the midnight before the study; without dates, since midnight. No date is given away by it."""
-        found = re.fullmatch(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)", self.text(name))
+        """Seconds since the midnight before the study; without dates, since midnight. No date is given away by it.
+
+        Source: PS3.5 6.2: TM may leave out minutes and seconds, and had colons once.
+        """
+        return self._seconds(self.text(name), self._day(self.text(date)))
+
+    def moment_s(self, name: str) -> float | None:
+        """The same of a field that holds date and time in one (DT, PS3.5 6.2); its offset from UTC is left out."""
+        words = re.split(r"[+-]", self.text(name))[0]
+        return self._seconds(words[8:], self._day(words[:8]))
+
+    def _seconds(self, time: str, own: int | None) -> float | None:
+        found = re.fullmatch(r"(\d\d)(?::?(\d\d)(?::?(\d\d(?:\.\d+)?))?)?", time)
         if not found:
             return None
-        own, study = self._day(date), self._day("study_date")
-        days = own - study if own is not None and study is not None else 0
-        return days * 86400.0 + int(found[1]) * 3600.0 + int(found[2]) * 60.0 + float(found[3])
+        study = self._day(self.text("study_date"))
+        days = 0 if own is None else own - study if study is not None else own % FORGOTTEN_DAYS
+        return days * 86400.0 + int(found[1]) * 3600.0 + int(found[2] or 0) * 60.0 + float(found[3] or 0)
 
-    def _day(self, name: str) -> int | None:
-        found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)", self.text(name))
+    def _day(self, words: str) -> int | None:
+        found = re.fullmatch(r"(\d{4})[.]?(\d\d)[.]?(\d\d)", words)
         try:
             return datetime.date(int(found[1]), int(found[2]), int(found[3])).toordinal() if found else None
         except ValueError:

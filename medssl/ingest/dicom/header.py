@@ -30,6 +30,7 @@ class Header:
     """Empty where the file has no series identifier."""
     sound_id: bool
     """Whether the series identifier has the form of one (PS3.5 9.1): digits and dots."""
+    series_number: int | None
     study: str
     subject: str
     sop: str
@@ -110,6 +111,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     header = Header(
         series=minted(key, "s", series) if series else "",
         sound_id=re.fullmatch(r"[0-9.]+", series) is not None,
+        series_number=fields.integer("series_number"),
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart
         subject=minted(key, "p", patient) if patient else minted(key, "p", "study", study),
@@ -137,7 +139,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
             phase=fields.float32("cardiac_phase"),
             contrast=bool(fields.text("contrast_agent")),
             trigger_time=fields.number("trigger_time"),
-            acquisition_s=fields.clock_s("acquisition_time", "acquisition_date"),
+            acquisition_s=_acquired_s(fields),
             content_s=fields.clock_s("content_time", "content_date"),
         ),
         per_frame=[],
@@ -182,6 +184,12 @@ def _check_frames(fields: Fields, types: list[str], enhanced: bool) -> None:
         raise Refusal("unsupported_frames", "sheets of tiles (VFRAME)")
     if enhanced and "MOSAIC" in types:
         raise Refusal("unsupported_frames", "sheets of tiles as frames of an enhanced object")
+
+
+def _acquired_s(fields: Fields) -> float | None:
+    """When an image was acquired, by its time and date or by the field that holds both."""
+    apart = fields.clock_s("acquisition_time", "acquisition_date")
+    return fields.moment_s("acquisition_moment") if apart is None else apart
 
 
 def _energy(fields: Fields) -> float | None:

@@ -1,4 +1,5 @@
-"""Images that state no series, as some programs of de-identification leave them: those of one folder are taken as one series.
+"""Images that state no series, as some programs of de-identification leave them: those of one folder are taken as one series,
+as far as they agree in what else tells series and people apart: the number of the series, study, patient and sex.
 
 Whether they are a volume is then judged as for any series: by what they state, and by their geometry. In a folder where other
 images do state their series, an image without one is damaged.
@@ -6,12 +7,15 @@ images do state their series, an image without one is damaged.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from medssl.core.listing import minted
 from medssl.ingest.refusal import Refusal
 
 Row = dict[str, Any]
+STATED = ("series_number", "study", "subject", "sex")
+"""What distinguishes series and people where identifiers are gone."""
 
 
 def name_series(rows: list[Row], key: bytes) -> list[tuple[Row, Refusal]]:
@@ -21,7 +25,8 @@ def name_series(rows: list[Row], key: bytes) -> list[tuple[Row, Refusal]]:
     refused = []
     for row in images:
         if not row["series"]:
-            row["group"] = minted(key, "s", "images of", _folder(row))
+            header = json.loads(row["header"])
+            row["group"] = minted(key, "s", "images of", _folder(row), *(str(header[name]) for name in STATED))
             if _folder(row) in named:
                 refused.append((row, Refusal("missing_tag", "no series identifier, beside images that have one")))
     return refused
