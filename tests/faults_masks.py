@@ -330,6 +330,18 @@ def mask_named_otherwise(folder: Path, seed: int) -> MaskExpected:
     return MaskExpected([phantom], must_be_right=True, labels=labels, **_refused("label_map"))
 
 
+def mask_named_by_its_kind_alone(folder: Path, seed: int) -> MaskExpected:
+    """A folder for each patient, in which names say the kind and nothing else."""
+    phantom = random_phantom(seed)
+    image = nifti_image(phantom)
+    labels = _boxes(phantom, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (("imaging", "segmentation"), ("ct", "seg"), ("image", "mask"), ("CT", "label"))[seed % 4]
+    nibabel.save(image, folder / f"{names[0]}.nii.gz")
+    _save_nifti(folder / f"{names[1]}.nii.gz", labels, image.affine)
+    return MaskExpected([phantom], must_be_right=True, labels=labels)
+
+
 def _write_any(folder: Path, stem: str, values: np.ndarray, affine: np.ndarray, which: int, *, detached: bool = False) -> None:
     data = folder / f"{stem}.raw" if detached else None
     if which == 0:
@@ -374,7 +386,20 @@ DICOM_MASK_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
 }  # fmt: skip
 NIFTI_MASK_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
     f.__name__: f
-    for f in (mask_off_by_micrometres, mask_rounded, mask_in_another_format, mask_of_other_grid, mask_named_otherwise)
+    for f in (
+        mask_off_by_micrometres,
+        mask_rounded,
+        mask_in_another_format,
+        mask_of_other_grid,
+        mask_named_otherwise,
+        mask_named_by_its_kind_alone,
+    )
 }
 HARMLESS = {"contours_xor", "contours_keyhole", "contours_twice", "contours_rounded", "contours_and_points"}
-HARMLESS |= {"contours_name_no_series", "segmentation_names_no_series", "mask_rounded", "mask_in_another_format"}
+HARMLESS |= {
+    "mask_named_by_its_kind_alone",
+    "contours_name_no_series",
+    "segmentation_names_no_series",
+    "mask_rounded",
+    "mask_in_another_format",
+}

@@ -38,7 +38,7 @@ MODALITY_WORDS = {
         "dixon",
     ),
     "PT": ("pet", "pt", "suv"),
-    "OT": ("img", "image", "vol", "volume", "scan", "im"),
+    "OT": ("img", "image", "imaging", "vol", "volume", "scan", "im"),
 }
 GRID_FORMATS = ("nifti", "nrrd", "metaimage")
 """Formats whose files are a volume on a grid, or a mask of one."""
@@ -52,6 +52,10 @@ PART_FOLDERS = {
 }
 """Folders of the parts of an image set, in small letters, and the part."""
 _SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
+_OF_A_SCAN = re.compile(
+    r"(ses|session|visit|tp|timepoint|run|acq|rep|frame|echo|time|t|phase|ch|channel)-?\d+|baseline|followup", re.IGNORECASE
+)
+"""Words that distinguish the scans of one patient."""
 _SLICER_MASK = re.compile(r"(?:\.seg|-label)$", re.IGNORECASE)
 
 
@@ -145,10 +149,12 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     """The part of a name that stands for the patient.
 
     The first group of `pattern` that matches, where it is given; else the BIDS entity `sub-…`; else the name without its last
-    words for image kind, channel, echo and frame.
+    words for image kind, session, channel, echo and frame; else, where nothing is left of it, the folder that it lies in.
 
     >>> [subject_of(n) for n in ("sub-07_ses-1_ct.nii", "patient001_frame12_img.nii.gz", "pt_1_ct.nii.gz", "hippocampus_001.nii")]
     ['sub-07', 'patient001', 'pt_1', 'hippocampus_001']
+    >>> [subject_of(n) for n in ("p0_ses2_T1w.nii", "case_00000/imaging.nii.gz", "A/tp2/ct.nii", "imagesTr/case1_0001.nii.gz")]
+    ['p0', 'case_00000', 'A', 'case1']
 
     Raises:
         StudyError: the pattern has no group or does not match.
@@ -164,14 +170,24 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", name)
     if found:
         return found.group(1)
+    *folders, _ = name.split("/")
     words = file_words(name)
+    channels = bool(folders) and folders[-1].lower() in ("imagestr", "imagests")
     while len(words) > 1 and (
-        words[-1].lower() in (*IMAGE_WORDS, *MASK_WORDS)
-        or re.fullmatch(r"(frame|echo|time|t|phase|ch|channel)-?\d+", words[-1], re.IGNORECASE)
-        or (re.fullmatch(r"\d{4}", words[-1]) and len(words) > 2)
+        _is_kind(words[-1])
+        or _OF_A_SCAN.fullmatch(words[-1])
+        or (re.fullmatch(r"\d{4}", words[-1]) and (len(words) > 2 or channels))
     ):
         words.pop()
+    if len(words) == 1 and _is_kind(words[0]):
+        own = [folder for folder in folders if not (_is_kind(folder) or _OF_A_SCAN.fullmatch(folder))]
+        return own[-1] if own else words[0]
     return "_".join(words)
+
+
+def _is_kind(word: str) -> bool:
+    """Whether a word says what is shown and not whose it is."""
+    return word.lower() in (*IMAGE_WORDS, *MASK_WORDS, *IMAGE_FOLDERS, *MASK_FOLDERS, "anat", "dicom", "nifti")
 
 
 def file_words(name: str) -> list[str]:
@@ -244,8 +260,8 @@ def _keys(name: str, *, mask: bool) -> list[str]:
     *folders, _ = name.split("/")
     words = [word for word in file_words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
     drop = MASK_WORDS if mask else IMAGE_WORDS
-    if len(words) > 1 and (words[-1].lower() in drop or (not mask and words[-1] == "0000")):
-        words.pop()
+    if words[-1].lower() in drop or (not mask and words[-1] == "0000" and len(words) > 1):
+        words.pop()  # nothing may be left: `case_1/imaging` and `case_1/segmentation`
     stem = "_".join(words)
     keys = ["/".join([*folders, stem])]
     if folders and folders[-1].lower() in (MASK_FOLDERS if mask else IMAGE_FOLDERS):

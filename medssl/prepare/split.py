@@ -114,9 +114,9 @@ def _hidden_patients(units: pd.DataFrame) -> str:
     if scans <= total:
         return ""
     return (
-        f"All {scans} scans are of {_number(units, total)}. If they are of more people, de-identification gave them one "
-        "PatientID: name each person by ingest.subject_pattern (a regular expression on a path, whose group is the patient) or "
-        "by a column `subject` of the label table."
+        f"All {scans} scans are of {_number(units, total)}. If they are of more people, their names do not say so, or "
+        "de-identification gave them one PatientID: name each person by ingest.subject_pattern (a regular expression on a path, "
+        "whose group is the patient) or by a column `subject` of the label table."
     )
 
 
