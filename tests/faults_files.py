@@ -250,7 +250,7 @@ def described_by_slice(folder: Path, seed: int) -> Expected:
     phantom = random_phantom(seed)
     made = datasets(phantom)
     for ds in made:
-        ds.SeriesDescription = ("epi_SaveBySlc", "t1 Saveby", "UNSAVED", "dti_savebyslc_b0")[seed % 4]
+        ds.SeriesDescription = ("UNSAVED", "t1 Saveby", "epi_SaveBySlc", "dti_savebyslc_b0")[seed % 4]
     save(made, folder)
     return Expected([phantom], must_be_right=True)
 
