@@ -52,7 +52,7 @@ for cohort in JOBS.cohorts():
 
 
 onstart:
-    stop_when_told(JOBS)
+    stop_on_signals(JOBS)
 
 
 onsuccess:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,15 @@ def each_sentence_ends_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def as_many_threads_as_before() -> Iterator[None]:
-    """What a test runs on more threads leaves none to the next one: a fork of it would wait for them for ever."""
+def processes_start_as_before() -> Iterator[None]:
+    """What a test does to how processes start is gone for the next one: a fork of several threads would wait for them for ever,
+    and a server of forks has the signal mask of whoever started it.
+    """
     before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield
     if before is not None:
         sys.modules["torch"].set_num_threads(before)
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  (the standard library has no public name for it)
 
 
 @pytest.fixture(scope="session")

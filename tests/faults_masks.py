@@ -295,15 +295,20 @@ def mask_off_by_micrometres(folder: Path, seed: int) -> MaskExpected:
     return MaskExpected([phantom], must_be_right=True, labels=labels, **_refused("mask_mismatch"))
 
 
-def mask_rounded(folder: Path, seed: int) -> MaskExpected:
-    """The mask's affine in five digits, as a tool that writes text leaves it."""
+def _image_and_mask(folder: Path, seed: int, names: tuple[str, str], *, digits: int | None = None, **found: Any) -> MaskExpected:
+    """A NIfTI image and its mask under two names; `digits`: of the mask's affine."""
     phantom = random_phantom(seed)
     image = nifti_image(phantom)
     labels = _boxes(phantom, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    nibabel.save(image, folder / "sub-1_ct.nii.gz")
-    _save_nifti(folder / "sub-1_seg.nii.gz", labels, image.affine.round(4))
-    return MaskExpected([phantom], must_be_right=True, labels=labels)
+    nibabel.save(image, folder / f"{names[0]}.nii.gz")
+    _save_nifti(folder / f"{names[1]}.nii.gz", labels, image.affine if digits is None else image.affine.round(digits))
+    return MaskExpected([phantom], must_be_right=True, labels=labels, **found)
+
+
+def mask_rounded(folder: Path, seed: int) -> MaskExpected:
+    """The mask's affine in five digits, as a tool that writes text leaves it."""
+    return _image_and_mask(folder, seed, ("sub-1_ct", "sub-1_seg"), digits=4)
 
 
 def mask_in_another_format(folder: Path, seed: int) -> MaskExpected:
@@ -321,25 +326,14 @@ def mask_in_another_format(folder: Path, seed: int) -> MaskExpected:
 
 def mask_named_otherwise(folder: Path, seed: int) -> MaskExpected:
     """A mask whose name fits no image, beside an image whose name only seems to be a mask's."""
-    phantom = random_phantom(seed)
-    image = nifti_image(phantom)
-    labels = _boxes(phantom, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    nibabel.save(image, folder / f"{('label', 'roi', 'seg')[seed % 3]}-study_1_ct.nii.gz")
-    _save_nifti(folder / f"patient_1_{('seg_final', 'mask-v2', 'Labels.2')[seed % 3]}.nii.gz", labels, image.affine)
-    return MaskExpected([phantom], must_be_right=True, labels=labels, **_refused("label_map"))
+    image, mask = ("label", "roi", "seg")[seed % 3], ("seg_final", "mask-v2", "Labels.2")[seed % 3]
+    return _image_and_mask(folder, seed, (f"{image}-study_1_ct", f"patient_1_{mask}"), **_refused("label_map"))
 
 
 def mask_named_by_its_kind_alone(folder: Path, seed: int) -> MaskExpected:
     """A folder for each patient, in which names say the kind and nothing else."""
-    phantom = random_phantom(seed)
-    image = nifti_image(phantom)
-    labels = _boxes(phantom, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     names = (("imaging", "segmentation"), ("ct", "seg"), ("image", "mask"), ("CT", "label"))[seed % 4]
-    nibabel.save(image, folder / f"{names[0]}.nii.gz")
-    _save_nifti(folder / f"{names[1]}.nii.gz", labels, image.affine)
-    return MaskExpected([phantom], must_be_right=True, labels=labels)
+    return _image_and_mask(folder, seed, names)
 
 
 def _write_any(folder: Path, stem: str, values: np.ndarray, affine: np.ndarray, which: int, *, detached: bool = False) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AGAIN = "Delete the receipt of its folder and run the same command again."
 _KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "bytes": (bytes,), "bool": (bool,), "int": (int,), "float": (int, float)}
-"""By the first letters of a type, what the values of a column of it are; a truth value is no number."""
+"""By the first letters of a type, what the values of a column of it are; a truth value is not a number."""
 
 
 def check_names(table: Table, names: Sequence[str], where: str, columns: Sequence[str] | None = None) -> None:

@@ -67,7 +67,7 @@ def _item_of(form: Any) -> Any:
 
 
 def _stands_alone(value: Any, item: Any) -> bool:
-    """Whether a value is no list, and may be one of a list; a mapping only where the list is of sections or plug-ins."""
+    """Whether a value may be one of a list and is not a list itself; a mapping only where the list is of sections or plug-ins."""
     if isinstance(value, (str, int, float)):
         return True
     return isinstance(value, dict) and any(isinstance(form, type) and issubclass(form, BaseModel) for form in _forms(item))

@@ -119,6 +119,7 @@ class Work:
             seed=fit.seed,
             device=self.device,
             learnt=self.starting.learnt(fit.start, self.continues),
+            chooses=self._num_choosing(fit) >= recipe.choose_from,
         )
         fitted = self.task.fit(self.data_of(self.division(fit)), setup)
         fitted.facts["lr"] = recipe.lr[0] if self.num_steps(fit) is not None else None
@@ -199,9 +200,13 @@ class Work:
         }
         return dict(sorted((facts | result).items()))
 
+    def _num_choosing(self, fit: FitId) -> int:
+        """How many validation patients, or images without one, a fit has."""
+        return self.division(fit).cases.num_units("val")
+
     def _selection(self, fit: FitId, num_val: int, *, trained: bool) -> str:
         """What chose among the steps or penalties of a fit, and `val_score` holds."""
-        score, units = self._scores[fit.fold], self.division(fit).cases.num_units("val")
+        score, units = self._scores[fit.fold], self._num_choosing(fit)
         if score is not None and trained and units < self.recipe.choose_from:
             return f"last step ({units} of at least {self.recipe.choose_from} validation units; val_score is {score})"
         if score is not None:

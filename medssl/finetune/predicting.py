@@ -16,8 +16,8 @@ from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json
-from medssl.core.job import refuse_damaged
 from medssl.core.plugins import Plugin
+from medssl.core.receipts import refuse_damaged
 from medssl.finetune.labelled_data import channels_sentence
 from medssl.finetune.lifting import cuts_slices
 from medssl.finetune.starting import BUILDS

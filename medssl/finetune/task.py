@@ -75,8 +75,9 @@ class Setup:
     Args:
         mode: one of the task's `MODES`.
         backbone: with its starting weights; not to be changed.
+        chooses: whether the validation cases choose among steps; else the last one is kept.
         learnt: tensors `<part>.<name>` that the parts `CONTINUES` of the network begin with; the rest is drawn.
-        train: indices of the labelled training cases; those of split `val` choose among steps.
+        train: indices of the labelled training cases; those of split `val` may choose among steps.
         recipe: how networks are trained.
         seed: of order, augmentation, and of what is drawn.
         device: where the network runs.
@@ -89,6 +90,7 @@ class Setup:
     seed: int
     device: torch.device
     learnt: dict[str, Tensor] = field(default_factory=dict)
+    chooses: bool = True
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
 from medssl.nn.backbone import Backbone
+from medssl.nn.momentum import average
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
-        if kept is not network:
-            _approach(kept, network, recipe.ema_decay)
+        if recipe.ema_decay is not None:
+            average(kept, network, recipe.ema_decay)
         if step + 1 in evaluations:
             calibrate(kept, (batch(num_steps + number)[0] for number in range(recipe.calibration_batches)), mode)
             current = score(kept)
@@ -100,15 +101,6 @@ def fit(
         raise ValueError("num_steps must be at least 1")
     network.load_state_dict(best[2])
     return Trained(best[1], best[0], curve)
-
-
-def _approach(mean: nn.Module, network: nn.Module, decay: float | None) -> None:
-    """A step of the running mean of the weights towards them; buffers are copied."""
-    with torch.no_grad():
-        for weight, new in zip(mean.parameters(), network.parameters(), strict=True):
-            weight.lerp_(new, 1 - (decay or 0.0))
-        for buffer, read in zip(mean.buffers(), network.buffers(), strict=True):
-            buffer.copy_(read)
 
 
 def _train(network: nn.Module, mode: str) -> None:

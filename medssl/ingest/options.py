@@ -90,7 +90,7 @@ class IngestOptions(_Checked):
         if not all(word in (*get_args(Modality), "auto") for word in (given if several else [given])) or (
             several and "auto" in given
         ):
-            raise ValueError(f"{in_yaml(given)} is no modality: write auto, CT, MR, PT, OT, or a list such as [CT, PT]")
+            raise ValueError(f"{in_yaml(given)} is not a modality: write auto, CT, MR, PT, OT, or a list such as [CT, PT]")
         return given
 
     @field_validator("subject_pattern")

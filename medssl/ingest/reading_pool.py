@@ -173,7 +173,7 @@ class _Child:
         self._requests.flush()
 
     def has_ended(self) -> bool:
-        """Whether it is no more."""
+        """Whether it has ended."""
         self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
         return self._ended
 

@@ -29,6 +29,15 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
         kept.lerp_(read, 1 - momentum) if kept.is_floating_point() else kept.copy_(read)
 
 
+@torch.no_grad()
+def average(mean: nn.Module, network: nn.Module, decay: float) -> None:
+    """A step of the running mean of a network's parameters, decay × mean + (1 − decay) × network; buffers are copied."""
+    for old, new in zip(mean.parameters(), network.parameters(), strict=True):
+        old.lerp_(new, 1 - decay)
+    for kept, read in zip(mean.buffers(), network.buffers(), strict=True):
+        kept.copy_(read)
+
+
 def cosine_momentum(start: float, progress: float) -> float:
     """From `start` at progress 0 to 1 at progress 1.
 

@@ -16,7 +16,7 @@ from medssl.artefacts.learnt import HU, PERCENTILES, refuse_or_warn
 from medssl.core import tables
 from medssl.core.errors import StudyError, did_you_mean, ended
 from medssl.core.files import write_json
-from medssl.core.job import refuse_damaged
+from medssl.core.receipts import refuse_damaged
 
 if TYPE_CHECKING:
     from medssl.nn.loading import Samples

@@ -17,6 +17,7 @@ from medssl.nn.determinism import use_deterministic_algorithms
 from medssl.nn.gather import averaged, gather, synchronise_batch_norm
 from medssl.nn.layout import lay_out, layout_of
 from medssl.nn.loading import Batch
+from medssl.nn.momentum import average
 from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
 from medssl.nn.views import Views
 from medssl.pretrain.objective import LOOKED_AT, Loss
@@ -151,10 +152,7 @@ class Learner:
     def update_ema(self) -> None:
         """The running mean of the encoder's weights; buffers are copied."""
         if self.ema is not None and self.options.ema_decay is not None:
-            for old, new in zip(self.ema.parameters(), self.objective.encoder().parameters(), strict=True):
-                old.lerp_(new, 1 - self.options.ema_decay)
-            for kept, read in zip(self.ema.buffers(), self.objective.encoder().buffers(), strict=True):
-                kept.copy_(read)
+            average(self.ema, self.objective.encoder(), self.options.ema_decay)
 
     def seed(self, step: int, *part: int | str) -> None:
         """Dropout of a step on this process, or of a part of it: both passes of a part must lose the same units."""

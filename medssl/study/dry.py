@@ -11,9 +11,9 @@ from pathlib import Path
 from medssl.core import signals
 from medssl.core.errors import LockedError
 from medssl.core.files import TEMPORARY_PREFIX
-from medssl.core.job import incomplete
 from medssl.core.layout import PRIVATE, Layout
 from medssl.core.lock import hold
+from medssl.core.receipts import incomplete
 from medssl.core.store import link
 
 KEY = PRIVATE / "id_key"

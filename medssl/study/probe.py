@@ -277,8 +277,7 @@ def _finetuning(study: Study, probe: _Probe, task: str, sizes: dict[str, float],
     fits = num_fits(settings, len(probe.dag.runs_for(settings))) * len(settings.lr)
     times = sizes[settings.source] / probe.sizes[settings.source]
     labelled, val, test = (probe.labelled(settings.source, split) * times for split in ("train", "val", "test"))
-    batches = max(1, labelled // settings.batch_size)
-    images = (settings.max_steps or (settings.epochs or 1) * batches) * min(settings.batch_size, labelled)
+    images = settings.steps(int(labelled)) * min(settings.batch_size, labelled)
     images += settings.evaluations * val + test
     first = next(iter(study.pretrain.values()))
     size = settings.size or first.size

@@ -18,8 +18,9 @@ import psutil
 
 from medssl.core.errors import MedsslError, PreemptedError
 from medssl.core.files import read_json, write_json
-from medssl.core.job import COMMAND, incomplete
+from medssl.core.job import COMMAND
 from medssl.core.lock import hold
+from medssl.core.receipts import incomplete
 from medssl.study.checks import check_study
 from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing
@@ -84,7 +85,7 @@ def _without_folders(word: str) -> str:
     return Path(word).name if word.startswith("/") else word
 
 
-def stop_when_told(dag: Dag) -> None:
+def stop_on_signals(dag: Dag) -> None:
     """From here on a signal to stop ends this program with the exit code that asks for another try, and SIGTERM its jobs too.
 
     Snakemake itself would let the jobs that run finish first, which may take days. Ctrl-C reaches them from the terminal.

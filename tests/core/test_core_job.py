@@ -13,8 +13,9 @@ import pytest
 
 from medssl.core.errors import CorruptArtefactError, LockedError, StudyError
 from medssl.core.files import write_text
-from medssl.core.job import COMMAND, Spec, incomplete, job
+from medssl.core.job import COMMAND, Spec, job
 from medssl.core.lock import hold
+from medssl.core.receipts import incomplete
 from medssl.study.workflow import command_line
 
 

@@ -854,8 +854,8 @@ MUTATIONS = [
     ),
     Mutation(
         "finetune", "one patient chooses the step",
-        "chooses = data.cases.num_units(\"val\") >= recipe.choose_from",
-        "chooses = True",
+        "chooses=self._num_choosing(fit) >= recipe.choose_from,",
+        "chooses=True,",
         "finetune/test_finetune_segmentation.py::test_two_validation_patients_choose_no_step",
     ),
     Mutation(

@@ -479,6 +479,7 @@ def test_an_empty_source_says_so(ingested):
 
 def test_every_input_is_hashed_once(ingested, monkeypatch):
     from medssl.core import job as core_job
+    from medssl.core import receipts
 
     hashed: list[Path] = []
     original = core_job.sha256_file
@@ -487,7 +488,8 @@ def test_every_input_is_hashed_once(ingested, monkeypatch):
         hashed.append(Path(path))
         return original(path)
 
-    monkeypatch.setattr(core_job, "sha256_file", counting)
+    for module in (core_job, receipts):
+        monkeypatch.setattr(module, "sha256_file", counting)
     cohort(ingested, 3)
     ingested.prepare()
     inputs = [p for p in hashed if "1_ingest" in p.parts]

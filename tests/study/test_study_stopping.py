@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from medssl.core.layout import Layout
-from medssl.study.workflow import stop_when_told, stop_with_code
+from medssl.study.workflow import stop_on_signals, stop_with_code
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_signal_goes_on_to_jobs_that_nobody_else_tells(
 ) -> None:
     dag: Any = SimpleNamespace(layout=Layout(tmp_path))
     stop_with_code(dag)
-    stop_when_told(dag)
+    stop_on_signals(dag)
     job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     signal.raise_signal(number)
     if not ends:

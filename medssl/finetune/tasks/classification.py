@@ -223,9 +223,8 @@ class Classification:
         def score(network: nn.Module) -> float:
             return scoring.score(self._probabilities(network, data, val, device), cases.targets[val])
 
-        chooses = cases.num_units("val") >= recipe.choose_from
         trained = training.fit(
-            network, batch, self.loss(targets, device), score, recipe, num_steps, mode=setup.mode, choose=chooses
+            network, batch, self.loss(targets, device), score, recipe, num_steps, mode=setup.mode, choose=setup.chooses
         )
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         probabilities = self._probabilities(network, data, data.asked, device)

@@ -186,8 +186,7 @@ class Segmentation:
             guessed = [index[self.probabilities(current, scan, size, device).argmax(axis=0)] for scan in val]
             return mean_dice(guessed, [scan.mask for scan in val], values[1:])
 
-        chooses = data.cases.num_units("val") >= recipe.choose_from
-        trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[setup.mode], choose=chooses)
+        trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[setup.mode], choose=setup.chooses)
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         facts["decoder_tensors"] = len(setup.learnt)
         return Fitted(network, facts=facts, curve=trained.curve)

@@ -1,5 +1,5 @@
 """Images that state no series, as some programs of de-identification leave them: those of one folder are taken as one series,
-as far as they agree in what else tells series and people apart: the number of the series, study, patient and sex.
+as far as they agree in what else distinguishes series and people: the number of the series, study, patient and sex.
 
 Whether they are a volume is then judged as for any series: by what they state, and by their geometry. In a folder where other
 images do state their series, an image without one is damaged.
