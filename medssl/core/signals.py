@@ -6,6 +6,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 
@@ -15,6 +17,8 @@ STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, a cluster that ends a job, and a cluster that announces its end."""
 AT_ONCE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 """What ends a process without its `finally` blocks where nobody handles it (Ctrl-C goes through them as it is)."""
+AGAIN_S = 0.05
+"""How long after an exception was lost it is raised again."""
 
 
 @contextlib.contextmanager
@@ -42,7 +46,7 @@ def raised(what_is_saved: str) -> Iterator[None]:
     def stop(number: int) -> None:
         raise PreemptedError(f"stopped by {signal.Signals(number).name}. {what_is_saved}")
 
-    with _handled(stop):
+    with _handled(stop), _again_where_lost(PreemptedError, signal.SIGTERM):
         yield
 
 
@@ -88,7 +92,8 @@ def unwound() -> Iterator[None]:
     def end(number: int) -> None:
         raise SystemExit(128 + number)
 
-    with _handled(end, [number for number in AT_ONCE if signal.getsignal(number) is not signal.SIG_IGN]):
+    numbers = [number for number in AT_ONCE if signal.getsignal(number) is not signal.SIG_IGN]
+    with _handled(end, numbers), _again_where_lost(SystemExit, signal.SIGTERM):
         yield
 
 
@@ -97,6 +102,24 @@ def ignored() -> Iterator[None]:
     """Inside, no signal to stop does anything: for the short work that must not be left half done."""
     with _handled(lambda _: None, {*STOP, *AT_ONCE}):
         yield
+
+
+@contextlib.contextmanager
+def _again_where_lost(kind: type[BaseException], number: signal.Signals) -> Iterator[None]:
+    """Inside, an exception of a handler that Python drops is raised again soon: a destructor, for one, can raise nothing."""
+    before = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, kind):
+            threading.Timer(AGAIN_S, os.kill, (os.getpid(), number)).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

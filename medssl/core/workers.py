@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
@@ -19,13 +20,24 @@ END_S = 5.0
 """How long a process that was asked to end may take."""
 
 
+Tell = Callable[[Any], None]
+"""Says how far a piece is, to whoever waits for it."""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a worker tells of a piece before it is made."""
+
+    what: Any
+
+
 class Workers:
-    """Processes that each call `begin(*given)` once, and what that returns for each piece. Use as a context.
+    """Processes that each call `begin(*given)` once, and what that returns for each piece, `make(piece, tell)`. Use as a context.
 
     method: how they start: `fork`, with what this process holds, or `forkserver`, to which `begin` and `given` are pickled.
     """
 
-    def __init__(self, method: str, begin: Callable[..., Callable[[Any], Any]], *given: Any) -> None:
+    def __init__(self, method: str, begin: Callable[..., Callable[[Any, Tell], Any]], *given: Any) -> None:
         self._context: Any = multiprocessing.get_context(method)
         self._begin, self._given = begin, given
         self._processes: dict[Connection, Any] = {}
@@ -44,10 +56,13 @@ class Workers:
             connection.close()
         self._processes.clear()
 
-    def each(self, pieces: Sequence[Any], most: Callable[[], int]) -> Iterator[tuple[Any, Any]]:
+    def each(
+        self, pieces: Sequence[Any], most: Callable[[], int], heard: Callable[[Any, Any], None] = lambda piece, what: None
+    ) -> Iterator[tuple[Any, Any]]:
         """(piece, result) as they end; pieces are begun in their order.
 
         most: how many processes there may be, asked whenever one could begin.
+        heard: called with a piece and what its worker tells of it.
 
         Raises:
             MedsslError: a piece raised it, or a process died; pieces that were made are made.
@@ -60,8 +75,11 @@ class Workers:
                 busy[connection] = waiting.pop(0)
                 connection.send(busy[connection])
             for ready in wait(list(busy)):
-                piece = busy.pop(ready)  # type: ignore[call-overload]
-                yield piece, self._answer(ready)  # type: ignore[arg-type]
+                answer = self._answer(ready)  # type: ignore[arg-type]
+                if isinstance(answer, _Said):
+                    heard(busy[ready], answer.what)  # type: ignore[index]
+                else:
+                    yield busy.pop(ready), answer  # type: ignore[call-overload]
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
@@ -73,11 +91,14 @@ class Workers:
 
     def _answer(self, connection: Connection) -> Any:
         try:
-            error, result = connection.recv()
+            answer = connection.recv()
         except (EOFError, ConnectionResetError):
             process = self._processes[connection]
             process.join()
             raise _death(process.exitcode) from None
+        if isinstance(answer, _Said):
+            return answer
+        error, result = answer
         if error is not None:
             raise error
         return result
@@ -95,7 +116,7 @@ def _death(exit_code: int) -> MedsslError:
     return MedsslError(f"a process that worked beside others ended with code {exit_code}. What was finished is saved.")
 
 
-def _serve(connection: Connection, begin: Callable[..., Callable[[Any], Any]], given: tuple[Any, ...]) -> None:
+def _serve(connection: Connection, begin: Callable[..., Callable[[Any, Tell], Any]], given: tuple[Any, ...]) -> None:
     """In a worker: pieces come, results go, until the other side is gone."""
     for number in STOP:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)  # Ctrl-C comes through the parent
@@ -108,7 +129,7 @@ def _serve(connection: Connection, begin: Callable[..., Callable[[Any], Any]], g
             result = None
             try:
                 make = make or begin(*given)
-                result = make(piece)
+                result = make(piece, lambda what: connection.send(_Said(what)))
             except MedsslError as raised:
                 error = raised
             except Exception as raised:

@@ -29,6 +29,27 @@ def test_a_signal_is_noted_and_nothing_is_interrupted(number: signal.Signals) ->
     assert signal.getsignal(number) is before
 
 
+class Signalled:
+    """An object whose destructor meets a signal: what is raised there goes nowhere."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"), [(lambda: signals.raised("All is saved."), PreemptedError), (signals.unwound, SystemExit)]
+)
+def test_a_signal_that_meets_a_destructor_still_ends_the_block(block: Any, expected: type[BaseException]) -> None:
+    before, past = sys.unraisablehook, []
+    with pytest.raises(expected), block():
+        met = Signalled()
+        del met
+        past.append("the destructor")
+        threading.Event().wait(10)
+        past.append("the block")
+    assert past == ["the destructor"] and sys.unraisablehook is before
+
+
 def test_a_second_ctrl_c_interrupts_at_once_and_other_signals_may_come_twice() -> None:
     with pytest.raises(KeyboardInterrupt), signals.noted() as asked_to_stop:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):

@@ -15,12 +15,12 @@ from medssl.core.errors import CorruptArtefactError, MedsslError, OutOfMemoryErr
 from medssl.core.workers import Workers
 
 
-def squares(offset: int) -> Callable[[int], tuple[int, int]]:
-    return lambda piece: (offset + piece**2, os.getpid())
+def squares(offset: int) -> Callable[..., tuple[int, int]]:
+    return lambda piece, tell: (offset + piece**2, os.getpid())
 
 
-def does(what: str) -> Callable[[int], Any]:
-    def make(piece: int) -> Any:
+def does(what: str) -> Callable[..., Any]:
+    def make(piece: int, tell: Any) -> Any:
         if piece == 2 and what == "raises":
             raise CorruptArtefactError("a sentence")
         if piece == 2 and what == "breaks":
@@ -42,6 +42,24 @@ def test_every_piece_is_made_once_by_as_many_as_are_asked_for(method: str) -> No
     assert sorted((piece, result[0]) for piece, result in found) == [(n, 5 + n**2) for n in range(9)]
     assert 1 <= len({result[1] for _, result in found}) <= 3 and os.getpid() not in {result[1] for _, result in found}
     assert not multiprocessing.active_children()
+
+
+def counts() -> Callable[..., int]:
+    def make(piece: int, tell: Any) -> int:
+        for number in range(piece):
+            tell(number)
+        return piece
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_what_is_told_of_a_piece_comes_in_order_and_before_its_result(method: str) -> None:
+    told: dict[int, list[int]] = {}
+    with Workers(method, counts) as workers:
+        for piece, result in workers.each(range(5), lambda: 2, lambda piece, what: told.setdefault(piece, []).append(what)):
+            assert told.get(piece, []) == list(range(result))
+    assert sorted(told) == [1, 2, 3, 4]
 
 
 def test_how_many_work_may_change_on_the_way() -> None:
