@@ -81,6 +81,8 @@ class Batch:
         self.axis: Int64[np.ndarray, "n"] = fields["axis"]
         self.keys: UInt64[np.ndarray, "n"] = fields["keys"]
         self.epoch: int = fields["epoch"]
+        self.mask: Shaped[Tensor, "n 1 *canvas"] | None = fields.get("mask")
+        """The class of each voxel, where it is known."""
 
     @property
     def values(self) -> Float[Tensor, "n 1 *canvas"]:
@@ -93,6 +95,13 @@ class Batch:
         """What a network sees, `(n, c, *canvas)` in [0, 1]: the values through each window."""
         shape = (*self.low.shape, *[1] * (self.stored.ndim - 2))
         return windowed(self.values, self.low.view(shape), self.high.view(shape))
+
+    @property
+    def classes(self) -> Int64[Tensor, "n *canvas"]:
+        """The class of each voxel."""
+        if self.mask is None:
+            raise ValueError("a batch without masks")
+        return self.mask[:, 0].long()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -301,16 +310,14 @@ def load(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """The batches of `requests` (epoch, rows), in order, on `device`. Workers of a `Reader` read ahead, but never change order
-    or content.
+    """The batches of `requests` (epoch, rows), in order, on `device`. Workers read ahead, but never change order or content.
 
     Raises:
         MedsslError: what a reader says, from a worker as from this process.
     """
     device = torch.device(device)
-    if workers == 0 or not isinstance(reader, Reader):
-        for request in requests:
-            yield reader[request].to(device)
+    if workers == 0:
+        yield from (reader[request].to(device) for request in requests)
         return
     from torch.utils.data import DataLoader
 
@@ -338,7 +345,7 @@ def load(
 class _Answers:
     """A reader in a worker: a foreseen failure is an answer too, as torch would make it a traceback in text."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Batches) -> None:
         self.reader = reader
 
     def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch | MedsslError:

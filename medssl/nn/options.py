@@ -1,4 +1,4 @@
-"""Options of the views that a network is trained on."""
+"""Options that networks are trained by, before labels are known and after: what varies between views, and the engine's own."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medssl.core.bounds import Fold, Fraction, Part
+from medssl.core.bounds import Fold, Fraction, Part, Positive, Whole
 from medssl.core.options import Modality, Options
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DataPlace = Literal["auto", "device", "loader"]
 
-class ViewOptions(Options):
-    """What may vary between two views of one image."""
 
-    scale: tuple[Fraction, Fraction] = (0.2, 1.0)
-    """Least and largest share of the image's area (volume) that a crop shows."""
-    ratio: Annotated[float, Field(ge=1)] = 1.33
-    """Largest ratio of the sides of a crop."""
+class Variation(Options):
+    """What may vary in a view, wherever it lies in the image."""
+
     flip: dict[Modality, list[Literal["i", "j", "k"]]] = {}
     """Axes that may be mirrored, by modality (`{CT: [i]}`); only where anatomy allows."""
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
@@ -27,16 +26,33 @@ class ViewOptions(Options):
     """Largest shift of the window's ends, as a share of its width."""
     gamma: Annotated[float, Field(ge=1)] = 1.5
     """Largest exponent of the grey curve; the smallest is its inverse."""
+    gamma_prob: Part = 1.0
+    """How often the grey curve is bent."""
     blur_prob: Part = 0.5
     """How often a view is blurred."""
     blur_sigma_frac: Fold = 0.01
     """Largest standard deviation of the blur, as a share of the side."""
     noise: Fold = 0.05
     """Largest standard deviation of Gaussian noise, as a share of the window."""
+    noise_prob: Part = 1.0
+    """How often noise is added."""
+    low_resolution_prob: Part = 0.0
+    """How often a view is brought to fewer pixels and back."""
+    low_resolution: Fraction = 0.5
+    """Smallest share of the pixels of a side that are left then."""
     cutout_prob: Part = 0.0
     """How often a rectangle is cut out of a view."""
     cutout_frac: Fraction = 0.25
     """Largest share of the view that is cut out."""
+
+
+class ViewOptions(Variation):
+    """What may vary between two views of one image, each a part of it."""
+
+    scale: tuple[Fraction, Fraction] = (0.2, 1.0)
+    """Least and largest share of the image's area (volume) that a crop shows."""
+    ratio: Annotated[float, Field(ge=1)] = 1.33
+    """Largest ratio of the sides of a crop."""
 
     @model_validator(mode="after")
     def _scale_order(self) -> ViewOptions:
@@ -52,3 +68,59 @@ class ViewOptions(Options):
     def still(cls) -> ViewOptions:
         """Nothing varies: the whole image, as it is."""
         return cls(scale=(1.0, 1.0), ratio=1.0, rotation_deg=0, window_jitter=0, gamma=1, blur_prob=0, noise=0)
+
+
+class AugmentOptions(Variation):
+    """What may vary in an image or patch that keeps its label: all of it stays in the view, but for its borders."""
+
+    zoom: tuple[Positive, Positive] = (0.87, 1.15)
+    """Least and largest side of what is shown, as a share of the side of the image or patch."""
+    shift_frac: Fold = 0.08
+    """Largest shift along each axis, as a share of the side."""
+    gamma: Annotated[float, Field(ge=1)] = 1.0
+    """Largest exponent of the grey curve; the smallest is its inverse."""
+    blur_prob: Part = 0.0
+    """How often a view is blurred."""
+    noise: Fold = 0.0
+    """Largest standard deviation of Gaussian noise, as a share of the window."""
+
+    @model_validator(mode="after")
+    def _zoom_order(self) -> AugmentOptions:
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError(f"augment.zoom {list(self.zoom)}: the first share must not be above the second")
+        return self
+
+    @classmethod
+    def still(cls) -> AugmentOptions:
+        """Nothing varies."""
+        return cls(zoom=(1.0, 1.0), shift_frac=0, rotation_deg=0, window_jitter=0)
+
+
+class EngineOptions(Options):
+    """How a network is computed: the same words before labels are known and after."""
+
+    clip_norm: Positive | None = None
+    """Largest norm of the gradient; null does not clip."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a running mean of the weights with this decay, and write that one."""
+    precision: Precision = "auto"
+    """Arithmetic of the network; `auto` takes bf16 on a GPU and fp32 on a processor."""
+    channels_last: bool = True
+    """Memory layout of the network's tensors."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+
+
+class PlaceOptions(Options):
+    """Where a network runs and its images lie; none of it changes results on one kind of device."""
+
+    deterministic: bool = True
+    """Use deterministic algorithms on a GPU, so that equal runs give equal bits."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; `auto` takes a GPU where there is one."""
+    data: DataPlace = "auto"
+    """Where images lie: on the device, all of them; with a loader, on disk; `auto` takes a GPU that has room for them."""
+    workers: Whole = 0
+    """Processes that read ahead, where a loader reads."""
+    checkpoint_every_s: Positive = 60.0
+    """Seconds between saved states."""

@@ -5,8 +5,6 @@ The bits are those that `loading.Reader` gives. Slices lie on one canvas each, v
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import psutil
 import torch
@@ -15,34 +13,50 @@ from torch import Tensor
 
 from medssl.core.errors import StudyError
 from medssl.nn.loading import Batch, Reader
+from medssl.nn.options import DataPlace
 
-Asked = Literal["auto", "device", "loader"]
 ROOM = 0.4
-"""Share of the free memory of a device that the samples may take."""
+"""Share of the free memory of a device that images may take."""
 CHUNK = 256
 """Slices that are read and moved at a time."""
 
 
-def resident(reader: Reader, device: torch.device, asked: Asked) -> Reader | Resident:
-    """What gives the batches of a run: the samples on the device where that is asked for, or `auto` on a GPU where they fit.
+def lies_on(device: torch.device, asked: DataPlace, num_bytes: int, option: str) -> bool:
+    """Whether images of so many bytes shall lie on a device: where that is asked for, or for `auto` on a GPU that has room.
+
+    option: the key in the study file, for the sentence.
+
+    Raises:
+        StudyError: `device` is asked for, and they do not fit.
+    """
+    if asked == "loader" or (asked == "auto" and device.type == "cpu"):
+        return False
+    room = ROOM * _free_bytes(device)
+    if num_bytes > room and asked == "device":
+        raise StudyError(
+            f"{option} is device, and the images need {num_bytes / 2**30:.1f} GiB of {room / 2**30:.1f} GiB that they may take "
+            f"there. Set {option} to auto or loader."
+        )
+    return num_bytes <= room
+
+
+def resident(reader: Reader, device: torch.device, asked: DataPlace) -> Reader | Resident:
+    """What gives the batches of a run: the samples on the device where `lies_on` says so, and all are of one type.
 
     Raises:
         StudyError: `device` is asked for, and they do not fit, or are of two types.
     """
-    if asked == "loader" or (asked == "auto" and device.type == "cpu"):
-        return reader
     dtypes = _dtypes(reader)
-    needed, free = _needed_bytes(reader, dtypes), _free_bytes(device)
-    if len(dtypes) == 1 and needed <= ROOM * free:
+    if not lies_on(device, asked, _needed_bytes(reader, dtypes), "pretrain.data"):
+        return reader
+    if len(dtypes) == 1:
         return Resident(reader, device)
     if asked == "auto":
         return reader
-    why = (
-        f"are of two types ({' and '.join(sorted(map(str, dtypes)))})"
-        if len(dtypes) > 1
-        else f"need {needed / 2**30:.1f} GiB of {ROOM * free / 2**30:.1f} GiB that they may take there"
+    raise StudyError(
+        f"pretrain.data is device, and the samples are of two types ({' and '.join(sorted(map(str, dtypes)))}). "
+        "Set pretrain.data to auto or loader."
     )
-    raise StudyError(f"pretrain.data is device, and the samples {why}. Set data to auto or loader.")
 
 
 class Resident:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -14,18 +13,17 @@ from medssl.core.rng import key
 from medssl.nn.backbone import Backbone
 from medssl.nn.checkpointing import checkpoint_stages, still_statistics
 from medssl.nn.determinism import use_deterministic_algorithms
-from medssl.nn.gather import averaged, gather, synchronise_batch_norm
+from medssl.nn.gather import gather, synchronise_batch_norm
 from medssl.nn.layout import lay_out, layout_of
 from medssl.nn.loading import Batch
 from medssl.nn.momentum import average
 from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
+from medssl.nn.stepping import Stepper, scaler_of
 from medssl.nn.views import Views
 from medssl.pretrain.objective import LOOKED_AT, Loss
 from medssl.pretrain.options import TrainingOptions
 from medssl.pretrain.plan import Plan
 
-FP16_SKIPS = 20
-"""How many steps in a row fp16's loss scaling may skip before the gradients count as broken."""
 NAMED = 64
 """How many samples a sentence names."""
 
@@ -61,17 +59,11 @@ class Learner:
             momentum=options.momentum,
             beta2=options.beta2,
             decay_norm_and_bias=options.decay_norm_and_bias,
-            fused=self.scaler is None,
+            fused=scaler_of(fabric) is None,
         )
-        self.module, self.optimizer = fabric.setup(self.objective, optimizer)
+        self.stepper = Stepper(fabric, self.objective, optimizer, options.clip_norm)
+        self.module, self.optimizer = self.stepper.module, self.stepper.optimizer
         self.views = Views(options.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
-        self.skipped = 0
-        """steps in a row whose gradients fp16's loss scaling has thrown away"""
-
-    @property
-    def scaler(self) -> Any:
-        """fp16's loss scaling; None without."""
-        return getattr(self.fabric.strategy.precision, "scaler", None)
 
     def set_schedule(self, step: int, total: int) -> float:
         """Learning rate and weight decay of a step; returns the rate."""
@@ -92,17 +84,11 @@ class Learner:
         if parts == 1:
             outputs = self.module(self.make_views(batch), batch)
             loss = self.objective.loss(outputs, batch)
-            self.fabric.backward(loss.value)
+            self.stepper.backward(loss.value)
             return loss, _detached(outputs)
         share = len(batch) // parts
         pieces = [batch.part(p * share, (p + 1) * share) for p in range(parts)]
         return self._in_parts(batch, pieces, step) if self.objective.contrasts else self._in_additive_parts(pieces)
-
-    def measured(self, loss: Loss) -> Tensor:
-        """Mean loss over ranks and gradient norm, float64 `(2,)` on the device."""
-        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.objective.parameters() if p.grad is not None])
-        return torch.stack([averaged(loss.value).double(), norm.double()])
 
     def judge(self, loss: float, norm: float, batch: Batch, step: int) -> None:
         """Go on if loss and gradient norm of a step are finite; fp16's loss scaling may throw a few gradients away.
@@ -110,9 +96,7 @@ class Learner:
         Raises:
             NotFiniteError: with the ids of the batch over all ranks; the last saved state is from before.
         """
-        thrown_away = self.scaler is not None and math.isfinite(loss) and not math.isfinite(norm)
-        self.skipped = self.skipped + 1 if thrown_away else 0
-        if math.isfinite(loss) and (math.isfinite(norm) or 0 < self.skipped <= FP16_SKIPS):
+        if self.stepper.is_sound(loss, norm):
             return
         # of all ranks, and first those whose numbers are not finite
         rows, sound = gather(batch.rows), gather(batch.values.flatten(1).isfinite().all(1))
@@ -140,14 +124,6 @@ class Learner:
         """The ids of samples, not more than a screen holds."""
         more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         return ", ".join(self.plan.samples.ids[row] for row in rows[:NAMED]) + more
-
-    def update(self, norm: Tensor) -> None:
-        """Clip by the gradient norm `()` and step; a step of fp16 that is thrown away is not clipped."""
-        if self.options.clip_norm is not None and self.skipped == 0:
-            parameters = [p for p in self.objective.parameters() if p.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, norm.float())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def update_ema(self) -> None:
         """The running mean of the encoder's weights; buffers are copied."""
@@ -186,7 +162,7 @@ class Learner:
                     for name, gradient in gradients.items()
                     if gradient is not None and outputs[name].requires_grad
                 ]
-                self.fabric.backward(torch.stack(pulls).sum())
+                self.stepper.backward(torch.stack(pulls).sum())
         return Loss(loss.value.detach(), loss.parts), _detached(whole)
 
     def _in_additive_parts(self, pieces: list[Batch]) -> tuple[Loss, dict[str, Tensor]]:
@@ -196,7 +172,7 @@ class Learner:
             with self.fabric.no_backward_sync(self.module, enabled=number < len(pieces) - 1):
                 outputs = self.module(self.make_views(piece), piece)
                 loss = self.objective.loss(outputs, piece)
-                self.fabric.backward(loss.value / len(pieces))
+                self.stepper.backward(loss.value / len(pieces))
             losses.append(loss)
             made.append(_detached(outputs))
         whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}

@@ -22,11 +22,12 @@ from medssl.core.progress import Bar
 from medssl.nn.checkpointing import still_statistics
 from medssl.nn.gather import any_rank, gather
 from medssl.nn.health import REMEMBERED, Health, collapse
-from medssl.nn.loading import epoch_order, load
+from medssl.nn.loading import Reader, epoch_order, load
 from medssl.nn.options import ViewOptions
 from medssl.nn.resident import resident
 from medssl.nn.state import StateFolder
 from medssl.nn.views import Crop, Views
+from medssl.nn.watch import Watch, steps_behind
 from medssl.pretrain.events import Events
 from medssl.pretrain.history import History
 from medssl.pretrain.learner import Learner
@@ -35,7 +36,6 @@ from medssl.pretrain.objective import LOOKED_AT, Objective
 from medssl.pretrain.picture import grid
 from medssl.pretrain.plan import Plan
 from medssl.pretrain.saving import Saving
-from medssl.pretrain.watch import Watch, steps_behind
 
 CURVE_ROWS = 200
 """About how many rows the curve has beside those at the ends of epochs."""
@@ -79,9 +79,10 @@ class Loop:
         self.learner = Learner(fabric, plan)
         self.objective = self.learner.objective
         self.reader = resident(plan.reader(), self.device, self.options.data)
+        self.workers = self.options.workers if isinstance(self.reader, Reader) else 0
         self.batch_size = plan.batch_size(fabric.world_size, self.objective.together)
         self.history, self.health = History(), Health()
-        self.watch = Watch(self.learner, steps_behind(self.learner))
+        self.watch = Watch(self.learner.judge, steps_behind(self.learner.stepper))
         self.latest = math.nan, math.nan
         """loss and gradient norm of the last step that is known"""
         self.saving = Saving(StateFolder(plan.state), self.learner, self.history, self.health)
@@ -104,7 +105,7 @@ class Loop:
         self.saved_s = history.row_s = time.monotonic()
         first = history.step
         advice = f"Raise pretrain.accumulate (the loss stays that of batch_size {self.batch_size}), or lower batch_size or size."
-        for batch in load(self.reader, self.requests(), workers=self.options.workers, device=self.device):
+        for batch in load(self.reader, self.requests(), workers=self.workers, device=self.device):
             step = history.step
             epoch, within = divmod(step, self.per_epoch)
             if within == 0:
@@ -115,10 +116,10 @@ class Loop:
             with self.memory_errors(when, self.batch_size // self.options.accumulate, advice):
                 loss, outputs = learner.forward_backward(batch, step)
                 objective.after_backward(step)
-                figures = learner.measured(loss)
+                figures = learner.stepper.figures(loss.value)
                 self.watch.add(figures, batch, step)
                 self.note_steps()
-                learner.update(figures[1])
+                learner.stepper.update(figures[1])
             with torch.no_grad():
                 objective.after_step(outputs, batch, (step + 1) / self.total)
                 learner.update_ema()

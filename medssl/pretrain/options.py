@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medssl.core.bounds import Count, Fold, OneOrMore, Part, Positive, Weight, Whole
-from medssl.core.options import Backbone, Objective, Options
+from medssl.core.options import Backbone, Objective
 from medssl.core.written import PathText
-from medssl.nn.options import ViewOptions
+from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions
 
 
-class TrainingOptions(Options):
+class TrainingOptions(EngineOptions, PlaceOptions):
     """How one encoder is trained: all that a run's weights depend on beside its data and its seed."""
 
     objective: Objective = "simclr"  # type: ignore[assignment]
@@ -57,32 +57,12 @@ class TrainingOptions(Options):
     """Weight decay at the end; null keeps it as it is."""
     decay_norm_and_bias: bool = False
     """Apply weight decay to norms and biases too."""
-    clip_norm: Positive | None = None
-    """Largest norm of the gradient; null does not clip."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Keep a running mean of the encoder's weights with this decay, and write that one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the network."""
-    channels_last: bool = True
-    """Memory layout of the network's tensors."""
     activation_checkpointing: bool = False
     """Compute the maps inside the backbone's stages again in the backward pass, which needs less memory and more time."""
-    compile: bool = False
-    """Compile the backbone with torch.compile."""
-    deterministic: bool = True
-    """Use deterministic algorithms on a GPU, so that equal runs give equal bits."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; `auto` takes a GPU where there is one."""
     devices: Count = 1
     """Devices of one node."""
     nodes: Count = 1
     """Nodes of one run."""
-    data: Literal["auto", "device", "loader"] = "auto"
-    """Where samples lie: on the device, all of them; with a loader, on disk; `auto` takes a GPU that has room for them."""
-    workers: Whole = 0
-    """Processes that read ahead, where a loader reads."""
-    checkpoint_every_s: Positive = 60.0
-    """Seconds between saved states."""
     stop_before_deadline_s: Weight = 120.0
     """Seconds before the end of a SLURM job at which the run saves and stops."""
     on_collapse: Literal["warn", "stop"] = "warn"

@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # torch and what needs it is imported only when a job runs
 
 PICTURED = 8
 FIRST_COLUMNS = ("epoch", "step", "loss", "lr", "images_per_s", "effective_rank", "rankme", "alignment", "uniformity")
-PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def run(job: Job) -> None:
@@ -159,6 +158,7 @@ def _launch(job: Job, plan: Plan, where: torch.device) -> MedsslError | None:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+    from medssl.nn.stepping import FABRIC, precision_on
     from medssl.pretrain.loop import train
 
     options = plan.options
@@ -169,7 +169,7 @@ def _launch(job: Job, plan: Plan, where: torch.device) -> MedsslError | None:
         accelerator=where.type,
         devices=options.devices,
         num_nodes=options.nodes,
-        precision=PRECISION[options.precision],
+        precision=FABRIC[precision_on(where, options.precision)],
         # buffers are equal on all ranks by construction: statistics, queues and memories are computed from the whole batch
         strategy=DDPStrategy(broadcast_buffers=False, start_method=start) if many else "auto",
         plugins=[_environment(options.nodes)],

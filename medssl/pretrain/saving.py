@@ -40,7 +40,7 @@ class Saving:
         if learner.ema is not None:
             learner.ema.load_state_dict(under("ema", tensors))
         self.history.restore(step, values)
-        learner.skipped = values["skipped"]
+        learner.stepper.skipped = values["skipped"]
         if values.get("collapsed") is not None and learner.options.on_collapse == "stop":
             raise NotFiniteError(values["collapsed"])
         if values["scaler"]:
@@ -82,4 +82,4 @@ class Saving:
                 "Lower pretrain.lr or set clip_norm."
             )
         scaler = dict(learner.fabric.strategy.precision.state_dict())
-        self.folder.save(history.step, tensors, history.plain() | {"skipped": learner.skipped, "scaler": scaler})
+        self.folder.save(history.step, tensors, history.plain() | {"skipped": learner.stepper.skipped, "scaler": scaler})

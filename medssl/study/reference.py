@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from medssl.core.options import kind_of
 from medssl.evaluate.options import EvaluateOptions
 from medssl.finetune.options import FinetuneOptions
 from medssl.ingest.options import IngestOptions
-from medssl.nn.options import ViewOptions
+from medssl.nn.options import AugmentOptions, ViewOptions
 from medssl.prepare.options import PrepareOptions, SplitOptions
 from medssl.pretrain.options import PretrainOptions
 from medssl.reduce.options import ArmOptions, ReduceOptions
@@ -31,6 +32,7 @@ SECTIONS: list[tuple[str, type[BaseModel], tuple[str, ...]]] = [
     ("pretrain.<name>", PretrainOptions, ("objective", "backbone")),
     ("pretrain.<name>.views", ViewOptions, ()),
     ("finetune.<name>", FinetuneOptions, ("task",)),
+    ("finetune.<name>.augment", AugmentOptions, ()),
     ("evaluate", EvaluateOptions, ("metric",)),
     ("report", ReportOptions, ("section",)),
 ]
@@ -63,12 +65,19 @@ def _table(model: type[BaseModel]) -> str:
 
 def _rows(model: type[BaseModel]) -> Iterator[str]:
     properties = model.model_json_schema()["properties"]
-    for name, field in model.model_fields.items():
+    for name in _own_first(model):
+        field = model.model_fields[name]
         kind = kind_of(field.annotation, field.metadata)
         form = kind or form_of(properties[name])
         default = "required" if field.is_required() else f"`{_default(field.get_default(call_default_factory=True))}`"
         cells = (f"`{name}`", form, default, _sentence(field.description))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _own_first(model: type[BaseModel]) -> list[str]:
+    """The options of a section: those that it alone has, then those that it shares with others."""
+    written = (name for owner in model.__mro__ for name in inspect.get_annotations(owner))
+    return [name for name in dict.fromkeys(written) if name in model.model_fields]
 
 
 def _sentence(text: str | None) -> str:

@@ -7,6 +7,7 @@ with the samples that it saw: what is read late is read before anything is saved
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +15,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from medssl.nn.loading import Batch
-from medssl.pretrain.learner import Learner
+from medssl.nn.stepping import Stepper
 
 BEHIND = 8
 """How many steps the host may be ahead of what it has read."""
 
 
-def steps_behind(learner: Learner) -> int:
+def steps_behind(stepper: Stepper) -> int:
     """How late figures are read: at once on the processor, and in fp16, whose loss scaling may skip a step."""
-    return BEHIND if learner.device.type == "cuda" and learner.scaler is None else 0
+    return BEHIND if stepper.device.type == "cuda" and stepper.scaler is None else 0
 
 
 @dataclass(frozen=True)
@@ -33,30 +33,36 @@ class _Step:
     """Loss and gradient norm, on their way to the host."""
     arrived: Any
     """The CUDA event after which they are there; None where they are."""
-    batch: Batch
+    seen: Any
 
 
 class Watch:
-    """The steps of a run whose figures are not read yet."""
+    """The steps of a run whose figures are not read yet.
 
-    def __init__(self, learner: Learner, behind: int) -> None:
-        self.learner, self.behind = learner, behind
+    Args:
+        judge: called with loss, gradient norm, what the step saw, and its number, in the order of the steps; raises where they
+            are not finite.
+        behind: how many steps may wait.
+    """
+
+    def __init__(self, judge: Callable[[float, float, Any, int], None], behind: int) -> None:
+        self.judge, self.behind = judge, behind
         self._waiting: deque[_Step] = deque()
 
-    def add(self, figures: Float64[Tensor, "2"], batch: Batch, step: int) -> None:
+    def add(self, figures: Float64[Tensor, "2"], seen: Any, step: int) -> None:
         """Send loss and gradient norm of a step to the host."""
         arrived = None
         if figures.device.type == "cuda":
             figures = figures.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-        self._waiting.append(_Step(step, figures, arrived, batch))
+        self._waiting.append(_Step(step, figures, arrived, seen))
 
     def read(self, *, everything: bool = False) -> list[tuple[float, float]]:
         """(loss, gradient norm) of the steps that are due, or of all.
 
         Raises:
-            NotFiniteError: of the first step that is not finite, on every rank; see `Learner.judge`.
+            NotFiniteError: of the first step that is not finite, on every rank.
         """
         found = []
         while len(self._waiting) > (0 if everything else self.behind):
@@ -64,6 +70,6 @@ class Watch:
             if step.arrived is not None:
                 step.arrived.synchronize()
             loss, norm = step.figures.tolist()
-            self.learner.judge(loss, norm, step.batch, step.number)
+            self.judge(loss, norm, step.seen, step.number)
             found.append((loss, norm))
         return found
