@@ -204,3 +204,16 @@ def volume(volume_id: str, shape: tuple[int, int, int], low: float, high: float,
         *(volume_id, None, None, "patient", "volume", "MR", "train", Path(volume_id), None, shape),
         *((1.0, 1.0, 1.0), rows, 1.0, 0.0, (low,), (high,)),
     )  # fmt: skip
+
+
+def one_scan(image: np.ndarray) -> Any:
+    """A segmentation's data of one training scan, windowed from -2 to 2, whose values above 1 are the class."""
+    from medssl.finetune.cases import Cases
+    from medssl.finetune.labelled_data import GivenMasks, Scans
+    from medssl.finetune.scans import Scan
+    from medssl.finetune.task import Source
+
+    scan = Scan(volume("a", image.shape, -2.0, 2.0), image, (image > 1).astype(np.uint8), np.eye(4))
+    names = np.array(["a"], dtype=object)
+    cases = Cases(*[names] * 4, np.array(["train"], dtype=object), names, ["1"], np.ones((1, 1), np.uint8), names, names)
+    return Scans(cases, [scan], [0, 1], {"1": "1"}, Source("a", Path("s"), Path("v")), GivenMasks({}, {}), (16, 16), True)

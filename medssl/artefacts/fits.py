@@ -59,6 +59,7 @@ FITS = Table(
         Column("warmup_frac", "float64", "share of the steps", "0…1", nullable=True),
         Column("layer_decay", "float64", "of the learning rate, layer by layer", nullable=True),
         Column("augment", "bool", "whether images were changed at random", nullable=True),
+        Column("precision", "str", "arithmetic of the network while it learns", nullable=True),
         Column("mixup", "float64", "its α; 0: none", nullable=True),
         Column("calibration_batches", "int64", "batches that normalisation was calibrated on", nullable=True),
         Column("steps", "int64", "optimiser steps", nullable=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_text
 from medssl.core.job import Job
 from medssl.core.partition import PARTS
+from medssl.core.workers import Tell
 from medssl.finetune.cases import Cases
 from medssl.finetune.folds import Division, Divisions
 from medssl.finetune.labelled_data import median_spacing_mm
@@ -30,8 +32,9 @@ from medssl.finetune.predictions import fit_columns
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.starting import BUILDS, Starting
 from medssl.finetune.task import Fitted, Labelled, NetworkInput, Setup, Source, Task
+from medssl.nn.stepping import precision_on
 
-OF_RECIPE = ("batch_size", "weight_decay", "warmup_frac", "layer_decay", "augment", "mixup", "calibration_batches")
+OF_RECIPE = ("batch_size", "weight_decay", "warmup_frac", "layer_decay", "mixup", "calibration_batches")
 """Options of training that fits.tsv has; missing where nothing is trained in steps."""
 FROM_RESULT = ("lr", "steps", "best_step", "inverse_penalty", "val_score")
 """Columns of fits.tsv that every fit has, whatever the task says of it."""
@@ -96,7 +99,7 @@ class Work:
         """Whether a fit may become the model of its starting point: those with the most labels do."""
         return fit.share == self.divisions.shares[-1].word
 
-    def fit(self, fit: FitId) -> Fitted:
+    def fit(self, fit: FitId, tell: Tell) -> Fitted:
         """One fit; where the recipe has several rates, the one with the best validation score, the first of equals.
 
         Raises:
@@ -108,9 +111,11 @@ class Work:
                 f"finetune.lr has {len(rates)} rates, and nothing chooses among them: {fit} has no validation case with a label. "
                 "Give one rate, or a larger prepare.split.val_frac."
             )
-        return max((self._fit(fit, recipe) for recipe in rates), key=lambda fitted: fitted.facts.get("val_score", -math.inf))
+        return max(
+            (self._fit(fit, recipe, tell) for recipe in rates), key=lambda fitted: fitted.facts.get("val_score", -math.inf)
+        )
 
-    def _fit(self, fit: FitId, recipe: Recipe) -> Fitted:
+    def _fit(self, fit: FitId, recipe: Recipe, tell: Tell) -> Fitted:
         setup = Setup(
             mode=fit.mode,
             backbone=self.starting.backbone(fit.start, fit.seed),
@@ -120,15 +125,27 @@ class Work:
             device=self.device,
             learnt=self.starting.learnt(fit.start, self.continues),
             chooses=self._num_choosing(fit) >= recipe.choose_from,
+            data=self.options.data,
+            workers=self.options.workers,
+            state=(self.unfinished(fit) / f"lr-{recipe.lr[0]:g}", self.options.checkpoint_every_s),
+            tell=tell,
         )
         fitted = self.task.fit(self.data_of(self.division(fit)), setup)
         fitted.facts["lr"] = recipe.lr[0] if self.num_steps(fit) is not None else None
         fitted.facts["parameters"] = sum(parameter.numel() for parameter in setup.backbone.parameters())
         return fitted
 
+    def unfinished(self, fit: FitId) -> Path:
+        """The folder of the state of a fit, until it is kept."""
+        return Path(self.job.spec.layout.state("finetune", "unfinished")) / self.key(fit)
+
     def num_steps(self, fit: FitId) -> int | None:
         """Optimiser steps of a fit; None where nothing is trained in steps, and the recipe means nothing."""
         return self.task.num_steps(self.data_of(self.division(fit)), fit.mode, self.train(fit), self.recipe)
+
+    def length(self, fit: FitId) -> int:
+        """How much of a bar a fit takes: its steps with each rate, and what follows them."""
+        return (self.num_steps(fit) or 0) * len(self.recipe.lr) + 1
 
     def key(self, fit: FitId) -> str:
         """Hash of all that a fit depends on, and of nothing else: one of equal keys need not be made again."""
@@ -195,6 +212,8 @@ class Work:
             "size": list(self.expected.size),
             "selection": self._selection(fit, num_val, trained=steps is not None),
             **{name: None if steps is None else getattr(self.recipe, name) for name in OF_RECIPE},
+            "augment": None if steps is None else self.recipe.augment is not None,
+            "precision": None if steps is None else precision_on(self.device, self.recipe.precision),
             **dict.fromkeys(FROM_RESULT),
             "steps": steps,
         }

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from medssl.artefacts.labels import LABELS, LabelCounts, group_columns, with_given_labels
 from medssl.artefacts.samples import SAMPLES
@@ -20,16 +17,12 @@ from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text
 from medssl.core.label_table import MANY
 from medssl.finetune.cases import Cases, class_names, encode, labelled, unit_ids, volume_ids
+from medssl.finetune.images import CaseImages
 from medssl.finetune.restoring import restored_mask
 from medssl.finetune.scans import Scan
 from medssl.finetune.task import Mask, NetworkInput, Source
-from medssl.nn.loading import Reader, read_samples
+from medssl.nn.loading import read_samples
 from medssl.volume.cache import open_array
-
-CACHE_BYTES = 4e9
-
-ReadImages = Callable[[np.ndarray], Tensor]
-"""Case numbers to images `(n, c, *size)` in [0, 1], float32."""
 
 
 def samples_of(source: Source) -> pd.DataFrame:
@@ -43,7 +36,7 @@ def samples_of(source: Source) -> pd.DataFrame:
 # Images with class labels
 
 
-def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> tuple[Cases, ReadImages]:
+def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> tuple[Cases, CaseImages]:
     """The cases with a class label, and their images: in memory when they fit there.
 
     Raises:
@@ -67,10 +60,10 @@ def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> 
         fold=_folds(rows),
         groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},
     )
-    return cases, _kept(images_of(samples, chosen, expected), len(rows), 4 * samples.num_channels * int(np.prod(expected.size)))
+    return cases, CaseImages(samples, chosen, expected).keep()
 
 
-def new_images(source: Source, expected: NetworkInput, classes: Sequence[str]) -> tuple[Cases, ReadImages]:
+def new_images(source: Source, expected: NetworkInput, classes: Sequence[str]) -> tuple[Cases, CaseImages]:
     """A case for each image, or each volume where networks see these whole, without labels."""
     samples, whole = read_samples([source.samples], [source.volumes], split=None), expected.spatial_dims == 3
     rows = samples_of(source).sort_values("sample_id", kind="stable")
@@ -90,59 +83,7 @@ def new_images(source: Source, expected: NetworkInput, classes: Sequence[str]) -
         content=nothing,
         truth=nothing,
     )
-    return cases, images_of(samples, chosen, expected)
-
-
-def images_of(samples: Any, chosen: np.ndarray, expected: NetworkInput) -> ReadImages:
-    """Windowed slices, or volumes for 3-D networks, of the rows `chosen` of some samples, resized to what networks expect."""
-    if expected.spatial_dims == 3:
-        return volume_images(samples, chosen, expected.size, expected.cuts_slices)
-    return plane_images(samples, chosen, expected.size)
-
-
-def plane_images(samples: Any, chosen: np.ndarray, size: tuple[int, ...]) -> ReadImages:
-    """Windowed slices resized to `size`, float32 `(n, c, *size)`, of the case numbers asked for."""
-    reader = Reader(samples, shrink_to=max(size))
-
-    def read(numbers: np.ndarray) -> Tensor:
-        parts = []
-        for row in chosen[numbers]:
-            batch = reader[0, np.array([row])]
-            image = batch.seen
-            shrinks = image.shape[2] > size[0] or image.shape[3] > size[1]
-            parts.append(
-                F.interpolate(image, size=size, mode="bilinear", antialias=shrinks) if image.shape[2:] != size else image
-            )
-        return torch.cat(parts)
-
-    return read
-
-
-def volume_images(samples: Any, chosen: np.ndarray, size: tuple[int, ...], slices_last: bool = False) -> ReadImages:
-    """Windowed volumes resized to `size`, float32 `(n, c, *size)`, of the case numbers asked for."""
-
-    def read(numbers: np.ndarray) -> Tensor:
-        parts = []
-        for row in chosen[numbers]:
-            volume = samples.volumes[samples.volume[row]]
-            stored = np.array(open_array(volume.array), dtype=np.float32)
-            stored = np.moveaxis(stored, samples.axis[row], 2) if slices_last else stored
-            image = torch.from_numpy(np.ascontiguousarray(volume.seen(stored)))[None]
-            # area averages when shrinking: trilinear alone would skip voxels
-            i, j, k = map(min, image.shape[2:], size)
-            image = F.adaptive_avg_pool3d(image, (i, j, k))
-            parts.append(F.interpolate(image, size=size, mode="trilinear") if image.shape[2:] != size else image)
-        return torch.cat(parts)
-
-    return read
-
-
-def _kept(read: ReadImages, count: int, bytes_each: int) -> ReadImages:
-    """`read`, from memory when all cases fit there."""
-    if count * bytes_each > CACHE_BYTES:
-        return read
-    images = torch.cat([read(np.arange(first, min(first + 256, count))) for first in range(0, count, 256)])
-    return lambda numbers: images[torch.from_numpy(np.asarray(numbers, dtype=np.int64))]
+    return cases, CaseImages(samples, chosen, expected)
 
 
 def _contents(source: Source, samples: Any, chosen: np.ndarray, expected: NetworkInput) -> np.ndarray:
@@ -181,6 +122,7 @@ class Scans:
         names: mask value as text → name of the class.
         source, given: where reference masks are.
         size: of a patch, one number per axis of the networks.
+        slices_last: the slices of all scans lie along the last axis.
     """
 
     cases: Cases
@@ -190,6 +132,7 @@ class Scans:
     source: Source
     given: GivenMasks
     size: tuple[int, ...]
+    slices_last: bool
 
 
 def read_scans(source: Source, expected: NetworkInput) -> Scans:
@@ -244,7 +187,7 @@ def read_scans(source: Source, expected: NetworkInput) -> Scans:
         fold=_folds(rows),
         groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},
     )
-    return Scans(cases, scans, values, names, source, given, expected.size)
+    return Scans(cases, scans, values, names, source, given, expected.size, expected.cuts_slices)
 
 
 def new_scans(source: Source, expected: NetworkInput) -> list[Scan]:
@@ -260,7 +203,7 @@ def scan_of(volume: Volume, image: Any, mask: Any, axis: int, slices_last: bool)
     if slices_last and axis != 2:
         image, mask = (None if a is None else np.moveaxis(np.asarray(a), axis, 2) for a in (image, mask))
         to_ras = to_ras[:, [*(a for a in range(3) if a != axis), axis, 3]]
-    return Scan(volume, image, mask, to_ras)
+    return Scan(volume, image, mask, to_ras, axis)
 
 
 def _mask_of(source: Source, given: GivenMasks, volume: Volume, shape: tuple[int, ...]) -> tuple[Any, list[Any]]:

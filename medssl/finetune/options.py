@@ -15,6 +15,7 @@ from medssl.core.options import Backbone, Name, Options, choice_of
 from medssl.core.plugins import Plugin
 from medssl.core.written import PathText, in_yaml
 from medssl.finetune.recipe import Recipe
+from medssl.nn.options import PlaceOptions
 
 DEFAULT_BACKBONE = "resnet18"
 """The network of scratch where neither the task nor a run names one."""
@@ -27,7 +28,7 @@ NEW_IMAGES = {
 """By stage, the options that new images must be treated alike by."""
 
 
-class FinetuneOptions(Recipe):
+class FinetuneOptions(Recipe, PlaceOptions):
     """One downstream task. Everything but the starting weights is one recipe, equal for every starting point."""
 
     task: str = "classification"
@@ -59,8 +60,6 @@ class FinetuneOptions(Recipe):
     """Fine-tune run 1 of a pre-training with seed 1 alone, and so on; scratch and given weights with every seed."""
     size: list[Count] | None = Field(default=None, min_length=1, max_length=3)
     """Size of an image or patch; that of the pre-training where it is left out."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where networks run; `auto` takes a GPU where there is one."""
     parallel: Literal["auto"] | Count = "auto"
     """Fits that are made side by side, with equal results; `auto`: as many as the job has threads for, or a GPU memory."""
     threads_per_fit: Count = 1
@@ -84,7 +83,10 @@ class FinetuneOptions(Recipe):
             options = choice_of("task", {plugin.name: options}).options
         modes = plugin.constant("DEFAULT_MODES") if values.get("modes") is None else values["modes"]
         length = {} if values.get("max_steps") or values.get("epochs") else {"max_steps": plugin.constant("DEFAULT_STEPS")}
-        return {**values, "options": options, "modes": modes, **length}
+        usual, augment = plugin.constant("DEFAULT_AUGMENT", default={}), values.get("augment", True)
+        if augment is True or isinstance(augment, dict):
+            augment = {**usual, **({} if augment is True else augment)}
+        return {**values, "options": options, "modes": modes, "augment": augment, **length}
 
     @model_validator(mode="after")
     def _known_modes(self) -> FinetuneOptions:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from medssl.core.bounds import Count, Fold, Fraction, OneOrMore, Positive, Weight, Whole
-from medssl.core.options import Options
+from medssl.nn.options import AugmentOptions, EngineOptions
 
 
-class Recipe(Options):
+def _of_switch(value: Any) -> Any:
+    """`false` is nothing, and `true` all that is usual."""
+    return {False: None, True: {}}[value] if isinstance(value, bool) else value
+
+
+class Recipe(EngineOptions):
     """How a network is fine-tuned. Equal for pretrained and scratch; written into every row of fits.tsv."""
 
     max_steps: Count | None = None
@@ -30,16 +35,12 @@ class Recipe(Options):
     """Factor of the learning rate from each block to the one below it."""
     frozen_frac: Fold = 0.15
     """For mode `gradual`: share of the steps in which the backbone is frozen."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Keep a running mean of the weights with this decay, which is what is scored and kept."""
     evaluations: Count = 8
     """How often validation is scored."""
     choose_from: Count = 10
     """Validation patients from which on the best step is kept; with fewer the last one is, as their choice is mostly noise."""
-    augment: bool = True
-    """Shift, turn, scale, brightness and contrast."""
-    flips: bool = False
-    """Mirror images too: the left kidney then looks like the right one."""
+    augment: Annotated[AugmentOptions | None, BeforeValidator(_of_switch)] = AugmentOptions()
+    """What may vary in the images that are learnt from; where it is left out, what is usual for the task; null: nothing."""
     mixup: Weight = 0.0
     """α of Mixup; 0 mixes nothing."""
     calibration_batches: Whole = 8

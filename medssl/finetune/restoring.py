@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from jaxtyping import Float32
 from scipy import ndimage
+from torch import Tensor
 
 from medssl.volume.geometry import Reorientation
 from medssl.volume.resample import resample
@@ -49,7 +52,10 @@ def restored_mask(
 
 
 def restored_classes(
-    probabilities: np.ndarray, affine: np.ndarray, source_affine: np.ndarray, source_shape: tuple[int, int, int]
+    probabilities: Float32[Tensor, "classes i j k"],
+    affine: np.ndarray,
+    source_affine: np.ndarray,
+    source_shape: tuple[int, int, int],
 ) -> np.ndarray:
     """The likeliest class of each voxel of the source grid, uint8 indices.
 
@@ -57,16 +63,17 @@ def restored_classes(
     those of the coarser grid. The edge goes on for one voxel, as in `restored_mask`; farther outside is class 0.
 
     Args:
-        probabilities: `(classes, i, j, k)` on the prepared grid.
+        probabilities: on the prepared grid, on any device.
         affine: of the prepared grid; source_affine, source_shape: of the source grid.
     """
     turn = exact_turn(affine, probabilities.shape[1:], source_affine, source_shape)
     if turn is not None:
-        return np.asfortranarray(turn.restore(probabilities.argmax(axis=0).astype(np.uint8)))
+        return np.asfortranarray(turn.restore(probabilities.argmax(dim=0).to(torch.uint8).cpu().numpy()))
+    whole = probabilities.cpu().numpy()
     best = np.zeros(source_shape, dtype=np.uint8)
-    highest = resample(*_with_edge(probabilities[0], affine), source_affine, source_shape, order=1, fill=1.0)
-    for index in range(1, len(probabilities)):
-        current = resample(*_with_edge(probabilities[index], affine), source_affine, source_shape, order=1, fill=0.0)
+    highest = resample(*_with_edge(whole[0], affine), source_affine, source_shape, order=1, fill=1.0)
+    for index in range(1, len(whole)):
+        current = resample(*_with_edge(whole[index], affine), source_affine, source_shape, order=1, fill=0.0)
         above = current > highest
         best[above], highest[above] = index, current[above]
     return np.asfortranarray(best)

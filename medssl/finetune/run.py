@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,10 @@ from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import writing
 from medssl.core.job import Job, Spec
+from medssl.core.progress import Bar
 from medssl.core.signals import raised
 from medssl.core.store import link
+from medssl.core.workers import Tell
 from medssl.finetune.fitting import Work
 from medssl.finetune.kept_fits import MODEL, Kept, KeptFits, describe, keep_array
 from medssl.finetune.options import TaskOptions
@@ -58,13 +61,13 @@ def run(job: Job) -> None:
         WantedFits(spec=job.spec.hash, fit_keys=state.fit_keys).write(WantedFits.path(job.spec.layout, job.spec.name))
         waiting = state.waiting
         job.log(f"{len(work.fits)} fits, {len(work.fits) - len(waiting)} already made; {work.described}")
-        with job.progress("", len(work.fits), "fits") as bar:
-            bar.advance(len(work.fits) - len(waiting))
-            room = Room.of(options, job.threads, work.device)
-            for fit in side_by_side(waiting, room, partial(make, state), *_in_a_process(state)):
-                take(state, fit)
-                bar.advance(note=f"{fit}: {state.of_fit(fit).val_score:.3f}")
-            models = {str(start): best for start in work.starting.starts if (best := take_model(state, str(start))) is not None}
+        if waiting:
+            with job.progress("", sum(work.length(fit) for fit in waiting), "steps") as bar:
+                ahead, room = Ahead(bar, work, len(waiting)), Room.of(options, job.threads, work.device)
+                for fit in side_by_side(waiting, room, partial(make, state), ahead.steps, *_in_a_process(state)):
+                    take(state, fit)
+                    ahead.ended(fit, state.of_fit(fit).val_score)
+        models = {str(start): best for start in work.starting.starts if (best := take_model(state, str(start))) is not None}
         finish(state, models)
         job.notes |= {
             "device": described(work.device),
@@ -75,19 +78,42 @@ def run(job: Job) -> None:
         job.write_receipt()
 
 
+@dataclass
+class Ahead:
+    """How far a task is, in steps of its fits; the last step of a fit is what follows its training."""
+
+    bar: Bar
+    work: Work
+    waiting: int
+    done: int = 0
+    counted: dict[FitId, int] = field(default_factory=dict)
+
+    def steps(self, fit: FitId, count: int) -> None:
+        """A fit has done more steps; guessed labels make more than it was said to need, which count for nothing."""
+        before = self.counted.get(fit, 0)
+        self.counted[fit] = min(before + count, self.work.length(fit) - 1)
+        self.bar.advance(self.counted[fit] - before)
+
+    def ended(self, fit: FitId, score: float) -> None:
+        """A fit is made, with this validation score."""
+        self.done += 1
+        rest = self.work.length(fit) - self.counted.get(fit, 0)
+        self.bar.advance(rest, f"{self.done} of {self.waiting} fits, {fit}: {score:.3f}")
+
+
 def _in_a_process(state: State) -> tuple[Any, ...]:
     """What a process beside this one calls, and with what, to make fits; see `start_method`."""
     job, forked = state.work.job, start_method(state.work.options, state.work.device) == "fork"
     return (_makes, state) if forked else (_opens, job.spec, job.threads)
 
 
-def _opens(spec: Spec, threads: int) -> Callable[[FitId], Peak]:
+def _opens(spec: Spec, threads: int) -> Callable[[FitId, Tell], Peak]:
     return _makes(State.open(Job(spec, None, threads)))
 
 
-def _makes(state: State) -> Callable[[FitId], Peak]:
-    def made(fit: FitId) -> Peak:
-        make(state, fit)
+def _makes(state: State) -> Callable[[FitId, Tell], Peak]:
+    def made(fit: FitId, tell: Tell) -> Peak:
+        make(state, fit, tell)
         return Peak.here()
 
     return made
@@ -160,7 +186,8 @@ class State:
         options = job.options(TaskOptions)
         torch.set_num_threads(options.threads_per_fit)
         threadpool_limits(options.threads_per_fit)  # those of other libraries
-        work = Work(job, options, Starting.read(job, options), device(options.device, option="finetune.device"))
+        where = device(options.device, option="finetune.device", deterministic=options.deterministic)
+        work = Work(job, options, Starting.read(job, options), where)
         return cls.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
 
     @classmethod
@@ -204,17 +231,17 @@ class State:
         return max(competing, key=lambda fit: self.of_fit(fit).val_score, default=None)
 
 
-def make(state: State, fit: FitId, *, model: Path | None = None) -> None:
+def make(state: State, fit: FitId, tell: Tell = lambda steps: None, *, model: Path | None = None) -> None:
     """Make one fit and keep it; of those that compete for a model, only the best one keeps its weights.
 
+    tell: called now and then with the number of steps since the last time.
     model: where to link its weights to, before another task that has the fit too may let them go.
     """
     start_s = time.monotonic()
     work, key = state.work, state.keys[fit]
-    fitted = work.fit(fit)
+    fitted = work.fit(fit, tell)
     with state.store.adding(key) as folder:
-        for mask in fitted.masks:
-            write_nifti(folder / "masks" / f"{mask.case_id}.nii.gz", mask)
+        write_masks(folder / "masks", fitted.masks)
         if fitted.predicted is not None:
             keep_array(folder, fitted.predicted)
         if fitted.network is not None and work.competes(fit):
@@ -223,6 +250,7 @@ def make(state: State, fit: FitId, *, model: Path | None = None) -> None:
         describe(folder, facts, fitted.curve, has_network=fitted.network is not None)
         if model is not None:
             link(folder / MODEL, model)
+    shutil.rmtree(work.unfinished(fit), ignore_errors=True)
     take(state, fit)
 
 
@@ -320,6 +348,18 @@ def fits_table(facts: list[dict[str, Any]]) -> pd.DataFrame:
     names = dict.fromkeys(name for row in facts for name in row)
     table = pd.DataFrame([{name: row.get(name) for name in names} for row in facts], dtype=object)
     return table[[*(name for name in table if name != "seconds"), "seconds"]]
+
+
+def write_masks(folder: Path, masks: Iterable[Mask]) -> None:
+    """Write masks, each in a thread while the next one is made."""
+    with ThreadPoolExecutor(1) as writer:
+        last: Future[None] | None = None
+        for mask in masks:
+            if last is not None:
+                last.result()  # no more than two are in memory
+            last = writer.submit(write_nifti, folder / f"{mask.case_id}.nii.gz", mask)
+        if last is not None:
+            last.result()
 
 
 def write_nifti(path: Path, mask: Mask) -> None:

@@ -1,15 +1,19 @@
-"""Scans with masks: windowed patches with enough foreground, planes and whole arrays."""
+"""Scans with masks, where each class lies in them, and how alike two masks are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from medssl.artefacts.volumes import Volume
 from medssl.core.rng import rng
+from medssl.volume.intensity import values_of, windowed
 
 PLACES_PER_CLASS = 4096
 """How many voxels of a class are remembered as centres of patches."""
@@ -20,12 +24,14 @@ class Scan:
     """One prepared volume with its stored numbers and mask `(i, j, k)`, mapped from disk.
 
     2-D networks cut it along the last axis. `affine`: of the grid, 4×4 to RAS+ mm; not the volume's where axes were exchanged.
+    `axis`: of the volume, which its slices are cut along.
     """
 
     volume: Volume
     image: Any
     mask: Any
     affine: np.ndarray
+    axis: int = 2
 
     @property
     def case_id(self) -> str:
@@ -38,9 +44,12 @@ class Scan:
         i, j, k = self.image.shape
         return i, j, k
 
-    def seen(self, where: tuple[slice, ...]) -> np.ndarray:
-        """A part as the network sees it, float32 `(c, i, j, k)` in [0, 1], one channel per window."""
-        return self.volume.seen(self.image[where])
+    def seen(self, device: torch.device) -> Float32[Tensor, "c i j k"]:
+        """What a network sees of it, in [0, 1], one channel per window; the stored numbers alone travel to the device."""
+        volume = self.volume
+        stored = torch.from_numpy(np.ascontiguousarray(self.image)).to(device).float()
+        low, high = (torch.tensor(ends, device=device).view(-1, 1, 1, 1) for ends in (volume.low, volume.high))
+        return windowed(values_of(stored, volume.slope, volume.intercept), low, high)
 
     def with_mask(self, mask: np.ndarray) -> Scan:
         """The same scan with another mask."""
@@ -67,74 +76,16 @@ def places_of(scan: Scan, values: Sequence[int], seed: int) -> Places:
     return Places(tuple(found))
 
 
-def patch_at(
-    scan: Scan, centre: np.ndarray, size: tuple[int, int, int], margin: tuple[int, int, int] = (0, 0, 0)
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image `(c, *size)` and mask values `(*size)` around a voxel; moved inside the scan where it is large enough.
-
-    margin: what is read beyond each side of the patch, which is then larger by twice that. What lies outside the scan is 0 in
-    both: the low end of the windows, and background.
-    """
-    whole = tuple(side + 2 * more for side, more in zip(size, margin, strict=True))
-    image = np.zeros((scan.volume.num_channels, *whole), dtype=np.float32)
-    mask = np.zeros(whole, dtype=np.int64)
-    source, target = [], []
-    for have, want, more, middle in zip(scan.shape, size, margin, centre, strict=True):
-        start = int(np.clip(middle - want // 2, 0, have - want)) if have >= want else -((want - have) // 2)
-        start -= more
-        first, last = max(start, 0), min(start + want + 2 * more, have)
-        source.append(slice(first, last))
-        target.append(slice(first - start, last - start))
-    image[(slice(None), *target)] = scan.seen(tuple(source))
-    mask[tuple(target)] = np.asarray(scan.mask[tuple(source)])
-    return image, mask
-
-
-def batch_of(
-    scans: Sequence[Scan],
-    places: Sequence[Places],
-    size: tuple[int, int, int],
-    count: int,
-    foreground_frac: float,
-    seed: int,
-    step: int,
-    margin: tuple[int, int, int] = (0, 0, 0),
-) -> tuple[np.ndarray, np.ndarray]:
-    """`count` patches of random scans, images `(count, c, *size)` and masks `(count, *size)`, a function of seed and step.
-
-    With a `margin` they are larger by twice that, round the same places.
-
-    A share of `foreground_frac` (rounded up) is centred near a voxel of a class drawn among those the scan has, so that a
-    small class is met as often as a large one.
-    """
-    generator = rng(seed, "patches", step)
-    images, masks = [], []
-    num_foreground = int(np.ceil(foreground_frac * count))
-    for number in range(count):
-        chosen = int(generator.integers(len(scans)))
-        scan, near = scans[chosen], places[chosen].by_class
-        centre = np.array([generator.integers(extent) for extent in scan.shape])
-        if number < num_foreground and near:
-            voxels = near[int(generator.integers(len(near)))]
-            jitter = np.array([generator.integers(-(side // 4), side // 4 + 1) for side in size])
-            centre = voxels[int(generator.integers(len(voxels)))] + jitter * (np.array(size) > 1)
-            centre = np.clip(centre, 0, np.array(scan.shape) - 1)
-        image, mask = patch_at(scan, centre, size, margin)
-        images.append(image)
-        masks.append(mask)
-    return np.stack(images), np.stack(masks)
-
-
-def dice(one: np.ndarray, other: np.ndarray, value: int) -> float:
-    """Dice of a class in two masks; NaN where neither has it."""
+def dice(one: Any, other: Any, value: int) -> float:
+    """Dice of a class in two masks, arrays or tensors; NaN where neither has it."""
     a, b = one == value, other == value
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else float("nan")
 
 
-def mean_dice(predicted: Sequence[np.ndarray], masks: Sequence[np.ndarray], values: Sequence[int]) -> float:
+def mean_dice(predicted: Iterable[Any], masks: Iterable[Any], values: Sequence[int]) -> float:
     """Mean over classes of the mean over cases, cases without the class in both left out; NaN without cases."""
-    scores = np.array([[dice(p, np.asarray(m), value) for value in values] for p, m in zip(predicted, masks, strict=True)])
+    scores = np.array([[dice(p, m, value) for value in values] for p, m in zip(predicted, masks, strict=True)])
     if not scores.size:
         return float("nan")
     per_class = [float(np.nanmean(column)) for column in scores.T if np.isfinite(column).any()]

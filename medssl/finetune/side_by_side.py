@@ -8,13 +8,14 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psutil
 import torch
 
 from medssl.artefacts.names import FitId
-from medssl.core.workers import Workers
+from medssl.core.workers import Tell, Workers
 from medssl.finetune.options import TaskOptions
 
 FILLED = 0.8
@@ -73,18 +74,24 @@ def start_method(options: TaskOptions, device: torch.device) -> str:
 
 
 def side_by_side(
-    fits: Sequence[FitId], room: Room, make: Callable[[FitId], None], begin: Callable[..., Callable[[FitId], Peak]], *given: Any
+    fits: Sequence[FitId],
+    room: Room,
+    make: Callable[[FitId, Tell], None],
+    heard: Callable[[FitId, int], None],
+    begin: Callable[..., Callable[[FitId, Tell], Peak]],
+    *given: Any,
 ) -> Iterator[FitId]:
     """Make fits, each in this process (`make`) where one is made at a time, else in one of its own; they come as they end.
 
+    heard: called with a fit and how many steps it has done since it last told.
     begin: called in such a process with `given`, to get there what makes a fit.
     """
     if room.options.parallel == 1 or len(fits) < 2 or room.threads < 2 * room.options.threads_per_fit:
         for fit in fits:
-            make(fit)
+            make(fit, partial(heard, fit))
             yield fit
         return
     with Workers(start_method(room.options, room.device), begin, *given) as workers:
-        for fit, peak in workers.each(fits, room.most):
+        for fit, peak in workers.each(fits, room.most, heard):
             room.peaks.append(peak)
             yield fit

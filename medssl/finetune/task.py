@@ -5,6 +5,7 @@ Literals at the top of that file say what others must know of it:
 | literal | meaning |
 |---|---|
 | `MODES`, `DEFAULT_MODES` | how a starting point may be used, and how it is where the study file does not say |
+| `DEFAULT_AUGMENT` | what `augment` is where the study file does not say; may be left out |
 | `DEFAULT_STEPS` | optimiser steps of a fit where the study file gives no length: scratch should have stopped rising there |
 | `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `masks`: they name masks |
 | `TITLE` | the task in words |
@@ -29,6 +30,8 @@ from medssl.core.files import sha256_file
 from medssl.core.job import Job
 from medssl.finetune.cases import Cases
 from medssl.finetune.recipe import Recipe
+from medssl.finetune.saving import Saving
+from medssl.nn.options import DataPlace
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ class Setup:
         recipe: how networks are trained.
         seed: of order, augmentation, and of what is drawn.
         device: where the network runs.
+        data, workers: where images lie, and how many processes read ahead; see `nn/options.py`.
+        state: where a stopped fit finds its state, and seconds between two of them; None keeps none.
+        tell: called now and then with the number of steps since the last time.
     """
 
     mode: str
@@ -91,6 +97,14 @@ class Setup:
     device: torch.device
     learnt: dict[str, Tensor] = field(default_factory=dict)
     chooses: bool = True
+    data: DataPlace = "auto"
+    workers: int = 0
+    state: tuple[Path, float] | None = None
+    tell: Callable[[int], None] = lambda steps: None
+
+    def saving(self, name: str) -> Saving | None:
+        """Where the state of one training of the fit lies."""
+        return None if self.state is None else Saving(self.state[0] / name, self.state[1])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
+from medssl.finetune.saving import Progress, Saving
 from medssl.nn.backbone import Backbone
 from medssl.nn.momentum import average
+from medssl.nn.stepping import Stepper, one_device, scaler_of
+from medssl.nn.watch import Watch, steps_behind
+
+TELL_S = 1.0
+"""Seconds between two words of how far a fit is."""
 
 
 @dataclass(frozen=True)
@@ -30,77 +37,164 @@ class Trained:
     """Finished steps, mean loss since the last entry, validation score (NaN without validation cases)."""
 
 
+Inputs = tuple[Tensor, ...]
+"""What a network sees, and what the loss is given beside its output."""
+
+
 def fit(
     network: nn.Module,
-    batch: Callable[[int], tuple[Tensor, ...]],
+    batches: Callable[[Iterable[int]], Iterator[Inputs]],
     loss: Callable[..., Tensor],
     score: Callable[[nn.Module], float],
     recipe: Recipe,
     num_steps: int,
     *,
+    seed: int = 0,
     mode: str = "full",
     choose: bool = True,
+    saving: Saving | None = None,
+    tell: Callable[[int], None] = lambda steps: None,
 ) -> Trained:
     """Train `network` in place and leave it with the weights of its best validation score (the last, without one).
 
     With `recipe.ema_decay` scores and weights are those of the running mean of the weights.
 
     Args:
-        network: has a part `backbone`; everything else is the head and takes the full learning rate from the first step.
-        batch: inputs and targets of a step; a function of the step alone.
+        network: on its device; has a part `backbone`; everything else is the head and takes the full learning rate from the
+            first step. It keeps its weights in float32 whatever the precision, and is scored so.
+        batches: inputs and targets of some steps, in that order, each a function of its step alone; steps from `num_steps` on
+            calibrate batch norms.
         loss: of the network's output and the targets.
         score: validation score, higher is better; NaN where there are no validation cases.
         recipe: its one learning rate, decay, warm-up, number of evaluations.
         num_steps: optimiser steps.
+        seed: of dropout.
         mode: `full`; `gradual` (backbone frozen but for its batch-norm statistics, as in the paper's protocol, then unfrozen with
             a growing rate); `frozen` (head only: of the backbone nothing changes, statistics included).
         choose: keep the best step; else the last one, whose score is reported.
+        saving: where the state lies that a stopped fit goes on from.
+        tell: called about every second with the number of steps since the last time.
 
     Raises:
-        NotFiniteError: the loss became NaN or infinite; nothing of that step is used.
+        NotFiniteError: the loss or a gradient became NaN or infinite; nothing is kept of that step.
     """
-    (rate,) = recipe.lr
-    groups = parameter_groups(network, recipe)
-    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, fused=True)
-    evaluations = set(recipe.evaluation_steps(num_steps))
-    kept = network if recipe.ema_decay is None else copy.deepcopy(network)
-    best: tuple[float, int, dict[str, Tensor]] | None = None
-    curve: list[tuple[int, float, float]] = []
-    losses: list[float] = []
-    frozen: bool | None = None
-    for step in range(num_steps):
-        backbone_share = {"full": 1.0, "gradual": recipe.unfrozen_at(step, num_steps), "frozen": 0.0}[mode]
-        if frozen != (backbone_share == 0):
-            frozen = backbone_share == 0
-            network.get_submodule("backbone").requires_grad_(not frozen)
-        for group in optimizer.param_groups:
-            share = group["share"] * (backbone_share if group["backbone"] else 1.0)
-            group["lr"] = rate * share * recipe.lr_at(step, num_steps)
-        _train(network, mode)
-        inputs, *targets = batch(step)
-        value = loss(network(inputs), *targets)
-        losses.append(float(value.detach()))
-        if not math.isfinite(losses[-1]):
+    return Fit(
+        network, batches, loss, score, recipe, num_steps, seed=seed, mode=mode, choose=choose, saving=saving, tell=tell
+    ).run()
+
+
+class Fit:
+    """One fit; see `fit`. `run` is the loop; what it calls follows in the order of the calls."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Callable[[Iterable[int]], Iterator[Inputs]],
+        loss: Callable[..., Tensor],
+        score: Callable[[nn.Module], float],
+        recipe: Recipe,
+        num_steps: int,
+        *,
+        seed: int,
+        mode: str,
+        choose: bool,
+        saving: Saving | None,
+        tell: Callable[[int], None],
+    ) -> None:
+        if num_steps < 1:
+            raise ValueError("num_steps must be at least 1")
+        self.network, self.batches, self.loss, self.score = network, batches, loss, score
+        self.recipe, self.num_steps, self.seed = recipe, num_steps, seed
+        self.mode, self.choose, self.saving, self.tell = mode, choose, saving, tell
+        (self.rate,) = recipe.lr
+        self.evaluations = set(recipe.evaluation_steps(num_steps))
+        self.averaged = network if recipe.ema_decay is None else copy.deepcopy(network)
+        self.stepper = self._stepper()
+        self.watch = Watch(self._judge, steps_behind(self.stepper))
+        self.progress = Progress()
+
+    def run(self) -> Trained:
+        """Resume or begin, then step after step to the end."""
+        if self.saving is not None:
+            self.saving.resume(self)
+        progress, told, told_s = self.progress, 0, time.monotonic()
+        stream = self.batches(self._wanted(progress.step))
+        with torch.random.fork_rng(devices=[]):
+            while progress.step < self.num_steps:
+                self._take_step(next(stream))
+                if time.monotonic() - told_s > TELL_S:
+                    self.tell(progress.step - told)
+                    told, told_s = progress.step, time.monotonic()
+                if progress.step in self.evaluations:
+                    self._evaluate(stream)
+                if self.saving is not None and self.saving.is_due():
+                    self._note_steps(everything=True)
+                    self.saving.save(self)
+        self.network.requires_grad_(True)
+        self.network.load_state_dict(progress.best)
+        return Trained(progress.best_step, progress.best_score, progress.curve)
+
+    def _take_step(self, batch: Inputs) -> None:
+        step, (inputs, *targets) = self.progress.step, batch
+        self._set_rates(step)
+        _train(self.network, self.mode)
+        torch.manual_seed(key(self.seed, "torch", step) >> 1)
+        loss = self.loss(self.stepper.module(inputs), *targets)
+        self.stepper.backward(loss)
+        figures = self.stepper.figures(loss.detach())
+        self.watch.add(figures, None, step)
+        self._note_steps()
+        self.stepper.update(figures[1])
+        if self.recipe.ema_decay is not None:
+            average(self.averaged, self.network, self.recipe.ema_decay)
+        self.progress.step += 1
+
+    def _stepper(self) -> Stepper:
+        recipe, device = self.recipe, next(self.network.parameters()).device
+        fabric = one_device(device, recipe.precision)
+        groups = parameter_groups(self.network, recipe)
+        fused = scaler_of(fabric) is None
+        optimizer = torch.optim.AdamW(groups, lr=self.rate, weight_decay=recipe.weight_decay, fused=fused)
+        if recipe.compile:
+            self.network.get_submodule("backbone").compile()
+        return Stepper(fabric, self.network, optimizer, recipe.clip_norm)
+
+    def _wanted(self, first: int) -> Iterator[int]:
+        """The steps whose batches are still needed, in their order: after each evaluation's step those that calibrate."""
+        for step in range(first, self.num_steps):
+            yield step
+            if step + 1 in self.evaluations:
+                yield from range(self.num_steps, self.num_steps + self.recipe.calibration_batches)
+
+    def _set_rates(self, step: int) -> None:
+        """The rate of each group of parameters; a backbone whose rate is 0 needs no gradients."""
+        of_backbone = {"full": 1.0, "gradual": self.recipe.unfrozen_at(step, self.num_steps), "frozen": 0.0}[self.mode]
+        self.network.get_submodule("backbone").requires_grad_(of_backbone > 0)
+        for group in self.stepper.optimizer.param_groups:
+            share = group["share"] * (of_backbone if group["backbone"] else 1.0)
+            group["lr"] = self.rate * share * self.recipe.lr_at(step, self.num_steps)
+
+    def _judge(self, loss: float, norm: float, _: None, step: int) -> None:
+        if not self.stepper.is_sound(loss, norm):
             raise NotFiniteError(
-                f"the loss became {losses[-1]} at step {step + 1} of {num_steps}. Lower `lr` ({rate:g}) in the finetune section."
+                f"step {step + 1} of {self.num_steps}: loss {loss}, gradient norm {norm}; nothing of it was kept. "
+                f"Lower finetune.lr ({self.rate:g}), or set clip_norm."
             )
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        if recipe.ema_decay is not None:
-            average(kept, network, recipe.ema_decay)
-        if step + 1 in evaluations:
-            calibrate(kept, (batch(num_steps + number)[0] for number in range(recipe.calibration_batches)), mode)
-            current = score(kept)
-            curve.append((step + 1, float(np.mean(losses)), current))
-            losses.clear()
-            if best is None or not choose or math.isnan(current) or current > best[0]:
-                best = (current, step + 1, {name: t.detach().clone() for name, t in kept.state_dict().items()})
-    network.requires_grad_(True)
-    if best is None:
-        raise ValueError("num_steps must be at least 1")
-    network.load_state_dict(best[2])
-    return Trained(best[1], best[0], curve)
+
+    def _note_steps(self, *, everything: bool = False) -> None:
+        self.progress.losses += [loss for loss, _ in self.watch.read(everything=everything)]
+
+    def _evaluate(self, stream: Iterator[Inputs]) -> None:
+        """Score the weights as they are, and keep them where they are the best, or the last where nothing chooses."""
+        self._note_steps(everything=True)
+        progress, kept = self.progress, self.averaged
+        calibrate(kept, (next(stream)[0] for _ in range(self.recipe.calibration_batches)), self.mode)
+        current = self.score(kept)
+        progress.curve.append((progress.step, float(np.mean(progress.losses)), current))
+        progress.losses.clear()
+        if not progress.best or not self.choose or math.isnan(current) or current > progress.best_score:
+            progress.best = {name: t.detach().clone() for name, t in kept.state_dict().items()}
+            progress.best_step, progress.best_score = progress.step, current
 
 
 def _train(network: nn.Module, mode: str) -> None:

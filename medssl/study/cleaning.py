@@ -65,7 +65,7 @@ def _unused_fits(root: Path, specs: Sequence[Spec]) -> list[Path]:
     if not specs or tasks - {wanted.spec for wanted in said}:
         return []
     keys = {key for wanted in said for key in wanted.fit_keys}
-    fits = sorted((root / "state" / "finetune" / "fits").glob("*"))
+    fits = sorted(path for kind in ("fits", "unfinished") for path in (root / "state" / "finetune" / kind).glob("*"))
     return [path for path in fits if path.name not in keys and not path.name.startswith(TEMPORARY_PREFIX)]
 
 

@@ -10,6 +10,7 @@ import imagehash
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from prepared import receipt, write_prepared
 
@@ -56,20 +57,24 @@ def by_views(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.nd
     return views(Reader(samples)[0, np.array([INDEX])])[0][0].numpy()
 
 
-def by_plane_images(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
-    from medssl.finetune.labelled_data import plane_images
+def by_case_images(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
+    from medssl.finetune.images import CaseImages
+    from medssl.finetune.task import NetworkInput
     from medssl.nn.loading import read_samples
 
     samples = read_samples(inputs["samples"], inputs["volumes"])
-    return plane_images(samples, np.array([INDEX]), array.shape[:2])(np.array([0]))[0].numpy()
+    images = CaseImages(samples, np.array([INDEX]), NetworkInput(2, 2, array.shape[:2], True))
+    return images(np.array([0]))[0].numpy()
 
 
-def by_volume_images(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
-    from medssl.finetune.labelled_data import volume_images
+def by_volumes_of_cases(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
+    from medssl.finetune.images import CaseImages
+    from medssl.finetune.task import NetworkInput
     from medssl.nn.loading import read_samples
 
     samples = read_samples(inputs["samples"], inputs["volumes"])
-    return volume_images(samples, np.array([0]), array.shape)(np.array([0]))[0, ..., INDEX].numpy()
+    images = CaseImages(samples, np.array([0]), NetworkInput(3, 2, array.shape, False)).keep()
+    return images(np.array([0]))[0, ..., INDEX].numpy()
 
 
 def by_scans(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
@@ -78,10 +83,24 @@ def by_scans(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.nd
 
     (known,) = read_samples(inputs["samples"], inputs["volumes"]).volumes
     scan = scan_of(known, array, None, 2, True)
-    return scan.seen((slice(None), slice(None), slice(INDEX, INDEX + 1)))[..., 0]
+    return scan.seen(torch.device("cpu"))[..., INDEX].numpy()
 
 
-@pytest.mark.parametrize("read", [by_the_volume_itself, by_views, by_plane_images, by_volume_images, by_scans])
+def by_patches(inputs: dict[str, Any], array: np.ndarray, row: pd.Series) -> np.ndarray:
+    from medssl.finetune.labelled_data import scan_of
+    from medssl.finetune.patches import Patches
+    from medssl.finetune.scans import places_of
+    from medssl.nn.loading import read_samples
+
+    (known,) = read_samples(inputs["samples"], inputs["volumes"]).volumes
+    mask = np.zeros(array.shape, np.uint8)
+    mask[:, :, INDEX] = 1
+    scan, size = scan_of(known, array, mask, 2, True), (*array.shape[:2], 1)
+    patches = Patches([scan], [places_of(scan, [1], 0)], [0, 1], size, (0, 0, 0), count=1, foreground_frac=1.0, seed=0)
+    return patches[0, np.zeros(0, np.int64)].seen[0].numpy()
+
+
+@pytest.mark.parametrize("read", [by_the_volume_itself, by_views, by_case_images, by_volumes_of_cases, by_scans, by_patches])
 def test_every_reader_sees_the_same_windows(volume: Any, read: Callable[..., np.ndarray]) -> None:
     inputs, array, row = volume
     expected = truth(array[..., INDEX], row)

@@ -25,7 +25,8 @@ from medssl.core.job import Spec, job
 from medssl.core.rng import rng
 from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.run import run as evaluate
-from medssl.finetune.scans import batch_of, places_of
+from medssl.finetune.patches import Patches
+from medssl.finetune.scans import places_of
 from medssl.finetune.segmenter import Segmenter
 from medssl.finetune.training import seeded
 from medssl.nn.backbone import build
@@ -79,6 +80,7 @@ def test_segmentation_by_hand_with_monai_has_the_same_dice(tmp_path: Path, finet
 
     scans = [scan(n) for n in range(4)]  # the volumes of the training patients
     places = [places_of(one, [1, 3], 0) for one in scans]
+    patches = Patches(scans, places, [0, 1, 3], (16, 16, 1), (0, 0, 0), count=BATCH, foreground_frac=0.5, seed=0)
     with seeded(0, "scratch"):
         backbone = build("resnet18", NARROW, 2, 1)
     with seeded(0, "decoder"):
@@ -87,8 +89,8 @@ def test_segmentation_by_hand_with_monai_has_the_same_dice(tmp_path: Path, finet
     index = torch.tensor([0, 1, 0, 2])
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks = batch_of(scans, places, (16, 16, 1), BATCH, 0.5, 0, step)
-        return torch.from_numpy(images[..., 0]), index[torch.from_numpy(masks[..., 0])][:, None]
+        batch = patches[step, np.zeros(0, np.int64)]
+        return batch.seen, batch.mask.long()
 
     trained_by_hand(network, batches, DiceCELoss(softmax=True, batch=True, to_onehot_y=True))
     dice = DiceMetric(include_background=False, reduction="none")

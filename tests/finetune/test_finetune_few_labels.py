@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from finetuning import volume
+from finetuning import one_scan
 
 from medssl.finetune.mixup import mixup
 from medssl.finetune.self_training import self_trained
@@ -61,41 +59,6 @@ def test_self_training_ends_where_nothing_is_guessed_or_asked() -> None:
     first = Fit(["labelled"])
     assert self_trained(first, 3, lambda fit: ([], 0), lambda guesses: Fit([])) is first
     assert self_trained(first, 0, lambda fit: ([], 1), lambda guesses: Fit([])) is first
-
-
-def one_scan(image: np.ndarray) -> Any:
-    """A segmentation's data of one training scan, windowed from -2 to 2, whose values above 1 are the class."""
-    from medssl.finetune.cases import Cases
-    from medssl.finetune.labelled_data import GivenMasks, Scans
-    from medssl.finetune.scans import Scan
-    from medssl.finetune.task import Source
-
-    scan = Scan(volume("a", image.shape, -2.0, 2.0), image, (image > 1).astype(np.uint8), np.eye(4))
-    names = np.array(["a"], dtype=object)
-    cases = Cases(*[names] * 4, np.array(["train"], dtype=object), names, ["1"], np.ones((1, 1), np.uint8), names, names)
-    return Scans(cases, [scan], [0, 1], {"1": "1"}, Source("a", Path("s"), Path("v")), GivenMasks({}, {}), (16, 16))
-
-
-def test_patches_inside_a_scan_are_full_however_they_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a scan that is bright everywhere, a dark border can only come from beyond the scan."""
-    from medssl.finetune import training
-    from medssl.finetune.recipe import Recipe
-    from medssl.finetune.task import Setup
-    from medssl.finetune.tasks.segmentation import Segmentation
-    from medssl.nn.backbone import build
-
-    batches = []
-
-    def fit(network: Any, batch: Any, *_: Any, **__: Any) -> Any:
-        batches.extend(batch(step)[0] for step in range(4))
-        return training.Trained(1, 0.0, [])
-
-    monkeypatch.setattr(training, "fit", fit)
-    backbone = build("resnet18", {"stem": "small", "width": 0.125}, 2, 1)
-    setup = Setup("full", backbone, np.array([0]), Recipe(max_steps=1, batch_size=32), 0, torch.device("cpu"), {})
-    Segmentation().fit(one_scan(np.full((160, 160, 2), 1.5, np.float32)), setup)
-    darkest = torch.cat(batches).amin(dim=(1, 2, 3))
-    assert (darkest > 0.3).float().mean() > 0.7 and len(darkest) == 128
 
 
 def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:

@@ -84,7 +84,9 @@ def test_equal_weights_under_two_names_are_one_fit(
     file = str(shutil.copy(encoder / "encoder.safetensors", tmp_path / "weights.safetensors"))
     given = finetune_spec(image_source, weights={"one": file, "two": file}, scratch=False, **SETTINGS)
     calls: list[Any] = []
-    monkeypatch.setattr(fitting.Work, "fit", lambda work, fit, once=fitting.Work.fit: calls.append(fit) or once(work, fit))
+    monkeypatch.setattr(
+        fitting.Work, "fit", lambda work, fit, tell, once=fitting.Work.fit: calls.append(fit) or once(work, fit, tell)
+    )
     assert made(given) == (4, 4) and len(calls) == 2, "none was there before, and each stands for its twin"
     rows = tables.read_parquet(Path(given.out) / "predictions.parquet")
     one, two = (rows[rows["init"] == name].filter(like="prob_").to_numpy() for name in ("one", "two"))

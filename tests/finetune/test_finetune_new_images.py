@@ -20,6 +20,7 @@ from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
+from medssl.finetune.inference import Inference
 from medssl.finetune.predicting import Model
 from medssl.finetune.scans import Scan
 
@@ -54,7 +55,8 @@ def expected_mask(model: Model, image: nibabel.Nifti1Image) -> np.ndarray:
     axis = int(np.argmax(np.linalg.norm(ras[:3, :3], axis=0).round(6)))
     along_k = np.moveaxis(values, axis, 2)
     scan = Scan(volume("x", along_k.shape, 0.0, 200.0), along_k, None, np.eye(4))
-    classes = model.task.probabilities(model.network, scan, model.expected.size, CPU).argmax(axis=0)
+    ((_, shares),) = Inference(model.network, model.expected.size, CPU, overlap=0.5, flips=False).probabilities([scan])
+    classes = shares.argmax(dim=0).numpy()
     mask = np.array(model.contract["mask_values"])[np.moveaxis(classes, 2, axis)]
     return apply_orientation(mask, nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), turn))
 

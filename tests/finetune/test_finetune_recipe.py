@@ -1,6 +1,9 @@
-"""Laws of the recipe, the loop and the augmentation."""
+"""Laws of the recipe and the loop."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +13,17 @@ from sklearn.metrics import roc_auc_score
 from medssl.artefacts.names import Arm, Start
 from medssl.core.errors import NotFiniteError
 from medssl.finetune import training
-from medssl.finetune.augment import MAX_LOG_SCALE, MAX_TURN_DEG, augment, draws, sampling_grid
 from medssl.finetune.lifting import Lift
 from medssl.finetune.mixup import mixup
 from medssl.finetune.options import TaskOptions
 from medssl.finetune.plan import plan
 from medssl.finetune.recipe import Recipe
+from medssl.finetune.saving import Saving
 from medssl.finetune.scoring import measure, score
 from medssl.finetune.starting import Starting, draws_of_scratch
 from medssl.finetune.subsets import shares_of
 from medssl.finetune.tasks.classification import Classifier
-from medssl.nn.backbone import build
+from medssl.nn.backbone import build, pooled
 
 NARROW = {"stem": "small", "width": 0.125}
 
@@ -33,6 +36,10 @@ def network(seed: int = 0) -> Classifier:
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(step)
     return torch.rand(8, 1, 16, 16, generator=generator), torch.randint(0, 3, (8,), generator=generator)
+
+
+def batches(steps: Iterable[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    return map(batch, steps)
 
 
 cross_entropy = torch.nn.functional.cross_entropy
@@ -66,7 +73,7 @@ def test_the_network_ends_with_the_weights_of_its_best_step() -> None:
         seen.append(current.head.weight.detach().clone())
         return [0.1, 0.9, 0.5, 0.9][len(seen) - 1]
 
-    trained = training.fit(model, batch, cross_entropy, score, Recipe(evaluations=4), 4)
+    trained = training.fit(model, batches, cross_entropy, score, Recipe(evaluations=4), 4)
     assert (trained.best_step, trained.best_score) == (2, 0.9)
     assert torch.equal(model.head.weight, seen[1])
 
@@ -75,7 +82,7 @@ def test_frozen_mode_leaves_all_of_the_backbone() -> None:
     model = network()
     model.head = torch.nn.Sequential(torch.nn.BatchNorm1d(model.head.in_features), model.head)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training.fit(model, batch, cross_entropy, lambda _: float("nan"), Recipe(), 3, mode="frozen")
+    training.fit(model, batches, cross_entropy, lambda _: float("nan"), Recipe(), 3, mode="frozen")
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"} | {
         f"head.0.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
@@ -116,7 +123,7 @@ def test_biases_and_norms_are_not_decayed() -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence() -> None:
     with pytest.raises(NotFiniteError, match="step 1 of 3"):
-        training.fit(network(), batch, lambda out, _: out.sum() * float("nan"), lambda _: 0.0, Recipe(), 3)
+        training.fit(network(), batches, lambda out, _: out.sum() * float("nan"), lambda _: 0.0, Recipe(), 3)
 
 
 def test_an_epoch_shows_every_case_once() -> None:
@@ -132,50 +139,6 @@ def test_torch_generator_is_left_as_it_was() -> None:
     with training.seeded(0, "a"):
         assert torch.equal(torch.rand(3), first)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("shape", [(5, 2, 20, 24), (3, 1, 8, 10, 12)])
-def test_augmentation_keeps_shape_and_range_and_changes_no_input(shape: tuple[int, ...]) -> None:
-    images = torch.rand(shape)
-    copy = images.clone()
-    changed = augment(images, draws(0, 1, shape[0]))
-    assert changed.shape == images.shape
-    assert torch.equal(images, copy)
-    assert changed.min() >= 0 and changed.max() <= 1
-    assert not torch.equal(changed, images)
-    assert torch.equal(changed, augment(images, draws(0, 1, shape[0])))
-
-
-def test_the_neutral_draw_is_the_identity() -> None:
-    images = torch.rand(2, 1, 9, 9)
-    assert torch.allclose(augment(images, torch.full((2, 16), 0.5)), images, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(8, 8), (8, 20), (6, 8, 20), (12, 9, 5)])
-def test_a_turn_keeps_distances_and_the_scale_is_one_for_all_axes(shape: tuple[int, ...]) -> None:
-    draw = draws(0, 1, 6)
-    draw[:, 2:] = 0.5
-    draw[:2, :2], draw[2:4, 0] = torch.tensor([[0.5, 1.0], [0.5, 0.0]]), 0.5
-    grid = sampling_grid(shape, draw).double()
-    # in voxels, axes in the order of the image
-    voxels = ((grid + 1) * torch.tensor(shape[::-1]) / 2 - 0.5).flip(-1)
-    for place in range(len(draw)):
-        steps = torch.stack([voxels[place].diff(dim=axis).flatten(0, -2).mean(0) for axis in range(len(shape))])
-        scale = float(steps.det().abs() ** (1 / len(shape)))
-        assert torch.allclose(steps @ steps.T, scale**2 * torch.eye(len(shape), dtype=torch.float64), atol=1e-4)
-        assert scale == pytest.approx(np.exp(MAX_LOG_SCALE * (2 * float(draw[place, 0]) - 1)), rel=1e-4)
-        angle = np.degrees(np.arctan2(float(steps[-2, -1]), float(steps[-2, -2])))
-        assert abs(angle) == pytest.approx(abs(MAX_TURN_DEG * (2 * float(draw[place, 1]) - 1)), abs=1e-3)
-        assert torch.allclose(voxels[place].flatten(0, -2).mean(0), (torch.tensor(shape).double() - 1) / 2, atol=1e-4)
-
-
-def test_mirrors_happen_only_when_asked_for() -> None:
-    image = torch.zeros(1, 1, 9, 9)
-    image[..., 0] = 1
-    draw = torch.full((1, 16), 0.5)
-    draw[:, 5] = 0.9
-    assert torch.allclose(augment(image, draw), image, atol=1e-5)
-    assert torch.allclose(augment(image, draw, flips=True), image.flip(3), atol=1e-5)
 
 
 def test_mixup_draws_a_share_for_each_image_and_keeps_the_sum_of_the_targets() -> None:
@@ -205,7 +168,7 @@ def test_a_task_has_a_length_of_its_own_where_the_study_gives_none() -> None:
 def test_the_last_step_is_kept_where_too_few_choose() -> None:
     scores = iter([0.9, 0.2, 0.5] * 2)
     for choose, step, best in ((True, 1, 0.9), (False, 3, 0.5)):
-        trained = training.fit(network(), batch, cross_entropy, lambda _: next(scores), Recipe(evaluations=3), 3, choose=choose)
+        trained = training.fit(network(), batches, cross_entropy, lambda _: next(scores), Recipe(evaluations=3), 3, choose=choose)
         assert (trained.best_step, trained.best_score) == (step, best)
 
 
@@ -217,11 +180,16 @@ def test_the_running_mean_is_scored_and_kept() -> None:
     path: list[list[torch.Tensor]] = []
     recipe = Recipe(evaluations=4, calibration_batches=0)
     training.fit(
-        plain, batch, cross_entropy, lambda now: path.append([p.detach().clone() for p in now.parameters()]) or 0.0, recipe, steps
+        plain,
+        batches,
+        cross_entropy,
+        lambda now: path.append([p.detach().clone() for p in now.parameters()]) or 0.0,
+        recipe,
+        steps,
     )
     mean = network()
     training.fit(
-        mean, batch, cross_entropy, lambda now: seen.append(now) or 0.0, recipe.model_copy(update={"ema_decay": decay}), steps,
+        mean, batches, cross_entropy, lambda now: seen.append(now) or 0.0, recipe.model_copy(update={"ema_decay": decay}), steps,
         choose=False,
     )  # fmt: skip
     for number, parameter in enumerate(mean.parameters()):
@@ -230,6 +198,104 @@ def test_the_running_mean_is_scored_and_kept() -> None:
         )
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
     assert all(one is not mean for one in seen)
+
+
+class DropOut(torch.nn.Module):
+    """A classifier that draws in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = network().backbone
+        self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(64, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(pooled(self.backbone(images)))
+
+
+class StoppedError(Exception):
+    """What ends a fit midway."""
+
+
+@pytest.mark.parametrize("changed", [{}, {"ema_decay": 0.5}, {"clip_norm": 0.1}, {"precision": "bf16"}])
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_a_fit_that_was_stopped_goes_on_and_ends_with_the_same_bits(changed: dict, stop_at: int, tmp_path: Path) -> None:
+    """Stopped in a step, resumed from the state of the one before, by a process that drew other numbers in between."""
+    scores = {2: 0.3, 4: 0.9, 6: float("nan")}
+    recipe = Recipe(evaluations=3, calibration_batches=2, **changed)
+
+    def made(saving: Saving | None, stop_at: int = 99) -> tuple[training.Trained, dict[str, torch.Tensor]]:
+        torch.manual_seed(5)
+        model, taken = DropOut(), []
+
+        def batches(steps: Iterable[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for step in steps:
+                if step == stop_at:
+                    raise StoppedError
+                taken.append(step)
+                yield batch(step)
+
+        def score(current: torch.nn.Module) -> float:
+            return scores[1 + max(step for step in taken if step < 6)]
+
+        torch.manual_seed(stop_at)
+        trained = training.fit(model, batches, cross_entropy, score, recipe, 6, seed=3, saving=saving)
+        assert saving is None or min(taken) == (saving.first or 0)
+        return trained, model.state_dict()
+
+    class Counted(Saving):
+        first = None
+
+        def resume(self, fit: training.Fit) -> None:
+            super().resume(fit)
+            self.first = fit.progress.step
+
+    whole, weights = made(None)
+    with pytest.raises(StoppedError):
+        made(Counted(tmp_path, 0.0), stop_at)
+    going_on = Counted(tmp_path, 0.0)
+    again, same = made(going_on)
+    assert going_on.first == stop_at
+    assert str(again) == str(whole)
+    assert [name for name, tensor in weights.items() if not torch.equal(tensor, same[name])] == []
+
+
+def test_a_gradient_is_not_longer_than_clip_norm() -> None:
+    """One step of AdamW from gradients of any length is the same, so the law is held on what the optimiser is given."""
+    seen: list[float] = []
+
+    class Noted(training.Stepper):
+        def update(self, norm: torch.Tensor) -> None:
+            taken = self.optimizer.step
+            self.optimizer.step = lambda: seen.append(float(self.figures(norm)[1])) or taken()
+            super().update(norm)
+            self.optimizer.step = taken
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Stepper", Noted)
+        for clip_norm in (None, 0.05):
+            training.fit(network(), batches, cross_entropy, lambda _: 0.0, Recipe(clip_norm=clip_norm), 3)
+    assert min(seen[:3]) > 0.05 and seen[3:] == pytest.approx([0.05] * 3, rel=1e-3)
+
+
+def test_bf16_computes_in_bf16_and_keeps_and_scores_weights_in_float32() -> None:
+    inside: set[torch.dtype] = set()
+    model = network()
+    model.backbone.conv1.register_forward_hook(lambda *given: inside.add(given[2].dtype))
+
+    def score(current: torch.nn.Module) -> float:
+        inside.clear()
+        with torch.no_grad():
+            current(batch(0)[0])
+        assert inside == {torch.float32}
+        return 0.0
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        assert inside == {torch.bfloat16} and logits.dtype == torch.float32
+        inside.clear()
+        return cross_entropy(logits, targets)
+
+    training.fit(model, batches, loss, score, Recipe(precision="bf16", evaluations=1, calibration_batches=0), 2)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_macro_auc_equals_scikit_learn() -> None:

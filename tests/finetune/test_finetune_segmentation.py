@@ -11,22 +11,21 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from finetuning import SMALL, scan, scratch_model, write_scans
+from finetuning import SMALL, scratch_model, write_scans
 from prepared import receipt
 from scipy import ndimage
 
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json
-from medssl.finetune.augment import margins
 from medssl.finetune.nnunet import ResEncUNet
 from medssl.finetune.predicting import Model
 from medssl.finetune.restoring import exact_turn, largest_components, restored_classes, restored_mask
 from medssl.finetune.run import write_nifti
-from medssl.finetune.scans import Scan, batch_of, dice, mean_dice, patch_at, places_of
+from medssl.finetune.scans import dice, mean_dice
 from medssl.finetune.segmenter import Segmenter
 from medssl.finetune.task import Mask
-from medssl.finetune.tasks.segmentation import Segmentation, augmented
+from medssl.finetune.tasks.segmentation import Segmentation
 from medssl.nn.backbone import build
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine
 from medssl.volume.spacing import resample_to_spacing
@@ -55,7 +54,7 @@ def test_a_mask_through_the_pipelines_geometry_is_itself(seed: int, tmp_path: Pa
     assert axis_codes(stored_affine) == "RAS"
     assert np.array_equal(restored_mask(stored, stored_affine, affine, shape), mask)
     one_hot = np.stack([stored == value for value in range(4)]).astype(np.float32)
-    back = restored_classes(one_hot, stored_affine, affine, shape)
+    back = restored_classes(torch.from_numpy(one_hot), stored_affine, affine, shape)
     write_nifti(tmp_path / "mask.nii.gz", Mask("a", back, affine))
     image = nibabel.load(tmp_path / "mask.nii.gz")
     assert np.array_equal(np.asanyarray(image.dataobj), mask)
@@ -81,7 +80,7 @@ def test_after_resampling_the_mask_lies_where_it_was(seed: int) -> None:
     prepared[:3, :3] *= scale
     assert exact_turn(prepared, extent, affine, shape) is None
     inside = ball(prepared, extent).astype(np.float32)
-    back = restored_classes(np.stack([1 - inside, inside]), prepared, affine, shape)
+    back = restored_classes(torch.from_numpy(np.stack([1 - inside, inside])), prepared, affine, shape)
     assert dice(back, ball(affine, shape).astype(np.uint8), 1) > 0.93
 
 
@@ -94,7 +93,7 @@ def test_a_mask_that_fills_the_image_fills_it_after_resampling(seed: int) -> Non
     prepared, grid = resample_to_spacing(full, affine, spacing_mm.tolist(), order=0)
     assert restored_mask(prepared, grid, affine, shape).all()
     one_hot = np.stack([1.0 - prepared, prepared]).astype(np.float32)
-    assert (restored_classes(one_hot, grid, affine, shape) == 1).all()
+    assert (restored_classes(torch.from_numpy(one_hot), grid, affine, shape) == 1).all()
     assert restored_mask(full, affine, grid, prepared.shape).all(), "a mask from a label folder, on the prepared grid"
     far = affine.copy()
     far[:3, 3] += affine[:3, 0] * (shape[0] + 2)
@@ -116,27 +115,6 @@ def test_the_largest_component_of_each_class_stays() -> None:
     kept = largest_components(mask, 3)
     assert (kept == 1).sum() == 27 and (kept == 2).sum() == 3
     assert np.array_equal(largest_components(kept, 3), kept)
-
-
-def test_patches_are_parts_of_the_scan_and_zeros_outside() -> None:
-    whole = scan()
-    image, mask = patch_at(whole, np.array([0, 17, 6]), (8, 8, 8))
-    assert np.array_equal(mask, whole.mask[0:8, 10:18, 2:10])
-    assert np.allclose(image[0], np.clip(whole.image[0:8, 10:18, 2:10] / 200, 0, 1))
-    image, mask = patch_at(whole, np.array([5, 5, 5]), (32, 8, 16))
-    assert np.array_equal(mask[6:26, :, 2:14], whole.mask[:, 1:9])
-    assert mask[:6].sum() == 0 and image[0, :6].sum() == 0
-
-
-def test_half_of_the_patches_hold_foreground() -> None:
-    scans = [scan(n) for n in range(3)]
-    places = [places_of(s, [1, 3], 0) for s in scans]
-    _, masks = batch_of(scans, places, (4, 4, 1), 64, 0.5, 0, 0)
-    near = [(m > 0).any() for m in masks]
-    assert np.mean(near[:32]) > 0.7 > np.mean(near[32:])
-    again = batch_of(scans, places, (4, 4, 1), 64, 0.5, 0, 0)[1]
-    assert np.array_equal(masks, again)
-    assert not np.array_equal(masks, batch_of(scans, places, (4, 4, 1), 64, 0.5, 0, 1)[1])
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -173,46 +151,6 @@ def test_nnunet_whole_is_fitted_and_written(tmp_path: Path, finetune: Any, spec_
     assert isinstance(Model.open(scratch_model(out)).network, ResEncUNet)
 
 
-def test_images_and_targets_move_together_and_targets_stay_whole() -> None:
-    mask = (torch.rand(3, 4, 4) > 0.5).long().repeat_interleave(6, 1).repeat_interleave(6, 2)
-    target = torch.nn.functional.one_hot(mask, 2).movedim(-1, 1).float()
-    from medssl.finetune.augment import draws
-
-    draw = draws(0, 0, 3)
-    draw[:, 8:10] = 0.5  # no change of brightness or contrast
-    images, moved = augmented(target[:, 1:], target, tuple(target.shape[2:]), draw, flips=True)
-    assert torch.equal(moved.sum(1), torch.ones(3, 24, 24))
-    assert set(moved.unique().tolist()) <= {0.0, 1.0}
-    assert ((images[:, 0] > 0.5) == (moved[:, 1] > 0.5)).float().mean() > 0.97
-
-
-@pytest.mark.parametrize("size", [(16, 10), (10, 16), (12, 8, 6)])
-def test_what_lies_beside_a_patch_comes_in_at_its_borders_and_nothing_else(size: tuple[int, ...]) -> None:
-    """A patch inside a scan has no empty border however it is moved, and one that is not moved is the middle of what was read."""
-    room = margins(size)
-    whole = tuple(side + 2 * more for side, more in zip(size, room, strict=True))
-    draw = torch.rand(400, 16, generator=torch.Generator().manual_seed(0)).round()  # each change at an end of its range
-    draw[:, 8:10] = 0.5  # no change of brightness or contrast
-    target = torch.stack([torch.zeros(400, *whole), torch.ones(400, *whole)], dim=1)
-    images, moved = augmented(target[:, 1:], target, size, draw, flips=True)
-    assert images.shape == (400, 1, *size) and images.min() > 1 - 1e-5 and torch.equal(moved[:, 1], torch.ones(400, *size))
-    values = torch.rand(1, 1, *whole)
-    still, _ = augmented(values, target[:1], size, torch.full((1, 16), 0.5), flips=False)
-    inner = values[(..., *(slice(more, more + side) for side, more in zip(size, room, strict=True)))]
-    torch.testing.assert_close(still, inner, rtol=1e-5, atol=1e-5)
-
-
-def test_a_patch_with_a_margin_is_the_patch_and_what_lies_beside_it() -> None:
-    whole = scan(shape=(20, 18, 12))
-    centre, size, margin = np.array([3, 9, 6]), (8, 6, 1), (4, 5, 0)
-    image, mask = patch_at(whole, centre, size)
-    larger, around = patch_at(whole, centre, size, margin)
-    inner = tuple(slice(more, more + side) for side, more in zip(size, margin, strict=True))
-    assert np.array_equal(larger[(slice(None), *inner)], image) and np.array_equal(around[inner], mask)
-    assert (larger[:, :4] == 0).all()  # beyond the scan: the patch begins at its first voxel
-    assert np.array_equal(larger[0, 4:, :, 0], whole.seen((slice(0, 12), slice(1, 17), slice(6, 7)))[0, :, :, 0])
-
-
 def test_two_validation_patients_choose_no_step(
     tmp_path: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,26 +171,6 @@ def test_dice_counts_absent_classes_apart() -> None:
     assert np.isnan(dice(a, b, 5))
     assert mean_dice([a], [b], [1, 2, 5]) == pytest.approx((2 / 3 + 1) / 2)
     assert np.isnan(mean_dice([], [], [1]))
-
-
-@pytest.mark.parametrize("rank", [2, 3])
-def test_windows_add_up_to_probabilities_of_every_voxel(rank: int) -> None:
-    network = Segmenter(build("resnet18", NARROW, rank, 1), 3)
-    whole = scan(shape=(20, 18, 12))
-    for flips in (False, True):
-        task = Segmentation(test_flips=flips)
-        got = task.probabilities(network, whole, (16, 16, 8)[:rank], torch.device("cpu"))
-        assert got.shape == (3, 20, 18, 12)
-        assert np.allclose(got.sum(0), 1, atol=1e-5)
-
-
-def test_mirrored_scan_gives_the_mirrored_answer_with_test_flips() -> None:
-    network = Segmenter(build("resnet18", NARROW, 2, 1), 3)
-    whole = scan(shape=(16, 16, 4))
-    mirrored = Scan(whole.volume, whole.image[::-1].copy(), whole.mask[::-1].copy(), np.eye(4))
-    task, device = Segmentation(test_flips=True), torch.device("cpu")
-    one, other = (task.probabilities(network, s, (16, 16), device) for s in (whole, mirrored))
-    assert np.allclose(one, other[:, ::-1], atol=1e-5)
 
 
 def test_segmentation_learns_and_writes_masks_on_the_source_grid(tmp_path: Path, finetune: Any, spec_of: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -18,9 +18,9 @@ from medssl.artefacts.predictions import PROBABILITY
 from medssl.core.bounds import Count, Part, Whole
 from medssl.core.label_table import MANY
 from medssl.finetune import probe, scoring, training
-from medssl.finetune.augment import augment, draws
 from medssl.finetune.cases import Cases
-from medssl.finetune.labelled_data import ReadImages, new_images, read_images
+from medssl.finetune.images import CaseImages
+from medssl.finetune.labelled_data import new_images, read_images
 from medssl.finetune.mixup import mixup
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
@@ -28,6 +28,7 @@ from medssl.finetune.self_training import self_trained
 from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.layout import laid_out, lay_out
+from medssl.nn.views import Crop, Views
 
 TITLE = "classification"
 MODES = ["linear", "knn", "full", "gradual"]
@@ -63,7 +64,7 @@ class Images:
     """Cases with their images, and the features of frozen backbones, each computed once."""
 
     cases: Cases
-    read: ReadImages
+    images: CaseImages
     features: WeakKeyDictionary[nn.Module, np.ndarray] = field(default_factory=WeakKeyDictionary)
 
     @property
@@ -208,23 +209,39 @@ class Classification:
         """Train on the cases `train` with targets `(n, classes)`, labels or guesses."""
         cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
         with training.seeded(seed, "head"):
-            network = lay_out(Classifier(copy.deepcopy(setup.backbone), len(cases.classes)), device)
+            network: nn.Module = Classifier(copy.deepcopy(setup.backbone), len(cases.classes))
+        lay_out(network, device, channels_last=recipe.channels_last)
         val = cases.where("val")
-        wanted = torch.from_numpy(targets)
+        wanted, place = torch.from_numpy(targets).to(device), torch.zeros(len(cases), dtype=torch.int64)
+        place[torch.from_numpy(train)] = torch.arange(len(train))  # of each case among those that are learnt from
+        place = place.to(device)
+        views, expected = None, data.images.expected
+        if recipe.augment is not None:
+            crop = Crop(1, expected.size, shows="whole")
+            views = Views(recipe.augment, [crop], data.images.samples, seed=seed, slices_last=expected.cuts_slices)
 
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            chosen = training.order(len(train), recipe.batch_size, seed, step)
-            images, target = data.read(train[chosen]).to(device), wanted[chosen].to(device)
-            if recipe.augment:
-                images = augment(images, draws(seed, step, len(chosen)), flips=recipe.flips)
-            images, target = mixup(images, target, recipe.mixup, seed, step)
-            return laid_out(images, network), target
+        def batches(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
+            requests = ((step, train[training.order(len(train), recipe.batch_size, seed, step)]) for step in steps)
+            for batch in data.images.batches(requests, device, data=setup.data, workers=setup.workers):
+                images = batch.seen if views is None else views(batch)[0]
+                images, target = mixup(images, wanted[place[batch.rows]], recipe.mixup, seed, batch.epoch)
+                yield laid_out(images, network), target
 
         def score(network: nn.Module) -> float:
             return scoring.score(self._probabilities(network, data, val, device), cases.targets[val])
 
         trained = training.fit(
-            network, batch, self.loss(targets, device), score, recipe, num_steps, mode=setup.mode, choose=setup.chooses
+            network,
+            batches,
+            self.loss(targets, device),
+            score,
+            recipe,
+            num_steps,
+            seed=seed,
+            mode=setup.mode,
+            choose=setup.chooses,
+            saving=setup.saving(f"with-{len(train)}-cases"),
+            tell=setup.tell,
         )
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         probabilities = self._probabilities(network, data, data.asked, device)
@@ -257,6 +274,6 @@ def _in_batches(data: Images, indices: np.ndarray, device: torch.device, network
     parts = []
     with torch.inference_mode():
         for start in range(0, len(indices), PREDICT_BATCH):
-            images = data.read(indices[start : start + PREDICT_BATCH]).to(device)
+            images = data.images(indices[start : start + PREDICT_BATCH]).to(device)
             parts.append(network(images).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, len(data.cases.classes)), dtype=np.float32)

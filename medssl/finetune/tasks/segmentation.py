@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,18 +14,20 @@ from torch import Tensor, nn
 
 from medssl.core.bounds import Fold, Part, Whole
 from medssl.finetune import training
-from medssl.finetune.augment import draws, intensity, margins, sampling_grid
+from medssl.finetune.inference import Inference
 from medssl.finetune.labelled_data import Scans, new_scans, read_scans, reference_mask, source_grid
 from medssl.finetune.mixup import mixup
 from medssl.finetune.nnunet import ResEncUNet
+from medssl.finetune.patches import Patches
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.restoring import largest_components, restored_classes
-from medssl.finetune.scans import Places, Scan, batch_of, mean_dice, places_of
+from medssl.finetune.scans import Scan, mean_dice, places_of
 from medssl.finetune.segmenter import Segmenter
 from medssl.finetune.self_training import self_trained
 from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
 from medssl.nn.backbone import Backbone
-from medssl.nn.layout import lay_out
+from medssl.nn.layout import laid_out, lay_out
+from medssl.nn.views import Crop, Views, margins
 from medssl.nn.weights import place_parts
 
 TITLE = "segmentation"
@@ -44,7 +45,6 @@ MODE_TITLES = {"full": "full fine-tuning"}
 DEFAULT_STEPS = 2000
 """Steps of a fit where the study file does not say."""
 PATCHES_PER_VOLUME = 8
-PREDICT_BATCH = 16
 LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}
 
 
@@ -128,8 +128,8 @@ class Segmentation:
         """A mask for each volume, and a row for each of its classes: value, voxels and millilitres."""
         model.check(source)
         values, classes = model.contract["mask_values"], model.contract["classes"]
-        for scan in new_scans(source, model.expected):
-            mask = self._source_mask(source, model.network, scan, values, model.expected.size, model.device)
+        inference = self._inference(model.network, model.expected.size, model.device)
+        for mask in self._source_masks(source, inference, new_scans(source, model.expected), values):
             yield Answer(class_volumes(mask, values, classes), mask)
 
     def fit(self, data: Scans, setup: Setup) -> Fitted:
@@ -140,16 +140,16 @@ class Segmentation:
         lookup = np.array(data.values, dtype=np.int64)
 
         def guess(fitted: Fitted) -> tuple[list[Scan], int]:
-            guesses = (self.probabilities(fitted.network, scan, data.size, setup.device) for scan in rest)
-            return [s.with_mask(lookup[p.argmax(axis=0)]) for s, p in zip(rest, guesses, strict=True)], len(rest)
+            guesses = self._inference(fitted.network, data.size, setup.device).probabilities(rest)
+            return [scan.with_mask(lookup[p.argmax(dim=0).cpu().numpy()]) for scan, p in guesses], len(rest)
 
         def refit(guessed: list[Scan]) -> Fitted:
             return self._fit(data, setup, [*train, *guessed], num_steps)
 
         fitted = self_trained(self._fit(data, setup, train, num_steps), self.self_training_rounds, guess, refit)
         test = [data.scans[n] for n in data.cases.where("test")]
-        network = fitted.network
-        fitted.masks = (self._source_mask(data.source, network, s, data.values, data.size, setup.device) for s in test)
+        inference = self._inference(fitted.network, data.size, setup.device)
+        fitted.masks = self._source_masks(data.source, inference, test, data.values)
         return fitted
 
     def _network(self, backbone: Backbone, num_outputs: int) -> nn.Module:
@@ -164,77 +164,68 @@ class Segmentation:
         with training.seeded(seed, "decoder"):
             network = self._network(copy.deepcopy(setup.backbone), len(values))
         place_parts(setup.learnt, {"decoder": network.get_submodule("decoder")}, "starting weights")
-        lay_out(network, device)
-        places = [places_of(scan, values[1:], seed) for scan in train]
-        loss = DiceCELoss(softmax=True, batch=True)
-        lookup = torch.full((max(values) + 1,), 0, dtype=torch.int64)
-        lookup[torch.tensor(list(values))] = torch.arange(len(values))
+        lay_out(network, device, channels_last=recipe.channels_last)
+        margin = (0,) * len(size) if recipe.augment is None else margins(size, recipe.augment)
+        rest = 3 - len(size)
+        patches = Patches(
+            train,
+            [places_of(scan, values[1:], seed) for scan in train],
+            values,
+            (*size, *(1,) * rest),  # type: ignore[arg-type]
+            (*margin, *(0,) * rest),  # type: ignore[arg-type]
+            count=recipe.batch_size,
+            foreground_frac=self.foreground_frac,
+            seed=seed,
+        )
+        views = None
+        if recipe.augment is not None:
+            crop = Crop(1, size, shows="middle")
+            views = Views(recipe.augment, [crop], patches, seed=seed, slices_last=data.slices_last)
 
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            room = margins(size) if recipe.augment else (0,) * len(size)
-            images, masks = patches(train, places, size, recipe.batch_size, self.foreground_frac, seed, step, room)
-            target = F.one_hot(lookup[masks.clamp(max=max(values))], len(values)).movedim(-1, 1).float().to(device)
-            images = images.to(device)
-            if recipe.augment:
-                images, target = augmented(images, target, size, draws(seed, step, len(images)).to(device), flips=recipe.flips)
-            return mixup(images, target, recipe.mixup, seed, step)
+        def batches(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in patches.batches(steps, device, data=setup.data, workers=setup.workers):
+                images, classes = (batch.seen, batch.classes) if views is None else views.labelled(batch)
+                target = F.one_hot(classes, len(values)).movedim(-1, 1).float()
+                images, target = mixup(images, target, recipe.mixup, seed, batch.epoch)
+                yield laid_out(images, network), target
+
+        truths = [torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device) for scan in val]
+        index = torch.tensor(values, device=device)
 
         def score(current: nn.Module) -> float:
             if self.selection(data) is None:
                 return float("nan")
-            index = np.array(values)
-            guessed = [index[self.probabilities(current, scan, size, device).argmax(axis=0)] for scan in val]
-            return mean_dice(guessed, [scan.mask for scan in val], values[1:])
+            answers = self._inference(current, size, device).probabilities(val)
+            return mean_dice((index[p.argmax(dim=0).to(device)] for _, p in answers), truths, values[1:])
 
-        trained = training.fit(network, batch, loss, score, recipe, num_steps, mode=LOOP_MODE[setup.mode], choose=setup.chooses)
+        trained = training.fit(
+            network,
+            batches,
+            DiceCELoss(softmax=True, batch=True),
+            score,
+            recipe,
+            num_steps,
+            seed=seed,
+            mode=LOOP_MODE[setup.mode],
+            choose=setup.chooses,
+            saving=setup.saving(f"with-{len(train)}-scans"),
+            tell=setup.tell,
+        )
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         facts["decoder_tensors"] = len(setup.learnt)
         return Fitted(network, facts=facts, curve=trained.curve)
 
-    def probabilities(self, network: nn.Module, scan: Scan, size: tuple[int, ...], device: torch.device) -> np.ndarray:
-        """Class probabilities of a scan on its prepared grid, float32 `(classes, i, j, k)`.
+    def _inference(self, network: nn.Module, size: tuple[int, ...], device: torch.device) -> Inference:
+        return Inference(network, size, device, overlap=self.overlap, flips=self.test_flips)
 
-        Windows overlap and are blended with Gaussian weights (MONAI); with `test_flips` the mean over all mirrors.
-        """
-        from monai.inferers import sliding_window_inference
-
-        network.eval()
-        whole = torch.from_numpy(scan.seen((slice(None),) * 3))[None]
-        if len(size) == 2:
-            whole = whole[0].movedim(-1, 0)
-        flips = _subsets_of_axes(len(size)) if self.test_flips else [()]
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(whole), PREDICT_BATCH):
-                images = whole[start : start + PREDICT_BATCH].to(device)
-                total = torch.zeros((), device=device)
-                for axes in flips:
-                    logits = sliding_window_inference(
-                        images.flip(axes) if axes else images,
-                        size,
-                        PREDICT_BATCH if len(size) == 2 else 2,
-                        network,
-                        overlap=self.overlap,
-                        mode="gaussian",
-                    )
-                    if not isinstance(logits, Tensor):  # MONAI joins several outputs too, and this network has one
-                        raise TypeError(f"the network gave {type(logits).__name__}; expected one tensor of logits.")
-                    shares = logits.float().softmax(dim=1)
-                    total = total + (shares.flip(axes) if axes else shares)
-                parts.append((total / len(flips)).cpu())
-        joined = torch.cat(parts)
-        return (joined.movedim(0, -1) if len(size) == 2 else joined[0]).numpy()
-
-    def _source_mask(
-        self, source: Source, network: nn.Module, scan: Scan, values: list[int], size: tuple[int, ...], device: torch.device
-    ) -> Mask:
-        """The predicted mask of a scan, in mask values, on the grid of the image as it was given."""
-        probabilities = self.probabilities(network, scan, size, device)
-        affine, shape = source_grid(source, scan)
-        classes = restored_classes(probabilities, scan.affine, affine, shape)
-        if self.largest_component:
-            classes = largest_components(classes, len(values))
-        return Mask(scan.case_id, np.array(values, dtype=np.uint8 if max(values) < 256 else np.uint16)[classes], affine)
+    def _source_masks(self, source: Source, inference: Inference, scans: Iterable[Scan], values: list[int]) -> Iterator[Mask]:
+        """The predicted masks of scans, in mask values, on the grids of the images as they were given."""
+        for scan, probabilities in inference.probabilities(scans):
+            affine, shape = source_grid(source, scan)
+            classes = restored_classes(probabilities, scan.affine, affine, shape)
+            if self.largest_component:
+                classes = largest_components(classes, len(values))
+            yield Mask(scan.case_id, np.array(values, dtype=np.uint8 if max(values) < 256 else np.uint16)[classes], affine)
 
 
 def class_volumes(mask: Mask, values: list[int], classes: list[str]) -> pd.DataFrame:
@@ -251,41 +242,3 @@ def class_volumes(mask: Mask, values: list[int], classes: list[str]) -> pd.DataF
             "volume_ml": [count * voxel_ml for count in counts],
         }
     )
-
-
-def patches(
-    scans: Sequence[Scan],
-    places: Sequence[Places],
-    size: tuple[int, ...],
-    count: int,
-    foreground_frac: Part,
-    seed: int,
-    step: int,
-    room: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:
-    """Images `(count, c, *size)` and mask values `(count, *size)`, with `room` beyond each side of them."""
-    rest, more = (1,) * (3 - len(size)), (0,) * (3 - len(size))
-    sides, margin = (*size, *rest), (*room, *more)
-    images, masks = batch_of(scans, places, sides, count, foreground_frac, seed, step, margin)  # type: ignore[arg-type]
-    if len(size) == 3:
-        return torch.from_numpy(images), torch.from_numpy(masks)
-    return torch.from_numpy(images[..., 0]), torch.from_numpy(masks[..., 0])
-
-
-def augmented(images: Tensor, target: Tensor, size: tuple[int, ...], draw: Tensor, *, flips: bool) -> tuple[Tensor, Tensor]:
-    """Images and one-hot targets moved alike, images also in brightness and contrast; targets stay 0 or 1.
-
-    The patch of `size` is cut out after the move, so that what lies beside it comes in at its borders.
-    """
-    grid = sampling_grid(size, draw, flips=flips, within=tuple(images.shape[2:]))
-    moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    wanted = F.grid_sample(target, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    outside = wanted.sum(dim=1) == 0
-    wanted[:, 0] += outside.float()
-    return intensity(moved, draw), wanted
-
-
-def _subsets_of_axes(rank: int) -> list[tuple[int, ...]]:
-    """All sets of spatial axes of `(n, c, *size)`."""
-    axes = range(2, 2 + rank)
-    return [chosen for count in range(rank + 1) for chosen in itertools.combinations(axes, count)]

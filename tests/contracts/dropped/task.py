@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from medssl.core.bounds import Positive
 from medssl.finetune.cases import Cases
-from medssl.finetune.labelled_data import ReadImages, new_images, read_images
+from medssl.finetune.images import CaseImages
+from medssl.finetune.labelled_data import new_images, read_images
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
@@ -46,7 +47,7 @@ class Images:
     """Cases and their images."""
 
     cases: Cases
-    read: ReadImages
+    images: CaseImages
 
 
 class NearestMean:
@@ -72,10 +73,10 @@ class NearestMean:
         network = self.network(copy.deepcopy(setup.backbone), self.contract(data)).eval()
         targets = torch.from_numpy(data.cases.targets[setup.train]).float()
         with torch.no_grad():
-            features = pooled(network.backbone(data.read(setup.train)))
+            features = pooled(network.backbone(data.images(setup.train)))
             network.means.copy_((targets.T @ features) / targets.sum(dim=0)[:, None])
         asked = np.concatenate([data.cases.where("val"), data.cases.where("test")])
-        return Fitted(network, self._probabilities(network, data.read(asked)))
+        return Fitted(network, self._probabilities(network, data.images(asked)))
 
     def rows(self, data: Images, predicted: np.ndarray | None) -> pd.DataFrame:
         asked = np.concatenate([data.cases.where("val"), data.cases.where("test")])
@@ -93,7 +94,7 @@ class NearestMean:
     def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
         images = Images(*new_images(source, model.expected, model.contract["classes"]))
         everything = np.arange(len(images.cases))
-        yield Answer(rows_of(images.cases, everything, self._probabilities(model.network, images.read(everything))))
+        yield Answer(rows_of(images.cases, everything, self._probabilities(model.network, images.images(everything))))
 
     def _probabilities(self, network: nn.Module, images: Tensor) -> np.ndarray:
         with torch.no_grad():
