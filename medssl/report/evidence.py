@@ -47,6 +47,7 @@ class Evidence:
     views: dict[str, bytes] = field(default_factory=dict)
     pictures: dict[str, dict[int, bytes]] = field(default_factory=dict)
     fits: Named = field(default_factory=dict)
+    fit_curves: Named = field(default_factory=dict)
     scores: Named = field(default_factory=dict)
     comparisons: Named = field(default_factory=dict)
     cases: Named = field(default_factory=dict)

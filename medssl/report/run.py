@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medssl.artefacts import scores as artefacts
 from medssl.artefacts.document import Document
 from medssl.artefacts.encoder import CURVE, Contract
-from medssl.artefacts.fits import FITS
+from medssl.artefacts.fits import CURVES, FITS
 from medssl.artefacts.keep import KEEP, Leaks, Summary
 from medssl.artefacts.labels import LABELS, LabelCounts, with_given_labels
 from medssl.artefacts.receipt import STAGES, Receipt, stage_and_name
@@ -132,7 +132,7 @@ def _sections(job: Job, evidence: Evidence, wanted: list[str] | None) -> list[tu
 
 def _read(job: Job, options: PageOptions) -> tuple[Evidence, str]:
     inputs = job.spec.inputs
-    kinds = (*TABLES, *map(_kind, BESIDE_SCORES), *DOCUMENTS, "views", "pictures")
+    kinds = (*TABLES, *map(_kind, BESIDE_SCORES), *DOCUMENTS, "views", "pictures", "fit_curves")
     found: dict[str, Any] = {kind: {} for kind in kinds}
     receipts: dict[str, Path] = {}
     given: dict[str, pd.DataFrame] = {}
@@ -154,6 +154,8 @@ def _read(job: Job, options: PageOptions) -> tuple[Evidence, str]:
                     found["pictures"][name] = {int(one.stem.rpartition("-")[2]): job.read(one).read_bytes() for one in drawn}
             elif kind == "labels":
                 given[name.removesuffix("/labels")] = LABELS.read(path)
+            if kind == "fits" and (path.parent / CURVES.file).is_file():
+                found["fit_curves"][name] = CURVES.read(job.read(path.parent / CURVES.file))
             if kind == "scores":
                 for table in BESIDE_SCORES:
                     if (path.parent / table.file).is_file():

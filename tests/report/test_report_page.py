@@ -198,7 +198,16 @@ def test_the_page_of_a_cohort_says_what_is_not_given(tmp_path: Path) -> None:
     folder = made(root, write_study(root, tasks=False, num_test=12), "ct")
     report = json.loads((folder / "report.json").read_text())["sections"]
     absent = {name for name, section in report.items() if not section["answered"]}
-    assert absent == {"label_efficiency", "results", "paired_tests", "calibration", "subgroups", "failures", "worth"}
+    assert absent == {
+        "label_efficiency",
+        "length_of_fits",
+        "results",
+        "paired_tests",
+        "calibration",
+        "subgroups",
+        "failures",
+        "worth",
+    }
     assert all(report[name]["lead"].startswith("Not given.") for name in absent)
     assert "No labels were used so far" in " ".join(report["answer"]["texts"])
 

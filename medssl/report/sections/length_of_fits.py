@@ -1,0 +1,137 @@
+"""Length of fits: whether the validation score had stopped rising when fine-tuning ended, start by start and share by share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+from scipy import stats
+
+from medssl.report.chart import Line, axis, line_chart
+from medssl.report.evidence import Evidence, tones
+from medssl.report.section import Figure, Section, Table, Text, count, number, shown, span
+from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_phrase
+from medssl.report.words import mode_name, ordered_modes
+
+PLACE = 65
+STILL = 0.01
+"""A score that rises by no more than this in the last quarter has stopped."""
+LAST = 0.75
+"""Where the last part of a fit begins, as a share of its steps."""
+STOPPED, RISING, OPEN, ONE, UNKNOWN = (
+    "stopped",
+    "still rising",
+    "not decided",
+    "one fit: not decided",
+    "no validation score",
+)
+
+
+def length_of_fits(evidence: Evidence) -> Section:
+    """Curves and a table per task and mode."""
+    given = {task: curve for task, curve in sorted(evidence.fit_curves.items()) if len(curve) and task in evidence.fits}
+    if not given:
+        return Section.not_given("Length of fits", "No fit was trained in steps.")
+    blocks: list[Text | Table | Figure] = []
+    rising = []
+    for task, curve in given.items():
+        fits = evidence.fits[task]
+        labels = labels_of(fits, evidence.scores.get(task))
+        keys = ["fit_id", *(["fold"] if "fold" in curve and "fold" in fits else [])]
+        known = distinct(curve.merge(fits[[*keys, "init", "mode", "fraction", "steps"]], on=keys), labels)
+        rows = pd.DataFrame([_changed(part, keys) for _, part in known.groupby(["mode", "fraction", "init"])])
+        for mode in ordered_modes(rows["mode"]):
+            of_mode = rows[rows["mode"] == mode]
+            caption = f"Task {task}, {mode_name(mode)}: the validation score in the last quarter of the steps."
+            blocks.append(Table(f"length-{task}-{mode}", caption, of_mode, _shown(of_mode, labels)))
+            scored = known[(known["mode"] == mode) & known["val_score"].notna()]
+            if len(scored):
+                blocks.append(_figure(task, mode, scored, labels))
+            rising += [f"{row['init']} ({task}, {mode_name(mode)}, {share_phrase(row['fraction'], labels)})"
+                       for row in of_mode.to_dict("records") if row["verdict"] == RISING]  # fmt: skip
+    if rising:
+        words = f"Still rising: {', '.join(rising)}. A longer fit may change who is ahead: raise finetune.max_steps."
+        blocks.insert(0, Text(words, "note"))
+    lead = (
+        "A start that learns slowly looks worse than it is when fits end too early. "
+        f"A score has stopped where it surely rises by less than {STILL:g} in the last quarter of the steps."
+    )
+    return Section("Length of fits", lead, tuple(blocks), {"still": STILL, "last_quarter_from": LAST})
+
+
+def _changed(curve: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
+    """How much the score of the fits of a start changed in the last part: mean over fits, and its 95 % t interval."""
+    changes, ends = [], []
+    for _, one in curve.groupby(keys):
+        one = one.sort_values("step")
+        before = one[one["step"] <= max(LAST * one["steps"].iloc[0], one["step"].iloc[0])]
+        ends.append(float(one["val_score"].iloc[-1]))
+        changes.append(ends[-1] - float(before["val_score"].iloc[-1]))
+    changed = pd.Series(changes).dropna()
+    mean, low, high = (float(changed.mean()) if len(changed) else math.nan), math.nan, math.nan
+    if len(changed) > 1:
+        half = float(stats.t.ppf(0.975, len(changed) - 1) * changed.sem())
+        low, high = mean - half, mean + half
+    return {
+        **{name: curve[name].iloc[0] for name in ("mode", "fraction", "init")},
+        "fits": len(changes),
+        "steps": int(curve["steps"].max()),
+        "score": float(pd.Series(ends).mean()),
+        "change": mean,
+        "low": low,
+        "high": high,
+        "verdict": verdict(mean, low, high),
+    }
+
+
+def verdict(mean: float, low: float, high: float) -> str:
+    """What a change with its interval says."""
+    if math.isnan(mean):
+        return UNKNOWN
+    if math.isnan(low):
+        return ONE
+    if high < STILL:
+        return STOPPED
+    return RISING if low > 0 else OPEN
+
+
+def _shown(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
+    rows = rows.assign(
+        share=[share_phrase(share, labels) for share in rows["fraction"]],
+        interval=[span(low, high, sign=True) for low, high in zip(rows["low"], rows["high"], strict=True)],
+    )
+    columns: list[tuple[str, str, Any]] = [
+        ("share", "Labels", None),
+        ("init", "Start", None),
+        ("fits", "Fits", count),
+        ("steps", "Steps", count),
+        ("score", "Validation score", number),
+        ("change", "Change in the last quarter", lambda value: number(value, sign=True)),
+        ("interval", "Interval", None),
+        ("verdict", "The curve had", None),
+    ]
+    return shown(rows, columns)
+
+
+def _figure(task: str, mode: str, curve: pd.DataFrame, labels: Labels) -> Figure:
+    """A small chart for each share: the mean over fits by step."""
+    rows = curve.groupby(["fraction", "init", "step"])[["val_score"]].mean().reset_index()
+    colour = tones(sorted(set(rows["init"])))
+    charts = []
+    for share in ordered_shares(rows["fraction"]):
+        part = rows[rows["fraction"] == share]
+        lines = [
+            Line(str(init), colour[str(init)], tuple(zip(one["step"].astype(float), one["val_score"], strict=True)))
+            for init, one in part.groupby("init")
+        ]
+        x = axis("Step", part["step"].astype(float).tolist(), include=[0], num_ticks=4, whole=True)
+        y = axis("Validation score", part["val_score"].tolist(), num_ticks=4)
+        words = share_phrase(share, labels)
+        chart = line_chart(lines, x, y, alt=f"Validation score by step, {words}", width=340, height=210)
+        charts.append(Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(words.capitalize(), chart))
+    caption = f"Task {task}, {mode_name(mode)}: mean validation score of the fits by step."
+    body = Markup('<div class="small-charts">{}</div>').format(Markup("").join(charts))
+    legend = tuple((tone, init) for init, tone in colour.items() if init in set(rows["init"]))
+    return Figure(f"length-{task}-{mode}-curves", caption, caption, body, rows, legend)

@@ -1,0 +1,57 @@
+"""Whether fits were long enough: the change of the validation score in the last quarter, with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_rows import sentences
+from scipy import stats
+
+from medssl.report.evidence import Evidence
+from medssl.report.section import Figure, Table
+from medssl.report.sections.length_of_fits import ONE, OPEN, RISING, STOPPED, UNKNOWN, length_of_fits
+
+
+def evidence(changes: list[float], *, folds: bool = False) -> Evidence:
+    """Fits of 400 steps, scored every 50, that change by so much from step 300 to the end."""
+    fits, curves = [], []
+    for number, change in enumerate(changes):
+        names = {"fit_id": "a" if folds else f"a-{number}"} | ({"fold": number} if folds else {})
+        fits.append(names | {"init": "scratch-resnet18", "mode": "full", "fraction": 1.0, "seed": number, "steps": 400})
+        scores = [0.1, 0.3, 0.5, 0.6, 0.7, 0.7 + number / 100, 0.9, 0.7 + number / 100 + change]
+        curves += [names | {"step": 50 * (n + 1), "loss": 1.0, "val_score": score} for n, score in enumerate(scores)]
+    return Evidence("t", fits={"heart": pd.DataFrame(fits)}, fit_curves={"heart": pd.DataFrame(curves)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ([0.05, 0.06, 0.055], RISING),
+        ([0.001, 0.002, 0.0015], STOPPED),
+        ([-0.2, -0.21, -0.19], STOPPED),
+        ([0.3, -0.3, 0.05], OPEN),
+        ([0.4], ONE),
+        ([float("nan"), float("nan")], UNKNOWN),
+    ],
+)
+def test_the_page_says_whether_a_curve_had_stopped(changes: list[float], verdict: str) -> None:
+    section = length_of_fits(evidence(changes))
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    (row,) = table.rows.to_dict("records")
+    assert row["verdict"] == verdict and row["fits"] == len(changes)
+    assert ("Still rising: scratch-resnet18 (heart" in sentences(section)) == (verdict == RISING)
+    if len(changes) > 1 and not np.isnan(changes[0]):
+        low, high = stats.ttest_1samp(changes, 0).confidence_interval()
+        assert (row["change"], row["low"], row["high"]) == pytest.approx((np.mean(changes), low, high))
+
+
+def test_folds_of_a_fit_are_fits_of_their_own_and_the_curve_is_their_mean() -> None:
+    section = length_of_fits(evidence([0.05, 0.06, 0.055], folds=True))
+    table, figure = section.blocks[1:]
+    assert isinstance(table, Table) and table.rows["fits"].tolist() == [3]
+    assert isinstance(figure, Figure) and figure.rows["val_score"].iloc[-1] == pytest.approx(0.71 + 0.055)
+
+
+def test_without_fits_in_steps_nothing_is_said() -> None:
+    assert not length_of_fits(Evidence("t")).answered
