@@ -7,19 +7,12 @@ from collections.abc import Iterable
 
 from medssl.core.file_names import subject_of
 from medssl.core.listing import minted
+from medssl.ingest.dicom.placeholders import PLACEHOLDERS
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Converted, Outcome
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.source import Source
 
-PLACEHOLDERS = (
-    *("anonymous", "anonymized", "anonymised", "anonym", "anon", "anonymous patient", "anonymous_patient", "anonymous^patient"),
-    *("deidentified", "de-identified", "deid", "redacted", "removed", "hidden", "masked", "unknown", "none", "null", "na", "n/a"),
-    *("noname", "no_name", "no name", "patient", "patientid", "patient_id", "patient id", "subject", "id", "test", "xxx", "xxxx"),
-    *("x", "-", "_", ".", "?", "0", "00", "000", "0000", "00000", "000000", "0000000", "00000000"),
-    *("12345", "123456", "12345678", "123456789"),
-)
-"""What programs of de-identification write instead of a PatientID, in lower case."""
 REMEDY = (
     "name each person by ingest.subject_pattern (a regular expression on a file's path, whose group is the patient) or by a "
     "column `subject` of the label table"
