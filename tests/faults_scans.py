@@ -1,4 +1,4 @@
-"""Two scans in one series that differ in one thing alone, and sound scans in which the same thing differs; people without identifiers.
+"""Two scans in one series that differ in one thing alone, sound scans in which it differs too, people without identifiers.
 
 Each class is as those of `faults.py`. `HARMLESS` names the classes that are sound series: they may not be refused or divided.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from faults import Expected, enhanced_file
 from faults_slices import CONTRAST, GENTLE, Fault, moved, numbered, scans, shuffled, two
-from phantoms import MR_CLASS, Phantom, datasets, random_phantom, save, set_values
+from phantoms import Phantom, datasets, random_phantom, save
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence as Items
 
@@ -257,6 +257,17 @@ def _currents_in_turn(ds: FileDataset, seed: int, number: int) -> None:
     ds.XRayTubeCurrent, ds.ExposureTime = 200 + number % (2 + seed % 3), 500
 
 
+def two_currents_and_steps(folder: Path, seed: int) -> Expected:
+    """A head scanned with thinner slices and more current below, as one series: one scan, whose steps are not even."""
+    steps = [4.0] * 8 + [1.5] + [6.0] * 8
+    phantom = random_phantom(seed, slices=18, depths=tuple(np.cumsum([0.0, *steps])), slope_per_mm=GENTLE)
+    made = datasets(phantom)
+    for number, ds in enumerate(made):
+        ds.XRayTubeCurrent, ds.SliceThickness = (180, 160)[number > 8], (4.0, 6.0)[number > 8]
+    save(shuffled(made, seed), folder)
+    return Expected([phantom], contradictory=True, codes=("uneven",))
+
+
 def _batches(ds: FileDataset, seed: int, number: int) -> None:
     """The reconstruction writes its images in batches, some time apart."""
     ds.ContentTime, ds.SeriesTime = _clock(900 + 20 * (number // 5)), "101200"
@@ -462,15 +473,16 @@ SCAN_FAULTS: dict[str, Fault] = {
         for f in (
             enhanced_directions_and_times, packages_with_crosstalk, packages_of_noise, slabs_of_an_angiography,
             enhanced_in_two_packages, enhanced_ct_in_time, constant_identifiers, constant_identifiers_two_folders,
-            three_scans_between_each_other,
+            three_scans_between_each_other, two_currents_and_steps,
         )
     },
 }  # fmt: skip
 HARMLESS = (
     *(f"enhanced_{name}_at_one_place" for name in _FRAME_MARKS),
-    "packages_in_two_times", "slices_each_in_its_time", "gated_repetition_times", "exposure_control", "two_currents_at_random",
-    "currents_in_turn", "two_currents_in_blocks", "batches_of_a_reconstruction", "batches_of_a_reconstruction_mr", "description_of_every_slice",
-    "beds_of_a_pet", "enhanced_directions_and_times", "packages_with_crosstalk", "packages_of_noise", "slabs_of_an_angiography",
+    "packages_in_two_times", "slices_each_in_its_time",
+    "gated_repetition_times", "exposure_control", "two_currents_at_random",
+    "currents_in_turn", "two_currents_in_blocks", "batches_of_a_reconstruction", "batches_of_a_reconstruction_mr",
+    "description_of_every_slice", "beds_of_a_pet", "enhanced_directions_and_times", "packages_with_crosstalk", "packages_of_noise", "slabs_of_an_angiography",
     "enhanced_in_two_packages", "enhanced_ct_in_time", "constant_identifiers", "constant_identifiers_two_folders",
 )  # fmt: skip
 """Classes of sound series: a refusal is a fault of the reader."""

@@ -26,9 +26,10 @@ Rule = Literal["equal", "split", "contrast", "pass", "clock", "words", "amount",
   the slices one by one;
 - `pass`: as `contrast`, but blocks that follow each other stay one volume where their values join;
 - `clock`: as `pass`, but blocks count only where the clock jumps: a scan takes its time;
-- `words`, `amount`, `time`: of little weight, as they vary in many sound scans. They count where a few values, or a few clusters of
-  values, sort the slices into sets (`sets_of_slices`): blocks whose pixels do not join, or sets that lie between each other. Times
-  alone say nothing of the latter, because an MR acquires its slices in any order: there the pixels must alternate as well.
+- `words`, `amount`, `time`: of little weight, as they vary in many sound scans. They count where a few values, or a few clusters
+  of values, sort the slices into sets (`sets_of_slices`): blocks whose pixels do not join, or sets between each other. Of the
+  latter, amounts say nothing where the pixels are smooth, and times nothing unless the pixels alternate as well: an MR acquires
+  its slices in any order.
 """
 
 

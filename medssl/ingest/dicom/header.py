@@ -29,7 +29,7 @@ class Header:
     """The allow-listed fields of one DICOM file. Lengths in millimetres, LPS; ids are keyed hashes."""
 
     series: str
-    """Empty where the file has no series identifier."""
+    """Empty where the file has no series identifier, or a constant in its place."""
     sound_id: bool
     """Whether the series identifier has the form of one (PS3.5 9.1): digits and dots."""
     series_number: int | None
@@ -100,8 +100,9 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     role, modality = role_of(fields, sop_class)
     if role in ("dicomdir", "unsupported_object"):
         raise Refusal(role)
-    series = true_uid(fields.text("series"))
-    if not fields.text("series") and parsed.pixel_offset < 0:
+    stated = fields.text("series")
+    series = true_uid(stated)
+    if not stated and parsed.pixel_offset < 0:
         raise Refusal("truncated", "no series identifier")
     layout = read_pixel_layout(parsed, required=role == "image")
     study, patient = true_uid(fields.text("study")), fields.text("patient")
@@ -115,7 +116,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     words, amounts = compared_of_file(fields, hidden)
     header = Header(
         series=minted(key, "s", series) if series else "",
-        sound_id=re.fullmatch(r"[0-9.]+", series) is not None,
+        sound_id=re.fullmatch(r"[0-9.]+", stated) is not None,
         series_number=fields.integer("series_number"),
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart

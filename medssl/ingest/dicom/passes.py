@@ -71,7 +71,9 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
         judged.add(sets)
         values: list[Hashable] = list(sets.labels)
         if sets.in_blocks:
-            pieces, _ = _blocks(ordered, attribute, values, sets.borders, min_slices, near)
+            steps = np.diff(depths)
+            borders = [k for k in sets.borders if not _is_gap(steps, k)]
+            pieces = _cut(ordered, [k for k in borders if not near.joins(k, values, sets.borders)])
         elif _are_scans(ordered, sets, attribute, near):
             pieces = [[s for s, label in zip(ordered, values, strict=True) if label == n] for n in range(sets.count)]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 PLACEHOLDERS = (
@@ -27,5 +28,5 @@ def true_uid(uid: str) -> str:
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", uid):
         return uid
     parts = [int(part[:18]) for part in uid.split(".")]
-    steps = {after - before for before, after in zip(parts, parts[1:], strict=False)}
+    steps = {after - before for before, after in itertools.pairwise(parts)}
     return "" if len(parts) == 1 or steps in ({0}, {1}) else uid

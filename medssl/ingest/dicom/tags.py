@@ -114,7 +114,8 @@ WANTED = frozenset([*TAGS.values(), *COMPARED_WORDS.values(), *COMPARED_AMOUNTS.
 SEQUENCES = frozenset(
     [SHARED_GROUPS, FRAME_GROUPS, REFERENCED_SERIES, REFERENCED_FRAMES, MODALITY_LUT, DIMENSIONS, *ENERGY_GROUPS]
 )
-"""Sequences whose items are kept: frames of an enhanced object, how values are read, what series a label object describes, what frames are sorted by."""
+"""Sequences whose items are kept: frames of an enhanced object and what they are sorted by, how values are read, what series a
+label object describes."""
 _SHAPE = ("samples", "photometric", "frames", "rows", "columns")
 _BITS = ("bits_allocated", "bits_stored", "high_bit", "signed", "padding", "padding_limit", "lossy")
 PIXELS_WANTED = frozenset(TAGS[name] for name in (*_SHAPE, *_BITS))
