@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from faults import Expected, enhanced_file
-from faults_slices import CONTRAST, GENTLE, Fault, moved, numbered, scans, shuffled, two
+from faults_slices import CONTRAST, GENTLE, Fault, fewer, moved, numbered, scans, shuffled, two
 from phantoms import Phantom, datasets, random_phantom, save
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence as Items
@@ -117,6 +117,30 @@ def three_scans_between_each_other(folder: Path, seed: int) -> Expected:
             ds.AcquisitionTime = _clock(900 + 150 * t + 0.3 * number)
         else:
             ds.RepetitionTime = (500, 900, 2400)[t]
+
+    save(shuffled(scans(truths, change), seed), folder)
+    return Expected(truths)
+
+
+def scans_in_packages(folder: Path, seed: int) -> Expected:
+    """Two scans of an MR, of which each acquired the odd slices, then the even ones; abutting or between each other."""
+    one = random_phantom(seed, **MR, slope_per_mm=GENTLE, slices=18)
+    truths = [one, moved(one, one.step * (0.5 if seed % 2 else one.slices), 600.0 + CONTRAST)]
+
+    def change(ds: FileDataset, t: int, number: int) -> None:
+        ds.AcquisitionTime = _clock(900 + 300 * t + 120 * (number % 2) + 0.3 * number)
+
+    save(shuffled(scans(truths, change), seed), folder)
+    return Expected(truths)
+
+
+def slices_one_by_one(folder: Path, seed: int) -> Expected:
+    """Two scans between each other whose slices took 6 s each, without a pause: no gap of time is wider than others."""
+    one = random_phantom(seed, **MR, slope_per_mm=GENTLE)
+    truths = [one, moved(one, one.step / 2, 600.0 + CONTRAST)]
+
+    def change(ds: FileDataset, t: int, number: int) -> None:
+        ds.AcquisitionTime = _clock(900 + 6 * (t * one.slices + number))
 
     save(shuffled(scans(truths, change), seed), folder)
     return Expected(truths)
@@ -282,6 +306,11 @@ def _each_slice_in_time(ds: FileDataset, seed: int, number: int) -> None:
 
 def _described_each(ds: FileDataset, seed: int, number: int) -> None:
     ds.SeriesDescription, ds.SeriesNumber = f"axial slice {number}", 100 + number
+
+
+def _described_few(ds: FileDataset, seed: int, number: int) -> None:
+    """Somebody marked two slices."""
+    ds.SeriesDescription = "t1 tra" if number not in (5, 6) else "t1 tra finding"
 
 
 def _beds(ds: FileDataset, seed: int, number: int) -> None:
@@ -452,6 +481,9 @@ SCAN_FAULTS: dict[str, Fault] = {
         for name, (mark, options) in _FRAME_MARKS.items()
         for where, place in _FRAME_PLACES
     },
+    "options_of_a_few": fewer(_both(ScanOptions=("HELICAL MODE", "AXIAL MODE")), ("mixed_content",)),
+    "agent_of_a_few": fewer(_both(ContrastBolusAgent=("Agent 350", "Agent 370 oral")), ("mixed_content",)),
+    "description_of_a_few": numbered(_described_few),
     "packages_in_two_times": numbered(_package_times, **MR),
     "slices_each_in_its_time": numbered(_each_slice_in_time, **MR),
     "gated_repetition_times": numbered(_heart_rate, **MR),
@@ -473,16 +505,16 @@ SCAN_FAULTS: dict[str, Fault] = {
         for f in (
             enhanced_directions_and_times, packages_with_crosstalk, packages_of_noise, slabs_of_an_angiography,
             enhanced_in_two_packages, enhanced_ct_in_time, constant_identifiers, constant_identifiers_two_folders,
-            three_scans_between_each_other, two_currents_and_steps,
+            three_scans_between_each_other, scans_in_packages, slices_one_by_one, two_currents_and_steps,
         )
     },
 }  # fmt: skip
 HARMLESS = (
     *(f"enhanced_{name}_at_one_place" for name in _FRAME_MARKS),
-    "packages_in_two_times", "slices_each_in_its_time",
-    "gated_repetition_times", "exposure_control", "two_currents_at_random",
+    "packages_in_two_times", "slices_each_in_its_time", "gated_repetition_times", "exposure_control", "two_currents_at_random",
     "currents_in_turn", "two_currents_in_blocks", "batches_of_a_reconstruction", "batches_of_a_reconstruction_mr",
-    "description_of_every_slice", "beds_of_a_pet", "enhanced_directions_and_times", "packages_with_crosstalk", "packages_of_noise", "slabs_of_an_angiography",
-    "enhanced_in_two_packages", "enhanced_ct_in_time", "constant_identifiers", "constant_identifiers_two_folders",
+    "description_of_every_slice", "description_of_a_few", "beds_of_a_pet", "enhanced_directions_and_times",
+    "packages_with_crosstalk", "packages_of_noise", "slabs_of_an_angiography", "enhanced_in_two_packages",
+    "enhanced_ct_in_time", "constant_identifiers", "constant_identifiers_two_folders",
 )  # fmt: skip
 """Classes of sound series: a refusal is a fault of the reader."""

@@ -141,7 +141,7 @@ def _clock_of_each(ds: FileDataset, t: int, number: int) -> None:
     ds.AcquisitionTime = f"10{int(seconds // 60):02d}{seconds % 60:09.6f}"
 
 
-def _fewer(change: Change, codes: tuple[str, ...], *, contrast: float = CONTRAST) -> Fault:
+def fewer(change: Change, codes: tuple[str, ...], *, contrast: float = CONTRAST) -> Fault:
     """One or two slices at an end are of another scan."""
 
     def fault(folder: Path, seed: int) -> Expected:
@@ -698,8 +698,8 @@ SLICE_FAULTS: dict[str, Fault] = {
     "patients_abutting": two(_patient, "next"),
     "patients_half_a_step_apart": two(_patient, "half"),
     "studies_half_a_step_apart": two(_study, "half"),
-    "patient_of_a_few": _fewer(_patient, ("mixed_patient",), contrast=0.0),
-    "frame_of_a_few": _fewer(_frame, ("mixed_frame",), contrast=0.0),
+    "patient_of_a_few": fewer(_patient, ("mixed_patient",), contrast=0.0),
+    "frame_of_a_few": fewer(_frame, ("mixed_frame",), contrast=0.0),
     # scans and contrasts
     **{
         f"{name}_{where}": two(change, place, **options)
@@ -722,10 +722,10 @@ SLICE_FAULTS: dict[str, Fault] = {
     "days_abutting": two(_next_day, "next"),
     "clocks_of_slices_abutting": two(_clock_of_each, "next"),
     "clocks_of_slices_half_a_step_apart": two(_clock_of_each, "half"),
-    "clock_of_a_few": _fewer(_clock, ("mixed_content",)),
-    "acquisition_of_a_few": _fewer(_acquisition, ("mixed_content",)),
-    "voltage_of_a_few": _fewer(_voltage, ("mixed_content",)),
-    "phase_of_a_few": _fewer(_phase, ("mixed_content",)),
+    "clock_of_a_few": fewer(_clock, ("mixed_content",)),
+    "acquisition_of_a_few": fewer(_acquisition, ("mixed_content",)),
+    "voltage_of_a_few": fewer(_voltage, ("mixed_content",)),
+    "phase_of_a_few": fewer(_phase, ("mixed_content",)),
     # numbers of slices
     "acquisition_of_every_slice": numbered(_every_slice),
     "acquisition_of_every_rotation": numbered(_rotation(4)),

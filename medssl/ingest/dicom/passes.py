@@ -23,6 +23,8 @@ from medssl.ingest.refusal import Refusal
 SAME_STEP = 0.05
 JUMP_S = 10.0
 """Between one slice of a scan and the next; so long a pause may be that between two scans."""
+FEW_FRAC = 0.2
+"""Up to this share of the slices may belong to another scan, of which the rest is not here."""
 MAX_GAP = 3
 """Up to so many steps between two blocks are missing slices, more are two ranges."""
 
@@ -66,6 +68,8 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
     judged: set[Sets] = set()
     for attribute in WEAK:
         sets = sets_of([s.attributes[attribute.name] for s in ordered], depths, attribute.rule, min_slices)
+        if sets is None and attribute.rule == "words":
+            _check_few(ordered, attribute, near)
         if sets is None or (sets in judged and attribute.rule != "words"):
             continue
         judged.add(sets)
@@ -75,7 +79,7 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
             borders = [k for k in sets.borders if not _is_gap(steps, k)]
             pieces = _cut(ordered, [k for k in borders if not near.joins(k, values, sets.borders)])
         elif _are_scans(ordered, sets, attribute, near):
-            pieces = [[s for s, label in zip(ordered, values, strict=True) if label == n] for n in range(sets.count)]
+            pieces = _sets_that_join(ordered, sets, attribute, sample)
         else:
             pieces = [ordered]
             if not near.are_smooth(sets.count) and "alternating" not in found.warnings:
@@ -87,6 +91,15 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
     return [ordered]
 
 
+def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> None:
+    """A few slices whose words differ are of another scan if their pixels do not go on."""
+    values = [s.attributes[attribute.name] for s in ordered]
+    few = len(values) - Counter(values).most_common(1)[0][1]
+    borders = [k for k in range(len(values) - 1) if values[k] != values[k + 1]]
+    if 0 < few <= FEW_FRAC * len(values) and not all(near.joins(k, values, borders) for k in borders):
+        raise Refusal("mixed_content", f"{few} of {len(values)} slices differ in {attribute.name}, and their values do not go on")
+
+
 def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Neighbours) -> bool:
     """Whether sets of slices that lie between each other are scans: by what they state, or by their pixels and numbers too."""
     if attribute.rule == "words":
@@ -94,6 +107,19 @@ def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Nei
     if attribute.rule == "amount":
         return not near.are_smooth(sets.count)
     return near.alternate(sets.count) and not _numbered_as_one(ordered)
+
+
+def _sets_that_join(ordered: list[Slice], sets: Sets, attribute: Attribute, sample: Sample) -> list[list[Slice]]:
+    """The slices of each set; of times, sets that are smooth together are one scan in packages."""
+    pieces = [[k for k, label in enumerate(sets.labels) if label == n] for n in range(sets.count)]
+    if attribute.rule == "time" and sets.count > 2:
+        for _ in range(sets.count):
+            for one, other in itertools.combinations(pieces, 2):
+                both = sorted(one + other)
+                if Neighbours([ordered[k] for k in both], sample).are_smooth():
+                    pieces = [piece for piece in pieces if piece not in (one, other)] + [both]
+                    break
+    return [[ordered[k] for k in piece] for piece in sorted(pieces)]
 
 
 def _numbered_as_one(ordered: list[Slice]) -> bool:

@@ -46,13 +46,16 @@ class Sets:
 def sets_of(values: Sequence[Hashable], depths: np.ndarray, rule: str, min_slices: int) -> Sets | None:
     """The sets that values sort slices at ascending `depths` into, or None where they sort nothing.
 
-    Words sort by being equal, amounts by clusters, times (in seconds) by clusters, else by being equal.
+    Words sort by being equal, amounts by clusters; times (in seconds) by clusters, else by being equal, else by runs.
     """
     if len(set(values)) == 1:
         return None
-    clusters = _clusters(values, is_time=rule == "time") if rule != "words" else []
-    found = _sorted(clusters, depths, min_slices) if clusters else None
-    return _sorted(list(values), depths, min_slices) if found is None and rule != "amount" else found
+    if rule == "words":
+        return _sorted(list(values), depths, min_slices)
+    found = _sorted(_clusters(values, is_time=rule == "time"), depths, min_slices)
+    if found is None and rule == "time":
+        found = _sorted(list(values), depths, min_slices) or _sorted(_runs(values, depths), depths, min_slices)
+    return found
 
 
 def _sorted(values: list[Hashable], depths: np.ndarray, min_slices: int) -> Sets | None:
@@ -61,10 +64,21 @@ def _sorted(values: list[Hashable], depths: np.ndarray, min_slices: int) -> Sets
         return None
     numbers = {value: n for n, value in enumerate(counts)}
     labels = tuple(numbers[value] for value in values)
-    sets = Sets(labels, in_blocks=False)
-    if len(sets.borders) == len(counts) - 1:
-        return Sets(labels, in_blocks=True)
-    return sets if all(_is_even(depths[[k for k, own in enumerate(labels) if own == n]]) for n in numbers.values()) else None
+    blocks = _blocks(labels)
+    alone = {n for n in numbers.values() if labels.count(n) == blocks.count(blocks[labels.index(n)])}
+    if not all(_is_even(depths[[k for k, own in enumerate(labels) if own == n]]) for n in numbers.values() if n not in alone):
+        return None
+    return Sets(tuple(blocks), in_blocks=True) if max(blocks) else Sets(labels, in_blocks=False)
+
+
+def _blocks(labels: tuple[int, ...]) -> list[int]:
+    """The block of each slice: sets that lie between each other are one block."""
+    last = {label: k for k, label in enumerate(labels)}
+    blocks, end = [0], last[labels[0]]
+    for k, label in enumerate(labels[1:], 1):
+        blocks.append(blocks[-1] + (k > end))
+        end = max(end, last[label])
+    return blocks
 
 
 def _is_even(depths: np.ndarray) -> bool:
@@ -85,3 +99,21 @@ def _clusters(values: Sequence[Hashable], *, is_time: bool) -> list[Hashable]:
     starts = [numbers[0], *(numbers[k + 1] for k in np.flatnonzero(wide))]
     lowest = {number: max(start for start in starts if start <= number) for number in numbers}
     return [lowest.get(value, value) if isinstance(value, (int, float)) else value for value in values]
+
+
+def _runs(values: Sequence[Hashable], depths: np.ndarray) -> list[Hashable]:
+    """Times → the number of the run through the stack, up or down, that a slice was acquired in; empty without times."""
+    times = np.array([value for value in values if isinstance(value, (int, float))], float)
+    if len(times) < len(values):
+        return []
+    order = np.lexsort((depths, times)).tolist()
+    runs: list[Hashable] = [0] * len(order)
+    number, up = 0, 0
+    for before, after in pairwise(order):
+        turn = 1 if depths[after] > depths[before] else -1
+        if up and turn != up:
+            number, up = number + 1, 0
+        else:
+            up = turn
+        runs[after] = number
+    return runs
