@@ -184,10 +184,10 @@ def _frame_offset(item: Dataset, t: int) -> None:
     item.TemporalPositionSequence = Items([position])
 
 
-def _pointed(ds: FileDataset) -> None:
-    """What the indices count: stack, position in it, temporal position."""
+def _pointed(ds: FileDataset, last: int = 0x00209128) -> None:
+    """What the indices count: stack, position in it, and a temporal position or an acquisition."""
     made = []
-    for pointer in (0x00209056, 0x00209057, 0x00209128):
+    for pointer in (0x00209056, 0x00209057, last):
         dimension = Dataset()
         dimension.DimensionIndexPointer, dimension.FunctionalGroupPointer = pointer, 0x00209111
         made.append(dimension)
@@ -391,11 +391,11 @@ def enhanced_in_two_packages(folder: Path, seed: int) -> Expected:
     for number, item in enumerate(ds.PerFrameFunctionalGroupsSequence):
         content = item.FrameContentSequence[0]
         content.FrameAcquisitionDateTime = f"20240102{_clock(900 + 130 * (number % 2))}"
-        content.DimensionIndexValues = [1, number + 1, 1]
+        content.DimensionIndexValues = [1, number + 1, 1 + number % 2]
         for mark in (_frame_use, _frame_direction, _frame_repetition):
             mark(item, 0)
     if seed % 2:
-        _pointed(ds)
+        _pointed(ds, 0x00209156)
     save([ds], folder)
     return Expected([phantom], must_be_right=True)
 

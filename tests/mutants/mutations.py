@@ -445,9 +445,39 @@ MUTATIONS = [
     ),
     Mutation(
         "ingest", "an image without a series beside others that have one makes a series of its own",
-        "if _folder(row) in named:",
-        "if False:",
+        "if _folder(row) in named and not",
+        "if False and not",
         "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[dicom]",
+    ),
+    Mutation(
+        "ingest", "two times in turn are two scans",
+        "return near.alternate(sets.count) and not _numbered_as_one(ordered)",
+        "return True",
+        "ingest/test_ingest_scans.py::test_packages_are_one_volume_and_doubt_is_said",
+    ),
+    Mutation(
+        "ingest", "a block is cut off where its pixels join",
+        "[k for k in borders if not near.joins(k, values, sets.borders)]",
+        "borders",
+        "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[dicom]",
+    ),
+    Mutation(
+        "ingest", "amounts that hardly differ sort slices",
+        "LEAST_GAP_S, LEAST_GAP_FRAC = 10.0, 0.05",
+        "LEAST_GAP_S, LEAST_GAP_FRAC = 10.0, 0.0",
+        "ingest/test_ingest_scans.py::test_slices_are_sorted_by_a_few_values_that_alternate_or_step",
+    ),
+    Mutation(
+        "ingest", "a constant is an identifier",
+        'return "" if len(parts) == 1 or steps in ({0}, {1}) else uid',
+        "return uid",
+        "ingest/test_ingest_scans.py::test_a_constant_is_no_identifier",
+    ),
+    Mutation(
+        "ingest", "frames of one place that differ in words alone contradict each other",
+        "for names in [[name] for name in few] + [few]:",
+        "for names in [[name] for name in few[:0]]:",
+        "ingest/test_ingest_scans.py::test_directions_at_one_place_stand_in_the_order_of_their_images",
     ),
     Mutation(
         "ingest", "a label map is an image whatever its name",

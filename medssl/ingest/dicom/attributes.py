@@ -17,7 +17,7 @@ from medssl.ingest.dicom.compared import MOST_DIMENSIONS
 from medssl.ingest.dicom.frames import Frame
 from medssl.ingest.dicom.header import Header
 
-Rule = Literal["equal", "split", "contrast", "pass", "clock", "words", "amount", "time"]
+Rule = Literal["equal", "split", "contrast", "pass", "clock", "words", "index", "amount", "time"]
 """What a difference means:
 
 - `equal`: a contradiction, the series is refused;
@@ -26,10 +26,10 @@ Rule = Literal["equal", "split", "contrast", "pass", "clock", "words", "amount",
   the slices one by one;
 - `pass`: as `contrast`, but blocks that follow each other stay one volume where their values join;
 - `clock`: as `pass`, but blocks count only where the clock jumps: a scan takes its time;
-- `words`, `amount`, `time`: of little weight, as they vary in many sound scans. They count where a few values, or a few clusters
-  of values, sort the slices into sets (`sets_of_slices`): blocks whose pixels do not join, or sets between each other. Of the
-  latter, amounts say nothing where the pixels are smooth, and times nothing unless the pixels alternate as well: an MR acquires
-  its slices in any order.
+- `words`, `index`, `amount`, `time`: of little weight, as they vary in many sound scans. They count where a few values, or a few
+  clusters of values, sort the slices into sets (`sets_of_slices`): blocks whose pixels do not join, or sets between each other.
+  Of the latter, indices and amounts say nothing where the pixels are smooth, and times nothing unless the pixels alternate as
+  well: an MR acquires its slices in any order.
 """
 
 
@@ -55,7 +55,7 @@ def _rounded(value: float | None, digits: int) -> Hashable:
 
 def _compared(name: str, rule: Rule, why: str) -> Attribute:
     """One of the words, amounts and times that `compared` reads."""
-    if rule == "words":
+    if rule in ("words", "index"):
         return Attribute(name, rule, lambda h, f: f.words.get(name, ""), why)
     per_s = 1000.0 if name == "reference time" else 1.0
     return Attribute(name, rule, lambda h, f: f.amounts[name] / per_s if name in f.amounts else None, why)
@@ -142,7 +142,15 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     _compared("position of the patient", "words", "another way to lie"),
     _compared("diffusion direction", "words", "another contrast (PS3.3 C.8.13.5.9)"),
     *(
-        _compared(f"dimension {n + 1}", "words", "frames say what they are sorted by, their place apart (PS3.3 C.7.6.17)")
+        _compared(f"dimension {n + 1}", "index", "frames say what they are sorted by, their place apart (PS3.3 C.7.6.17)")
+        for n in range(MOST_DIMENSIONS)
+    ),
+    *(
+        Attribute(
+            f"time by dimension {n + 1}", "time",
+            lambda h, f, name=f"time by dimension {n + 1}": f.words.get(name, ""),  # type: ignore[misc]
+            "as a time; or a number of a package",
+        )
         for n in range(MOST_DIMENSIONS)
     ),
     _compared("repetition time", "amount", "another contrast; that of a gated scan follows the heart"),
@@ -162,7 +170,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
 )  # fmt: skip
 SPLITS = tuple(a for a in ATTRIBUTES if a.rule == "split")
 TESTED = tuple(a for a in ATTRIBUTES if a.rule in ("contrast", "pass", "clock"))
-WEAK = tuple(a for a in ATTRIBUTES if a.rule in ("words", "amount", "time"))
+WEAK = tuple(a for a in ATTRIBUTES if a.rule in ("words", "index", "amount", "time"))
 
 
 def stated(header: Header, frame: Frame) -> dict[str, Hashable]:

@@ -29,6 +29,7 @@ _USAGE, _USED = 0x00189341, (0x00189337, 0x00189342, 0x00189343, 0x00189344)
 _TIME_OF_FRAME, _OFFSET = 0x00209310, 0x0020930D
 _INDICES, _POINTER = 0x00209157, 0x00209165
 _OF_PLACES = frozenset([0x00200032, 0x00209113, 0x00209057, 0x00201041, 0x0020930C, 0x00209301])
+_OF_TIMES = frozenset([0x00209128, 0x00209156, 0x00189074, 0x00189151, 0x0020930D, 0x00209153])
 MOST_DIMENSIONS = 6
 """Indices by which frames are sorted, of which more are left out."""
 
@@ -74,7 +75,8 @@ def compared_of_frame(own: Values, shared: Values, pointers: list[int], order: s
     indices = _indices(content[0].get(_INDICES) if content else None, order)
     for n, index in enumerate(indices[:MOST_DIMENSIONS]):
         if n >= len(pointers) or pointers[n] not in _OF_PLACES:
-            words[f"dimension {n + 1}"] = str(index)
+            counted = "time by dimension" if n < len(pointers) and pointers[n] in _OF_TIMES else "dimension"
+            words[f"{counted} {n + 1}"] = str(index)
     for name, (group, tag) in FRAME_AMOUNTS.items():
         numbers = [number for item in items(group) if (number := _number(item.get(tag), order)) is not None]
         if numbers:

@@ -104,7 +104,7 @@ def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Nei
     """Whether sets of slices that lie between each other are scans: by what they state, or by their pixels and numbers too."""
     if attribute.rule == "words":
         return True
-    if attribute.rule == "amount":
+    if attribute.rule in ("amount", "index"):
         return not near.are_smooth(sets.count)
     return near.alternate(sets.count) and not _numbered_as_one(ordered)
 

@@ -46,11 +46,11 @@ class Sets:
 def sets_of(values: Sequence[Hashable], depths: np.ndarray, rule: str, min_slices: int) -> Sets | None:
     """The sets that values sort slices at ascending `depths` into, or None where they sort nothing.
 
-    Words sort by being equal, amounts by clusters; times (in seconds) by clusters, else by being equal, else by runs.
+    Words and indices sort by being equal, amounts by clusters; times (in seconds) by clusters, else by being equal, else by runs.
     """
     if len(set(values)) == 1:
         return None
-    if rule == "words":
+    if rule in ("words", "index"):
         return _sorted(list(values), depths, min_slices)
     found = _sorted(_clusters(values, is_time=rule == "time"), depths, min_slices)
     if found is None and rule == "time":
@@ -94,7 +94,7 @@ def _clusters(values: Sequence[Hashable], *, is_time: bool) -> list[Hashable]:
     gaps = np.diff(numbers)
     least = LEAST_GAP_S if is_time else LEAST_GAP_FRAC * max(abs(numbers[0]), abs(numbers[-1]))
     wide = gaps >= least
-    if not wide.any() or (not wide.all() and gaps[wide].min() < CLEAR_GAP * gaps[~wide].max()):
+    if not 0 < wide.sum() < MOST_SETS or (not wide.all() and gaps[wide].min() < CLEAR_GAP * gaps[~wide].max()):
         return []
     starts = [numbers[0], *(numbers[k + 1] for k in np.flatnonzero(wide))]
     lowest = {number: max(start for start in starts if start <= number) for number in numbers}
