@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import faults_scans
+from faults import faults_people, faults_scans, faults_sound_scans
 from ingesting import KEY, ingest
 from phantoms import datasets, largest_error, random_phantom, save
 from pydicom.uid import generate_uid
@@ -17,13 +17,14 @@ from medssl.ingest.dicom.placeholders import is_placeholder_id, true_uid
 from medssl.ingest.dicom.sets_of_slices import Sets, sets_of
 from medssl.ingest.subjects import remarks_on_ids
 
+CLASSES = faults_scans.SCAN_FAULTS | faults_sound_scans.SOUND_SCAN_FAULTS | faults_people.PEOPLE_FAULTS
 EVEN = 2.5 * np.arange(12)
 IN_TURN, HALVES = Sets((0, 1) * 6, in_blocks=False), Sets((0,) * 6 + (1,) * 6, in_blocks=True)
 
 
 def test_harmless_classes_are_those_that_must_be_right(tmp_path: Path) -> None:
-    sound = {name for name, fault in faults_scans.SCAN_FAULTS.items() if fault(tmp_path / name, 3).must_be_right}
-    assert sound == set(faults_scans.HARMLESS)
+    sound = {name for name, fault in CLASSES.items() if fault(tmp_path / name, 3).must_be_right}
+    assert sound == {*faults_scans.HARMLESS, *faults_sound_scans.HARMLESS, *faults_people.HARMLESS}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_nothing_that_is_compared_leaves_the_reader_as_it_is(tmp_path: Path, rea
 
 @pytest.mark.parametrize(("name", "warnings"), [("packages_in_two_times", []), ("packages_with_crosstalk", ["alternating"])])
 def test_packages_are_one_volume_and_doubt_is_said(name: str, warnings: list[str], tmp_path: Path, readers) -> None:
-    faults_scans.SCAN_FAULTS[name](tmp_path / "s" / "case", 4)
+    CLASSES[name](tmp_path / "s" / "case", 4)
     ((_, _, row),) = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"].volumes
     assert row["warnings"] == warnings
 
@@ -105,7 +106,7 @@ def test_scans_of_other_sequences_are_not_mixed_by_interpolation(tmp_path: Path,
 
 
 def test_directions_at_one_place_stand_in_the_order_of_their_images(tmp_path: Path, readers) -> None:
-    expected = faults_scans.SCAN_FAULTS["enhanced_directions_at_one_place"](tmp_path / "s" / "case", 5)
+    expected = CLASSES["enhanced_directions_at_one_place"](tmp_path / "s" / "case", 5)
     found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"].volumes
     order = sorted(found, key=lambda volume: volume[2]["time_index"])
     assert [largest_error(v, a, truth) <= 0.51 for (v, a, _), truth in zip(order, expected.truths, strict=True)] == [True, True]
@@ -136,7 +137,7 @@ def test_several_people_under_no_identifier_are_said() -> None:
 
 
 def test_people_in_two_folders_are_two_series(tmp_path: Path, readers) -> None:
-    faults_scans.SCAN_FAULTS["constant_identifiers_two_folders"](tmp_path / "s" / "case", 1)
+    CLASSES["constant_identifiers_two_folders"](tmp_path / "s" / "case", 1)
     found = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"].volumes
     assert len({row["series_id"] for _, _, row in found}) == 2
 
