@@ -30,13 +30,13 @@ GENTLE = (1.5, 1.0, 1.2)
 # ---- two scans in one series: abutting, half a step apart, on another grid
 
 
-def _moved(phantom: Phantom, along: float, constant: float) -> Phantom:
+def moved(phantom: Phantom, along: float, constant: float) -> Phantom:
     """The phantom further along its normal, with another contrast."""
     origin = np.round(np.array(phantom.origin) + along * phantom.normal, 6)
     return replace(phantom, origin=tuple(float(v) for v in origin), constant=constant)
 
 
-def _scans(truths: Sequence[Phantom], change: Change) -> list[FileDataset]:
+def scans(truths: Sequence[Phantom], change: Change) -> list[FileDataset]:
     """The slices of several scans under one series identifier."""
     made = []
     for t, truth in enumerate(truths):
@@ -49,7 +49,7 @@ def _scans(truths: Sequence[Phantom], change: Change) -> list[FileDataset]:
     return made
 
 
-def _two(change: Change, place: str, **options: object) -> Fault:
+def two(change: Change, place: str, **options: object) -> Fault:
     """Two scans in one series; `change` marks the second one."""
 
     def fault(folder: Path, seed: int) -> Expected:
@@ -58,18 +58,18 @@ def _two(change: Change, place: str, **options: object) -> Fault:
         )  # type: ignore[arg-type]
         if place == "half":
             # steps that whole millimetres and 1 % cannot confuse
-            other = _moved(one, one.step / 2, one.constant + CONTRAST)
+            other = moved(one, one.step / 2, one.constant + CONTRAST)
         elif place == "grid":
-            other = _moved(one, one.step * (one.slices + 0.4), one.constant + CONTRAST)
+            other = moved(one, one.step * (one.slices + 0.4), one.constant + CONTRAST)
         else:
-            other = _moved(one, one.step * one.slices, one.constant + CONTRAST)
-        save(_shuffled(_scans([one, other], change), seed), folder)
+            other = moved(one, one.step * one.slices, one.constant + CONTRAST)
+        save(shuffled(scans([one, other], change), seed), folder)
         return Expected([one, other])
 
     return fault
 
 
-def _shuffled(made: list[FileDataset], seed: int) -> list[FileDataset]:
+def shuffled(made: list[FileDataset], seed: int) -> list[FileDataset]:
     return [made[n] for n in rng(seed, "shuffle").permutation(len(made))]
 
 
@@ -141,7 +141,7 @@ def _clock_of_each(ds: FileDataset, t: int, number: int) -> None:
     ds.AcquisitionTime = f"10{int(seconds // 60):02d}{seconds % 60:09.6f}"
 
 
-def _fewer(change: Change, codes: tuple[str, ...], *, contrast: float = CONTRAST) -> Fault:
+def fewer(change: Change, codes: tuple[str, ...], *, contrast: float = CONTRAST) -> Fault:
     """One or two slices at an end are of another scan."""
 
     def fault(folder: Path, seed: int) -> Expected:
@@ -152,7 +152,7 @@ def _fewer(change: Change, codes: tuple[str, ...], *, contrast: float = CONTRAST
             change(made[n], 1, n)
         for n in range(len(made) - 1 - seed % 2):
             change(made[n], 0, n)
-        save(_shuffled(made, seed), folder)
+        save(shuffled(made, seed), folder)
         return Expected([phantom], contradictory=True, codes=codes)
 
     return fault
@@ -164,7 +164,7 @@ def oblique_stacks(folder: Path, seed: int) -> Expected:
     angle = np.radians(0.15)
     turned = (1.0, 0.0, 0.0, 0.0, round(float(np.cos(angle)), 8), round(float(np.sin(angle)), 8))
     other = replace(one, orientation=turned, origin=(one.origin[0], one.origin[1], one.origin[2] + 0.7), constant=180.0)
-    save(_shuffled(_scans([one, other], lambda ds, t, n: None), seed), folder)
+    save(shuffled(scans([one, other], lambda ds, t, n: None), seed), folder)
     return Expected([one, other])
 
 
@@ -184,7 +184,7 @@ def excluded_slice_fits(folder: Path, seed: int) -> Expected:
 # ---- numbers that differ harmlessly
 
 
-def _numbered(change: Change, **options: object) -> Fault:
+def numbered(change: Change, **options: object) -> Fault:
     """A sound series whose slices bear numbers of their own."""
 
     def fault(folder: Path, seed: int) -> Expected:
@@ -192,7 +192,7 @@ def _numbered(change: Change, **options: object) -> Fault:
         made = datasets(phantom)
         for number, ds in enumerate(made):
             change(ds, seed, number)
-        save(_shuffled(made, seed), folder)
+        save(shuffled(made, seed), folder)
         return Expected([phantom], must_be_right=True)
 
     return fault
@@ -269,24 +269,24 @@ def rotations_start_off(folder: Path, seed: int) -> Expected:
     made = datasets(phantom)
     for number, ds in enumerate(made):
         ds.AcquisitionNumber = number // 4 + 1
-    save(_shuffled(made, seed), folder)
+    save(shuffled(made, seed), folder)
     return Expected([phantom], must_be_right=True)
 
 
 def slabs(folder: Path, seed: int) -> Expected:
     """Two slabs with a wide gap, each an acquisition: two volumes."""
     one = random_phantom(seed, slope_per_mm=GENTLE)
-    other = _moved(one, one.step * (one.slices + 9.3), one.constant - 20.0)
-    save(_shuffled(_scans([one, other], _acquisition), seed), folder)
+    other = moved(one, one.step * (one.slices + 9.3), one.constant - 20.0)
+    save(shuffled(scans([one, other], _acquisition), seed), folder)
     return Expected([one, other], must_be_right=True)
 
 
 def passes_over_one_range(folder: Path, seed: int) -> Expected:
     """Before and after contrast, over ranges that overlap in part, as acquisitions of one series."""
     one = random_phantom(seed, slices=24)
-    later = [replace(_moved(one, 8 * one.step, 180.0), slices=14), replace(one, slices=12, constant=250.0)]
+    later = [replace(moved(one, 8 * one.step, 180.0), slices=14), replace(one, slices=12, constant=250.0)]
     truths = [one, *later[: 1 + seed % 2]]
-    save(_shuffled(_scans(truths, _acquisition), seed), folder)
+    save(shuffled(scans(truths, _acquisition), seed), folder)
     return Expected(truths, must_be_right=True)
 
 
@@ -294,7 +294,7 @@ def passes_on_other_grids(folder: Path, seed: int) -> Expected:
     """One pass with a step of its own, that shares some places with the other."""
     one = random_phantom(seed, slices=21)
     other = replace(one, slices=11, step=one.step * 2, constant=180.0)
-    save(_shuffled(_scans([one, other], _acquisition), seed), folder)
+    save(shuffled(scans([one, other], _acquisition), seed), folder)
     return Expected([one, other], must_be_right=True)
 
 
@@ -307,7 +307,7 @@ def heart_in_time(folder: Path, seed: int) -> Expected:
         ds.AcquisitionNumber, ds.InstanceNumber = number + 1, number * 4 + t + 1
         ds.TriggerTime = (t * (200 + number), number * 3 + t * 190)[seed % 2]
 
-    save(_shuffled(_scans(truths, change), seed), folder)
+    save(shuffled(scans(truths, change), seed), folder)
     return Expected(truths, must_be_right=True)
 
 
@@ -317,7 +317,7 @@ def series_of_each_slice(folder: Path, seed: int) -> Expected:
     made = datasets(phantom)
     for number, ds in enumerate(made):
         ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series of", str(seed), str(number)])
-    save(_shuffled(made, seed), folder)
+    save(shuffled(made, seed), folder)
     return Expected([phantom], must_be_right=True)
 
 
@@ -330,7 +330,7 @@ def _emptied(made: list[FileDataset]) -> list[FileDataset]:
 
 def identifiers_emptied(folder: Path, seed: int) -> Expected:
     phantom = random_phantom(seed)
-    save(_shuffled(_emptied(datasets(phantom)), seed), folder)
+    save(shuffled(_emptied(datasets(phantom)), seed), folder)
     return Expected([phantom], must_be_right=True)
 
 
@@ -338,7 +338,7 @@ def identifiers_emptied_gap(folder: Path, seed: int) -> Expected:
     phantom = random_phantom(seed)
     made = _emptied(datasets(phantom))
     made.pop(int(rng(seed, "which").integers(1, len(made) - 1)))
-    save(_shuffled(made, seed), folder)
+    save(shuffled(made, seed), folder)
     return Expected([phantom], codes=("missing_slice",))
 
 
@@ -350,22 +350,22 @@ def identifiers_emptied_two_kernels(folder: Path, seed: int) -> Expected:
     def change(ds: FileDataset, t: int, number: int) -> None:
         ds.ConvolutionKernel = ("B31f", "B70f")[t]
 
-    save(_shuffled(_emptied(_scans([one, other], change)), seed), folder)
+    save(shuffled(_emptied(scans([one, other], change)), seed), folder)
     return Expected([one, other], must_be_right=True)
 
 
 def identifiers_emptied_two_series(folder: Path, seed: int) -> Expected:
     """Two series in one folder, half a step apart or one after the other; what tells them apart is their number, or the sex."""
     one = random_phantom(seed, constant=100.0, slope_per_mm=GENTLE)
-    other = _moved(one, one.step * (0.5 if seed % 2 else one.slices), one.constant + CONTRAST)
+    other = moved(one, one.step * (0.5 if seed % 2 else one.slices), one.constant + CONTRAST)
 
     def change(ds: FileDataset, t: int, number: int) -> None:
         ds.SeriesNumber, ds.PatientSex = (3 + t, "F") if seed % 4 < 2 else (3, "MF"[t])
 
-    made = _emptied(_scans([one, other], change))
+    made = _emptied(scans([one, other], change))
     for ds in made:
         ds.FrameOfReferenceUID = ""
-    save(_shuffled(made, seed), folder)
+    save(shuffled(made, seed), folder)
     return Expected([one, other], must_be_right=True)
 
 
@@ -394,7 +394,7 @@ def series_of_the_last(folder: Path, seed: int) -> Expected:
     made = datasets(phantom)
     ds = made[-1 if seed % 2 else 0]
     ds.SeriesInstanceUID = ds.SeriesInstanceUID[:-1] + str((int(ds.SeriesInstanceUID[-1]) + 1) % 10)
-    save(_shuffled(made, seed), folder)
+    save(shuffled(made, seed), folder)
     return Expected([phantom], codes=("mixed_series",))
 
 
@@ -402,7 +402,7 @@ def slice_of_a_sparse_series(folder: Path, seed: int) -> Expected:
     """Beside a series another of a single slice, as bolus tracking leaves it: it completes nothing."""
     phantom = random_phantom(seed)
     made = datasets(phantom)
-    single = datasets(replace(_moved(phantom, phantom.step * 4.4, 100.0), slices=1), series="b")
+    single = datasets(replace(moved(phantom, phantom.step * 4.4, 100.0), slices=1), series="b")
     save([*made, *single], folder)
     return Expected([phantom], must_be_right=True)
 
@@ -425,7 +425,7 @@ def _micro(folder: Path, seed: int, change: Callable[[list[FileDataset]], None],
     phantom = random_phantom(seed, spacing=(step, step), step=step, slope_per_mm=(300.0, 200.0, 500.0), origin=(-0.2, 0.1, 0.3))
     made = datasets(phantom)
     change(made)
-    save(_shuffled(made, seed), folder)
+    save(shuffled(made, seed), folder)
     return Expected([phantom], **found)  # type: ignore[arg-type]
 
 
@@ -652,7 +652,7 @@ def _enhanced_scans(mark: Callable[[Dataset, int], None]) -> Fault:
 
     def fault(folder: Path, seed: int) -> Expected:
         one = random_phantom(seed, constant=0.0, slope_per_mm=GENTLE)
-        other = _moved(one, one.step * one.slices, CONTRAST)
+        other = moved(one, one.step * one.slices, CONTRAST)
         ds, second = enhanced_file(one), enhanced_file(other)
         for n, item in enumerate(ds.PerFrameFunctionalGroupsSequence):
             mark(item, 0)
@@ -693,16 +693,16 @@ def _frame_phase(item: Dataset, t: int) -> None:
 
 SLICE_FAULTS: dict[str, Fault] = {
     # ids, patients
-    "frames_of_reference_abutting": _two(_frame, "next"),
-    "frames_of_reference_over_each_other": _two(_frame, "half"),
-    "patients_abutting": _two(_patient, "next"),
-    "patients_half_a_step_apart": _two(_patient, "half"),
-    "studies_half_a_step_apart": _two(_study, "half"),
-    "patient_of_a_few": _fewer(_patient, ("mixed_patient",), contrast=0.0),
-    "frame_of_a_few": _fewer(_frame, ("mixed_frame",), contrast=0.0),
+    "frames_of_reference_abutting": two(_frame, "next"),
+    "frames_of_reference_over_each_other": two(_frame, "half"),
+    "patients_abutting": two(_patient, "next"),
+    "patients_half_a_step_apart": two(_patient, "half"),
+    "studies_half_a_step_apart": two(_study, "half"),
+    "patient_of_a_few": fewer(_patient, ("mixed_patient",), contrast=0.0),
+    "frame_of_a_few": fewer(_frame, ("mixed_frame",), contrast=0.0),
     # scans and contrasts
     **{
-        f"{name}_{where}": _two(change, place, **options)
+        f"{name}_{where}": two(change, place, **options)
         for name, change, options in (
             ("acquisitions", _acquisition, {}), ("voltages", _voltage, {}), ("energies", _energy, {}), ("kernels", _kernel, {}),
             ("types", _type, {}), ("phases", _phase, {}), ("temporal_positions", _temporal, {}), ("agents", _agent, {}),
@@ -711,35 +711,35 @@ SLICE_FAULTS: dict[str, Fault] = {
         )
         for where, place in (("abutting", "next"), ("half_a_step_apart", "half"))
     },
-    "acquisitions_on_another_grid": _two(_acquisition, "grid"),
-    "clocks_half_a_step_apart": _two(_clock, "half"),
-    "clocks_abutting": _two(_clock, "next"),
-    "clocks_without_seconds_half_a_step_apart": _two(_short_time, "half"),
-    "clocks_without_seconds_abutting": _two(_short_time, "next"),
-    "moments_half_a_step_apart": _two(_moment, "half"),
-    "moments_abutting": _two(_moment, "next"),
-    "days_half_a_step_apart": _two(_next_day, "half"),
-    "days_abutting": _two(_next_day, "next"),
-    "clocks_of_slices_abutting": _two(_clock_of_each, "next"),
-    "clocks_of_slices_half_a_step_apart": _two(_clock_of_each, "half"),
-    "clock_of_a_few": _fewer(_clock, ("mixed_content",)),
-    "acquisition_of_a_few": _fewer(_acquisition, ("mixed_content",)),
-    "voltage_of_a_few": _fewer(_voltage, ("mixed_content",)),
-    "phase_of_a_few": _fewer(_phase, ("mixed_content",)),
+    "acquisitions_on_another_grid": two(_acquisition, "grid"),
+    "clocks_half_a_step_apart": two(_clock, "half"),
+    "clocks_abutting": two(_clock, "next"),
+    "clocks_without_seconds_half_a_step_apart": two(_short_time, "half"),
+    "clocks_without_seconds_abutting": two(_short_time, "next"),
+    "moments_half_a_step_apart": two(_moment, "half"),
+    "moments_abutting": two(_moment, "next"),
+    "days_half_a_step_apart": two(_next_day, "half"),
+    "days_abutting": two(_next_day, "next"),
+    "clocks_of_slices_abutting": two(_clock_of_each, "next"),
+    "clocks_of_slices_half_a_step_apart": two(_clock_of_each, "half"),
+    "clock_of_a_few": fewer(_clock, ("mixed_content",)),
+    "acquisition_of_a_few": fewer(_acquisition, ("mixed_content",)),
+    "voltage_of_a_few": fewer(_voltage, ("mixed_content",)),
+    "phase_of_a_few": fewer(_phase, ("mixed_content",)),
     # numbers of slices
-    "acquisition_of_every_slice": _numbered(_every_slice),
-    "acquisition_of_every_rotation": _numbered(_rotation(4)),
-    "acquisition_of_every_short_rotation": _numbered(_rotation(2)),
-    "acquisition_in_two_packages": _numbered(_in_two_packages, modality="MR", constant=600.0),
-    "acquisition_in_two_runs": _numbered(_in_two_runs, modality="MR", constant=600.0),
-    "clock_of_every_slice": _numbered(_clock_runs),
-    "temporal_position_of_every_slice": _numbered(_each_position),
-    "trigger_of_every_slice": _numbered(_trigger, modality="MR", constant=600.0),
-    "types_with_add": _numbered(_add_words),
-    "agent_everywhere": _numbered(_agent_everywhere),
-    "frame_of_every_file": _numbered(_frame_of_each),
-    "empty_capture_device": _numbered(_empty_tags),
-    "no_instance_identifier": _numbered(_no_instance),
+    "acquisition_of_every_slice": numbered(_every_slice),
+    "acquisition_of_every_rotation": numbered(_rotation(4)),
+    "acquisition_of_every_short_rotation": numbered(_rotation(2)),
+    "acquisition_in_two_packages": numbered(_in_two_packages, modality="MR", constant=600.0),
+    "acquisition_in_two_runs": numbered(_in_two_runs, modality="MR", constant=600.0),
+    "clock_of_every_slice": numbered(_clock_runs),
+    "temporal_position_of_every_slice": numbered(_each_position),
+    "trigger_of_every_slice": numbered(_trigger, modality="MR", constant=600.0),
+    "types_with_add": numbered(_add_words),
+    "agent_everywhere": numbered(_agent_everywhere),
+    "frame_of_every_file": numbered(_frame_of_each),
+    "empty_capture_device": numbered(_empty_tags),
+    "no_instance_identifier": numbered(_no_instance),
     # values
     "slope_empty_mr": _rescaled(_empty_slope, ("bad_rescale", "mixed_rescale"), modality="MR", constant=600.0),
     "slope_absent_pt": _rescaled(_no_slope, ("no_rescale",), modality="PT", constant=600.0),

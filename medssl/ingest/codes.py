@@ -57,6 +57,8 @@ CODES: dict[str, str] = {
     "mixed_frame": "a few slices of a series have another frame of reference",
     "series_each": "every slice bears a series identifier of its own; their geometry makes them one stack",
     "frame_each": "every file has a frame of reference of its own, as programs that replace identifiers make it; it was ignored",
+    "alternating": "times alternate from slice to slice, and so may the values: a scan in packages between which the patient "
+    "moved, or several scans; look at it across its slices",
     "mixed_rescale": "slices of one series contradict each other in their rescale",
     "bad_rescale": "a rescale slope or intercept that is absent, no number, zero or negative",
     "no_rescale": "a CT or PET image without rescale slope and intercept",

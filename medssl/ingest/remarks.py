@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 
 from medssl.core.file_names import GRID_FORMATS, UNKNOWN, modality_of
 from medssl.core.label_table import FOLDERS, is_label_table
@@ -10,6 +12,9 @@ from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.subjects import remarks_on_ids
+
+_PERSON = re.compile(r'"person":"(w-[0-9a-f]+)"')
+"""In the text of a header: of thousands of files, not each is taken apart."""
 
 
 def remarks(
@@ -38,16 +43,18 @@ def remarks(
     if strangers:
         said.append(f"ingest.skip names {len(strangers)} series that this source does not hold, the first is {strangers[0]}.")
     first: dict[str, Row] = {}
+    people: dict[str, set[str]] = defaultdict(set)
     for row in files:
         if row["format"] == "dicom" and row["role"] == "image":
             first.setdefault(row["group"], row)
+            people[row["group"]].update(_PERSON.findall(row["header"]))
     studies = {group: json.loads(row["header"])["study"] for group, row in first.items()}
     unnamed = sum(not row["series"] for row in first.values())
     if unnamed:
         where = "1 folder" if unnamed == 1 else f"{unnamed} folders"
         said.append(f"The DICOM images of {where} state no series: those of a folder were taken as one series.")
     named = bool(labels.subject or options.subject_pattern)
-    return said + remarks_on_ids(series, studies, key, named=named)
+    return said + remarks_on_ids(series, studies, key, named=named, people=people)
 
 
 def _renamed(options: IngestOptions, files: list[Row]) -> list[str]:

@@ -7,19 +7,12 @@ from collections.abc import Iterable
 
 from medssl.core.file_names import subject_of
 from medssl.core.listing import minted
+from medssl.ingest.dicom.placeholders import PLACEHOLDERS
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Converted, Outcome
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.source import Source
 
-PLACEHOLDERS = (
-    *("anonymous", "anonymized", "anonymised", "anonym", "anon", "anonymous patient", "anonymous_patient", "anonymous^patient"),
-    *("deidentified", "de-identified", "deid", "redacted", "removed", "hidden", "masked", "unknown", "none", "null", "na", "n/a"),
-    *("noname", "no_name", "no name", "patient", "patientid", "patient_id", "patient id", "subject", "id", "test", "xxx", "xxxx"),
-    *("x", "-", "_", ".", "?", "0", "00", "000", "0000", "00000", "000000", "0000000", "00000000"),
-    *("12345", "123456", "12345678", "123456789"),
-)
-"""What programs of de-identification write instead of a PatientID, in lower case."""
 REMEDY = (
     "name each person by ingest.subject_pattern (a regular expression on a file's path, whose group is the patient) or by a "
     "column `subject` of the label table"
@@ -57,7 +50,9 @@ def _named(names: list[str], volume: Converted, source: Source) -> Iterable[str]
             yield subject
 
 
-def remarks_on_ids(series: list[Row], studies: dict[str, str], key: bytes, *, named: bool) -> list[str]:
+def remarks_on_ids(
+    series: list[Row], studies: dict[str, str], key: bytes, *, named: bool, people: dict[str, set[str]] | None = None
+) -> list[str]:
     """What the user must know of the patients of a source: ids that several people seem to share.
 
     Args:
@@ -65,6 +60,7 @@ def remarks_on_ids(series: list[Row], studies: dict[str, str], key: bytes, *, na
         studies: series id → study, of DICOM.
         key: of the ids, to know a placeholder by its keyed id.
         named: whether the study file names patients itself; a placeholder is then what it says.
+        people: series id → (keyed) people by name, birth date and sex, of the images whose PatientID is a placeholder.
     """
     own: dict[str, list[Row]] = defaultdict(list)
     for row in series:
@@ -73,13 +69,20 @@ def remarks_on_ids(series: list[Row], studies: dict[str, str], key: bytes, *, na
     nameless = minted(key, "p", "study", "")
     forms = {form for word in PLACEHOLDERS for form in (word, word.upper(), word.capitalize(), word.title())}
     placeholders = {minted(key, "p", form) for form in forms}
+    no_study = minted(key, "t", "")
     said = []
     for subject, rows in sorted(own.items()):
-        scans, visits = len({row["series_id"] for row in rows}), len({studies.get(row["series_id"], "") for row in rows})
+        ids = {row["series_id"] for row in rows}
+        scans, visits = len(ids), len({studies.get(one, "") for one in ids})
+        persons = set().union(*((people or {}).get(one, set()) for one in ids))
         sexes = {row["sex"] for row in rows} & {"M", "F"}
         counts = f"{scans} series of {visits} studies"
-        if subject == nameless and scans > 1 and not named:
-            why = f"{scans} series bear neither a PatientID nor a StudyInstanceUID"
+        if len(persons) > 1 and not named:
+            why = f"{counts} bear no PatientID of a person, and names, birth dates or sexes of {len(persons)} people"
+        elif subject == nameless and scans > 1 and not named:
+            why = f"{scans} series bear neither a PatientID nor a StudyInstanceUID, or a constant in its place"
+        elif subject in placeholders and scans > 1 and no_study in {studies.get(one) for one in ids} and not named:
+            why = f"{scans} series bear a PatientID that is a placeholder and no person, and no StudyInstanceUID of their own"
         elif visits < 2:
             continue
         elif subject in placeholders and not named:

@@ -26,7 +26,10 @@ def _made(name: str, seed: int, tmp_path: Path, readers, **options: object) -> I
 
 def test_every_attribute_has_one_meaning_and_a_reason() -> None:
     assert len({a.name for a in ATTRIBUTES}) == len(ATTRIBUTES)
-    assert all(a.why and a.rule in ("equal", "split", "contrast", "pass", "clock") for a in ATTRIBUTES)
+    assert all(
+        a.why and a.rule in ("equal", "split", "contrast", "pass", "clock", "words", "index", "amount", "time")
+        for a in ATTRIBUTES
+    )
 
 
 def test_harmless_classes_are_those_that_must_be_right(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medssl.ingest.dicom.compared import MOST_DIMENSIONS
 from medssl.ingest.dicom.frames import Frame
 from medssl.ingest.dicom.header import Header
 
-Rule = Literal["equal", "split", "contrast", "pass", "clock"]
+Rule = Literal["equal", "split", "contrast", "pass", "clock", "words", "index", "amount", "time"]
 """What a difference means:
 
 - `equal`: a contradiction, the series is refused;
@@ -24,7 +25,11 @@ Rule = Literal["equal", "split", "contrast", "pass", "clock"]
 - `contrast`: another volume where it stands for many slices (blocks, or slices of others between them), not where it numbers
   the slices one by one;
 - `pass`: as `contrast`, but blocks that follow each other stay one volume where their values join;
-- `clock`: as `pass`, but blocks count only where the clock jumps: a scan takes its time.
+- `clock`: as `pass`, but blocks count only where the clock jumps: a scan takes its time;
+- `words`, `index`, `amount`, `time`: of little weight, as they vary in many sound scans. They count where a few values, or a few
+  clusters of values, sort the slices into sets (`sets_of_slices`): blocks whose pixels do not join, or sets between each other.
+  Of the latter, indices and amounts say nothing where the pixels are smooth, and times nothing unless the pixels alternate as
+  well: an MR acquires its slices in any order.
 """
 
 
@@ -48,6 +53,14 @@ def _rounded(value: float | None, digits: int) -> Hashable:
     return None if value is None else "no number" if not math.isfinite(value) else round(value, digits)
 
 
+def _compared(name: str, rule: Rule, why: str) -> Attribute:
+    """One of the words, amounts and times that `compared` reads."""
+    if rule in ("words", "index"):
+        return Attribute(name, rule, lambda h, f: f.words.get(name, ""), why)
+    per_s = 1000.0 if name == "reference time" else 1.0
+    return Attribute(name, rule, lambda h, f: f.amounts[name] / per_s if name in f.amounts else None, why)
+
+
 def _unit(header: Header, frame: Frame) -> Hashable:
     """What values are measured in; of CT nothing but HU is read."""
     return None if header.modality == "CT" else frame.unit, header.units
@@ -61,6 +74,13 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "series", "split", lambda h, f: h.series,
         "a slice that another series lacks may bear a damaged identifier", "mixed_series", one_each="series_each",
     ),
+    Attribute(
+        "person", "split", lambda h, f: h.person, "two people whose identifiers a program removed", "mixed_patient",
+    ),
+    Attribute(
+        "series number", "split", lambda h, f: h.series_number,
+        "two series under one identifier (PS3.3 C.7.3.1)", "mixed_series", one_each="series_each",
+    ),
     Attribute("study", "split", lambda h, f: h.study, "another study may be of another day", "mixed_patient"),
     Attribute(
         "frame of reference", "split", lambda h, f: h.frame_of_reference,
@@ -68,6 +88,14 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute("modality", "split", lambda h, f: h.modality, "other values"),
     Attribute("image type", "split", lambda h, f: f.content, "magnitude, phase, water, fat, reconstructions (PS3.3 C.7.6.1.1.2)"),
+    Attribute(
+        "complex component", "split", lambda h, f: f.words.get("complex component", ""),
+        "magnitude, phase, real or imaginary part (PS3.3 C.8.13.3.1.1)",
+    ),
+    Attribute(
+        "corrections", "split", lambda h, f: f.words.get("corrections", "") if h.modality == "PT" else "",
+        "with and without attenuation correction (PS3.3 C.8.9.1)",
+    ),
     Attribute("stack", "split", lambda h, f: f.stack, "frames say which stack they belong to (PS3.3 C.7.6.16.2.2.4)"),
     Attribute("pixel format", "split", lambda h, f: (h.layout.signed, h.layout.bits_allocated), "exported by two programs"),
     Attribute("unit", "split", _unit, "other values (PS3.3 C.11.1.1.2, C.8.9.1.1.3)"),
@@ -101,9 +129,48 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "acquisition time", "clock", lambda h, f: _rounded(f.acquisition_s, 0) if h.modality == "CT" else None,
         "another scan; a CT acquires its slices in their order, an MR does not",
     ),
+    _compared("sequence name", "words", "another contrast; one scan has one (PS3.3 C.8.3.1), as of all words below"),
+    _compared("scanning sequence", "words", "another contrast"),
+    _compared("sequence variant", "words", "another contrast"),
+    _compared("scan options", "words", "with and without fat suppression; helical and axial"),
+    _compared("protocol", "words", "another scan"),
+    _compared("series description", "words", "another series; some programs describe each slice"),
+    _compared("kind of contrast agent", "words", "another agent"),
+    _compared("use of contrast agent", "words", "before and after the injection (PS3.3 C.7.6.16.2.12)"),
+    _compared("filter", "words", "another beam"),
+    _compared("receiving coil", "words", "another coil"),
+    _compared("position of the patient", "words", "another way to lie"),
+    _compared("diffusion direction", "words", "another contrast (PS3.3 C.8.13.5.9)"),
+    *(
+        _compared(f"dimension {n + 1}", "index", "frames say what they are sorted by, their place apart (PS3.3 C.7.6.17)")
+        for n in range(MOST_DIMENSIONS)
+    ),
+    *(
+        Attribute(
+            f"time by dimension {n + 1}", "time",
+            lambda h, f, name=f"time by dimension {n + 1}": f.words.get(name, ""),  # type: ignore[misc]
+            "as a time; or a number of a package",
+        )
+        for n in range(MOST_DIMENSIONS)
+    ),
+    _compared("repetition time", "amount", "another contrast; that of a gated scan follows the heart"),
+    _compared("echo train", "amount", "another contrast"),
+    _compared("averages", "amount", "another noise"),
+    _compared("bandwidth", "amount", "another noise and distortion"),
+    _compared("tube current", "amount", "another noise; automatic exposure control gives every slice its own"),
+    _compared("exposure time", "amount", "another noise; as the tube current"),
+    _compared("duration of a frame", "amount", "another noise; beds of a PET may have their own"),
+    Attribute(
+        "acquisition time of slices", "time", lambda h, f: f.acquisition_s if h.modality != "CT" else None,
+        "another scan; or another package, slab or bed of one",
+    ),
+    Attribute("content time", "time", lambda h, f: f.content_s, "another scan; or a batch of the reconstruction"),
+    _compared("series time", "time", "another series"),
+    _compared("reference time", "time", "another time; or another bed of a PET (PS3.3 C.8.9.4)"),
 )  # fmt: skip
 SPLITS = tuple(a for a in ATTRIBUTES if a.rule == "split")
 TESTED = tuple(a for a in ATTRIBUTES if a.rule in ("contrast", "pass", "clock"))
+WEAK = tuple(a for a in ATTRIBUTES if a.rule in ("words", "index", "amount", "time"))
 
 
 def stated(header: Header, frame: Frame) -> dict[str, Hashable]:

@@ -60,9 +60,9 @@ class Fields:
         """
         return self._seconds(self.text(name), self._day(self.text(date)))
 
-    def moment_s(self, name: str) -> float | None:
-        """The same of a field that holds date and time in one (DT, PS3.5 6.2); its offset from UTC is left out."""
-        words = re.split(r"[+-]", self.text(name))[0]
+    def moment_s(self, moment: str) -> float | None:
+        """The same of words that hold date and time in one (DT, PS3.5 6.2); their offset from UTC is left out."""
+        words = re.split(r"[+-]", moment)[0]
         return self._seconds(words[8:], self._day(words[:8]))
 
     def _seconds(self, time: str, own: int | None) -> float | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from medssl.ingest.dicom.compared import FRAME_CONTENT, compared_of_frame, dimension_pointers
 from medssl.ingest.dicom.elements import Values, text
 from medssl.ingest.dicom.fields import coded_word, decimal, finite, one_number
 from medssl.ingest.dicom.object_kinds import role_of_type
-from medssl.ingest.dicom.tags import FRAME_GROUPS, SHARED_GROUPS
+from medssl.ingest.dicom.tags import DIMENSIONS, FRAME_GROUPS, SHARED_GROUPS
 from medssl.ingest.refusal import Refusal
 
 HOUNSFIELD = ("HU", "HOUNSFIELD", "HOUNSFIELD UNIT")
@@ -23,7 +24,8 @@ _FRAME_FIELDS = {
     "slope": (0x00289145, 0x00281053),
     "intercept": (0x00289145, 0x00281052),
     "rescale_type": (0x00289145, 0x00281054),
-    "acquisition": (0x00209111, 0x00209156),
+    "acquisition": (FRAME_CONTENT, 0x00209156),
+    "acquired": (FRAME_CONTENT, 0x00189074),
     "kvp": (0x00189325, 0x00180060),
     "kernel": (0x00189314, 0x00181210),
     "energy": (0x00189363, 0x0018937C),
@@ -32,8 +34,8 @@ _FRAME_FIELDS = {
     "flip_angle": (0x00189112, 0x00181314),
     "echo_time": (0x00189114, 0x00189082),
     "b_value": (0x00189117, 0x00189087),
-    "temporal_position": (0x00209111, 0x00209128),
-    "stack": (0x00209111, 0x00209056),
+    "temporal_position": (FRAME_CONTENT, 0x00209128),
+    "stack": (FRAME_CONTENT, 0x00209056),
     "trigger_time": (0x00189118, 0x00209153),
     "ct_frame_type": (0x00189329, 0x00089007),
     "mr_frame_type": (0x00189226, 0x00089007),
@@ -80,6 +82,10 @@ class Frame:
     trigger_time: float | None = None
     acquisition_s: float | None = None
     content_s: float | None = None
+    words: dict[str, str] = field(default_factory=dict)
+    """Keyed hashes of what is compared, by the names of `compared`."""
+    amounts: dict[str, float] = field(default_factory=dict)
+    """Numbers that are compared, by the names of `compared`."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -102,9 +108,15 @@ def unit_of(words: str, hidden: Callable[[str], str]) -> str:
 
 
 def frames_of(
-    values: Values, outer: Frame, num_frames: int, big: bool, hidden: Callable[[str], str]
+    values: Values,
+    outer: Frame,
+    num_frames: int,
+    big: bool,
+    hidden: Callable[[str], str],
+    moment_s: Callable[[str], float | None],
 ) -> tuple[list[Frame], float | None]:
-    """A `Frame` per frame of an enhanced object, and the slice thickness in mm. `hidden` makes a keyed hash of free text.
+    """A `Frame` per frame of an enhanced object, and the slice thickness in mm. `hidden` makes a keyed hash of free text,
+    `moment_s` seconds of a date and time.
 
     What the per-frame group of a frame says counts, else the shared group, else `outer`, the top level of the file.
 
@@ -116,6 +128,8 @@ def frames_of(
     per_frame = values[FRAME_GROUPS]
     if not isinstance(per_frame, list) or len(per_frame) != num_frames:
         raise Refusal("corrupt", f"{len(per_frame)} frame descriptions for {num_frames} frames")
+    order = ">" if big else "<"
+    pointers = dimension_pointers(values.get(DIMENSIONS), order)
     frames = []
     for own in per_frame:
         pick = _Groups(own, shared, big)
@@ -139,7 +153,10 @@ def frames_of(
             "kernel": hidden(pick.text("kernel")),
             "phase": pick.single("phase"),
             "trigger_time": pick.double("trigger_time"),
+            "acquisition_s": moment_s(pick.text("acquired")),
         }
+        words, amounts = compared_of_frame(own, shared, pointers, order, hidden)
+        said |= {"words": outer.words | words, "amounts": outer.amounts | amounts}
         frames.append(replace(outer, **{name: value for name, value in said.items() if value not in (None, "", [])}))
     thickness = _Groups(per_frame[0], shared, big).numbers("slice_thickness", 1)
     return frames, thickness[0] if thickness else None

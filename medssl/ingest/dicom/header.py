@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medssl.core.listing import minted
+from medssl.ingest.dicom.compared import compared_of_file
 from medssl.ingest.dicom.elements import MEDIA_CLASS, MEDIA_INSTANCE, Parsed, text
 from medssl.ingest.dicom.fields import Fields, coded_word
 from medssl.ingest.dicom.frames import Frame, frames_of, type_of, unit_of
@@ -18,6 +19,7 @@ from medssl.ingest.dicom.known_words import age_years, known_kernel, known_maker
 from medssl.ingest.dicom.mosaic import mosaic_tiles
 from medssl.ingest.dicom.object_kinds import described_series, role_of
 from medssl.ingest.dicom.pixel_layout import PixelLayout, read_pixel_layout
+from medssl.ingest.dicom.placeholders import is_placeholder_id, true_uid
 from medssl.ingest.dicom.tags import ENERGY_GROUPS, FRAME_GROUPS, MODALITY_LUT
 from medssl.ingest.refusal import Refusal
 
@@ -27,12 +29,14 @@ class Header:
     """The allow-listed fields of one DICOM file. Lengths in millimetres, LPS; ids are keyed hashes."""
 
     series: str
-    """Empty where the file has no series identifier."""
+    """Empty where the file has no series identifier, or a constant in its place."""
     sound_id: bool
     """Whether the series identifier has the form of one (PS3.5 9.1): digits and dots."""
     series_number: int | None
     study: str
     subject: str
+    person: str
+    """Of name, birth date and sex, where the identifier of the patient names nobody; else empty."""
     sop: str
     """Empty where the file has no instance identifier, nor its file meta information (PS3.10 7.1)."""
     modality: str
@@ -96,25 +100,28 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     role, modality = role_of(fields, sop_class)
     if role in ("dicomdir", "unsupported_object"):
         raise Refusal(role)
-    series = fields.text("series")
-    if not series and parsed.pixel_offset < 0:
+    stated = fields.text("series")
+    series = true_uid(stated)
+    if not stated and parsed.pixel_offset < 0:
         raise Refusal("truncated", "no series identifier")
     layout = read_pixel_layout(parsed, required=role == "image")
-    study, patient = fields.text("study"), fields.text("patient")
-    sop = fields.text("sop") or text(values.get(MEDIA_INSTANCE, b""))
+    study, patient = true_uid(fields.text("study")), fields.text("patient")
+    sop = true_uid(fields.text("sop")) or true_uid(text(values.get(MEDIA_INSTANCE, b"")))
     concatenation = fields.text("concatenation")
     types = [coded_word(word) for word in fields.text("image_type").split("\\")]
 
     def hidden(words: str) -> str:
         return minted(key, "w", words) if words else ""
 
+    words, amounts = compared_of_file(fields, hidden)
     header = Header(
         series=minted(key, "s", series) if series else "",
-        sound_id=re.fullmatch(r"[0-9.]+", series) is not None,
+        sound_id=re.fullmatch(r"[0-9.]+", stated) is not None,
         series_number=fields.integer("series_number"),
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart
         subject=minted(key, "p", patient) if patient else minted(key, "p", "study", study),
+        person=hidden(_person(fields)) if is_placeholder_id(patient) else "",
         sop=minted(key, "o", sop) if sop else "",
         modality=modality,
         layout=layout,
@@ -141,6 +148,8 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
             trigger_time=fields.number("trigger_time"),
             acquisition_s=_acquired_s(fields),
             content_s=fields.clock_s("content_time", "content_date"),
+            words=words,
+            amounts=amounts,
         ),
         per_frame=[],
         tiles=0,
@@ -166,7 +175,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     if role == "image":
         _check_frames(fields, types, FRAME_GROUPS in values)
     if FRAME_GROUPS in values:
-        header.per_frame, thickness = frames_of(values, header.frame, layout.frames, parsed.big_endian, hidden)
+        header.per_frame, thickness = frames_of(values, header.frame, layout.frames, parsed.big_endian, hidden, fields.moment_s)
         if header.slice_thickness is None:
             header.slice_thickness = thickness
     elif "MOSAIC" in types:
@@ -186,10 +195,16 @@ def _check_frames(fields: Fields, types: list[str], enhanced: bool) -> None:
         raise Refusal("unsupported_frames", "sheets of tiles as frames of an enhanced object")
 
 
+def _person(fields: Fields) -> str:
+    """Name, birth date and sex as far as they are there."""
+    said = [re.sub(r"[^A-Z0-9]", "", fields.text(name).upper()) for name in ("name", "birth_date", "sex")]
+    return "^".join(said) if any(said) else ""
+
+
 def _acquired_s(fields: Fields) -> float | None:
     """When an image was acquired, by its time and date or by the field that holds both."""
     apart = fields.clock_s("acquisition_time", "acquisition_date")
-    return fields.moment_s("acquisition_moment") if apart is None else apart
+    return fields.moment_s(fields.text("acquisition_moment")) if apart is None else apart
 
 
 def _energy(fields: Fields) -> float | None:

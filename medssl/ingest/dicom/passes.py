@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from medssl.ingest.dicom.attributes import TESTED, Attribute
+from medssl.ingest.dicom.attributes import TESTED, WEAK, Attribute
+from medssl.ingest.dicom.neighbours import Neighbours, Sample, read_once
+from medssl.ingest.dicom.sets_of_slices import Sets, sets_of
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
-Sample = Callable[[Slice], np.ndarray]
-"""A thinned-out slice in value units."""
-JOIN = 2.0
-"""Neighbours across a border may differ this many times as much as neighbours beside it,"""
-USUAL_BORDER = 1.5
-"""or this many times as much as at most borders of the series (each rotation of a scan begins a little off)."""
-SMOOTH, MOST_READ = 0.95, 12
 SAME_STEP = 0.05
 JUMP_S = 10.0
 """Between one slice of a scan and the next; so long a pause may be that between two scans."""
+FEW_FRAC = 0.2
+"""Up to this share of the slices may belong to another scan, of which the rest is not here."""
 MAX_GAP = 3
 """Up to so many steps between two blocks are missing slices, more are two ranges."""
 
@@ -40,6 +37,8 @@ class Passes:
     """Each in order along the normal."""
     differing: list[str] = field(default_factory=list)
     """Names of what differs within a piece and was not found harmless by where it stands: no place for interpolation."""
+    warnings: list[str] = field(default_factory=list)
+    """Words of `codes` for what was noticed and accepted."""
 
 
 def passes_of(slices: list[Slice], min_slices: int, sample: Sample) -> Passes:
@@ -48,7 +47,7 @@ def passes_of(slices: list[Slice], min_slices: int, sample: Sample) -> Passes:
     Raises:
         Refusal: `mixed_content`: they are of several scans, and which belong together is not certain.
     """
-    normal = slices[0].normal
+    normal, sample = slices[0].normal, read_once(sample)
     found = Passes([sorted(slices, key=lambda s: float(s.position @ normal))])
     for attribute in TESTED:
         pieces = []
@@ -58,46 +57,76 @@ def passes_of(slices: list[Slice], min_slices: int, sample: Sample) -> Passes:
             if joined and attribute.name not in found.differing:
                 found.differing.append(attribute.name)
         found.pieces = pieces
+    found.pieces = [scan for piece in found.pieces for scan in _by_sets(piece, min_slices, sample, found)]
     return found
 
 
-class Neighbours:
-    """How much the pixels of slices of a stack differ; each slice is read once, and only where it is asked for."""
+def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passes) -> list[list[Slice]]:
+    """The scans that attributes of little weight sort slices into; what stays together and is not certain goes to `found`."""
+    near = Neighbours(ordered, sample)
+    depths = np.array([float(s.position @ ordered[0].normal) for s in ordered])
+    judged: set[Sets] = set()
+    for attribute in WEAK:
+        sets = sets_of([s.attributes[attribute.name] for s in ordered], depths, attribute.rule, min_slices)
+        if sets is None and attribute.rule == "words":
+            _check_few(ordered, attribute, near)
+        if sets is None or (sets in judged and attribute.rule != "words"):
+            continue
+        judged.add(sets)
+        values: list[Hashable] = list(sets.labels)
+        if sets.in_blocks:
+            steps = np.diff(depths)
+            borders = [k for k in sets.borders if not _is_gap(steps, k)]
+            pieces = _cut(ordered, [k for k in borders if not near.joins(k, values, sets.borders)])
+        elif _are_scans(ordered, sets, attribute, near):
+            pieces = _sets_that_join(ordered, sets, attribute, sample)
+        else:
+            pieces = [ordered]
+            if not near.are_smooth(sets.count) and "alternating" not in found.warnings:
+                found.warnings.append("alternating")
+            if attribute.name not in found.differing:
+                found.differing.append(attribute.name)
+        if len(pieces) > 1:
+            return [scan for piece in pieces for scan in _by_sets(piece, min_slices, sample, found)]
+    return [ordered]
 
-    def __init__(self, ordered: list[Slice], sample: Sample) -> None:
-        self._ordered, self._sample = ordered, sample
-        self._kept: dict[int, np.ndarray] = {}
 
-    def apart(self, one: int, other: int) -> float:
-        """Mean absolute difference between two slices."""
-        return float(np.abs(self._pixels(one) - self._pixels(other)).mean())
+def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> None:
+    """A few slices whose words differ are of another scan if their pixels do not go on."""
+    values = [s.attributes[attribute.name] for s in ordered]
+    few = len(values) - Counter(values).most_common(1)[0][1]
+    borders = [k for k in range(len(values) - 1) if values[k] != values[k + 1]]
+    if 0 < few <= FEW_FRAC * len(values) and not all(near.joins(k, values, borders) for k in borders):
+        raise Refusal("mixed_content", f"{few} of {len(values)} slices differ in {attribute.name}, and their values do not go on")
 
-    def joins(self, border: int, values: list[Hashable], borders: list[int]) -> bool:
-        """Whether slices `border` and `border + 1`, of different values, differ no more than neighbours of one value do."""
-        across = self.apart(border, border + 1)
-        tiny = 1e-3 * float(self._pixels(border).std())
-        last = len(values) - 1
-        inner = [k for k in range(max(border - 4, 0), min(border + 5, last)) if k not in borders]
-        inner.sort(key=lambda k: abs(k - border))
-        if not inner:
-            return self.are_smooth()
-        if across <= JOIN * max(self.apart(k, k + 1) for k in inner[:4]) + tiny:
-            return True
-        if len(borders) < 3:
-            return False
-        usual = float(np.median([self.apart(k, k + 1) for k in borders[:: -(-len(borders) // MOST_READ)]]))
-        return across <= USUAL_BORDER * usual + tiny
 
-    def are_smooth(self) -> bool:
-        """Whether slices next to each other are more alike than slices two apart: two scans, one between the other, are not."""
-        middles = range(1, len(self._ordered) - 1)[:: -(-len(self._ordered) // MOST_READ)]
-        near = sum(self.apart(k - 1, k) + self.apart(k, k + 1) for k in middles) / 2
-        return near <= SMOOTH * sum(self.apart(k - 1, k + 1) for k in middles)
+def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Neighbours) -> bool:
+    """Whether sets of slices that lie between each other are scans: by what they state, or by their pixels and numbers too."""
+    if attribute.rule == "words":
+        return True
+    if attribute.rule in ("amount", "index"):
+        return not near.are_smooth(sets.count)
+    return near.alternate(sets.count) and not _numbered_as_one(ordered)
 
-    def _pixels(self, k: int) -> np.ndarray:
-        if k not in self._kept:
-            self._kept[k] = self._sample(self._ordered[k])
-        return self._kept[k]
+
+def _sets_that_join(ordered: list[Slice], sets: Sets, attribute: Attribute, sample: Sample) -> list[list[Slice]]:
+    """The slices of each set; of times, sets that are smooth together are one scan in packages."""
+    pieces = [[k for k, label in enumerate(sets.labels) if label == n] for n in range(sets.count)]
+    if attribute.rule == "time" and sets.count > 2:
+        for _ in range(sets.count):
+            for one, other in itertools.combinations(pieces, 2):
+                both = sorted(one + other)
+                if Neighbours([ordered[k] for k in both], sample).are_smooth():
+                    pieces = [piece for piece in pieces if piece not in (one, other)] + [both]
+                    break
+    return [[ordered[k] for k in piece] for piece in sorted(pieces)]
+
+
+def _numbered_as_one(ordered: list[Slice]) -> bool:
+    """Whether an MR numbered its images along the stack, and not those of each set for themselves: they are of one scan."""
+    numbers = [(s.header.instance or 0, s.frame) for s in ordered]
+    upwards = sorted(set(numbers))
+    return ordered[0].header.modality == "MR" and numbers in (upwards, upwards[::-1])
 
 
 def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, near: Neighbours) -> tuple[list[list[Slice]], bool]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from medssl.ingest.dicom.groups import Group, any_belongs_to, groups_of
 from medssl.ingest.dicom.header import Header
-from medssl.ingest.dicom.passes import Passes, Sample, passes_of
+from medssl.ingest.dicom.neighbours import Sample
+from medssl.ingest.dicom.passes import Passes, passes_of
 from medssl.ingest.dicom.slices import Slice, slices_of_file
 from medssl.ingest.dicom.steps import ASIDE_VOX, line_of
 from medssl.ingest.dicom.time_points import Digest, time_points, without_copies
@@ -165,9 +166,10 @@ def _stacks_of_group(group: Group, options: IngestOptions, digest: Digest, sampl
     stacks = [[_stack(piece, options, passes) for piece in passes.pieces] for passes in divided]
     if len(stacks) > 1:
         _number_times(stacks)
+    for passes, point in zip(divided, stacks, strict=True):
+        for stack in point:
+            stack.warnings = [*group.warnings, *passes.warnings]
     found = [stack for point in stacks for stack in point]
-    for stack in found:
-        stack.warnings = list(group.warnings)
     return found, copies
 
 

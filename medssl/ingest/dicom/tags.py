@@ -7,15 +7,18 @@ TAGS = {
     "sop_class": 0x00080016,
     "sop": 0x00080018,
     "study_date": 0x00080020,
+    "series_date": 0x00080021,
     "acquisition_date": 0x00080022,
     "content_date": 0x00080023,
     "acquisition_moment": 0x0008002A,
+    "series_time": 0x00080031,
     "acquisition_time": 0x00080032,
     "content_time": 0x00080033,
     "modality": 0x00080060,
     "conversion_type": 0x00080064,
     "manufacturer": 0x00080070,
     "series_description": 0x0008103E,
+    "name": 0x00100010,
     "patient": 0x00100020,
     "birth_date": 0x00100030,
     "sex": 0x00100040,
@@ -77,11 +80,42 @@ SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
 ENERGY_GROUPS = (0x00189363, 0x00189364)
 MODALITY_LUT = 0x00283000
 REFERENCED_SERIES, REFERENCED_FRAMES = 0x00081115, 0x30060010
+DIMENSIONS = 0x00209222
 
-WANTED = frozenset(TAGS.values())
+COMPARED_WORDS = {
+    "sequence name": 0x00180024,
+    "scanning sequence": 0x00180020,
+    "sequence variant": 0x00180021,
+    "scan options": 0x00180022,
+    "protocol": 0x00181030,
+    "series description": 0x0008103E,
+    "complex component": 0x00089208,
+    "kind of contrast agent": 0x00180010,
+    "filter": 0x00181160,
+    "receiving coil": 0x00181250,
+    "position of the patient": 0x00185100,
+    "corrections": 0x00280051,
+    "diffusion direction": 0x00189089,
+}
+COMPARED_AMOUNTS = {
+    "repetition time": 0x00180080,
+    "echo train": 0x00180091,
+    "averages": 0x00180083,
+    "bandwidth": 0x00180095,
+    "tube current": 0x00181151,
+    "exposure time": 0x00181150,
+    "duration of a frame": 0x00181242,
+    "reference time": 0x00541300,
+}
+"""What is compared between the slices of one series and used for nothing else, by the names of the table in `attributes`."""
+
+WANTED = frozenset([*TAGS.values(), *COMPARED_WORDS.values(), *COMPARED_AMOUNTS.values()])
 """What the header of a file is made of, at its top level."""
-SEQUENCES = frozenset([SHARED_GROUPS, FRAME_GROUPS, REFERENCED_SERIES, REFERENCED_FRAMES, MODALITY_LUT, *ENERGY_GROUPS])
-"""Sequences whose items are kept: frames of an enhanced object, how values are read, what series a label object describes."""
+SEQUENCES = frozenset(
+    [SHARED_GROUPS, FRAME_GROUPS, REFERENCED_SERIES, REFERENCED_FRAMES, MODALITY_LUT, DIMENSIONS, *ENERGY_GROUPS]
+)
+"""Sequences whose items are kept: frames of an enhanced object and what they are sorted by, how values are read, what series a
+label object describes."""
 _SHAPE = ("samples", "photometric", "frames", "rows", "columns")
 _BITS = ("bits_allocated", "bits_stored", "high_bit", "signed", "padding", "padding_limit", "lossy")
 PIXELS_WANTED = frozenset(TAGS[name] for name in (*_SHAPE, *_BITS))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
+from medssl.ingest.dicom.attributes import WEAK
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
@@ -96,8 +97,28 @@ def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
             return [[s for s in slices if mark(s) == value] for value in sorted(set(values))]  # type: ignore[type-var]
     if len(places) == 1:
         return []
+    by_words = _split_by_words(places, num_points)
+    if by_words:
+        return by_words
     by_instance = [] if any(len(place) != num_points for place in places) else _split_by_instance(places, num_points)
     return by_instance or _split_by_range(places, marks[:2])
+
+
+def _split_by_words(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
+    """Time points by what is compared otherwise (`attributes.WEAK`): by one thing, else by all that take no more values together.
+
+    Points come in the order of their first images.
+    """
+    slices = [piece for place in places for piece in place]
+    few = [a.name for a in WEAK if 1 < len({s.attributes[a.name] for s in slices}) <= num_points]
+    for names in [[name] for name in few] + [few]:
+        points: dict[tuple[Hashable, ...], list[Slice]] = {}
+        for piece in sorted(slices, key=lambda s: (s.header.instance or 0, s.file, s.frame)):
+            points.setdefault(tuple(piece.attributes[name] for name in names), []).append(piece)
+        marks = {id(piece): mark for mark, pieces in points.items() for piece in pieces}
+        if len(points) == num_points and all(len({marks[id(s)] for s in place}) == len(place) for place in places):
+            return list(points.values())
+    return []
 
 
 def _split_by_range(places: list[list[Slice]], marks: list[Callable[[Slice], float | None]]) -> list[list[Slice]]:

@@ -1,0 +1,32 @@
+"""Identifiers that a program of de-identification wrote in place of a true one: they are as good as none."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+PLACEHOLDERS = (
+    *("anonymous", "anonymized", "anonymised", "anonym", "anon", "anonymous patient", "anonymous_patient", "anonymous^patient"),
+    *("deidentified", "de-identified", "deid", "redacted", "removed", "hidden", "masked", "unknown", "none", "null", "na", "n/a"),
+    *("noname", "no_name", "no name", "patient", "patientid", "patient_id", "patient id", "subject", "id", "test", "xxx", "xxxx"),
+    *("x", "-", "_", ".", "?", "0", "00", "000", "0000", "00000", "000000", "0000000", "00000000"),
+    *("12345", "123456", "12345678", "123456789"),
+)
+"""What programs of de-identification write instead of a PatientID, in lower case."""
+
+
+def is_placeholder_id(patient: str) -> bool:
+    """Whether a PatientID names nobody: it is empty, or a word that stands for any person."""
+    return not patient or patient.lower() in PLACEHOLDERS
+
+
+def true_uid(uid: str) -> str:
+    """A UID, or nothing where it is a constant that belongs to no object: `0`, `0.0.0`, `1.1.1.1`, `1.2.3.4`.
+
+    Source: PS3.5 9.1: a UID has a registered root and a suffix of its own; no root is registered under these numbers.
+    """
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", uid):
+        return uid
+    parts = [int(part[:18]) for part in uid.split(".")]
+    steps = {after - before for before, after in itertools.pairwise(parts)}
+    return "" if len(parts) == 1 or steps in ({0}, {1}) else uid
