@@ -28,6 +28,8 @@ CODES: dict[str, str] = {
     "crashed": "a decoder ended abnormally on it",
     "damaged_neighbour": "a file that cannot be read belongs, or may belong, to this series, which may lack an image; mend "
     "that file, or move it away if it is none of the series",
+    "unread_beside": "its folder holds files that were not read and may be slices of it: parts of a transfer that did not end, "
+    "archives, links or closed folders",
     # DICOM: not a volume of ours
     "unsupported_object": "a DICOM object without an image of a patient (report, dose, state, waveform ...)",
     "unsupported_modality": "not CT, MR or PT",

@@ -21,6 +21,7 @@ from medssl.ingest.dicom.unnamed_series import name_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
 from medssl.ingest.refusal import Refusal
+from medssl.ingest.unread_beside import mark_unread
 
 NOT_FILES = {
     "link": Refusal("link"),
@@ -165,7 +166,7 @@ def headers(
 
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
-    """Fill in `group`, `role`, `tainted` and `beside` of every row."""
+    """Fill in `group`, `role`, `tainted`, `beside` and `unread` of every row."""
     claimed = claim_data_files(rows)
     for row in rows:
         row["role"], row["tainted"], row["beside"] = "image", False, False
@@ -188,6 +189,7 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
         _refuse(nifti[mask], Refusal("several_masks", "this one is not named by `masks`"), key)
     for header, data in claimed:
         follow(header, data)
+    mark_unread(rows)
     # a mask that cannot be read takes its image's word for what it is: the image goes on without it
     for row in rows:
         if row["format"] == "png":

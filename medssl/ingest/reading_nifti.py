@@ -69,6 +69,8 @@ def file_header(data: Buffer, kind: str, request: Request) -> Answer:
             raise Refusal("archive", "a gzip file that is no NIfTI") from None
         if len(head) < 348 and len(data) < 400:
             raise Refusal("truncated", "inside the NIfTI header")
+        if _kind_of_packed(head) == "dicom":
+            raise Refusal("archive", "a DICOM file that gzip packed")
         if head[257:262] == b"ustar" or _kind_of_packed(head) != "nifti":
             raise Refusal("archive", "a gzip file that is no NIfTI")
     return read_nifti_header(data, no_space=request["no_space"])

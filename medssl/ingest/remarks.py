@@ -10,6 +10,7 @@ from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.subjects import remarks_on_ids
+from medssl.ingest.unread_beside import remark_on_unread
 
 
 def remarks(
@@ -47,6 +48,7 @@ def remarks(
         where = "1 folder" if unnamed == 1 else f"{unnamed} folders"
         said.append(f"The DICOM images of {where} state no series: those of a folder were taken as one series.")
     named = bool(labels.subject or options.subject_pattern)
+    said += remark_on_unread(files)
     return said + remarks_on_ids(series, studies, key, named=named)
 
 

@@ -39,6 +39,9 @@ def screen_lines(checked: Checked) -> Iterator[str]:
         yield ""
         yield f"{code}: {_counted(count, 'file')}: {sentence_of(code)}"
         yield from _places([item for item in items if item["code"] == code], f"{sentence_of(code)}: ")
+    if checked.remarks:
+        yield ""
+        yield from (f"note: {remark}" for remark in checked.remarks)
     if len(rejected):
         yield ""
         yield "--table FILE writes what became of every file, with its sentence and ids."
@@ -51,7 +54,7 @@ def as_values(checked: Checked) -> dict[str, Any]:
     """The same for programs: the rows of both ledgers, and of every file."""
     files = {"accepted": _num_files(checked.series), "refused": _num_files(checked.rejected)}
     ledgers = {"series": checked.series, "rejected": checked.rejected, "items": checked.items}
-    return {"files": files, "keyed": checked.keyed, **ledgers}
+    return {"files": files, "keyed": checked.keyed, **ledgers, "remarks": checked.remarks}
 
 
 def _num_files(rows: list[Row]) -> int:

@@ -34,7 +34,7 @@ class VolumeStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _hash(self, group: list[Row]) -> str:
-        files = [[row[name] for name in ("name", "size", "mtime_ns", "code", "role", "tainted", "beside")] for row in group]
+        files = [[row[name] for name in ("name", "size", "mtime_ns", "code", "role", "tainted", "beside", "unread")] for row in group]
         return sha256_text(canonical_json([sorted(files), self._basis]))
 
     def record(self, group: str) -> Row | None:
