@@ -950,6 +950,7 @@ NIFTI_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
     )
 }  # fmt: skip
 import faults_files  # noqa: E402
+import faults_named  # noqa: E402
 import faults_slices  # noqa: E402  its classes need what stands above
 import faults_unread  # noqa: E402
 from faults_grids import GRID_FAULTS  # noqa: E402  they need what stands above
@@ -957,7 +958,10 @@ from faults_masks import DICOM_MASK_FAULTS, NIFTI_MASK_FAULTS  # noqa: E402
 from faults_modality import MODALITY_FAULTS  # noqa: E402
 from faults_nifti import NIFTI_FAULTS as MORE_NIFTI_FAULTS  # noqa: E402
 
-DICOM_FAULTS |= faults_slices.SLICE_FAULTS | DICOM_MASK_FAULTS | MODALITY_FAULTS | faults_files.FILE_FAULTS | faults_unread.UNREAD_FAULTS
+DICOM_FAULTS |= faults_slices.SLICE_FAULTS | DICOM_MASK_FAULTS | MODALITY_FAULTS | faults_files.FILE_FAULTS
+DICOM_FAULTS |= faults_unread.UNREAD_FAULTS
+NIFTI_MASK_FAULTS |= faults_named.MASK_ORDER_FAULTS
+NIFTI_FAULTS |= faults_named.NAMED_FAULTS
 NIFTI_FAULTS |= MORE_NIFTI_FAULTS | GRID_FAULTS | NIFTI_MASK_FAULTS | faults_files.NIFTI_FILE_FAULTS
 
 Fault = Callable[[Path, int], Expected]

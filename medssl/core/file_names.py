@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from medssl.core.errors import StudyError
+from medssl.core.listing import one_spelling
 
 MASK_WORDS = ("seg", "segmentation", "msk", "mask", "label", "labels", "oar", "gt", "dseg", "roi")
 MASK_FOLDERS = ("labels", "label", "labelstr", "labelsts", "masks", "mask", "seg", "segmentations", "gt")
@@ -56,6 +57,9 @@ _OF_A_SCAN = re.compile(
     r"(ses|session|visit|tp|timepoint|run|acq|rep|frame|echo|time|t|phase|ch|channel)-?\d+|baseline|followup", re.IGNORECASE
 )
 """Words that distinguish the scans of one patient."""
+BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
+_NUMBERED = re.compile(r"([A-Za-z]+)[-_]?\d+")
+_COUNTED = ("series", "study", "recon", "stack", "file")
 _SLICER_MASK = re.compile(r"(?:\.seg|-label)$", re.IGNORECASE)
 
 
@@ -167,7 +171,7 @@ def subject_of(name: str, pattern: str | None = None) -> str:
                 "subject_pattern must match every image's relative path, and a group in it the patient, such as '(case\\d+)'."
             )
         return named
-    found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", name)
+    found = BIDS_SUBJECT.search(name)
     if found:
         return found.group(1)
     *folders, _ = name.split("/")
@@ -180,9 +184,45 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     ):
         words.pop()
     if len(words) == 1 and _is_kind(words[0]):
-        own = [folder for folder in folders if not (_is_kind(folder) or _OF_A_SCAN.fullmatch(folder))]
-        return own[-1] if own else words[0]
+        return own_folder(name) or words[0]
     return "_".join(words)
+
+
+def subjects_of(names: Iterable[str], pattern: str | None = None) -> dict[str, str]:
+    """The patient of each image of a source, by `subject_of`; the folder where a name has kind and number alone and comes again.
+
+    >>> subjects_of(["A/scan1.nii", "A/scan2.nii", "B/scan1.nii", "C/x7.nii", "D/x7.nii"])
+    {'A/scan1.nii': 'A', 'A/scan2.nii': 'A', 'B/scan1.nii': 'B', 'C/x7.nii': 'x7', 'D/x7.nii': 'x7'}
+
+    Raises:
+        StudyError: the pattern has no group or does not match.
+    """
+    found = {name: subject_of(name, pattern) for name in names}
+    if pattern:
+        return found
+    folders = {name: own_folder(name) for name, subject in found.items() if _is_kind_and_number(subject)}
+    places: dict[str, set[str]] = defaultdict(set)
+    for name, folder in folders.items():
+        if folder.lower() not in PART_FOLDERS:
+            places[found[name]].add(folder)
+    again = {folder for own in places.values() if len(own - {""}) > 1 for folder in own - {""}}
+    return found | {name: folder for name, folder in folders.items() if folder in again}
+
+
+def own_folder(name: str) -> str:
+    """The nearest folder of a file whose name says neither a kind nor a scan; nothing where there is none.
+
+    >>> own_folder("p1/ses-2/ct/a.nii"), own_folder("images/a.nii")
+    ('p1', '')
+    """
+    own = [folder for folder in name.split("/")[:-1] if not (_is_kind(folder) or _OF_A_SCAN.fullmatch(folder))]
+    return own[-1] if own else ""
+
+
+def _is_kind_and_number(word: str) -> bool:
+    """Whether a word names a scan among others and nobody: `scan1`, `image_2`, `visit1`, `baseline`."""
+    found = _NUMBERED.fullmatch(word)
+    return _OF_A_SCAN.fullmatch(word) is not None or (found is not None and (_is_kind(found[1]) or found[1].lower() in _COUNTED))
 
 
 def _is_kind(word: str) -> bool:
@@ -196,7 +236,7 @@ def file_words(name: str) -> list[str]:
     >>> file_words("a/pt_1.seg.nrrd"), file_words("pt_1-label.nrrd")
     (['pt', '1', 'seg'], ['pt', '1', 'label'])
     """
-    stem = _SUFFIX.sub("", name.split("/")[-1])
+    stem = one_spelling(_SUFFIX.sub("", name.split("/")[-1]))
     mark = _SLICER_MASK.search(stem)
     return [*stem[: mark.start()].split("_"), mark.group()[1:]] if mark and mark.start() else stem.split("_")
 
@@ -257,7 +297,7 @@ def _without_suffix(name: str) -> str:
 
 def _keys(name: str, *, mask: bool) -> list[str]:
     """What an image and its mask have in common: within one folder, then between a mask folder and the image folder beside it."""
-    *folders, _ = name.split("/")
+    *folders, _ = one_spelling(name).split("/")
     words = [word for word in file_words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
     drop = MASK_WORDS if mask else IMAGE_WORDS
     if words[-1].lower() in drop or (not mask and words[-1] == "0000" and len(words) > 1):

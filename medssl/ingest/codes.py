@@ -98,6 +98,8 @@ CODES: dict[str, str] = {
     "several_masks": "several masks for one image; `masks` picks one",
     # image sets
     "no_images": "an archive of arrays without an images array",
+    "ambiguous_images": "an archive in which several arrays may be the images; keep `images` alone, or `train_images`, "
+    "`val_images`, `test_images`",
     "volume_set": "an archive of volumes, which states no voxel size; save each one as NIfTI, NRRD or MetaImage with its spacing",
     "labels_mismatch": "labels and images differ in number",
 }

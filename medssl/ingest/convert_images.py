@@ -7,7 +7,7 @@ from collections import Counter
 
 from medssl.artefacts.series import SERIES
 from medssl.core.file_names import folder_labels, subject_of
-from medssl.core.listing import minted
+from medssl.core.listing import minted, minted_patient
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Converted, Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
@@ -50,7 +50,7 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
                 "image_id": minted(source.own_key, "i", name),
                 "label": label,
                 "split": source.labels.split.get(name, split),
-                "subject_id": minted(source.key, "p", subject) if subject else None,
+                "subject_id": minted_patient(source.key, subject) if subject else None,
             }
         )
     _accept_images(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, subject_of, tidy_id
-from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table
+from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, subjects_of, tidy_id
+from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table, shared_masks
 from medssl.core.listing import minted, spelled, unspelled
 from medssl.ingest.data_files import claim_data_files, follow
 from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
@@ -59,7 +59,7 @@ def labels_of(wanted: str | None, files: Iterable[str] = ()) -> Labels:
     """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that.
 
     Raises:
-        StudyError: a row has the part or mask of one of `files` by another name than its path.
+        StudyError: a row has the part or mask of one of `files` by another name than its path, or two rows name one mask.
     """
     if not (wanted and is_label_table(wanted) and Path(wanted).is_file()):
         return Labels()
@@ -73,6 +73,11 @@ def labels_of(wanted: str | None, files: Iterable[str] = ()) -> Labels:
                 f"labels: row {row.number} of the table has {' and '.join(says)}, and its id is not the path of its file but "
                 "another name of it (the header is row 1). Write the path relative to the source."
             )
+    for first, second in shared_masks(rows):
+        raise StudyError(
+            f"labels: rows {first.number} and {second.number} of the table name one mask for two images (the header is row 1). "
+            "A mask is of one image: correct one of them."
+        )
     return Labels.of(rows)
 
 
@@ -166,10 +171,10 @@ def headers(
 
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
-    """Fill in `group`, `role`, `tainted`, `beside` and `unread` of every row."""
+    """Fill in `group`, `role`, `tainted`, `beside`, `unread` and `subject` of every row."""
     claimed = claim_data_files(rows)
     for row in rows:
-        row["role"], row["tainted"], row["beside"] = "image", False, False
+        row |= {"role": "image", "tainted": False, "beside": False, "subject": ""}
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
     _dicom_groups(rows, key)
@@ -190,6 +195,7 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
     for header, data in claimed:
         follow(header, data)
     mark_unread(rows)
+    _name_patients([row for row in nifti if row["role"] == "image" and not row["code"]], options, labels)
     # a mask that cannot be read takes its image's word for what it is: the image goes on without it
     for row in rows:
         if row["format"] == "png":
@@ -197,6 +203,14 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
             row["group"] = minted(key, "s", "pictures", *map(str, header["shape"]), header["dtype"], str(header["lossy"]))
         elif row["format"] == "npz":
             row["group"] = minted(key, "s", row["name"])
+
+
+def _name_patients(images: list[Row], options: IngestOptions, labels: Labels) -> None:
+    """Fill in `subject` of images on a grid: the label table's word for the file or its folder, else the name's."""
+    said = {row["name"]: labels.subject_at(row["name"]) for row in images}
+    named = subjects_of([name for name, subject in said.items() if not subject], options.subject_pattern)
+    for row in images:
+        row["subject"] = said[row["name"]] or named[row["name"]]
 
 
 def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
@@ -222,14 +236,14 @@ def _taint(rows: list[Row]) -> None:
         row["tainted"], row["beside"] = dicom and row["group"] in doubtful, dicom and row["group"] in beside
 
 
-def nifti_modality(name: str, options: IngestOptions) -> str:
-    """The modality of a NIfTI file: the study file's word, else the name's; of a list the name's, else the only one."""
+def nifti_modality(name: str, options: IngestOptions, stated: str = "") -> str:
+    """The modality of a file on a grid: its header's word (`stated`), else the study file's, else the name's.
+
+    Of a list in the study file the name's, else the only one.
+    """
+    if stated:
+        return stated
     wanted, named = options.modalities, modality_of(name)
     if isinstance(options.modality, str):
         return wanted[0] if wanted else named
     return wanted[0] if named == "OT" and len(wanted) == 1 else named
-
-
-def nifti_subject(name: str, options: IngestOptions, labels: Labels) -> str:
-    """The patient of a NIfTI file: the labels table's word for it or its folder, else the name's."""
-    return labels.subject_at(name) or subject_of(name, options.subject_pattern)

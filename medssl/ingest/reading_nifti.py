@@ -131,6 +131,7 @@ def _as_series(values: np.ndarray, storage: Storage, modality: str, named_as_mas
 def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Request) -> Answer:
     """A mask on its image's grid: shape and corners are compared, values must be whole and few."""
     image_shape, image_affine = tuple(request["image_shape"]), np.array(request["image_affine"])
+    values, affine = in_image_order(values, affine, image_shape, image_affine)
     check_same_grid(values.shape, affine, image_shape, image_affine)
     if header["slope"] != 1.0 or header["intercept"] != 0.0:
         values = values * header["slope"] + header["intercept"]
@@ -144,6 +145,18 @@ def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Reque
     with open(target, "wb") as file:
         np.lib.format.write_array(file, np.asfortranarray(result), allow_pickle=False)
     return {"labels": labels, "sha256": sha256_file(target), "shape": list(result.shape)}
+
+
+def in_image_order(
+    values: np.ndarray, affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A mask in the order and direction of its image's axes, with its affine, if it has the same voxels; else as it was."""
+    turn = closest_canonical(np.linalg.solve(image_affine, affine))
+    turned, placed = turn.apply(values), reoriented_affine(affine, turn, values.shape)
+    same = turned.shape == tuple(image_shape)
+    if same and corner_distance_vox(image_affine, placed, image_shape) <= SAME_CORNER_VOX:  # type: ignore[arg-type]
+        return turned, placed
+    return values, affine
 
 
 def check_same_grid(shape: tuple[int, ...], affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
-from medssl.ingest.subjects import remarks_on_ids
+from medssl.ingest.subjects import remarks_on_ids, remarks_on_names
 from medssl.ingest.unread_beside import remark_on_unread
 
 
@@ -34,7 +34,7 @@ def remarks(
         for name, holds in options.without_effect(formats, mask_folder=mask_folder).items()
         if formats
     ]
-    said += _renamed(options, files)
+    said += _renamed(options, files) + _stated_otherwise(files)
     strangers = sorted(set(options.skip) - {row["group"] for row in files})
     if strangers:
         said.append(f"ingest.skip names {len(strangers)} series that this source does not hold, the first is {strangers[0]}.")
@@ -49,7 +49,18 @@ def remarks(
         said.append(f"The DICOM images of {where} state no series: those of a folder were taken as one series.")
     named = bool(labels.subject or options.subject_pattern)
     said += remark_on_unread(files)
+    said += remarks_on_names(files, labels, options.subject_pattern, key)
     return said + remarks_on_ids(series, studies, key, named=named)
+
+
+def _stated_otherwise(files: list[Row]) -> list[str]:
+    """That headers of a grid state another modality than the names of their files."""
+    stated = [(row["name"], json.loads(row["header"]).get("modality", "")) for row in files if row["format"] == "metaimage"]
+    others = [(modality_of(name), said) for name, said in stated if said and modality_of(name) not in (UNKNOWN, said)]
+    if not others:
+        return []
+    names, headers = (" or ".join(sorted(set(words))) for words in zip(*others, strict=True))
+    return [f"{len(others)} volumes have names that say {names} and headers that state {headers}; the headers were believed."]
 
 
 def _renamed(options: IngestOptions, files: list[Row]) -> list[str]:

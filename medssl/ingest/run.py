@@ -216,7 +216,7 @@ def _volume(job: Job, volume_id: str) -> Path:
 
 def _matcher(job: Job, items: list[LabelTarget]) -> Matcher:
     key = _key(job)
-    return Matcher(items, lambda name: (listing.minted(key, "p", name), listing.minted(key, "s", name)))
+    return Matcher(items, lambda name: (listing.minted_patient(key, name), listing.minted(key, "s", name)))
 
 
 def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[Row]) -> tuple[list[Row], list[Row]]:

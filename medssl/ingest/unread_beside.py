@@ -65,8 +65,8 @@ def remark_on_unread(rows: list[Row]) -> list[str]:
     where = "1 series lies in a folder" if series == 1 else f"{series} series lie in folders"
     holds = "that holds" if series == 1 else "that hold"
     return [
-        f"{where} {holds} {_listed(found)}. These were not read, and a slice at an end of a series may be among them, which leaves "
-        "no gap. Finish the transfer, unpack archives and copy what links lead to, or move away what is none of the series."
+        f"{where} {holds} {_listed(found)}. These were not read, and a slice at an end of a series may be among them, which "
+        "leaves no gap. Finish the transfer, unpack archives, copy what links lead to, or move away what is none of the series."
     ]
 
 

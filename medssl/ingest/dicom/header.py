@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from medssl.core.listing import minted
+from medssl.core.listing import minted, minted_patient
 from medssl.ingest.dicom.elements import MEDIA_CLASS, MEDIA_INSTANCE, Parsed, text
 from medssl.ingest.dicom.fields import Fields, coded_word
 from medssl.ingest.dicom.frames import Frame, frames_of, type_of, unit_of
@@ -100,7 +100,8 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     if not series and parsed.pixel_offset < 0:
         raise Refusal("truncated", "no series identifier")
     layout = read_pixel_layout(parsed, required=role == "image")
-    study, patient = fields.text("study"), fields.text("patient")
+    study = fields.text("study")
+    patient = fields.text("patient").encode("latin-1").decode("utf-8", "surrogateescape")  # its bytes, in any character set
     sop = fields.text("sop") or text(values.get(MEDIA_INSTANCE, b""))
     concatenation = fields.text("concatenation")
     types = [coded_word(word) for word in fields.text("image_type").split("\\")]
@@ -114,7 +115,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         series_number=fields.integer("series_number"),
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart
-        subject=minted(key, "p", patient) if patient else minted(key, "p", "study", study),
+        subject=minted_patient(key, patient) if patient else minted(key, "p", "study", study),
         sop=minted(key, "o", sop) if sop else "",
         modality=modality,
         layout=layout,
