@@ -14,7 +14,8 @@ import nibabel
 import numpy as np
 from faults import Expected, nifti_image
 from faults_masks import MaskExpected, _boxes, _refused, _save_nifti
-from phantoms import random_phantom
+from faults_slices import Round
+from phantoms import datasets, random_phantom, save, set_stored
 
 from medssl.core.rng import rng
 
@@ -45,6 +46,35 @@ def nifti_label_by_intent(folder: Path, seed: int) -> Expected:
     made.header["intent_code"] = 1002
     nibabel.save(made, folder / "sub-1.nii.gz")
     return Expected([phantom], contradictory=True, codes=("label_map",))
+
+
+def nifti_padding_without_its_sign(folder: Path, seed: int) -> Expected:
+    """A CT in unsigned 16 bits, whose padding of -2000 outside the scanned circle is 63536; with and without an intercept."""
+    phantom = Round(**vars(random_phantom(seed, constant=-100.0, slope_per_mm=(1.0, -0.5, 0.7))))
+    image = nifti_image(phantom)
+    values = np.asarray(image.dataobj)
+    intercept = (-1024, 0)[seed % 2]
+    if intercept == 0:
+        phantom = Round(**{**vars(phantom), "constant": 100.0, "slope_per_mm": (0.2, 0.1, 0.2)})
+        values = np.asarray(nifti_image(phantom).dataobj)
+    stored = np.where(values == -1024, 63536, values.astype(int) - intercept).astype(np.uint16)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = nibabel.Nifti1Image(stored, image.affine)
+    made.set_sform(image.affine, 1)
+    made.header.set_slope_inter(1, intercept)
+    nibabel.save(made, folder / "sub-1_ct.nii.gz")
+    return Expected([phantom], must_be_right=True)
+
+
+def padding_without_its_sign(folder: Path, seed: int) -> Expected:
+    """The same in DICOM, where the header declares no padding (PS3.3 C.7.5.1.1.2)."""
+    phantom = Round(**vars(random_phantom(seed, constant=-100.0, slope_per_mm=(1.0, -0.5, 0.7))))
+    made = datasets(phantom)
+    for ds, position in zip(made, phantom.positions(), strict=True):
+        values = np.rint(phantom.plane(position)).astype(int)
+        set_stored(ds, np.where(values == -1024, 63536, values + 1024).astype(np.uint16), bits=16)
+    save(made, folder)
+    return Expected([phantom], must_be_right=True)
 
 
 def _reordered(labels: np.ndarray, affine: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,9 +130,12 @@ def _mask_of(folder: Path, seed: int, change: Callable[..., tuple[np.ndarray, np
     return MaskExpected([phantom], must_be_right=True, labels=labels, **found)
 
 
-NAMED_FAULTS: dict[str, Fault] = {f.__name__: f for f in (nifti_displacement_field, nifti_label_by_intent)}
+NAMED_FAULTS: dict[str, Fault] = {
+    f.__name__: f for f in (nifti_displacement_field, nifti_label_by_intent, nifti_padding_without_its_sign)
+}
+NAMED_DICOM_FAULTS: dict[str, Fault] = {f.__name__: f for f in (padding_without_its_sign,)}
 MASK_ORDER_FAULTS: dict[str, Fault] = {
     f.__name__: f for f in (mask_in_another_order, mask_in_another_order_and_off, mask_turned_a_little)
 }
-HARMLESS = ("mask_in_another_order", "mask_in_another_order_and_off", "mask_turned_a_little")
-"""The image of the last two is sound; its mask alone is refused."""
+HARMLESS = {"nifti_padding_without_its_sign", "padding_without_its_sign", *MASK_ORDER_FAULTS}
+"""The image of a mask that is refused is sound."""

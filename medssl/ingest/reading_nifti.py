@@ -9,6 +9,7 @@ import numpy as np
 
 from medssl.core.files import sha256_file
 from medssl.ingest.check import Series, run_checks
+from medssl.ingest.checks.hounsfield import AIR_HU, HIGHEST_HU, UNSIGNED_PADDING
 from medssl.ingest.dicom.elements import Buffer
 from medssl.ingest.metaimage import read_metaimage_header
 from medssl.ingest.nifti import check_finite, read_nifti_header
@@ -86,6 +87,7 @@ def _kind_of_packed(head: bytes) -> str:
 
 def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: bool, target: Path, request: Request) -> Answer:
     source_shape, source_affine = values.shape, affine
+    values, padded = _without_padding(values, header) if request["modality"] == "CT" else (values, 0)
     storage, values = stored_exactly(values, header["slope"], header["intercept"], resampled=straighten)
     warnings = run_checks(_as_series(values, storage, request["modality"], request["named_as_mask"]))
     if storage.dtype == "float32":
@@ -110,10 +112,22 @@ def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: b
         "source_shape": list(source_shape),
         "source_affine": source_affine.tolist(),
         "source_codes": axis_codes(source_affine),
-        "padded_voxels": 0,
+        "padded_voxels": padded,
         "warnings": warnings,
         "sha256": sha256_file(target),
     }
+
+
+def _without_padding(values: np.ndarray, header: Answer) -> tuple[np.ndarray, int]:
+    """Stored values of a CT in which padding that lost its sign is air, and how many voxels it was."""
+    outside = values == UNSIGNED_PADDING
+    count = int(np.count_nonzero(outside))
+    if not count or UNSIGNED_PADDING * header["slope"] + header["intercept"] <= HIGHEST_HU:
+        return values, 0
+    air = (AIR_HU - header["intercept"]) / header["slope"]
+    wide = values.astype(np.int32) if values.dtype.kind == "u" and values.dtype.itemsize == 2 else values.copy()
+    wide[outside] = round(air)
+    return wide, count
 
 
 def _as_series(values: np.ndarray, storage: Storage, modality: str, named_as_mask: bool) -> Series:

@@ -12,6 +12,10 @@ LOWEST_HU, HIGHEST_HU = -1100.0, 31744.0
 """Air less its noise; the most that 16 signed bits hold above an offset of -1024. Extended scales of scanners end at 30,710."""
 PADDING_HU = -2000.0
 """From here down a single value may be the rim outside the scanned circle that nobody declared as padding."""
+AIR_HU = -1024.0
+"""What padding becomes."""
+UNSIGNED_PADDING = 63536
+"""Stored: -2000, the padding of some scanners outside their circle, in 16 bits that lost their sign. No scanner measures it."""
 
 
 def hounsfield(series: Series) -> Finding | None:
@@ -35,7 +39,11 @@ def why_not_hounsfield(
         return ""
     top = float(values.max()) if highest is None else max(highest, float(values.max()))
     if not top <= HIGHEST_HU:
-        return f"the brightest voxel has {top:.0f} HU, no scanner writes more than {HIGHEST_HU:.0f}"
+        above = np.unique(values[values > HIGHEST_HU])
+        one = (
+            "; it is the only such value: if it is padding without its sign, save it as signed 16 bits" if above.size == 1 else ""
+        )
+        return f"the brightest voxel has {top:.0f} HU, no scanner writes more than {HIGHEST_HU:.0f}{one}"
     below = values[values < LOWEST_HU]
     if below.size:
         found, counts = np.unique(below, return_counts=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medssl.ingest.checks.hounsfield import UNSIGNED_PADDING
 from medssl.ingest.dicom.elements import UNDEFINED, Parsed
 from medssl.ingest.dicom.fields import Fields
 from medssl.ingest.refusal import Refusal
@@ -69,6 +70,8 @@ def read_pixel_layout(parsed: Parsed, *, required: bool = True) -> PixelLayout:
         padding_limit=fields.signed16("padding_limit") if signed else fields.unsigned("padding_limit"),
         lossy=fields.text("lossy") == "01" or parsed.syntax in LOSSY_SYNTAXES,
     )
+    if layout.padding is None and layout.padding_limit is None and not signed and stored == 16:
+        layout.padding = UNSIGNED_PADDING  # where a CT has it: nobody declares a padding that lost its sign
     if required:
         _check_pixel_length(parsed, layout)
     return layout
