@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 from medssl.core.errors import StudyError
@@ -75,9 +75,13 @@ class Pairing:
     """masks without an image"""
     unchosen: list[int]
     """masks that `masks` does not name"""
+    unclear: dict[int, list[int]] = field(default_factory=dict)
+    """mask among `orphans` → the images that bear its name"""
 
 
-def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, str] | None = None) -> Pairing:
+def pair_masks(
+    names: list[str], pattern: str | None = None, given: dict[str, str] | None = None, *, beside: bool = True
+) -> Pairing:
     """Pair masks with their images by name: NIfTI, NRRD and MetaImage alike.
 
     1. `given` (image name → mask name, from a labels table) is taken as it is.
@@ -85,6 +89,8 @@ def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, st
        mask, label, oar, gt, dseg, roi`, or that lies in a folder such as `labelsTr`.
     3. A mask belongs to the image of the same name without these words (`pt_1_oar` → `pt_1_ct`; `seg-vert` entities of
        BIDS are dropped), in the same folder or in the image folder beside its mask folder.
+
+    `beside`: whether the source may hold images of another kind. Where it does not, and every name says a mask, they are images.
     """
     number = {name: n for n, name in enumerate(names)}
     given = {image: mask for image, mask in (given or {}).items() if image in number and mask in number}
@@ -102,19 +108,24 @@ def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, st
             for key in _keys(names[n], mask=False):
                 images.setdefault(key, []).append(n)
     found: dict[int, list[int]] = {number[image]: [number[mask]] for image, mask in given.items()}
-    orphans = []
+    if not (images or pattern or given or beside):
+        return Pairing({}, {}, [], [])
+    orphans, unclear = [], {}
     for n in chosen:
         owners = next((images[key] for key in _keys(names[n], mask=True) if key in images), [])
         if len(owners) == 1 and owners[0] not in {number[i] for i in given}:
             found.setdefault(owners[0], []).append(n)
         elif n not in taken:
             orphans.append(n)
+            if len(owners) > 1:
+                unclear[n] = owners
     several = {image: masks for image, masks in found.items() if len(masks) > 1}
     return Pairing(
         masks={image: masks[0] for image, masks in found.items() if len(masks) == 1},
         several=several,
         orphans=sorted(orphans),
         unchosen=sorted(set(unchosen) - {m for found_masks in found.values() for m in found_masks}),
+        unclear=unclear,
     )
 
 

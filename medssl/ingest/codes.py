@@ -94,7 +94,7 @@ CODES: dict[str, str] = {
     "mask_mismatch": "a mask whose grid is not its image's",
     "mask_values": "a mask with values that are no labels",
     "overlapping_labels": "labels of its mask overlap; the smaller structure stands where they do",
-    "mask_without_image": "a mask whose image is not there or was refused",
+    "mask_without_image": "a mask whose image is not there, was refused, or is not certain",
     "several_masks": "several masks for one image; `masks` picks one",
     # image sets
     "no_images": "an archive of arrays without an images array",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from medssl.core.file_names import GRID_FORMATS, names_a_mask
+from medssl.core.file_names import GRID_FORMATS, is_mask, names_a_mask
 from medssl.core.listing import minted, minted_patient
 from medssl.ingest.data_files import data_request, with_data_files
 from medssl.ingest.inventory import nifti_modality
@@ -42,7 +42,7 @@ def _convert_image(image: Row, masks: list[Row], group: list[Row], source: Sourc
         "data": data_request(image, source.root),
         "mask": False,
         "modality": modality,
-        "named_as_mask": names_a_mask(image["name"]) or header.get("labels", False),
+        "named_as_mask": names_a_mask(image["name"]) or is_mask(image["name"]) or header.get("labels", False),
         "tilt": source.options.tilt,
         "no_space": source.options.no_space,
         "targets": [str(new_file(volume_id, "image.npy")) for volume_id in volume_ids],

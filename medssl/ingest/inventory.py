@@ -20,7 +20,7 @@ from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.dicom.unnamed_series import name_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
-from medssl.ingest.refusal import Refusal
+from medssl.ingest.refusal import ROW_FOR_IT, Refusal, several_meant
 from medssl.ingest.unread_beside import mark_unread
 
 NOT_FILES = {
@@ -29,6 +29,9 @@ NOT_FILES = {
     "closed": Refusal("unreadable", "a folder that cannot be listed, with all that may lie in it"),
     "gone": Refusal("changed", "it went while the source was listed"),
 }
+NAMED_A_MASK = (
+    "its name or folder says that it is a mask, and no image bears its name; if it is an image, rename it or its folder"
+)
 
 Row = dict[str, Any]
 
@@ -180,16 +183,19 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
     _dicom_groups(rows, key)
     _taint(rows)
     nifti = [row for row in rows if row["format"] in GRID_FORMATS]
-    pairing = pair_masks([row["name"] for row in nifti], options.masks, labels.mask)
+    beside = any(row["format"] in ("dicom", "png", "npz") for row in rows)
+    pairing = pair_masks([row["name"] for row in nifti], options.masks, labels.mask, beside=beside)
     for row in nifti:
         row["group"] = minted(key, "s", row["name"])
+    images = [row["group"] for row in nifti]
     for image, mask in pairing.masks.items():
         nifti[mask]["group"], nifti[mask]["role"] = nifti[image]["group"], "mask"
     for masks in pairing.several.values():
         for mask in masks:
             _refuse(nifti[mask], Refusal("several_masks", f"{len(masks)} of them"), key)
     for mask in pairing.orphans:
-        _refuse(nifti[mask], Refusal("mask_without_image"), key)
+        meant = [images[image] for image in pairing.unclear.get(mask, [])]
+        _refuse(nifti[mask], several_meant(meant, ROW_FOR_IT) if meant else Refusal("mask_without_image", NAMED_A_MASK), key)
     for mask in pairing.unchosen:
         _refuse(nifti[mask], Refusal("several_masks", "this one is not named by `masks`"), key)
     for header, data in claimed:

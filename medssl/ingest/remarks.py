@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from medssl.core.file_names import GRID_FORMATS, UNKNOWN, modality_of
+from medssl.core.file_names import GRID_FORMATS, UNKNOWN, is_mask, modality_of
 from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
@@ -34,6 +34,7 @@ def remarks(
         for name, holds in options.without_effect(formats, mask_folder=mask_folder).items()
         if formats
     ]
+    said += _named_as_masks(files)
     said += _renamed(options, files) + _stated_otherwise(files)
     strangers = sorted(set(options.skip) - {row["group"] for row in files})
     if strangers:
@@ -51,6 +52,17 @@ def remarks(
     said += remark_on_unread(files)
     said += remarks_on_names(files, labels, options.subject_pattern, key)
     return said + remarks_on_ids(series, studies, key, named=named)
+
+
+def _named_as_masks(files: list[Row]) -> list[str]:
+    """That files were read as images whose names say that they are masks (`core/file_names.pair_masks`)."""
+    volumes = [row["name"] for row in files if row["format"] in GRID_FORMATS and row["role"] == "image" and not row["code"]]
+    if not volumes or not all(map(is_mask, volumes)):
+        return []
+    return [
+        f"The names or folders of all {len(volumes)} volumes say that they are masks. As nothing else in this source is an "
+        "image, they were read as images; what has a mask's values was refused."
+    ]
 
 
 def _stated_otherwise(files: list[Row]) -> list[str]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from medssl.ingest.check import Finding, Series
+from medssl.ingest.hounsfield_scale import HIGHEST_HU
 
 APPLIES_TO = ("CT",)
 CODES = ("implausible_hu",)
-LOWEST_HU, HIGHEST_HU = -1100.0, 31744.0
-"""Air less its noise; the most that 16 signed bits hold above an offset of -1024. Extended scales of scanners end at 30,710."""
+LOWEST_HU = -1100.0
+"""Air less its noise."""
 PADDING_HU = -2000.0
 """From here down a single value may be the rim outside the scanned circle that nobody declared as padding."""
-AIR_HU = -1024.0
-"""What padding becomes."""
-UNSIGNED_PADDING = 63536
-"""Stored: -2000, the padding of some scanners outside their circle, in 16 bits that lost their sign. No scanner measures it."""
 
 
 def hounsfield(series: Series) -> Finding | None:

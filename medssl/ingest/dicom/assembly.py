@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from medssl.ingest.array_file import ArrayFile
-from medssl.ingest.checks.hounsfield import AIR_HU, HIGHEST_HU
 from medssl.ingest.dicom.elements import Parsed
 from medssl.ingest.dicom.pixel_layout import PixelLayout
 from medssl.ingest.dicom.pixels import frame_pixels, is_lossy
 from medssl.ingest.dicom.stacks import Stack
+from medssl.ingest.hounsfield_scale import AIR_HU, HIGHEST_HU
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.storing import Storage, storage_for
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine, slice_affine, spacing_mm

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medssl.ingest.checks.hounsfield import UNSIGNED_PADDING
 from medssl.ingest.dicom.elements import UNDEFINED, Parsed
 from medssl.ingest.dicom.fields import Fields
+from medssl.ingest.hounsfield_scale import UNSIGNED_PADDING
 from medssl.ingest.refusal import Refusal
 
 LOSSY_SYNTAXES = frozenset(["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"])
