@@ -226,7 +226,7 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
 
 def _dicom_groups(rows: list[Row], key: bytes) -> None:
     """Images that state no series, or one each, are joined; label objects go with the series they describe."""
-    joined = joint_series(rows)
+    joined = joint_series(rows, key)
     for row in rows:
         row["group"] = joined.get(row["series"], row["group"])
     refused = give_series(rows, joined)

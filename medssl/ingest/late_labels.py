@@ -30,12 +30,11 @@ def label_rows(items: list[LabelTarget], given: dict[int, Given]) -> list[Row]:
     ]
 
 
-def pair_with_volumes(
-    rows: list[Row], files: dict[str, tuple[str, ...]], known: dict[str, Row], pattern: str | None
-) -> dict[str, list[Row]]:
+def pair_with_volumes(rows: list[Row], volumes: list[LabelTarget], pattern: str | None) -> dict[str, list[Row]]:
     """The label files of each volume: NIfTI, NRRD and MetaImage by name, DICOM label objects by the series they refer to."""
     claim_data_files(rows)
     by_name = {row["name"]: row for row in rows}
+    files = {volume.volume_id: volume.files for volume in volumes}
     meant = meant_by(files, [row["name"] for row in rows if row["format"] in GRID_FORMATS], pattern)
     by_words: dict[str, list[str]] = {}
     for name, owners in meant.items():
@@ -44,11 +43,14 @@ def pair_with_volumes(
         elif owners:
             by_name[name] |= several_meant(owners, NAME_IT).answer()
     pairs = {volume_id: [by_name[name] for name in names] for volume_id, names in by_words.items()}
-    of_series = {known[volume_id]["series_id"]: volume_id for volume_id in sorted(known, reverse=True)}
+    of_series = {
+        name: volume.volume_id for volume in sorted(volumes, key=lambda v: v.volume_id, reverse=True) for name in volume.ids
+    }
     for row in rows:
         if row["format"] == "dicom" and '"role":"label"' in row["header"]:
-            for series_id in sorted(set(json.loads(row["header"])["references"]) & set(of_series)):
-                pairs.setdefault(of_series[series_id], []).append(row)
+            references = json.loads(row["header"])["references"]
+            for volume_id in sorted({of_series[name] for name in references if name in of_series}):
+                pairs.setdefault(volume_id, []).append(row)
     return pairs
 
 

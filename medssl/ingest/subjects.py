@@ -38,7 +38,8 @@ def assign_subjects(rows: list[Row], source: Source, outcome: Outcome) -> None:
     mixed = []
     for volume in [one for one in outcome.volumes if one.row["format"] == "dicom"]:
         names = sorted(volume.files & images or images)
-        found = sorted(set(_named(names, volume, source)))
+        stated = {row["series"] for row in rows if row["name"] in names}
+        found = sorted(set(_named(names, volume, stated, source)))
         if len(found) > 1:
             mixed.append(volume)
         elif found:
@@ -48,11 +49,14 @@ def assign_subjects(rows: list[Row], source: Source, outcome: Outcome) -> None:
         outcome.withdraw(mixed, refusal.code, refusal.sentence, rows)
 
 
-def _named(names: list[str], volume: Converted, source: Source) -> Iterable[str]:
-    """The patients that the study file names for files of a volume; nothing where it names none."""
+def _named(names: list[str], volume: Converted, stated: set[str], source: Source) -> Iterable[str]:
+    """The patients that the study file names for files of a volume, which state some series; nothing where it names none."""
     table, pattern = source.labels, source.options.subject_pattern
     series, patient = volume.row["series_id"], volume.row["subject_id"]
-    by_id = source.subject_of_id.get(series) or source.subject_of_id.get(patient)
+    by_series = {source.subject_of_id[one] for one in (series, *sorted(stated)) if one in source.subject_of_id}
+    if len(by_series) > 1:
+        yield from by_series
+    by_id = next(iter(by_series), None) or source.subject_of_id.get(patient)
     for name in names:
         subject = table.subject_at(name) or by_id or (subject_of(name, pattern) if pattern else None)
         if subject:
