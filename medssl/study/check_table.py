@@ -215,7 +215,7 @@ def _no_values(table: Table, groups: Sequence[str]) -> Iterator[str]:
 def _unknown_parts(table: Table) -> Iterator[str]:
     """Rows of pictures with a part that does not exist."""
     pictures = set(table.files.named(PICTURE)) if "split" in table.header else set()
-    wrong = [row for row in table.rows if row["file"] in pictures and row.get("split", "test") not in PARTS]
+    wrong = [row for row in table.rows if row.get("split", "test") not in PARTS and pictures & {row["file"], *table.find(row)}]
     for row in wrong[:MOST_SAID]:
         yield (
             f"{table.path}: row {row.number} has the split {row['split']!r}; parts are train, val and test."

@@ -24,6 +24,7 @@ from medssl.core.label_table import LabelRow
 from medssl.core.layout import Layout
 from medssl.core.tables import read_parquet, read_tsv
 from medssl.ingest import run
+from medssl.ingest.checking import check_source
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_table, meant_by
 from medssl.ingest.options import IngestOptions, LabelFileOptions
 from medssl.study.source_files import SourceFiles
@@ -308,3 +309,10 @@ def test_a_folder_of_nrrd_and_metaimage_masks_finds_its_images(tmp_path: Path, h
     table, rejected, out = labels_of(tmp_path / "s", tmp_path / "m")
     assert len(table) == 4 and rejected.empty
     assert sorted(int((np.load(out / "labels" / name) == 2).sum()) for name in table["mask"]) == [36, 54, 72, 90]
+
+
+def test_a_part_that_does_not_exist_is_a_sentence_at_ingest(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "t.csv").write_text("id,split\n0.png,training\n")
+    with pytest.raises(StudyError, match=r"'training' .* is no part: train, val, test. Did you mean 'train'"):
+        check_source(tmp_path, labels=str(tmp_path / "t.csv"))

@@ -99,6 +99,7 @@ def test_a_task_needs_labels_that_its_source_can_have(
             "row 2 has the split 'trian'; parts are train, val and test.",
         ),
         ("pictures", "id,label,split\n0.png,a,train\n1.png,b,test\n", None),
+        ("pictures", "id,label,split\n0,a,trian\n1,b,test\n", "row 2 has the split 'trian'"),  # and the id is no path
         ("pictures", "id,label,split\n0,a,train\n1.png,b,test\n", "row 2: the id of a row with split is a path, got '0'"),
         ("pictures", "id,label,subject\n0,a,p\n1.png,b,q\n", "row 2: the id of a row with subject is a path, got '0'"),
         (
