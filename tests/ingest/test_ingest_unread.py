@@ -54,3 +54,11 @@ def test_what_lies_in_another_folder_is_not_said_of_a_series(tmp_path: Path) -> 
 def test_harmless_classes_are_those_that_must_be_right(tmp_path: Path) -> None:
     sound = {name for name, fault in faults_unread.UNREAD_FAULTS.items() if fault(tmp_path / name, 3).must_be_right}
     assert sound == set(faults_unread.HARMLESS)
+
+
+@pytest.mark.parametrize("name", ["end_unfinished", "end_packed", "end_stump_in_its_own_folder", "end_packed_in_its_own_folder"])
+def test_an_end_that_is_not_read_refuses_its_series(name: str, tmp_path: Path) -> None:
+    faults_unread.UNREAD_FAULTS[name](tmp_path / "case", 2)
+    checked = check_source(tmp_path)
+    assert not checked.series
+    assert "damaged_neighbour" in {row["code"] for row in checked.rejected}

@@ -517,6 +517,30 @@ MUTATIONS = [
         "ingest/test_ingest_subjects.py::test_a_series_whose_files_are_of_two_patients_is_refused",
     ),
     Mutation(
+        "ingest", "the name of an unfinished transfer says nothing of the slice that it is",
+        "        whole = whole_name(file)\n",
+        "        whole = file\n",
+        "ingest/test_ingest_unread.py::test_an_end_that_is_not_read_refuses_its_series",
+    ),
+    Mutation(
+        "ingest", "a mask whose axes stand in another order is not turned",
+        "        return turned, placed\n",
+        "        return values, affine\n",
+        "ingest/test_ingest_mask_faults.py::test_a_mask_is_right_or_refused",
+    ),
+    Mutation(
+        "ingest", "a name in composed and in single letters is two patients",
+        'return unicodedata.normalize("NFC", text)',
+        "return text",
+        "ingest/test_ingest_subjects.py::test_a_person_is_one_however_the_letters_are_coded",
+    ),
+    Mutation(
+        "ingest", "numbered scans in folders are of as many patients as there are numbers",
+        "return found | {name: folder for name, folder in folders.items() if folder in again}",
+        "return found",
+        "ingest/test_ingest_subjects.py::test_numbered_scans_in_folders_are_of_the_folders",
+    ),
+    Mutation(
         "prepare", "one patient of many scans is trained on without a word",
         "if asked and total < FEWEST_UNITS <= scans / total:",
         "if asked and total < 0 <= scans / total:",
