@@ -42,6 +42,7 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         raise StudyError(
             f"{spec_path} is a spec of stage {spec.stage!r}, expected {stage!r}: run `medssl {spec.stage} {spec_path}`."
         )
+    _require_step(spec, step, spec_path)
     # ingest has nothing for more: its arithmetic is in reading processes, each slice in one thread
     limit_threads(1 if stage == "ingest" else threads)
     part = "-".join(str(value) for value in arguments.values())
@@ -71,6 +72,25 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
         _append(log, text + ("" if stage == "ingest" else f": {error}"))
         raise
+
+
+def _require_step(spec: Spec, step: str, path: Path) -> None:
+    """A spec is of one step where its stage has several: its name says which.
+
+    Raises:
+        StudyError: it is of another one.
+    """
+    last = spec.name.rpartition("/")[2] if "/" in spec.name else ""
+    wanted: tuple[str, ...]
+    if spec.stage == "reduce":
+        wanted = (last,) if last in ("describe", "leakage") else ("run",)
+    elif spec.stage == "ingest":
+        wanted = ("labels",) if last == "labels" else ("scan", "convert", "merge")
+    else:
+        return
+    if step not in wanted:
+        steps = " or ".join(wanted)
+        raise StudyError(f"{path} is a spec of step {steps}, got {step}: run `medssl {spec.stage} {path} --step {wanted[0]}`.")
 
 
 def _gpus(spec: Spec) -> int:

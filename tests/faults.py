@@ -950,10 +950,12 @@ NIFTI_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
     )
 }  # fmt: skip
 import faults_files  # noqa: E402
+import faults_named  # noqa: E402
 import faults_people  # noqa: E402
 import faults_scans  # noqa: E402
 import faults_slices  # noqa: E402  its classes need what stands above
 import faults_sound_scans  # noqa: E402
+import faults_unread  # noqa: E402
 from faults_grids import GRID_FAULTS  # noqa: E402  they need what stands above
 from faults_masks import DICOM_MASK_FAULTS, NIFTI_MASK_FAULTS  # noqa: E402
 from faults_modality import MODALITY_FAULTS  # noqa: E402
@@ -961,6 +963,9 @@ from faults_nifti import NIFTI_FAULTS as MORE_NIFTI_FAULTS  # noqa: E402
 
 DICOM_FAULTS |= faults_slices.SLICE_FAULTS | DICOM_MASK_FAULTS | MODALITY_FAULTS | faults_files.FILE_FAULTS
 DICOM_FAULTS |= faults_scans.SCAN_FAULTS | faults_sound_scans.SOUND_SCAN_FAULTS | faults_people.PEOPLE_FAULTS
+DICOM_FAULTS |= faults_unread.UNREAD_FAULTS | faults_named.NAMED_DICOM_FAULTS
+NIFTI_MASK_FAULTS |= faults_named.MASK_ORDER_FAULTS
+NIFTI_FAULTS |= faults_named.NAMED_FAULTS
 NIFTI_FAULTS |= MORE_NIFTI_FAULTS | GRID_FAULTS | NIFTI_MASK_FAULTS | faults_files.NIFTI_FILE_FAULTS
 
 Fault = Callable[[Path, int], Expected]

@@ -164,6 +164,8 @@ class Learnt(Document):
             own = volume.volume_id
             if self.kept and volume.modality not in self.modalities:
                 found.append(Difference(own, "modality", volume.modality, " or ".join(self.kept)))
+            if volume.is_volume and not self.slice_axes:
+                found.append(Difference(own, "kind of image", f"'volume of {volume.modality}'", "pictures alone"))
             if not volume.is_volume or not self.slice_axes:
                 continue
             axis = axes[own]

@@ -7,10 +7,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 from medssl.core.errors import StudyError
+from medssl.core.listing import one_spelling
 
 MASK_WORDS = ("seg", "segmentation", "msk", "mask", "label", "labels", "oar", "gt", "dseg", "roi")
 MASK_FOLDERS = ("labels", "label", "labelstr", "labelsts", "masks", "mask", "seg", "segmentations", "gt")
@@ -56,6 +57,9 @@ _OF_A_SCAN = re.compile(
     r"(ses|session|visit|tp|timepoint|run|acq|rep|frame|echo|time|t|phase|ch|channel)-?\d+|baseline|followup", re.IGNORECASE
 )
 """Words that distinguish the scans of one patient."""
+BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
+_NUMBERED = re.compile(r"([A-Za-z]+)[-_]?\d+")
+_COUNTED = ("series", "study", "recon", "stack", "file")
 _SLICER_MASK = re.compile(r"(?:\.seg|-label)$", re.IGNORECASE)
 
 
@@ -71,9 +75,13 @@ class Pairing:
     """masks without an image"""
     unchosen: list[int]
     """masks that `masks` does not name"""
+    unclear: dict[int, list[int]] = field(default_factory=dict)
+    """mask among `orphans` → the images that bear its name"""
 
 
-def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, str] | None = None) -> Pairing:
+def pair_masks(
+    names: list[str], pattern: str | None = None, given: dict[str, str] | None = None, *, beside: bool = True
+) -> Pairing:
     """Pair masks with their images by name: NIfTI, NRRD and MetaImage alike.
 
     1. `given` (image name → mask name, from a labels table) is taken as it is.
@@ -81,6 +89,8 @@ def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, st
        mask, label, oar, gt, dseg, roi`, or that lies in a folder such as `labelsTr`.
     3. A mask belongs to the image of the same name without these words (`pt_1_oar` → `pt_1_ct`; `seg-vert` entities of
        BIDS are dropped), in the same folder or in the image folder beside its mask folder.
+
+    `beside`: whether the source may hold images of another kind. Where it does not, and every name says a mask, they are images.
     """
     number = {name: n for n, name in enumerate(names)}
     given = {image: mask for image, mask in (given or {}).items() if image in number and mask in number}
@@ -98,19 +108,24 @@ def pair_masks(names: list[str], pattern: str | None = None, given: dict[str, st
             for key in _keys(names[n], mask=False):
                 images.setdefault(key, []).append(n)
     found: dict[int, list[int]] = {number[image]: [number[mask]] for image, mask in given.items()}
-    orphans = []
+    if not (images or pattern or given or beside):
+        return Pairing({}, {}, [], [])
+    orphans, unclear = [], {}
     for n in chosen:
         owners = next((images[key] for key in _keys(names[n], mask=True) if key in images), [])
         if len(owners) == 1 and owners[0] not in {number[i] for i in given}:
             found.setdefault(owners[0], []).append(n)
         elif n not in taken:
             orphans.append(n)
+            if len(owners) > 1:
+                unclear[n] = owners
     several = {image: masks for image, masks in found.items() if len(masks) > 1}
     return Pairing(
         masks={image: masks[0] for image, masks in found.items() if len(masks) == 1},
         several=several,
         orphans=sorted(orphans),
         unchosen=sorted(set(unchosen) - {m for found_masks in found.values() for m in found_masks}),
+        unclear=unclear,
     )
 
 
@@ -167,7 +182,7 @@ def subject_of(name: str, pattern: str | None = None) -> str:
                 "subject_pattern must match every image's relative path, and a group in it the patient, such as '(case\\d+)'."
             )
         return named
-    found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", name)
+    found = BIDS_SUBJECT.search(name)
     if found:
         return found.group(1)
     *folders, _ = name.split("/")
@@ -180,9 +195,45 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     ):
         words.pop()
     if len(words) == 1 and _is_kind(words[0]):
-        own = [folder for folder in folders if not (_is_kind(folder) or _OF_A_SCAN.fullmatch(folder))]
-        return own[-1] if own else words[0]
+        return own_folder(name) or words[0]
     return "_".join(words)
+
+
+def subjects_of(names: Iterable[str], pattern: str | None = None) -> dict[str, str]:
+    """The patient of each image of a source, by `subject_of`; the folder where a name has kind and number alone and comes again.
+
+    >>> subjects_of(["A/scan1.nii", "A/scan2.nii", "B/scan1.nii", "C/x7.nii", "D/x7.nii"])
+    {'A/scan1.nii': 'A', 'A/scan2.nii': 'A', 'B/scan1.nii': 'B', 'C/x7.nii': 'x7', 'D/x7.nii': 'x7'}
+
+    Raises:
+        StudyError: the pattern has no group or does not match.
+    """
+    found = {name: subject_of(name, pattern) for name in names}
+    if pattern:
+        return found
+    folders = {name: own_folder(name) for name, subject in found.items() if _is_kind_and_number(subject)}
+    places: dict[str, set[str]] = defaultdict(set)
+    for name, folder in folders.items():
+        if folder.lower() not in PART_FOLDERS:
+            places[found[name]].add(folder)
+    again = {folder for own in places.values() if len(own - {""}) > 1 for folder in own - {""}}
+    return found | {name: folder for name, folder in folders.items() if folder in again}
+
+
+def own_folder(name: str) -> str:
+    """The nearest folder of a file whose name says neither a kind nor a scan; nothing where there is none.
+
+    >>> own_folder("p1/ses-2/ct/a.nii"), own_folder("images/a.nii")
+    ('p1', '')
+    """
+    own = [folder for folder in name.split("/")[:-1] if not (_is_kind(folder) or _OF_A_SCAN.fullmatch(folder))]
+    return own[-1] if own else ""
+
+
+def _is_kind_and_number(word: str) -> bool:
+    """Whether a word names a scan among others and nobody: `scan1`, `image_2`, `visit1`, `baseline`."""
+    found = _NUMBERED.fullmatch(word)
+    return _OF_A_SCAN.fullmatch(word) is not None or (found is not None and (_is_kind(found[1]) or found[1].lower() in _COUNTED))
 
 
 def _is_kind(word: str) -> bool:
@@ -196,7 +247,7 @@ def file_words(name: str) -> list[str]:
     >>> file_words("a/pt_1.seg.nrrd"), file_words("pt_1-label.nrrd")
     (['pt', '1', 'seg'], ['pt', '1', 'label'])
     """
-    stem = _SUFFIX.sub("", name.split("/")[-1])
+    stem = one_spelling(_SUFFIX.sub("", name.split("/")[-1]))
     mark = _SLICER_MASK.search(stem)
     return [*stem[: mark.start()].split("_"), mark.group()[1:]] if mark and mark.start() else stem.split("_")
 
@@ -257,7 +308,7 @@ def _without_suffix(name: str) -> str:
 
 def _keys(name: str, *, mask: bool) -> list[str]:
     """What an image and its mask have in common: within one folder, then between a mask folder and the image folder beside it."""
-    *folders, _ = name.split("/")
+    *folders, _ = one_spelling(name).split("/")
     words = [word for word in file_words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
     drop = MASK_WORDS if mask else IMAGE_WORDS
     if words[-1].lower() in drop or (not mask and words[-1] == "0000" and len(words) > 1):

@@ -138,8 +138,25 @@ class Job:
         self._energy = read_counters()
 
     def options(self, kind: type[Chosen]) -> Chosen:
-        """The job's options, checked again as they were when the study file was read."""
-        return kind.model_validate(self.spec.options)
+        """The job's options, checked again as they were when the study file was read.
+
+        Raises:
+            StudyError: the spec is of another step, or was edited.
+        """
+        from pydantic import ValidationError
+
+        from medssl.core.written import explained
+
+        try:
+            return kind.model_validate(self.spec.options)
+        except ValidationError as error:
+            first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+            key = ".".join(map(str, first["loc"]))
+            wrong = "is no option of this step" if first["type"] == "extra_forbidden" else explained(first)
+            raise StudyError(
+                f"the spec of {self.spec.stage} {self.spec.name}: {key!r}: {wrong}. The spec is of another step, or was edited: "
+                "`medssl specs STUDY_FILE` writes it again."
+            ) from None
 
     def path(self, *parts: str) -> Path:
         """A path below the output folder."""

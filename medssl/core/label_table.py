@@ -146,6 +146,16 @@ def group_problems(rows: Sequence[LabelRow], groups: Sequence[str]) -> Iterator[
             )
 
 
+def shared_masks(rows: Sequence[LabelRow]) -> Iterator[tuple[LabelRow, LabelRow]]:
+    """Pairs of rows that name one mask for two images."""
+    first: dict[str, LabelRow] = {}
+    for row in rows:
+        if "mask" in row:
+            before = first.setdefault(row["mask"], row)
+            if before["file"] != row["file"]:
+                yield before, row
+
+
 def contradictions(rows: Sequence[LabelRow]) -> Iterator[tuple[LabelRow, LabelRow]]:
     """Pairs of rows that give one id different values in a column."""
     first: dict[tuple[str, str], LabelRow] = {}

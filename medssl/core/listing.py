@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import unicodedata
 from pathlib import Path
 
 from medssl.core.errors import StudyError
@@ -44,6 +45,27 @@ def minted(key: bytes, prefix: str, *names: str) -> str:
     marked = (name.replace("\x1e", "\x1e\x1e").replace("\x1f", "\x1e\x1f") for name in names)
     digest = hmac.digest(key, "\x1f".join(marked).encode("utf-8", "surrogateescape"), "sha256")
     return f"{prefix}-{digest.hex()[:12]}"
+
+
+def one_spelling(name: str) -> str:
+    r"""A name in one spelling, however its letters are coded: bytes that are no UTF-8 as Latin-1, composed letters (NFC).
+
+    >>> one_spelling("Mu\u0308ller") == one_spelling("M\udcfcller") == "M\xfcller"
+    True
+    """
+    if name.isascii():
+        return name
+    coded = name.encode("utf-8", "surrogateescape")
+    try:
+        text = coded.decode()
+    except UnicodeDecodeError:
+        text = coded.decode("latin-1")
+    return unicodedata.normalize("NFC", text)
+
+
+def minted_patient(key: bytes, name: str) -> str:
+    """The id of a patient, equal however the letters of the name are coded."""
+    return minted(key, "p", one_spelling(name))
 
 
 def key_of(source: str, key: bytes) -> bytes:

@@ -19,6 +19,7 @@ from medssl.ingest.items import item_rows, said_of, sorted_items
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import ReadingPool
+from medssl.ingest.remarks import remarks
 from medssl.ingest.source import Source
 from medssl.ingest.volume_store import new_file_in
 
@@ -35,6 +36,8 @@ class Checked:
     """rows of `rejected.tsv`"""
     items: list[Row]
     """every file with its code, sentence and ids (`items.COLUMNS`)"""
+    remarks: list[str]
+    """what ingest would say at its end (`remarks.py`)"""
     keyed: bool
     """whether the ids are made with a key that studies may have, or hold for this path alone"""
 
@@ -83,6 +86,7 @@ def check_source(
         sorted(series, key=lambda row: str(row["volume_id"])),
         sorted(rejected, key=lambda row: str(row["item_id"])),
         sorted_items(items),
+        remarks(options, given, labels, found, series, key),
         keyed,
     )
 

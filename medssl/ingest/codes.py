@@ -28,6 +28,8 @@ CODES: dict[str, str] = {
     "crashed": "a decoder ended abnormally on it",
     "damaged_neighbour": "a file that cannot be read belongs, or may belong, to this series, which may lack an image; mend "
     "that file, or move it away if it is none of the series",
+    "unread_beside": "its folder holds files that were not read and may be slices of it: parts of a transfer that did not end, "
+    "archives, links or closed folders",
     # DICOM: not a volume of ours
     "unsupported_object": "a DICOM object without an image of a patient (report, dose, state, waveform ...)",
     "unsupported_modality": "not CT, MR or PT",
@@ -94,10 +96,12 @@ CODES: dict[str, str] = {
     "mask_mismatch": "a mask whose grid is not its image's",
     "mask_values": "a mask with values that are no labels",
     "overlapping_labels": "labels of its mask overlap; the smaller structure stands where they do",
-    "mask_without_image": "a mask whose image is not there or was refused",
+    "mask_without_image": "a mask whose image is not there, was refused, or is not certain",
     "several_masks": "several masks for one image; `masks` picks one",
     # image sets
     "no_images": "an archive of arrays without an images array",
+    "ambiguous_images": "an archive in which several arrays may be the images; keep `images` alone, or `train_images`, "
+    "`val_images`, `test_images`",
     "volume_set": "an archive of volumes, which states no voxel size; save each one as NIfTI, NRRD or MetaImage with its spacing",
     "labels_mismatch": "labels and images differ in number",
 }

@@ -39,6 +39,9 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
     if any(row["tainted"] or row["beside"] for row in good):
         for volume in outcome.volumes:
             volume.row["warnings"] = [*volume.row["warnings"], "damaged_neighbour"]
+    if any(row["unread"] for row in good):
+        for volume in outcome.volumes:
+            volume.row["warnings"] = [*volume.row["warnings"], "unread_beside"]
     set_aside(good, source.options, outcome)
     assign_subjects(good, source, outcome)
     return outcome

@@ -6,8 +6,10 @@ import json
 from collections import Counter
 
 from medssl.artefacts.series import SERIES
+from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.file_names import folder_labels, subject_of
-from medssl.core.listing import minted
+from medssl.core.listing import minted, minted_patient
+from medssl.core.partition import PARTS
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Converted, Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source
@@ -49,8 +51,8 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
                 "index": index,
                 "image_id": minted(source.own_key, "i", name),
                 "label": label,
-                "split": source.labels.split.get(name, split),
-                "subject_id": minted(source.key, "p", subject) if subject else None,
+                "split": _part(source.labels.split.get(name, split)),
+                "subject_id": minted_patient(source.key, subject) if subject else None,
             }
         )
     _accept_images(
@@ -62,6 +64,18 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
         images,
         kept,
     )
+
+
+def _part(said: str | None) -> str | None:
+    """The part that a picture is of, as the label table or its folder has it.
+
+    Raises:
+        StudyError: there is no such part.
+    """
+    if said not in (None, *PARTS):
+        hint = did_you_mean(str(said), PARTS)
+        raise StudyError(f"labels: the split {said!r} of the table is no part: {', '.join(PARTS)}.{hint}")
+    return said
 
 
 def convert_npz(row: Row, source: Source, new_file: NewFile, outcome: Outcome) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from medssl.core.file_names import GRID_FORMATS, names_a_mask
-from medssl.core.listing import minted
+from medssl.core.file_names import GRID_FORMATS, is_mask, names_a_mask
+from medssl.core.listing import minted, minted_patient
 from medssl.ingest.data_files import data_request, with_data_files
-from medssl.ingest.inventory import nifti_modality, nifti_subject
+from medssl.ingest.inventory import nifti_modality
 from medssl.ingest.ledger import Row, volume_row
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.refusal import Refusal
@@ -36,13 +36,13 @@ def _convert_image(image: Row, masks: list[Row], group: list[Row], source: Sourc
     num_points = shape[3] if len(shape) > 3 else 1
     series_id = minted(source.own_key, "s", image["name"])
     volume_ids = [minted(source.own_key, "v", series_id, f"time{n}" if num_points > 1 else "") for n in range(num_points)]
-    modality = nifti_modality(image["name"], source.options)
+    modality = nifti_modality(image["name"], source.options, header.get("modality", ""))
     request = {
         "file": source.file(image),
         "data": data_request(image, source.root),
         "mask": False,
         "modality": modality,
-        "named_as_mask": names_a_mask(image["name"]),
+        "named_as_mask": names_a_mask(image["name"]) or is_mask(image["name"]) or header.get("labels", False),
         "tilt": source.options.tilt,
         "no_space": source.options.no_space,
         "targets": [str(new_file(volume_id, "image.npy")) for volume_id in volume_ids],
@@ -52,7 +52,7 @@ def _convert_image(image: Row, masks: list[Row], group: list[Row], source: Sourc
     if "code" in answer:
         outcome.reject(answer["code"], answer["sentence"], files, "series")
         return
-    subject = minted(source.key, "p", nifti_subject(image["name"], source.options, source.labels))
+    subject = minted_patient(source.key, image["subject"])
     for point, part in enumerate(answer["points"]):
         row = volume_row(volume_ids[point], part) | {
             "series_id": series_id,

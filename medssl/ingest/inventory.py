@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, subject_of, tidy_id
-from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table
+from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, subjects_of, tidy_id
+from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table, shared_masks
 from medssl.core.listing import minted, spelled, unspelled
 from medssl.ingest.data_files import claim_data_files, follow
 from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
@@ -20,7 +20,8 @@ from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.dicom.unnamed_series import name_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
-from medssl.ingest.refusal import Refusal
+from medssl.ingest.refusal import ROW_FOR_IT, Refusal, several_meant
+from medssl.ingest.unread_beside import mark_unread
 
 NOT_FILES = {
     "link": Refusal("link"),
@@ -28,6 +29,9 @@ NOT_FILES = {
     "closed": Refusal("unreadable", "a folder that cannot be listed, with all that may lie in it"),
     "gone": Refusal("changed", "it went while the source was listed"),
 }
+NAMED_A_MASK = (
+    "its name or folder says that it is a mask, and no image bears its name; if it is an image, rename it or its folder"
+)
 
 Row = dict[str, Any]
 
@@ -58,7 +62,7 @@ def labels_of(wanted: str | None, files: Iterable[str] = ()) -> Labels:
     """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that.
 
     Raises:
-        StudyError: a row has the part or mask of one of `files` by another name than its path.
+        StudyError: a row has the part or mask of one of `files` by another name than its path, or two rows name one mask.
     """
     if not (wanted and is_label_table(wanted) and Path(wanted).is_file()):
         return Labels()
@@ -72,6 +76,11 @@ def labels_of(wanted: str | None, files: Iterable[str] = ()) -> Labels:
                 f"labels: row {row.number} of the table has {' and '.join(says)}, and its id is not the path of its file but "
                 "another name of it (the header is row 1). Write the path relative to the source."
             )
+    for first, second in shared_masks(rows):
+        raise StudyError(
+            f"labels: rows {first.number} and {second.number} of the table name one mask for two images (the header is row 1). "
+            "A mask is of one image: correct one of them."
+        )
     return Labels.of(rows)
 
 
@@ -165,29 +174,34 @@ def headers(
 
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
-    """Fill in `group`, `role`, `tainted` and `beside` of every row."""
+    """Fill in `group`, `role`, `tainted`, `beside`, `unread` and `subject` of every row."""
     claimed = claim_data_files(rows)
     for row in rows:
-        row["role"], row["tainted"], row["beside"] = "image", False, False
+        row |= {"role": "image", "tainted": False, "beside": False, "subject": ""}
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
     _dicom_groups(rows, key)
     _taint(rows)
     nifti = [row for row in rows if row["format"] in GRID_FORMATS]
-    pairing = pair_masks([row["name"] for row in nifti], options.masks, labels.mask)
+    beside = any(row["format"] in ("dicom", "png", "npz") for row in rows)
+    pairing = pair_masks([row["name"] for row in nifti], options.masks, labels.mask, beside=beside)
     for row in nifti:
         row["group"] = minted(key, "s", row["name"])
+    images = [row["group"] for row in nifti]
     for image, mask in pairing.masks.items():
         nifti[mask]["group"], nifti[mask]["role"] = nifti[image]["group"], "mask"
     for masks in pairing.several.values():
         for mask in masks:
             _refuse(nifti[mask], Refusal("several_masks", f"{len(masks)} of them"), key)
     for mask in pairing.orphans:
-        _refuse(nifti[mask], Refusal("mask_without_image"), key)
+        meant = [images[image] for image in pairing.unclear.get(mask, [])]
+        _refuse(nifti[mask], several_meant(meant, ROW_FOR_IT) if meant else Refusal("mask_without_image", NAMED_A_MASK), key)
     for mask in pairing.unchosen:
         _refuse(nifti[mask], Refusal("several_masks", "this one is not named by `masks`"), key)
     for header, data in claimed:
         follow(header, data)
+    mark_unread(rows)
+    _name_patients([row for row in nifti if row["role"] == "image" and not row["code"]], options, labels)
     # a mask that cannot be read takes its image's word for what it is: the image goes on without it
     for row in rows:
         if row["format"] == "png":
@@ -197,6 +211,14 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
             row["group"] = minted(key, "s", row["name"])
 
 
+def _name_patients(images: list[Row], options: IngestOptions, labels: Labels) -> None:
+    """Fill in `subject` of images on a grid: the label table's word for the file or its folder, else the name's."""
+    said = {row["name"]: labels.subject_at(row["name"]) for row in images}
+    named = subjects_of([name for name, subject in said.items() if not subject], options.subject_pattern)
+    for row in images:
+        row["subject"] = said[row["name"]] or named[row["name"]]
+
+
 def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
     row |= {**refusal.answer(), "format": "", "role": "image"}
     row["group"] = minted(key, "r", row["name"].rpartition("/")[0], refusal.code)
@@ -204,7 +226,7 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
 
 def _dicom_groups(rows: list[Row], key: bytes) -> None:
     """Images that state no series, or one each, are joined; label objects go with the series they describe."""
-    joined = joint_series(rows)
+    joined = joint_series(rows, key)
     for row in rows:
         row["group"] = joined.get(row["series"], row["group"])
     refused = give_series(rows, joined)
@@ -220,14 +242,14 @@ def _taint(rows: list[Row]) -> None:
         row["tainted"], row["beside"] = dicom and row["group"] in doubtful, dicom and row["group"] in beside
 
 
-def nifti_modality(name: str, options: IngestOptions) -> str:
-    """The modality of a NIfTI file: the study file's word, else the name's; of a list the name's, else the only one."""
+def nifti_modality(name: str, options: IngestOptions, stated: str = "") -> str:
+    """The modality of a file on a grid: its header's word (`stated`), else the study file's, else the name's.
+
+    Of a list in the study file the name's, else the only one.
+    """
+    if stated:
+        return stated
     wanted, named = options.modalities, modality_of(name)
     if isinstance(options.modality, str):
         return wanted[0] if wanted else named
     return wanted[0] if named == "OT" and len(wanted) == 1 else named
-
-
-def nifti_subject(name: str, options: IngestOptions, labels: Labels) -> str:
-    """The patient of a NIfTI file: the labels table's word for it or its folder, else the name's."""
-    return labels.subject_at(name) or subject_of(name, options.subject_pattern)

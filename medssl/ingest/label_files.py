@@ -115,8 +115,8 @@ def given_by_folders(items: Sequence[LabelTarget]) -> dict[int, Given]:
     return found
 
 
-def masks_of(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: str | None = None) -> dict[str, list[str]]:
-    """The mask files of each volume: volume id → relative names of the label folder.
+def meant_by(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: str | None = None) -> dict[str, list[str]]:
+    """The volumes that each mask file may be for: relative name of the label folder → volume ids, none, one or several.
 
     A mask is for the image whose name it bears, without the words and BIDS entities that say that it is a mask. Folders
     decide only where several images have one name.
@@ -135,15 +135,14 @@ def masks_of(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: 
         for file in files:
             for stem in image_stems(file):
                 by_stem[stem].append((volume_id, file))
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[str]] = {}
     for name in sorted(chosen):
         owners = next((by_stem[stem] for stem in mask_stems(name) if stem in by_stem), [])
         if len({volume_id for volume_id, _ in owners}) > 1:
             near = max(_shared_folders(name, file) for _, file in owners)
             owners = [owner for owner in owners if _shared_folders(name, owner[1]) == near]
-        if len({volume_id for volume_id, _ in owners}) == 1:
-            found[owners[0][0]].append(name)
-    return dict(found)
+        found[name] = sorted({volume_id for volume_id, _ in owners})
+    return found
 
 
 def image_stems(name: str) -> list[str]:

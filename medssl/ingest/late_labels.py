@@ -9,10 +9,10 @@ from pathlib import Path
 
 from medssl.core.file_names import GRID_FORMATS
 from medssl.ingest.data_files import claim_data_files, data_request
-from medssl.ingest.label_files import Given, LabelTarget, masks_of
+from medssl.ingest.label_files import Given, LabelTarget, meant_by
 from medssl.ingest.ledger import Row
 from medssl.ingest.reading_pool import ReadingPool
-from medssl.ingest.refusal import Answer, Refusal
+from medssl.ingest.refusal import NAME_IT, Answer, Refusal, several_meant
 from medssl.ingest.source import BASE_MEMORY_MB
 
 NO_LABELS = ("not_an_image", "dicomdir", "archive")
@@ -30,19 +30,27 @@ def label_rows(items: list[LabelTarget], given: dict[int, Given]) -> list[Row]:
     ]
 
 
-def pair_with_volumes(
-    rows: list[Row], files: dict[str, tuple[str, ...]], known: dict[str, Row], pattern: str | None
-) -> dict[str, list[Row]]:
+def pair_with_volumes(rows: list[Row], volumes: list[LabelTarget], pattern: str | None) -> dict[str, list[Row]]:
     """The label files of each volume: NIfTI, NRRD and MetaImage by name, DICOM label objects by the series they refer to."""
     claim_data_files(rows)
     by_name = {row["name"]: row for row in rows}
-    by_words = masks_of(files, [row["name"] for row in rows if row["format"] in GRID_FORMATS], pattern)
+    files = {volume.volume_id: volume.files for volume in volumes}
+    meant = meant_by(files, [row["name"] for row in rows if row["format"] in GRID_FORMATS], pattern)
+    by_words: dict[str, list[str]] = {}
+    for name, owners in meant.items():
+        if len(owners) == 1:
+            by_words.setdefault(owners[0], []).append(name)
+        elif owners:
+            by_name[name] |= several_meant(owners, NAME_IT).answer()
     pairs = {volume_id: [by_name[name] for name in names] for volume_id, names in by_words.items()}
-    of_series = {known[volume_id]["series_id"]: volume_id for volume_id in sorted(known, reverse=True)}
+    of_series = {
+        name: volume.volume_id for volume in sorted(volumes, key=lambda v: v.volume_id, reverse=True) for name in volume.ids
+    }
     for row in rows:
         if row["format"] == "dicom" and '"role":"label"' in row["header"]:
-            for series_id in sorted(set(json.loads(row["header"])["references"]) & set(of_series)):
-                pairs.setdefault(of_series[series_id], []).append(row)
+            references = json.loads(row["header"])["references"]
+            for volume_id in sorted({of_series[name] for name in references if name in of_series}):
+                pairs.setdefault(volume_id, []).append(row)
     return pairs
 
 

@@ -30,8 +30,11 @@ KEYS = frozenset(
         *("ObjectType", "NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryData", "BinaryDataByteOrderMSB"),
         *("CompressedData", "HeaderSize", "ElementSpacing", "Offset", "TransformMatrix", "DistanceUnits"),
         *("AnatomicalOrientation", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "ElementDataFile"),
+        "Modality",
     ]
 )
+MODALITIES = {"MET_MOD_CT": "CT", "MET_MOD_MR": "MR", "MET_MOD_US": "OT"}
+"""What the key Modality says; nuclear medicine (MET_MOD_NM) may be PET or not, and OTHER and UNKNOWN say nothing."""
 _OPPOSITE = str.maketrans("LRPAIS", "RLAPSI")
 
 
@@ -64,7 +67,7 @@ def read_metaimage_header(data: Buffer, *, no_space: str = "refuse") -> dict[str
     if skip < -1 or (skip and (packed or attached)):
         raise Refusal("unsupported_encoding", f"a header of {skip} bytes before the values")
     order = ">" if _flag(keys, "BinaryDataByteOrderMSB", False) else "<"
-    return as_header(
+    header = as_header(
         data,
         shape=sizes,
         affine=_affine(keys, no_space),
@@ -73,6 +76,8 @@ def read_metaimage_header(data: Buffer, *, no_space: str = "refuse") -> dict[str
         packed=packed,
         data_file=None if attached else plain_name(name),
     )
+    stated = MODALITIES.get(keys.get("Modality", ""))
+    return header | ({"modality": stated} if stated else {})
 
 
 def _keys(data: Buffer) -> tuple[dict[str, str], int]:

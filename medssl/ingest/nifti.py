@@ -13,6 +13,18 @@ from medssl.ingest.refusal import Refusal
 from medssl.volume.geometry import SAME_CORNER_VOX, corner_distance_vox, corners_mm, is_usable
 
 _SINGLE = float(np.finfo(np.float32).eps)
+NO_IMAGES = {
+    **{1004: "matrices", 1005: "matrices", 1006: "a displacement field", 1007: "vectors", 1008: "points", 1009: "triangles"},
+    **{1010: "quaternions", 2002: "numbers of nodes", 2003: "colours", 2004: "colours", 2005: "shapes"},
+    **{2006: "a displacement field of FSL", 2016: "coefficients of FSL", 2017: "coefficients of FSL"},
+    **dict.fromkeys((2007, 2008, 2009), "coefficients of FSL"),
+}
+"""Intent codes of what is no picture of a patient, whatever its shape: a fourth dimension holds components and not time.
+
+Source: nifti1.h, NIFTI_INTENT codes; GIFTI's 2001 to 2005; FSL's NewNifti, 2006 to 2018.
+"""
+LABELS = 1002
+"""The intent code of a label map."""
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -39,6 +51,7 @@ def read_nifti_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, An
         offset = int(header["vox_offset"])
         slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
         units_mm = _UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+        intent = int(header["intent_code"])
     except Exception:
         raise Refusal("corrupt", "the NIfTI header") from None
     rank = dimensions[0]
@@ -49,6 +62,8 @@ def read_nifti_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, An
         shape.pop()
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise Refusal("not_scalar", f"stored as {dtype.kind}{dtype.itemsize}")
+    if intent in NO_IMAGES:
+        raise Refusal("not_scalar", f"its intent code {intent} says {NO_IMAGES[intent]}")
     if len(shape) > 4:
         raise Refusal("many_dimensions", f"{shape}")
     num_bytes = dtype.itemsize
@@ -71,6 +86,7 @@ def read_nifti_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, An
         "slope": slope if scaled else 1.0,
         "intercept": intercept if scaled else 0.0,
         **place,
+        **({"labels": True} if intent == LABELS else {}),
     }
 
 

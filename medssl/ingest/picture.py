@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,12 @@ def npz_sets(data: Buffer) -> list[dict[str, Any]]:
     """The image arrays of an NPZ archive: name, shape (n, rows, columns), dtype, split; labels are checked for number.
 
     Raises:
-        Refusal: `archive` (it is some other zip), `no_images`, `volume_set`, `bomb`, `labels_mismatch`, `corrupt`.
+        Refusal: `archive` (it is some other zip), `no_images`, `ambiguous_images`, `volume_set`, `bomb`, `labels_mismatch` or
+            `corrupt`.
     """
     archive = _archive(data)
     arrays = {info.filename[:-4]: _array_header(archive, info, len(data)) for info in archive.infolist()}
+    _require_one_reading(arrays)
     found = []
     for name, split in IMAGES_OF.items():
         if name not in arrays:
@@ -108,6 +111,21 @@ def npz_sets(data: Buffer) -> list[dict[str, Any]]:
     if not found:
         raise Refusal("no_images", f"{len(arrays)} arrays")
     return found
+
+
+def _require_one_reading(arrays: Collection[str]) -> None:
+    """The names of arrays must say for certain which are the images.
+
+    Raises:
+        Refusal: `ambiguous_images`: all of them and their parts, or one that looks like images and is not known.
+    """
+    known = [name for name in IMAGES_OF if name in arrays]
+    parts = [name for name in known if IMAGES_OF[name]]
+    if len(known) > max(len(parts), 1):
+        raise Refusal("ambiguous_images", f"{len(known)} arrays, of which {len(known) - len(parts)} may hold the others")
+    strangers = [name for name in arrays if name not in IMAGES_OF and name.lower().endswith(("images", "imgs"))]
+    if known and strangers:
+        raise Refusal("ambiguous_images", f"{len(strangers)} beside those that are read")
 
 
 def npz_array(data: Buffer, name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from medssl.core.files import sha256_file
 from medssl.ingest.check import Series, run_checks
 from medssl.ingest.dicom.elements import Buffer
+from medssl.ingest.hounsfield_scale import AIR_HU, HIGHEST_HU, UNSIGNED_PADDING
 from medssl.ingest.metaimage import read_metaimage_header
 from medssl.ingest.nifti import check_finite, read_nifti_header
 from medssl.ingest.nrrd import read_nrrd_header
@@ -69,6 +70,8 @@ def file_header(data: Buffer, kind: str, request: Request) -> Answer:
             raise Refusal("archive", "a gzip file that is no NIfTI") from None
         if len(head) < 348 and len(data) < 400:
             raise Refusal("truncated", "inside the NIfTI header")
+        if _kind_of_packed(head) == "dicom":
+            raise Refusal("archive", "a DICOM file that gzip packed")
         if head[257:262] == b"ustar" or _kind_of_packed(head) != "nifti":
             raise Refusal("archive", "a gzip file that is no NIfTI")
     return read_nifti_header(data, no_space=request["no_space"])
@@ -84,6 +87,7 @@ def _kind_of_packed(head: bytes) -> str:
 
 def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: bool, target: Path, request: Request) -> Answer:
     source_shape, source_affine = values.shape, affine
+    values, padded = _without_padding(values, header) if request["modality"] == "CT" else (values, 0)
     storage, values = stored_exactly(values, header["slope"], header["intercept"], resampled=straighten)
     warnings = run_checks(_as_series(values, storage, request["modality"], request["named_as_mask"]))
     if storage.dtype == "float32":
@@ -108,10 +112,22 @@ def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: b
         "source_shape": list(source_shape),
         "source_affine": source_affine.tolist(),
         "source_codes": axis_codes(source_affine),
-        "padded_voxels": 0,
+        "padded_voxels": padded,
         "warnings": warnings,
         "sha256": sha256_file(target),
     }
+
+
+def _without_padding(values: np.ndarray, header: Answer) -> tuple[np.ndarray, int]:
+    """Stored values of a CT in which padding that lost its sign is air, and how many voxels it was."""
+    outside = values == UNSIGNED_PADDING
+    count = int(np.count_nonzero(outside))
+    if not count or UNSIGNED_PADDING * header["slope"] + header["intercept"] <= HIGHEST_HU:
+        return values, 0
+    air = (AIR_HU - header["intercept"]) / header["slope"]
+    wide = values.astype(np.int32) if values.dtype.kind == "u" and values.dtype.itemsize == 2 else values.copy()
+    wide[outside] = round(air)
+    return wide, count
 
 
 def _as_series(values: np.ndarray, storage: Storage, modality: str, named_as_mask: bool) -> Series:
@@ -129,6 +145,7 @@ def _as_series(values: np.ndarray, storage: Storage, modality: str, named_as_mas
 def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Request) -> Answer:
     """A mask on its image's grid: shape and corners are compared, values must be whole and few."""
     image_shape, image_affine = tuple(request["image_shape"]), np.array(request["image_affine"])
+    values, affine = in_image_order(values, affine, image_shape, image_affine)
     check_same_grid(values.shape, affine, image_shape, image_affine)
     if header["slope"] != 1.0 or header["intercept"] != 0.0:
         values = values * header["slope"] + header["intercept"]
@@ -142,6 +159,18 @@ def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Reque
     with open(target, "wb") as file:
         np.lib.format.write_array(file, np.asfortranarray(result), allow_pickle=False)
     return {"labels": labels, "sha256": sha256_file(target), "shape": list(result.shape)}
+
+
+def in_image_order(
+    values: np.ndarray, affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A mask in the order and direction of its image's axes, with its affine, if it has the same voxels; else as it was."""
+    turn = closest_canonical(np.linalg.solve(image_affine, affine))
+    turned, placed = turn.apply(values), reoriented_affine(affine, turn, values.shape)
+    same = turned.shape == tuple(image_shape)
+    if same and corner_distance_vox(image_affine, placed, image_shape) <= SAME_CORNER_VOX:  # type: ignore[arg-type]
+        return turned, placed
+    return values, affine
 
 
 def check_same_grid(shape: tuple[int, ...], affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray) -> None:

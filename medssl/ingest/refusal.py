@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from medssl.ingest.codes import sentence_of
@@ -28,3 +29,23 @@ class Refusal(Exception):
     def answer(self) -> Answer:
         """The refusal as the answer to a request."""
         return {"code": self.code, "sentence": self.sentence}
+
+
+MOST_NAMED = 5
+"""Ids in a sentence, before the rest is counted."""
+
+
+NAME_IT = "give it the folder or the whole name of its image"
+"""What helps where names decide whose a mask is,"""
+ROW_FOR_IT = f"a column `mask` of the label table says which, or {NAME_IT}"
+"""and where a label table may say it."""
+
+
+def several_meant(ids: Collection[str], remedy: str) -> Refusal:
+    """That a mask may be of several images, which are named by their ids."""
+    named = sorted(set(ids))
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return Refusal(
+        "mask_without_image",
+        f"{len(named)} images may be meant, {', '.join(named[:MOST_NAMED])}{more}; {remedy}",
+    )

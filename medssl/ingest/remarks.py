@@ -6,12 +6,13 @@ import json
 import re
 from collections import defaultdict
 
-from medssl.core.file_names import GRID_FORMATS, UNKNOWN, modality_of
+from medssl.core.file_names import GRID_FORMATS, UNKNOWN, is_mask, modality_of
 from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
-from medssl.ingest.subjects import remarks_on_ids
+from medssl.ingest.subjects import remarks_on_ids, remarks_on_names
+from medssl.ingest.unread_beside import remark_on_unread
 
 _PERSON = re.compile(r'"person":"(w-[0-9a-f]+)"')
 """In the text of a header: of thousands of files, not each is taken apart."""
@@ -38,7 +39,8 @@ def remarks(
         for name, holds in options.without_effect(formats, mask_folder=mask_folder).items()
         if formats
     ]
-    said += _renamed(options, files)
+    said += _named_as_masks(files)
+    said += _renamed(options, files) + _stated_otherwise(files)
     strangers = sorted(set(options.skip) - {row["group"] for row in files})
     if strangers:
         said.append(f"ingest.skip names {len(strangers)} series that this source does not hold, the first is {strangers[0]}.")
@@ -54,7 +56,30 @@ def remarks(
         where = "1 folder" if unnamed == 1 else f"{unnamed} folders"
         said.append(f"The DICOM images of {where} state no series: those of a folder were taken as one series.")
     named = bool(labels.subject or options.subject_pattern)
+    said += remark_on_unread(files)
+    said += remarks_on_names(files, labels, options.subject_pattern, key)
     return said + remarks_on_ids(series, studies, key, named=named, people=people)
+
+
+def _named_as_masks(files: list[Row]) -> list[str]:
+    """That files were read as images whose names say that they are masks (`core/file_names.pair_masks`)."""
+    volumes = [row["name"] for row in files if row["format"] in GRID_FORMATS and row["role"] == "image" and not row["code"]]
+    if not volumes or not all(map(is_mask, volumes)):
+        return []
+    return [
+        f"The names or folders of all {len(volumes)} volumes say that they are masks. As nothing else in this source is an "
+        "image, they were read as images; what has a mask's values was refused."
+    ]
+
+
+def _stated_otherwise(files: list[Row]) -> list[str]:
+    """That headers of a grid state another modality than the names of their files."""
+    stated = [(row["name"], json.loads(row["header"]).get("modality", "")) for row in files if row["format"] == "metaimage"]
+    others = [(modality_of(name), said) for name, said in stated if said and modality_of(name) not in (UNKNOWN, said)]
+    if not others:
+        return []
+    names, headers = (" or ".join(sorted(set(words))) for words in zip(*others, strict=True))
+    return [f"{len(others)} volumes have names that say {names} and headers that state {headers}; the headers were believed."]
 
 
 def _renamed(options: IngestOptions, files: list[Row]) -> list[str]:

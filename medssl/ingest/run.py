@@ -192,14 +192,17 @@ def _items(job: Job, rows: list[Row], series: list[Row]) -> list[LabelTarget]:
     own_key = _own_key(job)
     items: list[LabelTarget] = []
     files: dict[str, list[str]] = {}
+    stated: dict[str, set[str]] = {}
     for row in rows:
         if not row["code"] and row["role"] == "image":
             files.setdefault(row["group"], []).append(row["name"])
+            stated.setdefault(row["group"], set()).update(filter(None, [row["series"]]))
     for row in series:
         names = files.get(row["series_id"], [])
         if row["kind"] != "images":
-            ids = tuple(str(row[name]) for name in ("volume_id", "series_id", "subject_id") if row[name])
-            items.append(LabelTarget(row["volume_id"], None, tuple(names), ids))
+            known = {str(row[name]) for name in ("volume_id", "series_id", "subject_id") if row[name]}
+            known |= stated.get(row["series_id"], set())
+            items.append(LabelTarget(row["volume_id"], None, tuple(names), tuple(sorted(known))))
             continue
         images = IMAGES.read(job.read(_volume(job, row["volume_id"]) / "images.parquet"))
         name_of = {listing.minted(own_key, "i", name): name for name in names}
@@ -216,7 +219,7 @@ def _volume(job: Job, volume_id: str) -> Path:
 
 def _matcher(job: Job, items: list[LabelTarget]) -> Matcher:
     key = _key(job)
-    return Matcher(items, lambda name: (listing.minted(key, "p", name), listing.minted(key, "s", name)))
+    return Matcher(items, lambda name: (listing.minted_patient(key, name), listing.minted(key, "s", name)))
 
 
 def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -230,9 +233,8 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
     refused: list[tuple[Row, list[Row]]] = []
     with ReadingPool(_key(job), 1) as readers, job.progress("labels", len(found), "files") as bar:
         rows = headers(found, root, readers, no_space=options.no_space, advance=bar.advance)
-        pairs = pair_with_volumes(
-            rows, {item.volume_id: item.files for item in items if item.volume_id in known}, known, options.masks
-        )
+        first = [item for item in items if item.volume_id in known]
+        pairs = pair_with_volumes(rows, first, options.masks)
         for volume_id, masks in sorted(pairs.items()):
             answer: Row = {"code": "several_masks", "sentence": f"{len(masks)} masks for one image; `masks` chooses one"}
             target = job.path("masks", f"{volume_id}.npy")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from medssl.core.listing import minted
+from medssl.core.listing import minted, minted_patient
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
@@ -38,8 +38,8 @@ class Source:
     def subject_of_id(self) -> dict[str, str]:
         """The patient that the label table names for a series (by its UID or its id) or for a PatientID, by keyed id."""
         table = self.labels.subject
-        keyed = {minted(self.key, kind, name): subject for kind in "sp" for name, subject in table.items()}
-        return table | keyed
+        series = {minted(self.key, "s", name): subject for name, subject in table.items()}
+        return table | series | {minted_patient(self.key, name): subject for name, subject in table.items()}
 
     def file(self, row: Row) -> Request:
         """A file as the reading process is asked for it."""

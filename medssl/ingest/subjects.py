@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from medssl.core.file_names import subject_of
-from medssl.core.listing import minted
+from medssl.core.file_names import BIDS_SUBJECT, GRID_FORMATS, own_folder, subject_of
+from medssl.core.listing import minted, minted_patient
 from medssl.ingest.dicom.placeholders import PLACEHOLDERS
+from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Converted, Outcome
 from medssl.ingest.refusal import Refusal
@@ -29,25 +31,84 @@ def assign_subjects(rows: list[Row], source: Source, outcome: Outcome) -> None:
     mixed = []
     for volume in [one for one in outcome.volumes if one.row["format"] == "dicom"]:
         names = sorted(volume.files & images or images)
-        found = sorted(set(_named(names, volume, source)))
+        stated = {row["series"] for row in rows if row["name"] in names}
+        found = sorted(set(_named(names, volume, stated, source)))
         if len(found) > 1:
             mixed.append(volume)
         elif found:
-            volume.row["subject_id"] = minted(source.key, "p", found[0])
+            volume.row["subject_id"] = minted_patient(source.key, found[0])
     if mixed:
         refusal = Refusal("several_subjects")
         outcome.withdraw(mixed, refusal.code, refusal.sentence, rows)
 
 
-def _named(names: list[str], volume: Converted, source: Source) -> Iterable[str]:
-    """The patients that the study file names for files of a volume; nothing where it names none."""
+def _named(names: list[str], volume: Converted, stated: set[str], source: Source) -> Iterable[str]:
+    """The patients that the study file names for files of a volume, which state some series; nothing where it names none."""
     table, pattern = source.labels, source.options.subject_pattern
     series, patient = volume.row["series_id"], volume.row["subject_id"]
-    by_id = source.subject_of_id.get(series) or source.subject_of_id.get(patient)
+    by_series = {source.subject_of_id[one] for one in (series, *sorted(stated)) if one in source.subject_of_id}
+    if len(by_series) > 1:
+        yield from by_series
+    by_id = next(iter(by_series), None) or source.subject_of_id.get(patient)
     for name in names:
         subject = table.subject_at(name) or by_id or (subject_of(name, pattern) if pattern else None)
         if subject:
             yield subject
+
+
+def remarks_on_names(files: list[Row], labels: Labels, pattern: str | None, key: bytes) -> list[str]:
+    """What the user must know of patients that names of files or the label table say: one name in several folders, blank cells.
+
+    Args:
+        files: the private inventory.
+        labels: what the label table says of whose an image is.
+        pattern: `subject_pattern`.
+        key: of the ids, to know the series and patients that the table names.
+    """
+    images = [row for row in files if row["role"] == "image" and row["format"] and not row["code"]]
+    said = list(_blank_cells(images, labels, key)) if labels.subject else []
+    if pattern:
+        return said
+    folders: dict[str, list[str]] = defaultdict(list)
+    by_folder = []
+    for row in images:
+        if row["format"] in GRID_FORMATS and not labels.subject_at(row["name"]) and not BIDS_SUBJECT.search(row["name"]):
+            folder, own = own_folder(row["name"]), subject_of(row["name"])
+            if row["subject"] == folder != own:
+                by_folder.append(folder)
+            elif own != folder:
+                folders[row["subject"]].append(folder)
+    if by_folder:
+        said.append(
+            f"The names of {len(by_folder)} volumes say a kind and a number and come again in other folders: each of the "
+            f"{len(set(by_folder))} folders was taken as a patient. If they are none, {REMEDY}."
+        )
+    again = [own for own in folders.values() if len(set(own)) > 1]
+    if again:
+        names = "1 file name occurs" if len(again) == 1 else f"{len(again)} file names occur"
+        said.append(
+            f"{names} in several folders ({sum(map(len, again))} volumes): those of one name count as one patient and stay in "
+            f"one part of the split. If they are of more, {REMEDY}."
+        )
+    return said
+
+
+def _blank_cells(images: list[Row], labels: Labels, key: bytes) -> Iterator[str]:
+    """That a label table names the patients of some images and not of others."""
+    known = {minted(key, "s", name) for name in labels.subject} | {minted_patient(key, name) for name in labels.subject}
+    items: dict[str, bool] = {}
+    for row in images:
+        item = row["group"] if row["format"] == "dicom" else row["name"]
+        named = labels.subject_at(row["name"]) is not None
+        if row["format"] == "dicom" and not named:
+            named = bool({row["group"], json.loads(row["header"])["subject"]} & (known | set(labels.subject)))
+        items[item] = items.get(item, False) or named
+    count = sum(items.values())
+    if 0 < count < len(items):
+        yield (
+            f"The label table names the patient of {count} of {len(items)} series or images; the others have the one that their "
+            "header or name says, or are one each, so that a person may count as two. Fill the column `subject` for all."
+        )
 
 
 def remarks_on_ids(
@@ -68,7 +129,7 @@ def remarks_on_ids(
             own[row["subject_id"]].append(row)
     nameless = minted(key, "p", "study", "")
     forms = {form for word in PLACEHOLDERS for form in (word, word.upper(), word.capitalize(), word.title())}
-    placeholders = {minted(key, "p", form) for form in forms}
+    placeholders = {minted_patient(key, form) for form in forms}
     no_study = minted(key, "t", "")
     said = []
     for subject, rows in sorted(own.items()):

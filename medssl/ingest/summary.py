@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from medssl.ingest.ledger import Row
 PLACES = 5
 """Places of a code, and files of a place, that are named before the rest is counted."""
 VOLUMES = 20
+SERIES_ID = re.compile(r"s-[0-9a-f]{12}")
 
 
 def screen_lines(checked: Checked) -> Iterator[str]:
@@ -31,6 +33,11 @@ def screen_lines(checked: Checked) -> Iterator[str]:
         yield f"  … and {_counted(len(series) - VOLUMES, 'volume')} more"
     warned = Counter(code for row in series for code in row["warnings"])
     yield from (f"{code}: a warning of {_counted(count, 'volume')}: {sentence_of(code)}" for code, count in warned.most_common())
+    files_of = {item["series_id"]: item["file"] for item in reversed(items) if item["series_id"]}
+
+    def of_series(found: re.Match[str]) -> str:
+        return files_of.get(found[0], found[0])
+
     yield f"{_counted(_num_files(rejected), 'file')} refused"
     counts = Counter({code: 0 for code in sorted({row["code"] for row in rejected})})
     for row in rejected:
@@ -38,7 +45,11 @@ def screen_lines(checked: Checked) -> Iterator[str]:
     for code, count in counts.most_common():
         yield ""
         yield f"{code}: {_counted(count, 'file')}: {sentence_of(code)}"
-        yield from _places([item for item in items if item["code"] == code], f"{sentence_of(code)}: ")
+        for line in _places([item for item in items if item["code"] == code], f"{sentence_of(code)}: "):
+            yield SERIES_ID.sub(of_series, line)
+    if checked.remarks:
+        yield ""
+        yield from (f"note: {remark}" for remark in checked.remarks)
     if len(rejected):
         yield ""
         yield "--table FILE writes what became of every file, with its sentence and ids."
@@ -51,7 +62,7 @@ def as_values(checked: Checked) -> dict[str, Any]:
     """The same for programs: the rows of both ledgers, and of every file."""
     files = {"accepted": _num_files(checked.series), "refused": _num_files(checked.rejected)}
     ledgers = {"series": checked.series, "rejected": checked.rejected, "items": checked.items}
-    return {"files": files, "keyed": checked.keyed, **ledgers}
+    return {"files": files, "keyed": checked.keyed, **ledgers, "remarks": checked.remarks}
 
 
 def _num_files(rows: list[Row]) -> int:

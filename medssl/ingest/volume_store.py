@@ -18,6 +18,9 @@ from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.source import Source
 
+DECIDES = ("name", "size", "mtime_ns", "code", "role", "tainted", "beside", "unread", "subject")
+"""What the inventory says of a file that decides what its group becomes."""
+
 
 class VolumeStore:
     """Volumes below the folder `volumes`, and a record per group in the folder `records`.
@@ -34,7 +37,7 @@ class VolumeStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _hash(self, group: list[Row]) -> str:
-        files = [[row[name] for name in ("name", "size", "mtime_ns", "code", "role", "tainted", "beside")] for row in group]
+        files = [[row[name] for name in DECIDES] for row in group]
         return sha256_text(canonical_json([sorted(files), self._basis]))
 
     def record(self, group: str) -> Row | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import folder_labels, subject_of
+from medssl.core.file_names import folder_labels, subjects_of
 from medssl.core.label_table import LabelRow
 from medssl.core.listing import nothing_at
 from medssl.core.split_file import read_split_file
@@ -79,7 +79,8 @@ def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
         return None
     said = {row["file"]: row["subject"] for row in rows if "subject" in row}
     scans = files.scans({row["file"]: row["mask"] for row in rows if "mask" in row}) if GRID in files.kinds else []
-    units = {("subject", said.get(name) or subject_of(name, files.ingest.subject_pattern)) for name in scans}
+    named = subjects_of([name for name in scans if name not in said], files.ingest.subject_pattern)
+    units = {("subject", said.get(name) or named[name]) for name in scans}
     units |= {("subject", said[name]) if name in said else ("file", name) for name in files.named(PICTURE)}
     others = sum(kind_of(name) == OTHER for name in files.names) if OTHER in files.kinds else 0
     return len(units) + others

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.file_names import folder_labels, path_names, short_names, subject_of, tidy_id
-from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, LabelTable, contradictions, group_problems
+from medssl.core.file_names import folder_labels, path_names, short_names, subjects_of, tidy_id
+from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, LabelTable, contradictions, group_problems, shared_masks
 from medssl.core.partition import PARTS
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
@@ -61,9 +61,12 @@ class Table:
         """
         said = {row["file"]: row["subject"] for row in self.rows if "subject" in row}
         scans = set(self.files.named(GRID))
+        named = subjects_of(
+            [file for file in self.items if file in scans and file not in said], self.files.ingest.subject_pattern
+        )
         found: dict[str, list[str]] = defaultdict(list)
         for file in self.items:
-            subject = said.get(file) or (subject_of(file, self.files.ingest.subject_pattern) if file in scans else None)
+            subject = said.get(file) or named.get(file)
             if subject:
                 found[subject].append(file)
         return dict(found)
@@ -108,6 +111,9 @@ def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
     for first, second in contradictions(table.rows):
         said.add((first.number, second.number))
         yield _contradiction(table, first, second, first["file"])
+    for first, second in shared_masks(table.rows):
+        mask = f"name the mask {first['mask']!r} for two images"
+        yield f"{table.path}: rows {first.number} and {second.number} {mask}. A mask is of one image: correct one of them"
     yield from _no_values(table, groups)
     yield from _unknown_parts(table)
     if table.is_by_name:
@@ -209,7 +215,7 @@ def _no_values(table: Table, groups: Sequence[str]) -> Iterator[str]:
 def _unknown_parts(table: Table) -> Iterator[str]:
     """Rows of pictures with a part that does not exist."""
     pictures = set(table.files.named(PICTURE)) if "split" in table.header else set()
-    wrong = [row for row in table.rows if row["file"] in pictures and row.get("split", "test") not in PARTS]
+    wrong = [row for row in table.rows if row.get("split", "test") not in PARTS and pictures & {row["file"], *table.find(row)}]
     for row in wrong[:MOST_SAID]:
         yield (
             f"{table.path}: row {row.number} has the split {row['split']!r}; parts are train, val and test."

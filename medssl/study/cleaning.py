@@ -72,7 +72,8 @@ def _unused_fits(root: Path, specs: Sequence[Spec]) -> list[Path]:
 def trained_again(root: Path, kinds: list[Removable], study: Iterable[Spec] = ()) -> list[tuple[str, str]]:
     """(stage, name) of the finished trainings that the next run of the study makes again once `kinds` are gone.
 
-    Those whose result is kept in the store are restored when the arrays they rest on are made again with equal bytes.
+    Those whose result is kept in the store, and tasks of which every fit is kept, are restored when the arrays they rest on are
+    made again with equal bytes.
     """
     changed = {path.parent for kind in kinds if kind.what in (VOLUMES, ARRAYS) for path in kind.paths}
     gone = {path for kind in kinds for path in kind.paths}
@@ -90,7 +91,17 @@ def trained_again(root: Path, kinds: list[Removable], study: Iterable[Spec] = ()
     reads = {Path(spec.out): {Path(path).parent for path in paths_in(spec)} for spec in specs}
     while more := {out for out, folders in reads.items() if out not in changed and folders & changed}:
         changed |= more
-    return [job for folder, job in finished.items() if folder in changed]
+    again = {folder: job for folder, job in finished.items() if folder in changed}
+    encoders = {folder for folder, (stage, _) in again.items() if stage == "pretrain"}
+    restored = {folder for folder in again if _keeps_its_fits(root, folder, gone) and not reads.get(folder, set()) & encoders}
+    return [job for folder, job in again.items() if folder not in restored]
+
+
+def _keeps_its_fits(root: Path, task: Path, gone: set[Path]) -> bool:
+    """Whether every fit of a finished task is on disk and stays: the task then makes its tables, and no fit, again."""
+    keys = (read_receipt(task / RECEIPT) or {}).get("fit_keys", [])
+    fits = [root / "state" / "finetune" / "fits" / key for key in keys]
+    return bool(fits) and all((fit / "fit.json").is_file() and fit not in gone for fit in fits)
 
 
 def remove(root: Path, kinds: list[Removable]) -> None:

@@ -169,12 +169,19 @@ def _sentence(problem: Any, places: Places) -> str:
         last = in_yaml(problem["input"])  # as `_name_of` has it
     loc = tuple(map(str, (*above, last)))
     if problem["type"] == "extra_forbidden":
-        return places.sentence(loc, f"unknown key {loc[-1]!r}.{did_you_mean(loc[-1], _keys_at(loc[:-1]))}")
+        return places.sentence(loc, f"unknown key {loc[-1]!r}.{_hint(loc[-1], _keys_at(loc[:-1]))}")
     return places.sentence(loc, explained(problem))
 
 
-def _keys_at(loc: Loc) -> list[str]:
-    """The keys that may stand in a section, found by walking the types of the study."""
+def _hint(key: str, known: dict[str, str]) -> str:
+    """The key that is spelled alike, or the only one whose description has the word; else all of them."""
+    near = did_you_mean(key, known)
+    meant = [name for name, text in known.items() if re.search(rf"\b{re.escape(key)}\b", text, re.IGNORECASE)]
+    return near if "Did you mean" in near or len(meant) != 1 else f" Did you mean {meant[0]!r}?"
+
+
+def _keys_at(loc: Loc) -> dict[str, str]:
+    """The keys that may stand in a section, with their descriptions, found by walking the types of the study."""
     kind: Any = Study
     for part in loc:
         if kind is SourceOptions and part in ("ingest", "prepare"):
@@ -183,7 +190,9 @@ def _keys_at(loc: Loc) -> list[str]:
             kind = kind.model_fields[part].annotation if part in kind.model_fields else None
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return {}
+    return {name: field.description or "" for name, field in kind.model_fields.items()}
 
 
 def read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:

@@ -91,11 +91,14 @@ class SourceFiles:
 
     def masks(self, given: dict[str, str]) -> Pairing:
         """Which volume is whose mask, as ingest pairs them; by number in `named(GRID)`. `given`: by a label table."""
-        return pair_masks(self.named(GRID), self.ingest.masks, given) if given else self._pairing
+        return self._paired(given) if given else self._pairing
 
     @cached_property
     def _pairing(self) -> Pairing:
-        return pair_masks(self.named(GRID), self.ingest.masks)
+        return self._paired({})
+
+    def _paired(self, given: dict[str, str]) -> Pairing:
+        return pair_masks(self.named(GRID), self.ingest.masks, given, beside=self.kinds != {GRID})
 
     def scans(self, given: dict[str, str]) -> list[str]:
         """The volumes on a grid that are no masks."""

@@ -136,7 +136,9 @@ def test_the_distance_of_slices_matters_only_where_it_is_seen() -> None:
 def test_pictures_have_no_spacing_and_no_axis() -> None:
     pictures = Learnt.of([PNG], {"v-png": 2})
     assert pictures.slice_axes == [] and pictures.spacing_low_mm is None
-    assert differing(CT, 0, learnt=pictures) == [] and differing(replace(PNG, modality="CT")) == []
+    assert differing(replace(PNG, modality="CT")) == []
+    (one,) = pictures.differences([CT], {"v-ct": 0}, planes=True, depth=False)
+    assert (one.what, one.found, one.expected) == ("kind of image", "'volume of CT'", "pictures alone")
 
 
 def test_a_refusal_says_what_was_found_what_is_expected_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from medssl.cli import app
 from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
+from medssl.core.job import Spec
 
 STAGES = ("ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report")
 STUDY_FILE = ("clean", "specs", "plan")
@@ -85,3 +86,38 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused() -> None:
     assert "folder is a folder" in refused("convert", "bytes", "--out", "folder")
     assert "empty" in refused("export", "folder", "--library", "timm", "--out", "empty")
     assert "empty" in refused("reduce", "folder", "--preview", "empty")
+
+
+def spec_file(stage: str, name: str, options: dict[str, object]) -> str:
+    spec = Spec(stage, name, "s", "results/s", 0, "c", options, {}, "out", private={"folder": "private", "path": "in"})
+    Path("spec.json").write_text(spec.to_json())
+    return "spec.json"
+
+
+@pytest.mark.parametrize(("stage", "name", "step", "right"), [
+    ("reduce", "ct/describe", "run", "describe"),
+    ("reduce", "ct/leakage", "run", "leakage"),
+    ("reduce", "ct/describe", "leakage", "describe"),
+    ("reduce", "ct/all", "describe", "run"),
+    ("ingest", "ct/labels", "scan", "labels"),
+    ("ingest", "ct", "labels", "scan"),
+])  # fmt: skip
+def test_a_spec_of_another_step_names_the_command_for_it(stage: str, name: str, step: str, right: str) -> None:
+    path = spec_file(stage, name, {})
+    assert f"run `medssl {stage} {path} --step {right}`" in refused(stage, path, "--step", step)
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_a_spec_of_another_stage_names_the_command_for_it(command: str) -> None:
+    for stage in set(STAGES) - {command}:
+        path = spec_file(stage, "ct", {})
+        assert f"run `medssl {stage} {path}`" in refused(command, path)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_spec_with_options_of_something_else_is_a_sentence(stage: str) -> None:
+    """Nothing of what pydantic says of itself reaches the screen."""
+    step = ["--step", "merge"] if stage == "ingest" else []
+    error = CliRunner().invoke(app, [stage, spec_file(stage, "ct/one", {"hash_sizes": [8]}), *step]).exception
+    assert isinstance(error, StudyError), error
+    assert "'hash_sizes': is no option of this step" in str(error) and "pydantic" not in str(error)

@@ -114,7 +114,7 @@ def test_probabilities_of_new_pictures_and_slices(
         assert np.allclose(row[names].to_numpy(float), truth[number], atol=1e-5)
         assert row["predicted"] == model.contract["classes"][truth[number].argmax()]
     save(datasets(random_phantom(5)), here / "dicom")
-    with pytest.raises(StudyError, match=r"^Window \[0\.0\] to \[255\.0\] of v-.*the whole range of a picture's type.*--force"):
+    with pytest.raises(StudyError, match=r"^Kind of image 'volume of CT' of v-.* learnt from pictures alone; .*--force"):
         predict(folder, here / "dicom", here / "slices")
     predict(folder, here / "dicom", here / "slices", force=True)
     slices = tables.read_tsv(here / "slices" / "probabilities.tsv")

@@ -169,7 +169,7 @@ def test_names_that_are_no_utf8_are_written_reversibly(here: Path) -> None:  # n
     values = json.loads(_check("in", "--json").stdout)
     assert [listing.unspelled(file) for file in found] == [name]
     assert found[0] in {row["file"] for row in values["items"]}
-    assert set(values) == {"files", "keyed", "series", "rejected", "items"}
+    assert set(values) == {"files", "keyed", "series", "rejected", "items", "remarks"}
 
 
 def test_ids_without_a_key_are_said_to_hold_here_alone(here: Path) -> None:  # noqa: F811

@@ -120,3 +120,13 @@ def test_rescale_that_breaks_between_slices_is_found() -> None:
     changed[4] = (1.0, 0.0)
     assert rescale_joins(series(broken, rescales=changed)).code == "mixed_rescale"
     assert rescale_joins(series(body, rescales=changed)) is None
+
+
+def test_one_value_above_the_scale_may_be_padding_and_several_are_not() -> None:
+    """The hint holds where one value is too high: 64,512 is -1024 without its sign. Wrapped tissue has many such values."""
+    body = np.linspace(-500, 600, 4096).reshape(16, 16, 16)
+    rim, wrapped = body.copy(), body.copy()
+    rim[:2] = 64512
+    wrapped[body < 0] += 65536
+    assert "padding without its sign" in why_not_hounsfield(rim)
+    assert "padding" not in why_not_hounsfield(wrapped) and why_not_hounsfield(wrapped)

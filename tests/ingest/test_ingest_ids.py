@@ -9,8 +9,10 @@ import numpy as np
 from ingesting import ingest
 from phantoms import Phantom, datasets, random_phantom, save
 from PIL import Image
+from pydicom.uid import generate_uid
 
 from medssl.core.rng import rng
+from medssl.ingest.checking import check_source
 from medssl.ingest.inventory import Labels
 
 
@@ -65,3 +67,21 @@ def test_a_patient_that_tables_of_two_sources_name_is_one(tmp_path: Path, reader
     found = [_ids(_write(tmp_path / n, s), tmp_path / "scratch", n, readers, labels=labels) for s, n in enumerate(("one", "two"))]
     shared = (found[0]["subject"] & found[1]["subject"]) - {None}
     assert len(shared) == 1
+
+
+def test_the_id_of_joined_slices_stays_when_a_slice_is_added(tmp_path: Path) -> None:
+    """Every slice bears a series of its own: which of their identifiers is the first changes with each one that comes."""
+    made = datasets(random_phantom(5))
+    for number, one in enumerate(made):
+        one.SeriesInstanceUID = generate_uid(entropy_srcs=["one", str(number)])
+    ids = []
+    for count in range(len(made) - 5, len(made) + 1):
+        save(made[:count], tmp_path / "in" / "scan")
+        (row,) = check_source(tmp_path / "in").series
+        assert row["shape"][2] == count and row["warnings"] == ["series_each"]
+        ids.append((row["series_id"], row["volume_id"]))
+    assert len(set(ids)) == 1
+    save(made, tmp_path / "in" / "again")
+    for path in (tmp_path / "in" / "scan").iterdir():
+        path.unlink()
+    assert check_source(tmp_path / "in").series[0]["series_id"] != ids[0][0], "another folder"

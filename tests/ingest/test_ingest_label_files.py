@@ -24,7 +24,8 @@ from medssl.core.label_table import LabelRow
 from medssl.core.layout import Layout
 from medssl.core.tables import read_parquet, read_tsv
 from medssl.ingest import run
-from medssl.ingest.label_files import LabelTarget, Matcher, given_by_table, masks_of
+from medssl.ingest.checking import check_source
+from medssl.ingest.label_files import LabelTarget, Matcher, given_by_table, meant_by
 from medssl.ingest.options import IngestOptions, LabelFileOptions
 from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
@@ -134,11 +135,16 @@ def test_masks_find_their_images_by_name_whatever_the_folders() -> None:
         *("derivatives/seg/sub-01/anat/sub-01_T1w_desc-lesion_mask.nii.gz", "labelsTr/case_1.nii.gz", "pt_1_oar.nii.gz"),
         *("derivatives/seg/sub-02/anat/sub-02_dseg.nii.gz", "preproc/sub-01_desc-preproc_T1w.nii.gz"),
     ]
-    assert masks_of(images, names) == {"v-1": [names[0]], "v-2": [names[1]], "v-3": [names[2]]}
+    assert _meant(images, names) == {names[0]: ["v-1"], names[1]: ["v-2"], names[2]: ["v-3"]}
     twins = {"v-1": ("one/scan.nii",), "v-2": ("two/scan.nii",)}
-    assert masks_of(twins, ["two/scan_mask.nii", "scan_seg.nii"]) == {"v-2": ["two/scan_mask.nii"]}
-    assert masks_of({"v-1": ("a.nii",)}, ["a.nii", "b.nii"]) == {"v-1": ["a.nii"]}
-    assert masks_of({"v-1": ("a_ct.nii",)}, ["a_one.nii", "a_ct_two_seg.nii"], "*two*") == {}
+    assert _meant(twins, ["two/scan_mask.nii", "scan_seg.nii"]) == {"two/scan_mask.nii": ["v-2"], "scan_seg.nii": ["v-1", "v-2"]}
+    assert _meant({"v-1": ("a.nii",)}, ["a.nii", "b.nii"]) == {"a.nii": ["v-1"]}
+    assert _meant({"v-1": ("a_ct.nii",)}, ["a_one.nii", "a_ct_two_seg.nii"], "*two*") == {}
+
+
+def _meant(images: dict[str, tuple[str, ...]], names: list[str], pattern: str | None = None) -> dict[str, list[str]]:
+    """The volumes of each mask that has any."""
+    return {name: volumes for name, volumes in meant_by(images, names, pattern).items() if volumes}
 
 
 def volume(phantom: Phantom, folder: Path, name: str) -> np.ndarray:
@@ -303,3 +309,10 @@ def test_a_folder_of_nrrd_and_metaimage_masks_finds_its_images(tmp_path: Path, h
     table, rejected, out = labels_of(tmp_path / "s", tmp_path / "m")
     assert len(table) == 4 and rejected.empty
     assert sorted(int((np.load(out / "labels" / name) == 2).sum()) for name in table["mask"]) == [36, 54, 72, 90]
+
+
+def test_a_part_that_does_not_exist_is_a_sentence_at_ingest(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "t.csv").write_text("id,split\n0.png,training\n")
+    with pytest.raises(StudyError, match=r"'training' .* is no part: train, val, test. Did you mean 'train'"):
+        check_source(tmp_path, labels=str(tmp_path / "t.csv"))

@@ -15,10 +15,11 @@ from phantoms import Phantom, datasets, random_phantom, save
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from medssl.core.errors import StudyError
 from medssl.core.file_names import pair_masks, subject_of
 from medssl.core.rng import rng
 from medssl.ingest.dicom.contours import inside_polygon
-from medssl.ingest.inventory import Labels
+from medssl.ingest.inventory import Labels, labels_of
 
 
 def _structures(phantom: Phantom, seed: int) -> np.ndarray:
@@ -239,3 +240,10 @@ def test_labels_table_names_mask_and_subject(tmp_path: Path, readers) -> None:
     labels = Labels(mask={"case/one.nii.gz": "case/two.nii.gz"}, subject={"case/one.nii.gz": "someone"})
     found = ingest(tmp_path / "s", tmp_path / "x", readers=readers, labels=labels)["case"]
     assert len(found.volumes) == 1 and found.volumes[0][2]["label"]
+
+
+def test_one_mask_for_two_images_is_a_mistake_of_the_table(tmp_path: Path) -> None:
+    """It was given to the last of them without a word."""
+    (tmp_path / "t.csv").write_text("id,mask\na.nii.gz,m.nii.gz\nb.nii.gz,m.nii.gz\n")
+    with pytest.raises(StudyError, match="rows 2 and 3 of the table name one mask"):
+        labels_of(str(tmp_path / "t.csv"), ["a.nii.gz", "b.nii.gz", "m.nii.gz"])

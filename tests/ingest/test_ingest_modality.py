@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from faults import nifti_image
 from faults_modality import PT_CLASS, modality_half_and_half
+from grid_files import metaimage_keys, write_metaimage
 from ingesting import ingest
 from phantoms import Phantom, datasets, random_phantom, save
 from PIL import Image
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from test_ingest_run import here, ingest_all  # noqa: F401
 
 from medssl.core.errors import TooManyRefusalsError
+from medssl.ingest.checking import check_source
 from medssl.ingest.inventory import Labels
 from medssl.ingest.options import HOLDS_FOR, IngestOptions
 from medssl.ingest.remarks import remarks
@@ -180,6 +182,27 @@ def test_a_source_with_nothing_to_remark_has_no_remarks(here: Path) -> None:  # 
 
 @pytest.mark.parametrize("form", ["nifti", "nrrd", "metaimage"])
 def test_names_of_every_format_on_a_grid_may_contradict_the_study_file(form: str) -> None:
-    files = [{"name": "p1_t1w", "format": form, "role": "image", "group": "s-1", "header": "{}"}]
+    files = [{"name": "p1_t1w", "format": form, "role": "image", "group": "s-1", "header": "{}", "code": "", "subject": "p1"}]
     (said,) = remarks(IngestOptions(modality="CT"), Labels(), None, files, [], b"a key of sixteen bytes")
     assert "1 of 1 volumes have names that say MR" in said
+
+
+@pytest.mark.parametrize(("stated", "name", "wanted", "modality"), [
+    ("MET_MOD_MR", "p1", "auto", "MR"),
+    ("MET_MOD_MR", "p1_ct", "auto", "MR"),
+    ("MET_MOD_CT", "p1", "CT", "CT"),
+    ("MET_MOD_CT", "p1", ["CT", "PT"], "CT"),
+    ("MET_MOD_UNKNOWN", "p1_ct", "auto", "CT"),
+    ("MET_MOD_NM", "p1_pet", "auto", "PT"),
+    ("MET_MOD_MR", "p1", "CT", None),
+])  # fmt: skip
+def test_a_metaimage_states_its_modality(stated: str, name: str, wanted: object, modality: str | None, tmp_path: Path) -> None:
+    """MetaIO: the key Modality of the header; a file that states MR is no CT, whatever the study file keeps."""
+    image = nifti_image(random_phantom(2))
+    values = np.asarray(image.dataobj)
+    write_metaimage(tmp_path / "in" / f"{name}.mha", values, {**metaimage_keys(values, image.affine), "Modality": stated})
+    found = check_source(tmp_path / "in", options=IngestOptions(modality=wanted))
+    assert [row["modality"] for row in found.series] == ([modality] if modality else [])
+    assert {row["code"] for row in found.rejected} == (set() if modality else {"other_modality"})
+    contradicts = name == "p1_ct" and stated == "MET_MOD_MR"
+    assert any("names that say CT and headers that state MR" in remark for remark in found.remarks) == contradicts

@@ -328,6 +328,16 @@ def check_npz(here: Path, shape: tuple[int, int]) -> None:
     assert list(images["label"]) == [str(v) for v in np.concatenate(list(labels.values())).ravel()]
 
 
+@pytest.mark.parametrize("names", [("images", "train_images"), ("images", "imgs"), ("train_images", "valid_images")])
+def test_an_npz_with_several_arrays_that_may_be_the_images_is_refused(names: tuple[str, str], here: Path) -> None:
+    """`images` beside its own parts would count each image twice; a part of another name would be lost without a word."""
+    (here / "in").mkdir()
+    np.savez(here / "in" / "set.npz", **{name: np.zeros((3, 9, 9), np.uint8) for name in names})
+    checked = check_source(here / "in")
+    assert not checked.series and [row["code"] for row in checked.rejected] == ["ambiguous_images"]
+    assert not any(name in row["sentence"].split(":")[-1] for row in checked.rejected for name in names), "names stay out of it"
+
+
 def test_npz_whose_labels_do_not_match_is_refused(here: Path) -> None:
     (here / "in").mkdir()
     np.savez(here / "in" / "a.npz", images=np.zeros((4, 9, 9), np.uint8), labels=np.zeros(3, int))

@@ -12,8 +12,9 @@ from ingesting import Ingested, ingest
 from phantoms import datasets, largest_error, random_phantom, save, set_values
 from pydicom.uid import generate_uid
 
+from medssl.core.rng import rng
 from medssl.ingest.dicom.attributes import ATTRIBUTES
-from medssl.ingest.dicom.steps import decimals_mm, line_of
+from medssl.ingest.dicom.steps import decimals_mm, line_of, on_two_grids
 from medssl.ingest.refusal import Refusal
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -199,3 +200,21 @@ def test_decimals_of_positions_widen_the_tolerance_only_where_rounding_explains_
         _line(np.where(np.arange(30) == 12, np.arange(30) * 1.37 + 0.2, np.arange(30) * 1.37), decimals=1)
     with pytest.raises(Refusal):  # whole millimetres are no rounding of a scanner
         _line(np.array([0, 5, 10, 15, 19, 24, 29.0]))
+
+
+@pytest.mark.parametrize(("depths", "of_two"), [
+    (sorted([*np.arange(0, 30, 3.0), *np.arange(1.1, 30, 3.0)]), True),  # one between the other
+    ([*np.arange(0, 20, 2.0), *np.arange(20, 60, 5.0)], True),  # one after the other
+    (sorted([*np.arange(0, 30, 3.0), *np.arange(16.4, 60, 4.0)]), True),  # overlapping
+    (list(np.arange(20) * 3.0 + rng(1, "jitter").uniform(-0.6, 0.6, 20)), False),
+    ([0, 3, 6, 9, 12, 15.7, 18.7, 21.2, 24.6, 27.9, 31.0], False),
+])  # fmt: skip
+def test_the_hint_to_interpolate_is_given_for_one_scan_alone(depths: list[float], of_two: bool, tmp_path: Path, readers) -> None:
+    """Followed for the slices of two scans, it would mix them."""
+    assert on_two_grids(np.array(depths)) == of_two
+    phantom = random_phantom(3, slices=len(depths), depths=tuple(float(d) for d in depths), slope_per_mm=(1.0, 1.0, 1.0))
+    save(datasets(phantom), tmp_path / "s" / "case")
+    (row,) = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"].rejected
+    assert row["code"] == "uneven"
+    assert ("`uneven: resample` interpolates" in row["sentence"]) != of_two
+    assert ("two even grids" in row["sentence"]) == of_two

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from faults import nifti_image
 from ingesting import KEY, ingest
 from phantoms import datasets, random_phantom, save
 from PIL import Image
@@ -16,6 +19,7 @@ from test_ingest_run import here, ingest_all  # noqa: F401
 from medssl.core.errors import StudyError
 from medssl.core.file_names import subject_of
 from medssl.core.listing import minted
+from medssl.ingest.checking import check_source
 from medssl.ingest.inventory import Labels
 from medssl.ingest.subjects import PLACEHOLDERS, remarks_on_ids
 
@@ -165,3 +169,69 @@ def test_receipts_do_not_say_where_somebody_works(here: Path) -> None:  # noqa: 
     ingest_all(here / "in")
     receipts = list((here / "results").rglob("receipt.json"))
     assert receipts and not [path for path in receipts if str(here) in path.read_text()]
+
+
+# Patients by names of files
+
+
+def _volumes(root: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nifti_image(random_phantom(number)), root / name)
+
+
+def _patients(root: Path, **given: object) -> tuple[dict[str, str], list[str]]:
+    checked = check_source(root, **given)
+    return {row["file"]: row["subject_id"] for row in checked.items if row["subject_id"]}, checked.remarks
+
+
+def test_numbered_scans_in_folders_are_of_the_folders(tmp_path: Path) -> None:
+    """`A/scan1` and `B/scan1` are two patients, `A/scan1` and `A/scan2` one; a name that may be a person's is one, and said."""
+    _volumes(tmp_path / "in", *(f"{who}/scan{n}.nii.gz" for who in "AB" for n in (1, 2)))
+    found, (said,) = _patients(tmp_path / "in")
+    assert found["A/scan1.nii.gz"] == found["A/scan2.nii.gz"] != found["B/scan1.nii.gz"]
+    assert said.startswith("The names of 4 volumes say a kind and a number") and "2 folders" in said
+
+
+@pytest.mark.parametrize("folders", [("A", "B"), ("train", "test")])
+def test_one_name_in_several_folders_is_said(folders: tuple[str, str], tmp_path: Path) -> None:
+    _volumes(tmp_path / "in", *(f"{folder}/p7.nii.gz" for folder in folders))
+    found, (said,) = _patients(tmp_path / "in")
+    assert len(set(found.values())) == 1
+    assert said.startswith("1 file name occurs in several folders (2 volumes)") and "subject_pattern" in said
+
+
+SPEAKING = {
+    "sessions": ("p1/ses-1/p1_ct.nii.gz", "p1/ses-2/p1_ct.nii.gz"),
+    "flat": ("imagesTr/img0001.nii.gz", "imagesTr/img0002.nii.gz"),
+    "bids": ("a/sub-1_ct.nii.gz", "b/sub-1_ct.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("names", SPEAKING.values(), ids=SPEAKING)
+def test_sessions_and_flat_folders_need_no_word(names: tuple[str, ...], tmp_path: Path) -> None:
+    _volumes(tmp_path / "in", *names)
+    assert _patients(tmp_path / "in")[1] == []
+
+
+def test_a_table_that_names_half_of_the_patients_is_said(tmp_path: Path) -> None:
+    _volumes(tmp_path / "in", *(f"p{n}.nii.gz" for n in range(4)))
+    for blank, remarks in ((2, 1), (0, 0)):
+        rows = [f"p{n}.nii.gz,{'' if n < blank else f'x{n}'}" for n in range(4)]
+        (tmp_path / "t.csv").write_text("\n".join(["id,subject", *rows]))
+        said = _patients(tmp_path / "in", labels=str(tmp_path / "t.csv"))[1]
+        assert len(said) == remarks
+        assert all(text.startswith("The label table names the patient of 2 of 4") for text in said)
+
+
+def test_a_person_is_one_however_the_letters_are_coded(tmp_path: Path, readers) -> None:
+    composed, decomposed, latin = "M\xfcller", "Mu\u0308ller", os.fsdecode(b"M\xfcller")
+    _volumes(tmp_path / "in", *(f"c{n}/{who}_ct.nii.gz" for n, who in enumerate((composed, decomposed, latin))))
+    for n, (charset, coded) in enumerate((("ISO_IR 100", b"M\xfcller"), ("ISO_IR 192", composed.encode()))):
+        made = datasets(random_phantom(n), series=f"s{n}", study=f"t{n}")
+        for one in made:
+            one.SpecificCharacterSet, one.PatientID = charset, coded.decode("utf-8" if n else "latin-1")
+        save(made, tmp_path / "in" / f"c{n + 3}")
+    found = people(ingest(tmp_path / "in", tmp_path / "x", readers=readers))
+    assert {who for names in found.values() for who in names} == {keyed(composed)}
+    assert len(found) == 5

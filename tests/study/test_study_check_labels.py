@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from medssl.core.errors import StudyError
+from medssl.core.file_names import subjects_of
 from medssl.core.label_table import read_label_table
 from medssl.core.rng import rng
-from medssl.ingest.inventory import nifti_subject
 from medssl.ingest.label_files import LabelTarget, Matcher
 from medssl.ingest.options import IngestOptions
 from medssl.study.check_table import Table
@@ -99,12 +99,18 @@ def test_a_task_needs_labels_that_its_source_can_have(
             "row 2 has the split 'trian'; parts are train, val and test.",
         ),
         ("pictures", "id,label,split\n0.png,a,train\n1.png,b,test\n", None),
+        ("pictures", "id,label,split\n0,a,trian\n1,b,test\n", "row 2 has the split 'trian'"),  # and the id is no path
         ("pictures", "id,label,split\n0,a,train\n1.png,b,test\n", "row 2: the id of a row with split is a path, got '0'"),
         ("pictures", "id,label,subject\n0,a,p\n1.png,b,q\n", "row 2: the id of a row with subject is a path, got '0'"),
         (
             "masked",
             "id,label,mask\npt_0_ct.nii.gz,a,seg.nii.gz\npt_1_ct,b,\n",
             "the mask 'seg.nii.gz' is not a NIfTI, NRRD or MetaImage file of this source",
+        ),
+        (
+            "masked",
+            "id,label,mask\npt_0_ct.nii.gz,a,pt_0_seg.nii.gz\npt_1_ct.nii.gz,b,pt_0_seg.nii.gz\n",
+            "rows 2 and 3 name the mask 'pt_0_seg.nii.gz' for two images",
         ),
         ("pictures", "id,label\n0,a|b\n1,b\n", "row 2 has several classes ('a|b')"),
         ("pictures", "id,label\n0,a\n1,b\n9,a|b\n", None),  # a row for no image of this source
@@ -160,10 +166,8 @@ def test_the_files_of_a_row_are_those_that_ingest_finds(folder: Path) -> None:
     files = [f"{a}/pt_{n}_ct.nii.gz" for a in "ab" for n in range(3)] + ["a/0.png", "b/0.png", "b/1.jpeg", "c/d/2.png"]
     words = ["a", "b", "c", "c/d", "pt_0", "pt_1", "pt_9", "0", "1", "0.png", "b/1", "./a/0.png", "pt_2_ct", "a\\pt_0_ct.nii.gz"]
     options = IngestOptions()
-    items = [
-        LabelTarget(file, None, (file,), (f"p:{nifti_subject(file, options, _no_labels())}",) if "nii" in file else ())
-        for file in files
-    ]
+    patients = subjects_of([file for file in files if "nii" in file])
+    items = [LabelTarget(file, None, (file,), (f"p:{patients[file]}",) if file in patients else ()) for file in files]
     matcher = Matcher(items, lambda name: (f"p:{name}", f"s:{name}"))
     for word in [*words, *files, *random.permutation(words)[:3]]:
         Path("one.csv").write_text(f"id,label\n{word},x\n")
@@ -177,9 +181,3 @@ def test_the_files_of_a_row_are_those_that_ingest_finds(folder: Path) -> None:
                 matcher.find(row["file"])
         else:
             assert np.array_equal(found, matcher.find(row["file"])), word
-
-
-def _no_labels() -> object:
-    from medssl.ingest.inventory import Labels
-
-    return Labels()

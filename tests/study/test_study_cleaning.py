@@ -12,7 +12,7 @@ from medssl.artefacts.wanted import WantedFits
 from medssl.cli import app
 from medssl.core.errors import LockedError
 from medssl.core.files import read_json, sha256_file, write_json
-from medssl.core.job import Spec
+from medssl.core.job import Spec, paths_in
 from medssl.core.lock import hold
 from medssl.core.store import Store
 from medssl.study.cleaning import ARRAYS, UNUSED, removable, remove, trained_again
@@ -178,6 +178,17 @@ def test_fits_of_a_task_that_was_killed_midway_stay_and_those_that_nobody_wants_
     assert [path.name for path in unused.paths] == ["of_nobody"]
     assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0
     assert kept(root) == {"of_one", "of_both", "of_two"}
+
+
+def test_tasks_whose_fits_are_all_kept_are_not_said_to_be_trained_again(root: Path, tasks: list[Spec]) -> None:
+    one, two = tasks
+    ends(one, "of_one", "of_both")
+    ends(two, "of_two", "which_is_gone")
+    assert ("finetune", "two") in trained_again(root, removable(root))
+    assert ("finetune", "one") not in trained_again(root, removable(root))
+    encoder = next(Path(path).parent for path in paths_in(one) if "4_pretrain" in str(path))
+    write_json(encoder / "receipt.json", {"stage": "pretrain", "name": "ct/x", "spec": "x", "outputs": {}})
+    assert ("finetune", "one") in trained_again(root, removable(root)), "its encoder is trained again, and may differ"
 
 
 def test_no_fit_goes_as_long_as_a_task_has_not_said_what_it_wants(root: Path, tasks: list[Spec]) -> None:

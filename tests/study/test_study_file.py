@@ -76,6 +76,7 @@ def test_a_source_overrides_a_section_for_itself_alone(tmp_path: Path) -> None:
         ("window_hu: [[-160, 240]]", "window_hu: [[240, -160]]", 6, ["sources.ct.prepare", "below the second"]),
         ("window_hu: [[-160, 240]]", "windw_hu: [[0, 1]]", 6, ["unknown key 'windw_hu'", "Did you mean 'window_hu'"]),
         ("hash: {threshold: 6}", "hash: {threshold: 6, keep_frac: 0.5}", 9, ["one budget at a time"]),
+        ("hash: {threshold: 6}", "hash: {share: 0.5}", 9, ["unknown key 'share'", "Did you mean 'keep_frac'"]),
         ("hash: {threshold: 6}", "hush: {threshold: 6}", 9, ["there is no reducer 'hush'", "Did you mean 'hash'"]),
         ("hash: {threshold: 6}", "hash: {match: random_n}", 9, ["no count of its own"]),
         (

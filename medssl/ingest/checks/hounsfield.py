@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from medssl.ingest.check import Finding, Series
+from medssl.ingest.hounsfield_scale import HIGHEST_HU
 
 APPLIES_TO = ("CT",)
 CODES = ("implausible_hu",)
-LOWEST_HU, HIGHEST_HU = -1100.0, 31744.0
-"""Air less its noise; the most that 16 signed bits hold above an offset of -1024. Extended scales of scanners end at 30,710."""
+LOWEST_HU = -1100.0
+"""Air less its noise."""
 PADDING_HU = -2000.0
 """From here down a single value may be the rim outside the scanned circle that nobody declared as padding."""
 
@@ -35,7 +36,11 @@ def why_not_hounsfield(
         return ""
     top = float(values.max()) if highest is None else max(highest, float(values.max()))
     if not top <= HIGHEST_HU:
-        return f"the brightest voxel has {top:.0f} HU, no scanner writes more than {HIGHEST_HU:.0f}"
+        above = np.unique(values[values > HIGHEST_HU])
+        one = (
+            "; it is the only such value: if it is padding without its sign, save it as signed 16 bits" if above.size == 1 else ""
+        )
+        return f"the brightest voxel has {top:.0f} HU, no scanner writes more than {HIGHEST_HU:.0f}{one}"
     below = values[values < LOWEST_HU]
     if below.size:
         found, counts = np.unique(below, return_counts=True)

@@ -8,7 +8,7 @@ from medssl.ingest.check import Finding, Series
 
 APPLIES_TO = None
 CODES = ("label_map",)
-SENTENCES = {"label_map": "few whole values, as a mask has, and a mask's name; name a mask after its image (docs/ingest.md)"}
+SENTENCES = {"label_map": "few whole values, as a mask has and no image; name a mask after its image (docs/ingest.md)"}
 
 
 def label_map(series: Series, *, most: int = 64, coarse: int = 7) -> Finding | None:
@@ -27,6 +27,7 @@ def label_map(series: Series, *, most: int = 64, coarse: int = 7) -> Finding | N
         return None
     return Finding(
         "label_map",
-        f"{len(values)} values from {values[0]:g} to {values[-1]:g} in the sampled slices",
+        f"{len(values)} values from {values[0]:g} to {values[-1]:g} in the sampled slices"
+        + (", and its name, folder or header says a mask" if series.named_as_mask else ""),
         refuse=series.named_as_mask,
     )

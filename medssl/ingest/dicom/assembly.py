@@ -16,13 +16,12 @@ from medssl.ingest.dicom.elements import Parsed
 from medssl.ingest.dicom.pixel_layout import PixelLayout
 from medssl.ingest.dicom.pixels import frame_pixels, is_lossy
 from medssl.ingest.dicom.stacks import Stack
+from medssl.ingest.hounsfield_scale import AIR_HU, HIGHEST_HU
 from medssl.ingest.refusal import Refusal
 from medssl.ingest.storing import Storage, storage_for
 from medssl.volume.geometry import axis_codes, closest_canonical, reoriented_affine, slice_affine, spacing_mm
 from medssl.volume.resample import StraightGrid, straight_grid, straightened_plane
 
-AIR_HU = -1024.0
-HIGHEST_HU = 31744.0
 SAMPLE_STRIDE = 8
 
 Open = Callable[[int], tuple[Parsed, PixelLayout]]
@@ -237,7 +236,7 @@ def _build_from_memory(
         if mask is not None:
             sample[:, :, k][mask[thin]] = AIR_HU
             valid = valid[~mask]
-        highest = max(highest, float(valid.max(initial=low)) * slope + intercept)
+        highest = max(highest, float(valid.max() if valid.size else low) * slope + intercept)
     if plan.straighten:
         grid, affine = _grid(plan)
         fill = AIR_HU if plan.modality == "CT" else min(slope * low + intercept for slope, intercept in plan.rescales)

@@ -17,6 +17,7 @@ from typing import Any
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.slices import slices_of_file
 from medssl.ingest.refusal import Refusal
+from medssl.ingest.unread_beside import whole_name
 
 Row = dict[str, Any]
 
@@ -61,14 +62,23 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
     for row in images:
         folders[row["name"].rpartition("/")[0]][row["group"]].append(row)
     named: dict[tuple[str, str], _Named] = {}
+    names = {row["name"] for row in rows if not row["code"]}
 
     def may_have_held(row: Row, *, dicom: bool, matrix: object = None) -> None:
         folder, _, file = row["name"].rpartition("/")
+        whole = whole_name(file)
+        alone = folder not in folders
+        place = folder.rpartition("/")[0] if alone else folder
+        if (alone or whole != file) and f"{place}/{whole}".removeprefix("/") in names:
+            return  # it is there, unpacked or transferred as a whole
+        folder, file = place, whole
         for group, others in folders.get(folder, {}).items():
             key = folder, group
             if key not in named:
                 named[key] = _Named([other["name"].rpartition("/")[2] for other in others])
             if matrix is not None and (group == row["group"] or _matrix(others[0]) != matrix):
+                continue
+            if alone and not named[key].knows(file):
                 continue
             if named[key].may_have_held(file, dicom=dicom):
                 doubtful.add(group)
@@ -84,7 +94,7 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
             doubtful.add(groups[row["series"]])
         elif row["code"] in DAMAGE | NAMED_ALIKE:  # else sound, and of a series of its own
             may_have_held(row, dicom=row["code"] in DAMAGE)
-            if row["name"].endswith("/"):
+            if row["name"].endswith("/") or (row["code"] in DAMAGE and row["name"].rpartition("/")[0] not in folders):
                 doubtful |= _spread_beside(row["name"].rpartition("/")[0], folders)
     for row in _alone_and_unusable(images):
         may_have_held(row, dicom=True, matrix=_matrix(row))
@@ -148,6 +158,10 @@ class _Named:
             return False
         varying = [(run, number) for run, number in zip(runs, numbers, strict=True) if len(run) > 1]
         return len(varying) != 1 or _stood_among(*varying[0])
+
+    def knows(self, file: str) -> bool:
+        """Whether one of them has the words of this name."""
+        return bool(file) and any(texts == _parts(file)[0] for texts, _ in self._files)
 
     @cached_property
     def _commonest(self) -> float:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from medssl.core.listing import minted
+from medssl.core.listing import minted, minted_patient
 from medssl.ingest.dicom.compared import compared_of_file
 from medssl.ingest.dicom.elements import MEDIA_CLASS, MEDIA_INSTANCE, Parsed, text
 from medssl.ingest.dicom.fields import Fields, coded_word
@@ -105,8 +105,8 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     if not stated and parsed.pixel_offset < 0:
         raise Refusal("truncated", "no series identifier")
     layout = read_pixel_layout(parsed, required=role == "image")
-    study, patient = true_uid(fields.text("study")), fields.text("patient")
-    sop = true_uid(fields.text("sop")) or true_uid(text(values.get(MEDIA_INSTANCE, b"")))
+    study, sop = true_uid(fields.text("study")), true_uid(fields.text("sop")) or true_uid(text(values.get(MEDIA_INSTANCE, b"")))
+    patient = fields.text("patient").encode("latin-1").decode("utf-8", "surrogateescape")  # its bytes, in any character set
     concatenation = fields.text("concatenation")
     types = [coded_word(word) for word in fields.text("image_type").split("\\")]
 
@@ -120,7 +120,7 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
         series_number=fields.integer("series_number"),
         study=minted(key, "t", study),
         # without a patient id the study stands for the patient: its series must not be split apart
-        subject=minted(key, "p", patient) if patient else minted(key, "p", "study", study),
+        subject=minted_patient(key, patient) if patient else minted(key, "p", "study", study),
         person=hidden(_person(fields)) if is_placeholder_id(patient) else "",
         sop=minted(key, "o", sop) if sop else "",
         modality=modality,

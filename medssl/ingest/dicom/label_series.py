@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from medssl.ingest.refusal import Refusal
+from medssl.ingest.refusal import Refusal, several_meant
 
 Row = dict[str, Any]
+
+NAME_SERIES = "let the label object refer to one series"
 
 
 def give_series(rows: list[Row], joined: dict[str, str]) -> list[tuple[Row, Refusal]]:
@@ -19,6 +21,7 @@ def give_series(rows: list[Row], joined: dict[str, str]) -> list[tuple[Row, Refu
     dicom = [row for row in rows if row["format"] == "dicom"]
     known = {row["series"] for row in dicom}
     silent: list[tuple[Row, Row]] = []
+    several: list[tuple[Row, Refusal]] = []
     for row in dicom:
         if '"role":"label"' in row["header"]:
             header = json.loads(row["header"])
@@ -26,10 +29,12 @@ def give_series(rows: list[Row], joined: dict[str, str]) -> list[tuple[Row, Refu
             described = {joined.get(s, s) for s in header["references"] if s in known}
             if len(described) == 1:
                 row["group"] = described.pop()
+            elif described:
+                several.append((row, several_meant(described, NAME_SERIES)))
             elif not header["references"]:
                 silent.append((row, header))
     images = [(row["group"], json.loads(row["header"])) for row in dicom if silent and row["role"] == "image"]
-    refused = []
+    refused = several
     for row, own in silent:
         study = [(group, image) for group, image in images if image["study"] == own["study"]]
         frame = {group for group, image in study if image["frame_of_reference"] == own["frame_of_reference"]}
@@ -37,6 +42,5 @@ def give_series(rows: list[Row], joined: dict[str, str]) -> list[tuple[Row, Refu
         if len(possible) == 1:
             row["group"] = possible.pop()
         elif possible:
-            sentence = f"it names no series, and {len(possible)} of its study may be meant"
-            refused.append((row, Refusal("mask_without_image", sentence)))
+            refused.append((row, several_meant(possible, NAME_SERIES)))
     return refused

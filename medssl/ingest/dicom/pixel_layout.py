@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medssl.ingest.dicom.elements import UNDEFINED, Parsed
 from medssl.ingest.dicom.fields import Fields
+from medssl.ingest.hounsfield_scale import UNSIGNED_PADDING
 from medssl.ingest.refusal import Refusal
 
 LOSSY_SYNTAXES = frozenset(["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"])
@@ -69,6 +70,8 @@ def read_pixel_layout(parsed: Parsed, *, required: bool = True) -> PixelLayout:
         padding_limit=fields.signed16("padding_limit") if signed else fields.unsigned("padding_limit"),
         lossy=fields.text("lossy") == "01" or parsed.syntax in LOSSY_SYNTAXES,
     )
+    if layout.padding is None and layout.padding_limit is None and not signed and stored == 16:
+        layout.padding = UNSIGNED_PADDING  # where a CT has it: nobody declares a padding that lost its sign
     if required:
         _check_pixel_length(parsed, layout)
     return layout

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medssl.core.listing import minted
 from medssl.ingest.dicom.attributes import SPLITS
 from medssl.ingest.dicom.groups import Group, any_belongs_to
 from medssl.ingest.dicom.header import Header
@@ -26,8 +27,11 @@ FEWEST = 3
 Row = dict[str, Any]
 
 
-def joint_series(rows: list[Row]) -> dict[str, str]:
-    """Series of few files → the series that they are put to, for the files of each folder."""
+def joint_series(rows: list[Row], key: bytes) -> dict[str, str]:
+    """Series of few files → the series that they are put to, for the files of each folder.
+
+    Slices that bear a series each have an id of their folder and of what they agree in, made with `key`: a slice more leaves it.
+    """
     series: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row["format"] == "dicom" and row["series"]:
@@ -43,21 +47,21 @@ def joint_series(rows: list[Row]) -> dict[str, str]:
     joined: dict[str, str] = {}
     for folder, files in few.items():
         singles = _images(files)
-        found = _scattered(singles)
+        found = _scattered(singles, folder, key)
         joined |= found | _completed([s for s in singles if s.header.series not in found], many[folder])
     return joined
 
 
-def _scattered(singles: list[Slice]) -> dict[str, str]:
+def _scattered(singles: list[Slice], folder: str, key: bytes) -> dict[str, str]:
     """Series of one slice each that agree in all that splits a series, and lie on one line at even steps."""
     alike: dict[tuple[object, ...], list[Slice]] = defaultdict(list)
     for piece in singles:
         alike[(*(piece.attributes[a.name] for a in SPLITS if not a.one_each), *_grid(piece))].append(piece)
     found: dict[str, str] = {}
-    for stack in alike.values():
+    for agreed, stack in alike.items():
         ids = sorted({piece.header.series for piece in stack})
         if len(ids) == len(stack) >= FEWEST and _is_even(stack):
-            found |= dict.fromkeys(ids, ids[0])
+            found |= dict.fromkeys(ids, minted(key, "s", folder, "series of one slice", *map(str, agreed)))
     return found
 
 

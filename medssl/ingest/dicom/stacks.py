@@ -13,7 +13,7 @@ from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.neighbours import Sample
 from medssl.ingest.dicom.passes import Passes, passes_of
 from medssl.ingest.dicom.slices import Slice, slices_of_file
-from medssl.ingest.dicom.steps import ASIDE_VOX, line_of
+from medssl.ingest.dicom.steps import ASIDE_VOX, line_of, on_two_grids
 from medssl.ingest.dicom.time_points import Digest, time_points, without_copies
 from medssl.ingest.refusal import Refusal
 
@@ -222,7 +222,9 @@ def _stack(slices: list[Slice], options: IngestOptions, passes: Passes) -> Stack
         return Stack(ordered, positions, normal * (thickness if thickness and 0 < thickness < 100 else 1.0))
     one_scan = not passes.differing
     hint = "; `uneven: resample` interpolates"
-    if not one_scan:
+    if one_scan and on_two_grids(positions @ normal):
+        hint = "; they stand on two even grids, as the slices of two scans do. Look at them: only one scan may be interpolated"
+    elif not one_scan:
         hint = f"; they differ in {', '.join(passes.differing)} and may be of several scans, so they are not interpolated"
     line = line_of(positions, normal, ordered[0].pixel_mm, interpolate=one_scan and options.uneven == "resample", hint=hint)
     if line.tilt_deg and options.tilt == "refuse":

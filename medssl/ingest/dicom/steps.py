@@ -57,6 +57,22 @@ def line_of(positions: np.ndarray, normal: np.ndarray, pixel_mm: float, *, inter
     return Line(even, math.degrees(math.atan2(float(np.linalg.norm(drift)), float(depths[-1]))) if tilted else 0.0)
 
 
+def on_two_grids(depths: np.ndarray) -> bool:
+    """Whether slices at sorted `depths` `(n,)` mm, unevenly spaced as a whole, are those of two even grids of three or more."""
+    for second in range(1, min(5, len(depths) - 4)):
+        step = depths[second] - depths[0]
+        places = (depths - depths[0]) / max(step, 1e-9)
+        numbers = np.round(places)
+        close = np.flatnonzero(np.abs(places - numbers) <= 2 * STEP_FRAC)
+        found, first = np.unique(numbers[close], return_index=True)
+        until = int(np.flatnonzero(np.diff(np.append(found, np.inf)) != 1)[0]) + 1  # a grid has no holes
+        taken = close[first][:until]
+        rest = np.diff(np.delete(depths, taken))
+        if until >= 3 and len(rest) >= 2 and np.abs(rest - rest.mean()).max() <= 2 * STEP_FRAC * rest.mean():
+            return True
+    return False
+
+
 def decimals_mm(positions: np.ndarray) -> np.ndarray:
     """(3,) the last decimal that each coordinate of `positions` `(n, 3)` is written to, at most `COARSEST_MM`."""
     units = []
