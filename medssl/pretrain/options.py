@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medssl.core import plugins
 from medssl.core.bounds import Count, Fold, OneOrMore, Part, Positive, Weight, Whole
 from medssl.core.options import Backbone, Objective
 from medssl.core.written import PathText
@@ -87,6 +88,13 @@ class TrainingOptions(EngineOptions, PlaceOptions):
                 f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts (accumulate). Set it to a "
                 f"multiple of {self.accumulate}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compiles(self) -> TrainingOptions:
+        why = plugins.find("objective", self.objective.name).constant("NOT_COMPILED", default=None) if self.compile else None
+        if why is not None:
+            raise ValueError(f"compile: true is not for the objective {self.objective.name}: {why} Set compile: false")
         return self
 
     @model_validator(mode="after")

@@ -34,6 +34,10 @@ CONSTANT_STD = 1e-3
 PAPER_WIDTH = 768
 MASK_GREY = 0.5
 
+NOT_COMPILED = (
+    "torch.compile takes minutes for the borders of its sparse layers (100 s of a core for a ResNet-18), and its steps are then "
+    "as fast as before."
+)
 PICTURES = (
     "What run {run} makes of hidden patches after {when}: the image (top), what was seen of it (middle), and the prediction in "
     "its place (bottom), with the true mean and contrast of each patch."

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from medssl.artefacts.names import in_cohort, is_scratch
 from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, answered_in
-from medssl.report.evidence import Evidence, Named
+from medssl.report.evidence import Evidence, Named, run_of
 from medssl.report.mixtures import mixture_rows, mixtures_in_words
 from medssl.report.parts import num_folds, way_of_split
 from medssl.report.section import Section, Text, count, counted
@@ -203,6 +203,15 @@ def _reduction(evidence: Evidence) -> str:
     return f"Training slices were reduced before pre-training in these arms: {', '.join(arms)} [reduction]." if arms else ""
 
 
+def _arithmetic(evidence: Evidence, name: str, precision: str | None) -> str:
+    """That of a run's network; `auto` is what the devices of its receipts make of it."""
+    if precision != "auto":
+        return str(precision)
+    runs = {run: evidence.receipts.get(f"pretrain/{run}") for run in evidence.curves if run_of(run).name == name}
+    ran = [str(receipt.notes.get("device")) for receipt in runs.values() if receipt is not None]
+    return " and ".join(sorted({"bf16" if device.startswith("cuda") else "fp32" for device in ran})) or "fp32 or bf16"
+
+
 def _pretraining(evidence: Evidence) -> str:
     if not evidence.curves:
         return ""
@@ -216,7 +225,7 @@ def _pretraining(evidence: Evidence) -> str:
         recipes.append(
             f"{name}: {title_of('objective', objective)}{cite}, {network}, begun from {start}, {length}, "
             f"batch {options.batch_size}, {options.optimizer} at {options.lr}, weight decay {options.weight_decay}, "
-            f"{options.precision}"
+            f"{_arithmetic(evidence, name, options.precision)}"
         )
     what = f" ({'; '.join(recipes)})" if recipes else ""
     runs = counted(len(evidence.curves), "run")
