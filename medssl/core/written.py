@@ -92,7 +92,7 @@ _WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "string_type": lambda of: "expected text",
     "invalid_key": lambda of: "expected text as the name of an option",
     "finite_number": lambda of: "expected a finite number",
-    "literal_error": lambda of: f"expected {of['expected']}",
+    "literal_error": lambda of: f"expected {of['expected']}".replace("True", "true").replace("False", "false"),
     "greater_than": lambda of: f"expected a number above {of['gt']:g}",
     "greater_than_equal": lambda of: f"expected a number of {of['ge']:g} or more",
     "less_than": lambda of: f"expected a number below {of['lt']:g}",

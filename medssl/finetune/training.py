@@ -20,7 +20,7 @@ from medssl.finetune.recipe import Recipe
 from medssl.finetune.saving import Progress, Saving
 from medssl.nn.backbone import Backbone
 from medssl.nn.momentum import average
-from medssl.nn.stepping import Stepper, one_device, scaler_of
+from medssl.nn.stepping import Stepper, compile_network, one_device, scaler_of
 from medssl.nn.watch import Watch, steps_behind
 
 TELL_S = 1.0
@@ -138,6 +138,7 @@ class Fit:
         step, (inputs, *targets) = self.progress.step, batch
         self._set_rates(step)
         _train(self.network, self.mode)
+        self.stepper.begin()
         torch.manual_seed(key(self.seed, "torch", step) >> 1)
         loss = self.loss(self.stepper.module(inputs), *targets)
         self.stepper.backward(loss)
@@ -155,8 +156,7 @@ class Fit:
         groups = parameter_groups(self.network, recipe)
         fused = scaler_of(fabric) is None
         optimizer = torch.optim.AdamW(groups, lr=self.rate, weight_decay=recipe.weight_decay, fused=fused)
-        if recipe.compile:
-            self.network.get_submodule("backbone").compile()
+        compile_network(self.network.get_submodule("backbone"), recipe.compile)
         return Stepper(fabric, self.network, optimizer, recipe.clip_norm)
 
     def _wanted(self, first: int) -> Iterator[int]:

@@ -107,8 +107,8 @@ class EngineOptions(Options):
     """Arithmetic of the network; `auto` takes bf16 on a GPU and fp32 on a processor."""
     channels_last: bool = True
     """Memory layout of the network's tensors."""
-    compile: bool = False
-    """Compile the network with torch.compile."""
+    compile: Literal[False, True, "reduce-overhead"] = False
+    """Compile the network with torch.compile; `reduce-overhead` also records its kernels on a GPU, which helps small networks."""
 
 
 class PlaceOptions(Options):

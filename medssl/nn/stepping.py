@@ -36,6 +36,12 @@ def one_device(device: torch.device, precision: Precision) -> Any:
     return Fabric(accelerator=device.type, devices=1, precision=words, plugins=[LightningEnvironment()])
 
 
+def compile_network(network: nn.Module, asked: bool | Literal["reduce-overhead"]) -> None:
+    """Compile a network in place, where that is asked for."""
+    if asked:
+        network.compile(mode=asked if isinstance(asked, str) else None)
+
+
 class Stepper:
     """A network and its optimiser under Fabric; the methods follow in the order of a step.
 
@@ -57,6 +63,10 @@ class Stepper:
     def scaler(self) -> Any:
         """fp16's loss scaling; None without."""
         return scaler_of(self.fabric)
+
+    def begin(self) -> None:
+        """A step begins: what graphs on a GPU gave in the last one may be written over."""
+        torch.compiler.cudagraph_mark_step_begin()
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradients of a loss."""

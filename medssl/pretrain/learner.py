@@ -18,7 +18,7 @@ from medssl.nn.layout import lay_out, layout_of
 from medssl.nn.loading import Batch
 from medssl.nn.momentum import average
 from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
-from medssl.nn.stepping import Stepper, scaler_of
+from medssl.nn.stepping import Stepper, compile_network, scaler_of
 from medssl.nn.views import Views
 from medssl.pretrain.objective import LOOKED_AT, Loss
 from medssl.pretrain.options import TrainingOptions
@@ -49,8 +49,7 @@ class Learner:
             self.ema.to(self.device)
         if options.activation_checkpointing:
             checkpoint_stages(self.objective.backbone)
-        if options.compile:
-            self.objective.backbone.compile()
+        compile_network(self.objective.backbone, options.compile)
         optimizer = build_optimizer(
             options.optimizer,
             self.objective,
@@ -80,6 +79,7 @@ class Learner:
     def forward_backward(self, batch: Batch, step: int) -> tuple[Loss, dict[str, Tensor]]:
         """Loss and gradients of a batch, in one pass or in parts that together have the loss of the whole."""
         self.seed(step)
+        self.stepper.begin()
         parts = self.options.accumulate
         if parts == 1:
             outputs = self.module(self.make_views(batch), batch)

@@ -98,7 +98,7 @@ def form_of(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(form_of(part) for part in schema["anyOf"]))
     if "enum" in schema or "const" in schema:
-        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+        return " or ".join(f"`{_default(value)}`" for value in schema.get("enum", [schema.get("const")]))
     if "$ref" in schema:
         return "section"
     kind = schema.get("type", "any")

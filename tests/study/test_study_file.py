@@ -165,7 +165,7 @@ WRITTEN = "sources: {ct: {path: a}}\n"
             WRITTEN + "pretrain: {a: {compile: true, objective: spark}}\n",
             ["pretrain.a", "compile: true is not for the objective spark", "Set compile: false"],
         ),
-        (WRITTEN + "pretrain: {a: {compile: 7}}\n", ["pretrain.a.compile: expected true or false, got 7"]),
+        (WRITTEN + "pretrain: {a: {compile: 7}}\n", ["pretrain.a.compile: expected", "'reduce-overhead', got 7"]),
         (WRITTEN + "pretrain: {a: {epochs: 3.5}}\n", ["pretrain.a.epochs: expected a whole number, got 3.5"]),
         (WRITTEN + "pretrain: {a: {lr: .inf}}\n", ["pretrain.a.lr: expected a finite number, got inf"]),
         (WRITTEN + "pretrain: {a: {precision: fp64}}\n", ["precision: expected 'auto', 'fp32', 'bf16' or 'fp16', got 'fp64'"]),
