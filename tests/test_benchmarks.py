@@ -43,13 +43,13 @@ def test_fine_tuning_in_small_ends_with_both_sides_figures() -> None:
 
 
 def test_dice_is_a_mean_over_classes_of_the_volumes_that_have_one(finetune: dict[str, Any]) -> None:
-    """Class 1: all of it, and half of it with as much beside; class 2: in one volume alone, with nothing of it found."""
+    """Class 1: all of it, and half of it with as much beside; class 2: in one volume alone, half of it found."""
     one, other = np.zeros((2, 4, 4, 1), dtype=int)
     one[0], other[1] = 1, 1
     other[2] = 2
     half = np.zeros_like(other)
-    half[1, :2], half[0, :2] = 1, 1
-    assert finetune["mean_dice"]([(one, one), (half, other)]) == pytest.approx(((1 + 0.5) / 2 + 0) / 2)
+    half[1, :2], half[0, :2], half[2, :2] = 1, 1, 2
+    assert finetune["mean_dice"]([(one, one), (half, other)]) == pytest.approx(((1 + 1 / 2) / 2 + 2 / 3) / 2)
 
 
 def test_shrunk_images_have_wider_voxels_and_masks_the_same_values(finetune: dict[str, Any], tmp_path: Path) -> None:
