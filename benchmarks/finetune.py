@@ -175,7 +175,7 @@ def draw(target: Path, num_patients: int, side: int) -> None:
 
 
 def study(folder: Path, recipe: Recipe, patients: int, seeds: int, split: Path | None) -> dict[str, Any]:
-    """The study file: one labelled source, and one task from random weights alone; slices lie along the last axis, as theirs do."""
+    """The study file: one labelled source, and one task from random weights alone; slices lie along k, as theirs do."""
     return {
         "study": STUDY,
         "id_key": str(ROOT / "demo" / "id_key"),
