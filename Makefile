@@ -60,7 +60,7 @@ check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
 
-BENCHES := faults ingest reduce leakage pretrain cache spark scale plan
+BENCHES := faults ingest reduce leakage pretrain finetune cache spark scale plan
 .PHONY: $(BENCHES:%=bench-%)
 
 $(VENV)/.peers: $(STAMP) requirements-bench.lock
@@ -73,7 +73,7 @@ $(VENV)/lightly: $(STAMP)
 
 bench-pretrain: $(VENV)/lightly
 
-$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -cache, -spark: ratios against peers
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -finetune, -cache, -spark: ratios against peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 

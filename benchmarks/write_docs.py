@@ -113,6 +113,13 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
         )
         for places in [tuple(f"real_loop/resnet{depth}/{key}" for depth in (18, 50))]
     ],
+    ("finetune", "fits an hour over a plain MONAI loop", "speed_ratio", "≥ 1.5"),
+    ("finetune", "the same by processor time", "processor_ratio", ""),
+    ("finetune", "fits an hour, medssl / MONAI", ("fits_per_hour/medssl", "fits_per_hour/monai"), ""),
+    ("finetune", "Dice above MONAI's, mean over seeds", "mean_dice_difference", "≥ −0.01"),
+    ("finetune", "Dice of the test patients, medssl / MONAI", ("mean_dice/medssl", "mean_dice/monai"), ""),
+    ("finetune", "the same, seed by seed", ("dice/medssl", "dice/monai"), ""),
+    ("finetune", "steps of a fit / labelled patients / threads", ("steps", "labelled_patients", "threads"), ""),
     *[
         (
             "spark",

@@ -1,13 +1,67 @@
-"""The page of benchmarks says what their last results say."""
+"""The page of benchmarks says what their last results say; the small size of a benchmark runs."""
 
 from __future__ import annotations
 
+import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def finetune(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of benchmarks/finetune.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return runpy.run_path(str(ROOT / "benchmarks" / "finetune.py"))
 
 
 def test_the_page_is_written_from_the_results() -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "write_docs.py"))["page"]()
     assert made == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"), "run benchmarks/write_docs.py"
+
+
+def test_fine_tuning_in_small_ends_with_both_sides_figures() -> None:
+    """With the stage as a study runs it, on drawn images: real ones need not be there."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "finetune.py"), "--small", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    word, _, figures = done.stdout.splitlines()[-1].partition(" ")
+    found = json.loads(figures)
+    assert word == "RESULT"
+    assert (found["data"], found["threads"], found["seeds"]) == ("synthetic", 1, 1)
+    for side in ("medssl", "monai"):
+        assert 0 < found["mean_dice"][side] <= 1 and len(found["dice"][side]) == 1
+    rates = found["fits_per_hour"]
+    assert found["speed_ratio"] == pytest.approx(rates["medssl"] / rates["monai"], abs=0.01)
+    assert found["dice_differences"] == pytest.approx([found["dice"]["medssl"][0] - found["dice"]["monai"][0]], abs=2e-4)
+
+
+def test_dice_is_a_mean_over_classes_of_the_volumes_that_have_one(finetune: dict[str, Any]) -> None:
+    """Class 1: all of it, and half of it with as much beside; class 2: in one volume alone, half of it found."""
+    one, other = np.zeros((2, 4, 4, 1), dtype=int)
+    one[0], other[1] = 1, 1
+    other[2] = 2
+    half = np.zeros_like(other)
+    half[1, :2], half[0, :2], half[2, :2] = 1, 1, 2
+    assert finetune["mean_dice"]([(one, one), (half, other)]) == pytest.approx(((1 + 1 / 2) / 2 + 2 / 3) / 2)
+
+
+def test_shrunk_images_have_wider_voxels_and_masks_the_same_values(finetune: dict[str, Any], tmp_path: Path) -> None:
+    import nibabel
+
+    finetune["draw"](tmp_path / "drawn", 1, 60)
+    finetune["shrink"](tmp_path / "drawn", tmp_path / "shrunk", 2.0)
+    names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "shrunk").iterdir())
+    for name in names:
+        whole, less = (nibabel.load(tmp_path / folder / name) for folder in ("drawn", "shrunk"))
+        assert less.shape == (30, 30, whole.shape[2]) and np.allclose(less.header.get_zooms(), (2, 2, 1))
+        a, b = (np.asarray(image.dataobj) for image in (whole, less))
+        assert b.mean() == pytest.approx(a.mean(), rel=0.02), "the same picture"
+        assert "_img" in name or set(np.unique(b)) == {0, 1, 2, 3}
