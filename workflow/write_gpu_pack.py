@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MOST_MB = 60.0
 WHEELS = (
     "monai", "nibabel", "pydicom", "pillow", "lightning-fabric", "lightning-utilities", "packaging", "safetensors",
-    "threadpoolctl", "pydantic", "pydantic-core", "typing-inspection", "typing-extensions", "annotated-types", "jaxtyping", "wadler-lindig",
-    "typer", "annotated-doc", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments", "tensorboard", "protobuf", "absl-py",
+    "threadpoolctl", "pydantic", "pydantic-core", "typing-inspection", "typing-extensions", "annotated-types", "jaxtyping",
+    "wadler-lindig", "typer", "annotated-doc", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments", "tensorboard",
+    "protobuf", "absl-py",
 )  # fmt: skip
 """What training and the benchmark import beyond torch, numpy, pandas, pyarrow, scikit-learn, scipy and psutil."""
 OF_BLOSC2 = ("blosc2", "ndindex", "msgpack", "numexpr")

@@ -14,8 +14,8 @@ from medssl.finetune.run import predict as apply
 
 FITS_OF_STUDY, STEPS_OF_STUDY = 45, 2000
 """What is asked: the minutes of so many fits of so many steps each, with their test predictions."""
-SECOND_RUN_FRAC = 0.85
-"""The share of a section's time that two runs of fits may take together, by what the first one took."""
+USED_FRAC = 0.85
+"""The share of the section's time that is planned for."""
 
 
 def segmentation_fits(place: Place) -> Found:
@@ -30,15 +30,15 @@ def segmentation_fits(place: Place) -> Found:
         "task": "segmentation", "size": [place.either(16, 192)], "batch_size": place.either(2, 20), "weight_decay": 0.0,
         "backbone": place.either(NARROW, PAPER_UNET), "seeds": list(range(at_once)), "parallel": at_once,
     }  # fmt: skip
-    short, long = place.either((1, 2), (50, 200))
+    short, long = place.either((1, 2), (30, 200))
     first, spent_s = _fits(place, source, at_once, short, options)
     yield f"{at_once} at once, {short} steps", first
-    left_s = SECOND_RUN_FRAC * place.limit_s - (time.perf_counter() - begin_s)
-    if left_s < spent_s:
-        yield f"{FITS_OF_STUDY} fits of {STEPS_OF_STUDY} steps", {"left_out": "no time was left for fits of a second length"}
+    # a second run starts as long, and its steps take at most the share that the first one's fits took
+    left_s = USED_FRAC * place.limit_s - (time.perf_counter() - begin_s) - spent_s
+    long = min(long, short + int(left_s * short / first["seconds_of_a_fit"]))
+    if long < 2 * short:
+        yield f"{FITS_OF_STUDY} fits of {STEPS_OF_STUDY} steps", {"left_out": "no time was left for fits of twice the length"}
         return
-    # were all of its time steps, a longer fit would take so much
-    long = max(short + 1, min(long, int(short * left_s / spent_s)))
     second, _ = _fits(place, source, at_once, long, options)
     yield f"{at_once} at once, {long} steps", second
     yield f"{FITS_OF_STUDY} fits of {STEPS_OF_STUDY} steps", drawn_on(first, second, short, long, at_once)

@@ -156,12 +156,13 @@ class Busy:
         return round(sum(shares) / len(shares), 3) if shares else None
 
 
-def lightly_rates(place: Place, backbone: str, *, batch_size: int, warm: int = 3, steps: int = 15) -> dict[str, Any]:
+def lightly_rates(place: Place, backbone: str, *, batch_size: int) -> dict[str, Any]:
     """Lightly's documented loop in bf16: its transforms on 8-bit images in workers, its head and loss on our backbone, AdamW."""
     from PIL import Image
     from plain_loops import LOOPS
     from view_pipelines import Pairs, lightly_chain
 
+    warm, steps = place.either((1, 1), (3, 12))
     planes = ct_volume(0, (256, 256, 64))
     grey = ((planes.clip(-1000, 1000) + 1000) / 2000 * 255).astype("uint8")
     images = [Image.fromarray(grey[..., k]) for k in range(64)]
@@ -169,7 +170,8 @@ def lightly_rates(place: Place, backbone: str, *, batch_size: int, warm: int = 3
     loader = DataLoader(
         pairs, batch_size=batch_size, num_workers=place.threads, pin_memory=place.device == "cuda", multiprocessing_context="fork"
     )
-    model = LOOPS["simclr"](build(backbone, {}, 2, 1)).to(place.device, memory_format=torch.channels_last)
+    network = build("resnet18", NARROW["resnet18"], 2, 1) if place.small else build(backbone, {}, 2, 1)
+    model = LOOPS["simclr"](network).to(place.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     at = []
     for views in loader:
