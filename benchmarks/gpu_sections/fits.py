@@ -82,7 +82,7 @@ def drawn_on(first: dict[str, Any], second: dict[str, Any], short: int, long: in
 
 def classification(place: Place) -> Found:
     """A linear probe and full fine-tuning of a classification, ResNet-18, 224², batch 64: seconds, images a second, AUC."""
-    count, side = place.either((48, 16), (1200, 224))
+    count, side = place.either((48, 16), (480, 224))
     source = write_spots(place.folder, count=count, side=side)
     steps, batch_size = place.either((3, 8), (100, 64))
     for mode in ("linear", "full"):

@@ -184,9 +184,9 @@ def write_spots(root: Path, *, count: int, side: int) -> Path:
     """Grey images with a bright spot whose place is their class; half of them train."""
     random, classes = np.random.default_rng(0), np.arange(count) % 3
     at = np.array([[0.3, 0.3], [0.7, 0.35], [0.5, 0.75]])[classes] * side + random.normal(0, side / 20, (count, 2))
-    i, j = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
-    away = (i[..., None] - at[:, 0]) ** 2 + (j[..., None] - at[:, 1]) ** 2
-    images = 160 * np.exp(-away / (0.02 * side**2)) + random.normal(40, 40, (side, side, count))
+    i, j = np.meshgrid(*[np.arange(side, dtype=np.float32)] * 2, indexing="ij")
+    away = (i[..., None] - at[:, 0].astype(np.float32)) ** 2 + (j[..., None] - at[:, 1].astype(np.float32)) ** 2
+    images = 160 * np.exp(-away / (0.02 * side**2)) + random.normal(40, 40, (side, side, count)).astype(np.float32)
     part = np.array(["train", "train", "val", "test"])[np.arange(count) // 3 % 4]
     whole = Array(
         np.clip(images, 0, 255).astype(np.int16), part.tolist(), label=[("bladder", "femur", "liver")[name] for name in classes]

@@ -14,6 +14,7 @@ from typing import Any
 
 import peers
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpu_sections.made import NARROW, Found, Place, attempt, compile_word, ct_volume, peak_mb, pretrain, write_pool
@@ -28,6 +29,8 @@ LONG = 20_000
 """Steps of the run whose first ones are timed: a short run would write its curve, and so wait for the GPU, at every step."""
 PAPER_UNET = {"unet": {"features": [16, 32, 64, 128, 128, 16], "norm": "batch"}}
 """That of arXiv 2006.10511."""
+LIGHTLY_IMAGES = 512
+"""How many images each worker of lightly's makes; all of the time is counted, as workers begin together and come in bursts."""
 SAMPLE_MS = 100
 """Between two looks at the GPU's load."""
 
@@ -36,7 +39,7 @@ def real_loop(place: Place) -> Found:
     """SimCLR at 224² as a study runs it, ResNet-50 and ResNet-18, beside lightly's loop on the same card."""
     inputs = write_pool(place.folder, volumes=8, shape=place.either((32, 32, 2), (256, 256, 96)), copies=place.either(1, 13))
     missing = peers.find()
-    for backbone, batch_size, steps in (("resnet50", 128, 60), ("resnet18", 256, 80)):
+    for backbone, batch_size, steps in (("resnet50", 128, 50), ("resnet18", 256, 60)):
         batch_size, steps = place.either(4, batch_size), place.either(2, steps)
         options = {"backbone": place.either(NARROW, backbone), "size": [place.either(16, 224)], "batch_size": batch_size}
         for way, more in ways(place).items():
@@ -162,29 +165,43 @@ def lightly_rates(place: Place, backbone: str, *, batch_size: int) -> dict[str, 
     from plain_loops import LOOPS
     from view_pipelines import Pairs, lightly_chain
 
-    warm, steps = place.either((1, 1), (3, 12))
+    batches = place.either(2, place.threads * max(1, LIGHTLY_IMAGES // batch_size))
     planes = ct_volume(0, (256, 256, 64))
     grey = ((planes.clip(-1000, 1000) + 1000) / 2000 * 255).astype("uint8")
     images = [Image.fromarray(grey[..., k]) for k in range(64)]
-    pairs = Pairs((images * (-(-batch_size * (warm + steps) // 64)))[: batch_size * (warm + steps)], lightly_chain())
+    pairs = Pairs([images[n % 64] for n in range(batch_size * batches)], lightly_chain())
     loader = DataLoader(
         pairs, batch_size=batch_size, num_workers=place.threads, pin_memory=place.device == "cuda", multiprocessing_context="fork"
     )
     network = build("resnet18", NARROW["resnet18"], 2, 1) if place.small else build(backbone, {}, 2, 1)
     model = LOOPS["simclr"](network).to(place.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    at = []
-    for views in loader:
-        ready = [view.to(place.device, non_blocking=True) for view in views]
+    total = torch.zeros((), device=place.device)
+
+    def step(views: list[Tensor]) -> None:
+        ready = [view.to(place.device, non_blocking=True, memory_format=torch.channels_last) for view in views]
         with torch.autocast(place.device, torch.bfloat16):
             loss = model(ready)
+        total.add_(loss.detach())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()  # its progress bar shows the loss
-        at.append(time.perf_counter())
-    rate = steps / (at[warm + steps - 1] - at[warm - 1])
+
+    size = place.either(32, 224)
+    for _ in range(place.either(1, 3)):  # kernels are chosen
+        step([torch.rand(batch_size, 1, size, size) for _ in range(2)])
+    start_s = at_rest(place.device)
+    for views in loader:
+        step(views)
+    rate = batches / (at_rest(place.device) - start_s)
     return {"images_per_s": round(rate * batch_size, 1), "workers": place.threads, "batch_size": batch_size}
+
+
+def at_rest(device: str) -> float:
+    """The time at which the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def views(place: Place) -> Found:
