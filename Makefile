@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test check format lock clean
+.PHONY: help install reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -60,20 +60,21 @@ check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
 
-BENCHES := faults ingest reduce leakage pretrain finetune cache spark scale plan
+BENCHES := faults ingest reduce leakage pretrain finetune cache spark scale plan gpu
 .PHONY: $(BENCHES:%=bench-%)
 
 $(VENV)/.peers: $(STAMP) requirements-bench.lock
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -r requirements-bench.lock
 	touch $@
 
-# lightly needs torchvision, which does not fit every torch: out of sight of the environment, where benchmarks/peers.py finds both.
-$(VENV)/lightly: $(STAMP)
-	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps lightly==1.6.0 torchvision==0.28.0
+# lightly needs torchvision, which does not fit every torch: out of sight of the environment, where benchmarks/peers.py finds all.
+$(VENV)/lightly: $(STAMP) requirements-gpu.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps -r requirements-gpu.lock torchvision==0.28.0
+	touch $@
 
-bench-pretrain: $(VENV)/lightly
+bench-pretrain bench-gpu: $(VENV)/lightly
 
-$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -finetune, -cache, -spark: ratios against peers
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -finetune, -cache, -spark, -gpu: ratios against peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 
@@ -107,6 +108,13 @@ wheelhouse-test: wheelhouse ## an environment from these wheels alone, in which 
 	$(VENV)/bin/uv pip install --quiet --offline --no-config --no-index --find-links wheelhouse --python wheelhouse/.venv --no-deps medssl
 	cd wheelhouse && .venv/bin/medssl --help > /dev/null && .venv/bin/snakemake --version && .venv/bin/python -c "import monai, torch"
 	rm -rf wheelhouse/.venv
+
+# of the GPU machine
+PYTHON_VERSION ?= 3.12
+STUDIES ?= configs/ct.yaml
+
+gpu-pack: $(STAMP) ## code, wheels and prepared STUDIES="configs/…" in gpu-pack.tar.xz, for a GPU without internet (docs/gpu.md)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) workflow/write_gpu_pack.py $(STUDIES) --python $(PYTHON_VERSION)
 
 lock: $(STAMP) ## resolve the pins again from pyproject.toml
 	$(VENV)/bin/uv pip compile --quiet pyproject.toml --extra test --no-emit-find-links --no-header --no-annotate -o requirements.lock

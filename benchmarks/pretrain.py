@@ -43,6 +43,7 @@ from medssl.core.rng import ids_to_keys
 from medssl.nn.backbone import build
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.state import StateFolder
+from medssl.nn.stepping import one_device
 from medssl.pretrain import loop
 from medssl.pretrain.learner import Learner
 from medssl.pretrain.loop import Loop
@@ -53,7 +54,6 @@ from medssl.pretrain.run import _train_rank
 RESULTS = Path(__file__).parent / "results"
 OBJECTIVES = (*LOOPS, *NO_COUNTERPART)
 BF16_ON_CPU = ("simclr", "moco")
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 DENSE_BF16_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Operations a second, the maker's figures."""
 WARM_STEPS = 5
@@ -150,9 +150,9 @@ class ByHand(Learner):
         self.objective.before_step(0.5, self.step)
         loss, outputs = self.forward_backward(batch, self.step)
         self.objective.after_backward(self.step)
-        figures = self.measured(loss)
+        figures = self.stepper.figures(loss.value)
         self.judge(*figures.tolist(), batch, self.step)
-        self.update(figures[1])
+        self.stepper.update(figures[1])
         with torch.no_grad():
             self.objective.after_step(outputs, batch, 0.5)
             self.update_ema()
@@ -161,7 +161,7 @@ class ByHand(Learner):
 
 def fabric_of(plan: Plan, device: str) -> Fabric:
     """One process in the plan's arithmetic."""
-    return Fabric(accelerator=device, devices=1, precision=PRECISIONS[plan.options.precision], plugins=[LightningEnvironment()])
+    return one_device(torch.device(device), plan.options.precision)
 
 
 def step_rates(

@@ -14,6 +14,7 @@ N, Y = "dcm2niix -z n", "dcm2niix -z y"
 SIZES = ("half", "whole", "double")
 PEAKS = ("peak_mb/medssl/series", "peak_mb/medssl/start", "volume_mb")
 COMMANDS = tuple(f"commands_s/medssl {name}" for name in ("--help", "ingest, scan", "check"))
+GPU_WAYS = ("default", "compiled, not deterministic", "lightly")
 LEAST = tuple(f"least_s/{name}" for name in ("read", "write", "sync to disk", "sha256"))
 
 
@@ -139,6 +140,64 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
     ("scale", "peak memory of planning, MB", "peak_mb", "< 4096"),
     ("scale", "jobs planned", "planned_jobs", "< 2000"),
     ("scale", "listing a real file, µs (5 million: add five times as many seconds)", "walk_us_per_file", ""),
+    *[
+        ("gpu", what, places, goal)
+        for what, places, goal in (
+            (
+                "sections and tries / that failed, ran out of time, or were not finite, equal or as eager",
+                ("claims/checked", "claims/num_not_held"),
+                "0 of them",
+            ),
+            (
+                "images/s, SimCLR, 224², bf16, ResNet-50: default / compiled, not deterministic / lightly",
+                tuple(f"sections/real_loop/found/resnet50, {way}/images_per_s" for way in GPU_WAYS),
+                "≥ 1700",
+            ),
+            (
+                "the same, ResNet-18",
+                tuple(f"sections/real_loop/found/resnet18, {way}/images_per_s" for way in GPU_WAYS),
+                "≥ 5000",
+            ),
+            *[
+                (
+                    f"{said}, ResNet-50 / ResNet-18",
+                    tuple(f"sections/real_loop/found/resnet{depth}, default/{key}" for depth in (50, 18)),
+                    goal,
+                )
+                for said, key, goal in (
+                    ("share of that time waiting for data", "waiting_frac", "< 0.02"),
+                    ("share of that time in which the GPU works", "busy_frac", ""),
+                    ("peak memory, MB", "peak_mb", ""),
+                )
+            ],
+            (
+                "views a second, 512² → 224²: medssl / kornia",
+                tuple(f"sections/views/found/in batches on the device/views_per_s/{name}" for name in ("medssl", "kornia")),
+                "≥ 8000",
+            ),
+            (
+                "SparK's whole step over the dense emulation, ResNet-50, 224²",
+                "sections/spark/found/resnet50, 224²/ratio/whole_step",
+                "",
+            ),
+            (
+                "steps/s, small U-Net, 192², batch 12: G^R / G^D / L^R",
+                tuple(f"sections/small_unet/found/{variant}, default/steps_per_s" for variant in ("gr", "gd", "lr")),
+                "≥ 200",
+            ),
+            (
+                "minutes of 45 segmentation fits of 2,000 steps, drawn on from shorter ones",
+                "sections/segmentation_fits/found/45 fits of 2000 steps/minutes_extrapolated",
+                "≤ 8",
+            ),
+            (
+                "prediction, volumes/s, 208 × 208 × 10",
+                "sections/predict/found/again/volumes_per_s",
+                "",
+            ),
+            ("all sections, s", "seconds", "≤ 480"),
+        )
+    ],
     ("plan", "hours planned over hours taken, all stages", "time_ratio", "0.75 to 1.25"),
     ("plan", "disk planned over disk taken", "disk_ratio", "0.75 to 1.25"),
     ("plan", "the probe, s", "probe_s", "about 60"),
@@ -161,14 +220,15 @@ def page() -> str:
     for name in dict.fromkeys(line[0] for line in LINES):
         path = RESULTS / f"{name}.json"
         text += f"\n## {name}\n\n{summary(ROOT / 'benchmarks' / f'{name}.py')}\n\n"
-        if not path.is_file():
-            text += f"No kept results; `make bench-{name}` makes them.\n"
-            continue
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         text += "| figure | seen | goal |\n|---|---|---|\n"
         for _, what, places, goal in (line for line in LINES if line[0] == name):
             seen = " / ".join(_shown(_at(kept, place)) for place in ([places] if isinstance(places, str) else places))
+            seen = seen if kept else "not measured yet"
             text += f"| {what} | {seen} | {goal} |\n"
+        if not kept:
+            text += f"\nNo kept results; `make bench-{name}` makes them.\n"
+            continue
         if name in NOTES:
             text += f"\n{NOTES[name]}\n"
         versions = ", ".join(f"{tool} {number}" for tool, number in sorted(kept.get("versions", {}).items()))

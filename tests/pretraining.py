@@ -39,7 +39,7 @@ def train_here(
             if after is not None and note:
                 after(self)
 
-    precision = precision or {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "fp16"}[plan.options.precision]
+    precision = precision or {"auto": "32-true", "fp32": "32-true", "bf16": "bf16-mixed", "fp16": "fp16"}[plan.options.precision]
     fabric = Fabric(accelerator="cpu", devices=1, **arithmetic(precision))
     error = train(fabric, plan, Watched("test", 1, "images", None, None), lambda line: None, keep_picture)
     return error, StateFolder(plan.state).load()
