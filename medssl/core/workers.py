@@ -83,7 +83,8 @@ class Workers:
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._begin, self._given), daemon=True)
+        # no daemon, which could have no processes of its own, such as those that read ahead; it ends with its parent all the same
+        process = self._context.Process(target=_serve, args=(theirs, self._begin, self._given))
         process.start()
         theirs.close()
         self._processes[ours] = process

@@ -21,6 +21,7 @@ from medssl.core.errors import OutOfMemoryError, PreemptedError
 from medssl.core.files import read_json
 from medssl.core.job import Spec, job
 from medssl.finetune import run as stage
+from medssl.finetune import training
 from medssl.finetune.options import TaskOptions
 from medssl.finetune.side_by_side import Peak, Room
 
@@ -73,6 +74,38 @@ def test_fits_side_by_side_have_the_bytes_of_one_after_another(spec: Spec) -> No
     assert max(processes) == 2
     assert alone.keys() == beside.keys()
     assert [name for name in alone if alone[name] != beside[name]] == []
+
+
+@pytest.mark.parametrize("changed", [{"data": "device"}, {"workers": 2}, {"workers": 1, "parallel": 2}])
+def test_where_images_lie_and_who_reads_them_changes_no_byte(spec: Spec, changed: dict[str, Any]) -> None:
+    whole = made_of(make(with_options(spec, data="loader"), threads=2))
+    forget(spec)
+    again = made_of(make(with_options(spec, **{"data": "loader"} | changed), threads=2))
+    assert [name for name in whole if whole[name] != again[name]] == []
+
+
+def test_a_task_that_is_stopped_in_a_fit_goes_on_in_it_and_ends_with_the_same_bytes(spec: Spec) -> None:
+    """Each step saves its state; the process dies in the fifth of a fit, which goes on there."""
+    long = with_options(spec, max_steps=6, modes=["full"], parallel=1, checkpoint_every_s=1e-9)
+    whole = made_of(make(long, threads=1))
+    forget(spec)
+    taken: list[int] = []
+    take_step = training.Fit._take_step
+
+    def stopped(fit: training.Fit, batch: Any) -> None:
+        taken.append(fit.progress.step)
+        if len(taken) == 5:
+            raise PreemptedError("stopped")
+        take_step(fit, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Fit, "_take_step", stopped)
+        with pytest.raises(PreemptedError):
+            make(long, threads=1)
+        again = made_of(make(long, threads=1))
+    assert taken[:6] == [0, 1, 2, 3, 4, 4]
+    assert [name for name in whole if whole[name] != again[name]] == []
+    assert not list((Path(spec.root) / "state" / "finetune" / "unfinished").iterdir())
 
 
 def test_a_fit_that_is_killed_loses_no_other(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
