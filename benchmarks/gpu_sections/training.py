@@ -160,7 +160,7 @@ def compiled(place: Place) -> Found:
     torch.backends.cudnn.allow_tf32 = False  # rounding is to be that of float32
     tries = [("simclr", "resnet18", "fp32")]
     if not place.small:
-        tries += [("spark", "resnet18", "fp32"), ("global_contrast", "unet", "fp32"), ("simclr", "resnet18", "bf16")]
+        tries += [("global_contrast", "unet", "fp32"), ("simclr", "resnet18", "bf16")]
     for objective, backbone, precision in tries:
         options = {
             "objective": objective, "backbone": place.either(NARROW, backbone), "size": [place.either(16, 96)],
