@@ -25,10 +25,12 @@ from medssl.core.store import RECEIPT
 from medssl.finetune import run as finetuning
 from medssl.finetune.options import TaskOptions
 from medssl.pretrain import run as pretraining
-from medssl.pretrain.options import RunOptions, TrainingOptions
+from medssl.pretrain.options import RunOptions
 
 Found = Iterator[tuple[str, dict[str, Any]]]
 """What a section yields, as it comes: the name of what was tried, and its figures."""
+COMPILE = "reduce-overhead"
+"""The fullest that the option `compile` can be: with CUDA graphs."""
 NARROW = {"resnet18": {"width": 0.125, "stem": "small"}}
 """A backbone for which a processor needs no second."""
 
@@ -261,14 +263,6 @@ def free_memory() -> None:
 def peak_mb() -> float | None:
     """The most memory that tensors had on the GPU since `free_memory`."""
     return round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else None
-
-
-def compile_word() -> bool | str:
-    """The fullest that the option `compile` can be here: CUDA graphs, where it has that word."""
-    try:
-        return TrainingOptions(compile="reduce-overhead").compile  # type: ignore[arg-type]
-    except ValueError:
-        return True
 
 
 def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gpu_sections.made import NARROW, Found, Place, attempt, compile_word, ct_volume, peak_mb, pretrain, write_pool
+from gpu_sections.made import COMPILE, NARROW, Found, Place, attempt, ct_volume, peak_mb, pretrain, write_pool
 from medssl.core.errors import PreemptedError
 from medssl.nn.backbone import build
 from medssl.nn.loading import Batch
@@ -67,7 +67,7 @@ def ways(place: Place) -> dict[str, dict[str, Any]]:
     """Options by the name of a way to run."""
     found: dict[str, dict[str, Any]] = {"default": {}}
     if place.device == "cuda":
-        found["compiled, not deterministic"] = {"compile": compile_word(), "deterministic": False}
+        found["compiled, not deterministic"] = {"compile": COMPILE, "deterministic": False}
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gpu_sections.made import NARROW, Found, Place, Trained, attempt, compile_word, finetune, pretrain, write_hearts, write_pool
+from gpu_sections.made import COMPILE, NARROW, Found, Place, Trained, attempt, finetune, pretrain, write_hearts, write_pool
 from medssl.core import plugins
 from medssl.core.errors import PreemptedError
 from medssl.core.files import sha256_file
@@ -154,7 +154,6 @@ def _side_by_side(place: Place) -> dict[str, Any]:
 def compiled(place: Place) -> Found:
     """Loss and gradient norm of three compiled steps beside those of eager ones, and the seconds that compiling takes."""
     inputs = write_pool(place.folder, volumes=4, shape=place.either((40, 40, 4), (128, 128, 16)))
-    word = compile_word()
     if place.small and place.device == "cpu":  # the processor's compiler takes minutes: its graphs alone
         torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")  # type: ignore[method-assign,assignment]
     torch.backends.cudnn.allow_tf32 = False  # rounding is to be that of float32
@@ -169,14 +168,14 @@ def compiled(place: Place) -> Found:
         }  # fmt: skip
         yield (
             f"{objective}, {backbone}, {precision}",
-            attempt(lambda o=options, p=precision: _as_eager(place, inputs, word, p, o)),
+            attempt(lambda o=options, p=precision: _as_eager(place, inputs, p, o)),
         )
 
 
-def _as_eager(place: Place, inputs: dict[str, Any], word: bool | str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
+def _as_eager(place: Place, inputs: dict[str, Any], precision: str, options: dict[str, Any]) -> dict[str, Any]:
     torch.compiler.reset()
     eager = pretrain(place, inputs, f"eager-{precision}", **options)
-    other = pretrain(place, inputs, f"compiled-{precision}", **options, compile=word)
+    other = pretrain(place, inputs, f"compiled-{precision}", **options, compile=COMPILE)
     apart = {
         name: float(((other.curve[name] - eager.curve[name]).abs() / eager.curve[name].abs()).max())
         for name in ("loss", "grad_norm")
@@ -185,5 +184,4 @@ def _as_eager(place: Place, inputs: dict[str, Any], word: bool | str, precision:
         "as_eager": max(apart.values()) <= ROUNDING[precision],
         **{f"{name}_apart_frac": float(f"{value:.3g}") for name, value in apart.items()},
         "compile_s": round(other.seconds - eager.seconds, 1),
-        "word": word,
     }
