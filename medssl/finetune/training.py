@@ -41,21 +41,8 @@ Inputs = tuple[Tensor, ...]
 """What a network sees, and what the loss is given beside its output."""
 
 
-def fit(
-    network: nn.Module,
-    batches: Callable[[Iterable[int]], Iterator[Inputs]],
-    loss: Callable[..., Tensor],
-    score: Callable[[nn.Module], float],
-    recipe: Recipe,
-    num_steps: int,
-    *,
-    seed: int = 0,
-    mode: str = "full",
-    choose: bool = True,
-    saving: Saving | None = None,
-    tell: Callable[[int], None] = lambda steps: None,
-) -> Trained:
-    """Train `network` in place and leave it with the weights of its best validation score (the last, without one).
+class Fit:
+    """One fit: `run` trains `network` in place and leaves it with the weights of its best validation score, or of the last step.
 
     With `recipe.ema_decay` scores and weights are those of the running mean of the weights.
 
@@ -74,17 +61,7 @@ def fit(
         choose: keep the best step; else the last one, whose score is reported.
         saving: where the state lies that a stopped fit goes on from.
         tell: called about every second with the number of steps since the last time.
-
-    Raises:
-        NotFiniteError: the loss or a gradient became NaN or infinite; nothing is kept of that step.
     """
-    return Fit(
-        network, batches, loss, score, recipe, num_steps, seed=seed, mode=mode, choose=choose, saving=saving, tell=tell
-    ).run()
-
-
-class Fit:
-    """One fit; see `fit`. `run` is the loop; what it calls follows in the order of the calls."""
 
     def __init__(
         self,
@@ -95,11 +72,11 @@ class Fit:
         recipe: Recipe,
         num_steps: int,
         *,
-        seed: int,
-        mode: str,
-        choose: bool,
-        saving: Saving | None,
-        tell: Callable[[int], None],
+        seed: int = 0,
+        mode: str = "full",
+        choose: bool = True,
+        saving: Saving | None = None,
+        tell: Callable[[int], None] = lambda steps: None,
     ) -> None:
         if num_steps < 1:
             raise ValueError("num_steps must be at least 1")
@@ -114,7 +91,11 @@ class Fit:
         self.progress = Progress()
 
     def run(self) -> Trained:
-        """Resume or begin, then step after step to the end."""
+        """Resume or begin, then step after step to the end.
+
+        Raises:
+            NotFiniteError: the loss or a gradient became NaN or infinite; nothing is kept of that step.
+        """
         if self.saving is not None:
             self.saving.resume(self)
         progress, told, told_s = self.progress, 0, time.monotonic()

@@ -119,11 +119,11 @@ def test_a_segmentation_learns_from_patches_without_empty_borders(monkeypatch: p
     """In a scan that is bright everywhere, a dark border can only come from beyond the scan."""
     seen: list[torch.Tensor] = []
 
-    def fit(network: Any, batches: Any, *_: Any, **__: Any) -> Any:
-        seen.extend(images for images, _ in batches(range(4)))
+    def run(fit: training.Fit) -> training.Trained:
+        seen.extend(images for images, _ in fit.batches(range(4)))
         return training.Trained(1, 0.0, [])
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(training.Fit, "run", run)
     setup = Setup("full", build("resnet18", NARROW, 2, 1), np.array([0]), Recipe(max_steps=1, batch_size=32), 0, CPU)
     Segmentation().fit(one_scan(np.full((160, 160, 2), 1.5, np.float32)), setup)
     darkest = torch.cat(seen).amin(dim=(1, 2, 3))

@@ -73,7 +73,7 @@ def test_the_network_ends_with_the_weights_of_its_best_step() -> None:
         seen.append(current.head.weight.detach().clone())
         return [0.1, 0.9, 0.5, 0.9][len(seen) - 1]
 
-    trained = training.fit(model, batches, cross_entropy, score, Recipe(evaluations=4), 4)
+    trained = training.Fit(model, batches, cross_entropy, score, Recipe(evaluations=4), 4).run()
     assert (trained.best_step, trained.best_score) == (2, 0.9)
     assert torch.equal(model.head.weight, seen[1])
 
@@ -82,7 +82,7 @@ def test_frozen_mode_leaves_all_of_the_backbone() -> None:
     model = network()
     model.head = torch.nn.Sequential(torch.nn.BatchNorm1d(model.head.in_features), model.head)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training.fit(model, batches, cross_entropy, lambda _: float("nan"), Recipe(), 3, mode="frozen")
+    training.Fit(model, batches, cross_entropy, lambda _: float("nan"), Recipe(), 3, mode="frozen").run()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"} | {
         f"head.0.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
@@ -123,7 +123,7 @@ def test_biases_and_norms_are_not_decayed() -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence() -> None:
     with pytest.raises(NotFiniteError, match="step 1 of 3"):
-        training.fit(network(), batches, lambda out, _: out.sum() * float("nan"), lambda _: 0.0, Recipe(), 3)
+        training.Fit(network(), batches, lambda out, _: out.sum() * float("nan"), lambda _: 0.0, Recipe(), 3).run()
 
 
 def test_an_epoch_shows_every_case_once() -> None:
@@ -168,7 +168,9 @@ def test_a_task_has_a_length_of_its_own_where_the_study_gives_none() -> None:
 def test_the_last_step_is_kept_where_too_few_choose() -> None:
     scores = iter([0.9, 0.2, 0.5] * 2)
     for choose, step, best in ((True, 1, 0.9), (False, 3, 0.5)):
-        trained = training.fit(network(), batches, cross_entropy, lambda _: next(scores), Recipe(evaluations=3), 3, choose=choose)
+        trained = training.Fit(
+            network(), batches, cross_entropy, lambda _: next(scores), Recipe(evaluations=3), 3, choose=choose
+        ).run()
         assert (trained.best_step, trained.best_score) == (step, best)
 
 
@@ -179,19 +181,19 @@ def test_the_running_mean_is_scored_and_kept() -> None:
     start = [p.detach().clone() for p in plain.parameters()]
     path: list[list[torch.Tensor]] = []
     recipe = Recipe(evaluations=4, calibration_batches=0)
-    training.fit(
+    training.Fit(
         plain,
         batches,
         cross_entropy,
         lambda now: path.append([p.detach().clone() for p in now.parameters()]) or 0.0,
         recipe,
         steps,
-    )
+    ).run()
     mean = network()
-    training.fit(
+    training.Fit(
         mean, batches, cross_entropy, lambda now: seen.append(now) or 0.0, recipe.model_copy(update={"ema_decay": decay}), steps,
         choose=False,
-    )  # fmt: skip
+    ).run()  # fmt: skip
     for number, parameter in enumerate(mean.parameters()):
         expected = start[number] * decay**steps + sum(
             (1 - decay) * decay ** (steps - 1 - step) * path[step][number] for step in range(steps)
@@ -238,7 +240,7 @@ def test_a_fit_that_was_stopped_goes_on_and_ends_with_the_same_bits(changed: dic
             return scores[1 + max(step for step in taken if step < 6)]
 
         torch.manual_seed(stop_at)
-        trained = training.fit(model, batches, cross_entropy, score, recipe, 6, seed=3, saving=saving)
+        trained = training.Fit(model, batches, cross_entropy, score, recipe, 6, seed=3, saving=saving).run()
         assert saving is None or min(taken) == (saving.first or 0)
         return trained, model.state_dict()
 
@@ -273,7 +275,7 @@ def test_a_gradient_is_not_longer_than_clip_norm() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "Stepper", Noted)
         for clip_norm in (None, 0.05):
-            training.fit(network(), batches, cross_entropy, lambda _: 0.0, Recipe(clip_norm=clip_norm), 3)
+            training.Fit(network(), batches, cross_entropy, lambda _: 0.0, Recipe(clip_norm=clip_norm), 3).run()
     assert min(seen[:3]) > 0.05 and seen[3:] == pytest.approx([0.05] * 3, rel=1e-3)
 
 
@@ -294,7 +296,7 @@ def test_bf16_computes_in_bf16_and_keeps_and_scores_weights_in_float32() -> None
         inside.clear()
         return cross_entropy(logits, targets)
 
-    training.fit(model, batches, loss, score, Recipe(precision="bf16", evaluations=1, calibration_batches=0), 2)
+    training.Fit(model, batches, loss, score, Recipe(precision="bf16", evaluations=1, calibration_batches=0), 2).run()
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 

@@ -230,7 +230,7 @@ class Classification:
         def score(network: nn.Module) -> float:
             return scoring.score(self._probabilities(network, data, val, device), cases.targets[val])
 
-        trained = training.fit(
+        trained = training.Fit(
             network,
             batches,
             self.loss(targets, device),
@@ -242,7 +242,7 @@ class Classification:
             choose=setup.chooses,
             saving=setup.saving(f"with-{len(train)}-cases"),
             tell=setup.tell,
-        )
+        ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         probabilities = self._probabilities(network, data, data.asked, device)
         return Fitted(network, probabilities, facts=facts, curve=trained.curve)

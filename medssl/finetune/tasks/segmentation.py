@@ -198,7 +198,7 @@ class Segmentation:
             answers = self._inference(current, size, device).probabilities(val)
             return mean_dice((index[p.argmax(dim=0).to(device)] for _, p in answers), truths, values[1:])
 
-        trained = training.fit(
+        trained = training.Fit(
             network,
             batches,
             DiceCELoss(softmax=True, batch=True),
@@ -210,7 +210,7 @@ class Segmentation:
             choose=setup.chooses,
             saving=setup.saving(f"with-{len(train)}-scans"),
             tell=setup.tell,
-        )
+        ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         facts["decoder_tensors"] = len(setup.learnt)
         return Fitted(network, facts=facts, curve=trained.curve)
