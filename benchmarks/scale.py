@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from medssl.artefacts.series import SERIES
 from medssl.core.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,11 +47,11 @@ def main() -> None:
     series = 50_000 // (10 if quick else 1)
     with tempfile.TemporaryDirectory(prefix="medssl-scale-") as name:
         folder = Path(name)
-        study = write_study(folder, series)
+        write_study(folder, series)
         figures: dict[str, Any] = {"series": series, "slices": series * SLICES}
         figures |= {f"first_{key}": value for key, value in plan(folder, "first listing, all to do").items()}
         figures |= {f"planned_{key}": value for key, value in plan(folder, "all to do").items()}
-        finish(folder, study)
+        finish(folder, series)
         figures |= {f"unchanged_{key}": value for key, value in plan(folder, "nothing changed").items()}
         figures["walk_us_per_file"] = round(walk_us(folder), 1)
     figures["peak_mb"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
@@ -96,13 +97,30 @@ def plan(folder: Path, what: str) -> dict[str, Any]:
     return {"s": round(spent_s, 1), "jobs": jobs}
 
 
-def finish(folder: Path, study: Path) -> None:
-    """Make every output of every job, without content, and tell Snakemake that they are up to date."""
+def finish(folder: Path, series: int) -> None:
+    """Make every output of every job, empty but for the table of series, and tell Snakemake that they are up to date."""
     for line in snakemake(folder, "-n", "--detailed-summary").stdout.splitlines()[1:]:
         path = folder / line.split("\t")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"stage": "", "name": "", "spec": "", "outputs": {}}')
+        if path.name == SERIES.file and path.parent.parent.name == "1_ingest":  # what planning reads of an earlier ingest
+            SERIES.write_rows(path, (series_row(path.parent.name, number) for number in range(series // SOURCES)))
+        else:
+            path.write_text('{"stage": "", "name": "", "spec": "", "outputs": {}}\n')
     snakemake(folder, "--touch")
+
+
+def series_row(source: str, number: int) -> dict[str, Any]:
+    """A CT of a patient of its own."""
+    eye = [[float(row == column) for column in range(4)] for row in range(4)]
+    digest = f"{number:064x}"
+    return {
+        **{"volume_id": f"v-{source}{number:06d}", "series_id": f"s-{number:06d}", "subject_id": f"p-{number:06d}"},
+        **{"unit": "patient", "kind": "volume", "format": "dicom", "modality": "CT", "shape": [512, 512, SLICES]},
+        **{"spacing_mm": [0.7, 0.7, 1.0], "affine": eye, "dtype": "int16", "slope": 1.0, "intercept": 0.0},
+        **{"orientation_source": "LPS", "num_files": SLICES, "bytes": SLICES * 526000, "content_sha256": digest, "lossy": False},
+        **{"tilt_deg": None, "resampled": False, "time_index": None, "kernel": "B30f", "kvp": 120.0, "slice_thickness_mm": 1.0},
+        **{"manufacturer_code": "siemens", "age_years": 60, "sex": "F", "label": False, "warnings": []},
+    }
 
 
 def walk_us(folder: Path) -> float:
