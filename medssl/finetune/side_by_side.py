@@ -20,6 +20,8 @@ from medssl.finetune.options import TaskOptions
 
 FILLED = 0.8
 """Share of the free memory that fits may fill."""
+FIRST, ASSUMED_MB = 2, 4000
+"""How many fits begin on processors before the memory of one is known, and what each is assumed to need."""
 MB = 2**20
 
 
@@ -57,12 +59,13 @@ class Room:
         return cls(options, threads, device, Peak(psutil.virtual_memory().available / MB, gpu))
 
     def most(self) -> int:
-        """At least one; of `auto` one until the first fit has ended, as only then its memory is known."""
+        """At least one; of `auto` few until the first fit has ended, as only then its memory is known."""
         if self.options.parallel != "auto":
             return self.options.parallel
-        if not self.peaks:
-            return 1
         cores = max(1, self.threads // self.options.threads_per_fit)
+        if not self.peaks:
+            has_room = self.device.type == "cpu" and self.free_mb.ram_mb > FIRST * ASSUMED_MB
+            return min(FIRST if has_room else 1, cores)
         by_ram = FILLED * self.free_mb.ram_mb / max(peak.ram_mb for peak in self.peaks)
         by_gpu = cores if self.device.type == "cpu" else FILLED * self.free_mb.gpu_mb / max(1.0, *(p.gpu_mb for p in self.peaks))
         return max(1, int(min(cores, by_ram, by_gpu)))

@@ -139,7 +139,10 @@ def test_a_signal_ends_fits_side_by_side_and_leaves_nothing_half_made(spec: Spec
 @pytest.mark.parametrize(
     ("options", "threads", "free", "peaks", "most"),
     [
-        ({}, 8, Peak(16000, 0), [], 1),
+        ({}, 8, Peak(16000, 0), [], 2),
+        ({}, 1, Peak(16000, 0), [], 1),
+        ({}, 8, Peak(6000, 0), [], 1),
+        ({"device": "cuda"}, 8, Peak(64000, 10000), [], 1),
         ({}, 8, Peak(16000, 0), [Peak(1000, 0)], 8),
         ({}, 8, Peak(4000, 0), [Peak(1000, 0)], 3),
         ({}, 8, Peak(4000, 0), [Peak(500, 0), Peak(2000, 0)], 1),
