@@ -21,8 +21,8 @@ STILL = 0.01
 LAST = 0.75
 """Where the last part of a fit begins, as a share of its steps."""
 STOPPED, RISING, OPEN, ONE, UNKNOWN = (
-    "stopped",
-    "still rising",
+    "has stopped",
+    "still rises",
     "not decided",
     "one fit: not decided",
     "no validation score",
@@ -110,7 +110,7 @@ def _shown(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         ("score", "Validation score", number),
         ("change", "Change in the last quarter", lambda value: number(value, sign=True)),
         ("interval", "Interval", None),
-        ("verdict", "The curve had", None),
+        ("verdict", "The curve", None),
     ]
     return shown(rows, columns)
 
@@ -119,8 +119,9 @@ def _figure(task: str, mode: str, curve: pd.DataFrame, labels: Labels) -> Figure
     """A small chart for each share: the mean over fits by step."""
     rows = curve.groupby(["fraction", "init", "step"])[["val_score"]].mean().reset_index()
     colour = tones(sorted(set(rows["init"])))
-    charts = []
-    for share in ordered_shares(rows["fraction"]):
+    charts, shares = [], ordered_shares(rows["fraction"])
+    width, height = (340, 210) if len(shares) > 1 else (680, 280)
+    for share in shares:
         part = rows[rows["fraction"] == share]
         lines = [
             Line(str(init), colour[str(init)], tuple(zip(one["step"].astype(float), one["val_score"], strict=True)))
@@ -129,7 +130,7 @@ def _figure(task: str, mode: str, curve: pd.DataFrame, labels: Labels) -> Figure
         x = axis("Step", part["step"].astype(float).tolist(), include=[0], num_ticks=4, whole=True)
         y = axis("Validation score", part["val_score"].tolist(), num_ticks=4)
         words = share_phrase(share, labels)
-        chart = line_chart(lines, x, y, alt=f"Validation score by step, {words}", width=340, height=210)
+        chart = line_chart(lines, x, y, alt=f"Validation score by step, {words}", width=width, height=height)
         charts.append(Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(words.capitalize(), chart))
     caption = f"Task {task}, {mode_name(mode)}: mean validation score of the fits by step."
     body = Markup('<div class="small-charts">{}</div>').format(Markup("").join(charts))
