@@ -879,8 +879,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "blur dims the edges",
-        "return (blurred / inside[:, None, :, None]).view(images.shape)",
-        "return blurred.reshape(images.shape)",
+        "band = band / band.sum(2, keepdim=True)",
+        "band = band.clone()",
         "nn/test_nn_views.py::test_blur_is_a_gaussian_that_keeps_constants",
     ),
     Mutation(

@@ -235,6 +235,16 @@ def test_blur_is_a_gaussian_that_keeps_constants() -> None:
     assert torch.allclose(_blur(torch.ones(1, 1, 9, 9), torch.tensor([3.0]), 1, 12), torch.ones(1, 1, 9, 9), atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "dim"), [((75, 6), 0), ((6, 75), 1), ((75, 4, 5), 0), ((4, 75, 5), 1), ((4, 5, 75), 2)])
+def test_blur_of_a_long_axis_is_the_weighted_mean_of_what_lies_inside(size: tuple[int, ...], dim: int) -> None:
+    images, sigmas, radius = torch.rand(3, 2, *size), [0.3, 1.5, 2.5], 10
+    away = np.subtract.outer(np.arange(75), np.arange(75))
+    for image, blurred, sigma in zip(images, _blur(images, torch.tensor(sigmas), dim, radius), sigmas, strict=True):
+        weights = np.where(abs(away) <= radius, np.exp(-(away**2) / (2 * sigma**2)), 0)
+        expected = np.tensordot(weights / weights.sum(1, keepdims=True), image.double().numpy(), (1, 1 + dim))
+        np.testing.assert_allclose(blurred.numpy(), np.moveaxis(expected, 0, 1 + dim), atol=2e-6)
+
+
 def test_three_dimensional_views_of_patches(samples: Any) -> None:
     reader = Reader(samples, patch=(20, 18, 8))
     views = make(samples, [Crop(2, (12, 12, 6)), Crop(1, (8, 8, 4), (0.1, 0.2))], elastic_frac=0.05, cutout_prob=1.0)
