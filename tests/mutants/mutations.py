@@ -879,9 +879,9 @@ MUTATIONS = [
     Mutation(
         "nn",
         "blur dims the edges",
-        "band = band / band.sum(2, keepdim=True)",
-        "band = band.clone()",
-        "nn/test_nn_views.py::test_blur_is_a_gaussian_that_keeps_constants",
+        "bands = bands / bands.sum(2, keepdim=True)",
+        "bands = bands.clone()",
+        "nn/test_nn_blur.py::test_blur_is_a_gaussian_that_keeps_constants",
     ),
     Mutation(
         "nn",
