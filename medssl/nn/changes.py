@@ -75,7 +75,8 @@ class Changes:
         images = F.grid_sample(numbers, places, mode="bilinear", padding_mode="zeros", align_corners=False)
         images = images.view(-1, 1, *self.size)
         gain, offset = (each[rows].view(*each[rows].shape, *[1] * len(self.size)) for each in (self.gain, self.offset))
-        images = torch.addcmul(offset, images, gain, out=images if gain.shape[1] == 1 else None).clamp_(0, 1)
+        images = images.mul_(gain) if gain.shape[1] == 1 else images * gain
+        images.add_(offset).clamp_(0, 1)
         if self.exponent is not None:
             # a power, at a third of its cost; the logarithm of 0 would be slow
             exponent = self.exponent[rows].view(-1, *[1] * (images.ndim - 1))
