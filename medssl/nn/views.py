@@ -14,13 +14,14 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from medssl.artefacts.volumes import Volume
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, rng, uniforms
+from medssl.nn.blur import Blur
+from medssl.nn.changes import Changes, Coarsening, Noise
 from medssl.nn.loading import Batch
 from medssl.nn.options import AugmentOptions, Variation, ViewOptions
 
@@ -35,13 +36,13 @@ CONTROL_POINTS = 4
 """Points per axis of the elastic field."""
 OVERSHOOT = 1.5
 """How far beyond its points the elastic field may reach between them, at most."""
+BLUR_REACH = 4.0
+"""How many of the largest standard deviations a blur reaches."""
 NOISE_BANK = 1 << 20
 CACHED_NUMBERS = 1 << 19
 """How many output pixels are worked on at once on a CPU."""
 SLICES_LAST = np.array([[1, 2, 0], [0, 2, 1], [0, 1, 2]])
 """By the axis that slices are cut along, the axes of an image whose slices lie along the last one."""
-STRIP = 32
-"""How many pixels along an axis are blurred by one product."""
 
 
 @dataclass(frozen=True)
@@ -120,24 +121,31 @@ class Views:
                     f"size {list(crop.size)} has {len(crop.size)} numbers, the images have {dims} dimensions. "
                     "Give pretrain.size as many numbers as spatial_dims."
                 )
-        self._bank = self._bank.to(batch.stored.device)
-        share = len(batch)
-        if batch.stored.device.type == "cpu":
+        device, n = batch.stored.device, len(batch)
+        self._bank = self._bank.to(device)
+        firsts = np.cumsum([0, *[crop.count for crop in self.crops]]).tolist()
+        whole = [
+            self._varying(crop)._changes(batch, crop, range(first, first + crop.count))
+            for crop, first in zip(self.crops, firsts, strict=False)
+        ]
+        made = [torch.empty((crop.count, n, batch.low.shape[1], *crop.size), device=device) for crop in self.crops]
+        # Numbers as stored, less the one that stands for the window's low end: zero is then what lies beyond an image.
+        zero = ((batch.low[:, 0] - batch.intercept) / batch.slope).view(-1, *[1] * (dims + 1))
+        share = n
+        if device.type == "cpu":
             # A few images at a time stay in the processor's cache through all operations.
             share = max(1, CACHED_NUMBERS // max(crop.count * math.prod(crop.size) for crop in self.crops))
-        made = [self._of_part(batch.part(at, at + share), masks) for at in range(0, len(batch), share)]
-        return [torch.cat(parts) for parts in zip(*made, strict=True)] if len(made) > 1 else made[0]
-
-    def _of_part(self, batch: Batch, masks: list[Tensor]) -> list[Tensor]:
-        # Numbers as stored, less the one that stands for the window's low end: zero is then what lies beyond an image.
-        shape = (-1, *[1] * (batch.stored.ndim - 1))
-        zero = (batch.low[:, 0] - batch.intercept) / batch.slope
-        numbers = batch.stored.float().sub_(zero.view(shape))
-        made, first = [], 0
-        for crop in self.crops:
-            made += self._varying(crop)._of_one_size(batch, numbers, crop, range(first, first + crop.count), masks)
-            first += crop.count
-        return made
+        for start in range(0, n, share):
+            some = slice(start, min(start + share, n))
+            numbers = batch.stored[some].to(torch.float32, copy=True).sub_(zero[some])
+            for changes, views in zip(whole, made, strict=True):
+                rows = slice(some.start * len(views), some.stop * len(views))
+                places = changes.places(rows, len(numbers))
+                if batch.mask is not None:
+                    masks.append(changes.masks(batch.mask[some], places))
+                images = changes.images(numbers, places, rows)
+                views[:, some] = images.view(len(numbers), len(views), *images.shape[1:]).transpose(0, 1)
+        return [view for views in made for view in views]
 
     def _varying(self, crop: Crop) -> Views:
         """These views, or views that vary less."""
@@ -163,27 +171,28 @@ class Views:
             raise TypeError("a crop that shows the whole of an image, or its middle, needs AugmentOptions")
         return self.settings
 
-    def _of_one_size(self, batch: Batch, numbers: Tensor, crop: Crop, which: range, masks: list[Tensor]) -> list[Tensor]:
-        """All views of one size by one resampling: their grids are stacked along the first spatial axis."""
-        n, dims, device = len(batch), numbers.ndim - 2, numbers.device
-        controls = dims * CONTROL_POINTS**dims if self.settings.elastic_frac else 0
-        u = self._drawn(batch, "views", which, NUM_DRAWS + controls)
+    def _changes(self, batch: Batch, crop: Crop, which: range) -> Changes:
+        """How the views `which` of each image vary, which are those of one crop."""
+        settings, dims, device = self.settings, len(crop.size), batch.stored.device
+        controls = dims * CONTROL_POINTS**dims if settings.elastic_frac else 0
+        on_host = self._drawn(batch, "views", which, NUM_DRAWS + controls)
         if crop.varies != "all":
-            u[:, POSITION : POSITION + dims] = 0.5
+            on_host[:, POSITION : POSITION + dims] = 0.5
+        further = self._further(batch, which)
         flips = torch.from_numpy(self._flips(batch, dims))
-        drawn = u.to(device)
+        u = on_host.to(device)
         extent, may_flip, slope, low, high = (
             field.to(device).repeat_interleave(len(which), 0)
             for field in (batch.extent.float(), flips, batch.slope, batch.low, batch.high)
         )
-        places = _places(self._points(drawn, extent, may_flip, crop, numbers.shape[2:]), crop, n)
-        if batch.mask is not None:
-            moved = F.grid_sample(batch.mask.float(), places, mode="nearest", padding_mode="zeros", align_corners=False)
-            masks.append(moved.view(n * len(which), *crop.size).long())
-        images = F.grid_sample(numbers, places, mode="bilinear", padding_mode="zeros", align_corners=False)
-        images = images.view(n * len(which), 1, *crop.size)
-        images = self._photometric(images, slope, low, high, drawn, u.numpy(), self._further(batch, which))
-        return list(images.view(n, len(which), *images.shape[1:]).unbind(1))
+        points, bends, shown = self._points(u, extent, may_flip, crop, batch.stored.shape[2:])
+        gain, offset = self._windows(u, slope, low, high)
+        blur, blurred = self._blur(u, on_host, crop.size)
+        coarsening, coarse = self._coarsening(further, device)
+        return Changes(
+            crop.size, points, bends, shown, gain, offset, self._exponent(u, further), blur, blurred, coarsening, coarse,
+            self._noise(u, further, math.prod(crop.size) * low.shape[1]), self._boxes(u, crop.size),
+        )  # fmt: skip
 
     def _drawn(self, batch: Batch, name: str, which: range, count: int) -> Tensor:
         """Uniform numbers of the views `which` of each sample, `(n · views, count)`, on the processor."""
@@ -203,8 +212,10 @@ class Views:
             return np.take_along_axis(allowed, SLICES_LAST[batch.axis], axis=1) if self.slices_last else allowed
         return np.take_along_axis(allowed, SLICES_LAST[batch.axis][:, :2], axis=1)
 
-    def _points(self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size) -> list[list[Tensor]]:
-        """Where each output pixel lies on the canvas, −1 to 1: per axis, terms `(m, …)` whose broadcast sum it is."""
+    def _points(
+        self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size
+    ) -> tuple[list[list[Tensor]], Tensor | None, Tensor]:
+        """Where pixels lie on the canvas, how far control points are moved, and the side shown, as `Changes` has them."""
         settings, dims = self.settings, len(crop.size)
         side, centre = self._part(u, extent, crop) if crop.shows == "part" else self._moved(u, extent, crop)
         sign = torch.where(may_flip & (u[:, FLIP : FLIP + dims] < 0.5), -1.0, 1.0)
@@ -223,13 +234,10 @@ class Views:
             cos, sin = (t.view(one) for t in (angle.cos(), angle.sin()))
             points[0] = [(cos * along[0] + centre[:, 0].view(one)) * scale[0] - 1, -sin * along[1] * scale[0]]
             points[1] = [(cos * along[1] + centre[:, 1].view(one)) * scale[1] - 1, sin * along[0] * scale[1]]
+        bends = None
         if settings.elastic_frac:
-            control = (2 * u[:, NUM_DRAWS:] - 1).view(-1, dims, *[CONTROL_POINTS] * dims) * settings.elastic_frac
-            mode = "bicubic" if dims == 2 else "trilinear"
-            field = F.interpolate(control, size=crop.size, mode=mode, align_corners=True)
-            for d in range(dims):
-                points[d].append(field[:, d] * (side[:, d] * scale[d]).view(one))
-        return points
+            bends = (2 * u[:, NUM_DRAWS:] - 1).view(-1, dims, *[CONTROL_POINTS] * dims) * settings.elastic_frac
+        return points, bends, side * torch.tensor(scale, device=u.device)
 
     def _part(self, u: Tensor, extent: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
         """Side and centre `(m, d)` of a part of each image, in pixels.
@@ -254,113 +262,68 @@ class Views:
         shift = settings.shift_frac * (2 * u[:, POSITION : POSITION + dims] - 1) * side
         return side * (low + (high - low) * u[:, AREA, None]).exp(), extent / 2 + shift
 
-    def _photometric(
-        self, images: Tensor, slope: Tensor, low: Tensor, high: Tensor, u: Tensor, u_cpu: np.ndarray, further: Tensor
-    ) -> Tensor:
-        """Numbers `(m, 1, *size)` to channels `(m, c, *size)` in [0, 1], varied as scanners and readers vary them."""
-        settings, dims = self.settings, images.ndim - 2
-        one = (-1, *[1] * (dims + 1))
-        base = low[:, :1]
+    def _windows(self, u: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and offset `(m, c)` of the windows, varied as readers vary them."""
+        settings, base = self.settings, low[:, :1]
         if settings.window_jitter:
             width, middle = high - low, (high + low) / 2
             middle = middle + width * settings.window_jitter * (u[:, CENTRE, None] - 0.5)
             width = width * (1 + settings.window_jitter * (2 * u[:, WIDTH, None] - 1))
             low, high = middle - width / 2, middle + width / 2
         gain, offset = slope[:, None] / (high - low), (base - low) / (high - low)
-        wide = (*gain.shape, *[1] * dims)
-        images = torch.addcmul(offset.view(wide), images, gain.view(wide)).clamp_(0, 1)
-        if settings.gamma > 1:
-            exponent = torch.exp(math.log(settings.gamma) * (2 * u[:, GAMMA] - 1))
-            if settings.gamma_prob < 1:
-                exponent = torch.where(further[:, BENT].to(u.device) < settings.gamma_prob, exponent, 1.0)
-            # a power, at a third of its cost; the logarithm of 0 would be slow
-            images = images.clamp_min_(1e-6).log_().mul_(exponent.view(one)).exp_()
-        if settings.blur_prob and settings.blur_sigma_frac:
-            images = self._blurred(images, u, u_cpu)
-        if settings.low_resolution_prob:
-            images = self._coarsened(images, further)
-        if settings.noise:
-            noisy = further[:, NOISY] < settings.noise_prob if settings.noise_prob < 1 else torch.ones(len(u))
-            self._add_noise(images, u[:, OFFSET], u[:, NOISE] * settings.noise * noisy.to(u.device))
-        if settings.cutout_prob:
-            images = images * ~self._box(images, u)
-        return images
+        return gain, offset
 
-    def _blurred(self, images: Tensor, u: Tensor, u_cpu: np.ndarray) -> Tensor:
-        """A Gaussian blur of those that are chosen; on a GPU of all, the others with width 0, which spares a wait."""
+    def _exponent(self, u: Tensor, further: Tensor) -> Tensor | None:
         settings = self.settings
-        sigma = u[:, SIGMA] * settings.blur_sigma_frac
-        if images.device.type != "cpu":
-            sigma = torch.where(u[:, BLUR] < settings.blur_prob, sigma, 0.0)
-            for d, size in enumerate(images.shape[2:]):
-                images = _blur(images, sigma * size, d, self._blur_radius(size))
-            return images
-        chosen = torch.from_numpy(np.flatnonzero(u_cpu[:, BLUR] < settings.blur_prob))
-        if not len(chosen):
-            return images
-        part = images[chosen]
-        for d, size in enumerate(images.shape[2:]):
-            part = _blur(part, sigma[chosen] * size, d, self._blur_radius(size))
-        return images.index_copy_(0, chosen, part)
+        if settings.gamma == 1:
+            return None
+        exponent = torch.exp(math.log(settings.gamma) * (2 * u[:, GAMMA] - 1))
+        if settings.gamma_prob < 1:
+            exponent = torch.where(further[:, BENT].to(u.device) < settings.gamma_prob, exponent, 1.0)
+        return exponent
 
-    def _blur_radius(self, size: int) -> int:
-        return max(1, math.ceil(4 * self.settings.blur_sigma_frac * size))
+    def _blur(self, u: Tensor, on_host: Tensor, size: tuple[int, ...]) -> tuple[Blur | None, np.ndarray | None]:
+        """The blur of those that are chosen; on a GPU of all, the others with width 0, which spares a wait."""
+        settings = self.settings
+        if not (settings.blur_prob and settings.blur_sigma_frac):
+            return None, None
+        sigma, reach = u[:, SIGMA] * settings.blur_sigma_frac, BLUR_REACH * settings.blur_sigma_frac
+        if u.device.type != "cpu":
+            return Blur(torch.where(u[:, BLUR] < settings.blur_prob, sigma, 0.0), reach, size), None
+        chosen = np.flatnonzero(on_host[:, BLUR].numpy() < settings.blur_prob)
+        return Blur(sigma[torch.from_numpy(chosen)], reach, size), chosen
 
-    def _coarsened(self, images: Tensor, further: Tensor) -> Tensor:
-        """Some of the images at a lower resolution: their nearest pixels, and lines between these.
+    def _coarsening(self, further: Tensor, device: torch.device) -> tuple[Coarsening | None, np.ndarray]:
+        """The lower resolution of those that are chosen."""
+        settings = self.settings
+        if not settings.low_resolution_prob:
+            return None, np.zeros(0, np.int64)
+        chosen = np.flatnonzero(further[:, LOW_RESOLUTION].numpy() < settings.low_resolution_prob)
+        factor = settings.low_resolution + (1 - settings.low_resolution) * further[torch.from_numpy(chosen), FACTOR]
+        return Coarsening(factor.to(device)), chosen
 
-        Source: Isensee et al., nnU-Net, arXiv 1904.08128, supplementary note 4 (simulation of low resolution).
-        """
-        chosen = torch.nonzero(further[:, LOW_RESOLUTION] < self.settings.low_resolution_prob)[:, 0]
-        if not len(chosen):
-            return images
-        factor = self.settings.low_resolution + (1 - self.settings.low_resolution) * further[chosen, FACTOR]
-        part = images[chosen.to(images.device)]
-        for d in range(images.ndim - 2):
-            part = _coarse(part, factor.to(images.device), d)
-        return images.index_copy(0, chosen.to(images.device), part)
+    def _noise(self, u: Tensor, further: Tensor, amount: int) -> Noise | None:
+        settings = self.settings
+        if not settings.noise:
+            return None
+        strength = u[:, NOISE] * settings.noise
+        if settings.noise_prob < 1:
+            strength = strength * (further[:, NOISY] < settings.noise_prob).to(u.device)
+        return Noise(self._bank, (u[:, OFFSET] * (len(self._bank) - amount)).long(), strength)
 
-    def _add_noise(self, images: Tensor, place: Tensor, strength: Tensor) -> None:
-        """White noise of a strength of its own for each image: a run of a fixed bank that begins at a random place."""
-        amount = math.prod(images.shape[1:])
-        starts = (place * (len(self._bank) - amount)).long()
-        if images.device.type == "cpu":
-            for image, alpha, start in zip(images, strength.tolist(), starts.tolist(), strict=True):
-                image.add_(self._bank[start : start + amount].view_as(image), alpha=alpha)
-        else:
-            noise = self._bank[starts[:, None] + torch.arange(amount, device=starts.device)].view_as(images)
-            images.addcmul_(noise, strength.view(-1, *[1] * (images.ndim - 1)))
-        images.clamp_(0, 1)
-
-    def _box(self, images: Tensor, u: Tensor) -> Tensor:
-        """True inside each image's box, `(m, 1, *size)`; the boxes of images that are not chosen are empty."""
-        dims = images.ndim - 2
-        chosen = (u[:, CUT] < self.settings.cutout_prob).view(-1, *[1] * (dims + 1))
-        inside = chosen
-        for d in range(dims):
-            size = images.shape[2 + d]
-            side = self.settings.cutout_frac * size
+    def _boxes(self, u: Tensor, sizes: tuple[int, ...]) -> list[Tensor] | None:
+        """Which pixels each view loses, along each axis `(m, 1, …)`; the boxes of views that are not chosen are empty."""
+        settings, dims = self.settings, len(sizes)
+        if not settings.cutout_prob:
+            return None
+        boxes = [(u[:, CUT] < settings.cutout_prob).view(-1, *[1] * (dims + 1))]
+        for d, size in enumerate(sizes):
+            side = settings.cutout_frac * size
             start = u[:, BOX + d, None] * (size - side)
-            at = torch.arange(size, device=images.device) + 0.5
+            at = torch.arange(size, device=u.device) + 0.5
             along = (at >= start) & (at < start + side)
-            inside = inside & along.view(-1, *[size if axis == d + 1 else 1 for axis in range(dims + 1)])
-        return inside
-
-
-def _places(points: list[list[Tensor]], crop: Crop, n: int) -> Tensor:
-    """The points of all views of `n` images as grid_sample wants them, stacked along the first spatial axis."""
-    dims, num_views = len(points), crop.count
-    planes = torch.empty((n, dims, num_views, *crop.size), device=points[0][0].device)
-    for d, terms in enumerate(points):
-        coordinate = planes[:, dims - 1 - d]
-        terms = [term.view(n, num_views, *term.shape[1:]) for term in terms]
-        if len(terms) == 1:
-            coordinate.copy_(terms[0])
-        else:
-            torch.add(terms[0].expand(coordinate.shape), terms[1], out=coordinate)
-        for term in terms[2:]:
-            coordinate.add_(term)
-    return planes.view(n, dims, num_views * crop.size[0], *crop.size[1:]).movedim(1, -1)
+            boxes.append(along.view(-1, *[size if axis == d + 1 else 1 for axis in range(dims + 1)]))
+        return boxes
 
 
 def margins(size: tuple[int, ...], settings: AugmentOptions) -> tuple[int, ...]:
@@ -376,43 +339,3 @@ def margins(size: tuple[int, ...], settings: AugmentOptions) -> tuple[int, ...]:
         math.ceil((zoom * whole - side) / 2 + (settings.shift_frac + zoom * bent) * side) + 1
         for whole, side in zip(shown, size, strict=True)
     )
-
-
-def _coarse(images: Tensor, factor: Tensor, dim: int) -> Tensor:
-    """Along one spatial axis, `factor` times the pixels (the nearest of the image), and lines between these."""
-    size = images.shape[2 + dim]
-    shape = [len(images), *[1] * (images.ndim - 1)]
-    shape[2 + dim] = size
-    few = (factor * size).round().clamp_min(1)[:, None]
-    at = ((torch.arange(size, device=images.device) + 0.5) / size * few - 0.5).clamp_min(0)
-    first = torch.minimum(at.floor(), few - 1)
-    places = [((number + 0.5) / few * size).long().clamp(max=size - 1) for number in (first, torch.minimum(first + 1, few - 1))]
-    one, other = (images.gather(2 + dim, place.view(shape).expand_as(images)) for place in places)
-    return one.lerp(other, (at - first).clamp(max=1).view(shape))
-
-
-def _blur(images: Tensor, sigma: Tensor, dim: int, radius: int) -> Tensor:
-    """Gaussian blur along one spatial axis with a width of its own for each image (pixels).
-
-    Strips of the axis, with `radius` pixels before and behind, times a band matrix: torch's depth-wise convolution of so few
-    groups took a CPU 1.6 times as long, and in some processes 6 times.
-    """
-    m, size, wide = len(images), images.shape[2 + dim], STRIP + 2 * radius
-    away = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp(-(away**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
-    kernel = kernel / kernel.sum(1, keepdim=True)
-    # What the kernel holds inside the image: at the edges less than 1.
-    # A product with a triangle, as torch has no deterministic cumulative sum on a GPU.
-    held = F.pad((kernel[:, None] * torch.ones_like(kernel[0]).expand(len(away), -1).tril()).sum(2), (1, 0))
-    at = torch.arange(size, device=images.device)
-    inside = held[:, (size + radius - at).clamp(max=2 * radius + 1)] - held[:, (radius - at).clamp(min=0)]
-    # Row i of a band is the kernel moved by i: rows of one number more than `wide`, read as if they had `wide`.
-    band = F.pad(kernel, (0, STRIP)).repeat(1, STRIP)[:, : STRIP * wide].view(m, STRIP, wide)
-    lines = images.reshape(m, math.prod(images.shape[1 : 2 + dim]), size, -1)
-    strips = F.pad(lines, (0, 0, radius, radius + -size % STRIP)).unfold(2, wide, STRIP)
-    if lines.shape[3] == 1:
-        blurred = strips.reshape(m, -1, wide) @ band.mT
-    else:
-        blurred = band[:, None, None] @ strips.mT
-    blurred = blurred.reshape(*lines.shape[:2], -1, lines.shape[3])[:, :, :size]
-    return (blurred / inside[:, None, :, None]).view(images.shape)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from prepared import write_prepared
 
+from medssl.nn.changes import coarse
 from medssl.nn.loading import Batch, Reader, read_samples
 from medssl.nn.options import AugmentOptions
-from medssl.nn.views import Crop, Views, _coarse
+from medssl.nn.views import Crop, Views
 
 UNCHANGED = {"zoom": (1.0, 1.0), "shift_frac": 0, "rotation_deg": 0, "window_jitter": 0}
 
@@ -122,10 +123,10 @@ def test_few_pixels_are_the_nearest_ones_and_what_lies_between_is_on_a_line() ->
     few = line[1::2].tolist()
     expected = np.interp(np.arange(8), [0.5, 2.5, 4.5, 6.5], few)
     image = line.view(1, 1, 8, 1).expand(1, 1, 8, 3).contiguous()
-    found = _coarse(image, torch.tensor([0.5]), 0)
+    found = coarse(image, torch.tensor([0.5]), 0)
     np.testing.assert_allclose(found[0, 0, :, 1], expected, atol=1e-6)
-    assert torch.equal(_coarse(image, torch.tensor([1.0]), 0), image)
-    assert torch.equal(_coarse(image, torch.tensor([1e-9]), 0), torch.full_like(image, 9.0))  # one pixel, the middle one
+    assert torch.equal(coarse(image, torch.tensor([1.0]), 0), image)
+    assert torch.equal(coarse(image, torch.tensor([1e-9]), 0), torch.full_like(image, 9.0))  # one pixel, the middle one
 
 
 def test_zooms_that_fall_are_refused() -> None:

@@ -15,7 +15,7 @@ from prepared import write_prepared
 from medssl.core.errors import StudyError
 from medssl.nn.loading import Reader, read_samples
 from medssl.nn.options import ViewOptions
-from medssl.nn.views import Crop, Views, _blur
+from medssl.nn.views import Crop, Views
 
 STILL = {"scale": (1.0, 1.0), "ratio": 1.0, "rotation_deg": 0, "window_jitter": 0, "gamma": 1, "blur_prob": 0, "noise": 0}
 
@@ -225,16 +225,6 @@ def test_a_crop_may_leave_noise_out(samples: Any) -> None:
     assert torch.equal(silent, still) and not torch.equal(loud, still)
 
 
-def test_blur_is_a_gaussian_that_keeps_constants() -> None:
-    impulse = torch.zeros(2, 1, 31, 31)
-    impulse[:, :, 15, 15] = 1
-    blurred = _blur(impulse, torch.tensor([2.0, 0.0]), 0, 8)
-    at = torch.arange(31) - 15.0
-    assert torch.allclose(blurred[0, 0, :, 15], torch.exp(-(at**2) / 8) / torch.exp(-(at**2) / 8).sum(), atol=1e-4)
-    assert torch.equal(blurred[1], impulse[1])
-    assert torch.allclose(_blur(torch.ones(1, 1, 9, 9), torch.tensor([3.0]), 1, 12), torch.ones(1, 1, 9, 9), atol=1e-6)
-
-
 def test_three_dimensional_views_of_patches(samples: Any) -> None:
     reader = Reader(samples, patch=(20, 18, 8))
     views = make(samples, [Crop(2, (12, 12, 6)), Crop(1, (8, 8, 4), (0.1, 0.2))], elastic_frac=0.05, cutout_prob=1.0)
@@ -255,3 +245,19 @@ def test_several_windows_become_channels(tmp_path: Path) -> None:
 def test_a_size_of_the_wrong_rank_is_refused(samples: Any) -> None:
     with pytest.raises(StudyError, match="spatial_dims"):
         make(samples, [Crop(1, (8, 8, 8))])(Reader(samples)[(0, np.array([0]))])
+
+
+def test_a_batch_is_not_changed_and_is_the_same_in_parts_of_any_size(samples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor some images at a time are worked on: whichever they are, each is blurred, bent and cut as it alone would."""
+    batch = Reader(samples)[(2, np.arange(24))]
+    batch.stored = batch.stored.float()
+    before = batch.stored.clone()
+    varied = {"elastic_frac": 0.05, "cutout_prob": 0.5, "low_resolution_prob": 0.5, "gamma_prob": 0.5, "noise_prob": 0.5}
+    views = make(samples, [Crop(2, (40, 36)), Crop(3, (12, 12), (0.1, 0.3))], **varied, blur_sigma_frac=0.05)
+    monkeypatch.setattr("medssl.nn.views.CACHED_NUMBERS", 1 << 30)
+    whole = views(batch)
+    assert torch.equal(batch.stored, before)
+    for numbers in (1, 5 * 2 * 40 * 36):
+        monkeypatch.setattr("medssl.nn.views.CACHED_NUMBERS", numbers)
+        parts = views(batch)
+        assert len(parts) == 5 and all(torch.allclose(a, b, atol=2e-5) for a, b in zip(parts, whole, strict=True))

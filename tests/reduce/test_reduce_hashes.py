@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from medssl.core.rng import rng
 from medssl.reduce.hashes import KINDS, Hasher, pack
-from medssl.reduce.lanczos import Shrink
+from medssl.reduce.lanczos import FRACTION_BITS, Shrink, coefficients
 from medssl.reduce.windows import Window
 
 BY_DEFINITION = {
@@ -54,6 +54,32 @@ def test_reduction_is_pillows(source, target):
     images = rng(1, "resize").integers(0, 256, (2, *source), dtype=np.uint8)
     theirs = [np.asarray(Image.fromarray(image).resize(target[::-1], Image.Resampling.LANCZOS)) for image in images]
     assert np.array_equal(Shrink(*source, [target])(images)[0], np.stack(theirs))
+
+
+def darkened(weights: np.ndarray, rest: int) -> np.ndarray:
+    """Pixels whose weighted sum leaves `rest` beyond whole grey levels."""
+    draw = rng(4, "resize")
+    while True:
+        row = np.where((weights + 128) % 256 > 128, 255 - draw.integers(0, 2, len(weights)), 0)
+        surplus = (row @ weights - rest) % 2**FRACTION_BITS
+        for place in np.argsort(-weights)[: (weights > 0).sum()]:
+            darker = min(row[place], surplus // weights[place])
+            row[place] -= darker
+            surplus -= darker * weights[place]
+        if surplus == 0:
+            return row.astype(np.uint8)
+
+
+@pytest.mark.parametrize("width", [512, 4000])
+def test_reduction_is_pillows_where_sums_are_large_and_the_last_bit_decides(width):
+    """White where the last 8 bits of the weights have one sign, then darkened until a sum is a half, or just less.
+
+    Sums of the last bits of 4000 pixels are not exact in float32.
+    """
+    weights = (coefficients(width, 8) * 2**FRACTION_BITS).astype(np.int64)
+    image = np.array([darkened(column, 2 ** (FRACTION_BITS - 1) - less) for column in weights.T for less in (0, 1)])
+    theirs = np.asarray(Image.fromarray(image).resize((8, 16), Image.Resampling.LANCZOS))
+    assert np.array_equal(Shrink(16, width, [(16, 8)])(image[None])[0][0], theirs)
 
 
 def test_an_unknown_pillow_does_the_work_itself(monkeypatch):

@@ -1,0 +1,154 @@
+"""What makes views of the pixels of images: one resampling, then window, grey curve, blur, lower resolution, noise, cut-out.
+
+What is drawn for each view is a small tensor with a row a view, the views of an image one after another; images come some at a
+time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from medssl.nn.blur import Blur
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the views of one size vary; None is what does not."""
+
+    size: tuple[int, ...]
+    points: list[list[Tensor]]
+    """Where each pixel lies on the canvas, −1 to 1: per axis, terms `(m, …)` whose broadcast sum it is."""
+    bends: Float[Tensor, "m d ..."] | None
+    """How far the control points of an elastic field are moved, as a share of the side that a view shows."""
+    shown: Float[Tensor, "m d"]
+    """That side, in the unit of the points."""
+    gain: Float[Tensor, "m c"]
+    offset: Float[Tensor, "m c"]
+    """Of each window."""
+    exponent: Float[Tensor, "m"] | None
+    """Of the grey curve."""
+    blur: Blur | None
+    blurred: Int64[np.ndarray, "some"] | None
+    """The rows that `blur` is for, ascending; None: all."""
+    coarsening: Coarsening | None
+    coarse: Int64[np.ndarray, "few"]
+    """The rows that `coarsening` is for, ascending."""
+    noise: Noise | None
+    boxes: list[Bool[Tensor, "m ..."]] | None
+    """Which pixels are cut out: where along every axis."""
+
+    def places(self, rows: slice, num_images: int) -> Float[Tensor, "n ..."]:
+        """The points of these views as grid_sample wants them, all of an image stacked along the first spatial axis."""
+        dims = len(self.size)
+        num_views = (rows.stop - rows.start) // num_images
+        planes = torch.empty((num_images, dims, num_views, *self.size), device=self.gain.device)
+        field = None
+        if self.bends is not None:
+            mode = "bicubic" if dims == 2 else "trilinear"
+            field = F.interpolate(self.bends[rows], size=self.size, mode=mode, align_corners=True)
+        for d, terms in enumerate(self.points):
+            coordinate = planes[:, dims - 1 - d]
+            wide = [term[rows].view(num_images, num_views, *term.shape[1:]) for term in terms]
+            if len(wide) == 1:
+                coordinate.copy_(wide[0])
+            else:
+                torch.add(wide[0].expand(coordinate.shape), wide[1], out=coordinate)
+            if field is not None:
+                coordinate.add_((field[:, d] * self.shown[rows, d].view(-1, *[1] * dims)).view(coordinate.shape))
+        return planes.view(num_images, dims, num_views * self.size[0], *self.size[1:]).movedim(1, -1)
+
+    def masks(self, masks: Tensor, places: Tensor) -> Int64[Tensor, "m *size"]:
+        """Masks `(n, 1, …)` moved as their images are: the nearest voxel, 0 beyond the image."""
+        moved = F.grid_sample(masks.float(), places, mode="nearest", padding_mode="zeros", align_corners=False)
+        return moved.view(-1, *self.size).long()
+
+    def images(self, numbers: Tensor, places: Tensor, rows: slice) -> Float[Tensor, "m c *size"]:
+        """Numbers `(n, 1, …)`, zero beyond the image, to views in [0, 1]."""
+        images = F.grid_sample(numbers, places, mode="bilinear", padding_mode="zeros", align_corners=False)
+        images = images.view(-1, 1, *self.size)
+        gain, offset = (each[rows].view(*each[rows].shape, *[1] * len(self.size)) for each in (self.gain, self.offset))
+        images = images.mul_(gain) if gain.shape[1] == 1 else images * gain
+        images.add_(offset).clamp_(0, 1)
+        if self.exponent is not None:
+            # a power, at a third of its cost; the logarithm of 0 would be slow
+            exponent = self.exponent[rows].view(-1, *[1] * (images.ndim - 1))
+            images = images.clamp_min_(1e-6).log_().mul_(exponent).exp_()
+        if self.blur is not None:
+            images = self.blur(images, rows) if self.blurred is None else _of_some(images, self.blurred, rows, self.blur)
+        if self.coarsening is not None:
+            images = _of_some(images, self.coarse, rows, self.coarsening)
+        if self.noise is not None:
+            self.noise.add_to(images, rows)
+        if self.boxes is not None:
+            inside = self.boxes[0][rows]
+            for box in self.boxes[1:]:
+                inside = inside & box[rows]
+            images = images * ~inside
+        return images
+
+
+@dataclass(frozen=True)
+class Noise:
+    """White noise of a strength of its own for each view: a run of a fixed bank that begins at a random place."""
+
+    bank: Float[Tensor, "..."]
+    start: Int64[Tensor, "m"]
+    strength: Float[Tensor, "m"]
+
+    def add_to(self, images: Tensor, rows: slice) -> None:
+        """In place; the images stay in [0, 1]."""
+        amount = math.prod(images.shape[1:])
+        start, strength = self.start[rows], self.strength[rows]
+        if images.device.type == "cpu":
+            for image, alpha, first in zip(images, strength.tolist(), start.tolist(), strict=True):
+                image.add_(self.bank[first : first + amount].view_as(image), alpha=alpha)
+        else:
+            noise = self.bank[start[:, None] + torch.arange(amount, device=start.device)].view_as(images)
+            images.addcmul_(noise, strength.view(-1, *[1] * (images.ndim - 1)))
+        images.clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class Coarsening:
+    """A lower resolution: a share of the pixels along each axis, the nearest of the image, and lines between these.
+
+    Source: Isensee et al., nnU-Net, arXiv 1904.08128, supplementary note 4 (simulation of low resolution).
+    """
+
+    factor: Float[Tensor, "m"]
+
+    def __call__(self, images: Float[Tensor, "k c *size"], rows: slice) -> Float[Tensor, "k c *size"]:
+        """These `rows` of all images, coarser."""
+        for d in range(images.ndim - 2):
+            images = coarse(images, self.factor[rows], d)
+        return images
+
+
+def coarse(images: Float[Tensor, "m c ..."], factor: Float[Tensor, "m"], dim: int) -> Float[Tensor, "m c ..."]:
+    """Along one spatial axis, `factor` times the pixels, and lines between these."""
+    size = images.shape[2 + dim]
+    shape = [len(images), *[1] * (images.ndim - 1)]
+    shape[2 + dim] = size
+    few = (factor * size).round().clamp_min(1)[:, None]
+    at = ((torch.arange(size, device=images.device) + 0.5) / size * few - 0.5).clamp_min(0)
+    first = torch.minimum(at.floor(), few - 1)
+    places = [((number + 0.5) / few * size).long().clamp(max=size - 1) for number in (first, torch.minimum(first + 1, few - 1))]
+    one, other = (images.gather(2 + dim, place.view(shape).expand_as(images)) for place in places)
+    return one.lerp(other, (at - first).clamp(max=1).view(shape))
+
+
+def _of_some(images: Tensor, chosen: np.ndarray, rows: slice, change: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Images, which are `rows` of all, with those of them that are chosen changed in place."""
+    start, stop = np.searchsorted(chosen, [rows.start, rows.stop]).tolist()
+    if start == stop:
+        return images
+    some = torch.from_numpy(chosen[start:stop] - rows.start).to(images.device)
+    return images.index_copy_(0, some, change(images[some], slice(start, stop)))
