@@ -76,6 +76,7 @@ CODES: dict[str, str] = {
     "few_slices": "fewer slices than `min_slices`",
     "not_a_volume": "several images of one place and no extent",
     "incomplete": "images of the series are missing",
+    "fewer_slices": "another volume of its series has slices at all of its places, and more: it was cut short, or shows a part",
     "pixel_length": "the pixel data have another length than the header says",
     "decode": "the compressed pixels cannot be decoded",
     # NIfTI, NRRD, MetaImage
