@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faults import faults_objects, faults_slices
 from ingesting import Ingested, ingest
-from phantoms import largest_error, random_phantom, save
+from phantoms import datasets, largest_error, random_phantom, save
 from pydicom.dataset import FileDataset
 
 
@@ -51,3 +51,50 @@ def test_a_stump_of_a_time_point_does_not_keep_the_others_back(kept: int, tmp_pa
 def test_few_missing_slices_of_a_time_point_are_refused(tmp_path: Path, readers) -> None:
     found = _time_points(tmp_path, readers, 18, "TemporalPositionIdentifier")
     assert not found.volumes and found.codes == {"incomplete"}
+
+
+DIVIDING = {
+    "PatientID": ("part_by_patient", "patient"),
+    "StudyInstanceUID": ("part_by_patient", "study"),
+    "SeriesNumber": ("part_by_series", "series number"),
+    "FrameOfReferenceUID": ("part_by_frame", "frame of reference"),
+    "ImageType": ("part_by_type", "image type"),
+    "KVP": ("part_by_contrast", "tube voltage"),
+    "ConvolutionKernel": ("part_by_contrast", "kernel"),
+}
+
+
+def _divided(tag: str, slab: range, folder: Path, readers) -> Ingested:
+    """One scan of 20 slices, of which a slab states something else."""
+    made = datasets(random_phantom(5, slices=20))
+    others = {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "LOW"], "KVP": 77, "ConvolutionKernel": "B99", "SeriesNumber": 77}
+    for number in slab:
+        setattr(made[number], tag, others.get(tag, "1.2.3.77"))
+    save(made, folder / "s" / "case")
+    return ingest(folder / "s", folder / "x", readers=readers)["case"]
+
+
+@pytest.mark.parametrize("tag", DIVIDING)
+@pytest.mark.parametrize("start", [12, 17])
+def test_a_part_of_a_scan_says_what_divides_it_from_the_next(tag: str, start: int, tmp_path: Path, readers) -> None:
+    found = _divided(tag, range(start, 20), tmp_path, readers)
+    assert {row["num_files"]: row["warnings"] for _, _, row in found.volumes} == {
+        start: [DIVIDING[tag][0]],
+        20 - start: [DIVIDING[tag][0]],
+    }
+
+
+@pytest.mark.parametrize("tag", DIVIDING)
+def test_a_slab_in_the_middle_is_no_missing_slice(tag: str, tmp_path: Path, readers) -> None:
+    found = _divided(tag, range(8, 12), tmp_path, readers)
+    (row,) = found.rejected
+    assert row["code"] in ("mixed_patient", "mixed_series", "mixed_frame", "mixed_content") and row["num_files"] == 16
+    assert f"4 slices lie in the gaps between 16 others and differ from them in {DIVIDING[tag][1]}" in row["sentence"]
+    assert [volume[2]["warnings"] for volume in found.volumes] == [[DIVIDING[tag][0]]]
+
+
+def test_a_slice_that_is_missing_beside_a_slab_is_missing(tmp_path: Path, readers) -> None:
+    _divided("KVP", range(8, 12), tmp_path, readers)
+    sorted((tmp_path / "s" / "case").iterdir())[10].unlink()
+    found = ingest(tmp_path / "s", tmp_path / "y", readers=readers)["case"]
+    assert "missing_slice" in found.codes

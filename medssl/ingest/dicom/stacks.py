@@ -12,6 +12,7 @@ from medssl.ingest.dicom.fewer_slices import fewer_than, without_stumps
 from medssl.ingest.dicom.groups import Group, any_belongs_to, groups_of
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.neighbours import Sample
+from medssl.ingest.dicom.parts import reason_of_gap, words_of_part
 from medssl.ingest.dicom.passes import Passes, passes_of
 from medssl.ingest.dicom.slices import Slice, slices_of_file
 from medssl.ingest.dicom.steps import ASIDE_VOX, line_of, on_two_grids
@@ -101,7 +102,8 @@ def stacks_of_series(
         try:
             found, copies, stumps = _stacks_of_group(group, options, digest, sample)
         except Refusal as refusal:
-            refused.append(Refused(refusal.code, refusal.sentence, {s.file for s in group.slices}))
+            reason = (reason_of_gap(group, groups) if refusal.code in ("missing_slice", "uneven") else None) or refusal
+            refused.append(Refused(reason.code, reason.sentence, {s.file for s in group.slices}))
             continue
         points += found
         refused += stumps
@@ -110,6 +112,7 @@ def stacks_of_series(
     _mark_fewer(points)
     stacks = [stack for point in points for stack in point]
     for stack in stacks:
+        stack.warnings = [*stack.warnings, *words_of_part(stack.slices, stack.positions, groups)]
         stack.alone = len(groups) == len(stacks) == 1
     return stacks, refused
 
