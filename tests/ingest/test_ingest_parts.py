@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from faults import faults_objects, faults_slices
 from ingesting import Ingested, ingest
 from phantoms import datasets, largest_error, random_phantom, save
 from pydicom.dataset import FileDataset
+
+from medssl.core.rng import rng
+from medssl.ingest.dicom.steps import line_of
+from medssl.ingest.refusal import Refusal
 
 
 def test_harmless_classes_are_those_that_must_be_right(tmp_path: Path) -> None:
@@ -98,3 +105,36 @@ def test_a_slice_that_is_missing_beside_a_slab_is_missing(tmp_path: Path, reader
     sorted((tmp_path / "s" / "case").iterdir())[10].unlink()
     found = ingest(tmp_path / "s", tmp_path / "y", readers=readers)["case"]
     assert "missing_slice" in found.codes
+
+
+def _refused(depths: np.ndarray, *, interpolate: bool = False) -> Refusal:
+    positions = np.outer(depths, [0.0, 0.0, 1.0])
+    with pytest.raises(Refusal) as refused:
+        line_of(positions, np.array([0.0, 0.0, 1.0]), 0.8, interpolate=interpolate, hint="; a hint")
+    return refused.value
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("lost", [9, 13, 18])
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_slices_lost_here_and_there_are_missing_however_many(seed: int, lost: int, interpolate: bool) -> None:
+    """Slices of an even scan of 40 that a transfer lost may not be interpolated, nor be called a scan of uneven steps."""
+    places = np.sort(1 + rng(seed, "lost").permutation(38)[: 38 - lost])
+    depths = 1.25 * np.array([0, *places, 39])
+    refusal = _refused(depths, interpolate=interpolate)
+    assert refusal.code == "missing_slice" and "hint" not in refusal.sentence
+    assert f"{lost} of 40 places are empty" in refusal.sentence or "most others 1.25" in refusal.sentence
+
+
+@pytest.mark.parametrize("steps", [[2.5] * 8 + [5.0] * 8, [2.5] * 7 + [3.75] + [5.0] * 7, [1.0, 1.7] * 6, [5.0] * 9 + [2.0] * 9])
+def test_a_sentence_names_the_steps_that_occur_and_how_often(steps: list[float]) -> None:
+    refusal = _refused(np.cumsum([0.0, *steps]))
+    assert refusal.code == "uneven"
+    said = re.findall(r"([0-9.]+) mm \((once|[0-9]+ times)\)", refusal.sentence)
+    assert {float(step): 1 if count == "once" else int(count.split()[0]) for step, count in said} == Counter(steps)
+
+
+def test_a_scan_of_two_steps_may_be_interpolated() -> None:
+    depths = np.cumsum([0.0, *[2.0] * 9, *[4.0] * 9])
+    line = line_of(np.outer(depths, [0, 0, 1.0]), np.array([0, 0, 1.0]), 0.8, interpolate=True, hint="")
+    assert not line.even
