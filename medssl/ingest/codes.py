@@ -57,6 +57,13 @@ CODES: dict[str, str] = {
     "mixed_patient": "a few slices of a series name another patient or study",
     "mixed_series": "a few slices bear another series identifier and would complete this series",
     "mixed_frame": "a few slices of a series have another frame of reference",
+    "part_by_patient": "it goes on, at the same step, in slices of its series that name another patient or study; look at both",
+    "part_by_series": "it goes on, at the same step, in slices of its series that state another series or number; look at both",
+    "part_by_frame": "it goes on, at the same step, in slices of its series that state another frame of reference; look at both",
+    "part_by_type": "it goes on, at the same step, in slices of its series that state another type, unit or pixel format; look "
+    "at both",
+    "part_by_contrast": "it goes on, at the same step, in slices of its series that state another tube voltage, energy, kernel, "
+    "echo or b-value; look at both",
     "series_each": "every slice bears a series identifier of its own; their geometry makes them one stack",
     "frame_each": "every file has a frame of reference of its own, as programs that replace identifiers make it; it was ignored",
     "alternating": "times alternate from slice to slice, and so may the values: a scan in packages between which the patient "
@@ -76,6 +83,7 @@ CODES: dict[str, str] = {
     "few_slices": "fewer slices than `min_slices`",
     "not_a_volume": "several images of one place and no extent",
     "incomplete": "images of the series are missing",
+    "fewer_slices": "another volume of its series has slices at all of its places, and more: it was cut short, or shows a part",
     "pixel_length": "the pixel data have another length than the header says",
     "decode": "the compressed pixels cannot be decoded",
     # NIfTI, NRRD, MetaImage

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medssl.ingest.dicom.header import read_header
+from medssl.ingest.dicom.header import read_header, sop_class_of
+from medssl.ingest.dicom.object_kinds import is_never_an_image
 from medssl.ingest.opening import READ_FOR_HEADER, kind_of, open_listed
 from medssl.ingest.picture import npz_sets, picture_shape
 from medssl.ingest.reading_dicom import parse_whole
@@ -19,9 +20,8 @@ def scan(request: Request, key: bytes) -> Answer:
         try:
             header = read_header(parsed, key)
         except Refusal as refusal:
-            if (
-                refusal.code != "unsupported_object" or parsed.pixel_offset >= 0
-            ):  # without pixels it is not an image of its series
+            if refusal.code != "unsupported_object" or parsed.pixel_offset >= 0 or not is_never_an_image(sop_class_of(parsed)):
+                # what never has pixels is not an image of the series that it states
                 refusal.values = dict(parsed.values)
             raise
         return {"format": "dicom", "header": header.to_json()}

@@ -44,7 +44,7 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
     for piece in slices:
         alike = by_content[tuple(piece.attributes[a.name] for a in splits)]
         for group in alike:
-            if not _other_grid(piece, group.slices[0]):
+            if not other_grid(piece, group.slices[0]):
                 group.slices.append(piece)
                 break
         else:
@@ -57,12 +57,12 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
 
 def any_belongs_to(strangers: list[Slice], group: Group) -> bool:
     """Whether a slice that is kept out of a series lies where a slice of a group is missing, or one step beyond its ends."""
-    depths = _distinct_depths(group.slices)
+    depths = distinct_depths(group.slices)
     return len(depths) > 1 and any(_belongs_to(stranger, group.slices, depths) for stranger in strangers)
 
 
 def _belongs_to(stranger: Slice, stack: list[Slice], depths: np.ndarray) -> bool:
-    if _other_grid(stranger, stack[0]):
+    if other_grid(stranger, stack[0]):
         return False
     step = float(np.median(np.diff(depths)))
     depth = float(stranger.position @ stack[0].normal)
@@ -81,9 +81,9 @@ def _of_files(slices: list[Slice], attribute: Attribute) -> list[Hashable]:
 def _check_fragments(groups: list[Group], splits: list[Attribute], min_slices: int, count: int) -> None:
     main = groups[0]
     for other in groups[1:]:
-        if len(_distinct_depths(other.slices)) >= min_slices:
+        if len(distinct_depths(other.slices)) >= min_slices:
             continue
-        if len(_distinct_depths(main.slices)) < min_slices and count >= min_slices:
+        if len(distinct_depths(main.slices)) < min_slices and count >= min_slices:
             code, detail = _difference(other.slices[0], main.slices[0], splits)
             raise Refusal(code, f"{len(groups)} kinds of slices, none of them a volume{detail}")
         for candidate in groups:
@@ -94,14 +94,14 @@ def _check_fragments(groups: list[Group], splits: list[Attribute], min_slices: i
 
 def _difference(one: Slice, other: Slice, splits: list[Attribute]) -> tuple[str, str]:
     """The code for how two slices differ, and what they differ in."""
-    code = _other_grid(one, other)
+    code = other_grid(one, other)
     if code:
         return code, ""
     differing = [a for a in splits if one.attributes[a.name] != other.attributes[a.name]]
     return differing[0].code, f", they differ in {', '.join(a.name for a in differing)}"
 
 
-def _other_grid(one: Slice, other: Slice) -> str:
+def other_grid(one: Slice, other: Slice) -> str:
     """The code for how the pixel grids of two slices differ, or nothing."""
     if (one.rows, one.columns) != (other.rows, other.columns):
         return "mixed_matrix"
@@ -112,7 +112,7 @@ def _other_grid(one: Slice, other: Slice) -> str:
     return ""
 
 
-def _distinct_depths(slices: Iterable[Slice]) -> np.ndarray:
+def distinct_depths(slices: Iterable[Slice]) -> np.ndarray:
     """Depths along the normal of the first slice, each place once."""
     pieces = list(slices)
     depths = np.sort([s.position @ pieces[0].normal for s in pieces])
@@ -122,7 +122,7 @@ def _distinct_depths(slices: Iterable[Slice]) -> np.ndarray:
 def _fits(fragment: list[Slice], stack: list[Slice]) -> bool:
     """Whether a slice of the fragment lies where the stack has a hole, or one step beyond its ends."""
     normal = stack[0].normal
-    depths = _distinct_depths(stack)
+    depths = distinct_depths(stack)
     if len(depths) < 2:
         return True
     step = float(np.median(np.diff(depths)))

@@ -17,10 +17,10 @@ from medssl.ingest.dicom.fields import Fields, coded_word
 from medssl.ingest.dicom.frames import Frame, frames_of, type_of, unit_of
 from medssl.ingest.dicom.known_words import age_years, known_kernel, known_maker
 from medssl.ingest.dicom.mosaic import mosaic_tiles
-from medssl.ingest.dicom.object_kinds import described_series, role_of
+from medssl.ingest.dicom.object_kinds import OF_PATIENTS, described_series, is_without_image, role_of
 from medssl.ingest.dicom.pixel_layout import PixelLayout, read_pixel_layout
 from medssl.ingest.dicom.placeholders import is_placeholder_id, true_uid
-from medssl.ingest.dicom.tags import ENERGY_GROUPS, FRAME_GROUPS, MODALITY_LUT
+from medssl.ingest.dicom.tags import ENERGY_GROUPS, FRAME_GROUPS, MODALITY_LUT, TAGS
 from medssl.ingest.refusal import Refusal
 
 
@@ -96,8 +96,10 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     """
     values = parsed.values
     fields = Fields(values, parsed.big_endian)
-    sop_class = fields.text("sop_class") or text(values.get(MEDIA_CLASS, b""))
+    sop_class = sop_class_of(parsed)
     role, modality = role_of(fields, sop_class)
+    if role in OF_PATIENTS and parsed.pixel_offset < 0 and not parsed.float_pixels and is_without_image(fields, sop_class):
+        role = "unsupported_object"
     if role in ("dicomdir", "unsupported_object"):
         raise Refusal(role)
     stated = fields.text("series")
@@ -181,6 +183,11 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     elif "MOSAIC" in types:
         header.tiles, header.tile_normal = mosaic_tiles(fields, layout)
     return header
+
+
+def sop_class_of(parsed: Parsed) -> str:
+    """The class of an object: its own word, else that of the file meta information (PS3.10 7.1)."""
+    return text(parsed.values.get(TAGS["sop_class"], b"")) or text(parsed.values.get(MEDIA_CLASS, b""))
 
 
 def _check_frames(fields: Fields, types: list[str], enhanced: bool) -> None:

@@ -6,7 +6,7 @@ import re
 
 from medssl.ingest.dicom.elements import Values, text
 from medssl.ingest.dicom.fields import Fields
-from medssl.ingest.dicom.tags import REFERENCED_FRAMES, REFERENCED_SERIES, SERIES_UID
+from medssl.ingest.dicom.tags import REFERENCED_FRAMES, REFERENCED_SERIES, SERIES_UID, TAGS
 
 IMAGE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -25,6 +25,18 @@ SECONDARY_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.7{tail}" for tail in ("", ".
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 DICOMDIR = "1.2.840.10008.1.3.10"
+NEVER_IMAGES = (
+    "1.2.840.10008.",  # of the standard: what is no image above
+    "1.3.12.2.1107.5.9.1",  # Siemens: CSA Non-Image
+    "1.3.46.670589.11.0.0.12.",  # Philips: MR series data, examination cards, spectra
+    "1.2.840.113619.4.",  # GE: raw data, models, displays
+    "1.2.392.200036.9116.7.8.1.1.1",  # Toshiba: private data
+)
+"""Classes, or roots of classes, whose objects have no pixels by nature (conformance statements of their makers)."""
+OF_AN_IMAGE = ("rows", "columns", "bits_allocated", "spacing", "position", "orientation")
+"""What only an image states."""
+OF_PATIENTS = ("image", "derived", "localizer", "burned_in")
+"""What `role_of` makes of images of a patient."""
 SAVED = frozenset(["SAVE", "SAVED", "SAVES", "SCREENSAVE", "SCREENSAVED", "SCREENSAVES"])
 """Words of screen captures."""
 
@@ -56,6 +68,21 @@ def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
     if _may_show_names(fields, types):
         return "burned_in", known
     return role_of_type(types), known
+
+
+def is_without_image(fields: Fields, sop_class: str) -> bool:
+    """Whether an object without pixel data, read to its end, has none by nature: neither its class nor its content is an image's.
+
+    An image that was cut exactly between two elements has lost its pixel data as well; its class, or its matrix, says so.
+    """
+    if sop_class in IMAGE_CLASSES or sop_class in LEGACY_CLASSES or not sop_class:
+        return False
+    return is_never_an_image(sop_class) or not any(fields.values.get(TAGS[name]) for name in OF_AN_IMAGE)
+
+
+def is_never_an_image(sop_class: str) -> bool:
+    """Whether objects of a class that is none of an image have no pixels, as far as it is known."""
+    return sop_class not in IMAGE_CLASSES and sop_class not in LEGACY_CLASSES and sop_class.startswith(NEVER_IMAGES)
 
 
 def _may_show_names(fields: Fields, types: list[str]) -> bool:

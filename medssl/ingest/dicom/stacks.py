@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medssl.ingest.dicom.fewer_slices import fewer_than, without_stumps
 from medssl.ingest.dicom.groups import Group, any_belongs_to, groups_of
 from medssl.ingest.dicom.header import Header
 from medssl.ingest.dicom.neighbours import Sample
+from medssl.ingest.dicom.parts import reason_of_gap, words_of_part
 from medssl.ingest.dicom.passes import Passes, passes_of
 from medssl.ingest.dicom.slices import Slice, slices_of_file
 from medssl.ingest.dicom.steps import ASIDE_VOX, line_of, on_two_grids
@@ -91,21 +93,26 @@ def stacks_of_series(
         groups = groups_of(slices, options.min_slices)
         _check_strangers(others, groups)
     except Refusal as refusal:
-        for role, found in others.items():
+        for role, strangers in others.items():
             if not any(r.code == role for r in refused):
-                refused.append(Refused(role, Refusal(role).sentence, set(found)))
+                refused.append(Refused(role, Refusal(role).sentence, set(strangers)))
         return [], [*refused, Refused(refusal.code, refusal.sentence, everything)]
-    stacks: list[Stack] = []
+    points: list[list[Stack]] = []
     for group in groups:
         try:
-            found_stacks, copies = _stacks_of_group(group, options, digest, sample)
+            found, copies, stumps = _stacks_of_group(group, options, digest, sample)
         except Refusal as refusal:
-            refused.append(Refused(refusal.code, refusal.sentence, {s.file for s in group.slices}))
+            reason = (reason_of_gap(group, groups) if refusal.code in ("missing_slice", "uneven") else None) or refusal
+            refused.append(Refused(reason.code, reason.sentence, {s.file for s in group.slices}))
             continue
-        stacks += found_stacks
+        points += found
+        refused += stumps
         if copies:
             refused.append(Refused("duplicate", Refusal("duplicate").sentence, {s.file for s in copies}))
+    _mark_fewer(points)
+    stacks = [stack for point in points for stack in point]
     for stack in stacks:
+        stack.warnings = [*stack.warnings, *words_of_part(stack.slices, stack.positions, groups)]
         stack.alone = len(groups) == len(stacks) == 1
     return stacks, refused
 
@@ -160,8 +167,12 @@ def _check_strangers(others: dict[str, dict[int, Header]], groups: list[Group]) 
             raise Refusal("mixed_content", f"files marked {role} lie where a slice of the others is missing, or at their end")
 
 
-def _stacks_of_group(group: Group, options: IngestOptions, digest: Digest, sample: Sample) -> tuple[list[Stack], list[Slice]]:
+def _stacks_of_group(
+    group: Group, options: IngestOptions, digest: Digest, sample: Sample
+) -> tuple[list[list[Stack]], list[Slice], list[Refused]]:
+    """The volumes of each time point, copies that were dropped, and time points of too few slices."""
     points, copies = time_points(group.slices, digest)
+    points, stumps = without_stumps(points, options.min_slices)
     divided = [passes_of(slices, options.min_slices, sample) for slices in points]
     stacks = [[_stack(piece, options, passes) for piece in passes.pieces] for passes in divided]
     if len(stacks) > 1:
@@ -169,8 +180,17 @@ def _stacks_of_group(group: Group, options: IngestOptions, digest: Digest, sampl
     for passes, point in zip(divided, stacks, strict=True):
         for stack in point:
             stack.warnings = [*group.warnings, *passes.warnings]
-    found = [stack for point in stacks for stack in point]
-    return found, copies
+    refused = [Refused("incomplete", Refusal("incomplete", words).sentence, {s.file for s in stump}) for stump, words in stumps]
+    return stacks, copies, refused
+
+
+def _mark_fewer(points: list[list[Stack]]) -> None:
+    """Volumes of a time point that has slices at some of the places of another, of any group, bear a warning."""
+    slices = [[s for stack in point for s in stack.slices] for point in points]
+    for point, own in zip(points, slices, strict=True):
+        if fewer_than(own, slices):
+            for stack in point:
+                stack.warnings = [*stack.warnings, "fewer_slices"]
 
 
 def _number_times(points: list[list[Stack]]) -> None:

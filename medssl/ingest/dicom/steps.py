@@ -24,7 +24,12 @@ COARSEST_MM = 0.1
 ASIDE_VOX = 0.1
 """Share of a pixel by which slices may lie beside their line."""
 MISSING_FRAC = 0.25
-"""Up to this share of steps that are whole multiples of the others counts as missing slices, more as uneven spacing."""
+"""Up to this share of steps that are whole multiples of the others counts as missing slices; more, if slices are missing here and
+there and not in blocks of a wider step, and the smallest step has at least this share of all."""
+FEWEST_OF_BLOCK = 3
+"""Equal steps in a row."""
+MOST_STEPS = 4
+"""Steps that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,39 @@ def on_two_grids(depths: np.ndarray) -> bool:
     return False
 
 
+def steps_in_words(steps: np.ndarray) -> str:
+    """Which `steps` `(n,)` mm occur and how often: `steps of 2.5 mm (8 times), 5 mm (7 times)`."""
+    groups = _alike(steps)
+    if len(groups) > MOST_STEPS:
+        return f"{len(groups)} different steps from {steps.min():.4g} to {steps.max():.4g} mm"
+    return "steps of " + ", ".join(f"{group.mean():.4g} mm ({_times(len(group))})" for group in groups)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _alike(steps: np.ndarray) -> list[np.ndarray]:
+    """Steps that are equal within the tolerance, the smallest first."""
+    ordered = np.sort(steps)
+    limit = np.maximum(STEP_FRAC * ordered, np.minimum(STEP_MM, STEP_MOST_FRAC * ordered))
+    return np.split(ordered, np.flatnonzero(np.diff(ordered) > limit[1:]) + 1)
+
+
+def _missing_here_and_there(depths: np.ndarray) -> int:
+    """How many slices are missing where all steps are whole multiples of the smallest; 0 if a wider step was scanned."""
+    steps = np.diff(depths)
+    smallest = _alike(steps)[0]
+    multiples = steps / float(smallest.mean())
+    numbers = np.round(multiples).astype(int)
+    if len(smallest) < max(2, MISSING_FRAC * len(steps)) or (np.abs(multiples - numbers) >= 0.05).any():
+        return 0
+    ends = np.flatnonzero(np.diff(numbers)) + 1
+    if all(len(block) >= FEWEST_OF_BLOCK for block in np.split(numbers, ends)) or on_two_grids(depths):
+        return 0
+    return int(numbers.sum()) - len(steps)
+
+
 def decimals_mm(positions: np.ndarray) -> np.ndarray:
     """(3,) the last decimal that each coordinate of `positions` `(n, 3)` is written to, at most `COARSEST_MM`."""
     units = []
@@ -101,10 +139,15 @@ def _check_steps(depths: np.ndarray, unit_mm: float, pixel_mm: float, *, interpo
     if odd.any():
         where = int(np.flatnonzero(odd)[0])
         detail = f"slices {where + 1} to {where + 2} are {steps[where]:.4g} mm apart, most others {median:.4g}"
+        if odd.sum() >= 0.5 * len(steps):
+            detail = steps_in_words(steps)
         multiples = steps[odd] / median
         whole = np.abs(multiples - np.round(multiples)) < 0.05
         if (whole & (np.round(multiples) >= 2)).all() and odd.sum() <= max(1, MISSING_FRAC * len(steps)):
             raise Refusal("missing_slice", detail)
+        lacking = _missing_here_and_there(depths)
+        if lacking:
+            raise Refusal("missing_slice", f"{lacking} of {len(depths) + lacking} places are empty, {steps_in_words(steps)}")
     if not interpolate:
         raise Refusal("uneven", detail + hint)
     return False
