@@ -11,7 +11,7 @@ from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
-from medssl.ingest.subjects import remarks_on_ids, remarks_on_names
+from medssl.ingest.subjects import remarks_on_ids, remarks_on_names, remarks_without_ids
 from medssl.ingest.unread_beside import remark_on_unread
 
 _PERSON = re.compile(r'"person":"(w-[0-9a-f]+)"')
@@ -41,6 +41,7 @@ def remarks(
     ]
     said += _named_as_masks(files)
     said += _renamed(options, files) + _stated_otherwise(files)
+    said += _pictures_beside(series)
     strangers = sorted(set(options.skip) - {row["group"] for row in files})
     if strangers:
         said.append(f"ingest.skip names {len(strangers)} series that this source does not hold, the first is {strangers[0]}.")
@@ -50,7 +51,8 @@ def remarks(
         if row["format"] == "dicom" and row["role"] == "image":
             first.setdefault(row["group"], row)
             people[row["group"]].update(_PERSON.findall(row["header"]))
-    studies = {group: json.loads(row["header"])["study"] for group, row in first.items()}
+    read = {group: json.loads(row["header"]) for group, row in first.items()}
+    studies = {group: header["study"] for group, header in read.items()}
     unnamed = sum(not row["series"] for row in first.values())
     if unnamed:
         where = "1 folder" if unnamed == 1 else f"{unnamed} folders"
@@ -58,7 +60,26 @@ def remarks(
     named = bool(labels.subject or options.subject_pattern)
     said += remark_on_unread(files)
     said += remarks_on_names(files, labels, options.subject_pattern, key)
+    patient_by = {group: header["patient_by"] for group, header in read.items()}
+    said += [] if named else remarks_without_ids(series, studies, patient_by)
+    if {patient_by[row["series_id"]] for row in series if row["series_id"] in patient_by} == {"person"} and not named:
+        return said  # there is no id to speak of
     return said + remarks_on_ids(series, studies, key, named=named, people=people)
+
+
+def _pictures_beside(series: list[Row]) -> list[str]:
+    """That pictures were taken beside volumes: previews of a viewer, masks and figures lie there too."""
+    pictures = sum(row["shape"][2] for row in series if row["format"] == "png")
+    volumes = sum(row["kind"] == "volume" for row in series)
+    stated = UNKNOWN not in {row["modality"] for row in series if row["kind"] == "volume"}
+    if not pictures or not volumes:
+        return []
+    many, others = "1 picture" if pictures == 1 else f"{pictures} pictures", "1 volume" if volumes == 1 else f"{volumes} volumes"
+    remedy = "set ingest.modality to that of the volumes, which leaves pictures out" if stated else "move them out of the source"
+    return [
+        f"The source holds {many} (PNG, JPEG) beside {others}, and they were taken as images too. If they are previews, masks or "
+        f"drawings, {remedy}."
+    ]
 
 
 def _named_as_masks(files: list[Row]) -> list[str]:
