@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from medssl.core.file_names import GRID_FORMATS
 from medssl.ingest.convert_dicom import convert_series
 from medssl.ingest.convert_images import convert_npz, convert_pictures
@@ -19,7 +21,7 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
     outcome = Outcome(source.own_key)
     good = [row for row in rows if not row["code"]]
     for code, group in by_code(row for row in rows if row["code"]).items():
-        outcome.reject(code, group[0]["sentence"], group, "scan")
+        outcome.reject(code, _said_of_most(group), group, "scan")
     skip = set(source.options.skip)
     if good and good[0]["group"] in skip:
         outcome.reject("skipped", Refusal("skipped").sentence, good, "scan")
@@ -45,3 +47,10 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
     set_aside(good, source.options, outcome)
     assign_subjects(good, source, outcome)
     return outcome
+
+
+def _said_of_most(rows: list[Row]) -> str:
+    """The sentence of files refused for one reason; where theirs differ, that of most, and of how many it is true."""
+    counts = Counter(row["sentence"] for row in rows)
+    sentence, count = counts.most_common(1)[0]
+    return sentence if count == len(rows) else f"{sentence.removesuffix('.')} ({count} of {len(rows)} files)."

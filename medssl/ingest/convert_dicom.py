@@ -24,7 +24,10 @@ def convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome: 
     labels = [row for row in rows if row["role"] == "mask" and row["format"] == "dicom"]
     headers = {n: Header.from_json(json.loads(row["header"])) for n, row in enumerate(images)}
     if any(row["tainted"] for row in images) and not _is_complete(list(headers.values())):
-        outcome.reject("damaged_neighbour", Refusal("damaged_neighbour").sentence, images, "series")
+        tainted = next(row for row in images if row["tainted"])
+        sentence = Refusal("damaged_neighbour", tainted["tainted"]).sentence
+        said = {row["name"]: f"{sentence} It is among: {tainted['damaged']}." for row in images}
+        outcome.reject("damaged_neighbour", sentence, images, "series", said)
         images, headers = [], {}
 
     def digest(piece: Slice) -> str:
@@ -72,7 +75,9 @@ def convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome: 
         }
         outcome.accept(row, answer, [images[file] for file in files])
     for refusal in refused:
-        outcome.reject(refusal.code, refusal.sentence, [images[n] for n in sorted(refusal.files)], "series")
+        files = sorted(refusal.files)
+        said = {images[n]["name"]: refusal.said[n] for n in files if n in refusal.said}
+        outcome.reject(refusal.code, refusal.sentence, [images[n] for n in files], "series", said)
     if labels:
         _convert_labels(labels, source, new_file, outcome)
 

@@ -15,13 +15,13 @@ from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label
 from medssl.core.listing import minted, spelled, unspelled
 from medssl.core.patient_names import subjects_of
 from medssl.ingest.data_files import claim_data_files, follow
-from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
+from medssl.ingest.dicom.damaged_neighbours import kinds_in_words, series_in_doubt
 from medssl.ingest.dicom.label_series import give_series
 from medssl.ingest.dicom.scattered_series import joint_series
 from medssl.ingest.dicom.unnamed_series import name_series
 from medssl.ingest.options import IngestOptions
 from medssl.ingest.reading_pool import BATCH, HEADER_MEMORY_MB, HEADER_TIMEOUT_S, ReadingPool
-from medssl.ingest.refusal import ROW_FOR_IT, Refusal, several_meant
+from medssl.ingest.refusal import MOST_NAMED, ROW_FOR_IT, Refusal, several_meant
 from medssl.ingest.unread_beside import mark_unread
 
 NOT_FILES = {
@@ -175,10 +175,10 @@ def headers(
 
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
-    """Fill in `group`, `role`, `tainted`, `beside`, `unread`, `beside_volumes` and `subject` of every row."""
+    """Fill in `group`, `role`, `tainted`, `damaged`, `beside`, `unread`, `beside_volumes` and `subject` of every row."""
     claimed = claim_data_files(rows)
     for row in rows:
-        row |= {"role": "image", "tainted": False, "beside": False, "beside_volumes": False, "subject": ""}
+        row |= {"role": "image", "tainted": "", "damaged": "", "beside": False, "beside_volumes": False, "subject": ""}
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
     _dicom_groups(rows, key)
@@ -251,9 +251,19 @@ def _dicom_groups(rows: list[Row], key: bytes) -> None:
 def _taint(rows: list[Row]) -> None:
     """A file that cannot be read casts doubt on the series that it may have belonged to."""
     doubtful, beside = series_in_doubt(rows)
+    words = {group: (kinds_in_words(files), _names_in_words(files)) for group, files in doubtful.items()}
     for row in rows:
         dicom = row["format"] == "dicom"
-        row["tainted"], row["beside"] = dicom and row["group"] in doubtful, dicom and row["group"] in beside
+        row["beside"] = dicom and row["group"] in beside
+        if dicom and row["group"] in words:
+            row["tainted"], row["damaged"] = words[row["group"]]
+
+
+def _names_in_words(files: list[Row]) -> str:
+    """Names of a few files, for the private table."""
+    names = sorted({spelled(row["name"]) for row in files})
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def nifti_modality(name: str, options: IngestOptions, stated: str = "") -> str:

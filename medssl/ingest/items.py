@@ -19,7 +19,8 @@ def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> 
 
     Args:
         record: `series` and `rejected` (rows of the ledgers), `sources` (volume id → names of its files), `refused` (item id →
-            names of its files) and `parts` (volume id → image id → its place in the file).
+            names of its files), `said` (item id → file → a sentence on it alone) and `parts` (volume id → image id → its place
+            in the file).
         said: name → code and sentence of a file that was refused by itself, which say more than those of its group.
         own_key: of the ids of pictures.
     """
@@ -37,7 +38,8 @@ def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> 
         for name in record["refused"][rejected["item_id"]]:
             code, sentence = said.get(name, ("", ""))
             if code != rejected["code"]:
-                code, sentence = rejected["code"], rejected["sentence"]
+                own = record["said"].get(rejected["item_id"], {})
+                code, sentence = rejected["code"], own.get(name, rejected["sentence"])
             rows.append(_row(name, code=code, sentence=sentence, item_id=rejected["item_id"]))
     return rows
 

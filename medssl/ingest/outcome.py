@@ -47,6 +47,8 @@ class Outcome:
     rejected: list[Row] = field(default_factory=list)
     refused: dict[str, list[str]] = field(default_factory=dict)
     """item id → names of its files, for the private table"""
+    said: dict[str, dict[str, str]] = field(default_factory=dict)
+    """item id → file → what is said of it alone, for the private table"""
 
     def accept(self, row: Row, answer: Answer, files: list[Row]) -> Converted:
         """A volume; a file that an earlier volume of the group counts is not counted again."""
@@ -67,8 +69,11 @@ class Outcome:
         if files:
             self.reject(code, sentence, files, "series")
 
-    def reject(self, code: str, sentence: str, rows: list[Row], stage: str) -> None:
-        """One row for files refused together; files that a volume already counts are not counted again."""
+    def reject(self, code: str, sentence: str, rows: list[Row], stage: str, said: dict[str, str] | None = None) -> None:
+        """One row for files refused together; files that a volume already counts are not counted again.
+
+        `said` is what the private table says of files by their names, in place of the sentence.
+        """
         counted = {name for volume in self.volumes for name in volume.files}
         counted.update(*self.refused.values())
         fresh = [row for row in rows if row["name"] not in counted]
@@ -77,6 +82,8 @@ class Outcome:
             return
         self.rejected.append(row)
         self.refused[row["item_id"]] = [file["name"] for file in rows]
+        if said:
+            self.said[row["item_id"]] = said
 
     def record(self) -> Row:
         """The rows of both ledgers, and the names of the files behind each id."""
@@ -85,6 +92,7 @@ class Outcome:
             "rejected": self.rejected,
             "sources": {volume.row["volume_id"]: volume.sources for volume in self.volumes},
             "refused": self.refused,
+            "said": self.said,
             "parts": {volume.row["volume_id"]: volume.parts for volume in self.volumes if volume.parts},
         }
 

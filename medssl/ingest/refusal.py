@@ -20,7 +20,7 @@ class Refusal(Exception):
     """
 
     def __init__(self, code: str, detail: str = "") -> None:
-        self.code = code
+        self.code, self.detail = code, detail
         self.sentence = sentence_of(code) + (f": {detail}" if detail else "") + "."
         self.values: dict[int, object] = {}
         """What was read of a damaged DICOM file before the damage; never leaves the reading process."""

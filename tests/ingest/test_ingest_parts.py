@@ -15,6 +15,7 @@ from phantoms import datasets, largest_error, random_phantom, save
 from pydicom.dataset import FileDataset
 
 from medssl.core.rng import rng
+from medssl.ingest.checking import check_source
 from medssl.ingest.dicom.steps import line_of
 from medssl.ingest.refusal import Refusal
 
@@ -138,3 +139,41 @@ def test_a_scan_of_two_steps_may_be_interpolated() -> None:
     depths = np.cumsum([0.0, *[2.0] * 9, *[4.0] * 9])
     line = line_of(np.outer(depths, [0, 0, 1.0]), np.array([0, 0, 1.0]), 0.8, interpolate=True, hint="")
     assert not line.even
+
+
+@pytest.mark.parametrize(("odd", "code"), [(1, "colour"), (3, "colour"), (2, "no_position")])
+def test_a_sentence_on_a_series_says_how_many_files_it_is_true_of(odd: int, code: str, tmp_path: Path) -> None:
+    made = datasets(random_phantom(4, slices=9))
+    for ds in made[:odd]:
+        if code == "colour":
+            ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+            ds.PixelData = ds.PixelData * 3
+        else:
+            del ds.ImagePositionPatient
+    names = [path.name for path in save(made, tmp_path)]
+    checked = check_source(tmp_path)
+    (row,) = checked.rejected
+    assert row["code"] == code and row["num_files"] == 9 and f"{odd} of 9 files" in row["sentence"]
+    for item in checked.items:
+        assert ("this one is sound" in item["sentence"]) == (item["file"] in names[odd:])
+
+
+def test_a_series_in_doubt_says_how_many_files_are_damaged_and_of_which_kind(tmp_path: Path) -> None:
+    paths = save(datasets(random_phantom(4, slices=9)), tmp_path)
+    paths[-1].write_bytes(b"")
+    for path in paths[3:5]:
+        path.write_bytes(path.read_bytes()[:-7])
+    checked = check_source(tmp_path)
+    (row,) = [row for row in checked.rejected if row["code"] == "damaged_neighbour"]
+    assert "3 files (2 truncated, 1 empty)" in row["sentence"]
+    assert not any(path.name in str(checked.rejected) for path in paths)
+    (said,) = {item["sentence"] for item in checked.items if item["code"] == "damaged_neighbour"}
+    assert all(path.name in said for path in (paths[-1], *paths[3:5])) and paths[0].name not in said
+
+
+def test_files_that_end_at_different_places_have_one_sentence_that_counts(tmp_path: Path) -> None:
+    paths = save(datasets(random_phantom(4, slices=9)), tmp_path)
+    for number, path in enumerate(paths[2:5]):
+        path.write_bytes(path.read_bytes()[: 400 + 60 * number])
+    rows = [row for row in check_source(tmp_path).rejected if row["code"] == "truncated"]
+    assert all("(1 of 3 files)" in row["sentence"] for row in rows if row["num_files"] == 3) and rows

@@ -122,8 +122,12 @@ def build(plan: StackPlan, open_file: Open, target: Path, threads: int) -> Built
 
     def raw(k: int) -> tuple[np.ndarray, PixelLayout]:
         file, frame, tile = plan.slices[k]
-        parsed, layout = source(file)
-        pixels = frame_pixels(parsed, layout, frame)
+        try:
+            parsed, layout = source(file)
+            pixels = frame_pixels(parsed, layout, frame)
+        except Refusal as refusal:
+            where = f"slice {k + 1} of {len(plan.slices)}" + (f", {refusal.detail}" if refusal.detail else "")
+            raise Refusal(refusal.code, where) from None
         return (pixels if tile < 0 else _tile(pixels, tile, plan.shape[0], plan.shape[1])), layout
 
     first, layout = raw(0)

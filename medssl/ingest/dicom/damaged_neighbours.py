@@ -50,14 +50,15 @@ FEWEST = 3
 _DIGITS = re.compile(r"(\d+)")
 
 
-def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
-    """(groups that may have lost an image, groups beside a damaged file that have not), of rows of the inventory.
+def series_in_doubt(rows: list[Row]) -> tuple[dict[str, list[Row]], set[str]]:
+    """(groups that may have lost an image → the files it may be in, groups beside a damaged file that have lost none).
 
-    Rows have `name`, `code`, `format`, `series`, `group` and `role`.
+    `rows` of the inventory have `name`, `code`, `format`, `series`, `group` and `role`.
     """
     images = [row for row in rows if row["format"] == "dicom" and row["role"] == "image"]
     groups = {row["series"]: row["group"] for row in images if row["series"]}
-    doubtful, beside = set(), set()
+    doubtful: dict[str, list[Row]] = defaultdict(list)
+    beside: set[str] = set()
     folders: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in images:
         folders[row["name"].rpartition("/")[0]][row["group"]].append(row)
@@ -81,24 +82,39 @@ def series_in_doubt(rows: list[Row]) -> tuple[set[str], set[str]]:
             if alone and not named[key].knows(file):
                 continue
             if named[key].may_have_held(file, dicom=dicom):
-                doubtful.add(group)
+                doubtful[group].append(row)
             elif dicom and _suffix(file) in named[key].suffixes:
                 beside.add(group)
 
     for row in rows:
         if row["format"] == "dicom" and row["role"] == "mask" and row["series"] in groups:
-            doubtful.add(groups[row["series"]])  # a label object has a series of its own (PS3.3 C.8.20.1, C.8.8.1)
+            doubtful[groups[row["series"]]].append(row)  # a label object has a series of its own (PS3.3 C.8.20.1, C.8.8.1)
         if row["format"] or row["code"] not in OF_ONE_SERIES | NAMED_ALIKE:
             continue
         if row["series"] in groups:
-            doubtful.add(groups[row["series"]])
+            doubtful[groups[row["series"]]].append(row)
         elif row["code"] in DAMAGE | NAMED_ALIKE:  # else sound, and of a series of its own
             may_have_held(row, dicom=row["code"] in DAMAGE)
             if row["name"].endswith("/") or (row["code"] in DAMAGE and row["name"].rpartition("/")[0] not in folders):
-                doubtful |= _spread_beside(row["name"].rpartition("/")[0], folders)
+                for group in _spread_beside(row["name"].rpartition("/")[0], folders):
+                    doubtful[group].append(row)
     for row in _alone_and_unusable(images):
         may_have_held(row, dicom=True, matrix=_matrix(row))
-    return doubtful, beside - doubtful
+    return dict(doubtful), beside - doubtful.keys()
+
+
+def kinds_in_words(files: list[Row]) -> str:
+    """How many files cast doubt on a series, and what they are: `3 files (2 truncated, 1 empty)`; no names."""
+    kinds = Counter(_kind(row) for row in {row["name"]: row for row in files}.values())
+    many = sum(kinds.values())
+    counted = [kind if count == many else f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda e: (-e[1], e[0]))]
+    return f"{many} file{'s' * (many > 1)} ({', '.join(counted)})"
+
+
+def _kind(row: Row) -> str:
+    if row["role"] == "mask":
+        return "a label object under the identifier of the series"
+    return str(row["code"]) or "an image that may bear a damaged identifier"
 
 
 def _alone_and_unusable(images: list[Row]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -35,8 +35,10 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
         Refusal: a few slices differ and would fit into (or onto the end of) the stack of the others.
     """
     for attribute in ATTRIBUTES:
-        if attribute.rule == "equal" and len({s.attributes[attribute.name] for s in slices}) > 1:
-            raise Refusal(attribute.code, f"they differ in {attribute.name}")
+        counts = Counter(s.attributes[attribute.name] for s in slices)
+        if attribute.rule == "equal" and len(counts) > 1:
+            few = len(slices) - max(counts.values())
+            raise Refusal(attribute.code, f"{few} of {len(slices)} slices differ from the others in {attribute.name}")
     harmless = [a for a in SPLITS if a.one_each and one_for_each_file(a, _of_files(slices, a))]
     splits = [a for a in SPLITS if a not in harmless]
     warnings = [a.one_each for a in harmless]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,8 @@ class Refused:
     code: str
     sentence: str
     files: set[int]
+    said: dict[int, str] = field(default_factory=dict)
+    """file → what is true of it alone, where that is not the sentence"""
 
 
 def stacks_of_series(
@@ -70,10 +72,15 @@ def stacks_of_series(
     images = others.pop("image", {})
     everything, slices = set(images), []
     refused: list[Refused] = []
+    said: dict[int, str] = {}
     try:
         check_parts(list(images.values()))
+        planes, unusable = _planes_of_files(images)
+        if unusable:
+            refusal, said = _refusal_of_some(unusable, set(images))
+            raise refusal
         for number, header in images.items():
-            for piece in slices_of_file(number, header):
+            for piece in planes[number]:
                 kind = _role(piece.source.role, options)
                 if kind == "image":
                     slices.append(piece)
@@ -96,7 +103,7 @@ def stacks_of_series(
         for role, strangers in others.items():
             if not any(r.code == role for r in refused):
                 refused.append(Refused(role, Refusal(role).sentence, set(strangers)))
-        return [], [*refused, Refused(refusal.code, refusal.sentence, everything)]
+        return [], [*refused, Refused(refusal.code, refusal.sentence, everything, said)]
     points: list[list[Stack]] = []
     for group in groups:
         try:
@@ -115,6 +122,33 @@ def stacks_of_series(
         stack.warnings = [*stack.warnings, *words_of_part(stack.slices, stack.positions, groups)]
         stack.alone = len(groups) == len(stacks) == 1
     return stacks, refused
+
+
+def _planes_of_files(images: dict[int, Header]) -> tuple[dict[int, list[Slice]], dict[int, Refusal]]:
+    """The planes of each file, and what is wrong with files that have none that can be used."""
+    planes: dict[int, list[Slice]] = {}
+    unusable: dict[int, Refusal] = {}
+    for number, header in images.items():
+        try:
+            planes[number] = slices_of_file(number, header)
+        except Refusal as refusal:
+            unusable[number] = refusal
+    return planes, unusable
+
+
+def _refusal_of_some(unusable: dict[int, Refusal], everything: set[int]) -> tuple[Refusal, dict[int, str]]:
+    """(what most of the files that cannot be used have, and how many of all that are, what is said of each file)."""
+    first = next(iter(unusable.values()))
+    counts = Counter(refusal.code for refusal in unusable.values())
+    code, count = max(counts.items(), key=lambda e: (e[1], e[0] == first.code))
+    one = next(refusal for refusal in unusable.values() if refusal.code == code)
+    if count == len(everything):
+        return one, {}
+    where = f"{count} of {len(everything)} files" + (f", {one.detail}" if one.detail else "")
+    others = "".join(f"; {other}: {n} files" for other, n in sorted(counts.items()) if other != code)
+    whole = Refusal(code, where + others)
+    of_others = Refusal(code, f"{where}{others}; this one is sound").sentence
+    return whole, {n: unusable[n].sentence if n in unusable else of_others for n in everything}
 
 
 def _described(piece: Slice) -> str:
