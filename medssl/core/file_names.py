@@ -1,5 +1,5 @@
-"""What file names say: which NIfTI is whose mask, whose image it is, of what modality and class, and by which ids a label table
-may know it. The check before work and stage ingest go by the same names; no result holds one.
+"""What file names say: which NIfTI is whose mask, of what modality and class it is, and by which ids a label table may know it.
+Whose image it is, `patient_names.py` says. The check before work and stage ingest go by the same names; no result holds one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
-from medssl.core.errors import StudyError
 from medssl.core.listing import one_spelling
 
 MASK_WORDS = ("seg", "segmentation", "msk", "mask", "label", "labels", "oar", "gt", "dseg", "roi")
@@ -53,13 +52,6 @@ PART_FOLDERS = {
 }
 """Folders of the parts of an image set, in small letters, and the part."""
 _SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
-_OF_A_SCAN = re.compile(
-    r"(ses|session|visit|tp|timepoint|run|acq|rep|frame|echo|time|t|phase|ch|channel)-?\d+|baseline|followup", re.IGNORECASE
-)
-"""Words that distinguish the scans of one patient."""
-BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
-_NUMBERED = re.compile(r"([A-Za-z]+)[-_]?\d+")
-_COUNTED = ("series", "study", "recon", "stack", "file")
 _SLICER_MASK = re.compile(r"(?:\.seg|-label)$", re.IGNORECASE)
 
 
@@ -158,87 +150,6 @@ def modality_of(name: str) -> str:
     """
     last = file_words(name)[-1].lower()
     return next((modality for modality, words in MODALITY_WORDS.items() if last in words), "OT")
-
-
-def subject_of(name: str, pattern: str | None = None) -> str:
-    """The part of a name that stands for the patient.
-
-    The first group of `pattern` that matches, where it is given; else the BIDS entity `sub-…`; else the name without its last
-    words for image kind, session, channel, echo and frame; else, where nothing is left of it, the folder that it lies in.
-
-    >>> [subject_of(n) for n in ("sub-07_ses-1_ct.nii", "patient001_frame12_img.nii.gz", "pt_1_ct.nii.gz", "hippocampus_001.nii")]
-    ['sub-07', 'patient001', 'pt_1', 'hippocampus_001']
-    >>> [subject_of(n) for n in ("p0_ses2_T1w.nii", "case_00000/imaging.nii.gz", "A/tp2/ct.nii", "imagesTr/case1_0001.nii.gz")]
-    ['p0', 'case_00000', 'A', 'case1']
-
-    Raises:
-        StudyError: the pattern has no group or does not match.
-    """
-    if pattern:
-        found = re.search(pattern, name)
-        named = next(filter(None, found.groups()), None) if found else None
-        if named is None:
-            raise StudyError(
-                "subject_pattern must match every image's relative path, and a group in it the patient, such as '(case\\d+)'."
-            )
-        return named
-    found = BIDS_SUBJECT.search(name)
-    if found:
-        return found.group(1)
-    *folders, _ = name.split("/")
-    words = file_words(name)
-    channels = bool(folders) and folders[-1].lower() in ("imagestr", "imagests")
-    while len(words) > 1 and (
-        _is_kind(words[-1])
-        or _OF_A_SCAN.fullmatch(words[-1])
-        or (re.fullmatch(r"\d{4}", words[-1]) and (len(words) > 2 or channels))
-    ):
-        words.pop()
-    if len(words) == 1 and _is_kind(words[0]):
-        return own_folder(name) or words[0]
-    return "_".join(words)
-
-
-def subjects_of(names: Iterable[str], pattern: str | None = None) -> dict[str, str]:
-    """The patient of each image of a source, by `subject_of`; the folder where a name has kind and number alone and comes again.
-
-    >>> subjects_of(["A/scan1.nii", "A/scan2.nii", "B/scan1.nii", "C/x7.nii", "D/x7.nii"])
-    {'A/scan1.nii': 'A', 'A/scan2.nii': 'A', 'B/scan1.nii': 'B', 'C/x7.nii': 'x7', 'D/x7.nii': 'x7'}
-
-    Raises:
-        StudyError: the pattern has no group or does not match.
-    """
-    found = {name: subject_of(name, pattern) for name in names}
-    if pattern:
-        return found
-    folders = {name: own_folder(name) for name, subject in found.items() if _is_kind_and_number(subject)}
-    places: dict[str, set[str]] = defaultdict(set)
-    for name, folder in folders.items():
-        if folder.lower() not in PART_FOLDERS:
-            places[found[name]].add(folder)
-    again = {folder for own in places.values() if len(own - {""}) > 1 for folder in own - {""}}
-    return found | {name: folder for name, folder in folders.items() if folder in again}
-
-
-def own_folder(name: str) -> str:
-    """The nearest folder of a file whose name says neither a kind nor a scan; nothing where there is none.
-
-    >>> own_folder("p1/ses-2/ct/a.nii"), own_folder("images/a.nii")
-    ('p1', '')
-    """
-    own = [folder for folder in name.split("/")[:-1] if not (_is_kind(folder) or _OF_A_SCAN.fullmatch(folder))]
-    return own[-1] if own else ""
-
-
-def _is_kind_and_number(word: str) -> bool:
-    """Whether a word names a scan among others and nobody: `scan1`, `image_2`, `visit1`, `baseline`."""
-    found = _NUMBERED.fullmatch(word)
-    return _OF_A_SCAN.fullmatch(word) is not None or (found is not None and (_is_kind(found[1]) or found[1].lower() in _COUNTED))
-
-
-def _is_kind(word: str) -> bool:
-    """Whether a word says what is shown and not whose it is."""
-    return word.lower() in (*IMAGE_WORDS, *MASK_WORDS, *IMAGE_FOLDERS, *MASK_FOLDERS, "anat", "dicom", "nifti")
 
 
 def file_words(name: str) -> list[str]:

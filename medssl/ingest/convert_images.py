@@ -7,9 +7,10 @@ from collections import Counter
 
 from medssl.artefacts.series import SERIES
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.file_names import folder_labels, subject_of
+from medssl.core.file_names import folder_labels
 from medssl.core.listing import minted, minted_patient
 from medssl.core.partition import PARTS
+from medssl.core.patient_names import subject_of
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Converted, Outcome, by_code
 from medssl.ingest.source import BASE_MEMORY_MB, NewFile, Source

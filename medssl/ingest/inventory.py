@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, subjects_of, tidy_id
+from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, tidy_id
 from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table, shared_masks
 from medssl.core.listing import minted, spelled, unspelled
+from medssl.core.patient_names import subjects_of
 from medssl.ingest.data_files import claim_data_files, follow
 from medssl.ingest.dicom.damaged_neighbours import series_in_doubt
 from medssl.ingest.dicom.label_series import give_series

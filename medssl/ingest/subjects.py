@@ -6,8 +6,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from medssl.core.file_names import BIDS_SUBJECT, GRID_FORMATS, own_folder, subject_of
+from medssl.core.file_names import GRID_FORMATS
 from medssl.core.listing import minted, minted_patient
+from medssl.core.patient_names import named_id, own_folder, perhaps_fewer, subject_of
 from medssl.ingest.dicom.placeholders import PLACEHOLDERS
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
@@ -70,10 +71,11 @@ def remarks_on_names(files: list[Row], labels: Labels, pattern: str | None, key:
     if pattern:
         return said
     folders: dict[str, list[str]] = defaultdict(list)
-    by_folder = []
+    by_folder, taken = [], []
     for row in images:
-        if row["format"] in GRID_FORMATS and not labels.subject_at(row["name"]) and not BIDS_SUBJECT.search(row["name"]):
+        if row["format"] in GRID_FORMATS and not labels.subject_at(row["name"]) and not named_id(row["name"]):
             folder, own = own_folder(row["name"]), subject_of(row["name"])
+            taken.append(row["subject"])
             if row["subject"] == folder != own:
                 by_folder.append(folder)
             elif own != folder:
@@ -89,6 +91,12 @@ def remarks_on_names(files: list[Row], labels: Labels, pattern: str | None, key:
         said.append(
             f"{names} in several folders ({sum(map(len, again))} volumes): those of one name count as one patient and stay in "
             f"one part of the split. If they are of more, {REMEDY}."
+        )
+    fewer = perhaps_fewer(taken)
+    if fewer:
+        said.append(
+            f"{len(taken)} volumes were taken as {len(set(taken))} patients by their names, some of which begin alike and would "
+            f"be those of {fewer} patients if only the last word differed by scan. If they are fewer, {REMEDY}."
         )
     return said
 

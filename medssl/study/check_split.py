@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import folder_labels, subjects_of
+from medssl.core.file_names import folder_labels
 from medssl.core.label_table import LabelRow
 from medssl.core.listing import nothing_at
+from medssl.core.patient_names import subjects_of
 from medssl.core.split_file import read_split_file
 from medssl.study.check_table import MINTED
 from medssl.study.file import Loc

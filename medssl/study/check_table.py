@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.file_names import folder_labels, path_names, short_names, subjects_of, tidy_id
+from medssl.core.file_names import folder_labels, path_names, short_names, tidy_id
 from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, LabelTable, contradictions, group_problems, shared_masks
 from medssl.core.partition import PARTS
+from medssl.core.patient_names import subjects_of
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")

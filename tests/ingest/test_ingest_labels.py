@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import pair_masks, subject_of
+from medssl.core.file_names import pair_masks
+from medssl.core.patient_names import subject_of
 from medssl.core.rng import rng
 from medssl.ingest.dicom.contours import inside_polygon
 from medssl.ingest.inventory import Labels, labels_of

@@ -17,10 +17,11 @@ from PIL import Image
 from test_ingest_run import here, ingest_all  # noqa: F401
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import subject_of
 from medssl.core.listing import minted
+from medssl.core.patient_names import subject_of
 from medssl.ingest.checking import check_source
 from medssl.ingest.inventory import Labels
+from medssl.ingest.options import IngestOptions
 from medssl.ingest.subjects import PLACEHOLDERS, remarks_on_ids
 
 
@@ -235,3 +236,16 @@ def test_a_person_is_one_however_the_letters_are_coded(tmp_path: Path, readers) 
     found = people(ingest(tmp_path / "in", tmp_path / "x", readers=readers))
     assert {who for names in found.values() for who in names} == {keyed(composed)}
     assert len(found) == 5
+
+
+def test_names_that_begin_alike_are_said_unless_the_study_file_names_patients(tmp_path: Path) -> None:
+    _volumes(tmp_path / "in", "10_100.nii.gz", "10_101.nii.gz", "11_102.nii.gz")
+    found, (said,) = _patients(tmp_path / "in")
+    assert len(set(found.values())) == 3
+    assert (
+        said.startswith("3 volumes were taken as 3 patients by their names")
+        and "2 patients" in said
+        and "subject_pattern" in said
+    )
+    found, said = _patients(tmp_path / "in", options=IngestOptions(subject_pattern=r"^(\d+)_"))
+    assert len(set(found.values())) == 2 and said == []

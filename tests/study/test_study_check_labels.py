@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import subjects_of
 from medssl.core.label_table import read_label_table
+from medssl.core.patient_names import subjects_of
 from medssl.core.rng import rng
 from medssl.ingest.label_files import LabelTarget, Matcher
 from medssl.ingest.options import IngestOptions
