@@ -22,18 +22,7 @@ SEQUENCES = (
     *("mra", "epi", "asl", "dti", "trace", "ktrans", "inphase", "outphase", "opphase", "water", "fat", "gd", "ce"),
 )
 PHASES = (
-    *(
-        "arterial",
-        "venous",
-        "portal",
-        "portalvenous",
-        "delayed",
-        "native",
-        "noncontrast",
-        "contrast",
-        "nephrographic",
-        "excretory",
-    ),
+    *("arterial", "venous", "portal", "portalvenous", "delayed", "native", "noncontrast", "contrast", "nephrographic"),
     *("excretory", "corticomedullary", "hepatobiliary", "pre", "post", "precontrast", "postcontrast", "unenhanced", "enhanced"),
     *("systole", "diastole", "inspiration", "expiration", "inhale", "exhale", "insp", "exp", "rest", "stress", "prone", "supine"),
 )

@@ -11,7 +11,7 @@ from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.inventory import Labels
 from medssl.ingest.ledger import Row
 from medssl.ingest.options import IngestOptions
-from medssl.ingest.subjects import remarks_on_ids, remarks_on_names
+from medssl.ingest.subjects import remarks_on_ids, remarks_on_names, remarks_without_ids
 from medssl.ingest.unread_beside import remark_on_unread
 
 _PERSON = re.compile(r'"person":"(w-[0-9a-f]+)"')
@@ -50,7 +50,8 @@ def remarks(
         if row["format"] == "dicom" and row["role"] == "image":
             first.setdefault(row["group"], row)
             people[row["group"]].update(_PERSON.findall(row["header"]))
-    studies = {group: json.loads(row["header"])["study"] for group, row in first.items()}
+    read = {group: json.loads(row["header"]) for group, row in first.items()}
+    studies = {group: header["study"] for group, header in read.items()}
     unnamed = sum(not row["series"] for row in first.values())
     if unnamed:
         where = "1 folder" if unnamed == 1 else f"{unnamed} folders"
@@ -58,6 +59,10 @@ def remarks(
     named = bool(labels.subject or options.subject_pattern)
     said += remark_on_unread(files)
     said += remarks_on_names(files, labels, options.subject_pattern, key)
+    patient_by = {group: header["patient_by"] for group, header in read.items()}
+    said += [] if named else remarks_without_ids(series, studies, patient_by)
+    if {patient_by[row["series_id"]] for row in series if row["series_id"] in patient_by} == {"person"} and not named:
+        return said  # there is no id to speak of
     return said + remarks_on_ids(series, studies, key, named=named, people=people)
 
 

@@ -119,6 +119,28 @@ def _blank_cells(images: list[Row], labels: Labels, key: bytes) -> Iterator[str]
         )
 
 
+def remarks_without_ids(series: list[Row], studies: dict[str, str], patient_by: dict[str, str]) -> list[str]:
+    """What the user must know of several studies whose images have no PatientID: what was taken for the patient.
+
+    Args:
+        series: rows of `series.tsv`.
+        studies: series id → study, of DICOM.
+        patient_by: series id → what its patient is known by (`dicom/header.py`).
+    """
+    said = []
+    for word, taken in (
+        ("person", "no PatientID; those of one name, birth date and sex were taken as one patient ({} in all)"),
+        ("study", "neither a PatientID nor a person's name and birth date; each study was taken as a patient"),
+    ):
+        rows = [row for row in series if row["format"] == "dicom" and patient_by.get(row["series_id"]) == word]
+        ids, patients = {row["series_id"] for row in rows}, {row["subject_id"] for row in rows}
+        visits = len({studies.get(one, "") for one in ids})
+        if visits > 1 and (word == "study" or visits > len(patients)):
+            wrong = "they are fewer" if word == "study" else "that is wrong"
+            said.append(f"{len(ids)} series of {visits} studies bear {taken.format(len(patients))}. If {wrong}, {REMEDY}.")
+    return said
+
+
 def remarks_on_ids(
     series: list[Row], studies: dict[str, str], key: bytes, *, named: bool, people: dict[str, set[str]] | None = None
 ) -> list[str]:

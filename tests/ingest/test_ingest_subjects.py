@@ -249,3 +249,52 @@ def test_names_that_begin_alike_are_said_unless_the_study_file_names_patients(tm
     )
     found, said = _patients(tmp_path / "in", options=IngestOptions(subject_pattern=r"^(\d+)_"))
     assert len(set(found.values())) == 2 and said == []
+
+
+# Images without PatientID
+
+
+def _without_id(root: Path, *changes: dict[str, str]) -> tuple[list[str], list[str]]:
+    """A study for each of `changes`; the patient of each, in order, and the remarks."""
+    for number, change in enumerate(changes):
+        made = datasets(random_phantom(number), series=f"s{number}", study=f"t{number}")
+        for one in made:
+            one.PatientID = ""
+            for name in ("PatientName", "PatientBirthDate", "PatientSex"):
+                setattr(one, name, change.get(name, ""))
+        save(made, root / f"scan{number}")
+    found, said = _patients(root)
+    return [found[f"scan{number}/0003.dcm"] for number in range(len(changes))], said
+
+
+HANS = {"PatientName": "Meier^Hans", "PatientBirthDate": "19500101", "PatientSex": "M"}
+
+
+def test_studies_of_one_name_birth_date_and_sex_are_of_one_patient_and_said(tmp_path: Path) -> None:
+    found, (said,) = _without_id(
+        tmp_path / "in", HANS, HANS | {"PatientName": "MEIER^HANS"}, HANS | {"PatientBirthDate": "19510101"}
+    )
+    assert found[0] == found[1] != found[2]
+    assert (
+        said.startswith("3 series of 3 studies bear no PatientID; those of one name, birth date and sex") and "(2 in all)" in said
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"PatientName": "Anonymous^Patient", "PatientBirthDate": "19000101"},
+        {"PatientName": "Meier^Hans"},
+        {"PatientSex": "M"},
+    ],
+)
+def test_studies_that_name_nobody_are_a_patient_each_and_said(change: dict[str, str], tmp_path: Path) -> None:
+    found, (said,) = _without_id(tmp_path / "in", change, change, change)
+    assert len(set(found)) == 3
+    assert said.startswith("3 series of 3 studies bear neither a PatientID nor a person's name") and "subject_pattern" in said
+
+
+def test_a_single_study_without_an_id_needs_no_word(tmp_path: Path) -> None:
+    for name, change in (("a", {}), ("b", HANS)):
+        assert _without_id(tmp_path / name, change)[1] == []

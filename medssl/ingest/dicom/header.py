@@ -19,7 +19,7 @@ from medssl.ingest.dicom.known_words import age_years, known_kernel, known_maker
 from medssl.ingest.dicom.mosaic import mosaic_tiles
 from medssl.ingest.dicom.object_kinds import described_series, role_of
 from medssl.ingest.dicom.pixel_layout import PixelLayout, read_pixel_layout
-from medssl.ingest.dicom.placeholders import is_placeholder_id, true_uid
+from medssl.ingest.dicom.placeholders import is_placeholder_id, is_placeholder_name, true_uid
 from medssl.ingest.dicom.tags import ENERGY_GROUPS, FRAME_GROUPS, MODALITY_LUT
 from medssl.ingest.refusal import Refusal
 
@@ -35,6 +35,8 @@ class Header:
     series_number: int | None
     study: str
     subject: str
+    patient_by: str
+    """What the patient is known by: `id`, `person` (name, birth date and sex), `study`; empty where nothing is stated."""
     person: str
     """Of name, birth date and sex, where the identifier of the patient names nobody; else empty."""
     sop: str
@@ -113,14 +115,15 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
     def hidden(words: str) -> str:
         return minted(key, "w", words) if words else ""
 
+    subject, patient_by = _patient(fields, patient, study, key)
     words, amounts = compared_of_file(fields, hidden)
     header = Header(
         series=minted(key, "s", series) if series else "",
         sound_id=re.fullmatch(r"[0-9.]+", stated) is not None,
         series_number=fields.integer("series_number"),
         study=minted(key, "t", study),
-        # without a patient id the study stands for the patient: its series must not be split apart
-        subject=minted_patient(key, patient) if patient else minted(key, "p", "study", study),
+        subject=subject,
+        patient_by=patient_by,
         person=hidden(_person(fields)) if is_placeholder_id(patient) else "",
         sop=minted(key, "o", sop) if sop else "",
         modality=modality,
@@ -193,6 +196,15 @@ def _check_frames(fields: Fields, types: list[str], enhanced: bool) -> None:
         raise Refusal("unsupported_frames", "sheets of tiles (VFRAME)")
     if enhanced and "MOSAIC" in types:
         raise Refusal("unsupported_frames", "sheets of tiles as frames of an enhanced object")
+
+
+def _patient(fields: Fields, patient: str, study: str, key: bytes) -> tuple[str, str]:
+    """The keyed patient and what says so: the PatientID, else name, birth date and sex, else the study, which stays whole."""
+    if patient:
+        return minted_patient(key, patient), "id"
+    if fields.text("birth_date") and not is_placeholder_name(fields.text("name")):
+        return minted(key, "p", "person", _person(fields)), "person"
+    return minted(key, "p", "study", study), "study" if study else ""
 
 
 def _person(fields: Fields) -> str:

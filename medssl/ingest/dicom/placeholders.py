@@ -20,6 +20,15 @@ def is_placeholder_id(patient: str) -> bool:
     return not patient or patient.lower() in PLACEHOLDERS
 
 
+def is_placeholder_name(name: str) -> bool:
+    """Whether a PatientName names nobody: none of its parts (PS3.5 6.2.1.1) is more than a word that stands for any person.
+
+    >>> is_placeholder_name("Anonymous^Patient"), is_placeholder_name("^^"), is_placeholder_name("Meier^Hans")
+    (True, True, False)
+    """
+    return all(is_placeholder_id(part) for part in re.split(r"[\^= ,]+", name))
+
+
 def true_uid(uid: str) -> str:
     """A UID, or nothing where it is a constant that belongs to no object: `0`, `0.0.0`, `1.1.1.1`, `1.2.3.4`.
 
