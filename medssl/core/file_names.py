@@ -210,10 +210,15 @@ def short_names(file: str) -> set[str]:
     ['1', '1.png', 'a/1']
     """
     name = file.rpartition("/")[2]
-    return {name, _without_suffix(name), _without_suffix(file)}
+    return {name, without_suffix(name), without_suffix(file)}
 
 
-def _without_suffix(name: str) -> str:
+def without_suffix(name: str) -> str:
+    """A name or path without the suffix of its file.
+
+    >>> without_suffix("a.b/1.png"), without_suffix("a.b/1"), without_suffix("1.nii.gz")
+    ('a.b/1', 'a.b/1', '1')
+    """
     return re.sub(r"(\.nii\.gz|\.[A-Za-z0-9]{1,5})$", "", name)
 
 

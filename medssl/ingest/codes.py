@@ -96,6 +96,8 @@ CODES: dict[str, str] = {
     "mask_mismatch": "a mask whose grid is not its image's",
     "mask_values": "a mask with values that are no labels",
     "overlapping_labels": "labels of its mask overlap; the smaller structure stands where they do",
+    "picture_mask": "a picture that is a mask by its name; masks of pictures are not read",
+    "few_values": "pictures of a few whole values, the lowest 0, as masks have; look at them",
     "mask_without_image": "a mask whose image is not there, was refused, or is not certain",
     "several_masks": "several masks for one image; `masks` picks one",
     # image sets

@@ -7,7 +7,7 @@ from collections import Counter
 
 from medssl.artefacts.series import SERIES
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.file_names import folder_labels
+from medssl.core.file_names import folder_labels, is_mask, names_a_mask, without_suffix
 from medssl.core.listing import minted, minted_patient
 from medssl.core.partition import PARTS
 from medssl.core.patient_names import subject_of
@@ -27,6 +27,7 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
         "shape": [columns, height],
         "dtype": header["dtype"],
         "files": [source.file(row) for row in rows],
+        "named_as_masks": [n for n, row in enumerate(rows) if _says_a_mask(row["name"])],
         "target": str(target),
     }
     memory_mb = BASE_MEMORY_MB + 4e-6 * columns * height * (len(rows) + 16)
@@ -65,6 +66,10 @@ def convert_pictures(rows: list[Row], source: Source, new_file: NewFile, outcome
         images,
         kept,
     )
+
+
+def _says_a_mask(name: str) -> bool:
+    return names_a_mask(name) or is_mask(without_suffix(name))
 
 
 def _part(said: str | None) -> str | None:
@@ -132,7 +137,7 @@ def _accept_images(
         "lossy": answer.get("lossy", False),
         "resampled": False,
         "label": any(image["label"] is not None for image in images),
-        "warnings": [],
+        "warnings": answer.get("warnings", []),
     }
     volume = outcome.accept(row, answer, files)
     volume.images = images

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import StudyError
-from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, tidy_id
+from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_names, short_names, tidy_id, without_suffix
 from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table, shared_masks
 from medssl.core.listing import minted, spelled, unspelled
 from medssl.core.patient_names import subjects_of
@@ -175,10 +175,10 @@ def headers(
 
 
 def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) -> None:
-    """Fill in `group`, `role`, `tainted`, `beside`, `unread` and `subject` of every row."""
+    """Fill in `group`, `role`, `tainted`, `beside`, `unread`, `beside_volumes` and `subject` of every row."""
     claimed = claim_data_files(rows)
     for row in rows:
-        row |= {"role": "image", "tainted": False, "beside": False, "subject": ""}
+        row |= {"role": "image", "tainted": False, "beside": False, "beside_volumes": False, "subject": ""}
         folder = row["name"].rpartition("/")[0]
         row["group"] = row["series"] or minted(key, "r", folder, row["code"])
     _dicom_groups(rows, key)
@@ -202,6 +202,7 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
     for header, data in claimed:
         follow(header, data)
     mark_unread(rows)
+    _mark_pictures(rows, key)
     _name_patients([row for row in nifti if row["role"] == "image" and not row["code"]], options, labels)
     # a mask that cannot be read takes its image's word for what it is: the image goes on without it
     for row in rows:
@@ -218,6 +219,18 @@ def _name_patients(images: list[Row], options: IngestOptions, labels: Labels) ->
     named = subjects_of([name for name, subject in said.items() if not subject], options.subject_pattern)
     for row in images:
         row["subject"] = said[row["name"]] or named[row["name"]]
+
+
+def _mark_pictures(rows: list[Row], key: bytes) -> None:
+    """Pictures that are masks of others by their names are refused; image sets that lie beside volumes are marked."""
+    pictures = [row for row in rows if row["format"] == "png"]
+    pairing = pair_masks([without_suffix(row["name"]) for row in pictures], beside=False)
+    masks = {*pairing.masks.values(), *pairing.unclear, *(mask for several in pairing.several.values() for mask in several)}
+    for mask in sorted(masks):
+        _refuse(pictures[mask], Refusal("picture_mask", "a picture with the name of an image lies beside it"), key)
+    if any(row["format"] in ("dicom", *GRID_FORMATS) and row["role"] == "image" for row in rows):
+        for row in rows:
+            row["beside_volumes"] = row["format"] in ("png", "npz")
 
 
 def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:

@@ -30,16 +30,17 @@ def set_aside(rows: list[Row], options: IngestOptions, outcome: Outcome) -> None
     """Take the volumes of a group that are of another modality out of an outcome; `rows` are its files."""
     if not options.modalities:
         return
+    beside_volumes = any(row["beside_volumes"] for row in rows)
     for volume in outcome.volumes:
-        if volume.row["format"] in ("png", "npz") and len(options.modalities) == 1:
+        if volume.row["format"] in ("png", "npz") and len(options.modalities) == 1 and not beside_volumes:
             volume.row["modality"] = options.modalities[0]
     for modality in sorted({volume.row["modality"] for volume in outcome.volumes} - set(options.modalities)):
-        refusal = _refusal(modality, options)
+        refusal = _refusal(modality, options, " (pictures beside volumes)" if beside_volumes else "")
         outcome.withdraw(
             [volume for volume in outcome.volumes if volume.row["modality"] == modality], refusal.code, refusal.sentence, rows
         )
 
 
-def _refusal(modality: str, options: IngestOptions) -> Refusal:
+def _refusal(modality: str, options: IngestOptions, what: str = "") -> Refusal:
     found = "not known" if modality == UNKNOWN else modality
-    return Refusal("other_modality", f"{found}, where {' and '.join(options.modalities)} is kept")
+    return Refusal("other_modality", f"{found}{what}, where {' and '.join(options.modalities)} is kept")

@@ -51,8 +51,8 @@ class IngestOptions(_Checked):
     no_space: Literal["refuse", "pixdim"] = "refuse"
     """NIfTI without a valid affine: refuse it, or take the voxel sizes alone."""
     modality: Literal["auto", "CT", "MR", "PT", "OT"] | OneOrMore[Modality] = "auto"
-    """What is kept: one modality, or a list; the rest is set aside. Files that do not state theirs (NIfTI, pictures) are of the
-    one that is named; with `auto` or a list the name of a NIfTI file is believed."""
+    """What is kept: one modality, or a list; the rest is set aside. Files that do not state theirs (NIfTI, pictures without
+    volumes beside them) are of the one that is named; with `auto` or a list the name of a NIfTI file is believed."""
     masks: str | None = None
     """Pattern of the names of masks that lie beside their images, such as `{image}_gt`."""
     subject_pattern: str | None = None

@@ -7,14 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from medssl.core.files import sha256_file
+from medssl.ingest.mask_values import mask_values
 from medssl.ingest.opening import open_listed
 from medssl.ingest.picture import npz_array, npz_sets, picture
 from medssl.ingest.refusal import Answer, Refusal, Request
+
+SAMPLED = 64
+"""Pictures of a set whose values say together whether they may be masks."""
 
 
 def pictures(request: Request, key: bytes) -> Answer:
     """Decode pictures of one shape into an array file `(i, j, n)`; damaged ones are refused one by one."""
     columns, rows = request["shape"]
+    named_as_masks = set(request["named_as_masks"])
     stack = np.empty((columns, rows, len(request["files"])), np.dtype(request["dtype"]), order="F")
     refused: list[Answer] = []
     kept: list[int] = []
@@ -23,12 +28,21 @@ def pictures(request: Request, key: bytes) -> Answer:
             pixels = picture(open_listed(file))
             if pixels.shape != (columns, rows) or pixels.dtype != stack.dtype:
                 raise Refusal("changed")
+            if number in named_as_masks and (found := mask_values([pixels], named_as_mask=True)):
+                raise Refusal("picture_mask", found)
         except Refusal as refusal:
             refused.append({"number": number, **refusal.answer()})
             continue
         stack[:, :, len(kept)] = pixels
         kept.append(number)
-    return {"kept": kept, "refused": refused, **_write_images(stack[:, :, : len(kept)], Path(request["target"]))}
+    sampled = range(0, len(kept), max(1, len(kept) // SAMPLED))
+    warnings = ["few_values"] if mask_values(stack[:, :, n] for n in sampled) else []
+    return {
+        "kept": kept,
+        "refused": refused,
+        "warnings": warnings,
+        **_write_images(stack[:, :, : len(kept)], Path(request["target"])),
+    }
 
 
 def npz(request: Request, key: bytes) -> Answer:

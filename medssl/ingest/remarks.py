@@ -41,6 +41,7 @@ def remarks(
     ]
     said += _named_as_masks(files)
     said += _renamed(options, files) + _stated_otherwise(files)
+    said += _pictures_beside(series)
     strangers = sorted(set(options.skip) - {row["group"] for row in files})
     if strangers:
         said.append(f"ingest.skip names {len(strangers)} series that this source does not hold, the first is {strangers[0]}.")
@@ -64,6 +65,21 @@ def remarks(
     if {patient_by[row["series_id"]] for row in series if row["series_id"] in patient_by} == {"person"} and not named:
         return said  # there is no id to speak of
     return said + remarks_on_ids(series, studies, key, named=named, people=people)
+
+
+def _pictures_beside(series: list[Row]) -> list[str]:
+    """That pictures were taken beside volumes: previews of a viewer, masks and figures lie there too."""
+    pictures = sum(row["shape"][2] for row in series if row["format"] == "png")
+    volumes = sum(row["kind"] == "volume" for row in series)
+    stated = UNKNOWN not in {row["modality"] for row in series if row["kind"] == "volume"}
+    if not pictures or not volumes:
+        return []
+    many, others = "1 picture" if pictures == 1 else f"{pictures} pictures", "1 volume" if volumes == 1 else f"{volumes} volumes"
+    remedy = "set ingest.modality to that of the volumes, which leaves pictures out" if stated else "move them out of the source"
+    return [
+        f"The source holds {many} (PNG, JPEG) beside {others}, and they were taken as images too. If they are previews, masks or "
+        f"drawings, {remedy}."
+    ]
 
 
 def _named_as_masks(files: list[Row]) -> list[str]:

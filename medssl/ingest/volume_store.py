@@ -18,7 +18,7 @@ from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome
 from medssl.ingest.source import Source
 
-DECIDES = ("name", "size", "mtime_ns", "code", "role", "tainted", "beside", "unread", "subject")
+DECIDES = ("name", "size", "mtime_ns", "code", "role", "tainted", "beside", "unread", "beside_volumes", "subject")
 """What the inventory says of a file that decides what its group becomes."""
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from medssl.ingest.check import Finding, Series
+from medssl.ingest.mask_values import mask_values
 
 APPLIES_TO = None
 CODES = ("label_map",)
@@ -12,22 +11,20 @@ SENTENCES = {"label_map": "few whole values, as a mask has and no image; name a 
 
 
 def label_map(series: Series, *, most: int = 64, coarse: int = 7) -> Finding | None:
-    """Two values or a few more, all of them whole, the lowest 0. Images have hundreds: the noise of a scanner alone has dozens.
+    """Two values or a few more, all of them whole, the lowest 0; 0 alone where the name says a mask.
 
     `most`: values that the sampled planes of a mask may have; every `coarse`-th voxel of a plane is enough to know an image.
     """
-    found: set[float] = set()
-    for step in (coarse, 1):
-        for plane in series.planes:
-            found |= set(np.unique(plane[::step, ::step]).tolist())
-            if len(found) > most:
-                return None
-    values = np.array(sorted(found)) * series.rescales[0][0] + series.rescales[0][1] if series.rescales else np.zeros(0)
-    if len(values) < 2 or values[0] != 0 or (values != np.rint(values)).any():
+    if not series.rescales:
+        return None
+    slope, intercept = series.rescales[0]
+    found = mask_values(
+        series.planes, slope=slope, intercept=intercept, named_as_mask=series.named_as_mask, most=most, coarse=coarse
+    )
+    if found is None:
         return None
     return Finding(
         "label_map",
-        f"{len(values)} values from {values[0]:g} to {values[-1]:g} in the sampled slices"
-        + (", and its name, folder or header says a mask" if series.named_as_mask else ""),
+        f"{found} in the sampled slices" + (", and its name, folder or header says a mask" if series.named_as_mask else ""),
         refuse=series.named_as_mask,
     )

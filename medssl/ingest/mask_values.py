@@ -1,0 +1,36 @@
+"""Whether planes of an image have the values of a mask: a few, all of them whole, the lowest 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def mask_values(
+    planes: Iterable[np.ndarray],
+    *,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    named_as_mask: bool = False,
+    most: int = 64,
+    coarse: int = 7,
+) -> str | None:
+    """What planes `(i, j)` of stored values have of a mask, in words; None where they have nothing of one.
+
+    Images have hundreds of values: the noise of a scanner alone has dozens. An empty mask, which holds 0 alone, counts where its
+    name says what it is.
+
+    `most`: values that the planes of a mask may have; every `coarse`-th voxel of a plane is enough to know an image.
+    """
+    planes = list(planes)
+    found: set[float] = set()
+    for step in (coarse, 1):
+        for plane in planes:
+            found |= set(np.unique(plane[::step, ::step]).tolist())
+            if len(found) > most:
+                return None
+    values = np.array(sorted(found)) * slope + intercept
+    if len(values) < (1 if named_as_mask else 2) or values[0] != 0 or (values != np.rint(values)).any():
+        return None
+    return f"{len(values)} values from {values[0]:g} to {values[-1]:g}" if len(values) > 1 else "the value 0 alone"
