@@ -106,6 +106,7 @@ CODES: dict[str, str] = {
     "`val_images`, `test_images`",
     "volume_set": "an archive of volumes, which states no voxel size; save each one as NIfTI, NRRD or MetaImage with its spacing",
     "labels_mismatch": "labels and images differ in number",
+    "labels_type": "the labels of an archive are not one whole number for each image; save that of its class, or leave them out",
 }
 
 

@@ -15,6 +15,8 @@ from medssl.ingest.refusal import Refusal
 MAX_PIXELS = 1 << 26
 MAX_MEMBERS = 64
 MAX_RATIO = 1100
+MAX_LABEL = 1 << 53
+"""Whole numbers below it are exact in double precision."""
 
 SPLITS = ("train", "val", "test")
 IMAGES_OF = {**{f"{split}_images": split for split in SPLITS}, "images": None, "imgs": None}
@@ -79,8 +81,8 @@ def npz_sets(data: Buffer) -> list[dict[str, Any]]:
     """The image arrays of an NPZ archive: name, shape (n, rows, columns), dtype, split; labels are checked for number.
 
     Raises:
-        Refusal: `archive` (it is some other zip), `no_images`, `ambiguous_images`, `volume_set`, `bomb`, `labels_mismatch` or
-            `corrupt`.
+        Refusal: `archive` (it is some other zip), `no_images`, `ambiguous_images`, `volume_set`, `bomb`, `labels_mismatch`,
+            `labels_type` or `corrupt`.
     """
     archive = _archive(data)
     arrays = {info.filename[:-4]: _array_header(archive, info, len(data)) for info in archive.infolist()}
@@ -102,11 +104,13 @@ def npz_sets(data: Buffer) -> list[dict[str, Any]]:
             raise Refusal("unsupported_pixels", f"images of type {dtype}")
         labels = LABELS_OF[name] if LABELS_OF[name] in arrays else None
         if labels is not None:
-            (count, *rest), kind = arrays[labels]
-            if count != shape[0] or any(n != 1 for n in rest):
-                raise Refusal("labels_mismatch", f"{shape[0]} images, labels of shape {[count, *rest]}")
-            if kind.kind not in "iub":
-                raise Refusal("labels_mismatch", f"labels of type {kind}")
+            given, kind = arrays[labels]
+            if given[:1] != shape[:1]:
+                raise Refusal("labels_mismatch", f"{shape[0]} images, labels of shape {list(given)}")
+            if any(n != 1 for n in given[1:]):
+                raise Refusal("labels_type", f"labels of shape {list(given)}")
+            if kind.kind not in "iubf":
+                raise Refusal("labels_type", f"labels of type {kind}")
         found.append({"name": name, "labels": labels, "split": split, "shape": list(shape), "dtype": dtype.str})
     if not found:
         raise Refusal("no_images", f"{len(arrays)} arrays")
@@ -126,6 +130,22 @@ def _require_one_reading(arrays: Collection[str]) -> None:
     strangers = [name for name in arrays if name not in IMAGES_OF and name.lower().endswith(("images", "imgs"))]
     if known and strangers:
         raise Refusal("ambiguous_images", f"{len(strangers)} beside those that are read")
+
+
+def npz_labels(data: Buffer, name: str) -> list[int | bool]:
+    """The labels of an archive, a whole number for each image; floating-point numbers count where each of them is whole.
+
+    Raises:
+        Refusal: `labels_type` where one is not; `truncated` or `corrupt`.
+    """
+    values = npz_array(data, name).reshape(-1)
+    if values.dtype.kind == "f":
+        whole = np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < MAX_LABEL)
+        if not whole.all():
+            raise Refusal("labels_type", f"{int((~whole).sum())} of {len(values)} of type {values.dtype} are no whole numbers")
+        values = values.astype(np.int64)
+    found: list[int | bool] = values.tolist()
+    return found
 
 
 def npz_array(data: Buffer, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from medssl.core.files import sha256_file
 from medssl.ingest.mask_values import mask_values
 from medssl.ingest.opening import open_listed
-from medssl.ingest.picture import npz_array, npz_sets, picture
+from medssl.ingest.picture import npz_array, npz_labels, npz_sets, picture
 from medssl.ingest.refusal import Answer, Refusal, Request
 
 SAMPLED = 64
@@ -50,7 +50,7 @@ def npz(request: Request, key: bytes) -> Answer:
     data = open_listed(request["file"])
     sets = [s for s in npz_sets(data) if s["name"] in request["names"]]
     arrays = [npz_array(data, s["name"]).reshape(s["shape"]).transpose(2, 1, 0) for s in sets]
-    labels = [npz_array(data, s["labels"]).reshape(-1).tolist() if s["labels"] else [None] * s["shape"][0] for s in sets]
+    labels = [npz_labels(data, s["labels"]) if s["labels"] else [None] * s["shape"][0] for s in sets]
     written = _write_images(np.concatenate(arrays, axis=2), Path(request["target"]))
     return {"labels": labels, "splits": [s["split"] for s in sets], **written}
 

@@ -94,3 +94,41 @@ def test_values_alone_or_a_name_alone_refuse_nothing(tmp_path: Path) -> None:
         checked = check_source(tmp_path / name)
         assert [row["shape"][2] for row in checked.series] == [3] and not checked.rejected
         assert checked.series[0]["warnings"] == warnings
+
+
+# Labels of an archive
+
+
+def _archive(folder: Path, labels: np.ndarray) -> Path:
+    folder.mkdir()
+    np.savez(folder / "set.npz", images=rng(1, "set").integers(0, 256, (4, 8, 8)).astype(np.uint8), labels=labels)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint8, np.int64])
+def test_whole_numbers_are_labels_whatever_their_type(dtype: type, tmp_path: Path, readers) -> None:
+    request = _request(_archive(tmp_path / "a", np.array([[0], [1], [2], [1]], dtype)), tmp_path)
+    answer = readers.ask("npz", request, memory_mb=400, timeout_s=60)
+    assert answer["labels"] == [[0, 1, 2, 1]] and all(isinstance(label, int) for label in answer["labels"][0])
+
+
+def _request(folder: Path, target: Path) -> dict[str, object]:
+    stat = (folder / "set.npz").stat()
+    file = {"path": str(folder / "set.npz"), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"file": file, "names": ["images"], "dtype": "|u1", "target": str(target / "out.npy")}
+
+
+@pytest.mark.parametrize(
+    ("labels", "code", "said"),
+    [
+        (np.array([0.0, 1.5, np.nan, 1.0]), "labels_type", "2 of 4 of type float64 are no whole numbers"),
+        (np.array([0.0, np.inf, 1e300, 1.0]), "labels_type", "2 of 4 of type float64"),
+        (np.array(["a", "b", "a", "b"]), "labels_type", "labels of type <U1"),
+        (np.zeros((4, 14), int), "labels_type", "labels of shape [4, 14]"),
+        (np.zeros(3), "labels_mismatch", "4 images, labels of shape [3]"),
+        (np.zeros(()), "labels_mismatch", "4 images, labels of shape []"),
+    ],
+)
+def test_the_sentence_says_what_is_wrong_with_labels(labels: np.ndarray, code: str, said: str, tmp_path: Path) -> None:
+    (row,) = check_source(_archive(tmp_path / "a", labels)).rejected
+    assert row["code"] == code and said in row["sentence"]
