@@ -122,6 +122,7 @@ def _request(folder: Path, target: Path) -> dict[str, object]:
     ("labels", "code", "said"),
     [
         (np.array([0.0, 1.5, np.nan, 1.0]), "labels_type", "2 of 4 of type float64 are no whole numbers"),
+        (np.array([0.0, 1.5, 2.0, 1.0]), "labels_type", "1 of 4 of type float64"),
         (np.array([0.0, np.inf, 1e300, 1.0]), "labels_type", "2 of 4 of type float64"),
         (np.array(["a", "b", "a", "b"]), "labels_type", "labels of type <U1"),
         (np.zeros((4, 14), int), "labels_type", "labels of shape [4, 14]"),
