@@ -1697,8 +1697,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "masks are moved as they were before their image",
-        'moved = F.grid_sample(batch.mask.float(), places, mode="nearest"',
-        'moved = F.grid_sample(batch.mask.float(), -places, mode="nearest"',
+        'moved = F.grid_sample(masks.float(), places, mode="nearest"',
+        'moved = F.grid_sample(masks.float(), -places, mode="nearest"',
         "finetune/test_finetune_patches.py::test_a_mask_moves_with_its_image_and_no_border_of_a_patch_is_empty",
     ),
     Mutation(
