@@ -89,12 +89,30 @@ def slices_in_folders_of_their_own(folder: Path, seed: int) -> Expected:
     return Expected([phantom], codes=("damaged_neighbour",))
 
 
+def damaged_grid_beside_slices_in_two_folders(folder: Path, seed: int) -> Expected:
+    """A NIfTI that was cut off, in a folder of its own, is not named as a slice: it says nothing of a series in two folders."""
+    phantom = random_phantom(seed)
+    last = save(datasets(phantom), folder / "scan")[-1]
+    (folder / "scan" / "rest").mkdir()
+    last.rename(folder / "scan" / "rest" / last.name)
+    (folder / "other").mkdir()
+    (folder / "other" / "brain.nii.gz").write_bytes(gzip.compress(b"a volume" * 999)[: 20 + seed])
+    return Expected([phantom], must_be_right=True)
+
+
+UNREAD = (
+    unfinished_copy_beside, whole_under_an_unfinished_name, slices_in_folders_of_their_own,
+    damaged_grid_beside_slices_in_two_folders,
+)  # fmt: skip
 UNREAD_FAULTS: dict[str, Fault] = {
     "end_unfinished": _end_as(_unfinished, _begun, "truncated", "corrupt", "empty"),
     "end_packed": _end_as(lambda name, seed: f"{name}.gz", _packed, "archive"),
     "end_stump_in_its_own_folder": _end_as(_alone, _begun, "truncated", "corrupt", "empty"),
     "end_packed_in_its_own_folder": _end_as(_alone_and_packed, _packed, "archive"),
     "end_whole_in_its_own_folder": _end_as(_alone, _same, right=True),
-    **{f.__name__: f for f in (unfinished_copy_beside, whole_under_an_unfinished_name, slices_in_folders_of_their_own)},
+    **{f.__name__: f for f in UNREAD},
 }
-HARMLESS = ("end_whole_in_its_own_folder", "unfinished_copy_beside", "whole_under_an_unfinished_name")
+HARMLESS = (
+    "end_whole_in_its_own_folder", "unfinished_copy_beside", "whole_under_an_unfinished_name",
+    "damaged_grid_beside_slices_in_two_folders",
+)  # fmt: skip

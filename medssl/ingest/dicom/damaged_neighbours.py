@@ -62,6 +62,9 @@ def series_in_doubt(rows: list[Row]) -> tuple[dict[str, list[Row]], set[str]]:
     folders: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in images:
         folders[row["name"].rpartition("/")[0]][row["group"]].append(row)
+    suffixes: dict[str, set[str]] = defaultdict(set)
+    for row in images:
+        suffixes[row["group"]].add(_suffix(row["name"]))
     named: dict[tuple[str, str], _Named] = {}
     names = {row["name"] for row in rows if not row["code"]}
 
@@ -97,7 +100,8 @@ def series_in_doubt(rows: list[Row]) -> tuple[dict[str, list[Row]], set[str]]:
             may_have_held(row, dicom=row["code"] in DAMAGE)
             if row["name"].endswith("/") or (row["code"] in DAMAGE and row["name"].rpartition("/")[0] not in folders):
                 for group in _spread_beside(row["name"].rpartition("/")[0], folders):
-                    doubtful[group].append(row)
+                    if row["name"].endswith("/") or _suffix(row["name"]) in suffixes[group]:
+                        doubtful[group].append(row)
     for row in _alone_and_unusable(images):
         may_have_held(row, dicom=True, matrix=_matrix(row))
     return dict(doubtful), beside - doubtful.keys()
