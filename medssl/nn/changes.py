@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from medssl.nn.blur import Blur
@@ -65,12 +65,14 @@ class Changes:
                 coordinate.add_((field[:, d] * self.shown[rows, d].view(-1, *[1] * dims)).view(coordinate.shape))
         return planes.view(num_images, dims, num_views * self.size[0], *self.size[1:]).movedim(1, -1)
 
-    def masks(self, masks: Tensor, places: Tensor) -> Int64[Tensor, "m *size"]:
+    def masks(self, masks: Shaped[Tensor, "n 1 *canvas"], places: Float[Tensor, "n *places"]) -> Int64[Tensor, "m *size"]:
         """Masks `(n, 1, …)` moved as their images are: the nearest voxel, 0 beyond the image."""
         moved = F.grid_sample(masks.float(), places, mode="nearest", padding_mode="zeros", align_corners=False)
         return moved.view(-1, *self.size).long()
 
-    def images(self, numbers: Tensor, places: Tensor, rows: slice) -> Float[Tensor, "m c *size"]:
+    def images(
+        self, numbers: Float[Tensor, "n 1 *canvas"], places: Float[Tensor, "n *places"], rows: slice
+    ) -> Float[Tensor, "m c *size"]:
         """Numbers `(n, 1, …)`, zero beyond the image, to views in [0, 1]."""
         images = F.grid_sample(numbers, places, mode="bilinear", padding_mode="zeros", align_corners=False)
         images = images.view(-1, 1, *self.size)
