@@ -105,7 +105,7 @@ class Noise:
     start: Int64[Tensor, "m"]
     strength: Float[Tensor, "m"]
 
-    def add_to(self, images: Tensor, rows: slice) -> None:
+    def add_to(self, images: Float[Tensor, "m c *size"], rows: slice) -> None:
         """In place; the images stay in [0, 1]."""
         amount = math.prod(images.shape[1:])
         start, strength = self.start[rows], self.strength[rows]
