@@ -17,8 +17,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -31,6 +30,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
+from noted_waits import waiting
 from plain_loops import LOOPS, NO_COUNTERPART, plain_step
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,7 +44,6 @@ from medssl.nn.backbone import build
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.state import StateFolder
 from medssl.nn.stepping import one_device
-from medssl.pretrain import loop
 from medssl.pretrain.learner import Learner
 from medssl.pretrain.loop import Loop
 from medssl.pretrain.options import TrainingOptions
@@ -292,33 +291,6 @@ def real_loop(
             if peak is not None and not compiled:
                 found["model_flop_utilisation"] = flops_of_step(plan, device, batch_size) * rate / batch_size / peak
     return {name: round(value, 4) for name, value in found.items()}
-
-
-@contextmanager
-def waiting() -> Iterator[tuple[list[float], list[float]]]:
-    """Inside, the loop's loading notes for each batch the seconds it was waited for, and when it came."""
-    waits: list[float] = []
-    at: list[float] = []
-    load = loop.load
-
-    def noted(*arguments: Any, **options: Any) -> Iterator[Batch]:
-        waits.clear()  # a pass that fills a memory loads too; the loop itself comes last
-        at.clear()
-        batches = load(*arguments, **options)
-        while True:
-            start_s = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                return
-            at.append(time.perf_counter())
-            waits.append(at[-1] - start_s)
-            yield batch
-
-    loop.load = noted
-    try:
-        yield waits, at
-    finally:
-        loop.load = load
 
 
 def flops_of_step(plan: Plan, device: str, batch_size: int) -> float:

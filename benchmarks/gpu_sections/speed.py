@@ -10,18 +10,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import peers
 import torch
+from noted_waits import waiting
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpu_sections.made import COMPILE, NARROW, Found, Place, attempt, ct_volume, peak_mb, pretrain, write_pool
 from medssl.core.errors import PreemptedError
 from medssl.nn.backbone import build
-from medssl.nn.loading import Batch
-from medssl.pretrain import loop
 
 WARM_STEPS = 10
 """Steps that are not counted: kernels are chosen, or compiled, and the host runs ahead; with `--small` one."""
@@ -93,33 +93,9 @@ def rates(place: Place, inputs: dict[str, Any], steps: int, **options: Any) -> d
     }
 
 
-@contextlib.contextmanager
-def stopped_after(steps: int) -> Iterator[tuple[list[float], list[float]]]:
-    """Inside, a run notes the seconds that it waits for each batch and when it has it, and is asked to stop after some steps."""
-    waits: list[float] = []
-    at: list[float] = []
-    load = loop.load
-
-    def noted(*arguments: Any, **options: Any) -> Iterator[Batch]:
-        waits.clear()  # a pass before the first step loads too; the steps come last
-        at.clear()
-        batches = load(*arguments, **options)
-        while True:
-            start_s = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                return
-            at.append(time.perf_counter())
-            waits.append(at[-1] - start_s)
-            if len(at) == steps:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    loop.load = noted
-    try:
-        yield waits, at
-    finally:
-        loop.load = load
+def stopped_after(steps: int) -> AbstractContextManager[tuple[list[float], list[float]]]:
+    """`waiting`, and the run is asked to stop after some steps."""
+    return waiting(lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == steps else None)
 
 
 class Busy:

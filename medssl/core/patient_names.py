@@ -32,45 +32,10 @@ PLANES = ("axial", "coronal", "sagittal", "transverse", "tra", "cor", "sag")
 OF_A_SCAN = (*SEQUENCES, *PHASES, *TIMES, *SIDES, *PLANES)
 """Words that distinguish the scans of one patient, beside those of modality and mask."""
 _BEHIND_AN_ID = (
-    *(
-        "l",
-        "r",
-        "lt",
-        "rt",
-        "ax",
-        "nc",
-        "non",
-        "pv",
-        "hbp",
-        "art",
-        "ven",
-        "del",
-        "early",
-        "late",
-        "ed",
-        "es",
-        "bl",
-        "fa",
-        "md",
-        "sub",
-    ),
-    *(
-        "soft",
-        "lung",
-        "bone",
-        "sharp",
-        "smooth",
-        "brain",
-        "bet",
-        "n4",
-        "raw",
-        "orig",
-        "reg",
-        "registered",
-        "resampled",
-        "defaced",
-    ),
-)
+    *("l", "r", "lt", "rt", "ax", "nc", "non", "pv", "hbp", "art", "ven", "del", "early", "late", "ed", "es", "bl", "fa", "md"),
+    *("sub", "soft", "lung", "bone", "sharp", "smooth", "brain", "bet", "n4", "raw", "orig", "reg", "registered", "resampled"),
+    "defaced",
+)  # fmt: skip
 """Words that do so behind an id with a number (`case1_l`) and elsewhere may be a name's own (`task_lung`)."""
 _COUNTED = r"(?:ses|session|visit|tp|timepoint|run|acq|rep|frame|echo|time|t|phase|ch|channel)-?\d+|baseline|followup"
 _SPACED = r"(?:ses|session|visit|timepoint)[_ ]\d+|follow[-_ ]up(?:[-_ ]?\d+)?|(?:baseline|followup|fu)[-_ ]?\d+"

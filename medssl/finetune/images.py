@@ -48,7 +48,7 @@ class CaseImages:
         """The batch of a step, on the processor."""
         step, numbers = request
         kept = self._whole.get("cpu")
-        return _some(kept, numbers, step) if kept is not None else self._batch(np.asarray(numbers, dtype=np.int64), step)
+        return kept.at(numbers, step) if kept is not None else self._batch(np.asarray(numbers, dtype=np.int64), step)
 
     def batches(
         self, requests: Iterable[tuple[int, np.ndarray]], device: torch.device, *, data: DataPlace = "auto", workers: int = 0
@@ -56,7 +56,7 @@ class CaseImages:
         """The batches of (step, case numbers), on the device; from images that lie there where `data` says so."""
         if lies_on(device, data, self.num_bytes, "finetune.data"):
             whole = self._on(device)
-            yield from (_some(whole, numbers, step) for step, numbers in requests)
+            yield from (whole.at(numbers, step) for step, numbers in requests)
         else:
             yield from load(self, requests, workers=0 if "cpu" in self._whole else workers, device=device)
 
@@ -130,11 +130,3 @@ class CaseImages:
         i, j, k = map(min, stored.shape[2:], size)
         stored = F.adaptive_avg_pool3d(stored, (i, j, k))
         return F.interpolate(stored, size=size, mode="trilinear") if stored.shape[2:] != size else stored
-
-
-def _some(whole: Batch, numbers: Int[np.ndarray, "n"], step: int) -> Batch:
-    """Some cases of all, as the batch of a step."""
-    numbers = np.asarray(numbers, dtype=np.int64)
-    here = torch.from_numpy(numbers).to(whole.stored.device, non_blocking=True)
-    tensors = {name: value.index_select(0, here) for name, value in vars(whole).items() if isinstance(value, Tensor)}
-    return Batch(**tensors, axis=whole.axis[numbers], keys=whole.keys[numbers], epoch=step)

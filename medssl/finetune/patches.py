@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,7 @@ class Patches:
     What lies outside a scan has the value of the low end of its first window, and is background.
 
     Args:
-        scans: with masks; no more than one type of scan is read in a step, so they may differ in all but channels.
+        scans: with masks, and of equally many windows.
         places: where each class lies in them.
         values: mask value of each class, the background 0 first; batches hold the number of the class.
         size: of a patch in voxels; 1 along the last axis for slices.
@@ -60,12 +59,12 @@ class Patches:
         self.count, self.foreground_frac, self.seed = count, foreground_frac, seed
         self.volumes: list[Volume] = [scan.volume for scan in scans]
         self.num_channels = scans[0].volume.num_channels
-        self._class_of = np.zeros(max(values) + 1, dtype=np.uint8 if len(values) <= 256 else np.int16)
-        self._class_of[list(values)] = np.arange(len(values))
+        self.class_of = np.zeros(max(values) + 1, dtype=np.uint8 if len(values) <= 256 else np.int16)
+        self.class_of[list(values)] = np.arange(len(values))
         numbers = {name: [getattr(volume, name) for volume in self.volumes] for name in ("slope", "intercept", "low", "high")}
         self._windows = {name: torch.tensor(rows, dtype=torch.float32) for name, rows in numbers.items()}
         outside = (self._windows["low"][:, 0] - self._windows["intercept"]) / self._windows["slope"]
-        self._outside: Float32[Tensor, "scans"] = outside
+        self.outside: Float32[Tensor, "scans"] = outside
 
     @property
     def canvas(self) -> Voxel:
@@ -77,7 +76,7 @@ class Patches:
     def num_bytes(self) -> int:
         """Of all scans and masks."""
         voxels = [int(np.prod(scan.shape)) for scan in self.scans]
-        return sum(voxels) * (self._class_of.itemsize + max(np.asarray(scan.image[:1, :1, :1]).itemsize for scan in self.scans))
+        return sum(voxels) * (self.class_of.itemsize + max(np.asarray(scan.image[:1, :1, :1]).itemsize for scan in self.scans))
 
     def batches(
         self, steps: Iterable[int], device: torch.device, *, data: DataPlace = "auto", workers: int = 0
@@ -110,15 +109,15 @@ class Patches:
         """The batch of a step, on the processor."""
         patches = self.drawn(request[0])
         stored = np.empty((self.count, 1, *self.canvas), dtype=np.float32)
-        mask = np.zeros((self.count, 1, *self.canvas), dtype=self._class_of.dtype)
+        mask = np.zeros((self.count, 1, *self.canvas), dtype=self.class_of.dtype)
         for image, classes, (number, start) in zip(stored[:, 0], mask[:, 0], patches, strict=True):
             scan = self.scans[number]
             first, last = np.maximum(start, 0), np.minimum(start + self.canvas, scan.shape)
             source = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
             target = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start, strict=True))
-            image.fill(self._outside[number])
+            image.fill(self.outside[number])
             image[target] = scan.image[source]
-            classes[target] = self._class_of[np.asarray(scan.mask[source])]
+            classes[target] = self.class_of[np.asarray(scan.mask[source])]
         return self.batch(torch.from_numpy(stored), torch.from_numpy(mask), patches, request[0])
 
     def batch(
@@ -153,11 +152,12 @@ class _OnDevice:
         images = [torch.from_numpy(np.ascontiguousarray(scan.image).reshape(-1)) for scan in patches.scans]
         one_type = len({image.dtype for image in images}) == 1
         self._stored = torch.cat([(image if one_type else image.float()).to(device) for image in images])
-        masks = [patches._class_of[np.asarray(scan.mask).reshape(-1)] for scan in patches.scans]
+        masks = [patches.class_of[np.asarray(scan.mask).reshape(-1)] for scan in patches.scans]
         self._mask = torch.cat([torch.from_numpy(mask).to(device) for mask in masks])
         sizes = [image.numel() for image in images]
         self._first = torch.tensor([0, *np.cumsum(sizes)[:-1].tolist()])
         self._shape = torch.tensor([scan.shape for scan in patches.scans])
+        self._outside = patches.outside.to(device)
 
     def __getitem__(self, step: int) -> Batch:
         patches = self.patches.drawn(step)
@@ -177,7 +177,3 @@ class _OnDevice:
         outside = self._outside[scans.to(self.device)].view(-1, 1, 1, 1)
         stored = torch.where(inside, self._stored[place].float(), outside)
         return self.patches.batch(stored[:, None], (self._mask[place] * inside)[:, None], patches, step)
-
-    @cached_property
-    def _outside(self) -> Float32[Tensor, "scans"]:
-        return self.patches._outside.to(self.device)

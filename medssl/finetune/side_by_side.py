@@ -86,7 +86,7 @@ def side_by_side(
 ) -> Iterator[FitId]:
     """Make fits, each in this process (`make`) where one is made at a time, else in one of its own; they come as they end.
 
-    heard: called with a fit and how many steps it has done since it last told.
+    heard: called with a fit and how many steps it has done since its last report.
     begin: called in such a process with `given`, to get there what makes a fit.
     """
     if room.options.parallel == 1 or len(fits) < 2 or room.threads < 2 * room.options.threads_per_fit:

@@ -23,8 +23,8 @@ from medssl.nn.momentum import average
 from medssl.nn.stepping import Stepper, compile_network, one_device, scaler_of
 from medssl.nn.watch import Watch, steps_behind
 
-TELL_S = 1.0
-"""Seconds between two words of how far a fit is."""
+REPORT_S = 1.0
+"""Seconds between two reports of how far a fit is."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ class Fit:
         """
         if self.saving is not None:
             self.saving.resume(self)
-        progress, told, told_s = self.progress, 0, time.monotonic()
+        progress, reported, reported_s = self.progress, 0, time.monotonic()
         stream = self.batches(self._wanted(progress.step))
         with torch.random.fork_rng(devices=[]):
             while progress.step < self.num_steps:
                 self._take_step(next(stream))
-                if time.monotonic() - told_s > TELL_S:
-                    self.tell(progress.step - told)
-                    told, told_s = progress.step, time.monotonic()
+                if time.monotonic() - reported_s > REPORT_S:
+                    self.tell(progress.step - reported)
+                    reported, reported_s = progress.step, time.monotonic()
                 if progress.step in self.evaluations:
                     self._evaluate(stream)
                 if self.saving is not None and self.saving.is_due():
@@ -138,7 +138,7 @@ class Fit:
         fused = scaler_of(fabric) is None
         optimizer = torch.optim.AdamW(groups, lr=self.rate, weight_decay=recipe.weight_decay, fused=fused)
         compile_network(self.network.get_submodule("backbone"), recipe.compile)
-        return Stepper(fabric, self.network, optimizer, recipe.clip_norm)
+        return Stepper(fabric, self.network, optimizer, recipe.clip_norm, graphs=recipe.compile == "reduce-overhead")
 
     def _wanted(self, first: int) -> Iterator[int]:
         """The steps whose batches are still needed, in their order: after each evaluation's step those that calibrate."""

@@ -80,7 +80,7 @@ def _part(said: str | None) -> str | None:
     """
     if said not in (None, *PARTS):
         hint = did_you_mean(str(said), PARTS)
-        raise StudyError(f"labels: the split {said!r} of the table is no part: {', '.join(PARTS)}.{hint}")
+        raise StudyError(f"labels: the split {said!r} of the table is none of {', '.join(PARTS)}.{hint}")
     return said
 
 

@@ -115,6 +115,13 @@ class Batch:
         """The samples from `start` to `stop`."""
         return self._each(lambda field: field[start:stop], arrays=True)
 
+    def at(self, numbers: Int[np.ndarray, "m"], epoch: int) -> Batch:
+        """Some of its samples, as the batch of an epoch; a gather on its device."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        here = torch.from_numpy(numbers).to(self.stored.device, non_blocking=True)
+        tensors = {name: value.index_select(0, here) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Batch(**tensors, axis=self.axis[numbers], keys=self.keys[numbers], epoch=epoch)
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -66,31 +66,29 @@ class Resident:
         self.reader, self.samples, self.device = reader, reader.samples, device
         rows = np.arange(len(self.samples))
         self._shapes = [reader.piece_shape(row) for row in range(len(rows))]
-        table = reader.batch(torch.empty(len(rows), 1, 0), self._shapes, rows, 0)
-        self._tables = {name: value.to(device) for name, value in vars(table).items() if isinstance(value, Tensor)}
-        self._planes: Shaped[Tensor, "n 1 h w"] | None = None
         self._volumes: dict[int, Shaped[Tensor, "i j k"]] = {}
+        stored = torch.empty(len(rows), 1, 0)
         if reader.patch is None:
             canvas = tuple(np.max(self._shapes, axis=0))
-            chunks = [self._read(rows[at : at + CHUNK], canvas) for at in range(0, len(rows), CHUNK)]
-            self._planes = torch.cat(chunks)
+            stored = torch.cat([self._read(rows[at : at + CHUNK], canvas) for at in range(0, len(rows), CHUNK)])
         else:
             self._volumes = {
                 int(number): torch.from_numpy(np.array(reader.array(self.samples.volumes[number]))).to(device)
                 for number in np.unique(self.samples.volume)
             }
+        self._whole = reader.batch(stored, self._shapes, rows, 0).to(device)
+        """All samples; of patches all but their numbers."""
 
     def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
         epoch, rows = request
         rows = np.asarray(rows, dtype=np.int64)
         canvas = tuple(int(side) for side in np.max([self._shapes[row] for row in rows], axis=0))
-        here = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        fields = {name: table.index_select(0, here) for name, table in self._tables.items() if name not in ("stored", "rows")}
-        if self._planes is not None:
-            stored = self._planes.index_select(0, here)[:, :, : canvas[0], : canvas[1]].contiguous()
+        batch = self._whole.at(rows, epoch)
+        if self._volumes:
+            batch.stored = self._patches(epoch, rows, canvas)
         else:
-            stored = self._patches(epoch, rows, canvas)
-        return Batch(stored=stored, rows=here, axis=self.samples.axis[rows], keys=self.samples.keys[rows], epoch=epoch, **fields)
+            batch.stored = batch.stored[:, :, : canvas[0], : canvas[1]].contiguous()
+        return batch
 
     def _read(self, rows: Int64[np.ndarray, "m"], canvas: tuple[int, ...]) -> Shaped[Tensor, "m 1 h w"]:
         pieces = [self.reader.piece(0, int(row)) for row in rows]

@@ -50,10 +50,19 @@ class Stepper:
         network: keeps its weights in float32; `module` is it in the chosen precision.
         optimizer: over its parameters.
         clip_norm: largest norm of the gradient; None does not clip.
+        graphs: the network's kernels are recorded (`compile: reduce-overhead`).
     """
 
-    def __init__(self, fabric: Any, network: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
-        self.fabric, self.network, self.clip_norm = fabric, network, clip_norm
+    def __init__(
+        self,
+        fabric: Any,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+        *,
+        graphs: bool = False,
+    ) -> None:
+        self.fabric, self.network, self.clip_norm, self.graphs = fabric, network, clip_norm, graphs
         self.device: torch.device = fabric.device
         self.module, self.optimizer = fabric.setup(network, optimizer)
         self.skipped = 0
@@ -66,7 +75,8 @@ class Stepper:
 
     def begin(self) -> None:
         """A step begins: what graphs on a GPU gave in the last one may be written over."""
-        torch.compiler.cudagraph_mark_step_begin()
+        if self.graphs:  # else seconds of imports for nothing
+            torch.compiler.cudagraph_mark_step_begin()
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradients of a loss."""
@@ -75,7 +85,7 @@ class Stepper:
     def figures(self, loss: Float[Tensor, ""]) -> Float64[Tensor, "2"]:
         """Mean loss over ranks and gradient norm, on the device."""
         self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
-        norm = torch.nn.utils.get_total_norm(self._gradients())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
         return torch.stack([averaged(loss).double(), norm.double()])
 
     def is_sound(self, loss: float, norm: float) -> bool:
@@ -87,13 +97,13 @@ class Stepper:
     def update(self, norm: Float[Tensor, ""]) -> None:
         """Clip by the gradient norm and step; a step of fp16 that is thrown away is not clipped."""
         if self.clip_norm is not None and self.skipped == 0:
-            parameters = [p for p in self.network.parameters() if p.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm.float())
+            torch.nn.utils.clip_grads_with_norm_(self._trained, self.clip_norm, norm.float())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.network.parameters() if p.grad is not None]
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.grad is not None]
 
 
 def scaler_of(fabric: Any) -> Any:

@@ -179,11 +179,10 @@ class Views:
         if crop.varies != "all":
             on_host[:, POSITION : POSITION + dims] = 0.5
         further = self._further(batch, which)
-        flips = torch.from_numpy(self._flips(batch, dims))
         u = on_host.to(device)
         extent, may_flip, slope, low, high = (
             field.to(device).repeat_interleave(len(which), 0)
-            for field in (batch.extent.float(), flips, batch.slope, batch.low, batch.high)
+            for field in (batch.extent.float(), self._flips(batch, dims), batch.slope, batch.low, batch.high)
         )
         points, bends, shown = self._points(u, extent, may_flip, crop, batch.stored.shape[2:])
         gain, offset = self._windows(u, slope, low, high)
@@ -206,11 +205,13 @@ class Views:
             return torch.zeros(len(batch) * len(which), 0)
         return self._drawn(batch, "some views", which, 4)
 
-    def _flips(self, batch: Batch, dims: int) -> np.ndarray:
-        allowed = self.flippable[batch.volume.cpu().numpy()]
-        if dims == 3:
-            return np.take_along_axis(allowed, SLICES_LAST[batch.axis], axis=1) if self.slices_last else allowed
-        return np.take_along_axis(allowed, SLICES_LAST[batch.axis][:, :2], axis=1)
+    def _flips(self, batch: Batch, dims: int) -> Tensor:
+        """Which axes of each image may be mirrored, `(n, d)`; looked up on the device, which the host need not wait for."""
+        device = batch.volume.device
+        allowed = torch.from_numpy(self.flippable).to(device)[batch.volume]
+        if dims == 3 and not self.slices_last:
+            return allowed
+        return allowed.gather(1, torch.from_numpy(SLICES_LAST[batch.axis][:, :dims]).to(device))
 
     def _points(
         self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size

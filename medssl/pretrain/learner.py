@@ -60,7 +60,7 @@ class Learner:
             decay_norm_and_bias=options.decay_norm_and_bias,
             fused=scaler_of(fabric) is None,
         )
-        self.stepper = Stepper(fabric, self.objective, optimizer, options.clip_norm)
+        self.stepper = Stepper(fabric, self.objective, optimizer, options.clip_norm, graphs=options.compile == "reduce-overhead")
         self.module, self.optimizer = self.stepper.module, self.stepper.optimizer
         self.views = Views(options.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
 

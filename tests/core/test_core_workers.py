@@ -54,12 +54,12 @@ def counts() -> Callable[..., int]:
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_what_is_told_of_a_piece_comes_in_order_and_before_its_result(method: str) -> None:
-    told: dict[int, list[int]] = {}
+def test_reports_of_a_piece_come_in_order_and_before_its_result(method: str) -> None:
+    reports: dict[int, list[int]] = {}
     with Workers(method, counts) as workers:
-        for piece, result in workers.each(range(5), lambda: 2, lambda piece, what: told.setdefault(piece, []).append(what)):
-            assert told.get(piece, []) == list(range(result))
-    assert sorted(told) == [1, 2, 3, 4]
+        for piece, result in workers.each(range(5), lambda: 2, lambda piece, what: reports.setdefault(piece, []).append(what)):
+            assert reports.get(piece, []) == list(range(result))
+    assert sorted(reports) == [1, 2, 3, 4]
 
 
 def test_how_many_work_may_change_on_the_way() -> None:

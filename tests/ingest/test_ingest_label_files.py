@@ -314,5 +314,5 @@ def test_a_folder_of_nrrd_and_metaimage_masks_finds_its_images(tmp_path: Path, h
 def test_a_part_that_does_not_exist_is_a_sentence_at_ingest(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "0.png")
     (tmp_path / "t.csv").write_text("id,split\n0.png,training\n")
-    with pytest.raises(StudyError, match=r"'training' .* is no part: train, val, test. Did you mean 'train'"):
+    with pytest.raises(StudyError, match=r"'training' .* is none of train, val, test. Did you mean 'train'"):
         check_source(tmp_path, labels=str(tmp_path / "t.csv"))

@@ -26,7 +26,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 DICOMDIR = "1.2.840.10008.1.3.10"
 NEVER_IMAGES = (
-    "1.2.840.10008.",  # of the standard: what is no image above
+    "1.2.840.10008.",  # of the standard: all but the images above
     "1.3.12.2.1107.5.9.1",  # Siemens: CSA Non-Image
     "1.3.46.670589.11.0.0.12.",  # Philips: MR series data, examination cards, spectra
     "1.2.840.113619.4.",  # GE: raw data, models, displays

@@ -12,11 +12,10 @@ import numpy as np
 
 from medssl.ingest.dicom.attributes import SPLITS, Attribute
 from medssl.ingest.dicom.groups import ON_GRID, Group, distinct_depths, other_grid
+from medssl.ingest.dicom.sets_of_slices import SAME_STEP
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
-SAME_STEP = 0.05
-"""Share of a step by which two parts of one scan may differ in it, and in their distance."""
 WORDS = {"mixed_patient": "part_by_patient", "mixed_series": "part_by_series", "mixed_frame": "part_by_frame"}
 """Codes of attributes that divide a series → the warnings,"""
 CONTRASTS = frozenset(["modality", "tube voltage", "energy", "kernel", "echo number", "echo time", "b-value"])

@@ -16,11 +16,10 @@ import numpy as np
 
 from medssl.ingest.dicom.attributes import TESTED, WEAK, Attribute
 from medssl.ingest.dicom.neighbours import Neighbours, Sample, read_once
-from medssl.ingest.dicom.sets_of_slices import Sets, sets_of
+from medssl.ingest.dicom.sets_of_slices import SAME_STEP, Sets, sets_of
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
-SAME_STEP = 0.05
 JUMP_S = 10.0
 """Between one slice of a scan and the next; so long a pause may be that between two scans."""
 FEW_FRAC = 0.2

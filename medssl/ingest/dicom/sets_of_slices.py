@@ -16,7 +16,7 @@ MOST_SETS = 6
 FEWEST_SLICES = 3
 """A set of fewer slices may be so by chance."""
 SAME_STEP = 0.05
-"""Share of a step by which the steps of one set may differ."""
+"""Share of a step by which the steps of one scan, and those of its parts, may differ."""
 LEAST_GAP_S, LEAST_GAP_FRAC = 10.0, 0.05
 """Between two clusters of times, or of amounts (as a share of the largest);"""
 CLEAR_GAP = 2.0
