@@ -951,6 +951,7 @@ NIFTI_FAULTS: dict[str, Callable[[Path, int], Expected]] = {
 }  # fmt: skip
 import faults_files  # noqa: E402
 import faults_named  # noqa: E402
+import faults_numbering  # noqa: E402
 import faults_objects  # noqa: E402
 import faults_people  # noqa: E402
 import faults_scans  # noqa: E402
@@ -965,6 +966,7 @@ from faults_nifti import NIFTI_FAULTS as MORE_NIFTI_FAULTS  # noqa: E402
 DICOM_FAULTS |= faults_slices.SLICE_FAULTS | DICOM_MASK_FAULTS | MODALITY_FAULTS | faults_files.FILE_FAULTS
 DICOM_FAULTS |= faults_scans.SCAN_FAULTS | faults_sound_scans.SOUND_SCAN_FAULTS | faults_people.PEOPLE_FAULTS
 DICOM_FAULTS |= faults_unread.UNREAD_FAULTS | faults_named.NAMED_DICOM_FAULTS | faults_objects.OBJECT_FAULTS
+DICOM_FAULTS |= faults_numbering.NUMBERING_FAULTS
 NIFTI_MASK_FAULTS |= faults_named.MASK_ORDER_FAULTS
 NIFTI_FAULTS |= faults_named.NAMED_FAULTS
 NIFTI_FAULTS |= MORE_NIFTI_FAULTS | GRID_FAULTS | NIFTI_MASK_FAULTS | faults_files.NIFTI_FILE_FAULTS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import faults_people, faults_scans, faults_sound_scans
+from faults import faults_numbering, faults_people, faults_scans, faults_sound_scans
 from ingesting import KEY, ingest
 from phantoms import datasets, largest_error, random_phantom, save
 from pydicom.uid import generate_uid
@@ -17,14 +17,20 @@ from medssl.ingest.dicom.placeholders import is_placeholder_id, true_uid
 from medssl.ingest.dicom.sets_of_slices import Sets, sets_of
 from medssl.ingest.subjects import remarks_on_ids
 
-CLASSES = faults_scans.SCAN_FAULTS | faults_sound_scans.SOUND_SCAN_FAULTS | faults_people.PEOPLE_FAULTS
+GROUPS = (faults_scans, faults_sound_scans, faults_people, faults_numbering)
+CLASSES = (
+    faults_scans.SCAN_FAULTS
+    | faults_sound_scans.SOUND_SCAN_FAULTS
+    | faults_people.PEOPLE_FAULTS
+    | faults_numbering.NUMBERING_FAULTS
+)
 EVEN = 2.5 * np.arange(12)
 IN_TURN, HALVES = Sets((0, 1) * 6, in_blocks=False), Sets((0,) * 6 + (1,) * 6, in_blocks=True)
 
 
 def test_harmless_classes_are_those_that_must_be_right(tmp_path: Path) -> None:
     sound = {name for name, fault in CLASSES.items() if fault(tmp_path / name, 3).must_be_right}
-    assert sound == {*faults_scans.HARMLESS, *faults_sound_scans.HARMLESS, *faults_people.HARMLESS}
+    assert sound == {name for group in GROUPS for name in group.HARMLESS}
 
 
 @pytest.mark.parametrize(

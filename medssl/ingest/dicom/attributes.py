@@ -1,8 +1,9 @@
 """What may differ between the slices of one volume: the table that decides which slices belong together.
 
 A volume is made of slices that differ in position alone. `ATTRIBUTES` says of everything else that a file states what a
-difference means, for classic files and for the frames of enhanced ones alike. What is not in the table may differ (numbers of
-instances, slice thickness, window, dose), and so may what is applied slice by slice (slope, intercept, padding).
+difference means, for classic files and for the frames of enhanced ones alike. What is not in the table may differ (window, dose),
+and so may what is applied slice by slice (slope, intercept, padding). Numbers of images say something where they begin anew
+(`numbering`).
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         )
         for n in range(MOST_DIMENSIONS)
     ),
+    _compared("slice thickness", "amount", "two reconstructions; or the parts of one scan"),
     _compared("repetition time", "amount", "another contrast; that of a gated scan follows the heart"),
     _compared("echo train", "amount", "another contrast"),
     _compared("averages", "amount", "another noise"),

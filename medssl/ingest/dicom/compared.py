@@ -19,6 +19,7 @@ FRAME_WORDS = {
     "filter": (0x00189325, 0x00181160),
 }
 FRAME_AMOUNTS = {
+    "slice thickness": (0x00289110, 0x00180050),
     "repetition time": (0x00189112, 0x00180080),
     "tube current": (0x00189321, 0x00189330),
     "exposure time": (0x00189321, 0x00189328),

@@ -39,7 +39,8 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
         if attribute.rule == "equal" and len(counts) > 1:
             few = len(slices) - max(counts.values())
             raise Refusal(attribute.code, f"{few} of {len(slices)} slices differ from the others in {attribute.name}")
-    harmless = [a for a in SPLITS if a.one_each and one_for_each_file(a, _of_files(slices, a))]
+    able = [a for a in SPLITS if a.one_each]
+    harmless = [a for a in able if one_for_each_file(a, _of_files(slices, a)) or _one_for_each_place(a, slices)]
     splits = [a for a in SPLITS if a not in harmless]
     warnings = [a.one_each for a in harmless]
     by_content: dict[tuple[Hashable, ...], list[Group]] = defaultdict(list)
@@ -78,6 +79,18 @@ def _belongs_to(stranger: Slice, stack: list[Slice], depths: np.ndarray) -> bool
 
 def _of_files(slices: list[Slice], attribute: Attribute) -> list[Hashable]:
     return list({s.file: s.attributes[attribute.name] for s in slices}.values())
+
+
+def _one_for_each_place(attribute: Attribute, slices: list[Slice]) -> bool:
+    """Whether every place of a stack has a value that all its images share, and no other place: the series of a beating heart."""
+    places: dict[Hashable, list[Slice]] = defaultdict(list)
+    for piece in slices:
+        places[piece.attributes[attribute.name]].append(piece)
+    if len(places) <= 2 or len(places) == len(slices):
+        return False
+    if any(np.ptp([s.position for s in place], axis=0).max() > place[0].same_place_mm for place in places.values()):
+        return False
+    return len(distinct_depths([place[0] for place in places.values()])) == len(places)
 
 
 def _check_fragments(groups: list[Group], splits: list[Attribute], min_slices: int, count: int) -> None:

@@ -2,7 +2,8 @@
 
 Numbers of acquisitions, phases and times differ harmlessly in many sound series (one for each slice, or for each rotation of a
 step-and-shoot scan), and in others they are the only trace of two scans in one series. What decides is where the values stand
-along the normal, and, where one block follows another, whether the pixels go on as they do between other neighbours.
+along the normal, and, where one block follows another, whether the pixels go on as they do between other neighbours, and whether
+the numbers of the images begin anew with it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from medssl.ingest.dicom.attributes import TESTED, WEAK, Attribute
 from medssl.ingest.dicom.neighbours import Neighbours, Sample, read_once
+from medssl.ingest.dicom.numbering import numbered_anew, times_used
 from medssl.ingest.dicom.sets_of_slices import SAME_STEP, Sets, sets_of
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
@@ -57,6 +59,7 @@ def passes_of(slices: list[Slice], min_slices: int, sample: Sample) -> Passes:
                 found.differing.append(attribute.name)
         found.pieces = pieces
     found.pieces = [scan for piece in found.pieces for scan in _by_sets(piece, min_slices, sample, found)]
+    found.pieces = [scan for piece in found.pieces for scan in _by_numbers(piece, min_slices, sample)]
     return found
 
 
@@ -76,7 +79,8 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
         if sets.in_blocks:
             steps = np.diff(depths)
             borders = [k for k in sets.borders if not _is_gap(steps, k)]
-            pieces = _cut(ordered, [k for k in borders if not near.joins(k, values, sets.borders)])
+            cuts = [k for k in borders if _begins_anew(ordered, k, borders) or not near.joins(k, values, sets.borders)]
+            pieces = _cut(ordered, cuts)
         elif _are_scans(ordered, sets, attribute, near):
             pieces = _sets_that_join(ordered, sets, attribute, sample)
         else:
@@ -88,6 +92,29 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
         if len(pieces) > 1:
             return [scan for piece in pieces for scan in _by_sets(piece, min_slices, sample, found)]
     return [ordered]
+
+
+def _by_numbers(ordered: list[Slice], min_slices: int, sample: Sample) -> list[list[Slice]]:
+    """The scans that numbers used twice sort slices into, where the pixels do not go on from one to the other."""
+    depths = np.array([float(s.position @ ordered[0].normal) for s in ordered])
+    sets, near = sets_of(times_used(ordered), depths, "index", min_slices), Neighbours(ordered, sample)
+    if sets is None:
+        return [ordered]
+    if sets.in_blocks:
+        return _cut(ordered, [k for k in sets.borders if not near.joins(k, list(sets.labels), sets.borders)])
+    pieces = [[s for s, label in zip(ordered, sets.labels, strict=True) if label == n] for n in range(sets.count)]
+    return [ordered] if near.are_smooth(sets.count) or not _all_anew(pieces) else pieces
+
+
+def _begins_anew(ordered: list[Slice], k: int, borders: list[int]) -> bool:
+    """Whether the numbers of the images begin anew after slice `k`, one of the `borders` between blocks."""
+    start = max((border for border in borders if border < k), default=-1) + 1
+    stop = min((border for border in borders if border > k), default=len(ordered) - 1) + 1
+    return numbered_anew(ordered[start : k + 1], ordered[k + 1 : stop])
+
+
+def _all_anew(pieces: list[list[Slice]]) -> bool:
+    return all(numbered_anew(one, other) for one, other in itertools.combinations(pieces, 2))
 
 
 def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> None:
@@ -102,6 +129,9 @@ def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> 
 def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Neighbours) -> bool:
     """Whether sets of slices that lie between each other are scans: by what they state, or by their pixels and numbers too."""
     if attribute.rule == "words":
+        return True
+    pieces = [[s for s, label in zip(ordered, sets.labels, strict=True) if label == n] for n in range(sets.count)]
+    if _all_anew(pieces) and (attribute.rule != "time" or not near.are_smooth(sets.count)):
         return True
     if attribute.rule in ("amount", "index"):
         return not near.are_smooth(sets.count)
@@ -167,7 +197,11 @@ def _blocks(
     steps = np.diff(depths)
     # a gap of a few whole steps is no cut: the missing slices are found later
     open_borders = [k for k in borders if not _is_gap(steps, k)]
-    cuts = [k for k in open_borders if not (_goes_on(steps, k, borders) and near.joins(k, values, borders))]
+    cuts = [
+        k
+        for k in open_borders
+        if _begins_anew(ordered, k, borders) or not (_goes_on(steps, k, borders) and near.joins(k, values, borders))
+    ]
     pieces = _cut(ordered, cuts)
     if min(map(len, pieces)) < min_slices:
         raise Refusal("mixed_content", f"{min(map(len, pieces))} of {len(values)} slices are of another {attribute.name}")

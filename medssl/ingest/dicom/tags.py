@@ -98,6 +98,7 @@ COMPARED_WORDS = {
     "diffusion direction": 0x00189089,
 }
 COMPARED_AMOUNTS = {
+    "slice thickness": 0x00180050,
     "repetition time": 0x00180080,
     "echo train": 0x00180091,
     "averages": 0x00180083,

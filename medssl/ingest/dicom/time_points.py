@@ -136,14 +136,21 @@ def _split_by_range(places: list[list[Slice]], marks: list[Callable[[Slice], flo
 
 
 def _split_by_instance(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
-    """Time points by instance number, if the numbers run through whole volumes, or through all times of each place."""
+    """Time points by instance number, if it runs through whole volumes, through all times of each place, or counts the times."""
     order = [[(s.header.instance, s.file, s.frame) for s in place] for place in places]
     if any(instance is None for place in order for instance, _, _ in place):
         return []
     ranked = [sorted(place, key=lambda s: (s.header.instance or 0, s.file, s.frame)) for place in places]
     numbers = np.array([[s.header.instance for s in place] for place in ranked])
-    if len(np.unique(numbers)) != numbers.size:
+    by_number = bool((numbers == numbers[0]).all() and (np.diff(numbers[0]) > 0).all()) and _clock_agrees(ranked)
+    if len(np.unique(numbers)) != numbers.size and not by_number:
         return []
     by_volume = bool((numbers[:, :-1].max(axis=0) < numbers[:, 1:].min(axis=0)).all())
     by_place = bool((numbers.max(axis=1) - numbers.min(axis=1) == num_points - 1).all())
-    return [[place[t] for place in ranked] for t in range(num_points)] if by_volume or by_place else []
+    return [[place[t] for place in ranked] for t in range(num_points)] if by_volume or by_place or by_number else []
+
+
+def _clock_agrees(ranked: list[list[Slice]]) -> bool:
+    """Whether trigger times, where they are there, rise with the number of the image at every place."""
+    times = [[s.source.trigger_time for s in place] for place in ranked]
+    return all(None in place or place == sorted(place) for place in times)  # type: ignore[type-var]
