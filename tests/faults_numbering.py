@@ -43,7 +43,7 @@ def _goes_on(change: Change) -> Fault:
     return fault
 
 
-def numbers_begin_anew_in_one_scan(folder: Path, seed: int) -> Expected:
+def numbering_restarts_in_one_scan(folder: Path, seed: int) -> Expected:
     """A program numbered the two halves of a scan for themselves."""
     phantom = random_phantom(seed)
     half = phantom.slices // 2
@@ -117,18 +117,18 @@ def heart_against_its_clock(folder: Path, seed: int) -> Expected:
 
 
 NUMBERING_FAULTS: dict[str, Fault] = {
-    "numbered_anew_in_another_acquisition": _goes_on(both(AcquisitionNumber=(1, 2), AcquisitionTime=("101500", "102000"))),
-    "numbered_anew_at_another_time": _goes_on(both(ContentTime=("101500", "102000"))),
-    "numbered_anew_with_another_current": _goes_on(both(XRayTubeCurrent=(100, 300))),
-    "numbered_anew_with_another_thickness": _goes_on(both(SliceThickness=(3, 5))),
-    "numbered_anew_abutting": two(_from_one(_nothing), "next"),
-    "numbered_anew_half_a_step_apart": two(_from_one(_nothing), "half"),
+    "numbering_restarts_in_another_acquisition": _goes_on(both(AcquisitionNumber=(1, 2), AcquisitionTime=("101500", "102000"))),
+    "numbering_restarts_at_another_time": _goes_on(both(ContentTime=("101500", "102000"))),
+    "numbering_restarts_with_another_current": _goes_on(both(XRayTubeCurrent=(100, 300))),
+    "numbering_restarts_with_another_thickness": _goes_on(both(SliceThickness=(3, 5))),
+    "numbering_restarts_abutting": two(_from_one(_nothing), "next"),
+    "numbering_restarts_half_a_step_apart": two(_from_one(_nothing), "half"),
     "thicknesses_abutting": two(both(SliceThickness=(3, 5)), "next"),
     "thicknesses_half_a_step_apart": two(both(SliceThickness=(3, 5)), "half"),
     **{
         f.__name__: f
         for f in (
-            numbers_begin_anew_in_one_scan,
+            numbering_restarts_in_one_scan,
             packages_numbered_for_themselves,
             each_slice_a_series_and_a_folder,
             two_scans_in_series_of_each_slice,
@@ -138,7 +138,7 @@ NUMBERING_FAULTS: dict[str, Fault] = {
     },
 }
 HARMLESS = (
-    "numbers_begin_anew_in_one_scan", "packages_numbered_for_themselves", "each_slice_a_series_and_a_folder",
+    "numbering_restarts_in_one_scan", "packages_numbered_for_themselves", "each_slice_a_series_and_a_folder",
     "two_scans_in_series_of_each_slice", "heart_in_series_of_each_place",
 )  # fmt: skip
 """Classes of sound series: a refusal is a fault of the reader."""

@@ -2,7 +2,7 @@
 
 A volume is made of slices that differ in position alone. `ATTRIBUTES` says of everything else that a file states what a
 difference means, for classic files and for the frames of enhanced ones alike. What is not in the table may differ (window, dose),
-and so may what is applied slice by slice (slope, intercept, padding). Numbers of images say something where they begin anew
+and so may what is applied slice by slice (slope, intercept, padding). Numbers of images say something where they restart
 (`numbering`).
 """
 

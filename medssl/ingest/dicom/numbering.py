@@ -16,7 +16,7 @@ SHARED_FRAC = 0.5
 """Two scans share so many of the numbers of the smaller one."""
 
 
-def numbered_anew(one: Sequence[Slice], other: Sequence[Slice]) -> bool:
+def numbering_restarts(one: Sequence[Slice], other: Sequence[Slice]) -> bool:
     """Whether each of two sets of slices is numbered from the beginning: no number twice within a set, most of them in both."""
     numbers, others = _numbers(one), _numbers(other)
     fewest = min(len(numbers), len(others))

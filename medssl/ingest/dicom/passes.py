@@ -3,7 +3,7 @@
 Numbers of acquisitions, phases and times differ harmlessly in many sound series (one for each slice, or for each rotation of a
 step-and-shoot scan), and in others they are the only trace of two scans in one series. What decides is where the values stand
 along the normal, and, where one block follows another, whether the pixels go on as they do between other neighbours, and whether
-the numbers of the images begin anew with it.
+the numbers of the images restart with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from medssl.ingest.dicom.attributes import TESTED, WEAK, Attribute
 from medssl.ingest.dicom.neighbours import Neighbours, Sample, read_once
-from medssl.ingest.dicom.numbering import numbered_anew, times_used
+from medssl.ingest.dicom.numbering import numbering_restarts, times_used
 from medssl.ingest.dicom.sets_of_slices import SAME_STEP, Sets, sets_of
 from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
@@ -79,7 +79,7 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
         if sets.in_blocks:
             steps = np.diff(depths)
             borders = [k for k in sets.borders if not _is_gap(steps, k)]
-            cuts = [k for k in borders if _begins_anew(ordered, k, borders) or not near.joins(k, values, sets.borders)]
+            cuts = [k for k in borders if _restarts_after(ordered, k, borders) or not near.joins(k, values, sets.borders)]
             pieces = _cut(ordered, cuts)
         elif _are_scans(ordered, sets, attribute, near):
             pieces = _sets_that_join(ordered, sets, attribute, sample)
@@ -103,18 +103,18 @@ def _by_numbers(ordered: list[Slice], min_slices: int, sample: Sample) -> list[l
     if sets.in_blocks:
         return _cut(ordered, [k for k in sets.borders if not near.joins(k, list(sets.labels), sets.borders)])
     pieces = [[s for s, label in zip(ordered, sets.labels, strict=True) if label == n] for n in range(sets.count)]
-    return [ordered] if near.are_smooth(sets.count) or not _all_anew(pieces) else pieces
+    return [ordered] if near.are_smooth(sets.count) or not _all_restart(pieces) else pieces
 
 
-def _begins_anew(ordered: list[Slice], k: int, borders: list[int]) -> bool:
-    """Whether the numbers of the images begin anew after slice `k`, one of the `borders` between blocks."""
+def _restarts_after(ordered: list[Slice], k: int, borders: list[int]) -> bool:
+    """Whether the numbers of the images restart after slice `k`, one of the `borders` between blocks."""
     start = max((border for border in borders if border < k), default=-1) + 1
     stop = min((border for border in borders if border > k), default=len(ordered) - 1) + 1
-    return numbered_anew(ordered[start : k + 1], ordered[k + 1 : stop])
+    return numbering_restarts(ordered[start : k + 1], ordered[k + 1 : stop])
 
 
-def _all_anew(pieces: list[list[Slice]]) -> bool:
-    return all(numbered_anew(one, other) for one, other in itertools.combinations(pieces, 2))
+def _all_restart(pieces: list[list[Slice]]) -> bool:
+    return all(numbering_restarts(one, other) for one, other in itertools.combinations(pieces, 2))
 
 
 def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> None:
@@ -131,7 +131,7 @@ def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Nei
     if attribute.rule == "words":
         return True
     pieces = [[s for s, label in zip(ordered, sets.labels, strict=True) if label == n] for n in range(sets.count)]
-    if _all_anew(pieces) and (attribute.rule != "time" or not near.are_smooth(sets.count)):
+    if _all_restart(pieces) and (attribute.rule != "time" or not near.are_smooth(sets.count)):
         return True
     if attribute.rule in ("amount", "index"):
         return not near.are_smooth(sets.count)
@@ -200,7 +200,7 @@ def _blocks(
     cuts = [
         k
         for k in open_borders
-        if _begins_anew(ordered, k, borders) or not (_goes_on(steps, k, borders) and near.joins(k, values, borders))
+        if _restarts_after(ordered, k, borders) or not (_goes_on(steps, k, borders) and near.joins(k, values, borders))
     ]
     pieces = _cut(ordered, cuts)
     if min(map(len, pieces)) < min_slices:
