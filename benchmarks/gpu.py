@@ -1,8 +1,8 @@
 """A GPU in eight minutes: what runs, what is equal, and how fast pre-training and fine-tuning are beside what others have.
 
 Each section runs in a process of its own, is killed at its limit, and prints what it finds as it comes; one that fails or runs
-out of time stops no other. `--small` runs all of them on the processor in tiny sizes, to see that they work: its speeds mean
-nothing.
+out of time stops no other. `--small` runs all of them on the processor in tiny sizes, to see that they work: those of one file
+share a process there, and speeds mean nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-FOUND = "FOUND "
-"""What a line of a section's process begins with that has figures."""
+FOUND, ENDED = "FOUND ", "ENDED "
+"""What a line of a section's process begins with that has figures, and the one that says that a section is done."""
 SECTIONS: dict[str, tuple[str, float]] = {
     "objectives_2d": ("training", 45),
     "objectives_3d": ("training", 35),
@@ -44,7 +44,7 @@ SECTIONS: dict[str, tuple[str, float]] = {
 SMALL_LIMIT_S = 300.0
 """The limit of each section with `--small`."""
 SMALL_AT_ONCE = 2
-"""Sections that run side by side with `--small`, where no speed is measured."""
+"""Processes that run side by side with `--small`, where no speed is measured."""
 CLAIMS = ("finite", "equal", "as_eager")
 """Figures that are to be true."""
 PACKAGES = ("torch", "monai", "numpy", "lightning-fabric", "lightly", "torchvision", "kornia")
@@ -62,8 +62,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)  # the folder of a section's own process
     options = parser.parse_args()
     if options.work is not None:
-        (name,) = options.sections
-        return run_here(name, options.work, small=options.small, limit_s=options.limit_s)
+        return run_here(options.sections, options.work, small=options.small, limit_s=options.limit_s)
     device = found_device(small=options.small)
     if device is None:
         sys.exit("bench-gpu: torch sees no CUDA device here. Run it where there is one, or with --small on the processor.")
@@ -72,13 +71,13 @@ def main() -> None:
     print(f"{device}; {', '.join(f'{name} {number}' for name, number in found['versions'].items())}", flush=True)
     start_s = time.monotonic()
 
-    def run(name: str) -> tuple[str, dict[str, Any]]:
-        limit_s = options.limit_s or (SMALL_LIMIT_S if options.small else SECTIONS[name][1])
-        return name, run_section(name, small=options.small, limit_s=limit_s)
+    def run(names: list[str]) -> dict[str, Any]:
+        limit_s = options.limit_s or (SMALL_LIMIT_S if options.small else SECTIONS[names[0]][1])
+        return run_sections(names, small=options.small, limit_s=limit_s)
 
     with ThreadPoolExecutor(SMALL_AT_ONCE if options.small else 1) as pool:
-        for name, section in pool.map(run, options.sections):
-            found["sections"][name] = section
+        for sections in pool.map(run, together(options.sections, small=options.small)):
+            found["sections"] |= sections
             found["claims"] = claims(found["sections"])
             found["seconds"] = round(time.monotonic() - start_s, 1)
             for folder in kept_in(options.out, whole=not options.small and options.sections == list(SECTIONS)):
@@ -110,21 +109,30 @@ def kept_in(out: Path | None, *, whole: bool) -> list[Path]:
     return [folder for folder in (out, RESULTS if whole else None) if folder is not None]
 
 
-def run_section(name: str, *, small: bool, limit_s: float) -> dict[str, Any]:
-    """What a section found in a process of its own."""
+def together(names: list[str], *, small: bool) -> list[list[str]]:
+    """Sections by the process that they run in: each in its own, with `--small` those of a file in one."""
+    if not small:
+        return [[name] for name in names]
+    return [[name for name in names if SECTIONS[name][0] == file] for file in dict.fromkeys(SECTIONS[name][0] for name in names)]
+
+
+def run_sections(names: list[str], *, small: bool, limit_s: float) -> dict[str, Any]:
+    """What sections found in a process of their own, by name."""
     with tempfile.TemporaryDirectory(prefix="medssl-gpu-", ignore_cleanup_errors=True) as folder:
-        command = [sys.executable, str(Path(__file__).resolve()), "--sections", name, "--work", folder, "--limit-s", str(limit_s)]
-        return run_limited(name, [*command, "--small"] if small else command, limit_s)
+        command = [sys.executable, str(Path(__file__).resolve()), "--work", folder, "--limit-s", str(limit_s)]
+        command += ["--sections", *names, *(["--small"] if small else [])]
+        return run_limited(names, command, limit_s)
 
 
-def run_limited(name: str, command: list[str], limit_s: float) -> dict[str, Any]:
-    """What a process prints after `FOUND`, by name, and how it ended: `done`, `failed: …` or `out of time`.
+def run_limited(names: list[str], command: list[str], limit_s: float) -> dict[str, Any]:
+    """What a process prints of each section after `FOUND`, and how the section ended: `done`, `failed: …` or `out of time`.
 
-    It and what it started are killed at the limit.
+    The process and what it started are killed at the limit.
     """
     start_s = time.monotonic()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))}
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    done: dict[str, float] = {}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True
@@ -134,18 +142,26 @@ def run_limited(name: str, command: list[str], limit_s: float) -> dict[str, Any]
         clock.start()
         for line in process.stdout or ():
             if line.startswith(FOUND):
-                what, figures = json.loads(line[len(FOUND) :])
-                found[what] = figures
+                name, what, figures = json.loads(line[len(FOUND) :])
+                found[name][what] = figures
                 print(f"{name} · {what}: {', '.join(f'{key} {value}' for key, value in figures.items())}", flush=True)
+            elif line.startswith(ENDED):
+                done[line[len(ENDED) :].strip()] = round(time.monotonic() - start_s, 1)
         code = process.wait()
         clock.cancel()
         kill_group(process)  # what it may have left behind
         errors.seek(0)
         said = errors.read().strip().splitlines()
-    ended = "out of time" if late.is_set() else "done" if code == 0 else f"failed: {said[-1] if said else f'code {code}'}"[:300]
+    otherwise = "out of time" if late.is_set() else f"failed: {said[-1] if said else f'code {code}'}"[:300]
     spent_s = round(time.monotonic() - start_s, 1)
-    print(f"{name} · {ended}, {spent_s} s", flush=True)
-    return {"ended": ended, "seconds": spent_s, "found": found}
+    for name in names:
+        print(
+            f"{name} · {'done' if name in done else otherwise}, {done.get(name, spent_s)} s after its process began", flush=True
+        )
+    return {
+        name: {"ended": "done" if name in done else otherwise, "seconds": done.get(name, spent_s), "found": found[name]}
+        for name in names
+    }
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -156,15 +172,18 @@ def kill_group(process: subprocess.Popen[str]) -> None:
         pass
 
 
-def run_here(name: str, folder: Path, *, small: bool, limit_s: float) -> None:
-    """A section in this process."""
+def run_here(names: list[str], folder: Path, *, small: bool, limit_s: float) -> None:
+    """Sections in this process, each in a folder of its own."""
     if small:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     from gpu_sections.made import Place
 
-    section = getattr(importlib.import_module(f"gpu_sections.{SECTIONS[name][0]}"), name)
-    for what, figures in section(Place(folder, small, "cpu" if small else "cuda", limit_s)):
-        print(FOUND + json.dumps([what, figures]), flush=True)
+    for name in names:
+        section = getattr(importlib.import_module(f"gpu_sections.{SECTIONS[name][0]}"), name)
+        (folder / name).mkdir()
+        for what, figures in section(Place(folder / name, small, "cpu" if small else "cuda", limit_s)):
+            print(FOUND + json.dumps([name, what, figures]), flush=True)
+        print(ENDED + name, flush=True)
 
 
 def found_device(*, small: bool) -> str | None:

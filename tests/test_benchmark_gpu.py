@@ -65,12 +65,12 @@ def test_the_limits_of_all_sections_are_eight_minutes() -> None:
 def test_a_section_out_of_time_is_killed_with_all_that_it_started_and_its_figures_are_kept(tmp_path: Path) -> None:
     code = (
         "import pathlib, subprocess, sys, time\n"
-        'print(\'FOUND ["first", {"figure": 1}]\', flush=True)\n'
+        'print(\'FOUND ["hangs", "first", {"figure": 1}]\', flush=True)\n'
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    section = the_script()["run_limited"]("hangs", [sys.executable, "-c", code], 5.0)
+    section = the_script()["run_limited"](["hangs"], [sys.executable, "-c", code], 5.0)["hangs"]
     assert section["ended"] == "out of time" and section["found"] == {"first": {"figure": 1}}
     child = int((tmp_path / "child").read_text())
     for _ in range(3000):  # the kernel ends it in its own time
@@ -81,9 +81,22 @@ def test_a_section_out_of_time_is_killed_with_all_that_it_started_and_its_figure
 
 
 def test_a_section_that_fails_says_why_and_keeps_its_figures() -> None:
-    code = "print('FOUND [\"first\", {\"figure\": 1}]', flush=True); print('noise'); raise ValueError('no such thing')"
-    section = the_script()["run_limited"]("fails", [sys.executable, "-c", code], 60.0)
+    code = "print('FOUND [\"fails\", \"first\", {\"figure\": 1}]', flush=True); print('noise'); raise ValueError('no such thing')"
+    section = the_script()["run_limited"](["fails"], [sys.executable, "-c", code], 60.0)["fails"]
     assert section["ended"] == "failed: ValueError: no such thing" and section["found"] == {"first": {"figure": 1}}
+
+
+def test_of_sections_that_share_a_process_those_before_a_failure_are_done() -> None:
+    code = "print('ENDED one', flush=True); raise ValueError('no such thing')"
+    found = the_script()["run_limited"](["one", "other"], [sys.executable, "-c", code], 60.0)
+    assert [found[name]["ended"] for name in ("one", "other")] == ["done", "failed: ValueError: no such thing"]
+
+
+def test_each_section_has_a_process_of_its_own_unless_in_small() -> None:
+    together, names = the_script()["together"], list(the_script()["SECTIONS"])
+    assert together(names, small=False) == [[name] for name in names]
+    in_small = together(names, small=True)
+    assert sorted(name for group in in_small for name in group) == sorted(names) and len(in_small) == 3
 
 
 def test_without_a_gpu_it_says_so_unless_asked_for_the_small_one() -> None:

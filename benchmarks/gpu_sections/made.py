@@ -254,8 +254,8 @@ def finetune(place: Place, source: Path, name: str, **options: Any) -> tuple[Pat
 
 def free_memory() -> None:
     """Give the GPU's memory back and begin to watch its peak."""
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
