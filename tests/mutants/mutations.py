@@ -1196,8 +1196,8 @@ MUTATIONS = [
     Mutation(
         "finetune",
         "fits side by side run on as many threads as the job has",
-        "torch.set_num_threads(options.threads_per_fit)",
-        "torch.set_num_threads(job.threads)",
+        "threadpool_limits(options.threads_per_fit)",
+        "threadpool_limits(job.threads)",
         "finetune/test_finetune_side_by_side.py::test_a_fit_runs_on_the_threads_that_the_study_says",
     ),
     Mutation(
