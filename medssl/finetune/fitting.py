@@ -18,7 +18,7 @@ from medssl.artefacts.samples import SAMPLES, axes_of
 from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
 from medssl.core.code import PACKAGE, code_hash
-from medssl.core.errors import StudyError
+from medssl.core.errors import NotFiniteError, StudyError
 from medssl.core.files import canonical_json, sha256_text
 from medssl.core.job import Job
 from medssl.core.partition import PARTS
@@ -66,6 +66,7 @@ class Work:
         self._seen = {fold: self._seen_by_all(division.cases) for fold, division in self.divisions.by_fold.items()}
         self._scores = {fold: self.task.selection(self.data_of(one)) for fold, one in self.divisions.by_fold.items()}
         self._code_hashes = {start: self._code_hash(start) for start in starts}
+        self._check_rates()
 
     @property
     def described(self) -> str:
@@ -103,17 +104,38 @@ class Work:
         """One fit; where the recipe has several rates, the one with the best validation score, the first of equals.
 
         Raises:
-            StudyError: there are several rates, and no validation case to choose by.
+            NotFiniteError: it diverges, with every rate.
         """
-        rates = self.recipe.one_for_each_rate() if self.num_steps(fit) is not None else [self.recipe]
-        if len(rates) > 1 and self._scores[fit.fold] is None:
-            raise StudyError(
-                f"finetune.lr has {len(rates)} rates, and nothing chooses among them: {fit} has no validation case with a label. "
-                "Give one rate, or a larger prepare.split.val_frac."
-            )
-        return max(
-            (self._fit(fit, recipe, tell) for recipe in rates), key=lambda fitted: fitted.facts.get("val_score", -math.inf)
-        )
+        best: Fitted | None = None
+        diverged: NotFiniteError | None = None
+        for recipe in self._recipes(fit):
+            try:
+                fitted = self._fit(fit, recipe, tell)
+            except NotFiniteError as error:
+                diverged = error
+                continue
+            if best is None or fitted.facts.get("val_score", -math.inf) > best.facts.get("val_score", -math.inf):
+                best = fitted
+        if best is None:
+            raise diverged or ValueError("a recipe has at least one rate")
+        return best
+
+    def _recipes(self, fit: FitId) -> list[Recipe]:
+        """A recipe for each rate; one, where nothing is trained in steps."""
+        return [self.recipe] if self.num_steps(fit) is None else self.recipe.one_for_each_rate()
+
+    def _check_rates(self) -> None:
+        """Whether something chooses among the rates of every fit that has several.
+
+        Raises:
+            StudyError: a fit has no validation case with a label.
+        """
+        for fit in self.fits:
+            if len(self._recipes(fit)) > 1 and self._scores[fit.fold] is None:
+                raise StudyError(
+                    f"finetune.lr has {len(self.recipe.lr)} rates, and nothing chooses among them: {fit} has no validation case "
+                    "with a label. Give one rate, or a larger prepare.split.val_frac."
+                )
 
     def _fit(self, fit: FitId, recipe: Recipe, tell: Tell) -> Fitted:
         setup = Setup(
@@ -124,7 +146,7 @@ class Work:
             seed=fit.seed,
             device=self.device,
             learnt=self.starting.learnt(fit.start, self.continues),
-            chooses=self._num_choosing(fit) >= recipe.choose_from,
+            chooses=self._chooses(fit),
             data=self.options.data,
             workers=self.options.workers,
             state=(self.unfinished(fit) / f"lr-{recipe.lr[0]:g}", self.options.checkpoint_every_s),
@@ -136,8 +158,8 @@ class Work:
         return fitted
 
     def unfinished(self, fit: FitId) -> Path:
-        """The folder of the state of a fit, until it is kept."""
-        return Path(self.job.spec.layout.state("finetune", "unfinished")) / self.key(fit)
+        """The folder of the state of a fit, until it is kept; of this task alone, as another may make the same fit meanwhile."""
+        return Path(self.job.spec.layout.state("finetune", "unfinished")) / f"{self.key(fit)}-{self.job.spec.name}"
 
     def num_steps(self, fit: FitId) -> int | None:
         """Optimiser steps of a fit; None where nothing is trained in steps, and the recipe means nothing."""
@@ -153,10 +175,12 @@ class Work:
             "start": self.starting.identity(fit.start, fit.seed, self.continues),
             "task": [self.options.task, self.options.options],
             "recipe": None if self.num_steps(fit) is None else self.recipe.model_dump(mode="json"),
+            "chooses": self.num_steps(fit) is not None and self._chooses(fit),
             "mode": fit.mode,
             "seed": fit.seed,
             "size": self.expected.size,
             "device": self.device.type,
+            "threads": self.options.threads_per_fit,
             "outputs": self._outputs,
             "seen": self._seen[fit.fold],
             "learns": _with_truth(self.division(fit).cases, self.train(fit)),
@@ -223,11 +247,16 @@ class Work:
         """How many validation patients, or images without one, a fit has."""
         return self.division(fit).cases.num_units("val")
 
+    def _chooses(self, fit: FitId) -> bool:
+        """Whether there are enough of them to choose among the steps of a fit."""
+        return self._num_choosing(fit) >= self.recipe.choose_from
+
     def _selection(self, fit: FitId, num_val: int, *, trained: bool) -> str:
         """What chose among the steps or penalties of a fit, and `val_score` holds."""
         score, units = self._scores[fit.fold], self._num_choosing(fit)
-        if score is not None and trained and units < self.recipe.choose_from:
-            return f"last step ({units} of at least {self.recipe.choose_from} validation units; val_score is {score})"
+        if score is not None and trained and not self._chooses(fit):
+            rate = ", which chose the rate" if len(self._recipes(fit)) > 1 else ""
+            return f"last step ({units} of at least {self.recipe.choose_from} validation units; val_score is {score}{rate})"
         if score is not None:
             return f"validation {score}"
         why = "no validation case has a class" if num_val else "no validation cases"

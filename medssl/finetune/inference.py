@@ -78,10 +78,13 @@ class Inference:
                 yield self._finished(wholes.pop(0))
 
     def _opened(self, scan: Scan) -> _Whole:
-        """A scan and its windows; what is smaller than a window lies in the middle of zeros."""
+        """A scan and its windows; what is smaller than a window lies in the middle of one, amid what lies beyond a scan."""
         seen = scan.seen(self.device)
         images = seen.movedim(-1, 0) if len(self.size) == 2 else seen[None]
-        images = F.pad(images, self._room(images))
+        room = self._room(images)
+        if any(room):
+            beyond = F.pad(torch.zeros_like(images[:, :1]), room, value=1.0)
+            images = torch.where(beyond > 0, scan.outside(self.device).view(1, -1, *[1] * len(self.size)), F.pad(images, room))
         sides = tuple(images.shape[2:])
         interval = tuple(
             side if side == want else max(1, int(want * (1 - self.overlap))) for side, want in zip(sides, self.size, strict=True)
@@ -91,7 +94,7 @@ class Inference:
         return _Whole(scan, images, windows, len(windows))
 
     def _room(self, images: Tensor) -> list[int]:
-        """Zeros before and after each axis, the last axis first."""
+        """Voxels before and after each axis, the last axis first."""
         missing = [max(want - have, 0) for have, want in zip(images.shape[2:], self.size, strict=True)]
         return [half for short in reversed(missing) for half in (short // 2, short - short // 2)]
 

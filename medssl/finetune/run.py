@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -98,7 +99,8 @@ class Ahead:
         """A fit is made, with this validation score."""
         self.done += 1
         rest = self.work.length(fit) - self.counted.get(fit, 0)
-        self.bar.advance(rest, f"{self.done} of {self.waiting} fits, {fit}: {score:.3f}")
+        said = f": {score:.3f}" if math.isfinite(score) else ", without a validation score"
+        self.bar.advance(rest, f"{self.done} of {self.waiting} fits, {fit}{said}")
 
 
 def _in_a_process(state: State) -> tuple[Any, ...]:
@@ -186,7 +188,8 @@ class State:
         options = job.options(TaskOptions)
         torch.set_num_threads(options.threads_per_fit)
         threadpool_limits(options.threads_per_fit)  # those of other libraries
-        where = device(options.device, option="finetune.device", deterministic=options.deterministic)
+        how = options.deterministic, options.precision
+        where = device(options.device, option="finetune.device", deterministic=how[0], precision=how[1])
         work = Work(job, options, Starting.read(job, options), where)
         return cls.of(work, KeptFits(Path(job.spec.layout.state("finetune", "fits"))))
 

@@ -51,6 +51,12 @@ class Scan:
         low, high = (torch.tensor(ends, device=device).view(-1, 1, 1, 1) for ends in (volume.low, volume.high))
         return windowed(values_of(stored, volume.slope, volume.intercept), low, high)
 
+    def outside(self, device: torch.device) -> Float32[Tensor, "c"]:
+        """What a network sees beyond it: the low end of its first window."""
+        volume = self.volume
+        low, high = (torch.tensor(ends, device=device) for ends in (volume.low, volume.high))
+        return windowed(low[:1], low, high)
+
     def with_mask(self, mask: np.ndarray) -> Scan:
         """The same scan with another mask."""
         return replace(self, mask=mask)

@@ -20,9 +20,9 @@ def self_trained(
     fitted: Fitted,
     rounds: int,
     guess: Callable[[Fitted], tuple[Guesses, int]],
-    refit: Callable[[Guesses], Fitted],
+    refit: Callable[[Guesses, int], Fitted],
 ) -> Fitted:
-    """The fit after some rounds: guess the labels of the unlabelled cases, fit anew on those that have one and those guessed.
+    """The fit after some rounds: guess the labels of the unlabelled cases, fit again on those that have one and those guessed.
 
     Every fit begins from the same starting weights, so that wrong guesses of one round are not carried on by the next.
 
@@ -30,15 +30,15 @@ def self_trained(
         fitted: on the labelled cases alone.
         rounds: at most so many; fewer when nothing is guessed.
         guess: labels of the unlabelled cases by a fit, and how many cases got one.
-        refit: a fit on the labelled cases and the guesses.
+        refit: a fit on the labelled cases and the guesses of a round, which are counted from 1.
 
     Source: Bai et al., MICCAI 2017, "Semi-supervised learning for network-based cardiac MR image segmentation", without its CRF;
     combined with contrastive starting weights in Chaitanya et al., arXiv 2006.10511, §4.
     """
-    for turn in range(rounds):
+    for turn in range(1, rounds + 1):
         guesses, count = guess(fitted)
         if not count:
             break
-        fitted = refit(guesses)
-        fitted.facts |= {"self_training_rounds": turn + 1, "num_pseudo": count}
+        fitted = refit(guesses, turn)
+        fitted.facts |= {"self_training_rounds": turn, "num_pseudo": count}
     return fitted

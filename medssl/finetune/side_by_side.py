@@ -89,7 +89,8 @@ def side_by_side(
     heard: called with a fit and how many steps it has done since its last report.
     begin: called in such a process with `given`, to get there what makes a fit.
     """
-    if room.options.parallel == 1 or len(fits) < 2 or room.threads < 2 * room.options.threads_per_fit:
+    too_few_cores = room.options.parallel == "auto" and room.threads < 2 * room.options.threads_per_fit
+    if room.options.parallel == 1 or len(fits) < 2 or too_few_cores:
         for fit in fits:
             make(fit, partial(heard, fit))
             yield fit

@@ -61,6 +61,8 @@ class Changes:
                 coordinate.copy_(wide[0])
             else:
                 torch.add(wide[0].expand(coordinate.shape), wide[1], out=coordinate)
+                for term in wide[2:]:
+                    coordinate.add_(term)
             if field is not None:
                 coordinate.add_((field[:, d] * self.shown[rows, d].view(-1, *[1] * dims)).view(coordinate.shape))
         return planes.view(num_images, dims, num_views * self.size[0], *self.size[1:]).movedim(1, -1)

@@ -12,7 +12,9 @@ from medssl.nn.determinism import use_deterministic_algorithms
 Asked = Literal["auto", "cpu", "cuda"]
 
 
-def device(asked: Asked = "auto", *, option: str = "device", count: int = 1, deterministic: bool = True) -> torch.device:
+def device(
+    asked: Asked = "auto", *, option: str = "device", count: int = 1, deterministic: bool = True, precision: str = "auto"
+) -> torch.device:
     """`cuda` where it is asked for, or there for `auto`; with it torch's algorithms are set to give equal bits, or not.
 
     Args:
@@ -20,11 +22,15 @@ def device(asked: Asked = "auto", *, option: str = "device", count: int = 1, det
         option: the key in the study file, for the sentence.
         count: devices of this machine that one process, or one for each, will use.
         deterministic: equal runs give equal bits.
+        precision: see the stages' option `precision`.
 
     Raises:
-        StudyError: fewer CUDA devices are here than the study asks for.
+        StudyError: fewer CUDA devices are here than the study asks for, or a processor does not have the precision.
     """
     if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
+        if precision == "fp16":
+            key = option.rpartition(".")[0] + ".precision"
+            raise StudyError(f"{key} is fp16, which needs a GPU, and this job is on the CPU. Set precision: bf16 or fp32.")
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found < count:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -184,7 +184,8 @@ class Views:
             field.to(device).repeat_interleave(len(which), 0)
             for field in (batch.extent.float(), self._flips(batch, dims), batch.slope, batch.low, batch.high)
         )
-        points, bends, shown = self._points(u, extent, may_flip, crop, batch.stored.shape[2:])
+        across = np.full(len(batch), 2) if dims == 2 or self.slices_last else np.asarray(batch.axis)
+        points, bends, shown = self._points(u, extent, may_flip, crop, batch.stored.shape[2:], across.repeat(len(which)))
         gain, offset = self._windows(u, slope, low, high)
         blur, blurred = self._blur(u, on_host, crop.size)
         coarsening, coarse = self._coarsening(further, device)
@@ -214,9 +215,12 @@ class Views:
         return allowed.gather(1, torch.from_numpy(SLICES_LAST[batch.axis][:, :dims]).to(device))
 
     def _points(
-        self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size
+        self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size, across: np.ndarray
     ) -> tuple[list[list[Tensor]], Tensor | None, Tensor]:
-        """Where pixels lie on the canvas, how far control points are moved, and the side shown, as `Changes` has them."""
+        """Where pixels lie on the canvas, how far control points are moved, and the side shown, as `Changes` has them.
+
+        across: `(m,)` the axis of each image that its slices lie along, about which it is turned.
+        """
         settings, dims = self.settings, len(crop.size)
         side, centre = self._part(u, extent, crop) if crop.shows == "part" else self._moved(u, extent, crop)
         sign = torch.where(may_flip & (u[:, FLIP : FLIP + dims] < 0.5), -1.0, 1.0)
@@ -230,11 +234,8 @@ class Views:
             along.append(((sign * side)[:, d, None] * steps).view(shape))
         points = [[along[d] * scale[d] + (centre[:, d] * scale[d] - 1).view(one)] for d in range(dims)]
         if settings.rotation_deg:
-            # In the plane of the first two axes: slices of a volume are turned about their normal.
             angle = math.radians(settings.rotation_deg) * (2 * u[:, ANGLE] - 1)
-            cos, sin = (t.view(one) for t in (angle.cos(), angle.sin()))
-            points[0] = [(cos * along[0] + centre[:, 0].view(one)) * scale[0] - 1, -sin * along[1] * scale[0]]
-            points[1] = [(cos * along[1] + centre[:, 1].view(one)) * scale[1] - 1, sin * along[0] * scale[1]]
+            points = _turned(points, along, centre, scale, angle, across)
         bends = None
         if settings.elastic_frac:
             bends = (2 * u[:, NUM_DRAWS:] - 1).view(-1, dims, *[CONTROL_POINTS] * dims) * settings.elastic_frac
@@ -327,14 +328,45 @@ class Views:
         return boxes
 
 
-def margins(size: tuple[int, ...], settings: AugmentOptions) -> tuple[int, ...]:
-    """Pixels beyond each side of a patch of `size` that a change of a crop's `middle` may bring into it."""
+def _turned(
+    points: list[list[Tensor]], along: list[Tensor], centre: Tensor, scale: list[float], angle: Tensor, across: np.ndarray
+) -> list[list[Tensor]]:
+    """Points of images turned about their centre in the plane of their slices, as terms to add for each axis of the canvas.
+
+    along: by axis the distance of pixels from the centre; angle: `(m,)`; across: `(m,)` the axis that is not turned.
+    """
+    dims, one, device = len(along), (-1, *[1] * len(along)), angle.device
+    normals = sorted(set(across.tolist()))
+    about = {axis: torch.from_numpy(across == axis).to(device) for axis in normals} if len(normals) > 1 else {}
+    turned = []
+    for d in range(dims):
+        if normals == [d]:
+            turned.append(points[d])
+            continue
+        cos = torch.where(about[d], 1.0, angle.cos()) if d in about else angle.cos()
+        terms = [(cos.view(one) * along[d] + centre[:, d].view(one)) * scale[d] - 1]
+        for normal in normals:
+            if normal == d:
+                continue
+            other = 3 - d - normal
+            sin = angle.sin() if not about else torch.where(about[normal], angle.sin(), 0.0)
+            terms.append((-sin if d < other else sin).view(one) * along[other] * scale[d])
+        turned.append(terms)
+    return turned
+
+
+def margins(size: tuple[int, ...], settings: AugmentOptions, across: Collection[int] = (2,)) -> tuple[int, ...]:
+    """Pixels beyond each side of a patch of `size` that a change of a crop's `middle` may bring into it.
+
+    across: the axes that slices lie along; patches are turned in the planes of the others.
+    """
     most = math.radians(settings.rotation_deg)
     shown = [float(side) for side in size]
-    for axis in (0, 1):
-        side, other = size[axis], size[1 - axis]
-        angle = min(most, math.atan2(other, side))  # where what a turned patch covers is largest
-        shown[axis] = side * math.cos(angle) + other * math.sin(angle)
+    for normal in across:
+        for axis in {0, 1, 2} - {normal}:
+            side, other = size[axis], size[3 - normal - axis]
+            angle = min(most, math.atan2(other, side))  # where what a turned patch covers is largest
+            shown[axis] = max(shown[axis], side * math.cos(angle) + other * math.sin(angle))
     zoom, bent = settings.zoom[1], OVERSHOOT * settings.elastic_frac
     return tuple(
         math.ceil((zoom * whole - side) / 2 + (settings.shift_frac + zoom * bent) * side) + 1

@@ -17,7 +17,7 @@ from medssl.artefacts.encoder import CURVE
 from medssl.artefacts.labels import LABELS, with_given_labels
 from medssl.artefacts.samples import SAMPLES
 from medssl.core import signals
-from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
+from medssl.core.errors import CorruptArtefactError, MedsslError
 from medssl.core.files import canonical_json, sha256_file, sha256_text, writing
 from medssl.core.job import Job
 from medssl.core.launch import rank
@@ -96,12 +96,13 @@ def _device(options: TrainingOptions) -> torch.device:
     """
     from medssl.nn.device import device
 
-    where = device(options.device, option="pretrain.device", count=options.devices, deterministic=options.deterministic)
-    if where.type == "cpu" and options.precision == "fp16":
-        raise StudyError(
-            "pretrain.precision is fp16, which needs a GPU, and this run is on the CPU. Set precision: bf16 or fp32."
-        )
-    return where
+    return device(
+        options.device,
+        option="pretrain.device",
+        count=options.devices,
+        deterministic=options.deterministic,
+        precision=options.precision,
+    )
 
 
 def _plan(job: Job, options: RunOptions) -> Plan:

@@ -66,7 +66,7 @@ def _unused_fits(root: Path, specs: Sequence[Spec]) -> list[Path]:
         return []
     keys = {key for wanted in said for key in wanted.fit_keys}
     fits = sorted(path for kind in ("fits", "unfinished") for path in (root / "state" / "finetune" / kind).glob("*"))
-    return [path for path in fits if path.name not in keys and not path.name.startswith(TEMPORARY_PREFIX)]
+    return [path for path in fits if path.name.partition("-")[0] not in keys and not path.name.startswith(TEMPORARY_PREFIX)]
 
 
 def trained_again(root: Path, kinds: list[Removable], study: Iterable[Spec] = ()) -> list[tuple[str, str]]:

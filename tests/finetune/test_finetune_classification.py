@@ -21,9 +21,10 @@ from sklearn.preprocessing import StandardScaler
 
 from medssl.artefacts.names import SCRATCH, is_scratch
 from medssl.core import tables
-from medssl.core.errors import PreemptedError, StudyError
+from medssl.core.errors import NotFiniteError, PreemptedError, StudyError
 from medssl.core.files import read_json
 from medssl.finetune import run as stage
+from medssl.finetune import training
 from medssl.finetune.scoring import macro_auc
 from medssl.nn.backbone import build, pooled
 from medssl.nn.weights import load_encoder, read_tensors, save_tensors
@@ -459,3 +460,33 @@ def test_several_rates_without_validation_cases_are_refused(
     source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 30, "test": 9})
     with pytest.raises(StudyError, match=r"lr has 2 rates.*val_frac"):
         finetune(spec_of(source, modes=["full"], lr=[0.1, 0.01]))
+
+
+def test_copies_of_a_case_in_one_batch_are_changed_apart(
+    image_source: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few labels a batch holds each case many times."""
+    seen: list[torch.Tensor] = []
+
+    def run(fit: training.Fit) -> training.Trained:
+        seen.extend(images for images, _ in fit.batches(range(2)))
+        return training.Trained(1, 0.0, [])
+
+    monkeypatch.setattr(training.Fit, "run", run)
+    finetune(spec_of(image_source, modes=["full"], fractions=[0.05], seeds=[0], batch_size=24, max_steps=2))
+    for images in seen:
+        assert len(images) == len(images.unique(dim=0)) == 24
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_rate_that_diverges_leaves_the_others_and_alone_ends_the_task(image_source: Path, finetune: Any, spec_of: Any) -> None:
+    settings = {"modes": ["full"], "fractions": [1.0], "seeds": [0], "max_steps": 20}
+    fits = tables.read_tsv(finetune(spec_of(image_source, lr=[1e30, 1e-3], **settings)) / "fits.tsv")
+    assert set(fits["lr"]) == {1e-3}
+    with pytest.raises(NotFiniteError):
+        finetune(spec_of(image_source, lr=[1e30], **settings))
+
+
+def test_fp16_on_a_processor_is_refused(image_source: Path, finetune: Any, spec_of: Any) -> None:
+    with pytest.raises(StudyError, match=r"finetune.precision is fp16, which needs a GPU"):
+        finetune(spec_of(image_source, precision="fp16", device="cpu"))

@@ -50,15 +50,17 @@ def test_each_round_learns_from_the_guesses_of_the_round_before_alone() -> None:
     def guess(fit: Fit) -> tuple[list[str], int]:
         return [f"guess of ({', '.join(fit.learnt_from)})"], 3
 
-    done = self_trained(Fit(known), 2, guess, lambda guesses: Fit(known + guesses))
+    turns: list[int] = []
+    done = self_trained(Fit(known), 2, guess, lambda guesses, turn: turns.append(turn) or Fit(known + guesses))
+    assert turns == [1, 2]
     assert done.learnt_from == ["labelled", "guess of (labelled, guess of (labelled))"]
     assert done.facts == {"self_training_rounds": 2, "num_pseudo": 3}
 
 
 def test_self_training_ends_where_nothing_is_guessed_or_asked() -> None:
     first = Fit(["labelled"])
-    assert self_trained(first, 3, lambda fit: ([], 0), lambda guesses: Fit([])) is first
-    assert self_trained(first, 0, lambda fit: ([], 1), lambda guesses: Fit([])) is first
+    assert self_trained(first, 3, lambda fit: ([], 0), lambda guesses, turn: Fit([])) is first
+    assert self_trained(first, 0, lambda fit: ([], 1), lambda guesses, turn: Fit([])) is first
 
 
 def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:

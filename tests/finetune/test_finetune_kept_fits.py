@@ -57,9 +57,10 @@ def test_the_same_job_makes_nothing_again_and_gives_the_same_bytes(tmp_path: Pat
         ({"modes": ["linear", "knn", "full"]}, (6, 2)),
         ({"modes": ["linear"]}, (2, 0)),
         ({"scratch": False}, (2, 0)),
-        ({"lr": 0.02}, (4, 2)),
+        ({"lr": 1e-6}, (4, 2)),
         ({"options": {"neighbours": 3}}, (4, 4)),
         ({"size": [12]}, (4, 4)),
+        ({"threads_per_fit": 2}, (4, 4)),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -109,6 +110,22 @@ def test_a_touched_or_regrouped_table_makes_nothing_again(image_source: Path, sp
     grouped = replace(spec, inputs=spec.inputs | {"labels": str(labels / "labels.parquet")})
     assert made(grouped) == (4, 0)
     assert set(tables.read_parquet(Path(spec.out) / "predictions.parquet")["group_site"]) == {"a"}
+
+
+def test_where_patients_become_too_few_to_choose_a_step_the_fits_that_chose_are_made_again(
+    image_source: Path, spec: Spec
+) -> None:
+    made(spec)
+    samples = tables.read_parquet(image_source / "samples.parquet")
+    chosen = samples["split"] == "val"
+    samples["subject_id"] = samples["subject_id"].astype(object)
+    samples.loc[chosen, "subject_id"] = [f"p-{n % 4}" for n in range(chosen.sum())]
+    samples.loc[chosen, "unit"] = "patient"
+    tables.write_parquet(image_source / "samples.parquet", samples)
+    receipt(image_source, "prepare")
+    assert made(spec) == (4, 2)
+    fits = tables.read_tsv(Path(spec.out) / "fits.tsv")
+    assert fits[fits["mode"] == "full"]["selection"].str.startswith("last step (4 of at least 10").all()
 
 
 def relabel(source: Path, split: str, number: int = 0) -> str:

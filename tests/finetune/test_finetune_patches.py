@@ -89,18 +89,18 @@ def test_patches_of_scans_on_the_device_are_those_cut_from_disk_and_those_of_wor
                 assert same(value, getattr(other, name)), name
 
 
-@pytest.mark.parametrize("size", [(16, 10), (10, 16), (12, 8, 6)])
-def test_a_mask_moves_with_its_image_and_no_border_of_a_patch_is_empty(size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("size", "across"), [((16, 10), 2), ((10, 16), 2), ((12, 8, 6), 2), ((6, 8, 12), 0), ((8, 6, 10), 1)])
+def test_a_mask_moves_with_its_image_and_no_border_of_a_patch_is_empty(size: tuple[int, ...], across: int) -> None:
     """Where the image is the mask, it is so after the move too, but on the edge; a patch inside a scan is full of it."""
-    room = margins(size, MOST)
-    shape = (90, 80, 40)[: len(size)] + (1,) * (3 - len(size))
+    room = margins(size, MOST, {across})
+    shape = (90, 80, 70)[: len(size)] + (1,) * (3 - len(size))
     coarse = np.random.default_rng(0).integers(0, 2, tuple(side // 8 + 1 for side in shape))
     mask = np.kron(coarse, np.ones((8, 8, 8)))[tuple(slice(0, side) for side in shape)].astype(np.uint8)
     whole, more = (*size, 1)[:3], (*room, 0)[:3]
     for truth in (mask, np.ones(shape, np.uint8)):
-        one = Scan(scan().volume, (200 * truth).astype(np.int16), truth, np.eye(4))
+        one = Scan(scan().volume, (200 * truth).astype(np.int16), truth, np.eye(4), across)
         patches = Patches([one], [places_of(one, [1], 0)], [0, 1], whole, more, count=64, foreground_frac=0.0, seed=0)
-        views = Views(MOST, [Crop(1, size, shows="middle")], patches, seed=0, slices_last=True)
+        views = Views(MOST, [Crop(1, size, shows="middle")], patches, seed=0, slices_last=across == 2)
         for batch in patches.batches(range(3), CPU):
             within = [
                 all((start >= 0).tolist()) and all((start + patches.canvas <= np.array(shape)).tolist())

@@ -19,7 +19,7 @@ from finetuning import SMALL, finetune_spec, write_scans
 from medssl.core import tables
 from medssl.core.errors import OutOfMemoryError, PreemptedError
 from medssl.core.files import read_json
-from medssl.core.job import Spec, job
+from medssl.core.job import Job, Spec, job
 from medssl.finetune import run as stage
 from medssl.finetune import training
 from medssl.finetune.options import TaskOptions
@@ -184,3 +184,30 @@ def test_fits_of_several_threads_side_by_side_have_the_same_bytes_too(image_sour
 def test_a_peak_is_of_this_process() -> None:
     held = pd.DataFrame({"a": range(1000)})
     assert 10 < Peak.here().ram_mb < 100_000 and Peak.here().gpu_mb == 0 and len(held)
+
+
+def test_each_round_of_self_training_begins_from_the_start_however_often_a_state_is_saved(spec: Spec) -> None:
+    """Rounds may learn from equally many cases: the state of one is not the beginning of the next."""
+    rounds = {"self_training_rounds": 2} | ({} if spec.options["task"] == "segmentation" else {"self_training_confidence": 0.34})
+    made = []
+    for every_s in (1e9, 1e-9):
+        options = {"modes": ["full"], "fractions": [0.5], "max_steps": 3, "options": rounds, "checkpoint_every_s": every_s}
+        made.append(made_of(make(with_options(spec, **options), threads=1)))
+        forget(spec)
+    assert made[0] == made[1]
+
+
+def test_tasks_that_make_the_same_fit_at_once_keep_its_states_apart(spec: Spec) -> None:
+    works = [stage.State.open(Job(dataclasses.replace(spec, name=name), None, 1)).work for name in ("one", "other")]
+    for fit in works[0].fits:
+        assert works[0].key(fit) == works[1].key(fit) and works[0].unfinished(fit) != works[1].unfinished(fit)
+
+
+@pytest.mark.parametrize(("parallel", "processes"), [("auto", 0), (2, 2)])
+def test_what_the_study_says_of_fits_at_once_holds_with_one_thread_too(spec: Spec, parallel: Any, processes: int) -> None:
+    seen: set[int] = set()
+    before = stage.take
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "take", lambda state, fit: (seen.add(len(multiprocessing.active_children())), before(state, fit)))
+        make(with_options(spec, parallel=parallel, fractions=[1.0]), threads=1)
+    assert max(seen) == processes

@@ -73,6 +73,32 @@ def test_a_turn_keeps_distances_and_the_zoom_is_one_for_all_axes(samples: Any, s
     assert 0.01 < max(centres) <= 0.1 + 1e-3
 
 
+@pytest.mark.parametrize("shows", ["whole", "middle"])
+def test_a_volume_is_turned_in_the_plane_of_its_slices_along_whatever_axis_they_lie(samples: Any, shows: Any) -> None:
+    """Voxels are often longer across the slices: a turn out of their plane would shear the volume."""
+    settings = AugmentOptions(zoom=(0.3, 0.6), rotation_deg=20, shift_frac=0.1, window_jitter=0)
+    shape, across = (24, 32, 20), np.array([0, 1, 2, 2, 1, 0])
+    views = Views(settings, [Crop(1, tuple(side // 2 for side in shape), shows=shows)], samples, seed=1)
+
+    def places(across: np.ndarray) -> torch.Tensor:
+        batches = ramps(shape, 6)
+        for batch in batches:
+            batch.axis = across
+        return torch.cat([views(batch)[0] * side for batch, side in zip(batches, shape, strict=True)], dim=1).double()
+
+    mixed = places(across)
+    for place, normal in zip(mixed, across, strict=True):
+        steps = torch.stack([place.diff(dim=1 + axis).flatten(1).mean(1) for axis in range(3)])
+        zoom = float(steps.det().abs() ** (1 / 3))
+        torch.testing.assert_close(steps @ steps.T, zoom**2 * torch.eye(3).double(), atol=2e-3, rtol=0)
+        assert float(steps[normal, normal]) == pytest.approx(zoom, abs=1e-3), "a step across the slices stays one"
+        one, other = (axis for axis in range(3) if axis != normal)
+        assert abs(float(steps[one, other])) > 1e-3 * zoom
+    for normal in range(3):
+        alone = places(np.full(6, normal))
+        torch.testing.assert_close(alone[across == normal], mixed[across == normal], atol=1e-3, rtol=0)
+
+
 def test_nothing_asked_for_is_nothing_changed(samples: Any) -> None:
     batch = Reader(samples)[0, np.arange(4)]
     size = tuple(batch.extent[0].tolist())

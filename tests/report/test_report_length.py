@@ -10,7 +10,7 @@ from scipy import stats
 
 from medssl.report.evidence import Evidence
 from medssl.report.section import Figure, Table
-from medssl.report.sections.length_of_fits import ONE, OPEN, RISING, STOPPED, UNKNOWN, length_of_fits
+from medssl.report.sections.length_of_fits import EARLY, ONE, OPEN, RISING, STOPPED, UNKNOWN, length_of_fits
 
 
 def evidence(changes: list[float], *, folds: bool = False) -> Evidence:
@@ -44,6 +44,13 @@ def test_the_page_says_whether_a_curve_had_stopped(changes: list[float], verdict
     if len(changes) > 1 and not np.isnan(changes[0]):
         low, high = stats.ttest_1samp(changes, 0).confidence_interval()
         assert (row["change"], row["low"], row["high"]) == pytest.approx((np.mean(changes), low, high))
+
+
+def test_scores_of_the_last_quarter_alone_say_nothing_of_their_rise() -> None:
+    whole = evidence([0.001, 0.002, 0.0015])
+    late = {task: curve[curve["step"] == 400] for task, curve in whole.fit_curves.items()}
+    table = next(b for b in length_of_fits(Evidence("t", fits=whole.fits, fit_curves=late)).blocks if isinstance(b, Table))
+    assert table.rows["verdict"].tolist() == [EARLY] and table.rows["change"].isna().all()
 
 
 def test_folds_of_a_fit_are_fits_of_their_own_and_the_curve_is_their_mean() -> None:

@@ -159,11 +159,11 @@ class Classification:
             sure = np.flatnonzero(self._sure(guesses))
             return (rest[sure], self._hardened(guesses[sure])), len(sure)
 
-        def refit(guesses: tuple[np.ndarray, np.ndarray]) -> Fitted:
+        def refit(guesses: tuple[np.ndarray, np.ndarray], turn: int) -> Fitted:
             more = np.concatenate([train, guesses[0]]), np.concatenate([targets, guesses[1]])
-            return self._full(data, setup, *more, num_steps)
+            return self._full(data, setup, *more, num_steps, turn)
 
-        return self_trained(self._full(data, setup, train, targets, num_steps), self.self_training_rounds, guess, refit)
+        return self_trained(self._full(data, setup, train, targets, num_steps, 0), self.self_training_rounds, guess, refit)
 
     def _features(self, data: Images, setup: Setup) -> np.ndarray:
         """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
@@ -205,8 +205,8 @@ class Classification:
         probabilities = found.probabilities(features[data.asked], multilabel=self.multilabel)
         return Fitted(network, probabilities, facts={"val_score": found.score, "inverse_penalty": found.inverse_penalty})
 
-    def _full(self, data: Images, setup: Setup, train: np.ndarray, targets: np.ndarray, num_steps: int) -> Fitted:
-        """Train on the cases `train` with targets `(n, classes)`, labels or guesses."""
+    def _full(self, data: Images, setup: Setup, train: np.ndarray, targets: np.ndarray, num_steps: int, turn: int) -> Fitted:
+        """Train on the cases `train` with targets `(n, classes)`, labels or the guesses of round `turn`."""
         cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
         with training.seeded(seed, "head"):
             network: nn.Module = Classifier(copy.deepcopy(setup.backbone), len(cases.classes))
@@ -223,6 +223,7 @@ class Classification:
         def batches(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
             requests = ((step, train[training.order(len(train), recipe.batch_size, seed, step)]) for step in steps)
             for batch in data.images.batches(requests, device, data=setup.data, workers=setup.workers):
+                batch.keys = np.arange(len(batch), dtype=np.uint64)  # by place: copies of a case in one batch are changed apart
                 images = batch.seen if views is None else views(batch)[0]
                 images, target = mixup(images, wanted[place[batch.rows]], recipe.mixup, seed, batch.epoch)
                 yield laid_out(images, network), target
@@ -240,7 +241,7 @@ class Classification:
             seed=seed,
             mode=setup.mode,
             choose=setup.chooses,
-            saving=setup.saving(f"with-{len(train)}-cases"),
+            saving=setup.saving(f"round-{turn}"),
             tell=setup.tell,
         ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}

@@ -143,10 +143,10 @@ class Segmentation:
             guesses = self._inference(fitted.network, data.size, setup.device).probabilities(rest)
             return [scan.with_mask(lookup[p.argmax(dim=0).cpu().numpy()]) for scan, p in guesses], len(rest)
 
-        def refit(guessed: list[Scan]) -> Fitted:
-            return self._fit(data, setup, [*train, *guessed], num_steps)
+        def refit(guessed: list[Scan], turn: int) -> Fitted:
+            return self._fit(data, setup, [*train, *guessed], num_steps, turn)
 
-        fitted = self_trained(self._fit(data, setup, train, num_steps), self.self_training_rounds, guess, refit)
+        fitted = self_trained(self._fit(data, setup, train, num_steps, 0), self.self_training_rounds, guess, refit)
         test = [data.scans[n] for n in data.cases.where("test")]
         inference = self._inference(fitted.network, data.size, setup.device)
         fitted.masks = self._source_masks(data.source, inference, test, data.values)
@@ -155,8 +155,11 @@ class Segmentation:
     def _network(self, backbone: Backbone, num_outputs: int) -> nn.Module:
         return (ResEncUNet if self.decoder == "nnunet" else Segmenter)(backbone, num_outputs)
 
-    def _fit(self, data: Scans, setup: Setup, train: Sequence[Scan], num_steps: int) -> Fitted:
-        """Train on scans with masks, given or guessed; a decoder that was learnt before goes on, the rest of it is drawn."""
+    def _fit(self, data: Scans, setup: Setup, train: Sequence[Scan], num_steps: int, turn: int) -> Fitted:
+        """Train on scans with masks, given or guessed in round `turn`.
+
+        A decoder that was learnt before goes on, the rest of it is drawn.
+        """
         from monai.losses import DiceCELoss
 
         recipe, seed, device, values, size = setup.recipe, setup.seed, setup.device, data.values, data.size
@@ -165,7 +168,8 @@ class Segmentation:
             network = self._network(copy.deepcopy(setup.backbone), len(values))
         place_parts(setup.learnt, {"decoder": network.get_submodule("decoder")}, "starting weights")
         lay_out(network, device, channels_last=recipe.channels_last)
-        margin = (0,) * len(size) if recipe.augment is None else margins(size, recipe.augment)
+        across = {2} if data.slices_last or len(size) == 2 else {scan.axis for scan in train}
+        margin = (0,) * len(size) if recipe.augment is None else margins(size, recipe.augment, across)
         rest = 3 - len(size)
         patches = Patches(
             train,
@@ -208,7 +212,7 @@ class Segmentation:
             seed=seed,
             mode=LOOP_MODE[setup.mode],
             choose=setup.chooses,
-            saving=setup.saving(f"with-{len(train)}-scans"),
+            saving=setup.saving(f"round-{turn}"),
             tell=setup.tell,
         ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}

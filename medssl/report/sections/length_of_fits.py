@@ -20,11 +20,12 @@ STILL = 0.01
 """A score that rises by no more than this in the last quarter has stopped."""
 LAST = 0.75
 """Where the last part of a fit begins, as a share of its steps."""
-STOPPED, RISING, OPEN, ONE, UNKNOWN = (
+STOPPED, RISING, OPEN, ONE, EARLY, UNKNOWN = (
     "has stopped",
     "still rises",
     "not decided",
     "one fit: not decided",
+    "measured too late: not decided",
     "no validation score",
 )
 
@@ -66,9 +67,9 @@ def _changed(curve: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
     changes, ends = [], []
     for _, one in curve.groupby(keys):
         one = one.sort_values("step")
-        before = one[one["step"] <= max(LAST * one["steps"].iloc[0], one["step"].iloc[0])]
+        before = one[one["step"] <= LAST * one["steps"].iloc[0]]
         ends.append(float(one["val_score"].iloc[-1]))
-        changes.append(ends[-1] - float(before["val_score"].iloc[-1]))
+        changes.append(ends[-1] - float(before["val_score"].iloc[-1]) if len(before) else math.nan)
     changed = pd.Series(changes).dropna()
     mean, low, high = (float(changed.mean()) if len(changed) else math.nan), math.nan, math.nan
     if len(changed) > 1:
@@ -82,7 +83,7 @@ def _changed(curve: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
         "change": mean,
         "low": low,
         "high": high,
-        "verdict": verdict(mean, low, high),
+        "verdict": EARLY if math.isnan(mean) and not all(map(math.isnan, ends)) else verdict(mean, low, high),
     }
 
 
