@@ -37,6 +37,7 @@ from medssl.artefacts.volumes import read_volumes
 from medssl.core.files import write_json
 from medssl.finetune.segmenter import Segmenter
 from medssl.nn.backbone import build
+from medssl.nn.options import AugmentOptions
 from medssl.volume.cache import open_array
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,6 +201,7 @@ def study(folder: Path, recipe: Recipe, patients: int, seeds: int, split: Path |
                 "size": list(recipe.size),
                 "batch_size": recipe.batch_size,
                 "max_steps": recipe.steps,
+                "augment": AugmentOptions().model_dump(mode="json"),  # what the plain loop does
                 "evaluations": recipe.evaluations,
                 "lr": recipe.lr,
                 "weight_decay": recipe.weight_decay,

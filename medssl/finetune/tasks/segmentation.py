@@ -42,6 +42,18 @@ FROZEN_MODES = ["decoder"]
 """Modes in which the encoder stays as it was."""
 MODE_TITLES = {"full": "full fine-tuning"}
 """Modes in words, where their own name is not."""
+DEFAULT_AUGMENT = {
+    "rotation_deg": 30.0,
+    "zoom": [0.7, 1.4],
+    "window_jitter": 0.25,
+    "gamma": 1.5,
+    "gamma_prob": 0.3,
+    "noise": 0.1,
+    "noise_prob": 0.1,
+    "blur_prob": 0.2,
+    "low_resolution_prob": 0.25,
+}
+"""nnU-Net's ranges (Isensee et al., arXiv 1904.08128, supplementary note 4), without its mirrors."""
 DEFAULT_STEPS = 2000
 """Steps of a fit where the study file does not say."""
 PATCHES_PER_VOLUME = 8
