@@ -108,17 +108,22 @@ class CaseImages:
 
     def _read(self, rows: Int64[np.ndarray, "n"]) -> Shaped[Tensor, "n 1 *size"]:
         """Stored numbers, brought to the size; integers stay integers."""
-        read = self._volume if self.expected.spatial_dims == 3 else self._plane
-        stored = torch.cat([read(int(row)) for row in rows])
+        stored = torch.cat([self._volume(int(row)) for row in rows]) if self.expected.spatial_dims == 3 else self._planes(rows)
         return stored.round_().to(torch.int16) if self._dtype == torch.int16 else stored
 
-    def _plane(self, row: int) -> Float32[Tensor, "1 1 h w"]:
-        size = self.expected.size
-        stored = Reader(self.samples, shrink_to=max(size))[0, np.array([row])].stored.float()
-        if stored.shape[2:] == size:
-            return stored
-        shrinks = stored.shape[2] > size[0] or stored.shape[3] > size[1]
-        return F.interpolate(stored, size=size, mode="bilinear", antialias=shrinks)
+    def _planes(self, rows: Int64[np.ndarray, "n"]) -> Float32[Tensor, "n 1 h w"]:
+        """Images of one shape are brought to the size together."""
+        size, reader = self.expected.size, Reader(self.samples, shrink_to=max(self.expected.size))
+        pieces = [reader.piece(0, int(row)) for row in rows]
+        planes = torch.empty(len(rows), 1, *size)
+        for shape in dict.fromkeys(piece.shape for piece in pieces):
+            alike = [number for number, piece in enumerate(pieces) if piece.shape == shape]
+            stored = torch.from_numpy(np.stack([pieces[number] for number in alike])[:, None]).float()
+            if shape != size:
+                shrinks = shape[0] > size[0] or shape[1] > size[1]
+                stored = F.interpolate(stored, size=size, mode="bilinear", antialias=shrinks)
+            planes[alike] = stored
+        return planes
 
     def _volume(self, row: int) -> Float32[Tensor, "1 1 i j k"]:
         size = self.expected.size
