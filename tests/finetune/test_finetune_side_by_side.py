@@ -204,10 +204,11 @@ def test_tasks_that_make_the_same_fit_at_once_keep_its_states_apart(spec: Spec) 
 
 
 @pytest.mark.parametrize(("parallel", "processes"), [("auto", 0), (2, 2)])
-def test_what_the_study_says_of_fits_at_once_holds_with_one_thread_too(spec: Spec, parallel: Any, processes: int) -> None:
+def test_what_the_study_says_of_fits_at_once_holds_with_one_thread_too(image_source: Path, parallel: Any, processes: int) -> None:
+    spec = finetune_spec(image_source, modes=["linear"], parallel=parallel)
     seen: set[int] = set()
     before = stage.take
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "take", lambda state, fit: (seen.add(len(multiprocessing.active_children())), before(state, fit)))
-        make(with_options(spec, parallel=parallel, fractions=[1.0]), threads=1)
+        make(spec, threads=1)
     assert max(seen) == processes
