@@ -64,7 +64,7 @@ CODES: dict[str, str] = {
     "at both",
     "part_by_contrast": "it goes on, at the same step, in slices of its series that state another tube voltage, energy, kernel, "
     "echo or b-value; look at both",
-    "series_each": "every slice bears a series identifier of its own; their geometry makes them one stack",
+    "series_each": "every slice, or place of a heart, bears a series identifier of its own; their geometry makes them one stack",
     "frame_each": "every file has a frame of reference of its own, as programs that replace identifiers make it; it was ignored",
     "alternating": "times alternate from slice to slice, and so may the values: a scan in packages between which the patient "
     "moved, or several scans; look at it across its slices",
