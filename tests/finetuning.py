@@ -151,7 +151,7 @@ def write_encoder(folder: Path, *, spatial_dims: int = 2, seed: int = 7) -> Path
 def finetune_spec(source: Path, *encoders: Path, seed: int = 0, **settings: Any) -> Spec:
     """The spec that a study file would resolve to."""
     small: dict[str, Any] = {"fractions": [0.2, 1.0], "seeds": [0], "max_steps": 3, "batch_size": 16, "evaluations": 2}
-    small["backbone"] = {"resnet18": NARROW}
+    small |= {"backbone": {"resnet18": NARROW}, "calibration_batches": 2}
     root = source.parent.parent
     options = TaskOptions(source=source.name, **(small | settings))
     images = root / "1_ingest" / source.name / "volumes"

@@ -12,7 +12,7 @@ from pathlib import Path
 from medssl.artefacts.series import IMAGES, VolumeFile
 from medssl.core.errors import DiskFullError
 from medssl.core.file_names import GRID_FORMATS
-from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, write_json
+from medssl.core.files import canonical_json, inside, read_json, require_free_space, sha256_file, sha256_text, sync, write_json
 from medssl.ingest.conversion import convert_group
 from medssl.ingest.ledger import Row
 from medssl.ingest.outcome import Outcome
@@ -93,9 +93,9 @@ class VolumeStore:
             known = {"image.npy": volume.row["content_sha256"]}
             files = sorted(path.name for path in folder.iterdir())
             for name in files:
-                _sync(folder / name)
+                sync(folder / name)
             os.replace(folder, final)
-            _sync(self._volumes)
+            sync(self._volumes)
             placed.append(
                 {
                     "volume_id": volume_id,
@@ -132,14 +132,6 @@ def _write_images(target: Path, images: list[Row]) -> None:
     import pandas as pd
 
     IMAGES.write(target, pd.DataFrame(images))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _expected_bytes(group: list[Row]) -> int:

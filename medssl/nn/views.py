@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -99,8 +100,7 @@ class Views:
             [[axis in flip.get(volume.modality, ()) for axis in AXES] for volume in samples.volumes], dtype=bool
         )
         largest = max(math.prod(crop.size) for crop in crops) * samples.num_channels
-        bank = rng(seed, "noise").standard_normal(max(NOISE_BANK, 2 * largest), dtype=np.float32)
-        self._bank = torch.from_numpy(bank)
+        self._bank = noise_bank(seed, max(NOISE_BANK, 2 * largest))
 
     def __call__(self, batch: Batch) -> list[Float[Tensor, "n c ..."]]:
         """The views of a batch, crop by crop."""
@@ -326,6 +326,12 @@ class Views:
             along = (at >= start) & (at < start + side)
             boxes.append(along.view(-1, *[size if axis == d + 1 else 1 for axis in range(dims + 1)]))
         return boxes
+
+
+@lru_cache(maxsize=2)
+def noise_bank(seed: int, length: int) -> Float[Tensor, " length"]:
+    """Normal noise that views are given pieces of. Fits of one process share it, so nothing may write into it."""
+    return torch.from_numpy(rng(seed, "noise").standard_normal(length, dtype=np.float32))
 
 
 def _turned(

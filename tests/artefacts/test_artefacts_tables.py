@@ -94,7 +94,7 @@ def plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_what_is_written_is_read_and_written_again_byte_for_byte(name: str, data: st.DataObject, tmp_path: Path) -> None:
     table = TABLES[name]

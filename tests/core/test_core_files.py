@@ -26,6 +26,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["table.tsv"]
 
 
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut there is the old file or the whole new one."""
+    seen: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+    monkeypatch.setattr(os, "replace", lambda old, new: (seen.append("renamed"), replace(old, new)))
+    write_text(tmp_path / "table.tsv", "new")
+    temporary, renamed, folder = seen
+    assert temporary.endswith("-table.tsv") and (renamed, folder) == ("renamed", str(tmp_path))
+
+
 def test_kill_9_while_writing_leaves_the_old_file_whole(tmp_path: Path, count: int) -> None:
     target = tmp_path / "big.bin"
     target.write_bytes(b"old")

@@ -80,6 +80,13 @@ MUTATIONS = [
     ),
     Mutation(
         "core",
+        "a file takes its name before the disk has it",
+        "        sync(temporary)\n        os.replace(temporary, target)\n",
+        "        os.replace(temporary, target)\n        sync(target)\n",
+        "core/test_core_files.py::test_a_file_is_on_the_disk_before_it_takes_its_name_and_then_the_name_is",
+    ),
+    Mutation(
+        "core",
         "a full disk is any error of the system",
         "if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):",
         "if error.errno in (errno.ENOSPC, errno.EDQUOT):",

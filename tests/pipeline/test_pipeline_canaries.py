@@ -25,6 +25,10 @@ sources:
       split: {{val_frac: 0.2, test_frac: 0.4}}
 prepare:
   window_hu: [[-1000, 400]]
+reduce:
+  arms:
+    hash: {{threshold: 6}}
+  controls: false
 pretrain:
   simclr:
     cohort: ct
