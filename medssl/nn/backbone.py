@@ -24,6 +24,8 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     stage_names: tuple[str, ...] = ()
     """For each map the part that makes it of the map before, where it is so; what comes before the first is the stem."""
+    branch_ends: tuple[str, ...] = ()
+    """Of each residual branch, from the images on, the part whose output is added to the shortcut; none where there are none."""
     decoder_names: tuple[str, ...] = ()
     """The parts of a decoder of its own, if it has one."""
     cuts_slices: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -157,14 +159,15 @@ def spherical_kmeans(
 def sinkhorn(scores: Float[Tensor, "n k"], *, epsilon: float, iterations: int) -> Float[Tensor, "n k"]:
     """Codes `(n, k)` of scores `(n, k)`: each row sums to 1, and all columns get about the same share.
 
-    Source: Caron et al., arXiv 2006.09882, eq. 4 and appendix A.1; Cuturi, arXiv 1306.0895. Here in logarithms.
+    Source: Caron et al., arXiv 2006.09882, eq. 4 and appendix A.1; Cuturi, arXiv 1306.0895. Here in logarithms, of float64
+    whatever the scores are: at ε = 0.05 rounding of float32 is multiplied by 20.
     """
     n, k = scores.shape
-    log_q = scores / epsilon
+    log_q = scores.double() / epsilon
     for _ in range(iterations):
-        log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True) - torch.log(torch.tensor(float(k)))
-        log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True) - torch.log(torch.tensor(float(n)))
-    return torch.exp(log_q) * n
+        log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True) - math.log(k)
+        log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True) - math.log(n)
+    return (torch.exp(log_q) * n).to(wide(scores).dtype)
 
 
 def usage(assignment: Int64[Tensor, "n"], clusters: int) -> Float[Tensor, ""]:

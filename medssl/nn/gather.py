@@ -140,17 +140,11 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """`module` with every batch normalisation replaced by one over all ranks; tensors and names stay the same."""
-    for name, child in module.named_children():
-        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-            synchronised = SynchronisedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum, affine=child.affine)
-            synchronised.weight, synchronised.bias = child.weight, child.bias
-            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                setattr(synchronised, buffer, getattr(child, buffer))
-            synchronised.train(child.training)
-            setattr(module, name, synchronised)
-        else:
-            synchronise_batch_norm(child)
+    """`module` with every batch normalisation turned into one over all ranks, in place; tensors, names and hooks stay."""
+    kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    for norm in module.modules():
+        if isinstance(norm, kinds):
+            norm.__class__ = SynchronisedBatchNorm
     return module
 
 

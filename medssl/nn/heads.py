@@ -9,7 +9,10 @@ from torch import nn
 
 
 def perceptron(widths: Sequence[int], *, norm: bool = True, last_norm: bool = False) -> nn.Sequential:
-    """Linear layers of the given widths with batch norm and ReLU between them; the last is linear, or normed without scale."""
+    """Linear layers of the given widths with batch norm and ReLU between them; the last is linear, or normed without an offset.
+
+    Source of the last: the released code of SimCLR (Chen et al., arXiv 2002.05709).
+    """
     layers: list[nn.Module] = []
     for number, (width_in, width_out) in enumerate(pairwise(widths)):
         last = number == len(widths) - 2
@@ -17,6 +20,7 @@ def perceptron(widths: Sequence[int], *, norm: bool = True, last_norm: bool = Fa
         layers.append(nn.Linear(width_in, width_out, bias=not normed))
         if normed:
             layers.append(nn.BatchNorm1d(width_out))
+            layers[-1].bias.requires_grad_(not last)
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

@@ -24,7 +24,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser over the parameters that need gradients; vectors (norms, biases) have weight decay only if asked.
 
-    A group's `decays` says whether the schedule of weight decay applies to it. A `fused` AdamW divides fp16's loss scale out of
+    A group's `decays` says whether the schedule of weight decay applies to it. A `fused` Adam divides fp16's loss scale out of
     the gradients in its step, and then nobody can see or clip them before.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -37,6 +37,8 @@ def build_optimizer(
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, beta2), fused=fused)
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr, betas=(momentum, beta2), fused=fused)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     if name == "lars":

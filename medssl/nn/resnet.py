@@ -57,6 +57,10 @@ class ResNetBackbone(Backbone):
         self.channels = tuple(c * expansion for c in planes)
         self.strides = (1, 2, 4, 8) if small else (4, 8, 16, 32)
         self.stage_names = ("layer1", "layer2", "layer3", "layer4")
+        last = "bn3" if block == "bottleneck" else "bn2"
+        self.branch_ends = tuple(
+            f"{stage}.{number}.{last}" for stage, count in zip(self.stage_names, layers, strict=True) for number in range(count)
+        )
         if small:
             self.maxpool = nn.Identity()
         elif spatial_dims == 3:

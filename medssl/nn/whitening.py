@@ -14,10 +14,13 @@ from medssl.nn.backbone import wide
 from medssl.nn.gather import summed, world_size
 
 
-def shuffled_group_whitening(z: Float[Tensor, "n d"], groups: int, *, step: int, eps: float = 1e-5) -> Float[Tensor, "n d"]:
+def shuffled_group_whitening(
+    z: Float[Tensor, "n d"], groups: int, *, step: int, view: int = 0, eps: float = 1e-5
+) -> Float[Tensor, "n d"]:
     """ZCA of each of `groups` random groups of channels of `z` `(n, d)`, statistics over the batch of all ranks.
 
-    The permutation is a function of the step. `eps`, relative to the mean variance of a group, keeps flat directions finite.
+    The permutation is a function of the step and of the view. `eps`, relative to the mean variance of a group, keeps flat
+    directions finite.
 
     Raises:
         StudyError: `d` is no multiple of `groups`, or the batch is too small to estimate a group's covariance.
@@ -32,15 +35,16 @@ def shuffled_group_whitening(z: Float[Tensor, "n d"], groups: int, *, step: int,
             f"whitening_groups {groups} does not fit {d} dimensions and a batch of {total}: the groups must divide the "
             "dimensions, and a group must have fewer channels than the batch has samples."
         )
-    order = torch.from_numpy(rng(0, "whitening", step).permutation(d)).to(z.device)
-    shuffled = wide(z)[:, order]
-    centred = shuffled - summed(shuffled.sum(0)) / total
-    grouped = centred.view(n, groups, size)
-    covariance = summed(torch.einsum("ngi,ngj->gij", grouped, grouped)) / total
-    ridge = eps * covariance.diagonal(dim1=1, dim2=2).mean(1)
-    covariance = covariance + ridge[:, None, None] * torch.eye(size, device=z.device, dtype=covariance.dtype)
-    white = torch.einsum("ngi,gij->ngj", grouped, _InverseSquareRoot.apply(covariance)).reshape(n, d)
-    return white[:, torch.argsort(order)]
+    order = torch.from_numpy(rng(0, "whitening", step, view).permutation(d)).to(z.device)
+    with torch.autocast(z.device.type, enabled=False):  # a covariance in half precision has no root
+        shuffled = wide(z)[:, order]
+        centred = shuffled - summed(shuffled.sum(0)) / total
+        grouped = centred.view(n, groups, size)
+        covariance = summed(torch.einsum("ngi,ngj->gij", grouped, grouped)) / total
+        ridge = eps * covariance.diagonal(dim1=1, dim2=2).mean(1)
+        covariance = covariance + ridge[:, None, None] * torch.eye(size, device=z.device, dtype=covariance.dtype)
+        white = torch.einsum("ngi,gij->ngj", grouped, _InverseSquareRoot.apply(covariance)).reshape(n, d)
+        return white[:, torch.argsort(order)]
 
 
 class _InverseSquareRoot(torch.autograd.Function):

@@ -40,8 +40,8 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     """Samples of one optimiser step over all devices."""
     accumulate: Count = 1
     """Parts that a batch is computed in; the loss stays that of the whole batch."""
-    optimizer: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
-    """The optimiser."""
+    optimizer: Literal["adamw", "adam", "sgd", "lars", "lamb"] = "adamw"
+    """The optimiser; the weight decay of `adam` is added to the gradient, that of `adamw` taken off the weights."""
     lr: Positive = 1e-3
     """Peak learning rate."""
     final_lr_frac: Part = 0.0

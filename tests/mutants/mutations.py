@@ -1061,8 +1061,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "codes are shared among the images and not among the prototypes",
-        "log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True) - torch.log(torch.tensor(float(k)))",
-        "log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True) - torch.log(torch.tensor(float(k)))",
+        "log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True) - math.log(k)",
+        "log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True) - math.log(k)",
         "pretrain/test_pretrain_references.py::test_sinkhorn_is_the_papers",
     ),
     Mutation(
@@ -1099,6 +1099,41 @@ MUTATIONS = [
         "math.log(len(x) * (len(x) - 1) / 2))",
         "math.log(len(x) * (len(x) - 1)))",
         "pretrain/test_pretrain_engine.py::test_health_of_known_clouds",
+    ),
+    Mutation(
+        "nn",
+        "codes are made in single precision",
+        "log_q = scores.double() / epsilon",
+        "log_q = scores / epsilon",
+        "pretrain/test_pretrain_recipes.py::test_codes_of_single_precision_scores_are_those_of_the_papers_loop_in_double",
+    ),
+    Mutation(
+        "nn",
+        "every branch is left out as often as the last",
+        "self.rates = np.linspace(0.0, rate, len(ends))",
+        "self.rates = np.full(len(ends), rate)",
+        "nn/test_nn_stochastic_depth.py::test_the_share_grows_from_none_at_the_first_branch_and_the_mean_stays",
+    ),
+    Mutation(
+        "nn",
+        "the packed patches of an image lose a branch one by one",
+        "of_rows = of_images.repeat_interleave(len(branch) // len(of_images))",
+        "of_rows = of_images.repeat(len(branch) // len(of_images))",
+        "nn/test_nn_stochastic_depth.py::test_all_packed_patches_of_an_image_lose_a_branch_together",
+    ),
+    Mutation(
+        "nn",
+        "both views are whitened in the same groups",
+        'rng(0, "whitening", step, view).permutation(d)',
+        'rng(0, "whitening", step, 0).permutation(d)',
+        "pretrain/test_pretrain_recipes.py::test_features_are_whitened_before_the_projector_each_view_in_groups_of_its_own",
+    ),
+    Mutation(
+        "nn",
+        "Adam's weight decay is taken off the weights",
+        "return torch.optim.Adam(groups,",
+        "return torch.optim.AdamW(groups,",
+        "pretrain/test_pretrain_recipes.py::test_adam_adds_its_decay_to_the_gradient_and_adamw_takes_it_off_the_weights",
     ),
     # ---- pretrain
     Mutation(
@@ -1177,6 +1212,27 @@ MUTATIONS = [
         "others = torch.cat([a[:, negatives], b[:, negatives]], dim=2)",
         "others = torch.cat([a[:, negatives], a[:, negatives]], dim=2)",
         "pretrain/test_pretrain_contrast.py::test_the_local_loss_is_the_double_loop_of_the_paper",
+    ),
+    Mutation(
+        "pretrain",
+        "BYOL's target sees both views as one batch",
+        "(normalised(self.target[1](pooled(self.target[0](view)))) for view in views)",
+        "normalised(self.target[1](pooled(self.target[0](torch.cat(views))))).chunk(2)",
+        "pretrain/test_pretrain_recipes.py::test_byol_passes_each_view_through_batch_norm_on_its_own",
+    ),
+    Mutation(
+        "pretrain",
+        "G-SimCLR's views are one batch for batch norm",
+        "views_apart = True",
+        "views_apart = False  # of this one too",
+        "pretrain/test_pretrain_recipes.py::test_batch_norm_sees_what_it_sees_in_the_released_code",
+    ),
+    Mutation(
+        "pretrain",
+        "the same branches are left out in every epoch",
+        'stream = key(int(self.seed), "drop path", batch.epoch)',
+        'stream = key(int(self.seed), "drop path", 0)',
+        "pretrain/test_pretrain_recipes.py::test_spark_leaves_out_branches_by_seed_epoch_and_sample",
     ),
     # ---- finetune
     Mutation(

@@ -220,7 +220,7 @@ def test_whitened_groups_are_uncorrelated_and_channels_keep_their_places() -> No
     white = shuffled_group_whitening(z, 3, step=5, eps=0.0)
     from medssl.core.rng import rng
 
-    for group in np.split(rng(0, "whitening", 5).permutation(12), 3):
+    for group in np.split(rng(0, "whitening", 5, 0).permutation(12), 3):
         part = white[:, torch.from_numpy(group)]
         assert torch.allclose(part.T @ part / 400, torch.eye(4, dtype=torch.float64), atol=1e-8)
     alone = shuffled_group_whitening(z, 12, step=9, eps=0.0)

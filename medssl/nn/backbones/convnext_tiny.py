@@ -40,7 +40,9 @@ class ConvNeXtTiny(Backbone):
         convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.stem = nn.Sequential(convolution(in_channels, self.channels[0], 4, stride=4), ChannelNorm(self.channels[0]))
         stages, before = [], self.channels[0]
-        for number, (depth, after) in enumerate(zip((3, 3, 9, 3), self.channels, strict=True)):
+        depths = (3, 3, 9, 3)
+        self.branch_ends = tuple(f"stages.{stage}.blocks.{n}.mlp" for stage, depth in enumerate(depths) for n in range(depth))
+        for number, (depth, after) in enumerate(zip(depths, self.channels, strict=True)):
             halve = nn.Sequential(ChannelNorm(before), convolution(before, after, 2, stride=2)) if number else nn.Identity()
             stages.append(Stage(halve, [Block(convolution, after, layer_scale) for _ in range(depth)]))
             before = after

@@ -47,6 +47,7 @@ class ResEnc(Backbone):
         self.channels = tuple(features)
         self.strides = tuple(2**level for level in range(len(features)))
         self.stage_names = tuple(f"encoder.stages.{level}" for level in range(len(features)))
+        self.branch_ends = tuple(f"encoder.stages.{s}.blocks.{n}.conv2" for s, count in enumerate(blocks) for n in range(count))
         stem = Stem(Convolution(spatial_dims, in_channels, features[0], 3))
         stages, before = [], features[0]
         for level, (after, count) in enumerate(zip(features, blocks, strict=True)):

@@ -49,18 +49,18 @@ class BYOL(Objective):
         self.target = momentum_copy(nn.ModuleList([self.backbone, self.projector]))
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        n, images = len(views[0]), torch.cat(views)
-        features = pooled(self.backbone(images))
-        projected = self.projector(features)
-        prediction = normalised(self.predictor(projected))
+        # one view at a time, as in algorithm 1: batch norm sees no more
+        features = [pooled(self.backbone(view)) for view in views]
+        projected = [self.projector(feature) for feature in features]
+        prediction_a, prediction_b = (normalised(self.predictor(z)) for z in projected)
         with torch.no_grad():
-            target = normalised(self.target[1](pooled(self.target[0](images))))
+            target_a, target_b = (normalised(self.target[1](pooled(self.target[0](view)))) for view in views)
         return {
-            "prediction_a": prediction[:n],
-            "prediction_b": prediction[n:],
-            "target_a": target[:n],
-            "target_b": target[n:],
-            **looked_at(features.view(2, n, -1), projected.view(2, n, -1)),
+            "prediction_a": prediction_a,
+            "prediction_b": prediction_b,
+            "target_a": target_a,
+            "target_b": target_b,
+            **looked_at(features, projected),
         }
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:

@@ -45,8 +45,12 @@ class GSimCLR(SimCLR):
         projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
             embedding's.
         exclude_same_volume: whether slices of the same volume are spared from being negatives.
-        whitening_groups: groups of features that are whitened over the batch before the loss; 0 whitens nothing.
+        whitening_groups: groups of the backbone's features that are whitened over the batch before the projector, drawn
+            for each step and view; 0 whitens nothing.
+        projector_norm: batch norm in the projector: in its `hidden` layers, behind `all` of them, or `none`.
     """
+
+    views_apart = True
 
     cluster: Int64[Tensor, "samples"]
 
@@ -65,6 +69,7 @@ class GSimCLR(SimCLR):
         projector: Widths = (256, 128, 50),
         exclude_same_volume: bool = False,
         whitening_groups: Whole = 0,
+        projector_norm: Literal["hidden", "all", "none"] = "none",
     ) -> None:
         super().__init__(
             backbone,
@@ -73,6 +78,7 @@ class GSimCLR(SimCLR):
             projector=projector,
             exclude_same_volume=exclude_same_volume,
             whitening_groups=whitening_groups,
+            projector_norm=projector_norm,
         )
         self.deck, self.clusters = deck, min(clusters, len(samples))
         self.denoiser: dict[str, Any] = {

@@ -121,12 +121,11 @@ class SepCLR(Objective):
         return list(np.concatenate(rows, axis=1)[:, order])
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        n, images = len(batch), torch.cat(views)
-        features = pooled(self.backbone(images))
-        common = normalised(self.common_projector(self.common_code(features))).view(2, n, -1)
-        salient = wide(self.salient_projector(self.salient_code(pooled(self.salient(images))))).view(2, n, -1)
-        found = {"common": common.transpose(0, 1), "salient": salient.transpose(0, 1)}
-        return found | looked_at(features.view(2, n, -1), common)
+        # one view at a time, as the paper's code does: batch norm sees no more
+        features = [pooled(self.backbone(view)) for view in views]
+        common = [normalised(self.common_projector(self.common_code(feature))) for feature in features]
+        salient = [wide(self.salient_projector(self.salient_code(pooled(self.salient(view))))) for view in views]
+        return {"common": torch.stack(common, 1), "salient": torch.stack(salient, 1), **looked_at(features, common)}
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         """The loss of the whole batch, the same on every rank."""

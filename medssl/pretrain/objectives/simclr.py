@@ -5,6 +5,8 @@ Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Repr
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -30,8 +32,13 @@ class SimCLR(Objective):
         projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
             embedding's.
         exclude_same_volume: whether slices of the same volume are spared from being negatives.
-        whitening_groups: groups of features that are whitened over the batch before the loss; 0 whitens nothing.
+        whitening_groups: groups of the backbone's features that are whitened over the batch before the projector, drawn
+            for each step and view; 0 whitens nothing.
+        projector_norm: batch norm in the projector: in its `hidden` layers, behind `all` of them, or `none`.
     """
+
+    views_apart = False
+    """Whether batch norm sees the views one at a time, or all of them as one batch."""
 
     def __init__(
         self,
@@ -42,23 +49,30 @@ class SimCLR(Objective):
         projector: Widths = (2048, 128),
         exclude_same_volume: bool = False,
         whitening_groups: Whole = 0,
+        projector_norm: Literal["hidden", "all", "none"] = "hidden",
     ) -> None:
         super().__init__(backbone, samples)
         if exclude_same_volume:
             require_other_volumes(samples, "exclude_same_volume takes negatives", "set it to false")
         self.temperature, self.exclude_same_volume = temperature, exclude_same_volume
         self.whitening_groups = whitening_groups
-        self.projector = perceptron([backbone.channels[-1], *projector])
+        widths = [backbone.channels[-1], *projector]
+        self.projector = perceptron(widths, norm=projector_norm != "none", last_norm=projector_norm == "all")
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        n = len(views[0])
-        features = pooled(self.backbone(torch.cat(views)))
-        z = wide(self.projector(features))
-        return {"z_a": z[:n], "z_b": z[n:], **looked_at(features.view(2, n, -1), z.view(2, n, -1))}
+        passes = views if self.views_apart else [torch.cat(views)]
+        features = torch.cat([pooled(self.backbone(images)) for images in passes]).view(2, len(views[0]), -1)
+        inputs = torch.stack([self._whitened(view, number) for number, view in enumerate(features)])
+        z = torch.cat([wide(self.projector(rows)) for rows in (inputs if self.views_apart else [inputs.flatten(0, 1)])])
+        a, b = z.view(2, len(views[0]), -1)
+        return {"z_a": a, "z_b": b, **looked_at(features, [a, b])}
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         a, b = outputs["z_a"], outputs["z_b"]
-        if self.whitening_groups:
-            a, b = (shuffled_group_whitening(z, self.whitening_groups, step=self.step) for z in (a, b))
         volume = batch.volume if self.exclude_same_volume else None
         return Loss(nt_xent(normalised(a), normalised(b), temperature=self.temperature, volume=volume))
+
+    def _whitened(self, features: Tensor, view: int) -> Tensor:
+        if not self.whitening_groups:
+            return features
+        return shuffled_group_whitening(features, self.whitening_groups, step=self.step, view=view)

@@ -5,6 +5,7 @@ Source: Tian et al., "Designing BERT for Convolutional Networks: Sparse and Hier
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from medssl.core.bounds import Count, Share
+from medssl.core.bounds import Count, Fold, Share
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, uniforms
 from medssl.nn.backbone import Backbone, wide
@@ -23,6 +24,7 @@ from medssl.nn.gather import averaged
 from medssl.nn.light_decoder import CONVOLUTION, NORM, Filling, LightDecoder
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.sparse import Patches, join, make_sparse, sparse_maps, split
+from medssl.nn.stochastic_depth import StochasticDepth
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective
 
@@ -71,6 +73,8 @@ class SparK(Objective):
             `auto`: `unet` for the encoders of U-Nets, `light` for others.
         decoder_width: channels of the light decoder's deepest map; left out, 768 as in the paper, at most those of the
             network's.
+        drop_path: share of the last residual branch's images for which it is left out in each step (stochastic depth); it
+            grows from 0 at the first branch.
     """
 
     seed: Int64[Tensor, ""]
@@ -86,6 +90,7 @@ class SparK(Objective):
         constant_patches: Literal["keep", "exclude"] = "keep",
         decoder: Literal["auto", "light", "unet"] = "auto",
         decoder_width: Count | None = None,
+        drop_path: Fold = 0.0,
     ) -> None:
         super().__init__(backbone, samples)
         dims = backbone.spatial_dims
@@ -101,6 +106,7 @@ class SparK(Objective):
         self.mask_ratio, self.masking, self.exclude_constant = mask_ratio, masking, constant_patches == "exclude"
         self.contrasts = self.exclude_constant  # the number of patches in the loss is then that of the whole batch
         self.scope = make_sparse(backbone)
+        self.stochastic_depth = StochasticDepth(backbone, drop_path) if drop_path else None
         for name, parameter in backbone.named_parameters():
             part = backbone.part_of(name)
             parameter.requires_grad_(part is not None and part <= self.depth)  # the others are in no prediction
@@ -149,7 +155,8 @@ class SparK(Objective):
         images = views[0]
         self.backbone.check(images)
         patches = Patches(self.visible(images, batch), self._grid(images.shape[2:]))
-        maps = sparse_maps(self.backbone, self.scope, images, patches, self.depth)
+        with self._branches(batch):
+            maps = sparse_maps(self.backbone, self.scope, images, patches, self.depth)
         deepest = wide(maps[-1].detach()).reshape(len(images), patches.per_image, maps[-1].shape[1], -1)
         return {
             "prediction": wide(self.decoded(images, maps, patches)),
@@ -180,6 +187,13 @@ class SparK(Objective):
         if self.masking == "foreground":
             noise = self._stratified(noise, self._deviation(images) < CONSTANT_STD, kept)
         return noise.argsort(1)[:, :kept].sort(1).values
+
+    def _branches(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
+        """Where residual branches are left out, drawn by epoch and sample."""
+        if self.stochastic_depth is None:
+            return contextlib.nullcontext()
+        stream = key(int(self.seed), "drop path", batch.epoch)
+        return self.stochastic_depth.of(self.stochastic_depth.factors(stream, batch.keys).to(batch.stored.device))
 
     def _num_visible(self, count: int) -> int:
         """How many of `count` patches are seen: at least one, and not all."""

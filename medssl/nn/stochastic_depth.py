@@ -1,0 +1,64 @@
+"""Stochastic depth (drop path): in training, residual branches are left out at random, image by image.
+
+Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, §3, with the factor in training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt64
+from torch import Tensor, nn
+
+from medssl.core.errors import StudyError
+from medssl.core.rng import uniforms
+from medssl.nn.backbone import Backbone
+
+
+class StochasticDepth:
+    """Lets a backbone leave out its residual branches inside `of`; weights, names, and the network outside stay as they are.
+
+    The share that is left out grows along the network, from 0 for the first branch to `rate` for the last. What stays is divided
+    by the share that stays, so that its mean is that of the whole network.
+
+    Raises:
+        StudyError: the backbone has no residual branches.
+    """
+
+    def __init__(self, backbone: Backbone, rate: float) -> None:
+        ends = backbone.branch_ends
+        if not ends:
+            raise StudyError(
+                f"drop_path {rate}: {type(backbone).__name__} has no residual branches to leave out. Set drop_path to 0, or take "
+                "a backbone that has some (a ResNet, ConvNeXt, the residual encoder of nnU-Net)."
+            )
+        self.rates = np.linspace(0.0, rate, len(ends))
+        self._factors: Float[Tensor, "branches n"] | None = None
+        for number, name in enumerate(ends):
+            backbone.get_submodule(name).register_forward_hook(partial(self._weigh, number))
+
+    def factors(self, stream: int, keys: UInt64[np.ndarray, "n"]) -> Float[Tensor, "branches n"]:
+        """What each branch of each image is multiplied by, a function of (stream, key) alone."""
+        left_out = uniforms(stream, keys, len(self.rates)) < self.rates
+        return torch.from_numpy(np.where(left_out, 0.0, 1 / (1 - self.rates)).T.copy())
+
+    @contextlib.contextmanager
+    def of(self, factors: Float[Tensor, "branches n"]) -> Iterator[None]:
+        """Inside, the branches of a network that trains are multiplied by these; the rows of an image follow one another."""
+        self._factors = factors
+        try:
+            yield
+        finally:
+            self._factors = None
+
+    def _weigh(self, number: int, module: nn.Module, _: Any, branch: Float[Tensor, "rows ..."]) -> Tensor | None:
+        if self._factors is None or not module.training:
+            return None
+        of_images = self._factors[number].to(branch)
+        of_rows = of_images.repeat_interleave(len(branch) // len(of_images))
+        return branch * of_rows.view(-1, *[1] * (branch.ndim - 1))
