@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from medssl.nn.backbone import Backbone
+from medssl.nn.pass_state import pass_states
 
 
 def checkpoint_stages(backbone: Backbone) -> None:
@@ -22,6 +23,7 @@ def checkpoint_stages(backbone: Backbone) -> None:
     """
     for name in backbone.stage_names:
         stage: Any = backbone.get_submodule(name)
+        stage.__dict__["pass_states"] = pass_states(backbone)
         stage.forward = MethodType(_checkpointed, stage)  # a method, so that a deep copy calls itself
 
 
@@ -44,5 +46,20 @@ def _checkpointed(stage: nn.Module, *inputs: Any) -> Any:
     forward = partial(type(stage).forward, stage)
     if not (stage.training and is_grad_enabled()):
         return forward(*inputs)
-    again = (contextlib.nullcontext(), still_statistics(stage))
+    again = (contextlib.nullcontext(), _as_now(stage))
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: again)
+
+
+def _as_now(stage: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """What the pass depends on now, for when it is repeated."""
+    now = [(state, state.value) for state in pass_states(stage)]
+
+    @contextlib.contextmanager
+    def repeated() -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(still_statistics(stage))
+            for state, value in now:
+                stack.enter_context(state.of(value))
+            yield
+
+    return repeated()

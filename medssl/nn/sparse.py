@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
+from medssl.nn.pass_state import PassState
 from medssl.nn.resnet import SeparableMaxPool3d, max_pool3d
 
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
@@ -142,11 +142,13 @@ def _rows(part: Tensor, rows: Tensor, fill: float) -> Tensor:
     return torch.cat([part, part.new_full((1, *part.shape[1:]), fill)]).index_select(0, rows)
 
 
-@dataclass
-class Scope:
+class Scope(PassState[Patches]):
     """What the sparse layers of one network know of the call they are in; without patches they are the dense layers."""
 
-    patches: Patches | None = None
+    @property
+    def patches(self) -> Patches | None:
+        """Those of the call."""
+        return self.value
 
 
 def make_sparse(backbone: nn.Module) -> Scope:
@@ -163,7 +165,7 @@ def make_sparse(backbone: nn.Module) -> Scope:
             f"{len(known)} parts of {type(backbone).__name__} were made sparse one by one, and a call has one mask. Make the "
             "whole network sparse, and not its parts."
         )
-    scope: Scope = next(iter(known.values()), Scope())
+    scope: Scope = next(iter(known.values()), None) or Scope(backbone)
     for name, module in backbone.named_modules():
         if not _keeps_blocks(module):
             raise StudyError(
@@ -189,11 +191,8 @@ def sparse_maps(
     alone, and to no other network.
     """
     backbone.check(images)
-    scope.patches = patches
-    try:
+    with scope.of(patches):
         return backbone(patches.pack(images), depth)
-    finally:
-        scope.patches = None
 
 
 class _Sparse:

@@ -6,7 +6,6 @@ Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, Â
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from medssl.core.errors import StudyError
 from medssl.core.rng import uniforms
 from medssl.nn.backbone import Backbone
+from medssl.nn.pass_state import PassState
 
 
 class StochasticDepth:
@@ -38,7 +38,7 @@ class StochasticDepth:
                 "a backbone that has some (a ResNet, ConvNeXt, the residual encoder of nnU-Net)."
             )
         self.rates = np.linspace(0.0, rate, len(ends))
-        self._factors: Float[Tensor, "branches n"] | None = None
+        self._factors: PassState[Tensor] = PassState(backbone)
         for number, name in enumerate(ends):
             backbone.get_submodule(name).register_forward_hook(partial(self._weigh, number))
 
@@ -47,18 +47,13 @@ class StochasticDepth:
         left_out = uniforms(stream, keys, len(self.rates)) < self.rates
         return torch.from_numpy(np.where(left_out, 0.0, 1 / (1 - self.rates)).T.copy())
 
-    @contextlib.contextmanager
-    def of(self, factors: Float[Tensor, "branches n"]) -> Iterator[None]:
+    def of(self, factors: Float[Tensor, "branches n"]) -> contextlib.AbstractContextManager[None]:
         """Inside, the branches of a network that trains are multiplied by these; the rows of an image follow one another."""
-        self._factors = factors
-        try:
-            yield
-        finally:
-            self._factors = None
+        return self._factors.of(factors)
 
     def _weigh(self, number: int, module: nn.Module, _: Any, branch: Float[Tensor, "rows ..."]) -> Tensor | None:
-        if self._factors is None or not module.training:
+        if self._factors.value is None or not module.training:
             return None
-        of_images = self._factors[number].to(branch)
+        of_images = self._factors.value[number].to(branch)
         of_rows = of_images.repeat_interleave(len(branch) // len(of_images))
         return branch * of_rows.view(-1, *[1] * (branch.ndim - 1))

@@ -106,8 +106,11 @@ def test_workers_do_not_change_a_run(make_plan: Any) -> None:
     same(train_here(make_plan("none"))[1], train_here(make_plan("two", workers=2))[1])
 
 
-def test_activation_checkpointing_does_not_change_a_run(make_plan: Any) -> None:
-    same(train_here(make_plan("kept"))[1], train_here(make_plan("again", activation_checkpointing=True))[1])
+@pytest.mark.parametrize("objective", [{}, {"objective": {"spark": {"drop_path": 0.5}}}])
+def test_activation_checkpointing_does_not_change_a_run(make_plan: Any, objective: dict[str, Any]) -> None:
+    """Neither where a pass depends on more than its images: on the patches that it sees, the branches that it leaves out."""
+    again = make_plan("again", activation_checkpointing=True, **objective)
+    same(train_here(make_plan("kept", **objective))[1], train_here(again)[1])
 
 
 @pytest.mark.parametrize("spatial", [{}, {"spatial_dims": 3, "size": [8, 8, 4]}])
