@@ -1011,6 +1011,20 @@ MUTATIONS = [
     ),
     Mutation(
         "nn",
+        "contrast turns about the middle of the window",
+        "add_(mean * (1 - factor) + shift)",
+        "add_(0.5 * (1 - factor) + shift)",
+        "nn/test_nn_views.py::test_contrast_turns_about_the_mean_and_brightness_adds_to_it",
+    ),
+    Mutation(
+        "nn",
+        "an image that is not stretched loses one end alone",
+        "start, extent = ((extent - frame) / 2).trunc(), frame",
+        "start, extent = torch.zeros_like(extent), frame",
+        "nn/test_nn_views.py::test_an_image_that_is_not_stretched_is_cropped_or_padded_about_its_middle",
+    ),
+    Mutation(
+        "nn",
         "blur dims the edges",
         "bands = bands / bands.sum(2, keepdim=True)",
         "bands = bands.clone()",
@@ -1170,6 +1184,13 @@ MUTATIONS = [
         "others = torch.cat([a[:, negatives], b[:, negatives]], dim=2)",
         "others = torch.cat([a[:, negatives], a[:, negatives]], dim=2)",
         "pretrain/test_pretrain_contrast.py::test_the_local_loss_is_the_double_loop_of_the_paper",
+    ),
+    Mutation(
+        "pretrain",
+        "across volumes the second view has the anchors",
+        "terms = [region_contrast(a, b, nodes, self.temperature).mean()]",
+        "terms = [region_contrast(b, a, nodes, self.temperature).mean()]",
+        "pretrain/test_pretrain_contrast.py::test_the_local_loss_across_volumes_is_the_loop_of_the_released_code",
     ),
     # ---- finetune
     Mutation(
