@@ -1166,6 +1166,27 @@ MUTATIONS = [
     ),
     Mutation(
         "pretrain",
+        "the loss of hidden slices reaches the encoder",
+        "given = slices.detach()",
+        "given = slices",
+        "pretrain/test_pretrain_joint_stages.py::test_the_loss_of_hidden_slices_trains_the_transformer_alone",
+    ),
+    Mutation(
+        "pretrain",
+        "prototypes of volumes stay at the centroids",
+        '"volumes", learnt=True)',
+        '"volumes", learnt=False)',
+        "pretrain/test_pretrain_joint_stages.py::test_prototypes_of_volumes_begin_an_epoch_at_its_centroids_and_train",
+    ),
+    Mutation(
+        "nn",
+        "a slice embedding knows the last map once",
+        "[*means, means[-1]]",
+        "[*means, means[0]]",
+        "pretrain/test_pretrain_joint_stages.py::test_a_slice_embedding_is_the_projection_of_the_means_of_its_maps_the_last_twice",
+    ),
+    Mutation(
+        "pretrain",
         "a bag takes the first slices of its strips",
         "place = edges[:-1] + np.floor(within * np.diff(edges)).astype(np.int64)",
         "place = edges[:-1] + np.floor(within * 0).astype(np.int64)",
