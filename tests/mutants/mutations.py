@@ -984,8 +984,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "crops never reach the far edge",
-        "return side, side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)",
-        "return side, side / 2 + u[:, POSITION : POSITION + dims] * (extent - side) / 2",
+        "return side, start + side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)",
+        "return side, start + side / 2 + u[:, POSITION : POSITION + dims] * (extent - side) / 2",
         "nn/test_nn_views.py::test_crops_reach_both_edges",
     ),
     Mutation(
