@@ -35,6 +35,7 @@ class Changes:
     """Of each window."""
     exponent: Float[Tensor, "m"] | None
     """Of the grey curve."""
+    light: Light | None
     blur: Blur | None
     blurred: Int64[np.ndarray, "some"] | None
     """The rows that `blur` is for, ascending; None: all."""
@@ -75,7 +76,7 @@ class Changes:
     def images(
         self, numbers: Float[Tensor, "n 1 *canvas"], places: Float[Tensor, "n *places"], rows: slice
     ) -> Float[Tensor, "m c *size"]:
-        """Numbers `(n, 1, …)`, zero beyond the image, to views in [0, 1]."""
+        """Numbers `(n, 1, …)`, zero beyond the image, to views in [0, 1], or to the brightest that light may make."""
         images = F.grid_sample(numbers, places, mode="bilinear", padding_mode="zeros", align_corners=False)
         images = images.view(-1, 1, *self.size)
         gain, offset = (each[rows].view(*each[rows].shape, *[1] * len(self.size)) for each in (self.gain, self.offset))
@@ -85,6 +86,8 @@ class Changes:
             # a power, at a third of its cost; the logarithm of 0 would be slow
             exponent = self.exponent[rows].view(-1, *[1] * (images.ndim - 1))
             images = images.clamp_min_(1e-6).log_().mul_(exponent).exp_()
+        if self.light is not None:
+            images = self.light(images, rows)
         if self.blur is not None:
             images = self.blur(images, rows) if self.blurred is None else _of_some(images, self.blurred, rows, self.blur)
         if self.coarsening is not None:
@@ -100,15 +103,35 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class Light:
+    """Contrast about the mean of a view's channel, then brightness: mean + factor × (grey value − mean) + shift, in [0, `top`].
+
+    Source: Chaitanya et al., arXiv 2006.10511, §4 (intensity transformations), as in the authors' code.
+    """
+
+    factor: Float[Tensor, "m"]
+    shift: Float[Tensor, "m"]
+    top: float
+
+    def __call__(self, images: Float[Tensor, "k c *size"], rows: slice) -> Float[Tensor, "k c *size"]:
+        """These `rows` of all images under another light."""
+        shape = (-1, *[1] * (images.ndim - 1))
+        factor, shift = self.factor[rows].view(shape), self.shift[rows].view(shape)
+        mean = images.flatten(2).mean(2).view(*images.shape[:2], *[1] * (images.ndim - 2))
+        return (images * factor).add_(mean * (1 - factor) + shift).clamp_(0, self.top)
+
+
+@dataclass(frozen=True)
 class Noise:
     """White noise of a strength of its own for each view: a run of a fixed bank that begins at a random place."""
 
     bank: Float[Tensor, "..."]
     start: Int64[Tensor, "m"]
     strength: Float[Tensor, "m"]
+    top: float = 1.0
 
     def add_to(self, images: Float[Tensor, "m c *size"], rows: slice) -> None:
-        """In place; the images stay in [0, 1]."""
+        """In place; the images stay in [0, `top`]."""
         amount = math.prod(images.shape[1:])
         start, strength = self.start[rows], self.strength[rows]
         if images.device.type == "cpu":
@@ -117,7 +140,7 @@ class Noise:
         else:
             noise = self.bank[start[:, None] + torch.arange(amount, device=start.device)].view_as(images)
             images.addcmul_(noise, strength.view(-1, *[1] * (images.ndim - 1)))
-        images.clamp_(0, 1)
+        images.clamp_(0, self.top)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class ClusterMemory(nn.Module):
     """Remembers two embeddings of each item, by global number; every epoch they are clustered, and clusters are predicted.
 
     `heads` clusterings are made, head h of the memory of view h mod 2. Centroids are of unit length; items that the memory does
-    not know have no target. `name` sets apart the random starts of several memories.
+    not know have no target. `name` sets apart the random starts of several memories. Centroids that are `learnt` are weights:
+    they move with every step until those of the next epoch take their place.
 
     Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2).
     """
@@ -31,14 +32,31 @@ class ClusterMemory(nn.Module):
     centroids: Float[Tensor, "heads clusters width"]
 
     def __init__(
-        self, items: int, width: int, *, clusters: int, heads: int, temperature: float, iterations: int, name: str = ""
+        self,
+        items: int,
+        width: int,
+        *,
+        clusters: int,
+        heads: int,
+        temperature: float,
+        iterations: int,
+        name: str = "",
+        learnt: bool = False,
     ) -> None:
         super().__init__()
-        self.clusters, self.temperature, self.iterations, self.name = clusters, temperature, iterations, name
+        self.width, self.clusters, self.temperature, self.iterations, self.name = width, clusters, temperature, iterations, name
         self.register_buffer("memory", torch.zeros(2, items, width))
         self.register_buffer("known", torch.zeros(items, dtype=torch.bool))
         self.register_buffer("assignment", torch.full((heads, items), IGNORED))
-        self.register_buffer("centroids", torch.zeros(heads, clusters, width))
+        centroids = torch.zeros(heads, clusters, width)
+        if learnt:
+            self.centroids = nn.Parameter(centroids)
+        else:
+            self.register_buffer("centroids", centroids)
+
+    def weights(self) -> Tensor | None:
+        """The centroids, if they are learnt."""
+        return self.centroids if isinstance(self.centroids, nn.Parameter) else None
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Cluster the memory."""
@@ -47,19 +65,22 @@ class ClusterMemory(nn.Module):
             names = (self.name, epoch, head) if self.name else (epoch, head)
             remembered = self.memory[head % 2, known]
             found = spherical_kmeans(remembered, self.clusters, iterations=self.iterations, seed=seed, names=names)
-            self.centroids[head] = from_first(found[0])
+            self.centroids.data[head] = from_first(found[0])
             self.assignment[head] = IGNORED
             self.assignment[head, known] = from_first(found[1])
 
-    def forward(self, z: Float[Tensor, "n views d"]) -> Float[Tensor, "n views d"]:
-        """What `loss` takes, of unit embeddings `(n, views, width)`: themselves."""
-        return z
+    def forward(self, z: Float[Tensor, "n views {self.width}"]) -> Float[Tensor, "n views _"]:
+        """What `loss` and `remember` take, of unit embeddings `(n, views, width)`: themselves, and behind them the scores where
+        centroids are learnt, which a batch in parts differentiates in its parts.
+        """
+        return z if self.weights() is None else torch.cat([wide(z), self._scores(z).flatten(2)], 2)
 
     def loss(
-        self, z: Float[Tensor, "n views d"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None
+        self, z: Float[Tensor, "n views _"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None
     ) -> Float[Tensor, ""]:
-        """Mean cross-entropy over heads, views and the `chosen` `(n,)` of the embeddings `(n, views, width)` of `items`."""
-        scores = torch.einsum("nvd,hkd->nvhk", z, self.centroids) / self.temperature
+        """Mean cross-entropy over heads, views and the `chosen` `(n,)` of what `forward` made of the embeddings of `items`."""
+        made = z[..., self.width :].unflatten(2, self.centroids.shape[:2]) if self.weights() is not None else self._scores(z)
+        scores = made / self.temperature
         target = self.assignment[:, items].T[:, None, :].expand(scores.shape[:3])
         each = F.cross_entropy(scores.flatten(0, 2), target.flatten(), ignore_index=IGNORED, reduction="none")
         counts = target != IGNORED
@@ -67,14 +88,14 @@ class ClusterMemory(nn.Module):
             counts = counts & chosen[:, None, None]
         return mean_of_chosen(each, counts.flatten())
 
-    def remember(self, z: Float[Tensor, "n views d"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None) -> None:
+    def remember(self, z: Float[Tensor, "n views _"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None) -> None:
         """The `chosen` `(n,)` of the embeddings take their places; an item that stands twice gets the direction of the mean."""
-        everyone, items = gather(z[:, :2]), gather(items)
+        everyone, items = gather(z[:, :2, : self.width]), gather(items)
         if chosen is not None:
             which = gather(chosen)
             everyone, items = everyone[which], items[which]
         unique, place = items.unique(return_inverse=True)
-        sums = self.memory.new_zeros(2, len(unique), z.shape[2])
+        sums = self.memory.new_zeros(2, len(unique), self.width)
         sums.index_add_(1, place, everyone.to(sums).transpose(0, 1))
         self.memory[:, unique] = sums if len(unique) == len(place) else F.normalize(sums, dim=2)
         self.known[unique] = True
@@ -86,6 +107,9 @@ class ClusterMemory(nn.Module):
             "prototype_usage": (sizes > 0).float().mean().item(),
             "largest_cluster": (sizes.max() / sizes.sum(1).max().clamp_min(1)).item(),
         }
+
+    def _scores(self, z: Float[Tensor, "n views d"]) -> Float[Tensor, "n views heads clusters"]:
+        return wide(torch.einsum("nvd,hkd->nvhk", z, self.centroids.to(z.dtype)))
 
 
 class Prototypes(nn.Module):
@@ -101,6 +125,10 @@ class Prototypes(nn.Module):
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.weight = nn.Parameter(F.normalize(nn.Linear(width, count, bias=False).weight.detach(), dim=1))
         self.register_buffer("used", torch.zeros(()))
+
+    def weights(self) -> Tensor | None:
+        """The prototypes."""
+        return self.weight
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Nothing: prototypes move with every step."""

@@ -11,6 +11,7 @@ from medssl.core.options import Modality, Options
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DataPlace = Literal["auto", "device", "loader"]
+Fit = Literal["stretch", "crop"]
 
 
 class Variation(Options):
@@ -24,6 +25,12 @@ class Variation(Options):
     """Largest elastic displacement, as a share of the side."""
     window_jitter: Fold = 0.2
     """Largest shift of the window's ends, as a share of its width."""
+    contrast: Fold = 0.0
+    """Largest change of the factor that grey values are spread by about the mean of a view; 0.3 is 0.7 to 1.3."""
+    brightness: Fold = 0.0
+    """Largest number that is added to grey values after that, either way, as a share of the window."""
+    brightest: Annotated[float, Field(ge=1)] = 1.0
+    """Largest grey value that contrast and brightness may make, where the window ends at 1."""
     gamma: Annotated[float, Field(ge=1)] = 1.5
     """Largest exponent of the grey curve; the smallest is its inverse."""
     gamma_prob: Part = 1.0
@@ -49,6 +56,9 @@ class Variation(Options):
 class ViewOptions(Variation):
     """What may vary between two views of one image, each a part of it."""
 
+    fit: Fit = "stretch"
+    """How an image is brought to the size of a view, before parts of it are shown: its sides are stretched, or it is cropped or
+    padded about its middle, pixel by pixel."""
     scale: tuple[Fraction, Fraction] = (0.2, 1.0)
     """Least and largest share of the image's area (volume) that a crop shows."""
     ratio: Annotated[float, Field(ge=1)] = 1.33
@@ -65,9 +75,9 @@ class ViewOptions(Variation):
         return self.model_copy(update={"scale": (1.0, 1.0), "ratio": 1.0, "rotation_deg": 0.0, "elastic_frac": 0.0, "flip": {}})
 
     @classmethod
-    def still(cls) -> ViewOptions:
+    def still(cls, fit: Fit = "stretch") -> ViewOptions:
         """Nothing varies: the whole image, as it is."""
-        return cls(scale=(1.0, 1.0), ratio=1.0, rotation_deg=0, window_jitter=0, gamma=1, blur_prob=0, noise=0)
+        return cls(fit=fit, scale=(1.0, 1.0), ratio=1.0, rotation_deg=0, window_jitter=0, gamma=1, blur_prob=0, noise=0)
 
 
 class AugmentOptions(Variation):

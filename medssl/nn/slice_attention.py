@@ -27,13 +27,11 @@ POSITION_SCALE = 64.0
 
 
 class VolumeEncoder(nn.Module):
-    """Maps of a 2-D network to slice embeddings by a fixed projection, and slice embeddings to those of a volume's slices.
+    """Maps of a 2-D network to slice embeddings by a projection, and slice embeddings to those of a volume's slices.
 
-    `channels` are those of the 2-D network's maps. The projection is drawn once, orthonormal, never trained, and saved with the
-    weights: without it the transformer means nothing. `positions` tells each slice its relative place in the volume.
+    `channels` are those of the 2-D network's maps. The projection begins orthonormal and is saved with the weights: without it
+    the transformer means nothing. `positions` tells each slice its relative place in the volume.
     """
-
-    projection: Float[Tensor, "width channels"]
 
     def __init__(
         self,
@@ -44,18 +42,25 @@ class VolumeEncoder(nn.Module):
         heads: int = 8,
         feed_forward: int = 720,
         dropout: float = 0.0,
-        positions: bool = True,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         if width % heads:
             raise StudyError(f"the slice transformer's width {width} cannot be divided among {heads} heads. Change one of them.")
         self.width, self.positions = width, positions
-        self.register_buffer("projection", nn.init.orthogonal_(torch.empty(width, sum(channels))))
+        self.projection = nn.Linear(sum(channels) + channels[-1], width)
+        nn.init.orthogonal_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
         self.layers = nn.ModuleList(SliceLayer(width, heads, feed_forward, dropout) for _ in range(layers))
 
     def embed(self, maps: Sequence[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n {self.width}"]:
-        """Maps `(n, channels, …)` to slice embeddings `(n, width)`: their means, each of unit length, projected."""
-        return torch.cat([normalised(m.flatten(2).mean(2)) for m in maps], 1) @ self.projection.T
+        """Maps `(n, channels, …)` to slice embeddings `(n, width)`: their means, each of unit length, the last twice, projected.
+
+        Twice, as the paper's code joins the mean of its last map and the network's pooled output, which are the same numbers.
+        """
+        means = [normalised(m.flatten(2).mean(2)) for m in maps]
+        embedded: Tensor = self.projection(torch.cat([*means, means[-1]], 1))
+        return embedded
 
     def forward(self, slices: Float[Tensor, "n slices width"]) -> Float[Tensor, "n slices width"]:
         """Slice embeddings `(n, slices, width)` in order along the volume, each to one that knows the others."""
@@ -68,13 +73,17 @@ class VolumeEncoder(nn.Module):
 
 
 class SliceLayer(nn.Module):
-    """Attention and a two-layer perceptron, normalised after each; the dropout follows the norm, as in the paper's code."""
+    """Attention and a two-layer perceptron, normalised after each; dropout inside the perceptron and behind each norm.
+
+    Source: the authors' code of arXiv 2212.01893, but for the axis of its attention.
+    """
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
         self.attention = DeformableAttention(width, heads)
         self.attention_norm = nn.LayerNorm(width)
-        self.perceptron = nn.Sequential(nn.Linear(width, feed_forward), nn.GELU(), nn.Linear(feed_forward, width))
+        inner = nn.Linear(width, feed_forward)
+        self.perceptron = nn.Sequential(inner, nn.GELU(), nn.Dropout(dropout), nn.Linear(feed_forward, width))
         self.perceptron_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 

@@ -1,4 +1,4 @@
-"""Random views of a batch, made on the device: one resampling for geometry, then window jitter, gamma, blur, noise, cut-out.
+"""Random views of a batch, made on the device: one resampling for geometry, then window, grey curve, light, blur, noise, cut-out.
 
 Every draw is a function of (seed, epoch, view, sample id), so workers, ranks, batch composition and resume cannot change it.
 Masks move with their images.
@@ -22,7 +22,7 @@ from medssl.artefacts.volumes import Volume
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, rng, uniforms
 from medssl.nn.blur import Blur
-from medssl.nn.changes import Changes, Coarsening, Noise
+from medssl.nn.changes import Changes, Coarsening, Light, Noise
 from medssl.nn.loading import Batch
 from medssl.nn.options import AugmentOptions, Variation, ViewOptions
 
@@ -95,6 +95,7 @@ class Views:
         self, settings: Variation, crops: list[Crop], samples: HasVolumes, *, seed: int, slices_last: bool = False
     ) -> None:
         self.settings, self.crops, self.seed, self.slices_last = settings, crops, seed, slices_last
+        self.frame = tuple(int(side) for side in np.max([crop.size for crop in crops], axis=0))
         flip = {str(modality): axes for modality, axes in settings.flip.items()}
         self.flippable = np.array(
             [[axis in flip.get(volume.modality, ()) for axis in AXES] for volume in samples.volumes], dtype=bool
@@ -153,7 +154,8 @@ class Views:
             return self
         less = copy.copy(self)
         if crop.varies != "all":
-            less.settings = self._of_parts.unmoved() if crop.varies == "intensity" else ViewOptions.still()
+            parts = self._of_parts
+            less.settings = parts.unmoved() if crop.varies == "intensity" else ViewOptions.still(parts.fit)
             less.flippable = np.zeros_like(self.flippable)
         if not crop.noise:
             less.settings = less.settings.model_copy(update={"noise": 0.0})
@@ -190,8 +192,8 @@ class Views:
         blur, blurred = self._blur(u, on_host, crop.size)
         coarsening, coarse = self._coarsening(further, device)
         return Changes(
-            crop.size, points, bends, shown, gain, offset, self._exponent(u, further), blur, blurred, coarsening, coarse,
-            self._noise(u, further, math.prod(crop.size) * low.shape[1]), self._boxes(u, crop.size),
+            crop.size, points, bends, shown, gain, offset, self._exponent(u, further), self._light(batch, which), blur, blurred,
+            coarsening, coarse, self._noise(u, further, math.prod(crop.size) * low.shape[1]), self._boxes(u, crop.size),
         )  # fmt: skip
 
     def _drawn(self, batch: Batch, name: str, which: range, count: int) -> Tensor:
@@ -244,9 +246,13 @@ class Views:
     def _part(self, u: Tensor, extent: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
         """Side and centre `(m, d)` of a part of each image, in pixels.
 
-        The crop has the output's proportions times a random ratio, and the drawn share of the image's area or volume.
+        The crop has the output's proportions times a random ratio, and the drawn share of the image's area or volume; of the
+        middle of the image that the largest view has room for, with `fit: crop`.
         """
-        settings, dims = self._of_parts, len(crop.size)
+        settings, dims, start = self._of_parts, len(crop.size), torch.zeros_like(extent)
+        if settings.fit == "crop":
+            frame = torch.tensor(self.frame, dtype=torch.float32, device=u.device).expand_as(extent)
+            start, extent = ((extent - frame) / 2).trunc(), frame  # whole pixels
         low, high = crop.scale or settings.scale
         share = low + (high - low) * u[:, AREA]
         out = torch.tensor(crop.size, dtype=torch.float32, device=u.device)
@@ -254,7 +260,7 @@ class Views:
         ratio = (ratio - ratio.mean(1, keepdim=True)).exp()
         unit = (share * extent.prod(1) / out.prod()) ** (1 / dims)
         side = extent if crop.varies != "all" else torch.minimum(unit[:, None] * out * ratio, extent)
-        return side, side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)
+        return side, start + side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)
 
     def _moved(self, u: Tensor, extent: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
         """Side and centre `(m, d)` of the whole of each image, or of its middle, larger or smaller and shifted."""
@@ -284,6 +290,14 @@ class Views:
             exponent = torch.where(further[:, BENT].to(u.device) < settings.gamma_prob, exponent, 1.0)
         return exponent
 
+    def _light(self, batch: Batch, which: range) -> Light | None:
+        """Contrast and brightness of each view, drawn apart from all else: a study without them has its views as they were."""
+        settings = self.settings
+        if not (settings.contrast or settings.brightness):
+            return None
+        factor, shift = (2 * self._drawn(batch, "light", which, 2) - 1).to(batch.stored.device).unbind(1)
+        return Light(1 + settings.contrast * factor, settings.brightness * shift, settings.brightest)
+
     def _blur(self, u: Tensor, on_host: Tensor, size: tuple[int, ...]) -> tuple[Blur | None, np.ndarray | None]:
         """The blur of those that are chosen; on a GPU of all, the others with width 0, which spares a wait."""
         settings = self.settings
@@ -311,7 +325,8 @@ class Views:
         strength = u[:, NOISE] * settings.noise
         if settings.noise_prob < 1:
             strength = strength * (further[:, NOISY] < settings.noise_prob).to(u.device)
-        return Noise(self._bank, (u[:, OFFSET] * (len(self._bank) - amount)).long(), strength)
+        start = (u[:, OFFSET] * (len(self._bank) - amount)).long()
+        return Noise(self._bank, start, strength, settings.brightest)
 
     def _boxes(self, u: Tensor, sizes: tuple[int, ...]) -> list[Tensor] | None:
         """Which pixels each view loses, along each axis `(m, 1, …)`; the boxes of views that are not chosen are empty."""

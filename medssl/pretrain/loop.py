@@ -171,7 +171,7 @@ class Loop:
     def plain_images(self, epoch: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """All samples without randomness, `(n, c, *size)`, with their rows."""
         crop = self.objective.crops(self.plan.size)[0]
-        views = Views(ViewOptions.still(), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
+        views = Views(ViewOptions.still(self.options.views.fit), [Crop(1, crop.size)], self.plan.samples, seed=self.plan.seed)
         order = epoch_order(self.plan.seed, epoch, len(self.plan.samples))
         for batch in load(self.reader, self.all_rows(epoch, order, whole=True), device=self.device):
             images = views(batch)

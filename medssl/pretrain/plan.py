@@ -42,6 +42,8 @@ class Plan:
     def reader(self) -> Reader:
         """What reads this plan's batches: planes, or in 3-D patches round each slice with room for random crops."""
         if self.options.spatial_dims == 2:
+            if self.options.views.fit == "crop":  # pixels as they are
+                return Reader(self.samples, seed=self.seed)
             # A crop of the middle of the range of scales then still has the resolution of the view.
             share = sum(self.options.views.scale) / 2
             return Reader(self.samples, seed=self.seed, shrink_to=math.ceil(max(self.size) / math.sqrt(share)))

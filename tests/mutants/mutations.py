@@ -812,9 +812,16 @@ MUTATIONS = [
     Mutation(
         "nn",
         "maps that are computed again count twice in the statistics",
-        "again = (contextlib.nullcontext(), still_statistics(stage))",
-        "again = (contextlib.nullcontext(), contextlib.nullcontext())",
+        "stack.enter_context(still_statistics(stage))",
+        "stack.enter_context(contextlib.nullcontext())",
         "nn/test_nn_checkpointing.py::test_gradients_and_statistics_are_equal_and_less_is_kept",
+    ),
+    Mutation(
+        "nn",
+        "maps are computed again without what the pass depended on",
+        "stack.enter_context(state.of(value))",
+        "stack.enter_context(contextlib.nullcontext(value))",
+        "pretrain/test_pretrain_resume.py::test_activation_checkpointing_does_not_change_a_run",
     ),
     Mutation(
         "nn",
@@ -991,8 +998,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "crops never reach the far edge",
-        "return side, side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)",
-        "return side, side / 2 + u[:, POSITION : POSITION + dims] * (extent - side) / 2",
+        "return side, start + side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)",
+        "return side, start + side / 2 + u[:, POSITION : POSITION + dims] * (extent - side) / 2",
         "nn/test_nn_views.py::test_crops_reach_both_edges",
     ),
     Mutation(
@@ -1015,6 +1022,20 @@ MUTATIONS = [
         "exponent = torch.exp(math.log(settings.gamma) * (2 * u[:, GAMMA] - 1))",
         "exponent = torch.exp(math.log(settings.gamma) * u[:, GAMMA])",
         "nn/test_nn_views.py::test_gamma_darkens_as_often_as_it_brightens",
+    ),
+    Mutation(
+        "nn",
+        "contrast turns about the middle of the window",
+        "add_(mean * (1 - factor) + shift)",
+        "add_(0.5 * (1 - factor) + shift)",
+        "nn/test_nn_views.py::test_contrast_turns_about_the_mean_and_brightness_adds_to_it",
+    ),
+    Mutation(
+        "nn",
+        "an image that is not stretched loses one end alone",
+        "start, extent = ((extent - frame) / 2).trunc(), frame",
+        "start, extent = torch.zeros_like(extent), frame",
+        "nn/test_nn_views.py::test_an_image_that_is_not_stretched_is_cropped_or_padded_about_its_middle",
     ),
     Mutation(
         "nn",
@@ -1194,6 +1215,27 @@ MUTATIONS = [
     ),
     Mutation(
         "pretrain",
+        "the loss of hidden slices reaches the encoder",
+        "given = slices.detach()",
+        "given = slices",
+        "pretrain/test_pretrain_joint_stages.py::test_the_loss_of_hidden_slices_trains_the_transformer_alone",
+    ),
+    Mutation(
+        "pretrain",
+        "prototypes of volumes stay at the centroids",
+        '"volumes", learnt=True)',
+        '"volumes", learnt=False)',
+        "pretrain/test_pretrain_joint_stages.py::test_prototypes_of_volumes_begin_an_epoch_at_its_centroids_and_train",
+    ),
+    Mutation(
+        "nn",
+        "a slice embedding knows the last map once",
+        "[*means, means[-1]]",
+        "[*means, means[0]]",
+        "pretrain/test_pretrain_joint_stages.py::test_a_slice_embedding_is_the_projection_of_the_means_of_its_maps_the_last_twice",
+    ),
+    Mutation(
+        "pretrain",
         "a bag takes the first slices of its strips",
         "place = edges[:-1] + np.floor(within * np.diff(edges)).astype(np.int64)",
         "place = edges[:-1] + np.floor(within * 0).astype(np.int64)",
@@ -1233,6 +1275,13 @@ MUTATIONS = [
         'stream = key(int(self.seed), "drop path", batch.epoch)',
         'stream = key(int(self.seed), "drop path", 0)',
         "pretrain/test_pretrain_recipes.py::test_spark_leaves_out_branches_by_seed_epoch_and_sample",
+    ),
+    Mutation(
+        "pretrain",
+        "across volumes the second view has the anchors",
+        "terms = [region_contrast(a, b, nodes, self.temperature).mean()]",
+        "terms = [region_contrast(b, a, nodes, self.temperature).mean()]",
+        "pretrain/test_pretrain_contrast.py::test_the_local_loss_across_volumes_is_the_loop_of_the_released_code",
     ),
     # ---- finetune
     Mutation(

@@ -99,6 +99,42 @@ def test_a_turned_view_is_that_of_affine_grid(samples: Any, dims: int) -> None:
     assert min(found) < -0.2 and max(found) > 0.2
 
 
+def cropped_or_padded(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle of a plane in pixels as they are, what is missing 0: as crop_or_pad_slice_to_size of arXiv 2006.10511."""
+    out = np.zeros(size, plane.dtype)
+    here, there = [], []
+    for have, want in zip(plane.shape, size, strict=True):
+        cut, gap = max(have - want, 0) // 2, max(want - have, 0) // 2
+        here.append(slice(gap, gap + min(have, want)))
+        there.append(slice(cut, cut + min(have, want)))
+    out[tuple(here)] = plane[tuple(there)]
+    return out
+
+
+@pytest.mark.parametrize("size", [(28, 22), (16, 16), (40, 40), (17, 31), (31, 15)])
+@pytest.mark.parametrize("varies", ["nothing", "intensity"])
+def test_an_image_that_is_not_stretched_is_cropped_or_padded_about_its_middle(samples: Any, size: Any, varies: Any) -> None:
+    batch = Reader(samples)[(0, np.array([0, 20]))]  # 24 × 20 and 28 × 22 pixels
+    (views,) = make(samples, [Crop(1, size, varies=varies)], **(STILL | {"fit": "crop"}))(batch)
+    plain = ((batch.values + 1000) / 2000).clamp(0, 1)[:, 0].numpy()
+    for view, plane, extent in zip(views[:, 0].numpy(), plain, batch.extent.tolist(), strict=True):
+        assert np.allclose(view, cropped_or_padded(plane[: extent[0], : extent[1]], size), atol=1e-5)
+
+
+def test_parts_of_an_image_that_is_not_stretched_are_parts_of_its_middle(samples: Any) -> None:
+    """A smaller view is a part of the same frame: a box of 8² of the 16² that the largest view shows."""
+    crops, starts = [Crop(1, (16, 16), varies="nothing"), Crop(1, (8, 8), (0.25, 0.25))], []
+    along = (torch.arange(28.0) + 0.5) / 100 * 2000 - 1000
+    for epoch in range(30):
+        batch = Reader(samples)[(epoch, np.arange(24))]
+        batch.stored, batch.extent[:] = along[:, None].repeat(24, 1, 1, 12), torch.tensor([28, 12])
+        row = make(samples, crops, **(STILL | {"fit": "crop"}))(batch)[1][:, 0].amax(2) * 100 - 0.5
+        assert torch.allclose(row[:, 1:] - row[:, :-1], torch.ones(24, 7), atol=1e-3), "pixels as they are"
+        starts.append(row[:, 0])
+    first = torch.cat(starts)  # rows 6 to 22 of 28 are the frame
+    assert 5.99 < float(first.min()) < 6.2 and 13.8 < float(first.max()) < 14.01
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_crops_reach_both_edges(samples: Any, axis: int) -> None:
     views, starts, ends = make(samples, [Crop(1, (8, 8), (0.25, 0.25))], **STILL), [], []
@@ -140,6 +176,54 @@ def test_the_jitter_of_the_window_is_unbiased(samples: Any) -> None:
         assert float(found.min()) < true - 0.95 * most and float(found.max()) > true + 0.95 * most
         # the mean of 720 draws is within four of its standard errors
         assert abs(float(found.mean()) - true) < 4 * most / (3 * 720) ** 0.5
+
+
+def light_of(samples: Any, **options: Any) -> np.ndarray:
+    """Factor about the mean, and shift, of 720 views of images in the middle of the window: `(720, 2)`."""
+    found = []
+    for epoch in range(30):
+        batch = Reader(samples)[(epoch, np.arange(24))]
+        batch.stored = torch.tensor([-100.0, -50.0, 20.0, 90.0]).view(4, 1).expand(24, 1, 4, 4).clone()
+        batch.extent[:] = 4
+        plain = ((batch.values + 1000) / 2000).double().numpy()[:, 0]
+        (views,) = make(samples, [Crop(1, (4, 4))], **(STILL | options))(batch)
+        for image, view in zip(plain, views[:, 0].double().numpy(), strict=True):
+            slope, start = np.polyfit(image.ravel(), view.ravel(), 1)
+            assert np.allclose(slope * image + start, view, atol=1e-5)
+            found.append((slope, start - (1 - slope) * image.mean()))
+    return np.array(found)
+
+
+def test_contrast_turns_about_the_mean_and_brightness_adds_to_it(samples: Any) -> None:
+    """As the released code of arXiv 2006.10511: brightness ±0.3, and a factor of 0.7 to 1.3 about the mean of the image."""
+    factor, shift = light_of(samples, contrast=0.3, brightness=0.3).T
+    for found, middle in ((factor, 1.0), (shift, 0.0)):
+        assert middle - 0.3001 < found.min() < middle - 0.285 and middle + 0.285 < found.max() < middle + 0.3001
+        assert abs(found.mean() - middle) < 4 * 0.3 / (3 * 720) ** 0.5  # four standard errors
+    assert abs(np.corrcoef(factor, shift)[0, 1]) < 4 / 720**0.5, "drawn apart"
+    assert np.allclose(light_of(samples, brightness=0.3)[:, 0], 1, atol=1e-4)
+    assert np.allclose(light_of(samples, contrast=0.3)[:, 1], 0, atol=1e-4)
+
+
+def test_a_view_becomes_as_bright_as_the_study_lets_it(samples: Any) -> None:
+    batch = Reader(samples)[(0, np.arange(24))]
+    batch.stored = torch.full((24, 1, 4, 4), 1000.0)
+    batch.extent[:] = 4
+    for brightest in (1.0, 1.2):
+        options = STILL | {"brightness": 0.3, "brightest": brightest, "noise": 0.01}
+        (view,) = make(samples, [Crop(1, (4, 4))], **options)(batch)
+        assert view.max() == brightest and view.min() < 0.8
+
+
+def test_a_study_without_light_has_the_views_that_it_had(samples: Any) -> None:
+    """What else is drawn does not depend on whether contrast and brightness vary."""
+    batch = Reader(samples)[(0, np.array([3]))]
+    varied = {"window_jitter": 0.0, "gamma": 1.0, "noise": 0.0, "elastic_frac": 0.05, "brightest": 9.0}
+    (one,), (other,) = (make(samples, [Crop(1, (16, 16))], **varied, contrast=c)(batch) for c in (0.0, 0.3))
+    a, b = one.double().flatten().numpy(), other.double().flatten().numpy()
+    inside = b > 0
+    slope, start = np.polyfit(a[inside], b[inside], 1)
+    assert np.allclose(slope * a[inside] + start, b[inside], atol=1e-5)
 
 
 def test_gamma_darkens_as_often_as_it_brightens(samples: Any) -> None:

@@ -19,7 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "deepcluster_v2": {"projector": (32, 16), "prototypes": 6, "heads": 2},
     "gsimclr": {"projector": (32, 16), "denoiser_epochs": 2},
     "joint_2d3d": {"projector": (32, 16), "prototypes": 6, "heads": 2, "slices": 4, "width": 32, "attention_heads": 2,
-                   "layers": 1, "feed_forward": 32},
+                   "layers": 1, "feed_forward": 32, "freeze_prototypes_steps": 1},
     "sepclr": {"width": 8, "projector": (16, 8)},
     "spark": {"constant_patches": "exclude", "masking": "foreground", "drop_path": 0.3},
     "global_contrast": {"projector": (32, 16)},

@@ -57,7 +57,7 @@ class Slicewise(Backbone):
         heads: Count = 8,
         feed_forward: Count = 720,
         dropout: Fold = 0.0,
-        positions: bool = True,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims != 3:  # of itself too, as what is inside has two

@@ -51,10 +51,13 @@ class Joint2D3D(Objective):
     """A slice encoder, a transformer between the slices of a volume, and the sum of three losses with weights.
 
     `slice_weight`: both views of a slice fall into its cluster. `volume_weight`: so do both views of a volume, the mean of its
-    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is predicted from the others. A weight of 0
-    leaves the part out; so the three stages of the released code are three runs with one weight each, the middle one with
-    `freeze_backbone`. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view;
-    images without neighbours fill bags of their own and count in the slice loss alone.
+    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is predicted from the others; embeddings are
+    given there, so that this loss trains the transformer alone. A weight of 0 leaves the part out; so the three stages of the
+    released code are three runs with one weight each.
+
+    The 2-D network learns from the first two losses, and the projection of its maps from the second: each stays as it began where
+    it has none. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view; images
+    without neighbours fill bags of their own and count in the slice loss alone.
 
     Options:
         clustering: how slices and volumes are clustered: with a memory (`deepcluster_v2`) or by learnt prototypes
@@ -70,7 +73,8 @@ class Joint2D3D(Objective):
             embedding's.
         temperature: of the softmax; lower is sharper.
         iterations: of spherical k-means.
-        freeze_prototypes_steps: first steps in which learnt prototypes stay as they began.
+        freeze_prototypes_steps: first steps in which learnt prototypes stay as they began: those of `swav`, and those of volumes
+            with a memory, which begin each epoch at its centroids.
         width: of the slice embeddings that the transformer works on.
         layers: of the transformer between slices.
         attention_heads: of each of its layers; they divide `width`.
@@ -78,7 +82,7 @@ class Joint2D3D(Objective):
         dropout: share of the transformer's activations that are set to 0 in training.
         positions: whether a slice knows its relative place in the volume.
         mask_frac: share of a volume's slices that are hidden, rounded up.
-        freeze_backbone: whether the 2-D network stays as it began.
+        freeze_backbone: whether the 2-D network stays as it began, whatever the losses.
     """
 
     in_volume: Bool[Tensor, "samples"]
@@ -106,7 +110,7 @@ class Joint2D3D(Objective):
         attention_heads: Count = 8,
         feed_forward: Count = 720,
         dropout: Fold = 0.0,
-        positions: bool = True,
+        positions: bool = False,
         mask_frac: Share = 0.1,
         freeze_backbone: bool = False,
     ) -> None:
@@ -114,7 +118,7 @@ class Joint2D3D(Objective):
         self.weights = {"slice_loss": slice_weight, "volume_loss": volume_weight, "mask_loss": mask_weight}
         if min(self.weights.values()) < 0 or max(self.weights.values()) == 0:
             raise StudyError(f"joint_2d3d: the weights {list(self.weights.values())} must not be negative, and not all 0.")
-        self.mask_frac, self.freeze_backbone = mask_frac, freeze_backbone
+        self.mask_frac, self.freeze_backbone = mask_frac, freeze_backbone or not (slice_weight or volume_weight)
         self.freeze_prototypes_steps = freeze_prototypes_steps
         self.bags = Bags(samples, slices)
         self.together = self.bags.slices
@@ -129,25 +133,29 @@ class Joint2D3D(Objective):
         self.keys = np.where(self.bags.in_volume, volume_ids[samples.volume], samples.keys)
         self.register_buffer("in_volume", torch.from_numpy(self.bags.in_volume), persistent=False)
 
-        def clusters(items: int, channels: int, wanted: int, out_of: int, name: str) -> ClusterMemory | Prototypes:
+        def clusters(
+            items: int, channels: int, wanted: int, out_of: int, name: str, *, learnt: bool
+        ) -> ClusterMemory | Prototypes:
             if clustering == "swav":
                 return Prototypes(channels, wanted, temperature=temperature)
             count = max(2, min(wanted, out_of // 4))
-            options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name}
+            options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name, "learnt": learnt}
             return ClusterMemory(items, channels, clusters=count, heads=heads, **options)
 
         if slice_weight:
             self.projector = perceptron([backbone.channels[-1], *projector])
-            self.slice_clusters = clusters(len(samples), projector[-1], prototypes, len(samples), "slices")
+            # VISSL, which learns slices in the released code, keeps centroids as they are; its stage of volumes trains them
+            self.slice_clusters = clusters(len(samples), projector[-1], prototypes, len(samples), "slices", learnt=False)
         if volume_weight or mask_weight:
             options: dict[str, Any] = {"layers": layers, "heads": attention_heads, "feed_forward": feed_forward}
             self.volume_encoder = VolumeEncoder(backbone.channels, width=width, dropout=dropout, positions=positions, **options)
+            self.volume_encoder.projection.requires_grad_(bool(volume_weight))
         if volume_weight:
-            self.volume_clusters = clusters(len(samples.volumes), width, volume_prototypes, known, "volumes")
+            self.volume_clusters = clusters(len(samples.volumes), width, volume_prototypes, known, "volumes", learnt=True)
         if mask_weight:
             self.hidden_slice = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
             self.tell = nn.Linear(width, width)
-        if freeze_backbone:
+        if self.freeze_backbone:
             backbone.requires_grad_(False).eval()
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
@@ -191,8 +199,9 @@ class Joint2D3D(Objective):
             seen = slices
         if "mask_loss" in self._counted():
             hidden = self.hidden(batch, bags)
-            shown = torch.where(hidden[:, None], self.hidden_slice.to(slices), slices)
-            error = wide(self.tell(in_bags(self.volume_encoder, shown, bags))) - wide(slices.detach())
+            given = slices.detach()
+            shown = torch.where(hidden[:, None], self.hidden_slice.to(given), given)
+            error = wide(self.tell(in_bags(self.volume_encoder, shown, bags))) - wide(given)
             found |= {"hidden": hidden, "mask_error": error.square().sum(2).transpose(0, 1)}
         if "volume_loss" in self._counted():
             seen = in_bags(lambda x: volume_embedding(self.volume_encoder(x)), slices, bags)
@@ -217,8 +226,9 @@ class Joint2D3D(Objective):
     def after_backward(self, step: int) -> None:
         """Learnt prototypes stay where they are during the first steps."""
         for _, clusters in self._clusterings():
-            if isinstance(clusters, Prototypes) and step < self.freeze_prototypes_steps:
-                clusters.weight.grad = None
+            weights = clusters.weights()
+            if weights is not None and step < self.freeze_prototypes_steps:
+                weights.grad = None
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """Memories take up the batch; images are no volumes."""

@@ -34,7 +34,8 @@ PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "requir
 class LocalContrast(Objective):
     """Trains the first blocks of a decoder over a frozen encoder; views differ in intensity alone, so that places correspond.
 
-    `lr`: positives are equal places of two views of a slice. `ld`: also of slices of the same partition in the next two volumes.
+    `lr`: positives are equal places of two views of a slice, from either view. `ld`: also of slices of the same partition in the
+    next two volumes; the first view alone has anchors, whose three positives are in the second and in those of the others.
 
     Options:
         variant: which places attract each other: `lr` or `ld`, as above.
@@ -124,10 +125,10 @@ class LocalContrast(Objective):
         a, b, nodes = outputs["z_a"], outputs["z_b"], Regions.of(self.backbone.spatial_dims)
         if self.variant == "ld":
             nodes = nodes.with_negatives(NUM_NEGATIVES - 1)
-        views = [region_contrast(x, y, nodes, self.temperature) for x, y in ((a, b), (b, a))]
-        terms = [torch.stack(views).mean()]
+        terms = [region_contrast(a, b, nodes, self.temperature).mean()]
         if self.variant == "lr":
-            return Loss(terms[0])
+            terms.append(region_contrast(b, a, nodes, self.temperature).mean())
+            return Loss(torch.stack(terms).mean())
         everyone, following = gather(a), next_in_partition(gather(self.partition[batch.rows]))
         own = torch.arange(len(a), device=a.device) + rank() * len(a)
         for other in (following[own], following[following[own]]):
