@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int64, Shaped
 
 from medssl.core.errors import CorruptArtefactError
-from medssl.evaluate.comparisons import Compared, Key
+from medssl.evaluate.comparisons import Compared, Groups, Key
 from medssl.evaluate.intervals import Replicates
 from medssl.evaluate.sample import MACRO, Floats, apart, by_unit, divide
 from medssl.evaluate.surface import Pair, pair
@@ -86,14 +86,30 @@ class CaseScores:
     def compared(self, a: list[str], b: list[str]) -> dict[Key, Compared]:
         """The difference of two arms, each a list of fits, over the cases that are defined in all of them."""
         shared = self._differences(a, b)
+        found = self._contrast(shared, [a], [b])
+        return {key: replace(pair, note=self._unpaired(key, a, b, shared)) for key, pair in found.items()}
+
+    def contrast(self, plus: Groups, minus: Groups) -> dict[Key, Compared]:
+        """Means of some groups of fits less those of others, over the cases that are defined in all of them."""
+        sums = [{key: self._sum_of_means(key, groups) for key in self._keys} for groups in (plus, minus)]
+        shared = {key: apart(sums[0][key], sums[1][key]) for key in self._keys}
+        found = self._contrast(shared, plus, minus)
+        return {key: replace(pair, note=self._undefined(key, shared)) for key, pair in found.items()}
+
+    def _contrast(self, shared: dict[Key, Floats], plus: Groups, minus: Groups) -> dict[Key, Compared]:
         in_macro = {key for key in self._keys if np.isfinite(shared[key]).any()}
-        of_a, of_b = ([self._plain_means(fit, shared) for fit in fits] for fits in (a, b))
+        of_plus, of_minus = ([fit for fits in groups for fit in fits] for groups in (plus, minus))
+        plain = {fit: self._plain_means(fit, shared) for fit in (*of_plus, *of_minus)}
+        of_fits = {}
+        for fit in plain:
+            values = {key: np.where(np.isfinite(shared[key]), self.values[fit][key], np.nan) for key in self._keys}
+            of_fits[fit] = self._means(values, in_macro)
         return {
             key: Compared(
                 difference,
-                [means.get(key, np.nan) for means in of_a],
-                [means.get(key, np.nan) for means in of_b],
-                self._unpaired(key, a, b, shared),
+                [plain[fit].get(key, np.nan) for fit in of_plus],
+                [plain[fit].get(key, np.nan) for fit in of_minus],
+                {fit: means[key] for fit, means in of_fits.items()},
             )
             for key, difference in self._means(shared, in_macro).items()
         }
@@ -116,6 +132,9 @@ class CaseScores:
     def _differences(self, a: list[str], b: list[str]) -> dict[Key, Floats]:
         mean = {key: [np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in (a, b)] for key in self._keys}
         return {key: apart(of_a, of_b) for key, (of_a, of_b) in mean.items()}
+
+    def _sum_of_means(self, key: Key, groups: Groups) -> Floats:
+        return np.sum([np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in groups], axis=0)
 
     def _means(self, values: dict[Key, Floats], in_macro: set[Key]) -> dict[Key, Replicates]:
         """Weighted means of each metric and class, and over the classes `in_macro` where there are several."""
@@ -147,6 +166,15 @@ class CaseScores:
         for metric in dict.fromkeys(metric for metric, _ in found):
             found[metric, MACRO] = float(np.mean([value for (kind, _), value in found.items() if kind == metric]))
         return found
+
+    def _undefined(self, key: Key, shared: dict[Key, Floats]) -> str:
+        """What a contrast leaves out, in words."""
+        metric, name = key
+        if name == MACRO:
+            without = [n for kind, n in self._keys if kind == metric and not np.isfinite(shared[kind, n]).any()]
+            return f"left out: {', '.join(without)}, undefined in a fit" if without else ""
+        left_out = int((~np.isfinite(shared[key])).sum())
+        return f"left out: {left_out} of {len(self.unit)} cases, undefined in a fit" if left_out else ""
 
     def _unpaired(self, key: Key, a: list[str], b: list[str], shared: dict[Key, Floats]) -> str:
         """How many cases a comparison leaves out, and in which arm they are undefined."""
