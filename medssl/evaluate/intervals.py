@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import stats
+from scipy import special, stats
 
 from medssl.core.rng import rng
 from medssl.evaluate.sample import ROUNDING, Floats, apart
@@ -217,7 +217,7 @@ class _Curve:
         widening = np.sqrt(n / (n - 1))
         kept_frac = max(0.0, 1 - seeds.of_units / (widening * self.error) ** 2)
         share = seeds.variance / (seeds.variance + kept_frac * (widening * self.error) ** 2)
-        of_units, of_seeds = (float(stats.t.isf(level / 2, freedom)) for freedom in (n - 1, seeds.freedom))
+        of_units, of_seeds = (float(-special.stdtrit(freedom, level / 2)) for freedom in (n - 1, seeds.freedom))
         reach = max(0.0, side * (self.end(side * widening * of_units) - self.value))
         return float(of_units ** (1 - share) * of_seeds**share * np.sqrt(kept_frac * (reach / of_units) ** 2 + seeds.variance))
 

@@ -18,7 +18,7 @@ NUMBER = re.compile(
 )
 PROSE = re.compile(
     r"d_z|F1|HD95|RAS\+|SHA-256|first 16 digits|8- or 16-bit|MI-CLAIM|TRIPOD\+AI|\[\d+\]|× 0\.001|arXiv \S+|"
-    r"[A-Z][\w ]+ et al\.[^<]*?\d{4}[;:\d]*|Efron.*?171|Holm, Scand.*?65"
+    r"[A-Z][\w ]+ et al\.[^<]*?\d{4}[;:\d]*|Efron.*?171|Holm, Scand.*?65|Obuchowski.*?285|Zou.*?1693"
 )
 """Numbers in names, references and units: not results."""
 COLUMNS = {

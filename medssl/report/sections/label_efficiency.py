@@ -42,7 +42,7 @@ def label_efficiency(evidence: Evidence) -> Section:
     if not evidence.scores:
         return Section.not_given("Label efficiency", "No task was evaluated for this page.")
     blocks: list[Figure | Table | Text] = []
-    facts: dict[str, object] = {}
+    facts: dict[str, dict[str, object]] = {}
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
         labels = labels_of(evidence.fits.get(task), scores)
@@ -52,6 +52,8 @@ def label_efficiency(evidence: Evidence) -> Section:
         blocks.append(_figure(task, rows, metric, label, labels))
         blocks += [Text(f"Task {task}: {told}", "note") for told in twins_told(labels)]
         blocks += _falls(evidence, task, labels)
+        facts[task]["falls"] = without = _without_seeds(evidence, task)
+        blocks += [Text(f"Task {task}, falls: {note}.", "note") for note in without]
         blocks += _parity(evidence, task)
     nested = any(scores["fraction"].nunique() > 1 for scores in evidence.scores.values())
     lead = "How the test score grows with the labels given to fine-tuning. "
@@ -113,7 +115,7 @@ def _lines(part: pd.DataFrame, labels: Labels) -> list[Line]:
     return lines
 
 
-def _falls(evidence: Evidence, task: str, labels: Labels) -> list[Table | Text]:
+def _falls(evidence: Evidence, task: str, labels: Labels) -> list[Table]:
     """How much of the score each starting point loses from the most labels to the fewest, the least first in each mode."""
     falls = evidence.falls.get(task, pd.DataFrame())
     if falls.empty:
@@ -145,7 +147,7 @@ def _falls(evidence: Evidence, task: str, labels: Labels) -> list[Table | Text]:
     return [Table(f"label-efficiency-{task}-falls", caption, rows, drawn), *_differences(evidence, task, rows, words)]
 
 
-def _differences(evidence: Evidence, task: str, falls: pd.DataFrame, words: str) -> list[Table | Text]:
+def _differences(evidence: Evidence, task: str, falls: pd.DataFrame, words: str) -> list[Table]:
     """Whether one starting point loses less than another."""
     table = evidence.fall_comparisons.get(task, pd.DataFrame())
     if table.empty:
@@ -168,9 +170,14 @@ def _differences(evidence: Evidence, task: str, falls: pd.DataFrame, words: str)
         ("p_holm", "p (Holm)", p_value),
     ]
     drawn = shown(rows.assign(interval=_spans(rows), pair=rows["a"] + " − " + rows["b"]), columns)
-    notes = sorted({note for text in rows["note"].dropna() for note in str(text).split("; ") if note.startswith("without")})
-    told = [Text(f"Task {task}, falls: {note}.", "note") for note in notes]
-    return [Table(f"label-efficiency-{task}-fall-tests", caption, rows, drawn), *told]
+    return [Table(f"label-efficiency-{task}-fall-tests", caption, rows, drawn)]
+
+
+def _without_seeds(evidence: Evidence, task: str) -> list[str]:
+    """Which starting points have too few seeds for their spread to be in the intervals of differences of falls, in words."""
+    table = evidence.fall_comparisons.get(task, pd.DataFrame({"note": []}))
+    notes = [note for text in table["note"].dropna() for note in str(text).split("; ")]
+    return sorted({note for note in notes if note.startswith("without")})
 
 
 def _spans(rows: pd.DataFrame) -> list[str]:
