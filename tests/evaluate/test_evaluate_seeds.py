@@ -219,9 +219,9 @@ def test_the_quantile_between_two_of_student_covers_best_in_normal_theory(num: i
 
 
 VARIED = {
-    "seeds as much as units": (0.15, 1.0, 0.3),
+    "seeds less than units": (0.15, 1.0, 0.3),
     "seeds most of all": (1.0, 1.0, 0.5),
-    "seeds little": (0.05, 1.0, 1.0),
+    "seeds hardly": (0.05, 1.0, 1.0),
 }
 """Standard deviations of seeds, units and both."""
 

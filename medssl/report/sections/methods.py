@@ -78,7 +78,7 @@ def _counts(evidence: Evidence) -> dict[str, Any]:
     """What the paragraph counts; its other numbers are options of the study."""
     tables = {"series": evidence.series, "samples": evidence.samples, "keeps": evidence.keeps, "fits": evidence.fits}
     series = pd.concat([*evidence.series.values(), pd.DataFrame({"resampled": []})])
-    methods_used = pd.concat([*(scores["method"] for scores in evidence.scores.values()), pd.Series(dtype=object)])
+    methods_used = pd.concat([*(scores["method"] for scores in evidence.scores.values()), pd.Series(dtype=str)])
     numbers = ["fraction", "seed", "pretrain_seed", "num_val"]
     return {
         "rows": {kind: {name: len(table) for name, table in named.items()} for kind, named in tables.items()},
@@ -96,7 +96,7 @@ def _counts(evidence: Evidence) -> dict[str, Any]:
         "distinct": {task: fits.reindex(columns=numbers).nunique().to_dict() for task, fits in evidence.fits.items()},
         "fractions": {task: sorted(set(fits["fraction"])) for task, fits in evidence.fits.items()},
         "num_val": {task: fits["num_val"].max() for task, fits in evidence.fits.items() if "num_val" in fits},
-        "intervals": methods_used.value_counts().to_dict() | {"all": len(methods_used)},
+        "intervals": methods_used.str.removesuffix("+seeds").value_counts().to_dict() | {"all": len(methods_used)},
         "answered": sum(answered_in(_with_methods(evidence), item) is not None for item in CLAIM),
         "items": len(CLAIM),
     }
