@@ -89,7 +89,8 @@ def is_overall(scores: pd.DataFrame) -> pd.Series:
 
 def drawn_over(tables: Iterable[pd.DataFrame]) -> str:
     """What the intervals of tables are over: `test cases`, and seeds where they are in all of them or in some."""
-    counts = [table["seeds_in_interval"] > 0 for table in tables if "seeds_in_interval" in table]
+    known_of = [table[table["low"].notna()] for table in tables if "seeds_in_interval" in table]
+    counts = [table["seeds_in_interval"] > 0 for table in known_of]
     known = pd.concat(counts) if counts else pd.Series(dtype=bool)
     if not known.any():
         return "test cases"

@@ -174,11 +174,11 @@ def test_one_share_of_labels_tells_nothing_of_what_is_lost() -> None:
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ([3, 3], "over the test cases of this study and seeds; they say how far chance in the choice of cases and in seeds"),
-        ([3, 0], "over the test cases of this study, and over seeds where there are three or more; they say"),
+        ([3, 3], "over test cases and seeds; they say how far chance in both reaches"),
+        ([3, 0], "over test cases, and over seeds where there are three or more; they say how far chance in both"),
         (
             [0, 0],
-            "over the test cases of this study, with the seeds' mean inside; they say how far chance in the choice of cases r",
+            "over test cases, with the seeds' mean inside; they say how far chance in the choice of cases r",
         ),
     ],
 )

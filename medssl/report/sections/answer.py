@@ -98,13 +98,10 @@ def _limits(evidence: Evidence) -> str:
     """What the intervals of the claims speak of, and what they do not."""
     compared = [table[table["method"].str.startswith("bootstrap")] for table in evidence.comparisons.values() if len(table)]
     over = drawn_over(compared or evidence.scores.values())
-    chance = "the choice of cases"
-    if over == "test cases":
-        over += " of this study, with the seeds' mean inside"
-    else:
-        chance, over = "the choice of cases and in seeds", over.replace("test cases", "test cases of this study")
+    inside = ", with the seeds' mean inside" if over == "test cases" else ""
+    chance = "in the choice of cases" if over == "test cases" else "in both"
     return (
-        f"Intervals are over the {over}; they say how far chance in {chance} reaches. They do not speak for other hospitals, "
+        f"Intervals are over {over}{inside}; they say how far chance {chance} reaches. They do not speak for other hospitals, "
         "scanners or populations, and a difference that is not clear is not proof of equality."
     )
 
