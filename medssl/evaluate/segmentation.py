@@ -100,18 +100,16 @@ class CaseScores:
         in_macro = {key for key in self._keys if np.isfinite(shared[key]).any()}
         of_plus, of_minus = ([fit for fits in groups for fit in fits] for groups in (plus, minus))
         plain = {fit: self._plain_means(fit, shared) for fit in (*of_plus, *of_minus)}
-        of_fits = {}
-        for fit in plain:
-            values = {key: np.where(np.isfinite(shared[key]), self.values[fit][key], np.nan) for key in self._keys}
-            of_fits[fit] = self._means(values, in_macro)
+        differences = self._means(shared, in_macro)
+        of_fits = self._means_of_fits(list(plain), shared, in_macro)
         return {
             key: Compared(
                 difference,
                 [plain[fit].get(key, np.nan) for fit in of_plus],
                 [plain[fit].get(key, np.nan) for fit in of_minus],
-                {fit: means[key] for fit, means in of_fits.items()},
+                {fit: replace(one, num_units=difference.num_units) for fit, one in of_fits[key].items()},
             )
-            for key, difference in self._means(shared, in_macro).items()
+            for key, difference in differences.items()
         }
 
     def unit_differences(self, a: list[str], b: list[str]) -> dict[Key, Float64[np.ndarray, "u"]]:
@@ -155,6 +153,25 @@ class CaseScores:
                 made = Replicates.of(row, self.num_bootstrap, units)
                 result[metric, name] = replace(made, num_units=len(set(self.unit[known[name]].tolist())))
         return result
+
+    def _means_of_fits(self, fits: list[str], shared: dict[Key, Floats], in_macro: set[Key]) -> dict[Key, dict[str, Replicates]]:
+        """Weighted means of each fit over the cases that are defined in `shared`: as `_means`, all fits in one product."""
+        rows: dict[Key, Floats] = {}
+        for metric in dict.fromkeys(metric for metric, _ in shared):
+            names = [name for kind, name in shared if kind == metric]
+            for name in names:
+                known = np.isfinite(shared[metric, name])
+                of_cases = self.weights[:, self.unit[known]]
+                values = np.stack([self.values[fit][metric, name][known] for fit in fits], axis=1)
+                rows[metric, name] = divide(of_cases @ values, of_cases.sum(axis=1, keepdims=True))
+            if len(names) > 1:
+                chosen = [rows[metric, name] for name in names if (metric, name) in in_macro]
+                undefined = np.full((len(self.weights), len(fits)), np.nan)
+                rows[metric, MACRO] = np.mean(chosen, axis=0) if chosen else undefined
+        units, drawn = self.weights.shape[1], self.num_bootstrap
+        return {
+            key: {fit: Replicates.of(row[:, place], drawn, units) for place, fit in enumerate(fits)} for key, row in rows.items()
+        }
 
     def _plain_means(self, fit: str, shared: dict[Key, Floats]) -> dict[Key, float]:
         """Means of a fit over the cases that are defined in `shared`."""
