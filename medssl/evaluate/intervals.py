@@ -211,7 +211,7 @@ class _Curve:
         by their shares of the variance: with three seeds it covers 94.6 to 96.8 %, where Satterthwaite's degrees of freedom cover
         92.2 to 95.1 % and the arithmetic mean (Cochran) 95.0 to 97.2 % (`test_evaluate_seeds.py`).
 
-        Source: quadrature of arms: Zou and Donner, Stat Med 27:1693 (2008), eq. 4; weighted t: Cochran, Biometrics 20:191 (1964).
+        Source: quadrature of arms: Zou and Donner, Stat Med 27:1693 (2008); weighted t: Cochran, Biometrics 20:191 (1964).
         """
         n = self.num_units
         widening = np.sqrt(n / (n - 1))

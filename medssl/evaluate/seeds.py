@@ -5,8 +5,8 @@ three seeds has ten outcomes and two thirds of their variance, so what it would 
 variance of the mean over `R` seeds and all units is `MS / R + C`, with `MS` the variance of the seeds' scores (over `R − 1`) and
 `C` the covariance of two seeds under the bootstrap of units (over `n − 1`).
 
-Source: Obuchowski and Rockette, Commun Stat Simul Comput 24:285 (1995); Owen, Ann Appl Stat 1:386 (2007), §4, what drawing both
-would give.
+Source: Obuchowski and Rockette, Commun Stat Simul Comput 24:285 (1995); Owen, Ann Appl Stat 1:386 (2007), what drawing both would
+give.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def test_drawing_three_seeds_has_two_thirds_of_their_variance() -> None:
 
 
 def test_a_bootstrap_over_both_counts_what_is_of_both_three_times() -> None:
-    """Seeds and units drawn by hand: about seeds (R − 1)/R, units, and three times the rest (Owen 2007, theorem 3)."""
+    """Seeds and units drawn by hand: (R − 1)/R of the seeds, the units, and three times what is of both (Owen 2007)."""
     num, n, draws = 4, 25, 20_000
     values = crossed(rng(1, "pigeonhole"), num, n, 0.3, 0.5, 1.0)
     random = rng(1, "draws")
