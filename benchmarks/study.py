@@ -10,15 +10,23 @@ from typing import Any
 from medssl.core import tables
 
 MAIN = {"dice", "auc"}
+FALLS = {
+    "falls": ("init", "mode", "fraction_most", "fraction_fewest", "metric", "fall", "low", "high", "seeds_in_interval"),
+    "fall_comparisons": ("a", "b", "mode", "metric", "difference", "low", "high", "p_holm"),
+}
+"""By table, its columns in the line."""
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """Scores over all classes with their intervals, and the paired comparisons, of each task."""
+    """Scores over all classes with their intervals, the paired comparisons, and what is lost with fewer labels, of each task."""
     found: dict[str, Any] = {"study": folder.name}
     for task in sorted(path for path in (folder / "6_evaluate").iterdir() if (path / "scores.tsv").is_file()):
         scores, comparisons = (tables.read_tsv(task / f"{name}.tsv") for name in ("scores", "comparisons"))
         main = {"scores": rows(scores, ("init", "mode", "fraction", "metric", "estimate", "low", "high", "num_seeds"))}
         main["comparisons"] = rows(comparisons, ("a", "b", "mode", "fraction", "metric", "difference", "low", "high", "p_holm"))
+        for name, columns in FALLS.items():
+            if (task / f"{name}.tsv").is_file():
+                main[name] = rows(tables.read_tsv(task / f"{name}.tsv"), columns)
         found[task.name] = main
     return found
 

@@ -124,6 +124,8 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
         (
             scores.SCORES,
             scores.COMPARISONS,
+            scores.FALLS,
+            scores.FALL_COMPARISONS,
             scores.CASES,
             scores.CALIBRATION,
             scores.CONFUSION,

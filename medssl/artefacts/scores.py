@@ -14,6 +14,9 @@ ARM = Column("init", "str", "the arm: a starting point, all pre-training seeds t
 CLASS = Column("class", "str", "`macro`: mean over classes; `all`: not of a class")
 METRIC = Column("metric", "str", "its plug-in")
 OPTIONS = Column("options", "dict", "of the metric, such as a tolerance", compact=True)
+SEEDS_IN_INTERVAL = Column(
+    "seeds_in_interval", "int64", "seeds whose spread is in the interval (of the arm with fewer); 0: it is over units alone"
+)
 
 _SCORES = (
     ARM,
@@ -23,7 +26,13 @@ _SCORES = (
     CLASS,
     Column("better", "str", "which values are better", choices=BETTER),
     Column("estimate", "float64", "mean over the fits", "the metric's", nullable=True),
-    Column("low", "float64", "low end of the interval over units", "the metric's", nullable=True),
+    Column(
+        "low",
+        "float64",
+        "low end of the interval over units, and over seeds where there are three",
+        "the metric's",
+        nullable=True,
+    ),
     Column("high", "float64", "its high end", "the metric's", nullable=True),
     Column("confidence", "float64", "of the interval", "0…1"),
     Column("n", "int64", "units that the score rests on"),
@@ -32,6 +41,7 @@ _SCORES = (
     Column("num_cases", "int64", "test cases"),
     Column("num_seeds", "int64", "fits that the mean is of"),
     Column("seed_sd", "float64", "standard deviation over them", "the metric's", nullable=True),
+    SEEDS_IN_INTERVAL,
     Column("method", "str", "of the interval"),
     Column("note", "str", "what the score leaves out, in words; may be empty"),
     OPTIONS,
@@ -75,7 +85,66 @@ COMPARISONS = Table(
         Column("effect_name", "str", "`d_z` or `rank-biserial`"),
         Column("num_seeds", "int64", "fine-tuning seeds that both arms have", nullable=True),
         Column("seed_sd", "float64", "of the differences by seed", "the metric's", nullable=True),
+        SEEDS_IN_INTERVAL,
         Column("seeds_above", "int64", "in how many of them a is above b", nullable=True),
+        Column("confidence", "float64", "of the interval", "0…1"),
+        Column("note", "str", "what it leaves out, in words; may be empty"),
+        OPTIONS,
+    ),
+)
+
+_FALL = (
+    MODE,
+    Column("fraction_most", "float64", "the largest share of labels", "0…1"),
+    Column("fraction_fewest", "float64", "the smallest", "0…1"),
+    METRIC,
+    CLASS,
+    Column("better", "str", "which values are better", choices=BETTER),
+)
+
+FALLS = Table(
+    "falls.tsv",
+    FOLDER,
+    "A row per arm, mode, metric and class: what is lost from the most labels to the fewest; only where there are two shares.",
+    (
+        ARM,
+        *_FALL,
+        Column("score_most", "float64", "mean over the fits with the most labels", "the metric's", nullable=True),
+        Column("score_fewest", "float64", "with the fewest, on the same cases", "the metric's", nullable=True),
+        Column("fall", "float64", "how much worse it is with the fewest: positive is a loss", "the metric's", nullable=True),
+        Column("low", "float64", "low end of its interval", "the metric's", nullable=True),
+        Column("high", "float64", "its high end", "the metric's", nullable=True),
+        Column("confidence", "float64", "of the interval", "0…1"),
+        Column("n", "int64", "units that it rests on"),
+        Column("n_rarer", "int64", "as in `scores.tsv`", nullable=True),
+        Column("unit", "str", "what the units are"),
+        Column("num_seeds", "int64", "seeds that have fits with both shares"),
+        Column("seed_sd", "float64", "standard deviation of their falls", "the metric's", nullable=True),
+        SEEDS_IN_INTERVAL,
+        Column("method", "str", "of the interval"),
+        Column("note", "str", "what it leaves out, in words; may be empty"),
+        OPTIONS,
+    ),
+)
+
+FALL_COMPARISONS = Table(
+    "fall_comparisons.tsv",
+    FOLDER,
+    "A row per pair of arms, mode, metric and class: the fall of a less that of b, on the same cases and draws of them.",
+    (
+        Column("a", "str", "the first arm"),
+        Column("b", "str", "the second, its reference"),
+        *_FALL,
+        Column("difference", "float64", "fall of a − fall of b: negative where a loses less", "the metric's", nullable=True),
+        Column("low", "float64", "low end of its interval", "the metric's", nullable=True),
+        Column("high", "float64", "its high end", "the metric's", nullable=True),
+        Column("p", "float64", "two-sided", nullable=True),
+        Column("p_holm", "float64", "corrected within the family of the comparison", nullable=True),
+        Column("method", "str", "`bootstrap (…)`"),
+        SEEDS_IN_INTERVAL,
+        Column("n", "int64", "units that it rests on"),
+        Column("n_rarer", "int64", "as in `scores.tsv`", nullable=True),
+        Column("unit", "str", "what the units are"),
         Column("confidence", "float64", "of the interval", "0…1"),
         Column("note", "str", "what it leaves out, in words; may be empty"),
         OPTIONS,

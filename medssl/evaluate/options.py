@@ -29,8 +29,16 @@ class EvaluateOptions(Options):
     """Metrics; all that fit the task where they are left out."""
     holm_over: Literal["arms", "task"] = "arms"
     """The family of Holm's correction: the arms of one table, or all comparisons of a task."""
+    seeds: Literal["interval", "beside"] = "interval"
+    """Where the spread over three seeds or more goes: `interval`, into the interval, which is then of new seeds and new patients;
+    `beside`, into a column of its own."""
     compare: Distinct[tuple[str, str]] = []
     """Pairs of pre-trainings, given weights or `scratch`, the first against the second, beside each against scratch."""
+
+    @property
+    def seeds_beside(self) -> bool:
+        """Whether intervals are over units alone."""
+        return self.seeds == "beside"
 
     def plugins(self) -> Iterator[Plugin]:
         """The metrics that are named, or every one, and those that tables beside the scores are made with."""

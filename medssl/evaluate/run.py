@@ -18,7 +18,7 @@ from medssl.artefacts.schema import Table
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.job import Job
-from medssl.evaluate import classification, comparisons, segmentation
+from medssl.evaluate import classification, comparisons, falls, segmentation
 from medssl.evaluate.calibration import calibration_table
 from medssl.evaluate.intervals import unit_weights
 from medssl.evaluate.masks import classes_of_masks, mask_path, spacing_of
@@ -33,6 +33,8 @@ MAX_MASK_VOXELS = 2**31
 TABLES = (
     artefacts.SCORES,
     artefacts.COMPARISONS,
+    artefacts.FALLS,
+    artefacts.FALL_COMPARISONS,
     artefacts.SUBGROUPS,
     artefacts.CALIBRATION,
     artefacts.CONFUSION,
@@ -57,6 +59,11 @@ class Evaluation:
     def weights(self, num_units: int) -> Floats:
         """Weights `(1 + b + j, u)` of the units; the same for every fit."""
         return unit_weights(self.job.spec.seed, self.job.spec.name, num_units, self.options.bootstrap)
+
+    def pairs(self, arms: list[str]) -> list[tuple[str, str, str]]:
+        """Which of some arms are compared, see `comparisons.families`."""
+        options = self.options
+        return comparisons.families(arms, options.controls, self.networks, options.whole, options.compare)
 
 
 def run(job: Job) -> None:
@@ -137,8 +144,9 @@ def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
     cases = classification.case_table(test, probabilities, truth, of_cases)
     compared = functools.partial(comparisons.compared_scores, scores)
     found = {
-        "scores": comparisons.score_rows(test, scores, options.confidence, scorers.better),
+        "scores": comparisons.score_rows(test, scores, options.confidence, scorers.better, seeds_beside=options.seeds_beside),
         "comparisons": _compare(task, compared, unit_differences, positives),
+        **_falls(task, functools.partial(comparisons.contrasted_scores, scores)),
         "confusion": classification.confusion_table(cases, truth),
         "subgroups": _subgroups(task, truth, probabilities),
         "cases": cases,
@@ -166,7 +174,8 @@ def _subgroups(task: Evaluation, truth: Truth, probabilities: dict[str, Floats])
         part, part_truth = restrict(task.test, inside), replace(truth, targets=truth.targets[inside])
         within = {fit: values[inside] for fit, values in probabilities.items()}
         scores = _score(task, part, part_truth, within, f"{column} {len(found) + 1}")
-        rows = comparisons.score_rows(part, scores, task.options.confidence, task.scorers.better)
+        options, better = task.options, task.scorers.better
+        rows = comparisons.score_rows(part, scores, options.confidence, better, seeds_beside=options.seeds_beside)
         found.append(in_group(rows, column, value))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
@@ -199,6 +208,7 @@ def _segmentation(task: Evaluation) -> dict[str, pd.DataFrame]:
     return {
         "scores": _case_rows(task, test, of_cases),
         "comparisons": _compare(task, of_cases.compared, of_cases.unit_differences, {}),
+        **_falls(task, of_cases.contrast),
         "subgroups": _segmentation_subgroups(task, of_cases),
         "empty": segmentation.empty_counts(cases),
         "overlays": _overlays(job, folder, test, pictured(cases, task.scorers.ranking)),
@@ -224,7 +234,10 @@ def _case_rows(task: Evaluation, test: Tested, of_cases: segmentation.CaseScores
     def left_out(fits: list[str]) -> dict[comparisons.Key, str]:
         return of_cases.left_out(fits, group[fits[0]])
 
-    return comparisons.score_rows(test, scores, task.options.confidence, task.scorers.better, left_out)
+    options = task.options
+    return comparisons.score_rows(
+        test, scores, options.confidence, task.scorers.better, left_out, seeds_beside=options.seeds_beside
+    )
 
 
 def _overlays(job: Job, folder: Path, test: Tested, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -283,8 +296,12 @@ def _compare(
         holm_over=options.holm_over,
         better=scorers.better,
         areas=scorers.areas,
-        controls=options.controls,
-        networks=task.networks,
-        whole=options.whole,
-        asked=options.compare,
+        pairs=task.pairs,
+        seeds_beside=options.seeds_beside,
     )
+
+
+def _falls(task: Evaluation, contrast: falls.Contrast) -> dict[str, pd.DataFrame]:
+    options = task.options
+    of_task = falls.Falls(task.test, contrast, options.confidence, task.scorers.better, options.seeds_beside)
+    return {"falls": of_task.rows(), "fall_comparisons": of_task.comparison_rows(task.pairs, options.holm_over)}

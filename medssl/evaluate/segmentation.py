@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int64, Shaped
 
 from medssl.core.errors import CorruptArtefactError
-from medssl.evaluate.comparisons import Compared, Key
+from medssl.evaluate.comparisons import Compared, Groups, Key
 from medssl.evaluate.intervals import Replicates
 from medssl.evaluate.sample import MACRO, Floats, apart, by_unit, divide
 from medssl.evaluate.surface import Pair, pair
@@ -86,16 +86,30 @@ class CaseScores:
     def compared(self, a: list[str], b: list[str]) -> dict[Key, Compared]:
         """The difference of two arms, each a list of fits, over the cases that are defined in all of them."""
         shared = self._differences(a, b)
+        found = self._contrast(shared, [a], [b])
+        return {key: replace(pair, note=self._unpaired(key, a, b, shared)) for key, pair in found.items()}
+
+    def contrast(self, plus: Groups, minus: Groups) -> dict[Key, Compared]:
+        """Means of some groups of fits less those of others, over the cases that are defined in all of them."""
+        sums = [{key: self._sum_of_means(key, groups) for key in self._keys} for groups in (plus, minus)]
+        shared = {key: apart(sums[0][key], sums[1][key]) for key in self._keys}
+        found = self._contrast(shared, plus, minus)
+        return {key: replace(pair, note=self._undefined(key, shared)) for key, pair in found.items()}
+
+    def _contrast(self, shared: dict[Key, Floats], plus: Groups, minus: Groups) -> dict[Key, Compared]:
         in_macro = {key for key in self._keys if np.isfinite(shared[key]).any()}
-        of_a, of_b = ([self._plain_means(fit, shared) for fit in fits] for fits in (a, b))
+        of_plus, of_minus = ([fit for fits in groups for fit in fits] for groups in (plus, minus))
+        plain = {fit: self._plain_means(fit, shared) for fit in (*of_plus, *of_minus)}
+        differences = self._means(shared, in_macro)
+        of_fits = self._means_of_fits(list(plain), shared, in_macro)
         return {
             key: Compared(
                 difference,
-                [means.get(key, np.nan) for means in of_a],
-                [means.get(key, np.nan) for means in of_b],
-                self._unpaired(key, a, b, shared),
+                [plain[fit].get(key, np.nan) for fit in of_plus],
+                [plain[fit].get(key, np.nan) for fit in of_minus],
+                {fit: replace(one, num_units=difference.num_units) for fit, one in of_fits[key].items()},
             )
-            for key, difference in self._means(shared, in_macro).items()
+            for key, difference in differences.items()
         }
 
     def unit_differences(self, a: list[str], b: list[str]) -> dict[Key, Float64[np.ndarray, "u"]]:
@@ -117,6 +131,9 @@ class CaseScores:
         mean = {key: [np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in (a, b)] for key in self._keys}
         return {key: apart(of_a, of_b) for key, (of_a, of_b) in mean.items()}
 
+    def _sum_of_means(self, key: Key, groups: Groups) -> Floats:
+        return np.sum([np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in groups], axis=0)
+
     def _means(self, values: dict[Key, Floats], in_macro: set[Key]) -> dict[Key, Replicates]:
         """Weighted means of each metric and class, and over the classes `in_macro` where there are several."""
         result, units = {}, self.weights.shape[1]
@@ -137,6 +154,25 @@ class CaseScores:
                 result[metric, name] = replace(made, num_units=len(set(self.unit[known[name]].tolist())))
         return result
 
+    def _means_of_fits(self, fits: list[str], shared: dict[Key, Floats], in_macro: set[Key]) -> dict[Key, dict[str, Replicates]]:
+        """Weighted means of each fit over the cases that are defined in `shared`: as `_means`, all fits in one product."""
+        rows: dict[Key, Floats] = {}
+        for metric in dict.fromkeys(metric for metric, _ in shared):
+            names = [name for kind, name in shared if kind == metric]
+            for name in names:
+                known = np.isfinite(shared[metric, name])
+                of_cases = self.weights[:, self.unit[known]]
+                values = np.stack([self.values[fit][metric, name][known] for fit in fits], axis=1)
+                rows[metric, name] = divide(of_cases @ values, of_cases.sum(axis=1, keepdims=True))
+            if len(names) > 1:
+                chosen = [rows[metric, name] for name in names if (metric, name) in in_macro]
+                undefined = np.full((len(self.weights), len(fits)), np.nan)
+                rows[metric, MACRO] = np.mean(chosen, axis=0) if chosen else undefined
+        units, drawn = self.weights.shape[1], self.num_bootstrap
+        return {
+            key: {fit: Replicates.of(row[:, place], drawn, units) for place, fit in enumerate(fits)} for key, row in rows.items()
+        }
+
     def _plain_means(self, fit: str, shared: dict[Key, Floats]) -> dict[Key, float]:
         """Means of a fit over the cases that are defined in `shared`."""
         found: dict[Key, float] = {}
@@ -147,6 +183,15 @@ class CaseScores:
         for metric in dict.fromkeys(metric for metric, _ in found):
             found[metric, MACRO] = float(np.mean([value for (kind, _), value in found.items() if kind == metric]))
         return found
+
+    def _undefined(self, key: Key, shared: dict[Key, Floats]) -> str:
+        """What a contrast leaves out, in words."""
+        metric, name = key
+        if name == MACRO:
+            without = [n for kind, n in self._keys if kind == metric and not np.isfinite(shared[kind, n]).any()]
+            return f"left out: {', '.join(without)}, undefined in a fit" if without else ""
+        left_out = int((~np.isfinite(shared[key])).sum())
+        return f"left out: {left_out} of {len(self.unit)} cases, undefined in a fit" if left_out else ""
 
     def _unpaired(self, key: Key, a: list[str], b: list[str], shared: dict[Key, Floats]) -> str:
         """How many cases a comparison leaves out, and in which arm they are undefined."""

@@ -50,6 +50,8 @@ class Evidence:
     fit_curves: Named = field(default_factory=dict)
     scores: Named = field(default_factory=dict)
     comparisons: Named = field(default_factory=dict)
+    falls: Named = field(default_factory=dict)
+    fall_comparisons: Named = field(default_factory=dict)
     cases: Named = field(default_factory=dict)
     calibration: Named = field(default_factory=dict)
     confusion: Named = field(default_factory=dict)

@@ -56,7 +56,8 @@ TABLES: Mapping[str, Table] = {
 }
 """By the name of the input."""
 BESIDE_SCORES = (
-    artefacts.CALIBRATION, artefacts.CONFUSION, artefacts.SUBGROUPS, artefacts.EMPTY, artefacts.OVERLAYS
+    artefacts.FALLS, artefacts.FALL_COMPARISONS, artefacts.CALIBRATION, artefacts.CONFUSION, artefacts.SUBGROUPS,
+    artefacts.EMPTY, artefacts.OVERLAYS,
 )  # fmt: skip
 DOCUMENTS: Mapping[str, type[Document]] = {
     "fingerprint": Fingerprint,

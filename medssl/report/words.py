@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -87,9 +87,20 @@ def is_overall(scores: pd.DataFrame) -> pd.Series:
     return of_class.where((num_classes == 1) | ~has_overall, ~of_class)
 
 
-def holm_family(options: ShownEvaluate) -> str:
-    """Over what Holm's correction ran, by the study's options."""
-    within = {"arms": ", within a mode and share of labels", "task": ", in all modes and shares of labels of a task"}
+def drawn_over(tables: Iterable[pd.DataFrame]) -> str:
+    """What the intervals of tables are over: `test cases`, and seeds where they are in all of them or in some."""
+    known_of = [table[table["low"].notna()] for table in tables if "seeds_in_interval" in table]
+    counts = [table["seeds_in_interval"] > 0 for table in known_of]
+    known = pd.concat(counts) if counts else pd.Series(dtype=bool)
+    if not known.any():
+        return "test cases"
+    return "test cases and seeds" if known.all() else "test cases, and over seeds where there are three or more"
+
+
+def holm_family(options: ShownEvaluate, *, of_shares: bool = True) -> str:
+    """Over what Holm's correction ran, by the study's options; of_shares: of comparisons at each share of labels."""
+    shares = " and shares of labels" if of_shares else ""
+    within = {"arms": f", within a mode{shares.replace('shares', 'share')}", "task": f", in all modes{shares} of a task"}
     asked = ", and over the pairs that the study asks for" if options.compare else ""
     return f"the arms compared with one reference{asked}{within.get(options.holm_over or '', '')}"
 

@@ -213,7 +213,15 @@ def _fits() -> pd.DataFrame:
 def _scores() -> pd.DataFrame:
     row = {"init": "simclr-all", "mode": "full", "fraction": 0.05, "metric": "nsd", "class": "1", "better": "higher"}
     row |= {"estimate": 0.5, "low": np.nan, "high": 0.75, "confidence": 0.95, "n": 550, "n_rarer": None, "unit": "image"}
-    row |= {"num_cases": 550, "num_seeds": 3, "seed_sd": 1e-05, "method": "bca", "note": "", "options": '{"tolerance_mm":1.0}'}
+    row |= {
+        "num_cases": 550,
+        "num_seeds": 3,
+        "seed_sd": 1e-05,
+        "seeds_in_interval": 3,
+        "method": "bca+seeds",
+        "note": "",
+        "options": '{"tolerance_mm":1.0}',
+    }
     return pd.DataFrame([row, row | {"n_rarer": 50, "options": "{}"}]).astype({"n_rarer": "Int64"})
 
 

@@ -163,6 +163,20 @@ def test_a_comparison_is_that_of_the_cases_that_every_fit_of_both_arms_has() -> 
     )
 
 
+def test_the_fits_of_a_comparison_are_scored_on_its_cases_under_its_draws() -> None:
+    """The mean over the replicates of the fits of one arm less those of the other is the difference's own."""
+    random = rng(1, "fits")
+    values = {fit: {("dice", name): random.random(25) for name in ("a", "b")} for fit in ("a0", "a1", "b0")}
+    values["a0"]["dice", "a"][:3], values["b0"]["dice", "b"][5] = NAN, NAN
+    made = of_cases({fit: {key: row.tolist() for key, row in rows.items()} for fit, rows in values.items()})
+    for key, found in made.compared(["a0", "a1"], ["b0"]).items():
+        of = found.of_fits
+        assert set(of) == {"a0", "a1", "b0"} and {one.num_units for one in of.values()} == {found.difference.num_units}
+        for part in ("value", "bootstrap", "jackknife"):
+            mean = (getattr(of["a0"], part) + getattr(of["a1"], part)) / 2 - getattr(of["b0"], part)
+            assert mean == pytest.approx(getattr(found.difference, part), abs=1e-12), key
+
+
 def test_means_over_classes_are_over_the_same_classes_in_both_arms() -> None:
     """An arm that never finds the harder class is not set with its easier one against the other's two."""
     a = {("hd95", "easy"): [1.0] * 8, ("hd95", "hard"): [NAN] * 8}

@@ -1586,6 +1586,41 @@ MUTATIONS = [
         "integers(0, num_units - 1, size=(num_bootstrap, num_units))",
         "evaluate/test_evaluate_intervals.py::test_every_unit_is_drawn_as_often_as_another",
     ),
+    Mutation(
+        "evaluate",
+        "the variance of seeds is that of the population",
+        "variance = 0.0 if alike else float(values.var(ddof=1)) / num",
+        "variance = 0.0 if alike else float(values.var()) / num",
+        "evaluate/test_evaluate_seeds.py::test_the_variance_is_that_of_the_analysis_of_variance",
+    ),
+    Mutation(
+        "evaluate",
+        "what units and seeds share is taken for the seeds' own",
+        "max(0.0, own - shared) / num, num - 1.0)",
+        "max(0.0, own) / num, num - 1.0)",
+        "evaluate/test_evaluate_seeds.py::test_the_variance_is_that_of_the_analysis_of_variance",
+    ),
+    Mutation(
+        "evaluate",
+        "three seeds have the quantile of many",
+        "of_units ** (1 - share) * of_seeds**share * np.sqrt",
+        "of_units * np.sqrt",
+        "evaluate/test_evaluate_seeds.py::test_where_seeds_are_all_that_varies_the_interval_is_students",
+    ),
+    Mutation(
+        "evaluate",
+        "seeds that share their fine-tuning are paired by number",
+        "if alone and set(here) == set(there) else None",
+        "if set(here) == set(there) else None",
+        "evaluate/test_evaluate_seeds.py::test_seeds_are_paired_where_each_has_a_fine_tuning_seed_of_its_own",
+    ),
+    Mutation(
+        "evaluate",
+        "the second arm rises where the first falls",
+        "self.contrast([most_a, fewest_b], [fewest_a, most_b])",
+        "self.contrast([most_a, most_b], [fewest_a, fewest_b])",
+        "evaluate/test_evaluate_falls.py::test_falls_and_their_differences_equal_a_slow_reference",
+    ),
     # ---- report
     Mutation(
         "report",

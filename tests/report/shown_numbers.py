@@ -18,7 +18,7 @@ NUMBER = re.compile(
 )
 PROSE = re.compile(
     r"d_z|F1|HD95|RAS\+|SHA-256|first 16 digits|8- or 16-bit|MI-CLAIM|TRIPOD\+AI|\[\d+\]|× 0\.001|arXiv \S+|"
-    r"[A-Z][\w ]+ et al\.[^<]*?\d{4}[;:\d]*|Efron.*?171|Holm, Scand.*?65"
+    r"[A-Z][\w ]+ et al\.[^<]*?\d{4}[;:\d]*|Efron.*?171|Holm, Scand.*?65|Obuchowski.*?285|Zou.*?1693"
 )
 """Numbers in names, references and units: not results."""
 COLUMNS = {
@@ -27,8 +27,9 @@ COLUMNS = {
     "Of volumes with a mask": "with_mask", "train": "num_cases", "val": "num_cases", "test": "num_cases", "Kept": "kept",
     "Dropped": "dropped", "Share kept": "kept_frac", "Threshold": "threshold", "Time": "seconds|wall_s", "Epochs": "epochs",
     "Steps": "steps", "First loss": "first_loss", "Last loss": "last_loss", "Effective rank": "effective_rank",
-    "Images/s": "images_per_s", "AUC, 100\u202f%": "score_most", "AUC, 5\u202f%": "score_fewest", "Falls by": "falls_by",
-    "Of its score": "falls_frac", "Labels": "fraction", "Score": "options", "Estimate": "estimate", "Interval": "low high",
+    "Images/s": "images_per_s", "AUC, 100\u202f%": "score_most", "AUC, 5\u202f%": "score_fewest", "Falls by": "fall",
+    "Of its score": "fall_frac", "Difference of falls": "difference",
+    "Labels": "fraction", "Score": "options", "Estimate": "estimate", "Interval": "low high",
     "n": "n", "SD over seeds": "seed_sd", "Seeds": "num_seeds", "Images seen": "images", "Of the time of all": "of_all",
     "Against all": "difference_from_all", "Interval of the difference": "low_from_all high_from_all", "Difference": "difference",
     "p": "p", "p (Holm)": "p_holm", "Effect size": "effect", "Above": "seeds_above num_seeds",

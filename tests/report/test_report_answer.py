@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from made_rows import ROW
+from made_rows import ROW, sentences
 from markupsafe import Markup
 
 from medssl.report.evidence import Evidence
 from medssl.report.section import Table
-from medssl.report.sections.answer import alike, claim, claim_together, detail, detail_together, verdict_of, with_limits
+from medssl.report.sections.answer import alike, answer, claim, claim_together, detail, detail_together, verdict_of, with_limits
 from medssl.report.sections.label_efficiency import label_efficiency
 from medssl.report.shares import labels_of
 
@@ -130,25 +130,61 @@ def scores_of(scores: dict[str, dict[float, float]], metric: str = "auc") -> pd.
     return pd.DataFrame(rows).assign(**more)
 
 
+def falls_of(falls: dict[str, float], modes: tuple[str, ...] = ("linear", "full"), metric: str = "auc") -> pd.DataFrame:
+    """What each starting point loses from all labels to 5 %, as evaluate writes it."""
+    rows = [{"init": init, "fall": fall, "mode": mode} for mode in modes for init, fall in falls.items()]
+    table = pd.DataFrame(rows).assign(score_most=0.9, fraction_most=1.0, fraction_fewest=0.05)
+    table = table.assign(score_fewest=table["score_most"] - table["fall"], low=table["fall"] - 0.01, high=table["fall"] + 0.01)
+    return table.assign(**{"metric": metric, "class": "macro", "n": 80, "confidence": 0.95, "seeds_in_interval": 3})
+
+
 def test_what_each_starting_point_loses_with_fewer_labels_stands_least_first() -> None:
-    given = {"scratch-resnet18": {0.05: 0.6, 0.5: 0.7, 1.0: 0.9}, "spark": {0.05: 0.82, 1.0: 0.92}, "late": {0.5: 0.8, 1.0: 0.9}}
-    section = label_efficiency(Evidence(title="t", scores={"organs": scores_of(given)}))
+    scores = scores_of({"scratch-resnet18": {0.05: 0.6, 0.5: 0.7, 1.0: 0.9}, "spark": {0.05: 0.8, 1.0: 0.9}})
+    falls = falls_of({"scratch-resnet18": 0.3, "spark": 0.1})
+    section = label_efficiency(Evidence(title="t", scores={"organs": scores}, falls={"organs": falls}))
     (table,) = (block for block in section.blocks if isinstance(block, Table))
-    assert "from 100\u202f% of the labels to 5\u202f%" in table.caption
+    assert "from 100\u202f% of the labels to 5\u202f%" in table.caption and "over test cases and seeds" in table.caption
     assert table.rows["mode"].tolist() == ["full", "full", "linear", "linear"]
-    assert table.rows["init"].tolist() == ["spark", "scratch-resnet18"] * 2, "late was not fitted on 5 %"
-    assert table.rows["falls_by"].tolist() == pytest.approx([0.1, 0.3] * 2)
-    assert table.rows["falls_frac"].tolist() == pytest.approx([0.1 / 0.92, 0.3 / 0.9] * 2)
+    assert table.rows["init"].tolist() == ["spark", "scratch-resnet18"] * 2
+    assert table.rows["fall_frac"].tolist() == pytest.approx([0.1 / 0.9, 0.3 / 0.9] * 2)
     assert table.shown["Falls by"].tolist() == ["0.100", "0.300"] * 2
+    assert table.shown["Interval"].tolist() == ["+0.090 to +0.110", "+0.290 to +0.310"] * 2
 
 
-def test_a_score_that_is_better_the_lower_it_is_falls_when_it_grows() -> None:
-    scores = scores_of({"scratch-resnet18": {0.1: 30.0, 1.0: 20.0}}, "hd95")
-    section = label_efficiency(Evidence(title="t", scores={"heart": scores}))
-    (table,) = (block for block in section.blocks if isinstance(block, Table))
-    assert table.rows["falls_by"].tolist() == [10.0, 10.0]
+def test_whether_one_starting_point_loses_less_than_another_stands_beside() -> None:
+    scores, falls = scores_of({"spark": {0.05: 0.8, 1.0: 0.9}}), falls_of({"spark": 0.1, "simclr": 0.2})
+    row = {"a": "spark", "b": "simclr", "mode": "full", "metric": "auc", "class": "macro", "fraction_most": 1.0}
+    row |= {"fraction_fewest": 0.05, "difference": -0.1, "low": -0.2, "high": -0.01, "p": 0.01, "p_holm": 0.02}
+    row |= {"seeds_in_interval": 3, "note": "without the spread over seeds of simclr: fewer than 3"}
+    compared = pd.DataFrame([row, row | {"metric": "accuracy", "class": "all"}])
+    evidence = Evidence(title="t", scores={"x": scores}, falls={"x": falls}, fall_comparisons={"x": compared})
+    _, table = (block for block in label_efficiency(evidence).blocks if isinstance(block, Table))
+    assert table.shown.to_dict("records") == [
+        {"First − second": "spark − simclr", "Mode": "full fine-tuning", "Difference of falls": "−0.100",
+         "Interval": "−0.200 to −0.010", "p": "0.010", "p (Holm)": "0.020"}
+    ]  # fmt: skip
+    assert "falls: without the spread over seeds of simclr: fewer than 3." in sentences(label_efficiency(evidence))
 
 
 def test_one_share_of_labels_tells_nothing_of_what_is_lost() -> None:
     section = label_efficiency(Evidence(title="t", scores={"organs": scores_of({"scratch-resnet18": {1.0: 0.9}})}))
     assert not any(isinstance(block, Table) for block in section.blocks)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([3, 3], "over test cases and seeds; they say how far chance in both reaches"),
+        ([3, 0], "over test cases, and over seeds where there are three or more; they say how far chance in both"),
+        (
+            [0, 0],
+            "over test cases, with the seeds' mean inside; they say how far chance in the choice of cases r",
+        ),
+    ],
+)
+def test_the_answer_says_whether_its_intervals_know_the_seeds(counts: list[int], words: str) -> None:
+    compared = pd.DataFrame([ROW | {"a": f"arm{n}", "seeds_in_interval": count} for n, count in enumerate(counts)])
+    compared = compared.assign(method="bootstrap (bca+seeds)", options=[{}] * len(counts))
+    scores = scores_of({"arm0": {0.05: 0.6}, "arm1": {0.05: 0.6}, "scratch-resnet18": {0.05: 0.6}}).assign(unit="image")
+    evidence = Evidence(title="t", scores={"organs": scores}, comparisons={"organs": compared})
+    assert words in sentences(answer(evidence))

@@ -63,9 +63,11 @@ def evidence_of(fits: pd.DataFrame) -> Evidence:
     gap = {"a": "simclr-all", "b": "scratch-resnet18", "difference": 0.1, "low": 0.05, "high": 0.2, "p": 0.01, "p_holm": 0.02}
     gap |= more | {"method": "bootstrap (bca)", "effect": 0.4, "effect_name": "d_z", "seeds_above": 3}
     compared = [gap | {"fraction": share} for share in sorted(set(fits["fraction"]))]
-    return Evidence(
-        title="t", fits={"organs": fits}, scores={"organs": pd.DataFrame(scores)}, comparisons={"organs": pd.DataFrame(compared)}
-    )
+    lost = {"score_most": 0.85, "score_fewest": 0.8, "fall": 0.05, "low": 0.01, "high": 0.09}
+    lost |= {"fraction_most": max(fits["fraction"]), "fraction_fewest": min(fits["fraction"])}
+    falls = [more | lost | {"init": init} for init in ("scratch-resnet18", "simclr-all")]
+    tables = {"scores": scores, "comparisons": compared, "falls": falls}
+    return Evidence(title="t", fits={"organs": fits}, **{name: {"organs": pd.DataFrame(rows)} for name, rows in tables.items()})
 
 
 def sentences(section: Section) -> str:
@@ -127,6 +129,11 @@ def test_shares_that_are_the_same_units_are_one_point_at_their_real_place() -> N
     assert sentences(section).count("are the same 11 images") == 1 and told in sentences(section)
     falls = next(block for block in section.blocks if isinstance(block, Table))
     assert "from 100\u202f% of the labels to 25\u202f% (11 images)" in falls.caption
+
+
+def test_nothing_falls_where_all_shares_are_the_same_units() -> None:
+    section = label_efficiency(evidence_of(fits_of([0.5, 1.0], [], num_classes=NUM_UNITS)))
+    assert not any(isinstance(block, Table) for block in section.blocks)
 
 
 def test_subsets_that_differ_are_not_told_as_the_same() -> None:

@@ -15,6 +15,7 @@ from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, sh
 from medssl.report.words import (
     but_for_labels,
     class_name,
+    drawn_over,
     headline,
     is_frozen,
     metric_name,
@@ -74,15 +75,7 @@ def answer(evidence: Evidence) -> Section:
         blocks.append(_forest(task, rows, list(scores["init"]), labels))
         told = [row for group in groups for row in records(group)]
         facts[task] |= {"comparisons": told, "scores": _behind(chosen, scores), "groups": [len(g) for g in groups]}
-    blocks.append(
-        Text(
-            "Intervals are over the test cases of this study, with the seeds' mean inside; they say how far "
-            "chance in the choice of "
-            "cases reaches. They do not speak for other hospitals, scanners or populations, and a difference that is not clear "
-            "is not proof of equality.",
-            "note",
-        )
-    )
+    blocks.append(Text(_limits(evidence), "note"))
     return Section("The answer", "Is the pre-training worth it, on these labels?", tuple(blocks), facts)
 
 
@@ -98,6 +91,18 @@ def main_comparisons(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Data
         rows.assign(of_arms=~rows["b"].map(is_scratch).astype(bool))
         .sort_values(["of_arms", "b", "fraction", "a"])
         .drop(columns="of_arms")
+    )
+
+
+def _limits(evidence: Evidence) -> str:
+    """What the intervals of the claims speak of, and what they do not."""
+    compared = [table[table["method"].str.startswith("bootstrap")] for table in evidence.comparisons.values() if len(table)]
+    over = drawn_over(compared or evidence.scores.values())
+    inside = ", with the seeds' mean inside" if over == "test cases" else ""
+    chance = "in the choice of cases" if over == "test cases" else "in both"
+    return (
+        f"Intervals are over {over}{inside}; they say how far chance {chance} reaches. They do not speak for other hospitals, "
+        "scanners or populations, and a difference that is not clear is not proof of equality."
     )
 
 

@@ -8,10 +8,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from medssl.artefacts.names import arm_and_seed
-from medssl.core import plugins
 from medssl.report.chart import Line, axis, category_axis, line_chart
 from medssl.report.evidence import Evidence, tones
-from medssl.report.section import Figure, Section, Table, Text, number, percent, records, shown, span
+from medssl.report.section import Figure, Section, Table, Text, number, p_value, percent, records, shown, span
 from medssl.report.shares import (
     Labels,
     distinct,
@@ -22,7 +21,17 @@ from medssl.report.shares import (
     share_place,
     twins_told,
 )
-from medssl.report.words import class_name, headline, metric_name, mode_name, name_in, ordered_modes, units
+from medssl.report.words import (
+    class_name,
+    drawn_over,
+    headline,
+    holm_family,
+    metric_name,
+    mode_name,
+    name_in,
+    ordered_modes,
+    units,
+)
 
 PLACE = 60
 ANSWERS = {"CLAIM": {"30": "scores"}}
@@ -33,7 +42,7 @@ def label_efficiency(evidence: Evidence) -> Section:
     if not evidence.scores:
         return Section.not_given("Label efficiency", "No task was evaluated for this page.")
     blocks: list[Figure | Table | Text] = []
-    facts: dict[str, object] = {}
+    facts: dict[str, dict[str, object]] = {}
     for task, scores in sorted(evidence.scores.items()):
         metric, label = headline(scores)
         labels = labels_of(evidence.fits.get(task), scores)
@@ -42,11 +51,14 @@ def label_efficiency(evidence: Evidence) -> Section:
         rows = distinct(rows, labels).reset_index(drop=True)
         blocks.append(_figure(task, rows, metric, label, labels))
         blocks += [Text(f"Task {task}: {told}", "note") for told in twins_told(labels)]
-        blocks += _falls(task, rows, labels)
+        blocks += _falls(evidence, task, labels)
+        facts[task]["falls"] = without = _without_seeds(evidence, task)
+        blocks += [Text(f"Task {task}, falls: {note}.", "note") for note in without]
         blocks += _parity(evidence, task)
     nested = any(scores["fraction"].nunique() > 1 for scores in evidence.scores.values())
     lead = "How the test score grows with the labels given to fine-tuning. "
-    lead += f"{'Subsets are nested; whiskers' if nested else 'Whiskers'} are intervals over test cases."
+    over = drawn_over(evidence.scores.values())
+    lead += f"{'Subsets are nested; whiskers' if nested else 'Whiskers'} are intervals over {over}."
     return Section("Label efficiency", lead, tuple(blocks), facts)
 
 
@@ -103,41 +115,78 @@ def _lines(part: pd.DataFrame, labels: Labels) -> list[Line]:
     return lines
 
 
-def _falls(task: str, rows: pd.DataFrame, labels: Labels) -> list[Table]:
+def _falls(evidence: Evidence, task: str, labels: Labels) -> list[Table]:
     """How much of the score each starting point loses from the most labels to the fewest, the least first in each mode."""
-    shares = ordered_shares(rows["fraction"])
-    fewest, most = shares[0], shares[-1]
-    if fewest == most:
+    falls = evidence.falls.get(task, pd.DataFrame())
+    if falls.empty:
         return []
-    named = {"estimate": "score"}
-    few, many = (
-        rows.loc[rows["fraction"] == share, ["metric", "class", "mode", "init", "estimate"]].rename(columns=named)
-        for share in (fewest, most)
-    )
-    found = many.merge(few, on=["metric", "class", "mode", "init"], suffixes=("_most", "_fewest"))
-    if found.empty:
+    metric, label = headline(evidence.scores[task])
+    rows = falls[(falls["metric"] == metric) & (falls["class"] == label)]
+    rows = rows[[not _are_twins(row["fraction_most"], row["fraction_fewest"], labels) for row in records(rows)]]
+    if rows.empty:
         return []
-    metric = str(found["metric"].iloc[0])
-    falls = found["score_most"] - found["score_fewest"]
-    found["falls_by"] = falls if plugins.find("metric", metric).constant("BETTER") == "higher" else -falls
-    found["falls_frac"] = (found["falls_by"] / found["score_most"].abs()).where(found["score_most"] != 0)
-    found = found.assign(task=task, fraction_most=most, fraction_fewest=fewest)
-    rank = found["mode"].map({mode: place for place, mode in enumerate(ordered_modes(found["mode"]))})
-    found = found.assign(rank=rank).sort_values(["rank", "falls_by", "init"], ignore_index=True).drop(columns="rank")
+    rank = rows["mode"].map({mode: place for place, mode in enumerate(ordered_modes(rows["mode"]))})
+    rows = rows.assign(rank=rank).sort_values(["rank", "fall", "init"], ignore_index=True).drop(columns="rank")
+    rows["fall_frac"] = (rows["fall"] / rows["score_most"].abs()).where(rows["score_most"] != 0)
+    most, fewest = rows["fraction_most"].max(), rows["fraction_fewest"].min()
     words = f"from {share_phrase(most, labels)} to {share_name(fewest, labels)}"
     caption = (
-        f"Task {task}: what each starting point loses {words}, the least first. It has no interval of its own (compare those of "
-        "the curves), and a start that is poor with all labels has little to lose."
+        f"Task {task}: what each starting point loses {words}, the least first, with {percent(rows['confidence'].iloc[0])} "
+        f"intervals over {drawn_over([rows])}. A start that is poor with all labels has little to lose."
     )
     columns = [
         ("init", "Starting point", None),
         ("mode", "Mode", mode_name),
         ("score_most", f"{metric_name(metric)}, {share_name(most, labels)}", number),
         ("score_fewest", f"{metric_name(metric)}, {share_name(fewest, labels)}", number),
-        ("falls_by", "Falls by", number),
-        ("falls_frac", "Of its score", percent),
+        ("fall", "Falls by", number),
+        ("interval", "Interval", None),
+        ("fall_frac", "Of its score", percent),
     ]
-    return [Table(f"label-efficiency-{task}-falls", caption, found, shown(found, columns))]
+    drawn = shown(rows.assign(interval=_spans(rows)), columns)
+    return [Table(f"label-efficiency-{task}-falls", caption, rows, drawn), *_differences(evidence, task, rows, words)]
+
+
+def _differences(evidence: Evidence, task: str, falls: pd.DataFrame, words: str) -> list[Table]:
+    """Whether one starting point loses less than another."""
+    table = evidence.fall_comparisons.get(task, pd.DataFrame())
+    if table.empty:
+        return []
+    keys = ["mode", "metric", "class", "fraction_most", "fraction_fewest"]
+    rows = table.merge(falls[keys].drop_duplicates(), on=keys)
+    rank = rows["mode"].map({mode: place for place, mode in enumerate(ordered_modes(rows["mode"]))})
+    rows = rows.assign(rank=rank).sort_values(["rank", "b", "a"], ignore_index=True).drop(columns="rank")
+    family = holm_family(evidence.asked.evaluate, of_shares=False)
+    caption = (
+        f"Task {task}: what the first loses {words}, less what the second loses, on the same cases, with intervals over "
+        f"{drawn_over([rows])}. Negative: the first loses less. p (Holm) is corrected over {family}."
+    )
+    columns = [
+        ("pair", "First − second", None),
+        ("mode", "Mode", mode_name),
+        ("difference", "Difference of falls", lambda value: number(value, sign=True)),
+        ("interval", "Interval", None),
+        ("p", "p", p_value),
+        ("p_holm", "p (Holm)", p_value),
+    ]
+    drawn = shown(rows.assign(interval=_spans(rows), pair=rows["a"] + " − " + rows["b"]), columns)
+    return [Table(f"label-efficiency-{task}-fall-tests", caption, rows, drawn)]
+
+
+def _without_seeds(evidence: Evidence, task: str) -> list[str]:
+    """Which starting points have too few seeds for their spread to be in the intervals of differences of falls, in words."""
+    table = evidence.fall_comparisons.get(task, pd.DataFrame({"note": []}))
+    notes = [note for text in table["note"].dropna() for note in str(text).split("; ")]
+    return sorted({note for note in notes if note.startswith("without")})
+
+
+def _spans(rows: pd.DataFrame) -> list[str]:
+    return [span(low, high, sign=True) for low, high in zip(rows["low"], rows["high"], strict=True)]
+
+
+def _are_twins(most: float, fewest: float, labels: Labels) -> bool:
+    """Whether two shares are the very same units, so that nothing falls."""
+    return most in labels and fewest in labels and labels[most].twin == labels[fewest].twin
 
 
 OUTCOMES = {

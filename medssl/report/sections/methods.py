@@ -27,6 +27,8 @@ ANSWERS = {
 CITATIONS = {
     "bca": "Efron, J Am Stat Assoc 1987;82:171",
     "delong": "DeLong et al., Biometrics 1988;44:837",
+    "obuchowski": "Obuchowski & Rockette, Commun Stat Simul Comput 1995;24:285",
+    "zou": "Zou & Donner, Stat Med 2008;27:1693",
     "holm": "Holm, Scand J Stat 1979;6:65",
     "reduction": "Wolf et al., arXiv 2308.06534",
     "claim": "Tejani et al., Radiol Artif Intell 2024;6:e240300",
@@ -39,7 +41,7 @@ INTERVALS = {
     "normal": "normal, where the bootstrap was far off the estimate",
     "none": "no interval",
 }
-"""What `method` in scores.tsv may say."""
+"""What `method` in scores.tsv may say, each with `+seeds` where the spread over seeds is in it."""
 
 
 def methods(evidence: Evidence) -> Section:
@@ -76,7 +78,7 @@ def _counts(evidence: Evidence) -> dict[str, Any]:
     """What the paragraph counts; its other numbers are options of the study."""
     tables = {"series": evidence.series, "samples": evidence.samples, "keeps": evidence.keeps, "fits": evidence.fits}
     series = pd.concat([*evidence.series.values(), pd.DataFrame({"resampled": []})])
-    methods_used = pd.concat([*(scores["method"] for scores in evidence.scores.values()), pd.Series(dtype=object)])
+    methods_used = pd.concat([*(scores["method"] for scores in evidence.scores.values()), pd.Series(dtype=str)])
     numbers = ["fraction", "seed", "pretrain_seed", "num_val"]
     return {
         "rows": {kind: {name: len(table) for name, table in named.items()} for kind, named in tables.items()},
@@ -94,7 +96,7 @@ def _counts(evidence: Evidence) -> dict[str, Any]:
         "distinct": {task: fits.reindex(columns=numbers).nunique().to_dict() for task, fits in evidence.fits.items()},
         "fractions": {task: sorted(set(fits["fraction"])) for task, fits in evidence.fits.items()},
         "num_val": {task: fits["num_val"].max() for task, fits in evidence.fits.items() if "num_val" in fits},
-        "intervals": methods_used.value_counts().to_dict() | {"all": len(methods_used)},
+        "intervals": methods_used.str.removesuffix("+seeds").value_counts().to_dict() | {"all": len(methods_used)},
         "answered": sum(answered_in(_with_methods(evidence), item) is not None for item in CLAIM),
         "items": len(CLAIM),
     }
@@ -301,6 +303,11 @@ def _statistics(evidence: Evidence) -> str:
     draws = evidence.asked.evaluate.bootstrap
     resamples = f"{draws} resamples" if draws else "resamples"
     parts = [f"Scores are means over seeds with {level} bootstrap intervals over test units ({resamples}): {_intervals(scores)}"]
+    if "seeds_in_interval" in scores and (scores["seeds_in_interval"] > 0).any():
+        parts.append(
+            "the spread over seeds is in the intervals wherever there are three or more, seeds crossed with test units as "
+            "readers with cases [obuchowski], the arms of both joined in quadrature [zou]"
+        )
     used = {str(method) for table in evidence.comparisons.values() for method in table["method"]}
     if used:
         parts.append(
@@ -314,7 +321,7 @@ def _statistics(evidence: Evidence) -> str:
 
 def _intervals(scores: pd.DataFrame) -> str:
     """Which kinds of interval the scores have, and how many of each where there are several."""
-    counts = scores["method"].value_counts()
+    counts = scores["method"].str.removesuffix("+seeds").value_counts()
     found = [(words, int(counts[name])) for name, words in INTERVALS.items() if name in counts]
     found += [(str(name), int(number)) for name, number in sorted(counts.items()) if name not in INTERVALS]
     if len(found) == 1:

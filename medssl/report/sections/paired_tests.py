@@ -7,7 +7,17 @@ import pandas as pd
 from medssl.report.evidence import Evidence
 from medssl.report.section import Section, Table, Text, number, p_value, records, shown, span
 from medssl.report.shares import Labels, distinct, labels_of, share_name
-from medssl.report.words import class_name, headline, holm_family, metric_name, mode_name, name_in, ordered_modes, units
+from medssl.report.words import (
+    class_name,
+    drawn_over,
+    headline,
+    holm_family,
+    metric_name,
+    mode_name,
+    name_in,
+    ordered_modes,
+    units,
+)
 
 PLACE = 80
 ANSWERS = {"CLAIM": {"29": "comparisons"}}
@@ -47,7 +57,9 @@ def paired_tests(evidence: Evidence) -> Section:
             "the rank-biserial correlation is the balance of ranks. Above: seeds in which the first had the larger value."
         )
     )
-    return Section("Paired tests", "Is a difference larger than the choice of test cases explains?", tuple(blocks))
+    in_any = drawn_over(table[table["method"].str.startswith("bootstrap")] for table in given.values()) != "test cases"
+    choice = "test cases and seeds" if in_any else "test cases"
+    return Section("Paired tests", f"Is a difference larger than the choice of {choice} explains?", tuple(blocks))
 
 
 def _shown(table: pd.DataFrame, labels: Labels) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from medssl.report.evidence import Evidence
 from medssl.report.parts import is_folded
 from medssl.report.section import Section, Table, Text, count, number, percent, records, shown, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name
-from medssl.report.words import class_name, is_overall, metric_name, mode_name, ordered_modes, units
+from medssl.report.words import class_name, drawn_over, is_overall, metric_name, mode_name, ordered_modes, units
 
 PLACE = 70
 ANSWERS = {
@@ -55,7 +55,8 @@ def results(evidence: Evidence) -> Section:
             blocks.append(_folds(task, fits))
         if task in evidence.empty:
             blocks.append(_empty(task, evidence.empty[task]))
-    lead = "Means over seeds with intervals over test cases; the seeds' spread stands beside. The test part was read once, here."
+    lead = f"Means over seeds with intervals over {drawn_over(evidence.scores.values())}; the seeds' spread stands beside. "
+    lead += "The test part was read once, here."
     return Section("Results", lead, tuple(blocks), facts)
 
 
