@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install split-tables reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
+.PHONY: help install organamnist split-tables reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -85,6 +85,9 @@ bench-fuzz: $(STAMP) ## 5,000 mutations of the header of one slice: right or ref
 study-%: $(STAMP) ## study-reduction, -spark, … (configs/studies/<name>.yaml; a name with _full is for a GPU); resumable, ends with RESULT {json}
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) report --configfile configs/studies/$*.yaml
 	@$(PYTHON) benchmarks/study.py $*
+
+organamnist: $(STAMP) ## fetch the whole OrganAMNIST (38 MB, CC BY 4.0) into data/, which is not committed; for study-organs
+	$(PYTHON) workflow/fetch_organamnist.py
 
 split-tables: $(STAMP) ## write configs/studies/*_split.tsv again from the protocols of COVID-CT and ACDC in ../shared/data
 	$(PYTHON) workflow/write_study_splits.py
