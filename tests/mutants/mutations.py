@@ -1897,4 +1897,11 @@ MUTATIONS = [
         "    if False:\n        order = _listed_order(cases, train)",
         "finetune/test_finetune_subsets.py::test_in_the_listed_order_a_count_takes_the_first_of_the_list_whatever_the_seed",
     ),
+    Mutation(
+        "reduce",
+        "pixels are not compared, whatever the study asks",
+        'if options.look_up == "pixels" else LEAKAGE.empty()',
+        'if options.look_up == "" else LEAKAGE.empty()',
+        "reduce/test_reduce_leakage.py::test_strangers_pass_and_stop_stops",
+    ),
 ]
