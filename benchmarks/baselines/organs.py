@@ -3,8 +3,8 @@
 A ResNet-18 of a quarter of the width with a 3 × 3 stem, on the official parts of OrganAMNIST at 28 × 28: (a) from scratch end to
 end, with the study's steps, batch, rate, schedule and changes of the images, the step chosen by validation; (b) random weights
 frozen, a logistic regression whose penalty validation chooses, and 20 nearest neighbours by cosine, on 1, 10 and 100 % of the
-labels. Subsets and weights are drawn by other generators than the study's, so scores agree within the spread over seeds, not to the
-digit.
+labels. Subsets and weights are drawn by other generators than the study's, so scores agree within the spread over seeds, not to
+the digit.
 
 `python benchmarks/baselines/organs.py [--seeds 3] [--steps 1200]`; the last line is RESULT {json}.
 """
@@ -175,7 +175,7 @@ def changed(images: Tensor, random: np.random.Generator) -> Tensor:
     affine = np.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], 1).reshape(-1, 2, 3)
     grid = F.affine_grid(torch.from_numpy(affine).float(), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    low, high = (torch.from_numpy(random.uniform(-JITTER / 2, JITTER / 2, (count, 1, 1, 1))).float() for _ in range(2))
+    low, high = (torch.from_numpy(random.uniform(-JITTER, JITTER, (count, 1, 1, 1))).float() for _ in range(2))
     return ((moved - low) / (1 + high - low)).clamp(0, 1)
 
 
@@ -231,7 +231,9 @@ def linear(
     model = LogisticRegression(max_iter=300, warm_start=True)
     for penalty in PENALTIES:
         model.set_params(C=penalty).fit(scaler.transform(train[0]), train[1])
-        score = roc_auc_score(data["val"][1], model.predict_proba(scaler.transform(known["val"])), multi_class="ovr")
+        chances = np.zeros((len(known["val"]), CLASSES))
+        chances[:, model.classes_] = model.predict_proba(scaler.transform(known["val"]))
+        score = roc_auc_score(data["val"][1], chances, multi_class="ovr")
         best = max(best, (float(score), float((model.predict(scaler.transform(known["test"])) == data["test"][1]).mean())))
     return best[1]
 
