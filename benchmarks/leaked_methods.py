@@ -55,7 +55,7 @@ def linear_frozen(train: np.ndarray, classes: np.ndarray, test: np.ndarray, seed
 
 
 def from_scratch(train: np.ndarray, classes: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """A ResNet-18 of a quarter of the width from random weights on 32 × 32, mirrored and shifted, 200 steps of 16; the last step."""
+    """A ResNet-18 of a quarter of the width from random weights at 32 × 32, mirrored and shifted; the last of 200 steps of 16."""
     train, test = (F.adaptive_avg_pool2d(torch.from_numpy(part)[:, None], SIDE)[:, 0].numpy() for part in (train, test))
     torch.manual_seed(seed)
     network = build("resnet18", NETWORK, 2, 1)
