@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
+.PHONY: help install organamnist split-tables reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -60,7 +60,7 @@ check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
 
-BENCHES := faults ingest reduce leakage pretrain finetune cache spark scale plan gpu
+BENCHES := faults ingest reduce leakage leaked_benchmarks pretrain finetune cache spark scale plan gpu
 .PHONY: $(BENCHES:%=bench-%)
 
 $(VENV)/.peers: $(STAMP) requirements-bench.lock
@@ -74,7 +74,7 @@ $(VENV)/lightly: $(STAMP) requirements-gpu.lock
 
 bench-pretrain bench-gpu: $(VENV)/lightly
 
-$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -pretrain, -finetune, -cache, -spark, -gpu: ratios against peers
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -leaked_benchmarks, -pretrain, -finetune, -cache, -spark, -gpu: ratios against peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 
@@ -85,6 +85,12 @@ bench-fuzz: $(STAMP) ## 5,000 mutations of the header of one slice: right or ref
 study-%: $(STAMP) ## study-reduction, -spark, … (configs/studies/<name>.yaml; a name with _full is for a GPU); resumable, ends with RESULT {json}
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --cores $(CORES) report --configfile configs/studies/$*.yaml
 	@$(PYTHON) benchmarks/study.py $*
+
+organamnist: $(STAMP) ## fetch the whole OrganAMNIST (38 MB, CC BY 4.0) into data/, which is not committed; for study-organs
+	$(PYTHON) workflow/fetch_organamnist.py
+
+split-tables: $(STAMP) ## write configs/studies/*_split.tsv again from the protocols of COVID-CT and ACDC in ../shared/data
+	$(PYTHON) workflow/write_study_splits.py
 
 reference: $(STAMP) ## write the pages and the schema that are made from the code
 	$(PYTHON) -m medssl.study.reference > docs/options.md

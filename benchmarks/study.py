@@ -10,6 +10,7 @@ from typing import Any
 from medssl.core import tables
 
 MAIN = {"dice", "auc"}
+"""The metrics that are shown; of a task that has none of them, the first that it has."""
 FALLS = {
     "falls": ("init", "mode", "fraction_most", "fraction_fewest", "metric", "fall", "low", "high", "seeds_in_interval"),
     "fall_comparisons": ("a", "b", "mode", "metric", "difference", "low", "high", "p_holm"),
@@ -33,7 +34,8 @@ def result(folder: Path) -> dict[str, Any]:
 
 def rows(table: Any, names: tuple[str, ...]) -> list[list[Any]]:
     """The rows of the main metrics over all classes, or of the positive one of two; numbers to four places."""
-    table = table[table["metric"].isin(MAIN)]
+    main = MAIN & set(table["metric"]) or set(table["metric"].iloc[:1])
+    table = table[table["metric"].isin(main)]
     whole = table[table["class"].isin(["all", "mean", "macro"])]
     table = whole if len(whole) else table
     cut = [[round(value, 4) if isinstance(value, float) else value for value in row] for row in table[list(names)].to_numpy()]

@@ -65,3 +65,49 @@ def test_shrunk_images_have_wider_voxels_and_masks_the_same_values(finetune: dic
         a, b = (np.asarray(image.dataobj) for image in (whole, less))
         assert b.mean() == pytest.approx(a.mean(), rel=0.02), "the same picture"
         assert "_img" in name or set(np.unique(b)) == {0, 1, 2, 3}
+
+
+# leaked_benchmarks
+
+
+@pytest.fixture
+def leaked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of benchmarks/leaked_benchmarks.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return runpy.run_path(str(ROOT / "benchmarks" / "leaked_benchmarks.py"))
+
+
+def test_relatives_are_of_one_patient_or_one_image_and_leave_the_training_part_alone(leaked: dict[str, Any]) -> None:
+    label, unit = np.array(list("aabba")), np.array(["p", "p", "q", "r", "s"])
+    images = leaked["Labelled"]("set", [np.zeros((2, 2))] * 5, label, unit, True, np.zeros((5, 2, 2), np.float32))
+    pairs = [leaked["Likeness"](3, 2, 0.9)]
+    related = leaked["relatives"](images, pairs)
+    assert related == [{1}, {0}, {3}, {2}, set()]
+    division = [(np.array([0, 2]), np.array([1, 3, 4]))]
+    found = leaked["counts"](images, pairs, related, division)
+    assert found == {"asked": 3, "pool": 2, "found": 1, "other_class": 0, "other_patient": 1, "with_relative": 2}
+
+
+def test_what_a_score_owes_to_relatives_is_counted_by_hand(leaked: dict[str, Any]) -> None:
+    right = {"all": np.array([1.0, 1, 0, 1]), "without relatives": np.array([0.0, 1, 0, 1]), "without as many others": np.ones(4)}
+    twin = np.array([True, True, False, False])
+    found = leaked["figures"](right, twin, np.array(["p", "p", "q", "r"]))
+    estimates = {name: value[0] for name, value in found.items()}
+    assert estimates == {
+        "all": 0.75,
+        "without a relative": 0.5,
+        "difference": 0.25,
+        "with a relative": 1.0,
+        "fall with": 0.5,
+        "fall with, others": 0.0,
+        "fall of all": 0.25,
+        "fall of all beyond others": 0.5,
+    }
+    assert all(low <= estimate <= high for estimate, low, high in found.values())
+
+
+def test_as_many_others_of_the_same_classes_leave(leaked: dict[str, Any]) -> None:
+    label = np.array(list("aaaabbb"))
+    images = leaked["Labelled"]("set", [], label, label, False, np.zeros((7, 1, 1), np.float32))
+    gone = leaked["others"](images, np.arange(7), np.array([0, 1, 4]))
+    assert sorted(label[gone]) == ["a", "a", "b"] and not set(gone) & {0, 1, 4}

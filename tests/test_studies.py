@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import runpy
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ from medssl.study.dag import Dag
 from medssl.study.file import load_study
 from medssl.study.options import Study
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "studies"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_full"))
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "configs" / "studies"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith(("_full", "_gpu10")))
 
 
 def load(name: str) -> Study:
@@ -30,4 +34,46 @@ def test_both_sizes_compare_the_same(name: str) -> None:
     for study in (small, full):
         seeds = [(len(run.seeds), len(task.seeds)) for run in study.pretrain.values() for task in study.finetune.values()]
         assert all(pretrained * tuned >= 3 for pretrained, tuned in seeds), "three seeds at least, of one kind or the other"
-        assert all(Dag(study).runs_for(task) for task in study.finetune.values()), "every task starts from some run"
+        started = [task for task in study.finetune.values() if task.inits != []]
+        assert all(Dag(study).runs_for(task) for task in started), "every task starts from some run, or is of scratch alone"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*_gpu10.yaml")))
+def test_the_size_for_minutes_of_a_gpu_compares_what_the_full_size_does(name: str) -> None:
+    short, full = load(name), load(name.replace("_gpu10", "_full"))
+    assert short.study == name and set(short.pretrain) == set(full.pretrain) and set(short.finetune) <= set(full.finetune)
+
+
+def table(name: str) -> list[dict[str, str]]:
+    with (FOLDER / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared/data/protocols").is_dir(), reason="needs ../shared/data")
+def test_the_split_tables_are_what_their_protocols_say() -> None:
+    written = runpy.run_path(str(ROOT / "workflow" / "write_study_splits.py"))["written"]()
+    assert written == {name: (FOLDER / name).read_text() for name in ("covid_ct_split.tsv", "acdc_ssl4mis_split.tsv")}
+
+
+def test_no_patient_of_covid_ct_is_in_two_parts_and_the_official_parts_are_kept() -> None:
+    rows = table("covid_ct_split.tsv")
+    parts: dict[str, set[str]] = defaultdict(set)
+    by_class: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        parts[row["subject"]].add(row["split"])
+        by_class[row["label"], row["split"]].add(row["subject"])
+        assert (row["split"] == "test") == row["file"].startswith("val/") and row["file"].split("/")[1] == row["label"]
+    assert len(rows) == 543 and len(parts) == 289 and all(len(own) == 1 for own in parts.values())
+    for label in ("COVID", "NonCOVID"):
+        select, train = len(by_class[label, "val"]), len(by_class[label, "train"])
+        assert abs(select - 0.2 * (select + train)) <= 1, "a fifth of the patients of each class"
+
+
+def test_the_protocol_of_few_labels_on_acdc_has_the_patients_of_the_other_split() -> None:
+    rows = table("acdc_ssl4mis_split.tsv")
+    of = {part: [row for row in rows if row["split"] == part] for part in ("train", "val", "test")}
+    assert {part: len(own) for part, own in of.items()} == {"train": 26, "val": 2, "test": 12}
+    assert {row["id"] for row in rows} == {row["id"] for row in table("acdc_split.tsv")}
+    places = [int(row["order"]) for row in of["train"]]
+    assert places == sorted(set(places)) and places[0] >= 1 and places[-1] <= 70, "70 patients train in the protocol"
+    assert {row["order"] for part in ("val", "test") for row in of[part]} == {""}

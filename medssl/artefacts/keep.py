@@ -109,6 +109,7 @@ class Leaks(Document):
     pool_excluded: int = meant("how many of them are left out")
     how: dict[str, int] = meant("pairs by how they were found")
     policy: str = meant("`exclude`, `report` or `stop`")
+    look_up: str = meant("`pixels`: by id, patient and pixels; `ids`: by id and patient alone", default="pixels")
     same: Number = meant("the likeness from which on two images are the same", "0…1")
     pairs: list[dict[str, Any]] = meant("some of those found, from the least alike to the most")
     nearest: list[dict[str, Any]] = meant("the most similar of those not found; `how` is `nearest`")

@@ -32,6 +32,13 @@ SAMPLES = Table(
         Column("label", "str", "class that came with an image; what label files say is in `labels.parquet`", nullable=True),
         Column("foreground_frac", "float32", "share of its voxels above the low end of the lowest window", "0…1"),
         Column("fold", "int8", "the fold that tests it, from 0 on; where `prepare.split.folds` asks for folds", optional=True),
+        Column(
+            "label_order",
+            "int32",
+            "place of its unit in the order in which training units are labelled; where the split file has one",
+            nullable=True,
+            optional=True,
+        ),
     ),
     sorted_by=("volume_id", "index"),
     unique=("volume_id", "index"),

@@ -1,20 +1,63 @@
-"""A user's own split: a tab separated table of id and part."""
+"""A user's own split: a tab separated table of id and part, and of the order in which patients are labelled."""
 
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.partition import PARTS
 
+HEADERS = (["split"], ["split", "order"])
+"""What may follow the column of ids."""
 
-def read_split_file(path: Path | str) -> dict[str, str]:
-    """The part of each id. Lines that begin with # are left out.
+
+@dataclass(frozen=True)
+class SplitFile:
+    """By id the part, and of the training ids the place in the order of labelling; no order where the file has none."""
+
+    parts: dict[str, str]
+    order: dict[str, int]
+
+
+def read_split_file(path: Path | str) -> SplitFile:
+    """The part of each id, and the order of the training ids where the table has one. Lines that begin with # are left out.
 
     Raises:
-        StudyError: another header, an id without a part or with two, a part that does not exist; with the row.
+        StudyError: another header, an id without a part or with two, a part that does not exist; a training id without a place in
+            the order, two at one place; with the row.
     """
+    numbered = _rows(path)
+    header = numbered[0][1] if numbered else []
+    if header[1:] not in HEADERS:
+        raise StudyError(
+            "split file: it must be tab separated with the header `id<tab>split`, or `id<tab>split<tab>order`, got "
+            f"{header or 'an empty file'}."
+        )
+    parts: dict[str, str] = {}
+    order: dict[str, int] = {}
+    at: dict[int, str] = {}
+    for number, row in numbered[1:]:
+        if len(row) != len(header) or row[1] not in PARTS:
+            part = row[1] if len(row) == len(header) else f"{len(row)} of {len(header)} cells"
+            raise StudyError(f"split file: row {number} has {part!r}; parts are train, val and test.{did_you_mean(part, PARTS)}")
+        if row[0] in parts:
+            raise StudyError(f"split file: {row[0]!r} stands twice, again in row {number}. Keep one row for each id.")
+        parts[row[0]] = row[1]
+        if len(header) == 3 and row[1] == "train":
+            order[row[0]] = place = _place(row[2], number)
+            if place in at:
+                raise StudyError(
+                    f"split file: {at[place]!r} and {row[0]!r} (row {number}) are both at place {place} of the order. Give each "
+                    "training id a place of its own."
+                )
+            at[place] = row[0]
+    return SplitFile(parts, order)
+
+
+def _rows(path: Path | str) -> list[tuple[int, list[str]]]:
+    """Number and cells of each line that counts, the header first."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -24,17 +67,14 @@ def read_split_file(path: Path | str) -> dict[str, str]:
     except UnicodeDecodeError:
         raise StudyError("split file: it is not text in UTF-8. Save it as TSV.") from None
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
-    rows = list(csv.reader((line for _, line in numbered), delimiter="\t"))
-    if not rows or len(rows[0]) != 2 or rows[0][1] != "split":
+    cells = csv.reader((line for _, line in numbered), delimiter="\t")
+    return [(number, row) for (number, _), row in zip(numbered, cells, strict=True)]
+
+
+def _place(cell: str, number: int) -> int:
+    if not (cell.isascii() and cell.isdecimal()):
         raise StudyError(
-            f"split file: it must be tab separated with the header `id<tab>split`, got {rows[0] if rows else 'an empty file'}."
+            f"split file: row {number} has the order {cell!r}; expected a whole number for every training id. Fill the column, "
+            "or leave it out."
         )
-    found: dict[str, str] = {}
-    for (number, _), row in zip(numbered[1:], rows[1:], strict=True):
-        if len(row) != 2 or row[1] not in PARTS:
-            part = row[1] if len(row) == 2 else "no part"
-            raise StudyError(f"split file: row {number} has {part!r}; parts are train, val and test.{did_you_mean(part, PARTS)}")
-        if row[0] in found:
-            raise StudyError(f"split file: {row[0]!r} stands twice, again in row {number}. Keep one row for each id.")
-        found[row[0]] = row[1]
-    return found
+    return int(cell)

@@ -30,6 +30,8 @@ class Cases:
     """what a fit sees of the label of each case: the class, or a hash of the mask"""
     fold: np.ndarray | None = None
     """the fold that each case tests, where the source is cut into folds"""
+    label_order: np.ndarray | None = None
+    """the place of each case's unit in the order of labelling of the split file, where it has one; no number outside training"""
     groups: dict[str, np.ndarray] = field(default_factory=dict)
     """`group_<name>` → value of each case (None where it is not known), for the scores of subgroups"""
 

@@ -57,6 +57,7 @@ class Work:
             seeds=options.seeds,
             fractions=options.fractions,
             counts=options.counts,
+            listed=options.label_order == "listed",
             val_frac=options.val_frac,
             seed=job.spec.seed,
         )

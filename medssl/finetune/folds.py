@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medssl.core.errors import StudyError
 from medssl.core.partition import parts_of_fold
 from medssl.finetune.cases import Cases
-from medssl.finetune.subsets import Share, shares_of, subset, unit_order
+from medssl.finetune.subsets import Share, listed_order, shares_of, subset, unit_order
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,15 @@ class Divisions:
 
     @classmethod
     def of(
-        cls, cases: Cases, *, seeds: Sequence[int], fractions: Sequence[float], counts: Sequence[int], val_frac: float, seed: int
+        cls,
+        cases: Cases,
+        *,
+        seeds: Sequence[int],
+        fractions: Sequence[float],
+        counts: Sequence[int],
+        val_frac: float,
+        seed: int,
+        listed: bool = False,
     ) -> Divisions:
         """The divisions of some cases.
 
@@ -53,14 +62,15 @@ class Divisions:
             fractions, counts: of training units whose labels are used.
             val_frac: share of the units outside a fold that is its validation part.
             seed: of the study.
+            listed: training units enter in the order of the split file, not as drawn.
 
         Raises:
-            StudyError: a fold has no cases to train on.
+            StudyError: a fold has no cases to train on; the split file has no order, or a subset in its order lacks a class.
         """
         divided = {fold: _in_fold(cases, fold, val_frac, seed) for fold in _folds(cases)}
         first = next(iter(divided.values()))
         shares = shares_of(fractions, counts, len(set(first.unit_id[first.where("train")])))
-        return cls({fold: _division(fold, part, seeds, shares) for fold, part in divided.items()}, shares)
+        return cls({fold: _division(fold, part, seeds, shares, listed) for fold, part in divided.items()}, shares)
 
     @property
     def folds(self) -> list[int | None]:
@@ -92,12 +102,51 @@ def _in_fold(cases: Cases, fold: int | None, val_frac: float, seed: int) -> Case
     return cases.with_split(split)
 
 
-def _division(fold: int | None, cases: Cases, seeds: Sequence[int], shares: Sequence[Share]) -> Division:
+def _division(fold: int | None, cases: Cases, seeds: Sequence[int], shares: Sequence[Share], listed: bool) -> Division:
     train = cases.where("train")
-    drawn = {seed: unit_order(list(cases.unit_id[train]), cases.class_sets(train), seed) for seed in seeds}
+    units, classes = list(cases.unit_id[train]), cases.class_sets(train)
+    if listed:
+        order = _listed_order(cases, train)
+        drawn = dict.fromkeys(seeds, (order, 0))
+        _require_all_classes(order, units, classes, shares)
+    else:
+        drawn = {seed: unit_order(units, classes, seed) for seed in seeds}
     subsets = {
         (seed, share.word): cases.of_units(subset(order, num_cover, share))
         for seed, (order, num_cover) in drawn.items()
         for share in shares
     }
     return Division(fold, cases, {seed: order for seed, (order, _) in drawn.items()}, subsets)
+
+
+def _listed_order(cases: Cases, train: np.ndarray) -> list[str]:
+    """The training units in the order of the split file.
+
+    Raises:
+        StudyError: it has none.
+    """
+    if cases.label_order is None:
+        raise StudyError(
+            "finetune.label_order is listed, and the split of the source lists no order. Give prepare.split.file a third column "
+            "`order` with a whole number for every training id, or set label_order to drawn."
+        )
+    return listed_order(list(cases.unit_id[train]), cases.label_order[train].tolist())
+
+
+def _require_all_classes(
+    order: Sequence[str], units: Sequence[str], classes: Sequence[frozenset[str]], shares: Sequence[Share]
+) -> None:
+    """Every subset holds every class: what a fit does not see it cannot predict, and no other patient may be taken in.
+
+    Raises:
+        StudyError: a subset lacks one.
+    """
+    every = frozenset().union(*classes)
+    for share in shares:
+        chosen = set(subset(order, 0, share))
+        lacking = every - frozenset().union(*(names for unit, names in zip(units, classes, strict=True) if unit in chosen))
+        if lacking:
+            raise StudyError(
+                f"finetune.label_order: the first {len(chosen)} of {len(order)} training units in the order of the split file "
+                f"have no case of class {min(lacking)!r}. Ask for more of them, correct the order, or set label_order to drawn."
+            )

@@ -58,6 +58,7 @@ def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> 
         content=_contents(source, samples, chosen, expected),
         truth=rows["label"].to_numpy(dtype=object),
         fold=_folds(rows),
+        label_order=_label_order(rows),
         groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},
     )
     return cases, CaseImages(samples, chosen, expected).keep()
@@ -102,6 +103,11 @@ def _image_content(source: Source, volume: Any) -> list[Any]:
 def _folds(rows: pd.DataFrame) -> np.ndarray | None:
     """The fold that each case tests; None where the source is not cut into folds."""
     return rows["fold"].to_numpy(dtype=np.int64) if "fold" in rows else None
+
+
+def _label_order(rows: pd.DataFrame) -> np.ndarray | None:
+    """The place of each case's unit in the order of labelling; None where the split file has no order."""
+    return rows["label_order"].to_numpy(dtype=np.float64, na_value=np.nan) if "label_order" in rows else None
 
 
 def _hash(value: Any) -> str:
@@ -185,6 +191,7 @@ def read_scans(source: Source, expected: NetworkInput) -> Scans:
         content=np.array(contents, dtype=object),
         truth=np.array(truths, dtype=object),
         fold=_folds(rows),
+        label_order=_label_order(rows),
         groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},
     )
     return Scans(cases, scans, values, names, source, given, expected.size, expected.cuts_slices)

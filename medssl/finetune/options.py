@@ -54,6 +54,9 @@ class FinetuneOptions(Recipe, PlaceOptions):
     """Shares of the training patients whose labels are used."""
     counts: Distinct[Count] = []
     """Numbers of training patients whose labels are used."""
+    label_order: Literal["drawn", "listed"] = "drawn"
+    """The order in which training patients enter the subsets: drawn for each seed, evenly over classes; or that of the column
+    `order` of `prepare.split.file`, the same for all seeds."""
     seeds: OneOrMore[Whole] = [0, 1, 2]
     """Seeds of label subsets, order and head, a fit each."""
     pair_seeds: bool = False

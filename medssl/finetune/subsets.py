@@ -82,6 +82,17 @@ def unit_order(units: Sequence[str], classes: Sequence[frozenset[str]], seed: in
     return order, len(cover)
 
 
+def listed_order(units: Sequence[str], places: Sequence[float]) -> list[str]:
+    """The distinct units in the order that the split file lists.
+
+    Args:
+        units: unit id of each case `(n,)`.
+        places: of each case's unit `(n,)`.
+    """
+    place = dict(zip(units, places, strict=True))
+    return sorted(place, key=place.__getitem__)
+
+
 def subset(order: Sequence[str], num_cover: int, share: Share) -> list[str]:
     """The units of one training subset, never fewer than the cover, so that each class has a unit."""
     return list(order[: max(share.units(len(order)), num_cover, 1)])

@@ -73,9 +73,10 @@ def run(job: Job) -> None:
 
     prepared = _prepare_all(job, options, series, Path(job.spec.inputs["images"]))
     units = pd.concat([p.units for p in prepared], ignore_index=True)
-    found = split(units, options.split, seed=job.spec.seed, listed=listed)
+    found = split(units, options.split, seed=job.spec.seed, listed=listed.parts if listed else None)
+    order = units["unit_id"].map(listed.order) if listed and listed.order else None
 
-    samples = joined([p.samples for p in prepared], split=found.part, fold=found.fold, unit_id=units["unit_id"])
+    samples = joined([p.samples for p in prepared], split=found.part, fold=found.fold, order=order, unit_id=units["unit_id"])
     volumes = _with_parts([p.volume for p in prepared], samples)
     values = pd.DataFrame([p.values for p in prepared])
     notes = [*mixture(job.spec.name, volumes, samples), *found.notes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,12 +36,16 @@ def identified(table: pd.DataFrame, *, subject_id: Sequence[str | None], label: 
     return table.assign(subject_id=pd.Series(list(subject_id), dtype=object), label=pd.Series(list(label), dtype=object))
 
 
-def joined(tables: list[pd.DataFrame], *, split: pd.Series, fold: pd.Series | None, unit_id: pd.Series) -> pd.DataFrame:
-    """All rows with their part, fold (where there are folds) and unit, in the columns and types of `SAMPLES` and with `unit_id`.
+def joined(
+    tables: list[pd.DataFrame], *, split: pd.Series, fold: pd.Series | None, order: pd.Series | None = None, unit_id: pd.Series
+) -> pd.DataFrame:
+    """All rows with their part, unit, and fold or order of labelling where there are such; in the columns and types of `SAMPLES`.
 
-    `split`, `fold` and `unit_id` go with the rows of `tables` one after the other; the result is by volume and index.
+    `split`, `fold`, `order` and `unit_id` go with the rows of `tables` one after the other; the result is by volume and index.
     """
-    given = {"split": list(split), "unit_id": list(unit_id)} | ({} if fold is None else {"fold": fold.to_numpy(np.int8)})
+    given: dict[str, Any] = {"split": list(split), "unit_id": list(unit_id)}
+    given |= {} if fold is None else {"fold": fold.to_numpy(np.int8)}
+    given |= {} if order is None else {"label_order": pd.array(list(order), dtype="Int32")}
     table = pd.concat(tables, ignore_index=True).assign(**given)
     names = [name for name in SAMPLES.names if name in table]
     table = table.sort_values(["volume_id", "index"], kind="stable", ignore_index=True)[[*names, "unit_id"]]

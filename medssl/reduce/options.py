@@ -50,6 +50,9 @@ class ReduceOptions(Options):
     """Add the arms that choose without looking: all slices, every n-th, random ones."""
     leakage: Literal["exclude", "stop", "report"] = "exclude"
     """What happens to pre-training slices that show a downstream validation or test image."""
+    look_up: Literal["pixels", "ids"] = "pixels"
+    """How such slices are found: by id, patient and pixels; or by id and patient alone, where the pool and what is held out are
+    parts of one published set and their pixels are too many to compare."""
 
     def with_controls(self) -> dict[str, ArmOptions]:
         """All arms in order: the study's, then the controls that it does not define itself."""
@@ -92,6 +95,8 @@ class FirewallOptions(Options):
 
     leakage: Literal["exclude", "stop", "report"] = "exclude"
     """Keep such slices out, stop the study, or only report them."""
+    look_up: Literal["pixels", "ids"] = "pixels"
+    """Find them by id, patient and pixels, or by id and patient alone."""
 
 
 class ResolvedArmOptions(ArmOptions):

@@ -132,13 +132,14 @@ def leakage(job: Job) -> None:
     Raises:
         StudyError: something was found and the study says `leakage: stop`.
     """
-    policy = job.options(FirewallOptions).leakage
+    options = job.options(FirewallOptions)
+    policy = options.leakage
     pool = _pool(job)
     held, _ = _cohort(job, "held_samples", "held_volumes", ("val", "test"))
     pairs = near = LEAKAGE.empty()
     if len(held.table):
         by_id = same_ids(pool.table, held.table)
-        alike = _alike_pixels(job, pool, held)
+        alike = _alike_pixels(job, pool, held) if options.look_up == "pixels" else LEAKAGE.empty()
         by_pixels = alike[alike["score"] >= SAME]
         pairs = pd.concat([by_id, by_pixels], ignore_index=True).drop_duplicates(["query_id", "pool_id", "how"])
         near = alike[~alike["query_id"].isin(pairs["query_id"])]
@@ -152,6 +153,7 @@ def leakage(job: Job) -> None:
         pool_excluded=int(found["pool_id"].nunique()),
         how={str(k): int(v) for k, v in pairs["how"].value_counts().sort_index().items()},
         policy=policy,
+        look_up=options.look_up,
         same=SAME,
         pairs=plain(shown),
         nearest=plain(nearest),

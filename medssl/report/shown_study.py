@@ -58,6 +58,12 @@ class ShownSource(Shown):
     prepare: ShownPrepare | None = None
 
 
+class ShownFinetuning(Shown):
+    """How one task learnt."""
+
+    label_order: str | None = None
+
+
 class ShownEvaluate(Shown):
     """Intervals and tests."""
 
@@ -72,6 +78,7 @@ class ShownStudy(Shown):
     sources: dict[str, ShownSource] = {}
     prepare: ShownPrepare | None = None
     pretrain: dict[str, ShownPretraining] = {}
+    finetune: dict[str, ShownFinetuning] = {}
     evaluate: ShownEvaluate = ShownEvaluate()
 
     def own(self, source: str) -> ShownPrepare:

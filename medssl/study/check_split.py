@@ -24,17 +24,19 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
     for source in study.sources:
         split = study.prepare_of(source).split
         parts: set[str] | None = None
+        has_order = False
         if split.file is not None:
             try:
                 if not Path(split.file).is_file():
                     raise StudyError(nothing_at(split.file))
                 found = read_split_file(Path(split.file))
-                parts = set(found.values())
-                if found and not any(MINTED.fullmatch(name) for name in found):
+                has_order = bool(found.order)
+                parts = set(found.parts.values())
+                if found.parts and not any(MINTED.fullmatch(name) for name in found.parts):
                     raise StudyError(
-                        f"no id of {split.file} is one that medssl gives, the first is {next(iter(found))!r}. Expected those of "
-                        "patients (p-…), of series without one (s-…) or images (i-…): `medssl check --table` names them. "
-                        "File names go into a column `split` of the label table"
+                        f"no id of {split.file} is one that medssl gives, the first is {next(iter(found.parts))!r}. Expected "
+                        "those of patients (p-…), of series without one (s-…) or images (i-…): `medssl check --table` names "
+                        "them. File names go into a column `split` of the label table"
                     )
             except StudyError as error:
                 yield split_loc(study, source, "file"), str(error)
@@ -44,6 +46,7 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
             parts = _official_parts(listed[source])
         if source in tested and split.folds is None:
             yield from _nobody_tests(study, source, parts, tested[source])
+        yield from _no_order(study, source, tested.get(source, []), has_order)
     yield from _all_held_out(study)
 
 
@@ -133,6 +136,16 @@ def _nobody_tests(study: Study, source: str, parts: set[str] | None, tasks: list
             split_loc(study, source, "test_frac"),
             f"{needs}, and test_frac 0 leaves nobody to test on; expected a share above 0. Raise "
             f"sources.{source}.prepare.split.test_frac, or set folds or file there",
+        )
+
+
+def _no_order(study: Study, source: str, tasks: list[str], has_order: bool) -> Iterator[Problem]:
+    """A task that takes labels in the order of a split file which has none."""
+    for task in [task for task in tasks if study.finetune[task].label_order == "listed" and not has_order]:
+        yield (
+            ("finetune", task, "label_order"),
+            f"listed, and the split of source {source!r} lists no order. Give sources.{source}.prepare.split.file a third column "
+            "`order` with a whole number for every training id, or set label_order to drawn",
         )
 
 

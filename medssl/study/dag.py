@@ -284,7 +284,7 @@ class Dag:
     def _reduce_specs(self, cohort: str) -> Iterator[tuple[str, Spec]]:
         yield self._spec("reduce", f"{cohort}/describe", self.described(), self._prepared(cohort), self.layout.describe(cohort))
         if self.study.finetune:
-            policy = FirewallOptions(leakage=self.study.reduce.leakage)
+            policy = FirewallOptions(leakage=self.study.reduce.leakage, look_up=self.study.reduce.look_up)
             yield self._spec("reduce", f"{cohort}/leakage", policy, self.leakage_inputs(cohort), self.layout.leakage(cohort))
         for arm in self.arms:
             resolved = self.resolved(arm)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medssl.core.errors import StudyError
+from medssl.finetune.cases import Cases
+from medssl.finetune.folds import Divisions
 from medssl.finetune.subsets import Share, shares_of, subset, unit_order
 
 SHARES = [*(Share(False, f) for f in (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)), *(Share(True, n) for n in (1, 2, 8))]
@@ -73,3 +77,50 @@ def test_a_count_that_equals_a_fraction_stands_once() -> None:
 def test_half_a_unit_is_a_unit(amount: float, of: int, units: int) -> None:
     assert Share(False, amount).units(of) == units
     assert Share(True, 3.0).units(of) == min(3, of) and Share(True, 3.0).fraction(of) == pytest.approx(min(3 / of, 1.0))
+
+
+def listed_cases(order: list[int], classes: list[str]) -> Cases:
+    """Two cases for each of the units `u0`, `u1`, …, which are labelled in some order; and a test case."""
+    units = np.array([f"u{n}" for n in range(len(order)) for _ in range(2)] + ["t"], dtype=object)
+    label = np.array([name for name in classes for _ in range(2)] + [classes[0]], dtype=object)
+    names = sorted(set(classes))
+    nothing = np.full(len(units), "", dtype=object)
+    return Cases(
+        case_id=np.array([f"c{n}" for n in range(len(units))], dtype=object),
+        volume_id=nothing,
+        unit_id=units,
+        unit=nothing,
+        split=np.array(["train"] * (len(units) - 1) + ["test"], dtype=object),
+        label=label,
+        classes=names,
+        targets=np.array([[name == one for one in names] for name in label], dtype=np.uint8),
+        content=nothing,
+        truth=label,
+        label_order=np.array([place for place in order for _ in range(2)] + [np.nan]),
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_in_the_listed_order_a_count_takes_the_first_of_the_list_whatever_the_seed(seed: int) -> None:
+    cases = listed_cases([30, 4, 17, 5], ["ab"[n % 2] for n in (1, 0, 0, 1)])
+    made = Divisions.of(cases, seeds=[seed], fractions=[1.0], counts=[2, 3], val_frac=0.0, seed=9, listed=True)
+    (division,) = made.by_fold.values()
+    assert division.orders[seed] == ["u1", "u3", "u2", "u0"]
+    taken = {share: sorted(set(cases.unit_id[chosen])) for (_, share), chosen in division.subsets.items()}
+    assert taken == {"n2": ["u1", "u3"], "n3": ["u1", "u2", "u3"], "1": ["u0", "u1", "u2", "u3"]}
+    assert all(len(chosen) == 2 * len(taken[share]) for (_, share), chosen in division.subsets.items())
+
+
+def test_in_the_listed_order_nobody_is_taken_in_for_a_class_that_is_missing() -> None:
+    cases = listed_cases([1, 2, 3], ["a", "a", "b"])
+    with pytest.raises(StudyError, match="first 2 of 3 training units in the order of the split file have no case of class 'b'"):
+        Divisions.of(cases, seeds=[0], fractions=[], counts=[2, 3], val_frac=0.0, seed=0, listed=True)
+    drawn = Divisions.of(cases, seeds=[0], fractions=[], counts=[2], val_frac=0.0, seed=0)
+    (chosen,) = next(iter(drawn.by_fold.values())).subsets.values()
+    assert "u2" in cases.unit_id[chosen], "a drawn subset covers the classes"
+
+
+def test_a_source_without_an_order_cannot_be_labelled_in_one() -> None:
+    cases = replace(listed_cases([1, 2], ["a", "b"]), label_order=None)
+    with pytest.raises(StudyError, match="the split of the source lists no order"):
+        Divisions.of(cases, seeds=[0], fractions=[1.0], counts=[], val_frac=0.0, seed=0, listed=True)

@@ -2030,4 +2030,25 @@ MUTATIONS = [
         "if False:",
         "core/test_core_signals.py::test_a_signal_that_meets_a_destructor_still_ends_the_block",
     ),
+    Mutation(
+        "core",
+        "two patients at one place of the order of labelling pass",
+        "if place in at:",
+        "if False:",
+        "prepare/test_prepare_run.py::test_a_split_file_that_does_not_fit_is_refused",
+    ),
+    Mutation(
+        "finetune",
+        "labels in a listed order are drawn after all",
+        "    if listed:\n        order = _listed_order(cases, train)",
+        "    if False:\n        order = _listed_order(cases, train)",
+        "finetune/test_finetune_subsets.py::test_in_the_listed_order_a_count_takes_the_first_of_the_list_whatever_the_seed",
+    ),
+    Mutation(
+        "reduce",
+        "pixels are not compared, whatever the study asks",
+        'if options.look_up == "pixels" else LEAKAGE.empty()',
+        'if options.look_up == "" else LEAKAGE.empty()',
+        "reduce/test_reduce_leakage.py::test_strangers_pass_and_stop_stops",
+    ),
 ]

@@ -393,6 +393,11 @@ def test_a_users_split_is_kept(ingested, tmp_path):
         ("subject_id\tsplit\np-1\ttrain\np-1\ttest\n", "again in row 3"),
         ("subject_id\tsplit\np-000000000000\ttrain\n", "no row for 3 of 4 units"),
         ("subject_id\tsplit\np-000000000000\ttraining\n", "Did you mean 'train'"),
+        ("id\tsplit\torder\np-1\ttrain\n", "row 2 has '2 of 3 cells'"),
+        ("id\tsplit\torder\np-1\ttrain\t\n", "row 2 has the order ''; expected a whole number"),
+        ("id\tsplit\torder\np-1\ttrain\t1.5\n", "row 2 has the order '1.5'"),
+        ("id\tsplit\torder\np-1\ttrain\t7\np-2\ttest\t7\np-3\ttrain\t7\n", r"'p-1' and 'p-3' \(row 4\) are both at place 7"),
+        ("id\tsplit\trank\np-1\ttrain\t1\n", "or `id<tab>split<tab>order`"),
     ],
 )
 def test_a_split_file_that_does_not_fit_is_refused(ingested, tmp_path, text, sentence):
@@ -401,6 +406,17 @@ def test_a_split_file_that_does_not_fit_is_refused(ingested, tmp_path, text, sen
         (tmp_path / "split.tsv").write_text(text)
     with pytest.raises(StudyError, match=sentence):
         ingested.prepare(split={"file": str(tmp_path / "split.tsv")})
+
+
+def test_the_order_of_labelling_stands_in_every_row_of_a_training_patient_and_in_no_other(ingested, tmp_path):
+    cohort(ingested)
+    order = {0: 7, 1: 3, 2: None, 3: 40}
+    rows = [f"p-{n:012x}\t{'test' if place is None else 'train'}\t{place or ''}" for n, place in order.items()]
+    (tmp_path / "split.tsv").write_text("\n".join(["id\tsplit\torder", *rows]) + "\n")
+    samples = SAMPLES.read(ingested.prepare(split={"file": str(tmp_path / "split.tsv")}) / "samples.parquet")
+    assert len(samples) == 8 * 12
+    found = samples["label_order"].astype(object).where(samples["label_order"].notna(), None)
+    assert found.tolist() == [order[int(patient[2:], 16)] for patient in samples["subject_id"]]
 
 
 def test_blosc2_and_memmap_prepare_the_same(ingested_twice):

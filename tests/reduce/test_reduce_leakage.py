@@ -104,8 +104,8 @@ def pool(prepared, monkeypatch):
     return prepared
 
 
-def looked_up(pool, inputs: dict, policy: str = "exclude") -> tuple[pd.DataFrame, dict]:
-    job = pool.job("leakage", {"leakage": policy}, **inputs)
+def looked_up(pool, inputs: dict, policy: str = "exclude", look_up: str = "pixels") -> tuple[pd.DataFrame, dict]:
+    job = pool.job("leakage", {"leakage": policy, "look_up": look_up}, **inputs)
     stage.leakage(job)
     return pd.read_parquet(job.path("leakage.parquet")), read_json(job.path("leakage.json"))
 
@@ -142,6 +142,16 @@ def test_the_same_patient_is_found_by_id(pool):
     seal(pool.root / "2_prepare/task")
     found, _ = looked_up(pool, inputs)
     assert set(found["how"]) == {"patient"} and set(found["pool_id"].str[:4]) == {"v-aa"}
+
+
+def test_by_ids_alone_a_copy_passes_and_its_patient_does_not(pool):
+    inputs = held(pool, xx=ct(0)[:, :, :4])
+    found, summary = looked_up(pool, inputs, look_up="ids")
+    assert found.empty and summary["look_up"] == "ids" and not summary["nearest"], "nobody looked at pixels, and it is said"
+    path = inputs["held_samples"][0]
+    pd.read_parquet(path).assign(subject_id="p-aa").to_parquet(path)
+    seal(pool.root / "2_prepare/task")
+    assert set(looked_up(pool, inputs, look_up="ids")[0]["how"]) == {"patient"}
 
 
 def test_strangers_pass_and_stop_stops(pool):

@@ -226,6 +226,20 @@ def test_methods_say_of_interpolation_what_the_tables_of_ingest_say(columns: dic
     assert words in methods(Evidence(title="t", series={"ct": series})).facts["text"]
 
 
+@pytest.mark.parametrize(
+    ("orders", "words"),
+    [
+        ({"a": "listed"}, "subsets were nested and taken in the order of the split file"),
+        ({"a": "drawn", "b": "listed"}, "drawn by unit and class, or taken in the order of the split file (b)"),
+    ],
+)
+def test_methods_say_whose_labels_were_taken_in_a_listed_order(orders: dict[str, str], words: str) -> None:
+    fits = pd.DataFrame([{"init": "imagenet", "mode": "full", "fraction": f, "seed": 0} for f in (0.1, 0.5)])
+    study = {"finetune": {task: {"label_order": order} for task, order in orders.items()}}
+    text = methods(Evidence(title="t", fits=dict.fromkeys(orders, fits), study=study)).facts["text"]
+    assert words in text
+
+
 DRAWN = {
     "window_hu": [[-1000.0, 1000.0]],
     "percentiles": [0.5, 99.5],

@@ -169,6 +169,16 @@ def test_a_firewall_that_finds_nothing_says_so_in_words(queries: int, found: int
     assert said == ([] if words is None else [words])
 
 
+def test_a_firewall_that_compared_no_pixels_says_so() -> None:
+    samples = pd.DataFrame({"subject_id": ["p"], "volume_id": ["v"], "split": ["train"], "kind": ["volume"]})
+    counts = {"queries": 24, "queries_found": 0, "pool": 16, "pool_excluded": 0, "how": {}, "policy": "exclude"}
+    leak = Leaks(**counts, look_up="ids", same=0.88, pairs=[], nearest=[])
+    section = leakage(Evidence(title="t", samples={"ct": samples}, leaks={"ct/leakage": leak}))
+    table = next(block for block in section.blocks if isinstance(block, Table) and block.name == "firewall")
+    said = " ".join(block.html for block in section.blocks if isinstance(block, Text))
+    assert "In ct pixels were not compared" in table.caption and "by id and patient alone; pixels were not compared" in said
+
+
 def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
     near = {"query_id": "v-a-0", "pool_id": "v-b-1", "how": "nearest", "score": 0.71}
     gone = {"query_id": "v-a-0", "pool_id": "v-not-pictured", "how": "slice", "score": 0.95}

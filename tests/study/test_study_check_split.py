@@ -52,6 +52,18 @@ def test_a_task_needs_somebody_to_test_on(
         assert words in refusal(text) and refusal(text).startswith("mine.yaml:") and notes(text, "pretrain_ct") == []
 
 
+@pytest.mark.parametrize("order", [True, False])
+def test_a_task_with_listed_labels_needs_a_list(folder: Path, notes: Notes, refusal: Refusal, order: bool) -> None:
+    rows = [f"p-{n:012x}\t{part}" + (f"\t{9 - n}" if order else "") + "\n" for n, part in enumerate(("train", "train", "test"))]
+    (folder / "mine.tsv").write_text("id\tsplit" + ("\torder" if order else "") + "\n" + "".join(rows))
+    text = study("classes", "file: mine.tsv", labels="folders")
+    text = text.replace("task: classification", "label_order: listed, counts: [2]")
+    if order:
+        assert [note for note in notes(text) if "chooses" not in note] == []
+    else:
+        assert "finetune.spots.label_order: listed, and the split of source 'here' lists no order" in refusal(text)
+
+
 @pytest.mark.parametrize(("table", "right"), [("train,train,test,test", True), ("train,train,val,val", False)])
 def test_a_label_table_of_pictures_may_name_the_test_part(
     folder: Path, notes: Notes, refusal: Refusal, table: str, right: bool

@@ -81,7 +81,10 @@ def _firewall(evidence: Evidence) -> Table:
         ("pool_excluded", "Slices taken out", count),
         ("policy", "Policy", None),
     ]
+    unseen = [in_cohort(key)[0] for key, leak in leaks if leak.look_up == "ids"]
     caption = "Validation and test images of the tasks, looked for in the pre-training slices by id, patient and pixels."
+    if unseen:
+        caption += f" In {', '.join(unseen)} pixels were not compared, as the study asks."
     return Table("firewall", caption, rows, shown(rows, columns))
 
 
@@ -90,6 +93,7 @@ def _nothing_found(evidence: Evidence) -> Iterator[Text]:
     for key, leak in sorted(evidence.leaks.items()):
         if not leak.queries_found:
             found = f"none of the {count(leak.queries)} held-out images was found in the {count(leak.pool)} pre-training slices"
+            found += " (by id and patient alone; pixels were not compared)" if leak.look_up == "ids" else ""
             yield Text(f"{in_cohort(key)[0]}: {found if leak.queries else 'the tasks have no held-out images to look for'}.")
 
 

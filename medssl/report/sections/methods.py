@@ -254,9 +254,14 @@ def _subsets(evidence: Evidence) -> str:
     shares = {task: set(fits["fraction"]) for task, fits in evidence.fits.items() if (fits["fraction"] != 1).any()}
     if not shares:
         return ""
-    by = sorted({str(evidence.scores[task]["unit"].iloc[0]) if task in evidence.scores else "unit" for task in shares})
     nested = "nested and " if any(len(found) > 1 for found in shares.values()) else ""
-    return f"; label subsets were {nested}drawn by {' or '.join(by)} and class"
+    tasks = evidence.asked.finetune
+    listed = [task for task in shares if task in tasks and tasks[task].label_order == "listed"]
+    drawn = [task for task in shares if task not in listed]
+    by = sorted({str(evidence.scores[task]["unit"].iloc[0]) if task in evidence.scores else "unit" for task in drawn})
+    how = [f"drawn by {' or '.join(by)} and class"] if drawn else []
+    how += ["taken in the order of the split file" + (f" ({', '.join(sorted(listed))})" if drawn else "")] if listed else []
+    return f"; label subsets were {nested}{', or '.join(how)}"
 
 
 def _started(fits: Named) -> str:
