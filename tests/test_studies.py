@@ -52,7 +52,13 @@ def table(name: str) -> list[dict[str, str]]:
 @pytest.mark.skipif(not (ROOT.parent / "shared/data/protocols").is_dir(), reason="needs ../shared/data")
 def test_the_split_tables_are_what_their_protocols_say() -> None:
     written = runpy.run_path(str(ROOT / "workflow" / "write_study_splits.py"))["written"]()
-    assert written == {name: (FOLDER / name).read_text() for name in ("covid_ct_split.tsv", "acdc_ssl4mis_split.tsv")}
+    assert len(written) == 3 and written == {name: (FOLDER / name).read_text() for name in written}
+
+
+def test_whoever_tests_on_acdc_is_in_no_pool() -> None:
+    parts, pool = ({row["id"]: row["split"] for row in table(f"acdc_{name}_split.tsv")} for name in ("ssl4mis", "pool"))
+    assert set(parts) == set(pool)
+    assert {patient for patient, part in parts.items() if part == "test"} == {p for p, part in pool.items() if part == "test"}
 
 
 def test_no_patient_of_covid_ct_is_in_two_parts_and_the_official_parts_are_kept() -> None:

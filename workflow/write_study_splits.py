@@ -4,7 +4,8 @@
 patients of each class of the official training part is drawn to select, and the rest trains.
 
 `acdc_ssl4mis_split.tsv`: the few-label protocol of the semi-supervised field on ACDC, of the patients that are in the folder: its
-training, validation and test parts, and the order in which its training patients are labelled.
+training, validation and test parts, and the order in which its training patients are labelled. `acdc_pool_split.tsv`: what may be
+pre-trained on, which is all of them but those that test.
 """
 
 from __future__ import annotations
@@ -63,10 +64,12 @@ def written() -> dict[str, str]:
     pictures = [path.relative_to(SHARED / "cls/covid_ct").as_posix() for path in (SHARED / "cls/covid_ct").rglob("*.png")]
     present = {path.name.partition("_")[0] for path in (SHARED / "seg/acdc").glob("*_img.nii.gz")}
     protocols = {name: read(SHARED / "protocols" / f"{name}.tsv") for name in ("covid_ct_patients", "acdc_ssl4mis_split")}
-    key = load_key(str(ROOT / "demo/id_key"))
+    acdc = acdc_ssl4mis(protocols["acdc_ssl4mis_split"], present, load_key(str(ROOT / "demo/id_key")))
+    pool = sorted([patient, "test" if part == "test" else "train"] for patient, part, _ in acdc)
     return {
         "covid_ct_split.tsv": text_of(["file", "label", "subject", "split"], covid_ct(protocols["covid_ct_patients"], pictures)),
-        "acdc_ssl4mis_split.tsv": text_of(["id", "split", "order"], acdc_ssl4mis(protocols["acdc_ssl4mis_split"], present, key)),
+        "acdc_ssl4mis_split.tsv": text_of(["id", "split", "order"], acdc),
+        "acdc_pool_split.tsv": text_of(["id", "split"], pool),
     }
 
 
