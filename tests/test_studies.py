@@ -1,4 +1,4 @@
-"""The studies of `make study-<name>` load, each in two sizes that ask the same question."""
+"""The studies of `make study-<name>` load, each in three sizes that ask the same question."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ def test_both_sizes_compare_the_same(name: str) -> None:
         assert all(Dag(study).runs_for(task) for task in started), "every task starts from some run, or is of scratch alone"
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*_gpu10.yaml")))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_size_for_minutes_of_a_gpu_compares_what_the_full_size_does(name: str) -> None:
-    short, full = load(name), load(name.replace("_gpu10", "_full"))
-    assert short.study == name and set(short.pretrain) == set(full.pretrain) and set(short.finetune) <= set(full.finetune)
+    short, full = load(f"{name}_gpu10"), load(f"{name}_full")
+    assert (
+        short.study == f"{name}_gpu10" and set(short.pretrain) == set(full.pretrain) and set(short.finetune) <= set(full.finetune)
+    )
 
 
 def table(name: str) -> list[dict[str, str]]:
