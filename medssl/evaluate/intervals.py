@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from medssl.core.rng import rng
 from medssl.evaluate.sample import ROUNDING, Floats, apart
@@ -20,7 +20,6 @@ FEWEST_FOR_MEANS = 50
 MOST_UNDEFINED_FRAC = 0.05
 FEWEST_SEEDS = 3
 """Of fewer seeds nobody can say how far they lie apart: their variance has one degree of freedom."""
-BISECTIONS = 40
 MOST_SHIFT = 1.0
 """Beyond one standard deviation of bias (calibration error in few bins) BCa's correction takes the interval off the estimate."""
 
@@ -223,20 +222,24 @@ class _Curve:
 
     def p_with(self, seeds: Spread) -> float:
         """The smallest level whose interval over units and seeds leaves out 0; of `b` resamples none below 1 / (b + 1)."""
-        low, high = np.log(1 / (len(self.known) + 1)), np.log1p(-1e-9)
-        side = -1 if self.value > 0 else 1
         if self.value == 0:
             return 1.0
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            inside = self.arm(side, float(np.exp(middle)), seeds) >= abs(self.value)
-            low, high = (middle, high) if inside else (low, middle)
-        return float(min(1.0, np.exp(high)))
+        side = -1 if self.value > 0 else 1
+        least, most = 1 / (len(self.known) + 1), 1 - 1e-9
+
+        def beyond(log_level: float) -> float:
+            return self.arm(side, float(np.exp(log_level)), seeds) - abs(self.value)
+
+        if beyond(np.log(least)) <= 0:
+            return least
+        return (
+            float(np.exp(optimize.brentq(beyond, np.log(least), np.log(most), xtol=1e-12))) if beyond(np.log(most)) < 0 else 1.0
+        )
 
 
 def _bca_level(quantile: float, shift: float, bend: float) -> float:
     inner = shift + quantile
-    return float(stats.norm.cdf(shift + inner / max(1 - bend * inner, 1e-12)))
+    return float(special.ndtr(shift + inner / max(1 - bend * inner, 1e-12)))
 
 
 def _p_of_zero(known: Floats, shift: float, bend: float, n: int) -> float:

@@ -54,7 +54,7 @@ class ClusterMemory(nn.Module):
         else:
             self.register_buffer("centroids", centroids)
 
-    def weights(self) -> Tensor | None:
+    def weights(self) -> Float[Tensor, "heads clusters width"] | None:
         """The centroids, if they are learnt."""
         return self.centroids if isinstance(self.centroids, nn.Parameter) else None
 
@@ -126,7 +126,7 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(F.normalize(nn.Linear(width, count, bias=False).weight.detach(), dim=1))
         self.register_buffer("used", torch.zeros(()))
 
-    def weights(self) -> Tensor | None:
+    def weights(self) -> Float[Tensor, "prototypes width"]:
         """The prototypes."""
         return self.weight
 
