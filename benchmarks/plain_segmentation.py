@@ -2,6 +2,7 @@
 
 Patches, loss and loop follow MONAI's own tutorials (spleen_segmentation_3d, 2d_slices_from_3d_sampling). Ranges of augmentation,
 rate, schedule, steps, batch and evaluations are those of our recipe; like it (few patients validate) this keeps the last step.
+`fit` is what `finetune.py` races against; `baselines/acdc.py` puts its own reading, changes and loss into the same parts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from monai.metrics import DiceMetric
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import (
     AsDiscrete,
+    BorderPadd,
     Compose,
     EnsureChannelFirstd,
     FgBgToIndicesd,
@@ -65,8 +67,18 @@ def fit(
     parts: by part, of each volume the files `image` (`(i, j, k)` in [0, 1]) and `mask` (class numbers, the background 0).
     """
     set_determinism(seed)
-    train = CacheDataset(parts["train"], training_transforms(recipe.size), progress=False)
+    transforms = training_transforms(reading_transforms(), recipe.size, small_changes(recipe.size))
+    train = CacheDataset(parts["train"], transforms, progress=False)
     val, test = (CacheDataset(parts[name], reading_transforms(), progress=False) for name in ("val", "test"))
+    every = max(1, recipe.steps // recipe.evaluations)
+    for step in learn(network, train, DiceCELoss(to_onehot_y=True, softmax=True), recipe, num_workers):
+        if step % every == 0:
+            validate(network, val, num_classes, recipe)
+    return [logits.argmax(dim=1)[0].numpy() for logits in inferred(network, test, recipe)]
+
+
+def learn(network: nn.Module, train: CacheDataset, criterion: nn.Module, recipe: Recipe, num_workers: int) -> Iterator[int]:
+    """Learn from volumes, each a list of patches; the number of each finished step."""
     loader = DataLoader(
         train,
         batch_size=max(1, recipe.batch_size // PATCHES_PER_VOLUME),
@@ -74,10 +86,8 @@ def fit(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = WarmupCosineSchedule(optimizer, round(recipe.warmup_frac * recipe.steps), recipe.steps, warmup_multiplier=0.01)
-    every = max(1, recipe.steps // recipe.evaluations)
     for step, batch in zip(range(1, recipe.steps + 1), endless(loader), strict=False):
         network.train()
         optimizer.zero_grad()
@@ -85,18 +95,20 @@ def fit(
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % every == 0:
-            validate(network, val, num_classes, recipe)
-    return [logits.argmax(dim=1)[0].numpy() for logits in inferred(network, test, recipe)]
+        yield step
 
 
-def training_transforms(size: tuple[int, int]) -> Compose:
-    """Patches, half of them about a voxel of a class, moved a little and changed a little in contrast and brightness."""
-    patch = (*size, 1)
+def training_transforms(read: Compose, size: tuple[int, int], changes: Sequence[Any], margin: int = 0) -> Compose:
+    """Patches of what is read, half of them about a voxel of a class, changed.
+
+    margin: voxels around each patch that the changes get with it, 0 beyond the volume.
+    """
+    patch = (size[0] + 2 * margin, size[1] + 2 * margin, 1)
     return Compose(
         [
-            *reading_transforms().transforms,
-            SpatialPadd(KEYS, patch),
+            *read.transforms,
+            SpatialPadd(KEYS, (*size, 1)),
+            BorderPadd(KEYS, (margin, margin, 0)),
             FgBgToIndicesd("mask"),
             RandCropByPosNegLabeld(
                 KEYS,
@@ -109,19 +121,26 @@ def training_transforms(size: tuple[int, int]) -> Compose:
                 bg_indices_key="mask_bg_indices",
             ),
             SqueezeDimd(KEYS, dim=-1),
-            RandAffined(
-                KEYS,
-                prob=1.0,
-                rotate_range=math.radians(15),
-                translate_range=[0.08 * side for side in size],
-                scale_range=0.15,
-                mode=("bilinear", "nearest"),
-                padding_mode="border",
-            ),
-            RandScaleIntensityd("image", factors=0.18, prob=1.0),
-            RandShiftIntensityd("image", offsets=0.1, prob=1.0),
+            *changes,
         ]
     )
+
+
+def small_changes(size: tuple[int, int]) -> list[Any]:
+    """Patches moved a little and changed a little in contrast and brightness."""
+    return [
+        RandAffined(
+            KEYS,
+            prob=1.0,
+            rotate_range=math.radians(15),
+            translate_range=[0.08 * side for side in size],
+            scale_range=0.15,
+            mode=("bilinear", "nearest"),
+            padding_mode="border",
+        ),
+        RandScaleIntensityd("image", factors=0.18, prob=1.0),
+        RandShiftIntensityd("image", offsets=0.1, prob=1.0),
+    ]
 
 
 def reading_transforms() -> Compose:

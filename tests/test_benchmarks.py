@@ -67,6 +67,70 @@ def test_shrunk_images_have_wider_voxels_and_masks_the_same_values(finetune: dic
         assert "_img" in name or set(np.unique(b)) == {0, 1, 2, 3}
 
 
+# baselines
+
+
+@pytest.fixture
+def acdc() -> dict[str, Any]:
+    """The names of benchmarks/baselines/acdc.py."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "baselines" / "acdc.py"))
+
+
+PROTOCOL = ["patient002 train 3", "patient009 train 1", "patient000 train 2", "patient001 test 4", "patient003 test 5"]
+"""Of the heart's baseline, not in its order; patient009 has no images."""
+
+
+@pytest.fixture
+def hearts(finetune: dict[str, Any], tmp_path: Path) -> list[str]:
+    """Four drawn patients and a protocol, as arguments."""
+    finetune["draw"](tmp_path / "images", 4, 60)
+    rows = ["patient part order", *PROTOCOL]
+    (tmp_path / "protocol.tsv").write_text("\n".join(rows).replace(" ", "\t") + "\n", encoding="utf-8")
+    return ["--images", str(tmp_path / "images"), "--protocol", str(tmp_path / "protocol.tsv")]
+
+
+def test_the_hearts_baseline_learns_drawn_hearts(hearts: list[str]) -> None:
+    """The baseline of the study `acdc` from its command line: few steps on drawn images, better than untrained (0.02)."""
+    script = ROOT / "benchmarks" / "baselines" / "acdc.py"
+    command = [sys.executable, str(script), "--counts", "2", "--seeds", "1", "--steps", "40", *hearts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    word, _, figures = done.stdout.splitlines()[-1].partition(" ")
+    found = json.loads(figures)
+    assert word == "RESULT"
+    assert (found["seeds"], found["steps"]) == (1, 40)
+    mean, spread = found["dice_mean_sd"]["2"]
+    assert mean == pytest.approx(np.mean(found["dice_by_class"]["2"]), abs=2e-4) and spread == 0
+    assert 0.1 < mean <= 1
+
+
+def test_the_hearts_labelled_patients_are_the_protocols_first_that_are_there(acdc: dict[str, Any], hearts: list[str]) -> None:
+    found = acdc["parts"](Path(hearts[1]), Path(hearts[3]))
+    names = {part: [[Path(volume["image"]).name for volume in patient] for patient in found[part]] for part in found}
+    of = {number: [f"patient{number:03d}_frame{frame:02d}_img.nii.gz" for frame in (1, 2)] for number in range(4)}
+    assert names == {"train": [of[0], of[2]], "val": [], "test": [of[1], of[3]]}
+    assert all(Path(volume["mask"]).is_file() for patients in found.values() for patient in patients for volume in patient)
+
+
+def test_the_hearts_dice_is_of_masks_on_the_grid_of_the_files(acdc: dict[str, Any], hearts: list[str]) -> None:
+    """A network that sees each class: grey values of drawn hearts without clutter or noise are class / 3."""
+    import nibabel
+    import torch
+
+    volumes = [volume for patient in acdc["parts"](Path(hearts[1]), Path(hearts[3]))["test"] for volume in patient]
+    for volume in volumes:
+        mask = nibabel.load(volume["mask"])
+        nibabel.save(nibabel.Nifti1Image(np.asarray(mask.dataobj).astype(np.float32), mask.affine), volume["image"])
+
+    class Sees(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return -1e3 * (images - torch.arange(4).view(1, -1, 1, 1) / 3) ** 2
+
+    found = acdc["dice"](Sees(), volumes, 1)
+    assert found.shape == (3,) and (found > 0.5).all() and found[2] > 0.9
+    wrong = acdc["dice"](Sees(), [{**volumes[0], "mask": volumes[2]["mask"]}], 1)
+    assert wrong.mean() < 0.5
+
+
 # leaked_benchmarks
 
 
