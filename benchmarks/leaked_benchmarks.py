@@ -295,7 +295,7 @@ def print_tables(found: list[dict[str, Any]], scores: dict[str, list[dict[str, A
     names = ("set", "asked", "pool", "found", "other_class", "other_patient", "with_relative")
     for entry in found:
         print("| " + " | ".join("–" if entry.get(name, -1) == -1 else str(entry[name]) for name in names) + " |")
-    print("\n| set, method | " + " | ".join(COLUMNS.values()) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+    print("\n| accuracy of: set, method | " + " | ".join(COLUMNS.values()) + " |\n|" + "---|" * (len(COLUMNS) + 1))
     for name, rows in scores.items():
         for entry in rows:
             cells = [_cell(entry[column], signed=column.startswith(("fall", "difference"))) for column in COLUMNS]

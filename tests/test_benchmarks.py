@@ -141,6 +141,24 @@ def leaked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "leaked_benchmarks.py"))
 
 
+def test_the_page_of_leakage_has_the_tables_of_the_last_result(
+    leaked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = json.loads((ROOT / "benchmarks" / "results" / "leaked_benchmarks.json").read_text(encoding="utf-8"))
+    leaked["print_tables"](kept["found"], kept["scores"])
+    page = (ROOT / "docs" / "leakage.md").read_text(encoding="utf-8")
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert first in page and second in page and "accuracy of" in second
+
+
+def test_a_score_is_the_share_of_images_that_are_classed_right(leaked: dict[str, Any]) -> None:
+    images = leaked["Labelled"](
+        "set", [np.zeros((2, 2))] * 4, np.array(list("abab")), np.arange(4), False, np.zeros((4, 2, 2), np.float32)
+    )
+    always_a = leaked["Method"]("a", lambda seen, targets, asked, seed: np.zeros(len(asked), int), ("set",))
+    assert leaked["answers"](always_a, images, np.array([0, 1]), np.array([0, 1, 2])).tolist() == [1, 0, 1]
+
+
 def test_relatives_are_of_one_patient_or_one_image_and_leave_the_training_part_alone(leaked: dict[str, Any]) -> None:
     label, unit = np.array(list("aabba")), np.array(["p", "p", "q", "r", "s"])
     images = leaked["Labelled"]("set", [np.zeros((2, 2))] * 5, label, unit, True, np.zeros((5, 2, 2), np.float32))
