@@ -93,8 +93,8 @@ split-tables: $(STAMP) ## write configs/studies/*_split.tsv again from the proto
 	$(PYTHON) workflow/write_study_splits.py
 
 reference: $(STAMP) ## write the pages and the schema that are made from the code
-	$(PYTHON) -m medssl.study.reference > docs/options.md
-	$(PYTHON) -m medssl.artefacts.reference > docs/artefacts.md
+	$(PYTHON) -m medssl.study.reference > docs/reference/options.md
+	$(PYTHON) -m medssl.artefacts.reference > docs/reference/artefacts.md
 	$(PYTHON) -m medssl schema > configs/study.schema.json
 
 format: $(STAMP) ## format the code
@@ -104,7 +104,7 @@ format: $(STAMP) ## format the code
 clean: ## remove the results of the default study
 	rm -rf results/demo .medssl/demo
 
-wheelhouse: $(STAMP) ## every wheel of the lock and of medssl, for machines without internet (docs/cluster.md)
+wheelhouse: $(STAMP) ## every wheel of the lock and of medssl, for machines without internet (docs/howto/cluster.md)
 	$(PYTHON) -m pip wheel --quiet --wheel-dir wheelhouse -r requirements.lock
 	$(PYTHON) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir wheelhouse .
 
@@ -119,7 +119,7 @@ wheelhouse-test: wheelhouse ## an environment from these wheels alone, in which 
 PYTHON_VERSION ?= 3.12
 STUDIES ?= configs/ct.yaml
 
-gpu-pack: $(STAMP) ## code, wheels and prepared STUDIES="configs/…" in gpu-pack.tar.xz, for a GPU without internet (docs/gpu.md)
+gpu-pack: $(STAMP) ## code, wheels and prepared STUDIES="configs/…" in gpu-pack.tar.xz, for a GPU without internet (docs/howto/gpu.md)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) workflow/write_gpu_pack.py $(STUDIES) --python $(PYTHON_VERSION)
 
 lock: $(STAMP) ## resolve the pins again from pyproject.toml

@@ -6,7 +6,7 @@ relative in the training part where the firewall finds it there, or where an ima
 is the score without such images; what is it once all their relatives have left the training part; and what, if as many others of
 the same classes leave instead? The methods are simple on purpose: memory is all that nearest neighbours have.
 
-Prints the tables of docs/leakage.md; the last line is RESULT {json}.
+Prints the tables of docs/explanation/leakage.md; the last line is RESULT {json}.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def hippocampi(quick: bool) -> list[np.ndarray]:
 
 
 def print_tables(found: list[dict[str, Any]], scores: dict[str, list[dict[str, Any]]]) -> None:
-    """The tables of docs/leakage.md."""
+    """The tables of docs/explanation/leakage.md."""
     print("\n| set | looked up | in | found by pixels | of another class | of another patient | with a relative |")
     print("|---|---|---|---|---|---|---|")
     names = ("set", "asked", "pool", "found", "other_class", "other_patient", "with_relative")

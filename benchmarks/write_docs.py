@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the last results of each benchmark: what was asked for, beside what was seen."""
+"""docs/reference/benchmarks.md from the last results of each benchmark: what was asked for, beside what was seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 
 N, Y = "dcm2niix -z n", "dcm2niix -z y"
 SIZES = ("half", "whole", "double")
@@ -228,7 +228,7 @@ NOTES = {
 
 
 def page() -> str:
-    """The text of docs/benchmarks.md."""
+    """The text of docs/reference/benchmarks.md."""
     text = "# Benchmarks\n\nRatios against what a user would use instead, in one run on the same input: `make bench-<name>`. "
     text += "Absolute times of shared\nmachines mean little. "
     text += "This page is written by `benchmarks/write_docs.py` from `benchmarks/results/`.\n"

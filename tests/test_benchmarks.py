@@ -24,7 +24,7 @@ def finetune(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_the_page_is_written_from_the_results() -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "write_docs.py"))["page"]()
-    assert made == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"), "run benchmarks/write_docs.py"
+    assert made == (ROOT / "docs" / "reference" / "benchmarks.md").read_text(encoding="utf-8"), "run benchmarks/write_docs.py"
 
 
 def test_fine_tuning_in_small_ends_with_both_sides_figures() -> None:
@@ -146,7 +146,7 @@ def test_the_page_of_leakage_has_the_tables_of_the_last_result(
 ) -> None:
     kept = json.loads((ROOT / "benchmarks" / "results" / "leaked_benchmarks.json").read_text(encoding="utf-8"))
     leaked["print_tables"](kept["found"], kept["scores"])
-    page = (ROOT / "docs" / "leakage.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "leakage.md").read_text(encoding="utf-8")
     first, second = capsys.readouterr().out.strip().split("\n\n")
     assert first in page and second in page and "accuracy of" in second
 

@@ -1,6 +1,6 @@
 """Write one folder, and an archive of it, for a GPU machine without internet: code, wheels, prepared inputs of studies, `run.sh`.
 
-What is prepared is prepared here first, by Snakemake; pre-training and fine-tuning run there (docs/gpu.md).
+What is prepared is prepared here first, by Snakemake; pre-training and fine-tuning run there (docs/howto/gpu.md).
 """
 
 from __future__ import annotations

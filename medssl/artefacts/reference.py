@@ -1,4 +1,4 @@
-"""Prints docs/artefacts.md: `python -m medssl.artefacts.reference > docs/artefacts.md`. Tables are made of the schemas."""
+"""Prints docs/reference/artefacts.md, from the schemas: `python -m medssl.artefacts.reference > docs/reference/artefacts.md`."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
 
 
 def page() -> str:
-    """The whole of docs/artefacts.md."""
+    """The whole of docs/reference/artefacts.md."""
     parts = [HEAD]
     for heading, prose, described in SECTIONS:
         parts.append(f"\n## {heading}\n{prose}")

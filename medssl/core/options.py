@@ -34,7 +34,7 @@ Modality = Literal["CT", "MR", "PT", "OT"]
 
 
 class Options(Written):
-    """Base of all options of a stage. The text below a field is its description in the schema and in docs/options.md."""
+    """Base of all options of a stage. The text below a field describes it in the schema and in docs/reference/options.md."""
 
     model_config = ConfigDict(validate_default=True, use_attribute_docstrings=True)
 

@@ -14,7 +14,7 @@ from medssl.evaluate.sample import ROUNDING, Floats, apart
 FEWEST_FOR_INTERVAL = 5
 MOST_FOR_JACKKNIFE = 2000
 FEWEST_OF_CLASS = 20
-"""Where a score sets a class against the rest: with fewer units on one side the interval covers too little (docs/evaluate.md)."""
+"""Of a class against the rest: with fewer units on one side the interval covers too little (docs/explanation/evaluate.md)."""
 FEWEST_FOR_MEANS = 50
 """Bootstrap intervals of means are sound from about here (trust.md §7): below, every row says so."""
 MOST_UNDEFINED_FRAC = 0.05

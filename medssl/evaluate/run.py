@@ -67,7 +67,7 @@ class Evaluation:
 
 
 def run(job: Job) -> None:
-    """Score every fit of a task on its test cases and write the tables of docs/evaluate.md."""
+    """Score every fit of a task on its test cases and write the tables of docs/explanation/evaluate.md."""
     options, inputs = job.options(EvaluationOptions), job.spec.inputs
     predictions = PREDICTIONS.read(job.read(inputs["predictions"]))
     test = only_test(predictions)

@@ -48,7 +48,7 @@ HOPELESS = {2: (0.9, 0.95), 3: (-1.0, 0.6)}
 or resampled, had at least 0.96 and 0.98; of strangers whose thumbnails are alike, half had less than 0.90 and 0.87."""
 
 SAME = 0.88
-"""Detail correlation from which two images are the same: set between copies and strangers (docs/reduce.md)."""
+"""Detail correlation from which two images are the same: set between copies and strangers (docs/explanation/reduce.md)."""
 
 NEAR = 0.5
 """Detail correlation from which two images that are not the same are near enough to be shown to a person."""

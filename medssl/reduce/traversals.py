@@ -47,7 +47,7 @@ def balanced(pairs: Pairs, count: int) -> Decision:
     if points is None:
         raise StudyError(
             "traversal 'balanced' clusters vectors, and the arm's reducer has no vectors: it compares slices in pairs. Choose "
-            "another traversal, or a reducer whose slices are points (docs/reduce.md lists them)."
+            "another traversal, or a reducer whose slices are points (docs/explanation/reduce.md lists them)."
         )
     if not len(points):
         return Decision.of(np.empty(0, bool), BUDGET)

@@ -216,7 +216,7 @@ def _mask_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
     if files.all_are(*NO_MASKS):
         why = "it holds pictures alone, and a segmentation learns from volumes with masks"
     elif not comes_apart and files.all_are(GRID) and not files.masks(table.masks if table else {}).masks:
-        why = f"of its {len(files.named(GRID))} {GRID} files none is the mask of another by its name (docs/ingest.md)"
+        why = f"of its {len(files.named(GRID))} {GRID} files none is the mask of another by its name (docs/explanation/ingest.md)"
     for task in tasks if why else ():
         yield (
             ("finetune", task, "source"),

@@ -1,4 +1,4 @@
-"""docs/options.md: every option of every stage and plug-in, with type, default and meaning; printed when run as a program."""
+"""docs/reference/options.md: the type, default and meaning of every option; printed when run as a program."""
 
 from __future__ import annotations
 

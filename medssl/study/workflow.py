@@ -116,7 +116,7 @@ def announce(dag: Dag) -> None:
 
 
 def stop_with_code(dag: Dag) -> None:
-    """End with the exit code of the job that failed (docs/errors.md) instead of Snakemake's 1."""
+    """End with the exit code of the job that failed (docs/reference/errors.md) instead of Snakemake's 1."""
     failures = sorted((dag.layout.root / "state" / "failures").glob("*.json"), key=lambda path: path.stat().st_mtime)
     if failures:
         failure = read_json(failures[-1])

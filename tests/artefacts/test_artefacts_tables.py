@@ -432,8 +432,10 @@ def test_a_volume_file_repeats_the_row_of_its_volume() -> None:
 
 
 def test_the_page_is_the_one_that_is_generated() -> None:
-    page = Path(reference.__file__).parents[2] / "docs" / "artefacts.md"
-    assert page.read_text(encoding="utf-8") == reference.page(), "run: python -m medssl.artefacts.reference > docs/artefacts.md"
+    page = Path(reference.__file__).parents[2] / "docs" / "reference" / "artefacts.md"
+    assert page.read_text(encoding="utf-8") == reference.page(), (
+        "run: python -m medssl.artefacts.reference > docs/reference/artefacts.md"
+    )
 
 
 def test_every_table_and_document_is_on_the_page() -> None:

@@ -1,4 +1,4 @@
-"""What docs/artefacts.md promises of every folder of a study, whichever stage wrote it."""
+"""What docs/reference/artefacts.md promises of every folder of a study, whichever stage wrote it."""
 
 from __future__ import annotations
 

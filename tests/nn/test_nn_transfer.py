@@ -29,7 +29,7 @@ from medssl.nn.backbone import build, pooled
 from medssl.nn.transfer import adapters, convert, embed, export
 from medssl.nn.weights import save_encoder
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"
 PEERS = Path(sys.prefix) / "parity"
 """torchvision and timm without what they depend on, out of sight of everything else."""
 

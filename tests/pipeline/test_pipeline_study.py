@@ -180,7 +180,7 @@ def test_a_mistake_stops_with_one_sentence_and_its_exit_code(tmp_path: Path, tex
 
 
 def test_a_default_study_that_is_not_yaml_is_named_with_its_line_and_a_dry_run_leaves_nothing(tmp_path: Path) -> None:
-    """Snakemake itself reads what `--configfile` names before the Snakefile (docs/errors.md); the default it reads after us."""
+    """Snakemake reads the file of `--configfile` before the Snakefile (docs/reference/errors.md); the default it reads later."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "ct.yaml").write_text("sources:\n\tct: {path: scans}\n")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A hand-written ingest folder that follows docs/artefacts.md, so that stage prepare is tested without stage ingest."""
+"""A hand-written ingest folder that follows docs/reference/artefacts.md, so that stage prepare is tested without stage ingest."""
 
 from __future__ import annotations
 

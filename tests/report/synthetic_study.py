@@ -1,4 +1,4 @@
-"""A whole study's artefacts, made of nothing, as docs/artefacts.md says: what the report stage reads."""
+"""A whole study's artefacts, made of nothing, as docs/reference/artefacts.md says: what the report stage reads."""
 
 from __future__ import annotations
 

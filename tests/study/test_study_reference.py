@@ -37,7 +37,7 @@ def test_every_property_of_the_schema_has_a_description() -> None:
 
 def test_the_page_of_options_is_fresh_and_lists_every_option_of_every_section_and_plug_in() -> None:
     text = page()
-    assert (ROOT / "docs" / "options.md").read_text() == text
+    assert (ROOT / "docs" / "reference" / "options.md").read_text() == text
     listed = {model for _, model, _ in SECTIONS}
     assert {model for model in models(Study) if model.model_fields} == listed
     for kind in plugins.KINDS:

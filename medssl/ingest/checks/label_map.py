@@ -7,7 +7,9 @@ from medssl.ingest.mask_values import mask_values
 
 APPLIES_TO = None
 CODES = ("label_map",)
-SENTENCES = {"label_map": "few whole values, as a mask has and no image; name a mask after its image (docs/ingest.md)"}
+SENTENCES = {
+    "label_map": "few whole values, as a mask has and no image; name a mask after its image (docs/explanation/ingest.md)"
+}
 
 
 def label_map(series: Series, *, most: int = 64, coarse: int = 7) -> Finding | None:

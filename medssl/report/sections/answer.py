@@ -33,9 +33,9 @@ MOST_ALONE = 12
 FEWEST_FITS = 2
 """Of one fit nobody can say how much of a difference is the luck of its seed."""
 FEWEST_UNITS = 50
-"""Below, an interval of a mean may be too narrow (docs/evaluate.md)."""
+"""Below, an interval of a mean may be too narrow (docs/explanation/evaluate.md)."""
 FEWEST_OF_CLASS = 20
-"""Below, so may that of a score that sets a class against the rest (docs/evaluate.md)."""
+"""Below, so may that of a score that sets a class against the rest (docs/explanation/evaluate.md)."""
 
 VERDICTS = {
     "better": Markup("{}, in <strong>{} the first was better</strong>: {}."),
