@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
@@ -20,7 +21,7 @@ SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
 def found_in(folder: Path, *options: str) -> dict[str, Any]:
     """What the benchmark says in its last line, which is what it writes."""
-    command = [sys.executable, str(SCRIPT), "--small", "--out", str(folder), *options]
+    command = [warm.python(), str(SCRIPT), "--small", "--out", str(folder), *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,7 @@ def test_the_page_is_written_from_the_results() -> None:
 
 def test_fine_tuning_in_small_ends_with_both_sides_figures() -> None:
     """With the stage as a study runs it, on drawn images: real ones need not be there."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "finetune.py"), "--small", "--threads", "1"]
+    command = [warm.python(), str(ROOT / "benchmarks" / "finetune.py"), "--small", "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     word, _, figures = done.stdout.splitlines()[-1].partition(" ")
     found = json.loads(figures)
@@ -92,7 +92,7 @@ def hearts(finetune: dict[str, Any], tmp_path: Path) -> list[str]:
 def test_the_hearts_baseline_learns_drawn_hearts(hearts: list[str]) -> None:
     """The baseline of the study `acdc` from its command line: few steps on drawn images, better than untrained (0.02)."""
     script = ROOT / "benchmarks" / "baselines" / "acdc.py"
-    command = [sys.executable, str(script), "--counts", "2", "--seeds", "1", "--steps", "40", *hearts]
+    command = [warm.python(), str(script), "--counts", "2", "--seeds", "1", "--steps", "40", *hearts]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     word, _, figures = done.stdout.splitlines()[-1].partition(" ")
     found = json.loads(figures)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from packaging.requirements import Requirement
 
 from medssl.core.errors import StudyError
@@ -50,7 +51,7 @@ def test_packed_jobs_run_elsewhere_in_their_order_and_their_results_are_those_of
     (here / "mine.yaml").write_text(STUDY.format(key=ROOT / "demo" / "id_key"))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     packed = subprocess.run(
-        [sys.executable, str(SCRIPT), "mine.yaml", "--no-wheels"], cwd=here, capture_output=True, text=True, env=environment
+        [warm.python(), str(SCRIPT), "mine.yaml", "--no-wheels"], cwd=here, capture_output=True, text=True, env=environment
     )
     assert packed.returncode == 0, packed.stderr
 
@@ -60,12 +61,12 @@ def test_packed_jobs_run_elsewhere_in_their_order_and_their_results_are_those_of
     jobs = (there / "gpu-pack" / "jobs").read_text().split("\n")
     assert ["first" in jobs[0], "second" in jobs[1]] == [True, True]
     run = ["bash", "gpu-pack/run.sh", "studies"]
-    done = subprocess.run(run, cwd=there, capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable})
+    done = subprocess.run(run, cwd=there, capture_output=True, text=True, env=os.environ | {"PYTHON": warm.python()})
     assert done.returncode == 0, done.stderr
 
     shutil.move(tmp_path / "scans", here / "scans")
     shutil.copytree(there / "gpu-pack" / "results" / "small" / "4_pretrain", here / "results" / "small" / "4_pretrain")
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "-n", "pretrain_ct"]
+    command = [warm.python(), "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "-n", "pretrain_ct"]
     command += ["--configfile", "mine.yaml"]
     planned = subprocess.run(command, cwd=here, capture_output=True, text=True, env=environment)
     assert planned.returncode == 0, planned.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from phantoms import datasets, random_phantom, save
 
 from medssl.core import plugins
@@ -207,7 +208,7 @@ def test_a_check_dropped_in_as_one_file_refuses_and_warns(tmp_path: Path) -> Non
         dag.write_specs()
         environment = {**os.environ, "PYTHONPATH": str(copy)}
         for step in ("scan", "convert", "merge"):
-            command = [sys.executable, "-m", "medssl", "ingest", dag.layout.spec("ingest", "in"), "--step", step]
+            command = [warm.python(), "-m", "medssl", "ingest", dag.layout.spec("ingest", "in"), "--step", step]
             subprocess.run(command, env=environment, check=True)
         series, rejected = (read_tsv(dag.layout.ingest("in", f"{name}.tsv")) for name in ("series", "rejected"))
     assert rejected[["code", "sentence", "num_files"]].to_numpy().tolist() == [

@@ -6,12 +6,12 @@ import ast
 import os
 import shutil
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 import yaml
 from PIL import Image
 
@@ -84,7 +84,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.astype(np.uint8)).save(target)
     (folder / "mine.yaml").write_text(yaml.safe_dump(STUDY))
-    line = [sys.executable, "-m", "snakemake", "-s", str(program / "Snakefile"), "--cores", "2", "report"]
+    line = [warm.python(), "-m", "snakemake", "-s", str(program / "Snakefile"), "--cores", "2", "report"]
     done = subprocess.run(
         [*line, "--configfile", "mine.yaml"],
         cwd=folder,

@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+import warm
 from prepared import phantom, write_prepared
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -155,7 +156,7 @@ def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.T
         folder / "y.safetensors",
     ]
     done = subprocess.run(
-        [sys.executable, *map(str, script)], env={**os.environ, "PYTHONPATH": str(PEERS)}, capture_output=True, text=True
+        [warm.python(), *map(str, script)], env={**os.environ, "PYTHONPATH": str(PEERS)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     with torch.inference_mode():

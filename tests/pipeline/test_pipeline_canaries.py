@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import subprocess
-import sys
 from pathlib import Path
 
+import warm
 from canaries import all_text, plant, plant_pictures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -61,7 +61,7 @@ def test_no_canary_leaves_a_whole_study(tmp_path: Path) -> None:
     assert len(words) >= 80
     words += plant_pictures(tmp_path / "CANARYPATH" / "eyes", 20)
     (tmp_path / "mine.yaml").write_text(STUDY.format(path="CANARYPATH/in", eyes="CANARYPATH/eyes"))
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "report"]
+    command = [warm.python(), "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "report"]
     done = subprocess.run(
         [*command, "--configfile", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False
     )

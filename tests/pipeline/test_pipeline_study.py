@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from pydicom.uid import UID
 
 from medssl.core.files import read_json, sha256_file
@@ -40,11 +41,12 @@ pretrain:
 
 
 def snakemake(folder: Path, *arguments: str, study: str = "mine.yaml") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *arguments, study=study), cwd=folder, capture_output=True, text=True, timeout=500)
+    line = command(folder, *arguments, study=study, python=warm.python())
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=500)
 
 
-def command(folder: Path, *arguments: str, study: str = "mine.yaml") -> list[str]:
-    start = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+def command(folder: Path, *arguments: str, study: str = "mine.yaml", python: str = sys.executable) -> list[str]:
+    start = [python, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
     return [*start, *(arguments or ("pretrain_ct",)), "--configfile", str(folder / study)]
 
 
@@ -184,7 +186,7 @@ def test_a_default_study_that_is_not_yaml_is_named_with_its_line_and_a_dry_run_l
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "ct.yaml").write_text("sources:\n\tct: {path: scans}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "-n"],
+        [warm.python(), "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "1", "-n"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -6,12 +6,12 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from prepared import write_prepared
 from pretraining import TINY
 
@@ -40,7 +40,7 @@ def write_spec(root: Path, **options: Any) -> Path:
 
 
 def medssl(spec: Path) -> list[str]:
-    return [sys.executable, "-m", "medssl", "pretrain", str(spec), "--threads", "1"]
+    return [warm.python(), "-m", "medssl", "pretrain", str(spec), "--threads", "1"]
 
 
 @pytest.fixture
