@@ -3,12 +3,14 @@
 #   snakemake --cores all pretrain_ct                                   the default study (configs/ct.yaml)
 #   snakemake --cores all pretrain_ct --configfile configs/mine.yaml    your own
 #   snakemake --cores all report                                        on to fine-tuning, evaluation and the full page
+#
+# `medssl run pretrain_ct --config mine.yaml` is the same from any folder.
 
-from medssl.study.workflow import readable
+from medssl.study.workflow import default_study
 
 if not workflow.overwrite_configfiles:
 
-    configfile: readable("configs/ct.yaml")
+    configfile: default_study()
 
 
 include: "workflow/paths.smk"

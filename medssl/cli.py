@@ -16,13 +16,14 @@ from typing import Annotated, Any
 
 import typer
 
+import medssl
 from medssl.core import cluster, gpus, launch, process
 from medssl.core.errors import MedsslError, PreemptedError, StudyError, TooManyRefusalsError
 from medssl.core.files import file_to_write, folder_to_write, refuse_within, write_json
 from medssl.core.job import Spec, job
 
 app = typer.Typer(
-    help="Self-supervised pre-training on CT and MR. A study runs with `snakemake --cores all pretrain_ct`; these are its steps.",
+    help="Self-supervised pre-training on CT and MR. Begin with `medssl init FOLDER` and `medssl run`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -106,8 +107,15 @@ def limit_threads(threads: int) -> None:
         os.environ[name] = str(threads)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"medssl {medssl.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
+    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False,
     stop_with_parent: Annotated[bool, typer.Option(help="end when the process that started this one ends", hidden=True)] = False,
 ) -> None:
     """What holds for every verb."""
@@ -369,6 +377,28 @@ def compare(
 
     write(first, second, file_to_write(out))
     print(out)
+
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=PASSED_ON, options_metavar="[TARGET]... [--config STUDY_FILE] [OPTIONS OF SNAKEMAKE]")
+def run(context: typer.Context) -> None:
+    """Run a study: print the line of Snakemake that does it, and become that program.
+
+    Targets are `pretrain_<cohort>`, `report` and files of results; everything is made where none is named. `--config FILE` names
+    the study file, and `medssl init FOLDER` writes one. Everything else goes to Snakemake as it is: `-n` to see what would run,
+    `--cores 4`, `--profile slurm`; `snakemake --help` lists it all.
+    """
+    import os
+    import shlex
+
+    from medssl.study.running import program, snakemake_line
+
+    line = snakemake_line(context.args)
+    command, name = program()
+    print(f"{name} {shlex.join(line)}", file=sys.stderr, flush=True)
+    os.execv(command[0], [*command, *line])  # noqa: S606  (no shell, and its exit code is ours)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from medssl.core.beside import beside
 from medssl.core.code import PACKAGE
 from medssl.core.files import sha256_file
 
@@ -24,11 +25,11 @@ LIMIT_S = 10.0
 def origin(package: Path = PACKAGE) -> dict[str, Any]:
     """`commit` and `dirty` of the clone that holds `package`, `lock_sha256` of its lock file and `lock_differs`, by package.
 
-    Each is None where it cannot be known: an installed wheel is no clone, a compute node may have no git. A commit is no
-    proof of what ran; the hash of the code beside it in a receipt is.
+    Each is None where it cannot be known: an installed wheel has a lock file and no commit, a compute node may have no git. A
+    commit is no proof of what ran; the hash of the code beside it in a receipt is.
     """
     root = package.parent
-    lock = root / LOCK
+    lock = beside(package) / LOCK
     commit = _git(root, "rev-parse", "HEAD") if _git(root, "ls-files", "--", f"{package.name}/__init__.py") else None
     changed = _git(root, "status", "--porcelain", "--", *(name for name in CODE if (root / name).exists())) if commit else None
     return {

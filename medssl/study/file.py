@@ -19,7 +19,7 @@ from medssl.core.written import explained, in_yaml
 from medssl.reduce.options import STEPS
 from medssl.study.options import SourceOptions, Study, merged
 
-A_STUDY_FILE = "Name a YAML file, or start from configs/ct.yaml."
+A_STUDY_FILE = "Name a YAML file; `medssl init FOLDER` writes one for a folder of images."
 
 Loc = tuple[str, ...]
 """Where a value stands in a study: `("pretrain", "simclr", "epochs")`."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-from medssl.core.errors import MedsslError, PreemptedError
+from medssl.core.beside import is_installed
+from medssl.core.errors import MedsslError, PreemptedError, StudyError
 from medssl.core.files import read_json, write_json
 from medssl.core.job import COMMAND
 from medssl.core.lock import hold
@@ -56,11 +57,20 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
         return dag
 
 
-def readable(file: str) -> str:
-    """A study file that Snakemake is about to read, which names neither its line nor the mistake where it is not YAML."""
+def default_study() -> str:
+    """The study file where none is named: that of the bundled images, in the clone that holds them.
+
+    It is read here first: Snakemake names neither the line nor the mistake where a file is not YAML.
+    """
     with _ending_in_a_sentence():
-        read_yaml(file, {})
-    return file
+        if not Path(DEFAULT_STUDY).exists():
+            raise StudyError(
+                f"no study file is named, and the bundled study, {DEFAULT_STUDY}, is not in this folder. `medssl init FOLDER` "
+                "writes a study file for a folder of images; then run `medssl run --config FILE` (snakemake: --configfile FILE). "
+                "The bundled study runs in a clone of the repository, which has its images."
+            )
+        read_yaml(DEFAULT_STUDY, {})
+    return DEFAULT_STUDY
 
 
 @contextmanager
@@ -143,6 +153,12 @@ def shell_prefix(workflow: Any) -> str:
     It is no part of a rule's text, so another environment at another place reruns nothing.
     """
     conda = any(method.name == "CONDA" for method in workflow.deployment_settings.deployment_method)
+    if conda and is_installed():
+        with _ending_in_a_sentence():
+            raise StudyError(
+                "--software-deployment-method conda makes environments in which medssl is not installed; it works from a clone "
+                "of the repository. Leave it out: every job runs in the environment that medssl is installed in."
+            )
     python = f"env PYTHONPATH={shlex.quote(str(workflow.basedir))} python" if conda else shlex.quote(sys.executable)
     return f'medssl() {{{{ exec {python} -m medssl --stop-with-parent "$@"; }}}}; '  # braces twice: Snakemake formats it
 
@@ -161,5 +177,6 @@ PLANS = (
 _held = ExitStack()
 atexit.register(_held.close)
 
+DEFAULT_STUDY = "configs/ct.yaml"
 ALL_CORES = 16
 """What a training may use where Snakemake does not say how many cores there are (a cluster's profile does: set-threads)."""

@@ -47,6 +47,15 @@ def test_an_installed_package_does_not_take_the_commit_of_the_clone_around_its_e
     assert origin.__wrapped__(installed) == dict.fromkeys(("commit", "dirty", "lock_sha256", "lock_differs"))
 
 
+def test_a_wheel_has_no_commit_and_the_lock_file_that_it_brings(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "medssl"
+    (package / "snakemake").mkdir(parents=True)
+    (package / "snakemake" / "requirements.lock").write_text("numpy==0.0.1\n")
+    (tmp_path / "site-packages" / "requirements.lock").write_text("another's\n")
+    found = origin.__wrapped__(package)
+    assert found["commit"] is None and found["dirty"] is None and found["lock_differs"] == {"numpy": version("numpy")}
+
+
 def test_versions_are_those_that_packages_give_themselves() -> None:
     for found in distributions():
         assert module.installed_version(found.metadata["Name"]) == version(found.metadata["Name"])

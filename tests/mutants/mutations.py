@@ -2051,4 +2051,18 @@ MUTATIONS = [
         'if options.look_up == "" else LEAKAGE.empty()',
         "reduce/test_reduce_leakage.py::test_strangers_pass_and_stop_stops",
     ),
+    Mutation(
+        "study",
+        "a study file of `medssl run` goes to Snakemake as a key and its value",
+        'return bool(value) and not value.startswith("-") and ("=" not in value or Path(value).is_file())',
+        "return False",
+        "study/test_study_running.py::test_all_but_the_study_file_is_passed_on_in_its_order",
+    ),
+    Mutation(
+        "core",
+        "an installed package looks for Snakefile and lock beside itself",
+        "return within if within.is_dir() else package.parent",
+        "return package.parent",
+        "core/test_core_origin.py::test_a_wheel_has_no_commit_and_the_lock_file_that_it_brings",
+    ),
 ]
