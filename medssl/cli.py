@@ -253,6 +253,33 @@ def check(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="folder of DICOM, NIfTI or images, or one file")],
+    out: Annotated[Path | None, typer.Option(help="the study file to write; else <name of the folder>.yaml, here")] = None,
+) -> None:
+    """Look at a folder as `check` does, and write a study file for it that runs as it is. It overwrites nothing."""
+    from medssl.core.files import write_text
+    from medssl.ingest.checking import check_source
+    from medssl.ingest.found import found_in
+    from medssl.ingest.summary import screen_lines
+    from medssl.study.init import file_name_for, proposed_study, refuse_unusable_folder
+
+    file = Path(file_name_for(str(folder))) if out is None else out
+    if file.exists():
+        raise StudyError(f"{file} exists, and is not overwritten. Name another file with --out.")
+    refuse_unusable_folder(str(folder))
+    refuse_within(file, folder)
+    checked = check_source(folder)
+    for line in screen_lines(checked):
+        print(line)
+    if not checked.series:
+        raise TooManyRefusalsError("everything in this source is refused; the lines above say why.")
+    text = proposed_study(str(folder), found_in(folder, checked), str(file))
+    write_text(file_to_write(file), text)
+    print(f"\n{file}\n\n{text}", end="")
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="folder of a pre-training run, 4_pretrain/<cohort>/<run>")],
     library: Annotated[str, typer.Option(help="torchvision, timm, monai or nnunet")],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRIVATE = Path(".medssl")
-"""Beside the Snakefile, never inside results: the id key and the listings with real paths."""
+"""In the folder in which a study runs, never inside results: the id key and the listings with real paths."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl.core import listing
@@ -40,6 +40,8 @@ class Checked:
     """what ingest would say at its end (`remarks.py`)"""
     keyed: bool
     """whether the ids are made with a key that studies may have, or hold for this path alone"""
+    key: bytes = field(repr=False)
+    """the key"""
 
 
 def check_source(
@@ -88,6 +90,7 @@ def check_source(
         sorted_items(items),
         remarks(options, given, labels, found, series, key),
         keyed,
+        key,
     )
 
 

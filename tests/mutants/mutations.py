@@ -2065,4 +2065,32 @@ MUTATIONS = [
         "return package.parent",
         "core/test_core_origin.py::test_a_wheel_has_no_commit_and_the_lock_file_that_it_brings",
     ),
+    Mutation(
+        "study",
+        "a study file that is there is written again",
+        '    if file.exists():\n        raise StudyError(f"{file} exists',
+        '    if False:\n        raise StudyError(f"{file} exists',
+        "study/test_study_init.py::test_nothing_is_overwritten_and_the_folder_of_images_is_not_written_to",
+    ),
+    Mutation(
+        "ingest",
+        "any few folders are taken for classes, patients too",
+        'certain = any(CLASS_WORDS & set(re.split(r"[^a-z]+", name.lower())) for name in folders)',
+        "certain = True",
+        "study/test_study_init.py::test_folders_are_classes_only_where_their_names_are_no_patients",
+    ),
+    Mutation(
+        "study",
+        "a modality that a list of one names takes files that say nothing",
+        "if part.modality == UNKNOWN or UNKNOWN not in found:",
+        "if True:",
+        "study/test_study_init.py::test_names_of_nifti_are_believed_and_nameless_ones_are_a_source_of_their_own",
+    ),
+    Mutation(
+        "study",
+        "a task that the check refuses is written",
+        "                _check(replace(proposal, sources=tuple(sources)), file)\n",
+        "",
+        "study/test_study_init.py::test_a_table_that_cannot_be_the_labels_is_said_and_not_taken",
+    ),
 ]

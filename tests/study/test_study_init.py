@@ -1,0 +1,273 @@
+"""`medssl init`: whatever a folder holds, the file that is written passes the checks, and takes each image into one source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+from phantoms import Phantom, datasets, save
+from PIL import Image
+from typer.testing import CliRunner
+
+from medssl.cli import app
+from medssl.core.errors import MedsslError, StudyError, TooManyRefusalsError
+from medssl.ingest.checking import check_source
+from medssl.study.file import load_study
+
+SMALL = {"columns": 12, "rows": 10, "slices": 4}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*words: str, by: type[MedsslError] | None = None) -> str:
+    """What is printed; or the sentence of the error that is expected, after which there is no study file."""
+    done = CliRunner().invoke(app, ["init", *words])
+    if by is None:
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+    assert isinstance(done.exception, by), (done.output, done.exception)
+    return str(done.exception)
+
+
+def study_of(folder: str = "in") -> dict:
+    """The study that `init` writes for a folder, after `medssl specs` has accepted it; and what it says of itself."""
+    init(folder, "--out", "mine.yaml")
+    checked = CliRunner().invoke(app, ["specs", "mine.yaml"])
+    assert checked.exit_code == 0, (checked.output, checked.exception, Path("mine.yaml").read_text())
+    each_image_is_in_one_source(folder)
+    return dict(yaml.safe_load(Path("mine.yaml").read_text()))
+
+
+def each_image_is_in_one_source(folder: str) -> None:
+    """Of every volume that a check of the folder accepts; pictures beside volumes may stay out."""
+    study = load_study(files=["mine.yaml"])
+    rows = check_source(folder).series
+    wanted = [row["volume_id"] for row in rows if row["kind"] == "volume" or {r["kind"] for r in rows} == {"images"}]
+    taken = [
+        row
+        for name, source in study.sources.items()
+        for row in check_source(source.path, options=study.ingest_of(name), labels=source.labels).series
+    ]
+    if all(source.labels is None for source in study.sources.values()):
+        assert sorted(row["volume_id"] for row in taken) == sorted(wanted)
+        assert all(len({row["modality"]}) == 1 for row in taken)
+
+
+def text() -> str:
+    return Path("mine.yaml").read_text()
+
+
+def dicom(folder: str, *, patients: int = 1, modality: str = "CT", first: int = 0) -> None:
+    for number in range(first, first + patients):
+        phantom = Phantom(number, modality=modality, constant=300.0, **SMALL)
+        save(datasets(phantom), Path(folder) / f"p{number}")
+
+
+def nifti(name: str, values: np.ndarray) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0])).to_filename(name)
+
+
+def scan(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 900, (10, 12, 6)).astype(np.int16)
+
+
+def mask(seed: int) -> np.ndarray:
+    return (scan(seed) > 600).astype(np.uint8)
+
+
+def picture(name: str, seed: int = 0) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 60)).astype(np.uint8)).save(name)
+
+
+def test_dicom_of_one_modality_is_one_source_that_keeps_it() -> None:
+    dicom("in", patients=2)
+    study = study_of()
+    assert list(study["sources"]) == ["ct"] and study["sources"]["ct"]["ingest"] == {"modality": "CT"}
+    assert study["prepare"] == {"window_hu": [[-1000, 1000]]} and "finetune" not in study
+    assert study["pretrain"]["simclr"]["size"] == [32] and study["pretrain"]["simclr"]["batch_size"] == 4
+    assert "2 volumes (CT), 8 slices, 2 patients" in text()
+    assert study["sources"]["ct"]["prepare"]["split"] == {"val_frac": 0, "test_frac": 0}
+
+
+def test_two_modalities_are_two_sources_and_two_pretrainings() -> None:
+    dicom("in/a", modality="MR", first=7)
+    dicom("in/b", patients=2)
+    study = study_of()
+    assert [(name, source["ingest"]["modality"]) for name, source in study["sources"].items()] == [("ct", "CT"), ("mr", "MR")]
+    assert {run["cohort"] for run in study["pretrain"].values()} == {"ct", "mr"}
+    assert set(study["prepare"]) == {"window_hu", "percentiles"}
+
+
+def test_names_of_nifti_are_believed_and_nameless_ones_are_a_source_of_their_own() -> None:
+    for number, name in enumerate(("p1_ct", "p1_t1w", "p2_other")):
+        nifti(f"in/{name}.nii.gz", scan(number))
+    study = study_of()
+    assert sorted(study["sources"]) == ["ct", "images", "mr"]
+    assert "files that do not say their modality stay out" in text()
+
+
+def test_volumes_that_do_not_say_what_they_are_are_not_taken_for_ct() -> None:
+    nifti("in/scan.nii.gz", scan(0))
+    study = study_of()
+    assert list(study["sources"]) == ["images"] and "ingest" not in study["sources"]["images"]
+    assert "# Assumed: not CT" in text() and "window_hu" not in text()
+
+
+@pytest.mark.parametrize("mask_name", ["in/{n}_seg.nii.gz", "in/masks/{n}.nii.gz"])
+def test_masks_beside_images_and_in_a_folder_of_their_own_are_a_task(mask_name: str) -> None:
+    apart = "masks/" in mask_name
+    for number in range(10):
+        nifti(f"in/scans/{number}.nii.gz" if apart else f"in/{number}.nii.gz", scan(number))
+        nifti(mask_name.format(n=number), mask(number))
+    study = study_of()
+    source = study["sources"]["images"]
+    assert study["finetune"]["masks"]["task"] == "segmentation" and study["finetune"]["masks"]["source"] == "images"
+    assert source["prepare"]["split"] == {"val_frac": 0.2, "test_frac": 0.2}
+    assert source.get("labels") in (None, "in/masks")
+    assert "10 patients are few" in text() and "folds: 5" in text() and "of 10 patients 2 to choose by and 2 to test on" in text()
+    assert study["finetune"]["masks"]["fractions"] == [1.0], "a share of fewer than two patients is no share"
+
+
+def test_of_too_few_patients_nobody_is_tested_on() -> None:
+    for number in range(4):
+        nifti(f"in/{number}.nii.gz", scan(number))
+        nifti(f"in/{number}_seg.nii.gz", mask(number))
+    assert "finetune" not in study_of() and "4 patients of images cannot be parted" in " ".join(text().replace("#", "").split())
+
+
+def test_several_masks_of_an_image_are_said_and_none_is_chosen() -> None:
+    for number in range(6):
+        nifti(f"in/s{number}_ct.nii.gz", scan(number))
+        for word in ("lesion", "organ"):
+            nifti(f"in/s{number}_seg-{word}_msk.nii.gz", mask(number))
+    assert "finetune" not in study_of() and "12 masks were not taken" in text()
+
+
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_a_table_of_pictures_is_a_task_on_its_classes(mark: str) -> None:
+    for number in range(40):
+        picture(f"in/{number}.png", number)
+    rows = [f"{number}{mark}{'ill' if number % 2 else 'well'}" for number in range(40)]
+    Path("in/table.csv").write_text("\n".join([f"id{mark}label", *rows]) + "\n")
+    study = study_of()
+    assert study["sources"]["images"]["labels"] == "in/table.csv"
+    assert study["finetune"]["classes"]["task"] == "classification" and "ill, well" in text()
+    assert study["sources"]["images"]["prepare"]["split"] == {"val_frac": 0.1, "test_frac": 0.1}
+    assert "classes of 40 of 40 pictures" in text() and study["pretrain"]["simclr"]["size"] == [64]
+
+
+def test_a_table_of_patients_that_only_headers_know_is_found() -> None:
+    dicom("in", patients=6)
+    rows = [f"patient-{number}-a,{'yes' if number < 3 else 'no'}" for number in range(6)]
+    Path("in/patients.csv").write_text("\n".join(["id,label", *rows]) + "\n")
+    study = study_of()
+    assert study["sources"]["ct"]["labels"] == "in/patients.csv" and study["finetune"]["classes"]["source"] == "ct"
+
+
+@pytest.mark.parametrize(("table", "said"), [
+    ("name,label\n1.png,ill\n", "table.csv was not taken for labels: the table has the columns ['name', 'label']; it needs `id`"),
+    ("id,sex\n1,f\n2,m\n", "names images and has no classes in a column `label`. Rename the column that holds them: sex."),
+    ("id,label\n77,ill\n", "table.csv was not taken for labels: none of the 1 rows"),
+    ("id,label\n1,ill\n1,well\n", "say different things of one image"),
+    ("id,label\n1,ill\n2,ill\n", "There is no task on classes. finetune.classes"),
+    ("id,label\n1,0.125\n2,0.25\n3,0.5\n4,1.5\n5,2.5\n6,3.5\n7,4.5\n8,5.5\n9,6.5\n10,7.5\n11,8.5\n", "different numbers"),
+])  # fmt: skip
+def test_a_table_that_cannot_be_the_labels_is_said_and_not_taken(table: str, said: str) -> None:
+    for number in range(12):
+        picture(f"in/{number}.png", number)
+    Path("in/table.csv").write_text(table)
+    study = study_of()
+    plain = " ".join(text().replace("\n#", " ").split())
+    assert "finetune" not in study and (said in plain or said.replace("finetune.classes", "sources.images.labels") in plain)
+
+
+def test_class_folders_with_the_parts_of_a_set_bring_their_classes_and_parts() -> None:
+    for number in range(8):
+        for part in ("train", "test"):
+            for name in ("mild", "severe"):
+                picture(f"in/{part}/{name}/{number}.png", number)
+    study = study_of()
+    assert study["finetune"]["classes"]["task"] == "classification" and "labels" not in study["sources"]["images"]
+    assert "where folders or the file do not say which images are tested on" in text()
+
+
+@pytest.mark.parametrize(("names", "taken"), [(("benign", "malignant"), True), (("Doe_Jane", "Roe_Richard"), False)])
+def test_folders_are_classes_only_where_their_names_are_no_patients(names: tuple[str, str], taken: bool) -> None:
+    for number in range(10):
+        for name in names:
+            picture(f"in/{name}/{number}.png", number)
+    study = study_of()
+    assert (study["sources"]["images"].get("labels") == "folders") == ("finetune" in study) == taken
+    assert ("# labels: folders" in text()) != taken
+    assert all(name not in text() for name in names) or taken
+
+
+def test_a_set_without_a_test_part_has_no_task_and_says_why() -> None:
+    for number in range(8):
+        for part in ("train", "val"):
+            for name in ("mild", "severe"):
+                picture(f"in/{part}/{name}/{number}.png", number)
+    assert "finetune" not in study_of() and "expected a test part" in " ".join(text().replace("#", "").split())
+
+
+def test_an_npz_with_labels_is_a_task() -> None:
+    Path("in").mkdir()
+    parts = {f"{part}_images": np.zeros((6, 9, 9), np.uint8) for part in ("train", "val", "test")}
+    parts |= {f"{part}_labels": np.arange(6)[:, None] % 2 for part in ("train", "val", "test")}
+    np.savez("in/set.npz", **parts)
+    assert study_of()["finetune"]["classes"]["source"] == "images"
+
+
+def test_pictures_beside_volumes_stay_out_and_are_counted() -> None:
+    dicom("in", patients=1)
+    picture("in/preview.png")
+    assert list(study_of()["sources"]) == ["ct"]
+    assert "Pictures (PNG, JPEG, NPZ) beside volumes are left out, 1 of them" in text()
+
+
+def test_nothing_is_overwritten_and_the_folder_of_images_is_not_written_to() -> None:
+    dicom("in")
+    init("in")
+    first = Path("in.yaml").read_bytes()
+    assert "in.yaml exists, and is not overwritten" in init("in", by=StudyError)
+    assert Path("in.yaml").read_bytes() == first
+    assert "lies within in" in init("in", "--out", "in/mine.yaml", by=StudyError)
+
+
+def test_an_unusable_folder_is_the_sentence_of_check_and_writes_nothing(here: Path) -> None:
+    (here / "empty").mkdir()
+    (here / "text").mkdir()
+    (here / "text" / "README").write_text("no image")
+    for words, error in ((["empty"], StudyError), (["absent"], StudyError), (["text"], TooManyRefusalsError)):
+        said = init(*words, by=error)
+        checked = CliRunner().invoke(app, ["check", *words]).exception
+        assert isinstance(checked, error) and said == str(checked)
+    assert not list(here.glob("*.yaml"))
+
+
+def test_a_folder_around_the_current_one_is_refused_before_a_look(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "work").mkdir()
+    monkeypatch.chdir(here / "work")
+    assert "change to one of its own, beside the images" in init("..", by=StudyError)
+    assert not list(here.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", ["a: b #c", "é'\"", "study"])
+def test_any_name_of_a_folder_is_yaml_and_names_a_study(here: Path, name: str) -> None:
+    (here / "sub").mkdir()
+    dicom(f"sub/{name}")
+    init(f"sub/{name}")
+    file = next(here.glob("*.yaml"))
+    assert re.fullmatch(r"[a-z0-9_]+\.yaml", file.name)
+    assert load_study(files=[file.name]).sources["ct"].path == f"sub/{name}"
+    assert CliRunner().invoke(app, ["specs", file.name]).exit_code == 0
