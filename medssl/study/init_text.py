@@ -42,8 +42,8 @@ def _head(proposal: Proposal, file: str) -> Iterator[str]:
     width = max(len(command) for command, _ in commands) + 4
     yield from (f"#   {command:<{width}}{what}" for command, what in commands)
     yield from comment(
-        "What was not found but assumed says so. Options that are left out have their recommended values; docs/reference/options.md "
-        "lists them all."
+        "What was not found but assumed says so. Options that are left out have their recommended values: "
+        "docs/reference/options.md."
     )
     for note in proposal.notes:
         yield "#"
