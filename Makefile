@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install organamnist split-tables reference pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
+.PHONY: help install organamnist split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -96,6 +96,26 @@ reference: $(STAMP) ## write the pages and the schema that are made from the cod
 	$(PYTHON) -m medssl.study.reference > docs/reference/options.md
 	$(PYTHON) -m medssl.artefacts.reference > docs/reference/artefacts.md
 	$(PYTHON) -m medssl schema > configs/study.schema.json
+	PYTHONPATH=. $(PYTHON) docs/tools/commands.py > docs/reference/commands.md
+	PYTHONPATH=. $(PYTHON) docs/tools/refusals.py > docs/reference/refusals.md
+
+# Sphinx and its theme, out of sight of the environment.
+$(VENV)/docs/.installed: $(STAMP) requirements-docs.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $(VENV)/docs -r requirements-docs.lock
+	touch $@
+
+docs: $(VENV)/docs/.installed ## the documentation as a site without network, build/docs/index.html; a warning is an error
+	PYTHONPATH=$(VENV)/docs $(PYTHON) -m sphinx -W --keep-going -q -b html docs build/docs
+	$(PYTHON) docs/tools/links.py build/docs
+
+docs-test: $(STAMP) ## run the tutorial for real, line by line (minutes), and the notebook
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) docs/tools/run_tutorial.py
+
+gallery: $(STAMP) ## draw the pictures of docs/gallery again, from the bundled CT
+	PYTHONPATH=. $(PYTHON) docs/tools/gallery.py
+
+readme-picture: ## the picture of the page in README.md, of the bundled study's report (needs chromium)
+	$(PYTHON) docs/tools/picture_of_page.py
 
 format: $(STAMP) ## format the code
 	$(VENV)/bin/ruff check --fix .

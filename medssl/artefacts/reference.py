@@ -17,7 +17,7 @@ Stages meet on disk and nowhere else. This page is the contract between them; `m
 where the paths are written, `medssl/artefacts/` where what they hold is: each file reads, writes and checks what it describes.
 The page is made by `python -m medssl.artefacts.reference`.
 
-```
+```text
 results/<study>/
   specs/<stage>/<name>.json      the resolved options of one job: an input of its rule
   sources/<source>.json          count, bytes and keyed digest of the source listing (no names)
@@ -143,7 +143,8 @@ def page() -> str:
     """The whole of docs/reference/artefacts.md."""
     parts = [HEAD]
     for heading, prose, described in SECTIONS:
-        parts.append(f"\n## {heading}\n{prose}")
+        title = f"`{heading}`" if "<" in heading else heading  # bare, <source> would be a tag of HTML
+        parts.append(f"\n## {title}\n{prose}")
         parts += [_table(one) if isinstance(one, Table) else _document(one) for one in described]
     return "".join(parts)
 

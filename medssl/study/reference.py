@@ -51,7 +51,8 @@ def page() -> str:
 
 
 def _section(title: str, model: type[BaseModel], kinds: tuple[str, ...]) -> str:
-    text = f"\n## {title}\n\n{_sentence(model.__doc__)}\n\n{_table(model)}"
+    heading = f"`{title}`" if "<" in title else title  # bare, <name> would be a tag of HTML
+    text = f"\n## {heading}\n\n{_sentence(model.__doc__)}\n\n{_table(model)}"
     for kind in kinds:
         for plugin in plugins.all_of(kind):
             text += f"\n### {kind} `{plugin.name}`\n\n{plugin.summary}\n"

@@ -2093,4 +2093,18 @@ MUTATIONS = [
         "",
         "study/test_study_init.py::test_a_table_that_cannot_be_the_labels_is_said_and_not_taken",
     ),
+    Mutation(
+        "core",
+        "an exit code is not the one that the documentation states",
+        "exit_code = 75",
+        "exit_code = 76",
+        "docs/test_docs_pages.py::test_the_page_of_exit_codes_has_those_of_the_errors",
+    ),
+    Mutation(
+        "ingest",
+        "a code of a refusal means something else than its page says",
+        '"link": "a symbolic link; links are never followed"',
+        '"link": "a symbolic link; links are followed once"',
+        "docs/test_docs_pages.py::test_generated_pages_are_the_generators",
+    ),
 ]

@@ -1,0 +1,52 @@
+"""Runs every command of the tutorial for real, in a copy of the tree: `make docs-test`. Ends with RESULT {json}.
+
+The blocks are those that tests/docs/blocks.py finds; lines that are marked as not run are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "docs"))
+
+from blocks import blocks_of  # noqa: E402
+
+PAGES = ["docs/tutorial/first_encoder.md"]
+
+
+def main() -> int:
+    """Run the lines in their order and print the seconds of each; 1 at the first that fails."""
+    seconds = {}
+    with tempfile.TemporaryDirectory(prefix="medssl-tutorial-") as place:
+        copy = Path(place) / "medssl"
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+        for name in filter(None, listed.split("\0")):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+        environment = os.environ | {"PYTHONPATH": str(copy)}
+        for page in PAGES:
+            for block in blocks_of(ROOT / page):
+                if block.language != "bash" or block.not_run:
+                    continue
+                for line in block.text.strip().splitlines():
+                    began = time.monotonic()
+                    print(f"$ {line}", flush=True)
+                    code = subprocess.run(line, shell=True, cwd=copy, env=environment).returncode
+                    seconds[line] = round(time.monotonic() - began, 1)
+                    if code:
+                        print(f"{page}, line {block.line}: exit code {code}")
+                        return 1
+    print("RESULT", json.dumps({"lines": len(seconds), "total_s": round(sum(seconds.values()), 1), "seconds": seconds}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
