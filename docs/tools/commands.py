@@ -13,8 +13,8 @@ HEAD = """# Commands
 Every verb of `medssl`, with its arguments and options. This page is made from the code (`make reference`).
 `medssl VERB --help` prints the same in a terminal. [Exit codes](errors.md) are those of all commands.
 
-Most people need `check`, `plan`, `predict` and `export`. Snakemake calls the stages (`ingest` to `report`) for you,
-each with a spec file that `medssl specs` writes.
+Most people need `init`, `check`, `run`, `plan`, `predict` and `export`. Snakemake calls the stages (`ingest` to `report`)
+for you, each with a spec file that `medssl specs` writes.
 """
 
 
@@ -31,12 +31,16 @@ def page() -> str:
 
 def _usage(name: str, command: Any) -> str:
     """The shortest line that can be typed: arguments, and options that must be given."""
+    if command.context_settings.get("allow_extra_args"):
+        return f"medssl {name} [TARGETS] [--config FILE] [OPTIONS OF SNAKEMAKE]"
     needed = [_names(one) for one in command.params if one.required]
     optional = ["[OPTIONS]"] if any(not one.required and one.name != "help" for one in command.params) else []
     return " ".join(["medssl", name, *needed, *optional])
 
 
 def _table(command: Any) -> str:
+    if not any(not getattr(one, "hidden", False) and one.name != "help" for one in command.params):
+        return ""
     rows = "| argument | default | meaning |\n|---|---|---|\n"
     for one in command.params:
         if getattr(one, "hidden", False) or one.name == "help":

@@ -1,6 +1,7 @@
 """Runs every command of the tutorial for real, in a copy of the tree: `make docs-test`. Ends with RESULT {json}.
 
-The blocks are those that tests/docs/blocks.py finds; lines that are marked as not run are left out.
+The blocks are those that tests/docs/blocks.py finds; lines that are marked as not run are left out. With a folder as argument
+the copy is made there and stays.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> int:
     """Run the lines in their order and print the seconds of each; 1 at the first that fails."""
     seconds = {}
     with tempfile.TemporaryDirectory(prefix="medssl-tutorial-") as place:
-        copy = Path(place) / "medssl"
+        copy = Path(sys.argv[1] if len(sys.argv) > 1 else place) / "medssl"
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
         for name in filter(None, listed.split("\0")):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import typer
 from blocks import ROOT
 
 from medssl.cli import app
+from medssl.study.running import snakemake_line
 
 SHELL = {"ls", "mv", "rm", "sed", "tar", "scp", "docker", "apptainer", ".", "pip", "python3", "bash"}
 """Programs whose options are not ours to check."""
@@ -69,6 +70,8 @@ def _medssl(words: list[str]) -> str:
         return ""
     if not words or words[0] not in verbs():
         return f"medssl has no verb {words[:1]}"
+    if words[0] == "run":
+        return _missing_file(words) or _snakemake(snakemake_line([word for word in words[1:] if word not in NOT_YET]))
     try:
         verbs()[words[0]].make_context(words[0], list(words[1:]))
     except Exception as error:  # whichever copy of click typer brings
