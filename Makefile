@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install organamnist split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
+.PHONY: help install organamnist split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants package-test slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,6 +50,9 @@ test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installe
 
 mutants: $(STAMP) $(VENV)/simpleitk ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}
 	$(PYTHON) tests/mutants/run.py
+
+package-test: $(STAMP) ## wheel, sdist, conda and container in clean environments and a folder of one's own, timed; ends with RESULT {json}
+	$(PYTHON) tests/packaging/package_test.py
 
 slurm-test: $(STAMP) ## the bundled study as jobs of a real SLURM (root, Debian), stopped and requeued: same weights
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) tests/slurm/slurm_test.py
