@@ -42,23 +42,17 @@ def study_of(folder: str = "in") -> dict:
     init(folder, "--out", "mine.yaml")
     checked = CliRunner().invoke(app, ["specs", "mine.yaml"])
     assert checked.exit_code == 0, (checked.output, checked.exception, Path("mine.yaml").read_text())
-    each_image_is_in_one_source(folder)
     return dict(yaml.safe_load(Path("mine.yaml").read_text()))
 
 
-def each_image_is_in_one_source(folder: str) -> None:
-    """Of every volume that a check of the folder accepts; pictures beside volumes may stay out."""
+def each_volume_is_in_one_source(folder: str = "in") -> None:
+    """As stage ingest takes it with the options that were written; and no source holds two modalities."""
     study = load_study(files=["mine.yaml"])
-    rows = check_source(folder).series
-    wanted = [row["volume_id"] for row in rows if row["kind"] == "volume" or {r["kind"] for r in rows} == {"images"}]
-    taken = [
-        row
-        for name, source in study.sources.items()
-        for row in check_source(source.path, options=study.ingest_of(name), labels=source.labels).series
-    ]
-    if all(source.labels is None for source in study.sources.values()):
-        assert sorted(row["volume_id"] for row in taken) == sorted(wanted)
-        assert all(len({row["modality"]}) == 1 for row in taken)
+    taken = {name: check_source(folder, options=study.ingest_of(name)).series for name in study.sources}
+    assert sorted(row["volume_id"] for rows in taken.values() for row in rows) == sorted(
+        row["volume_id"] for row in check_source(folder).series if row["kind"] == "volume"
+    )
+    assert all(len({row["modality"] for row in rows}) == 1 for rows in taken.values())
 
 
 def text() -> str:
@@ -106,6 +100,7 @@ def test_two_modalities_are_two_sources_and_two_pretrainings() -> None:
     assert [(name, source["ingest"]["modality"]) for name, source in study["sources"].items()] == [("ct", "CT"), ("mr", "MR")]
     assert {run["cohort"] for run in study["pretrain"].values()} == {"ct", "mr"}
     assert set(study["prepare"]) == {"window_hu", "percentiles"}
+    each_volume_is_in_one_source()
 
 
 def test_names_of_nifti_are_believed_and_nameless_ones_are_a_source_of_their_own() -> None:
@@ -113,6 +108,7 @@ def test_names_of_nifti_are_believed_and_nameless_ones_are_a_source_of_their_own
         nifti(f"in/{name}.nii.gz", scan(number))
     study = study_of()
     assert sorted(study["sources"]) == ["ct", "images", "mr"]
+    each_volume_is_in_one_source()
     assert "files that do not say their modality stay out" in text()
 
 
@@ -123,17 +119,19 @@ def test_volumes_that_do_not_say_what_they_are_are_not_taken_for_ct() -> None:
     assert "# Assumed: not CT" in text() and "window_hu" not in text()
 
 
-@pytest.mark.parametrize("mask_name", ["in/{n}_seg.nii.gz", "in/masks/{n}.nii.gz"])
-def test_masks_beside_images_and_in_a_folder_of_their_own_are_a_task(mask_name: str) -> None:
-    apart = "masks/" in mask_name
+@pytest.mark.parametrize(("scan_name", "mask_name", "labels"), [
+    ("in/{n}.nii.gz", "in/{n}_seg.nii.gz", None),
+    ("in/old/{n}.nii.gz", "in/masks/{n}.nii.gz", "in/masks"),
+])  # fmt: skip
+def test_masks_beside_images_and_in_a_folder_of_their_own_are_a_task(scan_name: str, mask_name: str, labels: str | None) -> None:
     for number in range(10):
-        nifti(f"in/scans/{number}.nii.gz" if apart else f"in/{number}.nii.gz", scan(number))
+        nifti(scan_name.format(n=number), scan(number))
         nifti(mask_name.format(n=number), mask(number))
     study = study_of()
     source = study["sources"]["images"]
     assert study["finetune"]["masks"]["task"] == "segmentation" and study["finetune"]["masks"]["source"] == "images"
     assert source["prepare"]["split"] == {"val_frac": 0.2, "test_frac": 0.2}
-    assert source.get("labels") in (None, "in/masks")
+    assert source.get("labels") == labels and ("masks of 10 of 10 volumes" in text()) == (labels is not None)
     assert "10 patients are few" in text() and "folds: 5" in text() and "of 10 patients 2 to choose by and 2 to test on" in text()
     assert study["finetune"]["masks"]["fractions"] == [1.0], "a share of fewer than two patients is no share"
 
@@ -232,6 +230,7 @@ def test_pictures_beside_volumes_stay_out_and_are_counted() -> None:
     dicom("in", patients=1)
     picture("in/preview.png")
     assert list(study_of()["sources"]) == ["ct"]
+    each_volume_is_in_one_source()
     assert "Pictures (PNG, JPEG, NPZ) beside volumes are left out, 1 of them" in text()
 
 
