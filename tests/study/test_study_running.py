@@ -7,13 +7,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from medssl.core.beside import beside, is_installed
 from medssl.core.errors import StudyError
 from medssl.study.running import snakemake_line
-from medssl.study.workflow import default_study
+from medssl.study.workflow import default_study, shell_prefix
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OWN = f"--snakefile {ROOT}/Snakefile"
@@ -65,6 +66,17 @@ def test_a_run_without_a_study_file_says_how_to_get_one(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as ended:
         default_study()
     assert ended.value.code == 2 and "`medssl init FOLDER` writes a study file" in capsys.readouterr().err
+
+
+def test_conda_environments_of_rules_are_for_clones(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In such an environment there is no medssl but that of the clone, which an installed package has not."""
+    conda = SimpleNamespace(deployment_method=[SimpleNamespace(name="CONDA")])
+    workflow = SimpleNamespace(deployment_settings=conda, basedir="here")
+    assert "env PYTHONPATH=here python -m medssl" in shell_prefix(workflow)
+    monkeypatch.setattr("medssl.study.workflow.is_installed", lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        shell_prefix(workflow)
+    assert ended.value.code == 2 and "works from a clone" in capsys.readouterr().err
 
 
 def test_targets_arrive_and_exit_codes_come_back(folder: Path) -> None:
