@@ -1,1 +1,1 @@
-"""Where the stages meet: one file for each artefact, with its columns or its type, and how it is read, written and checked."""
+"""Where the stages meet: one file per artefact, with its columns or type, and how it is read, written and checked."""

@@ -1,4 +1,4 @@
-"""From the cells of a text table to plain values, and back."""
+"""Conversion between the cells of a text table and plain values."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def tsv_cells(path: Path | str, columns: Sequence[str] | None, where: str) -> di
 
 
 def from_text(cells: Sequence[str | None], name: str, column: Column | None, where: str) -> list[Any]:
-    """A column of text as what it stands for.
+    """Convert a column of text to its values.
 
     Raises:
-        CorruptArtefactError: a cell does not stand for such a value.
+        CorruptArtefactError: a cell does not represent such a value.
     """
     if column is None:
         return _guessed(cells)
@@ -62,7 +62,7 @@ def from_text(cells: Sequence[str | None], name: str, column: Column | None, whe
 
 
 def to_text(values: Sequence[Any], column: Column | None) -> list[Any]:
-    """Plain values of a column as `core/text_table` is to write them: numbers that may have a fraction have one."""
+    """Plain values of a column in the form that `core/text_table` writes: every number of a float column has a fraction."""
     if column is None:
         return list(values)
     if column.dtype in JSON and column.compact:
@@ -87,7 +87,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {"int": _whole, "float": _real, "boo
 
 
 def _guessed(cells: Sequence[str | None]) -> list[Any]:
-    """A further column: truth values, numbers or text, by what all its cells look like."""
+    """An additional column as truth values, numbers or text, inferred from all its cells."""
     known = [cell for cell in cells if cell is not None]
     parse: Callable[[str], Any] = str
     if known and set(known) <= {"true", "false"}:
@@ -110,7 +110,7 @@ def _is_number(cell: str) -> bool:
 
 
 def parsed(cell: str | None, column: Column, where: str) -> Any:
-    """What a cell of JSON holds; None where it is missing.
+    """The content of a JSON cell; None if it is missing.
 
     Raises:
         CorruptArtefactError: it is not JSON.

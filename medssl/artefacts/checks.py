@@ -1,4 +1,4 @@
-"""Whether the values of a column are what its schema says, and rows in order and different; the sentence where they are not."""
+"""Checks that the values of a column match its schema and that rows are sorted and unique; the sentence if not."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 AGAIN = "Delete the receipt of its folder and run the same command again."
 _KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "bytes": (bytes,), "bool": (bool,), "int": (int,), "float": (int, float)}
-"""By the first letters of a type, what the values of a column of it are; a truth value is not a number."""
+"""By the first letters of a column's type, the Python types of its values; a truth value is not a number."""
 
 
 def check_names(table: Table, names: Sequence[str], where: str, columns: Sequence[str] | None = None) -> None:
-    """Refuse a table that lacks a column, or has one that is not known; `columns`: those that were asked for, else all.
+    """Refuse a table that lacks a column or has an unknown one; `columns`: those asked for, else all.
 
     Raises:
         CorruptArtefactError: which one.
@@ -40,7 +40,7 @@ def check_names(table: Table, names: Sequence[str], where: str, columns: Sequenc
 
 
 def check_cells(table: Table, cells: Mapping[str, Sequence[Any]], where: str) -> None:
-    """Refuse a table of plain values by column name, None where one is missing.
+    """Refuse a table of plain values by column name whose values do not match; None stands for a missing value.
 
     Raises:
         CorruptArtefactError: what was found, and what was expected.
@@ -83,7 +83,7 @@ def _check_values(values: Sequence[Any], column: Column, refused: Callable[[str,
 
 
 def check_json(known: Iterable[Any], column: Column, refused: Callable[[str, str], CorruptArtefactError]) -> None:
-    """Refuse lists and dictionaries that are not as the column says."""
+    """Refuse lists and dictionaries that do not match the column."""
     for cell in known:
         if not _is_of_shape(cell, column):
             raise refused(repr(cell)[:80], column.described)
@@ -112,12 +112,12 @@ def _is_item(item: Any, kind: str) -> bool:
 
 
 def _place(row: tuple[Any, ...]) -> tuple[tuple[bool, Any], ...]:
-    """What rows are ordered by: missing values last."""
+    """The sort key of a row: missing values last."""
     return tuple((value is None, 0 if value is None else value) for value in row)
 
 
 def unique_columns(table: Table, names: Iterable[str]) -> tuple[str, ...]:
-    """The columns in which no two rows may be equal, of a table with these; none where one that must be there is absent."""
+    """The columns in which no two rows may be equal, of a table with these columns; empty if a required one is absent."""
     here = set(names)
     absent = {column.name for column in table.columns if column.optional} - here
     keys = tuple(name for name in table.unique if name not in absent)
@@ -128,30 +128,30 @@ def unique_columns(table: Table, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def missing_values(count: int, column: Column) -> tuple[str, str]:
-    """Got and expected, where values are missing that may not be."""
+    """Got and expected, for missing values in a column that allows none."""
     return f"{count} missing value(s)", f"{column.described} in every row"
 
 
 def no_choice(value: Any, column: Column) -> tuple[str, str]:
-    """Got and expected, of a word that is none of the column's."""
+    """Got and expected, for a word that is not among the column's choices."""
     return repr(value), f"one of {', '.join(column.choices)}"
 
 
 def no_form(value: Any, column: Column) -> tuple[str, str]:
-    """Got and expected, of a text of another form."""
+    """Got and expected, for a text of another form."""
     return repr(value), f"text of the form {column.form}"
 
 
 def in_two_rows(where: str, keys: tuple[str, ...], row: list[Any]) -> CorruptArtefactError:
-    """The error of two rows that are equal in `keys`."""
+    """The error for two rows that are equal in `keys`."""
     return refusal(where, keys[0], f"{row} in two rows", f"each {', '.join(keys)} once")
 
 
 def out_of_order(where: str, table: Table) -> CorruptArtefactError:
-    """The error of rows that are not sorted."""
+    """The error for rows that are not sorted."""
     return refusal(where, table.sorted_by[0], "rows out of order", f"rows sorted by {', '.join(table.sorted_by)}")
 
 
 def refusal(where: str, column: str, got: str, expected: str) -> CorruptArtefactError:
-    """The error of a column: what is wrong, where, and what to do."""
+    """The error for a column: what is wrong, where, and what to do."""
     return CorruptArtefactError(f"{where}, column {column!r}: got {got}; expected {expected}. {AGAIN}")

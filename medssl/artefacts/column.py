@@ -12,7 +12,7 @@ JSON = ("list", "dict")
 DType = Literal["str", "bool", "int8", "int32", "int64", "uint64", "float32", "float64", "bytes", "list", "dict"]
 
 ID = "[a-z0-9]+(?:-[a-z0-9]+)*"
-"""Every id: small letters, digits and single dashes."""
+"""Every id: lower-case letters, digits and single dashes."""
 INSIDE = "(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*"
 """A path relative to the folder of its table, which it cannot leave."""
 HASH = "[0-9a-f]+"
@@ -22,9 +22,9 @@ HASH = "[0-9a-f]+"
 class Column:
     """One column. A missing value is `n/a` in TSV, null in Parquet, and `None`, `NA` or NaN in memory.
 
-    nullable: values may be missing; optional: the column may be; form: a regular expression of every text; choices: all texts
-    that there may be; shape: of lists, such as `(3,)` or `(4, 4)`, any length where empty; item: what lists hold; compact: JSON
-    without spaces.
+    nullable: values may be missing; optional: the column may be missing; form: a regular expression that every text matches;
+    choices: all permitted texts; shape: of lists, such as `(3,)` or `(4, 4)`, any length if empty; item: the type of a list's
+    items; compact: JSON without spaces.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A JSON file with named fields: types, units and meanings; reading, writing and checking by them."""
+"""A JSON file with named fields: read, written and checked by their types, units and meanings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import read_json, write_json
 
 Number = int | float
-"""A number of a JSON file, whole or not as it was written."""
+"""A number of a JSON file, an integer or a float as it was written."""
 
 
 class Document(BaseModel):
-    """A JSON file with named fields; a field that was not given is not written, so that reading and writing keep every byte."""
+    """A JSON file with named fields. Unset fields are not written, so that reading and writing preserve every byte."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -31,7 +31,7 @@ class Document(BaseModel):
         """The content of a file.
 
         Raises:
-            CorruptArtefactError: it is not of this kind.
+            CorruptArtefactError: it is not a file of this kind.
         """
         try:
             return cls.check(read_json(path), path)
@@ -39,12 +39,12 @@ class Document(BaseModel):
             raise CorruptArtefactError(f"{path} is not a readable JSON file ({error}). {AGAIN}") from None
 
     def write(self, path: Path | str) -> None:
-        """Write it all or nothing; `read` gives it back."""
+        """Write it all or nothing; `read` returns it."""
         write_json(path, self.plain())
 
     @classmethod
     def check(cls, value: Any, where: Path | str = "") -> Self:
-        """The document that plain values are of. `where`: its file.
+        """The document made from plain values. `where`: its file.
 
         Raises:
             CorruptArtefactError: which field, what was found, what was expected, what to do.
@@ -60,7 +60,7 @@ class Document(BaseModel):
             ) from None
 
     def plain(self) -> dict[str, Any]:
-        """The fields that were given, as plain values."""
+        """The fields that were set, as plain values."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -70,7 +70,7 @@ def meant(meaning: str, unit: str = "", **more: Any) -> Any:
 
 
 def fields_of(document: type[BaseModel], before: str = "") -> Iterator[tuple[str, Any, str, str]]:
-    """Name, annotation, unit and meaning of every field of a document, each followed by those of the documents in it."""
+    """Name, annotation, unit and meaning of every field of a document, each followed by those of its nested documents."""
     for name, field in document.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         yield f"{before}{name}", field.annotation, str(extra.get("unit", "")), field.description or ""
@@ -79,7 +79,7 @@ def fields_of(document: type[BaseModel], before: str = "") -> Iterator[tuple[str
 
 
 def _documents_in(annotation: Any, each: str = "") -> Iterator[tuple[type[BaseModel], str]]:
-    """The documents that an annotation holds; of a dictionary of them each is `<name>.`."""
+    """The documents that an annotation holds; each of a dictionary of them is `<name>.`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, each
     for part in typing.get_args(annotation):

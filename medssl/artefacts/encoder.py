@@ -1,7 +1,7 @@
-"""What a pre-training run leaves beside its weights: the contract of the encoder, the parts that others may take up, the curve.
+"""What a pre-training run writes beside its weights: the contract of the encoder, its reusable parts, the curve.
 
-A part is a network that the run learnt beside the encoder: `parts.safetensors` holds its tensors as `<part>.<name>`. The
-contract declares what takes it up, so that fine-tuning knows parts by what is said of them here and no objective by name.
+A part is a network that was trained together with the encoder: `parts.safetensors` holds its tensors as `<part>.<name>`. The
+contract declares how each part is reused, so fine-tuning needs to know no objective by name.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any, ClassVar, Self
 
 from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, meant
-from medssl.artefacts.learnt import Learnt, Window
 from medssl.artefacts.schema import Table
+from medssl.artefacts.training_images import TrainingImages, Window
 from medssl.core.errors import CorruptArtefactError, StudyError
 
 ENCODER_FORMAT = "medssl-encoder-1"
 ENCODER = "encoder"
 """In `Part.places`: the tensors of `encoder.safetensors`."""
 OWN = "own"
-"""The word of `finetune.<task>.encoder` for the encoder as it is."""
+"""The word of `finetune.<task>.encoder` for the encoder without changes."""
 
 CURVE = Table(
     file="curve.tsv",
@@ -31,7 +31,7 @@ CURVE = Table(
         Column("loss", "float64", "mean since the row before"),
         Column("lr", "float64", "learning rate"),
         Column("images_per_s", "float64", "since the row before", "1/s"),
-        Column("grad_norm", "float64", "of the step; missing where it was not finite", nullable=True),
+        Column("grad_norm", "float64", "of the step; missing if it was not finite", nullable=True),
         Column("effective_rank", "float64", "of the features", "dimensions", nullable=True, optional=True),
         Column("rankme", "float64", "of the features", "dimensions", nullable=True, optional=True),
         Column("alignment", "float64", "of the features of two views", nullable=True, optional=True),
@@ -43,17 +43,17 @@ CURVE = Table(
 
 
 class Network(Document):
-    """What builds a network, so that weights find their place."""
+    """The arguments that build a network, so that weights fit."""
 
     backbone: str = meant("its plug-in")
     backbone_options: dict[str, Any] = meant("of the backbone, completed")
     spatial_dims: int = meant("2 for slices, 3 for volumes")
     in_channels: int = meant("one per window")
-    input_size: list[int] = meant("of the views or patches that it learnt from", "voxels")
+    input_size: list[int] = meant("of the views or patches that it was trained on", "voxels")
 
     @classmethod
     def of(cls, contract: Mapping[str, Any], where: str = "contract.json") -> Network:
-        """The network of a contract's plain values, whatever else it says: of an encoder, a model, or written by hand.
+        """The network in a contract's plain values, whatever else they hold: of an encoder, a model, or written by hand.
 
         Raises:
             CorruptArtefactError: a field is missing or wrong.
@@ -62,7 +62,7 @@ class Network(Document):
 
 
 class Data(Document):
-    """What an encoder has learnt from."""
+    """The data that an encoder was trained on."""
 
     study: str = meant("name of the study")
     run: str = meant("`<cohort>/<run>`")
@@ -74,24 +74,24 @@ class Data(Document):
 
 
 class Part(Document):
-    """A network that a run left beside its encoder, and what takes it up when a task is fine-tuned.
+    """A network that a run left beside its encoder, and how fine-tuning reuses it.
 
-    A task asks for it by a word (`encoder`). Its network is then `backbone`, around the run's own, with `options`; `places` says
-    which tensors go into which submodule of it. Parts that are asked for by one word are taken up together. Without a `backbone`
-    the submodules are those of the task's network: so a decoder goes on in that of a segmentation.
+    A task asks for it by a word (`encoder`). Its network is then `backbone`, wrapped around the run's own, with `options`;
+    `places` maps tensors to submodules. Parts with the same word are used together. Without a `backbone` the submodules are those
+    of the task's network: for example, a decoder initialises that of a segmentation.
     """
 
-    encoder: str = meant("the word of `finetune.<task>.encoder` that asks for it; `own`: the encoder as it is")
+    encoder: str = meant("the word of `finetune.<task>.encoder` that selects it; `own`: the encoder unchanged")
     places: dict[str, str] = meant("part, or `encoder` → the submodule that its tensors go into")
-    backbone: str = meant("the backbone around the encoder's own that takes it up; empty: none", default="")
+    backbone: str = meant("the backbone that wraps the encoder's own and uses it; empty: none", default="")
     inner: str = meant("that backbone's option that names the encoder's own; its options are `<inner>_options`", default="")
     spatial_dims: int | None = meant("rank of that backbone; null: the encoder's own", default=None)
-    options: dict[str, Any] = meant("options of that backbone that the part was learnt with", default={})
-    required: bool = meant("whether a run without it cannot be asked for so; else that place is drawn", default=True)
+    options: dict[str, Any] = meant("options of that backbone in the part's training", default={})
+    required: bool = meant("whether a task needs it for this word; if not, a missing part starts at random", default=True)
 
 
 class Contract(Network):
-    """`contract.json` of an encoder: what an image must look like for it to mean anything, and where its weights come from."""
+    """`contract.json` of an encoder: what input images must look like, and where its weights come from."""
 
     FILE: ClassVar[str] = "contract.json"
     FOLDER: ClassVar[str] = "4_pretrain/<cohort>/<run>"
@@ -101,29 +101,31 @@ class Contract(Network):
     medssl: str = meant("version of the program")
     num_tensors: int = meant("in `encoder.safetensors`")
     orientation: str = meant("`RAS+`")
-    axes: list[str] | str = meant("order of the axes of what it sees")
-    slice_axes: list[int] = meant("axes that slices were cut along")
+    axes: list[str] | str = meant("order of the axes of its input")
+    slice_axes: list[int] = meant("axes along which slices were cut")
     spacing_mm: list[float] | None = meant("median of the volumes; null for images", "mm")
     window: Window = meant("of the volumes")
     normalisation: str = meant("from values to inputs, in words")
     modalities: list[str] = meant("of the volumes")
     objective: str = meant("its plug-in")
     objective_options: dict[str, Any] = meant("of the objective, completed")
-    init_weights: bool = meant("whether it began from given weights")
-    init_run: str | None = meant("the run of the study that it went on from")
-    ema: float | None = meant("decay of the averaged weights; null where they are the last ones")
-    data: Data = meant("what it has learnt from")
-    learnt: Learnt | None = meant("what new images are held against; absent from contracts of earlier versions", default=None)
+    init_weights: bool = meant("whether it started from given weights")
+    init_run: str | None = meant("the run of the study that it continued")
+    ema: float | None = meant("decay of the averaged weights; null if they are the last step's")
+    data: Data = meant("what it was trained on")
+    learnt: TrainingImages | None = meant(
+        "what the training images were like, for comparison with new ones; absent in older contracts", default=None
+    )
     spec: str = meant("hash of the job's options")
     seed: int = meant("of the run")
-    parts: dict[str, Part] = meant("what lies in `parts.safetensors`, by name; absent where nothing does", default={})
+    parts: dict[str, Part] = meant("the content of `parts.safetensors`, by name; absent without parts", default={})
 
     @classmethod
     def check(cls, value: Any, where: Any = "") -> Self:
-        """The contract that plain values are of.
+        """The contract made from plain values.
 
         Raises:
-            CorruptArtefactError: a field is missing or wrong, or parts that are taken up together contradict each other.
+            CorruptArtefactError: a field is missing or wrong, or parts that are used together contradict each other.
         """
         contract = super().check(value, where)
         if contract.format != ENCODER_FORMAT:
@@ -136,11 +138,11 @@ class Contract(Network):
 
     @property
     def network(self) -> Network:
-        """What builds the encoder."""
+        """The arguments that build the encoder."""
         return Network(**{name: getattr(self, name) for name in Network.model_fields})
 
     def plain(self) -> dict[str, Any]:
-        """The fields as plain values; without parts there is no field for them."""
+        """The fields as plain values; without parts their field is absent."""
         return {name: value for name, value in super().plain().items() if name != "parts" or value}
 
 
@@ -148,13 +150,13 @@ def parts_of(declared: Mapping[str, Mapping[str, Any]], options: Mapping[str, An
     """The parts that a run left, from what its objective declares (`PARTS`, a literal at the top of its file).
 
     Args:
-        declared: by part, the fields of a `Part`; its `options` name for each option of the backbone the objective's option that
-            has its value: `{"heads": "attention_heads"}`.
-        options: of the objective; what is not among them is left to the backbone's default.
+        declared: by part, the fields of a `Part`; its `options` map each option of the backbone to the objective's option with
+            its value: `{"heads": "attention_heads"}`.
+        options: of the objective; missing ones take the backbone's default.
         left: names of the parts that the run left.
 
     Raises:
-        CorruptArtefactError: a part was left that is not declared, or is declared wrongly.
+        CorruptArtefactError: a part that was left is not declared, or is declared wrongly.
     """
     names = sorted(left)
     unknown = [name for name in names if name not in declared]
@@ -172,7 +174,7 @@ def parts_of(declared: Mapping[str, Mapping[str, Any]], options: Mapping[str, An
 
 
 def taken_up(parts: Mapping[str, Part], encoder: str) -> Part | None:
-    """What the parts that are asked for by one word are together: one backbone, all options, all places; None without any.
+    """The combination of all parts with the same word: one backbone, all options, all places; None without any.
 
     Raises:
         CorruptArtefactError: two of them name different backbones, ranks, options or places.
@@ -198,12 +200,12 @@ def taken_up(parts: Mapping[str, Part], encoder: str) -> Part | None:
 
 
 def lifted(network: Network, part: Part) -> Network:
-    """The network that takes a part up, around the one that was pre-trained; its options are still to be completed.
+    """The network that reuses a part, wrapped around the pre-trained one; its options are not completed yet.
 
     A 2-D network in a 3-D one sees a volume that is as deep as its slices are wide.
 
     Raises:
-        StudyError: the network is 3-D already.
+        StudyError: the network is already 3-D.
     """
     if not part.backbone:
         return network

@@ -1,4 +1,4 @@
-"""What stage finetune leaves of its fits: `fits.tsv`, `curves.tsv`, `splits.parquet`, and the contract of each best model."""
+"""What stage finetune writes about its fits: `fits.tsv`, `curves.tsv`, `splits.parquet`, and the contract of each best model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 from medssl.artefacts.column import HASH, Column
 from medssl.artefacts.document import Document, meant
 from medssl.artefacts.encoder import Network
-from medssl.artefacts.learnt import Learnt, Window
 from medssl.artefacts.schema import Table
+from medssl.artefacts.training_images import TrainingImages, Window
 from medssl.artefacts.volumes import SPLITS
 from medssl.core.errors import CorruptArtefactError
 
@@ -17,13 +17,13 @@ MODEL_FORMAT = "medssl-model-1"
 FIT_ID = Column("fit_id", "str", "`<start>-<mode>-<share>-s<seed>`, see `medssl/artefacts/names.py`")
 INIT = Column("init", "str", "the arm that it starts from: a starting point without its pre-training seed")
 PRETRAIN_SEED = Column(
-    "pretrain_seed", "int64", "seed of the run, or draw of scratch; missing where there is but one", nullable=True
+    "pretrain_seed", "int64", "seed of the run, or draw of scratch; missing if there is only one", nullable=True
 )
-MODE = Column("mode", "str", "how it learns: a word of the task's modes")
-FRACTION = Column("fraction", "float64", "share of the training units that was asked for", "0…1")
+MODE = Column("mode", "str", "how it is trained: a word of the task's modes")
+FRACTION = Column("fraction", "float64", "requested share of the training units", "0…1")
 SEED = Column("seed", "int64", "of the fit")
-FOLD = Column("fold", "int64", "the fold that is tested; where `prepare.split.folds` asks for folds", optional=True)
-UNIT_ID = Column("unit_id", "str", "what stays together: patient, else series or image")
+FOLD = Column("fold", "int64", "the fold that is tested; only with `prepare.split.folds`", optional=True)
+UNIT_ID = Column("unit_id", "str", "what the split keeps together: patient, else series or image")
 
 FITS = Table(
     file="fits.tsv",
@@ -39,8 +39,8 @@ FITS = Table(
         SEED,
         FOLD,
         Column("num_train", "int64", "training cases"),
-        Column("num_train_units", "int64", "training units that were taken"),
-        Column("num_units", "int64", "training units that there are"),
+        Column("num_train_units", "int64", "training units used"),
+        Column("num_units", "int64", "training units in total"),
         Column("num_val", "int64", "validation cases"),
         Column("num_test", "int64", "test cases"),
         Column("train_ids_sha256", "str", "of the ids of the training cases", form=HASH),
@@ -51,7 +51,7 @@ FITS = Table(
         Column(
             "selection",
             "str",
-            "what chose among steps or penalties, and which validation score `val_score` holds, or why there is none",
+            "how a step or penalty was chosen, and which validation score `val_score` holds, or why there is none",
         ),
         Column("batch_size", "int64", "cases a step", nullable=True),
         Column("lr", "float64", "peak learning rate; of several the one that validation chose", nullable=True),
@@ -59,13 +59,13 @@ FITS = Table(
         Column("warmup_frac", "float64", "share of the steps", "0…1", nullable=True),
         Column("layer_decay", "float64", "of the learning rate, layer by layer", nullable=True),
         Column("augment", "bool", "whether images were changed at random", nullable=True),
-        Column("precision", "str", "arithmetic of the network while it learns", nullable=True),
+        Column("precision", "str", "arithmetic of the network in training", nullable=True),
         Column("mixup", "float64", "its α; 0: none", nullable=True),
         Column("calibration_batches", "int64", "batches that normalisation was calibrated on", nullable=True),
         Column("steps", "int64", "optimiser steps", nullable=True),
         Column("best_step", "int64", "the step that was chosen", nullable=True),
         Column("inverse_penalty", "float64", "chosen for a linear probe", nullable=True),
-        Column("val_score", "float64", "validation score of what was chosen", nullable=True),
+        Column("val_score", "float64", "validation score of the chosen step or penalty", nullable=True),
         Column("seconds", "float64", "of the fit, for people", "s"),
     ),
     others="what the task says of its fits, by name",
@@ -104,7 +104,7 @@ SPLITS_OF_FITS = Table(
 
 
 class FitOfModel(Document):
-    """The fit that a model is of."""
+    """The fit that a model comes from."""
 
     fit_id: str = meant("see `fits.tsv`")
     init: str = meant("see `fits.tsv`")
@@ -117,7 +117,7 @@ class FitOfModel(Document):
 
 
 class ModelContract(Network):
-    """`contract.json` of a fine-tuned model: what `medssl predict` needs beside the weights."""
+    """`contract.json` of a fine-tuned model: what `medssl predict` needs besides the weights."""
 
     FILE: ClassVar[str] = "contract.json"
     FOLDER: ClassVar[str] = "5_finetune/<task>/models/<start>"
@@ -131,10 +131,12 @@ class ModelContract(Network):
     spacing_mm: list[float] | None = meant("median of the source; null for images", "mm")
     window: Window = meant("of the source")
     normalisation: str = meant("from values to inputs, in words")
-    learnt: Learnt | None = meant("what new images are held against; absent from contracts of earlier versions", default=None)
+    learnt: TrainingImages | None = meant(
+        "what the training images were like, for comparison with new ones; absent in older contracts", default=None
+    )
     fit: FitOfModel = meant("the fit that it is of")
     recipe: dict[str, Any] = meant("how it was trained")
-    ingest: dict[str, Any] | None = meant("how the source was ingested, as far as new images must be treated alike")
+    ingest: dict[str, Any] | None = meant("how the source was ingested, for the same treatment of new images")
     prepare: dict[str, Any] | None = meant("how it was prepared")
     encoder: dict[str, Any] | None = meant("contract of the network that it started from; null for scratch")
     encoder_sha256: str | None = meant("of the starting weights; null for scratch")
@@ -144,7 +146,7 @@ class ModelContract(Network):
 
     @classmethod
     def check(cls, value: Any, where: Any = "") -> Self:
-        """The contract that plain values are of.
+        """The contract made from plain values.
 
         Raises:
             CorruptArtefactError: a field is missing or wrong, or it is an encoder's.
@@ -158,5 +160,5 @@ class ModelContract(Network):
 
     @property
     def network(self) -> Network:
-        """What builds the backbone."""
+        """The arguments that build the backbone."""
         return Network(**{name: getattr(self, name) for name in Network.model_fields})

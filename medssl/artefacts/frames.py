@@ -1,4 +1,4 @@
-"""Tables as data frames: how a schema's table is read into one, written from one, and checked as one."""
+"""Tables as data frames: reading, writing and checking them by their schema."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT = pd.StringDtype("pyarrow", na_value=np.nan)
 
 
 def read(table: Table, path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The table of a file, or some of its columns; lists and dictionaries are those.
+    """The table of a file, or some of its columns; lists and dictionaries are decoded.
 
     Raises:
         CorruptArtefactError: it is not a table of this kind.
@@ -48,7 +48,7 @@ def read(table: Table, path: Path | str, columns: Sequence[str] | None = None) -
 
 
 def write(table: Table, path: Path | str, frame: pd.DataFrame) -> None:
-    """Write a table all or nothing, its columns in the order in which they stand.
+    """Write a table all or nothing, with its columns in their present order.
 
     Raises:
         CorruptArtefactError: it is not a table of this kind; nothing was written.
@@ -64,7 +64,7 @@ def write(table: Table, path: Path | str, frame: pd.DataFrame) -> None:
 
 
 def check(table: Table, frame: pd.DataFrame, where: str, columns: Sequence[str] | None = None) -> None:
-    """Refuse what is not a table of this kind.
+    """Refuse a frame that is not a table of this kind.
 
     Raises:
         CorruptArtefactError: which column, what was found, what was expected, what to do.
@@ -77,7 +77,7 @@ def check(table: Table, frame: pd.DataFrame, where: str, columns: Sequence[str] 
         _check_column(frame[name], table.column(str(name), where), str(name), where)
     in_order, all_different = order_of(frame, table.sorted_by) if set(frame.columns) >= set(table.sorted_by) else (True, False)
     keys = checks.unique_columns(table, map(str, frame.columns))
-    known = keys == table.sorted_by and in_order and all_different  # then nothing is left to look for
+    known = keys == table.sorted_by and in_order and all_different  # then nothing is left to check
     if keys and not known and (again := frame.duplicated(list(keys))).any():
         raise checks.in_two_rows(where, keys, frame.loc[again, list(keys)].iloc[0].tolist())
     if not in_order:
@@ -85,12 +85,12 @@ def check(table: Table, frame: pd.DataFrame, where: str, columns: Sequence[str] 
 
 
 def empty(table: Table) -> pd.DataFrame:
-    """The table without rows: all columns, each of its type."""
+    """The table without rows: all columns with their types."""
     return pd.DataFrame({c.name: pd.Series(dtype=type_of(c, text=table.is_tsv)) for c in table.columns if not c.optional})
 
 
 def type_of(column: Column, *, text: bool) -> Any:
-    """The pandas type of a column as it is read; `text`: of a table that is text."""
+    """The pandas type of a column as it is read; `text`: whether the table is text."""
     if column.kind == "int" and column.nullable:
         return column.dtype.replace("uint", "UInt") if column.dtype.startswith("u") else column.dtype.replace("int", "Int")
     if column.kind in ("int", "float"):
@@ -108,7 +108,7 @@ def _check_names(table: Table, frame: pd.DataFrame, where: str, columns: Sequenc
 
 
 def _of_cells(values: list[Any], column: Column | None) -> pd.Series:
-    """Plain values of a text table as a column; of a further one the type is what they are."""
+    """Plain values of a text table as a column; an additional column takes the type of its values."""
     if column is not None:
         return pd.Series(values, dtype=type_of(column, text=True))
     kinds = {type(value) for value in values if value is not None}
@@ -118,7 +118,7 @@ def _of_cells(values: list[Any], column: Column | None) -> pd.Series:
 
 
 def _decoded(raw: pd.Series, column: Column | None, where: str) -> pd.Series:
-    """A column of a Parquet file as it is in memory."""
+    """A column of a Parquet file in its form in memory."""
     if column is None or column.dtype not in JSON:
         return raw
     cells = [None if gone else parsed(cell, column, where) for cell, gone in zip(raw, raw.isna(), strict=True)]
@@ -126,7 +126,7 @@ def _decoded(raw: pd.Series, column: Column | None, where: str) -> pd.Series:
 
 
 def _coded(values: pd.Series, column: Column | None) -> pd.Series:
-    """A column as a Parquet file holds it."""
+    """A column in its form in a Parquet file."""
     if column is None:
         return values
     if column.dtype in JSON:
@@ -134,7 +134,7 @@ def _coded(values: pd.Series, column: Column | None) -> pd.Series:
         texts = [None if gone else to_text(cell) for cell, gone in zip(values, values.isna(), strict=True)]
         return pd.Series(texts, index=values.index, dtype=TEXT)
     if column.kind == "str" and values.dtype == object and values.notna().any():
-        return values.astype(TEXT)  # pandas writes down the type of the column too, and equal content is equal bytes
+        return values.astype(TEXT)  # pandas records the type of the column too, and equal content must give equal bytes
     return values
 
 
@@ -149,11 +149,11 @@ _KINDS = {
     "int": ("integer", *_NOTHING),
     "float": ("floating", "integer", "mixed-integer-float", *_NOTHING),
 }
-"""By the first letters of a type, what pandas calls the values of an object column of it."""
+"""By the first letters of a column's type, pandas' name for the values of an object column."""
 
 
 def _check_column(values: pd.Series, column: Column | None, name: str, where: str) -> None:
-    """Refuse the values of a column that are not as its schema says, in the width of numbers too, as Parquet keeps it.
+    """Refuse the values of a column that do not match its schema, including the width of numbers, which Parquet keeps.
 
     Raises:
         CorruptArtefactError: what was found, and what was expected.
@@ -180,7 +180,7 @@ def _check_column(values: pd.Series, column: Column | None, name: str, where: st
 
 
 def _is_of_kind(values: pd.Series, column: Column) -> bool:
-    """Whether a column without lists is of its type."""
+    """Whether a column without lists has its type."""
     if values.isna().all():
         return True
     if values.dtype == object:
@@ -197,7 +197,7 @@ def _is_of_kind(values: pd.Series, column: Column) -> bool:
 
 
 def order_of(frame: pd.DataFrame, by: Sequence[str]) -> tuple[bool, bool]:
-    """Whether rows are in order by some columns, missing values last; and whether no two of them are equal there."""
+    """Whether rows are sorted by some columns, missing values last, and whether they are all different there."""
     equal = np.ones(max(len(frame) - 1, 0), dtype=bool)
     for name in by:
         before, after = _ordered(frame[name].array, frame[name].isna().to_numpy())
@@ -208,7 +208,7 @@ def order_of(frame: pd.DataFrame, by: Sequence[str]) -> tuple[bool, bool]:
 
 
 def _ordered(values: Any, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row but the last, whether its value comes before the next one's, and whether it comes after it."""
+    """For each row but the last, whether its value precedes the next one's, and whether it follows it."""
     first, second = values[:-1], values[1:]
     both = ~gone[:-1] & ~gone[1:]
     before, after = ~gone[:-1] & gone[1:], gone[:-1] & ~gone[1:]

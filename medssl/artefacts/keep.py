@@ -1,4 +1,4 @@
-"""What stage reduce leaves: descriptors of a cohort, an arm's decision about each slice, and what the firewall found."""
+"""What stage reduce writes: descriptors of a cohort, an arm's decision about each slice, and the leaks found."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KEEP = Table(
         SAMPLE_ID,
         Column("keep", "bool", "whether it is kept"),
         Column("reason", "str", "why", choices=REASONS),
-        Column("twin", "str", "the kept slice that stands for a dropped one; missing where none does", nullable=True, form=ID),
+        Column("twin", "str", "the kept slice that represents a dropped one; missing if none does", nullable=True, form=ID),
         Column("distance", "float32", "to its twin, in the reducer's own measure", nullable=True),
     ),
     sorted_by=("sample_id",),
@@ -52,24 +52,24 @@ KEEP = Table(
 LEAKAGE = Table(
     file="leakage.parquet",
     folder="3_reduce/<cohort>/leakage",
-    meaning="A row per pair of a downstream validation or test image and a slice of the pool that must not be learnt from.",
+    meaning="A row per pair of a downstream validation or test image and a slice of the pool that must not be used for training.",
     columns=(
         Column("query_id", "str", "sample id of the downstream image", form=ID),
         Column("pool_id", "str", "sample id of the slice in the pool", form=ID),
         Column(
             "how",
             "str",
-            "`id`: one sample; `patient`: one patient; `slice`, `volume`: like pixels; `same volume`: beside one that was found",
+            "`id`: one sample; `patient`: one patient; `slice`, `volume`: similar pixels; `same volume`: in a matched volume",
             choices=HOW,
         ),
-        Column("score", "float32", "likeness of the pixels; 1 for `id` and `patient`", "0…1"),
+        Column("score", "float32", "similarity of the pixels; 1 for `id` and `patient`", "0…1"),
     ),
     sorted_by=("query_id", "pool_id", "how"),
 )
 
 
 class Curve(Document):
-    """The kept share against the threshold."""
+    """The kept share as a function of the threshold."""
 
     threshold: list[Number] = meant("thresholds tried on some volumes")
     kept_frac: list[Number] = meant("share of slices that each keeps", "0…1")
@@ -84,12 +84,12 @@ class Summary(Document):
 
     reducer: str = meant("its plug-in")
     options: dict[str, Any] = meant("of the reducer")
-    traversal: str | None = meant("how pairs were gone through; null for reducers that rank")
+    traversal: str | None = meant("the order in which pairs were compared; null for reducers that rank")
     budget: dict[str, Any] = meant("what the study asks for: `threshold`, `keep_frac` or `match`")
-    threshold: Number | None = meant("the threshold that it stands at", "the reducer's measure")
-    count: int | None = meant("how many slices were asked for; null where a threshold decides")
+    threshold: Number | None = meant("the threshold in use", "the reducer's measure")
+    count: int | None = meant("how many slices were asked for; null if a threshold decides")
     slices: int = meant("how many there are")
-    volumes: int = meant("how many volumes and image sets they are of")
+    volumes: int = meant("how many volumes and image sets they belong to")
     kept: int = meant("how many are kept")
     kept_frac: Number = meant("as a share", "0…1")
     reasons: dict[str, int] = meant("how many slices by reason")
@@ -106,10 +106,10 @@ class Leaks(Document):
     queries: int = meant("downstream validation and test images")
     queries_found: int = meant("how many of them are in the pool")
     pool: int = meant("slices of the pool")
-    pool_excluded: int = meant("how many of them are left out")
+    pool_excluded: int = meant("how many of them are excluded")
     how: dict[str, int] = meant("pairs by how they were found")
     policy: str = meant("`exclude`, `report` or `stop`")
     look_up: str = meant("`pixels`: by id, patient and pixels; `ids`: by id and patient alone", default="pixels")
-    same: Number = meant("the likeness from which on two images are the same", "0…1")
-    pairs: list[dict[str, Any]] = meant("some of those found, from the least alike to the most")
-    nearest: list[dict[str, Any]] = meant("the most similar of those not found; `how` is `nearest`")
+    same: Number = meant("the similarity from which two images count as the same", "0…1")
+    pairs: list[dict[str, Any]] = meant("some of those found, from the least similar to the most")
+    nearest: list[dict[str, Any]] = meant("the most similar pairs below the limit; `how` is `nearest`")

@@ -1,4 +1,4 @@
-"""What label files say of a source: `labels.parquet` and `labels.json`, and how it joins the table of samples."""
+"""What label files say about a source: `labels.parquet` and `labels.json`, and how they are joined to the table of samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUP = "group_"
-"""Begins the name of a column whose values make subgroups."""
+"""Prefix of the columns whose values define subgroups."""
 
 GROUPS = Family(GROUP, Column("<column>", "str", "value of a column of the label table that makes subgroups", nullable=True))
 
@@ -43,29 +43,29 @@ class LabelCounts(Document):
     MEANING: ClassVar[str] = "How much of the source is labelled."
 
     items: int = meant("volumes and images that a label could be for")
-    labelled: int = meant("how many have one")
-    strangers: int = meant("label entries or files that are for none of them")
-    names: dict[str, str] = meant("mask value → class name, where a folder of masks names its classes")
+    labelled: int = meant("how many of them have one")
+    strangers: int = meant("label entries or files that match none of them")
+    names: dict[str, str] = meant("mask value → class name, if a folder of masks names its classes")
 
     @property
     def unlabelled_in_words(self) -> str:
-        """`2 of 40 volumes and images have no label`; nothing where all have one."""
+        """`2 of 40 volumes and images have no label`; empty if all have one."""
         left = self.items - self.labelled
         have = "has" if left == 1 else "have"
         return f"{left} of {self.items} volumes and images {have} no label" if left else ""
 
     @property
     def strangers_in_words(self) -> str:
-        """`3 label files or entries were refused or are for none of the images`; nothing where all found theirs."""
+        """`3 label files or entries were refused or are for none of the images`; empty if all were matched."""
         were, have = ("was", "is") if self.strangers == 1 else ("were", "are")
         entries = "label file or entry" if self.strangers == 1 else "label files or entries"
         return f"{self.strangers} {entries} {were} refused or {have} for none of the images" if self.strangers else ""
 
 
 def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
-    """The table of samples with what label files say: of an image by its index, of a volume for all its slices.
+    """The table of samples with the content of label files: of an image by its index, of a volume for all its slices.
 
-    A label file has the last word over labels that came with the images. Columns `group_<name>` are added.
+    A label file overrides labels that came with the images. Columns `group_<name>` are added.
 
     Args:
         samples: the table of the prepare stage.
@@ -91,5 +91,5 @@ def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFram
 
 
 def group_columns(table: pd.DataFrame) -> list[str]:
-    """The columns of a table that make subgroups."""
+    """The columns of a table that define subgroups."""
     return GROUPS.names(table)

@@ -1,6 +1,6 @@
-"""Names that tables and folders bear: runs, starting points, arms and fits, from text and to text.
+"""Names in tables and of folders: runs, starting points, arms and fits, parsed from text and written to text.
 
-Words of a study file match `[a-z0-9][a-z0-9_]*`, so `-` stands between words and inside none, and `_` is kept:
+Words of a study file match `[a-z0-9][a-z0-9_]*`, so `-` separates words and is inside none, and `_` is kept:
 
 | name | text | example |
 |---|---|---|
@@ -11,7 +11,7 @@ Words of a study file match `[a-z0-9][a-z0-9_]*`, so `-` stands between words an
 | scratch drawn several times, start | `scratch-backbone-seedN` | `scratch-resnet18-seed1` |
 | fit | `start-mode-share-sN`, `start-mode-share-sN-fN` | `simclr-hash-seed0-full-0p05-s2` |
 
-`parse` and `str` are each other's inverse. Two different things never have one text, but for two scratches whose options share
+`parse` and `str` are each other's inverse. Two different things never share a text, except two scratches whose options share
 a digest: `unique` refuses those.
 """
 
@@ -30,7 +30,7 @@ from medssl.core.files import canonical_json, sha256_text
 SCRATCH = "scratch"
 """The first word of every starting point with random weights, and of nothing else."""
 DIGEST_LENGTH = 4
-"""Hexadecimal digits."""
+"""In hexadecimal digits."""
 
 RESERVED: Mapping[str, Mapping[str, str]] = {
     "pretrain": {SCRATCH: "it names the starting points with random weights"},
@@ -46,7 +46,7 @@ RESERVED: Mapping[str, Mapping[str, str]] = {
         "id_key": "the private folder keeps the key of the ids there",
     },
 }
-"""Words that a study file may not give as a name, by what they would name, and why."""
+"""Words that a study file may not use as names, by what they would name, and why."""
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9_]*")
 _NUMBER = "0|[1-9][0-9]*"
@@ -77,10 +77,10 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> Run:
-        """The run that is written so.
+        """The run with this text.
 
         Raises:
-            StudyError: none is.
+            StudyError: the text is not a run.
         """
         words = text.split("-")
         if len(words) != 3 or not (seed := _SEED.fullmatch(words[2])) or not all(map(_is_word, words[:2])) or words[0] == SCRATCH:
@@ -89,13 +89,13 @@ class Run:
 
     @property
     def start(self) -> Start:
-        """The starting point of fine-tuning that its encoder is."""
+        """The starting point of fine-tuning that uses its encoder."""
         return Start(Arm(self.name, reduction=self.arm), self.seed)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A starting point without its seed: what scores pool over. Of a run, of given weights, or scratch.
+    """A starting point without its seed, over which scores are pooled: of a run, of given weights, or scratch.
 
     name: of the run or the weights, or `scratch`; reduction: the reduction arm of a run, empty for the others; backbone: of
     scratch, empty for the others; digest: of scratch whose backbone's options are not the defaults.
@@ -124,10 +124,10 @@ class Arm:
 
     @classmethod
     def parse(cls, text: str) -> Arm:
-        """The arm that is written so.
+        """The arm with this text.
 
         Raises:
-            StudyError: none is.
+            StudyError: the text is not an arm.
         """
         words = text.split("-")
         if all(map(_is_word, words)):
@@ -141,9 +141,9 @@ class Arm:
     def of_scratch(
         cls, backbone: str, options: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
     ) -> Arm:
-        """Scratch of a backbone: its name does not depend on what else a task starts from.
+        """Scratch of a backbone; its name does not depend on a task's other starting points.
 
-        options: of the backbone, completed; defaults: the same of the plug-in. Where they differ the name has their digest.
+        options: of the backbone, completed; defaults: the same of the plug-in. If they differ, the name has their digest.
         """
         given = dict(options or {})
         digest = "" if given == dict(defaults or {}) else sha256_text(canonical_json(given))[:DIGEST_LENGTH]
@@ -156,7 +156,7 @@ class Arm:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is of pre-training runs of the study."""
+        """Whether it consists of pre-training runs of the study."""
         return bool(self.reduction)
 
     @property
@@ -184,10 +184,10 @@ class Start:
 
     @classmethod
     def parse(cls, text: str) -> Start:
-        """The starting point that is written so.
+        """The starting point with this text.
 
         Raises:
-            StudyError: none is.
+            StudyError: the text is not a starting point.
         """
         arm, seed = arm_and_seed(text)
         if arm.is_run and seed is None:
@@ -196,12 +196,12 @@ class Start:
 
     @classmethod
     def of_run(cls, run: Run | str) -> Start:
-        """That of a pre-training run."""
+        """The starting point of a pre-training run."""
         return (run if isinstance(run, Run) else Run.parse(run)).start
 
     @classmethod
     def given(cls, name: str) -> Start:
-        """That of weights that the study file names.
+        """The starting point of weights that the study file names.
 
         Raises:
             StudyError: the name is reserved.
@@ -217,7 +217,7 @@ class Start:
 
 @dataclass(frozen=True)
 class FitId:
-    """One fit of a task: where it starts, how it learns (mode), from how many labels (see `share_word`), its seed and fold."""
+    """One fit of a task: its starting point, its mode of learning, its share of labels (see `share_word`), its seed and fold."""
 
     start: Start
     mode: str
@@ -238,10 +238,10 @@ class FitId:
 
     @classmethod
     def parse(cls, text: str) -> FitId:
-        """The fit that is written so.
+        """The fit with this text.
 
         Raises:
-            StudyError: none is.
+            StudyError: the text is not a fit.
         """
         words = text.split("-")
         fold = _FOLD.fullmatch(words[-1])
@@ -272,7 +272,7 @@ def share_of(word: str) -> tuple[float, bool]:
     """The amount of a share's word, and whether it counts units: the inverse of `share_word`.
 
     Raises:
-        StudyError: the word is of no share.
+        StudyError: the word is not a share.
     """
     if count := _COUNT.fullmatch(word):
         return int(count[1]), True
@@ -283,24 +283,24 @@ def share_of(word: str) -> tuple[float, bool]:
 
 
 def arm_and_seed(text: str) -> tuple[Arm, int | None]:
-    """The arm of a starting point, or an arm as it is, and the seed where there is one: what a column `init` may hold.
+    """The arm of a starting point, or an arm itself, and the seed if there is one: the content of a column `init`.
 
     Raises:
         StudyError: the text is neither.
     """
     stem, _, last = text.rpartition("-")
     seed = _SEED.fullmatch(last)
-    # in a name of two words the last is an arm or a backbone, whatever it is called
+    # in a name of two words the last is an arm or a backbone, whatever its name
     return (Arm.parse(stem), int(seed[1])) if seed is not None and "-" in stem else (Arm.parse(text), None)
 
 
 def is_scratch(text: str) -> bool:
-    """Whether a starting point, an arm or a fit starts from random weights; of any text, as the first word is reserved."""
+    """Whether a starting point, an arm or a fit starts from random weights; works on any text, as the first word is reserved."""
     return text.partition("-")[0] == SCRATCH
 
 
 def asked_pairs(arms: Iterable[str], asked: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
-    """The arms of the pairs of names that a study asks for: of one reduction, or any where one (weights, scratch) has none."""
+    """The pairs of arms that a study asks for by name: within one reduction, or any if one arm (weights, scratch) has none."""
     named = {arm: Arm.parse(arm) for arm in arms}
     return [
         (a, b)
@@ -313,13 +313,13 @@ def asked_pairs(arms: Iterable[str], asked: Iterable[Sequence[str]]) -> list[tup
 
 
 def in_cohort(folder: str) -> tuple[str, str]:
-    """The cohort of a folder below a stage, and what follows: `ct/hash` is (`ct`, `hash`); no cohort where there is one word."""
+    """The cohort of a folder below a stage, and the rest: `ct/hash` is (`ct`, `hash`); a single word has no cohort."""
     cohort, _, rest = folder.rpartition("/")
     return cohort, rest
 
 
 def reduction_of(folder: str) -> str:
-    """The reduction arm's folder of a run's: `ct/simclr-hash-seed0` is `ct/hash`; empty for any other folder."""
+    """The folder of the reduction arm of a run's folder: `ct/simclr-hash-seed0` gives `ct/hash`; empty for any other folder."""
     cohort, name = in_cohort(folder)
     try:
         arm = Run.parse(name).arm
@@ -329,10 +329,10 @@ def reduction_of(folder: str) -> str:
 
 
 def unique(names: Iterable[Run | Arm | Start | FitId]) -> list[str]:
-    """The texts of names, one for each thing that is named.
+    """The texts of names, which must all differ.
 
     Raises:
-        StudyError: two of them are the same, so that one thing would take the other's results.
+        StudyError: two are equal, so that one thing would take the other's results.
     """
     texts = [str(name) for name in names]
     again = sorted(text for text, count in Counter(texts).items() if count > 1)
@@ -345,7 +345,7 @@ def unique(names: Iterable[Run | Arm | Start | FitId]) -> list[str]:
 
 
 def why_reserved(kind: str, name: str) -> str | None:
-    """Why a study file may not name something so; None where it may. `kind`: a key of `RESERVED`."""
+    """Why a study file may not use a name; None if it may. `kind`: a key of `RESERVED`."""
     return RESERVED.get(kind, {}).get(name)
 
 

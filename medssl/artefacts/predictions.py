@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROBABILITY = "prob_"
-"""Begins the name of the column of a class."""
+"""Prefix of the probability column of a class."""
 PROBABILITIES_OF_CLASSES = Family(PROBABILITY, Column("<class>", "float64", "probability of the class", "0…1", nullable=True))
 
 PREDICTIONS = Table(
@@ -52,7 +52,7 @@ PROBABILITIES = Table(
         Column("case_id", "str", "sample, volume or unit"),
         UNIT_ID,
         Column("unit", "str", "what the unit is: `patient` or `image`"),
-        Column("predicted", "str", "the likeliest class; several from 0.5 on where a case may have several"),
+        Column("predicted", "str", "the most probable class; if a case may have several, all from 0.5"),
     ),
     families=(PROBABILITIES_OF_CLASSES,),
     unique=("case_id",),
@@ -75,5 +75,5 @@ MASKS = Table(
 
 
 def classes_of(predictions: pd.DataFrame) -> list[str]:
-    """The classes that a table has probabilities of, in the order of its columns."""
+    """The classes with probabilities in a table, in the order of its columns."""
     return [name.removeprefix(PROBABILITY) for name in PROBABILITIES_OF_CLASSES.names(predictions)]

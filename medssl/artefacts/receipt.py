@@ -1,4 +1,4 @@
-"""`receipt.json`, the last file of every job, and which stage and folder a path is of."""
+"""`receipt.json`, the last file of every job, and the stage and folder of a path."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Output(Document):
 
 
 class Origin(Document):
-    """Where the code came from; null where it cannot be known."""
+    """Where the code came from; null if unknown."""
 
     commit: str | None = meant("of the clone")
     dirty: bool | None = meant("whether its code differed from the commit")
     lock_sha256: str | None = meant("of `requirements.lock`")
-    lock_differs: dict[str, str] | None = meant("installed packages that are not as locked")
+    lock_differs: dict[str, str] | None = meant("installed packages that differ from the lock file")
 
 
 class Receipt(Document):
-    """What went into a job, what came out, with what. Stages add notes of their own."""
+    """The inputs, outputs and environment of a job. Stages add their own notes."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
@@ -43,10 +43,10 @@ class Receipt(Document):
     spec: str = meant("hash of its options")
     code: str = meant("hash of the code that it can load")
     seed: int = meant("of the study")
-    inputs: dict[str, str] = meant("path → sha256 of what it read")
-    outputs: dict[str, Output] = meant("path below the folder → sha256 and size of what it wrote")
+    inputs: dict[str, str] = meant("path → sha256 of its inputs")
+    outputs: dict[str, Output] = meant("path below the folder → sha256 and size of its outputs")
     environment: dict[str, str] = meant("versions that can change a result")
-    origin: Origin | None = meant("where the code came from; for people, outside of every hash", default=None)
+    origin: Origin | None = meant("where the code came from; for people, in no hash", default=None)
     threads: int | None = meant("of the processor; for people", default=None)
     wall_s: Number | None = meant("wall time; for people", "s", default=None)
     energy_j: dict[str, Number] | None = meant("by counter; for people", "J", default=None)
@@ -55,7 +55,7 @@ class Receipt(Document):
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What the stage added."""
+        """The notes that the stage added."""
         return dict(self.model_extra or {})
 
 

@@ -1,4 +1,4 @@
-"""Prints docs/reference/artefacts.md, from the schemas: `python -m medssl.artefacts.reference > docs/reference/artefacts.md`."""
+"""Prints docs/reference/artefacts.md, whose tables come from the schemas: `python -m medssl.artefacts.reference > docs/reference/artefacts.md`."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _table(table: Table) -> str:
 
 
 def _meaning(column: Column) -> str:
-    """What a column means, and the words that it may hold where that does not say them."""
+    """The meaning of a column, followed by its choices unless the meaning names them."""
     if all(f"`{word}`" in column.meaning for word in column.choices):
         return column.meaning
     return f"{column.meaning}: {', '.join(f'`{word}`' for word in column.choices)}"

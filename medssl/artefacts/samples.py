@@ -1,4 +1,4 @@
-"""`samples.parquet` of stage prepare: a row per slice or image, what every later stage counts; and `fingerprint.json`."""
+"""`samples.parquet` of stage prepare, with a row per slice or image that every later stage uses; and `fingerprint.json`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SAMPLES = Table(
         KIND,
         Column("split", "str", "its part", choices=SPLITS),
         Column("array", "str", "the array of its volume, relative to this folder", form=INSIDE),
-        Column("axis", "int8", "the axis that slices are cut along"),
+        Column("axis", "int8", "the axis along which slices are cut"),
         Column("index", "int32", "which plane along it"),
         Column("position_mm", "float32", "along the slice normal, RAS+; missing for images", "mm", nullable=True),
         Column("label", "str", "class that came with an image; what label files say is in `labels.parquet`", nullable=True),
         Column("foreground_frac", "float32", "share of its voxels above the low end of the lowest window", "0…1"),
-        Column("fold", "int8", "the fold that tests it, from 0 on; where `prepare.split.folds` asks for folds", optional=True),
+        Column("fold", "int8", "the fold that tests it, from 0; only with `prepare.split.folds`", optional=True),
         Column(
             "label_order",
             "int32",
-            "place of its unit in the order in which training units are labelled; where the split file has one",
+            "place of its unit in the order of labelling; only if the split file has one",
             nullable=True,
             optional=True,
         ),
@@ -46,7 +46,7 @@ SAMPLES = Table(
 
 
 def axes_of(samples: pd.DataFrame) -> dict[str, int]:
-    """By volume id the axis that its slices are cut along; `samples`: rows of the table."""
+    """The axis that each volume's slices are cut along, by volume id; `samples`: rows of the table."""
     rows = samples.drop_duplicates("volume_id")
     return {str(name): int(axis) for name, axis in zip(rows["volume_id"], rows["axis"], strict=True)}
 
@@ -56,7 +56,7 @@ class Folds(Document):
 
     folds: int = meant("how many folds there are; each is tested once")
     val_frac: float = meant("share of the units outside a fold that validate while it is tested", "0…1")
-    units: list[int] = meant("how many units each fold holds")
+    units: list[int] = meant("how many units each fold has")
 
 
 class Fingerprint(Document):
@@ -71,9 +71,9 @@ class Fingerprint(Document):
     samples: int = meant("how many slices and images")
     units: dict[str, int] = meant("how many of each unit: `patient`, `image`")
     splits: dict[str, dict[str, Any]] = meant("by part: volumes, samples, subjects, units")
-    subjects_in_two_splits: int = meant("patients with slices in two parts; not 0 only where a given split says so")
+    subjects_in_two_splits: int = meant("patients with slices in two parts; 0 unless a given split says so")
     modalities: dict[str, dict[str, Any]] = meant("by modality: counts, and quantiles of shape, spacing, values, windows")
     labels: dict[str, dict[str, int]] = meant("by class, how many samples in each part")
     cache: dict[str, Any] = meant("form, number, bytes of the arrays, and how many are links")
     split: Folds | None = meant("of a source with folds; absent from others", default=None)
-    notes: list[str] = meant("sentences that a person must read: of modalities, of the split; absent without any", default=[])
+    notes: list[str] = meant("warnings for the user, about modalities and the split; absent without any", default=[])

@@ -1,7 +1,7 @@
-"""What a table holds: columns with type, unit and meaning; reading, writing and checking by them.
+"""The schema of a table: columns with type, unit and meaning; reading, writing and checking by them.
 
-Cells that hold JSON become lists and dictionaries here, and text again, and nowhere else. Text tables are plain values by
-column, so that a stage that needs no more starts without pandas; data frames are made of them in `frames.py`.
+JSON cells are converted to lists and dictionaries, and back to text, only here. Text tables are read as plain values by column,
+so that a stage which needs no more starts without pandas; `frames.py` makes data frames of them.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Columns whose names begin alike, one for each class or group: `prob_<class>`."""
+    """Columns with a common prefix, one for each class or group: `prob_<class>`."""
 
     prefix: str
     column: Column
-    """of each; its name stands for the rest, such as `<class>`"""
+    """of each; its name describes the rest, such as `<class>`"""
 
     def names(self, frame: pd.DataFrame) -> list[str]:
-        """The columns of a table that are of the family, in order."""
+        """The columns of a table that belong to the family, in order."""
         return [str(name) for name in frame if str(name).startswith(self.prefix)]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the results: what its columns are, and how it is read, written and checked.
+    """A table of the results: its columns, and how it is read, written and checked.
 
-    sorted_by: columns by which rows are in order; unique: columns of which no two rows have the same values,
-    an optional one only where it is there; others: what
-    further columns mean that plug-ins may add, none where empty.
+    sorted_by: columns that rows are sorted by; unique: columns in which no two rows are equal, an optional one only if it is
+    there;
+    others: the meaning of additional columns from plug-ins, empty if there may be none.
     """
 
     file: str
@@ -54,7 +54,7 @@ class Table:
 
     @property
     def is_tsv(self) -> bool:
-        """Whether it is tab separated text; else it is Parquet."""
+        """Whether it is tab separated text; otherwise it is Parquet."""
         return self.file.endswith(".tsv")
 
     @property
@@ -63,7 +63,7 @@ class Table:
         return [column.name for column in self.columns]
 
     def read(self, path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The table of a file, or some of its columns; lists and dictionaries are those.
+        """The table of a file, or some of its columns; lists and dictionaries are decoded.
 
         Raises:
             CorruptArtefactError: it is not a table of this kind.
@@ -73,7 +73,7 @@ class Table:
         return frames.read(self, path, columns)
 
     def read_rows(self, path: Path | str) -> list[dict[str, Any]]:
-        """The rows of a TSV file as plain values, None where one is missing; without pandas.
+        """The rows of a TSV file as plain values, None for missing ones; without pandas.
 
         Raises:
             CorruptArtefactError: it is not a table of this kind.
@@ -94,7 +94,7 @@ class Table:
         return cells
 
     def write(self, path: Path | str, frame: pd.DataFrame) -> None:
-        """Write a table all or nothing, its columns in the order in which they stand; `read` gives it back.
+        """Write a table all or nothing, with its columns in their present order; `read` returns it.
 
         Raises:
             CorruptArtefactError: it is not a table of this kind; nothing was written.
@@ -104,7 +104,7 @@ class Table:
         frames.write(self, path, frame)
 
     def write_rows(self, path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
-        """Write rows of plain values as a TSV file, in the columns of the schema and sorted as it is; without pandas.
+        """Write rows of plain values as a TSV file, with the columns and order of the schema; without pandas.
 
         Raises:
             CorruptArtefactError: it is not a table of this kind; nothing was written.
@@ -115,7 +115,7 @@ class Table:
         self.write_cells(path, cells)
 
     def write_cells(self, path: Path | str, cells: dict[str, list[Any]]) -> None:
-        """The same by column, in the order in which rows stand.
+        """The same by column, in the present order of rows.
 
         Raises:
             CorruptArtefactError: it is not a table of this kind; nothing was written.
@@ -127,7 +127,7 @@ class Table:
         text_table.write_rows(path, list(cells), zip(*coded, strict=True))
 
     def check(self, frame: pd.DataFrame, where: Path | str = "") -> None:
-        """Refuse what is not a table of this kind. `where`: its file.
+        """Refuse a frame that is not a table of this kind. `where`: its file.
 
         Raises:
             CorruptArtefactError: which column, what was found, what was expected, what to do.
@@ -137,13 +137,13 @@ class Table:
         frames.check(self, frame, str(where) or self.file)
 
     def empty(self) -> pd.DataFrame:
-        """The table without rows: all columns, each of its type."""
+        """The table without rows: all columns with their types."""
         from medssl.artefacts import frames
 
         return frames.empty(self)
 
     def column(self, name: str, where: str = "") -> Column | None:
-        """The column of a name, also one of a family; None for a further one.
+        """The column of this name, or of its family; None for an additional one.
 
         Raises:
             CorruptArtefactError: there is no such column.
@@ -162,5 +162,5 @@ class Table:
 
 
 def rows_of(cells: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """The rows of a table that is given by column."""
+    """The rows of a table given by column."""
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]

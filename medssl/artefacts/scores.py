@@ -1,4 +1,4 @@
-"""What stage evaluate leaves: scores with intervals, paired comparisons, cases, and the small tables beside them."""
+"""What stage evaluate writes: scores with intervals, paired comparisons, cases, and small additional tables."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _SCORES = (
     Column(
         "low",
         "float64",
-        "low end of the interval over units, and over seeds where there are three",
+        "low end of the interval over units, and over seeds if there are three",
         "the metric's",
         nullable=True,
     ),
     Column("high", "float64", "its high end", "the metric's", nullable=True),
     Column("confidence", "float64", "of the interval", "0…1"),
-    Column("n", "int64", "units that the score rests on"),
+    Column("n", "int64", "number of units in the score"),
     Column("n_rarer", "int64", "units with a case of the class, or with one of the rest, whichever are fewer", nullable=True),
     Column("unit", "str", "what the units are"),
     Column("num_cases", "int64", "test cases"),
@@ -43,7 +43,7 @@ _SCORES = (
     Column("seed_sd", "float64", "standard deviation over them", "the metric's", nullable=True),
     SEEDS_IN_INTERVAL,
     Column("method", "str", "of the interval"),
-    Column("note", "str", "what the score leaves out, in words; may be empty"),
+    Column("note", "str", "what the score excludes, in words; may be empty"),
     OPTIONS,
 )
 
@@ -77,7 +77,7 @@ COMPARISONS = Table(
         Column("high", "float64", "its high end", "the metric's", nullable=True),
         Column("p", "float64", "two-sided", nullable=True),
         Column("p_holm", "float64", "corrected within the family of the comparison", nullable=True),
-        Column("n", "int64", "units that it rests on"),
+        Column("n", "int64", "number of units"),
         Column("n_rarer", "int64", "as in `scores.tsv`", nullable=True),
         Column("unit", "str", "what the units are"),
         Column("method", "str", "`bootstrap (…)`, `delong` or `wilcoxon`"),
@@ -88,7 +88,7 @@ COMPARISONS = Table(
         SEEDS_IN_INTERVAL,
         Column("seeds_above", "int64", "in how many of them a is above b", nullable=True),
         Column("confidence", "float64", "of the interval", "0…1"),
-        Column("note", "str", "what it leaves out, in words; may be empty"),
+        Column("note", "str", "what it excludes, in words; may be empty"),
         OPTIONS,
     ),
 )
@@ -115,14 +115,14 @@ FALLS = Table(
         Column("low", "float64", "low end of its interval", "the metric's", nullable=True),
         Column("high", "float64", "its high end", "the metric's", nullable=True),
         Column("confidence", "float64", "of the interval", "0…1"),
-        Column("n", "int64", "units that it rests on"),
+        Column("n", "int64", "number of units"),
         Column("n_rarer", "int64", "as in `scores.tsv`", nullable=True),
         Column("unit", "str", "what the units are"),
         Column("num_seeds", "int64", "seeds that have fits with both shares"),
         Column("seed_sd", "float64", "standard deviation of their falls", "the metric's", nullable=True),
         SEEDS_IN_INTERVAL,
         Column("method", "str", "of the interval"),
-        Column("note", "str", "what it leaves out, in words; may be empty"),
+        Column("note", "str", "what it excludes, in words; may be empty"),
         OPTIONS,
     ),
 )
@@ -142,11 +142,11 @@ FALL_COMPARISONS = Table(
         Column("p_holm", "float64", "corrected within the family of the comparison", nullable=True),
         Column("method", "str", "`bootstrap (…)`"),
         SEEDS_IN_INTERVAL,
-        Column("n", "int64", "units that it rests on"),
+        Column("n", "int64", "number of units"),
         Column("n_rarer", "int64", "as in `scores.tsv`", nullable=True),
         Column("unit", "str", "what the units are"),
         Column("confidence", "float64", "of the interval", "0…1"),
-        Column("note", "str", "what it leaves out, in words; may be empty"),
+        Column("note", "str", "what it excludes, in words; may be empty"),
         OPTIONS,
     ),
 )
@@ -167,14 +167,14 @@ CASES = Table(
         UNIT_ID,
         Column("target", "str", "class, several joined by a vertical bar", nullable=True, optional=True),
         Column("predicted", "str", "the same, as predicted", optional=True),
-        Column("probability_of_target", "float64", "absent where a case may have several classes", "0…1", optional=True),
+        Column("probability_of_target", "float64", "absent if a case may have several classes", "0…1", optional=True),
         Column("brier", "float64", "the case's own score", optional=True),
         Column("correct", "bool", "whether all its classes are right", optional=True),
         Column("class", "str", "segmentation: the class", optional=True),
         Column(
             "empty",
             "str",
-            "segmentation: which mask holds nothing of it",
+            "segmentation: which mask is empty",
             optional=True,
             choices=("neither", "both", "prediction", "target"),
         ),
@@ -209,7 +209,7 @@ CONFUSION = Table(
         MODE,
         FRACTION,
         Column("target", "str", "the class"),
-        Column("predicted", "str", "what it was taken for"),
+        Column("predicted", "str", "what it was read as"),
         Column("num_cases", "float64", "mean over fits"),
     ),
 )

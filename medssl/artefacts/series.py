@@ -1,4 +1,4 @@
-"""What stage ingest leaves: `series.tsv`, `rejected.tsv`, and beside each array `volume.json` and `images.parquet`."""
+"""What stage ingest writes: `series.tsv`, `rejected.tsv`, and beside each array `volume.json` and `images.parquet`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERIES = Table(
         UNIT,
         KIND,
         Column("format", "str", "of the source files (`png`: JPEG too)", choices=FORMATS),
-        Column("modality", "str", "of the images; `OT`: another, or not known", choices=MODALITIES),
+        Column("modality", "str", "of the images; `OT`: another, or unknown", choices=MODALITIES),
         Column("shape", "list", "of the array; of images the last is their number", "voxels", shape=(3,), item="int"),
         Column("spacing_mm", "list", "voxel size along i, j, k; missing for images", "mm", nullable=True, shape=(3,)),
         Column("affine", "list", "from voxel (i, j, k) to RAS+; the identity for images", "mm", shape=(4, 4)),
@@ -32,10 +32,10 @@ SERIES = Table(
         Column("slope", "float64", "value = slope × stored + intercept (HU for CT)", "value per stored number"),
         Column("intercept", "float64", "see slope", "value"),
         Column("orientation_source", "str", "axis codes of the source grid, such as `LPS`; missing for images", nullable=True),
-        Column("num_files", "int64", "source files that no earlier row counts; 0 for later time points of a file"),
+        Column("num_files", "int64", "source files that are in no earlier row; 0 for later time points of a file"),
         Column("bytes", "int64", "their size", "bytes"),
         Column("content_sha256", "str", "of the decoded array", form=HASH),
-        Column("lossy", "bool", "whether the source was compressed with loss"),
+        Column("lossy", "bool", "whether the source had lossy compression"),
         Column("tilt_deg", "float64", "gantry tilt that was straightened", "°", nullable=True),
         Column("resampled", "bool", "whether values were interpolated (tilt, uneven slices)"),
         Column("time_index", "int64", "of a time point", nullable=True),
@@ -46,7 +46,7 @@ SERIES = Table(
         Column("age_years", "int64", "of the patient", "years", nullable=True),
         Column("sex", "str", "of the patient", nullable=True),
         Column("label", "bool", "whether a mask or labels came with it"),
-        Column("warnings", "list", "words of `medssl/ingest/codes.py` for what was noticed and accepted", item="str"),
+        Column("warnings", "list", "words of `medssl/ingest/codes.py` for what was accepted with a remark", item="str"),
     ),
     sorted_by=("volume_id",),
     unique=("volume_id",),
@@ -60,7 +60,7 @@ REJECTED = Table(
         Column("item_id", "str", "keyed id of the group", form=ID),
         Column("code", "str", "why, a word of `medssl/ingest/codes.py`"),
         Column("sentence", "str", "why, in words"),
-        Column("num_files", "int64", "files that no other row counts"),
+        Column("num_files", "int64", "files that are in no other row"),
         Column("bytes", "int64", "their size", "bytes"),
         Column("stage_of_check", "str", "where it was noticed: `scan`, `series`, `labels`, …"),
     ),
@@ -75,9 +75,9 @@ IMAGES = Table(
     columns=(
         Column("index", "int64", "its place along the last axis of `image.npy`"),
         Column("image_id", "str", "keyed id of the image", form=ID),
-        Column("label", "str", "class, where folders or the archive name one", nullable=True),
-        Column("split", "str", "official part, where there is one", nullable=True),
-        Column("subject_id", "str", "the patient, where a label table names one", nullable=True, form=ID),
+        Column("label", "str", "class, if folders or the archive name one", nullable=True),
+        Column("split", "str", "official part, if there is one", nullable=True),
+        Column("subject_id", "str", "the patient, if a label table names one", nullable=True, form=ID),
     ),
     sorted_by=("index",),
     unique=("index",),
@@ -85,7 +85,7 @@ IMAGES = Table(
 
 
 class VolumeFile(Document):
-    """`volume.json`: the row of `series.tsv`, and how the array came from its source grid."""
+    """`volume.json`: the row of `series.tsv`, and how the array was derived from its source grid."""
 
     FILE: ClassVar[str] = "volume.json"
     FOLDER: ClassVar[str] = "1_ingest/<source>/volumes/<volume_id>"
@@ -123,12 +123,12 @@ class VolumeFile(Document):
     source_shape: list[int] | None = meant("of the source grid; absent for images", "voxels", default=None)
     source_affine: list[list[Number]] | None = meant("from its voxels to RAS+", "mm", default=None)
     source_codes: str | None = meant("its axis codes", default=None)
-    padded_voxels: int | None = meant("voxels outside the scanner's field that were given the lowest value", default=None)
+    padded_voxels: int | None = meant("voxels outside the scanner's field, set to the lowest value", default=None)
     mask_labels: list[int] | None = meant("values that the mask beside the image holds; absent without one", default=None)
 
 
 def read_series(path: Path | str) -> list[dict[str, Any]]:
-    """The rows of `series.tsv` as plain values; lists are lists, None is missing.
+    """The rows of `series.tsv` as plain values; lists are decoded, missing values are None.
 
     Raises:
         CorruptArtefactError: it is not such a table.

@@ -1,4 +1,4 @@
-"""`volumes.tsv` of stage prepare: the one type of a volume, and the one way from its stored numbers to what a network sees."""
+"""`volumes.tsv` of stage prepare: the only type of a volume, and the only conversion from stored numbers to network input."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MODALITIES = ("CT", "MR", "PT", "OT")
 SPLITS = ("train", "val", "test")
 
 VOLUME_ID = Column("volume_id", "str", "the volume, or the set of images of one shape", form=ID)
-SUBJECT_ID = Column("subject_id", "str", "the patient, where the source knows it", nullable=True, form=ID)
-UNIT = Column("unit", "str", "what may be split apart: a `patient` with all that is of it, or an `image`", choices=UNITS)
+SUBJECT_ID = Column("subject_id", "str", "the patient, if the source names one", nullable=True, form=ID)
+UNIT = Column("unit", "str", "what the split keeps together: a `patient` with all images, or an `image`", choices=UNITS)
 KIND = Column("kind", "str", "`volume`: slices are neighbours; `images`: they are not", choices=KINDS)
 
 VOLUMES = Table(
@@ -43,12 +43,12 @@ VOLUMES = Table(
         Column("affine", "list", "from voxel (i, j, k) to RAS+, of voxel centres", "mm", nullable=True, shape=(4, 4)),
         Column("slope", "float64", "value = slope × stored + intercept", "value per stored number"),
         Column("intercept", "float64", "see slope", "value"),
-        Column("window_low", "list", "the value that a network sees as 0, one for each channel", "value"),
-        Column("window_high", "list", "the value that a network sees as 1, one for each channel", "value"),
+        Column("window_low", "list", "the value that maps to 0, per channel", "value"),
+        Column("window_high", "list", "the value that maps to 1, per channel", "value"),
         Column(
             "window_percentiles",
             "list",
-            "the percentiles of its own values above the least one that its window is; missing for CT and pictures, whose window "
+            "the percentiles of its own values above the lowest that set its window; missing for CT and pictures, whose window "
             "is given, and absent where all volumes are such",
             "%",
             nullable=True,
@@ -66,8 +66,8 @@ class Volume:
     """A prepared volume, or a set of images of one shape.
 
     array, mask: paths, joined to the folder of their table; shape: of the array; affine: 4×4 to RAS+ mm; low, high: the window
-    of each channel in value units (HU for CT), low below high; source: the folder of its table; percentiles: of its own values
-    that the window is, None where the window was given (CT, pictures).
+    of each channel in value units (HU for CT), low below high; source: the folder of its table; percentiles: those of its own
+    values that set the window, None if the window was given (CT, pictures).
     """
 
     volume_id: str
@@ -96,25 +96,25 @@ class Volume:
 
     @property
     def num_channels(self) -> int:
-        """One for each window."""
+        """One per window."""
         return len(self.low)
 
     @property
     def to_ras(self) -> np.ndarray:
-        """From voxel (i, j, k) to RAS+ mm, float64 `(4, 4)`; the identity where it is not known."""
+        """From voxel (i, j, k) to RAS+ mm, float64 `(4, 4)`; the identity if unknown."""
         return np.eye(4) if self.affine is None else np.array(self.affine, dtype=np.float64)
 
     def values(self, stored: Any, dtype: Any = np.float32) -> np.ndarray:
-        """The values (HU for CT) that stored numbers stand for, of the same shape, computed in `dtype`."""
+        """The values (HU for CT) of stored numbers, in the same shape, computed in `dtype`."""
         return np.asarray(values_of(np.asarray(stored, dtype=dtype), self.slope, self.intercept))
 
     def seen(self, stored: Any, dtype: Any = np.float32) -> np.ndarray:
-        """Stored numbers as a network sees them: `(c, *shape)` in [0, 1], one channel for each window, computed in `dtype`."""
+        """Stored numbers as network input: `(c, *shape)` in [0, 1], one channel per window, computed in `dtype`."""
         values = self.values(stored, dtype)
         return np.stack([windowed(values, low, high) for low, high in zip(self.low, self.high, strict=True)])
 
     def seen_first(self, stored: Any, dtype: Any = np.float32) -> np.ndarray:
-        """The same through the window of the first channel alone, of the shape of `stored`."""
+        """The same through the window of the first channel only, in the shape of `stored`."""
         return np.asarray(windowed(self.values(stored, dtype), self.low[0], self.high[0]))
 
 
@@ -132,7 +132,7 @@ def write_volumes(path: Path | str, volumes: Iterable[Volume]) -> None:
     """Write the table of some volumes, whose arrays and masks lie in its folder or below.
 
     Raises:
-        CorruptArtefactError: an array is elsewhere, or they are not volumes as the table has them.
+        CorruptArtefactError: an array is elsewhere, or the volumes do not fit the table.
     """
     VOLUMES.write_rows(path, [_row(volume, Path(path).parent) for volume in volumes])
 

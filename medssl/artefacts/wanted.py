@@ -1,4 +1,4 @@
-"""The fits that a task of fine-tuning wants, said before the first is made: these must stay while it is at work."""
+"""The fits that a fine-tuning task needs, recorded before the first one starts, so that they are kept while it works."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medssl.core.layout import Layout
 
 
 class WantedFits(Document):
-    """Which kept fits a job needs, finished or not."""
+    """The stored fits that a job needs, finished or not."""
 
     FOLDER: ClassVar[str] = "wanted"
 
@@ -20,19 +20,19 @@ class WantedFits(Document):
 
     @classmethod
     def path(cls, layout: Layout, task: str) -> Path:
-        """Where a task says it: among its resume state, as it is no result."""
+        """The file in which a task records them: part of its resume state, not a result."""
         return Path(layout.state("finetune", cls.FOLDER)) / f"{task}.json"
 
     @classmethod
     def said(cls, layout: Layout) -> list[Self]:
-        """What the tasks of a study have said when they began, and in the receipts of those that are finished."""
+        """What the tasks of a study recorded when they began, and what the receipts of finished ones say."""
         begun = sorted(Path(layout.state("finetune", cls.FOLDER)).glob("*.json"))
         finished = sorted(Path(layout.finetune("")).rglob("receipt.json"))
         return [wanted for path in (*begun, *finished) if (wanted := cls._in(path)) is not None]
 
     @classmethod
     def _in(cls, path: Path) -> Self | None:
-        """None where a file is damaged: its task then has said nothing."""
+        """None if a file is damaged: its task has then recorded nothing."""
         try:
             content: dict[str, Any] = read_json(path)
             return cls(spec=content["spec"], fit_keys=content["fit_keys"])

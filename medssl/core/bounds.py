@@ -1,5 +1,5 @@
-"""Numbers and lists with bounds, for the sections of a study file and the signatures of plug-ins: what lies outside is refused
-unread.
+"""Bounded numbers and lists, for the sections of a study file and the signatures of plug-ins. A value out of bounds is refused
+before any work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Momentum = Part
 Percentile = Annotated[float, Field(gt=0, le=100)]
 Bins = Annotated[int, Field(ge=2, le=4096)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
-"""Of the layers of a perceptron after its input."""
+"""Widths of a perceptron's layers after its input."""
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -31,7 +31,7 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Rising = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
-"""The least and the largest share of an image."""
+"""The smallest and the largest share of an image."""
 
 T = TypeVar("T")
 
@@ -52,8 +52,8 @@ def _some(values: list[Any]) -> list[Any]:
 
 
 Distinct = Annotated[list[T], AfterValidator(_each_once), Field(json_schema_extra={"uniqueItems": True})]
-"""A list in which no value stands twice; of plug-ins no name."""
+"""A list without repeated values; of plug-ins, without repeated names."""
 OneOrMore = Annotated[
     list[T], AfterValidator(_some), AfterValidator(_each_once), Field(json_schema_extra={"uniqueItems": True, "minItems": 1})
 ]
-"""The same, and not empty."""
+"""As `Distinct`, and not empty."""

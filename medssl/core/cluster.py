@@ -1,4 +1,4 @@
-"""What a job asks of SLURM while it runs: when its time ends, and to be put back into the queue when that is too early."""
+"""What a running job asks of SLURM: when its time ends, and to requeue it if that is too early."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from datetime import datetime
 
 END_TIME = "SLURM_JOB_END_TIME"
 ANSWER_S = 30.0
-"""How long a SLURM command may take before the job goes on without its answer."""
+"""How long a SLURM command may take before the job continues without its answer."""
 
 
 @contextlib.contextmanager
 def time_limit(margin_s: float, *, warn: bool = False) -> Iterator[None]:
-    """Inside, `SLURM_JOB_END_TIME` says when this SLURM job ends, also where SLURM or Snakemake did not pass it on.
+    """Inside, `SLURM_JOB_END_TIME` says when this SLURM job ends, even if SLURM or Snakemake did not pass it on.
 
     With `warn` the process gets SIGUSR1 `margin_s` before that, for work that does not look at the clock itself.
     """
@@ -39,13 +39,13 @@ def time_limit(margin_s: float, *, warn: bool = False) -> Iterator[None]:
 
 
 def is_near_its_end(margin_s: float) -> bool:
-    """Whether this SLURM job ends within `margin_s`, as `time_limit` has noted; cheap enough to ask at every step."""
+    """Whether this SLURM job ends within `margin_s`, from the time that `time_limit` noted; cheap enough to ask at every step."""
     said = os.environ.get(END_TIME, "")
     return said.isdigit() and time.time() > int(said) - margin_s
 
 
 def end_time_s() -> float | None:
-    """The Unix time at which this SLURM job is stopped; None outside a job, or where it has no limit."""
+    """The Unix time at which SLURM stops this job; None outside a job, or if it has no limit."""
     said = os.environ.get(END_TIME, "")
     if said.isdigit():
         return float(said)
@@ -57,9 +57,9 @@ def end_time_s() -> float | None:
 
 
 def requeue(margin_s: float, started_s: float) -> bool:
-    """Put this SLURM job back into the queue if it stopped because its time is nearly up; True if SLURM agreed.
+    """Requeue this SLURM job if it stopped because its time is nearly up; True if SLURM agreed.
 
-    A job whose whole time is below the margin would be requeued for ever, and is not.
+    A job whose whole time is below the margin is not requeued: that would repeat for ever.
     """
     end_s = end_time_s()
     if end_s is None or time.time() < end_s - margin_s - 1 or started_s >= end_s - margin_s:
@@ -78,7 +78,7 @@ def _job_id() -> str:
 
 
 def _ask(program: str, *arguments: str) -> str | None:
-    """What a SLURM command says; None if it is not here, fails, or does not answer."""
+    """The output of a SLURM command; None if it is missing, fails, or does not answer."""
     path = shutil.which(program)
     if path is None:
         return None

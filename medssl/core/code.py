@@ -1,6 +1,6 @@
 """Which source files a piece of code depends on, read from its imports without running it.
 
-The name of a module in a text (`"medssl.nn.foreign"`, which another process is started with) counts as an import.
+A module's name in a string counts as an import: other processes are started that way (`"medssl.nn.foreign"`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _MODULE = re.compile(rf"{PACKAGE.name}(\.\w+)+")
 
 
 def code_hash(*starts: Path | str) -> str:
-    """Hash of the code that `starts` (files of this package) reach through imports, comments and docstrings apart.
+    """Hash of the code that `starts` (files of this package) reach through imports, without comments and docstrings.
 
-    It goes into a stage's spec, so that changed code reruns the stages that use it and no others.
+    It is part of a stage's spec, so changed code reruns exactly the stages that use it.
     """
     seen: set[Path] = set()
     waiting = [Path(start) for start in starts]
@@ -37,7 +37,7 @@ def code_hash(*starts: Path | str) -> str:
 
 @cache
 def imported_files(path: Path) -> tuple[Path, ...]:
-    """The files of this package that a file imports, anywhere in it, sorted."""
+    """The files of this package that a file imports anywhere, sorted."""
     found: set[Path] = set()
     for module in _parsed(path)[1]:
         base = PACKAGE.joinpath(*module.split(".")[1:])
@@ -47,7 +47,7 @@ def imported_files(path: Path) -> tuple[Path, ...]:
 
 @cache
 def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
-    """(hash of what the file means, modules of this package it imports); kept on disk by content, as parsing takes time."""
+    """(hash of the file's meaning, modules of this package it imports); cached on disk by content, as parsing takes time."""
     text = path.read_text(encoding="utf-8")
     kept = PRIVATE / "code" / sha256_text(text)
     with contextlib.suppress(OSError, ValueError, TypeError):
@@ -56,7 +56,7 @@ def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(text)
     modules = sorted(_modules(tree))
     meaning = sha256_text(ast.dump(_without_docstrings(tree)))
-    with contextlib.suppress(OSError):  # only a cache: a folder that cannot be written costs time, nothing else
+    with contextlib.suppress(OSError):  # only a cache: if the folder is not writable, that costs time and nothing else
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
         temporary.write_text(json.dumps([meaning, modules]), encoding="utf-8")

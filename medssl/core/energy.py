@@ -1,6 +1,6 @@
 """Energy counters of the machine, where they can be read: processor packages (RAPL) and NVIDIA devices (NVML).
 
-They count for the whole machine: what runs beside a job is in its figure.
+They count for the whole machine, so a job's figure includes whatever else runs at the same time.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
 PACKAGES = "intel-rapl:*"
-"""AMD's counters have the same names; sub-zones (`intel-rapl:0:1`) are parts of their package and are left out."""
+"""AMD's counters have the same names. Sub-zones (`intel-rapl:0:1`) are part of their package and are skipped."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What the counters stood at: by name, joules and where a counter begins anew (0: never)."""
+    """A reading of the counters: by name, joules and the value at which a counter wraps around (0: never)."""
 
     joules: dict[str, float] = field(default_factory=dict)
     wraps_at: dict[str, float] = field(default_factory=dict)
 
     def since(self, before: Counters) -> dict[str, float]:
-        """Joules by counter between two readings; a counter that began anew is followed once."""
+        """Joules by counter between two readings; one wrap-around of a counter is corrected."""
         found = {name: self.joules[name] - before.joules[name] for name in sorted(set(self.joules) & set(before.joules))}
         found = {name: used if used >= 0 else used + self.wraps_at.get(name, 0.0) for name, used in found.items()}
         return {name: round(used, 3) for name, used in found.items() if used >= 0}

@@ -1,4 +1,4 @@
-"""Errors a user can act on, each with the exit code that a script can act on."""
+"""Errors that a user can act on, each with an exit code that a script can act on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class MedsslError(Exception):
-    """What is wrong, where, got, expected, what to do: one sentence or two. Shown without a traceback."""
+    """What is wrong, where, got, expected, what to do, in one or two sentences. Shown without a traceback."""
 
     exit_code = 1
 
@@ -37,13 +37,13 @@ class DiskFullError(MedsslError):
 
 
 class LockedError(MedsslError):
-    """Somebody else works on the same results."""
+    """Another process works on the same results."""
 
     exit_code = 6
 
 
 class CorruptArtefactError(MedsslError):
-    """An artefact is not the one its receipt describes."""
+    """An artefact does not match its receipt."""
 
     exit_code = 7
 
@@ -55,20 +55,20 @@ class TooManyRefusalsError(MedsslError):
 
 
 class PreemptedError(MedsslError):
-    """Stopped by a signal or a deadline after saving; the same command goes on."""
+    """Stopped by a signal or a deadline after saving; the same command resumes."""
 
     exit_code = 75
 
 
 def ended(text: str) -> str:
-    """A sentence with a full stop, where it has no mark at its end: a text that others wrote, before more is said."""
+    """`text` with a full stop, unless it ends with a mark: for a text written by others that is followed by another sentence."""
     return text if text.endswith((".", "?", "!", "…")) else f"{text}."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt word: ` Did you mean 'x'?`, or the known words when none is near."""
+    """A hint for a misspelt word: ` Did you mean 'x'?`, or the known words if none is similar."""
     choices = sorted(known)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean {near[0]!r}?"
+    similar = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if similar:
+        return f" Did you mean {similar[0]!r}?"
     return f" Known: {', '.join(choices)}." if choices else ""

@@ -1,5 +1,6 @@
-"""What file names say: which NIfTI is whose mask, of what modality and class it is, and by which ids a label table may know it.
-Whose image it is, `patient_names.py` says. The check before work and stage ingest go by the same names; no result holds one.
+"""What can be read from file names: which mask belongs to which NIfTI, modality, class, and the ids a label table may use for it.
+
+`patient_names.py` finds the patient. The check before work and stage ingest follow the same rules; results hold no file names.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ MODALITY_WORDS = {
     "OT": ("img", "image", "imaging", "vol", "volume", "scan", "im"),
 }
 GRID_FORMATS = ("nifti", "nrrd", "metaimage")
-"""Formats whose files are a volume on a grid, or a mask of one."""
+"""Formats whose files are a volume on a grid, or a mask of a volume."""
 UNKNOWN = "OT"
-"""The modality of what is another one, or not known."""
+"""The modality if it is another one, or not known."""
 IMAGE_WORDS = tuple(word for words in MODALITY_WORDS.values() for word in words)
 PART_FOLDERS = {
     **{name: "train" for name in ("train", "training")},
     **{name: "val" for name in ("val", "valing", "validation")},
     **{name: "test" for name in ("test", "testing")},
 }
-"""Folders of the parts of an image set, in small letters, and the part."""
+"""Folder names of the parts of an image set, in lower case, and the part."""
 _SUFFIX = re.compile(r"\.(nii|nii\.gz|hdr|img|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
 _SLICER_MASK = re.compile(r"(?:\.seg|-label)$", re.IGNORECASE)
 
@@ -66,9 +67,9 @@ class Pairing:
     orphans: list[int]
     """masks without an image"""
     unchosen: list[int]
-    """masks that `masks` does not name"""
+    """masks that are not in `masks`"""
     unclear: dict[int, list[int]] = field(default_factory=dict)
-    """mask among `orphans` → the images that bear its name"""
+    """mask among `orphans` → the images that share its name"""
 
 
 def pair_masks(
@@ -76,13 +77,14 @@ def pair_masks(
 ) -> Pairing:
     """Pair masks with their images by name: NIfTI, NRRD and MetaImage alike.
 
-    1. `given` (image name → mask name, from a labels table) is taken as it is.
-    2. `pattern` (a glob such as `*_seg-vert_*`) says what a mask is; else a name whose last word is one of `seg, msk,
-       mask, label, oar, gt, dseg, roi`, or that lies in a folder such as `labelsTr`.
-    3. A mask belongs to the image of the same name without these words (`pt_1_oar` → `pt_1_ct`; `seg-vert` entities of
-       BIDS are dropped), in the same folder or in the image folder beside its mask folder.
+    1. `given` (image name → mask name, from a labels table) is used as it is.
+    2. `pattern` (a glob such as `*_seg-vert_*`) recognises masks. Without it, a mask's last word is one of `seg, msk, mask,
+       label, oar, gt, dseg, roi`, or it lies in a folder such as `labelsTr`.
+    3. A mask belongs to the image of the same name without these words (`pt_1_oar` → `pt_1_ct`; `seg-vert` entities of BIDS
+       are dropped). The image lies in the same folder, or in the image folder next to the mask folder.
 
-    `beside`: whether the source may hold images of another kind. Where it does not, and every name says a mask, they are images.
+    `beside`: whether the source may hold images of another kind. If it may not, and every name looks like a mask, they are
+    images.
     """
     number = {name: n for n, name in enumerate(names)}
     given = {image: mask for image, mask in (given or {}).items() if image in number and mask in number}
@@ -122,7 +124,7 @@ def pair_masks(
 
 
 def is_mask(name: str) -> bool:
-    """Whether a name says that the file is a mask.
+    """Whether a name marks a mask.
 
     >>> is_mask("pt_1_oar.nii.gz"), is_mask("labelsTr/case_1.nii.gz"), is_mask("pt_1_ct.nii.gz")
     (True, True, False)
@@ -133,7 +135,7 @@ def is_mask(name: str) -> bool:
 
 
 def names_a_mask(name: str) -> bool:
-    """Whether a word of a mask stands anywhere in a file's name; its values must say the same (`ingest/checks/label_map.py`).
+    """Whether a mask word is anywhere in a file's name; its values must agree (`ingest/checks/label_map.py`).
 
     >>> names_a_mask("a/case_1_seg_final.nii.gz"), names_a_mask("seg/case_1.nii.gz")
     (True, False)
@@ -166,8 +168,8 @@ def file_words(name: str) -> list[str]:
 def folder_labels(names: Iterable[str]) -> dict[str, tuple[str, str | None]]:
     """Class and split of pictures from their folders: name → (class, split).
 
-    Folder names may be patients' names. So they become labels only where the same class folders stand below two or more of
-    `train`, `val`, `test`: no patient does. Elsewhere the study file must ask for it (`labels: folders`).
+    Folder names may be patients' names. They become labels only if the same class folders lie below two or more of `train`,
+    `val`, `test`, which patient folders never do. Otherwise the study file must ask for it (`labels: folders`).
     """
     splits: dict[str, set[str]] = defaultdict(set)
     found: dict[str, tuple[str, str | None]] = {}
@@ -183,7 +185,7 @@ def folder_labels(names: Iterable[str]) -> dict[str, tuple[str, str | None]]:
 
 
 def tidy_id(name: str) -> str:
-    """An id of a label table as the paths of files are written.
+    """An id of a label table, in the form of a file path.
 
     >>> tidy_id(".\\\\a\\\\b/")
     'a/b'
@@ -192,7 +194,7 @@ def tidy_id(name: str) -> str:
 
 
 def path_names(file: str) -> list[str]:
-    """The ids that certainly stand for a file: its path, and each folder that it lies in.
+    """The ids that always denote a file: its path, and each folder that it lies in.
 
     >>> path_names("a/b/1.png")
     ['a/b/1.png', 'a/b', 'a']
@@ -204,7 +206,7 @@ def path_names(file: str) -> list[str]:
 
 
 def short_names(file: str) -> set[str]:
-    """The ids that stand for a file where no other file has them: its name, and name or path without the suffix.
+    """The ids that denote a file if no other file shares them: its name, and its name or path without the suffix.
 
     >>> sorted(short_names("a/1.png"))
     ['1', '1.png', 'a/1']
@@ -223,12 +225,12 @@ def without_suffix(name: str) -> str:
 
 
 def _keys(name: str, *, mask: bool) -> list[str]:
-    """What an image and its mask have in common: within one folder, then between a mask folder and the image folder beside it."""
+    """What an image and its mask have in common: within one folder, then between a mask folder and its image folder."""
     *folders, _ = one_spelling(name).split("/")
     words = [word for word in file_words(name) if not re.fullmatch(r"seg-[A-Za-z0-9]+", word)]
     drop = MASK_WORDS if mask else IMAGE_WORDS
     if words[-1].lower() in drop or (not mask and words[-1] == "0000" and len(words) > 1):
-        words.pop()  # nothing may be left: `case_1/imaging` and `case_1/segmentation`
+        words.pop()  # the name may become empty: `case_1/imaging` and `case_1/segmentation`
     stem = "_".join(words)
     keys = ["/".join([*folders, stem])]
     if folders and folders[-1].lower() in (MASK_FOLDERS if mask else IMAGE_FOLDERS):

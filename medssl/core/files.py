@@ -20,12 +20,12 @@ TEMPORARY_PREFIX = ".tmp-"
 
 @contextlib.contextmanager
 def writing(target: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success sync it and rename it into place, else remove it.
+    """Yield a temporary path beside `target`; on success sync it and rename it into place, otherwise remove it.
 
-    A reader sees the old file or the whole new one, also after kill -9 or a power cut.
+    A reader sees the old file or the whole new one, even after kill -9 or a power cut.
 
     Raises:
-        DiskFullError: no room is left; the old file stays as it was.
+        DiskFullError: no space is left; the old file stays as it was.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces; what hashes are taken of."""
+    """The one text of a value, for hashing: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -103,10 +103,10 @@ def inside(root: Path | str, *parts: str) -> Path:
 
 
 def folder_to_write(path: Path) -> Path:
-    """`path`, a folder that a person named for results; it is made where it is not there.
+    """`path`, a folder that a user chose for results, created if missing.
 
     Raises:
-        StudyError: it cannot be one.
+        StudyError: it cannot be a folder for results.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -118,10 +118,10 @@ def folder_to_write(path: Path) -> Path:
 
 
 def file_to_write(path: Path) -> Path:
-    """`path`, a file that a person named for a result, with its folder in place.
+    """`path`, a file that a user chose for a result, with its folder created.
 
     Raises:
-        StudyError: it cannot be one.
+        StudyError: it cannot be written.
     """
     if path.is_dir():
         raise StudyError(f"{path} is a folder, expected the file to write. Name a file in it.")
@@ -130,10 +130,10 @@ def file_to_write(path: Path) -> Path:
 
 
 def refuse_within(path: Path, source: Path) -> None:
-    """Refuse a file to write that lies in, or is, what is read: it could take the place of an image.
+    """Refuse an output file that lies inside the source or is the source: it could overwrite an image.
 
     Raises:
-        StudyError: it does.
+        StudyError: it lies there.
     """
     if path.resolve().is_relative_to(source.resolve()):
         raise StudyError(f"{path} lies within {source}, which is read. Name a file elsewhere.")
@@ -150,7 +150,7 @@ def sweep(folder: Path) -> None:
 
 
 def require_free_space(folder: Path, need_bytes: int) -> None:
-    """Stop before the work when the disk cannot hold its result.
+    """Stop before the work if the disk cannot hold its result.
 
     Raises:
         DiskFullError: less than `need_bytes` (plus 5 %) is free at `folder`.
@@ -165,7 +165,7 @@ def require_free_space(folder: Path, need_bytes: int) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what a file, or a folder's list of names, holds."""
+    """Flush a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

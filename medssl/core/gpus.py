@@ -1,4 +1,4 @@
-"""A lease on GPUs: two jobs of one machine, of one study or of two, never share one by accident."""
+"""A lease on GPUs: two jobs on one machine, of one study or of two, never share one by accident."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOOK_AGAIN_S = 2.0
 
 @contextlib.contextmanager
 def lease(count: int) -> Iterator[list[str]]:
-    """Inside, `CUDA_VISIBLE_DEVICES` names `count` GPUs that no other job here holds; waits until so many are free.
+    """Inside, `CUDA_VISIBLE_DEVICES` names `count` GPUs that no other job on this machine holds; waits until so many are free.
 
     Must begin before torch looks for devices. A lease is a socket in Linux's abstract name space, which the kernel frees however
-    the process ends. On a machine without GPUs, or with fewer than `count` in sight, nothing is leased.
+    the process ends. Nothing is leased on a machine with fewer than `count` visible GPUs.
     """
     seen = visible()
     if count < 1 or len(seen) < count:
@@ -39,7 +39,7 @@ def lease(count: int) -> Iterator[list[str]]:
 
 
 def visible() -> list[str]:
-    """UUIDs of the GPUs this process may use: all of the machine's, or those that `CUDA_VISIBLE_DEVICES` names already."""
+    """UUIDs of the GPUs that this process may use: all, or those already in `CUDA_VISIBLE_DEVICES`."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -56,7 +56,7 @@ def visible() -> list[str]:
 
 
 def memory_mb() -> float:
-    """Memory of the smallest GPU of this machine; 0 without one."""
+    """Memory of the machine's smallest GPU; 0 without one."""
     program = shutil.which("nvidia-smi")
     query = ["--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     done = subprocess.run([program, *query], capture_output=True, text=True, timeout=60) if program else None
@@ -64,7 +64,7 @@ def memory_mb() -> float:
 
 
 def _take(seen: list[str], count: int, held: contextlib.ExitStack) -> list[str]:
-    """The first `count` free GPUs; nobody keeps some while waiting for the rest."""
+    """The first `count` free GPUs, or none: no job holds some while it waits for the rest."""
     waiting = False
     while True:
         with contextlib.ExitStack() as trying:
@@ -82,7 +82,7 @@ def _take(seen: list[str], count: int, held: contextlib.ExitStack) -> list[str]:
 
 
 def _held(uuid: str, stack: contextlib.ExitStack) -> bool:
-    """Take the lease on one GPU; False if another process has it."""
+    """Take the lease on one GPU; False if another process holds it."""
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         lock.bind(f"\0medssl-gpu-{uuid}")

@@ -35,7 +35,7 @@ LOCK_WAIT_S = 60.0
 NOT_KEPT = ("ingest", "report")
 """Stages whose jobs run whenever Snakemake asks: the bytes that ingest reads are unknown, and report reads other receipts."""
 LIVE = "events"
-"""A folder of a job that a person may be looking into while it runs: no result, and left alone."""
+"""A folder of a job that a user may have open while it runs: it is not a result and is left alone."""
 
 A_SPEC = "Name a spec file, results/<study>/specs/<stage>/<name>.json; `medssl specs STUDY_FILE` writes them."
 
@@ -44,9 +44,9 @@ Chosen = TypeVar("Chosen", bound="Options")
 
 @dataclass(frozen=True)
 class Machine:
-    """What a job asks of the machine: nodes, processes of each (one a device), and how long before a deadline it stops.
+    """What a job asks of the machine: nodes, processes per node (one per device), and how long before a deadline it stops.
 
-    `gpus`: whether it takes a GPU for each process, where there are some.
+    `gpus`: whether each process takes a GPU if there are any.
     """
 
     nodes: int = 1
@@ -59,7 +59,7 @@ class Machine:
 class Spec:
     """The resolved options of one job, completed from the study file; `inputs` are paths by name.
 
-    `given` has the hashes of files that the study file names itself, whose content must count for more than their time.
+    `given` holds hashes of files that the study file names: for them content matters, not the time of change.
     """
 
     stage: str
@@ -77,7 +77,7 @@ class Spec:
 
     @property
     def hash(self) -> str:
-        """Hash of everything that may change the result (the private part says only where sources lie)."""
+        """Hash of everything that can change the result (the private part only says where sources lie)."""
         return sha256_text(canonical_json(self._public()))[:16]
 
     @property
@@ -87,11 +87,11 @@ class Spec:
 
     @property
     def store(self) -> Store:
-        """Where results of this study are kept for the next time they are asked for."""
+        """The store that keeps results of this study for reuse."""
         return Store(Path(self.layout.state("store", "")))
 
     def to_json(self) -> str:
-        """The file that is the input of the rule."""
+        """The text of the spec file, which is the input of the rule."""
         return json.dumps(self._public(), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
@@ -99,7 +99,7 @@ class Spec:
         """Read a spec file; an ingest spec is completed with the real paths, which only the private folder knows.
 
         Raises:
-            StudyError: there is none, or the file is something else.
+            StudyError: the file is missing or not a spec.
         """
         try:
             spec = cls.of(read_json(path))
@@ -122,7 +122,7 @@ class Spec:
 
 
 class Job:
-    """What a stage's `run` needs beside its spec: the output folder, progress, verified inputs, the receipt."""
+    """What a stage's `run` needs besides its spec: the output folder, progress, verified inputs, the receipt."""
 
     def __init__(self, spec: Spec, log: IO[str] | None, threads: int, *, joins: bool = False) -> None:
         self.spec = spec
@@ -138,7 +138,7 @@ class Job:
         self._energy = read_counters()
 
     def options(self, kind: type[Chosen]) -> Chosen:
-        """The job's options, checked again as they were when the study file was read.
+        """The job's options, validated as they were when the study file was read.
 
         Raises:
             StudyError: the spec is of another step, or was edited.
@@ -168,27 +168,27 @@ class Job:
         return Path(self._log.name).resolve() if self._log is not None else None
 
     def log(self, line: str) -> None:
-        """A line for the log file (never anything from a header, a path or a name)."""
+        """Write a line to the log file (never anything from a header, a path or a name)."""
         if self._log is not None:
             print(line, file=self._log, flush=True)
 
     def remark(self, text: str) -> None:
-        """What a person should know and nothing stops at: on the screen and in the log."""
+        """Warn on the screen and in the log; the job continues."""
         self.log(f"note: {text}")
         print(f"{self.spec.stage} {self.spec.name}: {text}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Bar]:
-        """A bar for a block of work."""
+        """A progress bar for a block of work."""
         title = f"{self.spec.stage} {self.spec.name}" + (f" {what}" if what else "")
         with progress(title, total, unit, log=self._log, terminal_lock=self.spec.layout.root / "state" / "terminal.lock") as bar:
             yield bar
 
     def read(self, path: Path | str) -> Path:
-        """`path`, an artefact of an earlier stage, once its bytes equal what its receipt says.
+        """`path`, an artefact of an earlier stage, once its bytes match its receipt.
 
         Raises:
-            CorruptArtefactError: the file is not the one the receipt beside it (or above it) describes.
+            CorruptArtefactError: the file does not match the receipt beside it (or above it).
         """
         path = Path(path)
         actual = verified_hash(path)
@@ -201,15 +201,16 @@ class Job:
         return self._inputs.get(str(path))
 
     def wrote(self, *paths: Path, sha256: str | None = None) -> None:
-        """These files are this job's results; `sha256` where it is known already (one path at a time)."""
+        """Register these files as results of this job; `sha256` if it is already known (one path at a time)."""
         self._outputs += paths
         if sha256 is not None:
             self._known.update(dict.fromkeys(paths, sha256))
 
     def restore(self) -> bool:
-        """Take the results of an equal job that ran before, if they are kept; True if they are in place, with their receipt.
+        """Restore the results of an equal job that ran before, if the store has them; True if they and their receipt are in
+        place.
 
-        Equal are options, code and the bytes of all inputs.
+        Jobs are equal if their options, code and the bytes of all inputs are.
         """
         kept = None if self.key is None else self.spec.store.find(self.key)
         if self.joins or kept is None:  # the first process of the job puts them in place
@@ -228,7 +229,7 @@ class Job:
 
     @functools.cached_property
     def key(self) -> str | None:
-        """Hash of all that the results depend on: options, code, and the bytes of the inputs. None where that is not known."""
+        """Hash of all that the results depend on: options, code, and the bytes of the inputs. None if that is unknown."""
         spec = self.spec
         if spec.stage in NOT_KEPT or not spec.code:
             return None
@@ -242,9 +243,9 @@ class Job:
         return sha256_text(canonical_json(content))[:32]
 
     def write_receipt(self, folder: Path | None = None, name: str = RECEIPT) -> None:
-        """The last file of a job: what went in, what came out, with what.
+        """Write the last file of a job: its inputs, its outputs, and the environment.
 
-        Date, times, energy, command and origin are for people: no hash is made of them.
+        Date, times, energy, command and origin are information for people and are not hashed.
         """
         folder = folder or self.out
         receipt = {
@@ -279,9 +280,9 @@ class Job:
 def job(
     spec: Spec, *, part: str = "", log_path: Path | str | None = None, threads: int = 1, joins: bool = False
 ) -> Iterator[Job]:
-    """Run a block as the job of `spec`: alone on its output folder, with leftovers of a killed run swept away.
+    """Run a block as the job of `spec`: alone on its output folder, after removing what a killed run left.
 
-    A job that works beside others on the same folder names its `part`; then it leaves the others' temporaries alone.
+    A job that shares the folder with others names its `part`, and then leaves the others' temporaries alone.
     A process that `joins` belongs to a job whose first process, on this node or another, holds the folder and writes the results.
     """
     if joins:
@@ -331,20 +332,20 @@ def named_paths(inputs: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def paths_in(spec: Spec) -> Iterator[str]:
-    """The files that a job reads; a folder is stood for by the receipt that lists its files."""
+    """The files that a job reads; a folder is represented by the receipt that lists its files."""
     for name, path in named_paths(spec.inputs):
         yield path if name in spec.given or is_artefact_file(path) else str(receipt_of_folder(path))
 
 
 def _as_seen_from_here(path: str) -> str:
-    """A path below the working folder relative to it: where a person works is of no concern to a result."""
+    """A path below the working folder, made relative to it: a result does not depend on the working folder."""
     with contextlib.suppress(ValueError):
         return str(Path(path).relative_to(Path.cwd()))
     return path
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Files of an earlier run below a job's folder that are not among its results; folders of other jobs stay."""
+    """Remove files of an earlier run below a job's folder that are not among its results; folders of other jobs stay."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in names:
             path.unlink()

@@ -12,44 +12,44 @@ from medssl.core.files import canonical_json
 
 ID_COLUMNS = ("file", "id")
 IDENTITY_COLUMNS = ("split", "subject", "mask")
-"""What says whose an image is and for what it is kept. Ingest and prepare read these, and only fine-tuning the others."""
+"""Columns that give the patient and the part of an image. Ingest and prepare read these; only fine-tuning reads the others."""
 MISSING = ("", "n/a")
 FOLDERS = "folders"
-"""Said instead of a path: the folder of an image is its class."""
+"""Used instead of a path: the folder of an image is its class."""
 MANY = "|"
-"""Between the classes of a case that has several."""
+"""Separates the classes of a case that has several."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 NOT_GROUPS = ("file", "label", "split", "subject", "mask")
 MAX_GROUPS = 20
 
 
 def is_label_table(path: Path | str) -> bool:
-    """Whether labels are given as a table, and not as a folder of masks."""
+    """Whether labels are a table rather than a folder of masks."""
     return Path(path).suffix.lower() in (".csv", ".tsv", ".txt")
 
 
 class LabelRow(dict[str, str]):
-    """A row of a label table by column; the id stands under `file`."""
+    """A row of a label table by column; the id is under `file`."""
 
     number: int
-    """Where it stands in the table; the header is row 1."""
+    """Its row in the table; the header is row 1."""
 
 
 class LabelTable(list[LabelRow]):
     """The rows of a label table that have an id."""
 
     columns: list[str]
-    """Of the header, whether they hold something or not."""
+    """The columns of the header, empty or not."""
     trimmed: list[int]
-    """Numbers of the rows whose label had blanks around it, which do not count."""
+    """Numbers of the rows whose label had surrounding blanks, which are ignored."""
 
 
 def read_label_table(path: Path | str) -> LabelTable:
     """The rows of a label table; empty cells and `n/a` are left out.
 
     Raises:
-        StudyError: it has no id column, a column twice or in capitals, a row that is too long, or is not text. Names of files may
-            be bytes that are no UTF-8.
+        StudyError: it has no id column, a repeated column or one in capitals, a row that is too long, or is not text. File names
+            may be bytes that are not UTF-8.
     """
     text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
@@ -92,7 +92,7 @@ def read_label_table(path: Path | str) -> LabelTable:
 
 
 def _require_small_letters(header: Sequence[str]) -> None:
-    """A column that would be read, were its name in small letters, is a mistake.
+    """Refuse a column that would be read if its name were in lower case.
 
     Raises:
         StudyError: there is one.
@@ -106,10 +106,10 @@ def _require_small_letters(header: Sequence[str]) -> None:
 
 
 def _check_text(row: LabelRow) -> None:
-    """What names files and people is bytes, as their names are; classes and groups are written into results, and must be text.
+    """Require text in classes and groups, which are written into results. Names of files and people may be any bytes.
 
     Raises:
-        StudyError: they are not.
+        StudyError: they are not text.
     """
     for name, value in row.items():
         if name not in ("file", "mask", "subject") and not f"{name}{value}".isascii():
@@ -122,7 +122,7 @@ def _check_text(row: LabelRow) -> None:
 
 
 def identities(path: str | None) -> str:
-    """The part of a label table that early stages depend on, as text: nothing where it only says what images show."""
+    """The part of a label table that early stages depend on, as text; empty if the table only describes what images show."""
     if not path or not is_label_table(path) or not Path(path).is_file():
         return ""
     rows = [[row["file"], *(row.get(name, "") for name in IDENTITY_COLUMNS)] for row in read_label_table(path)]
@@ -136,7 +136,7 @@ def classes_of(labels: Iterable[str]) -> set[str]:
 
 
 def group_problems(rows: Sequence[LabelRow], groups: Sequence[str]) -> Iterator[str]:
-    """Why columns cannot make subgroups: a sentence for each that cannot."""
+    """Why columns cannot define subgroups: a sentence for each that cannot."""
     for name in groups:
         values = {row[name] for row in rows if name in row}
         if name in NOT_GROUPS or not 1 <= len(values) <= MAX_GROUPS:
@@ -147,7 +147,7 @@ def group_problems(rows: Sequence[LabelRow], groups: Sequence[str]) -> Iterator[
 
 
 def shared_masks(rows: Sequence[LabelRow]) -> Iterator[tuple[LabelRow, LabelRow]]:
-    """Pairs of rows that name one mask for two images."""
+    """Pairs of rows that assign one mask to two images."""
     first: dict[str, LabelRow] = {}
     for row in rows:
         if "mask" in row:

@@ -39,8 +39,9 @@ def spread(spec: Spec, threads: int) -> None:
 
 
 def let_the_first_end() -> None:
-    """Wait in a process that has stopped as it was told: srun ends all at the first that leaves, so the first process, which may
-    have to put the job back into the queue, is to be that one. srun then ends this wait; it is bounded for other launchers.
+    """Wait in a process that has stopped as asked. srun ends all processes when the first one leaves, and only the first process
+    may
+    requeue the job, so that one should leave first. srun then ends this wait; other launchers do not, so it has a limit.
     """
     time.sleep(2 * cluster.ANSWER_S)
 
@@ -53,9 +54,9 @@ def started(environment: Mapping[str, str], wanted: int) -> bool:
 
 
 def srun_line(nodes: int, devices: int, threads: int, command: Sequence[str]) -> list[str]:
-    """The one srun of a job: a process for each device, the threads of a node divided among its processes.
+    """The one srun of a job: a process for each device; the threads of a node are divided among its processes.
 
-    The size is said in full, because what sbatch was told does not reach this process; one process that dies ends all.
+    The size is given in full, because the options of sbatch do not reach this process. If one process dies, srun ends all.
     """
     return [
         "srun",

@@ -1,4 +1,4 @@
-"""Where every artefact lives: the one place in which paths are written."""
+"""Where every artefact lives: the only place where paths are written."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRIVATE = Path(".medssl")
-"""In the folder in which a study runs, never inside results: the id key and the listings with real paths."""
+"""Lies in the folder where a study runs, never inside results: the id key and the listings with real paths."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one study. Names may hold Snakemake wildcards such as `{source}`; nothing is touched on disk."""
+    """Paths of one study. Names may hold Snakemake wildcards such as `{source}`; nothing on disk is touched."""
 
     root: Path
 
@@ -24,11 +24,11 @@ class Layout:
         return str(self.root / "specs" / stage / f"{name}.json")
 
     def listing(self, source: str) -> str:
-        """Count and keyed digest of a source's files: what the DAG sees of the source."""
+        """Path of the count and keyed digest of a source's files, which are all that the DAG knows of the source."""
         return str(self.root / "sources" / f"{source}.json")
 
     def label_listing(self, source: str) -> str:
-        """The same of a source's label files."""
+        """The same for a source's label files."""
         return str(self.root / "sources" / f"{source}-labels.json")
 
     def private(self, source: str, name: str) -> str:

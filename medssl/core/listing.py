@@ -1,4 +1,4 @@
-"""The files of a source, and the ids that stand for names that must not be seen."""
+"""The files of a source, and the ids that replace confidential names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medssl.core.layout import PRIVATE
 
 
 def load_key(path: str | None) -> bytes:
-    """The key of the ids: the file the study names, or one made at first use in the private folder (mode 0600).
+    """The key of the ids: the file that the study names, or one created at first use in the private folder (mode 0600).
 
     Raises:
         StudyError: the named file is missing or too short.
@@ -41,14 +41,15 @@ def load_key(path: str | None) -> bytes:
 
 
 def minted(key: bytes, prefix: str, *names: str) -> str:
-    """An id for names that must not be seen: `p-4f2a01b3c4d5`. A name is its bytes; where it ends counts."""
+    """An id that replaces confidential names: `p-4f2a01b3c4d5`. A name is its bytes; where it ends counts."""
     marked = (name.replace("\x1e", "\x1e\x1e").replace("\x1f", "\x1e\x1f") for name in names)
     digest = hmac.digest(key, "\x1f".join(marked).encode("utf-8", "surrogateescape"), "sha256")
     return f"{prefix}-{digest.hex()[:12]}"
 
 
 def one_spelling(name: str) -> str:
-    r"""A name in one spelling, however its letters are coded: bytes that are no UTF-8 as Latin-1, composed letters (NFC).
+    r"""A name in one spelling, however its letters are encoded: bytes that are not UTF-8 are read as Latin-1, then composed
+    (NFC).
 
     >>> one_spelling("Mu\u0308ller") == one_spelling("M\udcfcller") == "M\xfcller"
     True
@@ -64,14 +65,14 @@ def one_spelling(name: str) -> str:
 
 
 def minted_patient(key: bytes, name: str) -> str:
-    """The id of a patient, equal however the letters of the name are coded."""
+    """The id of a patient, the same for every encoding of the name."""
     return minted(key, "p", one_spelling(name))
 
 
 def key_of(source: str, key: bytes) -> bytes:
-    """The key of ids made of file names: `slice_1.png` of two sources are two pictures.
+    """The key of ids that come from file names: `slice_1.png` in two sources are two pictures.
 
-    Ids of series that DICOM states, and of patients, take `key` itself, so that they are equal in all sources.
+    Series ids stated by DICOM, and patient ids, use `key` itself, so that they are equal in all sources.
     """
     return hmac.new(key, f"source\x1f{source}".encode(), hashlib.sha256).digest()
 
@@ -80,14 +81,15 @@ Listed = tuple[str, int, int, str]
 """Relative name, size in bytes, time of the last change in ns, kind: a word of `KINDS`."""
 Stamped = tuple[Listed, int]
 KINDS = ("file", "link", "special", "closed", "gone")
-"""`closed`: a folder that the operating system would not list (its name ends with `/`); `gone`: it went while it was listed."""
+"""`closed`: a folder that the operating system would not list (its name ends with `/`); `gone`: it vanished during the listing.
+"""
 
 
 def spelled(name: str) -> str:
-    r"""A name as text that every table and screen can hold; `unspelled` gives the name back.
+    r"""A name as text that every table and screen can hold; `unspelled` reverses it.
 
-    A name is bytes, and Python has those that are no UTF-8 as surrogates. They, control characters and the backslash itself are
-    written as Python would write them.
+    A name is bytes; Python represents those that are not UTF-8 as surrogates. Surrogates, control characters and the backslash
+    are written as Python escapes.
 
     >>> spelled("M\udcfcller/1.dcm"), unspelled(spelled("M\udcfcller/1.dcm")) == "M\udcfcller/1.dcm"
     ('M\\xfcller/1.dcm', True)
@@ -96,7 +98,7 @@ def spelled(name: str) -> str:
 
 
 def unspelled(text: str) -> str:
-    """The name that `spelled` wrote."""
+    """The name that `spelled` encoded."""
     return _ESCAPE.sub(_unspelled, text) if "\\" in text else text
 
 
@@ -129,34 +131,34 @@ def read(path: Path | str) -> list[Listed]:
 
 
 def beside(path: Path) -> str:
-    """A hint at a name beside a path that leads nowhere, where one is like it."""
+    """A hint at a similar name in the same folder, for a path that does not exist."""
     folder = Path(os.path.realpath(path)).parent
     try:
-        near = [name for name in sorted(os.listdir(folder)) if _likeness(Path(name).stem, path.stem) >= LIKE]
+        similar = [name for name in sorted(os.listdir(folder)) if _similarity(Path(name).stem, path.stem) >= MIN_SIMILARITY]
     except OSError:
         return ""
-    return f" Did you mean {spelled(max(near, key=lambda name: _likeness(name, path.name)))!r}?" if near else ""
+    return f" Did you mean {spelled(max(similar, key=lambda name: _similarity(name, path.name)))!r}?" if similar else ""
 
 
-LIKE = 0.75
-"""Names that are less alike, without the suffixes that many files share, have nothing to do with each other."""
+MIN_SIMILARITY = 0.75
+"""Names that are less similar than this, without common suffixes, are unrelated."""
 
 
-def _likeness(one: str, other: str) -> float:
-    """From 0 to 1."""
+def _similarity(one: str, other: str) -> float:
+    """Similarity from 0 to 1."""
     return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio()
 
 
 def nothing_at(path: str) -> str:
-    """That a path leads nowhere, with what was tried and what lies near it."""
+    """The sentence for a path that does not exist, with what was tried and any similar name."""
     return f"there is nothing at {path!r} (tried {spelled(os.path.realpath(path))}).{beside(Path(path))}"
 
 
 def walk(source: str | None, path: str) -> list[Listed]:
     """Every entry below `path` as (relative name, size, mtime_ns, kind), sorted.
 
-    Links are not followed. A single file lists as itself. What cannot be listed is an entry as well, so that nothing is lost
-    without a word. `source` is the study's name for it; None outside a study.
+    Links are not followed. A single file lists as itself. What cannot be listed is an entry too, so that nothing is lost
+    silently. `source` is the study's name for it; None outside a study.
 
     Raises:
         StudyError: nothing is there, or the folder itself cannot be listed.
@@ -165,7 +167,7 @@ def walk(source: str | None, path: str) -> list[Listed]:
 
 
 def stamped(source: str | None, path: str) -> list[Stamped]:
-    """The rows of `walk`, each with the time in ns when content, name or rights were changed, which nobody can set.
+    """The rows of `walk`, each with the time in ns of the last change of content, name or rights, which users cannot set.
 
     Raises:
         StudyError: nothing is there, or the folder itself cannot be listed.
@@ -204,7 +206,7 @@ def stamped(source: str | None, path: str) -> list[Stamped]:
 
 
 def _list_folder(root: str, folder: str, rows: list[Stamped], waiting: list[str]) -> None:
-    """Put the entries of a folder to `rows` and its folders to `waiting`; what is listed before an error stays."""
+    """Add the entries of a folder to `rows` and its folders to `waiting`; entries listed before an error stay."""
     with os.scandir(Path(root) / folder) as entries:
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name

@@ -19,7 +19,7 @@ def hold(lock: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold a lock file; the kernel frees it when the process ends, however it ends.
 
     Raises:
-        LockedError: somebody else holds it after `wait_s` seconds.
+        LockedError: another process still holds it after `wait_s` seconds.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a+") as file:

@@ -39,7 +39,7 @@ class Options(Written):
     model_config = ConfigDict(validate_default=True, use_attribute_docstrings=True)
 
     def plugins(self) -> Iterator[Plugin]:
-        """The plug-ins that a job with these options can load, those that they load in turn among them.
+        """The plug-ins that a job with these options can load, including those that they load in turn.
 
         Options that stand for a whole folder of plug-ins add it here.
         """
@@ -66,7 +66,7 @@ class PluginChoice(Options):
     options: dict[str, Any] = {}
     """Its options, completed with their defaults."""
     kind: str = Field(exclude=True)
-    """The plug-in folder; the field that holds the choice knows it."""
+    """The plug-in folder, set by the field that holds the choice."""
 
     def plugins(self) -> Iterator[Plugin]:
         """The plug-in itself and those that its options name."""
@@ -74,7 +74,7 @@ class PluginChoice(Options):
 
 
 def choice_of(kind: str, value: Any) -> PluginChoice:
-    """A plug-in and its options as a study file or a spec gives them.
+    """A plug-in and its options, from a study file or a spec.
 
     Raises:
         ValueError: neither form, no such plug-in, or a wrong option; as a sentence.
@@ -105,14 +105,14 @@ def choice_of(kind: str, value: Any) -> PluginChoice:
 
 
 class ChoiceOf:
-    """Mark of a field that holds a plug-in: which folder it is of."""
+    """Marks a field that holds a plug-in, and names the plug-in's folder."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
 
 def kind_of(annotation: Any, metadata: list[Any]) -> str | None:
-    """The plug-in folder that a field chooses from, alone or in a list; None where it holds something else."""
+    """The plug-in folder that a field chooses from, alone or in a list; None if it holds something else."""
     marks = [mark.kind for mark in metadata if isinstance(mark, ChoiceOf)]
     if marks:
         return str(marks[0])

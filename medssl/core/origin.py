@@ -17,7 +17,7 @@ from medssl.core.files import sha256_file
 
 LOCK = "requirements.lock"
 CODE = ("medssl", "workflow", "Snakefile", "pyproject.toml", LOCK)
-"""What a result can depend on in a clone: a changed README makes no other numbers."""
+"""What a result can depend on in a clone: a changed README changes no result."""
 LIMIT_S = 10.0
 
 
@@ -25,8 +25,8 @@ LIMIT_S = 10.0
 def origin(package: Path = PACKAGE) -> dict[str, Any]:
     """`commit` and `dirty` of the clone that holds `package`, `lock_sha256` of its lock file and `lock_differs`, by package.
 
-    Each is None where it cannot be known: an installed wheel has a lock file and no commit, a compute node may have no git. A
-    commit is no proof of what ran; the hash of the code beside it in a receipt is.
+    Each is None if unknown: an installed wheel has a lock file but no commit, and a compute node may lack git. A commit does
+    not prove what ran; the hash of the code beside it in a receipt does.
     """
     root = package.parent
     lock = beside(package) / LOCK
@@ -41,9 +41,9 @@ def origin(package: Path = PACKAGE) -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints in this folder; None where there is no git, no clone, or one that git will not look into."""
+    """What git prints in this folder; None without git, without a clone, or if git refuses to read it."""
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's repository is not ours
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # ignore a git hook's repository
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=own)
     except (OSError, subprocess.TimeoutExpired):
@@ -52,7 +52,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _differs(lock: str) -> dict[str, str]:
-    """Installed version of every pinned package that is not as pinned (a build tag such as `+cpu` apart)."""
+    """Installed version of every package that differs from its pin; a build tag such as `+cpu` is ignored."""
     found = {}
     for name, pinned in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock, flags=re.MULTILINE):
         installed = installed_version(name) or "not installed"
@@ -76,7 +76,7 @@ def installed_version(name: str) -> str | None:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Versions by name, as the folders say that installers leave beside packages: to read what is in them takes 100 ms.
+    """Versions by name, from the folder names that installers leave beside packages: reading their contents takes 100 ms.
 
     Source: packaging.python.org, "Recording installed projects": `{name}-{version}.dist-info`.
     """
@@ -91,5 +91,5 @@ def _versions() -> dict[str, str]:
 
 
 def _normal(name: str) -> str:
-    """A name of a package in the one form that all its spellings have."""
+    """A package name in the one form that all its spellings share."""
     return re.sub(r"[-_.]+", "_", name).lower()

@@ -1,4 +1,4 @@
-"""Units (patients) shared out by exact counts, evenly over strata; who goes where is a function of seed and id alone."""
+"""Units (patients) are divided by exact counts, evenly over strata; a unit's part depends on seed and id alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = ("train", "val", "test")
 def strata_of(
     unit_ids: Sequence[str], *, labels: Sequence[str | None] | None = None, modalities: Sequence[str] | None = None
 ) -> dict[str, str]:
-    """The stratum of each unit, from its rows: all its modalities, and of its labels the one that the fewest units have."""
+    """The stratum of each unit, from its rows: all its modalities, and the rarest of its labels (by units)."""
     nothing = [None] * len(unit_ids)
     held: dict[str, tuple[set[str], set[str]]] = {}
     for unit, label, modality in zip(unit_ids, labels or nothing, modalities or nothing, strict=True):
@@ -33,7 +33,7 @@ def strata_of(
 def dealt_out(strata: Mapping[str, str], counts: Mapping[str, int], draw: Mapping[str, float]) -> dict[str, str]:
     """The part of each unit: exactly `counts` units for each part it names, evenly over the strata; the rest is `train`.
 
-    A stratum's units stand in the order of their own draws, first those of the first part, so a new unit moves few others.
+    A stratum's units are sorted by their own draws and the first part takes the first units, so a new unit moves few others.
     Each stratum's count of a part is its exact share, rounded down or up by the largest remainder.
     """
     members = _members(strata, draw)
@@ -49,9 +49,9 @@ def dealt_out(strata: Mapping[str, str], counts: Mapping[str, int], draw: Mappin
 
 
 def folds_of(strata: Mapping[str, str], num_folds: int, draw: Mapping[str, float]) -> dict[str, int]:
-    """The fold of each unit, 0 … `num_folds` − 1. Folds differ by one unit at most, over all and within each stratum.
+    """The fold of each unit, 0 … `num_folds` − 1. Fold sizes differ by at most one unit, overall and within each stratum.
 
-    A fold has a run of a stratum's units in the order of their draws, so a new unit moves few others.
+    A fold takes consecutive units of a stratum in the order of their draws, so a new unit moves few others.
     """
     fold: dict[str, int] = {}
     turn = 0
@@ -77,7 +77,7 @@ def parts_of_fold(
     labels: Sequence[str | None] | None = None,
     modalities: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """The part of each row `(n,)` when `fold` is tested: `test` in it; of the units outside it an exact share is `val`.
+    """The part of each row `(n,)` when `fold` is tested: `test` inside it; an exact share of the units outside it is `val`.
 
     Args:
         unit_ids: what must stay together, of each row.
@@ -121,7 +121,7 @@ def _members(strata: Mapping[str, str], draw: Mapping[str, float]) -> dict[str, 
 
 
 def _by_largest_remainder(sizes: Mapping[str, int], room: Mapping[str, int], count: int) -> dict[str, int]:
-    """`count` shared out in proportion to `sizes`, never more than there is `room`; ties go to where most room is left."""
+    """`count` divided in proportion to `sizes`, never more than the `room`; on a tie, the one with most room left gets it."""
     total = sum(sizes.values())
     share = {name: min(count * size // total, room[name]) for name, size in sizes.items()}
     order = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), share[name] - room[name], name))

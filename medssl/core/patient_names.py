@@ -1,4 +1,4 @@
-"""Whose image a file is, by its name: files whose names are equal but for words that say which scan it is are of one patient."""
+"""Which patient a file shows, by its name: files whose names differ only in words that describe the scan are of one patient."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ TIMES = ("baseline", "followup", "preop", "postop", "intraop", "before", "after"
 SIDES = ("left", "right")
 PLANES = ("axial", "coronal", "sagittal", "transverse", "tra", "cor", "sag")
 OF_A_SCAN = (*SEQUENCES, *PHASES, *TIMES, *SIDES, *PLANES)
-"""Words that distinguish the scans of one patient, beside those of modality and mask."""
+"""Words that distinguish the scans of one patient, besides those of modality and mask."""
 _BEHIND_AN_ID = (
     *("l", "r", "lt", "rt", "ax", "nc", "non", "pv", "hbp", "art", "ven", "del", "early", "late", "ed", "es", "bl", "fa", "md"),
     *("sub", "soft", "lung", "bone", "sharp", "smooth", "brain", "bet", "n4", "raw", "orig", "reg", "registered", "resampled"),
     "defaced",
 )  # fmt: skip
-"""Words that do so behind an id with a number (`case1_l`) and elsewhere may be a name's own (`task_lung`)."""
+"""Words that do so after an id with a number (`case1_l`); elsewhere they may be part of a name (`task_lung`)."""
 _COUNTED = r"(?:ses|session|visit|tp|timepoint|run|acq|rep|frame|echo|time|t|phase|ch|channel)-?\d+|baseline|followup"
 _SPACED = r"(?:ses|session|visit|timepoint)[_ ]\d+|follow[-_ ]up(?:[-_ ]?\d+)?|(?:baseline|followup|fu)[-_ ]?\d+"
 _BEHIND_A_NUMBER = r"mr-?\d{1,2}|(?:m|month|week|day|year|yr)-?\d{1,3}|b(?:0|\d{2,3}|[1-3]\d00)"
@@ -55,15 +55,19 @@ _CHANNEL_OF_NNUNET = re.compile(r"(.+)_\d{4}")
 _NUMBERED = re.compile(r"([A-Za-z]+)[-_]?\d+")
 _NUMBERED_NOBODY = ("series", "study", "recon", "stack", "file")
 _MANY_VISITS = 10
-"""Scans of a patient on average, above which a common beginning of names is that of a collection."""
+"""Average scans per patient above which a common beginning of names is taken for the collection's name."""
 
 
 def subject_of(name: str, pattern: str | None = None) -> str:
     """The part of a name that stands for the patient.
 
-    The first group of `pattern` that matches, where it is given; else the BIDS entity `sub-…`, or an id of a public collection;
-    else the name without its last words for image kind, sequence, contrast phase, side, plane, session, date, channel, echo and
-    frame; else, where nothing is left of it, the folder that it lies in. A number alone is never dropped but as a channel.
+    The first of these that applies:
+
+    1. the first group of `pattern` that matches, if given;
+    2. the BIDS entity `sub-…`, or an id of a public collection;
+    3. the name without its last words for image kind, sequence, contrast phase, side, plane, session, date, channel, echo and
+       frame; a number alone is dropped only as a channel;
+    4. if nothing is left, the folder that it lies in.
 
     >>> [subject_of(n) for n in ("sub-07_ses-1_ct.nii", "patient001_frame12_img.nii.gz", "pt_1_ct.nii.gz", "hippocampus_001.nii")]
     ['sub-07', 'patient001', 'pt_1', 'hippocampus_001']
@@ -99,7 +103,7 @@ def subject_of(name: str, pattern: str | None = None) -> str:
 
 
 def named_id(name: str) -> str | None:
-    """The patient of a path that follows BIDS, or that bears an id of a public collection.
+    """The patient of a path that follows BIDS or contains an id of a public collection.
 
     >>> named_id("a/sub-1_ct.nii"), named_id("ADNI_002_S_0295_MR_MPRAGE_20060418.nii"), named_id("BraTS-GLI-00000-001-t1c.nii")
     ('sub-1', '002_S_0295', 'BraTS-GLI-00000')
@@ -112,7 +116,7 @@ def named_id(name: str) -> str | None:
 
 
 def subjects_of(names: Iterable[str], pattern: str | None = None) -> dict[str, str]:
-    """The patient of each image of a source, by `subject_of`; the folder where a name has kind and number alone and comes again.
+    """The patient of each image of a source, by `subject_of`. A repeated name of only kind and number gives way to its folder.
 
     >>> subjects_of(["A/scan1.nii", "A/scan2.nii", "B/scan1.nii", "C/x7.nii", "D/x7.nii"])
     {'A/scan1.nii': 'A', 'A/scan2.nii': 'A', 'B/scan1.nii': 'B', 'C/x7.nii': 'x7', 'D/x7.nii': 'x7'}
@@ -133,10 +137,11 @@ def subjects_of(names: Iterable[str], pattern: str | None = None) -> dict[str, s
 
 
 def perhaps_fewer(subjects: Iterable[str]) -> int | None:
-    """How many patients there are if all that begin alike are one (`10_a`, `10_b`, `11_a` may be two); None where they are not.
+    """How many patients there are if all names with a common beginning are one (`10_a`, `10_b`, `11_a` may be two); None if none
+    do.
 
-    The beginning is the name without its last word, and must hold a number or be followed by a date. Where all patients begin in
-    one way (`BraTS2021_00001`), or many do on average, it is the name of a collection.
+    The beginning is the name without its last word, and must hold a number or be followed by a date. A beginning that all
+    patients share (`BraTS2021_00001`), or many on average, is the collection's name.
 
     >>> perhaps_fewer(["10_a", "10_b", "11_a"]), perhaps_fewer(["case_1", "case_2"]), perhaps_fewer(["x21_1", "x21_2"])
     (2, None, None)
@@ -150,7 +155,7 @@ def perhaps_fewer(subjects: Iterable[str]) -> int | None:
 
 
 def own_folder(name: str) -> str:
-    """The nearest folder of a file whose name says neither a kind nor a scan, nor a date unless all do; else nothing.
+    """The nearest folder of a file that is not named for a kind or a scan, nor for a date unless all are; else empty.
 
     >>> own_folder("p1/ses-2/ct/a.nii"), own_folder("images/a.nii"), own_folder("p1/2020-01-31/a.nii")
     ('p1', '', 'p1')
@@ -168,7 +173,7 @@ def _beginning(subject: str) -> str | None:
 
 
 def _is_kind_and_number(word: str) -> bool:
-    """Whether a word names a scan among others and nobody: `scan1`, `image_2`, `visit1`, `baseline`."""
+    """Whether a word names one scan among others rather than a patient: `scan1`, `image_2`, `visit1`, `baseline`."""
     found = _NUMBERED.fullmatch(word)
     return _SCAN.fullmatch(word) is not None or (
         found is not None and (_is_kind(found[1]) or found[1].lower() in _NUMBERED_NOBODY)
@@ -176,5 +181,5 @@ def _is_kind_and_number(word: str) -> bool:
 
 
 def _is_kind(word: str) -> bool:
-    """Whether a word says what is shown and not whose it is."""
+    """Whether a word describes what is shown, not which patient."""
     return word.lower() in _KINDS

@@ -1,6 +1,6 @@
 """A folder is the registry: `pretrain/objectives/simclr.py` *is* the objective `simclr`.
 
-The constructor's signature is the schema, and what others must know of a plug-in are literals at the top of its file. Both are
+The constructor's signature is the schema. What other code must know of a plug-in are literals at the top of its file. Both are
 read from the source text, so that checking a study file imports neither torch nor monai.
 """
 
@@ -38,7 +38,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """One file of a plug-in folder, the options its class or function takes, and what it says of itself."""
+    """One file of a plug-in folder, the options of its class or function, and what it declares."""
 
     kind: str
     name: str
@@ -48,12 +48,12 @@ class Plugin:
     constants: dict[str, Any] = field(compare=False, repr=False)
 
     def load(self) -> Any:
-        """The class or function itself (imports its module)."""
+        """The class or function (imports its module)."""
         module = importlib.import_module("medssl." + KINDS[self.kind].replace("/", ".") + "." + self.name)
         return getattr(module, _public_definition(ast.parse(self.path.read_text(encoding="utf-8")), self.path).name)
 
     def constant(self, name: str, default: Any = ...) -> Any:
-        """A literal at the top of the plug-in's file, such as `MODES`; `default` where it has none.
+        """A literal at the top of the plug-in's file, such as `MODES`; `default` if it has none.
 
         Raises:
             StudyError: it has none, and there is no default.
@@ -92,7 +92,7 @@ def all_of(kind: str) -> Iterator[Plugin]:
 
 
 def with_used(kind: str, name: str, options: dict[str, Any]) -> Iterator[Plugin]:
-    """A plug-in, and the plug-ins that it loads under these options: `USES = {"slices": "backbone"}` of its file says that its
+    """A plug-in, and the plug-ins that it loads under these options. `USES = {"slices": "backbone"}` in its file says that its
     option `slices` names a backbone.
     """
     plugin = find(kind, name)
@@ -120,7 +120,7 @@ def _in_order(value: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _read(kind: str, path: Path, changed_ns: int) -> Plugin:
-    """A plug-in's file, parsed once as long as it stays the same."""
+    """A plug-in's file, parsed once until it changes."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
@@ -151,12 +151,12 @@ def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
             if isinstance(target, ast.Name) and target.id.isupper():
                 try:
                     yield target.id, ast.literal_eval(value)
-                except ValueError:  # computed, and so of no concern to others
+                except ValueError:  # computed, so other code does not need it
                     continue
 
 
 def _public_definition(tree: ast.Module, path: Path) -> ast.ClassDef | ast.FunctionDef:
-    """The class or function of the file that bears the file's name (`every_n`, `SimCLR` in simclr.py)."""
+    """The class or function that is named like its file (`every_n`, `SimCLR` in simclr.py)."""
     wanted = path.stem.replace("_", "").lower()
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name.replace("_", "").lower() == wanted:
@@ -165,7 +165,7 @@ def _public_definition(tree: ast.Module, path: Path) -> ast.ClassDef | ast.Funct
 
 
 def _described(docstring: str) -> dict[str, str]:
-    """What the section `Options:` of a docstring says of each option (`name: a sentence.`, which may run over lines)."""
+    """The description of each option in the section `Options:` of a docstring (`name: a sentence.`, which may span lines)."""
     found: dict[str, str] = {}
     inside, last = False, ""
     for line in docstring.splitlines():
@@ -182,7 +182,7 @@ def _described(docstring: str) -> dict[str, str]:
 
 
 def _options_model(name: str, definition: ast.ClassDef | ast.FunctionDef, described: dict[str, str]) -> type[BaseModel]:
-    """Keyword-only parameters with a default are options; parameters before `*` are given by the stage."""
+    """The model of the options: keyword-only parameters with a default. The stage supplies parameters before `*`."""
     function = definition
     if isinstance(definition, ast.ClassDef):
         function = next((n for n in definition.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)  # type: ignore[assignment]
@@ -200,7 +200,7 @@ def _options_model(name: str, definition: ast.ClassDef | ast.FunctionDef, descri
 
 
 def _evaluate(annotation: str) -> Any:
-    """A type written with built-ins, `typing` names and those of `core/bounds.py`."""
+    """A type written with built-ins, names of `typing` and those of `core/bounds.py`."""
     words = re.findall(r"[A-Za-z_]+", annotation)
     scope = {word: getattr(home, word) for home in (typing, bounds) for word in words if hasattr(home, word)}
     return eval(annotation, {"__builtins__": {}, **_BUILTINS}, scope)  # noqa: S307  (our own source text)

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, and work dealt to several without a pickle."""
+"""Processes that end with their parent, and work divided among several without a pickle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medssl.core.errors import MedsslError
 
 
 def stop_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
-    """Ask Linux for a signal when the parent dies, so that a killed program leaves no process behind (else: nothing)."""
+    """Ask Linux for a signal when the parent dies, so that a killed program leaves no process behind; elsewhere does nothing."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, by)
 
@@ -25,24 +25,24 @@ POLL_S = 0.5
 def dealt(
     function: Callable[[int, Callable[[int], None]], Any], parts: int, advance: Callable[[int], None] = lambda count: None
 ) -> list[Any]:
-    """`[function(0, tell), …, function(parts - 1, tell)]`, each in a forked process of its own; what it returns must be JSON.
+    """`[function(0, report), …, function(parts - 1, report)]`, each in its own forked process; it must return JSON.
 
-    What the parts say to `tell` (a number of things done) reaches `advance` as one sum.
+    Counts of finished things that the parts pass to `report` reach `advance` as one sum.
 
     Raises:
-        MedsslError: a process ended without a result (out of memory, for one).
+        MedsslError: a process ended without a result (for example, out of memory).
     """
     context = multiprocessing.get_context("fork")
     done = context.Value("q", 0)
     passed = 0
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         with done.get_lock():
             done.value += count
 
     def work(part: int, pipe: Any) -> None:
         stop_with_parent(signal.SIGKILL)
-        pipe.send_bytes(json.dumps(function(part, tell)).encode())
+        pipe.send_bytes(json.dumps(function(part, report)).encode())
 
     running = []
     for part in range(parts):
@@ -69,7 +69,7 @@ def dealt(
 
 
 def _passed_on(done: Any, passed: int, advance: Callable[[int], None]) -> int:
-    """Tell `advance` what is new in the sum of the parts; the sum."""
+    """Report to `advance` what is new in the sum of the parts; the sum."""
     now = int(done.value)
     if now > passed:
         advance(now - passed)

@@ -25,7 +25,7 @@ class Bar:
         self._note = ""
 
     def resume(self, done: int) -> None:
-        """`done` units were done by an earlier run: they count for how far the job is, and not for how fast."""
+        """Count `done` units of an earlier run towards the job's progress, but not its rate."""
         self.done = self._before = done
         self._start_s = time.monotonic()
         self._draw(self._start_s)
@@ -72,7 +72,7 @@ def progress(
 ) -> Iterator[Bar]:
     """A `Bar` for a block of work.
 
-    Several jobs may run at once: the one that holds `terminal_lock` draws the live bar, the others print plain lines.
+    Several jobs may run at the same time: the holder of `terminal_lock` draws the live bar, the others print plain lines.
     """
     with contextlib.ExitStack() as stack:
         rich_bar = None

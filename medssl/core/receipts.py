@@ -1,4 +1,4 @@
-"""What receipts say of files: whether a file is the one that was made, and which results are incomplete."""
+"""What receipts say about files: whether a file is unchanged, and which results are incomplete."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from medssl.core.store import RECEIPT, read_receipt
 
 
 def refuse_damaged(path: Path) -> None:
-    """Refuse a file that is not as a receipt beside or above it says; one that was taken out of its study has none.
+    """Refuse a file that differs from the receipt beside or above it; a file taken out of its study has none.
 
     Raises:
-        CorruptArtefactError: it is not.
+        CorruptArtefactError: it differs.
     """
     with contextlib.suppress(StudyError):
         verified_hash(path)
 
 
 def verified_hash(path: Path) -> str | None:
-    """The hash of an artefact whose bytes equal what its receipt says; None where the receipt does not list it.
+    """The hash of an artefact whose bytes match its receipt; None if the receipt does not list it.
 
     Raises:
-        CorruptArtefactError: the file is not the one the receipt beside it (or above it) describes.
+        CorruptArtefactError: the file does not match the receipt beside it (or above it).
         StudyError: there is no receipt.
     """
     entry, receipt = _receipt_entry(path)
@@ -44,12 +44,12 @@ def verified_hash(path: Path) -> str | None:
 
 
 def receipt_of_folder(path: Path | str) -> Path:
-    """The receipt of the job that writes a folder of files: beside the folder."""
+    """The receipt of the job that writes a folder of files; it lies beside the folder."""
     return Path(path).parent / RECEIPT
 
 
 def incomplete(root: Path) -> Iterator[tuple[Path, Path]]:
-    """Receipts without which the DAG makes results again, and the first file of each that is damaged, gone or changed."""
+    """Receipts that must be removed for the DAG to redo results, each with its first file that is damaged, missing or changed."""
     for receipt in sorted(root.glob("[1-7]_*/**/" + RECEIPT)):
         stated = read_receipt(receipt)
         if stated is None:
@@ -63,9 +63,9 @@ def incomplete(root: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _is_as_made(path: Path, entry: dict[str, Any], made_ns: int | None) -> bool:
-    """Whether an output is there with its size, and with its bytes where it was written to after `made_ns`.
+    """Whether an output exists with its size, and with its bytes if it was written after `made_ns`.
 
-    Without `made_ns` bytes are left alone, as those of arrays are: many, write-protected, and looked at when they are read.
+    Without `made_ns` bytes are not read. That is for arrays: they are many, write-protected, and checked when they are read.
     """
     if not path.is_file() or path.stat().st_size != entry["size"]:
         return False
@@ -73,7 +73,7 @@ def _is_as_made(path: Path, entry: dict[str, Any], made_ns: int | None) -> bool:
 
 
 def stated_hash(path: Path) -> str | None:
-    """Hash of an artefact as its receipt states it, of a folder all that lies in it; None where no receipt does."""
+    """Hash of an artefact as its receipt states it, or of all files of a folder; None if no receipt does."""
     if is_artefact_file(path):
         for folder in list(path.parents)[:4]:
             if (folder / RECEIPT).is_file():
@@ -91,7 +91,7 @@ def stated_hash(path: Path) -> str | None:
 def is_artefact_file(path: Path | str) -> bool:
     """Whether an input that a job of the study made is a file; a folder such as `2_prepare/ct/arrays` has no suffix.
 
-    Only of artefacts, whose names are ours (`core/layout.py`): a file that the study file names may be called anything.
+    For artefacts only, whose names are ours (`core/layout.py`): a file that the study file names may have any name.
     """
     return Path(path).suffix != ""
 
@@ -107,7 +107,7 @@ def _receipt_entry(path: Path) -> tuple[dict[str, Any] | None, Path]:
 
 @functools.lru_cache(maxsize=8)
 def _outputs(receipt: Path, changed_ns: int) -> dict[str, Any]:
-    """The outputs of a receipt, parsed once: a job may read thousands of files of one.
+    """The outputs of a receipt, parsed once: a job may read thousands of files of one receipt.
 
     Raises:
         CorruptArtefactError: the receipt is damaged.

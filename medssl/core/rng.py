@@ -1,6 +1,6 @@
 """Randomness as a function of names, never of process history.
 
-`rng(seed, "split", subject_id)` is the same stream in every process, on every rank and after every resume; so workers,
+`rng(seed, "split", subject_id)` is the same stream in every process, on every rank and after every resume. So workers,
 their number, their order and a restart cannot change a run.
 """
 

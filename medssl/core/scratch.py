@@ -1,6 +1,6 @@
-"""Copies on the node's own disk: where MEDSSL_SCRATCH names a folder, arrays are read through a network file system once.
+"""Copies on the node's own disk: with MEDSSL_SCRATCH set, arrays cross a network file system once.
 
-The variable is the machine's, not the study's: results are equal with and without it.
+The variable belongs to the machine, not the study: results are equal with and without it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ VARIABLE = "MEDSSL_SCRATCH"
 
 
 def scratch_folder() -> Path | None:
-    """Where copies go: MEDSSL_SCRATCH, in which variables of the node (`$TMPDIR`) are put in; None if it names nothing.
+    """The folder for copies: MEDSSL_SCRATCH, with variables of the node (`$TMPDIR`) expanded; None if it is unset.
 
     Raises:
-        PermissionError: the folder cannot be made, or somebody else made it.
+        PermissionError: the folder cannot be created, or belongs to another user.
     """
     text = os.path.expandvars(os.environ.get(VARIABLE, ""))
     if not text or "$" in text:
@@ -32,10 +32,10 @@ def scratch_folder() -> Path | None:
     return folder
 
 
-def near(job: Job, path: Path | str) -> Path:
+def local_copy(job: Job, path: Path | str) -> Path:
     """`path`, verified as `Job.read` does, or its copy in the scratch folder; named by content, so that jobs share it.
 
-    Without room or leave for it the file itself is used, and the log says so.
+    If space or permission is missing, the file itself is used, and the log says so.
     """
     path = job.read(path)
     sha256 = job.hash_of(path)

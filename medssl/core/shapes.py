@@ -1,6 +1,6 @@
-"""The names of shapes in signatures: those of jaxtyping where it is loaded, as in the suite, which checks them at every call.
+"""The names of shapes in signatures: jaxtyping's where it is loaded, as in the suite, which checks them at every call.
 
-Outside it nobody asks what an annotation means, and a stage starts without jaxtyping.
+Elsewhere annotations are not evaluated, and a stage starts without jaxtyping.
 """
 
 from __future__ import annotations

@@ -16,14 +16,14 @@ from medssl.core.errors import PreemptedError
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, a cluster that ends a job, and a cluster that announces its end."""
 AT_ONCE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
-"""What ends a process without its `finally` blocks where nobody handles it (Ctrl-C goes through them as it is)."""
+"""Signals that end a process without its `finally` blocks unless they are handled (Ctrl-C runs them as it is)."""
 AGAIN_S = 0.05
 """How long after an exception was lost it is raised again."""
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[Callable[[], bool]]:
-    """Inside, a signal to stop only sets a flag, which the returned function reads; a second Ctrl-C interrupts at once."""
+    """Inside, a signal to stop only sets a flag, which the returned function reads; a second Ctrl-C interrupts immediately."""
     caught: list[int] = []
 
     def note(number: int) -> None:
@@ -52,9 +52,9 @@ def raised(what_is_saved: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def passed_on() -> Iterator[None]:
-    """Inside, a signal to stop goes on to the processes that this one has started, which save and end.
+    """Inside, a signal to stop is forwarded to the child processes, which save and end.
 
-    Ctrl-C reaches them from the terminal as well, and only once may it come as such: they get SIGTERM in its place.
+    Ctrl-C reaches them from the terminal as well, and must arrive only once: they get SIGTERM instead.
     """
 
     def pass_on(number: int) -> None:
@@ -69,12 +69,12 @@ def passed_on() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Processes that are started inside never get a signal to stop; those to this thread come when the block ends.
+    """Processes that are started inside never get a signal to stop; signals to this thread arrive when the block ends.
 
-    Every process of a job is signalled by srun, scancel and Ctrl-C; this one finishes its step, and needs what its workers still
-    read. They inherit the mask, as does the server that starts them beside a GPU, whose end would be theirs.
+    srun, scancel and Ctrl-C signal every process of a job. This one finishes its step and still needs its workers to read.
+    They inherit the mask, as does the server that starts them beside a GPU, which must not end before them.
     """
-    resource_tracker.ensure_running()  # its start would lift the mask
+    resource_tracker.ensure_running()  # starting it would lift the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         yield
@@ -84,9 +84,9 @@ def held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unwound() -> Iterator[None]:
-    """Inside, a signal that would end the process at once ends it through its `finally` blocks, with a shell's code for it.
+    """Inside, a signal that would kill the process ends it through its `finally` blocks, with a shell's exit code for it.
 
-    What is ignored stays so: after `nohup` a terminal that closes ends nothing.
+    Ignored signals stay ignored: after `nohup`, closing the terminal ends nothing.
     """
 
     def end(number: int) -> None:
@@ -99,14 +99,14 @@ def unwound() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignored() -> Iterator[None]:
-    """Inside, no signal to stop does anything: for the short work that must not be left half done."""
+    """Inside, signals to stop are ignored: for short work that must not be left half done."""
     with _handled(lambda _: None, {*STOP, *AT_ONCE}):
         yield
 
 
 @contextlib.contextmanager
 def _again_where_lost(kind: type[BaseException], number: signal.Signals) -> Iterator[None]:
-    """Inside, an exception of a handler that Python drops is raised again soon: a destructor, for one, can raise nothing."""
+    """Inside, an exception of a handler that Python drops, as it does in a destructor, is raised again soon."""
     before = sys.unraisablehook
 
     def hook(lost: sys.UnraisableHookArgs) -> None:
@@ -124,7 +124,7 @@ def _again_where_lost(kind: type[BaseException], number: signal.Signals) -> Iter
 
 @contextlib.contextmanager
 def _handled(by: Callable[[int], None], numbers: Iterable[signal.Signals] = STOP) -> Iterator[None]:
-    """Inside, `by` gets each signal of `numbers`; outside the main thread, whoever started the thread handles them."""
+    """Inside, `by` gets each signal of `numbers`. Outside the main thread nothing changes: the thread's starter handles them."""
     try:
         before = {number: signal.signal(number, lambda caught, _: by(caught)) for number in numbers}
     except ValueError:

@@ -1,4 +1,4 @@
-"""A user's own split: a tab separated table of id and part, and of the order in which patients are labelled."""
+"""A user's own split: a tab separated table of id and part, and optionally of the order in which patients are labelled."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.partition import PARTS
 
 HEADERS = (["split"], ["split", "order"])
-"""What may follow the column of ids."""
+"""The columns that may follow the column of ids."""
 
 
 @dataclass(frozen=True)
 class SplitFile:
-    """By id the part, and of the training ids the place in the order of labelling; no order where the file has none."""
+    """The part by id, and the place of the training ids in the order of labelling; empty if the file has no order."""
 
     parts: dict[str, str]
     order: dict[str, int]
 
 
 def read_split_file(path: Path | str) -> SplitFile:
-    """The part of each id, and the order of the training ids where the table has one. Lines that begin with # are left out.
+    """The part of each id, and the order of the training ids if the table has one. Lines that begin with # are skipped.
 
     Raises:
-        StudyError: another header, an id without a part or with two, a part that does not exist; a training id without a place in
-            the order, two at one place; with the row.
+        StudyError: another header, an id without a part or with two, an unknown part; a training id without a place in the order,
+            two at one place; with the row.
     """
     numbered = _rows(path)
     header = numbered[0][1] if numbered else []
@@ -57,7 +57,7 @@ def read_split_file(path: Path | str) -> SplitFile:
 
 
 def _rows(path: Path | str) -> list[tuple[int, list[str]]]:
-    """Number and cells of each line that counts, the header first."""
+    """Number and cells of each line that is not a comment, the header first."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""What is made already and need not be made again: results of jobs by what they were made of, beside the results.
+"""Results of finished jobs, kept beside the results under a hash of their inputs, so that they need not be computed again.
 
-An entry is a folder `<key[:2]>/<key>` with the outputs of one job and its receipt, which is written last. Who writes into a
-result must not reach what is kept of it. Tables and encoders, the files of a job's own folder, are kept as copies: Snakemake runs
-no job whose outputs are write-protected. Arrays, masks and models, in folders below, are many and large: they are second names of
-the same bytes, which take no room, and write-protected. That binds no root, so all bytes are hashed before they are restored.
+An entry is a folder `<key[:2]>/<key>` with the outputs of one job and its receipt, which is written last. Writing into a
+result must not change the kept files. Tables and encoders, in a job's own folder, are kept as copies, because Snakemake runs
+no job whose outputs are write-protected. Arrays, masks and models, in folders below, are many and large. They are hard links
+to the same bytes, which take no space, and write-protected. Root can still write, so all bytes are hashed before a restore.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Store:
     folder: Path
 
     def keep(self, key: str, source: Path, receipt: dict[str, Any]) -> None:
-        """Keep the outputs that a receipt lists, below `source`; what was kept under the key before is replaced."""
+        """Keep the outputs that a receipt lists, below `source`; replaces what the key held before."""
         target = self._at(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")
@@ -51,7 +51,7 @@ class Store:
         os.replace(part, target)
 
     def find(self, key: str) -> Kept | None:
-        """What is kept under a key, with every byte of it looked at; None where there is nothing."""
+        """The entry of a key, with every byte verified; None if there is none."""
         folder = self._at(key)
         if not folder.is_dir():
             return None
@@ -79,7 +79,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Kept:
-    """A kept result: its receipt, and the files that are not as they were made."""
+    """A kept result: its receipt, and the files that no longer match it."""
 
     folder: Path
     receipt: dict[str, Any]
@@ -92,13 +92,13 @@ class Kept:
 
 
 def _give(source: Path, target: Path, name: str) -> None:
-    """A copy of a file of a job's own folder; a second, write-protected name of a file in a folder below."""
+    """Copy a file of a job's own folder; hard-link a file in a folder below, write-protected."""
     if "/" not in name:
         with writing(target) as temporary:
             shutil.copyfile(source, temporary)
         return
     link(source, target)
-    with contextlib.suppress(PermissionError):  # of another user: what he may write to is his
+    with contextlib.suppress(PermissionError):  # belongs to another user: writing to it is that user's business
         target.chmod(READ_ONLY)
 
 
@@ -107,7 +107,7 @@ def _is_as_stated(path: Path, entry: dict[str, Any]) -> bool:
 
 
 def read_receipt(path: Path) -> dict[str, Any] | None:
-    """The receipt in a file; None where there is none or it is damaged: its job runs again."""
+    """The receipt in a file; None if it is missing or damaged, and then its job runs again."""
     try:
         receipt = read_json(path)
     except (FileNotFoundError, ValueError):  # cut short, emptied or not text

@@ -1,4 +1,6 @@
-"""Tables as data frames in files: TSV for people (`text_table.py`), Parquet for a row per slice. Equal content is equal bytes."""
+"""Tables as data frames in files: TSV for people (`text_table.py`), Parquet for a row per slice. Equal content gives
+equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def tsv_text(rows: pd.DataFrame) -> str:
 
 
 def cells_of(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """The columns of a table as plain values, None where one is missing."""
+    """The columns of a table as plain values, None for missing ones."""
     return {str(name): _plain(frame[name]) for name in frame.columns}
 
 

@@ -1,4 +1,4 @@
-"""Tables as tab separated text for people, from plain values. Equal content is equal bytes."""
+"""Tables as tab separated text for people, from plain values. Equal content gives equal bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that make pieces of work side by side, and outlast neither their work nor whoever started them."""
+"""Processes that work on pieces side by side, and outlast neither their work nor their parent."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from medssl.core.process import stop_with_parent
 from medssl.core.signals import STOP, unwound
 
 END_S = 5.0
-"""How long a process that was asked to end may take."""
+"""How long a process may take to end when asked."""
 
 
-Tell = Callable[[Any], None]
-"""Says how far a piece is, to whoever waits for it."""
+Report = Callable[[Any], None]
+"""Reports a piece's progress to the process that waits for it."""
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a worker tells of a piece before it is made."""
+class _Progress:
+    """A progress report of a worker on an unfinished piece."""
 
     what: Any
 
 
 class Workers:
-    """Processes that each call `begin(*given)` once, and what that returns for each piece, `make(piece, tell)`. Use as a context.
+    """Processes that each call `begin(*given)` once, then its result `make(piece, report)` for each piece. Use as a context.
 
     method: how they start: `fork`, with what this process holds, or `forkserver`, to which `begin` and `given` are pickled.
     """
 
-    def __init__(self, method: str, begin: Callable[..., Callable[[Any, Tell], Any]], *given: Any) -> None:
+    def __init__(self, method: str, begin: Callable[..., Callable[[Any, Report], Any]], *given: Any) -> None:
         self._context: Any = multiprocessing.get_context(method)
         self._begin, self._given = begin, given
         self._processes: dict[Connection, Any] = {}
@@ -59,13 +59,13 @@ class Workers:
     def each(
         self, pieces: Sequence[Any], most: Callable[[], int], heard: Callable[[Any, Any], None] = lambda piece, what: None
     ) -> Iterator[tuple[Any, Any]]:
-        """(piece, result) as they end; pieces are begun in their order.
+        """Yield (piece, result) as they finish; pieces start in their order.
 
-        most: how many processes there may be, asked whenever one could begin.
-        heard: called with a piece and what its worker tells of it.
+        most: how many processes there may be, asked whenever another could start.
+        heard: called with a piece and its worker's progress report.
 
         Raises:
-            MedsslError: a piece raised it, or a process died; pieces that were made are made.
+            MedsslError: a piece raised it, or a process died; finished pieces stay finished.
             RuntimeError: a piece raised another error, which is in it as text.
         """
         waiting, busy = list(pieces), dict[Connection, Any]()
@@ -76,14 +76,14 @@ class Workers:
                 connection.send(busy[connection])
             for ready in wait(list(busy)):
                 answer = self._answer(ready)  # type: ignore[arg-type]
-                if isinstance(answer, _Said):
+                if isinstance(answer, _Progress):
                     heard(busy[ready], answer.what)  # type: ignore[index]
                 else:
                     yield busy.pop(ready), answer  # type: ignore[call-overload]
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
-        # no daemon, which could have no processes of its own, such as those that read ahead; it ends with its parent all the same
+        # not a daemon: daemons cannot have child processes, such as prefetching workers; it still ends with its parent
         process = self._context.Process(target=_serve, args=(theirs, self._begin, self._given))
         process.start()
         theirs.close()
@@ -97,7 +97,7 @@ class Workers:
             process = self._processes[connection]
             process.join()
             raise _death(process.exitcode) from None
-        if isinstance(answer, _Said):
+        if isinstance(answer, _Progress):
             return answer
         error, result = answer
         if error is not None:
@@ -106,7 +106,7 @@ class Workers:
 
 
 def _death(exit_code: int) -> MedsslError:
-    """What a process that gave no answer died of."""
+    """Why a process that gave no answer died."""
     if exit_code == -signal.SIGKILL:
         return OutOfMemoryError(
             "a process that worked beside others was killed, as when memory is short. Let fewer work side by side (`parallel`). "
@@ -117,8 +117,8 @@ def _death(exit_code: int) -> MedsslError:
     return MedsslError(f"a process that worked beside others ended with code {exit_code}. What was finished is saved.")
 
 
-def _serve(connection: Connection, begin: Callable[..., Callable[[Any, Tell], Any]], given: tuple[Any, ...]) -> None:
-    """In a worker: pieces come, results go, until the other side is gone."""
+def _serve(connection: Connection, begin: Callable[..., Callable[[Any, Report], Any]], given: tuple[Any, ...]) -> None:
+    """Run in a worker: receive pieces and send results until the other side is gone."""
     for number in STOP:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)  # Ctrl-C comes through the parent
     stop_with_parent(signal.SIGKILL)
@@ -130,7 +130,7 @@ def _serve(connection: Connection, begin: Callable[..., Callable[[Any, Tell], An
             result = None
             try:
                 make = make or begin(*given)
-                result = make(piece, lambda what: connection.send(_Said(what)))
+                result = make(piece, lambda what: connection.send(_Progress(what)))
             except MedsslError as raised:
                 error = raised
             except Exception as raised:

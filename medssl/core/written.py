@@ -1,4 +1,4 @@
-"""Values as a person writes them in YAML: taken in the form that an option has, or refused in plain words."""
+"""Values as a person writes them in YAML: converted to the form of an option, or refused in plain words."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic_core import ErrorDetails
 
 
 class Written(BaseModel):
-    """Base of all options, of stages and of plug-ins. A value that stands alone is a list of one where a list is expected; the
-    words that YAML reads as true and false are no numbers.
+    """Base of all options, of stages and of plug-ins. A single value becomes a list of one where a list is expected; the words
+    that
+    YAML reads as true and false are not numbers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -25,10 +26,10 @@ class Written(BaseModel):
 
 
 def as_meant(kind: Any, value: Any) -> Any:
-    """`value` in the form of the type `kind`, as far as its form is what differs.
+    """`value` in the form of the type `kind`, if only its form differs.
 
     Raises:
-        ValueError: true or false stands where a number is expected, which Python would take for 1 or 0.
+        ValueError: true or false where a number is expected, which Python would take for 1 or 0.
     """
     forms = list(_forms(kind))
     if isinstance(value, bool) and not {bool, Any} & set(forms) and {int, float} & set(forms):
@@ -48,7 +49,7 @@ def as_meant(kind: Any, value: Any) -> Any:
 
 
 def _forms(kind: Any) -> Iterator[Any]:
-    """The types that a type allows: those of a union, without their marks."""
+    """The types that a type allows: those of a union, without annotations."""
     if get_origin(kind) is Annotated:
         yield from _forms(get_args(kind)[0])
     elif get_origin(kind) in (Union, UnionType):
@@ -59,7 +60,7 @@ def _forms(kind: Any) -> Iterator[Any]:
 
 
 def _item_of(form: Any) -> Any:
-    """The type of the values of a list of any length; None where a type is another one."""
+    """The type of the values of a list of any length; None for any other type."""
     parts = get_args(form)
     if get_origin(form) is list or (get_origin(form) is tuple and parts[1:] == (...,)):
         return parts[0]
@@ -67,7 +68,7 @@ def _item_of(form: Any) -> Any:
 
 
 def _stands_alone(value: Any, item: Any) -> bool:
-    """Whether a value may be one of a list and is not a list itself; a mapping only where the list is of sections or plug-ins."""
+    """Whether a value may be a list's only item rather than a list; a mapping only if the list is of sections or plug-ins."""
     if isinstance(value, (str, int, float)):
         return True
     return isinstance(value, dict) and any(isinstance(form, type) and issubclass(form, BaseModel) for form in _forms(item))
@@ -80,7 +81,7 @@ def _to_path(text: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_to_path)]
-"""A path; `~` is the home of the person who runs the study."""
+"""A path; `~` is the home of the user who runs the study."""
 
 _AS_TRUTH = "(YAML reads yes, no, on and off as true and false)"
 _WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
@@ -100,11 +101,11 @@ _WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "too_short": lambda of: f"expected at least {of['min_length']} of them",
     "too_long": lambda of: f"expected at most {of['max_length']} of them",
 }
-"""What was expected, by pydantic's kind of a mistake."""
+"""What was expected, by pydantic's error type."""
 
 
 def explained(problem: ErrorDetails) -> str:
-    """A mistake that pydantic found, in the words of a study file: what was expected, what is there."""
+    """An error that pydantic found, in the words of a study file: what was expected, what is there."""
     kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
     if kind == "value_error":
         return problem["msg"].removeprefix("Value error, ")
@@ -118,7 +119,7 @@ def explained(problem: ErrorDetails) -> str:
 
 
 def in_yaml(value: Any) -> str:
-    """A value as a study file would hold it."""
+    """A value as it would look in a study file."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

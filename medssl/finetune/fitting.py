@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 
 from medssl.artefacts.fits import MODEL_FORMAT, ModelContract
-from medssl.artefacts.learnt import Learnt, Window
 from medssl.artefacts.names import FitId, Start
 from medssl.artefacts.samples import SAMPLES, axes_of
+from medssl.artefacts.training_images import TrainingImages, Window
 from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
 from medssl.core.code import PACKAGE, code_hash
@@ -22,7 +22,7 @@ from medssl.core.errors import NotFiniteError, StudyError
 from medssl.core.files import canonical_json, sha256_text
 from medssl.core.job import Job
 from medssl.core.partition import PARTS
-from medssl.core.workers import Tell
+from medssl.core.workers import Report
 from medssl.finetune.cases import Cases
 from medssl.finetune.folds import Division, Divisions
 from medssl.finetune.labelled_data import median_spacing_mm
@@ -101,7 +101,7 @@ class Work:
         """Whether a fit may become the model of its starting point: those with the most labels do."""
         return fit.share == self.divisions.shares[-1].word
 
-    def fit(self, fit: FitId, tell: Tell) -> Fitted:
+    def fit(self, fit: FitId, report: Report) -> Fitted:
         """One fit; where the recipe has several rates, the one with the best validation score, the first of equals.
 
         Raises:
@@ -111,7 +111,7 @@ class Work:
         diverged: NotFiniteError | None = None
         for recipe in self._recipes(fit):
             try:
-                fitted = self._fit(fit, recipe, tell)
+                fitted = self._fit(fit, recipe, report)
             except NotFiniteError as error:
                 diverged = error
                 continue
@@ -138,7 +138,7 @@ class Work:
                     "with a label. Give one rate, or a larger prepare.split.val_frac."
                 )
 
-    def _fit(self, fit: FitId, recipe: Recipe, tell: Tell) -> Fitted:
+    def _fit(self, fit: FitId, recipe: Recipe, report: Report) -> Fitted:
         setup = Setup(
             mode=fit.mode,
             backbone=self.starting.backbone(fit.start, fit.seed),
@@ -151,7 +151,7 @@ class Work:
             data=self.options.data,
             workers=self.options.workers,
             state=(self.unfinished(fit) / f"lr-{recipe.lr[0]:g}", self.options.checkpoint_every_s),
-            tell=tell,
+            report=report,
         )
         fitted = self.task.fit(self.data_of(self.division(fit)), setup)
         fitted.facts["lr"] = recipe.lr[0] if self.num_steps(fit) is not None else None
@@ -279,7 +279,7 @@ class Work:
             "spacing_mm": median_spacing_mm(volumes),
             "window": Window.of(volumes).plain(),
             "normalisation": "clip((value - low) / (high - low), 0, 1), one channel per window; no mean or standard deviation",
-            "learnt": Learnt.of(volumes, axes).plain(),
+            "learnt": TrainingImages.of(volumes, axes).plain(),
             "fit": {name: facts[name] for name in of_fit if name in facts},
             "recipe": self.recipe.model_dump(mode="json"),
             "ingest": options.ingest,

@@ -10,8 +10,8 @@ import torch
 
 from medssl.artefacts.checks import AGAIN
 from medssl.artefacts.fits import MODEL_FORMAT
-from medssl.artefacts.learnt import Learnt, Window, refuse_or_warn
 from medssl.artefacts.samples import SAMPLES, axes_of
+from medssl.artefacts.training_images import TrainingImages, Window, refuse_or_warn
 from medssl.artefacts.volumes import read_volumes
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError, StudyError
@@ -75,7 +75,7 @@ class Model:
                 raise StudyError(channels_sentence(source.name, volume.num_channels, channels))
         found = [one for volume in volumes if (one := window.difference(volume)) is not None]
         if self.contract.get("learnt"):
-            learnt, solid = Learnt.check(self.contract["learnt"]), self.contract["spatial_dims"] == 3
+            learnt, solid = TrainingImages.check(self.contract["learnt"]), self.contract["spatial_dims"] == 3
             axes = axes_of(SAMPLES.read(source.samples))
             found = learnt.differences(volumes, axes, planes=self.expected.cuts_slices, depth=solid) + found
         if found:
@@ -110,6 +110,6 @@ def sections_of(contract: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     What is of another modality than the model learnt from is set aside.
     """
     ingest, prepare = dict(contract["ingest"] or {}), dict(contract["prepare"] or {})
-    if kept := Learnt.check(contract["learnt"]).kept if contract.get("learnt") else []:
+    if kept := TrainingImages.check(contract["learnt"]).kept if contract.get("learnt") else []:
         ingest["modality"] = kept
     return ingest, prepare

@@ -31,7 +31,7 @@ from medssl.core.job import Job, Spec
 from medssl.core.progress import Bar
 from medssl.core.signals import raised
 from medssl.core.store import link
-from medssl.core.workers import Tell
+from medssl.core.workers import Report
 from medssl.finetune.fitting import Work
 from medssl.finetune.kept_fits import MODEL, Kept, KeptFits, describe, keep_array
 from medssl.finetune.options import TaskOptions
@@ -109,13 +109,13 @@ def _in_a_process(state: State) -> tuple[Any, ...]:
     return (_makes, state) if forked else (_opens, job.spec, job.threads)
 
 
-def _opens(spec: Spec, threads: int) -> Callable[[FitId, Tell], Peak]:
+def _opens(spec: Spec, threads: int) -> Callable[[FitId, Report], Peak]:
     return _makes(State.open(Job(spec, None, threads)))
 
 
-def _makes(state: State) -> Callable[[FitId, Tell], Peak]:
-    def made(fit: FitId, tell: Tell) -> Peak:
-        make(state, fit, tell)
+def _makes(state: State) -> Callable[[FitId, Report], Peak]:
+    def made(fit: FitId, report: Report) -> Peak:
+        make(state, fit, report)
         return Peak.here()
 
     return made
@@ -234,7 +234,7 @@ class State:
         return max(competing, key=lambda fit: self.of_fit(fit).val_score, default=None)
 
 
-def make(state: State, fit: FitId, tell: Tell = lambda steps: None, *, model: Path | None = None) -> None:
+def make(state: State, fit: FitId, report: Report = lambda steps: None, *, model: Path | None = None) -> None:
     """Make one fit and keep it; of those that compete for a model, only the best one keeps its weights.
 
     tell: called now and then with the number of steps since the last time.
@@ -242,7 +242,7 @@ def make(state: State, fit: FitId, tell: Tell = lambda steps: None, *, model: Pa
     """
     start_s = time.monotonic()
     work, key = state.work, state.keys[fit]
-    fitted = work.fit(fit, tell)
+    fitted = work.fit(fit, report)
     with state.store.adding(key) as folder:
         write_masks(folder / "masks", fitted.masks)
         if fitted.predicted is not None:

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from medssl.artefacts.names import FitId
-from medssl.core.workers import Tell, Workers
+from medssl.core.workers import Report, Workers
 from medssl.finetune.options import TaskOptions
 
 FILLED = 0.8
@@ -79,9 +79,9 @@ def start_method(options: TaskOptions, device: torch.device) -> str:
 def side_by_side(
     fits: Sequence[FitId],
     room: Room,
-    make: Callable[[FitId, Tell], None],
+    make: Callable[[FitId, Report], None],
     heard: Callable[[FitId, int], None],
-    begin: Callable[..., Callable[[FitId, Tell], Peak]],
+    begin: Callable[..., Callable[[FitId, Report], Peak]],
     *given: Any,
 ) -> Iterator[FitId]:
     """Make fits, each in this process (`make`) where one is made at a time, else in one of its own; they come as they end.

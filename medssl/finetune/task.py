@@ -100,7 +100,7 @@ class Setup:
     data: DataPlace = "auto"
     workers: int = 0
     state: tuple[Path, float] | None = None
-    tell: Callable[[int], None] = lambda steps: None
+    report: Callable[[int], None] = lambda steps: None
 
     def saving(self, name: str) -> Saving | None:
         """Where the state of one training of the fit lies."""

@@ -76,13 +76,13 @@ class Fit:
         mode: str = "full",
         choose: bool = True,
         saving: Saving | None = None,
-        tell: Callable[[int], None] = lambda steps: None,
+        report: Callable[[int], None] = lambda steps: None,
     ) -> None:
         if num_steps < 1:
             raise ValueError("num_steps must be at least 1")
         self.network, self.batches, self.loss, self.score = network, batches, loss, score
         self.recipe, self.num_steps, self.seed = recipe, num_steps, seed
-        self.mode, self.choose, self.saving, self.tell = mode, choose, saving, tell
+        self.mode, self.choose, self.saving, self.report = mode, choose, saving, report
         (self.rate,) = recipe.lr
         self.evaluations = set(recipe.evaluation_steps(num_steps))
         self.averaged = network if recipe.ema_decay is None else copy.deepcopy(network)
@@ -104,7 +104,7 @@ class Fit:
             while progress.step < self.num_steps:
                 self._take_step(next(stream))
                 if time.monotonic() - reported_s > REPORT_S:
-                    self.tell(progress.step - reported)
+                    self.report(progress.step - reported)
                     reported, reported_s = progress.step, time.monotonic()
                 if progress.step in self.evaluations:
                     self._evaluate(stream)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.artefacts.encoder import Contract
-from medssl.artefacts.learnt import HU, PERCENTILES, refuse_or_warn
+from medssl.artefacts.training_images import HU, PERCENTILES, refuse_or_warn
 from medssl.core import tables
 from medssl.core.errors import StudyError, did_you_mean, ended
 from medssl.core.files import write_json

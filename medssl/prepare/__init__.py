@@ -1,1 +1,1 @@
-"""prepare: what the network sees. Arrays on a common grid, slices, a split by patient, a fingerprint."""
+"""prepare: the network's input. Arrays on a common grid, slices, a split by patient, a fingerprint."""

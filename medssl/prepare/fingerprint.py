@@ -1,4 +1,4 @@
-"""The fingerprint of a prepared source: what there is, how large, how bright, in which part."""
+"""The fingerprint of a prepared source: how much of what, sizes, brightness, parts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fingerprint(
 ) -> Fingerprint:
     """Summary of volumes, samples and `values`, a row per volume: volume_id, mean, sd and `p<percentile>` in value units.
 
-    `samples` carries one column more than its file: `unit_id`, what the split keeps together. `notes`: what a person must read.
+    `samples` has one column more than its file: `unit_id`, which the split keeps together. `notes`: warnings for the user.
     """
     modalities = sorted({volume.modality for volume in volumes})
     of_some: dict[str, Any] = {"split": _folds(samples, split.folds, split.val_frac)} if split.folds is not None else {}
@@ -50,7 +50,7 @@ def fingerprint(
 
 
 def _units(samples: pd.DataFrame) -> dict[str, int]:
-    """How many patients there are, and how many images or series whose patient is unknown."""
+    """The number of patients, and of images or series whose patient is unknown."""
     return {str(unit): int(group["unit_id"].nunique()) for unit, group in samples.groupby("unit")}
 
 

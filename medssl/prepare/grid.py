@@ -1,4 +1,4 @@
-"""The grid a volume is prepared on: spacing, the axis its slices are cut along, where each slice lies."""
+"""The grid on which a volume is prepared: spacing, the axis along which slices are cut, the position of each slice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SAME_SPACING_FRAC = 1e-3
-"""Spacings closer than this are one: no resampling for the last digits of a header."""
+"""Spacings closer than this count as equal: the last digits of a header cause no resampling."""
 
 TIE_FRAC = 0.01
 """Axes whose spacings differ by less are equal when the slice axis is chosen."""
@@ -16,7 +16,7 @@ AXES = {"i": 0, "j": 1, "k": 2}
 
 
 def target_spacing(have_mm: Sequence[float], want_mm: Sequence[float | None] | None) -> tuple[float, ...] | None:
-    """The spacing to resample to (null keeps an axis), or None where the volume has it already."""
+    """The spacing to resample to (null keeps an axis), or None if the volume already has it."""
     if want_mm is None:
         return None
     target = tuple(float(have if want is None else want) for have, want in zip(have_mm, want_mm, strict=True))
@@ -25,7 +25,7 @@ def target_spacing(have_mm: Sequence[float], want_mm: Sequence[float | None] | N
 
 
 def slice_axis(spacing_mm: Sequence[float] | None, choice: str) -> int:
-    """0, 1 or 2: the axis named, or for `auto` the one of the largest acquired spacing: k if among the largest, then j."""
+    """0, 1 or 2: the chosen axis, or for `auto` the one of the largest acquired spacing: k if among the largest, then j."""
     if choice != "auto":
         return AXES[choice]
     if spacing_mm is None:
@@ -40,7 +40,7 @@ def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
 
 
 def positions_mm(affine: np.ndarray, axis: int, count: int) -> np.ndarray:
-    """Where each plane along `axis` lies along the planes' normal, in RAS+ millimetres, float32 `(count,)`."""
+    """The position of each plane along `axis` on the planes' normal, in RAS+ millimetres, float32 `(count,)`."""
     first, second = (affine[:3, other] for other in range(3) if other != axis)
     normal = np.cross(first, second)
     normal = normal / np.linalg.norm(normal)

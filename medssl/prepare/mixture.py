@@ -1,4 +1,4 @@
-"""Whether a source holds several modalities, in words that a person must read."""
+"""The warning that a source holds several modalities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medssl.artefacts.volumes import Volume
 
 
 def mixture(source: str, volumes: Sequence[Volume], samples: pd.DataFrame) -> list[str]:
-    """A sentence with the counts of each modality where there are several; nothing otherwise.
+    """A sentence with the counts of each modality if there are several; otherwise empty.
 
     `samples`: a row per slice or image, with `volume_id`.
     """

@@ -1,4 +1,4 @@
-"""Options of stage prepare: what the network sees."""
+"""Options of stage prepare: the network's input."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medssl.core.written import PathText
 
 
 class SplitOptions(Options):
-    """Shares of patients kept for validation and test, or folds; `file` decides alone where it is given."""
+    """Shares of patients kept for validation and test, or folds; `file`, if given, decides alone."""
 
     val_frac: Fold = 0.1
     """Share of the patients in the validation part; with folds, of those outside the fold that is tested."""
     test_frac: Fold = 0.1
-    """Share of the patients in the test part; without meaning where there are folds."""
+    """Share of the patients in the test part; ignored with folds."""
     folds: Several | None = None
     """Number of folds of a cross-validation, each the test part once; all patients are then held out from pre-training."""
     file: PathText | None = None
@@ -33,7 +33,7 @@ class SplitOptions(Options):
 
 
 class PrepareOptions(Options):
-    """What the network sees: windows (HU for CT, percentiles elsewhere), spacing, slices, split, cache."""
+    """The network's input: windows (HU for CT, percentiles elsewhere), spacing, slices, split, cache."""
 
     window_hu: list[Window] = Field(default=[(-1000.0, 1000.0)], min_length=1)
     """Windows of CT as [low, high] in HU, one channel each."""

@@ -31,12 +31,12 @@ from medssl.volume.spacing import resample_to_spacing
 
 ARRAYS = "arrays"
 UNIT_COLUMNS = ["unit_id", "unit", "scan_id", "official", "label", "modality"]
-"""What the split must know of each sample."""
+"""What the split needs to know of each sample."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in the cache; `sha256` where it has the bytes of a verified input."""
+    """An array in the cache; `sha256` if it has the bytes of a verified input."""
 
     name: str
     linked: bool
@@ -47,7 +47,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What one row of `series.tsv` became: a volume, rows of samples, their units, its values in short."""
+    """The result of one row of `series.tsv`: a volume, rows of samples, their units, a summary of its values."""
 
     volume: Volume
     samples: pd.DataFrame
@@ -60,7 +60,7 @@ def run(job: Job) -> None:
     """Prepare a source: `inputs["series"]` is ingest's table, `inputs["images"]` the folder of its volumes.
 
     Raises:
-        CorruptArtefactError: a volume is not the one that ingest wrote.
+        CorruptArtefactError: a volume differs from the one that ingest wrote.
         StudyError: the split does not fit the source.
     """
     options = job.options(PrepareOptions)
@@ -144,7 +144,7 @@ def _prepare(job: Job, options: PrepareOptions, row: dict[str, Any], folder: Pat
     target = _target(row, options)
     affine = np.array(row["affine"], dtype=np.float64)
     spacing = row["spacing_mm"] if target is None else target
-    # as it was acquired, whatever the new spacing: in-plane detail stays in the plane
+    # as acquired, whatever the new spacing: in-plane detail stays in the plane
     axis = 2 if row["kind"] == "images" else slice_axis(row["spacing_mm"], options.slice_axis)
 
     stored, new_affine = _store_image(job, options, row, folder, affine, target, axis)
@@ -201,7 +201,7 @@ def _store_image(
     target: tuple[float, ...] | None,
     axis: int,
 ) -> tuple[Stored, np.ndarray]:
-    """Link the verified array where nothing changes; otherwise resample or quantise it and write int16."""
+    """Link the verified array if nothing changes; otherwise resample or quantise it and write int16."""
     source = job.read(folder / "image.npy")
     name = f"{ARRAYS}/{row['volume_id']}{SUFFIX[options.cache]}"
     array = np.asarray(open_array(source))
@@ -209,7 +209,7 @@ def _store_image(
     slope, intercept = float(row["slope"]), float(row["intercept"])
     if target is not None:
         if array.dtype == np.float32 and (ordinary := ordinary_range(array)).outliers:
-            # before its neighbours take part of it
+            # before outliers leak into their neighbours
             array = array.clip(ordinary.low, ordinary.high)
         resampled, affine = resample_to_spacing(array, affine, target, order=1)
         array = resampled * np.float32(slope) + np.float32(intercept)
@@ -263,7 +263,7 @@ def _is_laid_out(array: np.ndarray, axis: int, form: str) -> bool:
 
 
 def _identify(job: Job, row: dict[str, Any], folder: Path, slices: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Slices with patient and label, and for each what the split must know of it."""
+    """Slices with patient and label, and for each what the split needs to know."""
     shared = {"unit": row["unit"], "modality": row["modality"]}
     if row["kind"] != "images":
         count = len(slices)
@@ -290,12 +290,12 @@ def _values(volume_id: str, counts: Counts) -> dict[str, Any]:
 
 
 def _with_parts(volumes: list[Volume], samples: pd.DataFrame) -> list[Volume]:
-    """Each volume with its part; without one where its images are in several."""
+    """Each volume with its part; without one if its images are in several."""
     parts = samples.groupby("volume_id")["split"].unique()
     return [replace(one, split=str(own[0]) if len(own := parts[one.volume_id]) == 1 else None) for one in volumes]
 
 
 def _remove_strangers(folder: Path, arrays: set[Path]) -> None:
-    """Arrays of volumes that the source no longer has."""
+    """Remove arrays of volumes that the source no longer has."""
     for path in set(folder.iterdir()) - arrays:
         path.unlink()

@@ -14,7 +14,7 @@ from medssl.artefacts.samples import SAMPLES
 def planes(
     volume_id: str, *, unit: str, kind: str, array: str, axis: int, position_mm: np.ndarray, foreground_frac: np.ndarray
 ) -> pd.DataFrame:
-    """A row per plane along `axis`; who it is of, its part and its label are filled in by `identified`."""
+    """A row per plane along `axis`; `identified` fills in its patient, part and label."""
     count = len(foreground_frac)
     return pd.DataFrame(
         {
@@ -32,16 +32,17 @@ def planes(
 
 
 def identified(table: pd.DataFrame, *, subject_id: Sequence[str | None], label: Sequence[str | None]) -> pd.DataFrame:
-    """The table with whom each row is of and what it shows."""
+    """The table with the patient and the label of each row."""
     return table.assign(subject_id=pd.Series(list(subject_id), dtype=object), label=pd.Series(list(label), dtype=object))
 
 
 def joined(
     tables: list[pd.DataFrame], *, split: pd.Series, fold: pd.Series | None, order: pd.Series | None = None, unit_id: pd.Series
 ) -> pd.DataFrame:
-    """All rows with their part, unit, and fold or order of labelling where there are such; in the columns and types of `SAMPLES`.
+    """All rows with their part and unit, and with fold or labelling order if there are any; in the columns and types of
+    `SAMPLES`.
 
-    `split`, `fold`, `order` and `unit_id` go with the rows of `tables` one after the other; the result is by volume and index.
+    `split`, `fold`, `order` and `unit_id` follow the rows of the concatenated `tables`; the result is sorted by volume and index.
     """
     given: dict[str, Any] = {"split": list(split), "unit_id": list(unit_id)}
     given |= {} if fold is None else {"fold": fold.to_numpy(np.int8)}

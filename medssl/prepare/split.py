@@ -1,4 +1,4 @@
-"""Which part a patient (or, where there are none, an image) belongs to: train, val or test; or which fold."""
+"""The part of each patient, or of each image without a patient: train, val or test; or the fold."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from medssl.core.partition import PARTS, dealt_out, folds_of, strata_of, unit_dr
 from medssl.prepare.options import SplitOptions
 
 FEWEST_UNITS = 3
-"""With fewer patients than this there is nothing to hold out."""
+"""With fewer patients than this none can be held out."""
 
 FEW_UNITS = 5
-"""A part with fewer units says little, and the log warns of it."""
+"""A part with fewer units carries little information, and the log warns of it."""
 
 WORDS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Split:
-    """`part` of every row (`train`, `val`, `test`), its `fold` where there are folds, and sentences that a person must read."""
+    """`part` of every row (`train`, `val`, `test`), its `fold` if there are folds, and warnings for the user."""
 
     part: pd.Series
     fold: pd.Series | None
@@ -33,13 +33,13 @@ def split(units: pd.DataFrame, options: SplitOptions, *, seed: int, listed: Mapp
     """Part or fold of every row of `units`: columns `unit_id` (what must stay together), `unit`, `scan_id` (the series or image),
     `official`, `label` and `modality`.
 
-    A list given by the user decides alone. Folds hold every unit out once: all are in the test part. Otherwise official parts
+    A list from the user decides alone. With folds every unit is held out once: all are in the test part. Otherwise official parts
     are kept, and a validation part, if they name none, is drawn from train. Otherwise exact shares of the units are drawn,
     evenly over labels and modalities.
 
     Raises:
         StudyError: nothing is left to train on; many scans of too few patients to hold one out; fewer units than folds; the list
-            leaves some unit out; an unknown part.
+            omits a unit; an unknown part.
     """
     if listed is not None:
         part = _listed(units, listed)
@@ -97,7 +97,7 @@ def _folds(units: pd.DataFrame, num_folds: int, val_frac: float, seed: int) -> p
 
 
 def _refuse_hidden_patients(units: pd.DataFrame, options: SplitOptions) -> None:
-    """Stop where parts would be empty although there are scans enough: one id stands for several people, or it is meant so."""
+    """Stop if parts would be empty although there are enough scans: perhaps one id stands for several people."""
     asked = [f"{name}_frac" for name in ("val", "test") if getattr(options, f"{name}_frac")]
     total, scans = int(units["unit_id"].nunique()), int(units["scan_id"].nunique())
     if asked and total < FEWEST_UNITS <= scans / total:
@@ -109,7 +109,7 @@ def _refuse_hidden_patients(units: pd.DataFrame, options: SplitOptions) -> None:
 
 
 def _hidden_patients(units: pd.DataFrame) -> str:
-    """What to do where there are more scans than patients; nothing where there are not."""
+    """What to do if there are more scans than patients; empty otherwise."""
     scans, total = int(units["scan_id"].nunique()), int(units["unit_id"].nunique())
     if scans <= total:
         return ""
@@ -144,11 +144,11 @@ def _refuse_unknown(found: set[str], where: str) -> None:
         raise StudyError(f"{where} holds a part {part!r}; parts are train, val and test.{did_you_mean(part, PARTS)}")
 
 
-# What a person must read
+# Warnings
 
 
 def _notes(units: pd.DataFrame, part: pd.Series, options: SplitOptions, *, listed: bool = False) -> list[str]:
-    """A sentence for each part that was asked for and is empty or tiny."""
+    """A sentence for each requested part that is empty or tiny."""
     total = int(units["unit_id"].nunique())
     counts = units["unit_id"].groupby(part).nunique()
     notes = []
@@ -164,7 +164,7 @@ def _notes(units: pd.DataFrame, part: pd.Series, options: SplitOptions, *, liste
 
 
 def _torn(units: pd.DataFrame, official: pd.Series) -> list[str]:
-    """That the source's own split has a patient in two parts: what is learnt of one is tested on them."""
+    """The warning that the source's own split has a patient in two parts: training and test data then overlap."""
     counts = official.groupby(units["unit_id"]).nunique()
     torn = int((counts > 1).sum())
     if not torn:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medssl import __version__
 from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, parts_of
-from medssl.artefacts.learnt import Learnt, Window
+from medssl.artefacts.training_images import TrainingImages, Window
 from medssl.artefacts.volumes import Volume
 from medssl.core import plugins
 from medssl.core.job import Spec
@@ -57,7 +57,7 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
             volume_ids=[volume.volume_id for volume in volumes],
             licence=options.licences or "not given",
         ),
-        learnt=Learnt.of(volumes, axes),
+        learnt=TrainingImages.of(volumes, axes),
         spec=spec.hash,
         seed=plan.seed,
         parts=parts_of(objective.constant("PARTS", default={}), options.objective.options, left),

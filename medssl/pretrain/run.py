@@ -22,7 +22,7 @@ from medssl.core.files import canonical_json, sha256_file, sha256_text, writing
 from medssl.core.job import Job
 from medssl.core.launch import rank
 from medssl.core.progress import progress
-from medssl.core.scratch import near
+from medssl.core.scratch import local_copy
 from medssl.pretrain.options import RunOptions, TrainingOptions
 
 if TYPE_CHECKING:  # torch and what needs it is imported only when a job runs
@@ -122,7 +122,7 @@ def _plan(job: Job, options: RunOptions) -> Plan:
     if labels:
         samples = _with_labels(samples, inputs["samples"], labels)
     used = set(samples.volume.tolist())
-    volumes = [replace(v, array=near(job, v.array)) if number in used else v for number, v in enumerate(samples.volumes)]
+    volumes = [replace(v, array=local_copy(job, v.array)) if number in used else v for number, v in enumerate(samples.volumes)]
     return Plan(
         options,
         options.seed,

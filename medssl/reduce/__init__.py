@@ -1,1 +1,1 @@
-"""Which slices are worth training on: near-duplicates found, honest controls beside, leaks kept out."""
+"""Which slices are worth training on: near-duplicates dropped, compared with honest controls, leaks excluded."""

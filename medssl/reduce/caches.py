@@ -1,4 +1,4 @@
-"""Where what is costly to compute is remembered: named by the content it was made of and by the code that made it."""
+"""Caches of costly results, named by the content and the code that they depend on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medssl.reduce.cohort import Member
 
 
 def cache_name(*content: Any) -> str:
-    """24 hex digits of anything that JSON can hold."""
+    """24 hex digits that identify any JSON value."""
     return sha256_text(canonical_json(list(content)))[:24]
 
 
 def content_of(member: Member) -> list[Any]:
-    """What a result made of a volume's slices depends on: the array's bytes as its receipt states them, window, planes."""
+    """What a result on a volume's slices depends on: the array's bytes as its receipt states them, window, planes."""
     array, window = member.volume.array, member.window
     receipt = array.parents[1] / RECEIPT
     outputs = _outputs(receipt, receipt.stat().st_mtime_ns) if receipt.is_file() else {}

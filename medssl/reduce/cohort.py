@@ -1,4 +1,4 @@
-"""A cohort: the slices of some parts of its sources in anatomical order, and the volumes they are of."""
+"""A cohort: the slices of some parts of its sources in anatomical order, and their volumes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Member:
 
     @cached_property
     def window(self) -> Window:
-        """What the first channel sees."""
+        """The window of the first channel."""
         return Window.of(self.volume)
 
     def plane(self, array: Any, place: int) -> Shaped[np.ndarray, "h w"]:
-        """Stored plane [row, col] of the volume's slice number `place`: transposed, nothing flipped."""
+        """Stored plane [row, col] of the volume's slice number `place`: transposed, not flipped."""
         return read_plane(array, self.axis, int(self.index[place])).T
 
     def seen(self, array: Any, place: int) -> Float32[np.ndarray, "h w"]:
@@ -67,7 +67,7 @@ class Cohort:
         return plane
 
     def shard(self, number: int, shards: int) -> Cohort:
-        """The volumes whose id falls to a shard, and their rows."""
+        """The volumes whose id falls into a shard, and their rows."""
         if shards == 1:
             return self
         mine = [member for member in self.members if key(0, member.volume.volume_id) % shards == number]
@@ -77,7 +77,7 @@ class Cohort:
 
 
 def cohort_of(sources: Sequence[tuple[pd.DataFrame, Sequence[Volume]]], parts: Sequence[str]) -> tuple[Cohort, int]:
-    """The rows of some parts of sources (samples, volumes), and how many slices were left out as an earlier source has them.
+    """The rows of some parts of sources (samples, volumes), and how many slices were skipped because an earlier source has them.
 
     Raises:
         StudyError: a volume of the samples is not among the volumes.

@@ -1,4 +1,4 @@
-"""An arm's decision about every slice: what the reducer sees, how its budget is met, and the table of what is kept."""
+"""An arm's decision about every slice: the reducer's input, how its budget is met, and the table of kept slices."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from medssl.reduce.budget import exactly, nearest_threshold
 from medssl.reduce.options import ArmOptions
 from medssl.reduce.pairs import Pairs, Remembered
 from medssl.reduce.ranking import Ranks
-from medssl.reduce.slices import LEAK, NOBODY, Decision, Slices
+from medssl.reduce.slices import LEAK, NO_TWIN, Decision, Slices
 from medssl.reduce.traversals import TRAVERSALS, balanced
 
 BUDGETS = ("threshold", "keep_frac", "match")
 WHERE_COLUMNS = ("sample_id", "volume_id", "subject_id", "kind", "index", "position_mm")
-"""Columns of the descriptors that say which slice it is."""
+"""Columns of the descriptors that identify the slice."""
 
 
 def in_order(parts: list[pd.DataFrame], sample_ids: pd.Series) -> pd.DataFrame:
@@ -48,9 +48,9 @@ def slices_of(described: pd.DataFrame, seed: int, **given: Any) -> Slices:
 
 
 def count_of(options: ArmOptions, num_slices: int, num_matched: int | None) -> int | None:
-    """How many slices the budget asks for; None when a threshold or the reducer's own options decide.
+    """How many slices the budget asks for; None if a threshold or the reducer's own options decide.
 
-    num_matched: how many the arm keeps that this one is to match.
+    num_matched: how many slices the arm keeps that this one must match.
     """
     if num_matched is not None:
         return min(num_matched, num_slices)
@@ -60,10 +60,10 @@ def count_of(options: ArmOptions, num_slices: int, num_matched: int | None) -> i
 
 
 def decide(reducer: Pairs | Ranks, options: ArmOptions, count: int | None) -> tuple[Decision, float | None]:
-    """The arm's decision, and the threshold it stands at.
+    """The arm's decision, and its threshold.
 
     Raises:
-        StudyError: the traversal takes a count and there is none, or vectors that the reducer does not have.
+        StudyError: the traversal needs a count and there is none, or vectors that the reducer does not have.
     """
     if isinstance(reducer, Ranks):
         return reducer.decide(count, options.threshold), options.threshold
@@ -85,14 +85,14 @@ def decide(reducer: Pairs | Ranks, options: ArmOptions, count: int | None) -> tu
 
 
 def with_leaks(decision: Decision, leaked: Bool[np.ndarray, "n"]) -> Decision:
-    """The decision about all slices, when it was taken about those that are no leaks; `leaked` (n,) bool."""
+    """Extend a decision about the slices that are not leaks to all slices; `leaked` (n,) bool."""
     if not leaked.any():
         return decision
     clean = np.flatnonzero(~leaked)
-    keep, twin = np.zeros(len(leaked), bool), np.full(len(leaked), NOBODY)
+    keep, twin = np.zeros(len(leaked), bool), np.full(len(leaked), NO_TWIN)
     distance, reason = np.full(len(leaked), np.nan, np.float32), np.full(len(leaked), LEAK, dtype=object)
     keep[clean], distance[clean], reason[clean] = decision.keep, decision.distance, decision.reason
-    twin[clean] = np.where(decision.twin == NOBODY, NOBODY, clean[decision.twin])
+    twin[clean] = np.where(decision.twin == NO_TWIN, NO_TWIN, clean[decision.twin])
     return Decision(keep, twin, distance, reason)
 
 
@@ -100,7 +100,7 @@ def keep_table(sample_ids: pd.Series, decision: Decision) -> pd.DataFrame:
     """The rows of keep.parquet, by sample id."""
     ids = sample_ids.to_numpy(dtype=object)
     twin = ids[decision.twin]
-    twin[decision.twin == NOBODY] = None
+    twin[decision.twin == NO_TWIN] = None
     keep = pd.DataFrame(
         {
             "sample_id": _texts(ids),

@@ -17,7 +17,7 @@ CHUNK_SLICES = 16
 
 
 def described(member: Member, array: Any, options: DescribeOptions, pool: Executor) -> pd.DataFrame:
-    """Descriptors of every slice of a volume, in order; `pool` does several chunks at once."""
+    """Descriptors of every slice of a volume, in order; `pool` computes several chunks in parallel."""
 
     def chunk(start: int) -> pd.DataFrame:
         stop = min(start + CHUNK_SLICES, len(member.index))
@@ -28,7 +28,7 @@ def described(member: Member, array: Any, options: DescribeOptions, pool: Execut
 
 
 def no_descriptors(options: DescribeOptions) -> pd.DataFrame:
-    """The columns of a table without rows, each of its type: of a shard without volumes."""
+    """An empty table of descriptors with typed columns, for a shard without volumes."""
     return _columns([np.zeros((16, 16), np.int16)], Window(0, 1), options).iloc[:0]
 
 

@@ -1,4 +1,4 @@
-"""All descriptors of a slice from one reading of it: hashes of the windowed 8-bit image, entropy of the windowed values."""
+"""All descriptors of a slice from a single read: hashes of the windowed 8-bit image, entropy of the windowed values."""
 
 from __future__ import annotations
 

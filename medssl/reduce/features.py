@@ -1,4 +1,4 @@
-"""Features of slices by an encoder: the only part of the stage that needs torch, loaded by reducers that name it."""
+"""Features of slices from an encoder: the only part of the stage that needs torch, loaded by reducers that name it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from medssl.nn.weights import load_encoder, read_tensors
 def embedder(
     weights: Path, contract: Path | None, threads: int
 ) -> Callable[[list[Float[np.ndarray, "h w"]]], Float[np.ndarray, "n d"]]:
-    """From slices [row, col] in 0..1 to the pooled features (n, d) of an encoder, resized to what its contract says.
+    """A function from slices [row, col] in 0..1 to an encoder's pooled features (n, d); slices are resized as its contract says.
 
-    Without a contract the network is known by the names of its tensors, if it is a usual one.
+    Without a contract the network is recognised by the names of its tensors, if it is a common one.
 
     Raises:
         StudyError: the encoder is 3-D, or without a contract and unknown.
@@ -53,10 +53,10 @@ def embedder(
 
 
 def guessed_network(shapes: dict[str, tuple[int, ...]], name: str) -> Network:
-    """What a ResNet's tensor names say when no contract lies beside it (MONAI, torchvision and timm name them alike).
+    """The ResNet that tensor names imply if no contract lies beside them (MONAI, torchvision and timm use the same names).
 
     Raises:
-        StudyError: it is none.
+        StudyError: it is not a ResNet.
     """
     blocks = tuple(len({n.split(".")[1] for n in shapes if n.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4))
     kinds = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50"}

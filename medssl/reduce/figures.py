@@ -1,4 +1,4 @@
-"""Which pictures a decision and the firewall leave, and the numbers under them."""
+"""The pictures of a decision and of the firewall, and the numbers below them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def leak_sheet(shown: pd.DataFrame, pool: Cohort, held: Cohort) -> Any:
 
 
 def _kept_shares(reducer: Pairs) -> KeptShares | None:
-    """By the greedy pass over some volumes; None without a volume of two slices."""
+    """Computed by the greedy pass over some volumes; None without a volume of two slices."""
     runs = [members for members in reducer.slices.runs() if len(members) > 1]
     if not runs:
         return None

@@ -1,4 +1,4 @@
-"""The firewall's steps: prints of two collections, pairs that are one by id, patient or pixels, and whole volumes that leave."""
+"""The firewall's steps: prints of two collections, pairs by id, patient or pixels, and exclusion of whole volumes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import pandas as pd
 from medssl.artefacts.keep import LEAKAGE
 from medssl.core.process import dealt
 from medssl.reduce.cohort import Cohort, Member
-from medssl.reduce.leakage import DETAIL, NEAR, THUMB, Likeness, Print, fingerprint, matches
+from medssl.reduce.leakage import DETAIL, SIMILAR, THUMB, Likeness, Print, fingerprint, matches
 
 LEAST_DEALT = 64
-"""Fewer queries are looked up by one process."""
+"""With fewer queries a single process looks them up."""
 
 MOST_SHOWN = 12
 MOST_PRINTED = 96
-"""Voxels along an axis that the print of a whole volume is made of, about."""
+"""Approximate number of voxels along an axis from which the print of a whole volume is made."""
 
 PAIR_COLUMNS = LEAKAGE.names
 
 
 @dataclass(frozen=True)
 class Prints:
-    """Prints of a volume's slices (None: nobody can recognise it) and, if it is one, of the volume."""
+    """Prints of a volume's slices (None: not recognisable) and, if it is one, of the volume."""
 
     slices: list[Print | None]
     whole: Print | None
 
     def packed(self) -> dict[str, np.ndarray]:
-        """All of it as arrays by name, for a file."""
+        """All prints as arrays by name, for a file."""
         blank = Print(np.zeros((THUMB[2],) * 2, np.uint8), np.zeros((DETAIL[2],) * 2, np.uint8))
         filled = [one or blank for one in self.slices]
         return {
@@ -44,7 +44,7 @@ class Prints:
 
     @classmethod
     def unpacked(cls, held: Any) -> Prints:
-        """What `packed` gave."""
+        """The inverse of `packed`."""
         slices = [Print(t, d) if t.any() else None for t, d in zip(held["thumb"], held["detail"], strict=True)]
         whole = Print(held["volume_thumb"], held["volume_detail"]) if held["volume_thumb"].size else None
         return cls(slices, whole)
@@ -74,7 +74,7 @@ def same_ids(pool: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([same, shared], ignore_index=True)[PAIR_COLUMNS]
 
 
-def alike_pixels(
+def similar_pixels(
     pool: Cohort,
     held: Cohort,
     pool_prints: list[Prints],
@@ -83,7 +83,7 @@ def alike_pixels(
     threads: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> pd.DataFrame:
-    """Pairs with like pixels (score ≥ NEAR): slices and images one by one, and volumes as a whole (axes may be permuted).
+    """Pairs with similar pixels (score ≥ SIMILAR): slices and images one by one, and volumes as a whole (axes may be permuted).
 
     `advance` is called with how many more slices and volumes of `held` are done.
     """
@@ -91,24 +91,24 @@ def alike_pixels(
     ids, held_ids = pool.table["sample_id"].tolist(), held.table["sample_id"].tolist()
     pool_rows, held_rows = (np.concatenate([member.rows for member in side.members]) for side in (pool, held))
     pool_slices, held_slices = ([one for prints in side for one in prints.slices] for side in (pool_prints, held_prints))
-    for match in near_slices(held_slices, pool_slices, threads, advance):
+    for match in similar_slices(held_slices, pool_slices, threads, advance):
         rows.append((held_ids[held_rows[match.query]], ids[pool_rows[match.pool]], "slice", match.score))
     first, held_first = ([int(member.rows[0]) for member in side.members] for side in (pool, held))
     pool_whole, held_whole = ([prints.whole for prints in side] for side in (pool_prints, held_prints))
-    for match in matches(held_whole, pool_whole, same=NEAR, advance=advance):
+    for match in matches(held_whole, pool_whole, same=SIMILAR, advance=advance):
         rows.append((held_ids[held_first[match.query]], ids[first[match.pool]], "volume", match.score))
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
-def near_slices(
+def similar_slices(
     queries: list[Print | None], pool: list[Print | None], threads: int, advance: Callable[[int], None] = lambda count: None
 ) -> list[Likeness]:
-    """`matches` from NEAR on, with the queries dealt to as many processes as the job has threads; the same for any number."""
+    """`matches` with a score ≥ SIMILAR; the queries are divided among the job's threads, which does not change the result."""
     if threads == 1 or len(queries) < LEAST_DEALT:
-        return matches(queries, pool, same=NEAR, advance=advance)
+        return matches(queries, pool, same=SIMILAR, advance=advance)
 
-    def part(number: int, tell: Callable[[int], None]) -> list[tuple[int, int, float]]:
-        found = matches(queries[number::threads], pool, same=NEAR, advance=tell)
+    def part(number: int, report: Callable[[int], None]) -> list[tuple[int, int, float]]:
+        found = matches(queries[number::threads], pool, same=SIMILAR, advance=report)
         return [(int(m.query) * threads + number, int(m.pool), float(m.score)) for m in found]
 
     found = [Likeness(query, one, score) for rows in dealt(part, threads, advance) for query, one, score in rows]
@@ -116,7 +116,7 @@ def near_slices(
 
 
 def with_whole_volumes(pairs: pd.DataFrame, pool: pd.DataFrame) -> pd.DataFrame:
-    """The pairs, and a row for each other slice of a pool volume of which something was found: the rows of leakage.parquet."""
+    """The pairs, and a row for each other slice of an affected pool volume: the rows of leakage.parquet."""
     pairs = pairs.merge(pool[["sample_id", "volume_id", "kind"]], left_on="pool_id", right_on="sample_id").drop(
         columns="sample_id"
     )
@@ -130,18 +130,18 @@ def with_whole_volumes(pairs: pd.DataFrame, pool: pd.DataFrame) -> pd.DataFrame:
     return found.astype({"score": np.float32}).sort_values(["query_id", "pool_id", "how"], ignore_index=True)
 
 
-# What a person sees
+# Pictures for review
 
 
 def some_of(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The pairs to picture: of each query its first, at even steps from the least alike to the most."""
+    """The pairs to show: the first of each query, at even steps from the least similar to the most."""
     once = pairs.drop_duplicates("query_id").sort_values(["score", "query_id"], kind="stable")
     return once.iloc[np.unique(np.linspace(0, len(once) - 1, min(MOST_SHOWN, len(once))).astype(int))]
 
 
-def nearest_of(near: pd.DataFrame) -> pd.DataFrame:
-    """Of the queries that were not found, those most similar to an image of the pool, for a person to review."""
-    ordered = near.sort_values(["score", "query_id"], ascending=[False, True], kind="stable")
+def most_similar_of(unmatched: pd.DataFrame) -> pd.DataFrame:
+    """Among the queries without a match, those most similar to an image of the pool, for manual review."""
+    ordered = unmatched.sort_values(["score", "query_id"], ascending=[False, True], kind="stable")
     return ordered.drop_duplicates("query_id").head(MOST_SHOWN).assign(how="nearest")
 
 

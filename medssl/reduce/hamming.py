@@ -1,8 +1,8 @@
 """Exact search of binary codes within a Hamming radius, without comparing all pairs.
 
-Cut the bits into m bands. Two codes within radius r agree in at least one band to within that band's own radius, when
-the bands' radii add up to r − m + 1 (pigeonhole). So only codes in equal, or one bit apart, buckets of a band are compared,
-and the plan that compares fewest is taken. Bits go to bands such that each band separates the given codes as well as it can.
+The bits are cut into m bands. If the bands' radii add up to r − m + 1, two codes within radius r agree in at least one band to
+within its radius (pigeonhole). So only codes in buckets of a band that are equal or differ in one bit are compared. The plan
+with fewest comparisons is used. Bits are assigned to bands such that each band separates the codes as well as it can.
 
 Source: Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing", TPAMI 2014, §3.
 """
@@ -29,7 +29,7 @@ PAIR_COST = 1.0
 
 @dataclass(frozen=True)
 class Band:
-    """Some bits of the code, and how far two codes may differ in them."""
+    """Some bits of the code, and in how many of them two codes may differ."""
 
     bits: tuple[int, ...]
     radius: int
@@ -43,7 +43,7 @@ class Band:
         return found.astype(np.int64)
 
     def flips(self) -> list[int]:
-        """What turns a key into each key within the radius, itself first."""
+        """The XOR masks that turn a key into each key within the radius, the key itself first."""
         return [0] + ([1 << place for place in range(len(self.bits))] if self.radius else [])
 
     def mask(self, words: int) -> UInt64[np.ndarray, "{words}"]:
@@ -60,7 +60,7 @@ def distances(code: UInt64[np.ndarray, "words"], codes: UInt64[np.ndarray, "n wo
 
 
 def pairs_within(codes: UInt64[np.ndarray, "n words"] | UInt64[np.ndarray, "n"], radius: int) -> Neighbours:
-    """All pairs i < j of codes (n, words) uint64 at most `radius` apart, once each, as blocks (i, j, distance)."""
+    """All pairs i < j of codes (n, words) uint64 within distance `radius`, once each, as blocks (i, j, distance)."""
     codes = _as_words(codes)
     unique, first, inverse = unique_in_order(codes)
     yield from _twins(inverse)
@@ -78,7 +78,7 @@ def first_within(
     keepers: UInt64[np.ndarray, "m words"] | UInt64[np.ndarray, "m"],
     radius: int,
 ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
-    """For each query the first keeper at most `radius` away: its position (−1: none) and the distance. Codes (n, words)."""
+    """For each query the first keeper within distance `radius`: its position (−1: none) and the distance. Codes (n, words)."""
     queries, keepers = _as_words(queries), _as_words(keepers)
     found = np.full(len(queries), len(keepers), np.int64)
     if len(queries) and len(keepers):
@@ -95,7 +95,7 @@ def first_within(
 
 
 def plan(codes: UInt64[np.ndarray, "n words"], radius: int) -> list[Band]:
-    """The bands that leave fewest pairs to compare among codes (n, words); every pair within `radius` meets in one."""
+    """The bands that leave fewest pairs to compare among codes (n, words); every pair within `radius` shares a bucket of one."""
     num_bits = codes.shape[1] * 64
     sample = codes[:: max(len(codes) // 20_000, 1)]
     shares = np.array([((sample[:, b // 64] >> np.uint64(b % 64)) & np.uint64(1)).mean() for b in range(num_bits)])
@@ -122,7 +122,7 @@ def plan(codes: UInt64[np.ndarray, "n words"], radius: int) -> list[Band]:
 
 
 def _deal(entropy: np.ndarray, num_bands: int) -> list[list[int]]:
-    """Bits dealt to bands, the most telling first, each to the band that is poorest so far."""
+    """Bits assigned to bands, the most informative first, each to the band with the least entropy so far."""
     hands: list[list[int]] = [[] for _ in range(num_bands)]
     wealth = np.zeros(num_bands)
     for bit in np.argsort(-entropy, kind="stable"):
@@ -212,9 +212,9 @@ def _join(
         b = _ranges(row_first[start:stop], row_size[start:stop])
         differing = np.bitwise_count(left[a] ^ right[b])
         distance = differing[:, 0] if differing.shape[1] == 1 else differing.sum(1, dtype=np.int64)
-        near = np.flatnonzero(distance <= radius)
-        if len(near):
-            yield a[near], b[near], distance[near].astype(np.int64)
+        within = np.flatnonzero(distance <= radius)
+        if len(within):
+            yield a[within], b[within], distance[within].astype(np.int64)
         start = stop
 
 
@@ -226,9 +226,9 @@ def _compare_all(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[t
             differing = differing.astype(np.uint16)
             for word in range(1, left.shape[1]):
                 differing += np.bitwise_count(left[start : start + step, None, word] ^ right[None, :, word])
-        near = np.flatnonzero(differing.reshape(-1) <= radius)
-        a, b = np.divmod(near, len(right))
-        yield a + start, b, differing.reshape(-1)[near].astype(np.int64)
+        within = np.flatnonzero(differing.reshape(-1) <= radius)
+        a, b = np.divmod(within, len(right))
+        yield a + start, b, differing.reshape(-1)[within].astype(np.int64)
 
 
 def _as_words(codes: np.ndarray) -> np.ndarray:

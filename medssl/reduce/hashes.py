@@ -1,4 +1,4 @@
-"""Perceptual hashes of many images at once, bit for bit those of the imagehash library.
+"""Perceptual hashes of many images in one pass, bit for bit those of the imagehash library.
 
 Source: Buchner, imagehash 4.3.2 (average_hash, dhash, phash, whash), whose Pillow resize `lanczos.py` reproduces.
 """
@@ -49,7 +49,7 @@ class Hasher:
         return spectrum > np.median(spectrum, axis=(1, 2))[:, None, None]
 
     def _whash(self, pixels: np.ndarray) -> np.ndarray:
-        """Haar low-pass against its median. Integer block sums decide; a tie at the median is left to imagehash."""
+        """Haar low-pass compared with its median. Integer block sums decide; a tie at the median is left to imagehash."""
         n, side = len(pixels), self._scale // self.size
         blocks = pixels.reshape(n, self.size, side, self.size, side).sum((2, 4), dtype=np.int64).reshape(n, -1)
         ordered = np.sort(blocks, axis=1)

@@ -2,9 +2,9 @@
 
 Pillow filters one axis, rounds to 8 bits, then filters the other, in fixed point with 22 fractional bits. The same integers
 are exact in float64, so each filter becomes a matrix product. The columns, which are most of the work, are filtered in float32
-at twice the speed: the upper and the lower bits of the weights each have products below 2²⁴, which are exact there, and are added
-as integers. For every pair of sizes the result is compared once with Pillow's own on noise; where an unknown Pillow differs,
-Pillow does the work.
+at twice the speed. The upper and the lower bits of the weights each have products below 2²⁴, which are exact in float32, and
+are added as integers. For every pair of sizes the result is compared once with Pillow's own on noise; if an unknown version of
+Pillow differs, Pillow does the work.
 
 Source: Pillow, src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc).
 """
@@ -23,11 +23,11 @@ from medssl.core.rng import rng
 SUPPORT = 3.0
 FRACTION_BITS = 22
 LOW_BITS = 8
-"""Of a weight in its lower part."""
+"""Bits of a weight in its lower part."""
 GROUP = 8
-"""How many columns of a wide target are filtered by one product."""
+"""Columns of a wide target that one product filters."""
 SMALL = 1_000_000
-"""Products of at most so many terms are quick: OpenBLAS makes them without copies of their factors."""
+"""Products of at most this many terms are fast: OpenBLAS computes them without copying their factors."""
 
 
 class Shrink:
@@ -81,7 +81,7 @@ class Shrink:
 
 @dataclass(frozen=True)
 class _Band:
-    """Neighbouring target columns `columns`, made of the source columns `first` to `last` by integer weights."""
+    """Adjacent target columns `columns`, computed from the source columns `first` to `last` with integer weights."""
 
     first: int
     last: int
@@ -106,7 +106,7 @@ def _filter_columns(images: np.ndarray, target: int) -> np.ndarray:
 
 @cache
 def _order(height: int, width: int, target_height: int, target_width: int) -> str:
-    """Which axis Pillow filters first for these sizes, asked of Pillow itself: its rule changed between versions."""
+    """Which axis Pillow filters first for these sizes, found by trying Pillow: its rule changed between versions."""
     probe = rng(0, "lanczos", height, width).integers(0, 256, (1, height, width), dtype=np.uint8)
     wanted = _by_pillow(probe[0], target_height, target_width)
     if np.array_equal(_filter_rows(_filter_columns(probe, target_width), target_height)[0], wanted):
@@ -158,9 +158,9 @@ def _sinc(x: float) -> float:
 
 @cache
 def _column_bands(width: int, targets: tuple[int, ...]) -> list[_Band]:
-    """Groups of neighbouring target columns with the source columns they draw from.
+    """Groups of adjacent target columns with the source columns that they depend on.
 
-    Most weights of a wide target are zero, so its columns go in small groups; narrow targets draw from everywhere and
+    Most weights of a wide target are zero, so its columns form small groups. Narrow targets depend on every source column and
     share one product.
     """
     if not targets:

@@ -1,11 +1,11 @@
-"""Finds an image again in another collection, whatever was done to its geometry: pixels decide, headers are not looked at.
+"""Finds an image again in another collection, after any change of its geometry: by pixels alone, never by headers.
 
-Spacing does not matter, because an image is described in the frame of its own content. Flips and permuted axes are tried, all
-of them. Crops are tried as a small set of sub-frames. Grey values count up to gain and offset.
+Spacing does not matter, because an image is described in the frame of its own content. All flips and permuted axes are tried.
+Crops are tried as a small set of sub-frames. Grey values may differ by gain and offset.
 
-First a coarse look-up of thumbnails names candidates; then each candidate is aligned with the image (start and end of its
-frame along every axis, gain, offset) and the two are compared in detail. Chest slices of two patients agree in the
-thumbnail; after alignment only a copy agrees in the detail.
+A coarse search of thumbnails finds candidates. Each candidate is then aligned with the image (start and end of its frame along
+every axis, gain, offset) and the two are compared in detail. Chest slices of two patients may agree in the thumbnail; after
+alignment only a copy agrees in the detail.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ THUMB = {2: 24, 3: 16}
 """Side of the stored thumbnail, by number of axes."""
 
 GRID = {2: 10, 3: 7}
-"""Side of what is looked up."""
+"""Side of the thumbnail in the coarse search."""
 
 DETAIL = {2: 64, 3: 32}
-"""Side at which a candidate is compared."""
+"""Side at which a candidate is compared in detail."""
 
 FRAMES = {
     2: ((0.0, 1.0), (0.0, 0.9), (0.1, 1.0), (0.1, 0.9), (0.0, 0.8), (0.2, 1.0)),
     3: ((0.0, 1.0), (0.0, 0.87), (0.13, 1.0), (0.07, 0.93)),
 }
-"""Sub-frames along one axis that stand for crops of up to a fifth, by number of axes."""
+"""Sub-frames along one axis that represent crops of up to a fifth, by number of axes."""
 
 LEVELS = {2: (16, 32, 64), 3: (8, 16, 24)}
 """Sides at which a candidate is aligned, one after the other."""
@@ -40,18 +40,20 @@ LEVELS = {2: (16, 32, 64), 3: (8, 16, 24)}
 STEPS = (8, 6, 4)
 CANDIDATES = {2: 10, 3: 6}
 UNLIKE = 0.8
-"""Correlation of thumbnails below which no detail is compared: it spares most of the work among strangers, and loses none
-of 300 slices cropped by 10 to 20 %."""
+"""Correlation of thumbnails below which no detail is compared. This saves most of the work on different images, and missed none
+of 300 slices cropped by 10 to 20 %.
+"""
 
 HOPELESS = {2: (0.9, 0.95), 3: (-1.0, 0.6)}
-"""Correlation after the first and second level below which a candidate is given up, by number of axes. Copies of slices, cropped
-or resampled, had at least 0.96 and 0.98; of strangers whose thumbnails are alike, half had less than 0.90 and 0.87."""
+"""Correlation after the first and second level below which a candidate is rejected, by number of axes. Copies of slices, cropped
+or resampled, had at least 0.96 and 0.98. Of different images with similar thumbnails, half had less than 0.90 and 0.87.
+"""
 
 SAME = 0.88
-"""Detail correlation from which two images are the same: set between copies and strangers (docs/explanation/reduce.md)."""
+"""Detail correlation from which two images count as the same, set between copies and different images (docs/explanation/reduce.md)."""
 
-NEAR = 0.5
-"""Detail correlation from which two images that are not the same are near enough to be shown to a person."""
+SIMILAR = 0.5
+"""Detail correlation from which two images that are not the same are similar enough for manual review."""
 
 POOL_BLOCK = 8192
 QUERY_BLOCK = {2: 512, 3: 32}
@@ -62,8 +64,8 @@ CONTENT = 0.08
 
 @dataclass(frozen=True)
 class Print:
-    """An image of 2 or 3 axes, reduced: `thumb` (side,)*d for the look-up, `detail` (side,)*d for the comparison, both in 8 bits:
-    five kilobytes a slice.
+    """A reduced image of 2 or 3 axes: `thumb` (side,)*d for the search, `detail` (side,)*d for the comparison, both in 8 bits.
+    A slice takes five kilobytes.
     """
 
     thumb: UInt8[np.ndarray, "*thumb"]
@@ -80,7 +82,7 @@ class Likeness:
 
 
 def fingerprint(image: Num[np.ndarray, "..."]) -> Print | None:
-    """The print of an image (values of any scale); None for what nobody can recognise: tiny, blank or nearly so."""
+    """The print of an image (values of any scale); None if it is not recognisable: tiny, blank or nearly so."""
     content = image[content_box(image)].astype(np.float32)
     if min(content.shape) < MIN_SIDE[image.ndim]:
         return None
@@ -95,7 +97,7 @@ def fingerprint(image: Num[np.ndarray, "..."]) -> Print | None:
 
 
 def content_box(image: Num[np.ndarray, "..."]) -> tuple[slice, ...]:
-    """The box outside of which nothing rises above the background: the lowest value and a little of the range."""
+    """The box outside of which nothing rises above the background, which is the lowest value and a small part of the range."""
     low, high = float(image.min()), float(np.percentile(image, 99.5))
     inside = image > low + CONTENT * (high - low)
     box = []
@@ -112,7 +114,7 @@ def matches(
     same: float = SAME,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Likeness]:
-    """Every query that is found in the pool, with each candidate it equals, best first. All of one number of axes.
+    """Every query with a match in the pool, with all its matches, best first. All images have the same number of axes.
 
     `advance` is called with how many more queries are done.
     """
@@ -127,15 +129,15 @@ def matches(
     block = QUERY_BLOCK[thumbs[0].ndim]
     for start in range(0, len(asked), block):
         places = asked[start : start + block]
-        near = look_up([queries[k].thumb for k in places], thumbs)  # type: ignore[union-attr]
-        for place, candidates in zip(places, near, strict=True):
+        found_candidates = look_up([queries[k].thumb for k in places], thumbs)  # type: ignore[union-attr]
+        for place, candidates in zip(places, found_candidates, strict=True):
             scored = [Likeness(place, known[c.pool], agreement(queries[place], pool[known[c.pool]], c)) for c in candidates]  # type: ignore[arg-type]
             found += sorted((match for match in scored if match.score >= same), key=lambda match: -match.score)
         advance(len(places))
     return found
 
 
-# Look-up
+# Search
 
 
 Frame = tuple[tuple[float, float], ...]
@@ -158,19 +160,21 @@ def turned(image: Shaped[np.ndarray, "..."], turn: Turn) -> Shaped[np.ndarray, "
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image of the pool that looks like the query when turned so, in these frames of the two; `alike` is their correlation."""
+    """An image of the pool that resembles the query in this orientation, in these frames of the two; `alike` is their
+    correlation.
+    """
 
     pool: int
     turn: Turn
     query_frame: Frame
     pool_frame: Frame
-    alike: float
+    correlation: float
 
 
 def look_up(
     queries: list[UInt8[np.ndarray, "*side"]], pool: list[UInt8[np.ndarray, "*side"]], most: int | None = None
 ) -> list[list[Candidate]]:
-    """For each query thumbnail its likeliest images of the pool, best first; the pool is gone through in blocks."""
+    """The most similar images of the pool for each query thumbnail, best first; the pool is read in blocks."""
     axes = queries[0].ndim
     block, most = QUERY_BLOCK[axes], most or CANDIDATES[axes]
     return [one for start in range(0, len(queries), block) for one in _look_up(queries[start : start + block], pool, most)]
@@ -193,16 +197,16 @@ def _look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int) -> li
             best = np.full(len(stack), -2.0, np.float32)
             way = np.zeros((len(stack), 2), np.int64)
             for number, (query_frame, pool_frame) in enumerate(framings):
-                alike = pool_codes[pool_frame] @ codes[query_frame].T
-                which = alike.argmax(1)
-                top = alike[np.arange(len(stack)), which]
+                correlation = pool_codes[pool_frame] @ codes[query_frame].T
+                which = correlation.argmax(1)
+                top = correlation[np.arange(len(stack)), which]
                 better = top > best + 1e-6
                 best[better] = top[better]
                 way[better] = np.stack([which[better], np.full(int(better.sum()), number)], axis=1)
             for one in np.argsort(-best, kind="stable")[:most]:
                 turn, (query_frame, pool_frame) = turns(axes)[way[one, 0]], framings[way[one, 1]]
                 found[place].append(Candidate(start + int(one), turn, query_frame, pool_frame, float(best[one])))
-    return [sorted(candidates, key=lambda c: (-c.alike, c.pool))[:most] for candidates in found]
+    return [sorted(candidates, key=lambda c: (-c.correlation, c.pool))[:most] for candidates in found]
 
 
 def _codes(thumbs: np.ndarray, frame: Frame) -> np.ndarray:
@@ -220,14 +224,14 @@ def _codes(thumbs: np.ndarray, frame: Frame) -> np.ndarray:
 
 
 def agreement(query: Print, pool: Print, candidate: Candidate) -> float:
-    """Correlation of the details, −1 … 1, once the pool's image is aligned with the query's; −1 where they do not overlap,
-    or whose thumbnails are not alike at all.
+    """Correlation of the details, −1 … 1, after the pool's image is aligned with the query's; −1 if they do not overlap, or if
+    their thumbnails differ too much.
 
     The alignment finds where the query's frame starts and ends in the pool's image, by Gauss-Newton from coarse to fine.
 
     Source: Lucas & Kanade 1981, "An iterative image registration technique", §4, with an axis-wise scale and shift.
     """
-    if candidate.alike < UNLIKE:
+    if candidate.correlation < UNLIKE:
         return -1.0
     image = pool.detail.astype(np.float32) / 255
     target = np.ascontiguousarray(turned(query.detail, candidate.turn), np.float32) / 255
@@ -253,7 +257,7 @@ def agreement(query: Print, pool: Print, candidate: Candidate) -> float:
 
 
 def _align(image: np.ndarray, target: np.ndarray, ends: np.ndarray, steps: int) -> np.ndarray:
-    """Better starts and ends (d, 2) of the target's frame in the image; both (side,)*d."""
+    """Improved starts and ends (d, 2) of the target's frame in the image; both (side,)*d."""
     axes, side = image.ndim, len(image)
     soft_image, soft_target = gaussian_filter(image, 0.7), gaussian_filter(target, 0.7)
     layers = np.stack([soft_image, *np.gradient(soft_image)])
@@ -295,7 +299,7 @@ def _moved(images: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _detail_correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> float:
-    """Correlation inside a mask of what is finer than an eighth of the frame."""
+    """Correlation inside a mask of all detail finer than an eighth of the frame."""
     sigma = len(a) / 16
     weight = gaussian_filter(inside.astype(np.float32), sigma) + 1e-6
     fine = []
@@ -310,7 +314,7 @@ def _detail_correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> flo
 
 
 def shrunk(image: Num[np.ndarray, "..."], side: int) -> Float32[np.ndarray, "..."]:
-    """An image resampled to (side,)*d over its whole frame, averaging where it shrinks."""
+    """An image resampled to (side,)*d over its whole frame, averaged where it shrinks."""
     for axis in range(image.ndim):
         if image.shape[axis] != side:
             image = _along(image, axis, resampling(image.shape[axis], side, 0.0, 1.0))
@@ -322,17 +326,17 @@ def resampling(size: int, side: int, start: float, end: float) -> Float32[np.nda
     """Weights (side, size) of a triangle as wide as the larger pixel, over the part start … end of the axis."""
     step = (end - start) * size / side
     centres = start * size + (np.arange(side) + 0.5) * step
-    apart = np.abs(np.arange(size) + 0.5 - centres[:, None]) / max(step, 1.0)
-    weights = np.maximum(1 - apart, 0)
+    distance = np.abs(np.arange(size) + 0.5 - centres[:, None]) / max(step, 1.0)
+    weights = np.maximum(1 - distance, 0)
     weights /= weights.sum(1, keepdims=True)
     return weights.astype(np.float32)
 
 
 def _linear(size: int, side: int, start: float, end: float) -> np.ndarray:
-    """Weights (side, size) of linear interpolation; the border repeats outside."""
+    """Weights (side, size) of linear interpolation; the border value continues outside."""
     places = np.clip((start + (np.arange(side) + 0.5) / side * (end - start)) * size - 0.5, 0, size - 1)
-    apart = np.abs(np.arange(size) - places[:, None])
-    return np.maximum(1 - apart, 0).astype(np.float32)
+    distance = np.abs(np.arange(size) - places[:, None])
+    return np.maximum(1 - distance, 0).astype(np.float32)
 
 
 def _along(images: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:

@@ -14,18 +14,19 @@ from medssl.core.plugins import Plugin
 from medssl.core.written import PathText
 
 STEPS = ("describe", "leakage")
-"""Steps of the stage whose folders lie beside the arms', so that no arm can bear their names."""
+"""Steps of the stage whose folders lie beside the arms', so arms may not use their names."""
 
 
 class ArmOptions(Options):
-    """One way of reducing a cohort; the reducer bears the arm's name unless stated."""
+    """One way of reducing a cohort; the reducer has the arm's name unless stated."""
 
     reducer: Reducer | None = None
-    """How slices are compared or ranked; the reducer named like the arm where it is left out."""
+    """How slices are compared or ranked; by default the reducer with the arm's name."""
     traversal: Literal["greedy", "cover", "global", "balanced"] = "greedy"
-    """In which order pairs are looked at: within volumes in order, by largest neighbourhood, over the cohort, or by clusters."""
+    """The order in which pairs are compared: within volumes in order, by largest neighbourhood, over the cohort, or by clusters.
+    """
     threshold: Annotated[float, Field(ge=0)] | None = None
-    """Slices within this distance of a kept one are dropped; the reducer's own default where no budget is set."""
+    """Slices within this distance of a kept one are dropped; without any budget, the reducer's own default."""
     keep_frac: Fraction | None = None
     """Share of the slices to keep."""
     match: str | None = None
@@ -47,12 +48,14 @@ class ReduceOptions(Options):
     arms: dict[Name, ArmOptions] = Field(default_factory=lambda: {"hash": ArmOptions()}, min_length=1)
     """Ways of reducing, by name."""
     controls: bool = True
-    """Add the arms that choose without looking: all slices, every n-th, random ones."""
+    """Add the arms that choose without looking at slices: all, every n-th, random ones."""
     leakage: Literal["exclude", "stop", "report"] = "exclude"
     """What happens to pre-training slices that show a downstream validation or test image."""
     look_up: Literal["pixels", "ids"] = "pixels"
-    """How such slices are found: by id, patient and pixels; or by id and patient alone, where the pool and what is held out are
-    parts of one published set and their pixels are too many to compare."""
+    """How such slices are found: by id, patient and pixels, or by id and patient only. The latter is for a pool and held-out
+    images
+    from one published set with too many pixels to compare.
+    """
 
     def with_controls(self) -> dict[str, ArmOptions]:
         """All arms in order: the study's, then the controls that it does not define itself."""
@@ -68,9 +71,9 @@ def control_kinds() -> dict[str, str]:
     return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
-def most_apart(reducer: PluginChoice) -> float | None:
-    """The largest distance that a reducer can measure with its options (`MOST_APART` of its file); None where none is known."""
-    most = plugins.find("reducer", reducer.name).constant("MOST_APART", default=None)
+def max_distance(reducer: PluginChoice) -> float | None:
+    """The largest distance that a reducer can measure with its options (`MAX_DISTANCE` of its file); None if unknown."""
+    most = plugins.find("reducer", reducer.name).constant("MAX_DISTANCE", default=None)
     if isinstance(most, dict):
         ((option, by_value),) = most.items()
         most = by_value.get(reducer.options[option])
@@ -78,12 +81,12 @@ def most_apart(reducer: PluginChoice) -> float | None:
 
 
 class DescribeOptions(Options):
-    """Which descriptors the slices of a cohort get, for all its arms at once."""
+    """Which descriptors the slices of a cohort get, for all its arms together."""
 
     hash_sizes: list[Literal[8, 16]] = [8]
     """Sides of the hashes in bits."""
     greys: list[Literal["window", "per_slice"]] = ["window"]
-    """Grey values that are hashed."""
+    """Grey ranges for hashing."""
     shard: Whole = 0
     """Which share of the volumes this job describes."""
     shards: Count = 1
@@ -94,21 +97,21 @@ class FirewallOptions(Options):
     """What is done about images that pre-training and a downstream test share."""
 
     leakage: Literal["exclude", "stop", "report"] = "exclude"
-    """Keep such slices out, stop the study, or only report them."""
+    """Exclude such slices, stop the study, or only report them."""
     look_up: Literal["pixels", "ids"] = "pixels"
-    """Find them by id, patient and pixels, or by id and patient alone."""
+    """Find them by id, patient and pixels, or by id and patient only."""
 
 
 class ResolvedArmOptions(ArmOptions):
-    """What one job of the stage is given: an arm with its reducer."""
+    """The options of one job of the stage: an arm with its reducer."""
 
     reducer: Reducer
     """How slices are compared or ranked, with all its options."""
     networks: list[Backbone] | None = None
-    """The network of the encoder; null where it is a file, which may hold any."""
+    """The network of the encoder; null for a file, which may hold any."""
 
     def plugins(self) -> Iterator[Plugin]:
-        """The reducer, and the networks that it may embed slices with."""
+        """The reducer, and the networks that it may use for embeddings."""
         yield from super().plugins()
         if self.encoder is not None and self.networks is None:
             yield from plugins.all_of("backbone")

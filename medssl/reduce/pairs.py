@@ -1,4 +1,4 @@
-"""What the pair reducers share: they differ only in how far apart two slices are."""
+"""What the pair reducers share: they differ only in their distance between two slices."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float32, Int64, Num
 
-from medssl.reduce.slices import NOBODY, Neighbours, Slices
+from medssl.reduce.slices import NO_TWIN, Neighbours, Slices
 
 
 class Pairs(ABC):
     """Distances between slices; 0 for equal slices, symmetric.
 
-    `default_threshold`: two slices at most this far apart are near-duplicates. `max_threshold`: no distance is larger.
-    `whole_steps`: distances are whole numbers. `costly`: worth remembering.
+    `default_threshold`: two slices within this distance are near-duplicates. `max_threshold`: no distance is larger.
+    `whole_steps`: distances are whole numbers. `costly`: worth caching.
     """
 
     default_threshold: float
@@ -32,7 +32,7 @@ class Pairs(ABC):
         """Distances (n,) float32 of slice `anchor` to slices `others` (n,)."""
 
     def vectors(self) -> Float32[np.ndarray, "n d"] | None:
-        """Points (n, d) float32 whose Euclidean distance orders pairs alike, for clustering; None if there are none."""
+        """Points (n, d) float32 whose Euclidean distance orders pairs the same way, for clustering; None if there are none."""
         return None
 
     def leaders(
@@ -40,33 +40,33 @@ class Pairs(ABC):
     ) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
         """The paper's greedy pass over slices `members` (n,) in order: twin (n,) index or -1 (kept), and distance (n,).
 
-        Take the first slice left, keep it, drop every slice left within the threshold of it, repeat. Only these pairs are
+        Keep the first remaining slice, drop every remaining slice within the threshold of it, repeat. Only these pairs are
         computed.
 
         Source: Wolf et al. 2024, doi 10.1016/j.compbiomed.2024.109242, released code Hash_LIDC_Volume.py.
         """
-        twin = np.full(len(members), NOBODY)
+        twin = np.full(len(members), NO_TWIN)
         distance = np.full(len(members), np.nan, np.float32)
         left = np.arange(len(members))
         while len(left) > 1:
             anchor, rest = left[0], left[1:]
-            apart = self.distances(members[anchor], members[rest])
-            near = apart <= threshold
-            twin[rest[near]] = members[anchor]
-            distance[rest[near]] = apart[near]
-            left = rest[~near]
+            distances = self.distances(members[anchor], members[rest])
+            within = distances <= threshold
+            twin[rest[within]] = members[anchor]
+            distance[rest[within]] = distances[within]
+            left = rest[~within]
         return twin, distance
 
     def neighbours(self, members: Int64[np.ndarray, "n"], threshold: float) -> Neighbours:
         """All pairs a < b of positions in `members` within the threshold, as blocks (a, b, distance)."""
         for a in range(len(members) - 1):
-            apart = self.distances(members[a], members[a + 1 :])
-            near = np.flatnonzero(apart <= threshold)
-            yield np.full(len(near), a), near + a + 1, apart[near]
+            distances = self.distances(members[a], members[a + 1 :])
+            within = np.flatnonzero(distances <= threshold)
+            yield np.full(len(within), a), within + a + 1, distances[within]
 
 
 class Remembered(Pairs):
-    """Another pair reducer whose distances are computed once, however many thresholds are tried."""
+    """Caches the distances of another pair reducer, however many thresholds are tried."""
 
     def __init__(self, pairs: Pairs) -> None:
         super().__init__(pairs.slices)
@@ -76,7 +76,7 @@ class Remembered(Pairs):
         self.whole_steps = pairs.whole_steps
 
     def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
-        """Distances (n,) of slice `anchor` to slices `others` (n,), computed or remembered."""
+        """Distances (n,) of slice `anchor` to slices `others` (n,), computed or cached."""
         anchor = int(anchor)
         row = self._rows.setdefault(anchor, {})
         known = [row.get(int(o), self._rows.get(int(o), {}).get(anchor)) for o in others]
@@ -88,7 +88,7 @@ class Remembered(Pairs):
         return np.array(known, np.float32)
 
     def vectors(self) -> Float32[np.ndarray, "n d"] | None:
-        """What the other one has."""
+        """The vectors of the wrapped reducer."""
         return self._pairs.vectors()
 
 
@@ -103,26 +103,26 @@ def leaders_in_blocks(
     `first_keeper(items, keepers)` → for each item the position of the first keeper within the threshold (−1: none), distance.
     `within(items)` → blocks (a, b, distance) of positions a < b in `items` within the threshold.
     """
-    twin = np.full(num, NOBODY)
+    twin = np.full(num, NO_TWIN)
     distance = np.full(num, np.nan, np.float32)
     keepers = np.empty(0, np.int64)
     for start in range(0, num, block):
         items = np.arange(start, min(start + block, num))
-        position, apart = first_keeper(items, keepers)
+        position, distances = first_keeper(items, keepers)
         hit = position >= 0
-        twin[items[hit]], distance[items[hit]] = keepers[position[hit]], apart[hit]
+        twin[items[hit]], distance[items[hit]] = keepers[position[hit]], distances[hit]
         items = items[~hit]
         found = list(within(items))
         if found:
-            a, b, apart = (np.concatenate(part) for part in zip(*found, strict=True))
+            a, b, distances = (np.concatenate(part) for part in zip(*found, strict=True))
             order = np.lexsort((b, a))
-            a, b, apart = a[order], b[order], apart[order]
+            a, b, distances = a[order], b[order], distances[order]
             starts = np.searchsorted(a, np.arange(len(items) + 1))
             for anchor in np.flatnonzero(np.diff(starts)):
-                if twin[items[anchor]] == NOBODY:
-                    near = slice(starts[anchor], starts[anchor + 1])
-                    free = twin[items[b[near]]] == NOBODY
-                    dropped = items[b[near][free]]
-                    twin[dropped], distance[dropped] = items[anchor], apart[near][free]
-        keepers = np.concatenate([keepers, items[twin[items] == NOBODY]])
+                if twin[items[anchor]] == NO_TWIN:
+                    own = slice(starts[anchor], starts[anchor + 1])
+                    free = twin[items[b[own]]] == NO_TWIN
+                    dropped = items[b[own][free]]
+                    twin[dropped], distance[dropped] = items[anchor], distances[own][free]
+        keepers = np.concatenate([keepers, items[twin[items] == NO_TWIN]])
     return twin, distance

@@ -1,4 +1,6 @@
-"""Pictures of a reduction: twins side by side, kept share against threshold, likeness inside a volume, where slices went."""
+"""Pictures of a reduction: twins side by side, kept share against threshold, similarity inside a volume, where slices were
+dropped.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Num
 
-from medssl.reduce.slices import NOBODY, Decision, Slices
+from medssl.reduce.slices import NO_TWIN, Decision, Slices
 
 MOST_PAIRS = 12
 TILE, GAP, LINE = 160, 6, 14
@@ -18,7 +20,7 @@ KEPT_COLOUR, DROPPED_COLOUR = "#2a6f97", "#c1666b"
 
 def twins_to_show(decision: Decision, most: int = MOST_PAIRS) -> Int64[np.ndarray, "_"]:
     """Dropped slices that have a twin, at even steps through the order of their distance; never chosen by eye."""
-    dropped = np.flatnonzero(decision.twin != NOBODY)
+    dropped = np.flatnonzero(decision.twin != NO_TWIN)
     ordered = dropped[np.argsort(decision.distance[dropped], kind="stable")]
     return ordered[np.unique(np.linspace(0, len(ordered) - 1, min(most, len(ordered))).astype(int))] if len(ordered) else ordered
 
@@ -33,7 +35,7 @@ def contact_sheet(slices: Slices, decision: Decision, plane: Callable[[int], Flo
 
 
 def pair_sheet(pairs: list[tuple[Float[np.ndarray, "_ _"], Float[np.ndarray, "_ _"], str, str]]):  # type: ignore[no-untyped-def]
-    """Pairs of slices [row, col] in 0..1 with a word above each, three pairs in a row: a Pillow image."""
+    """Pairs of slices [row, col] in 0..1 with a caption above each, three pairs in a row: a Pillow image."""
     from PIL import Image, ImageDraw
 
     pair_width, pair_height = 2 * TILE + 3 * GAP, TILE + LINE + GAP

@@ -8,7 +8,7 @@ from medssl.reduce.slices import Decision, Slices
 
 
 class Ranks(ABC):
-    """Decides by a count, or by its own options where no count is asked for."""
+    """Decides by a count, or by its own options if there is none."""
 
     needs: tuple[str, ...] = ()
 
@@ -17,4 +17,4 @@ class Ranks(ABC):
 
     @abstractmethod
     def decide(self, count: int | None, threshold: float | None) -> Decision:
-        """Keep `count` slices, or what `threshold` or the options say when `count` is None."""
+        """Keep `count` slices; if `count` is None, as `threshold` or the options say."""

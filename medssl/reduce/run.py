@@ -35,11 +35,11 @@ from medssl.reduce.describing import described, no_descriptors
 from medssl.reduce.figures import figures, leak_sheet
 from medssl.reduce.firewall import (
     Prints,
-    alike_pixels,
-    nearest_of,
+    most_similar_of,
     plain,
     prints_of,
     same_ids,
+    similar_pixels,
     some_of,
     with_whole_volumes,
 )
@@ -53,9 +53,9 @@ EMBED_BATCH = 32
 
 
 def describe(job: Job) -> None:
-    """Descriptors of every training slice of a cohort, from one pass; volumes described before are taken from the cache.
+    """Descriptors of every training slice of a cohort, in one pass; volumes described before come from the cache.
 
-    A job of several shards describes its share of the volumes; arms read the tables of all shards.
+    With several shards each job describes its share of the volumes; arms read the tables of all shards.
     """
     options = job.options(DescribeOptions)
     cohort = _pool(job).shard(options.shard, options.shards)
@@ -85,7 +85,7 @@ def describe(job: Job) -> None:
 
 
 def run(job: Job) -> None:
-    """One arm: which training slices are kept, which dropped, and which kept slice stands for each dropped one."""
+    """One arm: which training slices are kept, which dropped, and which kept slice represents each dropped one."""
     options = job.options(ResolvedArmOptions)
     cohort = _pool(job)
     table = _descriptors(job, cohort)
@@ -127,7 +127,7 @@ def run(job: Job) -> None:
 def leakage(job: Job) -> None:
     """Which images of the pre-training pool are downstream validation or test images, by id, patient or pixels.
 
-    All slices of a pool volume leave with the one that is found: its neighbours show the same patient.
+    A match excludes all slices of its pool volume: its neighbours show the same patient.
 
     Raises:
         StudyError: something was found and the study says `leakage: stop`.
@@ -136,15 +136,15 @@ def leakage(job: Job) -> None:
     policy = options.leakage
     pool = _pool(job)
     held, _ = _cohort(job, "held_samples", "held_volumes", ("val", "test"))
-    pairs = near = LEAKAGE.empty()
+    pairs = unmatched = LEAKAGE.empty()
     if len(held.table):
         by_id = same_ids(pool.table, held.table)
-        alike = _alike_pixels(job, pool, held) if options.look_up == "pixels" else LEAKAGE.empty()
-        by_pixels = alike[alike["score"] >= SAME]
+        similar = _similar_pixels(job, pool, held) if options.look_up == "pixels" else LEAKAGE.empty()
+        by_pixels = similar[similar["score"] >= SAME]
         pairs = pd.concat([by_id, by_pixels], ignore_index=True).drop_duplicates(["query_id", "pool_id", "how"])
-        near = alike[~alike["query_id"].isin(pairs["query_id"])]
+        unmatched = similar[~similar["query_id"].isin(pairs["query_id"])]
     found = with_whole_volumes(pairs, pool.table)
-    shown, nearest = some_of(pairs), nearest_of(near)
+    shown, nearest = some_of(pairs), most_similar_of(unmatched)
     LEAKAGE.write(job.path("leakage.parquet"), found)
     summary = Leaks(
         queries=len(held.table),
@@ -200,7 +200,7 @@ def _descriptors(job: Job, cohort: Cohort) -> pd.DataFrame:
 
 
 def _leaked(job: Job, cohort: Cohort) -> np.ndarray:
-    """Which training slices (n,) the leakage firewall found among the downstream validation and test images."""
+    """Mask (n,) of the training slices that the leakage firewall found among the downstream validation and test images."""
     if "leakage" not in job.spec.inputs:
         return np.zeros(len(cohort.table), bool)
     found = LEAKAGE.read(job.read(job.spec.inputs["leakage"]), ["pool_id"])
@@ -208,7 +208,7 @@ def _leaked(job: Job, cohort: Cohort) -> np.ndarray:
 
 
 def _num_matched(job: Job) -> int | None:
-    """How many slices the arm keeps that this one matches; None where it matches none."""
+    """How many slices the matched arm keeps; None if this arm matches none."""
     if "match" not in job.spec.inputs:
         return None
     return int(KEEP.read(job.read(job.spec.inputs["match"]), ["keep"])["keep"].sum())
@@ -227,7 +227,7 @@ def _reducer(job: Job, options: ResolvedArmOptions, plugin: plugins.Plugin, tabl
 
 
 def _vectors(job: Job, plugin: plugins.Plugin, table: pd.DataFrame, cohort: Cohort) -> np.ndarray:
-    """Features (n, d) of the slices from the arm's encoder; remembered for the same encoder and slices."""
+    """Features (n, d) of the slices from the arm's encoder; cached for the same encoder and slices."""
     weights, contract = _encoder(job, plugin.name)
     encoder = [sha256_file(weights), sha256_file(contract) if contract else None]
     content = [content_of(member) for member in cohort.members]
@@ -249,7 +249,7 @@ def _vectors(job: Job, plugin: plugins.Plugin, table: pd.DataFrame, cohort: Coho
 
 
 def _encoder(job: Job, reducer: str) -> tuple[Path, Path | None]:
-    """The weights that the arm embeds with, and their contract: of a run of the study, or beside a file of the user's."""
+    """The weights of the arm's encoder, and their contract: from a run of the study, or beside a user's file."""
     if "encoder" not in job.spec.inputs:
         raise StudyError(
             f"reducer {reducer!r} needs an encoder: name a pre-training run of the study, or a .safetensors file, under the "
@@ -265,16 +265,16 @@ def _encoder(job: Job, reducer: str) -> tuple[Path, Path | None]:
     return weights, beside if beside.is_file() else None
 
 
-def _alike_pixels(job: Job, pool: Cohort, held: Cohort) -> pd.DataFrame:
-    """Pairs with like pixels, of prints that are remembered."""
+def _similar_pixels(job: Job, pool: Cohort, held: Cohort) -> pd.DataFrame:
+    """Pairs with similar pixels, from cached prints."""
     with job.progress("fingerprints", len(pool.table) + len(held.table), "slices") as bar:
         pool_prints, held_prints = ([_prints(job, member, bar) for member in side.members] for side in (pool, held))
     with job.progress("look-up", len(held.table) + len(held.members), "images") as bar:
-        return alike_pixels(pool, held, pool_prints, held_prints, threads=job.threads, advance=bar.advance)
+        return similar_pixels(pool, held, pool_prints, held_prints, threads=job.threads, advance=bar.advance)
 
 
 def _prints(job: Job, member: Member, bar: Bar) -> Prints:
-    """Prints of a volume's slices and, if it is one, of the volume; remembered by content."""
+    """Prints of a volume's slices and, if it is one, of the volume; cached by content."""
     name = cache_name(content_of(member), member.volume.kind, "prints", job.spec.code)
     cache = _cache(job, "descriptors", f"{name[:2]}/{name}.npz")
     if cache.is_file():
@@ -308,7 +308,7 @@ def _save(path: Path, figure: Any) -> None:
 
 
 def _one_blas_thread() -> Any:
-    """The chunks run in threads of their own; each product then stays on its thread."""
+    """Limit BLAS to one thread: the chunks run in threads of their own."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1, "blas")

@@ -1,4 +1,4 @@
-"""The slices a reducer sees, in order within their volumes, and what it decides about each."""
+"""The reducer's input, slices in order within their volumes, and its decision about each."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64, Num, Shaped
 
 KEPT, DUPLICATE, RANK, BUDGET, LEAK = "kept", "duplicate", "rank", "budget", "leak"
-NOBODY = -1
+NO_TWIN = -1
 
 Neighbours = Iterator[tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Num[np.ndarray, "pairs"]]]
-"""Pairs of positions, and how far apart they are, in blocks."""
+"""Pairs of positions, and their distance, in blocks."""
 
 
 @dataclass(frozen=True)
 class Slices:
     """`n` slices sorted by (volume id, index along the volume), which is anatomical order.
 
-    `volume` (n,) numbers the volumes; `neighbours` (n,) is False for images of a set, each of which is a volume of its own.
+    `volume` (n,) numbers the volumes; `neighbours` (n,) is False for images of a set, each of which counts as a volume.
     `columns` holds descriptors by name, (n,) each. `plane(i)` is slice i as float32 [row, col] in 0..1 (first window),
     `vectors` (n, d) are embeddings. `seed` is the study's.
     """
@@ -36,7 +36,7 @@ class Slices:
         return len(self.ids)
 
     def runs(self) -> list[Int64[np.ndarray, "_"]]:
-        """Indices of the slices of each volume, in anatomical order; an image of a set is in no run."""
+        """Indices of the slices of each volume, in anatomical order; images of a set are in no run."""
         members = np.flatnonzero(self.neighbours)
         if not len(members):
             return []
@@ -45,7 +45,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of `n` slices: `keep` (n,) bool, `twin` (n,) index or -1, `distance` (n,) float32, `reason` (n,) text."""
+    """The decision about `n` slices: `keep` (n,) bool, `twin` (n,) index or -1, `distance` (n,) float32, `reason` (n,) text."""
 
     keep: Bool[np.ndarray, "n"]
     twin: Int64[np.ndarray, "n"]
@@ -62,7 +62,7 @@ class Decision:
     ) -> Decision:
         """A decision in which every dropped slice has the same reason."""
         keep = np.asarray(keep, bool)
-        twin = np.full(len(keep), NOBODY) if twin is None else twin
+        twin = np.full(len(keep), NO_TWIN) if twin is None else twin
         distance = np.full(len(keep), np.nan, np.float32) if distance is None else distance
         return cls(keep, twin, distance.astype(np.float32), np.where(keep, KEPT, reason).astype(object))
 

@@ -1,4 +1,4 @@
-"""Structural similarity of slices, with what belongs to one slice computed once.
+"""Structural similarity of slices; the terms of a single slice are computed once.
 
 Source: Wang et al. 2004, "Image quality assessment", doi 10.1109/TIP.2003.819861, eq. 13, with its Gaussian window σ = 1.5.
 """
@@ -19,7 +19,7 @@ TILE = 64
 
 @dataclass(frozen=True)
 class Moments:
-    """What SSIM needs of one slice (rows, columns), float32: values about 0; windowed mean, and mean² and variance with half
+    """The terms of SSIM for one slice (rows, columns), float32: values about 0; windowed mean, and mean² and variance with half
     the constants added (rows − 10, columns − 10).
     """
 

@@ -1,4 +1,4 @@
-"""In which order, and how far afield, slices are compared. Every dropped slice names the kept one within the threshold."""
+"""The order and range in which slices are compared. Every dropped slice names the kept one within the threshold."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from medssl.core.errors import StudyError
 from medssl.core.rng import ids_to_keys, key, uniforms
 from medssl.reduce.pairs import Pairs
-from medssl.reduce.slices import BUDGET, DUPLICATE, NOBODY, Decision
+from medssl.reduce.slices import BUDGET, DUPLICATE, NO_TWIN, Decision
 
 CLUSTER_MEMBERS = 32
 MAX_CLUSTERS = 4096
 
 
 def greedy(pairs: Pairs, threshold: float) -> Decision:
-    """Inside each volume, in anatomical order: the paper's."""
+    """Inside each volume, in anatomical order, as in the paper."""
     return _within_groups(pairs, pairs.slices.runs(), lambda members: pairs.leaders(members, threshold))
 
 
 def cover(pairs: Pairs, threshold: float) -> Decision:
-    """Inside each volume, free of order: keep the slice with most neighbours not yet covered, drop those, repeat; ties by id."""
+    """Inside each volume, in any order: keep the slice with most neighbours not yet covered, drop those, repeat; ties by id."""
     return _within_groups(pairs, pairs.slices.runs(), lambda members: _cover(pairs, members, threshold))
 
 
@@ -34,9 +34,9 @@ TRAVERSALS: dict[str, Callable[[Pairs, float], Decision]] = {"greedy": greedy, "
 
 
 def balanced(pairs: Pairs, count: int) -> Decision:
-    """Keep `count` slices, shared equally among the clusters of a two-level k-means; small clusters pass on what they lack.
+    """Keep `count` slices, shared equally among the clusters of a two-level k-means; small clusters pass on their shortfall.
 
-    A dropped slice names the nearest kept one of its cluster, if that has one.
+    A dropped slice names the nearest kept one of its cluster, if there is one.
 
     Raises:
         StudyError: the reducer has no vectors to cluster.
@@ -65,7 +65,7 @@ def balanced(pairs: Pairs, count: int) -> Decision:
         for cluster, num in zip(clusters, _shares(sizes[clusters], int(share)), strict=True):
             keep[by_cluster[cluster][:num]] = True
 
-    twin = np.full(len(slices), NOBODY)
+    twin = np.full(len(slices), NO_TWIN)
     distance = np.full(len(slices), np.nan, np.float32)
     for members in by_cluster:
         kept, dropped = members[keep[members]], members[~keep[members]]
@@ -80,39 +80,39 @@ def balanced(pairs: Pairs, count: int) -> Decision:
 def _within_groups(
     pairs: Pairs, groups: list[np.ndarray], leaders: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 ) -> Decision:
-    twin = np.full(len(pairs.slices), NOBODY)
+    twin = np.full(len(pairs.slices), NO_TWIN)
     distance = np.full(len(pairs.slices), np.nan, np.float32)
     for members in groups:
         twin[members], distance[members] = leaders(members)
-    return Decision.of(twin == NOBODY, DUPLICATE, twin, distance)
+    return Decision.of(twin == NO_TWIN, DUPLICATE, twin, distance)
 
 
 def _cover(pairs: Pairs, members: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Independent cover by neighbour count of slices `members` (n,): twin (n,) index or -1, distance (n,)."""
     order = np.argsort(pairs.slices.ids[members].astype(str), kind="stable")
     by_id, place = members[order], np.argsort(order, kind="stable")
-    apart = np.full((len(by_id), len(by_id)), np.inf, np.float32)
+    distances = np.full((len(by_id), len(by_id)), np.inf, np.float32)
     for a, b, distance in pairs.neighbours(by_id, threshold):
-        apart[a, b] = apart[b, a] = distance
-    near = np.isfinite(apart)
-    count = near.sum(1)
+        distances[a, b] = distances[b, a] = distance
+    within = np.isfinite(distances)
+    count = within.sum(1)
     free = np.ones(len(by_id), bool)
-    twin_of = np.full(len(by_id), NOBODY)
+    twin_of = np.full(len(by_id), NO_TWIN)
     while free.any():
         keeper = int(np.where(free, count, -1).argmax())
-        covered = np.flatnonzero(near[keeper] & free)
+        covered = np.flatnonzero(within[keeper] & free)
         covered = covered[covered != keeper]
         twin_of[covered] = keeper
         free[covered] = free[keeper] = False
-        count -= near[:, covered].sum(1) + near[:, keeper]
+        count -= within[:, covered].sum(1) + within[:, keeper]
     keeper_of = twin_of[place]
-    twin = np.where(keeper_of == NOBODY, NOBODY, by_id[keeper_of])
-    distance = np.where(keeper_of == NOBODY, np.nan, apart[place, keeper_of]).astype(np.float32)
+    twin = np.where(keeper_of == NO_TWIN, NO_TWIN, by_id[keeper_of])
+    distance = np.where(keeper_of == NO_TWIN, np.nan, distances[place, keeper_of]).astype(np.float32)
     return twin, distance
 
 
 def _shares(sizes: np.ndarray, total: int) -> np.ndarray:
-    """`total` dealt as equally as `sizes` allow (water filling); odd ones go to the first groups that have room."""
+    """`total` divided as equally as `sizes` allow (water filling); the remainder goes to the first groups with room."""
     total = min(total, int(sizes.sum()))
     low, high = 0, int(sizes.max(initial=0))
     while low < high:
@@ -128,7 +128,7 @@ def _shares(sizes: np.ndarray, total: int) -> np.ndarray:
 
 
 def _k_means(points: np.ndarray, k: int, seed: int, *, tries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (k, d) of the best of some tries, and the cluster of each point (n,)."""
+    """Centres (k, d) of the best of several tries, and the cluster of each point (n,)."""
     import faiss
 
     points = np.ascontiguousarray(points, np.float32)

@@ -1,7 +1,7 @@
-"""From stored numbers to what is compared: 8-bit grey for hashes, 0..1 for similarity, codes for entropy.
+"""From stored numbers to comparable ones: 8-bit grey for hashes, 0..1 for similarity, codes for entropy.
 
-A slice image is the plane transposed to [row, col], nothing flipped: for a volume in RAS+ the rows run to anterior and the
-columns to the patient's right-to-left axis as stored; for an image of a set it is the picture itself.
+A slice image is the plane transposed to [row, col], not flipped. For a volume in RAS+ the rows run to anterior and the
+columns along the patient's right-to-left axis as stored; for an image of a set it is the picture itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GREY_LEVELS = 256
 class Window:
     """`low`..`high` in value units, where value = slope × stored + intercept; `per_slice` takes each slice's own range instead.
 
-    `per_slice` is what the authors of "Less is More" did; one metal implant then changes every grey value of its slice.
+    `per_slice` follows the authors of "Less is More"; one metal implant then changes every grey value of its slice.
     """
 
     low: float
@@ -37,7 +37,7 @@ class Window:
         return cls(volume.low[0], volume.high[0], volume.slope, volume.intercept)
 
     def unit(self, stored: Num[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-        """What a network sees, in 0..1, as float64, any shape; per slice: 0 for a constant slice."""
+        """The network's input, in 0..1, as float64, any shape; per slice: 0 for a constant slice."""
         values = np.asarray(values_of(stored.astype(np.float64), self.slope, self.intercept))
         low, high = (float(values.min()), float(values.max())) if self.per_slice else (self.low, self.high)
         return np.asarray(windowed(values, low, high)) if high > low else np.zeros(stored.shape)
@@ -49,10 +49,10 @@ class Window:
         return np.floor(self.unit(stored) * 255.0 + 0.5).astype(np.uint8)
 
     def counts(self, stored: Num[np.ndarray, "..."]) -> Int64[np.ndarray, "levels"]:
-        """How often each distinct windowed value occurs, (levels,) in rising order, zeros among them."""
+        """How often each distinct windowed value occurs, (levels,) in ascending order, zeros included."""
         if stored.dtype == np.int16:
             first, last = (int(stored.min()), int(stored.max())) if self.per_slice else self._stored_range
-            # the difference of two int16 wraps, and is right again when read as uint16
+            # the difference of two int16 wraps, and is correct again when read as uint16
             codes = np.clip(stored, first, last).view(np.uint16) - np.uint16(first & 0xFFFF)
             return np.bincount(codes.reshape(-1), minlength=last - first + 1)
         return np.unique(self.unit(stored), return_counts=True)[1]
@@ -67,7 +67,7 @@ class Window:
 
     @cached_property
     def _stored_range(self) -> tuple[int, int]:
-        """Stored numbers at and beyond which the window clips (inside int16)."""
+        """Stored numbers from which the window clips (inside int16)."""
         ends = sorted((edge - self.intercept) / self.slope for edge in (self.low, self.high))
         first, last = int(np.clip(np.floor(ends[0]), -32768, 32767)), int(np.clip(np.ceil(ends[1]), -32768, 32767))
         return first, max(last, first)

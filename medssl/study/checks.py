@@ -12,7 +12,7 @@ from medssl.artefacts.names import RESERVED
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import read_json
 from medssl.core.listing import load_key, nothing_at
-from medssl.reduce.options import most_apart
+from medssl.reduce.options import max_distance
 from medssl.study.check_classes import unknown_positive
 from medssl.study.check_folders import folder_problems
 from medssl.study.check_labels import Labelled, known_classes, label_notes, label_problems, predicts
@@ -126,7 +126,7 @@ def _beyond_all_distances(dag: Dag) -> Iterator[Problem]:
     """Thresholds that no two slices are as far apart as, so that one slice of a volume would be kept."""
     for name, arm in dag.arms.items():
         reducer = dag.reducer_of(name)
-        most = most_apart(reducer)
+        most = max_distance(reducer)
         if most is not None and arm.threshold is not None and arm.threshold > most:
             text = f"the threshold {arm.threshold:g} is above {most:g}, the largest distance that {reducer.name} can measure here"
             yield ("reduce", "arms", name, "threshold"), f"{text}; one slice of each volume would be left. Lower it"

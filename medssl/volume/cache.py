@@ -20,15 +20,15 @@ SUFFIX = {"memmap": ".npy", "blosc2": ".b2nd"}
 """File name ending of each form."""
 
 CHUNK_PLANES, BLOCK_SIDE = 16, 128
-"""A blosc2 chunk is 16 whole planes; a block, the least that is decompressed, is 128×128 of one plane (32 kB of int16)."""
+"""A blosc2 chunk is 16 whole planes; a block, the smallest unit of decompression, is 128×128 of one plane (32 kB of int16)."""
 
 RUN_BYTES = 32 * 2**20
-"""Rough size of what `runs` yields at once."""
+"""Rough size of each array that `runs` yields."""
 
 
 @runtime_checkable
 class Array(Protocol):
-    """What `open_array` gives: shape, dtype and slicing; only what is asked for is read."""
+    """The result of `open_array`: shape, dtype and slicing; only the requested part is read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def open_array(path: Path | str) -> Array:
     """Open a cached array read-only: a view of the memory map (`.npy`) or `Compressed` (`.b2nd`).
 
     Raises:
-        CorruptArtefactError: the file is no array of numbers.
+        CorruptArtefactError: the file is not an array of numbers.
     """
     path = Path(path)
     try:
@@ -56,7 +56,7 @@ def open_array(path: Path | str) -> Array:
             if not isinstance(array, blosc2.NDArray):
                 raise ValueError("not an array")
             return Compressed(array)
-        # a plain view: numpy.memmap itself costs some microseconds for every slice taken
+        # a plain view: slicing a numpy.memmap costs some microseconds more
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (ValueError, RuntimeError, EOFError, KeyError) as error:
         raise CorruptArtefactError(
@@ -67,7 +67,7 @@ def open_array(path: Path | str) -> Array:
 class Compressed:
     """A blosc2 array, read in the order of its axes although the file may hold them reversed (the last one first).
 
-    blosc2 copies runs along the file's last axis: a plane must not lie across it.
+    blosc2 copies runs along the file's last axis, so a plane must not lie across it.
     """
 
     def __init__(self, stored: Any) -> None:
@@ -77,7 +77,7 @@ class Compressed:
         self.dtype = np.dtype(stored.dtype)
 
     def __getitem__(self, key: Any) -> Shaped[np.ndarray, "..."]:
-        """What `key` names, decompressed."""
+        """The part that `key` selects, decompressed."""
         key = key if isinstance(key, tuple) else (key,)
         key = (*key, *[slice(None)] * (len(self.shape) - len(key)))
         return np.asarray(self._stored[key[::-1]]).T if self._reversed else np.asarray(self._stored[key])
@@ -99,10 +99,10 @@ def read_plane(array: Array, axis: int, index: int) -> Shaped[np.ndarray, "_ _"]
 
 
 def read_patch(array: Array, start: Sequence[int], size: Sequence[int]) -> Shaped[np.ndarray, "_ _ _"]:
-    """The block of `size` voxels whose first voxel is `start`; a view where memory mapped.
+    """The block of `size` voxels whose first voxel is `start`; a view if memory mapped.
 
     Raises:
-        IndexError: the block is not wholly inside the array; whoever wants padding pads.
+        IndexError: the block is not wholly inside the array; padding is up to the caller.
     """
     inside = all(a >= 0 and n > 0 and a + n <= whole for a, n, whole in zip(start, size, array.shape, strict=True))
     if not inside:

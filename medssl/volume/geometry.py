@@ -1,4 +1,4 @@
-"""Affines: from slices to RAS+ millimetres, the closest canonical orientation and the way back."""
+"""Affines: from slices to RAS+ millimetres, and the closest canonical orientation and its inverse."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from medssl.core.shapes import Float, Shaped
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_CORNER_VOX = 0.1
-"""Two grids are one where no corner is further apart than this, in voxels along each axis."""
+"""Two grids count as equal if no corner differs by more than this, in voxels along each axis."""
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 @dataclass(frozen=True)
 class Reorientation:
-    """How an array was turned: output axis `a` is source axis `axes[a]`, reversed where `flips[a]`."""
+    """How an array was reoriented: output axis `a` is source axis `axes[a]`, reversed where `flips[a]`."""
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
@@ -83,12 +83,12 @@ def closest_canonical(affine: Float[np.ndarray, "4 4"]) -> Reorientation:
 def reoriented_affine(
     affine: Float[np.ndarray, "4 4"], turn: Reorientation, shape: tuple[int, int, int]
 ) -> Float[np.ndarray, "4 4"]:
-    """The affine of `turn.apply(array)` where `affine` and `shape` are the source's."""
+    """The affine of `turn.apply(array)`, given the source's `affine` and `shape`."""
     return np.asarray(affine) @ turn.matrix(shape)
 
 
 def axis_codes(affine: Float[np.ndarray, "4 4"]) -> str:
-    """Where each voxel axis runs to, such as `LPS` (RAS+ is `RAS`).
+    """The direction of each voxel axis, such as `LPS` (RAS+ is `RAS`).
 
     >>> axis_codes(np.diag([-1.0, -1.0, 2.0, 1.0]))
     'LPS'
@@ -107,12 +107,12 @@ def corners_mm(affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) ->
 
 
 def corner_distance_mm(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
-    """The largest distance between what two affines make of a corner of the grid."""
+    """The largest distance between the places that two affines give a corner of the grid."""
     return float(np.linalg.norm(corners_mm(one, shape) - corners_mm(other, shape), axis=1).max())
 
 
 def corner_distance_vox(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
-    """The largest distance, along an axis of `one` and in its voxels, between what two affines make of a corner of the grid."""
+    """The largest distance, along an axis of `one` and in its voxels, between the places that two affines give a corner."""
     apart_mm = corners_mm(other, shape) - corners_mm(one, shape)
     return float(np.abs(apart_mm @ np.linalg.inv(np.asarray(one)[:3, :3]).T).max())
 
@@ -129,7 +129,7 @@ def shear_deg(affine: Float[np.ndarray, "4 4"]) -> float:
 
 
 def is_usable(affine: Float[np.ndarray, "4 4"]) -> bool:
-    """Whether an affine is finite, not singular and of plausible voxel size (1 µm to 1 m)."""
+    """Whether an affine is finite, invertible and of plausible voxel size (1 µm to 1 m)."""
     if not np.isfinite(affine).all():
         return False
     sizes = spacing_mm(affine)

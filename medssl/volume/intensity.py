@@ -1,4 +1,4 @@
-"""Stored numbers and values: windows, quantising to 16 bits, exact percentiles from counts."""
+"""Stored numbers and values: windows, quantisation to 16 bits, exact percentiles from counts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from medssl.core.shapes import Float, Int16, Int64, Num, Shaped
 
 QUANTA = 65000
-"""Levels that `quantise` spreads over the range of the values; the rest of 16 bits is room for rounding."""
+"""Levels that `quantise` spreads over the range of the values; the rest of 16 bits leaves room for rounding."""
 
 BODY_PERCENTILES = (0.5, 25.0, 75.0, 99.5)
 TIMES_ORDINARY = 32.0
-"""What `ordinary_range` takes for the body of the values and its quarters, and how far beyond it all values may reach."""
+"""For `ordinary_range`: the percentiles that bound the body of the values and its quarters, and the largest ratio of ranges."""
 
 SAMPLED_VOXELS, LEAST_VOXELS, LEAST_BODY = 2**20, 1000, 100
-"""How many voxels it looks at, and of how many it says anything."""
+"""How many voxels it samples, and the fewest about which it decides."""
 
 
 class Quantised(NamedTuple):
@@ -30,12 +30,12 @@ class Quantised(NamedTuple):
 
 
 class OrdinaryRange(NamedTuple):
-    """Where all values of an image lie but outliers."""
+    """The range of all values of an image except outliers."""
 
     low: float
     high: float
     outliers: bool
-    """Whether values lie beyond it: so far that 16 bits over all of them would flatten the rest."""
+    """Whether values lie so far beyond it that 16 bits over all of them would flatten the rest."""
     distinguished: bool
     """Whether 16 bits over the range distinguish the middle half of the values."""
 
@@ -64,11 +64,12 @@ def windowed(values: Any, low: Any, high: Any) -> Any:
 
 
 def ordinary_range(values: Float[np.ndarray, "..."]) -> OrdinaryRange:
-    """The range of an image's values; without outliers where these are far beyond all others.
+    """The range of an image's values, without outliers if these lie far beyond all others.
 
-    The body of the values is what lies between their percentiles 0.5 and 99.5 (background and extremes aside). What is within
-    twice its width of it is ordinary. Outliers are left out where the whole range is more than 32 times the ordinary one: so
-    ordinary values are distinguished to a thousandth of their range or better, and a bright vessel is no outlier.
+    The body of the values lies between percentiles 0.5 and 99.5, without background and extremes. Values within twice its width
+    of
+    it are ordinary. Outliers are excluded if the whole range is more than 32 times the ordinary one. So ordinary values are
+    distinguished to a thousandth of their range or better, and a bright vessel is not an outlier.
     """
     whole = low, high = float(values.min()), float(values.max())
     sample = _sample(values)
@@ -89,7 +90,7 @@ def ordinary_range(values: Float[np.ndarray, "..."]) -> OrdinaryRange:
 
 
 def _sample(values: np.ndarray) -> np.ndarray:
-    """About a million values, float64, from all over the array."""
+    """About a million values, float64, spread over the whole array."""
     flat = values.ravel(order="K")
     step = max(1, values.size // SAMPLED_VOXELS)
     while math.gcd(step, values.size) > 1:
@@ -98,10 +99,10 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 
 def quantise(values: Float[np.ndarray, "..."]) -> Quantised:
-    """Floating values as int16 with a step that is a power of two, so that whole numbers stay exact where the step is ≤ 1.
+    """Floating values as int16 with a step that is a power of two, so that whole numbers stay exact if the step is ≤ 1.
 
     The error is at most half a step, and the step is below (max − min) / 32,500: for CT (−1024…3071 HU) 0.06 HU at most.
-    Outliers (`ordinary_range`) take the nearest ordinary value, and minimum and maximum are then those of the rest.
+    Outliers (`ordinary_range`) become the nearest ordinary value, and minimum and maximum are then those of the rest.
 
     Raises:
         ValueError: some value is not finite, or the range overflows.
@@ -127,7 +128,7 @@ def quantise(values: Float[np.ndarray, "..."]) -> Quantised:
 
 
 def counts_of(parts: Iterable[Shaped[np.ndarray, "..."]], slope: float = 1.0, intercept: float = 0.0) -> Counts:
-    """Count every value in arrays of stored int16, uint8 or uint16 (a bin for each: exact, and cheaper than sorting)."""
+    """Count every value in arrays of stored int16, uint8 or uint16 (one bin per value: exact, and cheaper than sorting)."""
     total, offset = np.zeros(2**15 + 2**16, dtype=np.int64), 2**15
     for part in parts:
         if part.dtype not in (np.int16, np.uint8, np.uint16):
@@ -139,12 +140,12 @@ def counts_of(parts: Iterable[Shaped[np.ndarray, "..."]], slope: float = 1.0, in
 
 
 def above_minimum(counts: Counts) -> Counts:
-    """The counts without the least value: air, padding or a stripped background. All of them if there is only one."""
+    """The counts without the lowest value, which is air, padding or a stripped background; all of them if there is only one."""
     return counts if len(counts.values) == 1 else Counts(counts.values[1:], counts.number[1:])
 
 
 def percentiles_of(counts: Counts, percents: Sequence[float]) -> list[float]:
-    """Percentiles of counted values: the least value with at least that share at or below it.
+    """Percentiles of counted values: the lowest value with at least that share at or below it.
 
     Source: numpy's method `inverted_cdf`, to which it is equal.
     """
@@ -162,8 +163,8 @@ def moments_of(counts: Counts) -> tuple[float, float]:
 def number_above(
     stored: Num[np.ndarray, "..."], slope: float, intercept: float, value: float, *, axis: int
 ) -> Int64[np.ndarray, "planes"]:
-    """How many stored numbers of each plane along `axis` stand for more than `value`: int64 `(planes,)`."""
+    """How many stored numbers of each plane along `axis` represent more than `value`: int64 `(planes,)`."""
     threshold = (value - intercept) / slope
-    # compared as whole numbers: no floating copy of the array
+    # compared as integers: no floating copy of the array
     above = stored > int(np.floor(threshold)) if slope > 0 else stored < int(np.ceil(threshold))
     return np.count_nonzero(above, axis=tuple(other for other in range(stored.ndim) if other != axis)).astype(np.int64)

@@ -19,7 +19,7 @@ class StraightGrid:
     """World mm of voxel (0, 0, 0), in the frame of the positions given."""
     step_mm: float
     shifts_vox: Float[np.ndarray, "n 2"]
-    """Where the grid's column (0, 0) lies in each source slice, in voxels of that slice."""
+    """The position of the grid's column (0, 0) in each source slice, in voxels of that slice."""
     depths_mm: Float[np.ndarray, "n"]
     """Of the source slices along the normal, from the first."""
 
@@ -102,7 +102,7 @@ def _window(array: np.ndarray, axis: int, start: int, size: int) -> np.ndarray:
 def straight_affine(
     affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]
 ) -> tuple[Float[np.ndarray, "4 4"], tuple[int, int, int]]:
-    """A right-angled grid (affine, shape) over a sheared one: i stays, j and k are made square to it, sizes stay.
+    """A right-angled grid (affine, shape) over a sheared one: i stays, j and k are made perpendicular, sizes stay.
 
     The k spacing becomes the distance between planes; the grid covers every voxel of the source.
     """

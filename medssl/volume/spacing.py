@@ -20,11 +20,11 @@ def resample_to_spacing(
     *,
     order: Literal[0, 1] = 1,
 ) -> tuple[Num[np.ndarray, "_ _ _"], Float[np.ndarray, "4 4"]]:
-    """`array` `(i, j, k)` at another voxel size, and its affine; axes keep their direction, the volume keeps its middle.
+    """`array` `(i, j, k)` at another voxel size, and its affine; axes keep their direction, the volume keeps its centre.
 
-    `order=1` gives float32: linear between voxel centres; where an axis becomes coarser by a step `s`, the mean of that line over
-    √(s² − 1) source voxels, so that detail the new grid cannot hold is averaged and not aliased. Fields that are linear in
-    the world stay exact. `order=0` takes the nearest voxel and keeps the dtype. Beyond the outermost centres the edge goes on.
+    `order=1` gives float32, linear between voxel centres. If an axis becomes coarser by a step `s`, that line is averaged over
+    √(s² − 1) source voxels, so that detail beyond the new grid does not alias. Fields that are linear in the world stay exact.
+    `order=0` takes the nearest voxel and keeps the dtype. Beyond the outermost centres the edge value continues.
 
     Raises:
         ValueError: a spacing is not above 0.
@@ -44,13 +44,13 @@ def resample_to_spacing(
 
 
 def _places(size: int, step: float) -> np.ndarray:
-    """Where the new voxels lie, in source voxels: the same extent, centred."""
+    """Positions of the new voxels, in source voxels: the same extent, centred."""
     count = max(1, round(size / step))
     return (size - count * step) / 2 + (step - 1) / 2 + step * np.arange(count)
 
 
 def _weights(places: np.ndarray, size: int, step: float) -> sparse.csr_array:
-    """`(new, source)` matrix of an axis: each row sums to one; what lies beyond the edge counts for the edge."""
+    """`(new, source)` matrix of an axis: each row sums to one; weight beyond the edge goes to the edge."""
     from scipy import sparse
 
     width = float(np.sqrt(max(step**2 - 1, 0.0)))
@@ -76,7 +76,7 @@ def _line_mean(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def _linear(array: np.ndarray, weights: list[sparse.csr_array]) -> np.ndarray:
-    """The three matrices applied plane by plane, so that all but the result stays in the processor's cache."""
+    """The three matrices applied plane by plane, so that everything but the result stays in the processor's cache."""
     along_i, along_j, along_k = weights
     out = np.empty((along_i.shape[0], along_j.shape[0], along_k.shape[0]), dtype=np.float32, order="F")
     for k in range(out.shape[2]):

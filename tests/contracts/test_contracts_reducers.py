@@ -24,10 +24,10 @@ from medssl.core.rng import rng
 from medssl.reduce.cohort import Member
 from medssl.reduce.deciding import decide
 from medssl.reduce.describing import described
-from medssl.reduce.options import ArmOptions, DescribeOptions, most_apart
+from medssl.reduce.options import ArmOptions, DescribeOptions, max_distance
 from medssl.reduce.pairs import Pairs
 from medssl.reduce.ranking import Ranks
-from medssl.reduce.slices import DUPLICATE, KEPT, NOBODY, Decision, Slices
+from medssl.reduce.slices import DUPLICATE, KEPT, NO_TWIN, Decision, Slices
 
 REDUCERS = plugins.names("reducer")
 NEEDS = {"plane", "vectors", "entropy"}
@@ -124,7 +124,7 @@ def decisions_equal(a: Decision, b: Decision) -> bool:
 
 def by_id(slices: Slices, decision: Decision) -> dict[str, tuple[bool, str | None]]:
     """Whether each slice is kept, and the slice that stands for it."""
-    twins = [None if twin == NOBODY else str(slices.ids[twin]) for twin in decision.twin]
+    twins = [None if twin == NO_TWIN else str(slices.ids[twin]) for twin in decision.twin]
     return {str(one): (bool(keep), twin) for one, keep, twin in zip(slices.ids, decision.keep, twins, strict=True)}
 
 
@@ -200,7 +200,7 @@ def test_a_threshold_drops_what_is_within_it_of_its_twin(name, options):
         if isinstance(one, Pairs):
             dropped = np.flatnonzero(~decision.keep)
             assert threshold == one.default_threshold <= one.max_threshold
-            assert (decision.twin[dropped] != NOBODY).all() and (decision.reason[dropped] == DUPLICATE).all()
+            assert (decision.twin[dropped] != NO_TWIN).all() and (decision.reason[dropped] == DUPLICATE).all()
             assert (decision.distance[dropped] <= threshold).all()
             again = [one.distances(int(decision.twin[place]), np.array([place]))[0] for place in dropped]
             np.testing.assert_allclose(decision.distance[dropped], again, rtol=1e-5, atol=1e-6)
@@ -208,17 +208,17 @@ def test_a_threshold_drops_what_is_within_it_of_its_twin(name, options):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_the_largest_distance_that_a_file_states_is_that_of_its_class(name, options):
-    one, stated = reducer(name, options), most_apart(choice_of("reducer", {name: options}))
+    one, stated = reducer(name, options), max_distance(choice_of("reducer", {name: options}))
     assert stated is None or (isinstance(one, Pairs) and one.max_threshold == stated)
 
 
 def check(decision: Decision) -> None:
     """Every slice is kept without a twin, or dropped for a known reason; who stands for it is kept."""
-    twins = decision.twin[decision.twin != NOBODY]
+    twins = decision.twin[decision.twin != NO_TWIN]
     assert decision.keep[twins].all()
-    assert (decision.twin[decision.keep] == NOBODY).all() and np.isnan(decision.distance[decision.keep]).all()
+    assert (decision.twin[decision.keep] == NO_TWIN).all() and np.isnan(decision.distance[decision.keep]).all()
     assert ((decision.reason == KEPT) == decision.keep).all() and set(decision.reason) <= set(REASONS)
-    assert (np.isnan(decision.distance) == (decision.twin == NOBODY)).all()
+    assert (np.isnan(decision.distance) == (decision.twin == NO_TWIN)).all()
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

@@ -12,7 +12,7 @@ import pytest
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.files import write_text
 from medssl.core.job import Spec, job
-from medssl.core.scratch import VARIABLE, near
+from medssl.core.scratch import VARIABLE, local_copy
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def spec(tmp_path: Path, stage: str) -> Spec:
 
 def read_from(tmp_path: Path, artefact: Path) -> Path:
     with job(spec(tmp_path, "pretrain")) as work:
-        return near(work, artefact)
+        return local_copy(work, artefact)
 
 
 def test_without_a_scratch_folder_the_file_itself_is_read(

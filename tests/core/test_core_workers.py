@@ -16,11 +16,11 @@ from medssl.core.workers import Workers
 
 
 def squares(offset: int) -> Callable[..., tuple[int, int]]:
-    return lambda piece, tell: (offset + piece**2, os.getpid())
+    return lambda piece, report: (offset + piece**2, os.getpid())
 
 
 def does(what: str) -> Callable[..., Any]:
-    def make(piece: int, tell: Any) -> Any:
+    def make(piece: int, report: Any) -> Any:
         if piece == 2 and what == "raises":
             raise CorruptArtefactError("a sentence")
         if piece == 2 and what == "breaks":
@@ -45,9 +45,9 @@ def test_every_piece_is_made_once_by_as_many_as_are_asked_for(method: str) -> No
 
 
 def counts() -> Callable[..., int]:
-    def make(piece: int, tell: Any) -> int:
+    def make(piece: int, report: Any) -> int:
         for number in range(piece):
-            tell(number)
+            report(number)
         return piece
 
     return make

@@ -86,7 +86,7 @@ def test_equal_weights_under_two_names_are_one_fit(
     given = finetune_spec(image_source, weights={"one": file, "two": file}, scratch=False, **SETTINGS)
     calls: list[Any] = []
     monkeypatch.setattr(
-        fitting.Work, "fit", lambda work, fit, tell, once=fitting.Work.fit: calls.append(fit) or once(work, fit, tell)
+        fitting.Work, "fit", lambda work, fit, report, once=fitting.Work.fit: calls.append(fit) or once(work, fit, report)
     )
     assert made(given) == (4, 4) and len(calls) == 2, "none was there before, and each stands for its twin"
     rows = tables.read_parquet(Path(given.out) / "predictions.parquet")

@@ -113,10 +113,10 @@ def test_a_fit_that_is_killed_loses_no_other(spec: Spec, monkeypatch: pytest.Mon
     forget(spec)
     made, fit = [], stage.Work.fit
 
-    def killed(work: Any, which: Any, tell: Any) -> Any:
+    def killed(work: Any, which: Any, report: Any) -> Any:
         if which == work.fits[2]:
             os.kill(os.getpid(), signal.SIGKILL)
-        return fit(work, which, tell)
+        return fit(work, which, report)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage.Work, "fit", killed)
@@ -162,10 +162,10 @@ def test_a_fit_runs_on_the_threads_that_the_study_says(spec: Spec, tmp_path: Pat
     """Whatever the job has, or else its bits would depend on the machine."""
     seen, fit = tmp_path / "threads", stage.Work.fit
 
-    def noted(work: Any, which: Any, tell: Any) -> Any:
+    def noted(work: Any, which: Any, report: Any) -> Any:
         with seen.open("a") as file:
             print(torch.get_num_threads(), file=file)
-        return fit(work, which, tell)
+        return fit(work, which, report)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage.Work, "fit", noted)

@@ -835,14 +835,14 @@ MUTATIONS = [
         "a contract holds the percentiles of one volume as numbers",
         "for volume in of_ct or volumes} if len(own) < len(volumes) else set()",
         "for volume in of_ct or volumes}",
-        "artefacts/test_artefacts_learnt.py::test_the_window_of_a_contract_is_the_rule",
+        "artefacts/test_artefacts_training_images.py::test_the_window_of_a_contract_is_the_rule",
     ),
     Mutation(
         "nn",
         "a network of slices minds how far they are apart",
         "seen = [one for one in range(3) if depth or one != axis]",
         "seen = list(range(3))",
-        "artefacts/test_artefacts_learnt.py::test_the_distance_of_slices_matters_only_where_it_is_seen",
+        "artefacts/test_artefacts_training_images.py::test_the_distance_of_slices_matters_only_where_it_is_seen",
     ),
     Mutation(
         "prepare",
@@ -890,8 +890,8 @@ MUTATIONS = [
     Mutation(
         "reduce",
         "the nearest come back in place of the farthest",
-        "back = dropped[np.lexsort((luck[dropped], -apart))][:missing]",
-        "back = dropped[np.lexsort((luck[dropped], apart))][:missing]",
+        "back = dropped[np.lexsort((luck[dropped], -twin_distance))][:missing]",
+        "back = dropped[np.lexsort((luck[dropped], twin_distance))][:missing]",
         "reduce/test_reduce_traversals.py::test_a_budget_brings_back_the_farthest",
     ),
     Mutation(
@@ -904,15 +904,15 @@ MUTATIONS = [
     Mutation(
         "reduce",
         "two slices at the threshold are apart",
-        "near = apart <= threshold\n            twin[rest[near]] = members[anchor]",
-        "near = apart < threshold\n            twin[rest[near]] = members[anchor]",
+        "within = distances <= threshold\n            twin[rest[within]] = members[anchor]",
+        "within = distances < threshold\n            twin[rest[within]] = members[anchor]",
         "reduce/test_reduce_traversals.py",
     ),
     Mutation(
         "reduce",
         "the cover forgets who is covered already",
-        "count -= near[:, covered].sum(1) + near[:, keeper]",
-        "count -= near[:, keeper]",
+        "count -= within[:, covered].sum(1) + within[:, keeper]",
+        "count -= within[:, keeper]",
         "reduce/test_reduce_traversals.py::test_cover_equals_its_definition_where_neighbourhoods_overlap",
     ),
     Mutation(

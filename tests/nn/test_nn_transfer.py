@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data
-from medssl.artefacts.learnt import Window
+from medssl.artefacts.training_images import Window
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError

@@ -16,7 +16,7 @@ from pretraining import train_here, train_world
 from test_pretrain_world import COHORT, SMALL
 
 from medssl.artefacts.encoder import Contract, Part
-from medssl.artefacts.learnt import Window
+from medssl.artefacts.training_images import Window
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemoryError, StudyError
 from medssl.nn import health

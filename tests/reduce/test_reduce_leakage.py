@@ -120,7 +120,7 @@ def test_a_flipped_copy_in_the_pool_takes_its_whole_volume_out(pool):
 
 
 def test_the_likest_stranger_is_shown_for_review(pool, monkeypatch):
-    monkeypatch.setattr("medssl.reduce.firewall.NEAR", -0.5)
+    monkeypatch.setattr("medssl.reduce.firewall.SIMILAR", -0.5)
     found, summary = looked_up(pool, held(pool, yy=ct(70)[:, :, :4]))
     assert found.empty and summary["queries_found"] == 0
     scores = [pair["score"] for pair in summary["nearest"]]

@@ -10,14 +10,14 @@ from scipy.ndimage import gaussian_filter
 
 from medssl.core.rng import rng
 from medssl.reduce.budget import evenly, exactly, lowest, nearest_threshold
-from medssl.reduce.held import Held
 from medssl.reduce.information import bin_codes, entropy_bits
 from medssl.reduce.reducers.entropy import Entropy
 from medssl.reduce.reducers.hash import Hash
 from medssl.reduce.reducers.mutual_information import MutualInformation
 from medssl.reduce.reducers.random_n import RandomN
 from medssl.reduce.reducers.ssim import Ssim
-from medssl.reduce.slices import NOBODY, Slices
+from medssl.reduce.slice_cache import SliceCache
+from medssl.reduce.slices import NO_TWIN, Slices
 from medssl.reduce.structure import moments, ssim
 from medssl.reduce.traversals import TRAVERSALS
 
@@ -165,7 +165,7 @@ def test_any_count_is_met_and_every_twin_is_kept_and_near(count):
         assert TRAVERSALS["greedy"](pairs, threshold - 1).num_kept >= decision.num_kept
     final = exactly(decision, count, pairs.slices)
     assert final.num_kept == count
-    named = np.flatnonzero(final.twin != NOBODY)
+    named = np.flatnonzero(final.twin != NO_TWIN)
     assert final.keep[final.twin[named]].all() and (final.distance[named] <= threshold).all() and not final.keep[named].any()
     assert ((final.reason == "kept") == final.keep).all()
 
@@ -175,7 +175,7 @@ def test_too_many_keepers_are_trimmed_by_how_few_they_stand_for():
     decision = TRAVERSALS["greedy"](Hash(slices), 64)
     final = exactly(decision, 2, slices)
     assert decision.num_kept == 3 and final.num_kept == 2
-    assert (final.reason == "budget").sum() == 3 and (final.twin[final.reason == "budget"] == NOBODY).all()
+    assert (final.reason == "budget").sum() == 3 and (final.twin[final.reason == "budget"] == NO_TWIN).all()
 
 
 def test_ties_in_a_rank_fall_by_the_seed():
@@ -186,7 +186,7 @@ def test_ties_in_a_rank_fall_by_the_seed():
 
 def test_held_values_stay_below_the_limit():
     made = []
-    held = Held(lambda i: made.append(i) or np.zeros(1 << 18, np.uint8), lambda v: v.nbytes, 1)
+    held = SliceCache(lambda i: made.append(i) or np.zeros(1 << 18, np.uint8), lambda v: v.nbytes, 1)
     for _ in range(3):
         for index in range(6):
             held(index)

@@ -17,7 +17,7 @@ from medssl.reduce.reducers.embedding import Embedding
 from medssl.reduce.reducers.hash import Hash
 from medssl.reduce.reducers.mutual_information import MutualInformation
 from medssl.reduce.reducers.ssim import Ssim
-from medssl.reduce.slices import BUDGET, DUPLICATE, KEPT, NOBODY, Decision, Slices
+from medssl.reduce.slices import BUDGET, DUPLICATE, KEPT, NO_TWIN, Decision, Slices
 from medssl.reduce.traversals import TRAVERSALS, balanced
 
 KINDS = ("ahash", "dhash", "phash", "whash")
@@ -125,8 +125,8 @@ def test_cover_does_not_depend_on_the_order(name, count):
         mixed = reordered(slices, order)
         second = TRAVERSALS["cover"](make(mixed), threshold)
         assert set(slices.ids[first.keep]) == set(mixed.ids[second.keep])
-        named = {mixed.ids[i]: mixed.ids[t] for i, t in enumerate(second.twin) if t != NOBODY}
-        assert named == {slices.ids[i]: slices.ids[t] for i, t in enumerate(first.twin) if t != NOBODY}
+        named = {mixed.ids[i]: mixed.ids[t] for i, t in enumerate(second.twin) if t != NO_TWIN}
+        assert named == {slices.ids[i]: slices.ids[t] for i, t in enumerate(first.twin) if t != NO_TWIN}
 
 
 @pytest.mark.parametrize("name", REDUCERS)
@@ -141,7 +141,7 @@ def test_equal_slices_always_collapse_to_one(name):
 def brute_greedy(apart: np.ndarray, threshold: float) -> np.ndarray:
     """The paper's loop, word for word, over a matrix of distances: the twin of each, or -1."""
     remaining = list(range(len(apart)))
-    twin = np.full(len(apart), NOBODY)
+    twin = np.full(len(apart), NO_TWIN)
     while remaining:
         first = remaining[0]
         for other in remaining[1:]:
@@ -153,7 +153,7 @@ def brute_greedy(apart: np.ndarray, threshold: float) -> np.ndarray:
 
 def brute_cover(apart: np.ndarray, threshold: float) -> np.ndarray:
     """The cover, word for word: keep the slice with most neighbours not yet covered, drop those, repeat; ties to the first."""
-    free, twin = set(range(len(apart))), np.full(len(apart), NOBODY)
+    free, twin = set(range(len(apart))), np.full(len(apart), NO_TWIN)
     while free:
         near = {x: [y for y in free if y != x and apart[x, y] <= threshold] for x in sorted(free)}
         keeper = max(near, key=lambda x: (len(near[x]), -x))
@@ -221,7 +221,7 @@ def test_the_search_in_blocks_equals_the_plain_greedy_pass(metric, monkeypatch):
     monkeypatch.setattr(f"{module}.BLOCK", 64)
     monkeypatch.setattr("medssl.reduce.reducers.hash.LARGE", 10)
     twin, distance = pairs.leaders(np.arange(700), threshold)
-    assert (twin == plain[0]).all() and 0 < (twin == NOBODY).sum() < 700
+    assert (twin == plain[0]).all() and 0 < (twin == NO_TWIN).sum() < 700
     np.testing.assert_allclose(distance, plain[1], atol=1e-6)
 
 
@@ -235,7 +235,7 @@ def test_balanced_shares_equally_among_clusters():
     decision = balanced(Embedding(slices, metric="euclidean"), 100)
     kept = np.bincount(which[decision.keep], minlength=4)
     assert decision.num_kept == 100 and kept[0] < 60 and kept[3] == 10
-    dropped = np.flatnonzero(decision.twin != NOBODY)
+    dropped = np.flatnonzero(decision.twin != NO_TWIN)
     assert decision.keep[decision.twin[dropped]].all() and (which[decision.twin[dropped]] == which[dropped]).all()
 
 
@@ -248,7 +248,7 @@ def made_decision(seed: int, num: int = 40) -> tuple[Decision, Slices]:
     """A third kept; the others name a keeper, at distances of which some are equal."""
     random = np.random.default_rng(seed)
     keep = np.arange(num) % 3 == 0
-    twin = np.where(keep, NOBODY, random.choice(np.flatnonzero(keep)[:6], num))
+    twin = np.where(keep, NO_TWIN, random.choice(np.flatnonzero(keep)[:6], num))
     distance = np.where(keep, np.nan, random.integers(0, 7, num)).astype(np.float32)
     ids = np.array([f"v-00-{n:04d}" for n in range(num)], dtype=object)
     slices = Slices(ids, np.zeros(num, np.int64), np.ones(num, bool), seed=seed)
@@ -262,7 +262,7 @@ def test_a_budget_brings_back_the_farthest(seed):
     back = more.keep & ~decision.keep
     assert back.sum() == 9 and more.keep[decision.keep].all()
     assert decision.distance[back].min() >= more.distance[~more.keep].max()
-    assert (more.twin[back] == NOBODY).all() and np.isnan(more.distance[back]).all() and (more.reason[back] == KEPT).all()
+    assert (more.twin[back] == NO_TWIN).all() and np.isnan(more.distance[back]).all() and (more.reason[back] == KEPT).all()
     others = ~back
     assert (more.twin[others] == decision.twin[others]).all() and (more.reason[others] == decision.reason[others]).all()
 
@@ -273,8 +273,8 @@ def test_a_budget_drops_the_keepers_that_stand_for_fewest(seed):
     fewer = exactly(decision, 4, slices)
     gone = decision.keep & ~fewer.keep
     assert fewer.num_kept == 4 and not (fewer.keep & ~decision.keep).any()
-    stands_for = np.bincount(decision.twin[decision.twin != NOBODY], minlength=len(slices))
+    stands_for = np.bincount(decision.twin[decision.twin != NO_TWIN], minlength=len(slices))
     assert stands_for[gone].max() <= stands_for[fewer.keep].min()
     orphans = gone | (~decision.keep & np.isin(decision.twin, np.flatnonzero(gone)))
-    assert (fewer.twin[orphans] == NOBODY).all() and (fewer.reason[orphans] == BUDGET).all()
+    assert (fewer.twin[orphans] == NO_TWIN).all() and (fewer.reason[orphans] == BUDGET).all()
     assert (fewer.twin[~orphans] == decision.twin[~orphans]).all()

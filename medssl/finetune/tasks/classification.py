@@ -242,7 +242,7 @@ class Classification:
             mode=setup.mode,
             choose=setup.chooses,
             saving=setup.saving(f"round-{turn}"),
-            tell=setup.tell,
+            report=setup.report,
         ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         probabilities = self._probabilities(network, data, data.asked, device)

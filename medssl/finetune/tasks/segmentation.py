@@ -225,7 +225,7 @@ class Segmentation:
             mode=LOOP_MODE[setup.mode],
             choose=setup.chooses,
             saving=setup.saving(f"round-{turn}"),
-            tell=setup.tell,
+            report=setup.report,
         ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         facts["decoder_tensors"] = len(setup.learnt)

@@ -1,1 +1,1 @@
-"""One reducer a file; the file's name is what the study file says."""
+"""One reducer per file; the file's name is its name in a study file."""

@@ -9,7 +9,7 @@ from medssl.reduce.slices import RANK, Decision
 
 TITLE = "all slices"
 CONTROL = "whole"
-"""It decides without looking at a slice: a control, with every slice."""
+"""Marks a control, which decides without looking at a slice; this one keeps every slice."""
 
 
 class All(Ranks):

@@ -1,4 +1,4 @@
-"""Distance of slices in the features of a network: one pre-trained earlier in the study, or weights the user names."""
+"""Distance of slices in the features of a network: one pre-trained earlier in the study, or weights that the user names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medssl.reduce.slices import Neighbours, Slices
 
 TITLE = "distance of embeddings"
 VECTORS = "medssl.reduce.features"
-"""The module that makes the vectors, loaded for the arms of this reducer alone."""
-MOST_APART = {"metric": {"cosine": 2.0}}
-"""No two slices are further apart than this, by the option that it depends on; a larger threshold is refused before any work."""
+"""The module that computes the vectors, loaded only for arms of this reducer."""
+MAX_DISTANCE = {"metric": {"cosine": 2.0}}
+"""The largest possible distance, by the option that it depends on; a larger threshold is refused before any work."""
 BLOCK = 4_096
 
 
@@ -23,7 +23,7 @@ class Embedding(Pairs):
     """1 − cosine, or Euclidean distance, of two slices' embeddings.
 
     Options:
-        metric: distance of two embeddings; `cosine` is 1 − cosine, which their lengths do not change.
+        metric: distance of two embeddings; `cosine` is 1 − cosine, which ignores their lengths.
     """
 
     default_threshold = 0.1
@@ -42,7 +42,7 @@ class Embedding(Pairs):
         self._points = points
         self._squares = np.einsum("nd,nd->n", points, points)
         self.max_threshold = (
-            MOST_APART["metric"][metric] if metric == "cosine" else float(2 * np.sqrt(self._squares.max(initial=0.0)))
+            MAX_DISTANCE["metric"][metric] if metric == "cosine" else float(2 * np.sqrt(self._squares.max(initial=0.0)))
         )
 
     def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
@@ -70,9 +70,9 @@ class Embedding(Pairs):
         for start in range(0, len(members), BLOCK):
             block = members[start : start + BLOCK]
             for second in range(start, len(members), BLOCK):
-                a, b, apart = self._near(block, members[second : second + BLOCK], threshold)
+                a, b, distances = self._pairs_within(block, members[second : second + BLOCK], threshold)
                 later = a + start < b + second
-                yield a[later] + start, b[later] + second, apart[later]
+                yield a[later] + start, b[later] + second, distances[later]
 
     def _first_keeper(self, items: np.ndarray, keepers: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """For each item the position of the first keeper within the threshold (−1: none), and the distance."""
@@ -80,18 +80,18 @@ class Embedding(Pairs):
         distance = np.full(len(items), np.nan, np.float32)
         open_ = np.arange(len(items))
         for start in range(0, len(keepers), BLOCK):
-            a, b, apart = self._near(items[open_], keepers[start : start + BLOCK], threshold)
+            a, b, distances = self._pairs_within(items[open_], keepers[start : start + BLOCK], threshold)
             found, first = np.unique(a, return_index=True)
-            position[open_[found]], distance[open_[found]] = b[first] + start, apart[first]
+            position[open_[found]], distance[open_[found]] = b[first] + start, distances[first]
             open_ = open_[position[open_] < 0]
             if not len(open_):
                 break
         return position, distance
 
-    def _near(self, rows: np.ndarray, columns: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pairs_within(self, rows: np.ndarray, columns: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs of positions (row, column) within the threshold, row by row, and their exact distances.
 
-        The product of norms and cosines rounds; candidates a little farther are looked at again by their difference.
+        The product of norms and cosines rounds, so candidates slightly beyond the threshold are recomputed from their difference.
         """
         squared = self._squares[rows, None] + self._squares[columns] - 2 * (self._points[rows] @ self._points[columns].T)
         limit = 2 * threshold if self.metric == "cosine" else threshold**2
@@ -102,6 +102,6 @@ class Embedding(Pairs):
             part = slice(start, start + BLOCK)
             difference = self._points[rows[a[part]]] - self._points[columns[b[part]]]
             difference_squared[part] = np.einsum("nd,nd->n", difference, difference)
-        apart = difference_squared / 2 if self.metric == "cosine" else np.sqrt(difference_squared)
-        near = apart <= threshold
-        return a[near], b[near], apart[near]
+        distances = difference_squared / 2 if self.metric == "cosine" else np.sqrt(difference_squared)
+        within = distances <= threshold
+        return a[within], b[within], distances[within]

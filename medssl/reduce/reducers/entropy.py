@@ -1,4 +1,4 @@
-"""Entropy of slices: the poorest go, or those that bring no change along the volume."""
+"""Entropy of slices: drops those with the least, or those that hardly change along the volume."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 from medssl.core.errors import StudyError
 from medssl.reduce.budget import exactly, lowest, nearest_threshold
 from medssl.reduce.ranking import Ranks
-from medssl.reduce.slices import DUPLICATE, NOBODY, RANK, Decision, Slices
+from medssl.reduce.slices import DUPLICATE, NO_TWIN, RANK, Decision, Slices
 
 TITLE = "entropy"
 
 
 class Entropy(Ranks):
-    """`form: low` drops slices below a threshold in bits (default 1); `form: change` keeps a slice when its entropy differs by
-    more than the threshold (default 0.1 bit) from that of the slice kept last in its volume.
+    """`form: low` drops slices below a threshold in bits (default 1). `form: change` keeps a slice if its entropy differs by more
+    than the threshold (default 0.1 bit) from that of the slice kept last in its volume.
 
     Options:
-        form: which slices go; `low` those with little entropy, `change` those with nearly the entropy of the slice kept last.
+        form: which slices are dropped; `low` those with little entropy, `change` those with nearly the entropy of the slice
+            kept last.
     """
 
     needs = ("entropy",)
@@ -43,7 +44,7 @@ class Entropy(Ranks):
         return exactly(decision, count, self.slices)
 
     def _changes(self, threshold: float) -> Decision:
-        twin = np.full(len(self.slices), NOBODY)
+        twin = np.full(len(self.slices), NO_TWIN)
         distance = np.full(len(self.slices), np.nan, np.float32)
         for members in self.slices.runs():
             last = members[0]
@@ -53,4 +54,4 @@ class Entropy(Ranks):
                     last = index
                 else:
                     twin[index], distance[index] = last, step
-        return Decision.of(twin == NOBODY, DUPLICATE, twin, distance)
+        return Decision.of(twin == NO_TWIN, DUPLICATE, twin, distance)

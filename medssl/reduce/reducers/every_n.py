@@ -11,14 +11,14 @@ from medssl.reduce.slices import RANK, Decision, Slices
 
 TITLE = "every n-th slice"
 CONTROL = "matched"
-"""It decides without looking at a slice: a control, with as many slices as the reduction it is compared with."""
+"""Marks a control, which decides without looking at a slice; this one keeps as many as the reduction it is compared with."""
 
 
 class EveryN(Ranks):
-    """Slices 0, n, 2n … of each volume (of a set of images in its order); at a count, as evenly over the cohort as it allows.
+    """Slices 0, n, 2n … of each volume (of a set of images in its order); with a count, spaced evenly over the cohort.
 
     Options:
-        n: one slice in so many is kept where no count is asked for.
+        n: one slice in so many is kept if no count is given.
     """
 
     def __init__(self, slices: Slices, *, n: Count = 10) -> None:

@@ -14,19 +14,19 @@ from medssl.core.errors import StudyError
 from medssl.reduce import hamming
 from medssl.reduce.hashes import word_names
 from medssl.reduce.pairs import Pairs, leaders_in_blocks
-from medssl.reduce.slices import NOBODY, Neighbours, Slices
+from medssl.reduce.slices import NO_TWIN, Neighbours, Slices
 
 TITLE = "perceptual hash"
 DESCRIPTORS = {"hash_sizes": "size", "greys": "grey"}
-"""Options of the step describe, and the option of this reducer that each takes a value from."""
-MOST_APART = {"size": {8: 64, 16: 256}}
-"""No two slices are further apart than this, by the option that it depends on; a larger threshold is refused before any work."""
+"""Options of the step describe, and the option of this reducer from which each takes a value."""
+MAX_DISTANCE = {"size": {8: 64, 16: 256}}
+"""The largest possible distance, by the option that it depends on; a larger threshold is refused before any work."""
 BLOCK = 32_768
 LARGE = 4_096
 
 
 class Hash(Pairs):
-    """Bits that differ between two slices' hashes, of size² bits.
+    """Number of bits that differ between two slices' hashes, of size² bits.
 
     Options:
         kind: the hash; dHash compares neighbouring pixels, pHash low frequencies, aHash the mean, wHash wavelets.
@@ -46,7 +46,7 @@ class Hash(Pairs):
         grey: Literal["window", "per_slice"] = "window",
     ) -> None:
         super().__init__(slices)
-        self.max_threshold = float(MOST_APART["size"][size])
+        self.max_threshold = float(MAX_DISTANCE["size"][size])
         names = word_names(kind, size, grey)
         if any(name not in slices.columns for name in names):
             raise StudyError(
@@ -74,11 +74,11 @@ class Hash(Pairs):
             lambda items, keepers: hamming.first_within(codes[items], codes[keepers], radius),
             lambda items: hamming.pairs_within(codes[items], radius),
         )
-        keeper = np.where(twin == NOBODY, np.arange(len(codes)), twin)[inverse]
+        keeper = np.where(twin == NO_TWIN, np.arange(len(codes)), twin)[inverse]
         of_slice = first[keeper]
         kept = of_slice == np.arange(len(members))
-        apart = np.nan_to_num(distance, nan=0.0)[inverse]
-        return np.where(kept, NOBODY, members[of_slice]), np.where(kept, np.nan, apart).astype(np.float32)
+        twin_distance = np.nan_to_num(distance, nan=0.0)[inverse]
+        return np.where(kept, NO_TWIN, members[of_slice]), np.where(kept, np.nan, twin_distance).astype(np.float32)
 
     def neighbours(self, members: Int64[np.ndarray, "n"], threshold: float) -> Neighbours:
         return hamming.pairs_within(self.codes[members], int(np.floor(threshold)))

@@ -9,28 +9,29 @@ from jaxtyping import Float32, Int64
 
 from medssl.core.bounds import Bins, Count
 from medssl.core.errors import StudyError
-from medssl.reduce.held import Held
 from medssl.reduce.information import bin_codes, entropy_bits, mutual_information_bits
 from medssl.reduce.pairs import Pairs
+from medssl.reduce.slice_cache import SliceCache
 from medssl.reduce.slices import Slices
 
 TITLE = "mutual information"
-MOST_APART = {"form": {"normalised": 1.0}}
-"""No two slices are further apart than this, by the option that it depends on; a limit in bits depends on `bins` too."""
+MAX_DISTANCE = {"form": {"normalised": 1.0}}
+"""The largest possible distance, by the option that it depends on; a limit in bits depends on `bins` too."""
 
 
 class MutualInformation(Pairs):
-    """How much of the richer slice the other does not tell: 1 − I/max H (`normalised`), or max H − I in bits (`bits`).
+    """The share of the richer slice's information that the other lacks: 1 − I/max H (`normalised`), or max H − I in bits
+    (`bits`).
 
-    Both are metrics, 0 for equal slices. Raw I would call two blank slices unlike and two busy ones alike. Slices of
+    Both are metrics, 0 for equal slices. Raw I would call two blank slices different and two detailed ones similar. Slices of
     different shape share nothing.
 
     Source: Kraskov et al. 2005, "Hierarchical clustering using mutual information", doi 10.1209/epl/i2004-10483-y, eqs 6-7.
 
     Options:
-        form: how it is measured; `normalised` is a share from 0 to 1, `bits` is what the richer slice has alone.
+        form: how it is measured; `normalised` is a share from 0 to 1, `bits` is what only the richer slice has.
         bins: grey levels that values are counted in.
-        memory_mb: for slices that are held while they are compared, in MiB; others are read again.
+        memory_mb: for caching slices while they are compared, in MiB; others are read again.
     """
 
     costly = True
@@ -41,28 +42,28 @@ class MutualInformation(Pairs):
     ) -> None:
         super().__init__(slices)
         self.form, self.bins = form, bins
-        self.max_threshold = MOST_APART["form"][form] if form == "normalised" else float(np.log2(bins))
+        self.max_threshold = MAX_DISTANCE["form"][form] if form == "normalised" else float(np.log2(bins))
         self.default_threshold = 0.5 if form == "normalised" else self.max_threshold / 4
-        self._held = Held(self._codes, lambda held: held[0].nbytes, memory_mb)
+        self._cached = SliceCache(self._codes, lambda cached: cached[0].nbytes, memory_mb)
 
     def distances(self, anchor: int, others: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
-        codes, entropy = self._held(int(anchor))
+        codes, entropy = self._cached(int(anchor))
         scaled = codes.astype(np.intp) * self.bins
-        apart = np.empty(len(others), np.float32)
+        distances = np.empty(len(others), np.float32)
         for k, other in enumerate(others):
-            codes_b, entropy_b = self._held(int(other))
+            codes_b, entropy_b = self._cached(int(other))
             richer = max(entropy, entropy_b)
             if richer == 0.0:
                 shared = 0.0
             elif len(codes) != len(codes_b):
-                apart[k] = self.max_threshold
+                distances[k] = self.max_threshold
                 continue
             else:
                 shared = mutual_information_bits(scaled, codes_b, self.bins, (entropy, entropy_b))
             unshared = max(richer - shared, 0.0)
             unshared = 0.0 if unshared < 1e-9 else unshared
-            apart[k] = unshared if self.form == "bits" else unshared / richer if richer else 0.0
-        return apart
+            distances[k] = unshared if self.form == "bits" else unshared / richer if richer else 0.0
+        return distances
 
     def _codes(self, index: int) -> tuple[np.ndarray, float]:
         if self.slices.plane is None:

@@ -1,4 +1,4 @@
-"""One slice in n by lot: the control that keeps as many, and nothing but chance says which."""
+"""A random slice in n: the control that keeps as many slices, chosen by chance."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from medssl.reduce.slices import RANK, Decision, Slices
 
 TITLE = "slices by lot"
 CONTROL = "matched"
-"""It decides without looking at a slice: a control, with as many slices as the reduction it is compared with."""
+"""Marks a control, which decides without looking at a slice; this one keeps as many as the reduction it is compared with."""
 
 
 class RandomN(Ranks):
-    """A sample of the cohort without replacement: one in n, or the count asked for; a slice's lot is of seed and id only.
+    """A sample of the cohort without replacement: one in n, or the count asked for. The draw depends on seed and id alone.
 
     Options:
-        n: one slice in so many is kept where no count is asked for.
+        n: one slice in so many is kept if no count is given.
     """
 
     def __init__(self, slices: Slices, *, n: Count = 10) -> None:

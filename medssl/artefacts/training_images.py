@@ -1,4 +1,4 @@
-"""What a contract says of the images that a network learnt from: the rule of their windows, and what new ones must be like."""
+"""What a contract says about the images that a network was trained on: their window rule, and the limits for new images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from medssl.core.file_names import UNKNOWN
 
 HU, PERCENTILES, RANGE = "hu", "percentiles", "range"
 SPACING_FACTOR = 2**0.5
-"""How far beyond the spacings that it learnt from a network is taken: until a pixel has twice, or half, the area.
+"""How far beyond its training spacings a network is used: until a pixel has twice, or half, the area.
 
 nnU-Net trains with scales of 0.7 to 1.4 (Isensee et al., Nat Methods 2021;18:203), and random crops of pre-training vary more.
 """
 ROUNDING = 1e-3
-"""Relative; of spacings in headers."""
+"""Relative tolerance for spacings in headers."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """In what a volume is unlike those that a network learnt from."""
+    """How a volume differs from those that a network was trained on."""
 
     volume_id: str
     what: str
@@ -34,22 +34,22 @@ class Difference:
 
 
 class Window(Document):
-    """Which values the network sees as 0 and 1: numbers where all volumes have the same, and the rule in any case."""
+    """The values that the network sees as 0 and 1: numbers if all volumes share them, and always the rule."""
 
     low: list[float] | None = meant(
-        "the value seen as 0, for each channel: of CT, or of pictures; null where volumes have windows of their own alone",
+        "the value that maps to 0, per channel: of CT, or of pictures; null if all volumes have their own windows",
         "value (HU for CT)",
     )
-    high: list[float] | None = meant("the value seen as 1, likewise", "value (HU for CT)")
-    differs_by_volume: bool = meant("whether volumes have windows of their own")
+    high: list[float] | None = meant("the value that maps to 1, likewise", "value (HU for CT)")
+    differs_by_volume: bool = meant("whether each volume has its own window")
     rules: list[str] = meant(
         "how windows were chosen: `hu`, from low to high (CT); `percentiles`, of each volume's own values; `range`, pictures, "
         "the whole range of their type. Absent from contracts of earlier versions",
         default=[],
     )
     percentiles: list[float] | None = meant(
-        "which percentiles of a volume's values above its least one are seen as 0 and as 1; null where no volume has such a "
-        "window, or where its sources differ in them",
+        "percentiles of a volume's values above its lowest that map to 0 and 1; null if no volume has such a "
+        "window, or if its sources differ",
         "%",
         default=None,
     )
@@ -74,14 +74,14 @@ class Window(Document):
 
     @property
     def fixed(self) -> tuple[list[float], list[float]] | None:
-        """The one window of CT or of pictures; None where there is none, or where an earlier version wrote that of one volume."""
+        """The one window of CT or of pictures; None if there is none, or if an earlier version wrote that of one volume."""
         if self.low is None or self.high is None or (self.differs_by_volume and not self.rules):
             return None
         return self.low, self.high
 
     @property
     def in_words(self) -> str:
-        """What stands in a contract's `window`, for a sentence."""
+        """The contract's `window` in words, for a sentence."""
         words = {
             HU: f"{self.low} to {self.high} HU" if self.low else "several windows in HU",
             PERCENTILES: f"each volume's {' to '.join(map(str, self.percentiles or ()))} percentiles".replace("  ", " own "),
@@ -90,12 +90,12 @@ class Window(Document):
         return " or ".join(words[rule] for rule in self.rules) or f"{self.low} to {self.high}"
 
     def of_volume(self, volume: Volume) -> tuple[list[float], list[float]] | None:
-        """The window that the rule gives a prepared volume; None where it is the volume's own."""
+        """The window that the rule gives a prepared volume; None if it is the volume's own."""
         applies = not self.rules or (rule_of(volume) == HU and HU in self.rules)
         return self.fixed if applies else None
 
     def difference(self, volume: Volume) -> Difference | None:
-        """In what the window of a prepared volume is not by the rule; None where it is, or where no rule is known."""
+        """How the window of a prepared volume violates the rule; None if it does not, or if no rule is known."""
         rule, own = rule_of(volume), f"{list(volume.low)} to {list(volume.high)}"
         if rule == PERCENTILES and volume.percentiles:
             own = f"its {volume.percentiles[0]} to {volume.percentiles[1]} percentiles"
@@ -125,17 +125,17 @@ def _is_whole_range(volume: Volume) -> bool:
     return (volume.low[0], volume.high[0]) in [(min(pair), max(pair)) for pair in ends]
 
 
-class Learnt(Document):
-    """What the images were like that a network learnt from; new ones are held against it."""
+class TrainingImages(Document):
+    """What the images that a network was trained on were like; new images are compared with it."""
 
     modalities: dict[str, int] = meant("how many volumes and image sets of each modality")
-    slice_axes: list[int] = meant("axes that slices of volumes were cut along; empty where there were images alone")
-    spacing_low_mm: list[float] | None = meant("least voxel size along i, j, k; null for images", "mm")
+    slice_axes: list[int] = meant("axes along which slices of volumes were cut; empty if there were only images")
+    spacing_low_mm: list[float] | None = meant("smallest voxel size along i, j, k; null for images", "mm")
     spacing_high_mm: list[float] | None = meant("largest voxel size, likewise", "mm")
 
     @classmethod
     def of(cls, volumes: Sequence[Volume], axes: Mapping[str, int]) -> Self:
-        """Of some volumes; `axes`: by volume id the axis that its slices are cut along."""
+        """From some volumes; `axes`: by volume id the axis that its slices are cut along."""
         spacings = [volume.spacing_mm for volume in volumes if volume.is_volume and volume.spacing_mm is not None]
         along = list(zip(*spacings, strict=True))
         return cls(
@@ -147,17 +147,17 @@ class Learnt(Document):
 
     @property
     def kept(self) -> list[str]:
-        """The modalities that new images may have, for `ingest.modality`; empty where that is not known."""
+        """The modalities that new images may have, for `ingest.modality`; empty if unknown."""
         return [] if UNKNOWN in self.modalities else sorted(self.modalities)
 
     def differences(self, volumes: Iterable[Volume], axes: Mapping[str, int], *, planes: bool, depth: bool) -> list[Difference]:
-        """In what each volume is unlike those that were learnt from; what is not known of either is not compared.
+        """How each volume differs from the training images; unknown properties are not compared.
 
         Args:
             volumes: as they were prepared.
             axes: by volume id the axis that its slices are cut along.
-            planes: whether the network sees slices, so that it matters along which axis they are cut.
-            depth: whether it sees several slices at once, so that their distance matters too.
+            planes: whether the network sees slices, so that their axis matters.
+            depth: whether it sees several slices at a time, so that their distance matters too.
         """
         found = []
         for volume in volumes:
@@ -176,7 +176,7 @@ class Learnt(Document):
                 seen = [one for one in range(3) if depth or one != axis]
                 ranges = [(self.spacing_low_mm[one], self.spacing_high_mm[one]) for one in seen]
                 sizes = [volume.spacing_mm[one] for one in seen]
-                if not all(_near(size, low, high) for size, (low, high) in zip(sizes, ranges, strict=True)):
+                if not all(_is_in_range(size, low, high) for size, (low, high) in zip(sizes, ranges, strict=True)):
                     names = "".join("ijk"[one] for one in seen)
                     expected = " × ".join(f"{low:.3g}" if low == high else f"{low:.3g}–{high:.3g}" for low, high in ranges)
                     text = " × ".join(f"{size:.3g}" for size in sizes)
@@ -184,13 +184,13 @@ class Learnt(Document):
         return found
 
 
-def _near(size: float, low: float, high: float) -> bool:
+def _is_in_range(size: float, low: float, high: float) -> bool:
     factor = SPACING_FACTOR * (1 + ROUNDING)
     return low / factor <= size <= high * factor
 
 
 def refuse_or_warn(found: Sequence[Difference], learner: str, *, force: bool) -> None:
-    """Refuse volumes that are unlike what `learner` (`the model`) learnt from; with `force`, warn on the screen.
+    """Refuse volumes that differ from the training images of `learner` (`the model`); with `force`, warn on the screen.
 
     Raises:
         StudyError: what was found, what is expected, how many volumes it concerns, what to do.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prepared import made_volume
 
-from medssl.artefacts.learnt import SPACING_FACTOR, Learnt, Window, refuse_or_warn, rule_of
+from medssl.artefacts.training_images import SPACING_FACTOR, TrainingImages, Window, refuse_or_warn, rule_of
 from medssl.artefacts.volumes import Volume, read_volumes, write_volumes
 from medssl.core.errors import StudyError
 
@@ -51,7 +51,7 @@ def test_each_volume_is_seen_by_its_rule(volume: Volume) -> None:
 
 
 @pytest.mark.parametrize(
-    ("learnt", "given", "words"),
+    ("images", "given", "words"),
     [
         ([MR], CT, ["[-1000.0] to [1000.0]", "0.5 to 99.5 percentiles"]),
         ([CT], MR, ["0.5 to 99.5 percentiles", "[-1000.0] to [1000.0] HU"]),
@@ -60,8 +60,8 @@ def test_each_volume_is_seen_by_its_rule(volume: Volume) -> None:
         ([PNG], CT, ["[-1000.0] to [1000.0]", "the whole range of a picture's type"]),
     ],
 )
-def test_another_rule_is_a_difference(learnt: list[Volume], given: Volume, words: list[str]) -> None:
-    found = Window.of(learnt).difference(given)
+def test_another_rule_is_a_difference(images: list[Volume], given: Volume, words: list[str]) -> None:
+    found = Window.of(images).difference(given)
     assert found is not None and found.what == "window"
     assert words[0] in found.found and words[1] in found.expected
 
@@ -87,15 +87,15 @@ def test_the_table_of_volumes_keeps_the_percentiles_and_has_no_column_without_an
 # What new images are held against
 
 
-LEARNT = Learnt.of([CT, replace(CT, volume_id="v-2", spacing_mm=(0.9, 0.9, 3.0))], {"v-ct": 2, "v-2": 2})
+TRAINING_IMAGES = TrainingImages.of([CT, replace(CT, volume_id="v-2", spacing_mm=(0.9, 0.9, 3.0))], {"v-ct": 2, "v-2": 2})
 
 
-def differing(volume: Volume, axis: int = 2, *, depth: bool = False, learnt: Learnt = LEARNT) -> list[str]:
-    return [one.what.split()[0] for one in learnt.differences([volume], {volume.volume_id: axis}, planes=not depth, depth=depth)]
+def differing(volume: Volume, axis: int = 2, *, depth: bool = False, images: TrainingImages = TRAINING_IMAGES) -> list[str]:
+    return [one.what.split()[0] for one in images.differences([volume], {volume.volume_id: axis}, planes=not depth, depth=depth)]
 
 
-def test_what_was_learnt_from_is_taken() -> None:
-    assert LEARNT.plain() == {
+def test_images_like_the_training_images_are_accepted() -> None:
+    assert TRAINING_IMAGES.plain() == {
         **{"modalities": {"CT": 2}, "slice_axes": [2], "spacing_low_mm": [0.7, 0.7, 3.0], "spacing_high_mm": [0.9, 0.9, 5.0]},
     }
     for depth in (False, True):
@@ -111,13 +111,13 @@ def test_slices_along_another_axis_are_a_difference_for_networks_of_slices(axis:
 @pytest.mark.parametrize("modality", ["MR", "PT", "OT"])
 def test_another_or_an_unknown_modality_is_a_difference(modality: str) -> None:
     assert differing(replace(CT, modality=modality)) == ["modality"]
-    both = Learnt.of([CT, MR], {"v-ct": 2, "v-mr": 2})
-    assert differing(replace(CT, modality=modality), learnt=both) == ([] if modality == "MR" else ["modality"])
+    both = TrainingImages.of([CT, MR], {"v-ct": 2, "v-mr": 2})
+    assert differing(replace(CT, modality=modality), images=both) == ([] if modality == "MR" else ["modality"])
 
 
 def test_where_a_modality_was_not_known_it_is_not_compared() -> None:
-    unknown = Learnt.of([CT, replace(CT, modality="OT")], {"v-ct": 2})
-    assert differing(replace(CT, modality="MR"), learnt=unknown) == [] and unknown.kept == []
+    unknown = TrainingImages.of([CT, replace(CT, modality="OT")], {"v-ct": 2})
+    assert differing(replace(CT, modality="MR"), images=unknown) == [] and unknown.kept == []
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -134,7 +134,7 @@ def test_the_distance_of_slices_matters_only_where_it_is_seen() -> None:
 
 
 def test_pictures_have_no_spacing_and_no_axis() -> None:
-    pictures = Learnt.of([PNG], {"v-png": 2})
+    pictures = TrainingImages.of([PNG], {"v-png": 2})
     assert pictures.slice_axes == [] and pictures.spacing_low_mm is None
     assert differing(replace(PNG, modality="CT")) == []
     (one,) = pictures.differences([CT], {"v-ct": 0}, planes=True, depth=False)
@@ -143,7 +143,7 @@ def test_pictures_have_no_spacing_and_no_axis() -> None:
 
 def test_a_refusal_says_what_was_found_what_is_expected_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     volumes = [replace(MR, volume_id=f"v-{n}", spacing_mm=(3.0, 3.0, 5.0)) for n in range(3)]
-    found = LEARNT.differences(volumes, dict.fromkeys(("v-0", "v-1", "v-2"), 2), planes=True, depth=False)
+    found = TRAINING_IMAGES.differences(volumes, dict.fromkeys(("v-0", "v-1", "v-2"), 2), planes=True, depth=False)
     with pytest.raises(StudyError) as refusal:
         refuse_or_warn(found, "the model", force=False)
     said = str(refusal.value)

@@ -1,4 +1,4 @@
-"""Values kept for slices up to a memory limit; beyond it they are made again when asked for."""
+"""Values of slices, cached up to a memory limit and recomputed beyond it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Held(Generic[Value]):
-    """`make(index)`, remembered while there is room; a full memory starts afresh when another volume's turn comes.
+class SliceCache(Generic[Value]):
+    """A cache of `make(index)`; when it is full and another volume begins, it is cleared.
 
-    A greedy pass reads the slices of a volume over and over in the same order, for which least-recently-used would forget
-    each just before its use. So what is in stays in, until nothing of it has been asked for during a whole filling.
+    A greedy pass reads the slices of a volume repeatedly in the same order, and least-recently-used would evict each just before
+    its use. So values stay until none of them was requested while the cache could have been filled again.
     """
 
     def __init__(self, make: Callable[[int], Value], num_bytes: Callable[[Value], int], memory_mb: int) -> None:
