@@ -1,4 +1,4 @@
-"""The calibration curve: confidence and accuracy of calls, by bin of confidence."""
+"""The calibration curve: confidence and accuracy of predictions, by bin of confidence."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def calibration_table(test: Tested, probabilities: dict[str, Floats], truth: Tru
 
 
 def binned(sample: Sample, bins: int) -> tuple[Floats, Floats, Floats]:
-    """Weighted sums `(r, bins)` of calls, of their confidence and of the right ones, by confidence in (0, 1/bins], …
+    """Weighted sums `(r, bins)` of predictions, of their confidence and of the correct ones, by confidence in (0, 1/bins], …
 
-    A case is one call (its most probable class); a multi-label case is one for each label, at max(p, 1 − p).
+    A case is one prediction (its most probable class); a multi-label case is one for each label, at max(p, 1 − p).
     """
     right = sample.called == sample.targets
     if sample.truth.multilabel:

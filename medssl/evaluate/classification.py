@@ -31,7 +31,7 @@ def score_fit(
 ) -> dict[Key, Replicates]:
     """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`.
 
-    over_classes: metrics without a row for a class that are means over classes all the same.
+    over_classes: metrics without a row for a class that are still means over classes.
     """
     num_rows = max(1, WEIGHTS_AT_ONCE // len(unit))
     parts: dict[Key, list[Float64[np.ndarray, "r"]]] = {}
@@ -47,9 +47,9 @@ def score_fit(
 
 
 def rarer_units(truth: Truth, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
-    """By class, how many units have a case of it, or a case of the rest, whichever are fewer; for `macro` the least of all.
+    """By class, the smaller of two counts: units with a case of it, and units with a case of the rest; for `macro` the smallest.
 
-    Classes that all cases have, or none, are in no score and left out.
+    Classes that all cases have, or none, are in no score and are skipped.
     """
     found = {}
     for index in np.flatnonzero(truth.present):
@@ -61,7 +61,7 @@ def rarer_units(truth: Truth, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
 def scores_of_cases(
     truth: Truth, probabilities: Float64[np.ndarray, "..."], metrics: dict[str, SampleMetric]
 ) -> dict[str, Float64[np.ndarray, "..."]]:
-    """By metric, its value of each case alone `(n,)`."""
+    """By metric, its value for each single case `(n,)`."""
     cases = EachCase(truth, probabilities)
     return {name: metric(cases)[ALL] for name, metric in metrics.items()}
 
@@ -72,7 +72,7 @@ def case_table(
     truth: Truth,
     of_cases: dict[str, dict[str, Float64[np.ndarray, "..."]]],
 ) -> pd.DataFrame:
-    """A row per fit and test case: what was predicted, how probable the truth was held, the case's own scores.
+    """A row per fit and test case: the prediction, the probability of the truth, the case's own scores.
 
     of_cases: by fit, see `scores_of_cases`.
     """
@@ -93,7 +93,7 @@ def case_table(
 
 
 def confusion_table(cases: pd.DataFrame, truth: Truth) -> pd.DataFrame:
-    """How often each class was taken for which, by arm, mode and fraction: mean counts over fits. Empty for multi-label."""
+    """Confusion counts of predicted and true classes, by arm, mode and fraction: means over fits. Empty for multi-label."""
     rows = []
     for (arm, mode, fraction), part in cases.groupby(["arm", "mode", "fraction"], sort=True):
         num_fits = part["fit_id"].nunique()

@@ -24,16 +24,16 @@ Key = tuple[str, str]
 """A metric and a class."""
 
 Groups = Sequence[list[str]]
-"""Fits whose mean counts as one."""
+"""Groups of fits; each group's mean counts as one."""
 
 Network = tuple[str, int]
-"""A backbone and how many parameters it has."""
+"""A backbone and its number of parameters."""
 
 ASKED = "\0asked"
-"""Stands for the reference of all pairs that a study asks for: one family."""
+"""Used as the reference of all pairs that a study asks for, which form one family."""
 
 THESE_SEEDS = "of these seeds alone"
-"""What tests over units alone say where the bootstrap knows the seeds as well."""
+"""What tests over units alone note if the bootstrap includes the seeds."""
 
 Scores = dict[str, dict[Key, Replicates]]
 """By fit, then by metric and class."""
@@ -41,8 +41,9 @@ Scores = dict[str, dict[Key, Replicates]]
 
 @dataclass(frozen=True)
 class Compared:
-    """A score of two arms on the same cases: the difference of their means over fits, each fit's value and replicates, what was
-    left out.
+    """A score of two arms on the same cases: the difference of their means over fits, each fit's value and replicates, and what
+    was
+    excluded.
     """
 
     difference: Replicates
@@ -88,10 +89,10 @@ def score_rows(
     left_out: Callable[[list[str]], dict[Key, str]] = lambda fits: {},
     seeds_beside: bool = False,
 ) -> pd.DataFrame:
-    """`scores.tsv`: the mean over seeds of each metric and class with its interval over units, and over seeds of three or more.
+    """`scores.tsv`: the mean over seeds of each metric and class with its interval over units, and over seeds if there are three.
 
     better: by metric, whether `higher` or `lower` values are better.
-    left_out: what the scores of some fits leave out, in words.
+    left_out: what the scores of some fits exclude, in words.
     seeds_beside: intervals are over units alone, however many seeds there are.
     """
     rows = []
@@ -124,7 +125,7 @@ def pairs_of(
     the controls that keep as many slices (`simclr-random_n`).
 
     controls: by reduction, the reductions that match its count; whole: the reductions that keep every slice.
-    networks: the network of each arm, where it is known: of several scratches an arm meets the one of its own network.
+    networks: the network of each arm, if known; of several scratches an arm is compared with the one of its own network.
     """
     networks = networks or {}
     scratches = [arm for arm in arms if is_scratch(arm)]
@@ -147,7 +148,7 @@ def families(
     whole: Sequence[str] = (),
     asked: Sequence[Sequence[str]] = (),
 ) -> list[tuple[str, str, str]]:
-    """The pairs that are compared, each with its family of Holm's correction: one per reference, and one of the pairs asked for.
+    """The pairs that are compared, each with its family of Holm's correction: one per reference, and one for requested pairs.
 
     controls, networks, whole: see `pairs_of`; asked: see `asked_pairs`.
     """
@@ -163,12 +164,12 @@ def networks_of(fits: pd.DataFrame) -> dict[str, Network]:
 
 
 def compared_scores(scores: Scores, a: list[str], b: list[str]) -> dict[Key, Compared]:
-    """The comparison of two arms whose scores are of the same cases."""
+    """The comparison of two arms whose scores cover the same cases."""
     return contrasted_scores(scores, [a], [b])
 
 
 def contrasted_scores(scores: Scores, plus: Groups, minus: Groups) -> dict[Key, Compared]:
-    """Means of some groups of fits less those of others, whose scores are of the same cases."""
+    """Means of some groups of fits minus those of others, whose scores cover the same cases."""
     found = {}
     for key in scores[plus[0][0]]:
         sums = [reduce(add, (mean_of([scores[fit][key] for fit in fits]) for fits in groups)) for groups in (plus, minus)]
@@ -191,15 +192,16 @@ def comparison_rows(
     areas: Sequence[str] = (),
     seeds_beside: bool = False,
 ) -> pd.DataFrame:
-    """`comparisons.tsv`: a − b of the means over seeds, by paired bootstrap (with the spread over seeds, unless it is to stand
-    beside), DeLong (AUC) and Wilcoxon (units).
+    """`comparisons.tsv`: a − b of the means over seeds, by paired bootstrap, DeLong (AUC) and Wilcoxon (units).
+
+    The bootstrap includes the spread over seeds, unless that goes into its own column.
 
     compared: of two lists of fits, each score's difference over the cases that both arms have it for.
-    unit_differences: the same as one number per unit `(u,)`, NaN where a unit has none: what signed ranks are taken of.
+    unit_differences: the same as one number per unit `(u,)`, NaN if a unit has none; the input of signed ranks.
     pairs: see `families`; areas: metrics that are an area under the ROC curve.
     positives: for a task whose cases are independent, the positive class with its truth `(n,)` and each fit's scores `(n,)`.
-    Holm's correction runs over the arms compared with one reference in one mode and fraction, or over the whole task; the pairs
-    that are asked for are a family of their own.
+    Holm's correction covers the arms compared with one reference in one mode and fraction, or the whole task; requested pairs are
+    their own family.
     """
     rows: list[dict[str, Any]] = []
     for (mode, fraction), fits in test.fits.groupby(["mode", "fraction"], sort=True):
@@ -240,14 +242,14 @@ def comparison_rows(
 
 
 def corrected(table: pd.DataFrame, within: list[str]) -> pd.Series:
-    """Holm's p of each row, over those of one reference, score, method and values of the columns `within`."""
+    """Holm's p of each row, over the rows with the same reference, score, method and values of the columns `within`."""
     family = [table[name] for name in ["reference", "metric", "class", *within]]
     family.append(table["method"].str.split(" ").str[0])
     return table.groupby(family)["p"].transform(lambda p: holm(p.to_numpy(np.float64)))
 
 
 def joined(*notes: str) -> str:
-    """Notes in one, those that say nothing left out."""
+    """Join notes into one, without empty ones."""
     return "; ".join(note for note in notes if note)
 
 
@@ -267,7 +269,7 @@ def _by_seed(of_a: pd.DataFrame, of_b: pd.DataFrame, values_a: list[float], valu
 
 
 def deviation(values: list[float]) -> float:
-    """Standard deviation of some values; missing of one."""
+    """Standard deviation of some values; missing for a single one."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
 

@@ -30,7 +30,7 @@ def delong(
     """The difference of the AUCs of `a` and `b` with its normal interval and p-value; each is a list of scores per seed.
 
     AUC is linear in the placement values, so their mean over seeds gives the variance of the mean AUC over seeds.
-    Needs at least two positives and two negatives, and cases that are independent of one another.
+    Needs at least two positives and two negatives, and independent cases.
     """
     mean_a, mean_b = (
         [np.mean([components(scores, is_positive)[side] for scores in seeds], axis=0) for side in (0, 1)] for seeds in (a, b)

@@ -1,4 +1,4 @@
-"""What each arm loses from the most labels to the fewest, and whether two arms lose more or less than one another."""
+"""The loss of each arm from the most labels to the fewest, and the difference of two arms' losses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from medssl.evaluate.predictions import Tested
 from medssl.evaluate.seeds import SeedsOfArm, falls_by_seed, spread_of, spread_of_difference
 
 Contrast = Callable[[Groups, Groups], dict[Key, Compared]]
-"""Means of some groups of fits less those of others, on the same cases."""
+"""Means of some groups of fits minus those of others, on the same cases."""
 
 
 @dataclass(frozen=True)
 class Falls:
-    """How falls are measured: most labels less fewest, on the same test cases and the same draws of them.
+    """How falls are measured: most labels minus fewest, on the same test cases and the same draws of them.
 
     better: by metric, whether `higher` or `lower` values are better; seeds_beside: intervals are over units alone.
     """
@@ -32,7 +32,7 @@ class Falls:
     seeds_beside: bool = False
 
     def rows(self) -> pd.DataFrame:
-        """`falls.tsv`: a row per arm, mode, metric and class; no row of a mode with one share of labels."""
+        """`falls.tsv`: a row per arm, mode, metric and class; modes with one share of labels have no row."""
         rows: list[dict[str, Any]] = []
         for place, by_arm in self._modes():
             for arm, ends in by_arm.items():
@@ -54,10 +54,11 @@ class Falls:
         return pd.DataFrame(rows).astype({"n_rarer": "Int64"}) if rows else pd.DataFrame()
 
     def comparison_rows(self, pairs_of_mode: Callable[[list[str]], list[tuple[str, str, str]]], holm_over: str) -> pd.DataFrame:
-        """`fall_comparisons.tsv`: the fall of `a` less that of `b`, by paired bootstrap.
+        """`fall_comparisons.tsv`: the fall of `a` minus that of `b`, by paired bootstrap.
 
-        pairs_of_mode: of the arms of a mode, which pairs are compared, and in which family of Holm's correction each is; the
-        correction runs within a mode, or over the whole task.
+        pairs_of_mode: for the arms of a mode, the pairs to compare with their family of Holm's correction; the correction covers
+        a
+        mode, or the whole task.
         """
         rows: list[dict[str, Any]] = []
         for place, by_arm in self._modes():
@@ -94,7 +95,7 @@ class Falls:
         return found
 
     def _oriented(self, metric: str, difference: Replicates) -> Replicates:
-        """A loss is positive whichever values are better."""
+        """The difference with the sign that makes a loss positive."""
         return difference if self.better[metric] == "higher" else -difference
 
 

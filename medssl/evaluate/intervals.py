@@ -1,4 +1,4 @@
-"""Bootstrap over units, BCa intervals, and the p-value that belongs to them."""
+"""Bootstrap over units, BCa intervals, and the matching p-value."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from medssl.evaluate.sample import ROUNDING, Floats, apart
 FEWEST_FOR_INTERVAL = 5
 MOST_FOR_JACKKNIFE = 2000
 FEWEST_OF_CLASS = 20
-"""Of a class against the rest: with fewer units on one side the interval covers too little (docs/explanation/evaluate.md)."""
+"""If a score contrasts a class with the rest: with fewer units on one side the interval covers too little (docs/explanation/evaluate.md)."""
 FEWEST_FOR_MEANS = 50
-"""Bootstrap intervals of means are sound from about here (trust.md §7): below, every row says so."""
+"""Bootstrap intervals of means are reliable from about here (trust.md §7); below, every row says so."""
 MOST_UNDEFINED_FRAC = 0.05
 FEWEST_SEEDS = 3
-"""Of fewer seeds nobody can say how far they lie apart: their variance has one degree of freedom."""
+"""The spread of fewer seeds cannot be estimated: the variance of two has one degree of freedom."""
 MOST_SHIFT = 1.0
-"""Beyond one standard deviation of bias (calibration error in few bins) BCa's correction takes the interval off the estimate."""
+"""Beyond one standard deviation of bias (calibration error in few bins) BCa's correction moves the interval off the estimate."""
 
 
 def unit_weights(seed: int, name: str, num_units: int, num_bootstrap: int) -> Float64[np.ndarray, "r {num_units}"]:
@@ -38,10 +38,10 @@ def unit_weights(seed: int, name: str, num_units: int, num_bootstrap: int) -> Fl
 
 @dataclass(frozen=True)
 class Replicates:
-    """One statistic under `unit_weights`: its value, its bootstrap `(b,)` and its jackknife `(u,)` or nothing.
+    """One statistic under `unit_weights`: its value, its bootstrap `(b,)` and its jackknife `(u,)`, which may be empty.
 
-    num_units: how many units it rests on; fewer than `u` where some have no value.
-    num_rarer: of a score that sets a class against the rest, how many units the rarer side has.
+    num_units: how many units have a value, at most `u`.
+    num_rarer: if the score contrasts a class with the rest, how many units the rarer side has.
     """
 
     value: float
@@ -78,9 +78,9 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Spread:
-    """What the seeds of one arm, or of two, add to the variance of a mean over them.
+    """The seeds' contribution, of one arm or of two, to the variance of a mean over them.
 
-    variance: of the mean, by the seeds' own spread; of_units: the part of it that the bootstrap of units has as well;
+    variance: of the mean, by the seeds' own spread; of_units: the part of it that the bootstrap of units also contains;
     freedom: degrees of freedom of the variance.
     """
 
@@ -90,7 +90,7 @@ class Spread:
     freedom: float
 
     def __add__(self, other: Spread) -> Spread:
-        """Of the difference of two independent arms; degrees of freedom by Welch, Biometrika 34:28 (1947)."""
+        """The spread of the difference of two independent arms; degrees of freedom by Welch, Biometrika 34:28 (1947)."""
         variance = self.variance + other.variance
         weights = self.variance**2 / self.freedom + other.variance**2 / other.freedom
         freedom = variance**2 / weights if weights > 0 else self.freedom + other.freedom
@@ -99,8 +99,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, its interval, the two-sided p-value of 0, its bootstrap standard error over units, how it was made, and how
-    many seeds have their spread in it.
+    """An estimate, its interval, the two-sided p-value of 0, its bootstrap standard error over units, the method, and the number
+    of
+    seeds whose spread it includes.
     """
 
     estimate: float
@@ -114,7 +115,7 @@ class Interval:
 
 
 def mean_of(replicates: list[Replicates]) -> Replicates:
-    """The mean over seeds, replicate by replicate: units vary, the seeds stay."""
+    """The mean over seeds, replicate by replicate: units vary, the seeds are fixed."""
     return Replicates(
         float(np.mean([r.value for r in replicates])),
         np.mean([r.bootstrap for r in replicates], axis=0),
@@ -129,19 +130,19 @@ def _fewest(replicates: list[Replicates]) -> int | None:
 
 
 def rare_note(num_rarer: int | None) -> str:
-    """What a row says of a class that few units have, or have not."""
+    """The note for a row about a class that few units have, or lack."""
     if num_rarer is None or num_rarer >= FEWEST_OF_CLASS:
         return ""
     return f"{num_rarer} units of the rarer class: the interval may be too narrow"
 
 
 def interval(replicates: Replicates, confidence: float, seeds: Spread | None = None) -> Interval:
-    """The BCa interval with the small-sample widening of the normal quantile; percentile where there is no jackknife.
+    """The BCa interval with the small-sample widening of the normal quantile; percentile without a jackknife.
 
-    A statistic whose bootstrap is far off its value (`MOST_SHIFT`) gets the normal interval, and a note. With `seeds` it is over
-    them too, see `_Curve.arm`.
+    A statistic whose bootstrap is far off its value (`MOST_SHIFT`) gets the normal interval, and a note. With `seeds` it includes
+    them, see `_Curve.arm`.
 
-    The p-value is that of the same interval: the smallest 1 − confidence whose interval leaves out 0.
+    The p-value belongs to the same interval: the smallest 1 − confidence whose interval excludes 0.
 
     Source: Efron, JASA 82:171 (1987), eq. 2.3 and 6.6; widening: Hesterberg, The American Statistician 69:371 (2015), §4.4.
     """
@@ -189,14 +190,14 @@ class _Curve:
     bend: float
 
     def end(self, quantile: float) -> float:
-        """The end that stands at a normal quantile, already widened for small n."""
+        """The end at a normal quantile that is already widened for small n."""
         if self.method == "normal":
             return self.value + quantile * self.error
         return float(np.quantile(self.known, _bca_level(quantile, self.shift, self.bend)))
 
     @property
     def p(self) -> float:
-        """The smallest level whose interval over units leaves out 0."""
+        """The smallest level whose interval over units excludes 0."""
         n = self.num_units
         if self.method == "normal":
             return float(2 * stats.t.sf(abs(self.value) / self.error / np.sqrt(n / (n - 1)), n - 1))
@@ -205,10 +206,12 @@ class _Curve:
     def arm(self, side: int, level: float, seeds: Spread) -> float:
         """How far the interval reaches to one side (−1 or 1) over units and seeds, at `level` = 1 − confidence.
 
-        The arm over units, less what of it the seeds' own spread holds already, and the standard error over seeds are added in
+        The arm over units, minus the part that the seeds' own spread already contains, and the standard error over seeds are
+        added in
         quadrature. The quantile of t is the geometric mean of those with `n − 1` and with the seeds' degrees of freedom, weighted
-        by their shares of the variance: with three seeds it covers 94.6 to 96.8 %, where Satterthwaite's degrees of freedom cover
-        92.2 to 95.1 % and the arithmetic mean (Cochran) 95.0 to 97.2 % (`test_evaluate_seeds.py`).
+        by their shares of the variance. With three seeds it covers 94.6 to 96.8 %. Satterthwaite's degrees of freedom cover 92.2
+        to
+        95.1 % and the arithmetic mean (Cochran) 95.0 to 97.2 % (`test_evaluate_seeds.py`).
 
         Source: quadrature of arms: Zou and Donner, Stat Med 27:1693 (2008); weighted t: Cochran, Biometrics 20:191 (1964).
         """
@@ -221,7 +224,7 @@ class _Curve:
         return float(of_units ** (1 - share) * of_seeds**share * np.sqrt(kept_frac * (reach / of_units) ** 2 + seeds.variance))
 
     def p_with(self, seeds: Spread) -> float:
-        """The smallest level whose interval over units and seeds leaves out 0; of `b` resamples none below 1 / (b + 1)."""
+        """The smallest level whose interval over units and seeds excludes 0; with `b` resamples at least 1 / (b + 1)."""
         if self.value == 0:
             return 1.0
         side = -1 if self.value > 0 else 1
@@ -250,7 +253,7 @@ def _p_of_zero(known: Floats, shift: float, bend: float, n: int) -> float:
 
 
 def _level_of(known: Floats, value: float) -> float:
-    """The level whose quantile (as `np.quantile` has it, linear between order statistics) is `value`, kept inside (0, 1)."""
+    """The level whose quantile (as in `np.quantile`, linear between order statistics) is `value`, kept inside (0, 1)."""
     ordered, b = np.sort(known), len(known)
     first, after = int(np.searchsorted(ordered, value, "left")), int(np.searchsorted(ordered, value, "right"))
     if first < after:

@@ -1,4 +1,4 @@
-"""Which masks a segmentation's predictions name, and the classes in them."""
+"""The masks in a segmentation's predictions, and their classes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from medssl.core.files import inside
 
 
 def classes_of_masks(predictions: pd.DataFrame, given: Mapping[str, str] | None) -> dict[int, str]:
-    """Mask value → class name, without the background: as the study says, else as the column `classes` of the table does.
+    """Mask value → class name, without the background: from the study, else from the column `classes` of the table.
 
     Raises:
-        CorruptArtefactError: neither says.
+        CorruptArtefactError: neither has it.
     """
     named = given or (predictions["classes"].iloc[0] if "classes" in predictions else None)
     if not named:
@@ -26,7 +26,7 @@ def classes_of_masks(predictions: pd.DataFrame, given: Mapping[str, str] | None)
 
 
 def spacing_of(given: Sequence[float] | None, from_file: tuple[float, ...] | None, num_axes: int) -> tuple[float, ...]:
-    """Voxel size in mm: of the mask's own header, else as the column `spacing_mm` gives it, else 1 mm (images)."""
+    """Voxel size in mm: of the mask's own header, else from the column `spacing_mm`, else 1 mm (images)."""
     if from_file is not None:
         return from_file[:num_axes]
     return tuple(float(value) for value in given or [1.0] * num_axes)[:num_axes]

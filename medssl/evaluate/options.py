@@ -13,7 +13,7 @@ from medssl.core.options import Metric, Options
 from medssl.core.plugins import Plugin
 
 BESIDE_SCORES = ("RANKS_CASES", "PAIRED_TEST", "CALIBRATION_BINS")
-"""What a metric says of itself where it is used whether a study names it or not."""
+"""Constants of a metric that are used whether or not a study names it."""
 
 
 class EvaluateOptions(Options):
@@ -24,16 +24,18 @@ class EvaluateOptions(Options):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Level of the intervals."""
     positive: str | None = None
-    """The positive class of tasks with two classes; the rarer one where it is left out."""
+    """The positive class of tasks with two classes; by default the rarer one."""
     metrics: OneOrMore[Metric] | None = None
-    """Metrics; all that fit the task where they are left out."""
+    """Metrics; by default all that fit the task."""
     holm_over: Literal["arms", "task"] = "arms"
     """The family of Holm's correction: the arms of one table, or all comparisons of a task."""
     seeds: Literal["interval", "beside"] = "interval"
-    """Where the spread over three seeds or more goes: `interval`, into the interval, which is then of new seeds and new patients;
-    `beside`, into a column of its own."""
+    """Where the spread over three or more seeds goes: `interval`, into the interval, which then covers new seeds and new
+    patients;
+    `beside`, into its own column.
+    """
     compare: Distinct[tuple[str, str]] = []
-    """Pairs of pre-trainings, given weights or `scratch`, the first against the second, beside each against scratch."""
+    """Pairs of pre-trainings, given weights or `scratch`: the first against the second, in addition to each against scratch."""
 
     @property
     def seeds_beside(self) -> bool:
@@ -41,7 +43,7 @@ class EvaluateOptions(Options):
         return self.seeds == "beside"
 
     def plugins(self) -> Iterator[Plugin]:
-        """The metrics that are named, or every one, and those that tables beside the scores are made with."""
+        """The metrics that are named, or all, and those needed for additional tables."""
         yield from super().plugins()
         for plugin in plugins.all_of("metric"):
             if self.metrics is None or any(plugin.constant(what, default=None) is not None for what in BESIDE_SCORES):
@@ -49,17 +51,17 @@ class EvaluateOptions(Options):
 
 
 class EvaluationOptions(EvaluateOptions):
-    """What one job of the stage is given."""
+    """The options of one job of the stage."""
 
     task: str
     """The kind of the task."""
     multilabel: bool | None = None
-    """Whether a case may have several classes; null where the task has no such option."""
+    """Whether a case may have several classes; null if the task has no such option."""
     controls: dict[str, list[str]] = {}
     """By reduction arm, the arms that keep as many slices and choose them without looking."""
     whole: list[str] = []
     """The reduction arms that keep every slice."""
     sole: bool = True
-    """Whether no other task of the study could have the positive class."""
+    """Whether the positive class can belong to no other task of the study."""
     classes: dict[str, str] | None = None
-    """Class of each mask value, where the table of predictions does not say it."""
+    """Class of each mask value, if the table of predictions does not have it."""

@@ -15,8 +15,8 @@ EACH = 4
 def pictured(cases: pd.DataFrame, score: str | None, each: int = EACH) -> pd.DataFrame:
     """A row per pictured case: fit, case, group (best, median, worst), rank and score.
 
-    The fit is the first seed of the first pretrained arm, in the task's main mode where it has that, with the most labels; what
-    cases are ranked by is their mean `score` over classes, a column of which higher is better.
+    The fit is the first seed of the first pre-trained arm, in the task's main mode if available, with the most labels. Cases are
+    ranked by their mean `score` over classes, a column in which higher is better.
     """
     if score is None:
         return pd.DataFrame()

@@ -1,4 +1,4 @@
-"""The predictions table, checked: which fits, on which cases, of which units."""
+"""The predictions table, checked: its fits, cases and units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medssl.evaluate.sample import Truth
 
 FIT_COLUMNS = ["fit_id", "init", "mode", "fraction", "seed"]
 MANY = "|"
-"""Between the classes of a case that has several."""
+"""Separates the classes of a case that has several."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tested:
 def only_test(predictions: pd.DataFrame) -> Tested:
     """The rows of split `test`, with every fit over the same cases.
 
-    Of k-fold cross-validation the rows of all folds stand together: every case is tested once, by the fold that held it out.
+    With cross-validation the rows of all folds are joined: every case is tested once, by the fold that held it out.
 
     Raises:
         CorruptArtefactError: there is no test case, or two fits differ in their cases.
@@ -73,18 +73,18 @@ def only_test(predictions: pd.DataFrame) -> Tested:
 def truth_of(test: Tested, wanted: str | None, multilabel: bool | None = None, *, sole: bool = True) -> Truth:
     """Classes (the probability columns, in order), targets, and the positive class of a binary task.
 
-    The positive class is the one asked for, else the rarer one: also where the class asked for is another task's.
+    The positive class is the requested one, else the rarer one; also if the requested class is another task's.
 
     Args:
         test: the test cases.
-        wanted: the positive class that is asked for.
-        multilabel: whether a case may have several classes or none, as the task was trained; where nobody says, targets such
+        wanted: the requested positive class.
+        multilabel: whether a case may have several classes or none, as the task was trained; if unknown, targets such
             as `liver|spleen`, or empty ones, mean that it may.
-        sole: no other task could have the class asked for.
+        sole: the requested class can belong to no other task.
 
     Raises:
         CorruptArtefactError: no or one probability column, or a target without one.
-        StudyError: the class asked for does not exist, and no other task could have it.
+        StudyError: the requested class does not exist, and can belong to no other task.
     """
     first = next(iter(test.rows.values()))
     classes = classes_of(first)

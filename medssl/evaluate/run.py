@@ -43,12 +43,12 @@ TABLES = (
     artefacts.OVERLAYS,
 )
 ALWAYS = (artefacts.SCORES, artefacts.COMPARISONS)
-"""Tables that are written without rows too."""
+"""Tables that are written even without rows."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What every step of one evaluation goes by."""
+    """What all steps of one evaluation share."""
 
     job: Job
     options: EvaluationOptions
@@ -61,7 +61,7 @@ class Evaluation:
         return unit_weights(self.job.spec.seed, self.job.spec.name, num_units, self.options.bootstrap)
 
     def pairs(self, arms: list[str]) -> list[tuple[str, str, str]]:
-        """Which of some arms are compared, see `comparisons.families`."""
+        """The pairs of arms that are compared, see `comparisons.families`."""
         options = self.options
         return comparisons.families(arms, options.controls, self.networks, options.whole, options.compare)
 
@@ -97,7 +97,7 @@ def _write(job: Job, table: Table, rows: pd.DataFrame, scorers: Scorers) -> None
 
 
 def _check_fits(tested: pd.DataFrame, fits: pd.DataFrame) -> None:
-    """Every fit that was made was tested, of cross-validation in every fold, and the other way round."""
+    """Check that every fit was tested, with cross-validation in every fold, and that every tested fit is known."""
     columns = ["fit_id", *(["fold"] if "fold" in fits or "fold" in tested else [])]
     made, found = ({tuple(map(str, row)) for row in _keys(table, columns)} for table in (fits, tested))
     if made != found:
@@ -226,7 +226,7 @@ def _segmentation_subgroups(task: Evaluation, of_cases: segmentation.CaseScores)
 
 
 def _case_rows(task: Evaluation, test: Tested, of_cases: segmentation.CaseScores) -> pd.DataFrame:
-    """Score rows; means over classes are over the same classes in every arm of one mode and share of labels."""
+    """Score rows; means over classes use the same classes in every arm of one mode and share of labels."""
     alike = [list(part["fit_id"]) for _, part in test.fits.groupby(["mode", "fraction"], sort=True)]
     group = {fit: fits for fits in alike for fit in fits}
     scores = of_cases.scores(alike)
@@ -253,9 +253,9 @@ def _overlays(job: Job, folder: Path, test: Tested, chosen: pd.DataFrame) -> pd.
 
 
 def _mask(job: Job, folder: Path, name: str, *, canonical: bool = False) -> tuple[np.ndarray, tuple[float, ...] | None]:
-    """A mask of whole numbers and its voxel size, if its file says it; name is relative to the predictions.
+    """A mask of whole numbers and its voxel size, if its file has one; name is relative to the predictions.
 
-    With `canonical`, a NIfTI is turned to the closest RAS+ (flips and permutation only), as ingest stores volumes.
+    With `canonical`, a NIfTI is reoriented to the closest RAS+ (flips and permutation only), as ingest stores volumes.
     """
     path = job.read(mask_path(folder, name))
     if path.name.endswith((".nii", ".nii.gz")):
@@ -277,7 +277,7 @@ def _mask(job: Job, folder: Path, name: str, *, canonical: bool = False) -> tupl
 
 
 _EVALUATIONS: dict[str, Callable[[Evaluation], dict[str, pd.DataFrame]]] = {"classes": _classification, "masks": _segmentation}
-"""By what a task predicts."""
+"""By the kind of a task's predictions."""
 
 
 def _compare(

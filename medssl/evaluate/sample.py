@@ -1,4 +1,4 @@
-"""The test cases of one fit under many reweightings at once: what every classification metric is a function of.
+"""The test cases of one fit under many reweightings: the input of every classification metric.
 
 A bootstrap replicate is a count per patient, a jackknife replicate leaves one patient out, the estimate itself is all
 ones. So one pass over `(r, n)` weights gives the estimate, its bootstrap and its jackknife, and every fit scored under the
@@ -21,12 +21,12 @@ MACRO = "macro"
 ALL = "all"
 CALLED_FROM = 0.5
 ROUNDING = 1e-12
-"""Relative to 1 or the numbers themselves: what is closer differs by the order of its sums alone."""
+"""Relative to 1 or the numbers themselves: smaller differences come only from the order of sums."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the cases: targets `(n, k)`, class names, the positive one of two, whether a case may have several."""
+    """The truth about the cases: targets `(n, k)`, class names, the positive one of two, whether a case may have several."""
 
     targets: Bool[np.ndarray, "n k"]
     classes: list[str]
@@ -35,11 +35,11 @@ class Truth:
 
     @property
     def present(self) -> Bool[np.ndarray, "k"]:
-        """Classes `(k,)` that some case has and some case has not."""
+        """Mask `(k,)` of the classes that some cases have and some lack."""
         return np.asarray(self.targets.any(axis=0) & ~self.targets.all(axis=0))
 
     def called(self, probabilities: Float64[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
-        """What the probabilities `(n, k)` say: the most probable class, or every class from one half on."""
+        """The classes predicted by the probabilities `(n, k)`: the most probable class, or every class from one half on."""
         if self.multilabel:
             return probabilities >= CALLED_FROM
         return np.eye(len(self.classes), dtype=bool)[probabilities.argmax(axis=1)]
@@ -55,7 +55,7 @@ class Sample:
 
     @property
     def scored(self) -> list[int]:
-        """The classes that get a row of their own: the positive one of two, each of several."""
+        """The classes that get their own row: the positive one of two, each of several."""
         return [self.truth.positive] if self.truth.positive is not None else list(range(len(self.truth.classes)))
 
     def total(self, values: Shaped[np.ndarray, "n"]) -> Float64[np.ndarray, "r"]:
@@ -81,7 +81,7 @@ class Sample:
         return self._curves[index]
 
     def by_class(self, values: dict[int, Float64[np.ndarray, "r"]]) -> dict[str, Float64[np.ndarray, "r"]]:
-        """Rows named by class; with several classes also their mean over the classes that can be distinguished from the rest."""
+        """Rows named by class; with several classes also their mean over the classes that some cases have and some lack."""
         rows = {self.truth.classes[index]: row for index, row in values.items() if index in self.scored}
         if len(values) > 1:
             present = [values[index] for index in values if self.truth.present[index]]
@@ -90,17 +90,17 @@ class Sample:
 
 
 class EachCase(Sample):
-    """Every case as a sample of its own: sums and means are the cases' own values `(n,)`."""
+    """Every case as its own sample: sums and means are the cases' own values `(n,)`."""
 
     def __init__(self, truth: Truth, probabilities: Float64[np.ndarray, "..."]) -> None:
         super().__init__(truth, probabilities, np.ones((1, len(probabilities))))
 
     def total(self, values: NDArray[np.generic]) -> Float64[np.ndarray, "..."]:
-        """Each case's own."""
+        """Each case's own value."""
         return values.astype(np.float64)
 
     def mean(self, values: NDArray[np.generic]) -> Float64[np.ndarray, "..."]:
-        """Each case's own."""
+        """Each case's own value."""
         return values.astype(np.float64)
 
 
@@ -112,14 +112,14 @@ def divide(above: Float64[np.ndarray, "*#shape"], below: Float64[np.ndarray, "*#
 
 
 def apart(a: Float64[np.ndarray, "*shape"], b: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-    """`a − b`, and 0 where rounding alone sets them apart, as it does the means of nine equal scores and of three."""
+    """`a − b`, but 0 if they differ only by rounding, as the means of nine equal scores and of three do."""
     difference = np.asarray(a - b)
     result: Floats = np.where(np.abs(difference) <= ROUNDING * np.maximum(1.0, np.maximum(np.abs(a), np.abs(b))), 0.0, difference)
     return result
 
 
 def by_unit(values: Float64[np.ndarray, "n"], unit: Int64[np.ndarray, "n"], num_units: int) -> Float64[np.ndarray, "{num_units}"]:
-    """Mean over each unit's cases that have a value `(u,)`; NaN where none has."""
+    """Mean over each unit's cases that have a value `(u,)`; NaN if none has."""
     known = np.isfinite(values)
     sums = np.bincount(unit[known], weights=values[known], minlength=num_units).astype(np.float64)
     return divide(sums, np.bincount(unit[known], minlength=num_units).astype(np.float64))

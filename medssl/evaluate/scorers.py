@@ -1,4 +1,4 @@
-"""The metrics of a job: which ones score what its task predicts, with what options, and what each says of itself."""
+"""The metrics of a job: which ones score what its task predicts, with what options, and what each declares."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Metric = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Scorers:
-    """The metrics that score what a task predicts: those of the study, and all of the folder by their defaults.
+    """The metrics that score a task's predictions: those of the study, and all of the folder with their defaults.
 
-    chosen, known: by name, the options of a metric; known has the chosen ones too.
+    chosen, known: by name, the options of a metric; known includes the chosen ones.
     """
 
     chosen: dict[str, dict[str, Any]]
@@ -26,7 +26,7 @@ class Scorers:
 
     @classmethod
     def of(cls, predicts: str, chosen: Sequence[PluginChoice] | None) -> Scorers:
-        """The metrics whose `PREDICTS` is that of the task; all of the folder are chosen where the study names none."""
+        """The metrics whose `PREDICTS` is that of the task; all of the folder are chosen if the study names none."""
         known = {plugin.name: plugin.check({}) for plugin in plugins.all_of("metric") if plugin.constant("PREDICTS") == predicts}
         named = known if chosen is None else {choice.name: choice.options for choice in chosen if choice.name in known}
         return cls(named, known | named)
@@ -38,7 +38,7 @@ class Scorers:
 
     @property
     def of_cases(self) -> dict[str, Metric]:
-        """The metrics whose value of each case orders cases, whether the study names them or not."""
+        """The metrics whose value for each case orders cases, whether or not the study names them."""
         return {name: self._function(name) for name in self.known if self._says(name, "RANKS_CASES", default=False)}
 
     @property
@@ -53,12 +53,12 @@ class Scorers:
 
     @property
     def over_classes(self) -> list[str]:
-        """The metrics without a row for a class that are means over classes all the same."""
+        """The metrics without a row for a class that are still means over classes."""
         return [name for name in self.known if self._says(name, "OVER_CLASSES", default=False)]
 
     @property
     def calibration_bins(self) -> int | None:
-        """How many bins the calibration curve has; None where no metric of the folder says."""
+        """The number of bins of the calibration curve; None if no metric of the folder defines it."""
         options = {name: self._says(name, "CALIBRATION_BINS", default=None) for name in self.known}
         return next((int(self.known[name][option]) for name, option in options.items() if option is not None), None)
 

@@ -1,12 +1,11 @@
-"""What the seeds of an arm add to its interval: how far they lie apart, beyond what the choice of test units explains.
+"""The seeds' contribution to an arm's interval: their spread beyond what the choice of test units explains.
 
 Seeds and test units are crossed, as readers and cases are in a reading study: every seed is scored on every unit. A bootstrap of
-three seeds has ten outcomes and two thirds of their variance, so what it would give is written down instead of drawn: the
-variance of the mean over `R` seeds and all units is `MS / R + C`, with `MS` the variance of the seeds' scores (over `R − 1`) and
-`C` the covariance of two seeds under the bootstrap of units (over `n − 1`).
+three seeds has ten outcomes and two thirds of their variance, so its result is computed instead of drawn. The variance of the
+mean over `R` seeds and all units is `MS / R + C`, with `MS` the variance of the seeds' scores (over `R − 1`) and `C` the
+covariance of two seeds under the bootstrap of units (over `n − 1`).
 
-Source: Obuchowski and Rockette, Commun Stat Simul Comput 24:285 (1995); Owen, Ann Appl Stat 1:386 (2007), what drawing both would
-give.
+Source: Obuchowski and Rockette, Commun Stat Simul Comput 24:285 (1995); Owen, Ann Appl Stat 1:386 (2007), on drawing both.
 """
 
 from __future__ import annotations
@@ -21,16 +20,15 @@ from medssl.evaluate.intervals import FEWEST_SEEDS, Replicates, Spread, mean_of
 from medssl.evaluate.sample import ROUNDING
 
 BySeed = dict[int, Replicates]
-"""A score, or what it falls by, of each seed."""
+"""A score, or its fall, for each seed."""
 
 
 @dataclass(frozen=True)
 class SeedsOfArm:
-    """The seeds of an arm: of each the ids of its fits, and the fine-tuning seeds that they have.
+    """The seeds of an arm: for each the ids of its fits, and their fine-tuning seeds.
 
-    A seed is a pre-training seed with all its fits, or a draw of scratch. Where an arm has but one start (given weights, scratch
-    that is drawn with each fit) it is a fine-tuning seed. Fine-tuning seeds that all pre-training seeds share are averaged
-    within.
+    A seed is a pre-training seed with all its fits, or a draw of scratch. For an arm with only one start (given weights, scratch
+    drawn with each fit) it is a fine-tuning seed. Fine-tuning seeds that all pre-training seeds share are averaged within.
     """
 
     arm: str
@@ -39,7 +37,7 @@ class SeedsOfArm:
 
     @classmethod
     def of(cls, arm: str, fits: pd.DataFrame) -> SeedsOfArm:
-        """Those of the rows of an arm in one mode, of one share of labels or of several."""
+        """The seeds in the rows of an arm in one mode, of one share of labels or of several."""
         seed = fits["pretrain_seed"].fillna(fits["seed"]).astype(int)
         parts = {int(str(number)): part for number, part in fits.groupby(seed, sort=True)}
         return cls(
@@ -49,7 +47,7 @@ class SeedsOfArm:
         )
 
     def partners(self, other: SeedsOfArm) -> dict[int, int] | None:
-        """By seed, the other arm's with the same fine-tuning seeds, if each has one of its own.
+        """By seed, the other arm's seed with the same fine-tuning seeds, if each has its own.
 
         Two such fits have the same labelled subset, order of batches and head: they are paired. Others share at most all of their
         fine-tuning seeds, which cancel, and are independent.
@@ -61,7 +59,7 @@ class SeedsOfArm:
 
 
 def spread_of(seeds: Sequence[Replicates]) -> Spread | None:
-    """The spread of some seeds' scores; None of fewer than three, or where one is undefined."""
+    """The spread of some seeds' scores; None for fewer than three, or if one is undefined."""
     values = np.array([seed.value for seed in seeds])
     if len(seeds) < FEWEST_SEEDS or not np.isfinite(values).all():
         return None
@@ -84,7 +82,7 @@ def means_by_seed(seeds: SeedsOfArm, of_fits: dict[str, Replicates]) -> BySeed:
 
 
 def falls_by_seed(most: SeedsOfArm, fewest: SeedsOfArm, of_fits: dict[str, Replicates]) -> BySeed | None:
-    """By seed, its mean with the most labels less that with the fewest; None where the two have other seeds."""
+    """By seed, its mean with the most labels minus that with the fewest; None if the two have different seeds."""
     if set(most.fits) != set(fewest.fits):
         return None
     of_most, of_fewest = (means_by_seed(seeds, of_fits) for seeds in (most, fewest))
@@ -92,10 +90,10 @@ def falls_by_seed(most: SeedsOfArm, fewest: SeedsOfArm, of_fits: dict[str, Repli
 
 
 def spread_of_difference(a: SeedsOfArm, b: SeedsOfArm, of_a: BySeed | None, of_b: BySeed | None) -> tuple[Spread | None, str]:
-    """The spread of the seeds of two arms in their difference, and what it leaves out in words.
+    """The spread of the seeds of two arms in their difference, and what it excludes in words.
 
-    Seeds are paired where `SeedsOfArm.partners` says so. An arm with fewer than three adds none: then the interval knows the
-    other's alone, and says so.
+    Seeds are paired by `SeedsOfArm.partners`. An arm with fewer than three adds none: then the interval includes only the other's
+    seeds, and says so.
     """
     partners = a.partners(b)
     if of_a is not None and of_b is not None and partners is not None:

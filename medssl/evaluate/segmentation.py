@@ -25,7 +25,7 @@ def score_case(
     spacing_mm: tuple[float, ...],
     metrics: dict[str, PairMetric],
 ) -> list[dict[str, object]]:
-    """A row per class of one case; `empty` says which of the two masks holds nothing of the class.
+    """A row per class of one case; `empty` says which of the two masks lacks the class.
 
     Raises:
         CorruptArtefactError: the masks differ in shape.
@@ -44,10 +44,11 @@ def score_case(
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Each fit's score of every case by metric and class, `(n,)`, NaN where it is undefined; weights `(1 + b + j, u)`.
+    """Each fit's score of every case by metric and class, `(n,)`, NaN if undefined; weights `(1 + b + j, u)`.
 
-    A comparison rests on the cases whose score is defined in every fit of both arms, class by class: what one arm missed is no
-    reason to set its easy cases against all of the other's.
+    A comparison uses the cases whose score is defined in every fit of both arms, class by class. Otherwise an arm that fails on
+    hard
+    cases would be compared on its easy ones.
     """
 
     values: dict[str, dict[Key, Float64[np.ndarray, "n"]]]
@@ -58,7 +59,7 @@ class CaseScores:
     def scores(self, alike: list[list[str]]) -> dict[str, dict[Key, Replicates]]:
         """Weighted means of each fit over its own defined cases.
 
-        alike: groups of fits whose means over classes are over the same classes: those defined in every one of them.
+        alike: groups of fits whose means over classes use the same classes: those defined in every one of them.
         """
         result = {}
         for fits in alike:
@@ -68,7 +69,7 @@ class CaseScores:
         return result
 
     def left_out(self, fits: list[str], alike: list[str]) -> dict[Key, str]:
-        """What the means of these fits leave out, in words; `alike`: the fits that share their classes."""
+        """What the means of these fits exclude, in words; `alike`: the fits that share their classes."""
         notes = {}
         for metric, name in self._keys:
             undefined = [int((~np.isfinite(self.values[fit][metric, name])).sum()) for fit in fits]
@@ -90,7 +91,7 @@ class CaseScores:
         return {key: replace(pair, note=self._unpaired(key, a, b, shared)) for key, pair in found.items()}
 
     def contrast(self, plus: Groups, minus: Groups) -> dict[Key, Compared]:
-        """Means of some groups of fits less those of others, over the cases that are defined in all of them."""
+        """Means of some groups of fits minus those of others, over the cases that are defined in all of them."""
         sums = [{key: self._sum_of_means(key, groups) for key in self._keys} for groups in (plus, minus)]
         shared = {key: apart(sums[0][key], sums[1][key]) for key in self._keys}
         found = self._contrast(shared, plus, minus)
@@ -113,13 +114,13 @@ class CaseScores:
         }
 
     def unit_differences(self, a: list[str], b: list[str]) -> dict[Key, Float64[np.ndarray, "u"]]:
-        """The same per unit `(u,)`, NaN where a unit has no such case."""
+        """The same per unit `(u,)`, NaN if a unit has no such case."""
         return {key: by_unit(values, self.unit, self.weights.shape[1]) for key, values in self._differences(a, b).items()}
 
     def within(
         self, inside: Bool[np.ndarray, "n"], weights: Float64[np.ndarray, "r u"], unit: Int64[np.ndarray, "inside"]
     ) -> CaseScores:
-        """The scores of some cases; inside `(n,)`, with the units and weights of those."""
+        """The scores of some cases; inside `(n,)`, with their units and weights."""
         values = {fit: {key: row[inside] for key, row in rows.items()} for fit, rows in self.values.items()}
         return CaseScores(values, weights, unit, self.num_bootstrap)
 
@@ -135,7 +136,7 @@ class CaseScores:
         return np.sum([np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in groups], axis=0)
 
     def _means(self, values: dict[Key, Floats], in_macro: set[Key]) -> dict[Key, Replicates]:
-        """Weighted means of each metric and class, and over the classes `in_macro` where there are several."""
+        """Weighted means of each metric and class, and over the classes `in_macro` if there are several."""
         result, units = {}, self.weights.shape[1]
         for metric in dict.fromkeys(metric for metric, _ in values):
             rows, known = {}, {}
@@ -185,7 +186,7 @@ class CaseScores:
         return found
 
     def _undefined(self, key: Key, shared: dict[Key, Floats]) -> str:
-        """What a contrast leaves out, in words."""
+        """What a contrast excludes, in words."""
         metric, name = key
         if name == MACRO:
             without = [n for kind, n in self._keys if kind == metric and not np.isfinite(shared[kind, n]).any()]
@@ -194,7 +195,7 @@ class CaseScores:
         return f"left out: {left_out} of {len(self.unit)} cases, undefined in a fit" if left_out else ""
 
     def _unpaired(self, key: Key, a: list[str], b: list[str], shared: dict[Key, Floats]) -> str:
-        """How many cases a comparison leaves out, and in which arm they are undefined."""
+        """How many cases a comparison excludes, and in which arm they are undefined."""
         metric, name = key
         if name == MACRO:
             without = [n for kind, n in self._keys if kind == metric and not np.isfinite(shared[kind, n]).any()]

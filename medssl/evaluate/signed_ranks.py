@@ -7,11 +7,11 @@ from jaxtyping import Float64
 from scipy import stats
 
 DECIMALS = 12
-"""Differences that are equal to so many decimals are tied."""
+"""Differences that are equal to this many decimals are tied."""
 
 
 def signed_ranks(difference: Float64[np.ndarray, "n"]) -> tuple[float, float]:
-    """Two-sided p-value of the signed-rank test and the matched-pairs rank-biserial correlation, zeros left out.
+    """Two-sided p-value of the signed-rank test and the matched-pairs rank-biserial correlation, without zeros.
 
     Source: Wilcoxon, Biometrics Bulletin 1:80 (1945); effect size: Kerby, Comprehensive Psychology 3:1 (2014).
     """

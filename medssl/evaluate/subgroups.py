@@ -30,7 +30,7 @@ def restrict(test: Tested, inside: Bool[np.ndarray, "n"]) -> Tested:
 
 
 def in_group(rows: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
-    """Score rows with the subgroup that they are of in front."""
+    """Score rows with their subgroup in front."""
     rows = rows.copy()
     rows.insert(0, "group", column)
     rows.insert(1, "value", value)

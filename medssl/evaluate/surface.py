@@ -11,7 +11,7 @@ from scipy import ndimage
 
 @dataclass(frozen=True)
 class Pair:
-    """A predicted and a true mask of one class on one grid, cropped to what either holds, with voxel size in mm."""
+    """A predicted and a true mask of one class on one grid, cropped to their union, with voxel size in mm."""
 
     prediction: Bool[np.ndarray, "*size"]
     target: Bool[np.ndarray, "*size"]
@@ -19,7 +19,7 @@ class Pair:
 
     @property
     def empty(self) -> str:
-        """`` if both hold something, else `both`, `prediction` (a miss) or `target` (a false alarm)."""
+        """`` if neither is empty, else `both`, `prediction` (a miss) or `target` (a false alarm)."""
         predicted, true = bool(self.prediction.any()), bool(self.target.any())
         return "" if predicted and true else "prediction" if true else "target" if predicted else "both"
 
@@ -27,7 +27,7 @@ class Pair:
 def pair(prediction: Bool[np.ndarray, "*size"], target: Bool[np.ndarray, "*size"], spacing_mm: tuple[float, ...]) -> Pair:
     """The two masks cropped to their common bounding box and one voxel around it (so that every voxel has neighbours).
 
-    A single slice is an image: along an axis of one voxel nothing is surface.
+    A single slice is an image: there is no surface along an axis of one voxel.
     """
     flat = tuple(axis for axis, size in enumerate(target.shape) if size == 1)[: target.ndim - 1]
     prediction, target = np.squeeze(prediction, flat), np.squeeze(target, flat)
@@ -40,7 +40,7 @@ def pair(prediction: Bool[np.ndarray, "*size"], target: Bool[np.ndarray, "*size"
 
 
 def surface_distances_mm(masks: Pair) -> tuple[Float64[np.ndarray, "of_prediction"], Float64[np.ndarray, "of_target"]]:
-    """Distance of each surface voxel of the prediction to the target's surface, and the other way round, in mm.
+    """Distance of each surface voxel of the prediction from the target's surface, and vice versa, in mm.
 
     The surface is what one step of erosion (6 or 4 neighbours) removes, as in MONAI's `get_mask_edges`.
     """

@@ -1,1 +1,1 @@
-"""Finetune: what an encoder buys with few labels, under one recipe for every starting point."""
+"""Finetune: the benefit of an encoder with few labels, under one recipe for every starting point."""

@@ -25,15 +25,15 @@ class Cases:
     classes: list[str]
     targets: np.ndarray
     content: np.ndarray
-    """hash of what a fit sees of the image of each case, and of how numbers become inputs"""
+    """hash of each case's image as a fit sees it, and of the conversion from numbers to inputs"""
     truth: np.ndarray
-    """what a fit sees of the label of each case: the class, or a hash of the mask"""
+    """each case's label as a fit sees it: the class, or a hash of the mask"""
     fold: np.ndarray | None = None
-    """the fold that each case tests, where the source is cut into folds"""
+    """the fold that tests each case, if the source has folds"""
     label_order: np.ndarray | None = None
-    """the place of each case's unit in the order of labelling of the split file, where it has one; no number outside training"""
+    """the place of each case's unit in the split file's order of labelling, if there is one; NaN outside training"""
     groups: dict[str, np.ndarray] = field(default_factory=dict)
-    """`group_<name>` → value of each case (None where it is not known), for the scores of subgroups"""
+    """`group_<name>` → value of each case (None if unknown), for the scores of subgroups"""
 
     def __len__(self) -> int:
         return len(self.case_id)
@@ -47,7 +47,7 @@ class Cases:
         return np.flatnonzero(self.split == split)
 
     def num_units(self, split: str) -> int:
-        """How many patients, or images without one, a split has."""
+        """How many patients, or images without a patient, a split has."""
         return len(set(self.unit_id[self.where(split)].tolist()))
 
     def of_units(self, units: Sequence[str]) -> np.ndarray:
@@ -81,7 +81,7 @@ def encode(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
 
 
 def unit_ids(samples: pd.DataFrame, volumes: pd.DataFrame) -> pd.Series:
-    """What must stay together: the subject; without one the series of a volume's slice, and an image is itself."""
+    """What must stay together: the subject; without one, a slice belongs to its series, and an image is its own unit."""
     subject = samples["subject_id"].astype(object)
     subject = subject.where(subject.notna() & (subject != "n/a"))
     series = volumes.get("series_id", volumes["volume_id"])
@@ -91,7 +91,7 @@ def unit_ids(samples: pd.DataFrame, volumes: pd.DataFrame) -> pd.Series:
 
 
 def volume_ids(rows: pd.DataFrame) -> np.ndarray:
-    """The volume of each slice; a picture is one of its own, though pictures of one shape are stored together."""
+    """The volume of each slice; a picture counts as a volume, although pictures of one shape are stored together."""
     own = rows["sample_id"].astype(object)
     return own.where(rows["kind"] == "images", rows["volume_id"]).to_numpy(dtype=object)
 
@@ -106,7 +106,7 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
         whole_volumes: a case is a volume (3-D networks) instead of a slice.
 
     Raises:
-        StudyError: there are no labels, one class only, several classes a case without `multilabel`, or an empty part.
+        StudyError: there are no labels, only one class, several classes per case without `multilabel`, or an empty part.
     """
     rows = samples[samples["label"].notna()]
     if rows.empty:

@@ -1,4 +1,4 @@
-"""The fits of a task, one at a time: what each is given, what it depends on, what it says of itself."""
+"""The fits of a task, one at a time: their inputs, what they depend on, and what they report."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from medssl.finetune.task import Fitted, Labelled, NetworkInput, Setup, Source, 
 from medssl.nn.stepping import precision_on
 
 OF_RECIPE = ("batch_size", "weight_decay", "warmup_frac", "layer_decay", "mixup", "calibration_batches")
-"""Options of training that fits.tsv has; missing where nothing is trained in steps."""
+"""Options of training in fits.tsv; missing for fits that are not trained in steps."""
 FROM_RESULT = ("lr", "steps", "best_step", "inverse_penalty", "val_score")
-"""Columns of fits.tsv that every fit has, whatever the task says of it."""
+"""Columns of fits.tsv that every fit has, whatever the task reports."""
 
 
 class Work:
@@ -71,26 +71,26 @@ class Work:
 
     @property
     def described(self) -> str:
-        """What the task learns from, for the log."""
+        """What the task trains on, for the log."""
         cases = next(iter(self.divisions.by_fold.values())).cases
         counts = {split: len(cases.where(split)) for split in ("train", "val", "test")}
         folds = "" if self.divisions.folds == [None] else f", the first of {len(self.divisions.folds)} folds"
         return f"{counts} cases{folds}, classes {cases.classes}, size {self.expected.size}"
 
     def folder(self, fit: FitId) -> str:
-        """The folder of a fit's masks, which is its id in tables: the folds of one are pooled there."""
+        """The folder of a fit's masks, which is its id in tables; folds share it."""
         return str(dataclasses.replace(fit, fold=None))
 
     def names(self, fit: FitId) -> dict[str, Any]:
-        """The columns of tables that say which fit a row is of."""
+        """The columns that identify a row's fit."""
         return {"fit_id": self.folder(fit)} | ({} if fit.fold is None else {"fold": fit.fold})
 
     def division(self, fit: FitId) -> Division:
-        """The parts of the cases that a fit trains on, chooses on and is tested on."""
+        """The parts of the cases on which a fit trains, chooses and is tested."""
         return self.divisions.by_fold[fit.fold]
 
     def data_of(self, division: Division) -> Labelled:
-        """What the task has read, in the parts of a division."""
+        """The task's data in the parts of a division."""
         return dataclasses.replace(self.data, cases=division.cases)  # type: ignore[type-var]
 
     def train(self, fit: FitId) -> np.ndarray:
@@ -98,14 +98,14 @@ class Work:
         return self.division(fit).subsets[fit.seed, fit.share]
 
     def competes(self, fit: FitId) -> bool:
-        """Whether a fit may become the model of its starting point: those with the most labels do."""
+        """Whether a fit may become the model of its starting point; only those with the most labels may."""
         return fit.share == self.divisions.shares[-1].word
 
     def fit(self, fit: FitId, report: Report) -> Fitted:
-        """One fit; where the recipe has several rates, the one with the best validation score, the first of equals.
+        """One fit; if the recipe has several rates, the one with the best validation score, the first on a tie.
 
         Raises:
-            NotFiniteError: it diverges, with every rate.
+            NotFiniteError: it diverges with every rate.
         """
         best: Fitted | None = None
         diverged: NotFiniteError | None = None
@@ -122,11 +122,11 @@ class Work:
         return best
 
     def _recipes(self, fit: FitId) -> list[Recipe]:
-        """A recipe for each rate; one, where nothing is trained in steps."""
+        """A recipe for each rate; only one if nothing is trained in steps."""
         return [self.recipe] if self.num_steps(fit) is None else self.recipe.one_for_each_rate()
 
     def _check_rates(self) -> None:
-        """Whether something chooses among the rates of every fit that has several.
+        """Check that every fit with several rates can choose among them.
 
         Raises:
             StudyError: a fit has no validation case with a label.
@@ -159,19 +159,19 @@ class Work:
         return fitted
 
     def unfinished(self, fit: FitId) -> Path:
-        """The folder of the state of a fit, until it is kept; of this task alone, as another may make the same fit meanwhile."""
+        """The folder of a fit's state until it is finished; separate for each task, as another may run the same fit meanwhile."""
         return Path(self.job.spec.layout.state("finetune", "unfinished")) / f"{self.key(fit)}-{self.job.spec.name}"
 
     def num_steps(self, fit: FitId) -> int | None:
-        """Optimiser steps of a fit; None where nothing is trained in steps, and the recipe means nothing."""
+        """Optimiser steps of a fit; None if it is not trained in steps, so that the recipe does not apply."""
         return self.task.num_steps(self.data_of(self.division(fit)), fit.mode, self.train(fit), self.recipe)
 
     def length(self, fit: FitId) -> int:
-        """How much of a bar a fit takes: its steps with each rate, and what follows them."""
+        """A fit's share of the progress bar: its steps with each rate, and the work after them."""
         return (self.num_steps(fit) or 0) * len(self.recipe.lr) + 1
 
     def key(self, fit: FitId) -> str:
-        """Hash of all that a fit depends on, and of nothing else: one of equal keys need not be made again."""
+        """Hash of exactly what a fit depends on: fits with equal keys need not be repeated."""
         content = {
             "start": self.starting.identity(fit.start, fit.seed, self.continues),
             "task": [self.options.task, self.options.options],
@@ -190,22 +190,22 @@ class Work:
         return sha256_text(canonical_json(content))[:32]
 
     def _seen_by_all(self, cases: Cases) -> str:
-        """Of what all fits of a division see: the images of each part, and the labels of the part that chooses.
+        """Hash of what all fits of a division see: the images of each part, and the labels of the part that chooses.
 
-        A fit predicts the test part and never sees its labels, and of the training part it sees those of its own subset.
+        A fit predicts the test part without its labels, and sees only its own subset of the training part.
         """
         parts = {part: cases.where(part) for part in PARTS}
         images = {part: list(zip(cases.case_id[at], cases.content[at], strict=True)) for part, at in parts.items()}
         return sha256_text(canonical_json([images, _with_truth(cases, cases.where("val"))]))
 
     def _code_hash(self, start: Start) -> str:
-        """Of the code that a fit from a starting point can run."""
+        """Hash of the code that a fit from a starting point can run."""
         contract = self.starting.contracts[str(start)]
         backbone = plugins.with_used("backbone", contract["backbone"], contract["backbone_options"])
         return code_hash(PACKAGE / "finetune" / "run.py", self.plugin.path, *(plugin.path for plugin in backbone))
 
     def rows(self, fit: FitId, predicted: np.ndarray | None) -> pd.DataFrame:
-        """The rows of predictions.parquet of a fit; of a fold those of its test part, as each case is in one."""
+        """The rows of predictions.parquet of a fit; of a fold only its test part, as each case is tested once."""
         division = self.division(fit)
         rows = self.task.rows(self.data_of(division), predicted)
         if "prediction" in rows:
@@ -215,7 +215,7 @@ class Work:
         return fit_columns(rows, fit, self.divisions.fraction(fit.share), len(self.train(fit)))
 
     def facts(self, fit: FitId, result: dict[str, Any]) -> dict[str, Any]:
-        """The row of fits.tsv of a fit, of what it said of itself: enough to see that starting points were treated alike."""
+        """The row of fits.tsv of a fit, from what it reports: enough to see that starting points were treated equally."""
         division, train = self.division(fit), self.train(fit)
         cases, num_val = division.cases, len(division.cases.where("val"))
         steps = self.num_steps(fit)
@@ -245,7 +245,7 @@ class Work:
         return dict(sorted((facts | result).items()))
 
     def _num_choosing(self, fit: FitId) -> int:
-        """How many validation patients, or images without one, a fit has."""
+        """How many validation patients, or images without a patient, a fit has."""
         return self.division(fit).cases.num_units("val")
 
     def _chooses(self, fit: FitId) -> bool:
@@ -253,7 +253,7 @@ class Work:
         return self._num_choosing(fit) >= self.recipe.choose_from
 
     def _selection(self, fit: FitId, num_val: int, *, trained: bool) -> str:
-        """What chose among the steps or penalties of a fit, and `val_score` holds."""
+        """How a step or penalty of a fit was chosen, and what `val_score` holds."""
         score, units = self._scores[fit.fold], self._num_choosing(fit)
         if score is not None and trained and not self._chooses(fit):
             rate = ", which chose the rate" if len(self._recipes(fit)) > 1 else ""
@@ -264,7 +264,7 @@ class Work:
         return f"{'last step' if trained else 'fixed settings'} ({why})"
 
     def contract(self, fit: FitId, facts: dict[str, Any]) -> ModelContract:
-        """What `medssl predict` needs beside the weights of a fit."""
+        """What `medssl predict` needs besides the weights of a fit."""
         start, options = str(fit.start), self.options
         network, volumes = self.starting.contracts[start], read_volumes(self.job.spec.inputs["volumes"])
         axes = axes_of(SAMPLES.read(self.job.spec.inputs["samples"]))

@@ -1,4 +1,4 @@
-"""Which cases train, choose and test: as prepare split them, or each fold in turn."""
+"""Which cases train, choose and test: the split of stage prepare, or each fold in turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Division:
     """One division of the cases, and the nested subsets of its training part.
 
     Args:
-        fold: which cases test; None where prepare split the source once.
+        fold: which cases test; None if prepare split the source once.
         cases: in the parts of this division.
         orders: seed → unit ids of the training part in the order in which they enter.
         subsets: (seed, word of the share) → indices of the training cases.
@@ -31,7 +31,7 @@ class Division:
 
     @property
     def num_units(self) -> int:
-        """Training units that there are."""
+        """The number of training units."""
         return len(next(iter(self.orders.values())))
 
 
@@ -57,7 +57,7 @@ class Divisions:
         """The divisions of some cases.
 
         Args:
-            cases: in the parts that prepare gave them, or with a fold each.
+            cases: in the parts from stage prepare, or with a fold each.
             seeds: of the label subsets.
             fractions, counts: of training units whose labels are used.
             val_frac: share of the units outside a fold that is its validation part.
@@ -74,11 +74,11 @@ class Divisions:
 
     @property
     def folds(self) -> list[int | None]:
-        """The folds, or None alone."""
+        """The folds, or only None."""
         return list(self.by_fold)
 
     def share(self, word: str) -> Share:
-        """The share that a fit's id names."""
+        """The share in a fit's id."""
         return next(share for share in self.shares if share.word == word)
 
     def fraction(self, word: str) -> float:
@@ -93,7 +93,7 @@ def _folds(cases: Cases) -> list[int | None]:
 
 
 def _in_fold(cases: Cases, fold: int | None, val_frac: float, seed: int) -> Cases:
-    """The cases with those of a fold for testing, and the units outside split into validation and training."""
+    """The cases with a fold as the test part, and the other units divided into validation and training."""
     if fold is None or cases.fold is None:
         return cases
     split = parts_of_fold(
@@ -136,7 +136,7 @@ def _listed_order(cases: Cases, train: np.ndarray) -> list[str]:
 def _require_all_classes(
     order: Sequence[str], units: Sequence[str], classes: Sequence[frozenset[str]], shares: Sequence[Share]
 ) -> None:
-    """Every subset holds every class: what a fit does not see it cannot predict, and no other patient may be taken in.
+    """Require every class in every subset: a fit cannot predict an unseen class, and the listed order allows no replacement.
 
     Raises:
         StudyError: a subset lacks one.

@@ -1,4 +1,4 @@
-"""Images or whole volumes of labelled cases, brought to the size of the networks: read once, and as batches on the device."""
+"""Images or whole volumes of labelled cases at the networks' input size: read once, and as batches on the device."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from medssl.nn.resident import lies_on
 from medssl.volume.cache import open_array
 
 KEPT_BYTES = 4e9
-"""Images that need no more are kept in memory."""
+"""Images up to this size are kept in memory."""
 CHUNK = 256
 
 
 @dataclass(frozen=True)
 class CaseImages:
-    """The images of cases in the order of `rows`; `images(numbers)` is what a network sees of some.
+    """The images of cases in the order of `rows`; `images(numbers)` gives network inputs.
 
     Args:
         samples: of the source.
@@ -38,10 +38,10 @@ class CaseImages:
     rows: Int64[np.ndarray, "cases"]
     expected: NetworkInput
     _whole: dict[str, Batch] = field(default_factory=dict)
-    """All cases as one batch, by device, where they are kept there."""
+    """All cases as one batch, by device, if they are kept there."""
 
     def __call__(self, numbers: Int[np.ndarray, "n"]) -> Float32[Tensor, "n c *size"]:
-        """Of some cases, as they are, in [0, 1]."""
+        """Some cases, unchanged, in [0, 1]."""
         return self[0, numbers].seen
 
     def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
@@ -53,7 +53,7 @@ class CaseImages:
     def batches(
         self, requests: Iterable[tuple[int, np.ndarray]], device: torch.device, *, data: DataPlace = "auto", workers: int = 0
     ) -> Iterator[Batch]:
-        """The batches of (step, case numbers), on the device; from images that lie there where `data` says so."""
+        """The batches of (step, case numbers), on the device; from images stored there if `data` says so."""
         if lies_on(device, data, self.num_bytes, "finetune.data"):
             whole = self._on(device)
             yield from (whole.at(numbers, step) for step, numbers in requests)
@@ -61,7 +61,7 @@ class CaseImages:
             yield from load(self, requests, workers=0 if "cpu" in self._whole else workers, device=device)
 
     def keep(self) -> CaseImages:
-        """The same images, read now and kept in memory where they are small enough."""
+        """The same images, read now and kept in memory if they are small enough."""
         if self.num_bytes <= KEPT_BYTES:
             self._on(torch.device("cpu"))
         return self
@@ -73,7 +73,7 @@ class CaseImages:
 
     @cached_property
     def _dtype(self) -> torch.dtype:
-        """Of the numbers: 16 bits where that is how they are stored."""
+        """Their type: 16 bits if they are stored so."""
         used = {self.samples.volumes[number].array for number in np.unique(self.samples.volume[self.rows])}
         return torch.int16 if all(open_array(path).dtype == np.int16 for path in used) else torch.float32
 
@@ -87,7 +87,7 @@ class CaseImages:
         return self._whole[device.type]
 
     def _batch(self, numbers: Int64[np.ndarray, "n"], step: int, on: torch.device | None = None) -> Batch:
-        """The batch of some cases, read from disk; `on`: where the pixels go at once."""
+        """The batch of some cases, read from disk; `on`: the device that receives the pixels directly."""
         rows = self.rows[numbers]
         volumes = [self.samples.volumes[number] for number in self.samples.volume[rows]]
         stored = torch.cat([self._read(rows[at : at + CHUNK]).to(on or "cpu") for at in range(0, len(rows), CHUNK)])
@@ -107,12 +107,12 @@ class CaseImages:
         )
 
     def _read(self, rows: Int64[np.ndarray, "n"]) -> Shaped[Tensor, "n 1 *size"]:
-        """Stored numbers, brought to the size; integers stay integers."""
+        """Stored numbers, resized; integers stay integers."""
         stored = torch.cat([self._volume(int(row)) for row in rows]) if self.expected.spatial_dims == 3 else self._planes(rows)
         return stored.round_().to(torch.int16) if self._dtype == torch.int16 else stored
 
     def _planes(self, rows: Int64[np.ndarray, "n"]) -> Float32[Tensor, "n 1 h w"]:
-        """Images of one shape are brought to the size together."""
+        """Images of one shape are resized together."""
         size, reader = self.expected.size, Reader(self.samples, shrink_to=max(self.expected.size))
         pieces = [reader.piece(0, int(row)) for row in rows]
         planes = torch.empty(len(rows), 1, *size)

@@ -1,4 +1,4 @@
-"""Class probabilities of whole scans: overlapping windows, those of many scans in one batch, blended on the device."""
+"""Class probabilities of whole scans: overlapping windows, batched across scans, blended on the device."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from medssl.nn.layout import laid_out
 from medssl.nn.resident import ROOM
 
 VOXELS = 2**20
-"""How many voxels of windows a batch has on a GPU, about."""
+"""Approximate number of voxels in a batch of windows on a GPU."""
 SIGMA = 0.125
 """Standard deviation of the weights of a window, as a share of its side (nnU-Net's)."""
 
 
 Place = tuple[Any, ...]
-"""Of a window in a stack of images: the image, all channels, and a slice for each axis."""
+"""A window in a stack of images: the image, all channels, and a slice for each axis."""
 
 
 @dataclass
 class _Whole:
-    """A scan as a stack of images `(n, c, *size)`, and what is known of its logits so far."""
+    """A scan as a stack of images `(n, c, *size)`, and the sum of its logits so far."""
 
     scan: Scan
     images: Tensor
     windows: list[Place]
-    """Those still to be seen."""
+    """Windows that are still to be predicted."""
     waiting: int
-    """how many answers are still to come"""
+    """how many answers are outstanding"""
     logits: Tensor | None = None
     weight: Tensor | None = None
 
 
 class Inference:
-    """A network applied to scans.
+    """Applies a network to scans.
 
     Args:
         network: gives logits `(n, classes, *size)` of images `(n, c, *size)`.
         size: of a window, a number for each axis of the network; 2-D networks see the slices along the last axis.
         overlap: of neighbouring windows, as a share of their size.
-        flips: see each window in all its mirrors, and take the mean of the logits.
+        flips: predict each window in all its mirrors, and take the mean of the logits.
     """
 
     def __init__(self, network: nn.Module, size: tuple[int, ...], device: torch.device, *, overlap: float, flips: bool) -> None:
@@ -63,7 +63,7 @@ class Inference:
 
     @torch.inference_mode()
     def probabilities(self, scans: Iterable[Scan]) -> Iterator[tuple[Scan, Float32[Tensor, "classes i j k"]]]:
-        """Of each scan on its prepared grid, in their order; on the device where it has room for them."""
+        """The probabilities of each scan on its prepared grid, in their order; on the device if they fit there."""
         self.network.eval()
         wholes: list[_Whole] = []
         for scan in scans:
@@ -78,7 +78,7 @@ class Inference:
                 yield self._finished(wholes.pop(0))
 
     def _opened(self, scan: Scan) -> _Whole:
-        """A scan and its windows; what is smaller than a window lies in the middle of one, amid what lies beyond a scan."""
+        """A scan and its windows; a scan smaller than a window is centred in one and padded with the value outside."""
         seen = scan.seen(self.device)
         images = seen.movedim(-1, 0) if len(self.size) == 2 else seen[None]
         room = self._room(images)
@@ -99,7 +99,7 @@ class Inference:
         return [half for short in reversed(missing) for half in (short // 2, short - short // 2)]
 
     def _answer(self, wholes: list[_Whole]) -> None:
-        """See the next batch of windows, of the first scans that have some."""
+        """Predict the next batch of windows, from the first scans that have any left."""
         asked: list[tuple[_Whole, Place]] = []
         for whole in wholes:
             taken = self.batch_size - len(asked)
@@ -121,13 +121,13 @@ class Inference:
             whole.waiting -= 1
 
     def _home(self, numbers: int) -> torch.device:
-        """Where so many logits are added up: on the device, where it has room for them and their probabilities."""
+        """The device on which so many logits are summed: the network's if it has room for them and their probabilities."""
         if self.device.type == "cpu" or 12 * numbers < ROOM * torch.cuda.mem_get_info(self.device)[0]:
             return self.device
         return torch.device("cpu")
 
     def _finished(self, whole: _Whole) -> tuple[Scan, Tensor]:
-        """The probabilities of a scan whose windows were all seen."""
+        """The probabilities of a scan after its last window."""
         if whole.logits is None or whole.weight is None:
             raise ValueError(f"{whole.scan.case_id} has no voxel")
         shares = (whole.logits / whole.weight).softmax(dim=1)

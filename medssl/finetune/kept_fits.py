@@ -1,7 +1,7 @@
-"""Finished fits on disk, each under the key of what it depends on: kept after the job, so that none is made twice.
+"""Finished fits on disk, each under the key of what it depends on: kept after the job, so that none is computed twice.
 
 A fit is a folder `<key>` with `fit.json`, `predicted.npy`, `masks/<case_id>.nii.gz` and `model.safetensors`, as far as it has
-them; it is put in place whole.
+them; it is moved into place complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FACTS, PREDICTED, MODEL = "fit.json", "predicted.npy", "model.safetensors"
 
 @dataclass(frozen=True)
 class Kept:
-    """A finished fit: `facts` is what it says of itself in fits.tsv, `curve` steps, loss and validation score."""
+    """A finished fit: `facts` is its report for fits.tsv, `curve` steps, loss and validation score."""
 
     folder: Path
     facts: dict[str, Any]
@@ -35,13 +35,13 @@ class Kept:
 
     @property
     def val_score(self) -> float:
-        """The validation score, −∞ where there is none."""
+        """The validation score, −∞ if there is none."""
         score = self.facts.get("val_score")
         return -math.inf if score is None else float(score)
 
     @property
     def predicted(self) -> np.ndarray | None:
-        """What the task makes rows of."""
+        """The predictions from which the task makes rows."""
         return np.load(self.folder / PREDICTED, allow_pickle=False) if PREDICTED in self.sha256 else None
 
     @property
@@ -50,7 +50,7 @@ class Kept:
         return [self.folder / name for name in sorted(self.sha256) if name.startswith("masks/")]
 
     def link_model(self, target: Path) -> bool:
-        """Give the weights a second name, which outlives `drop_model` of whatever task; False where they are gone."""
+        """Hard-link the weights, so that they survive `drop_model` by any task; False if they are gone."""
         try:
             link(self.folder / MODEL, target)
         except FileNotFoundError:
@@ -61,7 +61,7 @@ class Kept:
         return False
 
     def drop_model(self) -> None:
-        """Let the weights go; the result of a task that is linked to them stays."""
+        """Delete the weights; a task's link to them stays."""
         (self.folder / MODEL).unlink(missing_ok=True)
 
 
@@ -72,13 +72,13 @@ class KeptFits:
     folder: Path
 
     def find(self, key: str) -> Kept | None:
-        """The fit of a key, if it is whole: its weights may have gone, nothing else."""
+        """The fit of a key, if it is complete; only its weights may be missing."""
         folder = self.folder / key
         if not (folder / FACTS).is_file():
             return None
         try:
             stated = read_json(folder / FACTS)
-        except ValueError:  # cut short or emptied: the fit is made again
+        except ValueError:  # cut short or emptied: the fit is repeated
             return None
         sha256 = dict(stated["sha256"])
         for name, digest in sha256.items():
@@ -88,12 +88,12 @@ class KeptFits:
         return Kept(folder, dict(stated["facts"]), list(stated["curve"]), bool(stated["has_network"]), sha256)
 
     def holds(self, key: str) -> bool:
-        """Whether there is anything under a key, whole or not."""
+        """Whether a key has a folder, complete or not."""
         return (self.folder / key).is_dir()
 
     @contextlib.contextmanager
     def adding(self, key: str) -> Iterator[Path]:
-        """A folder to put the files of a fit in, the last of which `describe` writes; it is the fit's when the block ends."""
+        """A folder for the files of a fit, the last of which `describe` writes; it becomes the fit's when the block ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{key}"
         shutil.rmtree(part, ignore_errors=True)
@@ -105,7 +105,7 @@ class KeptFits:
             shutil.rmtree(part, ignore_errors=True)
 
     def _put(self, part: Path, key: str) -> None:
-        """Put a fit in place whole; where an equal one is there, which another task may be reading, only what that lacks."""
+        """Move a complete fit into place; if an equal one exists, which another task may be reading, add only what it lacks."""
         folder, there = self.folder / key, self.find(key)
         if there is not None and _without_model(there.sha256) == _without_model(read_json(part / FACTS)["sha256"]):
             if (part / MODEL).is_file():
@@ -118,7 +118,7 @@ class KeptFits:
         try:
             os.replace(part, folder)
         except OSError:
-            if not (folder / FACTS).is_file():  # else another task has just made the same fit
+            if not (folder / FACTS).is_file():  # otherwise another task has just finished the same fit
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -129,13 +129,13 @@ def _without_model(sha256: dict[str, str]) -> dict[str, str]:
 
 
 def keep_array(folder: Path, predicted: np.ndarray) -> None:
-    """Keep what a fit predicted, in a folder of `adding`."""
+    """Save the predictions of a fit, in a folder of `adding`."""
     with writing(folder / PREDICTED) as temporary, open(temporary, "wb") as file:
         np.save(file, predicted, allow_pickle=False)
 
 
 def describe(folder: Path, facts: dict[str, Any], curve: list[Any], *, has_network: bool) -> None:
-    """Write what a fit says of itself, and the hashes of its files; numbers that are not finite become null."""
+    """Write the report of a fit, and the hashes of its files; numbers that are not finite become null."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(
         folder / FACTS,

@@ -1,4 +1,4 @@
-"""From the tables of a source to labelled cases in memory and scans mapped from disk, and the grids that masks go back to."""
+"""From the tables of a source to labelled cases in memory and scans mapped from disk, with the grids of their masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from medssl.volume.cache import open_array
 
 
 def samples_of(source: Source) -> pd.DataFrame:
-    """The table of samples with `unit_id`, and with the labels and groups of label files where the source has some."""
+    """The table of samples with `unit_id`, and with the labels and groups of label files if the source has any."""
     table = SAMPLES.read(source.verified(source.samples))
     if source.labels is not None:
         table = with_given_labels(table, LABELS.read(source.verified(source.labels)))
@@ -37,7 +37,7 @@ def samples_of(source: Source) -> pd.DataFrame:
 
 
 def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> tuple[Cases, CaseImages]:
-    """The cases with a class label, and their images: in memory when they fit there.
+    """The cases with a class label, and their images, in memory if they fit there.
 
     Raises:
         StudyError: no labels, or the source has another number of channels than the networks.
@@ -65,7 +65,7 @@ def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> 
 
 
 def new_images(source: Source, expected: NetworkInput, classes: Sequence[str]) -> tuple[Cases, CaseImages]:
-    """A case for each image, or each volume where networks see these whole, without labels."""
+    """A case for each image, or for each volume if networks take whole volumes, without labels."""
     samples, whole = read_samples([source.samples], [source.volumes], split=None), expected.spatial_dims == 3
     rows = samples_of(source).sort_values("sample_id", kind="stable")
     rows = rows.drop_duplicates("volume_id") if whole else rows
@@ -88,7 +88,7 @@ def new_images(source: Source, expected: NetworkInput, classes: Sequence[str]) -
 
 
 def _contents(source: Source, samples: Any, chosen: np.ndarray, expected: NetworkInput) -> np.ndarray:
-    """A hash for each case of what a network sees of it; the arrays are verified on the way."""
+    """A hash for each case of its network input; the arrays are verified on the way."""
     known = {number: _image_content(source, samples.volumes[number]) for number in sorted(set(samples.volume[chosen].tolist()))}
     index = [None if expected.spatial_dims == 3 else int(samples.index[row]) for row in chosen]
     places = zip(samples.volume[chosen].tolist(), samples.axis[chosen].tolist(), index, strict=True)
@@ -96,17 +96,17 @@ def _contents(source: Source, samples: Any, chosen: np.ndarray, expected: Networ
 
 
 def _image_content(source: Source, volume: Any) -> list[Any]:
-    """The bytes of a volume's array, and how its numbers become what a network sees."""
+    """The bytes of a volume's array, and the conversion from its numbers to network input."""
     return [source.sha256(volume.array), volume.slope, volume.intercept, list(volume.low), list(volume.high)]
 
 
 def _folds(rows: pd.DataFrame) -> np.ndarray | None:
-    """The fold that each case tests; None where the source is not cut into folds."""
+    """The fold that tests each case; None if the source has no folds."""
     return rows["fold"].to_numpy(dtype=np.int64) if "fold" in rows else None
 
 
 def _label_order(rows: pd.DataFrame) -> np.ndarray | None:
-    """The place of each case's unit in the order of labelling; None where the split file has no order."""
+    """The place of each case's unit in the order of labelling; None if the split file has no order."""
     return rows["label_order"].to_numpy(dtype=np.float64, na_value=np.nan) if "label_order" in rows else None
 
 
@@ -119,14 +119,14 @@ def _hash(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Scans:
-    """The scans that have a mask, in the order of their cases.
+    """The scans with a mask, in the order of their cases.
 
     Args:
-        cases: as labels the classes that a mask holds.
+        cases: with the classes of each mask as labels.
         scans: mapped from disk.
         values: mask value of each class, the background 0 first.
         names: mask value as text → name of the class.
-        source, given: where reference masks are.
+        source, given: the location of reference masks.
         size: of a patch, one number per axis of the networks.
         slices_last: the slices of all scans lie along the last axis.
     """
@@ -205,7 +205,7 @@ def new_scans(source: Source, expected: NetworkInput) -> list[Scan]:
 
 
 def scan_of(volume: Volume, image: Any, mask: Any, axis: int, slices_last: bool) -> Scan:
-    """A scan; with `slices_last` its slices lie along the last axis, whatever axis they were cut along."""
+    """A scan; with `slices_last` its slices lie along the last axis, whatever their original axis."""
     to_ras = volume.to_ras
     if slices_last and axis != 2:
         image, mask = (None if a is None else np.moveaxis(np.asarray(a), axis, 2) for a in (image, mask))
@@ -214,7 +214,7 @@ def scan_of(volume: Volume, image: Any, mask: Any, axis: int, slices_last: bool)
 
 
 def _mask_of(source: Source, given: GivenMasks, volume: Volume, shape: tuple[int, ...]) -> tuple[Any, list[Any]]:
-    """The mask of a volume on its prepared grid, and what it was made of."""
+    """The mask of a volume on its prepared grid, and its sources."""
     if volume.volume_id in given.files:
         mask, affine = given.mask(source, volume.volume_id)
         i, j, k = shape
@@ -228,16 +228,16 @@ def _mask_of(source: Source, given: GivenMasks, volume: Volume, shape: tuple[int
 
 @dataclass(frozen=True)
 class GivenMasks:
-    """Masks of a label folder, on the grids of ingest's volumes: they stand before those that came beside the images."""
+    """Masks of a label folder, on the grids of ingest's volumes; they override masks that came with the images."""
 
     files: dict[str, Path]
     """by volume id"""
     names: dict[str, str]
-    """mask value → class name, where the label folder names its classes"""
+    """mask value → class name, if the label folder names its classes"""
 
     @classmethod
     def read(cls, source: Source) -> GivenMasks:
-        """The masks among the label files of a source; none where it has no label files."""
+        """The masks among the label files of a source; empty without label files."""
         if source.labels is None:
             return cls({}, {})
         table, folder = LABELS.read(source.verified(source.labels)), source.labels.parent
@@ -252,7 +252,7 @@ class GivenMasks:
 
 
 def source_grid(source: Source, scan: Scan) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Affine and shape of the image as it was given, from ingest's volume.json; the prepared grid where there is none."""
+    """Affine and shape of the original image, from ingest's volume.json; of the prepared grid without that file."""
     path = None if source.images is None else _geometry(source, scan.case_id)
     if path is None or not path.is_file():
         return scan.affine, scan.shape
@@ -290,7 +290,7 @@ def median_spacing_mm(volumes: Sequence[Volume]) -> list[float] | None:
 
 
 def channels_sentence(source: str, have: int, want: int) -> str:
-    """What to say where images and networks differ in channels."""
+    """The message if images and networks differ in channels."""
     return (
         f"source {source!r} has {have} channels (one per window), its encoders take {want}. "
         f"Give the source as many windows: sources.{source}.prepare.window_hu."

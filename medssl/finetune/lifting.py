@@ -1,7 +1,7 @@
-"""From the network that was pre-trained to the one that a task wants: parts of a run taken up, flat kernels made solid.
+"""From the pre-trained network to the one that a task needs: reuse of a run's parts, inflation of 2-D kernels.
 
-No objective and no option of one is named here: the contract of a run declares what takes its parts up (`artefacts/encoder.py`),
-and a wrapping backbone how a run without the part is taken up (`UNLEARNT` of its file).
+No objective or option of one is named here. The contract of a run declares how its parts are reused (`artefacts/encoder.py`),
+and a wrapping backbone how it wraps a run without the part (`WITHOUT_PART` of its file).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from medssl.nn.weights import adapted, load_encoder, read_tensors
 
 @dataclass(frozen=True)
 class Lift:
-    """How the networks of a task are made of those that were pre-trained; the same for every starting point, scratch included.
+    """How the networks of a task are built from the pre-trained ones; the same for every starting point, including scratch.
 
     Args:
         word: `encoder` of `FinetuneOptions`.
-        unlearnt: how a start is taken up that has no part for the word.
-        learnt: by run, what its parts are taken up by; only runs that declare some.
+        default: how a start without a part for the word is used.
+        by_run: by run, how its parts are used; only runs that declare some.
     """
 
     word: str
@@ -40,10 +40,10 @@ class Lift:
 
     @classmethod
     def of(cls, word: str, contracts: Mapping[str, Mapping[str, Any]]) -> Lift:
-        """That of a task whose runs have these contracts. A wrapping backbone has the options that the runs have learnt.
+        """The lift of a task whose runs have these contracts. A wrapping backbone takes the options of the runs' parts.
 
         Raises:
-            StudyError: they have learnt parts that one network cannot take up.
+            StudyError: one network cannot combine their parts.
         """
         found = {run: taken_up(declared_parts(contract), word) for run, contract in contracts.items()}
         learnt = {run: part for run, part in found.items() if part is not None}
@@ -54,23 +54,23 @@ class Lift:
         return cls(word, unlearnt, {run: part.model_copy(update={"options": options}) for run, part in learnt.items()})
 
     def part_of(self, start: str) -> Part:
-        """What a starting point is taken up by."""
+        """How a starting point is used."""
         return self.learnt.get(start, self.unlearnt)
 
     def is_drawn(self, start: str) -> bool:
-        """Whether a part of the network around a starting point is drawn, as its run has learnt none."""
+        """Whether part of the network around a starting point starts at random, as its run has no weights for it."""
         return bool(self.unlearnt.backbone) and start not in self.learnt
 
     @property
     def deepens(self) -> bool:
-        """Whether it makes a 3-D network of a 2-D one."""
+        """Whether it turns a 2-D network into a 3-D one."""
         return self.word == INFLATED or self.unlearnt.spatial_dims == 3
 
     def contract(self, start: str, contract: dict[str, Any]) -> dict[str, Any]:
-        """The contract of the network that is fine-tuned, of that of the network that was pre-trained.
+        """The contract of the fine-tuned network, from that of the pre-trained one.
 
         Raises:
-            StudyError: a 3-D network cannot be made 3-D.
+            StudyError: the network is already 3-D.
         """
         if self.word == INFLATED:
             if contract["spatial_dims"] == 3:
@@ -86,12 +86,12 @@ class Lift:
         return contract | network.plain() | {"backbone_options": completed(network.backbone, network.backbone_options)}
 
     def load(self, network: nn.Module, start: str, weights: Path, parts: Path | None, *, foreign: bool = False) -> None:
-        """Load a start's weights, and what its run left beside them, into the network of the lifted contract.
+        """Load a start's weights, and its run's parts, into the network of the lifted contract.
 
-        foreign: the weights are of no run of the study, and may be those of another library (`nn.weights.adapted`).
+        foreign: the weights are not from a run of the study, and may be another library's (`nn.weights.adapted`).
 
         Raises:
-            StudyError: not all tensors of the files have found their place, or the run left no part where it needs one.
+            StudyError: some tensors of the files do not fit, or the run left no part where it needs one.
         """
         if self.word == INFLATED:
             flat, solid = read_tensors(weights), network.state_dict()
@@ -113,16 +113,16 @@ class Lift:
                 _take_up(network.get_submodule(place), part_of(parts, name), weights, name)
 
     def files_used(self, start: str, continues: Iterable[str]) -> tuple[bool, bool]:
-        """Whether the network takes up tensors of a start's encoder, and of its parts. `continues`: see `continued`."""
+        """Whether the network uses tensors of a start's encoder, and of its parts. `continues`: see `continued`."""
         part = self.part_of(start)
         own = not part.backbone
         beside = any(name != ENCODER for name in part.places) if not own else bool(self._continued(start, continues))
         return own or ENCODER in part.places, beside
 
     def continued(self, start: str, parts: Path | None, continues: Iterable[str]) -> dict[str, Tensor]:
-        """Tensors `<part of the task's network>.<name>` that a run learnt beside its encoder; none where the encoder is lifted.
+        """Tensors `<part of the task's network>.<name>` that a run trained beside its encoder; none if the encoder is lifted.
 
-        continues: the parts of the task's network that go on with what was learnt.
+        continues: the parts of the task's network that start from them.
         """
         found: dict[str, Tensor] = {}
         for name, place in self._continued(start, continues).items():
@@ -137,12 +137,12 @@ class Lift:
 
 
 def declared_parts(contract: Mapping[str, Any]) -> dict[str, Part]:
-    """The parts that a contract declares; none in those of older runs."""
+    """The parts that a contract declares; empty for older runs."""
     return {name: Part.check(part, f"contract.json, parts.{name}") for name, part in contract.get("parts", {}).items()}
 
 
 def completed(backbone: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a backbone and of those inside it with all their defaults, as JSON has them."""
+    """The options of a backbone and of those inside it with all their defaults, as in JSON."""
     plugin = plugins.find("backbone", backbone)
     found = plugin.check(dict(options))
     for option, kind in plugin.constant("USES", default={}).items():
@@ -152,7 +152,7 @@ def completed(backbone: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cuts_slices(contract: Mapping[str, Any]) -> bool:
-    """Whether a network sees a volume as slices along the last axis: it is 2-D, or holds one that is."""
+    """Whether a network sees a volume as slices along the last axis: it is 2-D, or contains one that is."""
     unlearnt = plugins.find("backbone", contract["backbone"]).constant("UNLEARNT", default={})
     return contract["spatial_dims"] == 2 or unlearnt.get("spatial_dims") == 3
 
@@ -164,7 +164,8 @@ def part_of(parts: Path | None, name: str) -> dict[str, Tensor]:
 
 
 def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Tensor]:
-    """2-D kernels repeated along the third axis and divided by its length, so that a volume of equal slices looks like a slice.
+    """2-D kernels repeated along the third axis and divided by its length, so that a volume of equal slices gives a slice's
+    output.
 
     Raises:
         StudyError: a tensor of one has no partner in the other.
@@ -185,7 +186,7 @@ def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Ten
 
 
 def _unlearnt(word: str, wrapper: str) -> Part:
-    """How a wrapping backbone takes up a start that has no part for its word."""
+    """How a wrapping backbone uses a start without a part for its word."""
     plugin = plugins.find("backbone", wrapper)
     inner = next(option for option, kind in plugin.constant("USES").items() if kind == "backbone")
     fields = {"encoder": word, "backbone": wrapper, "inner": inner, "places": {}} | plugin.constant("UNLEARNT", default={})
@@ -193,10 +194,10 @@ def _unlearnt(word: str, wrapper: str) -> Part:
 
 
 def _common(learnt: Mapping[str, Part], word: str) -> dict[str, Any]:
-    """The options that all runs have learnt their parts with; none where no run has one.
+    """The options that the parts of all runs share; empty if no run has a part.
 
     Raises:
-        StudyError: two differ, and one network cannot take up both.
+        StudyError: two differ, so that one network cannot use both.
     """
     options = [part.options for part in learnt.values()]
     for other in options[1:]:
@@ -212,7 +213,7 @@ def _common(learnt: Mapping[str, Part], word: str) -> dict[str, Any]:
 
 
 def _take_up(network: nn.Module, part: dict[str, Tensor], weights: Path, name: str) -> None:
-    """Load a part whose tensors all fit.
+    """Load a part whose tensors must all fit.
 
     Raises:
         StudyError: one is missing, left over or of another shape.

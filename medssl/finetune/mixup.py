@@ -9,7 +9,7 @@ from medssl.core.rng import rng
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Each image and its targets mixed with a random partner's, share λ ~ Beta(α, α) for each image; α = 0 mixes nothing.
+    """Each image and its targets mixed with a random partner's, share λ ~ Beta(α, α) for each image; α = 0 turns mixing off.
 
     `images` `(n, c, *size)`; `targets` `(n, classes)` or one-hot masks `(n, classes, *size)`.
 

@@ -1,4 +1,4 @@
-"""nnU-Net's own way up over its residual encoder: transposed convolutions, a skip each, one convolution a level."""
+"""nnU-Net's own decoder over its residual encoder: transposed convolutions, one skip connection and one convolution per level."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ResEncDecoder(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """The encoder's maps to one of the size of the first."""
+        """The encoder's maps to one with the size of the first."""
         x = maps[-1]
         for up, stage, skip in zip(self.transpconvs, self.stages, reversed(maps[:-1]), strict=True):
             x = stage.convs(torch.cat([up(x), skip], dim=1))  # type: ignore[operator]

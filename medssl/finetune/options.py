@@ -18,14 +18,14 @@ from medssl.finetune.recipe import Recipe
 from medssl.nn.options import PlaceOptions
 
 DEFAULT_BACKBONE = "resnet18"
-"""The network of scratch where neither the task nor a run names one."""
+"""The network of scratch if neither the task nor a run names one."""
 INFLATED = "inflated"
 """The word of `encoder` for a 2-D network with its kernels inflated for volumes."""
 NEW_IMAGES = {
     "ingest": ("tilt", "uneven", "derived", "no_space", "modality", "min_slices"),
     "prepare": ("window_hu", "percentiles", "spacing_mm", "slice_axis"),
 }
-"""By stage, the options that new images must be treated alike by."""
+"""By stage, the options that new images must share."""
 
 
 class FinetuneOptions(Recipe, PlaceOptions):
@@ -34,39 +34,42 @@ class FinetuneOptions(Recipe, PlaceOptions):
     task: str = "classification"
     """The kind of task."""
     source: str
-    """The source whose labels are learnt."""
+    """The source whose labels are used."""
     options: dict[str, Any] = {}
     """The task's own options."""
     inits: Distinct[str] | None = None
-    """Pre-trainings to start from; all of the study where they are left out."""
+    """Pre-trainings to start from; by default all of the study."""
     encoder: str = OWN
-    """The network that starts: `own`, as it was pre-trained; `inflated`, a 2-D one with its kernels inflated for volumes; or what
-    a wrapping backbone makes of it: `volume`, slices with a transformer between them; `common`, `salient`, one of two spaces."""
+    """The network to start from: `own`, the pre-trained one; `inflated`, a 2-D one with its kernels inflated for volumes; or one
+    in a
+    wrapping backbone: `volume`, slices with a transformer between them; `common`, `salient`, one of two spaces.
+    """
     scratch: bool = True
-    """Start from random weights too: the control."""
+    """Also start from random weights: the control."""
     weights: dict[Name, PathText] = {}
-    """Further starting points: .safetensors files by name."""
+    """Additional starting points: .safetensors files by name."""
     backbone: Backbone | None = None
-    """The network of scratch and of given weights; that of the first run where it is left out."""
+    """The network of scratch and of given weights; by default that of the first run."""
     modes: OneOrMore[str] = Field(default_factory=list)
-    """How a start is used; the task's own default where they are left out."""
+    """How a start is used; by default the task's own."""
     fractions: Distinct[Fraction] = [0.05, 0.1, 0.25, 1.0]
     """Shares of the training patients whose labels are used."""
     counts: Distinct[Count] = []
     """Numbers of training patients whose labels are used."""
     label_order: Literal["drawn", "listed"] = "drawn"
     """The order in which training patients enter the subsets: drawn for each seed, evenly over classes; or that of the column
-    `order` of `prepare.split.file`, the same for all seeds."""
+    `order` of `prepare.split.file`, the same for all seeds.
+    """
     seeds: OneOrMore[Whole] = [0, 1, 2]
     """Seeds of label subsets, order and head, a fit each."""
     pair_seeds: bool = False
-    """Fine-tune run 1 of a pre-training with seed 1 alone, and so on; scratch and given weights with every seed."""
+    """Fine-tune a run with pre-training seed 1 only with seed 1, and so on; scratch and given weights with every seed."""
     size: list[Count] | None = Field(default=None, min_length=1, max_length=3)
-    """Size of an image or patch; that of the pre-training where it is left out."""
+    """Size of an image or patch; by default that of the pre-training."""
     parallel: Literal["auto"] | Count = "auto"
-    """Fits that are made side by side, with equal results; `auto`: as many as the job has threads for, or a GPU memory."""
+    """Fits that run in parallel, with equal results; `auto`: as many as the job has threads for, or a GPU memory."""
     threads_per_fit: Count = 1
-    """Threads of a fit on processors. More of them make few fits faster, and change the last bits of results."""
+    """Threads of a fit on processors. More threads make few fits faster, and change the last bits of results."""
 
     @model_validator(mode="before")
     @classmethod
@@ -112,11 +115,11 @@ class FinetuneOptions(Recipe, PlaceOptions):
         return self
 
     def plugins(self) -> Iterator[Plugin]:
-        """The task, and the backbone that wraps the one that was pre-trained."""
+        """The task, and the backbone that wraps the pre-trained one."""
         yield from super().plugins()
         yield from plugins.with_used("task", self.task, self.options)
         if wrapper := wrapper_of(self.encoder):
-            yield plugins.find("backbone", wrapper)  # around the networks of the starts, which name themselves
+            yield plugins.find("backbone", wrapper)  # around the networks of the starts, which are in their own options
 
 
 class StartOptions(Options):
@@ -129,40 +132,40 @@ class StartOptions(Options):
 
 
 class TaskOptions(FinetuneOptions):
-    """What one job of the stage is given: the task, and the networks of the runs that it starts from."""
+    """The options of one job of the stage: the task, and the networks of the runs that it starts from."""
 
     starts: list[StartOptions] = []
     """The runs."""
     val_frac: Fold = 0.1
-    """Share of the patients outside a fold that is its validation part, where the source is cut into folds."""
+    """Share of the patients outside a fold that is its validation part, if the source has folds."""
     ingest: dict[str, Any] | None = None
-    """How the source is ingested, as far as new images must be treated alike; null where it is not known."""
+    """How the source is ingested, for the same treatment of new images; null if unknown."""
     prepare: dict[str, Any] | None = None
     """How it is prepared, likewise."""
 
     def plugins(self) -> Iterator[Plugin]:
-        """Those of the task, and the network of scratch where nobody names one."""
+        """Those of the task, and the network of scratch if none is named."""
         yield from super().plugins()
         if self.backbone is None and not self.starts:
             yield plugins.find("backbone", DEFAULT_BACKBONE)
 
 
 def concerning_new_images(stage: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Of the options of ingest or prepare, those that new images must be treated alike by."""
+    """The options of ingest or prepare that new images must share."""
     return {name: value for name, value in options.items() if name in NEW_IMAGES[stage]}
 
 
 def encoders() -> list[str]:
-    """What `encoder` may be: two words of the stage, and those that a wrapping backbone says it is."""
+    """The values of `encoder`: two words of the stage, and those that wrapping backbones declare."""
     return [OWN, INFLATED, *(word for words in _wrappers().values() for word in words)]
 
 
 def wrapper_of(encoder: str) -> str | None:
-    """The backbone that wraps the pre-trained one for a word of `encoder`; None where none does."""
+    """The backbone that wraps the pre-trained one for a word of `encoder`; None if none does."""
     return next((name for name, words in _wrappers().items() if encoder in words), None)
 
 
 def _wrappers() -> dict[str, list[str]]:
-    """By backbone, the words of `encoder` that ask for it (`LIFTS` of its file)."""
+    """By backbone, the words of `encoder` that select it (`LIFTS` of its file)."""
     found = {name: plugins.find("backbone", name).constant("LIFTS", default=[]) for name in plugins.names("backbone")}
     return {name: words for name, words in found.items() if words}

@@ -21,26 +21,26 @@ Voxel = tuple[int, int, int]
 
 
 class Patch(NamedTuple):
-    """A place in a scan: its number, and the first voxel, which may lie before the scan's own."""
+    """A place in a scan: the scan's number, and the first voxel, which may lie before the scan's own."""
 
     scan: int
     start: Int64[np.ndarray, "3"]
 
 
 class Patches:
-    """Batches of patches of random scans, a function of seed and step, with what lies beside them.
+    """Batches of patches of random scans with their margins, a function of seed and step.
 
-    What lies outside a scan has the value of the low end of its first window, and is background.
+    Places outside a scan have the low end of its first window, and are background.
 
     Args:
-        scans: with masks, and of equally many windows.
-        places: where each class lies in them.
+        scans: with masks, and all with the same number of windows.
+        places: of each class in them.
         values: mask value of each class, the background 0 first; batches hold the number of the class.
         size: of a patch in voxels; 1 along the last axis for slices.
-        margin: what is read beyond each side of a patch, which is then larger by twice that.
+        margin: voxels read beyond each side of a patch, which grows by twice that.
         count: patches of a batch.
-        foreground_frac: share of them (rounded up) that is centred near a voxel of a class, drawn among those that the scan
-            has, so that a small class is met as often as a large one.
+        foreground_frac: share of them (rounded up) that is centred near a voxel of a class. The class is drawn among those of the
+            scan, so that a small class occurs as often as a large one.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Patches:
     def batches(
         self, steps: Iterable[int], device: torch.device, *, data: DataPlace = "auto", workers: int = 0
     ) -> Iterator[Batch]:
-        """The batches of steps on the device; from scans that lie there where `data` says so, with equal bits."""
+        """The batches of steps on the device; from scans stored there if `data` says so, with equal bits."""
         if lies_on(device, data, self.num_bytes, "finetune.data"):
             here = _OnDevice(self, device)
             yield from (here[step] for step in steps)
@@ -89,7 +89,7 @@ class Patches:
             yield from load(self, ((step, np.zeros(0, np.int64)) for step in steps), workers=workers, device=device)
 
     def drawn(self, step: int) -> list[Patch]:
-        """The patches of a step: moved inside the scan where it is large enough, in its middle where it is not."""
+        """The patches of a step: shifted inside the scan if it is large enough, otherwise centred."""
         generator = rng(self.seed, "patches", step)
         num_foreground = int(np.ceil(self.foreground_frac * self.count))
         found = []
@@ -145,7 +145,7 @@ class Patches:
 
 
 class _OnDevice:
-    """The scans of some patches on a device, one after another in one row of numbers, and batches as gathers from it."""
+    """The scans of some patches on a device, concatenated into one vector, and batches gathered from it."""
 
     def __init__(self, patches: Patches, device: torch.device) -> None:
         self.patches, self.device = patches, device
@@ -163,7 +163,7 @@ class _OnDevice:
         patches = self.patches.drawn(step)
         scans = torch.tensor([patch.scan for patch in patches])
         starts = torch.from_numpy(np.stack([patch.start for patch in patches]))
-        # one copy to the device for all that is drawn
+        # one copy to the device for all draws
         numbers = torch.cat([self._first[scans, None], self._shape[scans], starts], dim=1).to(self.device, non_blocking=True)
         first, shape, starts = numbers[:, :1], numbers[:, 1:4], numbers[:, 4:]
         inside, place = torch.ones((), dtype=torch.bool, device=self.device), first.view(-1, 1, 1, 1)

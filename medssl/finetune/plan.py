@@ -1,4 +1,4 @@
-"""Which fits a task makes: starting points × modes × label subsets × seeds × folds."""
+"""The fits of a task: starting points × modes × label subsets × seeds × folds."""
 
 from __future__ import annotations
 

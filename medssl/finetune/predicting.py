@@ -1,4 +1,4 @@
-"""A fine-tuned model opened again, and new images held against what it learnt from."""
+"""A reopened fine-tuned model, and the comparison of new images with its training images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from medssl.nn.weights import load_encoder
 
 @dataclass(frozen=True)
 class Model:
-    """A fine-tuned network with its task and the contract of the images that it understands."""
+    """A fine-tuned network with its task and the contract of its input images."""
 
     contract: dict[str, Any]
     plugin: Plugin
@@ -37,15 +37,15 @@ class Model:
     network: torch.nn.Module
     device: torch.device
     force: bool = False
-    """Whether images that are unlike those it learnt from are taken, with a warning."""
+    """Whether images that differ from the training images are accepted, with a warning."""
 
     @classmethod
     def open(cls, folder: Path, *, force: bool = False) -> Model:
         """The model of a folder `5_finetune/<task>/models/<start>`, on the first device.
 
         Raises:
-            StudyError: there is no model of medssl.
-            CorruptArtefactError: it is not as its receipt says.
+            StudyError: the folder has no model of medssl.
+            CorruptArtefactError: it does not match its receipt.
         """
         contract = contract_of(folder)
         refuse_damaged(folder / "model.safetensors")
@@ -58,15 +58,15 @@ class Model:
 
     @property
     def expected(self) -> NetworkInput:
-        """What images must be like."""
+        """The required form of images."""
         rank, channels = self.contract["spatial_dims"], self.contract["in_channels"]
         return NetworkInput(rank, channels, tuple(self.contract["input_size"]), cuts_slices(self.contract))
 
     def check(self, source: Source) -> None:
-        """Hold prepared images against what the model learnt from: channels, modality, spacing, slice axis, window.
+        """Compare prepared images with the model's training images: channels, modality, spacing, slice axis, window.
 
         Raises:
-            StudyError: they are unlike it, and `force` does not take them; or they have other channels, which no network takes.
+            StudyError: they differ, and `force` is not set; or their channels differ, which no network accepts.
         """
         window, channels = Window.check(self.contract["window"]), self.contract["in_channels"]
         volumes = read_volumes(source.volumes)
@@ -105,9 +105,9 @@ def contract_of(folder: Path) -> dict[str, Any]:
 
 
 def sections_of(contract: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections `ingest` and `prepare` of a study that treat new images as those of a model's source were treated.
+    """The sections `ingest` and `prepare` of a study that treat new images like those of a model's source.
 
-    What is of another modality than the model learnt from is set aside.
+    Images of other modalities than the training images are set aside.
     """
     ingest, prepare = dict(contract["ingest"] or {}), dict(contract["prepare"] or {})
     if kept := TrainingImages.check(contract["learnt"]).kept if contract.get("learnt") else []:

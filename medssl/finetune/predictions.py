@@ -34,7 +34,7 @@ def rows_of(cases: Cases, indices: np.ndarray, probabilities: np.ndarray) -> pd.
 
 
 def aggregated(rows: pd.DataFrame, by: Literal["case", "volume", "unit"]) -> pd.DataFrame:
-    """Rows averaged over the slices of a volume, or over the images of a unit (patient): its id becomes the case id.
+    """Rows averaged over the slices of a volume, or over the images of a unit (patient), whose id becomes the case id.
 
     Raises:
         StudyError: the cases of one group differ in their label.
@@ -58,7 +58,7 @@ def aggregated(rows: pd.DataFrame, by: Literal["case", "volume", "unit"]) -> pd.
 
 
 def fit_columns(rows: pd.DataFrame, fit: FitId, fraction: float, num_train: int) -> pd.DataFrame:
-    """The rows with the fit that they are of in front; `fold` where it is of one."""
+    """The rows with columns in front that identify the fit; `fold` if it has one."""
     front: dict[str, Any] = {
         "fit_id": str(replace(fit, fold=None)),
         "init": str(fit.start.arm),
@@ -73,7 +73,7 @@ def fit_columns(rows: pd.DataFrame, fit: FitId, fraction: float, num_train: int)
 
 
 def split_rows(divisions: Divisions) -> pd.DataFrame:
-    """Which case was in which nested training subset, and the validation and test cases; of each fold, where there are some."""
+    """Each nested training subset's cases, and the validation and test cases; for each fold if there are any."""
     return pd.concat([_of_division(division, divisions) for division in divisions.by_fold.values()], ignore_index=True)
 
 

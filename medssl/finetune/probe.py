@@ -1,4 +1,4 @@
-"""What frozen features know: a logistic probe whose penalty validation chooses, and nearest neighbours."""
+"""What frozen features contain: a logistic probe with a penalty chosen by validation, and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medssl.finetune import scoring
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ABSENT = -100.0
-"""Bias of a class that the training subset does not hold: its probability is 0."""
+"""Bias of a class that is absent from the training subset: its probability is 0."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def linear_probe(
 
     Args:
         train: features `(n, d)` and 0/1 targets `(n, classes)`.
-        val: the same of the validation cases; without cases C = 0.01 is taken.
+        val: the same of the validation cases; without cases C = 0.01.
         multilabel: one binary regression per class instead of one multinomial.
         balanced: weight cases inversely to their class's frequency.
         inverse_penalties: the values of C tried, the same for every starting point.
@@ -52,7 +52,7 @@ def linear_probe(
 
     features, targets = train[0].astype(np.float64), train[1]
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    deviation[deviation < 1e-8 * max(1.0, float(np.abs(features).max()))] = np.inf  # constant: says nothing
+    deviation[deviation < 1e-8 * max(1.0, float(np.abs(features).max()))] = np.inf  # constant: carries no information
     scaled = (features - mean) / deviation
     threads = ThreadpoolController()
     best: tuple[tuple[float, float], Probe] | None = None
@@ -110,7 +110,7 @@ def nearest_neighbours(
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1; rows of zeros stay."""
+    """Rows scaled to length 1; rows of zeros stay."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(length > 0, length, 1)
 

@@ -1,4 +1,4 @@
-"""The recipe of a fit: one for every starting point, so that a difference is the starting point's and nothing else's."""
+"""The recipe of a fit: one for every starting point, so that differences come from the starting point alone."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from medssl.nn.options import AugmentOptions, EngineOptions
 
 
 def _of_switch(value: Any) -> Any:
-    """`false` is nothing, and `true` all that is usual."""
+    """`false` turns everything off, and `true` selects the usual values."""
     return {False: None, True: {}}[value] if isinstance(value, bool) else value
 
 
 class Recipe(EngineOptions):
-    """How a network is fine-tuned. Equal for pretrained and scratch; written into every row of fits.tsv."""
+    """How a network is fine-tuned. Equal for pre-trained and scratch; written into every row of fits.tsv."""
 
     max_steps: Count | None = None
-    """Optimiser steps of a fit, with few labels as with many; without it and `epochs`, the number that the task has for it."""
+    """Optimiser steps of a fit, for few labels and many; without it and `epochs`, the task's own number."""
     epochs: Count | None = None
-    """Length in passes over the labelled cases, where `max_steps` is not given: few labels then mean few steps."""
+    """Length in passes over the labelled cases, if `max_steps` is not given: few labels then mean few steps."""
     batch_size: Count = 64
     """Images or patches of a step."""
     lr: OneOrMore[Positive] = Field(default=[1e-3])
-    """Peak learning rate of the head; the backbone's where `layer_decay` is 1. Of several each fit takes its best."""
+    """Peak learning rate of the head, and of the backbone if `layer_decay` is 1. With several, each fit takes its best."""
     weight_decay: Weight = 1e-4
     """Weight decay."""
     warmup_frac: Fold = 0.1
@@ -38,16 +38,16 @@ class Recipe(EngineOptions):
     evaluations: Count = 8
     """How often validation is scored."""
     choose_from: Count = 10
-    """Validation patients from which on the best step is kept; with fewer the last one is, as their choice is mostly noise."""
+    """Validation patients from which on the best step is kept. With fewer, the last one is: their choice is mostly noise."""
     augment: Annotated[AugmentOptions | None, BeforeValidator(_of_switch)] = AugmentOptions()
-    """What may vary in the images that are learnt from; where it is left out, what is usual for the task; null: nothing."""
+    """How training images may vary; by default the usual variation for the task; null: none."""
     mixup: Weight = 0.0
-    """α of Mixup; 0 mixes nothing."""
+    """α of Mixup; 0 turns it off."""
     calibration_batches: Whole = 8
-    """Training batches over which batch-norm statistics are taken before validation."""
+    """Training batches for batch-norm statistics before validation."""
 
     def one_for_each_rate(self) -> list[Recipe]:
-        """The recipe with each of its rates alone."""
+        """One recipe for each of its rates."""
         return [self.model_copy(update={"lr": [rate]}) for rate in self.lr]
 
     def steps(self, num_train: int) -> int:
@@ -83,6 +83,6 @@ class Recipe(EngineOptions):
         return min(1.0, 0.1 * 2.0 ** ((step - frozen) // max(1, round(num_steps / 70))))
 
     def evaluation_steps(self, num_steps: int) -> list[int]:
-        """The numbers of finished steps after which the validation score is taken; the last step is one of them."""
+        """The numbers of finished steps after which the validation score is computed; the last step is one of them."""
         count = min(self.evaluations, num_steps)
         return sorted({round(num_steps * (turn + 1) / count) for turn in range(count)})

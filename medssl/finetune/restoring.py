@@ -1,4 +1,4 @@
-"""Masks back on the grid they came from: orientation, spacing and shape of the source image."""
+"""Masks restored to their original grid: orientation, spacing and shape of the source image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHOLE_TOLERANCE_VOX = 1e-3
 def exact_turn(
     affine: np.ndarray, shape: tuple[int, ...], source_affine: np.ndarray, source_shape: tuple[int, ...]
 ) -> Reorientation | None:
-    """The permutation and flips that made a grid of a source grid, or None where they differ by more than that.
+    """The permutation and flips that turn a source grid into a grid, or None if they differ by more than that.
 
     Args:
         affine, shape: of the grid, 4×4 to RAS+ mm.
@@ -40,10 +40,10 @@ def exact_turn(
 def restored_mask(
     mask: np.ndarray, affine: np.ndarray, source_affine: np.ndarray, source_shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """A mask `(i, j, k)` on the source grid: voxel for voxel where only the orientation differs, else the nearest voxel.
+    """A mask `(i, j, k)` on the source grid: voxel by voxel if only the orientation differs, else by nearest voxel.
 
-    Up to one voxel beyond the outermost centres the edge goes on, as in `resample_to_spacing`: a voxel is a box, and the two
-    grids need not end at one place.
+    The edge continues for up to one voxel beyond the outermost centres, as in `resample_to_spacing`: a voxel is a box, and the
+    two grids need not end at the same place.
     """
     turn = exact_turn(affine, mask.shape, source_affine, source_shape)
     if turn is not None:
@@ -57,10 +57,11 @@ def restored_classes(
     source_affine: np.ndarray,
     source_shape: tuple[int, int, int],
 ) -> np.ndarray:
-    """The likeliest class of each voxel of the source grid, uint8 indices.
+    """The most probable class of each voxel of the source grid, uint8 indices.
 
-    Where spacing differs, probabilities are interpolated (trilinear) before the class is chosen, so that borders are not
-    those of the coarser grid. The edge goes on for one voxel, as in `restored_mask`; farther outside is class 0.
+    If the spacing differs, probabilities are interpolated (trilinear) before the class is chosen, so that borders are not those
+    of
+    the coarser grid. The edge continues for one voxel, as in `restored_mask`; farther outside is class 0.
 
     Args:
         probabilities: on the prepared grid, on any device.
@@ -80,14 +81,14 @@ def restored_classes(
 
 
 def _with_edge(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`array` `(i, j, k)` with its outermost voxels once more around it, and the affine of that."""
+    """`array` `(i, j, k)` padded by repeating its outermost voxels, and the new affine."""
     moved = affine.copy()
     moved[:3, 3] -= affine[:3, :3].sum(axis=1)
     return np.pad(array, 1, mode="edge"), moved
 
 
 def largest_components(mask: np.ndarray, num_classes: int) -> np.ndarray:
-    """Of each foreground class only its largest connected part (faces touch); the first of equals."""
+    """Keep only the largest connected part of each foreground class (faces touch); the first on a tie."""
     out = np.zeros_like(mask)
     for index in range(1, num_classes):
         labels, count = ndimage.label(mask == index)

@@ -45,11 +45,11 @@ from medssl.nn.weights import save_encoder
 from medssl.volume.geometry import shear_deg
 
 SQUARE_DEG = 0.01
-"""Axes that are this near to right angles are square: the rounding of a header in float32 is far below."""
+"""Axes this close to right angles count as perpendicular: rounding in a header's float32 is far below."""
 
 
 def run(job: Job) -> None:
-    """Make every fit of a task that is not kept yet, then join their predictions.
+    """Compute every fit of a task that is not stored yet, then join their predictions.
 
     Raises:
         StudyError: the source has no labels, an encoder does not fit it; with what to do.
@@ -81,7 +81,7 @@ def run(job: Job) -> None:
 
 @dataclass
 class Ahead:
-    """How far a task is, in steps of its fits; the last step of a fit is what follows its training."""
+    """Progress of a task, in steps of its fits; the last step of a fit stands for the work after training."""
 
     bar: Bar
     work: Work
@@ -90,13 +90,13 @@ class Ahead:
     counted: dict[FitId, int] = field(default_factory=dict)
 
     def steps(self, fit: FitId, count: int) -> None:
-        """A fit has done more steps; guessed labels make more than it was said to need, which count for nothing."""
+        """Add steps of a fit; additional steps of self-training beyond the plan are not counted."""
         before = self.counted.get(fit, 0)
         self.counted[fit] = min(before + count, self.work.length(fit) - 1)
         self.bar.advance(self.counted[fit] - before)
 
     def ended(self, fit: FitId, score: float) -> None:
-        """A fit is made, with this validation score."""
+        """A fit has ended with this validation score."""
         self.done += 1
         rest = self.work.length(fit) - self.counted.get(fit, 0)
         said = f": {score:.3f}" if math.isfinite(score) else ", without a validation score"
@@ -104,7 +104,7 @@ class Ahead:
 
 
 def _in_a_process(state: State) -> tuple[Any, ...]:
-    """What a process beside this one calls, and with what, to make fits; see `start_method`."""
+    """The function and arguments that a process beside this one calls to run fits; see `start_method`."""
     job, forked = state.work.job, start_method(state.work.options, state.work.device) == "fork"
     return (_makes, state) if forked else (_opens, job.spec, job.threads)
 
@@ -122,7 +122,7 @@ def _makes(state: State) -> Callable[[FitId, Report], Peak]:
 
 
 def _say_what_labels_lack(job: Job, source: str) -> None:
-    """On the screen and in the log: images without a label, and label files or entries that were refused."""
+    """Report on the screen and in the log: images without a label, and label files or entries that were refused."""
     if "labels" not in job.spec.inputs:
         return
     counts = LabelCounts.read(job.read(Path(job.spec.inputs["labels"]).parent / LabelCounts.FILE))
@@ -140,22 +140,22 @@ def predict(
     threads: int = 1,
     force: bool = False,
 ) -> list[Path]:
-    """Apply a fine-tuned model to a prepared source: a table, and masks on the grids of the given images where it makes some.
+    """Apply a fine-tuned model to a prepared source: a table, and masks on the grids of the given images if the task makes masks.
 
     Args:
         model: folder with `model.safetensors` and `contract.json`.
         samples, volumes: tables of the prepare stage; prepared as the contract's `prepare` says.
-        out: the task's table, such as `probabilities.tsv`, and `masks/<volume_id>.nii.gz` are written here.
-        ingested: ingest's folder `volumes/`, which knows the source grids; without it masks are on the prepared grid.
+        out: the folder for the task's table, such as `probabilities.tsv`, and `masks/<volume_id>.nii.gz`.
+        ingested: ingest's folder `volumes/`, which has the source grids; without it masks are on the prepared grid.
         threads: of the processor.
-        force: take images that are unlike those that the model learnt from, with a warning.
+        force: accept images that differ from the model's training images, with a warning.
 
     Returns:
         the files written.
 
     Raises:
-        StudyError: no model of medssl there, or images of another modality, spacing, slice axis or window than the model learnt
-            from, or with other channels.
+        StudyError: no model of medssl there, or images with another modality, spacing, slice axis, window or channels than the
+            training images.
     """
     torch.set_num_threads(threads)
     fitted = Model.open(model, force=force)
@@ -172,22 +172,22 @@ def predict(
 
 @dataclass(frozen=True)
 class State:
-    """The fits of a job, and the keys that they are kept by."""
+    """The fits of a job, and their keys in the store."""
 
     work: Work
     store: KeptFits
     keys: dict[FitId, str]
     kept: dict[str, Kept]
-    """By key, the finished ones."""
+    """The finished fits, by key."""
     made: set[str] = field(default_factory=set)
-    """By key, those that this job made."""
+    """Keys of the fits that this job computed."""
 
     @classmethod
     def open(cls, job: Job) -> State:
-        """The work of a job and what is kept of it. Fits run on `threads_per_fit` threads, whatever the job has."""
+        """The work of a job and its stored fits. Fits run on `threads_per_fit` threads, whatever the job has."""
         options = job.options(TaskOptions)
         torch.set_num_threads(options.threads_per_fit)
-        threadpool_limits(options.threads_per_fit)  # those of other libraries
+        threadpool_limits(options.threads_per_fit)  # of other libraries
         how = options.deterministic, options.precision
         where = device(options.device, option="finetune.device", deterministic=how[0], precision=how[1])
         work = Work(job, options, Starting.read(job, options), where)
@@ -195,7 +195,7 @@ class State:
 
     @classmethod
     def of(cls, work: Work, store: KeptFits) -> State:
-        """What is kept of a job's fits."""
+        """The state of a job's fits from the store."""
         keys = {fit: work.key(fit) for fit in work.fits}
         found = {key: store.find(key) for key in dict.fromkeys(keys.values())}
         if damaged := sum(kept is None and store.holds(key) for key, kept in found.items()):
@@ -209,12 +209,12 @@ class State:
 
     @property
     def num_restored(self) -> int:
-        """How many fits were there before; a twin of one that was made is not."""
+        """How many fits were already stored; a twin of a computed one is not counted."""
         return sum(key not in self.made for key in self.keys.values())
 
     @property
     def waiting(self) -> list[FitId]:
-        """The fits that are still to be made; of equal ones the first."""
+        """The fits that are still to be computed; of equal ones the first."""
         first = {key: fit for fit, key in reversed(self.keys.items()) if key not in self.kept}
         return [fit for fit in self.keys if first.get(self.keys[fit]) == fit]
 
@@ -225,7 +225,7 @@ class State:
     def best(self, start: str) -> FitId | None:
         """Of the finished fits that compete for the model of a starting point, the one with the best validation score.
 
-        The first of equals; None where none has a network.
+        The first on a tie; None if none has a network.
         """
         competing = [
             fit for fit, key in self.keys.items() if str(fit.start) == start and self.work.competes(fit) and key in self.kept
@@ -235,10 +235,10 @@ class State:
 
 
 def make(state: State, fit: FitId, report: Report = lambda steps: None, *, model: Path | None = None) -> None:
-    """Make one fit and keep it; of those that compete for a model, only the best one keeps its weights.
+    """Compute and store one fit; of those that compete for a model, only the best one keeps its weights.
 
-    tell: called now and then with the number of steps since the last time.
-    model: where to link its weights to, before another task that has the fit too may let them go.
+    report: called now and then with the number of steps since the last call.
+    model: a link to its weights, made before another task with the same fit may delete them.
     """
     start_s = time.monotonic()
     work, key = state.work, state.keys[fit]
@@ -258,7 +258,7 @@ def make(state: State, fit: FitId, report: Report = lambda steps: None, *, model
 
 
 def take(state: State, fit: FitId) -> None:
-    """Count a fit that was made, here or in another process, among the finished ones.
+    """Add a fit that was computed, here or in another process, to the finished ones.
 
     Raises:
         CorruptArtefactError: it is not there.
@@ -281,10 +281,10 @@ def _drop_worse_models(state: State, start: str) -> None:
 
 
 def take_model(state: State, start: str) -> FitId | None:
-    """Link the weights of the best fit of a starting point into the job's folder; the fit, or None where none has a network.
+    """Link the weights of the best fit of a starting point into the job's folder; the fit, or None if none has a network.
 
-    They may be gone, as they were worse than others when the fit was made, or as another task with the same fit has just let
-    them go: then it is made again.
+    The weights may be gone, because others were better at the time, or because another task with the same fit has just deleted
+    them: then the fit is repeated.
     """
     best = state.best(start)
     if best is None:
@@ -297,7 +297,7 @@ def take_model(state: State, start: str) -> FitId | None:
 
 
 def finish(state: State, models: dict[str, FitId]) -> None:
-    """Link the masks of every fit beside the given ones, write the tables, and say what the model of each starting point is.
+    """Link the masks of every fit beside the given ones, write the tables, and describe the model of each starting point.
 
     models: by starting point, the fit whose weights are in place.
     """
@@ -323,7 +323,7 @@ def finish(state: State, models: dict[str, FitId]) -> None:
 
 
 def _drop_others(folder: Path, names: set[str]) -> None:
-    """What an earlier job left of fits or starts that the task no longer has."""
+    """Remove what an earlier job left of fits or starts that the task no longer has."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name not in names:
             shutil.rmtree(path)
@@ -354,19 +354,21 @@ def fits_table(facts: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def write_masks(folder: Path, masks: Iterable[Mask]) -> None:
-    """Write masks, each in a thread while the next one is made."""
+    """Write masks, each in a thread while the next one is computed."""
     with ThreadPoolExecutor(1) as writer:
         last: Future[None] | None = None
         for mask in masks:
             if last is not None:
-                last.result()  # no more than two are in memory
+                last.result()  # at most two are in memory
             last = writer.submit(write_nifti, folder / f"{mask.case_id}.nii.gz", mask)
         if last is not None:
             last.result()
 
 
 def write_nifti(path: Path, mask: Mask) -> None:
-    """Write a mask as compressed NIfTI-1; equal masks are equal bytes. A sheared grid, unknown to qforms, has an sform alone."""
+    """Write a mask as compressed NIfTI-1; equal masks give equal bytes. A sheared grid has only an sform, as a qform cannot
+    express it.
+    """
     image = nibabel.Nifti1Image(np.asarray(mask.values), mask.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(mask.affine, code=1)

@@ -1,4 +1,4 @@
-"""The state of an unfinished fit, so that a stopped one goes on and ends with the same bits."""
+"""The state of an unfinished fit, so that a stopped one resumes and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """How far a fit is."""
+    """Progress of a fit."""
 
     step: int = 0
     """finished steps"""
@@ -32,7 +32,7 @@ class Progress:
 
 
 class Saving:
-    """The state of an unfinished fit, in a folder of its own: a fit that goes on from it ends with the same bits.
+    """The state of an unfinished fit, in its own folder: a fit that resumes from it ends with the same bits.
 
     folder: of the fit; every_s: seconds between two states.
     """
@@ -46,7 +46,7 @@ class Saving:
         return time.monotonic() - self._last_s > self.every_s
 
     def resume(self, fit: Fit) -> None:
-        """Put a fit where the newest whole state says; one without a state begins."""
+        """Restore the newest complete state; without one the fit starts from the beginning."""
         loaded = self.folder.load()
         if loaded is None:
             return
@@ -69,7 +69,7 @@ class Saving:
         )
 
     def save(self, fit: Fit) -> None:
-        """Write the whole state, of finite steps alone."""
+        """Write the whole state, only after finite steps."""
         progress = fit.progress
         kinds: dict[str, dict[str, Tensor]] = {
             "network": fit.network.state_dict(),

@@ -1,4 +1,4 @@
-"""Scans with masks, where each class lies in them, and how alike two masks are."""
+"""Scans with masks, the places of each class in them, and the agreement of two masks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from medssl.core.rng import rng
 from medssl.volume.intensity import values_of, windowed
 
 PLACES_PER_CLASS = 4096
-"""How many voxels of a class are remembered as centres of patches."""
+"""How many voxels of a class are kept as centres of patches."""
 
 
 @dataclass(frozen=True)
 class Scan:
     """One prepared volume with its stored numbers and mask `(i, j, k)`, mapped from disk.
 
-    2-D networks cut it along the last axis. `affine`: of the grid, 4×4 to RAS+ mm; not the volume's where axes were exchanged.
-    `axis`: of the volume, which its slices are cut along.
+    2-D networks cut it along the last axis. `affine`: of the grid, 4×4 to RAS+ mm; not the volume's if axes were exchanged.
+    `axis`: of the volume, along which its slices are cut.
     """
 
     volume: Volume
@@ -35,7 +35,7 @@ class Scan:
 
     @property
     def case_id(self) -> str:
-        """The volume's."""
+        """The volume's id."""
         return self.volume.volume_id
 
     @property
@@ -45,14 +45,14 @@ class Scan:
         return i, j, k
 
     def seen(self, device: torch.device) -> Float32[Tensor, "c i j k"]:
-        """What a network sees of it, in [0, 1], one channel per window; the stored numbers alone travel to the device."""
+        """The network's input, in [0, 1], one channel per window; only the stored numbers are sent to the device."""
         volume = self.volume
         stored = torch.from_numpy(np.ascontiguousarray(self.image)).to(device).float()
         low, high = (torch.tensor(ends, device=device).view(-1, 1, 1, 1) for ends in (volume.low, volume.high))
         return windowed(values_of(stored, volume.slope, volume.intercept), low, high)
 
     def outside(self, device: torch.device) -> Float32[Tensor, "c"]:
-        """What a network sees beyond it: the low end of its first window."""
+        """The network's input outside the scan: the low end of its first window."""
         volume = self.volume
         low, high = (torch.tensor(ends, device=device) for ends in (volume.low, volume.high))
         return windowed(low[:1], low, high)
@@ -70,7 +70,7 @@ class Places:
 
 
 def places_of(scan: Scan, values: Sequence[int], seed: int) -> Places:
-    """Up to 4,096 voxels of each class that the scan has."""
+    """Up to 4,096 voxels of each class in the scan."""
     mask = np.asarray(scan.mask)
     found = []
     for value in values:
@@ -83,14 +83,14 @@ def places_of(scan: Scan, values: Sequence[int], seed: int) -> Places:
 
 
 def dice(one: Any, other: Any, value: int) -> float:
-    """Dice of a class in two masks, arrays or tensors; NaN where neither has it."""
+    """Dice of a class in two masks, arrays or tensors; NaN if neither has it."""
     a, b = one == value, other == value
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else float("nan")
 
 
 def mean_dice(predicted: Iterable[Any], masks: Iterable[Any], values: Sequence[int]) -> float:
-    """Mean over classes of the mean over cases, cases without the class in both left out; NaN without cases."""
+    """Mean over classes of the mean over cases, without cases where both lack the class; NaN without cases."""
     scores = np.array([[dice(p, m, value) for value in values] for p, m in zip(predicted, masks, strict=True)])
     if not scores.size:
         return float("nan")

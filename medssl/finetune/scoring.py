@@ -1,4 +1,4 @@
-"""Validation scores that choose among steps and penalties; the test scores are evaluate's business."""
+"""Validation scores for choosing steps and penalties; stage evaluate computes the test scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MACRO_AUC, NEGATIVE_LOG_LOSS = "macro AUC", "negative log loss"
 
 
 def measure(targets: np.ndarray) -> str | None:
-    """What `score` measures on cases with 0/1 targets `(n, classes)`: an AUC needs a class that some have and some have not.
+    """The name of what `score` measures for 0/1 targets `(n, classes)`: an AUC needs a class with positives and negatives.
 
     None without cases.
     """
@@ -19,7 +19,7 @@ def measure(targets: np.ndarray) -> str | None:
 
 
 def score(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """What `measure` names, of probabilities and 0/1 targets `(n, classes)`; higher is better, NaN without cases."""
+    """The score that `measure` names, of probabilities and 0/1 targets `(n, classes)`; higher is better, NaN without cases."""
     name = measure(targets)
     if name is None:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Rounds in which a network's own guesses for unlabelled training cases become labels."""
+"""Self-training: rounds in which a network's predictions for unlabelled training cases become labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 
 class HasFacts(Protocol):
-    """What a fit leaves, with its row of fits.tsv."""
+    """The outcome of a fit, with its row of fits.tsv."""
 
     facts: dict[str, Any]
 
@@ -22,15 +22,15 @@ def self_trained(
     guess: Callable[[Fitted], tuple[Guesses, int]],
     refit: Callable[[Guesses, int], Fitted],
 ) -> Fitted:
-    """The fit after some rounds: guess the labels of the unlabelled cases, fit again on those that have one and those guessed.
+    """The fit after some rounds: predict the labels of the unlabelled cases, then fit again on given and predicted labels.
 
-    Every fit begins from the same starting weights, so that wrong guesses of one round are not carried on by the next.
+    Every fit starts from the same weights, so that wrong predictions of one round are not passed on to the next.
 
     Args:
-        fitted: on the labelled cases alone.
-        rounds: at most so many; fewer when nothing is guessed.
-        guess: labels of the unlabelled cases by a fit, and how many cases got one.
-        refit: a fit on the labelled cases and the guesses of a round, which are counted from 1.
+        fitted: on the labelled cases only.
+        rounds: at most so many; fewer if nothing is predicted.
+        guess: labels of the unlabelled cases predicted by a fit, and how many cases got one.
+        refit: a fit on the labelled cases and the predictions of a round; rounds count from 1.
 
     Source: Bai et al., MICCAI 2017, "Semi-supervised learning for network-based cardiac MR image segmentation", without its CRF;
     combined with contrastive starting weights in Chaitanya et al., arXiv 2006.10511, §4.

@@ -1,4 +1,4 @@
-"""Fits made side by side: one a core on processors, on a GPU as many as its memory holds; with the results of one after another.
+"""Fits in parallel: one per core on processors, as many as fit into memory on a GPU; results equal those of a serial run.
 
 A fit runs on `threads_per_fit` threads however many run beside it, so that its bits do not depend on them.
 """
@@ -21,27 +21,27 @@ from medssl.finetune.options import TaskOptions
 FILLED = 0.8
 """Share of the free memory that fits may fill."""
 FIRST, ASSUMED_MB = 2, 4000
-"""How many fits begin on processors before the memory of one is known, and what each is assumed to need."""
+"""How many fits start on processors before the memory of one is known, and the assumed need of each."""
 MB = 2**20
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most memory that the process of a fit has had."""
+    """The peak memory of a fit's process."""
 
     ram_mb: float
     gpu_mb: float
 
     @classmethod
     def here(cls) -> Peak:
-        """Of this process."""
+        """The peak of this process."""
         gpu = torch.cuda.max_memory_reserved() / MB if torch.cuda.is_initialized() else 0.0
         return cls(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, gpu)
 
 
 @dataclass
 class Room:
-    """How many fits may run side by side: what the study says, or what cores and memory allow."""
+    """How many fits may run in parallel: as the study says, or as cores and memory allow."""
 
     options: TaskOptions
     threads: int
@@ -54,12 +54,12 @@ class Room:
 
     @classmethod
     def of(cls, options: TaskOptions, threads: int, device: torch.device) -> Room:
-        """Before the first fit."""
+        """The room before the first fit."""
         gpu = torch.cuda.mem_get_info(device)[0] / MB if device.type == "cuda" else 0.0
         return cls(options, threads, device, Peak(psutil.virtual_memory().available / MB, gpu))
 
     def most(self) -> int:
-        """At least one; of `auto` few until the first fit has ended, as only then its memory is known."""
+        """At least one; with `auto` only few until the first fit has ended, as its memory is unknown before."""
         if self.options.parallel != "auto":
             return self.options.parallel
         cores = max(1, self.threads // self.options.threads_per_fit)
@@ -72,7 +72,7 @@ class Room:
 
 
 def start_method(options: TaskOptions, device: torch.device) -> str:
-    """How a process for fits starts: a fork costs nothing, but has neither the GPU of its parent nor its pools of threads."""
+    """How a process for fits starts: a fork is free, but inherits neither the parent's GPU nor its thread pools."""
     return "fork" if device.type == "cpu" and options.threads_per_fit == 1 else "forkserver"
 
 
@@ -84,10 +84,10 @@ def side_by_side(
     begin: Callable[..., Callable[[FitId, Report], Peak]],
     *given: Any,
 ) -> Iterator[FitId]:
-    """Make fits, each in this process (`make`) where one is made at a time, else in one of its own; they come as they end.
+    """Run fits, in this process (`make`) if one runs at a time, else each in its own; yield them as they end.
 
-    heard: called with a fit and how many steps it has done since its last report.
-    begin: called in such a process with `given`, to get there what makes a fit.
+    heard: called with a fit and its number of steps since its last report.
+    begin: called in such a process with `given`; returns the function that runs a fit.
     """
     too_few_cores = room.options.parallel == "auto" and room.threads < 2 * room.options.threads_per_fit
     if room.options.parallel == 1 or len(fits) < 2 or too_few_cores:

@@ -22,19 +22,19 @@ from medssl.nn.backbone import build
 
 DEFAULT_SIZE = [64]
 BUILDS = ("backbone", "backbone_options", "spatial_dims", "in_channels")
-"""What of a contract builds the network."""
+"""The fields of a contract that build the network."""
 
 
 @dataclass(frozen=True)
 class Starting:
-    """The starting points of a task, and their weights. Dictionaries are by the text of a start.
+    """The starting points of a task, and their weights. Dictionaries use the text of a start as key.
 
     Args:
         starts: in the order of the fits.
         contracts: of the networks that are fine-tuned.
-        files, parts: weights, and what runs left beside them; scratch has none.
+        files, parts: weights, and the parts that runs left beside them; scratch has none.
         hashes: of `files`, and of parts as `<start>/parts`.
-        lift: from the networks that were pre-trained to those of `contracts`.
+        lift: from the pre-trained networks to those of `contracts`.
         given: the starting points whose weights the study file names.
     """
 
@@ -52,7 +52,7 @@ class Starting:
         """The runs of the job's inputs, the weights that the study file names, and scratch.
 
         Raises:
-            StudyError: nothing to start from, weights that are missing, or a run without the seed that it is paired with.
+            StudyError: nothing to start from, missing weights, or a run without the seed that it is paired with.
         """
         inputs, where = job.spec.inputs, f"finetune.{job.spec.name}"
         learnt = {run: dict(read_json(job.read(path))) for run, path in sorted(inputs["contracts"].items())}
@@ -89,17 +89,17 @@ class Starting:
         return cls(starts, contracts, files, hashes, lift, parts, frozenset(options.weights))
 
     def is_random(self, start: Start) -> bool:
-        """Whether the weights of a starting point are drawn."""
+        """Whether the weights of a starting point are random."""
         return str(start) not in self.files
 
     def drawn_by(self, start: Start, seed: int) -> int:
-        """The seed that a starting point's weights depend on; 0 where all of them were learnt."""
+        """The seed that a starting point's weights depend on; 0 if all of them are pre-trained."""
         if self.is_random(start) and start.seed is not None:
             return key(seed, "draw", start.seed)
         return seed if self.is_random(start) or self.lift.is_drawn(str(start)) else 0
 
     def backbone(self, start: Start, seed: int) -> Any:
-        """A backbone with the starting weights; it is kept, so change a copy.
+        """A backbone with the starting weights; it is cached, so change only a copy.
 
         Raises:
             StudyError: the weights are not those of the contract's backbone.
@@ -117,11 +117,11 @@ class Starting:
         return self._modules[place]
 
     def learnt(self, start: Start, continues: list[str]) -> dict[str, Tensor]:
-        """What the parts `continues` of a task's network begin with: see `Lift.continued`."""
+        """The initial tensors of the parts `continues` of a task's network: see `Lift.continued`."""
         return self.lift.continued(str(start), self.parts.get(str(start)), continues)
 
     def identity(self, start: Start, seed: int, continues: list[str]) -> dict[str, Any]:
-        """All that the weights depend on that a fit with a seed begins with: networks, bytes of files, draws."""
+        """Everything that the initial weights of a fit with a seed depend on: networks, bytes of files, draws."""
         name = str(start)
         uses_encoder, uses_parts = self.lift.files_used(name, continues)
         part = self.lift.part_of(name)
@@ -137,7 +137,7 @@ class Starting:
 
     @property
     def spatial_dims(self) -> int:
-        """Rank of all networks of the task."""
+        """Number of spatial dimensions of all networks of the task."""
         return int(self._common("spatial_dims"))
 
     @property
@@ -152,7 +152,7 @@ class Starting:
 
     @property
     def size(self) -> list[int]:
-        """The largest input size of the contracts: the scale at which the features were learnt."""
+        """The largest input size of the contracts: the scale at which the features were trained."""
         return max(list(self.contracts[str(start)]["input_size"]) for start in self.starts)
 
     def _common(self, name: str) -> Any:
@@ -166,25 +166,25 @@ class Starting:
 
 
 def scratch_of(contract: dict[str, Any]) -> Arm:
-    """The arm of random weights of a contract's network: its name depends on nothing else that a task starts from."""
+    """The arm of random weights of a contract's network, whose name does not depend on the task's other starting points."""
     name = contract["backbone"]
     return Arm.of_scratch(name, completed(name, contract["backbone_options"]), completed(name, {}))
 
 
 def draws_of_scratch(starts: list[Start], seeds: list[int]) -> list[int | None]:
-    """How often scratch is drawn beside its draws by `seeds`: as often as a run was pre-trained, where those are fewer."""
+    """Additional draws of scratch beside those by `seeds`: as many as a run has pre-training seeds, if `seeds` are fewer."""
     learnt = sorted({start.seed for start in starts if start.seed is not None})
     return [*learnt] if len(set(seeds)) < len(learnt) else [None]
 
 
 def _own_contract(options: TaskOptions, contracts: dict[str, dict[str, Any]], lift: Lift, in_channels: int) -> dict[str, Any]:
-    """The contract of scratch and of given weights, not lifted: the first run's where the study file sets no backbone."""
+    """The contract of scratch and of given weights, before lifting: the first run's if the study file sets no backbone."""
     if options.backbone is None and contracts:
         return next(iter(contracts.values()))
     name = DEFAULT_BACKBONE if options.backbone is None else options.backbone.name
     size = list(options.size or DEFAULT_SIZE)
     if lift.deepens:
-        size = size[:2]  # of the 2-D network that becomes the 3-D one
+        size = size[:2]  # of the 2-D network inside the 3-D one
     known = next(
         iter(contracts.values()), {"spatial_dims": 3 if len(size) == 3 else 2, "in_channels": in_channels, "input_size": size}
     )

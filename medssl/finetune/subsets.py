@@ -22,7 +22,7 @@ class Share:
 
     @property
     def word(self) -> str:
-        """As ids of fits have it: `0p05` for 5 %, `n8` for eight units."""
+        """Its word in ids of fits: `0p05` for 5 %, `n8` for eight units."""
         return share_word(self.amount, counted=self.counted)
 
     def fraction(self, num_units: int) -> float:
@@ -30,12 +30,12 @@ class Share:
         return min(1.0, self.amount / num_units) if self.counted else self.amount
 
     def units(self, num_units: int) -> int:
-        """As a number of `num_units`, halves upwards."""
+        """As a number of units out of `num_units`; halves round up."""
         return int(min(self.amount, num_units) if self.counted else np.floor(self.amount * num_units + 0.5))
 
 
 def shares_of(fractions: Sequence[float], counts: Sequence[int], num_units: int) -> list[Share]:
-    """The distinct shares, by size; a count that equals a fraction that is asked for is left out."""
+    """The distinct shares, by size; a count that equals a requested fraction is dropped."""
     found = {fraction: Share(False, float(fraction)) for fraction in fractions}
     for count in counts:
         share = Share(True, float(count))
@@ -44,11 +44,11 @@ def shares_of(fractions: Sequence[float], counts: Sequence[int], num_units: int)
 
 
 def unit_order(units: Sequence[str], classes: Sequence[frozenset[str]], seed: int) -> tuple[list[str], int]:
-    """The order in which units (patients, or images where there are none) enter the training subsets.
+    """The order in which units (patients, or images without one) enter the training subsets.
 
-    Every subset is a prefix of this order, so subsets are nested by construction. The order starts with a cover, in which
-    each class is met at least once; the rest is spread evenly within the classes, so that a prefix holds the classes in
-    their own proportions. Where a unit stands depends on its id, its classes and the seed.
+    Every subset is a prefix of this order, so subsets are nested by construction. The order starts with a cover, which has each
+    class at least once. The rest is spread evenly within the classes, so that a prefix has the classes in their own proportions.
+    The place of a unit depends on its id, its classes and the seed.
 
     Args:
         units: unit id of each case `(n,)`; a unit may have many cases.
@@ -56,7 +56,7 @@ def unit_order(units: Sequence[str], classes: Sequence[frozenset[str]], seed: in
         seed: the seed of the fit.
 
     Returns:
-        the distinct unit ids in order, and how many of the first ones the cover takes.
+        the distinct unit ids in order, and how many of the first ones form the cover.
     """
     held: dict[str, set[str]] = {}
     for unit, names in zip(units, classes, strict=True):
@@ -94,5 +94,5 @@ def listed_order(units: Sequence[str], places: Sequence[float]) -> list[str]:
 
 
 def subset(order: Sequence[str], num_cover: int, share: Share) -> list[str]:
-    """The units of one training subset, never fewer than the cover, so that each class has a unit."""
+    """The units of one training subset, at least the cover, so that each class has a unit."""
     return list(order[: max(share.units(len(order)), num_cover, 1)])

@@ -1,16 +1,17 @@
-"""What the stage asks of a downstream task, and the values that pass between the two. A task is one file of `finetune/tasks`.
+"""The interface between the stage and a downstream task, and the values that pass between them. A task is one file of
+`finetune/tasks`.
 
-Literals at the top of that file say what others must know of it:
+Literals at the top of that file declare what other code must know:
 
 | literal | meaning |
 |---|---|
-| `MODES`, `DEFAULT_MODES` | how a starting point may be used, and how it is where the study file does not say |
-| `DEFAULT_AUGMENT` | what `augment` is where the study file does not say; may be left out |
-| `DEFAULT_STEPS` | optimiser steps of a fit where the study file gives no length: scratch should have stopped rising there |
+| `MODES`, `DEFAULT_MODES` | how a starting point may be used, and the default of the study file |
+| `DEFAULT_AUGMENT` | the default of `augment`; may be left out |
+| `DEFAULT_STEPS` | optimiser steps of a fit by default: scratch should have stopped improving there |
 | `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `masks`: they name masks |
 | `TITLE` | the task in words |
 | `TABLE` | the table of `medssl predict` |
-| `CONTINUES` | parts of its network that go on with what a run learnt beside its encoder, such as `decoder`; may be left out |
+| `CONTINUES` | parts of its network that a run's part can initialise, such as `decoder`; may be left out |
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from medssl.nn.options import DataPlace
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a prepared source. `images`: ingest's volumes, which know the grids as they were given."""
+    """The files of a prepared source. `images`: ingest's volumes, which have the original grids."""
 
     name: str
     samples: Path
@@ -45,7 +46,7 @@ class Source:
     labels: Path | None = None
     label_masks: Path | None = None
     verified: Callable[[Path], Path] = lambda path: path
-    """Refuses a file that is not as its receipt says."""
+    """Refuses a file that does not match its receipt."""
     known_sha256: Callable[[Path], str | None] = lambda _: None
     """The hash that a file was verified against."""
 
@@ -56,13 +57,13 @@ class Source:
         return cls(name, **{key: Path(path) for key, path in paths.items()}, verified=job.read, known_sha256=job.hash_of)
 
     def sha256(self, path: Path) -> str:
-        """The hash of a file of the source, which is verified where it was not yet."""
+        """The hash of a file of the source, which is verified first if necessary."""
         return self.known_sha256(path) or self.known_sha256(self.verified(path)) or sha256_file(path)
 
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """What the images of a task are for its networks: rank, channels (one for each window), size, where the slices lie."""
+    """The form of a task's images for its networks: rank, channels (one per window), size, position of the slice axis."""
 
     spatial_dims: int
     in_channels: int
@@ -73,20 +74,20 @@ class NetworkInput:
 
 @dataclass(frozen=True)
 class Setup:
-    """What one fit is given beside the data.
+    """The inputs of one fit besides the data.
 
     Args:
         mode: one of the task's `MODES`.
-        backbone: with its starting weights; not to be changed.
+        backbone: with its starting weights; must not be changed.
         chooses: whether the validation cases choose among steps; else the last one is kept.
-        learnt: tensors `<part>.<name>` that the parts `CONTINUES` of the network begin with; the rest is drawn.
+        pretrained: tensors `<part>.<name>` that initialise the parts `CONTINUES` of the network; the rest starts at random.
         train: indices of the labelled training cases; those of split `val` may choose among steps.
         recipe: how networks are trained.
-        seed: of order, augmentation, and of what is drawn.
+        seed: of order, augmentation, and random weights.
         device: where the network runs.
-        data, workers: where images lie, and how many processes read ahead; see `nn/options.py`.
+        data, workers: where images are stored, and how many processes read ahead; see `nn/options.py`.
         state: where a stopped fit finds its state, and seconds between two of them; None keeps none.
-        tell: called now and then with the number of steps since the last time.
+        report: called now and then with the number of steps since the last call.
     """
 
     mode: str
@@ -103,13 +104,13 @@ class Setup:
     report: Callable[[int], None] = lambda steps: None
 
     def saving(self, name: str) -> Saving | None:
-        """Where the state of one training of the fit lies."""
+        """The state of one training of the fit."""
         return None if self.state is None else Saving(self.state[0] / name, self.state[1])
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask of a case on the grid of the image as it was given: values `(i, j, k)`, affine 4×4 to RAS+ mm."""
+    """A mask of a case on the grid of the original image: values `(i, j, k)`, affine 4×4 to RAS+ mm."""
 
     case_id: str
     values: np.ndarray
@@ -118,13 +119,13 @@ class Mask:
 
 @dataclass
 class Fitted:
-    """What a fit leaves.
+    """The outcome of a fit.
 
     Args:
-        network: None where there is none to keep.
-        predicted: what `Task.rows` makes rows of; None where masks say it all.
-        masks: of the test cases, made one by one.
-        facts: for fits.tsv, `val_score` among them; `steps`, where there are some.
+        network: None if there is none to keep.
+        predicted: the input of `Task.rows`; None if masks are enough.
+        masks: of the test cases, computed one by one.
+        facts: for fits.tsv, `val_score` among them; `steps`, if there are any.
         curve: steps, loss and validation score.
     """
 
@@ -137,14 +138,14 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of new images: rows of the task's `TABLE`, and the mask that they are of."""
+    """A model's prediction for new images: rows of the task's `TABLE`, and their mask."""
 
     rows: pd.DataFrame
     mask: Mask | None = None
 
 
 class Labelled(Protocol):
-    """What a task has read: a frozen dataclass with the labelled cases, and what else a fit needs of them."""
+    """A task's data: a frozen dataclass with the labelled cases, and whatever else a fit needs of them."""
 
     @property
     def cases(self) -> Cases:
@@ -156,7 +157,7 @@ class FineTuned(Protocol):
 
     @property
     def contract(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Its contract, as plain values."""
 
     @property
     def network(self) -> Any:
@@ -168,13 +169,13 @@ class FineTuned(Protocol):
 
     @property
     def expected(self) -> NetworkInput:
-        """What images must be like."""
+        """The required form of images."""
 
     def check(self, source: Source) -> None:
-        """Hold prepared images against what it learnt from.
+        """Compare prepared images with the training images.
 
         Raises:
-            StudyError: they are unlike it.
+            StudyError: they differ.
         """
 
 
@@ -189,28 +190,30 @@ class Task(Protocol):
         """
 
     def selection(self, data: Any) -> str | None:
-        """The validation score of these cases, in words: what chooses among steps and models. None where they tell nothing."""
+        """The name of the validation score on these cases, which chooses among steps and models. None if they carry no
+        information.
+        """
 
     def num_steps(self, data: Any, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
-        """Optimiser steps of a fit on the cases `train`; None where the recipe means nothing to a mode."""
+        """Optimiser steps of a fit on the cases `train`; None if the recipe does not apply to a mode."""
 
     def fit(self, data: Any, setup: Setup) -> Fitted:
         """One fit; the same arguments give the same bits."""
 
     def rows(self, data: Any, predicted: np.ndarray | None) -> pd.DataFrame:
-        """The rows of predictions.parquet of a fit: `split case_id unit_id unit target`, and what was predicted.
+        """The rows of predictions.parquet of a fit: `split case_id unit_id unit target`, and the prediction.
 
         A column `prediction` names masks, relative to the folder of the fit: `<case_id>.nii.gz`.
         """
 
     def references(self, data: Any) -> Iterator[Mask]:
-        """The given mask of every test case; nothing where labels are no masks."""
+        """The given mask of every test case; empty if labels are not masks."""
 
     def contract(self, data: Any) -> dict[str, Any]:
-        """What the contract of a model says of the outputs: `classes`, and what else the task needs to predict."""
+        """The contract's description of the outputs: `classes`, and whatever else the task needs to predict."""
 
     def network(self, backbone: Any, contract: dict[str, Any]) -> nn.Module:
         """The backbone with this task's head, for the outputs of a contract; it has the part `backbone`."""
 
     def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
-        """What a fine-tuned model says of a prepared source."""
+        """The predictions of a fine-tuned model for a prepared source."""

@@ -24,12 +24,12 @@ from medssl.nn.stepping import Stepper, compile_network, one_device, scaler_of
 from medssl.nn.watch import Watch, steps_behind
 
 REPORT_S = 1.0
-"""Seconds between two reports of how far a fit is."""
+"""Seconds between two progress reports of a fit."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a fit leaves beside the network, whose weights are those of the best step."""
+    """The outcome of a fit besides the network, whose weights are those of the best step."""
 
     best_step: int
     best_score: float
@@ -38,7 +38,7 @@ class Trained:
 
 
 Inputs = tuple[Tensor, ...]
-"""What a network sees, and what the loss is given beside its output."""
+"""The network's input, and the loss's inputs besides the output."""
 
 
 class Fit:
@@ -48,19 +48,19 @@ class Fit:
 
     Args:
         network: on its device; has a part `backbone`; everything else is the head and takes the full learning rate from the
-            first step. It keeps its weights in float32 whatever the precision, and is scored so.
+            first step. Its weights are float32 whatever the precision, and are scored so.
         batches: inputs and targets of some steps, in that order, each a function of its step alone; steps from `num_steps` on
             calibrate batch norms.
         loss: of the network's output and the targets.
-        score: validation score, higher is better; NaN where there are no validation cases.
+        score: validation score, higher is better; NaN without validation cases.
         recipe: its one learning rate, decay, warm-up, number of evaluations.
         num_steps: optimiser steps.
         seed: of dropout.
-        mode: `full`; `gradual` (backbone frozen but for its batch-norm statistics, as in the paper's protocol, then unfrozen with
-            a growing rate); `frozen` (head only: of the backbone nothing changes, statistics included).
+        mode: `full`; `gradual` (backbone frozen except its batch-norm statistics, as in the paper's protocol, then unfrozen with
+            a growing rate); `frozen` (head only: the backbone stays unchanged, statistics included).
         choose: keep the best step; else the last one, whose score is reported.
-        saving: where the state lies that a stopped fit goes on from.
-        tell: called about every second with the number of steps since the last time.
+        saving: the state from which a stopped fit resumes.
+        report: called about every second with the number of steps since the last call.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Fit:
         self.progress = Progress()
 
     def run(self) -> Trained:
-        """Resume or begin, then step after step to the end.
+        """Resume or start, then take step after step to the end.
 
         Raises:
-            NotFiniteError: the loss or a gradient became NaN or infinite; nothing is kept of that step.
+            NotFiniteError: the loss or a gradient became NaN or infinite; that step is not saved.
         """
         if self.saving is not None:
             self.saving.resume(self)
@@ -141,14 +141,14 @@ class Fit:
         return Stepper(fabric, self.network, optimizer, recipe.clip_norm, graphs=recipe.compile == "reduce-overhead")
 
     def _wanted(self, first: int) -> Iterator[int]:
-        """The steps whose batches are still needed, in their order: after each evaluation's step those that calibrate."""
+        """The steps whose batches are still needed, in their order: after each evaluation's step those for calibration."""
         for step in range(first, self.num_steps):
             yield step
             if step + 1 in self.evaluations:
                 yield from range(self.num_steps, self.num_steps + self.recipe.calibration_batches)
 
     def _set_rates(self, step: int) -> None:
-        """The rate of each group of parameters; a backbone whose rate is 0 needs no gradients."""
+        """Set the rate of each group of parameters; a backbone with rate 0 needs no gradients."""
         of_backbone = {"full": 1.0, "gradual": self.recipe.unfrozen_at(step, self.num_steps), "frozen": 0.0}[self.mode]
         self.network.get_submodule("backbone").requires_grad_(of_backbone > 0)
         for group in self.stepper.optimizer.param_groups:
@@ -166,7 +166,7 @@ class Fit:
         self.progress.losses += [loss for loss, _ in self.watch.read(everything=everything)]
 
     def _evaluate(self, stream: Iterator[Inputs]) -> None:
-        """Score the weights as they are, and keep them where they are the best, or the last where nothing chooses."""
+        """Score the current weights, and keep them if they are the best, or the last if nothing chooses."""
         self._note_steps(everything=True)
         progress, kept = self.progress, self.averaged
         calibrate(kept, (next(stream)[0] for _ in range(self.recipe.calibration_batches)), self.mode)
@@ -179,19 +179,19 @@ class Fit:
 
 
 def _train(network: nn.Module, mode: str) -> None:
-    """Training mode, but for a backbone that is frozen."""
+    """Set training mode, except for a frozen backbone."""
     network.train()
     if mode == "frozen":
         network.get_submodule("backbone").eval()
 
 
 def calibrate(network: nn.Module, inputs: Iterator[Tensor], mode: str = "full") -> None:
-    """Batch-norm statistics taken anew as the plain mean over some training batches, under the weights as they are.
+    """Replace batch-norm statistics by the plain mean over some training batches, with the current weights.
 
-    Those of a backbone that is frozen stay.
+    Those of a frozen backbone stay.
 
-    The moving average lags behind weights that move fast, so that after a short fit it says more about the schedule than
-    about the weights: 40 steps from scratch on the 11 organs score an AUC of 0.72 with it and 0.93 with these.
+    The moving average lags behind weights that move fast, so after a short fit it reflects the schedule more than the weights.
+    After 40 steps from scratch on the 11 organs the AUC is 0.72 with it and 0.93 with these.
 
     Source: Wu and Johnson, "Rethinking Batch in BatchNorm", arXiv 2105.07576, §3 (PreciseBN).
     """
@@ -202,7 +202,7 @@ def calibrate(network: nn.Module, inputs: Iterator[Tensor], mode: str = "full") 
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # of all batches alike
+            norm.momentum = None  # equal weight for all batches
         with torch.no_grad():
             for images in batches:
                 network(images)
@@ -214,8 +214,8 @@ def calibrate(network: nn.Module, inputs: Iterator[Tensor], mode: str = "full") 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
     """Groups for the optimiser: head and backbone blocks, biases and norms without weight decay.
 
-    With layer decay d, the block k blocks below the head learns at d^k of the rate. A block is what makes one map of the map
-    before, or the stem; in backbones that are put together of others, each of their parts.
+    With layer decay d, the block k blocks below the head gets d^k of the rate. A block is the part that computes one map from the
+    previous one, or the stem; in backbones composed of others, each of their parts.
     """
     depth = _blocks_below(network.get_submodule("backbone"))
     found: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -246,7 +246,7 @@ def _blocks_below(backbone: nn.Module) -> dict[str, int]:
 
 
 def order(num_cases: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The cases of a step, int64 `(batch_size,)`: one endless row of shuffled epochs, cut into batches."""
+    """The cases of a step, int64 `(batch_size,)`: an endless sequence of shuffled epochs, cut into batches."""
     first = step * batch_size
     epochs = range(first // num_cases, (first + batch_size - 1) // num_cases + 1)
     row = np.concatenate([rng(seed, "order", epoch).permutation(num_cases) for epoch in epochs])
@@ -256,7 +256,7 @@ def order(num_cases: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 
 @contextmanager
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
-    """A block in which torch's own generator is a function of names; its state outside is left as it was."""
+    """A block in which torch's own generator is a function of names; its state outside is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, *names) >> 1)
         yield

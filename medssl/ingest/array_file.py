@@ -1,4 +1,6 @@
-"""The array file of one volume while its slices come in: its room is taken at once, a slice is one write, hashed on the way."""
+"""The array file of one volume while its slices arrive: space is reserved at the start, each slice is one write, hashed on the
+way.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,18 @@ from medssl.core.files import sha256_file
 from medssl.volume.geometry import Reorientation
 
 WAITING = 16
-"""Planes that may wait to be hashed before the threads that decode them wait too."""
+"""Planes that may wait for hashing before the decoding threads wait too."""
 
 
 class ArrayFile:
-    """A `.npy` in Fortran order of `shape`, filled by source slices that `turn` puts into their place. Use as a context.
+    """A `.npy` in Fortran order of `shape`, filled with source slices that `turn` puts into their places. Use as a context.
 
-    Slices that are planes along the last axis are written with one call, which spares a page fault for every 4 kB of a
-    memory map, and hashed from memory; other orientations go through the map, and the file is hashed at the end.
+    Slices that are planes along the last axis are written with one call, which avoids a page fault for every 4 kB of a memory
+    map,
+    and hashed from memory. Other orientations go through the map, and the file is hashed at the end.
 
     Raises:
-        OSError: there is no room on the disk; nothing was decoded yet.
+        OSError: the disk has no room; nothing was decoded yet.
     """
 
     def __init__(self, target: Path, dtype: str, shape: tuple[int, ...], turn: Reorientation) -> None:
@@ -39,7 +42,7 @@ class ArrayFile:
         self._hashed, self._hashing = 0, threading.Lock()
         self._descriptor = os.open(target, os.O_WRONLY)
         try:
-            # a map of a file that has no blocks kills the process when the disk is full
+            # a map of a file without blocks kills the process when the disk is full
             os.posix_fallocate(self._descriptor, 0, self._offset + self._array.nbytes)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
@@ -60,12 +63,12 @@ class ArrayFile:
 
     @property
     def order(self) -> range:
-        """The source slices as they lie in the file; in this order they are hashed soonest."""
+        """The source slices in the order of the file; in this order they are hashed soonest."""
         axis = self._turn.axes.index(2)
         return range(self._array.shape[axis])[:: -1 if self._turn.flips[axis] else 1]
 
     def put(self, k: int, values: np.ndarray) -> None:
-        """Slice `k` of the source stack, `(i, j)` of the source. Several threads may put slices."""
+        """Write slice `k` of the source stack, `(i, j)` of the source. Several threads may write slices."""
         if not self._is_plane:
             self._turn.restore(self._array)[:, :, k] = values
             return
@@ -80,7 +83,7 @@ class ArrayFile:
         self._hash(place, whole)
 
     def _hash(self, place: int, plane: memoryview) -> None:
-        """Hash the planes whose turn it is, in one thread at a time; the others go on decoding."""
+        """Hash the planes that are next in order, in one thread at a time; the others keep decoding."""
         self._waiting[place] = plane
         while self._hashed in self._waiting and self._hashing.acquire(blocking=len(self._waiting) > WAITING):
             try:

@@ -1,14 +1,14 @@
-"""The checks on the decoded values of a volume: the one signature that every file of `checks/` has, and how they are run.
+"""The checks on the decoded values of a volume: the signature of every file of `checks/`, and how they run.
 
 A check is one file `checks/<name>.py` that nothing else names. It holds a function `<name>(series) -> Finding | None` and,
 as literals at its top:
 
-- `APPLIES_TO`: the modalities whose volumes it looks at, such as `("CT",)`, or None for every volume;
+- `APPLIES_TO`: the modalities whose volumes it checks, such as `("CT",)`, or None for every volume;
 - `CODES`: the codes that it may find, words of `ingest/codes.py` or its own;
-- `SENTENCES`, where it has codes of its own: what each of them means, such as `{"grid": "a grid is drawn over the image"}`.
+- `SENTENCES`, if it has its own codes: the meaning of each, such as `{"grid": "a grid is drawn over the image"}`.
 
-It runs in the reading process, on what a hostile file may have made of a volume: it must not raise, it must give the same
-answer each time, and it must not change what it was given. What it imports at its top is loaded once, before any file is read.
+It runs in the reading process, on volumes that may come from a hostile file. It must not raise, must give the same answer each
+time, and must not change its input. Its top-level imports are loaded once, before any file is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from medssl.ingest.refusal import Refusal
 
 @dataclass(frozen=True)
 class Series:
-    """A decoded volume as the checks see it."""
+    """A decoded volume, as input of the checks."""
 
     modality: str
     values: np.ndarray
@@ -38,9 +38,9 @@ class Series:
     rescales: list[tuple[float, float]]
     """(slope, intercept) of each slice."""
     highest: float | None = None
-    """The maximum of all voxels in value units, where it is known; `values` is a sample."""
+    """The maximum of all voxels in value units, if known; `values` is a sample."""
     named_as_mask: bool = False
-    """Whether the name of its file holds a word of a mask."""
+    """Whether the name of its file contains a mask word."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,24 @@ class Finding:
 
 
 class Check(Protocol):
-    """What a file of `checks/` holds; its options, if any, are keyword-only and have defaults."""
+    """The interface of a file of `checks/`; its options, if any, are keyword-only and have defaults."""
 
     def __call__(self, series: Series) -> Finding | None:
-        """What is wrong with a series, or nothing."""
+        """The problem of a series, or None."""
 
 
 @functools.cache
 def found_checks() -> dict[str, ModuleType]:
     """The files of `checks/` by name, sorted, imported at the first call.
 
-    `core/plugins.py` gives the same names, but a reading process has no room for what it imports.
+    `core/plugins.py` gives the same names, but its imports are too large for a reading process.
     """
     names = sorted(module.name for module in pkgutil.iter_modules(checks.__path__) if not module.name.startswith("_"))
     return {name: importlib.import_module(f"{checks.__name__}.{name}") for name in names}
 
 
 def run_checks(series: Series) -> list[str]:
-    """The codes of what the checks warn of in a series.
+    """The codes of the checks' warnings about a series.
 
     Raises:
         Refusal: a check refuses it.

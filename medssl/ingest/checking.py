@@ -1,4 +1,4 @@
-"""A look at a source without a study: its ledger, and what became of every file. Nothing is left on disk."""
+"""A check of a source without a study: its ledger, and the outcome for every file. Nothing is left on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "check"
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of a source."""
+    """The outcome for a source."""
 
     series: list[Row]
     """rows of `series.tsv`"""
@@ -37,9 +37,9 @@ class Checked:
     items: list[Row]
     """every file with its code, sentence and ids (`items.COLUMNS`)"""
     remarks: list[str]
-    """what ingest would say at its end (`remarks.py`)"""
+    """ingest's remarks at its end (`remarks.py`)"""
     keyed: bool
-    """whether the ids are made with a key that studies may have, or hold for this path alone"""
+    """whether the ids use a key that studies may have, or are valid only for this path"""
     key: bytes = field(repr=False)
     """the key"""
 
@@ -57,10 +57,10 @@ def check_source(
     Args:
         path: a folder or one file.
         options: of stage ingest; the defaults if None.
-        labels: a label table, for what it says of patients, splits and masks.
-        id_key: a file with the key of the ids; None takes the one in `.medssl` where there is one, so that the ids are those of
-            the studies there, else ids that hold for this path alone.
-        name: the source's name in the study: ids made of file names depend on it.
+        labels: a label table, for its patients, splits and masks.
+        id_key: a file with the key of the ids. None takes the one in `.medssl` if there is one, so that ids equal those of the
+            studies there; otherwise ids are valid only for this path.
+        name: the source's name in the study; ids from file names depend on it.
 
     Raises:
         StudyError: nothing is there, or the key cannot be used.

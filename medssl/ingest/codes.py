@@ -1,4 +1,4 @@
-"""Every word that `rejected.tsv` may use as a reason, with what it means. A check may bring words of its own."""
+"""Every word that `rejected.tsv` may use as a reason, with its meaning. A check may add its own words."""
 
 from __future__ import annotations
 
@@ -119,10 +119,10 @@ CODES: dict[str, str] = {
 
 
 def sentence_of(code: str) -> str:
-    """What a code means, in the words of the table or of the check that brings it.
+    """The meaning of a code, from the table or from the check that adds it.
 
     Raises:
-        ValueError: nobody knows the code.
+        ValueError: the code is unknown.
     """
     sentence = CODES.get(code) or codes_of_checks().get(code)
     if sentence is None:
@@ -131,7 +131,7 @@ def sentence_of(code: str) -> str:
 
 
 def codes_of_checks() -> dict[str, str]:
-    """The codes that checks bring themselves: the literal `SENTENCES` of their files, read from the source text."""
+    """The codes that checks add: the literal `SENTENCES` of their files, read from the source text."""
     found: dict[str, str] = {}
     for path in sorted(CHECKS.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

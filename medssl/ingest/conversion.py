@@ -1,4 +1,4 @@
-"""One group of files becomes volumes and refusals: requests go to the reading processes, their answers into the ledger."""
+"""Turns one group of files into volumes and refusals: requests go to the reading processes, their answers into the ledger."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def convert_group(rows: list[Row], source: Source, new_file: NewFile) -> Outcome
 
 
 def _said_of_most(rows: list[Row]) -> str:
-    """The sentence of files refused for one reason; where theirs differ, that of most, and of how many it is true."""
+    """The sentence for files refused for one reason; if theirs differ, the most common one and how many files it concerns."""
     counts = Counter(row["sentence"] for row in rows)
     sentence, count = counts.most_common(1)[0]
     return sentence if count == len(rows) else f"{sentence.removesuffix('.')} ({count} of {len(rows)} files)."

@@ -1,4 +1,4 @@
-"""A DICOM series becomes volumes; its label object becomes the mask of the volume that it fits."""
+"""Turns a DICOM series into volumes, and its label object into the mask of the matching volume."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def convert_series(rows: list[Row], source: Source, new_file: NewFile, outcome: 
 
 
 def _convert_labels(labels: list[Row], source: Source, new_file: NewFile, outcome: Outcome) -> None:
-    """The DICOM label object (SEG, RTSTRUCT) of this series, on the grid of the volume that it fits."""
+    """The DICOM label object (SEG, RTSTRUCT) of this series, on the grid of the matching volume."""
     refusal = Refusal("mask_without_image")
     if outcome.volumes and len(labels) > 1:
         refusal = Refusal("several_masks", f"{len(labels)} label objects for one series; list the others under `skip`")
@@ -113,7 +113,7 @@ def _convert_labels(labels: list[Row], source: Source, new_file: NewFile, outcom
 
 
 def _volume_id(key: bytes, series: str, stack: Stack, taken: set[str]) -> str:
-    """The id of a series' only volume, or of one of several by the images in it; never one that is taken."""
+    """The id of a series' only volume, or of one of several by its images; never one that is in use."""
     names = [] if stack.alone else ["of", *stack.instances]
     count = 0
     while (volume_id := minted(key, "v", series, *names, *([str(count)] if count else []))) in taken:
@@ -123,7 +123,7 @@ def _volume_id(key: bytes, series: str, stack: Stack, taken: set[str]) -> str:
 
 
 def _is_complete(headers: list[Header]) -> bool:
-    """Whether a series says how many images it has and all are here (or it is one multi-frame file)."""
+    """Whether a series states how many images it has and all are here (or it is one multi-frame file)."""
     if len(headers) == 1 and (headers[0].per_frame or headers[0].tiles):
         return True
     return any(header.declared_images == len(headers) for header in headers)

@@ -73,7 +73,7 @@ def _says_a_mask(name: str) -> bool:
 
 
 def _part(said: str | None) -> str | None:
-    """The part that a picture is of, as the label table or its folder has it.
+    """The part of a picture, from the label table or its folder.
 
     Raises:
         StudyError: there is no such part.
@@ -145,5 +145,5 @@ def _accept_images(
 
 
 def picture_labels(rows: list[Row]) -> dict[str, tuple[str, str | None]]:
-    """Class and split of the pictures of an inventory from their folders, where these leave no doubt."""
+    """Class and split of an inventory's pictures from their folders, if these are unambiguous."""
     return folder_labels([row["name"] for row in rows if row["format"] == "png"])

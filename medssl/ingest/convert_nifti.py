@@ -1,4 +1,4 @@
-"""A NIfTI, NRRD or MetaImage file becomes a volume for each of its time points; its mask goes with the first."""
+"""Turns a NIfTI, NRRD or MetaImage file into a volume for each of its time points; its mask goes with the first."""
 
 from __future__ import annotations
 

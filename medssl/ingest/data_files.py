@@ -1,4 +1,4 @@
-"""Headers whose values lie in a file beside them (NRRD, MetaImage): which listed file that is, so that each counts once."""
+"""Headers whose values lie in a separate file (NRRD, MetaImage): finds that file in the listing, so that each counts once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from medssl.ingest.refusal import Refusal, Request
 Row = dict[str, Any]
 
 DATA = "data"
-"""Format and role of a file that holds the values of another's header."""
+"""Format and role of a file that holds the values of another file's header."""
 
 
 def claim_data_files(rows: list[Row]) -> list[tuple[Row, Row]]:
-    """Give every header its data file: (header, data file), both rows of the inventory and changed in place.
+    """Match every header with its data file: (header, data file), both rows of the inventory and changed in place.
 
-    A header without a data file of its own is refused; a data file whose header has gone is not an image.
+    A header without its own data file is refused; a data file whose header is missing is not an image.
     """
     by_name = {row["name"]: row for row in rows}
     claimed: list[tuple[Row, Row]] = []
@@ -54,12 +54,12 @@ def claim_data_files(rows: list[Row]) -> list[tuple[Row, Row]]:
 
 
 def follow(header: Row, data: Row) -> None:
-    """The data file shares its header's group and its refusal."""
+    """Give the data file its header's group and refusal."""
     data |= {"group": header["group"], "role": DATA, "code": header["code"], "sentence": header["sentence"]}
 
 
 def data_request(row: Row, root: Path) -> Request | None:
-    """The data file of a header as the reading process is asked for it, or None where the values lie in the file itself."""
+    """The request for a header's data file, or None if the values lie in the file itself."""
     header = json.loads(row["header"])
     if header.get("data_file") is None:
         return None

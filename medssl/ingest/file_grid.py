@@ -1,4 +1,4 @@
-"""What NRRD and MetaImage have in common: a header of text, one data file, a grid of three axes."""
+"""What NRRD and MetaImage have in common: a text header, one data file, a grid of three axes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from medssl.ingest.refusal import Refusal
 from medssl.volume.geometry import is_usable
 
 MAX_HEADER_BYTES = 1 << 20
-"""A header holds more than its fields: 3D Slicer writes some lines for each segment, ITK the tags of the DICOM series."""
+"""Limit of a header, which holds more than its fields: 3D Slicer adds lines for each segment, ITK the tags of the DICOM series.
+"""
 
 _UNITS_MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3}
 _UNITS_MM |= {"cm": 10.0, "m": 1e3, "meter": 1e3, "": 1.0, "???": 1.0, "?": 1.0}
@@ -29,7 +30,7 @@ def as_header(
     packed: bool,
     data_file: str | None,
 ) -> dict[str, Any]:
-    """A header in the form that `packed.read_stored` takes; an attached file must be able to hold what it declares.
+    """A header in the form for `packed.read_stored`; an attached file must be large enough for what it declares.
 
     Raises:
         Refusal: `bad_affine`, `truncated`, `corrupt` or `bomb`.
@@ -54,10 +55,10 @@ def as_header(
 
 
 def plain_name(name: str) -> str:
-    """The name of a data file beside its header.
+    """The name of a data file in its header's folder.
 
     Raises:
-        Refusal: `missing_data` where the name leads to another folder, `many_files` where it stands for several files.
+        Refusal: `missing_data` if the name leads to another folder, `many_files` if it denotes several files.
     """
     name = name.strip().removeprefix("./")
     if name.upper() == "LIST" or name.upper().startswith("LIST ") or "%" in name:
@@ -71,7 +72,7 @@ def unit_mm(word: str) -> float:
     """Millimetres in a unit of length.
 
     Raises:
-        Refusal: the unit is not known.
+        Refusal: the unit is unknown.
     """
     found = _UNITS_MM.get(word.strip().strip('"').lower())
     if found is None:

@@ -1,4 +1,4 @@
-"""Every file of a source, what it is and which group it belongs to: headers only, in a table that stays private."""
+"""Every file of a source, with its kind and its group: from headers only, in a table that stays private."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Labels:
-    """What a labels table says of whose an image is, by relative file name; what it shows is read later (`label_files`)."""
+    """The patients, parts and masks in a labels table, by relative file name; classes are read later (`label_files`)."""
 
     split: dict[str, str] = field(default_factory=dict)
     subject: dict[str, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Labels:
         return cls(**{name: {row["file"]: row[name] for row in rows if name in row} for name in IDENTITY_COLUMNS})
 
     def subject_at(self, name: str) -> str | None:
-        """Whose a file is: by its relative path, else by the nearest of its folders that the table names."""
+        """The patient of a file: by its relative path, else by the nearest of its folders in the table."""
         while name:
             if name in self.subject:
                 return self.subject[name]
@@ -60,10 +60,10 @@ class Labels:
 
 
 def labels_of(wanted: str | None, files: Iterable[str] = ()) -> Labels:
-    """What a label table says of whose an image is; a folder of masks and folders of classes say nothing of that.
+    """The patients, parts and masks in a label table; a folder of masks and folders of classes have none.
 
     Raises:
-        StudyError: a row has the part or mask of one of `files` by another name than its path, or two rows name one mask.
+        StudyError: a row names one of `files` by another name than its path for a part or mask, or two rows name one mask.
     """
     if not (wanted and is_label_table(wanted) and Path(wanted).is_file()):
         return Labels()
@@ -96,7 +96,7 @@ def inventory(
     known: dict[tuple[str, int, int], Row] | None = None,
     advance: Any = None,
 ) -> list[Row]:
-    """One row per listed file, in listing order; headers of unchanged files are taken from `known`."""
+    """One row per listed file, in listing order; headers of unchanged files come from `known`."""
     rows = headers(listing, root, readers, no_space=options.no_space, known=known, advance=advance)
     _group(rows, own_key, options, labels)
     for row in rows:
@@ -118,7 +118,7 @@ def to_text(rows: list[Row]) -> Iterator[str]:
 
 
 def of_text(lines: Iterable[str]) -> list[Row]:
-    """The inventory that `to_text` made lines of."""
+    """The inverse of `to_text`."""
     rows = [json.loads(line) for line in lines]
     return [row | {"name": unspelled(row["name"])} for row in rows]
 
@@ -132,7 +132,7 @@ def headers(
     known: dict[tuple[str, int, int], Row] | None = None,
     advance: Any = None,
 ) -> list[Row]:
-    """What each listed file is, in listing order, or the code of its refusal."""
+    """The kind of each listed file, in listing order, or the code of its refusal."""
     known = known or {}
     rows: list[Row] = []
     asked: list[int] = []
@@ -204,7 +204,7 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
     mark_unread(rows)
     _mark_pictures(rows, key)
     _name_patients([row for row in nifti if row["role"] == "image" and not row["code"]], options, labels)
-    # a mask that cannot be read takes its image's word for what it is: the image goes on without it
+    # a mask that cannot be read follows its image's decision; the image is accepted without it
     for row in rows:
         if row["format"] == "png":
             header = json.loads(row["header"])
@@ -214,7 +214,7 @@ def _group(rows: list[Row], key: bytes, options: IngestOptions, labels: Labels) 
 
 
 def _name_patients(images: list[Row], options: IngestOptions, labels: Labels) -> None:
-    """Fill in `subject` of images on a grid: the label table's word for the file or its folder, else the name's."""
+    """Fill in `subject` of images on a grid: from the label table by file or folder, else from the name."""
     said = {row["name"]: labels.subject_at(row["name"]) for row in images}
     named = subjects_of([name for name, subject in said.items() if not subject], options.subject_pattern)
     for row in images:
@@ -222,7 +222,7 @@ def _name_patients(images: list[Row], options: IngestOptions, labels: Labels) ->
 
 
 def _mark_pictures(rows: list[Row], key: bytes) -> None:
-    """Pictures that are masks of others by their names are refused; image sets that lie beside volumes are marked."""
+    """Refuse pictures whose names mark them as masks of others; mark image sets that lie beside volumes."""
     pictures = [row for row in rows if row["format"] == "png"]
     pairing = pair_masks([without_suffix(row["name"]) for row in pictures], beside=False)
     masks = {*pairing.masks.values(), *pairing.unclear, *(mask for several in pairing.several.values() for mask in several)}
@@ -239,7 +239,7 @@ def _refuse(row: Row, refusal: Refusal, key: bytes) -> None:
 
 
 def _dicom_groups(rows: list[Row], key: bytes) -> None:
-    """Images that state no series, or one each, are joined; label objects go with the series they describe."""
+    """Join images without a series, or with a series each; add label objects to the series that they describe."""
     joined = joint_series(rows, key)
     for row in rows:
         row["group"] = joined.get(row["series"], row["group"])
@@ -249,7 +249,7 @@ def _dicom_groups(rows: list[Row], key: bytes) -> None:
 
 
 def _taint(rows: list[Row]) -> None:
-    """A file that cannot be read casts doubt on the series that it may have belonged to."""
+    """An unreadable file casts doubt on the series that it may have belonged to."""
     doubtful, beside = series_in_doubt(rows)
     words = {group: (kinds_in_words(files), _names_in_words(files)) for group, files in doubtful.items()}
     for row in rows:
@@ -267,9 +267,9 @@ def _names_in_words(files: list[Row]) -> str:
 
 
 def nifti_modality(name: str, options: IngestOptions, stated: str = "") -> str:
-    """The modality of a file on a grid: its header's word (`stated`), else the study file's, else the name's.
+    """The modality of a file on a grid: from its header (`stated`), else from the study file, else from the name.
 
-    Of a list in the study file the name's, else the only one.
+    For a list in the study file: from the name, else its only entry.
     """
     if stated:
         return stated

@@ -1,4 +1,4 @@
-"""The private table of a source: what became of every file, and which files each id of the ledgers stands for."""
+"""The private table of a source: the outcome for every file, and the files behind each id of the ledgers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from medssl.core.listing import minted, spelled
 Row = dict[str, Any]
 
 COLUMNS = ["file", "code", "sentence", "item_id", "series_id", "volume_id", "subject_id", "image_id", "part"]
-"""A row per file and per volume or refusal that it has a part in; `file` as `core/listing.spelled` writes it. An NPZ set has a
-row per image, and `part` says which one it is: `train_images[17]`."""
+"""A row per file and per volume or refusal that it contributes to; `file` as `core/listing.spelled` writes it. An NPZ set has a
+row per image, and `part` names it: `train_images[17]`.
+"""
 
 
 def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> list[Row]:
@@ -19,9 +20,9 @@ def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> 
 
     Args:
         record: `series` and `rejected` (rows of the ledgers), `sources` (volume id → names of its files), `refused` (item id →
-            names of its files), `said` (item id → file → a sentence on it alone) and `parts` (volume id → image id → its place
+            names of its files), `said` (item id → file → its own sentence) and `parts` (volume id → image id → its place
             in the file).
-        said: name → code and sentence of a file that was refused by itself, which say more than those of its group.
+        said: name → code and sentence of a file with its own refusal, which is more specific than that of its group.
         own_key: of the ids of pictures.
     """
     rows = []
@@ -53,7 +54,7 @@ def label_item_rows(placed: Iterable[tuple[str, Row]], refused: Iterable[tuple[R
 
 
 def said_of(rows: Iterable[Row]) -> dict[str, tuple[str, str]]:
-    """Code and sentence of each file of the inventory that was refused by itself."""
+    """Code and sentence of each file of the inventory that has its own refusal."""
     return {row["name"]: (row["code"], row["sentence"]) for row in rows if row["code"]}
 
 

@@ -18,7 +18,7 @@ MASK_ENTITY = re.compile(r"(seg|desc|label|space|res|den|atlas)-[A-Za-z0-9]+")
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """What a label can be given to: a volume (`index` None) or an image of an image set."""
+    """A possible target of a label: a volume (`index` None) or an image of an image set."""
 
     volume_id: str
     index: int | None
@@ -30,17 +30,17 @@ class LabelTarget:
 
 @dataclass(frozen=True)
 class Given:
-    """What a table says of an item."""
+    """The entries of a table for an item."""
 
     label: str | None
     groups: dict[str, str]
 
 
 class Matcher:
-    """Finds the items that an id stands for."""
+    """Finds the items for an id."""
 
     def __init__(self, items: Sequence[LabelTarget], key_ids: Callable[[str], tuple[str, ...]]) -> None:
-        """`key_ids`: the keyed ids that a patient id or a series UID would have had."""
+        """`key_ids`: the keyed ids for a patient id or a series UID."""
         self._key_ids = key_ids
         self._certain: dict[str, set[int]] = defaultdict(set)
         self._short: dict[str, set[int]] = defaultdict(set)
@@ -54,10 +54,10 @@ class Matcher:
                     self._short[name].add(number)
 
     def find(self, name: str) -> list[int]:
-        """Numbers of the items that an id stands for: a path, a folder, a patient, a series, or a file's name alone.
+        """Numbers of the items for an id: a path, a folder, a patient, a series, or a bare file name.
 
         Raises:
-            StudyError: a bare name stands for several images.
+            StudyError: a bare name fits several images.
         """
         tidy = tidy_id(name)
         for candidate in (tidy, *self._key_ids(name)):
@@ -72,15 +72,15 @@ class Matcher:
 
 
 def given_by_table(rows: Sequence[LabelRow], matcher: Matcher, groups: Sequence[str]) -> tuple[dict[int, Given], int]:
-    """What a table says, by item number, and how many of its rows are for no item.
+    """The entries of a table, by item number, and how many of its rows match no item.
 
     Args:
         rows: of the table, see `read_label_table`.
         matcher: of the items.
-        groups: columns whose values make subgroups.
+        groups: columns whose values define subgroups.
 
     Raises:
-        StudyError: no row is for an image, two rows contradict each other, or a subgroup column cannot be one.
+        StudyError: no row matches an image, two rows contradict each other, or a column cannot define subgroups.
     """
     for problem in group_problems(rows, groups):
         raise StudyError(problem)
@@ -118,13 +118,14 @@ def given_by_folders(items: Sequence[LabelTarget]) -> dict[int, Given]:
 def meant_by(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: str | None = None) -> dict[str, list[str]]:
     """The volumes that each mask file may be for: relative name of the label folder → volume ids, none, one or several.
 
-    A mask is for the image whose name it bears, without the words and BIDS entities that say that it is a mask. Folders
-    decide only where several images have one name.
+    A mask is for the image with the same name, without the words and BIDS entities that mark a mask. Folders decide only if
+    several
+    images have one name.
 
     Args:
         images: volume id → relative names of its files.
         names: of the NIfTI files of the label folder.
-        pattern: a glob that says which of them are masks; else their last word or folder does, else all are.
+        pattern: a glob that selects the masks; else their last word or folder does, else all are.
     """
     if pattern:
         chosen = [name for name in names if fnmatch(name, pattern) or fnmatch(name.split("/")[-1], pattern)]
@@ -146,7 +147,7 @@ def meant_by(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: 
 
 
 def image_stems(name: str) -> list[str]:
-    """The names under which a mask may know an image.
+    """The names by which a mask may refer to an image.
 
     >>> image_stems("imagesTr/case_1_0000.nii.gz"), image_stems("sub-01_T1w.nii.gz")
     (['case_1_0000', 'case_1'], ['sub-01_T1w', 'sub-01'])

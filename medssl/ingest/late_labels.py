@@ -1,4 +1,4 @@
-"""Labels that come after the images: whose they are, and how a mask gets onto the grid of its volume."""
+"""Labels that come after the images: matching them with images, and resampling masks onto their volumes' grids."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medssl.ingest.refusal import NAME_IT, Answer, Refusal, several_meant
 from medssl.ingest.source import BASE_MEMORY_MB
 
 NO_LABELS = ("not_an_image", "dicomdir", "archive")
-"""Codes of what lies beside masks and never was one: tables of names, notes."""
+"""Codes of files beside masks that never were masks: tables of names, notes."""
 
 
 def label_rows(items: list[LabelTarget], given: dict[int, Given]) -> list[Row]:
-    """Rows of `labels.parquet` from what was said of the items, by number."""
+    """Rows of `labels.parquet` from the entries for the items, by number."""
     return [
         {
             **{"volume_id": items[number].volume_id, "index": items[number].index, "label": said.label, "mask": None},
@@ -55,7 +55,7 @@ def pair_with_volumes(rows: list[Row], volumes: list[LabelTarget], pattern: str 
 
 
 def unplaced(rows: list[Row], pairs: dict[str, list[Row]]) -> list[tuple[str, str, Row]]:
-    """Label files that no volume takes, as (code, sentence, row): for no image, or not to be read; not what is no label."""
+    """Label files without a volume, as (code, sentence, row): unmatched or unreadable; files that are not labels are skipped."""
     paired = {mask["name"] for masks in pairs.values() for mask in masks}
     left = [row for row in rows if row["name"] not in paired and row["code"] not in NO_LABELS]
     stranger = "a label file whose image is not in this source"
@@ -68,7 +68,7 @@ def unplaced(rows: list[Row], pairs: dict[str, list[Row]]) -> list[tuple[str, st
 
 
 def refused_in_words(rejected: list[Row]) -> str:
-    """`2 label files refused: mask_values 1, mask_without_image 1`; nothing where none was."""
+    """`2 label files refused: mask_values 1, mask_without_image 1`; empty if none was."""
     counts: Counter[str] = Counter()
     for row in rejected:
         counts[row["code"]] += int(row["num_files"])
@@ -78,12 +78,12 @@ def refused_in_words(rejected: list[Row]) -> str:
 
 
 def is_first(row: Row) -> bool:
-    """Whether a row is a volume, the first of its time points: what a mask is for."""
+    """Whether a row is a volume, the first of its time points, which masks are for."""
     return row["kind"] == "volume" and row["time_index"] in (None, 0)
 
 
 def place_mask(mask: Row, root: Path, volume: Row, readers: ReadingPool, no_space: str, target: Path) -> Answer:
-    """Write a mask that came apart from its image on that volume's grid; the answer of the readers, or a refusal.
+    """Write a mask that came separately from its image on that volume's grid; the readers' answer, or a refusal.
 
     Args:
         mask: its row of the inventory (NIfTI, NRRD, MetaImage, or a DICOM label object).

@@ -12,11 +12,11 @@ from medssl.ingest.refusal import Answer
 
 Row = dict[str, Any]
 NO_REFUSALS = ("not_an_image", "duplicate", "dicomdir", "skipped", "other_modality")
-"""Codes of what is merely set aside: it counts towards no limit."""
+"""Codes of files that are merely set aside and count towards no limit."""
 
 
 def volume_row(volume_id: str, answer: Answer) -> Row:
-    """A row of `series.tsv` as far as the grid and values of a volume say it."""
+    """The part of a row of `series.tsv` that depends on a volume's grid and values."""
     row: Row = dict.fromkeys(SERIES.names)
     return row | {
         "volume_id": volume_id,
@@ -36,10 +36,10 @@ def volume_row(volume_id: str, answer: Answer) -> Row:
 
 
 def check_refusals(source: str, series: list[Row], rejected: list[Row], limit: float, items: Path) -> None:
-    """Stop where a source was refused as a whole, or more of it than a share `limit` of its groups.
+    """Stop if a source was refused as a whole, or more than a share `limit` of its groups.
 
     Raises:
-        TooManyRefusalsError: with the reasons by number of files, and the private table `items` that has every file.
+        TooManyRefusalsError: with the reasons by number of files, and the private table `items` that lists every file.
     """
     counts = Counter({row["code"]: 0 for row in rejected})
     for row in rejected:

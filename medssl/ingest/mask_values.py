@@ -1,4 +1,4 @@
-"""Whether planes of an image have the values of a mask: a few, all of them whole, the lowest 0."""
+"""Whether planes of an image have the values of a mask: a few, all whole numbers, the lowest 0."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def mask_values(
     most: int = 64,
     coarse: int = 7,
 ) -> str | None:
-    """What planes `(i, j)` of stored values have of a mask, in words; None where they have nothing of one.
+    """In what way planes `(i, j)` of stored values resemble a mask, in words; None if they do not.
 
-    Images have hundreds of values: the noise of a scanner alone has dozens. An empty mask, which holds 0 alone, counts where its
-    name says what it is.
+    Images have hundreds of values: the noise of a scanner alone has dozens. An empty mask, which holds only 0, counts if its name
+    marks it as one.
 
-    `most`: values that the planes of a mask may have; every `coarse`-th voxel of a plane is enough to know an image.
+    `most`: values that the planes of a mask may have; every `coarse`-th voxel of a plane is enough to recognise an image.
     """
     planes = list(planes)
     found: set[float] = set()

@@ -1,8 +1,8 @@
-"""MetaImage: a header of lines `key = value`, of bounded length and of allow-listed keys alone.
+"""MetaImage: a header of lines `key = value`, of bounded length and with allow-listed keys only.
 
-The library that writes these files, ITK, is no reader for hostile ones: it opens what a header names, wherever it lies.
+The library that writes these files, ITK, cannot be used on hostile ones: it opens whatever a header names, anywhere.
 
-Source: MetaIO, https://itk.org/Wiki/MetaIO/Documentation, and what ITK's MetaImageIO makes of each key.
+Source: MetaIO, https://itk.org/Wiki/MetaIO/Documentation, and ITK's MetaImageIO for the meaning of each key.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ KEYS = frozenset(
     ]
 )
 MODALITIES = {"MET_MOD_CT": "CT", "MET_MOD_MR": "MR", "MET_MOD_US": "OT"}
-"""What the key Modality says; nuclear medicine (MET_MOD_NM) may be PET or not, and OTHER and UNKNOWN say nothing."""
+"""Values of the key Modality; nuclear medicine (MET_MOD_NM) may be PET or not, and OTHER and UNKNOWN carry no information."""
 _OPPOSITE = str.maketrans("LRPAIS", "RLAPSI")
 
 
 def read_metaimage_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, Any]:
-    """Shape, affine (RAS+ mm), stored type and where the values are; nothing of the free-text fields.
+    """Shape, affine (RAS+ mm), stored type and location of the values; no free-text fields.
 
     Raises:
         Refusal: the header or its space cannot be trusted, or the file is too short for what it declares.
@@ -81,7 +81,7 @@ def read_metaimage_header(data: Buffer, *, no_space: str = "refuse") -> dict[str
 
 
 def _keys(data: Buffer) -> tuple[dict[str, str], int]:
-    """The allow-listed keys, up to the one that ends the header, and where the header ends."""
+    """The allow-listed keys, up to the one that ends the header, and the header's end."""
     head = bytes(data[:MAX_HEADER_BYTES])
     found: dict[str, str] = {}
     at = 0
@@ -121,7 +121,7 @@ def _affine(keys: dict[str, str], no_space: str) -> np.ndarray:
     affine[:3, 3] = np.array(_numbers(keys, "Offset", 3)) * mm
     affine = LPS_TO_RAS @ affine
     said, codes = keys.get("AnatomicalOrientation", ""), axis_codes(affine)
-    # ITK's letters say where an axis comes from, older files' where it runs to
+    # ITK's letters give the origin of an axis, older files' its direction
     if sorted(said.translate(str.maketrans("RPI", "LAS"))) == ["A", "L", "S"] and said not in (codes, codes.translate(_OPPOSITE)):
         raise Refusal("bad_affine", "AnatomicalOrientation contradicts TransformMatrix")
     return affine
@@ -131,7 +131,7 @@ def _numbers(keys: dict[str, str], name: str, count: int | None = None, *, whole
     """The numbers of a key.
 
     Raises:
-        Refusal: they are none, or another number of them.
+        Refusal: they are not numbers, or of another count.
     """
     words = keys.get(name, "").split()
     try:

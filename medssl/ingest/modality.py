@@ -1,4 +1,4 @@
-"""Which modalities a source keeps; what is of another one is set aside with a code."""
+"""Which modalities a source keeps; others are set aside with a code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from medssl.ingest.refusal import Refusal
 
 
 def refused_by_modality(rows: list[Row], options: IngestOptions) -> Refusal | None:
-    """Why a DICOM series is refused or set aside before any pixel is read; None where it is not.
+    """Why a DICOM series is refused or set aside before any pixel is read; None if it is accepted.
 
-    Modality is an attribute of the series (PS3.3 C.7.3.1): one that states several contradicts itself, and no part of it is kept,
-    as a slice could be missing without a word.
+    Modality is an attribute of the series (PS3.3 C.7.3.1). A series with several contradicts itself and is refused as a whole, as
+    a
+    slice could be missing unnoticed.
     """
     images = [row for row in rows if row["role"] == "image" and row["format"] == "dicom"]
     stated = sorted({json.loads(row["header"])["modality"] for row in images})
@@ -27,7 +28,7 @@ def refused_by_modality(rows: list[Row], options: IngestOptions) -> Refusal | No
 
 
 def set_aside(rows: list[Row], options: IngestOptions, outcome: Outcome) -> None:
-    """Take the volumes of a group that are of another modality out of an outcome; `rows` are its files."""
+    """Remove the volumes of other modalities from a group's outcome; `rows` are its files."""
     if not options.modalities:
         return
     beside_volumes = any(row["beside_volumes"] for row in rows)

@@ -1,4 +1,4 @@
-"""NIfTI: the header through nibabel, and where it places the image."""
+"""NIfTI: the header through nibabel, and the position of the image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_IMAGES = {
     **{2006: "a displacement field of FSL", 2016: "coefficients of FSL", 2017: "coefficients of FSL"},
     **dict.fromkeys((2007, 2008, 2009), "coefficients of FSL"),
 }
-"""Intent codes of what is no picture of a patient, whatever its shape: a fourth dimension holds components and not time.
+"""Intent codes of files that are not images of a patient, whatever their shape: a fourth dimension holds components, not time.
 
 Source: nifti1.h, NIFTI_INTENT codes; GIFTI's 2001 to 2005; FSL's NewNifti, 2006 to 2018.
 """
@@ -29,7 +29,7 @@ _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
 def read_nifti_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, Any]:
-    """Shape, affine (RAS+ mm), stored type, scaling and where the data are; nothing of the free-text fields.
+    """Shape, affine (RAS+ mm), stored type, scaling and location of the data; no free-text fields.
 
     Raises:
         Refusal: the header or its affine cannot be trusted, or the file is too short for what it declares.
@@ -91,7 +91,7 @@ def read_nifti_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, An
 
 
 def _affine(header: Any, shape: tuple[int, int, int], units_mm: float, no_space: str) -> np.ndarray:
-    """Where the header places the image: the sform, else the qform, in mm; what is not used must agree or be no affine at all."""
+    """The affine of the header in mm: the sform, else the qform. The unused one must agree or be invalid."""
     to_mm = np.diag([units_mm, units_mm, units_mm, 1.0])
     sform = to_mm @ np.array(header.get_sform(), float) if int(header["sform_code"]) > 0 else None
     qforms = [to_mm @ form for form in _qforms(header)] if int(header["qform_code"]) > 0 else []
@@ -117,7 +117,7 @@ def _affine(header: Any, shape: tuple[int, int, int], units_mm: float, no_space:
 
 
 def _qforms(header: Any) -> list[np.ndarray]:
-    """What the quaternion stands for: not finite where it is no rotation, for either hand where pixdim[0] does not say which.
+    """The affines of the quaternion: not finite if it is not a rotation, for both hands if pixdim[0] does not choose one.
 
     Source: nifti1.h, method 2: qfac = pixdim[0] is −1 or 1, and 0 "which should not occur" counts as 1.
     """

@@ -1,6 +1,6 @@
-"""NRRD: the header through pynrrd, of bounded length and of allow-listed fields alone.
+"""NRRD: the header through pynrrd, of bounded length and with allow-listed fields only.
 
-The values are not read by pynrrd: it opens any file that a header names and does not verify what it unpacks.
+pynrrd does not read the values: it would open any file that a header names, and does not verify what it unpacks.
 
 Source: Definition of NRRD File Format, https://teem.sourceforge.net/nrrd/format.html.
 """
@@ -46,13 +46,13 @@ TO_RAS = {
     **{name: (-1.0, 1.0, 1.0) for name in ("left-anterior-superior", "las")},
     **{name: (-1.0, -1.0, 1.0) for name in ("left-posterior-superior", "lps")},
 }
-"""The spaces that are of the patient; the sign of their axes in RAS+."""
+"""The spaces relative to the patient; the sign of their axes in RAS+."""
 
 SCALAR_KINDS = ("domain", "space", "none", "???")
 
 
 def read_nrrd_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, Any]:
-    """Shape, affine (RAS+ mm), stored type and where the values are; nothing of the free-text fields.
+    """Shape, affine (RAS+ mm), stored type and location of the values; no free-text fields.
 
     Raises:
         Refusal: the header or its space cannot be trusted, or the file is too short for what it declares.
@@ -82,7 +82,7 @@ def read_nrrd_header(data: Buffer, *, no_space: str = "refuse") -> dict[str, Any
 
 
 def _fields(data: Buffer) -> tuple[dict[str, Any], int]:
-    """The allow-listed fields as pynrrd reads them, and where the header ends."""
+    """The allow-listed fields as pynrrd reads them, and the header's end."""
     import nrrd
 
     head = bytes(data[:MAX_HEADER_BYTES])
@@ -114,7 +114,7 @@ def _fields(data: Buffer) -> tuple[dict[str, Any], int]:
 
 
 def _axes_of_space(fields: dict[str, Any], sizes: list[int]) -> list[int]:
-    """The three axes that run through the patient.
+    """The three spatial axes.
 
     Raises:
         Refusal: there are others, of colours, vectors, lists or time, or too few.
@@ -142,7 +142,7 @@ def _axes_of_space(fields: dict[str, Any], sizes: list[int]) -> list[int]:
 
 
 def _affine(fields: dict[str, Any], axes: list[int], no_space: str) -> np.ndarray:
-    """From voxels to RAS+ mm; with `no_space: pixdim` the voxel sizes alone.
+    """From voxels to RAS+ mm; with `no_space: pixdim` only the voxel sizes.
 
     Raises:
         Refusal: `no_space`.

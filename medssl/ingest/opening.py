@@ -1,4 +1,4 @@
-"""What a file is, by its content: opened without following links, never waiting on a pipe."""
+"""The kind of a file, by its content: opened without following links, and without waiting on a pipe."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _ARCHIVES = (
 
 
 class Mapped(mmap.mmap):
-    """A mapped file that archive readers take for a file: before Python 3.13 a map says neither where it is nor that it can."""
+    """A mapped file that archive readers accept as a file: before Python 3.13 a map lacks `seekable` and a result of `seek`."""
 
     def seekable(self) -> bool:
-        """It can be read at any place."""
+        """True: it can be read at any place."""
         return True
 
     def seek(self, pos: int, whence: int = os.SEEK_SET) -> int:  # type: ignore[override]
-        """The new place."""
+        """Move to a place and return it."""
         super().seek(pos, whence)  # type: ignore[arg-type]
         return self.tell()
 
 
 READ_MOST = 1 << 21
-"""Bytes up to which a file is read whole: to map all its pages costs more than the copy."""
+"""Bytes up to which a file is read whole: mapping all its pages costs more than the copy."""
 READ_FOR_HEADER = 1 << 16
-"""The same where only its beginning is looked at."""
+"""The same if only its beginning is read."""
 
 
 def open_bytes(path: str | Path) -> Buffer:
@@ -73,7 +73,7 @@ def _open(path: str | Path, read_most: int) -> tuple[Buffer, int]:
 
 
 def _refusal(error: OSError) -> Refusal:
-    """Why the operating system gave no file, in its own words."""
+    """Why the operating system could not open a file, in its own words."""
     if error.errno == errno.ELOOP:
         return Refusal("link")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -82,7 +82,7 @@ def _refusal(error: OSError) -> Refusal:
 
 
 def open_listed(file: Request, read_most: int = READ_MOST) -> Buffer:
-    """The bytes of a listed file (`path`, `size`, `mtime_ns`), if it is still the one that was listed.
+    """The bytes of a listed file (`path`, `size`, `mtime_ns`), if it has not changed since.
 
     Raises:
         Refusal: `changed`, or what `open_bytes` raises.
@@ -132,7 +132,7 @@ def kind_of(data: Buffer) -> str:
 
 
 def _was_dicom(head: bytes) -> bool:
-    """Whether a file begins as a DICOM file does, its mark apart: the mark elsewhere, or meta information after 132 bytes."""
+    """Whether a file begins like DICOM without the mark: the mark elsewhere, or meta information after 132 bytes."""
     return (
         b"DICM" in head or head[132:138] in (b"\2\0\0\0UL", b"\2\0\1\0OB") or (not any(head[:128]) and head[132:134] == b"\2\0")
     )

@@ -25,14 +25,14 @@ HOLDS_FOR: dict[str, tuple[str, ...]] = {
     "subject_pattern": ("dicom", *GRID_FORMATS, "png"),
     "min_slices": ("dicom", *GRID_FORMATS),
 }
-"""The formats that an option of ingest holds for; one that is not named here holds for all."""
+"""The formats that an option of ingest applies to; an option without an entry applies to all."""
 OF_MASKS = ("no_space", "masks")
-"""Options that hold for a folder of masks as well, whatever the format of the images."""
+"""Options that also apply to a folder of masks, whatever the format of the images."""
 
 
 class _Checked(Options):
     def plugins(self) -> Iterator[Plugin]:
-        """Every check is made of every file."""
+        """Every check runs on every file."""
         yield from super().plugins()
         yield from plugins.all_of("check")
 
@@ -41,40 +41,41 @@ class IngestOptions(_Checked):
     """What is accepted from a source, and how."""
 
     tilt: Literal["resample", "refuse"] = "resample"
-    """Slices that lean (gantry tilt): straighten the stack, or refuse the series."""
+    """Tilted slices (gantry tilt): straighten the stack, or refuse the series."""
     uneven: Literal["resample", "refuse"] = "refuse"
-    """Steps between slices that are not equal: interpolate at the median step, or refuse the series."""
+    """Unequal steps between slices: interpolate at the median step, or refuse the series."""
     derived: Literal["refuse", "accept"] = "refuse"
     """Reformatted and computed images."""
     burned_in: Literal["refuse", "accept"] = "refuse"
-    """Images that may show the patient's name: they say so themselves, or are described as screen saves or digitised film."""
+    """Images that may show the patient's name: they state it, or are described as screen saves or digitised film."""
     no_space: Literal["refuse", "pixdim"] = "refuse"
-    """NIfTI without a valid affine: refuse it, or take the voxel sizes alone."""
+    """NIfTI without a valid affine: refuse it, or use only the voxel sizes."""
     modality: Literal["auto", "CT", "MR", "PT", "OT"] | OneOrMore[Modality] = "auto"
     """What is kept: one modality, or a list; the rest is set aside. Files that do not state theirs (NIfTI, pictures without
-    volumes beside them) are of the one that is named; with `auto` or a list the name of a NIfTI file is believed."""
+    volumes beside them) take the named one. With `auto` or a list, the name of a NIfTI file decides.
+    """
     masks: str | None = None
-    """Pattern of the names of masks that lie beside their images, such as `{image}_gt`."""
+    """Pattern of the names of masks beside their images, such as `{image}_gt`."""
     subject_pattern: str | None = None
     """Regular expression whose first group is the patient in a file's path within the source."""
     skip: Distinct[str] = []
-    """Series to leave out, by `series_id`."""
+    """Series to exclude, by `series_id`."""
     min_slices: Count = 3
     """Volumes with fewer slices are refused."""
     max_refused_frac: Fraction = 1.0
     """The stage stops when a larger share of the source's groups of files is refused."""
     shards: Count = 1
-    """Jobs that the conversion of the source is divided into."""
+    """Number of jobs that share the conversion of the source."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities that are kept; none named: all."""
+        """The modalities that are kept; empty: all."""
         if self.modality == "auto":
             return ()
         return tuple(self.modality) if isinstance(self.modality, list) else (str(self.modality),)
 
     def without_effect(self, formats: Iterable[str], *, mask_folder: bool = False) -> dict[str, tuple[str, ...]]:
-        """Options that differ from their defaults and hold for none of `formats`: option → the formats that it holds for.
+        """Options that differ from their defaults and apply to none of `formats`: option → the formats that it applies to.
 
         `mask_folder`: the source has a folder of masks beside its images.
         """
@@ -113,4 +114,4 @@ class LabelFileOptions(_Checked):
     no_space: Literal["refuse", "pixdim"] = "refuse"
     """As in ingest, for masks in NIfTI."""
     groups: Distinct[str] = []
-    """Columns of the label table whose values make subgroups."""
+    """Columns of the label table whose values define subgroups."""

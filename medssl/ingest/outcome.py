@@ -1,4 +1,4 @@
-"""What became of a group of files: volumes and refusals. Every file is counted in exactly one of them."""
+"""The outcome of a group of files: volumes and refusals. Every file is counted in exactly one of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from medssl.ingest.refusal import Answer
 
 @dataclass
 class Converted:
-    """An accepted volume: its row, what `volume.json` adds, its image table, the files it came from."""
+    """An accepted volume: its row, the additional content of `volume.json`, its image table, its source files."""
 
     row: Row
     extra: Row
     files: set[str]
-    """those that no earlier volume counts"""
+    """those that are not counted for an earlier volume"""
     sources: list[str]
     """all of them"""
     images: list[Row] | None = None
@@ -26,7 +26,7 @@ class Converted:
     """image id → its place in the one file that holds many, `train_images[17]`; for the private table"""
 
     def add_mask(self, answer: Answer, files: list[Row]) -> None:
-        """A mask belongs to its volume's row: its files are counted there."""
+        """Add a mask to its volume's row, which also counts its files."""
         self.row["label"] = True
         self.row["num_files"] += len(files)
         self.row["bytes"] += sum(int(file["size"]) for file in files)
@@ -39,7 +39,7 @@ class Converted:
 
 @dataclass
 class Outcome:
-    """What became of a group of files."""
+    """The outcome of a group of files."""
 
     key: bytes
     """of the ids"""
@@ -48,10 +48,10 @@ class Outcome:
     refused: dict[str, list[str]] = field(default_factory=dict)
     """item id → names of its files, for the private table"""
     said: dict[str, dict[str, str]] = field(default_factory=dict)
-    """item id → file → what is said of it alone, for the private table"""
+    """item id → file → its own sentence, for the private table"""
 
     def accept(self, row: Row, answer: Answer, files: list[Row]) -> Converted:
-        """A volume; a file that an earlier volume of the group counts is not counted again."""
+        """Accept a volume; files that an earlier volume of the group counts are not counted again."""
         counted = {name for volume in self.volumes for name in volume.files}
         fresh = [file for file in files if file["name"] not in counted]
         row["num_files"], row["bytes"] = len(fresh), sum(int(file["size"]) for file in fresh)
@@ -62,7 +62,7 @@ class Outcome:
         return volume
 
     def withdraw(self, volumes: list[Converted], code: str, sentence: str, rows: list[Row]) -> None:
-        """Refuse volumes that were accepted before; `rows` are the files of the group, of which each keeps its one place."""
+        """Refuse volumes that were accepted before; `rows` are the files of the group, each of which stays counted once."""
         names = {name for volume in volumes for name in volume.files}
         self.volumes = [volume for volume in self.volumes if all(volume is not other for other in volumes)]
         files = [row for row in rows if row["name"] in names]
@@ -72,7 +72,7 @@ class Outcome:
     def reject(self, code: str, sentence: str, rows: list[Row], stage: str, said: dict[str, str] | None = None) -> None:
         """One row for files refused together; files that a volume already counts are not counted again.
 
-        `said` is what the private table says of files by their names, in place of the sentence.
+        `said` holds, by file name, sentences for the private table that replace the common one.
         """
         counted = {name for volume in self.volumes for name in volume.files}
         counted.update(*self.refused.values())
@@ -98,7 +98,7 @@ class Outcome:
 
 
 def rejected_row(key: bytes, code: str, sentence: str, files: list[Row], counted: list[Row], stage: str) -> Row:
-    """The row of `rejected.tsv` of files that were refused together, of which `counted` are in no other row."""
+    """The row of `rejected.tsv` for files refused together; only `counted` are in no other row."""
     return {
         "item_id": minted(key, "i", code, *sorted(file["name"] for file in files)),
         "code": code,

@@ -1,4 +1,4 @@
-"""Stored values of a file, raw or packed: bounded by what its header declares, length and checksum verified."""
+"""Stored values of a file, raw or packed: limited by what its header declares, with length and checksum verified."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from medssl.ingest.refusal import Refusal
 
 BOMB_BYTES, BOMB_RATIO = 256 << 20, 200
 MOST_RATIO = 1100
-"""Deflate packs no more bytes than this into one."""
+"""Highest ratio of unpacked to packed bytes in Deflate."""
 _CHUNK = 1 << 20
 _GZIP_OR_ZLIB = 47
 
 
 def check_content(data: Buffer, header: dict[str, Any]) -> None:
-    """Whether a file can hold what a header declares, before anything is unpacked.
+    """Require that a file can hold what a header declares, before anything is unpacked.
 
     Args:
         data: of the file that holds the values.
-        header: `start` (byte where they, or their packed stream, begin; −1: they end the file), `bytes` (their length, unpacked)
+        header: `start` (byte at which they, or their packed stream, begin; −1: they end the file), `bytes` (their length,
+            unpacked)
             and `packed`.
 
     Raises:
@@ -46,11 +47,11 @@ def check_content(data: Buffer, header: dict[str, Any]) -> None:
 
 
 def read_stored(data: Buffer, header: dict[str, Any]) -> np.ndarray:
-    """Stored values in the file's axes, Fortran order, read-only; the whole file was verified.
+    """Stored values in the file's axes, Fortran order, read-only; the whole file is verified.
 
     Args:
         data: of the file that holds them.
-        header: as for `check_content`, and `shape`, `dtype` and `offset` (bytes before the values, within what is unpacked).
+        header: as for `check_content`, and `shape`, `dtype` and `offset` (bytes before the values, within the unpacked bytes).
 
     Raises:
         Refusal: `truncated`, `corrupt` (checksum, stray bytes) or `bomb`.
@@ -65,7 +66,7 @@ def read_stored(data: Buffer, header: dict[str, Any]) -> np.ndarray:
 
 
 def unpacked(data: Buffer, start: int, total: int) -> bytearray:
-    """The `total` bytes that the gzip or zlib stream from byte `start` holds; a few zeros may follow them.
+    """The `total` bytes in the gzip or zlib stream from byte `start`; a few zeros may follow them.
 
     Raises:
         Refusal: `truncated`, `corrupt` or `bomb`.
@@ -86,7 +87,7 @@ def unpacked(data: Buffer, start: int, total: int) -> bytearray:
 
 
 def first_bytes(data: Buffer, count: int) -> bytes:
-    """The first `count` bytes that a gzip file holds.
+    """The first `count` bytes of a gzip file's content.
 
     Raises:
         Refusal: `corrupt`.

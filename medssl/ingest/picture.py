@@ -1,4 +1,4 @@
-"""PNG and JPEG files and NPZ archives as grey images: bounded before anything is unpacked."""
+"""PNG and JPEG files and NPZ archives as grey images, with limits before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def picture_shape(data: Buffer) -> tuple[list[int], str]:
     """([columns, rows], dtype) of a PNG or JPEG, from its header.
 
     Raises:
-        Refusal: it is damaged, too large, or coloured by its mode beyond doubt.
+        Refusal: it is damaged, too large, or certainly coloured by its mode.
     """
     image = _open(data)
     columns, rows = image.size
@@ -38,7 +38,7 @@ def picture(data: Buffer) -> np.ndarray:
     """The grey values of a PNG or JPEG `(columns, rows)`, axes (i, j); uint8 or uint16.
 
     Raises:
-        Refusal: `colour` where the channels differ, `corrupt` or `truncated`.
+        Refusal: `colour` if the channels differ, `corrupt` or `truncated`.
     """
     image = _open(data)
     try:
@@ -118,10 +118,10 @@ def npz_sets(data: Buffer) -> list[dict[str, Any]]:
 
 
 def _require_one_reading(arrays: Collection[str]) -> None:
-    """The names of arrays must say for certain which are the images.
+    """Require names of arrays that identify the images unambiguously.
 
     Raises:
-        Refusal: `ambiguous_images`: all of them and their parts, or one that looks like images and is not known.
+        Refusal: `ambiguous_images`: all of them and their parts, or an unknown one that looks like images.
     """
     known = [name for name in IMAGES_OF if name in arrays]
     parts = [name for name in known if IMAGES_OF[name]]
@@ -133,10 +133,10 @@ def _require_one_reading(arrays: Collection[str]) -> None:
 
 
 def npz_labels(data: Buffer, name: str) -> list[int | bool]:
-    """The labels of an archive, a whole number for each image; floating-point numbers count where each of them is whole.
+    """The labels of an archive, a whole number for each image; floating-point labels are accepted if all are whole.
 
     Raises:
-        Refusal: `labels_type` where one is not; `truncated` or `corrupt`.
+        Refusal: `labels_type` if one is not; `truncated` or `corrupt`.
     """
     values = npz_array(data, name).reshape(-1)
     if values.dtype.kind == "f":

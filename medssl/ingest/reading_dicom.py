@@ -92,7 +92,7 @@ def open_dicom(file: Request) -> tuple[Parsed, PixelLayout]:
 
 
 def _declared_bytes(values: Values) -> int:
-    """Bytes of pixels that a header declares, for the cap on what it may inflate to."""
+    """Bytes of pixels that a header declares, as a limit for inflating."""
     rows, columns, bits, samples = (_uint16(values, name) for name in ("rows", "columns", "bits_allocated", "samples"))
     frames = text(values.get(TAGS["frames"], b"1"))
     return rows * columns * bits // 8 * max(samples, 1) * (int(frames) if frames.isdigit() else 1)

@@ -1,4 +1,4 @@
-"""In the reading process: what a file is, and its header."""
+"""In the reading process: the kind of a file, and its header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medssl.ingest.refusal import Answer, Refusal, Request
 
 
 def scan(request: Request, key: bytes) -> Answer:
-    """What a file is, and its header."""
+    """The kind of a file, and its header."""
     data = open_listed(request, READ_FOR_HEADER)
     kind = kind_of(data)
     if kind == "dicom":
@@ -21,7 +21,7 @@ def scan(request: Request, key: bytes) -> Answer:
             header = read_header(parsed, key)
         except Refusal as refusal:
             if refusal.code != "unsupported_object" or parsed.pixel_offset >= 0 or not is_never_an_image(sop_class_of(parsed)):
-                # what never has pixels is not an image of the series that it states
+                # an object that never has pixels is not an image of the series that it states
                 refusal.values = dict(parsed.values)
             raise
         return {"format": "dicom", "header": header.to_json()}

@@ -13,7 +13,7 @@ from medssl.ingest.picture import npz_array, npz_labels, npz_sets, picture
 from medssl.ingest.refusal import Answer, Refusal, Request
 
 SAMPLED = 64
-"""Pictures of a set whose values say together whether they may be masks."""
+"""Pictures of a set whose values show together whether they may be masks."""
 
 
 def pictures(request: Request, key: bytes) -> Answer:
@@ -56,7 +56,7 @@ def npz(request: Request, key: bytes) -> Answer:
 
 
 def _write_images(stack: np.ndarray, target: Path) -> Answer:
-    """Images as uint8 or int16 where they fit, otherwise float32."""
+    """Images as uint8 or int16 if they fit, otherwise float32."""
     if stack.dtype != np.uint8:
         fits = stack.size == 0 or (stack.min() >= -32768 and stack.max() <= 32767)
         stack = stack.astype(np.int16 if fits else np.float32)

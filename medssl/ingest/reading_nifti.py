@@ -57,7 +57,7 @@ def file_header(data: Buffer, kind: str, request: Request) -> Answer:
     """The header of a file of a kind (`nifti`, `gzip`, `nrrd`, `metaimage`).
 
     Raises:
-        Refusal: it is no such file, or its header cannot be trusted.
+        Refusal: it is another kind of file, or its header cannot be trusted.
     """
     if kind == "nrrd":
         return read_nrrd_header(data, no_space=request["no_space"])
@@ -78,7 +78,7 @@ def file_header(data: Buffer, kind: str, request: Request) -> Answer:
 
 
 def _kind_of_packed(head: bytes) -> str:
-    """What a gzip file holds, if it is anything known."""
+    """The kind of a gzip file's content, if it is known."""
     try:
         return kind_of(head)
     except Refusal:
@@ -119,7 +119,7 @@ def _point(values: np.ndarray, header: Answer, affine: np.ndarray, straighten: b
 
 
 def _without_padding(values: np.ndarray, header: Answer) -> tuple[np.ndarray, int]:
-    """Stored values of a CT in which padding that lost its sign is air, and how many voxels it was."""
+    """Stored values of a CT in which padding without its sign is set to air, and the number of its voxels."""
     outside = values == UNSIGNED_PADDING
     count = int(np.count_nonzero(outside))
     if not count or UNSIGNED_PADDING * header["slope"] + header["intercept"] <= HIGHEST_HU:
@@ -131,7 +131,7 @@ def _without_padding(values: np.ndarray, header: Answer) -> tuple[np.ndarray, in
 
 
 def _as_series(values: np.ndarray, storage: Storage, modality: str, named_as_mask: bool) -> Series:
-    """A volume as the checks see it: a sample, the maximum of all, and a few planes."""
+    """A volume as input of the checks: a sample, the maximum of all, and a few planes."""
     middle = np.unique(np.linspace(0, values.shape[2] - 1, 7).round().astype(int)[1:-1])
     sample, highest = np.zeros((0, 0, values.shape[2]), np.float32), None
     if modality == "CT":
@@ -164,7 +164,7 @@ def _mask(values: np.ndarray, header: Answer, affine: np.ndarray, request: Reque
 def in_image_order(
     values: np.ndarray, affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A mask in the order and direction of its image's axes, with its affine, if it has the same voxels; else as it was."""
+    """A mask reordered to its image's axes, with its affine, if it has the same voxels; otherwise unchanged."""
     turn = closest_canonical(np.linalg.solve(image_affine, affine))
     turned, placed = turn.apply(values), reoriented_affine(affine, turn, values.shape)
     same = turned.shape == tuple(image_shape)
@@ -174,7 +174,7 @@ def in_image_order(
 
 
 def check_same_grid(shape: tuple[int, ...], affine: np.ndarray, image_shape: tuple[int, ...], image_affine: np.ndarray) -> None:
-    """A mask must lie on its image's grid.
+    """Require a mask to lie on its image's grid.
 
     Raises:
         Refusal: `mask_mismatch`, with both shapes or the distance of the worst corner.

@@ -19,11 +19,11 @@ from medssl.ingest.refusal import Answer, Refusal, Request
 HEADER_MEMORY_MB = 150.0
 HEADER_TIMEOUT_S = 20.0
 BATCH = 32
-"""Headers that are asked for at once."""
+"""Headers that are requested together."""
 
 
 class ReadingPool:
-    """`count` reading processes, started at once. Use as a context; the processes end with it."""
+    """`count` reading processes, started together. Use as a context; the processes end with it."""
 
     def __init__(self, key: bytes, count: int = 1) -> None:
         self._key = key
@@ -51,7 +51,7 @@ class ReadingPool:
         timeout_s: list[float] | float,
         batch: int = 1,
     ) -> Iterator[tuple[int, Answer]]:
-        """(number of the request, answer), as they come."""
+        """(number of the request, answer), in order of arrival."""
         waiting: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         for start in range(0, len(requests), batch):
             waiting.put(list(range(start, min(start + batch, len(requests)))))
@@ -91,7 +91,7 @@ class ReadingPool:
 
 
 class _ReadingProcess:
-    """One reading process and what it has not yet answered."""
+    """One reading process and its pending requests."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -99,7 +99,7 @@ class _ReadingProcess:
         self._pending = b""
 
     def ask(self, task: str, requests: list[Request], memory_mb: float, timeout_s: float) -> list[Answer]:
-        """Answers in order. A request that kills the process or takes too long is refused, and the rest asked again."""
+        """Answers in order. A request that kills the process or takes too long is refused, and the rest is requested again."""
         answers: list[Answer] = []
         while len(answers) < len(requests):
             try:
@@ -109,7 +109,7 @@ class _ReadingProcess:
                 while len(answers) < len(requests):
                     answer = json.loads(self._line(process, timeout_s))
                     if "errno" in answer:
-                        # the disk's fault, not the file's: nobody is refused for it
+                        # an error of the disk, not of the file: no file is refused for it
                         raise OSError(answer["errno"], os.strerror(answer["errno"]))
                     answers.append(answer)
             except TimeoutError:
@@ -128,7 +128,7 @@ class _ReadingProcess:
             process.close()
 
     def start(self) -> _Child:
-        """The process; a new one where it has ended."""
+        """The process; a new one if it has ended."""
         if self._process is None or self._process.has_ended():
             self.stop()
             self._process = _Child(self._key)
@@ -152,11 +152,11 @@ class _ReadingProcess:
 class _Child:
     """A forked process that answers requests, and the ends of its two pipes.
 
-    A fork and not an interpreter of its own: that would import numpy again, which takes longer than hundreds of slices.
+    A fork rather than a new interpreter, which would import numpy again and take longer than hundreds of slices.
     """
 
     def __init__(self, key: bytes) -> None:
-        found_checks()  # imported now, once, so that it counts against no file's memory
+        found_checks()  # imported now, once, so that it does not count against a file's memory
         read_requests, write_requests = os.pipe()
         self.answers, write_answers = os.pipe()
         self.pid = os.fork()
@@ -168,17 +168,17 @@ class _Child:
         self._ended = False
 
     def write(self, line: str) -> None:
-        """Ask."""
+        """Send a request."""
         self._requests.write(line.encode())
         self._requests.flush()
 
     def has_ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the process has ended."""
         self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
         return self._ended
 
     def kill(self) -> None:
-        """End it and wait until it has."""
+        """Kill it and wait until it has ended."""
         if not self.has_ended():
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)

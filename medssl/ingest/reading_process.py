@@ -1,7 +1,7 @@
-"""The process that touches hostile bytes: it reads requests line by line and answers with numbers and codes only.
+"""The process that reads hostile bytes: it receives requests line by line and answers only with numbers and codes.
 
-It is forked by its parent (`reading_pool.py`), which has imported what it needs, runs under limits of memory and time, and dies
-alone. Nothing is pickled on the way: requests and answers are JSON, arrays go into files that the parent names.
+It is forked by its parent (`reading_pool.py`), which has made the necessary imports, runs under limits of memory and time, and
+dies alone. Nothing is pickled: requests and answers are JSON, arrays go into files that the parent names.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from medssl.ingest.refusal import Answer, Refusal, Request
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DEBUG = "MEDSSL_READER_DEBUG"
-"""Environment variable: say what went wrong, hostile bytes or not."""
+"""Environment variable: print what went wrong, even if it contains hostile bytes."""
 ANSWERS = 3
-"""The descriptor that answers are written to."""
+"""The file descriptor for answers."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of libraries that are not loaded yet."""
 MALLOC = {-8: 2, -1: 16 << 20, -3: 8 << 20}
@@ -73,12 +73,12 @@ def serve(key: bytes, requests: int, answers: int) -> NoReturn:
 
 
 def _leave_parent(requests: int, answers: int) -> None:
-    """Keep nothing of the parent but its modules: no file, no way to end, no garbage to collect."""
+    """Keep nothing of the parent but its modules: no open file, no exit handlers, no garbage to collect."""
     gc.freeze()
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    # decoders written in C print to standard output and error; nothing they say may leave
+    # decoders in C print to standard output and error; their output must not leave
     silent = os.open(os.devnull, os.O_WRONLY)
     kept = [requests, silent, 2 if DEBUG in os.environ else silent, answers]
     for place, descriptor in enumerate([os.dup(one) for one in kept]):
@@ -90,7 +90,7 @@ def _leave_parent(requests: int, answers: int) -> None:
 
 
 def answer(task: str, request: Request, key: bytes) -> Answer:
-    """The answer to one request: what was asked for, or `code` and `sentence` of a refusal."""
+    """The answer to one request: the result, or `code` and `sentence` of a refusal."""
     try:
         return TASKS[task](request, key)
     except Refusal as refusal:
@@ -103,7 +103,7 @@ def answer(task: str, request: Request, key: bytes) -> Answer:
             return {"errno": error.errno}
         if DEBUG in os.environ:
             raise
-        # an unforeseen form of damage: the name of the exception is ours, its text may hold a value of the file
+        # unforeseen damage: the exception's name is safe, but its text may hold a value of the file
         return Refusal("corrupt", f"{type(error).__name__} while reading").answer()
 
 

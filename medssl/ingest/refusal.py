@@ -8,13 +8,13 @@ from typing import Any
 from medssl.ingest.codes import sentence_of
 
 Request = dict[str, Any]
-"""What a reading process is asked: numbers, codes and paths, as JSON."""
+"""A request to a reading process: numbers, codes and paths, as JSON."""
 Answer = dict[str, Any]
-"""What it answers: what was asked for, or `code` and `sentence` of a refusal."""
+"""Its answer: the result, or `code` and `sentence` of a refusal."""
 
 
 class Refusal(Exception):
-    """Why a file or series is not accepted: no error of the program, a finding.
+    """Why a file or series is not accepted: a finding, not an error of the program.
 
     The sentence holds numbers and codes, nothing from a free-text field.
     """
@@ -32,17 +32,17 @@ class Refusal(Exception):
 
 
 MOST_NAMED = 5
-"""Ids in a sentence, before the rest is counted."""
+"""Number of ids in a sentence before the rest is only counted."""
 
 
 NAME_IT = "give it the folder or the whole name of its image"
-"""What helps where names decide whose a mask is,"""
+"""The remedy if names decide which image a mask is for,"""
 ROW_FOR_IT = f"a column `mask` of the label table says which, or {NAME_IT}"
-"""and where a label table may say it."""
+"""and if a label table may say it."""
 
 
 def several_meant(ids: Collection[str], remedy: str) -> Refusal:
-    """That a mask may be of several images, which are named by their ids."""
+    """The refusal of a mask that fits several images, which are named by their ids."""
     named = sorted(set(ids))
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
     return Refusal(

@@ -1,4 +1,4 @@
-"""What the user must know at the end of ingest, and reads on the page: options without effect, patients that one id hides."""
+"""Remarks at the end of ingest and on the page: options without effect, patients that share an id."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from medssl.ingest.subjects import remarks_on_ids, remarks_on_names, remarks_wit
 from medssl.ingest.unread_beside import remark_on_unread
 
 _PERSON = re.compile(r'"person":"(w-[0-9a-f]+)"')
-"""In the text of a header: of thousands of files, not each is taken apart."""
+"""Applied to the text of a header: parsing thousands of files would take too long."""
 
 
 def remarks(
     options: IngestOptions, labels: Labels, given_labels: str | None, files: list[Row], series: list[Row], key: bytes
 ) -> list[str]:
-    """Sentences about a source that was ingested; nothing personal stands in them.
+    """Sentences about an ingested source, without anything personal.
 
     Args:
         options: of the source.
-        labels: what its label table says of whose an image is.
+        labels: the patients, parts and masks of its label table.
         given_labels: the path of its label files, or `folders`.
         files: the private inventory.
         series: rows of `series.tsv`.
@@ -63,12 +63,12 @@ def remarks(
     patient_by = {group: header["patient_by"] for group, header in read.items()}
     said += [] if named else remarks_without_ids(series, studies, patient_by)
     if {patient_by[row["series_id"]] for row in series if row["series_id"] in patient_by} == {"person"} and not named:
-        return said  # there is no id to speak of
+        return said  # there are no ids to check
     return said + remarks_on_ids(series, studies, key, named=named, people=people)
 
 
 def _pictures_beside(series: list[Row]) -> list[str]:
-    """That pictures were taken beside volumes: previews of a viewer, masks and figures lie there too."""
+    """Warns that pictures were accepted beside volumes: they may be previews of a viewer, masks or figures."""
     pictures = sum(row["shape"][2] for row in series if row["format"] == "png")
     volumes = sum(row["kind"] == "volume" for row in series)
     stated = UNKNOWN not in {row["modality"] for row in series if row["kind"] == "volume"}
@@ -83,7 +83,7 @@ def _pictures_beside(series: list[Row]) -> list[str]:
 
 
 def _named_as_masks(files: list[Row]) -> list[str]:
-    """That files were read as images whose names say that they are masks (`core/file_names.pair_masks`)."""
+    """Warns that files were read as images although their names mark them as masks (`core/file_names.pair_masks`)."""
     volumes = [row["name"] for row in files if row["format"] in GRID_FORMATS and row["role"] == "image" and not row["code"]]
     if not volumes or not all(map(is_mask, volumes)):
         return []
@@ -94,7 +94,7 @@ def _named_as_masks(files: list[Row]) -> list[str]:
 
 
 def _stated_otherwise(files: list[Row]) -> list[str]:
-    """That headers of a grid state another modality than the names of their files."""
+    """Warns that headers of a grid state another modality than the names of their files."""
     stated = [(row["name"], json.loads(row["header"]).get("modality", "")) for row in files if row["format"] == "metaimage"]
     others = [(modality_of(name), said) for name, said in stated if said and modality_of(name) not in (UNKNOWN, said)]
     if not others:
@@ -104,7 +104,7 @@ def _stated_otherwise(files: list[Row]) -> list[str]:
 
 
 def _renamed(options: IngestOptions, files: list[Row]) -> list[str]:
-    """That `modality` goes against what names of files say, which it may: `_t1` may be a time."""
+    """Warns that `modality` contradicts file names; this may be right, as `_t1` may be a time."""
     if not isinstance(options.modality, str) or not options.modalities:
         return []
     names = [row["name"] for row in files if row["format"] in GRID_FORMATS and row["role"] == "image"]

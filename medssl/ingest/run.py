@@ -1,4 +1,4 @@
-"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge; labels, late."""
+"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge; labels may come later."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from medssl.ingest.source import Source
 from medssl.ingest.volume_store import VolumeStore
 
 GROUPS, ITEMS, LABEL_ITEMS = "groups.jsonl.gz", "items.tsv", "label_items.tsv"
-"""Private: what scan found, and the files behind every id of the ledgers."""
+"""Private: the result of scan, and the files behind every id of the ledgers."""
 OF_THE_WHOLE = {"max_refused_frac", "shards"}
-"""Options that cannot change what a group becomes."""
+"""Options that cannot change the outcome of a group."""
 
 
 def scan(job: Job) -> None:
@@ -80,7 +80,7 @@ def convert(job: Job, shard: int) -> None:
 
 
 def merge(job: Job) -> None:
-    """One ledger of all shards; volumes that nothing refers to are removed; the receipt lists every volume file.
+    """One ledger of all shards; unreferenced volumes are removed; the receipt lists every volume file.
 
     Raises:
         TooManyRefusalsError: nothing, or less than the study allows, was accepted.
@@ -100,7 +100,7 @@ def merge(job: Job) -> None:
             if record is None:
                 continue
             if not store.intact(record):
-                # a file was damaged or removed since: the source is here, so it is made again
+                # a file was damaged or removed since: the source is available, so it is converted again
                 with ReadingPool(_key(job), 1) as readers:
                     record = store.convert(rows, _source(job, readers, files), 0)
             for volume in record["volumes"]:
@@ -119,7 +119,7 @@ def merge(job: Job) -> None:
 
 
 def _write_items(job: Job, store: VolumeStore, groups: dict[str, list[Row]]) -> Path:
-    """The private table of what became of every file, also where too much was refused to go on."""
+    """The private table of the outcome for every file, written even if too much was refused to continue."""
     said = said_of(row for rows in groups.values() for row in rows)
     found = [record for group in groups if (record := store.record(group)) is not None]
     target = Path(job.spec.private["folder"]) / ITEMS
@@ -132,10 +132,10 @@ def _write_item_rows(target: Path, rows: Iterable[Row]) -> None:
 
 
 def labels(job: Job) -> None:
-    """Say what the images of a source show, from the label files that the study names; nothing before fine-tuning waits for it.
+    """Record what the images of a source show, from the label files that the study names; only fine-tuning waits for it.
 
     `labels.parquet` holds a row per labelled volume or image, `masks/` the masks on the grids of ingest's volumes,
-    `rejected.tsv` the label files that are for no image or do not fit theirs.
+    `rejected.tsv` the label files without an image or with another grid.
 
     Raises:
         StudyError: there is no label file, or none of it is for an image of this source.
@@ -173,7 +173,7 @@ def labels(job: Job) -> None:
 
 
 def source_names(job: Job) -> list[tuple[str, str]]:
-    """Which file, or folder of slices, each volume or image came from: id (of the volume, or of the sample) and file."""
+    """The source file, or folder of slices, of each volume or image: id (of the volume, or of the sample) and file."""
     files = _groups(job)
     series = read_series(job.read(job.spec.inputs["series"]))
     rows = []
@@ -188,7 +188,7 @@ def source_names(job: Job) -> list[tuple[str, str]]:
 
 
 def _items(job: Job, rows: list[Row], series: list[Row]) -> list[LabelTarget]:
-    """Everything of a source that a label can be given to."""
+    """Every possible target of a label in a source."""
     own_key = _own_key(job)
     items: list[LabelTarget] = []
     files: dict[str, list[str]] = {}
@@ -223,7 +223,7 @@ def _matcher(job: Job, items: list[LabelTarget]) -> Matcher:
 
 
 def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Every mask of a label folder on the grid of its volume; rows of labels.parquet, and of what was refused."""
+    """Every mask of a label folder on the grid of its volume; rows of labels.parquet, and of refused files."""
     options, name = job.options(LabelFileOptions), _name_of(job)
     found = listing.walk(f"{name}.labels", str(folder))
     root = folder.parent if folder.is_file() else folder
@@ -287,7 +287,7 @@ def _write_ledger(job: Job, folder: Path, series: list[Row], rejected: list[Row]
 
 
 def _groups(job: Job) -> list[Row]:
-    """What scan found."""
+    """The result of scan."""
     return _read_groups(job.read(Path(job.spec.private["folder"]) / GROUPS))
 
 
@@ -297,7 +297,7 @@ def _read_groups(path: Path) -> list[Row]:
 
 
 def _write_groups(path: Path, rows: list[Row]) -> None:
-    # without a name and a time in it: equal content is equal bytes
+    # without a name and a time in it: equal content gives equal bytes
     with writing(path) as temporary, open(temporary, "wb") as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
         packed.writelines(line.encode() for line in to_text(rows))
 
@@ -334,7 +334,7 @@ def _source(job: Job, readers: ReadingPool, files: list[Row]) -> Source:
 
 
 def _known_rows(path: Path, code: str) -> dict[tuple[str, int, int], Row]:
-    """Rows of an earlier scan by the same code."""
+    """Rows of an earlier scan with the same code."""
     if not path.is_file() or not (path.parent / "receipt.json").is_file():
         return {}
     if read_json(path.parent / "receipt.json")["code"] != code:

@@ -1,4 +1,4 @@
-"""What the conversion of any group of files needs to know of its source."""
+"""What the conversion of any group of files needs to know about its source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.refusal import Request
 
 BASE_MEMORY_MB = 200.0
-"""What a reading process may take beside the arrays that it makes."""
+"""Memory of a reading process besides its arrays."""
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,25 @@ class Source:
 
     root: Path
     key: bytes
-    """of ids that DICOM states, equal in all sources"""
+    """of ids stated by DICOM, equal in all sources"""
     own_key: bytes
-    """of ids made of file names (`core/listing.key_of`)"""
+    """of ids made from file names (`core/listing.key_of`)"""
     readers: ReadingPool
     options: IngestOptions
     labels: Labels
     folders: dict[str, tuple[str, str | None]]
-    """class and split of pictures, where their folders say so"""
+    """class and split of pictures, if their folders define them"""
     threads: int = 1
 
     @cached_property
     def subject_of_id(self) -> dict[str, str]:
-        """The patient that the label table names for a series (by its UID or its id) or for a PatientID, by keyed id."""
+        """The patient in the label table for a series (by its UID or its id) or for a PatientID, by keyed id."""
         table = self.labels.subject
         series = {minted(self.key, "s", name): subject for name, subject in table.items()}
         return table | series | {minted_patient(self.key, name): subject for name, subject in table.items()}
 
     def file(self, row: Row) -> Request:
-        """A file as the reading process is asked for it."""
+        """The request for a file."""
         return {"path": str(self.root / row["name"]), "size": int(row["size"]), "mtime_ns": int(row["mtime_ns"])}
 
 

@@ -1,4 +1,4 @@
-"""How values are stored: int16 where every value fits exactly, otherwise float32 with slope and intercept applied."""
+"""How values are stored: int16 if every value fits exactly, otherwise float32 with slope and intercept applied."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ INT16 = np.iinfo(np.int16)
 
 @dataclass(frozen=True)
 class Storage:
-    """value = slope × stored + intercept, and how stored values are made from source values."""
+    """value = slope × stored + intercept, and the conversion from source values to stored values."""
 
     dtype: str
     slope: float
     intercept: float
     apply_rescale: bool
-    """Whether the source's slope and intercept go into the stored values (else they stay beside them)."""
+    """Whether the source's slope and intercept are applied to the stored values (otherwise they are kept separately)."""
 
 
 def storage_for(stored_range: tuple[int, int] | None, rescales: set[tuple[float, float]], *, resampled: bool) -> Storage:
     """The exact storage for source integers within `stored_range` (None: floats) under the rescales that occur.
 
-    Integers stay integers: rescaled values are stored as int16 when they are whole and fit, source values as int16 beside
-    a common slope and intercept when those fit, and float32 is left for the rest.
+    Integers stay integers: rescaled values are stored as int16 if they are whole and fit, source values as int16 with a common
+    slope
+    and intercept if those fit, and float32 is used for the rest.
     """
     if resampled or stored_range is None:
         return Storage("float32", 1.0, 0.0, True)
@@ -46,7 +47,7 @@ def stored_exactly(values: np.ndarray, slope: float, intercept: float, *, resamp
     """The exact storage of any source values `(i, j, k)` under one rescale, and the values in it.
 
     Raises:
-        Refusal: single precision does not hold them.
+        Refusal: single precision cannot represent them.
     """
     if values.dtype.kind in "iu":
         low, high = int(values.min()), int(values.max())
@@ -69,7 +70,7 @@ def stored_exactly(values: np.ndarray, slope: float, intercept: float, *, resamp
 
 
 def has_outliers(values: np.ndarray) -> bool:
-    """Whether a few values lie so far beyond all others that arrays of 16 bits leave them out (`ordinary_range`).
+    """Whether a few values lie so far beyond all others that 16-bit arrays exclude them (`ordinary_range`).
 
     Raises:
         Refusal: `wide_range`: even without them, 16 bits do not distinguish the others.
@@ -83,7 +84,7 @@ def has_outliers(values: np.ndarray) -> bool:
 
 
 def without_outliers(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Values whose outliers took the nearest ordinary value, and whether there were any: for what interpolates.
+    """Values with outliers replaced by the nearest ordinary value, and whether there were any: before interpolation.
 
     Raises:
         Refusal: as `has_outliers`.

@@ -1,4 +1,4 @@
-"""Whose images a DICOM source holds, where its headers do not tell: the study file's word, and what the user must know of ids."""
+"""The patients of a DICOM source if its headers do not state them: from the study file, with remarks on suspicious ids."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMEDY = (
 
 
 def assign_subjects(rows: list[Row], source: Source, outcome: Outcome) -> None:
-    """Give the DICOM volumes of a group the patient that the label table or `subject_pattern` names; `rows` are its files.
+    """Give the DICOM volumes of a group the patient from the label table or `subject_pattern`; `rows` are its files.
 
     The table may name a file, a folder, a series (its UID or its id) or a PatientID. A volume whose files are of different
     patients is refused.
@@ -44,7 +44,7 @@ def assign_subjects(rows: list[Row], source: Source, outcome: Outcome) -> None:
 
 
 def _named(names: list[str], volume: Converted, stated: set[str], source: Source) -> Iterable[str]:
-    """The patients that the study file names for files of a volume, which state some series; nothing where it names none."""
+    """The patients in the study file for files of a volume, which state some series; empty if there are none."""
     table, pattern = source.labels, source.options.subject_pattern
     series, patient = volume.row["series_id"], volume.row["subject_id"]
     by_series = {source.subject_of_id[one] for one in (series, *sorted(stated)) if one in source.subject_of_id}
@@ -58,13 +58,13 @@ def _named(names: list[str], volume: Converted, stated: set[str], source: Source
 
 
 def remarks_on_names(files: list[Row], labels: Labels, pattern: str | None, key: bytes) -> list[str]:
-    """What the user must know of patients that names of files or the label table say: one name in several folders, blank cells.
+    """Remarks on patients from file names or the label table: one name in several folders, blank cells.
 
     Args:
         files: the private inventory.
-        labels: what the label table says of whose an image is.
+        labels: the patients, parts and masks of its label table.
         pattern: `subject_pattern`.
-        key: of the ids, to know the series and patients that the table names.
+        key: of the ids, to recognise the series and patients in the table.
     """
     images = [row for row in files if row["role"] == "image" and row["format"] and not row["code"]]
     said = list(_blank_cells(images, labels, key)) if labels.subject else []
@@ -102,7 +102,7 @@ def remarks_on_names(files: list[Row], labels: Labels, pattern: str | None, key:
 
 
 def _blank_cells(images: list[Row], labels: Labels, key: bytes) -> Iterator[str]:
-    """That a label table names the patients of some images and not of others."""
+    """Warns that a label table names the patients of only some images."""
     known = {minted(key, "s", name) for name in labels.subject} | {minted_patient(key, name) for name in labels.subject}
     items: dict[str, bool] = {}
     for row in images:
@@ -120,12 +120,12 @@ def _blank_cells(images: list[Row], labels: Labels, key: bytes) -> Iterator[str]
 
 
 def remarks_without_ids(series: list[Row], studies: dict[str, str], patient_by: dict[str, str]) -> list[str]:
-    """What the user must know of several studies whose images have no PatientID: what was taken for the patient.
+    """Remarks on several studies whose images have no PatientID: what was used as the patient.
 
     Args:
         series: rows of `series.tsv`.
         studies: series id → study, of DICOM.
-        patient_by: series id → what its patient is known by (`dicom/header.py`).
+        patient_by: series id → what identifies its patient (`dicom/header.py`).
     """
     said = []
     for word, taken in (
@@ -144,13 +144,13 @@ def remarks_without_ids(series: list[Row], studies: dict[str, str], patient_by: 
 def remarks_on_ids(
     series: list[Row], studies: dict[str, str], key: bytes, *, named: bool, people: dict[str, set[str]] | None = None
 ) -> list[str]:
-    """What the user must know of the patients of a source: ids that several people seem to share.
+    """Remarks on the patients of a source: ids that several people seem to share.
 
     Args:
         series: rows of `series.tsv`.
         studies: series id → study, of DICOM.
-        key: of the ids, to know a placeholder by its keyed id.
-        named: whether the study file names patients itself; a placeholder is then what it says.
+        key: of the ids, to recognise a placeholder by its keyed id.
+        named: whether the study file names patients itself; a placeholder is then intended.
         people: series id → (keyed) people by name, birth date and sex, of the images whose PatientID is a placeholder.
     """
     own: dict[str, list[Row]] = defaultdict(list)

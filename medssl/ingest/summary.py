@@ -1,4 +1,4 @@
-"""What a check has found: lines for a person's own screen, values for programs. It names files, and is for them alone."""
+"""The findings of a check: lines for the user's own screen, values for programs. It names files, so it is for the user only."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from medssl.ingest.codes import sentence_of
 from medssl.ingest.ledger import Row
 
 PLACES = 5
-"""Places of a code, and files of a place, that are named before the rest is counted."""
+"""Places of a code, and files of a place, that are listed before the rest is only counted."""
 VOLUMES = 20
 SERIES_ID = re.compile(r"s-[0-9a-f]{12}")
 
 
 def screen_lines(checked: Checked) -> Iterator[str]:
-    """Accepted volumes, then refused files by code and by folder; readable also where thousands are refused."""
+    """Accepted volumes, then refused files by code and by folder; readable even if thousands are refused."""
     series, rejected, items = checked.series, checked.rejected, checked.items
     kinds = f"{_counted(len(series), 'volume')} of {len({row['series_id'] for row in series}):,} series"
     slices, files = sum(row["shape"][2] for row in series), _num_files(series)
@@ -70,7 +70,7 @@ def _num_files(rows: list[Row]) -> int:
 
 
 def _places(items: list[Row], meaning: str) -> Iterator[str]:
-    """A line for each folder of refused files, the fullest first, with the ids of their refusals and what is special of them."""
+    """A line for each folder of refused files, the fullest first, with the ids and particulars of their refusals."""
     folders: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for item in items:
         folders[str(PurePosixPath(item["file"]).parent)].append((item["file"], item["sentence"], item["item_id"]))
@@ -87,7 +87,7 @@ def _places(items: list[Row], meaning: str) -> Iterator[str]:
 
 
 def _place(names: list[str]) -> str:
-    """Where files are: one by its name, a few in a folder by theirs, many by their first and last."""
+    """The location of files: one by its name, a few in a folder by theirs, many by their first and last."""
     names = sorted(set(names))
     folders = {str(PurePosixPath(name).parent) for name in names}
     if len(names) == 1:

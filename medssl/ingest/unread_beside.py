@@ -1,7 +1,7 @@
-"""Files beside a DICOM series that were not read and may hold images of it: a slice at its end that lies there leaves no gap.
+"""Files beside a DICOM series that were not read and may hold images of it: an end slice among them leaves no gap.
 
-Unfinished transfers keep a name of their own until they end, archives are never opened and links never followed. Where the name
-says which slice it would be, the series is in doubt (`dicom/damaged_neighbours.py`); elsewhere the volume bears a warning.
+Unfinished transfers have a temporary name until they end, archives are never opened and links never followed. If the name shows
+which slice it would be, the series is in doubt (`dicom/damaged_neighbours.py`); otherwise the volume gets a warning.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _UNFINISHED = (
     re.compile(r"(?P<whole>.+)~"),
     re.compile(r"[.~](?P<whole>[^._~].*\d.*)\.[0-9A-Za-z]{3,8}"),
 )
-"""Names of transfers on their way: browsers, rclone and copy programs, editors, rsync (`.0015.dcm.aB3xYz`), Syncthing."""
+"""Names of unfinished transfers: browsers, rclone and copy programs, editors, rsync (`.0015.dcm.aB3xYz`), Syncthing."""
 _PACKED = re.compile(r"(?P<whole>.+\..+|.*\d)\.(?:gz|bz2|xz|zst|z|lz4|zip|7z)", re.IGNORECASE)
 
 
 def whole_name(file: str) -> str:
-    """The name that a file has once its transfer has ended and it is unpacked; its own where nothing is to do.
+    """The name that a file has once its transfer has ended and it is unpacked; unchanged for other files.
 
     >>> [whole_name(name) for name in ("0015.dcm.part", ".0015.dcm.aB3xYz", "0015.dcm.gz", "0015.dcm", "._0015.dcm")]
     ['0015.dcm', '0015.dcm', '0015.dcm', '0015.dcm', '._0015.dcm']
@@ -36,7 +36,7 @@ def whole_name(file: str) -> str:
 
 
 def is_unfinished(file: str) -> bool:
-    """Whether a name is one that files bear while they are transferred.
+    """Whether a name is that of an unfinished transfer.
 
     >>> is_unfinished("0015.dcm.part"), is_unfinished("0015.dcm.gz"), is_unfinished("0015.dcm")
     (True, False, False)
@@ -98,7 +98,7 @@ def _series_beside(rows: list[Row]) -> dict[int, set[str]]:
 
 
 def _kind(row: Row) -> str:
-    """Which of these a file is; nothing where it is none, or was read."""
+    """The kind of such a file; empty if it is another one, or was read."""
     if not row["code"]:
         return ""
     if row["name"].endswith("/"):

@@ -1,4 +1,4 @@
-"""Volumes on disk, each put in place at once, and a private record of what each group of files became and from what."""
+"""Volumes on disk, each moved into place as a whole, and a private record of every group's outcome and inputs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medssl.ingest.outcome import Outcome
 from medssl.ingest.source import Source
 
 DECIDES = ("name", "size", "mtime_ns", "code", "role", "tainted", "damaged", "beside", "unread", "beside_volumes", "subject")
-"""What the inventory says of a file that decides what its group becomes."""
+"""The inventory's columns of a file that decide the outcome of its group."""
 
 
 class VolumeStore:
     """Volumes below the folder `volumes`, and a record per group in the folder `records`.
 
-    `basis` is a text of everything beside its files that decides what a group becomes: options, code, key.
+    `basis` is a text of everything besides its files that decides the outcome of a group: options, code, key.
     """
 
     def __init__(self, volumes: Path, records: Path, basis: str) -> None:
         self._volumes, self._records, self._basis = volumes, records, basis
 
     def sweep(self, shard: int) -> None:
-        """Remove what a killed conversion of this shard left unfinished."""
+        """Remove unfinished files of a killed conversion of this shard."""
         for leftover in self._volumes.glob(f".part-{shard}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -41,17 +41,17 @@ class VolumeStore:
         return sha256_text(canonical_json([sorted(files), self._basis]))
 
     def record(self, group: str) -> Row | None:
-        """What a group became when it was last converted."""
+        """The outcome of a group at its last conversion."""
         path = self._records / f"{group}.json"
         return read_json(path) if path.is_file() else None
 
     def kept(self, group: list[Row]) -> Row | None:
-        """The record of a group whose files and options are unchanged and whose volumes are whole."""
+        """The record of a group whose files and options are unchanged and whose volumes are intact."""
         record = self.record(group[0]["group"])
         return record if record is not None and record["hash"] == self._hash(group) and self.intact(record) else None
 
     def intact(self, record: Row) -> bool:
-        """Whether every volume file is the one that was written (by size and change time, else by its hash)."""
+        """Whether every volume file is unchanged (by size and change time, else by its hash)."""
         for volume in record["volumes"]:
             for name, entry in volume["files"].items():
                 path = inside(self._volumes, volume["volume_id"], name)
@@ -62,7 +62,7 @@ class VolumeStore:
         return True
 
     def convert(self, group: list[Row], source: Source, shard: int) -> Row:
-        """Convert a group and put its volumes in place, each folder at once, the record last."""
+        """Convert a group and move its volumes into place, each folder as a whole, the record last."""
         volumes = self._volumes
         part = volumes / f".part-{shard}-{secrets.token_hex(4)}"
         require_free_space(volumes, _expected_bytes(group))
@@ -122,7 +122,7 @@ class VolumeStore:
 
 
 def new_file_in(place: Path, volume_id: str, name: str) -> Path:
-    """A path in the folder of a volume below `place`; the folder is made."""
+    """A path in the folder of a volume below `place`; the folder is created."""
     folder = place / volume_id
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
@@ -135,7 +135,7 @@ def _write_images(target: Path, images: list[Row]) -> None:
 
 
 def _expected_bytes(group: list[Row]) -> int:
-    """A guess at what a group will take on disk, from its headers."""
+    """An estimate, from its headers, of a group's size on disk."""
     total = 0
     for row in group:
         header = json.loads(row["header"]) if row["header"] else {}

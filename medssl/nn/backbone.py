@@ -1,4 +1,4 @@
-"""What a backbone is, and how one is built from its name."""
+"""The interface of a backbone, and how one is built from its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medssl.core.errors import StudyError
 class Backbone(nn.Module):
     """A network that turns images `(n, in_channels, *size)` into maps from shallow to deep.
 
-    Map `m` has shape `(n, channels[m], *size / strides[m])`. State-dict names are those of the public network it claims to be.
+    Map `m` has shape `(n, channels[m], *size / strides[m])`. State-dict names are those of the public network of that name.
     """
 
     spatial_dims: int
@@ -23,24 +23,26 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     stage_names: tuple[str, ...] = ()
-    """For each map the part that makes it of the map before, where it is so; what comes before the first is the stem."""
+    """For each map the part that computes it from the previous map, if there is one; what precedes the first is the stem."""
     branch_ends: tuple[str, ...] = ()
-    """Of each residual branch, from the images on, the part whose output is added to the shortcut; none where there are none."""
+    """For each residual branch, from the images on, the part whose output is added to the shortcut; empty without branches."""
     decoder_names: tuple[str, ...] = ()
-    """The parts of a decoder of its own, if it has one."""
+    """The parts of its own decoder, if it has one."""
     cuts_slices: bool = False
     """Whether a volume is seen as slices along its last axis, each by a 2-D network; `CUTS_SLICES` of its file."""
     monai: str = ""
-    """The expression that makes MONAI's network of the same tensors, where it has one."""
+    """The expression that builds MONAI's network with the same tensors, if there is one."""
     is_unet: bool = False
-    """Whether it is the way down of a U-Net, so that a decoder learnt with it is worth keeping."""
+    """Whether it is the encoder of a U-Net, so that a decoder trained with it is worth keeping."""
 
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
-        """Images to maps; only the first `depth` maps, and only the work for them, where a depth is given."""
+        """Images to maps; with a depth only the first `depth` maps, and only the work for them."""
         raise NotImplementedError
 
     def part_of(self, parameter: str) -> int | None:
-        """Where a parameter lies, from the images on: 0 is the stem, `m + 1` what makes map `m`, None the decoder."""
+        """The position of a parameter, from the images on: 0 is the stem, `m + 1` the part that computes map `m`, None the
+        decoder.
+        """
         if parameter.startswith(self.decoder_names):
             return None
         return next((number + 1 for number, name in enumerate(self.stage_names) if parameter.startswith(name + ".")), 0)
@@ -62,7 +64,7 @@ def build(name: str, options: dict[str, Any], spatial_dims: int, in_channels: in
     """The backbone of a file in `nn/backbones`, with fresh weights from torch's generator.
 
     Raises:
-        StudyError: no such backbone, or the backbone does not exist at this rank.
+        StudyError: no such backbone, or not in this number of dimensions.
     """
     if spatial_dims not in (2, 3):
         raise StudyError(f"backbone {name!r}: spatial_dims is {spatial_dims}; expected 2 or 3.")
@@ -72,7 +74,7 @@ def build(name: str, options: dict[str, Any], spatial_dims: int, in_channels: in
 
 
 def call(name: str, arguments: dict[str, Any]) -> str:
-    """A call with keyword arguments as it is written in Python."""
+    """The Python source of a call with keyword arguments."""
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
@@ -82,5 +84,5 @@ def pooled(maps: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n d"]:
 
 
 def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half precision to float32; float32 and float64 stay."""
+    """Half precision to float32; float32 and float64 unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,4 +1,4 @@
-"""Gaussian blur of many images, each with a width of its own: the weights are made at once, the images come some at a time."""
+"""Gaussian blur of many images, each with its own width: weights are computed once, images come a few at a time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 STRIP = 32
-"""How many pixels along an axis are blurred by one product."""
+"""Pixels along an axis that one product blurs."""
 NEGLIGIBLE = 1e-30
-"""Weights that are taken as zero: below 1e-38 a processor takes many times as long for each product."""
+"""Weights below this are set to zero: below 1e-38 a processor takes many times as long for each product."""
 
 
 class Blur:
     """Blurs images of one size.
 
     Args:
-        sigma_frac: the standard deviation for each row of images, as a share of the side; 0 leaves an image as it is.
-        reach_frac: how far a kernel goes from its middle, as a share of the side.
+        sigma_frac: the standard deviation for each row of images, as a share of the side; 0 leaves an image unchanged.
+        reach_frac: radius of the kernel, as a share of the side.
     """
 
     def __init__(self, sigma_frac: Float[Tensor, "m"], reach_frac: float, size: tuple[int, ...]) -> None:
@@ -44,15 +44,15 @@ class Blur:
 
 
 def _strips(sigma: Tensor, radius: int, side: int) -> list[tuple[int, int, int, int, Tensor]]:
-    """Strips of an axis: the pixels `start` to `stop` are what bands `(m, …)` make of the pixels `first` to `last`.
+    """Strips of an axis: bands `(m, …)` compute the pixels `start` to `stop` from the pixels `first` to `last`.
 
-    torch's depth-wise convolution of so few groups took a CPU 5 times as long, and a matrix for the whole axis twice as long.
+    On a CPU torch's depth-wise convolution of so few groups took 5 times as long, and one matrix for the axis twice as long.
     """
     wide = STRIP + 2 * radius
     away = torch.arange(-radius, radius + 1, device=sigma.device, dtype=torch.float32)
     kernel = torch.exp(-(away**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
     kernel = torch.where(kernel < NEGLIGIBLE, 0.0, kernel / kernel.sum(1, keepdim=True))
-    # Row i of a band is the kernel moved by i: rows of one number more than `wide`, read as if they had `wide`.
+    # Row i of a band is the kernel shifted by i: rows with one number more than `wide`, read as if they had `wide`.
     moved = F.pad(kernel, (0, STRIP)).repeat(1, STRIP)[:, : STRIP * wide].view(-1, STRIP, wide)
     strips = []
     for start in range(0, side, STRIP):
@@ -60,6 +60,6 @@ def _strips(sigma: Tensor, radius: int, side: int) -> list[tuple[int, int, int, 
         first, last = max(start - radius, 0), min(stop + radius, side)
         bands = moved[:, : stop - start, first - start + radius : last - start + radius]
         if last - first < stop - start + 2 * radius:
-            bands = bands / bands.sum(2, keepdim=True)  # at an edge, what the kernel holds inside the image
+            bands = bands / bands.sum(2, keepdim=True)  # at an edge, normalise by the part of the kernel inside the image
         strips.append((start, stop, first, last, bands))
     return strips

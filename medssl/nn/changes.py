@@ -1,6 +1,6 @@
-"""What makes views of the pixels of images: one resampling, then window, grey curve, blur, lower resolution, noise, cut-out.
+"""The changes that turn pixels into views: one resampling, then window, grey curve, blur, lower resolution, noise, cut-out.
 
-What is drawn for each view is a small tensor with a row a view, the views of an image one after another; images come some at a
+The draws for each view are a small tensor with a row per view, the views of an image one after another; images come a few at a
 time.
 """
 
@@ -21,13 +21,13 @@ from medssl.nn.blur import Blur
 
 @dataclass(frozen=True)
 class Changes:
-    """How the views of one size vary; None is what does not."""
+    """How the views of one size vary; None marks what does not."""
 
     size: tuple[int, ...]
     points: list[list[Tensor]]
-    """Where each pixel lies on the canvas, −1 to 1: per axis, terms `(m, …)` whose broadcast sum it is."""
+    """The place of each pixel on the canvas, −1 to 1: per axis, terms `(m, …)` whose broadcast sum it is."""
     bends: Float[Tensor, "m d ..."] | None
-    """How far the control points of an elastic field are moved, as a share of the side that a view shows."""
+    """How far the control points of an elastic field move, as a share of the side that a view shows."""
     shown: Float[Tensor, "m d"]
     """That side, in the unit of the points."""
     gain: Float[Tensor, "m c"]
@@ -38,16 +38,16 @@ class Changes:
     light: Light | None
     blur: Blur | None
     blurred: Int64[np.ndarray, "some"] | None
-    """The rows that `blur` is for, ascending; None: all."""
+    """The rows that `blur` applies to, ascending; None: all."""
     coarsening: Coarsening | None
     coarse: Int64[np.ndarray, "few"]
-    """The rows that `coarsening` is for, ascending."""
+    """The rows that `coarsening` applies to, ascending."""
     noise: Noise | None
     boxes: list[Bool[Tensor, "m ..."]] | None
-    """Which pixels are cut out: where along every axis."""
+    """Which pixels are cut out, as a mask along every axis."""
 
     def places(self, rows: slice, num_images: int) -> Float[Tensor, "n ..."]:
-        """The points of these views as grid_sample wants them, all of an image stacked along the first spatial axis."""
+        """The points of these views in the form of grid_sample, all of an image stacked along the first spatial axis."""
         dims = len(self.size)
         num_views = (rows.stop - rows.start) // num_images
         planes = torch.empty((num_images, dims, num_views, *self.size), device=self.gain.device)
@@ -69,21 +69,23 @@ class Changes:
         return planes.view(num_images, dims, num_views * self.size[0], *self.size[1:]).movedim(1, -1)
 
     def masks(self, masks: Shaped[Tensor, "n 1 *canvas"], places: Float[Tensor, "n *places"]) -> Int64[Tensor, "m *size"]:
-        """Masks `(n, 1, …)` moved as their images are: the nearest voxel, 0 beyond the image."""
+        """Masks `(n, 1, …)` moved like their images: the nearest voxel, 0 beyond the image."""
         moved = F.grid_sample(masks.float(), places, mode="nearest", padding_mode="zeros", align_corners=False)
         return moved.view(-1, *self.size).long()
 
     def images(
         self, numbers: Float[Tensor, "n 1 *canvas"], places: Float[Tensor, "n *places"], rows: slice
     ) -> Float[Tensor, "m c *size"]:
-        """Numbers `(n, 1, …)`, zero beyond the image, to views in [0, 1], or to the brightest that light may make."""
+        """Turn numbers `(n, 1, …)`, zero beyond the image, into views in [0, 1], or up to the brightest value that light may
+        produce.
+        """
         images = F.grid_sample(numbers, places, mode="bilinear", padding_mode="zeros", align_corners=False)
         images = images.view(-1, 1, *self.size)
         gain, offset = (each[rows].view(*each[rows].shape, *[1] * len(self.size)) for each in (self.gain, self.offset))
         images = images.mul_(gain) if gain.shape[1] == 1 else images * gain
         images.add_(offset).clamp_(0, 1)
         if self.exponent is not None:
-            # a power, at a third of its cost; the logarithm of 0 would be slow
+            # a power at a third of its cost; the logarithm of 0 would be slow
             exponent = self.exponent[rows].view(-1, *[1] * (images.ndim - 1))
             images = images.clamp_min_(1e-6).log_().mul_(exponent).exp_()
         if self.light is not None:
@@ -114,7 +116,7 @@ class Light:
     top: float
 
     def __call__(self, images: Float[Tensor, "k c *size"], rows: slice) -> Float[Tensor, "k c *size"]:
-        """These `rows` of all images under another light."""
+        """Change the light of these `rows` of all images."""
         shape = (-1, *[1] * (images.ndim - 1))
         factor, shift = self.factor[rows].view(shape), self.shift[rows].view(shape)
         mean = images.flatten(2).mean(2).view(*images.shape[:2], *[1] * (images.ndim - 2))
@@ -123,7 +125,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Noise:
-    """White noise of a strength of its own for each view: a run of a fixed bank that begins at a random place."""
+    """White noise with its own strength for each view: a section of a fixed bank from a random place."""
 
     bank: Float[Tensor, "..."]
     start: Int64[Tensor, "m"]
@@ -145,7 +147,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Coarsening:
-    """A lower resolution: a share of the pixels along each axis, the nearest of the image, and lines between these.
+    """A lower resolution: a share of the pixels along each axis by nearest neighbour, then linear interpolation.
 
     Source: Isensee et al., nnU-Net, arXiv 1904.08128, supplementary note 4 (simulation of low resolution).
     """
@@ -160,7 +162,7 @@ class Coarsening:
 
 
 def coarse(images: Float[Tensor, "m c ..."], factor: Float[Tensor, "m"], dim: int) -> Float[Tensor, "m c ..."]:
-    """Along one spatial axis, `factor` times the pixels, and lines between these."""
+    """Along one spatial axis, `factor` times the pixels, with linear interpolation between them."""
     size = images.shape[2 + dim]
     shape = [len(images), *[1] * (images.ndim - 1)]
     shape[2 + dim] = size
@@ -173,7 +175,7 @@ def coarse(images: Float[Tensor, "m c ..."], factor: Float[Tensor, "m"], dim: in
 
 
 def _of_some(images: Tensor, chosen: np.ndarray, rows: slice, change: Callable[[Tensor, slice], Tensor]) -> Tensor:
-    """Images, which are `rows` of all, with those of them that are chosen changed in place."""
+    """Images, which are `rows` of all, with the chosen ones among them changed in place."""
     start, stop = np.searchsorted(chosen, [rows.start, rows.stop]).tolist()
     if start == stop:
         return images

@@ -1,4 +1,4 @@
-"""Activation checkpointing: the maps inside the stages of a backbone are computed again in the backward pass, not kept."""
+"""Activation checkpointing: maps inside the stages of a backbone are recomputed in the backward pass instead of kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medssl.nn.pass_state import pass_states
 
 
 def checkpoint_stages(backbone: Backbone) -> None:
-    """Keep of each stage what goes in and comes out; training costs a third more arithmetic and gives the same bits.
+    """Keep only the input and output of each stage; training costs a third more arithmetic and gives the same bits.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
     """
@@ -29,7 +29,7 @@ def checkpoint_stages(backbone: Backbone) -> None:
 
 @contextlib.contextmanager
 def still_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch statistics are used but not remembered inside: the same images pass again, or have passed before."""
+    """Inside, batch statistics are used but not updated: the same images pass again, or have passed before."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [(norm, norm.momentum, count, count.clone()) for norm in norms if (count := norm.num_batches_tracked) is not None]
     for norm, *_ in kept:
@@ -51,7 +51,7 @@ def _checkpointed(stage: nn.Module, *inputs: Any) -> Any:
 
 
 def _as_now(stage: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """What the pass depends on now, for when it is repeated."""
+    """What the pass depends on at this moment, for its repetition."""
     now = [(state, state.value) for state in pass_states(stage)]
 
     @contextlib.contextmanager

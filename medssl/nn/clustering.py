@@ -17,11 +17,11 @@ IGNORED = -100
 
 
 class ClusterMemory(nn.Module):
-    """Remembers two embeddings of each item, by global number; every epoch they are clustered, and clusters are predicted.
+    """Stores two embeddings of each item, by global number; every epoch they are clustered, and clusters are predicted.
 
-    `heads` clusterings are made, head h of the memory of view h mod 2. Centroids are of unit length; items that the memory does
-    not know have no target. `name` sets apart the random starts of several memories. Centroids that are `learnt` are weights:
-    they move with every step until those of the next epoch take their place.
+    There are `heads` clusterings; head h uses the memory of view h mod 2. Centroids have unit length; items that are not in the
+    memory have no target. `name` distinguishes the random starts of several memories. Centroids that are `learnt` are weights:
+    they move with every step until those of the next epoch replace them.
 
     Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2).
     """
@@ -55,7 +55,7 @@ class ClusterMemory(nn.Module):
             self.register_buffer("centroids", centroids)
 
     def weights(self) -> Float[Tensor, "heads clusters width"] | None:
-        """The centroids, if they are learnt."""
+        """The centroids, if they are learned."""
         return self.centroids if isinstance(self.centroids, nn.Parameter) else None
 
     def start_epoch(self, epoch: int, seed: int) -> None:
@@ -70,15 +70,15 @@ class ClusterMemory(nn.Module):
             self.assignment[head, known] = from_first(found[1])
 
     def forward(self, z: Float[Tensor, "n views {self.width}"]) -> Float[Tensor, "n views _"]:
-        """What `loss` and `remember` take, of unit embeddings `(n, views, width)`: themselves, and behind them the scores where
-        centroids are learnt, which a batch in parts differentiates in its parts.
+        """The input of `loss` and `remember`, from unit embeddings `(n, views, width)`: the embeddings, followed by the scores if
+        centroids are learned, which a batch in parts differentiates in its parts.
         """
         return z if self.weights() is None else torch.cat([wide(z), self._scores(z).flatten(2)], 2)
 
     def loss(
         self, z: Float[Tensor, "n views _"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None
     ) -> Float[Tensor, ""]:
-        """Mean cross-entropy over heads, views and the `chosen` `(n,)` of what `forward` made of the embeddings of `items`."""
+        """Mean cross-entropy over heads, views and the `chosen` `(n,)` rows of the output of `forward` for `items`."""
         made = z[..., self.width :].unflatten(2, self.centroids.shape[:2]) if self.weights() is not None else self._scores(z)
         scores = made / self.temperature
         target = self.assignment[:, items].T[:, None, :].expand(scores.shape[:3])
@@ -89,7 +89,7 @@ class ClusterMemory(nn.Module):
         return mean_of_chosen(each, counts.flatten())
 
     def remember(self, z: Float[Tensor, "n views _"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None) -> None:
-        """The `chosen` `(n,)` of the embeddings take their places; an item that stands twice gets the direction of the mean."""
+        """Store the `chosen` `(n,)` embeddings in their places; an item that occurs twice gets the direction of the mean."""
         everyone, items = gather(z[:, :2, : self.width]), gather(items)
         if chosen is not None:
             which = gather(chosen)
@@ -113,7 +113,7 @@ class ClusterMemory(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Learnt prototypes; the code of one of two views, an equal share of prototypes, is predicted from the other.
+    """Learned prototypes; the code of one of two views, an equal share of prototypes, is predicted from the other.
 
     Source: Caron et al., arXiv 2006.09882, §3.1 (SwAV), without a queue.
     """
@@ -131,10 +131,10 @@ class Prototypes(nn.Module):
         return self.weight
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Nothing: prototypes move with every step."""
+        """Does nothing: prototypes move with every step."""
 
     def forward(self, z: Float[Tensor, "n 2 d"]) -> Float[Tensor, "n 2 k"]:
-        """What `loss` takes, of unit embeddings `(n, 2, width)`: scores `(n, 2, prototypes)`."""
+        """The input of `loss`, from unit embeddings `(n, 2, width)`: scores `(n, 2, prototypes)`."""
         return wide(z @ self.weight.T)
 
     def loss(
@@ -154,7 +154,7 @@ class Prototypes(nn.Module):
     def remember(
         self, scores: Float[Tensor, "n 2 k"], items: Int64[Tensor, "n"], chosen: Bool[Tensor, "n"] | None = None
     ) -> None:
-        """Prototypes go back to unit length."""
+        """Normalise the prototypes to unit length."""
         self.weight.data = F.normalize(self.weight.data, dim=1)
         nearest = gather(scores[:, 0]).argmax(1)
         self.used.copy_(usage(nearest if chosen is None else nearest[gather(chosen)], scores.shape[2]))
@@ -187,8 +187,8 @@ def spherical_kmeans(
 def sinkhorn(scores: Float[Tensor, "n k"], *, epsilon: float, iterations: int) -> Float[Tensor, "n k"]:
     """Codes `(n, k)` of scores `(n, k)`: each row sums to 1, and all columns get about the same share.
 
-    Source: Caron et al., arXiv 2006.09882, eq. 4 and appendix A.1; Cuturi, arXiv 1306.0895. Here in logarithms, of float64
-    whatever the scores are: at ε = 0.05 rounding of float32 is multiplied by 20.
+    Source: Caron et al., arXiv 2006.09882, eq. 4 and appendix A.1; Cuturi, arXiv 1306.0895. Computed in logarithms and always in
+    float64: at ε = 0.05 rounding of float32 is multiplied by 20.
     """
     n, k = scores.shape
     log_q = scores.double() / epsilon

@@ -1,4 +1,4 @@
-"""The way up of a U-Net over any backbone: its maps are the skip connections, a shallow branch keeps the full resolution."""
+"""A U-Net decoder over any backbone: its maps are the skip connections, a shallow branch keeps the full resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_WIDTH = 256
 class Decoder(nn.Module):
     """Levels from deep to shallow, the first `blocks` of them (None: all, and the output has the input's size).
 
-    Each level doubles (or follows) the resolution of the next shallower map by nearest neighbours, joins that map and
+    Each level doubles the resolution by nearest neighbours (or matches that of the next shallower map), joins that map and
     applies two convolutions with instance norm. Nearest neighbours have a deterministic backward pass on a GPU.
 
     Source: Ronneberger et al., arXiv 1505.04597; the convolution pair is MONAI's.
@@ -46,9 +46,9 @@ class Decoder(nn.Module):
     def forward(
         self, images: Float[Tensor, "n c *size"], maps: list[Float[Tensor, "n _ ..."]]
     ) -> Float[Tensor, "n {self.width} ..."]:
-        """The images `(n, c, *size)` and the backbone's maps of them to the map of the last level, `(n, width, …)`."""
+        """From the images `(n, c, *size)` and the backbone's maps to the map of the last level, `(n, width, …)`."""
         if images.device.type == "cpu":
-            maps = [level.contiguous() for level in maps]  # these norms are slow in channels last there
+            maps = [level.contiguous() for level in maps]  # these norms are slow in channels-last order on a CPU
         skips = [None if self.shallow is None else self.shallow(images), *maps]
         x = maps[-1]
         for level, skip in zip(self.levels, reversed(skips[:-1]), strict=False):

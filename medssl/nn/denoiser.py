@@ -75,7 +75,7 @@ def fit_denoiser(
             loss.backward()
             optimizer.step()
             total += float(loss.detach()) * len(x)
-        total = float(from_first(torch.tensor(total, dtype=torch.float64, device=device)))  # so that all ranks go on, or none
+        total = float(from_first(torch.tensor(total, dtype=torch.float64, device=device)))  # so that all ranks continue, or none
         best, waited = (total, 0) if total < best else (best, waited + 1)
         if waited >= patience:
             break

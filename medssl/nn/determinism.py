@@ -8,7 +8,7 @@ import torch
 
 
 def use_deterministic_algorithms(wanted: bool) -> None:
-    """Let torch use only operations that give the same bits twice, and refuse others; to be called before the first product.
+    """Let torch use only operations that give the same bits twice, and refuse others; call it before the first product.
 
     cuBLAS does so only with a fixed workspace; without it torch refuses every matrix product on a GPU.
     """

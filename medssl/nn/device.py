@@ -1,4 +1,4 @@
-"""Where a network runs: the processor, or CUDA devices where they are asked for and there."""
+"""The device of a network: the processor, or CUDA devices if requested and present."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Asked = Literal["auto", "cpu", "cuda"]
 def device(
     asked: Asked = "auto", *, option: str = "device", count: int = 1, deterministic: bool = True, precision: str = "auto"
 ) -> torch.device:
-    """`cuda` where it is asked for, or there for `auto`; with it torch's algorithms are set to give equal bits, or not.
+    """`cuda` if requested, or if present for `auto`; then torch's algorithms are set to give equal bits, or not.
 
     Args:
         asked: see the stages' option `device`.
-        option: the key in the study file, for the sentence.
-        count: devices of this machine that one process, or one for each, will use.
+        option: the key in the study file, for the message.
+        count: devices of this machine that one process, or one process each, will use.
         deterministic: equal runs give equal bits.
         precision: see the stages' option `precision`.
 
     Raises:
-        StudyError: fewer CUDA devices are here than the study asks for, or a processor does not have the precision.
+        StudyError: fewer CUDA devices than the study asks for, or the processor does not have the precision.
     """
     if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
         if precision == "fp16":

@@ -1,6 +1,6 @@
 """The process that reads a foreign weight file: tensors only, no other process, no network, bounded memory and time.
 
-This is the one place that opens a pickle, with torch's tensors-only reader, after everything else has been forbidden.
+Only this file opens a pickle, with torch's tensors-only reader, after everything else has been forbidden.
 Run as `python -m medssl.nn.foreign IN OUT STRIP KEY` by `medssl convert`.
 """
 
@@ -22,7 +22,7 @@ FORBIDDEN = (
     "os.remove",
 )
 MEMORY_FACTOR = 6
-"""Address space beyond what is in use at the start, as a multiple of the file's size (plus 1 GiB)."""
+"""Address space beyond that used at the start, as a multiple of the file's size (plus 1 GiB)."""
 
 
 def main(source: str, target: str, strip: str, key: str) -> None:
@@ -57,7 +57,7 @@ def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _weights(loaded: Any, key: str) -> dict[str, Any]:
-    """The dictionary of tensors that is meant: the named one, else the one with the most tensors, looking two levels deep."""
+    """The intended dictionary of tensors: the named one, else the one with the most tensors, looking two levels deep."""
     import torch
 
     if key:

@@ -49,7 +49,7 @@ def averaged(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def mean_of_chosen(values: Float[Tensor, "*shape"], chosen: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """A rank's part of the mean over the values that are `chosen` (bool, same shape) on all ranks: the mean of the parts."""
+    """A rank's part of the mean over the `chosen` values (bool, same shape) of all ranks; the mean of the parts is that mean."""
     return (values * chosen).sum() / averaged(chosen.sum().to(values)).clamp_min(1 / world_size())
 
 
@@ -130,7 +130,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, where there are any, as torch does: without a momentum they are means over all batches."""
+        """Update the running statistics, if any, as torch does: without a momentum they are means over all batches."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -140,7 +140,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """`module` with every batch normalisation turned into one over all ranks, in place; tensors, names and hooks stay."""
+    """Replace every batch normalisation of `module` by one over all ranks, in place; tensors, names and hooks stay."""
     kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     for norm in module.modules():
         if isinstance(norm, kinds):

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def perceptron(widths: Sequence[int], *, norm: bool = True, last_norm: bool = False) -> nn.Sequential:
-    """Linear layers of the given widths with batch norm and ReLU between them; the last is linear, or normed without an offset.
+    """Linear layers of the given widths with batch norm and ReLU between them; the last is linear, or normalised without offset.
 
     Source of the last: the released code of SimCLR (Chen et al., arXiv 2002.05709).
     """

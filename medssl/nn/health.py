@@ -1,4 +1,4 @@
-"""Health of a representation without labels: rank, spread, alignment, uniformity, and neighbours that agree on free labels."""
+"""Health of a representation without labels: rank, spread, alignment, uniformity, and agreement of neighbours on free labels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from medssl.nn.loading import Samples
 
 REMEMBERED = 256
-"""How many samples of the epoch's end are looked at."""
+"""How many samples from the end of an epoch are measured."""
 MIN_SPREAD = 0.02
 MIN_RANK = 1.5
 
 
 class Health:
-    """Features and embeddings of the last samples seen, as they fell out of training: nothing is computed twice."""
+    """Features and embeddings of the last training samples: nothing is computed twice."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Tensor] = {}
@@ -33,15 +33,15 @@ class Health:
             self.seen[name] = (value if old is None else torch.cat([old, value]))[-REMEMBERED:]
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a saved state must hold."""
+        """The tensors for a saved state."""
         return dict(self.seen)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self.seen = dict(tensors)
 
     def measure(self, samples: Samples) -> dict[str, float]:
-        """The figures of this moment, by column name."""
+        """The current figures, by column name."""
         found: dict[str, float] = {}
         a, b = self.seen.get("feature_a"), self.seen.get("feature_b")
         if a is None or len(a) < 4:
@@ -56,7 +56,7 @@ class Health:
 
 
 def collapse(found: dict[str, float]) -> str | None:
-    """A sentence if the figures say that the representation has collapsed, else None."""
+    """A sentence if the figures show that the representation has collapsed, else None."""
     for what in ("spread", "embedding_spread"):
         if what in found and found[what] < MIN_SPREAD:
             return (
@@ -77,7 +77,7 @@ def effective_rank(x: Float[Tensor, "n d"]) -> float:
 
 
 def rankme(x: Float[Tensor, "n d"]) -> float:
-    """The same of the rows as they are.
+    """The same without centring the rows.
 
     Source: Garrido et al., arXiv 2210.02885, eq. 1.
     """
@@ -85,7 +85,7 @@ def rankme(x: Float[Tensor, "n d"]) -> float:
 
 
 def spread(x: Float[Tensor, "n d"]) -> float:
-    """Standard deviation of the unit rows times √d: 1 when they point everywhere, 0 when all point one way.
+    """Standard deviation of the unit rows times √d: 1 if they point everywhere, 0 if all point one way.
 
     Source: Chen and He, arXiv 2011.10566, §4.1.
     """
@@ -103,7 +103,7 @@ def alignment(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
 
 
 def uniformity(x: Float[Tensor, "n d"]) -> float:
-    """The log of the mean of exp(−2 d²) over pairs of unit rows: 0 when all are equal, −4 for far pairs on a large sphere.
+    """The log of the mean of exp(−2 d²) over pairs of unit rows: 0 if all are equal, −4 for far pairs on a large sphere.
 
     Source: Wang and Isola, arXiv 2005.10242, §4.1, t = 2.
     """
@@ -112,10 +112,10 @@ def uniformity(x: Float[Tensor, "n d"]) -> float:
 
 
 def neighbours(x: Float[Tensor, "n d"], rows: Int64[np.ndarray, "n"], samples: Samples, k: int = 5) -> dict[str, float]:
-    """Share of the k nearest other samples that come from the same volume (patient), and how well they tell the body position.
+    """Share of the k nearest other samples from the same volume (patient), and how well they predict the body position.
 
-    `knn_position` is the coefficient of determination of the relative position in the volume, predicted from neighbours in
-    other volumes alone. Figures that the data do not allow are left out.
+    `knn_position` is the coefficient of determination of the relative position in the volume, predicted only from neighbours in
+    other volumes. Figures that the data do not allow are absent.
     """
     rows, first = np.unique(rows, return_index=True)
     x = torch.nn.functional.normalize(x[first].float(), dim=1)

@@ -1,4 +1,4 @@
-"""The memory order of weights and images: channels last where convolutions are faster that way."""
+"""The memory order of weights and images: channels last if convolutions are faster that way."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NORMS_PER_IMAGE = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
 
 
 def lay_out(network: Network, device: torch.device, *, channels_last: bool = True) -> Network:
-    """Move a network to its device and put each of its parts (its children) into the memory order in which it is fastest.
+    """Move a network to its device and each of its children into the fastest memory order.
 
-    On a GPU that is channels last. On a CPU too in 2-D (a U-Net over ResNet-18 takes 0.6 of the time), but not where norms over
-    single images copy such maps to and fro (nnU-Net's encoder would take 1.2 of the time), and not in 3-D (ResNet-18: 1.4).
+    On a GPU that is channels last. On a CPU it is too in 2-D (a U-Net over ResNet-18 takes 0.6 of the time), unless norms over
+    single images copy the maps back and forth (nnU-Net's encoder would take 1.2 of the time). In 3-D it is not (ResNet-18: 1.4).
 
-    channels_last: False leaves the order as it is.
+    channels_last: False keeps the order.
     """
     network.to(device)
     if not channels_last:
@@ -33,12 +33,12 @@ def lay_out(network: Network, device: torch.device, *, channels_last: bool = Tru
 
 
 def _is_slowed(part: nn.Module) -> bool:
-    """On a CPU, by channels last; a head of one convolution takes maps as they come."""
+    """Whether channels last slows it on a CPU; a head of one convolution takes maps in any order."""
     return isinstance(part, (nn.Conv2d, nn.Conv3d)) or any(isinstance(module, NORMS_PER_IMAGE) for module in part.modules())
 
 
 def layout_of(network: nn.Module, rank: int) -> torch.memory_format:
-    """The memory order that images of a rank (4 or 5) should have in a network: that of its convolutions' weights."""
+    """The memory order for images of a rank (4 or 5) in a network: that of its convolutions' weights."""
     layout = CHANNELS_LAST[rank]
     for parameter in network.parameters():
         if parameter.ndim == rank and parameter.is_contiguous(memory_format=layout) and not parameter.is_contiguous():

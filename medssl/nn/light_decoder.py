@@ -1,4 +1,4 @@
-"""From the maps of active patches to a whole image: learned tokens in the gaps, and a light U-Net on the way up.
+"""From the maps of active patches to a whole image: learned tokens in the gaps, and a light U-Net decoder.
 
 Source: Tian et al., arXiv 2301.03580, §3.2, figure 2; widths and initial weights as in the authors' code.
 """
@@ -21,7 +21,7 @@ NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class Filling(nn.Module):
-    """A map of active blocks made whole: where no patch is active lies one learned token."""
+    """Completes a map of active blocks: a learned token fills the places without an active patch."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Filling(nn.Module):
 
 
 class Densify(Filling):
-    """The same of normed blocks, projected to the width of a decoder's level."""
+    """The same for normalised blocks, projected to the width of a decoder's level."""
 
     def __init__(self, norm: nn.Module, dims: int, channels: int, width: int, kernel: int) -> None:
         super().__init__(channels)
@@ -47,7 +47,7 @@ class Densify(Filling):
 
 
 class LightDecoder(nn.Module):
-    """Doubles the resolution level by level and halves the width; maps join where their stride is reached.
+    """Doubles the resolution level by level and halves the width; each map joins at its stride.
 
     `channels` and `strides` are those of the encoder's maps, shallow to deep; each stride is a power of two.
     """

@@ -31,18 +31,18 @@ OPEN_ARRAYS = 512
 
 @dataclass(frozen=True)
 class Samples:
-    """Slices or images that can be loaded; row `r` is the global sample number that memory banks and labels use."""
+    """Slices or images to load; row `r` is the global sample number that memory banks and labels use."""
 
     ids: tuple[str, ...]
     volumes: tuple[Volume, ...]
     volume: Int64[np.ndarray, "n"]
-    """Which of `volumes`."""
+    """Indices into `volumes`."""
     axis: Int64[np.ndarray, "n"]
     index: Int64[np.ndarray, "n"]
     position_mm: Float32[np.ndarray, "n"]
     label: tuple[str | None, ...]
     keys: UInt64[np.ndarray, "n"]
-    """What random draws are keyed by."""
+    """Keys of random draws."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,7 +67,7 @@ class Samples:
 
 
 class Batch:
-    """A batch on one device: `stored` `(n, 1, *canvas)` holds each plane in its corner, `extent` `(n, d)` how far it goes."""
+    """A batch on one device: `stored` `(n, 1, *canvas)` holds each plane in its corner, `extent` `(n, d)` its size."""
 
     def __init__(self, **fields: Any) -> None:
         self.stored: Shaped[Tensor, "n 1 *canvas"] = fields["stored"]
@@ -82,17 +82,17 @@ class Batch:
         self.keys: UInt64[np.ndarray, "n"] = fields["keys"]
         self.epoch: int = fields["epoch"]
         self.mask: Shaped[Tensor, "n 1 *canvas"] | None = fields.get("mask")
-        """The class of each voxel, where it is known."""
+        """The class of each voxel, if known."""
 
     @property
     def values(self) -> Float[Tensor, "n 1 *canvas"]:
-        """True values (HU for CT), float32 `(n, 1, *canvas)`; beyond a plane's extent: the low end of its first window."""
+        """True values (HU for CT), float32 `(n, 1, *canvas)`; beyond a plane's extent the low end of its first window."""
         shape = (-1, *[1] * (self.stored.ndim - 1))
         return values_of(self.stored.float(), self.slope.view(shape), self.intercept.view(shape))
 
     @property
     def seen(self) -> Float[Tensor, "n c *canvas"]:
-        """What a network sees, `(n, c, *canvas)` in [0, 1]: the values through each window."""
+        """The network's input, `(n, c, *canvas)` in [0, 1]: the values through each window."""
         shape = (*self.low.shape, *[1] * (self.stored.ndim - 2))
         return windowed(self.values, self.low.view(shape), self.high.view(shape))
 
@@ -137,7 +137,7 @@ def read_samples(
     keep: Path | str | None = None,
     split: str | None = "train",
 ) -> Samples:
-    """Join the tables of stage prepare (one pair per source), restricted to a split and to what a reduction kept.
+    """Join the tables of stage prepare (one pair per source), restricted to a split and to the slices that a reduction kept.
 
     Raises:
         StudyError: nothing is left, or the sources differ in their number of windows.
@@ -180,7 +180,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, "{count}
 class Reader:
     """Reads samples as batches. Each worker process holds its own copy with its own open arrays.
 
-    `patch`: size in voxels of 3-D patches, one round each sample's slice; None reads planes. `shrink_to`: planes whose shorter
+    `patch`: size in voxels of 3-D patches, one around each sample's slice; None reads planes. `shrink_to`: planes whose shorter
     side is at least twice this many pixels are averaged over whole blocks while reading.
     """
 
@@ -198,7 +198,7 @@ class Reader:
         return self.batch(torch.from_numpy(stored), [piece.shape for piece in pieces], rows, epoch)
 
     def piece(self, epoch: int, row: int) -> Shaped[np.ndarray, "..."]:
-        """The stored numbers of a sample: its plane, or in 3-D the patch that the epoch cuts."""
+        """The stored numbers of a sample: its plane, or in 3-D its patch in this epoch."""
         samples = self.samples
         volume = samples.volumes[samples.volume[row]]
         array = self.array(volume)
@@ -240,7 +240,7 @@ class Reader:
         return stored
 
     def empty(self, volume: int, *, integers: bool) -> float:
-        """The stored number that lies beyond a piece of a volume, by its place in the table."""
+        """The stored number for places beyond a piece, by the volume's place in the table."""
         of = self.samples.volumes[volume]
         number = (of.low[0] - of.intercept) / of.slope
         return float(np.clip(np.round(number), -32768, 32767)) if integers else number
@@ -256,7 +256,7 @@ class Reader:
         rows: Int64[np.ndarray, "n"],
         epoch: int,
     ) -> Batch:
-        """A batch on the processor, of what is stored and the tables of samples and volumes."""
+        """A batch on the processor, from stored numbers and the tables of samples and volumes."""
         samples = self.samples
         volumes = [samples.volumes[samples.volume[row]] for row in rows]
         return Batch(
@@ -284,7 +284,7 @@ class Reader:
         """The array of a volume, opened once.
 
         Raises:
-            CorruptArtefactError: it has another shape than its table says.
+            CorruptArtefactError: its shape differs from its table.
         """
         array = self._open.pop(volume.array, None)
         if array is None:
@@ -305,7 +305,7 @@ class Reader:
 
 @runtime_checkable
 class Batches(Protocol):
-    """What gives the batch of an epoch and rows: a reader, or samples that lie on a device (`nn/resident.py`)."""
+    """Yields the batch of an epoch and rows: a reader, or samples that lie on a device (`nn/resident.py`)."""
 
     def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch: ...
 
@@ -320,7 +320,7 @@ def load(
     """The batches of `requests` (epoch, rows), in order, on `device`. Workers read ahead, but never change order or content.
 
     Raises:
-        MedsslError: what a reader says, from a worker as from this process.
+        MedsslError: an error of a reader, whether in a worker or in this process.
     """
     device = torch.device(device)
     if workers == 0:
@@ -345,12 +345,12 @@ def load(
                 raise answer
             yield answer.to(device)
     finally:
-        # Not when the last reference goes, which an error's traceback may hold to the end: workers do not hear SIGTERM then.
+        # Not on release of the last reference, which an error's traceback may hold to the end: workers then ignore SIGTERM.
         answers._shutdown_workers()
 
 
 class _Answers:
-    """A reader in a worker: a foreseen failure is an answer too, as torch would make it a traceback in text."""
+    """A reader in a worker: a foreseen failure is returned as an answer, as torch would turn it into a traceback in text."""
 
     def __init__(self, reader: Batches) -> None:
         self.reader = reader
@@ -363,7 +363,7 @@ class _Answers:
 
 
 def _block_mean(plane: np.ndarray, factor: int) -> np.ndarray:
-    """Mean over `factor` × `factor` blocks, float32; a rest smaller than a block is left out."""
+    """Mean over `factor` × `factor` blocks, float32; a remainder smaller than a block is dropped."""
     h, w = (side // factor for side in plane.shape)
     whole = plane[: h * factor, : w * factor].astype(np.float32)
     return np.asarray(whole.reshape(h, factor, w, factor).mean(axis=(1, 3)))

@@ -31,7 +31,7 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
 
 @torch.no_grad()
 def average(mean: nn.Module, network: nn.Module, decay: float) -> None:
-    """A step of the running mean of a network's parameters, decay × mean + (1 − decay) × network; buffers are copied."""
+    """Update the running mean of a network's parameters, decay × mean + (1 − decay) × network; buffers are copied."""
     for old, new in zip(mean.parameters(), network.parameters(), strict=True):
         old.lerp_(new, 1 - decay)
     for kept, read in zip(mean.buffers(), network.buffers(), strict=True):

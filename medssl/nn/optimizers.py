@@ -25,7 +25,7 @@ def build_optimizer(
     """The optimiser over the parameters that need gradients; vectors (norms, biases) have weight decay only if asked.
 
     A group's `decays` says whether the schedule of weight decay applies to it. A `fused` Adam divides fp16's loss scale out of
-    the gradients in its step, and then nobody can see or clip them before.
+    the gradients inside its step, so they cannot be read or clipped before.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
@@ -64,7 +64,7 @@ def cosine_between(start: float, end: float, share: float) -> float:
 
 
 class TensorByTensor(torch.optim.Optimizer):
-    """An optimiser that looks at one tensor and its gradient at a time."""
+    """An optimiser that handles one tensor and its gradient at a time."""
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -119,7 +119,7 @@ class LARS(TensorByTensor):
 class LAMB(TensorByTensor):
     """Adam's direction, scaled for each tensor by the ratio of its norm to that direction's norm.
 
-    Groups with `decays=False` take Adam's step as it is.
+    Groups with `decays=False` take plain Adam steps.
 
     Source: You et al., arXiv 1904.00962, algorithm 2, with bias correction.
     """

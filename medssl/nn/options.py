@@ -1,4 +1,4 @@
-"""Options that networks are trained by, before labels are known and after: what varies between views, and the engine's own."""
+"""Options of training, with and without labels: how views vary, and the engine's own."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Fit = Literal["stretch", "crop"]
 
 
 class Variation(Options):
-    """What may vary in a view, wherever it lies in the image."""
+    """How a view may vary, wherever it lies in the image."""
 
     flip: dict[Modality, list[Literal["i", "j", "k"]]] = {}
     """Axes that may be mirrored, by modality (`{CT: [i]}`); only where anatomy allows."""
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
-    """Largest rotation in the plane of the slice, either way."""
+    """Largest rotation in the plane of the slice, in either direction."""
     elastic_frac: Fold = 0.0
     """Largest elastic displacement, as a share of the side."""
     window_jitter: Fold = 0.2
     """Largest shift of the window's ends, as a share of its width."""
     contrast: Fold = 0.0
-    """Largest change of the factor that grey values are spread by about the mean of a view; 0.3 is 0.7 to 1.3."""
+    """Largest change of the factor that stretches grey values about the mean of a view; 0.3 is 0.7 to 1.3."""
     brightness: Fold = 0.0
-    """Largest number that is added to grey values after that, either way, as a share of the window."""
+    """Largest number that is added to grey values after that, in either direction, as a share of the window."""
     brightest: Annotated[float, Field(ge=1)] = 1.0
-    """Largest grey value that contrast and brightness may make, where the window ends at 1."""
+    """Largest grey value that contrast and brightness may produce, where the window ends at 1."""
     gamma: Annotated[float, Field(ge=1)] = 1.5
     """Largest exponent of the grey curve; the smallest is its inverse."""
     gamma_prob: Part = 1.0
@@ -44,9 +44,9 @@ class Variation(Options):
     noise_prob: Part = 1.0
     """How often noise is added."""
     low_resolution_prob: Part = 0.0
-    """How often a view is brought to fewer pixels and back."""
+    """How often a view is reduced to fewer pixels and enlarged again."""
     low_resolution: Fraction = 0.5
-    """Smallest share of the pixels of a side that are left then."""
+    """Smallest share of the pixels of a side that remain then."""
     cutout_prob: Part = 0.0
     """How often a rectangle is cut out of a view."""
     cutout_frac: Fraction = 0.25
@@ -54,13 +54,14 @@ class Variation(Options):
 
 
 class ViewOptions(Variation):
-    """What may vary between two views of one image, each a part of it."""
+    """How two views of one image may differ, each a part of it."""
 
     fit: Fit = "stretch"
-    """How an image is brought to the size of a view, before parts of it are shown: its sides are stretched, or it is cropped or
-    padded about its middle, pixel by pixel."""
+    """How an image is fitted to the size of a view, before parts of it are shown: its sides are stretched, or it is cropped or
+    padded about its middle, pixel by pixel.
+    """
     scale: tuple[Fraction, Fraction] = (0.2, 1.0)
-    """Least and largest share of the image's area (volume) that a crop shows."""
+    """Smallest and largest share of the image's area (volume) that a crop shows."""
     ratio: Annotated[float, Field(ge=1)] = 1.33
     """Largest ratio of the sides of a crop."""
 
@@ -76,15 +77,15 @@ class ViewOptions(Variation):
 
     @classmethod
     def still(cls, fit: Fit = "stretch") -> ViewOptions:
-        """Nothing varies: the whole image, as it is."""
+        """Nothing varies: the whole image, unchanged."""
         return cls(fit=fit, scale=(1.0, 1.0), ratio=1.0, rotation_deg=0, window_jitter=0, gamma=1, blur_prob=0, noise=0)
 
 
 class AugmentOptions(Variation):
-    """What may vary in an image or patch that keeps its label: all of it stays in the view, but for its borders."""
+    """How an image or patch may vary while it keeps its label: all of it stays in the view, except its borders."""
 
     zoom: tuple[Positive, Positive] = (0.87, 1.15)
-    """Least and largest side of what is shown, as a share of the side of the image or patch."""
+    """Smallest and largest side of what is shown, as a share of the side of the image or patch."""
     shift_frac: Fold = 0.08
     """Largest shift along each axis, as a share of the side."""
     gamma: Annotated[float, Field(ge=1)] = 1.0
@@ -107,12 +108,12 @@ class AugmentOptions(Variation):
 
 
 class EngineOptions(Options):
-    """How a network is computed: the same words before labels are known and after."""
+    """How a network is computed, in pre-training and in fine-tuning."""
 
     clip_norm: Positive | None = None
-    """Largest norm of the gradient; null does not clip."""
+    """Largest norm of the gradient; null turns clipping off."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Keep a running mean of the weights with this decay, and write that one."""
+    """Keep a running mean of the weights with this decay, and write the mean."""
     precision: Precision = "auto"
     """Arithmetic of the network; `auto` takes bf16 on a GPU and fp32 on a processor."""
     channels_last: bool = True
@@ -122,15 +123,15 @@ class EngineOptions(Options):
 
 
 class PlaceOptions(Options):
-    """Where a network runs and its images lie; none of it changes results on one kind of device."""
+    """Where a network runs and its images are stored; on one kind of device none of it changes results."""
 
     deterministic: bool = True
     """Use deterministic algorithms on a GPU, so that equal runs give equal bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; `auto` takes a GPU where there is one."""
+    """Where the network runs; `auto` takes a GPU if there is one."""
     data: DataPlace = "auto"
-    """Where images lie: on the device, all of them; with a loader, on disk; `auto` takes a GPU that has room for them."""
+    """Where images are stored: all on the device; or on disk, with a loader. `auto` takes a GPU if it has room for them."""
     workers: Whole = 0
-    """Processes that read ahead, where a loader reads."""
+    """Processes that read ahead for a loader."""
     checkpoint_every_s: Positive = 60.0
     """Seconds between saved states."""

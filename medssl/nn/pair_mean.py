@@ -1,4 +1,4 @@
-"""The mean over blocks of 2 × 2 × 2, which torch's own layer cannot give twice with the same bits on a GPU."""
+"""The mean over blocks of 2 × 2 × 2, for which torch's own layer is not deterministic on a GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class PairMean3d(nn.Module):
     """`(n, c, *size)` halved along three axes: the values of `nn.AvgPool3d(2, ceil_mode=keep_rest)`.
 
-    Where a size is odd its last plane is left out, or with `keep_rest` stands for itself. The backward pass of torch's layer adds
-    in any order on a GPU, and is refused under deterministic algorithms.
+    If a size is odd, its last plane is dropped, or with `keep_rest` kept as it is. The backward pass of torch's layer adds in any
+    order on a GPU, and is refused under deterministic algorithms.
     """
 
     def __init__(self, *, keep_rest: bool = False) -> None:

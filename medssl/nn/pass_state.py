@@ -1,6 +1,6 @@
-"""What a pass through a network depends on beside its inputs, such as the patches that it sees.
+"""What a pass through a network depends on besides its inputs, such as its visible patches.
 
-It holds while the pass runs; who repeats a part of the pass later (activation checkpointing) must set it again.
+It holds while the pass runs; code that repeats part of the pass later (activation checkpointing) must set it again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ class PassState(Generic[Value]):
 
 
 def pass_states(network: nn.Module) -> list[PassState]:
-    """All that passes of a network depend on beside inputs; a plain attribute, so that a deep copy has its own."""
+    """Everything that passes of a network depend on besides inputs; a plain attribute, so that a deep copy has its own."""
     found: list[PassState] = network.__dict__.setdefault("pass_states", [])
     return found

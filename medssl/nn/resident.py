@@ -1,6 +1,6 @@
-"""All samples of a run on its device, as stored numbers: a batch is a gather, and nothing is read while the run trains.
+"""All samples of a run on its device, as stored numbers: a batch is a gather, and nothing is read during training.
 
-The bits are those that `loading.Reader` gives. Slices lie on one canvas each, volumes as they are.
+The bits are those of `loading.Reader`. Slices lie on one canvas each, volumes unchanged.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ CHUNK = 256
 
 
 def lies_on(device: torch.device, asked: DataPlace, num_bytes: int, option: str) -> bool:
-    """Whether images of so many bytes shall lie on a device: where that is asked for, or for `auto` on a GPU that has room.
+    """Whether images of so many bytes go on a device: if requested, or for `auto` on a GPU with enough room.
 
-    option: the key in the study file, for the sentence.
+    option: the key in the study file, for the message.
 
     Raises:
-        StudyError: `device` is asked for, and they do not fit.
+        StudyError: `device` is requested, and they do not fit.
     """
     if asked == "loader" or (asked == "auto" and device.type == "cpu"):
         return False
@@ -41,10 +41,10 @@ def lies_on(device: torch.device, asked: DataPlace, num_bytes: int, option: str)
 
 
 def resident(reader: Reader, device: torch.device, asked: DataPlace) -> Reader | Resident:
-    """What gives the batches of a run: the samples on the device where `lies_on` says so, and all are of one type.
+    """The batches of a run: from the samples on the device if `lies_on` says so and all are of one type, else from the reader.
 
     Raises:
-        StudyError: `device` is asked for, and they do not fit, or are of two types.
+        StudyError: `device` is requested, and they do not fit, or are of two types.
     """
     dtypes = _dtypes(reader)
     if not lies_on(device, asked, _needed_bytes(reader, dtypes), "pretrain.data"):
@@ -60,7 +60,7 @@ def resident(reader: Reader, device: torch.device, asked: DataPlace) -> Reader |
 
 
 class Resident:
-    """Batches as `Reader` gives them, of samples that lie on a device; see `resident`."""
+    """Batches like `Reader`'s, from samples on a device; see `resident`."""
 
     def __init__(self, reader: Reader, device: torch.device) -> None:
         self.reader, self.samples, self.device = reader, reader.samples, device
@@ -77,7 +77,7 @@ class Resident:
                 for number in np.unique(self.samples.volume)
             }
         self._whole = reader.batch(stored, self._shapes, rows, 0).to(device)
-        """All samples; of patches all but their numbers."""
+        """All samples; for patches everything but their numbers."""
 
     def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
         epoch, rows = request
@@ -107,7 +107,7 @@ class Resident:
 
 
 def _dtypes(reader: Reader) -> set[np.dtype]:
-    """Types of the pieces: planes that are shrunk while they are read are float32."""
+    """Types of the pieces: planes that are reduced while they are read are float32."""
     found = {number: np.dtype(reader.array(reader.samples.volumes[number]).dtype) for number in np.unique(reader.samples.volume)}
     if reader.patch is not None:
         return set(found.values())

@@ -13,7 +13,8 @@ from medssl.nn.backbone import Backbone, call
 
 NARROW = 16
 """Channels below which oneDNN (in torch 2.13, channels last, AVX-512) writes past a buffer in the backward pass of a strided 1×1
-convolution, so that the process dies: https://github.com/uxlfoundation/oneDNN/issues/6035."""
+convolution and crashes the process: https://github.com/uxlfoundation/oneDNN/issues/6035.
+"""
 
 
 class ResNetBackbone(Backbone):
@@ -45,7 +46,7 @@ class ResNetBackbone(Backbone):
             "conv1_t_stride": 1 if small else 2,
             "no_max_pool": small,
             "feed_forward": False,
-            "bias_downsample": False,  # torchvision has none
+            "bias_downsample": False,  # torchvision's has no bias
         }
         whole = ResNet(**arguments)
         for name, child in whole.named_children():
@@ -83,7 +84,7 @@ class ResNetBackbone(Backbone):
 
 
 def _stride_first(pointwise: nn.Conv2d | nn.Conv3d) -> None:
-    """Let a 1×1 convolution see only the positions that it keeps: equal values from a convolution of stride 1."""
+    """Subsample before a 1×1 convolution instead of striding in it: equal values from a convolution of stride 1."""
     if max(pointwise.stride) > 1:
         pointwise.stride = (1,) * len(pointwise.stride)
         pointwise.register_forward_pre_hook(_every_second)

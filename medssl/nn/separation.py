@@ -1,4 +1,4 @@
-"""What keeps two spaces apart: alignment, uniformity and joint entropy of embeddings, by Gaussian kernels.
+"""The losses that separate two spaces: alignment, uniformity and joint entropy of embeddings, by Gaussian kernels.
 
 Source: Louiset, Duchesnay, Grigis, Gori, "Separating common from salient patterns with contrastive representation learning",
 ICLR 2024, arXiv 2402.11928; alignment and uniformity: Wang and Isola, arXiv 2005.10242.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def align(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"] | float, *, temperature: float) -> Float[Tensor, ""]:
-    """Mean squared distance of rows `(n, d)` over 2τ; 0 where there are none."""
+    """Mean squared distance of rows `(n, d)` over 2τ; 0 for empty input."""
     return (a - b).square().sum(1).sum() / (2 * temperature * max(1, len(a)))
 
 
@@ -24,7 +24,7 @@ def uniformity(a: Float[Tensor, "n d"], *, temperature: float) -> Float[Tensor, 
 
 
 def joint_entropy(c: Float[Tensor, "n d"], s: Float[Tensor, "n e"], *, temperature: float) -> Float[Tensor, ""]:
-    """Minus the kernel estimate of the joint entropy of rows `c` and `s` `(n, d)` (k-JEM): low when pairs fill their space."""
+    """Minus the kernel estimate of the joint entropy of rows `c` and `s` `(n, d)` (k-JEM): low if pairs fill their space."""
     apart = _squared_distances(c) + _squared_distances(s)
     return (torch.logsumexp(-apart / (2 * temperature), 1) - math.log(len(c))).mean()
 

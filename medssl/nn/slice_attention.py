@@ -1,4 +1,4 @@
-"""From the slices of a volume to the volume: slice embeddings, attention between slices that learns where to look.
+"""From the slices of a volume to the volume: slice embeddings, and attention between slices with learned positions.
 
 Source: Nguyen et al., "Joint self-supervised image-volume representation learning with intra-inter contrastive clustering",
 AAAI 2023, arXiv 2212.01893.
@@ -19,18 +19,18 @@ from medssl.nn.backbone import wide
 from medssl.nn.gather import normalised
 
 SPACING = 4
-"""Slices for each key, as far as there are more than this many keys."""
+"""Slices per key, if there are more than this many."""
 REACH = 2.0
 """How far a key can move, in distances between keys."""
 POSITION_SCALE = 64.0
-"""Slices of the paper's volumes: positions are encoded as if every volume had so many."""
+"""Slices of the paper's volumes: positions are encoded as if every volume had this many."""
 
 
 class VolumeEncoder(nn.Module):
     """Maps of a 2-D network to slice embeddings by a projection, and slice embeddings to those of a volume's slices.
 
-    `channels` are those of the 2-D network's maps. The projection begins orthonormal and is saved with the weights: without it
-    the transformer means nothing. `positions` tells each slice its relative place in the volume.
+    `channels` are those of the 2-D network's maps. The projection starts orthonormal and is saved with the weights: without it
+    the transformer is useless. `positions` adds to each slice its relative place in the volume.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class VolumeEncoder(nn.Module):
         return embedded
 
     def forward(self, slices: Float[Tensor, "n slices width"]) -> Float[Tensor, "n slices width"]:
-        """Slice embeddings `(n, slices, width)` in order along the volume, each to one that knows the others."""
+        """Slice embeddings `(n, slices, width)` in order along the volume, each to one that depends on all."""
         x = slices
         if self.positions:
             x = x + relative_positions(x.shape[1], self.width).to(x)
@@ -73,9 +73,9 @@ class VolumeEncoder(nn.Module):
 
 
 class SliceLayer(nn.Module):
-    """Attention and a two-layer perceptron, normalised after each; dropout inside the perceptron and behind each norm.
+    """Attention and a two-layer perceptron, normalised after each; dropout inside the perceptron and after each norm.
 
-    Source: the authors' code of arXiv 2212.01893, but for the axis of its attention.
+    Source: the authors' code of arXiv 2212.01893, except for the axis of its attention.
     """
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
@@ -94,9 +94,9 @@ class SliceLayer(nn.Module):
 
 
 class DeformableAttention(nn.Module):
-    """Every slice attends to a few keys, which each head reads at places along the volume that it has learnt to choose.
+    """Every slice attends to a few keys, which each head reads at learned places along the volume.
 
-    The tokens are the slices (in the released code of arXiv 2212.01893 they are the features, and slices never meet).
+    The tokens are the slices (in the released code of arXiv 2212.01893 they are the features, and slices never interact).
 
     Source: Xia et al., "Vision transformer with deformable attention", arXiv 2201.00520, §3.2, in one dimension.
     """
@@ -123,8 +123,8 @@ class DeformableAttention(nn.Module):
         return self.out(torch.einsum("nhsm,nmhe->nshe", logits.softmax(3), value).flatten(2))
 
     def places(self, query: Float[Tensor, "n slices heads share"]) -> Float[Tensor, "n heads keys"]:
-        """Where each head reads its keys, counted in slices, `(n, heads, keys)`, of queries `(n, slices, heads, share)`."""
-        query = wide(query)  # half precision cannot tell places between far slices
+        """The places from which each head reads its keys, in slices, `(n, heads, keys)`; queries `(n, slices, heads, share)`."""
+        query = wide(query)  # half precision cannot resolve places between far slices
         n, slices, heads = query.shape[:3]
         keys = max(min(slices, SPACING), math.ceil(slices / SPACING))
         step = slices / keys
@@ -156,7 +156,7 @@ def in_bags(
     x: Float[Tensor, "views n d"],
     bags: Sequence[Int64[Tensor, "_ _"]],
 ) -> Float[Tensor, "views n d"]:
-    """A network over sequences applied to the rows of `x` `(views, n, d)` that `bags` name, each row back in its place.
+    """A network over sequences applied to the rows of `x` `(views, n, d)` in `bags`, each row back in its place.
 
     Each of `bags` `(count, slices)` holds the rows of volumes with equally many slices; every row is in one bag.
     """

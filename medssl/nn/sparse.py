@@ -1,9 +1,9 @@
-"""Networks that see only some patches of an image: the active patches are all that is computed.
+"""Networks that see only some patches of an image: only the active patches are computed.
 
-Each active patch of a batch is a block of its map, and the blocks `(n · k, c, *block)` are the batch that the network gets.
-Norms over positions, activations, sums and convolutions within a block are then those of the active positions alone, without
-any change; a layer that looks beyond its block takes the border from the active neighbours, and zeros (in max-pooling:
-nothing) from all others. What is inactive is never read.
+Each active patch of a batch is a block of its map, and the blocks `(n · k, c, *block)` are the batch for the network. Norms
+over positions, activations, sums and convolutions within a block then cover exactly the active positions, without any change.
+A layer that reads beyond its block takes the border from active neighbours, and zeros (in max-pooling: nothing) elsewhere.
+Inactive patches are never read.
 
 Equal to multiplying by the mask after every layer (the paper's dense emulation), at the active share of its work.
 
@@ -30,7 +30,7 @@ from medssl.nn.resnet import SeparableMaxPool3d, max_pool3d
 
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 MATMUL_BLOCK = 2
-"""Up to this many output positions per axis of a block a convolution is one matrix product, which is then faster."""
+"""Up to this many output positions per axis of a block, a convolution is computed as one matrix product, which is then faster."""
 
 
 class Patches:
@@ -49,7 +49,7 @@ class Patches:
 
     @cached_property
     def neighbours(self) -> Int64[Tensor, "directions nk"]:
-        """int64 `(3 ** d, n · k)`: the block next to each in every direction of {−1, 0, 1}^d, or `n · k` where none is active."""
+        """int64 `(3 ** d, n · k)`: the block next to each in every direction of {−1, 0, 1}^d, or `n · k` if it is inactive."""
         none, dims = len(self.rows), len(self.grid)
         number = torch.full((self.num_images * math.prod(self.grid),), none, device=self.rows.device)
         number[self.rows] = torch.arange(none, device=self.rows.device)
@@ -76,7 +76,7 @@ class Patches:
     def bordered(
         self, blocks: Float[Tensor, "nk c *block"], width: Sequence[int], fill: float = 0.0
     ) -> Float[Tensor, "nk c *bordered"]:
-        """Blocks `(n · k, c, *block)` with `width` positions of their neighbours around, `fill` where none is active."""
+        """Blocks `(n · k, c, *block)` with `width` positions of their neighbours around, `fill` for inactive ones."""
         bordered: Tensor = _Bordered.apply(blocks, self.neighbours, tuple(width), fill)
         return bordered
 
@@ -91,7 +91,7 @@ def split(x: Shaped[Tensor, "n c *size"], grid: Sequence[int]) -> Shaped[Tensor,
 
 
 def join(blocks: Shaped[Tensor, "n patches *block c"], grid: Sequence[int]) -> Shaped[Tensor, "n c *size"]:
-    """What `split` cut: `(n, patches, *block, c)` to `(n, c, *size)`."""
+    """The inverse of `split`: `(n, patches, *block, c)` to `(n, c, *size)`."""
     dims, block, channels = len(grid), blocks.shape[2:-1], blocks.shape[-1]
     order = (0, *(axis for d in range(dims) for axis in (1 + d, 1 + dims + d)), 2 * dims + 1)
     whole = blocks.reshape(len(blocks), *grid, *block, channels).permute(order)
@@ -99,7 +99,7 @@ def join(blocks: Shaped[Tensor, "n patches *block c"], grid: Sequence[int]) -> S
 
 
 class _Bordered(torch.autograd.Function):
-    """Forward and backward pass both only gather, so that they are deterministic on every device."""
+    """Forward and backward pass only gather, so that they are deterministic on every device."""
 
     @staticmethod
     def forward(context: Any, blocks: Tensor, neighbours: Tensor, width: tuple[int, ...], fill: float) -> Tensor:
@@ -119,7 +119,7 @@ class _Bordered(torch.autograd.Function):
         own = len(regions) // 2
         total = g[regions[own][1]].clone()
         for number, (inside, outside) in enumerate(regions):
-            if number != own:  # what the block on the opposite side took from here
+            if number != own:  # what the block on the opposite side took from this one
                 total[inside] += _rows(g[outside], neighbours[len(regions) - 1 - number], 0.0)
         return total.movedim(-1, 1), None, None, None
 
@@ -143,21 +143,21 @@ def _rows(part: Tensor, rows: Tensor, fill: float) -> Tensor:
 
 
 class Scope(PassState[Patches]):
-    """What the sparse layers of one network know of the call they are in; without patches they are the dense layers."""
+    """The patches of the current call, for the sparse layers of one network; without patches they act as dense layers."""
 
     @property
     def patches(self) -> Patches | None:
-        """Those of the call."""
+        """The patches of the current call."""
         return self.value
 
 
 def make_sparse(backbone: nn.Module) -> Scope:
-    """Turn the layers that look beyond a block into sparse ones, in place: weights, names and the dense behaviour stay.
+    """Turn the layers that read beyond a block into sparse ones, in place: weights, names and the dense behaviour stay.
 
-    A network that is sparse already keeps its scope, so that all who hold it can go on.
+    A network that is already sparse keeps its scope, so that existing references stay valid.
 
     Raises:
-        StudyError: the output of a layer has no place in the blocks; parts of the network are sparse, each with its own scope.
+        StudyError: the output of a layer does not fit the blocks; parts of the network are sparse, each with its own scope.
     """
     known = {id(scope): scope for scope in map(_scope, backbone.modules()) if scope is not None}
     if len(known) > 1:
@@ -187,8 +187,8 @@ def sparse_maps(
 ) -> list[Float[Tensor, "nk _ ..."]]:
     """The first `depth` maps of the active patches of images `(n, c, *size)`, packed: `(n · k, channels[m], *block)`.
 
-    A block of map m has patch / strides[m] positions an axis. The patches are known to the network's layers inside this call
-    alone, and to no other network.
+    A block of map m has patch / strides[m] positions per axis. Only this network's layers know the patches, and only inside this
+    call.
     """
     backbone.check(images)
     with scope.of(patches):
@@ -216,11 +216,11 @@ class _SparseConvolution(_Sparse):
 
 
 class SparseConv2d(_SparseConvolution, nn.Conv2d):
-    """In the plane."""
+    """2-D."""
 
 
 class SparseConv3d(_SparseConvolution, nn.Conv3d):
-    """In space."""
+    """3-D."""
 
 
 def _matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]) -> Tensor:
@@ -238,7 +238,7 @@ def _matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequ
 
 
 class _SparseMaxPool(_Sparse):
-    """The maximum over active positions only: right for signed values too, where the paper's code sees zeros."""
+    """The maximum over active positions only: correct for signed values too, where the paper's code uses zeros."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         patches = self.scope.patches
@@ -251,15 +251,15 @@ class _SparseMaxPool(_Sparse):
 
 
 class SparseMaxPool2d(_SparseMaxPool, nn.MaxPool2d):
-    """In the plane."""
+    """2-D."""
 
 
 class SparseMaxPool3d(_SparseMaxPool, SeparableMaxPool3d):
-    """In space."""
+    """3-D."""
 
 
 class _SparsePositionNorm(_Sparse):
-    """A norm over all positions of an image: over those of its active blocks together."""
+    """A norm over all positions of an image becomes one over all its active blocks."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         patches = self.scope.patches
@@ -273,15 +273,15 @@ class _SparsePositionNorm(_Sparse):
 
 
 class SparseInstanceNorm2d(_SparsePositionNorm, nn.InstanceNorm2d):
-    """In the plane."""
+    """2-D."""
 
 
 class SparseInstanceNorm3d(_SparsePositionNorm, nn.InstanceNorm3d):
-    """In space."""
+    """3-D."""
 
 
 class SparseGroupNorm(_SparsePositionNorm, nn.GroupNorm):
-    """Of any rank."""
+    """Any number of dimensions."""
 
 
 _SPARSE: dict[type[nn.Module], type[nn.Module]] = {
@@ -294,11 +294,11 @@ _SPARSE: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: SparseGroupNorm,
 }
 _BORDERED = (nn.Conv2d, nn.Conv3d, nn.MaxPool2d, SeparableMaxPool3d)
-"""What has a sparse form that takes a border from the neighbours."""
+"""Layers whose sparse form takes a border from the neighbours."""
 _WITHIN = (
     nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool3d, nn.LPPool2d, nn.LPPool3d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
-"""What has none, and is right only where it stays within its block."""
+"""Layers without a sparse form, correct only within a block."""
 _GLOBAL = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 
 
@@ -308,7 +308,7 @@ def _scope(module: nn.Module) -> Scope | None:
 
 
 def _give_scope(module: nn.Module, scope: Scope) -> None:
-    """A plain attribute: what torch's types let one set on a module are tensors and modules alone."""
+    """Set a plain attribute: torch's types allow only tensors and modules on a module."""
     module.__dict__["scope"] = scope
 
 
@@ -322,7 +322,7 @@ def _tuple(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
 
 
 def _keeps_blocks(layer: Any) -> bool:
-    """Whether blocks stay blocks: output positions are every stride-th input position, or each comes of a block of its own.
+    """Whether blocks stay blocks: output positions are every stride-th input position, or each comes from its own block.
 
     A layer that joins no positions keeps them.
     """

@@ -1,4 +1,4 @@
-"""Resume state: tensors as safetensors, the rest as JSON written after it, whole or not at all; the last two are kept."""
+"""Resume state: tensors as safetensors, then the rest as JSON, all or nothing; the last two are kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StateFolder:
         sizes = sum(t.numel() * t.element_size() for t in tensors.values())
         require_free_space(self.folder, sizes)
         target = self.folder / f"step-{step:08d}.safetensors"
-        # Tensors that share memory (tied weights, EMA at step 0) are written apart.
+        # Tensors that share memory (tied weights, EMA at step 0) are written separately.
         whole = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
         with writing(target) as temporary:
             save_file(whole, temporary)
@@ -41,7 +41,7 @@ class StateFolder:
             old.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def load(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """The newest state that is whole, as (step, tensors, values); None if there is none."""
+        """The newest complete state, as (step, tensors, values); None if there is none."""
         sweep(self.folder)
         for commit in self._commits():
             try:
@@ -70,7 +70,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; the groups' options stay those of the study."""
+    """Restore the output of `optimizer_tensors`; the groups' options stay those of the study."""
     whole = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}

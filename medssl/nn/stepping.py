@@ -1,4 +1,4 @@
-"""One step of an optimiser, the same before labels are known and after: precision, backward pass, figures, clipping, update."""
+"""One step of an optimiser, in pre-training and in fine-tuning: precision, backward pass, figures, clipping, update."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FABRIC: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-"""Fabric's words."""
+"""Fabric's names."""
 
 
 def precision_on(device: torch.device, asked: Precision) -> Precision:
@@ -37,19 +37,19 @@ def one_device(device: torch.device, precision: Precision) -> Any:
 
 
 def compile_network(network: nn.Module, asked: bool | Literal["reduce-overhead"]) -> None:
-    """Compile a network in place, where that is asked for."""
+    """Compile a network in place if requested."""
     if asked:
         network.compile(mode=asked if isinstance(asked, str) else None)
 
 
 class Stepper:
-    """A network and its optimiser under Fabric; the methods follow in the order of a step.
+    """A network and its optimiser under Fabric; the methods follow the order of a step.
 
     Args:
         fabric: knows the device, its precision, and the other processes.
-        network: keeps its weights in float32; `module` is it in the chosen precision.
+        network: keeps its weights in float32; `module` is the same in the chosen precision.
         optimizer: over its parameters.
-        clip_norm: largest norm of the gradient; None does not clip.
+        clip_norm: largest norm of the gradient; None turns clipping off.
         graphs: the network's kernels are recorded (`compile: reduce-overhead`).
     """
 
@@ -66,7 +66,7 @@ class Stepper:
         self.device: torch.device = fabric.device
         self.module, self.optimizer = fabric.setup(network, optimizer)
         self.skipped = 0
-        """steps in a row whose gradients fp16's loss scaling has thrown away"""
+        """consecutive steps whose gradients fp16's loss scaling discarded"""
 
     @property
     def scaler(self) -> Any:
@@ -74,8 +74,8 @@ class Stepper:
         return scaler_of(self.fabric)
 
     def begin(self) -> None:
-        """A step begins: what graphs on a GPU gave in the last one may be written over."""
-        if self.graphs:  # else seconds of imports for nothing
+        """Begin a step: the outputs of the previous step's GPU graphs may be overwritten."""
+        if self.graphs:  # otherwise this would import for seconds for nothing
             torch.compiler.cudagraph_mark_step_begin()
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
@@ -89,13 +89,13 @@ class Stepper:
         return torch.stack([averaged(loss).double(), norm.double()])
 
     def is_sound(self, loss: float, norm: float) -> bool:
-        """Whether loss and gradient norm of a step are finite; fp16's loss scaling may throw a few gradients away."""
+        """Whether loss and gradient norm of a step are finite; fp16's loss scaling may discard a few gradients."""
         thrown_away = self.scaler is not None and math.isfinite(loss) and not math.isfinite(norm)
         self.skipped = self.skipped + 1 if thrown_away else 0
         return math.isfinite(loss) and (math.isfinite(norm) or 0 < self.skipped <= FP16_SKIPS)
 
     def update(self, norm: Float[Tensor, ""]) -> None:
-        """Clip by the gradient norm and step; a step of fp16 that is thrown away is not clipped."""
+        """Clip by the gradient norm and step; a discarded fp16 step is not clipped."""
         if self.clip_norm is not None and self.skipped == 0:
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.clip_norm, norm.float())
         self.optimizer.step()

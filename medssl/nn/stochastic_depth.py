@@ -1,4 +1,4 @@
-"""Stochastic depth (drop path): in training, residual branches are left out at random, image by image.
+"""Stochastic depth (drop path): in training, residual branches are skipped at random, image by image.
 
 Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382, §3, with the factor in training.
 """
@@ -21,10 +21,10 @@ from medssl.nn.pass_state import PassState
 
 
 class StochasticDepth:
-    """Lets a backbone leave out its residual branches inside `of`; weights, names, and the network outside stay as they are.
+    """Lets a backbone skip its residual branches inside `of`; weights, names, and the network outside are unchanged.
 
-    The share that is left out grows along the network, from 0 for the first branch to `rate` for the last. What stays is divided
-    by the share that stays, so that its mean is that of the whole network.
+    The skipped share grows along the network, from 0 for the first branch to `rate` for the last. Other branches are divided by
+    the share that remains, so that the mean is that of the whole network.
 
     Raises:
         StudyError: the backbone has no residual branches.
@@ -43,12 +43,12 @@ class StochasticDepth:
             backbone.get_submodule(name).register_forward_hook(partial(self._weigh, number))
 
     def factors(self, stream: int, keys: UInt64[np.ndarray, "n"]) -> Float[Tensor, "branches n"]:
-        """What each branch of each image is multiplied by, a function of (stream, key) alone."""
+        """The factor of each branch of each image, a function of (stream, key) alone."""
         left_out = uniforms(stream, keys, len(self.rates)) < self.rates
         return torch.from_numpy(np.where(left_out, 0.0, 1 / (1 - self.rates)).T.copy())
 
     def of(self, factors: Float[Tensor, "branches n"]) -> contextlib.AbstractContextManager[None]:
-        """Inside, the branches of a network that trains are multiplied by these; the rows of an image follow one another."""
+        """Inside, the branches of a network in training are multiplied by these; the rows of an image are consecutive."""
         return self._factors.of(factors)
 
     def _weigh(self, number: int, module: nn.Module, _: Any, branch: Float[Tensor, "rows ..."]) -> Tensor | None:

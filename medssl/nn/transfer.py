@@ -1,4 +1,4 @@
-"""Into other libraries, out of other files, and onto new images: what `medssl export`, `convert` and `embed` do."""
+"""Export to other libraries, conversion of foreign files, and features of new images: `medssl export`, `convert` and `embed`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 CONVERT_LIMIT_S = 600
 USUAL_WINDOW_HU = (-1000.0, 1000.0)
-"""For CT where an encoder has learnt from none: nothing but --force takes it there."""
+"""For CT if an encoder was not trained on any: only --force allows it."""
 
 
 def adapters() -> list[str]:
-    """The libraries an encoder can be exported to."""
+    """The libraries for which encoders can be exported."""
     return sorted(p.stem for p in (Path(__file__).parent / "adapters").glob("*.py") if not p.stem.startswith("_"))
 
 
 def export(encoder: Path, library: str, out: Path) -> list[Path]:
     """Write a run's encoder (its folder) for another library, with the contract beside it; returns the files.
 
-    That contract says also how the library makes its network (`network`), an expression of Python.
+    That contract also says how the library builds its network (`network`, a Python expression).
 
     Raises:
         StudyError: no such adapter, or the library has no network for this encoder.
@@ -55,7 +55,7 @@ def read_contract(encoder: Path) -> Contract:
 
     Raises:
         StudyError: there is none.
-        CorruptArtefactError: it is not one of an encoder, or its weights are not as their receipt says.
+        CorruptArtefactError: it is not an encoder's, or its weights do not match their receipt.
     """
     if not (encoder / "contract.json").is_file():
         raise StudyError(f"{encoder} holds no contract.json: name the folder of a pre-training run, 4_pretrain/<cohort>/<run>.")
@@ -64,13 +64,13 @@ def read_contract(encoder: Path) -> Contract:
 
 
 def sections_of(contract: Contract) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections `ingest` and `prepare` of a study that treat new images as an encoder's contract wants them.
+    """The sections `ingest` and `prepare` of a study that treat new images as an encoder's contract requires.
 
     Raises:
-        StudyError: the encoder learnt from windows that new images cannot be given, as its sources had different ones.
+        StudyError: the encoder was trained with several windows, so that none can be chosen for new images.
     """
     window = contract.window
-    prepare: dict[str, Any] = {"window_hu": [USUAL_WINDOW_HU] * contract.in_channels}  # as many channels
+    prepare: dict[str, Any] = {"window_hu": [USUAL_WINDOW_HU] * contract.in_channels}  # the same number of channels
     if window.fixed is not None:
         prepare["window_hu"] = list(zip(*window.fixed, strict=True))
     elif HU in window.rules:
@@ -79,7 +79,7 @@ def sections_of(contract: Contract) -> tuple[dict[str, Any], dict[str, Any]]:
         prepare["percentiles"] = window.percentiles
     elif PERCENTILES in window.rules:
         raise StudyError(_prepare_it("windows by different percentiles"))
-    # what is of another modality is set aside; a NIfTI file that does not say its own is of the one that there is
+    # other modalities are set aside; a NIfTI file that does not state its modality takes the only one
     modalities = contract.learnt.kept if contract.learnt is not None else contract.modalities
     return {"modality": modalities} if len(modalities) == 1 or (contract.learnt and modalities) else {}, prepare
 
@@ -92,7 +92,7 @@ def _prepare_it(what: str) -> str:
 
 
 def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
-    """Turn a foreign `.pth` into safetensors in a process of its own that accepts tensors only; returns its summary line.
+    """Convert a foreign `.pth` to safetensors in a separate process that accepts only tensors; returns its summary line.
 
     `strip` is removed from the front of the names; `key` names the entry that holds the weights, else the largest is taken.
 
@@ -118,12 +118,12 @@ def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
 def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, workers: int = 0, force: bool = False) -> int:
     """Write the features of all images of a prepared source: `sample_id` and one column per dimension; returns the rows.
 
-    The images are brought to the encoder's input size whole. CT is seen through the encoder's own window, whatever the source was
+    Whole images are resized to the encoder's input size. CT is seen through the encoder's own window, whatever the source was
     prepared with; other volumes through the percentiles of their own values, pictures through the range of their type.
 
     Raises:
-        StudyError: the encoder takes another number of channels than the source has windows, or, without `force`, it learnt from
-            images of another modality, spacing, slice axis or rule of windows.
+        StudyError: the encoder takes another number of channels than the source has windows. Or, without `force`, it was trained
+            on images of another modality, spacing, slice axis or window rule.
     """
     import torch
 
@@ -166,9 +166,9 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
 
 
 def _hold_against(contract: Contract, samples: Samples, *, force: bool) -> None:
-    """Refuse prepared images that are unlike those that an encoder learnt from; with `force`, warn.
+    """Refuse prepared images that differ from those that an encoder was trained on; with `force`, warn.
 
-    The window of CT is the encoder's own in any case, so that it is not compared.
+    The window of CT is always the encoder's own, so it is not compared.
     """
     if contract.learnt is None:
         return

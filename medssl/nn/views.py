@@ -32,30 +32,30 @@ AREA, RATIO, POSITION, FLIP, ANGLE, CENTRE, WIDTH, GAMMA, BLUR, SIGMA, NOISE, OF
     0, 1, 4, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,
 )  # fmt: skip
 LOW_RESOLUTION, BENT, NOISY, FACTOR = range(4)
-"""Of the further draws that only some studies need."""
+"""Additional draws that only some studies need."""
 CONTROL_POINTS = 4
 """Points per axis of the elastic field."""
 OVERSHOOT = 1.5
-"""How far beyond its points the elastic field may reach between them, at most."""
+"""How far the elastic field may overshoot its control points, at most."""
 BLUR_REACH = 4.0
-"""How many of the largest standard deviations a blur reaches."""
+"""Radius of a blur in units of the largest standard deviation."""
 NOISE_BANK = 1 << 20
 CACHED_NUMBERS = 1 << 19
-"""How many output pixels are worked on at once on a CPU."""
+"""How many output pixels are processed together on a CPU."""
 SLICES_LAST = np.array([[1, 2, 0], [0, 2, 1], [0, 1, 2]])
-"""By the axis that slices are cut along, the axes of an image whose slices lie along the last one."""
+"""By slice axis, the order of an image's axes that puts its slices along the last one."""
 
 
 @dataclass(frozen=True)
 class Crop:
     """`count` views of one size; `scale` is the share of the image's area or volume they show (None: the study's).
 
-    With `varies: intensity` every view shows the image as a whole, so that a place in one is that place in another; with
-    `nothing` a view is the image itself, brought to the size. `noise: False` leaves the study's noise out, for what is predicted
-    pixel by pixel.
+    With `varies: intensity` every view shows the whole image, so that places correspond between views. With `nothing` a view is
+    the
+    image itself, resized. `noise: False` omits the study's noise, for pixel-wise prediction.
 
-    `shows` what of an image, under `AugmentOptions`: the `whole`, brought to the size; or its `middle`, of `size` pixels as they
-    are, where what is moved in at the borders lies beside it (`margins`). A `part` of it, under `ViewOptions`.
+    `shows` is the part of an image under `AugmentOptions`: the `whole`, resized, or its `middle`, of `size` unscaled pixels, with
+    the surrounding pixels (`margins`) for what moves in at the borders. Under `ViewOptions` it is a `part`.
     """
 
     count: int
@@ -68,15 +68,15 @@ class Crop:
 
 @runtime_checkable
 class HasVolumes(Protocol):
-    """What views know of the images: their volumes, and a channel for each window."""
+    """What views need to know about the images: their volumes, and the number of channels."""
 
     @property
     def volumes(self) -> Sequence[Volume]:
-        """In the order that `Batch.volume` counts them."""
+        """In the order of `Batch.volume`."""
 
     @property
     def num_channels(self) -> int:
-        """One for each window."""
+        """One per window."""
 
 
 class Views:
@@ -84,8 +84,8 @@ class Views:
 
     Args:
         settings: `AugmentOptions` for crops that show the `whole` or the `middle`, else `ViewOptions`.
-        samples: has the volumes that `Batch.volume` counts, and their number of channels.
-        slices_last: the axes of 3-D images are turned so that the slices lie along the last one.
+        samples: has the volumes that `Batch.volume` refers to, and their number of channels.
+        slices_last: the axes of 3-D images are permuted so that the slices lie along the last one.
 
     Raises:
         StudyError: a crop has another number of sizes than the images have dimensions.
@@ -108,13 +108,13 @@ class Views:
         return self._made(batch, [])
 
     def labelled(self, batch: Batch) -> tuple[Float[Tensor, "n c *size"], Int64[Tensor, "n *size"]]:
-        """The one view of each image of a batch, and its mask moved alike: the nearest voxel, 0 beyond the image."""
+        """The one view of each image of a batch, and its mask moved the same way: the nearest voxel, 0 beyond the image."""
         masks: list[Tensor] = []
         (images,) = self._made(batch, masks)
         return images, torch.cat(masks)
 
     def _made(self, batch: Batch, masks: list[Tensor]) -> list[Tensor]:
-        """The views; the masks that the batch has are moved too and put into `masks`."""
+        """The views; the masks of the batch are moved too and added to `masks`."""
         dims = batch.stored.ndim - 2
         for crop in self.crops:
             if len(crop.size) != dims:
@@ -130,7 +130,7 @@ class Views:
             for crop, first in zip(self.crops, firsts, strict=False)
         ]
         made = [torch.empty((crop.count, n, batch.low.shape[1], *crop.size), device=device) for crop in self.crops]
-        # Numbers as stored, less the one that stands for the window's low end: zero is then what lies beyond an image.
+        # Numbers as stored, minus the one for the window's low end: places beyond an image are then zero.
         zero = ((batch.low[:, 0] - batch.intercept) / batch.slope).view(-1, *[1] * (dims + 1))
         share = n
         if device.type == "cpu":
@@ -149,7 +149,7 @@ class Views:
         return [view for views in made for view in views]
 
     def _varying(self, crop: Crop) -> Views:
-        """These views, or views that vary less."""
+        """These views, or less varied ones."""
         if crop.varies == "all" and crop.noise:
             return self
         less = copy.copy(self)
@@ -174,7 +174,7 @@ class Views:
         return self.settings
 
     def _changes(self, batch: Batch, crop: Crop, which: range) -> Changes:
-        """How the views `which` of each image vary, which are those of one crop."""
+        """How the views `which` of each image vary; they belong to one crop."""
         settings, dims, device = self.settings, len(crop.size), batch.stored.device
         controls = dims * CONTROL_POINTS**dims if settings.elastic_frac else 0
         on_host = self._drawn(batch, "views", which, NUM_DRAWS + controls)
@@ -202,14 +202,14 @@ class Views:
         return torch.from_numpy(np.stack(draws, 1).reshape(len(batch) * len(which), -1).astype(np.float32))
 
     def _further(self, batch: Batch, which: range) -> Tensor:
-        """The draws that say what happens to some of the views; where all are alike, none is made."""
+        """The draws that apply a change to only some of the views; none if no such change is in use."""
         settings = self.settings
         if settings.gamma_prob == settings.noise_prob == 1 and not settings.low_resolution_prob:
             return torch.zeros(len(batch) * len(which), 0)
         return self._drawn(batch, "some views", which, 4)
 
     def _flips(self, batch: Batch, dims: int) -> Tensor:
-        """Which axes of each image may be mirrored, `(n, d)`; looked up on the device, which the host need not wait for."""
+        """Which axes of each image may be mirrored, `(n, d)`; looked up on the device, so that the host need not wait."""
         device = batch.volume.device
         allowed = torch.from_numpy(self.flippable).to(device)[batch.volume]
         if dims == 3 and not self.slices_last:
@@ -219,9 +219,9 @@ class Views:
     def _points(
         self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size, across: np.ndarray
     ) -> tuple[list[list[Tensor]], Tensor | None, Tensor]:
-        """Where pixels lie on the canvas, how far control points are moved, and the side shown, as `Changes` has them.
+        """Places of pixels on the canvas, displacements of control points, and the side shown, as in `Changes`.
 
-        across: `(m,)` the axis of each image that its slices lie along, about which it is turned.
+        across: `(m,)` the axis of each image that its slices lie along, about which it is rotated.
         """
         settings, dims = self.settings, len(crop.size)
         side, centre = self._part(u, extent, crop) if crop.shows == "part" else self._moved(u, extent, crop)
@@ -246,8 +246,9 @@ class Views:
     def _part(self, u: Tensor, extent: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
         """Side and centre `(m, d)` of a part of each image, in pixels.
 
-        The crop has the output's proportions times a random ratio, and the drawn share of the image's area or volume; of the
-        middle of the image that the largest view has room for, with `fit: crop`.
+        The crop has the output's proportions times a random ratio, and the drawn share of the image's area or volume. With `fit:
+        crop`
+        it lies in the middle of the image that the largest view has room for.
         """
         settings, dims, start = self._of_parts, len(crop.size), torch.zeros_like(extent)
         if settings.fit == "crop":
@@ -263,7 +264,7 @@ class Views:
         return side, start + side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)
 
     def _moved(self, u: Tensor, extent: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
-        """Side and centre `(m, d)` of the whole of each image, or of its middle, larger or smaller and shifted."""
+        """Side and centre `(m, d)` of the whole of each image, or of its middle, scaled and shifted."""
         settings, dims = self._of_wholes, len(crop.size)
         side = torch.tensor(crop.size, device=u.device).float().expand_as(extent) if crop.shows == "middle" else extent
         low, high = map(math.log, settings.zoom)
@@ -291,7 +292,7 @@ class Views:
         return exponent
 
     def _light(self, batch: Batch, which: range) -> Light | None:
-        """Contrast and brightness of each view, drawn apart from all else: a study without them has its views as they were."""
+        """Contrast and brightness of each view, from separate draws: a study without them keeps its views unchanged."""
         settings = self.settings
         if not (settings.contrast or settings.brightness):
             return None
@@ -299,7 +300,7 @@ class Views:
         return Light(1 + settings.contrast * factor, settings.brightness * shift, settings.brightest)
 
     def _blur(self, u: Tensor, on_host: Tensor, size: tuple[int, ...]) -> tuple[Blur | None, np.ndarray | None]:
-        """The blur of those that are chosen; on a GPU of all, the others with width 0, which spares a wait."""
+        """The blur of the chosen views; on a GPU of all, the others with width 0, which avoids a wait."""
         settings = self.settings
         if not (settings.blur_prob and settings.blur_sigma_frac):
             return None, None
@@ -310,7 +311,7 @@ class Views:
         return Blur(sigma[torch.from_numpy(chosen)], reach, size), chosen
 
     def _coarsening(self, further: Tensor, device: torch.device) -> tuple[Coarsening | None, np.ndarray]:
-        """The lower resolution of those that are chosen."""
+        """The lower resolution of the chosen views."""
         settings = self.settings
         if not settings.low_resolution_prob:
             return None, np.zeros(0, np.int64)
@@ -329,7 +330,7 @@ class Views:
         return Noise(self._bank, start, strength, settings.brightest)
 
     def _boxes(self, u: Tensor, sizes: tuple[int, ...]) -> list[Tensor] | None:
-        """Which pixels each view loses, along each axis `(m, 1, …)`; the boxes of views that are not chosen are empty."""
+        """Which pixels each view loses, along each axis `(m, 1, …)`; boxes of other views are empty."""
         settings, dims = self.settings, len(sizes)
         if not settings.cutout_prob:
             return None
@@ -345,16 +346,16 @@ class Views:
 
 @lru_cache(maxsize=2)
 def noise_bank(seed: int, length: int) -> Float[Tensor, " length"]:
-    """Normal noise that views are given pieces of. Fits of one process share it, so nothing may write into it."""
+    """Normal noise from which views take sections. Fits of one process share it, so it must not be changed."""
     return torch.from_numpy(rng(seed, "noise").standard_normal(length, dtype=np.float32))
 
 
 def _turned(
     points: list[list[Tensor]], along: list[Tensor], centre: Tensor, scale: list[float], angle: Tensor, across: np.ndarray
 ) -> list[list[Tensor]]:
-    """Points of images turned about their centre in the plane of their slices, as terms to add for each axis of the canvas.
+    """Points of images rotated about their centre in the plane of their slices, as terms to add for each axis of the canvas.
 
-    along: by axis the distance of pixels from the centre; angle: `(m,)`; across: `(m,)` the axis that is not turned.
+    along: by axis the distance of pixels from the centre; angle: `(m,)`; across: `(m,)` the axis that stays fixed.
     """
     dims, one, device = len(along), (-1, *[1] * len(along)), angle.device
     normals = sorted(set(across.tolist()))
@@ -379,14 +380,14 @@ def _turned(
 def margins(size: tuple[int, ...], settings: AugmentOptions, across: Collection[int] = (2,)) -> tuple[int, ...]:
     """Pixels beyond each side of a patch of `size` that a change of a crop's `middle` may bring into it.
 
-    across: the axes that slices lie along; patches are turned in the planes of the others.
+    across: the axes that slices lie along; patches are rotated in the planes of the others.
     """
     most = math.radians(settings.rotation_deg)
     shown = [float(side) for side in size]
     for normal in across:
         for axis in {0, 1, 2} - {normal}:
             side, other = size[axis], size[3 - normal - axis]
-            angle = min(most, math.atan2(other, side))  # where what a turned patch covers is largest
+            angle = min(most, math.atan2(other, side))  # the angle at which a rotated patch covers most
             shown[axis] = max(shown[axis], side * math.cos(angle) + other * math.sin(angle))
     zoom, bent = settings.zoom[1], OVERSHOOT * settings.elastic_frac
     return tuple(

@@ -1,7 +1,7 @@
 """Loss and gradient norm of each step, and whether they are finite.
 
-On a GPU they are read some steps late, as the host would else wait for every step. A step that is not finite still ends the run
-with the samples that it saw: what is read late is read before anything is saved, so that no saved state holds such a step.
+On a GPU they are read some steps late, as the host would otherwise wait for every step. A step that is not finite still ends the
+run with its samples: pending figures are read before anything is saved, so that no saved state holds such a step.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 from medssl.nn.stepping import Stepper
 
 BEHIND = 8
-"""How many steps the host may be ahead of what it has read."""
+"""How many steps the host may be ahead of the figures it has read."""
 
 
 def steps_behind(stepper: Stepper) -> int:
-    """How late figures are read: at once on the processor, and in fp16, whose loss scaling may skip a step."""
+    """How late figures are read: immediately on the processor and in fp16, whose loss scaling may skip a step."""
     return BEHIND if stepper.device.type == "cuda" and stepper.scaler is None else 0
 
 
@@ -32,7 +32,7 @@ class _Step:
     figures: Float64[Tensor, "2"]
     """Loss and gradient norm, on their way to the host."""
     arrived: Any
-    """The CUDA event after which they are there; None where they are."""
+    """The CUDA event after which they are there; None if they already are."""
     seen: Any
 
 
@@ -40,8 +40,8 @@ class Watch:
     """The steps of a run whose figures are not read yet.
 
     Args:
-        judge: called with loss, gradient norm, what the step saw, and its number, in the order of the steps; raises where they
-            are not finite.
+        judge: called with loss, gradient norm, the step's samples, and its number, in the order of the steps; raises if they are
+            not finite.
         behind: how many steps may wait.
     """
 

@@ -1,4 +1,4 @@
-"""Encoder weights: safetensors only, and never loaded without counting what matched."""
+"""Encoder weights: safetensors only, and never loaded without counting the matches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import writing
 
 HEADS = ("fc.", "head.", "classifier.")
-"""What classifiers of torchvision and timm have after the network that is an encoder here."""
+"""Names of the classifier layers that torchvision and timm have after the encoder."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """How many tensors found their place, of all tensors in the file and in the model."""
+    """How many tensors matched, of all tensors in the file and in the model."""
 
     matched: int
     total: int
@@ -39,14 +39,14 @@ def save_tensors(path: Path | str, tensors: dict[str, Tensor]) -> None:
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     with writing(path) as temporary:
         save_file(tensors, temporary)
-        temporary.chmod(0o644)  # safetensors makes it private, and colleagues share results
+        temporary.chmod(0o644)  # safetensors creates it private, and colleagues share results
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        StudyError: the file is missing or is no safetensors file by name (a pickle is never opened).
+        StudyError: the file is missing or its name is not that of a safetensors file (a pickle is never opened).
         CorruptArtefactError: its content is not valid.
     """
     path = Path(path)
@@ -76,7 +76,7 @@ def load_encoder(
     """Load a file's tensors into a model of the same names and shapes, print `matched / total`, refuse less than all.
 
     The total counts the tensors of file and model together, so a smaller encoder in a larger network is noticed as well.
-    `strip` is removed from the front of the file's names; names in the model that begin with a word of `extra` (a head that the
+    `strip` is removed from the front of the file's names. Names in the model that begin with a word of `extra` (a head that the
     file cannot have) do not count. `at_least` below 1 accepts a share. `foreign`: see `adapted`.
 
     Raises:
@@ -109,9 +109,9 @@ def load_encoder(
 
 
 def once(found: dict[str, Tensor], into: nn.Module, where: str) -> dict[str, Tensor]:
-    """The tensors of a file, those that it holds under two names only under the one that the model has.
+    """The tensors of a file; those under two names only under the one that the model has.
 
-    Which these are a module of the model says: `second_names` by its own names for them.
+    A module of the model declares them: `second_names`, by its own names for them.
 
     Raises:
         StudyError: the two are not equal. `where`: the file.
@@ -129,11 +129,11 @@ def once(found: dict[str, Tensor], into: nn.Module, where: str) -> dict[str, Ten
 
 
 def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Weights that another library trained on colour photographs, as an encoder takes them; what was changed is printed.
+    """Weights that another library trained on colour photographs, converted for an encoder; changes are printed.
 
-    The classifier's head is left. A first convolution of another number of channels is summed over its own and shared among
-    the model's, so that an image whose channels are equal looks to it as a grey photograph did. Counters of batch norm, which
-    old files lack, are the model's.
+    The classifier's head is skipped. A first convolution with another number of channels is summed over its own and divided among
+    the model's, so that an image with equal channels looks like a grey photograph. Counters of batch norm, which old files lack,
+    are the model's.
 
     Args:
         found: tensors of the file; wanted: those of the model.
@@ -155,7 +155,7 @@ def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> 
 
 
 def part_tensors(parts: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """What `parts.safetensors` holds: `<part>.<name of the tensor>`."""
+    """The content of `parts.safetensors`: `<part>.<name of the tensor>`."""
     return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
 
@@ -165,9 +165,10 @@ def load_parts(path: Path | str, into: dict[str, nn.Module]) -> list[Match]:
 
 
 def place_parts(found: dict[str, Tensor], into: dict[str, nn.Module], where: str) -> list[Match]:
-    """Give each tensor `<part>.<name>` its place; what a network has beyond them stays as it is, so that nothing found is lost.
+    """Copy each tensor `<part>.<name>` to its place; other tensors of a network stay unchanged, and nothing found may be left
+    over.
 
-    So a decoder that was trained up to its third block goes on in a whole one. `where` is named in errors.
+    So a decoder that was trained up to its third block initialises a whole one. `where` is named in errors.
 
     Raises:
         StudyError: a tensor has no place; nothing was loaded.

@@ -1,4 +1,4 @@
-"""Shuffled group whitening: channels are permuted, cut into groups, and each group is made uncorrelated over the whole batch."""
+"""Shuffled group whitening: channels are permuted and split into groups, and each group is decorrelated over the whole batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shuffled_group_whitening(
     directions finite.
 
     Raises:
-        StudyError: `d` is no multiple of `groups`, or the batch is too small to estimate a group's covariance.
+        StudyError: `d` is not a multiple of `groups`, or the batch is too small to estimate a group's covariance.
 
     Source: Zhuo et al., "WhitenedCSE", ACL 2023, §3.2 (W = U Λ^(-1/2) Uᵀ).
     """
@@ -36,7 +36,7 @@ def shuffled_group_whitening(
             "dimensions, and a group must have fewer channels than the batch has samples."
         )
     order = torch.from_numpy(rng(0, "whitening", step, view).permutation(d)).to(z.device)
-    with torch.autocast(z.device.type, enabled=False):  # a covariance in half precision has no root
+    with torch.autocast(z.device.type, enabled=False):  # a covariance matrix in half precision has no root
         shuffled = wide(z)[:, order]
         centred = shuffled - summed(shuffled.sum(0)) / total
         grouped = centred.view(n, groups, size)
@@ -48,7 +48,7 @@ def shuffled_group_whitening(
 
 
 class _InverseSquareRoot(torch.autograd.Function):
-    """A^(-1/2) of symmetric matrices, with a gradient that is finite where eigenvalues coincide (eigh's own is not)."""
+    """A^(-1/2) of symmetric matrices, with a gradient that stays finite if eigenvalues coincide (eigh's own does not)."""
 
     @staticmethod
     def forward(context: Any, matrices: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Stage pretrain: what can be learnt without labels."""
+"""Stage pretrain: trains an encoder without labels."""

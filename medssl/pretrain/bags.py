@@ -1,4 +1,4 @@
-"""Batches of whole volumes: bags of slices that are spread over a volume, in order; images without neighbours fill bags too."""
+"""Batches of whole volumes: bags of slices that are spread over a volume, in order; images without neighbours form bags too."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from medssl.nn.loading import Samples
 
 
 class Bags:
-    """Which samples are slices of volumes, and how an epoch deals them out in bags of `slices` rows.
+    """Which samples are slices of volumes, and how an epoch divides them into bags of `slices` rows.
 
-    A volume is one of kind `volume` with two kept slices or more; `slices` is what is asked for, or the median volume's number
-    of slices where that is less (shorter volumes repeat some).
+    Only those of kind `volume` with two kept slices or more count as volumes. `slices` is the requested number, or the median
+    volume's number of slices if that is less (shorter volumes repeat some).
     """
 
     def __init__(self, samples: Samples, slices: int) -> None:
@@ -30,8 +30,9 @@ class Bags:
     def deal(self, seed: int, epoch: int) -> Int64[np.ndarray, "bags {self.slices}"]:
         """The bags of an epoch in random order, int64 `(bags, slices)`: every slice and image about once.
 
-        A volume has as many bags as come nearest to its slices, one at least. Images fill whole bags; those left over come in
-        other epochs, and of fewer images than a bag holds each stands in it several times.
+        The number of a volume's bags is the closest to its number of slices, at least one. Images fill whole bags; the remainder
+        comes
+        in other epochs. If there are fewer images than a bag holds, each occurs several times in it.
         """
         dealt = [
             bag
@@ -51,9 +52,10 @@ class Bags:
 def spread(
     rows: Int64[np.ndarray, "n"], slices: int, count: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "{count} {slices}"]:
-    """`count` bags `(count, slices)` of a volume's rows: it is cut into `slices` strips, and each bag has one row of each.
+    """`count` bags `(count, slices)` of a volume's rows: the volume is cut into `slices` strips, and each bag has one row of
+    each.
 
-    The bags share out a strip's rows as evenly as they can. With fewer rows than strips some rows stand twice in a bag.
+    The bags divide a strip's rows as evenly as they can. With fewer rows than strips some rows occur twice in a bag.
     """
     edges = np.arange(slices + 1) * len(rows) // slices
     turn = np.stack([random.permutation(count) for _ in range(slices)], axis=1)
@@ -63,7 +65,7 @@ def spread(
 
 
 def runs_of_equal(volume: Int64[np.ndarray, "n"], longest: int) -> list[Int64[np.ndarray, "_ _"]]:
-    """The bags in a batch: rows of one volume that follow one another, at most `longest`; grouped by length, `(bags, length)`."""
+    """The bags in a batch: consecutive rows of one volume, at most `longest`; grouped by length, `(bags, length)`."""
     bags: list[list[int]] = []
     for row, number in enumerate(volume):
         if bags and volume[bags[-1][0]] == number and len(bags[-1]) < longest:

@@ -1,4 +1,4 @@
-"""The transfer contract of a run, from its plan: what `artefacts/encoder.py` says of each field is filled in here."""
+"""Builds the transfer contract of a run from its plan; `artefacts/encoder.py` describes each field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medssl.pretrain.plan import Plan
 
 
 def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Tensor], parts: dict[str, Tensor]) -> Contract:
-    """What stands beside the weights; everything an importer needs, nothing about a person.
+    """The contract beside the weights: everything that an importer needs, nothing about a person.
 
     encoder, parts: the tensors of `encoder.safetensors` and `parts.safetensors`.
     """

@@ -19,7 +19,7 @@ class Events:
             self.writer = EventFileWriter(str(folder), filename_suffix=f".from-{step}")
 
     def write(self, step: int, row: dict[str, Any]) -> None:
-        """The numbers of a curve row at a step."""
+        """Write the numbers of a curve row at a step."""
         if self.writer is None:
             return
         from tensorboard.compat.proto.event_pb2 import Event

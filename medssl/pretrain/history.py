@@ -1,4 +1,4 @@
-"""What a run has behind it, in numbers: the rows of its curve, and what has been counted since the last one."""
+"""The progress of a run in numbers: the rows of its curve, and the sums since the last row."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import Any
 
 @dataclass
 class History:
-    """Steps that are done and the curve of them; but for the clock it is saved with the state."""
+    """Completed steps and their curve; all but the clock is saved with the state."""
 
     step: int = 0
-    """optimiser steps that are done"""
+    """completed optimiser steps"""
     rows: list[dict[str, Any]] = field(default_factory=list)
     since_row: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "steps": 0.0})
     """sum of the losses, and the steps, since the last row"""
     collapsed: str | None = None
-    """what was said when the representation collapsed and the run was to stop"""
+    """the message if the representation collapsed and the run was to stop"""
     row_s: float = field(default_factory=time.monotonic)
     """when the last row was added"""
 
     def add_loss(self, loss: float) -> None:
-        """The loss of one more step is known."""
+        """Add the loss of one more step."""
         self.since_row["loss"] += loss
         self.since_row["steps"] += 1
 
     def add_row(self, epoch: int, batch_size: int, lr: float, norm: float, figures: dict[str, float]) -> dict[str, Any]:
-        """A row of the curve of the steps since the last one; figures: what else the objective and its health say."""
+        """Add a row to the curve for the steps since the last one; figures: from the objective and the health of the
+        representation.
+        """
         now_s, steps = time.monotonic(), self.since_row["steps"]
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -45,9 +47,9 @@ class History:
         return row
 
     def plain(self) -> dict[str, Any]:
-        """What is saved of it beside the number of steps."""
+        """What is saved of it besides the number of steps."""
         return {"rows": self.rows, "since_row": self.since_row, "collapsed": self.collapsed}
 
     def restore(self, step: int, values: dict[str, Any]) -> None:
-        """Go on from a saved state; a collapse of the last time counts no more."""
+        """Restore a saved state; a collapse in an earlier try is forgotten."""
         self.step, self.rows, self.since_row = step, values["rows"], values["since_row"]

@@ -1,4 +1,4 @@
-"""One process's network and what a step does to it: views, loss and gradients in one pass or in parts, the update."""
+"""One process's network and its training step: views, loss and gradients in one pass or in parts, the update."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from medssl.pretrain.options import TrainingOptions
 from medssl.pretrain.plan import Plan
 
 NAMED = 64
-"""How many samples a sentence names."""
+"""How many samples a message names."""
 
 
 class Learner:
-    """Objective, optimiser and running mean of one process; its methods follow in the order of a step."""
+    """Objective, optimiser and running mean of one process; its methods follow the order of a step."""
 
     def __init__(self, fabric: Any, plan: Plan) -> None:
         self.fabric, self.plan = fabric, plan
@@ -65,7 +65,7 @@ class Learner:
         self.views = Views(options.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
 
     def set_schedule(self, step: int, total: int) -> float:
-        """Learning rate and weight decay of a step; returns the rate."""
+        """Set learning rate and weight decay of a step; returns the rate."""
         return set_schedule(self.optimizer, self.options, step, total)
 
     def make_views(self, batch: Batch) -> list[Tensor]:
@@ -77,7 +77,7 @@ class Learner:
             return [view.contiguous(memory_format=self.layout) for view in views]
 
     def forward_backward(self, batch: Batch, step: int) -> tuple[Loss, dict[str, Tensor]]:
-        """Loss and gradients of a batch, in one pass or in parts that together have the loss of the whole."""
+        """Loss and gradients of a batch, in one pass or in parts that together give the loss of the whole."""
         self.seed(step)
         self.stepper.begin()
         parts = self.options.accumulate
@@ -91,14 +91,14 @@ class Learner:
         return self._in_parts(batch, pieces, step) if self.objective.contrasts else self._in_additive_parts(pieces)
 
     def judge(self, loss: float, norm: float, batch: Batch, step: int) -> None:
-        """Go on if loss and gradient norm of a step are finite; fp16's loss scaling may throw a few gradients away.
+        """Accept a step if its loss and gradient norm are finite; fp16's loss scaling may discard a few gradients.
 
         Raises:
             NotFiniteError: with the ids of the batch over all ranks; the last saved state is from before.
         """
         if self.stepper.is_sound(loss, norm):
             return
-        # of all ranks, and first those whose numbers are not finite
+        # of all ranks, those with numbers that are not finite first
         rows, sound = gather(batch.rows), gather(batch.values.flatten(1).isfinite().all(1))
         raise NotFiniteError(
             f"step {step + 1}: loss {loss}, gradient norm {norm}; nothing of it was saved, and the last good state is kept. "
@@ -107,7 +107,7 @@ class Learner:
         )
 
     def check_images(self, views: list[Tensor], rows: Tensor, *, whole: bool = False) -> None:
-        """Look at the numbers of a batch before the first step. `whole`: every rank has all of it.
+        """Check the numbers of a batch before the first step. `whole`: every rank has all of it.
 
         Raises:
             NotFiniteError: on every rank, with the ids of the images that hold such numbers.
@@ -121,22 +121,23 @@ class Learner:
             )
 
     def names(self, rows: list[int]) -> str:
-        """The ids of samples, not more than a screen holds."""
+        """The ids of samples, at most `NAMED` of them."""
         more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         return ", ".join(self.plan.samples.ids[row] for row in rows[:NAMED]) + more
 
     def update_ema(self) -> None:
-        """The running mean of the encoder's weights; buffers are copied."""
+        """Update the running mean of the encoder's weights; buffers are copied."""
         if self.ema is not None and self.options.ema_decay is not None:
             average(self.ema, self.objective.encoder(), self.options.ema_decay)
 
     def seed(self, step: int, *part: int | str) -> None:
-        """Dropout of a step on this process, or of a part of it: both passes of a part must lose the same units."""
+        """Seed the dropout of a step on this process, or of a part: both passes of a part must drop the same units."""
         torch.manual_seed(key(self.plan.seed, "torch", step, self.fabric.global_rank, *part) >> 1)
 
     def _in_parts(self, batch: Batch, pieces: list[Batch], step: int) -> tuple[Loss, dict[str, Tensor]]:
         """All outputs without gradient, the loss of the whole, its gradient for each output, then each part again with that
-        gradient: twice the forward work, the memory of one part.
+        gradient:
+        twice the forward work, the memory of one part.
 
         Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size", arXiv 2101.06983, §3.
         """
@@ -166,7 +167,7 @@ class Learner:
         return Loss(loss.value.detach(), loss.parts), _detached(whole)
 
     def _in_additive_parts(self, pieces: list[Batch]) -> tuple[Loss, dict[str, Tensor]]:
-        """The same where the loss of a batch is the mean of its parts' losses: one pass each."""
+        """The same if the loss of a batch is the mean of its parts' losses: one pass each."""
         losses, made = [], []
         for number, piece in enumerate(pieces):
             with self.fabric.no_backward_sync(self.module, enabled=number < len(pieces) - 1):
@@ -180,7 +181,7 @@ class Learner:
 
 
 def set_schedule(optimizer: Any, options: TrainingOptions, step: int, total: int) -> float:
-    """Learning rate and weight decay of a step of `total`, in every group of parameters; returns the rate."""
+    """Set learning rate and weight decay of a step of `total` in every group of parameters; returns the rate."""
     lr = options.lr * warmup_cosine(step, total, options.warmup_frac, options.final_lr_frac)
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -1,7 +1,7 @@
-"""The training loop: one visible file, top to bottom. Objectives say what is learnt, this says how, and loses nothing.
+"""The training loop: one visible file, top to bottom. Objectives define the task; this trains them and loses nothing.
 
-A run is a function of its plan: order, views and dropout are drawn from names (seed, epoch, step, sample id), and the state
-that is saved holds all the rest. So a run that was stopped anywhere and resumed ends with the same weights.
+A run is a function of its plan: order, views and dropout are drawn from names (seed, epoch, step, sample id), and the saved
+state holds all the rest. So a run that was stopped anywhere and resumed ends with the same weights.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from medssl.pretrain.plan import Plan
 from medssl.pretrain.saving import Saving
 
 CURVE_ROWS = 200
-"""About how many rows the curve has beside those at the ends of epochs."""
+"""Approximate number of rows of the curve besides those at the ends of epochs."""
 PICTURED = 8
 """How many samples of an epoch's last batch are drawn."""
 PICTURED_EPOCHS = 100
-"""Of how many epochs pictures are kept, evenly spread, the last among them."""
+"""For how many epochs pictures are kept, evenly spread, including the last."""
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
 ) -> MedsslError | None:
     """Train until the last step is saved in the plan's state folder; a foreseen failure is returned, not raised.
 
-    `keep_picture(epoch, pixels)` gets what an objective draws at the end of an epoch.
+    `keep_picture(epoch, pixels)` gets the objective's pictures at the end of an epoch.
     """
     try:
         with signals.noted() as asked_to_stop:
@@ -61,7 +61,7 @@ def train(
 
 
 class Loop:
-    """One process's part of a run. `run` is the loop; what it calls follows in the order of the calls."""
+    """One process's part of a run. `run` is the loop; the methods that it calls follow in the order of the calls."""
 
     def __init__(
         self,
@@ -84,13 +84,13 @@ class Loop:
         self.history, self.health = History(), Health()
         self.watch = Watch(self.learner.judge, steps_behind(self.learner.stepper))
         self.latest = math.nan, math.nan
-        """loss and gradient norm of the last step that is known"""
+        """loss and gradient norm of the last completed step"""
         self.saving = Saving(StateFolder(plan.state), self.learner, self.history, self.health)
 
     # The loop
 
     def run(self) -> None:
-        """Resume or begin, then step after step to the end."""
+        """Resume or start, then take step after step to the end."""
         learner, objective, history = self.learner, self.objective, self.history
         if self.saving.resume():
             self.log(f"resumed at step {history.step}")
@@ -144,10 +144,11 @@ class Loop:
     # Before the first step
 
     def begin(self) -> None:
-        """What objectives need once: their own preparation, and a pass that fills a memory. Saved at once, as it may be long.
+        """Do what objectives need once: their own preparation, and a pass that fills a memory. Saved immediately, as it may take
+        long.
 
         Raises:
-            PreemptedError: somebody asks the run to stop, or its time ends; there is nothing to save yet.
+            PreemptedError: the run is asked to stop, or its time ends; there is nothing to save yet.
             NotFiniteError: with the ids of the images that hold such numbers.
         """
         objective = self.objective
@@ -158,8 +159,8 @@ class Loop:
             self.save()
 
     def fill_memory(self, order: np.ndarray) -> None:
-        """What the objective remembers of each row before the first step, as a step sees it: batch norm with the batch's own
-        statistics. Those that a fresh network remembers, mean 0 and variance 1, let all images look alike.
+        """Fill the objective's memory of each row before the first step, computed as in a step: batch norm with the batch's own
+        statistics. Those of a fresh network, mean 0 and variance 1, would make all images look the same.
         """
         with torch.no_grad(), still_statistics(self.objective):
             for number, batch in enumerate(load(self.reader, self.all_rows(0, order, filled=True), device=self.device)):
@@ -179,7 +180,7 @@ class Loop:
             yield images[0], batch.rows.cpu().numpy()
 
     def check_beginning(self, views: list[Tensor], rows: Tensor, *, whole: bool = False) -> None:
-        """Look at a batch before the first step: its numbers, and whether to stop. `whole`: every rank has all of it.
+        """Check a batch before the first step: its numbers, and whether to stop. `whole`: every rank has all of it.
 
         Raises:
             NotFiniteError, PreemptedError: on every rank.
@@ -191,9 +192,9 @@ class Loop:
     def all_rows(
         self, epoch: int, order: np.ndarray, *, whole: bool = False, filled: bool = False
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """The rows of `order` as requests; each rank its share, the last batch filled up with first rows to equal shares.
+        """The rows of `order` as requests, divided among the ranks; the last batch is padded with first rows to equal shares.
 
-        `filled`: to a batch of full size.
+        `filled`: pad it to a full batch.
         """
         count, world = len(order), 1 if whole else self.fabric.world_size
         for at in range(0, count, self.batch_size):
@@ -204,7 +205,7 @@ class Loop:
     # One step
 
     def requests(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(epoch, rows of this rank) of each step still to do; workers may run ahead in it."""
+        """(epoch, rows of this rank) of each remaining step; workers may run ahead in it."""
         batches: list[np.ndarray] = []
         known = -1
         for step in range(self.history.step, self.total):
@@ -214,12 +215,12 @@ class Loop:
             yield epoch, self.own(batches[within])
 
     def own(self, rows: np.ndarray) -> np.ndarray:
-        """The part of a batch that is this rank's: rank order is batch order."""
+        """This rank's part of a batch: rank order is batch order."""
         share = len(rows) // self.fabric.world_size
         return rows[self.fabric.global_rank * share : (self.fabric.global_rank + 1) * share]
 
     def note_steps(self, *, everything: bool = False) -> None:
-        """Count the losses of the steps that are due, or of all.
+        """Add up the losses of the steps that are due, or of all.
 
         Raises:
             NotFiniteError: a step was not finite.
@@ -229,13 +230,13 @@ class Loop:
             self.latest = loss, norm
 
     def memory_errors(self, when: str, samples: int, advice: str) -> Any:
-        """All batches are equally large, so it happens in the first step; `samples` at a time over all ranks."""
+        """All batches have the same size, so memory runs out in the first step or never; `samples` at a time over all ranks."""
         return memory_errors(when, samples // self.fabric.world_size, self.device, advice)
 
-    # What is left behind
+    # Outputs
 
     def draw(self, epoch: int, outputs: dict[str, Tensor]) -> None:
-        """Hand over the objective's pictures of the first samples of the batch: a column for each sample."""
+        """Save the objective's pictures of the first samples of the batch: a column for each sample."""
         last = (self.total - 1) // self.per_epoch
         if self.keep_picture is None or (epoch != last and epoch % math.ceil((last + 1) / PICTURED_EPOCHS)):
             return
@@ -244,7 +245,7 @@ class Loop:
             self.keep_picture(epoch, grid(rows))
 
     def alarm(self, sentence: str | None) -> None:
-        """Say that the representation has collapsed; stop if the study asks for it."""
+        """Warn that the representation has collapsed; stop if the study asks for it."""
         if sentence is None:
             return
         step = self.history.step
@@ -258,7 +259,7 @@ class Loop:
             raise NotFiniteError(self.history.collapsed)
 
     def save_or_stop(self) -> None:
-        """Save when it is time, when the run ends, and when somebody asks it to stop.
+        """Save when it is time, when the run ends, and when it is asked to stop.
 
         Raises:
             PreemptedError: after saving.
@@ -273,11 +274,11 @@ class Loop:
             raise PreemptedError(f"stopped at step {step} of {self.total} and saved; the same command goes on from there.")
 
     def wants_to_stop(self) -> bool:
-        """Whether a signal came to any rank, or the end of the SLURM job is near."""
+        """Whether a signal reached any rank, or the SLURM job ends soon."""
         return any_rank(is_near_its_end(self.options.stop_before_deadline_s) or self.asked_to_stop(), self.device)
 
     def save(self, *, final: bool = False) -> None:
-        """Save the state, of finite steps alone; see `Saving.save`."""
+        """Save the state, only after finite steps; see `Saving.save`."""
         self.note_steps(everything=True)
         self.saving.save(final=final)
         self.saved_s = time.monotonic()

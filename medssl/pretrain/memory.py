@@ -1,4 +1,4 @@
-"""Running out of memory, as a sentence."""
+"""Reports running out of memory in a sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medssl.core.errors import OutOfMemoryError
 
 @contextlib.contextmanager
 def memory_errors(when: str, samples_at_a_time: int, device: torch.device, advice: str) -> Iterator[None]:
-    """Inside, running out of memory says when, how much was in use, and what to change.
+    """Inside, running out of memory is reported with the moment, the memory in use, and what to change.
 
     Raises:
         OutOfMemoryError: on the device, or on the machine.
@@ -31,5 +31,5 @@ def memory_errors(when: str, samples_at_a_time: int, device: torch.device, advic
 
 
 def _peak_mb() -> float:
-    """The most memory that this process has had."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""What an objective is: the views it wants, the batches it wants, what it computes from them, and what it remembers."""
+"""The interface of an objective: the views and batches it needs, what it computes from them, and what it remembers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from medssl.nn.loading import Batch, Samples, epoch_order
 from medssl.nn.views import Crop
 
 LOOKED_AT = ("feature_a", "feature_b", "embedding_a", "embedding_b")
-"""The outputs that health looks at, and no loss."""
+"""The outputs that only the health of the representation uses, not the loss."""
 PlainImages = Callable[[int], Iterator[tuple[Float[Tensor, "n c ..."], Int64[np.ndarray, "n"]]]]
 """The plain images of all samples in batches, with their rows; a function of the epoch."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The scalar to be minimised, and figures to be logged under their names."""
+    """The scalar to minimise, and figures to log under their names."""
 
     value: Float[Tensor, ""]
     parts: dict[str, float | Float[Tensor, ""]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Objective(nn.Module):
     """Base of all objectives: `__init__(self, backbone, samples, *, options)`.
 
     One step is `outputs = objective(views, batch)`; `loss = objective.loss(outputs, batch)`; backward; optimiser;
-    `objective.after_step(outputs, batch, progress)`. The first two change nothing, so a failed step leaves no half state.
+    `objective.after_step(outputs, batch, progress)`. The first two change no state, so a failed step leaves none half changed.
     Everything that must survive a restart is a parameter or a buffer.
     """
 
@@ -42,9 +42,9 @@ class Objective(nn.Module):
     synchronises = True
     """Batch normalisation is over the batch of all ranks."""
     together = 1
-    """How many rows of a batch that follow one another must stay on one process and in one part."""
+    """How many consecutive rows of a batch must stay on one process and in one part."""
     memory_pass = False
-    """Before the first step, every sample is passed through once without learning, to fill a memory."""
+    """Before the first step, every sample passes through once without training, to fill a memory."""
 
     def __init__(self, backbone: Backbone, samples: Samples) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Objective(nn.Module):
         self.progress, self.step = 0.0, 0
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        """Which views of an image are wanted, for the study's `size`."""
+        """The views of an image that are needed, for the study's `size`."""
         return [Crop(2, size)]
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
@@ -66,18 +66,18 @@ class Objective(nn.Module):
         return epoch_order(seed, 0, self.num_samples)
 
     def view_keys(self, batch: Batch) -> UInt64[np.ndarray, "n"]:
-        """What the draws of the views are keyed by, uint64 `(n,)`: equal keys get equal geometry."""
+        """The keys of the views' random draws, uint64 `(n,)`: equal keys get equal geometry."""
         return batch.keys
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         """Everything that has parameters: tensors whose first axis is the local batch.
 
-        `feature_a`, `feature_b` (pooled backbone) and `embedding_a`, `embedding_b`, detached, are what health looks at.
+        `feature_a`, `feature_b` (pooled backbone) and `embedding_a`, `embedding_b`, detached, serve the health checks.
         """
         raise NotImplementedError
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
-        """The mean loss of the local part against the whole batch, in float32; no parameters in here."""
+        """The mean loss of the local part against the whole batch, in float32; uses no parameters."""
         raise NotImplementedError
 
     def before_step(self, progress: float, step: int) -> None:
@@ -85,10 +85,10 @@ class Objective(nn.Module):
         self.progress, self.step = progress, step
 
     def after_backward(self, step: int) -> None:
-        """Called with gradients in place, before they are checked and clipped: frozen parts drop theirs here."""
+        """Called with gradients in place, before they are checked and clipped: frozen parts discard theirs here."""
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
-        """Momentum networks, queues, memories and prototypes move here; outputs and batch are the local ones."""
+        """Updates momentum networks, queues, memories and prototypes; outputs and batch are the local ones."""
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Called before the first step of an epoch, when all earlier steps are done."""
@@ -97,7 +97,7 @@ class Objective(nn.Module):
         """Called once, before everything: `images(epoch)` yields plain images `(n, c, *size)` of all samples with their rows."""
 
     def pictures(self, outputs: dict[str, Shaped[Tensor, "n ..."]]) -> list[Float[Tensor, "n c ..."]]:
-        """What is worth looking at in the outputs of some samples: rows of pictures, each `(n, c, *size)` in [0, 1]."""
+        """Pictures of the outputs of some samples: rows of pictures, each `(n, c, *size)` in [0, 1]."""
         return []
 
     def figures(self) -> dict[str, float]:
@@ -105,11 +105,11 @@ class Objective(nn.Module):
         return {}
 
     def encoder(self) -> Backbone:
-        """The network that is kept."""
+        """The network that is saved."""
         return self.backbone
 
     def parts(self) -> dict[str, nn.Module]:
-        """Further networks that are kept beside the encoder, by name, such as a decoder; a chained run goes on with them."""
+        """Further networks that are saved beside the encoder, by name, such as a decoder; a chained run continues with them."""
         return {}
 
 
@@ -117,7 +117,7 @@ def looked_at(
     features: Sequence[Float[Tensor, "n d"]] | Float[Tensor, "views n d"],
     embeddings: Sequence[Float[Tensor, "n e"]] | Float[Tensor, "views n e"],
 ) -> dict[str, Float[Tensor, "n _"]]:
-    """What health looks at: pooled features and embeddings `(n, d)` of the first two views."""
+    """The outputs for the health checks: pooled features and embeddings `(n, d)` of the first two views."""
     return {
         "feature_a": features[0].detach().float(),
         "feature_b": features[1].detach().float(),
@@ -127,7 +127,7 @@ def looked_at(
 
 
 def require_other_volumes(samples: Samples, what: str, otherwise: str) -> None:
-    """Raises StudyError where `what` takes samples of other volumes and there are none; `otherwise`: what to do instead."""
+    """Raises StudyError if `what` needs samples of other volumes and there are none; `otherwise`: what to do instead."""
     found = len(np.unique(samples.volume))
     if found < 2:
         raise StudyError(f"{what} of other volumes, and the kept samples are of {found}. Add volumes, or {otherwise}.")

@@ -14,24 +14,24 @@ from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions
 
 
 class TrainingOptions(EngineOptions, PlaceOptions):
-    """How one encoder is trained: all that a run's weights depend on beside its data and its seed."""
+    """How one encoder is trained: everything its weights depend on besides its data and its seed."""
 
     objective: Objective = "simclr"  # type: ignore[assignment]
-    """What is learnt."""
+    """The pretext task."""
     backbone: Backbone = "resnet18"  # type: ignore[assignment]
     """The network."""
     init_weights: PathText | None = None
-    """A .safetensors file to begin from."""
+    """A .safetensors file to start from."""
     init_run: str | None = None
-    """Another run of the study, at the same arm and seed, whose encoder and parts (a decoder) this one goes on from."""
+    """Another run of the study, at the same arm and seed, whose encoder and parts (a decoder) this one continues."""
     spatial_dims: Literal[2, 3] = 2
     """Slices, or patches of volumes."""
     size: list[Count] = [224]
     """Size of a view in pixels or voxels: one number, or one for each dimension."""
     patch_margin: Annotated[float, Field(ge=1)] = 1.5
-    """In 3-D, patches of this times `size` are read round each kept slice, and crops are taken inside."""
+    """In 3-D, patches of this times `size` are read around each kept slice, and crops are taken inside."""
     views: ViewOptions = ViewOptions()
-    """What may vary between two views of one image."""
+    """How two views of one image may differ."""
     epochs: Count = 100
     """Length in passes over the kept samples."""
     max_steps: Count | None = None
@@ -39,13 +39,13 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     batch_size: Count = 64
     """Samples of one optimiser step over all devices."""
     accumulate: Count = 1
-    """Parts that a batch is computed in; the loss stays that of the whole batch."""
+    """Number of parts in which a batch is computed; the loss stays that of the whole batch."""
     optimizer: Literal["adamw", "adam", "sgd", "lars", "lamb"] = "adamw"
-    """The optimiser; the weight decay of `adam` is added to the gradient, that of `adamw` taken off the weights."""
+    """The optimiser; `adam` adds the weight decay to the gradient, `adamw` subtracts it from the weights."""
     lr: Positive = 1e-3
     """Peak learning rate."""
     final_lr_frac: Part = 0.0
-    """Share of the peak that the learning rate ends at."""
+    """Share of the peak at which the learning rate ends."""
     warmup_frac: Fold = 0.1
     """Share of the steps in which the learning rate rises to its peak."""
     momentum: Fold = 0.9
@@ -55,11 +55,11 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     weight_decay: Weight = 1e-4
     """Weight decay."""
     final_weight_decay: Weight | None = None
-    """Weight decay at the end; null keeps it as it is."""
+    """Weight decay at the end; null keeps it constant."""
     decay_norm_and_bias: bool = False
     """Apply weight decay to norms and biases too."""
     activation_checkpointing: bool = False
-    """Compute the maps inside the backbone's stages again in the backward pass, which needs less memory and more time."""
+    """Recompute the maps inside the backbone's stages in the backward pass, which needs less memory and more time."""
     devices: Count = 1
     """Devices of one node."""
     nodes: Count = 1
@@ -67,7 +67,7 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     stop_before_deadline_s: Weight = 120.0
     """Seconds before the end of a SLURM job at which the run saves and stops."""
     on_collapse: Literal["warn", "stop"] = "warn"
-    """What happens when the representation has collapsed."""
+    """What happens if the representation has collapsed."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
 
@@ -108,15 +108,15 @@ class PretrainOptions(TrainingOptions):
     """One pre-training run per arm and seed."""
 
     cohort: str | None = None
-    """The cohort that is learnt from; the study's first source where it is left out."""
+    """The cohort to train on; by default the study's first source."""
     arms: OneOrMore[str] | None = None
-    """Reduction arms, a run each; the study's first arm where they are left out."""
+    """Reduction arms, a run each; by default the study's first arm."""
     seeds: OneOrMore[Whole] = [0]
     """Seeds of weights, order and views, a run each."""
 
 
 class RunOptions(TrainingOptions):
-    """What one job of the stage is given: the training of one arm with one seed."""
+    """The options of one job of the stage: the training of one arm with one seed."""
 
     seed: Whole
     """Seed of weights, order and views."""

@@ -1,4 +1,4 @@
-"""Partitions of a volume along its slices: which part of the body a slice shows, without registration, and batches made of them.
+"""Partitions of a volume along its slices, which give a slice's part of the body without registration, and batches of them.
 
 Source: Chaitanya et al., arXiv 2006.10511, §3.1. Theirs never drew the last N mod S slices of a volume; here every slice has
 its partition.
@@ -18,12 +18,13 @@ from medssl.nn.loading import Samples
 def partitions_of(samples: Samples, count: int, by: str) -> Int64[np.ndarray, "n"]:
     """The partition of each sample, int64 `(n,)` from 0 to `count` − 1.
 
-    By `index`: the volume's whole extent along its slices, cut into `count` equal parts; what a reduction dropped moves no
-    border, so that slices at one depth stay in one partition. By `position_mm`: place along the slices' normal in scanner
-    millimetres, cut where the whole cohort has equal shares; for cohorts whose origins agree.
+    By `index`: the volume's whole extent along its slices, cut into `count` equal parts. Dropped slices move no border, so slices
+    at one depth stay in one partition. By `position_mm`: place along the slices' normal in scanner millimetres, cut where the
+    whole
+    cohort has equal shares; for cohorts whose origins agree.
 
     Raises:
-        StudyError: fewer than two partitions; samples that are no slices of a volume, or have no position.
+        StudyError: fewer than two partitions; samples that are not slices of a volume, or have no position.
     """
     if count < 2:
         raise StudyError(f"partitions is {count}; a volume is cut into 2 or more, so that there are others to tell a slice from.")
@@ -41,7 +42,7 @@ def partitions_of(samples: Samples, count: int, by: str) -> Int64[np.ndarray, "n
         edges = np.quantile(position, np.arange(1, count) / count)
         return np.searchsorted(edges, position, side="right").astype(np.int64)
     depth = np.array([samples.volumes[v].shape[axis] for v, axis in zip(samples.volume, samples.axis, strict=True)], np.int64)
-    # the middle of each slice: where there are fewer slices than partitions, they stand where they lie
+    # the middle of each slice: with fewer slices than partitions, each keeps its own place
     return (2 * samples.index.astype(np.int64) + 1) * count // (2 * depth)
 
 
@@ -56,13 +57,13 @@ def partition_batches(
 ) -> list[Int64[np.ndarray, "{batch_size}"]]:
     """The batches of an epoch, each with equally many slices of every partition, laid out `[partitions 0 … S−1][0 … S−1]…`.
 
-    The slices of a partition form a ring: each once a turn, those of one volume spread evenly over it, so that neighbours are of
-    different volumes wherever that can be. Where all volumes are alike, each `[0 … S−1]` is of one volume.
+    The slices of a partition form a ring: each once per turn, those of one volume spread evenly, so that neighbours are of
+    different volumes wherever possible. If all volumes are equal, each `[0 … S−1]` is of one volume.
 
-    least: slices of each partition that a batch must have; 2 where a slice is drawn to the next one of its partition.
+    least: slices of each partition that a batch must have; 2 if a slice is attracted to the next one of its partition.
 
     Raises:
-        StudyError: the batch size is no multiple of the partitions, too small, or takes more of a partition than it has.
+        StudyError: the batch size is not a multiple of the partitions, too small, or takes more of a partition than it has.
     """
     places, rest = divmod(batch_size, count)
     if not rest and places < least:
@@ -105,7 +106,7 @@ def next_in_partition(partition: Int64[Tensor, "n"]) -> Int64[Tensor, "n"]:
 
 
 def rank_within(group: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """How many members of its group come before each."""
+    """How many members of its group precede each."""
     order = np.argsort(group, kind="stable")
     rank = np.empty(len(group), dtype=np.int64)
     rank[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order], side="left")

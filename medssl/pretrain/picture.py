@@ -1,4 +1,4 @@
-"""A picture of what the network sees: one column per sample, one row per view."""
+"""A picture of the network's input: one column per sample, one row per view."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GAP = 2
 def grid(rows: Sequence[Float[Tensor, "n c ..."]], *, side: int = 160) -> UInt8[np.ndarray, "_ _"]:
     """Rows `(n, c, *size)` of images in [0, 1] as an 8-bit picture; of channels the first, of 3-D images the middle slice.
 
-    Images are drawn as a radiologist holds them: the first axis to the right, the second upwards.
+    Images are drawn in radiological orientation: the first axis to the right, the second upwards.
     """
     drawn = [np.concatenate([_tile(image[0], side) for image in row], axis=1) for row in rows]
     width = max(row.shape[1] for row in drawn)

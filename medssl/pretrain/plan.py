@@ -1,4 +1,4 @@
-"""The plan of a run: all that its weights depend on, and what is built from it alone."""
+"""The plan of a run: everything its weights depend on, and what is built from it alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medssl.pretrain.options import TrainingOptions
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run depends on; it can be sent to another process."""
+    """Everything that a run depends on; it can be sent to another process."""
 
     options: TrainingOptions
     seed: int
@@ -31,7 +31,7 @@ class Plan:
     events: Path | None = None
     """the folder of its TensorBoard files"""
     before: dict[str, Path] = field(default_factory=dict)
-    """`encoder` and `parts` of the run that this one goes on from"""
+    """`encoder` and `parts` of the run that this one continues"""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -40,9 +40,9 @@ class Plan:
         return tuple(size) if len(size) == dims else (size[0],) * dims
 
     def reader(self) -> Reader:
-        """What reads this plan's batches: planes, or in 3-D patches round each slice with room for random crops."""
+        """The reader of this plan's batches: planes, or in 3-D patches around each slice with margin for random crops."""
         if self.options.spatial_dims == 2:
-            if self.options.views.fit == "crop":  # pixels as they are
+            if self.options.views.fit == "crop":  # pixels unscaled
                 return Reader(self.samples, seed=self.seed)
             # A crop of the middle of the range of scales then still has the resolution of the view.
             share = sum(self.options.views.scale) / 2
@@ -66,7 +66,7 @@ class Plan:
         return built
 
     def batch_size(self, processes: int, together: int) -> int:
-        """The batch of one optimiser step over all processes: what the study says, or all samples where there are fewer.
+        """The batch of one optimiser step over all processes: as the study says, or all samples if there are fewer.
 
         Raises:
             StudyError: it cannot be divided into equal parts of at least two, in groups of `together`.

@@ -1,4 +1,4 @@
-"""Where the regions of a map lie whose embeddings are contrasted, and which neighbours are the negatives of each.
+"""The regions of a map whose embeddings are contrasted, and the neighbours that are the negatives of each.
 
 Source: Chaitanya et al., arXiv 2006.10511, §3.2; places and neighbours in 2-D are the table of the authors' code.
 """
@@ -41,9 +41,9 @@ class Regions:
 
     nodes: tuple[tuple[int, ...], ...]
     places: Int64[Tensor, "places"]
-    """Numbers of nodes."""
+    """Node numbers."""
     negatives: Int64[Tensor, "places negatives"]
-    """Numbers of nodes, 5 for each place or fewer."""
+    """Node numbers, at most 5 per place."""
 
     @classmethod
     def of(cls, dims: int) -> Regions:
@@ -68,7 +68,7 @@ def _lattice(dims: int) -> Regions:
 
 
 def _nearest(dims: int) -> dict[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """The same pattern at another rank, for which the paper has no table: the negatives of each place are the nearest others."""
+    """The same pattern in other dimensions, for which the paper has no table: the negatives are the nearest others."""
     places = [*itertools.product((0, 2, 4), repeat=dims), *itertools.product((1, 3), repeat=dims)]
 
     def others(place: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -79,7 +79,7 @@ def _nearest(dims: int) -> dict[tuple[int, ...], tuple[tuple[int, ...], ...]]:
 
 
 def corners_of(size: tuple[int, ...], region: int) -> list[tuple[int, ...]]:
-    """The first voxel of each node's region in a map of `size`, such that no region reaches beyond it and none overlap.
+    """The first voxel of each node's region in a map of `size`, such that no region leaves the map and none overlap.
 
     Raises:
         StudyError: the map is too small for regions of that side.

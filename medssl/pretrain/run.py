@@ -1,4 +1,4 @@
-"""Stage pretrain: read samples and what a reduction kept, train, leave encoder, contract, curve and a picture of the views."""
+"""Stage pretrain: read samples and the reduction's decision, train, write encoder, contract, curve and a picture of the views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medssl.core.progress import progress
 from medssl.core.scratch import local_copy
 from medssl.pretrain.options import RunOptions, TrainingOptions
 
-if TYPE_CHECKING:  # torch and what needs it is imported only when a job runs
+if TYPE_CHECKING:  # torch and its dependents are imported only when a job runs
     import torch
 
     from medssl.nn.loading import Samples
@@ -36,7 +36,7 @@ FIRST_COLUMNS = ("epoch", "step", "loss", "lr", "images_per_s", "effective_rank"
 
 
 def run(job: Job) -> None:
-    """Train the encoder of one run; a stopped run goes on where it was.
+    """Train the encoder of one run; a stopped run resumes where it was.
 
     Raises:
         PreemptedError: stopped by a signal or the job's deadline, after saving.
@@ -64,7 +64,7 @@ def run(job: Job) -> None:
     if error is not None:
         raise error
     if not first:
-        return  # the files are written by the first process of the job alone
+        return  # only the first process of the job writes the files
 
     loaded = StateFolder(plan.state).load()
     encoder = under("encoder", loaded[1]) if loaded is not None else {}
@@ -89,10 +89,10 @@ def run(job: Job) -> None:
 
 
 def _device(options: TrainingOptions) -> torch.device:
-    """Where the run's processes train.
+    """The device on which the run's processes train.
 
     Raises:
-        StudyError: the study asks for devices that are not there, or for a precision that the CPU does not have.
+        StudyError: the study asks for missing devices, or for a precision that the CPU does not have.
     """
     from medssl.nn.device import device
 
@@ -106,9 +106,9 @@ def _device(options: TrainingOptions) -> torch.device:
 
 
 def _plan(job: Job, options: RunOptions) -> Plan:
-    """The run's plan, of inputs whose bytes are what their receipts say.
+    """The run's plan, from inputs whose bytes match their receipts.
 
-    Its states lie in a folder of their own for other options or inputs.
+    Each set of options and inputs has its own folder of states.
     """
     from medssl.nn.loading import read_samples
     from medssl.pretrain.plan import Plan
@@ -134,7 +134,7 @@ def _plan(job: Job, options: RunOptions) -> Plan:
 
 
 def _with_labels(samples: Samples, tables: list[str], labels: dict[str, Path]) -> Samples:
-    """The samples with what the label files of their sources say, for an objective that reads labels.
+    """The samples with the content of their sources' label files, for an objective that reads labels.
 
     tables: those of the samples; labels: by source.
     """
@@ -148,7 +148,7 @@ def _with_labels(samples: Samples, tables: list[str], labels: dict[str, Path]) -
 
 
 def _curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The curve, columns that every objective has first."""
+    """The curve, with the columns that every objective has first."""
     table = pd.DataFrame(rows)
     first = [name for name in FIRST_COLUMNS if name in table]
     return table[first + sorted(str(name) for name in table if name not in first)]
@@ -164,7 +164,7 @@ def _launch(job: Job, plan: Plan, where: torch.device) -> MedsslError | None:
 
     options = plan.options
     many = options.devices * options.nodes > 1
-    # On one node this process starts the others, also inside a SLURM job; over nodes srun or torchrun did.
+    # On one node this process starts the others, also inside a SLURM job; on several nodes srun or torchrun did.
     start: Literal["spawn", "popen"] = "spawn" if options.nodes == 1 else "popen"
     fabric = Fabric(
         accelerator=where.type,
@@ -221,12 +221,12 @@ def _train_rank(
 
 
 def _write_views(plan: Plan, target: Path) -> None:
-    """The first samples of the run's first batch as the objective will see them: a column each, a row for every view."""
+    """The first samples of the run's first batch as the objective will see them: a column each, a row per view."""
     from medssl.nn.views import Views
     from medssl.pretrain.picture import grid
 
     objective, options, count = plan.objective(), plan.options, len(plan.samples)
-    # a batch of the run's own size, for another might not be dealt; where there are too few samples, the loop says so
+    # a batch of the run's own size, as another may not be divisible; if there are too few samples, the loop says so
     unit = options.devices * options.nodes * options.accumulate * objective.together
     rows = objective.batches(plan.seed, 0, min(options.batch_size, count - count % unit) or count)[0]
     batch = plan.reader()[(0, rows[:PICTURED])]
@@ -235,7 +235,7 @@ def _write_views(plan: Plan, target: Path) -> None:
 
 
 def _keep_picture(folder: Path, epoch: int, pixels: np.ndarray) -> None:
-    """What an objective drew at the end of an epoch."""
+    """Save an objective's picture at the end of an epoch."""
     _write_png(folder / f"epoch-{epoch + 1:05d}.png", pixels)
 
 

@@ -1,4 +1,4 @@
-"""What is saved of a run, and how it goes on from there: so much that a stopped run ends with the same weights."""
+"""What is saved of a run, and how it resumes, so that a stopped run ends with the same weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medssl.pretrain.learner import Learner
 
 @dataclass(frozen=True)
 class Saving:
-    """The whole state of a run, in its folder and back."""
+    """Writes the whole state of a run to its folder and restores it."""
 
     folder: StateFolder
     learner: Learner
@@ -25,7 +25,7 @@ class Saving:
     health: Health
 
     def resume(self) -> bool:
-        """Go on from the newest whole state; False if there is none.
+        """Resume from the newest complete state; False if there is none.
 
         Raises:
             NotFiniteError: the run collapsed there and was to stop.
@@ -48,10 +48,10 @@ class Saving:
         return True
 
     def save(self, *, final: bool = False) -> None:
-        """Write the whole state; with the last step also the encoder and the parts that are kept.
+        """Write the whole state; with the last step also the encoder and the saved parts.
 
         Raises:
-            MedsslError: on every rank what the first met, so that none waits for one that has gone.
+            MedsslError: on every rank the first rank's error, so that none waits for one that has ended.
         """
         error: MedsslError | None = None
         if self.learner.fabric.is_global_zero:

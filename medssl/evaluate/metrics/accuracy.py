@@ -14,5 +14,5 @@ HEADLINE = 3
 
 
 def accuracy(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
-    """Share of cases whose class (of a multi-label case: whose every class) is the true one."""
+    """Share of cases whose class (of a multi-label case: whose every class) is correct."""
     return {ALL: sample.mean((sample.called == sample.targets).all(axis=1))}

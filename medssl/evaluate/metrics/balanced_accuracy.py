@@ -14,7 +14,7 @@ OVER_CLASSES = True
 
 
 def balanced_accuracy(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
-    """Mean recall of the classes that have test cases; with several labels a case, also of having and not having each.
+    """Mean recall of the classes that have test cases; with several labels per case, also of having and of lacking each.
 
     Source: Brodersen et al., ICPR 2010, doi:10.1109/ICPR.2010.764.
     """

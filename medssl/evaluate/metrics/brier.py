@@ -14,10 +14,9 @@ RANKS_CASES = True
 
 
 def brier(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
-    """Mean squared distance of the probabilities to the truth.
+    """Mean squared distance of the probabilities from the truth.
 
-    Summed over classes; of two classes that of the positive one alone (half the sum); of multi-label cases the mean over
-    labels.
+    Summed over classes; for two classes only that of the positive one (half the sum); for multi-label cases the mean over labels.
 
     Source: Brier, Monthly Weather Review 78:1 (1950).
     """

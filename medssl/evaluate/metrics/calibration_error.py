@@ -19,7 +19,7 @@ CALIBRATION_BINS = "bins"
 def calibration_error(sample: Sample, *, bins: Bins = 15) -> dict[str, Float64[np.ndarray, "r"]]:
     """Mean distance of confidence and accuracy over equal-width bins of confidence, weighted by their cases.
 
-    It is biased upwards where bins hold few cases; the curve's counts show how few.
+    It is biased upwards if bins hold few cases; the curve's counts show how few.
 
     Options:
         bins: how many bins of equal width confidence is divided into, here and in the calibration curve.

@@ -14,7 +14,7 @@ RANKS_CASES = True
 
 
 def dice(masks: Pair) -> float:
-    """Twice the overlap over the sum of the volumes; undefined where both are empty, 0 where one is.
+    """Twice the overlap over the sum of the volumes; undefined if both are empty, 0 if one is.
 
     Source: Dice, Ecology 26:297 (1945).
     """

@@ -13,7 +13,7 @@ TITLE = "F1"
 
 
 def f1(sample: Sample) -> dict[str, Float64[np.ndarray, "r"]]:
-    """Harmonic mean of precision and recall: of the positive class (which the row names) or of each, and over classes.
+    """Harmonic mean of precision and recall: of the positive class (named in the row) or of each, and over classes.
 
     Source: van Rijsbergen, Information Retrieval (1979), ch. 7.
     """

@@ -20,7 +20,7 @@ SOURCE = "Huttenlocher et al., IEEE TPAMI 1993;15:850"
 
 
 def hd95(masks: Pair, *, percentile: Percentile = 95.0) -> float:
-    """The larger of the two directed percentiles of surface distance, in mm; undefined where a mask is empty (and counted).
+    """The larger of the two directed percentiles of surface distance, in mm; undefined if a mask is empty (which is counted).
 
     Options:
         percentile: of the surface distances of each direction; 100 is the Hausdorff distance itself.

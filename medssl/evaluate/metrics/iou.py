@@ -12,7 +12,7 @@ TITLE = "IoU"
 
 
 def iou(masks: Pair) -> float:
-    """Overlap over union; undefined where both are empty, 0 where one is.
+    """Overlap over union; undefined if both are empty, 0 if one is.
 
     Source: Jaccard, New Phytologist 11:37 (1912).
     """

@@ -16,7 +16,7 @@ SOURCE = "Nikolov et al., J Med Internet Res 2021;23:e26151"
 
 
 def nsd(masks: Pair, *, tolerance_mm: Weight = 2.0) -> float:
-    """Share of both surfaces within `tolerance_mm` of the other; undefined where both are empty, 0 where one is.
+    """Share of both surfaces within `tolerance_mm` of the other; undefined if both are empty, 0 if one is.
 
     Options:
         tolerance_mm: distance in mm up to which a piece of surface counts as found.

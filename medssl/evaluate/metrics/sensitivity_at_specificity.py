@@ -17,11 +17,11 @@ FULL_TITLE = "Sensitivity at specificity {specificity:g}"
 def sensitivity_at_specificity(sample: Sample, *, specificity: Fraction = 0.9) -> dict[str, Float64[np.ndarray, "r"]]:
     """Highest sensitivity among the thresholds whose specificity is at least `specificity`, and its mean over classes.
 
-    The threshold is that of the test cases themselves, chosen again in each replicate: a point of the ROC curve, not the
-    performance of a threshold chosen beforehand.
+    The threshold comes from the test cases and is chosen again in each replicate: a point of the ROC curve, not the performance
+    of a threshold fixed beforehand.
 
     Options:
-        specificity: the least specificity that a threshold must have.
+        specificity: the smallest specificity that a threshold must have.
     """
     values = {}
     for index in sample.scored:

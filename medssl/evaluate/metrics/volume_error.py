@@ -12,6 +12,6 @@ TITLE = "Volume error"
 
 
 def volume_error(masks: Pair) -> float:
-    """Absolute difference of the volumes over the true volume; undefined where the true mask is empty."""
+    """Absolute difference of the volumes over the true volume; undefined if the true mask is empty."""
     true = int(masks.target.sum())
     return abs(int(masks.prediction.sum()) - true) / true if true else math.nan

@@ -36,18 +36,18 @@ DEFAULT_MODES = ["linear", "full"]
 PREDICTS = "classes"
 TABLE = "probabilities.tsv"
 MAIN_MODE = "full"
-"""The mode that a reader asks about first."""
+"""The mode that the report puts first."""
 FROZEN_MODES = ["linear", "knn"]
-"""Modes in which the encoder stays as it was."""
+"""Modes in which the encoder stays frozen."""
 MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}
-"""Modes in words, where their own name is not."""
+"""Modes in words, if their own name is not enough."""
 DEFAULT_STEPS = 1000
-"""Steps of a fit where the study file does not say."""
+"""Steps of a fit by default."""
 PREDICT_BATCH = 128
 
 
 class Classifier(nn.Module):
-    """A backbone, its deepest map averaged, one linear layer."""
+    """A backbone, the mean of its deepest map, one linear layer."""
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
@@ -74,16 +74,16 @@ class Images:
 
 
 class Classification:
-    """Which class is an image (2-D encoders) or a volume (3-D encoders) of?
+    """Assigns classes to images (2-D encoders) or volumes (3-D encoders).
 
     Options:
         multilabel: a case may have several classes, joined by `|` in the labels, or none.
-        class_weights: weigh the classes in the loss inversely to how often they occur.
-        aggregate: what a prediction is of: the `case` (image or slice), or the mean over the cases of a `volume` or a `unit`
+        class_weights: weight the classes in the loss inversely to their frequency.
+        aggregate: the unit of a prediction: the `case` (image or slice), or the mean over the cases of a `volume` or a `unit`
             (patient).
         neighbours: for mode `knn`, how many of the nearest training cases vote.
-        self_training_rounds: rounds in which guesses for the training cases without a label become labels; not for the probes.
-        self_training_confidence: least probability of a guess that becomes a label, 0…1.
+        self_training_rounds: rounds in which predictions for training cases without a label become labels; not for the probes.
+        self_training_confidence: smallest probability of a prediction that becomes a label, 0…1.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Classification:
         return Images(*read_images(source, expected, multilabel=self.multilabel))
 
     def selection(self, data: Images) -> str | None:
-        """Macro AUC, where the validation cases have more than one class."""
+        """Macro AUC, if the validation cases have more than one class."""
         return scoring.measure(data.cases.targets[data.cases.where("val")])
 
     def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
@@ -124,7 +124,7 @@ class Classification:
         return {"classes": data.cases.classes}
 
     def references(self, data: Images) -> Iterator[Mask]:
-        """Nothing: labels are classes."""
+        """Empty: labels are classes."""
         yield from ()
 
     def rows(self, data: Images, predicted: np.ndarray | None) -> pd.DataFrame:
@@ -151,7 +151,7 @@ class Classification:
             return (self._knn if setup.mode == "knn" else self._linear)(data, setup, self._features(data, setup))
         cases, train = data.cases, setup.train
         targets = cases.targets[train].astype(np.float32)
-        num_steps = setup.recipe.steps(len(train))  # guesses are more cases and no more steps: a surer start trains no longer
+        num_steps = setup.recipe.steps(len(train))  # predictions add cases but no steps: a more confident start trains no longer
         rest = np.setdiff1d(cases.where("train"), train)
 
         def guess(fitted: Fitted) -> tuple[tuple[np.ndarray, np.ndarray], int]:
@@ -182,7 +182,7 @@ class Classification:
         return Fitted(None, both[: len(asked)], facts={"val_score": scoring.score(both[len(asked) :], targets[val])})
 
     def _sure(self, guesses: np.ndarray) -> np.ndarray:
-        """Which guesses `(n, classes)` are confident enough to be taken for labels."""
+        """Which predictions `(n, classes)` are confident enough to become labels."""
         confidence = np.maximum(guesses, 1 - guesses).min(axis=1) if self.multilabel else guesses.max(axis=1)
         return confidence >= self.self_training_confidence
 
@@ -206,14 +206,14 @@ class Classification:
         return Fitted(network, probabilities, facts={"val_score": found.score, "inverse_penalty": found.inverse_penalty})
 
     def _full(self, data: Images, setup: Setup, train: np.ndarray, targets: np.ndarray, num_steps: int, turn: int) -> Fitted:
-        """Train on the cases `train` with targets `(n, classes)`, labels or the guesses of round `turn`."""
+        """Train on the cases `train` with targets `(n, classes)`, labels or the predictions of round `turn`."""
         cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
         with training.seeded(seed, "head"):
             network: nn.Module = Classifier(copy.deepcopy(setup.backbone), len(cases.classes))
         lay_out(network, device, channels_last=recipe.channels_last)
         val = cases.where("val")
         wanted, place = torch.from_numpy(targets).to(device), torch.zeros(len(cases), dtype=torch.int64)
-        place[torch.from_numpy(train)] = torch.arange(len(train))  # of each case among those that are learnt from
+        place[torch.from_numpy(train)] = torch.arange(len(train))  # of each case among the training cases
         place = place.to(device)
         views, expected = None, data.images.expected
         if recipe.augment is not None:
@@ -223,7 +223,7 @@ class Classification:
         def batches(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
             requests = ((step, train[training.order(len(train), recipe.batch_size, seed, step)]) for step in steps)
             for batch in data.images.batches(requests, device, data=setup.data, workers=setup.workers):
-                batch.keys = np.arange(len(batch), dtype=np.uint64)  # by place: copies of a case in one batch are changed apart
+                batch.keys = np.arange(len(batch), dtype=np.uint64)  # by place: copies of a case change differently
                 images = batch.seen if views is None else views(batch)[0]
                 images, target = mixup(images, wanted[place[batch.rows]], recipe.mixup, seed, batch.epoch)
                 yield laid_out(images, network), target
@@ -249,7 +249,7 @@ class Classification:
         return Fitted(network, probabilities, facts=facts, curve=trained.curve)
 
     def loss(self, targets: np.ndarray, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-        """Cross-entropy (one class a case) or binary cross-entropy (several), with the class weights of `targets`."""
+        """Cross-entropy (one class per case) or binary cross-entropy (several), with the class weights of `targets`."""
         positive = torch.from_numpy(targets.sum(axis=0)).to(device)
         if self.multilabel:
             weight = ((len(targets) - positive) / positive.clamp(min=1)).clamp(0.05, 20) if self.class_weights else None
@@ -265,7 +265,7 @@ class Classification:
 
 
 def called(probabilities: np.ndarray, classes: list[str], *, multilabel: bool) -> list[str]:
-    """The likeliest class of each row `(n, classes)`; with several labels a case all from 0.5 on, joined by `|`."""
+    """The most probable class of each row `(n, classes)`; with several labels per case all from 0.5 on, joined by `|`."""
     if not multilabel:
         return [classes[k] for k in probabilities.argmax(axis=1)]
     return [MANY.join(name for name, value in zip(classes, row, strict=True) if value >= 0.5) for row in probabilities]

@@ -37,11 +37,11 @@ PREDICTS = "masks"
 TABLE = "masks.tsv"
 CONTINUES = ["decoder"]
 MAIN_MODE = "full"
-"""The mode that a reader asks about first."""
+"""The mode that the report puts first."""
 FROZEN_MODES = ["decoder"]
-"""Modes in which the encoder stays as it was."""
+"""Modes in which the encoder stays frozen."""
 MODE_TITLES = {"full": "full fine-tuning"}
-"""Modes in words, where their own name is not."""
+"""Modes in words, if their own name is not enough."""
 DEFAULT_AUGMENT = {
     "rotation_deg": 30.0,
     "zoom": [0.7, 1.4],
@@ -55,20 +55,20 @@ DEFAULT_AUGMENT = {
 }
 """nnU-Net's ranges (Isensee et al., arXiv 1904.08128, supplementary note 4), without its mirrors."""
 DEFAULT_STEPS = 2000
-"""Steps of a fit where the study file does not say."""
+"""Steps of a fit by default."""
 PATCHES_PER_VOLUME = 8
 LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}
 
 
 class Segmentation:
-    """Which voxels belong to which structure? Dice plus cross-entropy on patches, sliding window at the end.
+    """Assigns voxels to structures: Dice plus cross-entropy on patches, then prediction with a sliding window.
 
     Options:
         foreground_frac: share of the patches of a step that are centred near a voxel of a class, 0…1.
         overlap: of neighbouring windows in prediction, as a share of their size.
         test_flips: predict each image in all its mirrors, and take the mean.
-        largest_component: of each class keep only the largest connected part.
-        self_training_rounds: rounds in which guesses for the training scans without a mask become masks.
+        largest_component: keep only the largest connected part of each class.
+        self_training_rounds: rounds in which predictions for training scans without a mask become masks.
         decoder: `unet`, over any backbone; `nnunet`, nnU-Net's own over the backbone `resenc`.
     """
 
@@ -94,11 +94,11 @@ class Segmentation:
         return read_scans(source, expected)
 
     def selection(self, data: Scans) -> str | None:
-        """Mean Dice, where a validation mask holds a class."""
+        """Mean Dice, if a validation mask has a class."""
         return "mean Dice" if data.cases.targets[data.cases.where("val")].any() else None
 
     def num_steps(self, data: Scans, mode: str, train: np.ndarray, recipe: Recipe) -> int:
-        """Optimiser steps; an epoch counts slices in 2-D, eight patches a volume in 3-D."""
+        """Optimiser steps; an epoch counts slices in 2-D, eight patches per volume in 3-D."""
         scans = [data.scans[n] for n in train]
         return recipe.steps(sum(scan.shape[2] if len(data.size) == 2 else PATCHES_PER_VOLUME for scan in scans))
 
@@ -168,9 +168,9 @@ class Segmentation:
         return (ResEncUNet if self.decoder == "nnunet" else Segmenter)(backbone, num_outputs)
 
     def _fit(self, data: Scans, setup: Setup, train: Sequence[Scan], num_steps: int, turn: int) -> Fitted:
-        """Train on scans with masks, given or guessed in round `turn`.
+        """Train on scans with masks, given or predicted in round `turn`.
 
-        A decoder that was learnt before goes on, the rest of it is drawn.
+        A pre-trained decoder is reused, the rest of it starts at random.
         """
         from monai.losses import DiceCELoss
 
@@ -235,7 +235,7 @@ class Segmentation:
         return Inference(network, size, device, overlap=self.overlap, flips=self.test_flips)
 
     def _source_masks(self, source: Source, inference: Inference, scans: Iterable[Scan], values: list[int]) -> Iterator[Mask]:
-        """The predicted masks of scans, in mask values, on the grids of the images as they were given."""
+        """The predicted masks of scans, in mask values, on the grids of the original images."""
         for scan, probabilities in inference.probabilities(scans):
             affine, shape = source_grid(source, scan)
             classes = restored_classes(probabilities, scan.affine, affine, shape)

@@ -1,1 +1,1 @@
-"""What is looked for in the decoded values of a volume; a file here is a check."""
+"""The checks of the decoded values of a volume, one per file."""

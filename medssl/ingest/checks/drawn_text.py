@@ -1,4 +1,4 @@
-"""Whether a slice looks as if text was drawn into it: a warning, for a person to look."""
+"""Warns if text seems to be drawn into a slice, so that a person looks at it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SENTENCES = {"drawn_text": "it looks as if text was drawn into a slice; look at 
 
 
 def drawn_text(series: Series, *, min_signs: int = 5, min_height_vox: int = 5, max_height_vox: int = 40) -> Finding | None:
-    """A row of separate small shapes of about one height, all of exactly the slice's brightest value.
+    """Finds a row of separate small shapes of similar height, all of exactly the slice's brightest value.
 
-    Anatomy does not repeat its very brightest value in a row of shapes; a drawn character is one value throughout.
+    Anatomy does not repeat its brightest value in a row of shapes; a drawn character has one value throughout.
     """
     for number, plane in enumerate(series.planes):
         signs = _signs(plane, min_height_vox, max_height_vox)
@@ -29,7 +29,7 @@ def _signs(plane: np.ndarray, low: int, high: int) -> np.ndarray:
     bright = top == plane.T
     count = int(np.count_nonzero(bright))
     if not 5 * low <= count <= 0.1 * plane.size:
-        # the brightest value of an honest slice occurs once or twice
+        # the brightest value of a real slice occurs once or twice
         return np.zeros((0, 4), int)
     from scipy import ndimage
 
@@ -44,7 +44,7 @@ def _signs(plane: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def _longest_row(boxes: np.ndarray) -> int:
-    """How many shapes of similar height stand side by side on one line."""
+    """How many shapes of similar height are side by side on one line."""
     best = 0
     for start, stop, _, _ in boxes:
         height = stop - start

@@ -10,9 +10,9 @@ from medssl.ingest.hounsfield_scale import HIGHEST_HU
 APPLIES_TO = ("CT",)
 CODES = ("implausible_hu",)
 LOWEST_HU = -1100.0
-"""Air less its noise."""
+"""Air minus its noise."""
 PADDING_HU = -2000.0
-"""From here down a single value may be the rim outside the scanned circle that nobody declared as padding."""
+"""From here down a single value may be the rim outside the scanned circle, which was not declared as padding."""
 
 
 def hounsfield(series: Series) -> Finding | None:
@@ -24,11 +24,12 @@ def hounsfield(series: Series) -> Finding | None:
 def why_not_hounsfield(
     values: np.ndarray, *, highest: float | None = None, median_hu: float = 700.0, stray_frac: float = 0.05
 ) -> str:
-    """What forbids to take `values` as Hounsfield units, or nothing. For every reader, after padding.
+    """Why `values` cannot be Hounsfield units, or None. For every reader, after padding.
 
-    `values`: voxels of the image, all or an even sample of them, of any shape; `highest` is the maximum of all voxels where
-    `values` is a sample. A share `stray_frac` of them may lie below air (noise, the overshoot of an interpolation, the rim
-    between image and padding), and so may one single value, which is padding that nobody declared.
+    `values`: voxels of the image, all or an even sample of them, of any shape; `highest` is the maximum of all voxels if `values`
+    is
+    a sample. A share `stray_frac` of them may lie below air (noise, overshoot of an interpolation, the rim between image and
+    padding), and so may one single value, which is undeclared padding.
 
     Source: PS3.3 C.11.1.1.2 (HU); air is -1000 HU and fat, which every body has, about -100 HU by definition of the scale.
     """

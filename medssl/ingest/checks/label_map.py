@@ -1,4 +1,4 @@
-"""Whether a volume has the values of a mask: refused where its name says so too, else a warning."""
+"""Whether a volume has the values of a mask: refused if its name agrees, otherwise a warning."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SENTENCES = {
 
 
 def label_map(series: Series, *, most: int = 64, coarse: int = 7) -> Finding | None:
-    """Two values or a few more, all of them whole, the lowest 0; 0 alone where the name says a mask.
+    """Two values or a few more, all whole numbers, the lowest 0; only 0 if the name marks a mask.
 
-    `most`: values that the sampled planes of a mask may have; every `coarse`-th voxel of a plane is enough to know an image.
+    `most`: values that the sampled planes of a mask may have; every `coarse`-th voxel of a plane is enough to recognise an image.
     """
     if not series.rescales:
         return None

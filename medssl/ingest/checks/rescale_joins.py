@@ -11,7 +11,7 @@ CODES = ("mixed_rescale",)
 
 
 def rescale_joins(series: Series, *, times_usual: float = 4.0, jump_hu: float = 150.0) -> Finding | None:
-    """Where the rescale of a CT changes from slice to slice, the values must go on across the change.
+    """If the rescale of a CT changes from slice to slice, the values must be continuous across the change.
 
     A missing or wrong rescale in one slice makes a jump of hundreds of HU between neighbours.
     """

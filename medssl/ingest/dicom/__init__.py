@@ -1,1 +1,1 @@
-"""The DICOM reader: from bytes to elements, headers, slices and stacks. LPS lives here and nowhere else."""
+"""The DICOM reader: from bytes to elements, headers, slices and stacks. LPS is used only here."""

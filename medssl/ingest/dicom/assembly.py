@@ -1,4 +1,4 @@
-"""From the slices of a stack to one array on disk: decoded, rescaled, turned to RAS+, straightened where asked."""
+"""From the slices of a stack to one array on disk: decoded, rescaled, reoriented to RAS+, straightened if requested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Open = Callable[[int], tuple[Parsed, PixelLayout]]
 
 @dataclass(frozen=True)
 class StackPlan:
-    """A stack as the reading process gets it: numbers only."""
+    """A stack as sent to the reading process: numbers only."""
 
     slices: list[tuple[int, int, int]]
     """(file, frame, tile) in order along the normal."""
@@ -68,18 +68,18 @@ class StackPlan:
 
 @dataclass(frozen=True)
 class Built:
-    """What came of a plan, beside the array on disk."""
+    """The result of a plan, besides the array on disk."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     affine_before: np.ndarray
-    """Of the (straightened) stack before it was turned to RAS+."""
+    """Of the (straightened) stack before it was reoriented to RAS+."""
     storage: Storage
     source_shape: tuple[int, int, int]
     source_affine: np.ndarray
     source_codes: str
     padded: int
-    """Voxels below air that the source marked as padding and that became air."""
+    """Voxels below air that the source marked as padding, set to air."""
     lossy: bool
     sample: np.ndarray
     """Every eighth voxel of a slice in value units, source order `(i, j, k)`, for the checks of CT; else empty."""
@@ -89,7 +89,7 @@ class Built:
     """Of the file of the array."""
 
     def describe(self) -> dict[str, Any]:
-        """What goes into `volume.json` and the ledger."""
+        """The values for `volume.json` and the ledger."""
         return {
             "shape": list(self.shape),
             "affine": self.affine.tolist(),
@@ -155,7 +155,7 @@ RawSlice = Callable[[int], tuple[np.ndarray, PixelLayout]]
 
 
 def _build_directly(plan: StackPlan, raw: RawSlice, storage: Storage, target: Path, threads: int) -> Built:
-    """Every slice goes from its file to its place in the mapped result."""
+    """Each slice goes from its file directly to its place in the mapped result."""
     affine = plan.source_affine
     turn = closest_canonical(affine)
     shape = tuple(plan.shape[axis] for axis in turn.axes)
@@ -183,7 +183,7 @@ def _build_directly(plan: StackPlan, raw: RawSlice, storage: Storage, target: Pa
 def _build_from_memory(
     plan: StackPlan, raw: RawSlice, dtype: np.dtype[Any], declared: Storage, target: Path, threads: int
 ) -> Built:
-    """All slices first, because the storage depends on their true range, or the result on several slices.
+    """All slices are decoded first, because the storage depends on their true range, or the result on several slices.
 
     `declared` is the storage for the range that the header declares.
     """
@@ -201,7 +201,7 @@ def _build_from_memory(
     low, high = int(stored.min()), int(stored.max())
     outside = [_padding(stored[:, :, k], layouts[k], *plan.rescales[k], plan.modality) for k in range(plan.shape[2])]
     if any(mask is not None for mask in outside):
-        # what becomes air takes no part in the range; air itself does
+        # padding that becomes air does not count for the range; air itself does
         inside = [stored[:, :, k] if m is None else stored[:, :, k][~m] for k, m in enumerate(outside)]
         air = [(AIR_HU - intercept) / slope for slope, intercept in rescales]
         low = min([int(v.min()) for v in inside if v.size] + [math.floor(v) for v in air])
@@ -223,7 +223,7 @@ def _build_from_memory(
         return values
 
     def stored_plane(k: int) -> np.ndarray:
-        """Source values beside one slope and intercept; padding is the stored value nearest to air."""
+        """Source values before one slope and intercept; padding is the stored value nearest to air."""
         nonlocal padded
         mask = outside[k]
         if mask is None:
@@ -298,7 +298,7 @@ def _grid(plan: StackPlan) -> tuple[StraightGrid, np.ndarray]:
 def _values(
     pixels: np.ndarray, layout: PixelLayout, slope: float, intercept: float, dtype: str, modality: str
 ) -> tuple[np.ndarray, int]:
-    """Pixels in value units as `dtype`, and how many padding voxels below air became air."""
+    """Pixels in value units as `dtype`, and the number of padding voxels below air that became air."""
     values: np.ndarray
     if dtype == "int16":
         # arithmetic modulo 2^16 is exact here, because every result is known to fit
@@ -317,9 +317,9 @@ def _values(
 
 
 def _padding(pixels: np.ndarray, layout: PixelLayout | None, slope: float, intercept: float, modality: str) -> np.ndarray | None:
-    """Which pixels of a CT are padding that is no value of Hounsfield's scale; None if none is.
+    """Mask of a CT's pixels that are padding outside the Hounsfield scale; None if there are none.
 
-    Source: PS3.3 C.7.5.1.1.2, Pixel Padding Value and Pixel Padding Range Limit, which speak of stored values.
+    Source: PS3.3 C.7.5.1.1.2, Pixel Padding Value and Pixel Padding Range Limit, which refer to stored values.
     """
     if modality != "CT" or layout is None or layout.padding is None:
         return None

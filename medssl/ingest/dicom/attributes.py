@@ -1,9 +1,8 @@
 """What may differ between the slices of one volume: the table that decides which slices belong together.
 
-A volume is made of slices that differ in position alone. `ATTRIBUTES` says of everything else that a file states what a
-difference means, for classic files and for the frames of enhanced ones alike. What is not in the table may differ (window, dose),
-and so may what is applied slice by slice (slope, intercept, padding). Numbers of images say something where they restart
-(`numbering`).
+The slices of a volume differ only in position. `ATTRIBUTES` defines what a difference in any other stated attribute means, for
+classic files and for the frames of enhanced ones alike. Attributes outside the table may differ (window, dose), and so may what
+is applied slice by slice (slope, intercept, padding). Image numbers matter if they restart (`numbering`).
 """
 
 from __future__ import annotations
@@ -19,38 +18,38 @@ from medssl.ingest.dicom.frames import Frame
 from medssl.ingest.dicom.header import Header
 
 Rule = Literal["equal", "split", "contrast", "pass", "clock", "words", "index", "amount", "time"]
-"""What a difference means:
+"""The meaning of a difference:
 
 - `equal`: a contradiction, the series is refused;
 - `split`: always another volume;
-- `contrast`: another volume where it stands for many slices (blocks, or slices of others between them), not where it numbers
-  the slices one by one;
-- `pass`: as `contrast`, but blocks that follow each other stay one volume where their values join;
-- `clock`: as `pass`, but blocks count only where the clock jumps: a scan takes its time;
-- `words`, `index`, `amount`, `time`: of little weight, as they vary in many sound scans. They count where a few values, or a few
-  clusters of values, sort the slices into sets (`sets_of_slices`): blocks whose pixels do not join, or sets between each other.
-  Of the latter, indices and amounts say nothing where the pixels are smooth, and times nothing unless the pixels alternate as
-  well: an MR acquires its slices in any order.
+- `contrast`: another volume if the value covers many slices (blocks, or interleaved slices), not if it numbers the slices one
+  by one;
+- `pass`: as `contrast`, but consecutive blocks stay one volume if their pixel values join;
+- `clock`: as `pass`, but blocks count only if the clock jumps: a scan takes its time;
+- `words`, `index`, `amount`, `time`: of little weight, as they vary in many sound scans. They count if a few values, or a few
+  clusters of values, sort the slices into sets (`sets_of_slices`): blocks whose pixels do not join, or interleaved sets. For
+  interleaved sets, indices and amounts count only if the pixels are not smooth, and times only if the pixels alternate as well:
+  an MR acquires its slices in any order.
 """
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """One thing that slices state, what a difference in it means, and why. An absent value is a value of its own."""
+    """One attribute that slices state, what a difference in it means, and why. A missing value counts as a distinct value."""
 
     name: str
-    """As a sentence says it."""
+    """Its name in a sentence."""
     rule: Rule
     value: Callable[[Header, Frame], Hashable]
     why: str
     code: str = "mixed_content"
-    """Of the refusal where a few slices differ."""
+    """Code of the refusal if a few slices differ."""
     one_each: str = ""
-    """The warning where every file has a value of its own: it is harmless, a tool that replaces identifiers made them."""
+    """The warning if every file has its own value: this is harmless and comes from a tool that replaces identifiers."""
 
 
 def _rounded(value: float | None, digits: int) -> Hashable:
-    """Numbers that differ in their last decimals only are equal; one that is no number is equal to itself."""
+    """Numbers that differ only in their last decimals are equal; NaN is equal to itself."""
     return None if value is None else "no number" if not math.isfinite(value) else round(value, digits)
 
 
@@ -63,7 +62,7 @@ def _compared(name: str, rule: Rule, why: str) -> Attribute:
 
 
 def _unit(header: Header, frame: Frame) -> Hashable:
-    """What values are measured in; of CT nothing but HU is read."""
+    """The unit of the values; for CT only HU is read."""
     return None if header.modality == "CT" else frame.unit, header.units
 
 
@@ -176,12 +175,12 @@ WEAK = tuple(a for a in ATTRIBUTES if a.rule in ("words", "index", "amount", "ti
 
 
 def stated(header: Header, frame: Frame) -> dict[str, Hashable]:
-    """What a slice states, by the names of the table."""
+    """The attributes that a slice states, by the names of the table."""
     return {attribute.name: attribute.value(header, frame) for attribute in ATTRIBUTES}
 
 
 def one_for_each_file(attribute: Attribute, values: Sequence[Hashable]) -> bool:
-    """Whether the values of an attribute, one for each file, are so many that they tell nothing: nearly every file its own."""
+    """Whether the values of an attribute, one per file, carry no information because nearly every file has its own."""
     counts = Counter(values)
     alone = sum(count == 1 for count in counts.values())
     return bool(attribute.one_each) and len(values) > 2 and alone >= 0.8 * len(values)

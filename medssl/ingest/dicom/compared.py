@@ -1,6 +1,6 @@
-"""What an image or a frame states beside its place and its values: it is compared between the slices of one series, and hidden.
+"""What an image or a frame states besides its place and its values: compared between the slices of one series, and hidden.
 
-Words become keyed hashes, amounts stay numbers. What a difference means is said by the table in `attributes`.
+Words become keyed hashes, amounts stay numbers. The table in `attributes` defines what a difference means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FRAME_AMOUNTS = {
     "tube current": (0x00189321, 0x00189330),
     "exposure time": (0x00189321, 0x00189328),
 }
-"""(functional group, tag in it) of a frame"""
+"""(functional group, tag in it) of a frame's amounts"""
 _DIFFUSION, _DIRECTIONS, _DIRECTION = 0x00189117, 0x00189076, 0x00189089
 _USAGE, _USED = 0x00189341, (0x00189337, 0x00189342, 0x00189343, 0x00189344)
 _TIME_OF_FRAME, _OFFSET = 0x00209310, 0x0020930D
@@ -32,15 +32,15 @@ _INDICES, _POINTER = 0x00209157, 0x00209165
 _OF_PLACES = frozenset([0x00200032, 0x00209113, 0x00209057, 0x00201041, 0x0020930C, 0x00209301])
 _OF_TIMES = frozenset([0x00209128, 0x00209156, 0x00189074, 0x00189151, 0x0020930D, 0x00209153])
 MOST_DIMENSIONS = 6
-"""Indices by which frames are sorted, of which more are left out."""
+"""Number of indices by which frames are sorted; further ones are ignored."""
 
 Hide = Callable[[str], str]
 Compared = tuple[dict[str, str], dict[str, float]]
-"""(words, amounts) by their names; what is absent has no entry."""
+"""(words, amounts) by their names; missing ones have no entry."""
 
 
 def compared_of_file(fields: Fields, hidden: Hide) -> Compared:
-    """What the top level of a file states; times in seconds since the midnight before the study, or ms as the file has them."""
+    """The attributes at the top level of a file; times in seconds since the midnight before the study, or ms as in the file."""
     words, amounts = {}, {}
     for name, tag in COMPARED_WORDS.items():
         raw = fields.values.get(tag)
@@ -58,7 +58,7 @@ def compared_of_file(fields: Fields, hidden: Hide) -> Compared:
 
 
 def compared_of_frame(own: Values, shared: Values, pointers: list[int], order: str, hidden: Hide) -> Compared:
-    """The same of a frame, by its functional groups or the shared ones; `pointers` say what its dimension indices count."""
+    """The same for a frame, from its own functional groups or the shared ones; `pointers` name what its dimension indices count."""
 
     def items(group: int) -> list[Values]:
         return next((found for source in (own, shared) if isinstance(found := source.get(group), list) and found), [])
@@ -104,12 +104,12 @@ def _items(values: object) -> list[Values]:
 
 
 def _tidy(words: str) -> str:
-    """Words in capitals without stray blanks, the values of a list in any order."""
+    """Words in capitals without stray blanks; the values of a list are sorted."""
     return "\\".join(sorted(re.sub(r"\s+", " ", word.strip().upper()) for word in words.split("\\"))) if words else ""
 
 
 def _number(raw: object, order: str, *, binary: bool = False) -> float | None:
-    """A decimal string (DS, IS), or a double (FD) of a functional group: eight bytes that are no text."""
+    """A decimal string (DS, IS), or a double (FD) of a functional group: eight bytes that are not text."""
     if not isinstance(raw, bytes):
         return None
     found = None if binary else decimal(text(raw), 1)

@@ -11,7 +11,7 @@ from medssl.volume.geometry import LPS_TO_RAS
 
 MAX_LABEL = 65535
 OFF_PLANE_VOX = 0.2
-"""How far from a plane of the image a contour may lie, in steps between planes: its numbers are rounded."""
+"""How far a contour may lie from a plane of the image, in steps between planes: its numbers are rounded."""
 SAME_OUTLINE_VOX = 0.05
 AREAS, LINES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"), ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 
@@ -19,12 +19,12 @@ AREAS, LINES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"), ("POINT", "OPEN_PLANAR", "
 def contour_masks(dataset: Any, shape: tuple[int, int, int], affine: np.ndarray) -> dict[int, np.ndarray]:
     """The structures of an RTSTRUCT on an image's grid: number → bool `(i, j, k)`. Points and open lines enclose nothing.
 
-    Contours of one structure and plane are combined by XOR, so that one inside another cuts a hole. That is the rule of
-    CLOSEDPLANAR_XOR, and the custom for CLOSED_PLANAR, where the standard asks for a keyhole. A contour that is stored twice
+    Contours of one structure and plane are combined by XOR, so that one inside another cuts a hole. This is the rule of
+    CLOSEDPLANAR_XOR, and the custom for CLOSED_PLANAR, for which the standard asks for a keyhole. A contour that is stored twice
     counts once.
 
     Raises:
-        Refusal: a contour does not lie in the image's planes, or it is not said which side of it is inside.
+        Refusal: a contour does not lie in the image's planes, or its inside is not defined.
 
     Source: DICOM PS3.3 C.8.8.6.1 and C.8.8.6.3.
     """
@@ -94,7 +94,7 @@ def _area(outlines: list[tuple[str, np.ndarray]], number: int, k: int, shape: tu
 
 
 def _refuse_crossing(areas: list[np.ndarray], number: int, k: int) -> None:
-    """Two contours that overlap without one inside the other: the standard does not say what is inside."""
+    """Refuse two contours that overlap without one inside the other: the standard does not define their inside."""
     sizes = [int(area.sum()) for area in areas]
     for n, one in enumerate(areas):
         for m in range(n):
@@ -104,13 +104,13 @@ def _refuse_crossing(areas: list[np.ndarray], number: int, k: int) -> None:
 
 
 def _same_outline(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two polygons are one, written twice: from another corner, the other way round, or rounded."""
+    """Whether two polygons are the same, written from another corner, in reverse, or rounded."""
     ends = np.stack([one.min(0), one.max(0)]) - np.stack([other.min(0), other.max(0)])
     return bool(np.abs(ends).max() <= SAME_OUTLINE_VOX) and _lies_on(one, other) and _lies_on(other, one)
 
 
 def _lies_on(corners: np.ndarray, polygon: np.ndarray) -> bool:
-    """Whether every corner lies on the line of a polygon, nearly."""
+    """Whether every corner lies on the outline of a polygon, within tolerance."""
     start, run = polygon, np.roll(polygon, -1, axis=0) - polygon
     length = np.maximum((run**2).sum(axis=1), 1e-12)
     for corner in corners:

@@ -1,8 +1,8 @@
-"""Which series a file that cannot be read may have belonged to: an image lost at the end of a series leaves no gap.
+"""Which series an unreadable file may have belonged to: an image lost at the end of a series leaves no gap.
 
-A damaged file that still says a series of the source belongs to that one. Any other, as its identifier may be damaged as well,
-may belong to any series of its folder whose files are named as it is, unless the numbers in the names say that it stood
-elsewhere. Where the names of a series follow no order (identifiers, hashes), nothing speaks against it.
+A damaged file that still names a series of the source belongs to that one. Any other may belong to any series of its folder with
+similar file names, as its identifier may be damaged too, unless the numbers in the names place it elsewhere. If the names of a
+series follow no order (identifiers, hashes), nothing rules it out.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ DAMAGE = frozenset(
         "unsupported_syntax",
     ]
 )
-"""Codes after which it is open what the file would have been."""
+"""Codes that leave open what the file was."""
 NAMED_ALIKE = frozenset(["not_an_image", "archive", "link", "special_file"])
-"""Codes of files that are no DICOM and stand for one only where they are named like the files of a series."""
+"""Codes of files that are not DICOM and count as a lost image only if they are named like the files of a series."""
 OF_ONE_SERIES = DAMAGE | {"unsupported_object", "unsupported_modality", "unsupported_frames"}
-"""Codes of files that take an image from the series that they state."""
+"""Codes of files that remove an image from the series that they state."""
 IN_ORDER = 0.8
-"""Share of the steps between the numbers of a series that must be equal for the numbers to say where a file stood."""
+"""Share of the steps between the numbers of a series that must be equal for the numbers to locate a file."""
 FEWEST = 3
-"""Files that are enough to know how a series is named."""
+"""The number of files that shows how a series is named."""
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -74,7 +74,7 @@ def series_in_doubt(rows: list[Row]) -> tuple[dict[str, list[Row]], set[str]]:
         alone = folder not in folders
         place = folder.rpartition("/")[0] if alone else folder
         if (alone or whole != file) and f"{place}/{whole}".removeprefix("/") in names:
-            return  # it is there, unpacked or transferred as a whole
+            return  # the image is present: unpacked, or transferred completely
         folder, file = place, whole
         for group, others in folders.get(folder, {}).items():
             key = folder, group
@@ -91,12 +91,12 @@ def series_in_doubt(rows: list[Row]) -> tuple[dict[str, list[Row]], set[str]]:
 
     for row in rows:
         if row["format"] == "dicom" and row["role"] == "mask" and row["series"] in groups:
-            doubtful[groups[row["series"]]].append(row)  # a label object has a series of its own (PS3.3 C.8.20.1, C.8.8.1)
+            doubtful[groups[row["series"]]].append(row)  # a label object has its own series (PS3.3 C.8.20.1, C.8.8.1)
         if row["format"] or row["code"] not in OF_ONE_SERIES | NAMED_ALIKE:
             continue
         if row["series"] in groups:
             doubtful[groups[row["series"]]].append(row)
-        elif row["code"] in DAMAGE | NAMED_ALIKE:  # else sound, and of a series of its own
+        elif row["code"] in DAMAGE | NAMED_ALIKE:  # others are sound and have their own series
             may_have_held(row, dicom=row["code"] in DAMAGE)
             if row["name"].endswith("/") or (row["code"] in DAMAGE and row["name"].rpartition("/")[0] not in folders):
                 for group in _spread_beside(row["name"].rpartition("/")[0], folders):
@@ -108,7 +108,7 @@ def series_in_doubt(rows: list[Row]) -> tuple[dict[str, list[Row]], set[str]]:
 
 
 def kinds_in_words(files: list[Row]) -> str:
-    """How many files cast doubt on a series, and what they are: `3 files (2 truncated, 1 empty)`; no names."""
+    """How many files cast doubt on a series, and their kinds: `3 files (2 truncated, 1 empty)`; no names."""
     kinds = Counter(_kind(row) for row in {row["name"]: row for row in files}.values())
     many = sum(kinds.values())
     counted = [kind if count == many else f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda e: (-e[1], e[0]))]
@@ -122,7 +122,7 @@ def _kind(row: Row) -> str:
 
 
 def _alone_and_unusable(images: list[Row]) -> list[Row]:
-    """Images of a series of one or two that cannot be a slice, or whose identifier is not valid: it may be damaged."""
+    """Images of a series of one or two that cannot be a slice, or whose identifier is invalid and may be damaged."""
     counts = Counter(row["group"] for row in images)
     found = []
     for row in images:
@@ -144,7 +144,7 @@ def _matrix(row: Row) -> object:
 
 
 def _spread_beside(folder: str, folders: dict[str, dict[str, list[Row]]]) -> set[str]:
-    """Series that lie in several folders, one of them beside or around a folder that could not be listed."""
+    """Series in several folders, one of them beside or around a folder that could not be listed."""
     around = folder.rpartition("/")[0]
     places: dict[str, set[str]] = defaultdict(set)
     for name, groups in folders.items():
@@ -155,7 +155,7 @@ def _spread_beside(folder: str, folders: dict[str, dict[str, list[Row]]]) -> set
 
 
 class _Named:
-    """How the files of a series are named in a folder."""
+    """The naming pattern of a series' files in a folder."""
 
     def __init__(self, files: list[str]) -> None:
         self._files = [_parts(file) for file in files]
@@ -163,7 +163,7 @@ class _Named:
         self.suffixes = {_suffix(file) for file in files}
 
     def may_have_held(self, file: str, *, dicom: bool) -> bool:
-        """Whether a file of this name may have been one of them; `dicom`: it is of a kind that DICOM files end as."""
+        """Whether a file of this name may have been one of them; `dicom`: its kind can be a damaged DICOM file."""
         if not file:
             return True
         words, numbers = _parts(file)
@@ -189,7 +189,7 @@ class _Named:
 
 
 def _stood_among(numbers: list[int], number: int) -> bool:
-    """Whether a number lies among others or is the next one, as far as they follow an order."""
+    """Whether a number lies among others or follows them, as far as they are in order."""
     steps = Counter(b - a for a, b in pairwise(numbers))
     step, count = steps.most_common(1)[0]
     if count < IN_ORDER * (len(numbers) - 1):
@@ -204,6 +204,6 @@ def _parts(file: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def _suffix(file: str) -> str:
-    """A suffix that is a number, or long, is part of the name."""
+    """The suffix of a name; one that is a number, or long, counts as part of the name."""
     suffix = file.rpartition(".")[2].lower() if "." in file else ""
     return "" if suffix.isdigit() or len(suffix) > 4 else suffix

@@ -1,7 +1,7 @@
 """The strict reader of DICOM framing: every element's length is checked, nothing is guessed, nothing recurses.
 
-pydicom reads a file that was cut inside its header without a word, and recurses into nested sequences. Here a file is
-complete or refused; values are given out only for the tags that are asked for; pixels are located, not read.
+pydicom reads a file that was cut inside its header without a warning, and recurses into nested sequences. Here a file is complete
+or refused; values are returned only for the requested tags; pixels are located, not read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRANSFER_SYNTAX = 0x00020010
 MEDIA_CLASS = 0x00020002
 MEDIA_INSTANCE = 0x00020003
 MEDIA = (MEDIA_CLASS, MEDIA_INSTANCE)
-"""What an object is, and its identifier: in the file meta information too (PS3.10 7.1), where tools forget to empty them."""
+"""The class of an object and its identifier, which the file meta information repeats (PS3.10 7.1) and tools forget to empty."""
 NUMBER_OF_FRAMES = 0x00280008
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
@@ -70,18 +70,18 @@ Values = dict[int, "bytes | list[Values]"]
 
 @dataclass
 class Parsed:
-    """The wanted values of one file and where its pixels are."""
+    """The requested values of one file and the location of its pixels."""
 
     syntax: str
     big_endian: bool
     values: Values
     data: Buffer
-    """What the offsets refer to: the file itself, or its inflated data set."""
+    """The bytes that offsets refer to: the file itself, or its inflated data set."""
     pixel_offset: int = -1
     pixel_length: int = 0
-    """Bytes of native pixel data; `UNDEFINED` where they are encapsulated."""
+    """Bytes of native pixel data; `UNDEFINED` if they are encapsulated."""
     fragments: list[tuple[int, int]] = field(default_factory=list)
-    """(offset, length) of each encapsulated fragment, the offset table apart."""
+    """(offset, length) of each encapsulated fragment, without the offset table."""
     offset_table: tuple[int, int] = (0, 0)
     float_pixels: bool = False
 
@@ -103,9 +103,9 @@ def parse(
     *,
     inflated_limit: Callable[[Values], int] | None = None,
 ) -> Parsed:
-    """Walk a whole DICOM file and return the wanted top-level values, the wanted sequences and the place of the pixels.
+    """Walk a whole DICOM file and return the requested top-level values, the requested sequences and the location of the pixels.
 
-    `inflated_limit` gives, from the values seen before the pixels, how many bytes a deflated data set may unpack to.
+    `inflated_limit` gives, from the values before the pixels, how many bytes a deflated data set may unpack to.
 
     Raises:
         Refusal: `truncated`, `corrupt`, `nested`, `bomb` or `unsupported_syntax`.
@@ -139,7 +139,7 @@ def parse(
 
 
 def _values_of_unknown(file: Buffer, offset: int, wanted: frozenset[int]) -> Values:
-    """What a file of an unknown syntax says before its framing goes wrong; most are little endian up to the pixels."""
+    """The values of a file of unknown syntax, up to the point where its framing fails; most are little endian up to the pixels."""
     parsed = Parsed("", False, {}, file)
     walker = _Walker(file, offset, len(file), _is_explicit(file, offset, EXPLICIT_LITTLE), False, wanted)
     with contextlib.suppress(Refusal):
@@ -153,7 +153,7 @@ def text(value: object) -> str:
 
 
 def _is_explicit(data: Buffer, offset: int, syntax: str) -> bool:
-    """Some writers declare one VR form and use the other; the first element tells which it is."""
+    """Some writers declare one VR form and use the other; the first element shows which."""
     vr = bytes(data[offset + 4 : offset + 6])
     return vr in _SHORT or vr in _LONG if syntax in (IMPLICIT_LITTLE, EXPLICIT_LITTLE) else True
 
@@ -165,7 +165,7 @@ def _inflate(
     sequences: frozenset[int],
     limit: Callable[[Values], int] | None,
 ) -> bytes:
-    """Inflate first as much as the header takes, then no more than the header's own shape allows."""
+    """Inflate first as much as the header needs, then no more than the header's own shape allows."""
     source = bytes(file[offset:])
     head_limit = 1 << 20
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -187,7 +187,7 @@ def _inflate(
 
 
 class _Walker:
-    """One pass over elements with an explicit stack of the sequences it is inside of."""
+    """One pass over elements with an explicit stack of the enclosing sequences."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class _Walker:
         self.max_elements = MAX_ELEMENTS
 
     def meta(self, values: Values) -> int:
-        """The file meta group; the offset at which the data set begins."""
+        """Read the file meta group; returns the offset at which the data set begins."""
         while self.offset + 8 <= self.end:
             if self.tag_format(self.data, self.offset)[0] != 2:
                 break
@@ -221,7 +221,7 @@ class _Walker:
         return self.offset
 
     def dataset(self, parsed: Parsed, *, until_pixels: bool = False) -> None:
-        """Top level: elements until the end, pixels located on the way."""
+        """Read the top level: elements until the end, with the location of the pixels."""
         last = -1
         while self.offset < self.end:
             if self.end - self.offset < 8 or (
@@ -284,7 +284,7 @@ class _Walker:
         return tag, b"", self.long(data, offset + 4)[0], offset + 8
 
     def _fragments(self, parsed: Parsed, body: int) -> None:
-        """Encapsulated pixels: an offset table, fragments, and the delimiter without which the file was cut."""
+        """Encapsulated pixels: an offset table, fragments, and the delimiter, without which the file was cut."""
         self.offset = body
         first = True
         while True:
@@ -309,7 +309,7 @@ class _Walker:
         end = self.end if length == UNDEFINED else body + length
         if end > self.end:
             raise Refusal("truncated", f"a sequence of {length} bytes at byte {self.offset} of {self.end}")
-        # a frame: (is it an item, its end or None, implicit VR, where items or values go)
+        # a frame: (is it an item, its end or None, implicit VR, where items or values are added)
         stack: list[tuple[bool, int | None, bool, list[Values] | Values]] = [
             (False, None if length == UNDEFINED else end, implicit, top)
         ]
@@ -360,5 +360,5 @@ class _Walker:
 
 
 def _is_items(data: Buffer, offset: int, size: int, tag_format: Callable[..., tuple[int, int]]) -> bool:
-    """In implicit VR nothing says `sequence`; a value that begins with an item tag is one."""
+    """Implicit VR does not mark sequences; a value that begins with an item tag is one."""
     return size >= 8 and tag_format(data, offset) == (0xFFFE, 0xE000)

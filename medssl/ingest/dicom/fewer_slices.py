@@ -1,7 +1,7 @@
-"""Volumes of one series of which one has fewer slices than another, all of them at places of the other.
+"""Volumes of one series of which one has fewer slices than another, all at places of the other.
 
-A time point, an echo or a b-value whose images were lost, or whose scan was stopped, looks like a whole scan of a smaller range,
-and may be one. It is taken with a warning; what is too little for a volume does not keep the others back.
+A time point, an echo or a b-value that lost images, or whose scan was stopped, looks like a complete scan of a smaller range, and
+may be one. It is accepted with a warning. If too few slices remain for a volume, the others are still accepted.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.dicom.steps import ASIDE_VOX
 
 TURN = 1e-3
-"""Normals that differ by more are of two directions."""
+"""Normals that differ by more point in different directions."""
 
 
 def fewer_than(slices: Sequence[Slice], others: Sequence[Sequence[Slice]]) -> int:
-    """How many slices the fullest of `others` has that has slices at all places of `slices`, and more; 0 if none does."""
+    """How many slices the fullest of `others` has that covers all places of `slices`, and more; 0 if none does."""
     return max((len(other) for other in others if len(other) > len(slices) and _lies_within(slices, other)), default=0)
 
 
@@ -35,7 +35,7 @@ def without_stumps(points: list[list[Slice]], min_slices: int) -> tuple[list[lis
 
 
 def _lies_within(slices: Sequence[Slice], other: Sequence[Slice]) -> bool:
-    """Whether there is a slice of the other at the place of each slice."""
+    """Whether the other has a slice at the place of each slice."""
     if np.abs(slices[0].normal - other[0].normal).max() > TURN:
         return False
     limit = ASIDE_VOX * slices[0].pixel_mm

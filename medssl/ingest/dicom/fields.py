@@ -11,11 +11,11 @@ from medssl.ingest.dicom.elements import Values, text
 from medssl.ingest.dicom.tags import TAGS
 
 FORGOTTEN_DAYS = 1000
-"""Where no study date is there to count from, days are counted modulo this: two scans stay apart, and no date is kept."""
+"""Without a study date, days are counted modulo this: two scans stay separate, and no date is kept."""
 
 
 class Fields:
-    """The top-level values of a file. A value of the wrong form is as good as absent, except where numbers matter."""
+    """The top-level values of a file. A malformed value counts as missing, except where numbers matter."""
 
     def __init__(self, values: Values, big: bool) -> None:
         self.values, self.order = values, ">" if big else "<"
@@ -54,14 +54,14 @@ class Fields:
         return finite(struct.unpack(self.order + "f", value)[0]) if isinstance(value, bytes) and len(value) == 4 else None
 
     def clock_s(self, name: str, date: str) -> float | None:
-        """Seconds since the midnight before the study; without dates, since midnight. No date is given away by it.
+        """Seconds since the midnight before the study; without dates, since midnight. It reveals no date.
 
-        Source: PS3.5 6.2: TM may leave out minutes and seconds, and had colons once.
+        Source: PS3.5 6.2: TM may omit minutes and seconds, and once had colons.
         """
         return self._seconds(self.text(name), self._day(self.text(date)))
 
     def moment_s(self, moment: str) -> float | None:
-        """The same of words that hold date and time in one (DT, PS3.5 6.2); their offset from UTC is left out."""
+        """The same for words with date and time in one (DT, PS3.5 6.2); their offset from UTC is ignored."""
         words = re.split(r"[+-]", moment)[0]
         return self._seconds(words[8:], self._day(words[:8]))
 
@@ -81,12 +81,12 @@ class Fields:
             return None
 
     def rescale(self, name: str) -> float | None:
-        """The number of a tag of the rescale; None where the tag is absent, NaN where it is there and holds no single number."""
+        """The number of a rescale tag; None if the tag is missing, NaN if it is present without a single number."""
         return one_number(self.text(name)) if TAGS[name] in self.values else None
 
 
 def decimal(words: str, count: int) -> list[float] | None:
-    """`count` decimal numbers separated by backslashes; NaN stands for a number that is none, so that it is noticed."""
+    """`count` decimal numbers separated by backslashes; an invalid one becomes NaN, so that it is noticed."""
     if not words:
         return None
     parts = words.split("\\")
@@ -102,7 +102,7 @@ def decimal(words: str, count: int) -> list[float] | None:
 
 
 def one_number(words: str) -> float:
-    """The number that a decimal string holds, NaN where it is empty, several, or none."""
+    """The number in a decimal string, NaN if it is empty, several, or invalid."""
     found = decimal(words, 1)
     return found[0] if found else math.nan
 
@@ -113,5 +113,5 @@ def finite(value: float) -> float | None:
 
 
 def coded_word(word: str) -> str:
-    """A coded word (CS): capitals, digits and underscore, at most 16; it may only be compared, never printed."""
+    """A coded word (CS): capitals, digits and underscore, at most 16; only for comparison, never printed."""
     return re.sub(r"[^A-Z0-9_ ]", "", word.upper().strip())[:16]

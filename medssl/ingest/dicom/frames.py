@@ -1,4 +1,4 @@
-"""Where the frames of a file lie and how their values are read: one by one in an enhanced multi-frame object."""
+"""Where the frames of a file lie and how their values are read: individually in an enhanced multi-frame object."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _FRAME_FIELDS = {
     "mr_frame_type": (0x00189226, 0x00089007),
     "pet_frame_type": (0x00189751, 0x00089007),
 }
-"""(functional group, tag in it) of what is read of a frame"""
+"""(functional group, tag in it) of the values that are read for a frame"""
 
 
 @dataclass(slots=True)
 class Frame:
-    """Where one frame (or one tile of a mosaic) lies, how its values are read, and what it shows. None is absent.
+    """Where one frame (or one tile of a mosaic) lies, how its values are read, and what it shows. None is missing.
 
-    The top level of a file says it for the only frame of a classic file, and for every frame that does not say it itself.
+    The top level of a file holds this for the only frame of a classic file, and the defaults for frames of an enhanced one.
     """
 
     position: list[float] | None = None
@@ -56,11 +56,11 @@ class Frame:
     spacing: list[float] | None = None
     slope: float | None = None
     intercept: float | None = None
-    """As the slope: NaN where the tag is there without one number."""
+    """As the slope: NaN if the tag is present without a single number."""
     unit: str = ""
-    """`HU`, or a keyed hash of the rescale type; empty where it says nothing."""
+    """`HU`, or a keyed hash of the rescale type; empty if that is unspecified."""
     role: str = "image"
-    """`image`, or the refusal code that its frame type (the image type of a classic file) deserves."""
+    """`image`, or the refusal code for its frame type (the image type of a classic file)."""
     content: str = ""
     """A keyed hash of the rest of that type."""
     stack: str = ""
@@ -74,7 +74,7 @@ class Frame:
     energy: float | None = None
     """keV, of a monoenergetic image."""
     kernel: str = ""
-    """A keyed hash: it is only compared."""
+    """A keyed hash, only for comparison."""
     phase: float | None = None
     """% of the cardiac cycle."""
     contrast: bool = False
@@ -83,9 +83,9 @@ class Frame:
     acquisition_s: float | None = None
     content_s: float | None = None
     words: dict[str, str] = field(default_factory=dict)
-    """Keyed hashes of what is compared, by the names of `compared`."""
+    """Keyed hashes of the compared words, by the names of `compared`."""
     amounts: dict[str, float] = field(default_factory=dict)
-    """Numbers that are compared, by the names of `compared`."""
+    """The compared numbers, by the names of `compared`."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -93,7 +93,7 @@ class Frame:
 
 
 def type_of(words: list[str], hidden: Callable[[str], str]) -> dict[str, str]:
-    """Role and content of an image by the words of its type, without those for a filter that changes no meaning.
+    """Role and content of an image by the words of its type, ignoring words for a filter that changes no meaning.
 
     Source: PS3.3 C.7.6.1.1.2 (Image Type), C.8.16.1 (Frame Type).
     """
@@ -102,7 +102,7 @@ def type_of(words: list[str], hidden: Callable[[str], str]) -> dict[str, str]:
 
 
 def unit_of(words: str, hidden: Callable[[str], str]) -> str:
-    """The unit that a rescale type names (PS3.3 C.11.1.1.2): `HU`, a keyed hash of any other, nothing where unspecified."""
+    """The unit that a rescale type names (PS3.3 C.11.1.1.2): `HU`, a keyed hash of any other, empty if unspecified."""
     word = coded_word(words)
     return "" if word in ("", "US") else "HU" if word in HOUNSFIELD else hidden(word)
 
@@ -118,10 +118,10 @@ def frames_of(
     """A `Frame` per frame of an enhanced object, and the slice thickness in mm. `hidden` makes a keyed hash of free text,
     `moment_s` seconds of a date and time.
 
-    What the per-frame group of a frame says counts, else the shared group, else `outer`, the top level of the file.
+    The per-frame group of a frame takes precedence over the shared group, which precedes `outer`, the top level of the file.
 
     Raises:
-        Refusal: there are not as many frame descriptions as frames.
+        Refusal: the number of frame descriptions differs from that of frames.
     """
     shared_items = values.get(SHARED_GROUPS, [])
     shared: Values = shared_items[0] if isinstance(shared_items, list) and shared_items else {}
@@ -204,7 +204,7 @@ class _Groups:
 
 
 def _words(pick: _Groups) -> list[str]:
-    """The frame type, of whichever modality says one."""
+    """The frame type, from the group of whichever modality has one."""
     found = next((w for w in map(pick.text, ("ct_frame_type", "mr_frame_type", "pet_frame_type")) if w), "")
     return [coded_word(word) for word in found.split("\\")] if found else []
 

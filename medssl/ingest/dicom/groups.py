@@ -1,4 +1,4 @@
-"""Which slices of a series may form one volume: those of one content, matrix, spacing and orientation."""
+"""Which slices of a series may form one volume: those with equal content, matrix, spacing and orientation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
 TURN, STRETCH = 2e-3, 1e-3
-"""Direction vectors and pixel spacings (as a share) that differ by more are two grids, and where the matrix is large, by less:"""
+"""Direction vectors and pixel spacings (as a share) that differ by more are two grids; if the matrix is large, even less is
+enough:
+"""
 TURN_VOX = 0.5
 """the far corner of a slice must stay within this share of a pixel."""
 ON_GRID = 0.1
@@ -29,7 +31,7 @@ class Group:
 
 
 def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
-    """Slices that may form one volume: same content, matrix, spacing and orientation; the largest group first.
+    """Slices that may form one volume: equal content, matrix, spacing and orientation; the largest group first.
 
     Raises:
         Refusal: a few slices differ and would fit into (or onto the end of) the stack of the others.
@@ -59,7 +61,7 @@ def groups_of(slices: list[Slice], min_slices: int) -> list[Group]:
 
 
 def any_belongs_to(strangers: list[Slice], group: Group) -> bool:
-    """Whether a slice that is kept out of a series lies where a slice of a group is missing, or one step beyond its ends."""
+    """Whether a slice that is excluded from a series lies where a group lacks one, or one step beyond its ends."""
     depths = distinct_depths(group.slices)
     return len(depths) > 1 and any(_belongs_to(stranger, group.slices, depths) for stranger in strangers)
 
@@ -82,7 +84,7 @@ def _of_files(slices: list[Slice], attribute: Attribute) -> list[Hashable]:
 
 
 def _one_for_each_place(attribute: Attribute, slices: list[Slice]) -> bool:
-    """Whether every place of a stack has a value that all its images share, and no other place: the series of a beating heart."""
+    """Whether each place of a stack has its own value, shared by all its images: the series of a beating heart."""
     places: dict[Hashable, list[Slice]] = defaultdict(list)
     for piece in slices:
         places[piece.attributes[attribute.name]].append(piece)

@@ -1,7 +1,7 @@
-"""The header of a DICOM file: its allow-listed fields, and nothing that names a patient.
+"""The header of a DICOM file: its allow-listed fields, and nothing that identifies a patient.
 
 Names, numbers and UIDs become keyed hashes inside the reading process. Free text is never kept: kernels and makers are
-matched against known words, dates become an age in whole years.
+matched with known words, dates become an age in whole years.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class Header:
     """The allow-listed fields of one DICOM file. Lengths in millimetres, LPS; ids are keyed hashes."""
 
     series: str
-    """Empty where the file has no series identifier, or a constant in its place."""
+    """Empty if the file has no series identifier, or a constant instead."""
     sound_id: bool
-    """Whether the series identifier has the form of one (PS3.5 9.1): digits and dots."""
+    """Whether the series identifier is well-formed (PS3.5 9.1): digits and dots."""
     series_number: int | None
     study: str
     subject: str
     patient_by: str
-    """What the patient is known by: `id`, `person` (name, birth date and sex), `study`; empty where nothing is stated."""
+    """What identifies the patient: `id`, `person` (name, birth date and sex), `study`; empty if nothing is stated."""
     person: str
-    """Of name, birth date and sex, where the identifier of the patient names nobody; else empty."""
+    """From name, birth date and sex, if the patient identifier is a placeholder; else empty."""
     sop: str
-    """Empty where the file has no instance identifier, nor its file meta information (PS3.10 7.1)."""
+    """Empty if neither the file nor its file meta information (PS3.10 7.1) has an instance identifier."""
     modality: str
     layout: PixelLayout
     role: str
-    """`image`, or the refusal code that its kind of object deserves."""
+    """`image`, or the refusal code for its kind of object."""
     frame: Frame
     per_frame: list[Frame]
     tiles: int
@@ -55,9 +55,9 @@ class Header:
     echo_number: int | None
     num_temporal: int | None
     concatenation: str
-    """Of the object that this file is a part of (PS3.3 C.7.6.16.2.2.4), or empty."""
+    """Of the object that this file is part of (PS3.3 C.7.6.16.2.2.4), or empty."""
     part: tuple[int, int] | None
-    """(number, count) of the part; 0 where it does not say."""
+    """(number, count) of the part; 0 if not stated."""
     declared_images: int | None
     frame_of_reference: str
     kernel: str | None
@@ -69,7 +69,7 @@ class Header:
     units: str
     """Of PET values, a keyed hash."""
     modality_lut: bool
-    """Whether values go through a table instead of a slope and an intercept."""
+    """Whether values are mapped by a table instead of a slope and an intercept."""
     references: list[str]
     """Series that a label object (SEG, RTSTRUCT) describes."""
 
@@ -189,12 +189,12 @@ def read_header(parsed: Parsed, key: bytes) -> Header:
 
 
 def sop_class_of(parsed: Parsed) -> str:
-    """The class of an object: its own word, else that of the file meta information (PS3.10 7.1)."""
+    """The class of an object: from the data set, else from the file meta information (PS3.10 7.1)."""
     return text(parsed.values.get(TAGS["sop_class"], b"")) or text(parsed.values.get(MEDIA_CLASS, b""))
 
 
 def _check_frames(fields: Fields, types: list[str], enhanced: bool) -> None:
-    """Sheets of tiles that are not read say so: those of United Imaging, and those within an enhanced object.
+    """Refuse sheets of tiles that are not supported: those of United Imaging, and those within an enhanced object.
 
     Raises:
         Refusal: `unsupported_frames`.
@@ -206,7 +206,7 @@ def _check_frames(fields: Fields, types: list[str], enhanced: bool) -> None:
 
 
 def _patient(fields: Fields, patient: str, study: str, key: bytes) -> tuple[str, str]:
-    """The keyed patient and what says so: the PatientID, else name, birth date and sex, else the study, which stays whole."""
+    """The keyed patient and its basis: the PatientID, else name, birth date and sex, else the study, which stays whole."""
     if patient:
         return minted_patient(key, patient), "id"
     if fields.text("birth_date") and not is_placeholder_name(fields.text("name")):
@@ -215,7 +215,7 @@ def _patient(fields: Fields, patient: str, study: str, key: bytes) -> tuple[str,
 
 
 def _person(fields: Fields) -> str:
-    """Name, birth date and sex as far as they are there."""
+    """Name, birth date and sex, as far as they are present."""
     said = [re.sub(r"[^A-Z0-9]", "", fields.text(name).upper()) for name in ("name", "birth_date", "sex")]
     return "^".join(said) if any(said) else ""
 

@@ -1,4 +1,4 @@
-"""Free text and dates as what may be known of them: a kernel or maker from a list, an age in whole years."""
+"""Free text and dates reduced to what may be known: a kernel or maker from a list, an age in whole years."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KERNEL = re.compile(
 
 
 def known_kernel(word: str) -> str | None:
-    """A reconstruction kernel, if it is one that scanners are known to write; other text is `other`."""
+    """A reconstruction kernel, if it is a known one of a scanner; other text is `other`."""
     first = word.split("\\")[0].strip()
     return None if not first else first if _KERNEL.fullmatch(first) else "other"
 
 
 def known_maker(word: str) -> str | None:
-    """The maker of a scanner by its code, `other` if it is none of the list."""
+    """The maker of a scanner by its code, `other` if it is not in the list."""
     low = word.lower()
     return next((code for start, code in _MAKERS.items() if low.startswith(start)), "other") if low else None
 
@@ -36,6 +36,6 @@ def age_years(fields: Fields) -> int | None:
     birth, study = fields.text("birth_date"), fields.text("study_date")
     if re.fullmatch(r"\d{8}", birth) and re.fullmatch(r"\d{8}", study):
         years = int(study[:4]) - int(birth[:4]) - (study[4:] < birth[4:])
-        # equal dates are what an anonymiser leaves, not a newborn
+        # equal dates come from anonymisation, not from a newborn
         return min(years, 90) if 0 <= years <= 130 and study != birth else None
     return None

@@ -17,7 +17,7 @@ from medssl.volume.geometry import LPS_TO_RAS, SAME_CORNER_VOX, corner_distance_
 def label_mask(data: Buffer, shape: tuple[int, int, int], affine: np.ndarray) -> tuple[np.ndarray, bool]:
     """(mask `(i, j, k)` uint16 on the source grid, whether labels overlap) of a SEG or RTSTRUCT file.
 
-    A label is a segment's or a contour set's number. Where labels overlap the smaller structure wins.
+    A label is a segment's or a contour set's number. Where labels overlap, the smaller structure wins.
 
     Raises:
         Refusal: it does not lie on the image's grid, or cannot be read.
@@ -99,7 +99,7 @@ def _other_kind(kind: str) -> str:
 
 
 def place(mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-    """A mask on a grid whose voxels coincide with the image's (turned, flipped, cropped), as a bool array of the image.
+    """A mask on a grid whose voxels coincide with the image's (permuted, flipped, cropped), as a bool array of the image.
 
     Raises:
         Refusal: `mask_mismatch`, with the distance in voxels.

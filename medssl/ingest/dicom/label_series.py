@@ -1,4 +1,4 @@
-"""Which series a DICOM label object (SEG, RTSTRUCT) is for: the one that it names, or the only one that it can be for."""
+"""The series of a DICOM label object (SEG, RTSTRUCT): the one that it names, or the only possible one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ NAME_SERIES = "let the label object refer to one series"
 
 
 def give_series(rows: list[Row], joined: dict[str, str]) -> list[tuple[Row, Refusal]]:
-    """Give the label objects among rows of the inventory their role, and the group of their series; those that none fits.
+    """Give the label objects among rows of the inventory their role and the group of their series; returns those without one.
 
-    An object that names no series goes with the only group of its study, or of its study and frame of reference: whether it
-    lies on that image's voxels is seen when it is placed. `joined` has the group of series that are one.
+    An object that names no series goes with the only group of its study, or of its study and frame of reference. Whether it lies
+    on
+    that image's voxels is checked when it is placed. `joined` maps joined series to their group.
     """
     dicom = [row for row in rows if row["format"] == "dicom"]
     known = {row["series"] for row in dicom}

@@ -15,7 +15,7 @@ def mosaic_tiles(fields: Fields, layout: PixelLayout) -> tuple[int, list[float] 
     """(number of tiles, slice normal) of a mosaic, from the CSA header (or the count's own private tag).
 
     Raises:
-        Refusal: it does not say how many tiles it has, or they do not fit its pixels.
+        Refusal: the number of tiles is missing, or does not fit its pixels.
     """
     csa = fields.values.get(TAGS["csa"], b"")
     found = csa_values(csa, ("NumberOfImagesInMosaic", "SliceNormalVector")) if isinstance(csa, bytes) else {}
@@ -33,7 +33,7 @@ def mosaic_tiles(fields: Fields, layout: PixelLayout) -> tuple[int, list[float] 
 
 
 def csa_values(csa: bytes, names: tuple[str, ...]) -> dict[str, list[float]]:
-    """Numbers of the named entries of a Siemens CSA header (version SV10), empty where it is none or damaged.
+    """Numbers of the named entries of a Siemens CSA header (version SV10), empty if it is another header or damaged.
 
     Source: nibabel `nicom/csareader` describes the layout.
     """

@@ -1,4 +1,4 @@
-"""Whether the pixels of slices in a row go on as those of one scan do: across a border, and from slice to slice."""
+"""Whether the pixels of consecutive slices continue each other as in one scan: across a border, and from slice to slice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from medssl.ingest.dicom.slices import Slice
 Sample = Callable[[Slice], np.ndarray]
 """A thinned-out slice in value units."""
 JOIN = 2.0
-"""Neighbours across a border may differ this many times as much as neighbours beside it,"""
+"""Neighbours across a border may differ this many times as much as neighbours within a block,"""
 USUAL_BORDER = 1.5
-"""or this many times as much as at most borders of the series (each rotation of a scan begins a little off)."""
+"""or this many times as much as at most borders of the series (each rotation of a scan starts slightly off)."""
 SMOOTH, ALTERNATING, MOST_READ = 0.95, 1.2, 12
 
 
@@ -31,10 +31,10 @@ def read_once(sample: Sample) -> Sample:
 
 
 class Neighbours:
-    """How much the pixels of slices of a stack differ; each slice is read once, and only where it is asked for."""
+    """How much the pixels of a stack's slices differ; each slice is read once, and only on demand."""
 
     def __init__(self, ordered: list[Slice], sample: Sample) -> None:
-        """`sample` may be asked for a slice again."""
+        """`sample` may be called for a slice again."""
         self._ordered, self._sample = ordered, sample
 
     def apart(self, one: int, other: int) -> float:
@@ -58,15 +58,15 @@ class Neighbours:
         return across <= USUAL_BORDER * usual + tiny
 
     def are_smooth(self, num_sets: int = 2) -> bool:
-        """Whether neighbours are more alike than slices `num_sets` apart: scans that lie between each other are not."""
+        """Whether neighbours are more similar than slices at distance `num_sets`: interleaved scans are not."""
         return self._roughness(num_sets) <= SMOOTH
 
     def alternate(self, num_sets: int) -> bool:
-        """Whether neighbours are clearly less alike than slices `num_sets` apart: more than noise makes them."""
+        """Whether neighbours are clearly less similar than slices at distance `num_sets`: more than noise explains."""
         return self._roughness(num_sets) > ALTERNATING
 
     def _roughness(self, lag: int) -> float:
-        """How much slices next to each other differ, as a share of how much slices `lag` apart do."""
+        """The difference of neighbouring slices, relative to that of slices at distance `lag`."""
         starts = range(len(self._ordered) - lag)[:: -(-len(self._ordered) // MOST_READ)]
         near = sum(self.apart(k + n, k + n + 1) for k in starts for n in range(lag)) / lag
         far = sum(self.apart(k, k + lag) for k in starts)

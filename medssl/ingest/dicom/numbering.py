@@ -1,7 +1,7 @@
-"""Whether the images of a series are numbered twice: a series numbers them once (PS3.3 C.7.6.1.1.1), two scans each its own.
+"""Whether the images of a series are numbered twice: a series numbers them once (PS3.3 C.7.6.1.1.1), two scans each separately.
 
-Programs that write new numbers are common, so that this alone decides nothing: it weighs where something else differs as well, or
-where the pixels do not go on.
+Many programs write new numbers, so this alone decides nothing. It counts if something else differs as well, or if the pixels do
+not continue.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from medssl.ingest.dicom.slices import Slice
 
 FEWEST = 3
 SHARED_FRAC = 0.5
-"""Two scans share so many of the numbers of the smaller one."""
+"""Share of the smaller scan's numbers that two scans have in common."""
 
 
 def numbering_restarts(one: Sequence[Slice], other: Sequence[Slice]) -> bool:
@@ -26,7 +26,7 @@ def numbering_restarts(one: Sequence[Slice], other: Sequence[Slice]) -> bool:
 
 
 def times_used(ordered: Sequence[Slice]) -> list[Hashable]:
-    """How often the number of each slice was used by slices before it; all the same where numbers are missing or used once."""
+    """How often the number of each slice occurred before it; all equal if numbers are missing or unique."""
     numbers = _numbers(ordered)
     if None in numbers:
         return [0] * len(numbers)
@@ -39,5 +39,5 @@ def times_used(ordered: Sequence[Slice]) -> list[Hashable]:
 
 
 def _numbers(slices: Sequence[Slice]) -> list[int | None]:
-    """The number of the image of each slice; the slices of one file have one, which says nothing."""
+    """The image number of each slice; slices of one file share one, which carries no information."""
     return [s.header.instance if s.header.layout.frames == 1 and not s.header.tiles else None for s in slices]

@@ -1,4 +1,4 @@
-"""What kind of DICOM object a file is: an image of a patient, a label object, or something that is refused."""
+"""The kind of a DICOM file: an image of a patient, a label object, or something that is refused."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ NEVER_IMAGES = (
     "1.2.840.113619.4.",  # GE: raw data, models, displays
     "1.2.392.200036.9116.7.8.1.1.1",  # Toshiba: private data
 )
-"""Classes, or roots of classes, whose objects have no pixels by nature (conformance statements of their makers)."""
+"""Classes, or roots of classes, whose objects never have pixels (from the makers' conformance statements)."""
 OF_AN_IMAGE = ("rows", "columns", "bits_allocated", "spacing", "position", "orientation")
-"""What only an image states."""
+"""Fields that only an image states."""
 OF_PATIENTS = ("image", "derived", "localizer", "burned_in")
-"""What `role_of` makes of images of a patient."""
+"""Results of `role_of` for images of a patient."""
 SAVED = frozenset(["SAVE", "SAVED", "SAVES", "SCREENSAVE", "SCREENSAVED", "SCREENSAVES"])
 """Words of screen captures."""
 
 
 def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
-    """What to do with an object of this class and type: (`image` or a refusal code, modality)."""
+    """The role of an object of this class and type: (`image` or a refusal code, modality)."""
     modality = fields.text("modality")
     if sop_class == DICOMDIR:
         return "dicomdir", modality
@@ -51,7 +51,7 @@ def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
     if sop_class in (SEGMENTATION, STRUCTURE_SET):
         return "label", "SEG" if sop_class == SEGMENTATION else "RTSTRUCT"
     if not sop_class and not modality:
-        # cut before either: the missing pixels will tell
+        # cut before either: the missing pixels will show it
         return "image", modality
     known = IMAGE_CLASSES.get(sop_class) or LEGACY_CLASSES.get(sop_class)
     if known is None:
@@ -62,7 +62,7 @@ def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
             return "unsupported_modality", "OT"
         known = modality
     types = fields.text("image_type").upper().split("\\")
-    # an empty tag says nothing: exports write every tag that they know
+    # an empty tag carries no information: exports write every tag that they know
     if fields.text("secondary_device"):
         return "secondary_capture", known
     if _may_show_names(fields, types):
@@ -71,9 +71,9 @@ def role_of(fields: Fields, sop_class: str) -> tuple[str, str]:
 
 
 def is_without_image(fields: Fields, sop_class: str) -> bool:
-    """Whether an object without pixel data, read to its end, has none by nature: neither its class nor its content is an image's.
+    """Whether an object without pixel data, read to its end, never had any: neither its class nor its content is an image's.
 
-    An image that was cut exactly between two elements has lost its pixel data as well; its class, or its matrix, says so.
+    An image that was cut exactly between two elements has lost its pixel data as well; its class or its matrix shows it.
     """
     if sop_class in IMAGE_CLASSES or sop_class in LEGACY_CLASSES or not sop_class:
         return False
@@ -81,15 +81,15 @@ def is_without_image(fields: Fields, sop_class: str) -> bool:
 
 
 def is_never_an_image(sop_class: str) -> bool:
-    """Whether objects of a class that is none of an image have no pixels, as far as it is known."""
+    """Whether objects of a class other than images have no pixels, as far as is known."""
     return sop_class not in IMAGE_CLASSES and sop_class not in LEGACY_CLASSES and sop_class.startswith(NEVER_IMAGES)
 
 
 def _may_show_names(fields: Fields, types: list[str]) -> bool:
-    """Whether an image says of itself that text may be part of its pixels.
+    """Whether an image states that its pixels may contain text.
 
     Source: PS3.3 C.7.6.1.1.3 (Burned In Annotation), and the filter BurnedInPixels of the RSNA's CTP, which passes no screen
-    saves and no digitised film; of a description whole words count (`Screen Save`, not `SaveBySlc`).
+    saves and no digitised film. Only whole words of a description count (`Screen Save`, not `SaveBySlc`).
     """
     described = re.split(r"[^A-Z0-9]+", " ".join([*types, fields.text("series_description").upper()]))
     if fields.text("burned_in").upper() == "YES" or SAVED & set(described):
@@ -98,7 +98,7 @@ def _may_show_names(fields: Fields, types: list[str]) -> bool:
 
 
 def role_of_type(words: list[str]) -> str:
-    """What an image type or a frame type makes of an image: `image`, `localizer` or `derived`."""
+    """The role of an image by its image type or frame type: `image`, `localizer` or `derived`."""
     if any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in words):
         return "localizer"
     return "derived" if words[:1] == ["DERIVED"] else "image"

@@ -1,7 +1,7 @@
-"""Parts of what may be one scan: slices that another patient, study, number or content divides, and that continue each other.
+"""Parts of what may be one scan: slices that differ in patient, study, number or content, but continue each other.
 
-What divides a series is never overruled. A volume that goes on in another part bears a warning that says what differs, and a gap
-that another part fills is no lost slice.
+Series are always divided by these. A volume that continues in another part gets a warning with the difference, and a gap that
+another part fills is not a lost slice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONTRASTS = frozenset(["modality", "tube voltage", "energy", "kernel", "echo num
 
 
 def words_of_part(slices: list[Slice], positions: np.ndarray, groups: list[Group]) -> list[str]:
-    """The warnings of a volume of `slices` at `positions` `(n, 3)` mm that goes on in another of `groups` at the same step."""
+    """The warnings of a volume of `slices` at `positions` `(n, 3)` mm that continues in another of `groups` at the same step."""
     found: set[str] = set()
     for group in groups:
         differing = _differing(slices[0], group)
@@ -33,7 +33,7 @@ def words_of_part(slices: list[Slice], positions: np.ndarray, groups: list[Group
 
 
 def reason_of_gap(group: Group, groups: list[Group]) -> Refusal | None:
-    """Why slices are missing between those of a group, where those of others stand at all their places."""
+    """Why slices of a group are missing, if slices of others are at all their places."""
     depths = distinct_depths(group.slices)
     if len(depths) < 3:
         return None
@@ -74,6 +74,6 @@ def _goes_on(positions: np.ndarray, piece: Slice, others: Sequence[Slice]) -> bo
 
 
 def _differing(piece: Slice, group: Group) -> list[Attribute]:
-    """What divides a slice from a group; what every file has a value of its own for divides nothing."""
+    """What divides a slice from a group; attributes that differ in every file divide nothing."""
     other = group.slices[0].attributes
     return [a for a in SPLITS if piece.attributes[a.name] != other[a.name] and not (a.one_each and a.one_each in group.warnings)]

@@ -1,9 +1,9 @@
-"""Whether slices in a row are one scan: what differs between them numbers them, or steps and alternates.
+"""Whether consecutive slices are one scan: whether what differs between them numbers them, or steps and alternates.
 
-Numbers of acquisitions, phases and times differ harmlessly in many sound series (one for each slice, or for each rotation of a
-step-and-shoot scan), and in others they are the only trace of two scans in one series. What decides is where the values stand
-along the normal, and, where one block follows another, whether the pixels go on as they do between other neighbours, and whether
-the numbers of the images restart with it.
+In many sound series the numbers of acquisitions, phases and times differ harmlessly: one for each slice, or for each rotation of
+a step-and-shoot scan. In others they are the only trace of two scans in one series. The decision depends on where the values lie
+along the normal. If one block follows another, it also depends on whether the pixels continue as between other neighbours, and
+whether the image numbers restart.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from medssl.ingest.dicom.slices import Slice
 from medssl.ingest.refusal import Refusal
 
 JUMP_S = 10.0
-"""Between one slice of a scan and the next; so long a pause may be that between two scans."""
+"""Pause between one slice of a scan and the next that may separate two scans."""
 FEW_FRAC = 0.2
-"""Up to this share of the slices may belong to another scan, of which the rest is not here."""
+"""Up to this share of the slices may belong to another scan whose rest is missing."""
 MAX_GAP = 3
-"""Up to so many steps between two blocks are missing slices, more are two ranges."""
+"""Up to this many steps between two blocks count as missing slices, more as two ranges."""
 
 
 @dataclass(eq=False)
@@ -37,16 +37,17 @@ class Passes:
     pieces: list[list[Slice]]
     """Each in order along the normal."""
     differing: list[str] = field(default_factory=list)
-    """Names of what differs within a piece and was not found harmless by where it stands: no place for interpolation."""
+    """Names of attributes that differ within a piece and are not proven harmless by their places: interpolation is not allowed.
+    """
     warnings: list[str] = field(default_factory=list)
-    """Words of `codes` for what was noticed and accepted."""
+    """Words of `codes` for what was accepted with a remark."""
 
 
 def passes_of(slices: list[Slice], min_slices: int, sample: Sample) -> Passes:
     """The scans that slices of different places belong to.
 
     Raises:
-        Refusal: `mixed_content`: they are of several scans, and which belong together is not certain.
+        Refusal: `mixed_content`: they are of several scans, and the division is uncertain.
     """
     normal, sample = slices[0].normal, read_once(sample)
     found = Passes([sorted(slices, key=lambda s: float(s.position @ normal))])
@@ -64,7 +65,7 @@ def passes_of(slices: list[Slice], min_slices: int, sample: Sample) -> Passes:
 
 
 def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passes) -> list[list[Slice]]:
-    """The scans that attributes of little weight sort slices into; what stays together and is not certain goes to `found`."""
+    """The scans into which attributes of little weight sort slices; uncertain ones that stay together are added to `found`."""
     near = Neighbours(ordered, sample)
     depths = np.array([float(s.position @ ordered[0].normal) for s in ordered])
     judged: set[Sets] = set()
@@ -95,7 +96,7 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
 
 
 def _by_numbers(ordered: list[Slice], min_slices: int, sample: Sample) -> list[list[Slice]]:
-    """The scans that numbers used twice sort slices into, where the pixels do not go on from one to the other."""
+    """The scans into which repeated numbers sort slices, if the pixels do not continue from one to the other."""
     depths = np.array([float(s.position @ ordered[0].normal) for s in ordered])
     sets, near = sets_of(times_used(ordered), depths, "index", min_slices), Neighbours(ordered, sample)
     if sets is None:
@@ -118,7 +119,7 @@ def _all_restart(pieces: list[list[Slice]]) -> bool:
 
 
 def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> None:
-    """A few slices whose words differ are of another scan if their pixels do not go on."""
+    """A few slices with different words belong to another scan if their pixels do not continue."""
     values = [s.attributes[attribute.name] for s in ordered]
     few = len(values) - Counter(values).most_common(1)[0][1]
     borders = [k for k in range(len(values) - 1) if values[k] != values[k + 1]]
@@ -127,7 +128,7 @@ def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> 
 
 
 def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Neighbours) -> bool:
-    """Whether sets of slices that lie between each other are scans: by what they state, or by their pixels and numbers too."""
+    """Whether interleaved sets of slices are scans: by what they state, or by their pixels and numbers too."""
     if attribute.rule == "words":
         return True
     pieces = [[s for s, label in zip(ordered, sets.labels, strict=True) if label == n] for n in range(sets.count)]
@@ -139,7 +140,7 @@ def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Nei
 
 
 def _sets_that_join(ordered: list[Slice], sets: Sets, attribute: Attribute, sample: Sample) -> list[list[Slice]]:
-    """The slices of each set; of times, sets that are smooth together are one scan in packages."""
+    """The slices of each set; for times, sets that are smooth together are one scan in packages."""
     pieces = [[k for k, label in enumerate(sets.labels) if label == n] for n in range(sets.count)]
     if attribute.rule == "time" and sets.count > 2:
         for _ in range(sets.count):
@@ -152,14 +153,14 @@ def _sets_that_join(ordered: list[Slice], sets: Sets, attribute: Attribute, samp
 
 
 def _numbered_as_one(ordered: list[Slice]) -> bool:
-    """Whether an MR numbered its images along the stack, and not those of each set for themselves: they are of one scan."""
+    """Whether an MR numbered its images along the stack, not separately for each set: then they are of one scan."""
     numbers = [(s.header.instance or 0, s.frame) for s in ordered]
     upwards = sorted(set(numbers))
     return ordered[0].header.modality == "MR" and numbers in (upwards, upwards[::-1])
 
 
 def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, near: Neighbours) -> tuple[list[list[Slice]], bool]:
-    """(the pieces that one attribute divides slices into, whether slices of different values stay together by their pixels)."""
+    """(the pieces into which one attribute divides slices, whether slices of different values stay together by their pixels)."""
     values = [s.attributes[attribute.name] for s in ordered]
     counts = Counter(values)
     if len(counts) == 1:
@@ -175,7 +176,7 @@ def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, near: 
         return [ordered], False  # a number for each slice, in the order in which an MR acquires them
     if min(counts.values()) >= min_slices and (attribute.rule != "clock" or _cover_each_other(values)):
         if attribute.rule == "pass" and ordered[0].header.modality == "MR" and near.are_smooth():
-            return [ordered], True  # slices in two packages, the one between the other
+            return [ordered], True  # slices in two interleaved packages
         return [[s for s, value in zip(ordered, values, strict=True) if value == wanted] for wanted in counts], False
     if not all(near.joins(k, values, borders) for k in borders):
         raise Refusal("mixed_content", f"{attribute.name} goes up and down along the slices, and so do their values")
@@ -185,7 +186,7 @@ def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, near: 
 def _blocks(
     ordered: list[Slice], attribute: Attribute, values: list[Hashable], borders: list[int], min_slices: int, near: Neighbours
 ) -> tuple[list[list[Slice]], bool]:
-    """Slices whose values come one after the other."""
+    """Slices whose values form consecutive blocks."""
     sizes = np.diff([-1, *borders, len(values) - 1])
     if sizes.max() < min_slices and len(sizes) > 2:
         return [ordered], False
@@ -195,7 +196,7 @@ def _blocks(
         return _cut(ordered, borders), False
     depths = np.array([float(s.position @ ordered[0].normal) for s in ordered])
     steps = np.diff(depths)
-    # a gap of a few whole steps is no cut: the missing slices are found later
+    # a gap of a few whole steps is not a cut: the missing slices are found later
     open_borders = [k for k in borders if not _is_gap(steps, k)]
     cuts = [
         k
@@ -209,7 +210,7 @@ def _blocks(
 
 
 def _goes_on(steps: np.ndarray, k: int, borders: list[int]) -> bool:
-    """Whether the step across a border is the step beside it."""
+    """Whether the step across a border equals the step beside it."""
     inner = [n for n in range(len(steps)) if n not in borders]
     inner.sort(key=lambda n: abs(n - k))
     return not inner or min(abs(steps[k] - steps[n]) for n in inner[:2]) <= SAME_STEP * steps[k]
@@ -233,7 +234,7 @@ def _is_monotone(values: list[Hashable]) -> bool:
 
 
 def _cover_each_other(values: list[Hashable]) -> bool:
-    """Whether the slices of each value run through more than half of the stack."""
+    """Whether the slices of each value extend over more than half of the stack."""
     places: dict[Hashable, list[int]] = {}
     for k, value in enumerate(values):
         places.setdefault(value, []).append(k)

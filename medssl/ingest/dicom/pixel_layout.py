@@ -10,12 +10,12 @@ from medssl.ingest.hounsfield_scale import UNSIGNED_PADDING
 from medssl.ingest.refusal import Refusal
 
 LOSSY_SYNTAXES = frozenset(["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"])
-"""Syntaxes that lose; of JPEG 2000 (.91, .203) only the stream tells."""
+"""Lossy syntaxes; for JPEG 2000 (.91, .203) only the stream shows it."""
 
 
 @dataclass(slots=True)
 class PixelLayout:
-    """How the pixels of a file are stored: what decoding needs, and nothing else."""
+    """How the pixels of a file are stored: exactly what decoding needs."""
 
     syntax: str
     rows: int
@@ -29,7 +29,7 @@ class PixelLayout:
     photometric: str
     padding: int | None
     padding_limit: int | None
-    """The other end of the range of padding values (PS3.3 C.7.5.1.1.2), where it is a range."""
+    """The other end of the range of padding values (PS3.3 C.7.5.1.1.2), if it is a range."""
     lossy: bool
 
 
@@ -71,7 +71,7 @@ def read_pixel_layout(parsed: Parsed, *, required: bool = True) -> PixelLayout:
         lossy=fields.text("lossy") == "01" or parsed.syntax in LOSSY_SYNTAXES,
     )
     if layout.padding is None and layout.padding_limit is None and not signed and stored == 16:
-        layout.padding = UNSIGNED_PADDING  # where a CT has it: nobody declares a padding that lost its sign
+        layout.padding = UNSIGNED_PADDING  # its value in a CT: padding that lost its sign is never declared
     if required:
         _check_pixel_length(parsed, layout)
     return layout

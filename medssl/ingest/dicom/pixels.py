@@ -22,7 +22,7 @@ SYNTAXES = NATIVE | {RLE} | JPEG | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | HTJ2K
 
 
 def check_pixels(layout: PixelLayout) -> None:
-    """Whether the pixels are scalars that this reader knows.
+    """Require scalar pixels of a supported type.
 
     Raises:
         Refusal: `unsupported_syntax`, `colour` or `unsupported_pixels`.
@@ -59,7 +59,7 @@ def frame_pixels(parsed: Parsed, layout: PixelLayout, frame: int) -> np.ndarray:
 
 
 def is_lossy(parsed: Parsed, layout: PixelLayout) -> bool:
-    """Whether the pixels went through a lossy compression, as the header or the JPEG 2000 stream says."""
+    """Whether the pixels had lossy compression, according to the header or the JPEG 2000 stream."""
     if layout.lossy or layout.syntax not in JPEG_2000 | HTJ2K:
         return layout.lossy
     stream = _frame_bytes(parsed, layout, 0)[:4096]
@@ -69,7 +69,7 @@ def is_lossy(parsed: Parsed, layout: PixelLayout) -> bool:
 
 
 def _sign(raw: np.ndarray, layout: PixelLayout) -> np.ndarray:
-    """Bits above the stored ones cleared (they may hold overlays), the sign bit of the stored ones carried up."""
+    """Clear the bits above the stored ones (they may hold overlays) and extend the sign bit of the stored ones."""
     width, stored = raw.dtype.itemsize * 8, layout.bits_stored
     unsigned = raw.view(f"u{raw.dtype.itemsize}")
     if not layout.signed:
@@ -134,20 +134,20 @@ def _decode(stream: bytes, layout: PixelLayout) -> np.ndarray:
 
 
 def _jpeg_lossless(stream: bytes) -> np.ndarray:
-    """Lossless JPEG; the faster of two decoders, which knows a single component only."""
+    """Lossless JPEG; the faster of two decoders, which supports only a single component."""
     import imagecodecs
 
     return imagecodecs.ljpeg_decode(stream)
 
 
 def _check_end(stream: bytes) -> None:
-    """A JPEG family stream ends with its end marker (zero padding apart); one that does not was cut."""
+    """Require the end marker of a JPEG family stream, before any zero padding; without it the stream was cut."""
     if stream.rstrip(b"\0")[-2:] != b"\xff\xd9":
         raise Refusal("truncated", "a compressed frame without its end marker")
 
 
 def _stream_shape(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 stream declares; read before any memory is taken."""
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 stream declares; read before any memory is allocated."""
     if stream[:4] == b"\xff\x4f\xff\x51":
         x1, y1, x0, y0 = struct.unpack(">4I", stream[8:24]) if len(stream) >= 24 else (0, 0, 0, 0)
         return y1 - y0, x1 - x0

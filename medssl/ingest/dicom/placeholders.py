@@ -1,4 +1,4 @@
-"""Identifiers that a program of de-identification wrote in place of a true one: they are as good as none."""
+"""Identifiers that de-identification software wrote instead of a true one; they count as missing."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ PLACEHOLDERS = (
     *("x", "-", "_", ".", "?", "0", "00", "000", "0000", "00000", "000000", "0000000", "00000000"),
     *("12345", "123456", "12345678", "123456789"),
 )
-"""What programs of de-identification write instead of a PatientID, in lower case."""
+"""What de-identification software writes instead of a PatientID, in lower case."""
 
 
 def is_placeholder_id(patient: str) -> bool:
-    """Whether a PatientID names nobody: it is empty, or a word that stands for any person."""
+    """Whether a PatientID identifies no patient: it is empty, or a placeholder."""
     return not patient or patient.lower() in PLACEHOLDERS
 
 
 def is_placeholder_name(name: str) -> bool:
-    """Whether a PatientName names nobody: none of its parts (PS3.5 6.2.1.1) is more than a word that stands for any person.
+    """Whether a PatientName identifies no patient: all of its parts (PS3.5 6.2.1.1) are placeholders.
 
     >>> is_placeholder_name("Anonymous^Patient"), is_placeholder_name("^^"), is_placeholder_name("Meier^Hans")
     (True, True, False)
@@ -30,9 +30,9 @@ def is_placeholder_name(name: str) -> bool:
 
 
 def true_uid(uid: str) -> str:
-    """A UID, or nothing where it is a constant that belongs to no object: `0`, `0.0.0`, `1.1.1.1`, `1.2.3.4`.
+    """A UID, or empty if it is a constant that belongs to no object: `0`, `0.0.0`, `1.1.1.1`, `1.2.3.4`.
 
-    Source: PS3.5 9.1: a UID has a registered root and a suffix of its own; no root is registered under these numbers.
+    Source: PS3.5 9.1: a UID has a registered root and its own suffix; no root is registered under these numbers.
     """
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", uid):
         return uid

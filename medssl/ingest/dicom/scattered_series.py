@@ -1,8 +1,8 @@
-"""Slices that a series identifier sets apart and geometry puts together.
+"""Slices that have separate series identifiers but one geometry.
 
-Some exports give every slice a series of its own, and some scanners every place of a beating heart: those are joined where they
-prove to be one stack. A single slice of another series that completes a stack is put beside it, so that the stack is refused for
-it: its identifier may be damaged, and without it the volume would be an end short.
+Some exports give every slice its own series, and some scanners every place of a beating heart: those are joined if they prove to
+be one stack. A single slice of another series that completes a stack is added to it, so that the stack is refused: its identifier
+may be damaged, and without it the volume would lack an end slice.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ Row = dict[str, Any]
 
 
 def joint_series(rows: list[Row], key: bytes) -> dict[str, str]:
-    """Series of few files, or of one place → the series that they are put to, for the files of each folder.
+    """Series of few files, or of one place → the series that they join, for the files of each folder.
 
-    Joined series have an id of their folder and of what they agree in, made with `key`: a slice more leaves it. Series that have
-    a folder each are looked at together in the folder above.
+    Joined series have an id made with `key` from their folder and common attributes; an additional slice does not change it.
+    Series
+    with a folder each are compared in the folder above.
     """
     series: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -75,7 +76,7 @@ def _may_be_of_one_place(files: list[Row]) -> bool:
 def _scattered(images: list[Slice], folder: str, key: bytes) -> dict[str, str]:
     """Series of one place each that agree in all that splits a series, have as many images, and lie on one line at even steps.
 
-    Where they do not, those of each number of a series are looked at: two scans may lie at the same places.
+    If they do not, the slices of each series number are tried: two scans may lie at the same places.
     """
     of_series: dict[str, list[Slice]] = defaultdict(list)
     for piece in images:
@@ -130,7 +131,7 @@ def _images(rows: list[Row]) -> list[Slice]:
             try:
                 found += slices_of_file(number, header)
             except Refusal:
-                continue  # its own series says why
+                continue  # its own series gives the reason
     return found
 
 

@@ -1,6 +1,6 @@
-"""The few sets into which what slices state sorts them, each a stack of its own: blocks in a row, or stacks between each other.
+"""The few sets into which a stated attribute sorts the slices, each its own stack: consecutive blocks, or interleaved stacks.
 
-Values that vary in any other manner (one for each slice, up and down, in some slices) sort nothing.
+Values that vary in any other way (one per slice, up and down, in some slices) sort nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 MOST_SETS = 6
 FEWEST_SLICES = 3
-"""A set of fewer slices may be so by chance."""
+"""A set of fewer slices may arise by chance."""
 SAME_STEP = 0.05
 """Share of a step by which the steps of one scan, and those of its parts, may differ."""
 LEAST_GAP_S, LEAST_GAP_FRAC = 10.0, 0.05
-"""Between two clusters of times, or of amounts (as a share of the largest);"""
+"""Gap between two clusters of times, or of amounts (as a share of the largest);"""
 CLEAR_GAP = 2.0
-"""it is so many times the widest gap within a cluster."""
+"""it is this many times the widest gap within a cluster."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Sets:
     """Slices of a stack, in order along the normal, sorted into sets."""
 
     labels: tuple[int, ...]
-    """The set of each slice; sets are numbered as they come."""
+    """The set of each slice; sets are numbered in order of appearance."""
     in_blocks: bool
-    """Whether each set follows the other; else they lie between each other."""
+    """Whether the sets are consecutive; otherwise they are interleaved."""
 
     @property
     def count(self) -> int:
@@ -39,14 +39,14 @@ class Sets:
 
     @property
     def borders(self) -> list[int]:
-        """Slices after which another set comes."""
+        """Slices after which another set begins."""
         return [k for k, (one, other) in enumerate(pairwise(self.labels)) if one != other]
 
 
 def sets_of(values: Sequence[Hashable], depths: np.ndarray, rule: str, min_slices: int) -> Sets | None:
-    """The sets that values sort slices at ascending `depths` into, or None where they sort nothing.
+    """The sets into which values sort slices at ascending `depths`, or None if they do not.
 
-    Words and indices sort by being equal, amounts by clusters; times (in seconds) by clusters, else by being equal, else by runs.
+    Words and indices sort by equality, amounts by clusters; times (in seconds) by clusters, else by equality, else by runs.
     """
     if len(set(values)) == 1:
         return None
@@ -72,7 +72,7 @@ def _sorted(values: list[Hashable], depths: np.ndarray, min_slices: int) -> Sets
 
 
 def _blocks(labels: tuple[int, ...]) -> list[int]:
-    """The block of each slice: sets that lie between each other are one block."""
+    """The block of each slice: interleaved sets are one block."""
     last = {label: k for k, label in enumerate(labels)}
     blocks, end = [0], last[labels[0]]
     for k, label in enumerate(labels[1:], 1):
@@ -87,7 +87,7 @@ def _is_even(depths: np.ndarray) -> bool:
 
 
 def _clusters(values: Sequence[Hashable], *, is_time: bool) -> list[Hashable]:
-    """Values → the lowest of their cluster, where gaps between clusters are clearly wider than gaps within; else empty."""
+    """Values → the lowest of their cluster, if gaps between clusters are clearly wider than gaps within; else empty."""
     numbers = sorted({value for value in values if isinstance(value, (int, float))})
     if len(numbers) < 2:
         return []
@@ -102,7 +102,7 @@ def _clusters(values: Sequence[Hashable], *, is_time: bool) -> list[Hashable]:
 
 
 def _runs(values: Sequence[Hashable], depths: np.ndarray) -> list[Hashable]:
-    """Times → the number of the run through the stack, up or down, that a slice was acquired in; empty without times."""
+    """Times → the number of the run through the stack, up or down, in which a slice was acquired; empty without times."""
     times = np.array([value for value in values if isinstance(value, (int, float))], float)
     if len(times) < len(values):
         return []

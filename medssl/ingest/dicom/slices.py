@@ -15,7 +15,7 @@ from medssl.ingest.dicom.pixels import check_pixels
 from medssl.ingest.refusal import Refusal
 
 SAME_PLACE_VOX = 0.015
-"""Positions within this share of a pixel are one place."""
+"""Positions within this share of a pixel count as one place."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,7 +35,7 @@ class Slice:
     columns: int
     source: Frame
     attributes: dict[str, Hashable]
-    """What it states, by the names of the table in `attributes`."""
+    """Its stated attributes, by the names of the table in `attributes`."""
 
     @property
     def normal(self) -> np.ndarray:
@@ -49,7 +49,7 @@ class Slice:
 
     @property
     def same_place_mm(self) -> float:
-        """Positions closer than this are one place."""
+        """Positions closer than this count as one place."""
         return SAME_PLACE_VOX * self.pixel_mm
 
 
@@ -57,7 +57,7 @@ def slices_of_file(number: int, header: Header) -> list[Slice]:
     """The planes of file `number`.
 
     Raises:
-        Refusal: the pixels are no scalars, or a plane has no usable place, spacing or rescale.
+        Refusal: the pixels are not scalars, or a plane has no usable place, spacing or rescale.
     """
     check_pixels(header.layout)
     if header.tiles:
@@ -146,7 +146,7 @@ def _rescale(header: Header, frame: Frame) -> tuple[float, float]:
     if header.modality_lut:
         raise Refusal("modality_lut")
     if header.modality in ("CT", "PT") and (frame.slope is None or frame.intercept is None):
-        # both are required of CT (PS3.3 C.8.2.1) and of PET (C.8.9.4), whose slices have a slope each
+        # both are required for CT (PS3.3 C.8.2.1) and PET (C.8.9.4), whose slices have a slope each
         raise Refusal("no_rescale")
     if (frame.slope is None) != (frame.intercept is None):
         raise Refusal("bad_rescale", "one of slope and intercept is there without the other")

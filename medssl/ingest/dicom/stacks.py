@@ -20,15 +20,15 @@ from medssl.ingest.dicom.time_points import Digest, time_points, without_copies
 from medssl.ingest.refusal import Refusal
 
 if TYPE_CHECKING:
-    from medssl.ingest.options import IngestOptions  # a reading process has no room for what it imports
+    from medssl.ingest.options import IngestOptions  # these imports are too large for a reading process
 
 FEW_FRAC = 0.2
-"""A time point that lacks up to this share of the slices of another may have lost them; one that lacks more is another range."""
+"""A time point that lacks up to this share of another's slices may have lost them; one that lacks more is another range."""
 
 
 @dataclass(eq=False)
 class Stack:
-    """Slices of one volume in order along the normal, and what must be done to them."""
+    """Slices of one volume in order along the normal, and the processing they need."""
 
     slices: list[Slice]
     positions: np.ndarray
@@ -38,12 +38,12 @@ class Stack:
     straighten: bool = False
     time_index: int | None = None
     alone: bool = True
-    """Whether the series holds this volume and nothing else."""
+    """Whether the series holds only this volume."""
     warnings: list[str] = field(default_factory=list)
 
     @property
     def instances(self) -> list[str]:
-        """Names of its images, sorted, equal wherever the files lie: no other volume of the series has one of them."""
+        """Names of its images, sorted, independent of the files' location: no other volume of the series has any of them."""
         return sorted(f"{s.header.sop or _described(s)}/{s.frame}/{s.tile}" for s in self.slices)
 
 
@@ -55,7 +55,7 @@ class Refused:
     sentence: str
     files: set[int]
     said: dict[int, str] = field(default_factory=dict)
-    """file → what is true of it alone, where that is not the sentence"""
+    """file → its own sentence, if that differs from the common one"""
 
 
 def stacks_of_series(
@@ -63,8 +63,8 @@ def stacks_of_series(
 ) -> tuple[list[Stack], list[Refused]]:
     """Volumes and refusals of one series.
 
-    `digest` gives a hash of a slice's pixels and is asked about collisions alone, `sample` its thinned-out values and is asked
-    about slices that may be of two scans.
+    `digest` hashes a slice's pixels and is called only for collisions; `sample` gives thinned-out values and is called only for
+    slices that may be of two scans.
     """
     others: dict[str, dict[int, Header]] = defaultdict(dict)
     for number, header in files:
@@ -125,7 +125,7 @@ def stacks_of_series(
 
 
 def _planes_of_files(images: dict[int, Header]) -> tuple[dict[int, list[Slice]], dict[int, Refusal]]:
-    """The planes of each file, and what is wrong with files that have none that can be used."""
+    """The planes of each file, and the refusal of files without usable ones."""
     planes: dict[int, list[Slice]] = {}
     unusable: dict[int, Refusal] = {}
     for number, header in images.items():
@@ -137,7 +137,7 @@ def _planes_of_files(images: dict[int, Header]) -> tuple[dict[int, list[Slice]],
 
 
 def _refusal_of_some(unusable: dict[int, Refusal], everything: set[int]) -> tuple[Refusal, dict[int, str]]:
-    """(what most of the files that cannot be used have, and how many of all that are, what is said of each file)."""
+    """(the most common refusal of unusable files with their number, the sentence for each file)."""
     first = next(iter(unusable.values()))
     counts = Counter(refusal.code for refusal in unusable.values())
     code, count = max(counts.items(), key=lambda e: (e[1], e[0] == first.code))
@@ -152,7 +152,7 @@ def _refusal_of_some(unusable: dict[int, Refusal], everything: set[int]) -> tupl
 
 
 def _described(piece: Slice) -> str:
-    """A slice without an instance identifier, by everything that it states."""
+    """A key for a slice without an instance identifier, from everything that it states."""
     return repr((piece.position.tolist(), piece.header.instance, piece.source.content_s, sorted(piece.attributes.items())))
 
 
@@ -162,7 +162,7 @@ def _role(role: str, options: IngestOptions) -> str:
 
 
 def check_parts(headers: list[Header]) -> None:
-    """Whether every part of an object that was written in parts is here.
+    """Require every part of an object that was written in parts.
 
     Source: PS3.3 C.7.6.16.2.2.4, Concatenation UID, In-concatenation Number and Total Number.
 
@@ -189,14 +189,14 @@ def _check_declared(slices: list[Slice]) -> None:
 
 
 def _check_strangers(others: dict[str, dict[int, Header]], groups: list[Group]) -> None:
-    """A slice that is kept out for what it is must not leave a hole, or an end short, without a word."""
+    """Refuse series in which an excluded slice would leave an unreported hole or a missing end."""
     for role, found in sorted(others.items()):
         strangers: list[Slice] = []
         for number, header in found.items():
             try:
                 strangers += slices_of_file(number, header)
             except Refusal:
-                continue  # without a place it lies nowhere
+                continue  # without a position it cannot be compared
         if strangers and any(any_belongs_to(strangers, group) for group in groups):
             raise Refusal("mixed_content", f"files marked {role} lie where a slice of the others is missing, or at their end")
 
@@ -204,7 +204,7 @@ def _check_strangers(others: dict[str, dict[int, Header]], groups: list[Group]) 
 def _stacks_of_group(
     group: Group, options: IngestOptions, digest: Digest, sample: Sample
 ) -> tuple[list[list[Stack]], list[Slice], list[Refused]]:
-    """The volumes of each time point, copies that were dropped, and time points of too few slices."""
+    """The volumes of each time point, dropped copies, and time points of too few slices."""
     points, copies = time_points(group.slices, digest)
     points, stumps = without_stumps(points, options.min_slices)
     divided = [passes_of(slices, options.min_slices, sample) for slices in points]
@@ -219,7 +219,7 @@ def _stacks_of_group(
 
 
 def _mark_fewer(points: list[list[Stack]]) -> None:
-    """Volumes of a time point that has slices at some of the places of another, of any group, bear a warning."""
+    """Add a warning to volumes of a time point that covers only some places of another, of any group."""
     slices = [[s for stack in point for s in stack.slices] for point in points]
     for point, own in zip(points, slices, strict=True):
         if fewer_than(own, slices):
@@ -228,7 +228,7 @@ def _mark_fewer(points: list[list[Stack]]) -> None:
 
 
 def _number_times(points: list[list[Stack]]) -> None:
-    """Number the time points whose slices are the same ones.
+    """Number the time points that have the same slices.
 
     Raises:
         Refusal: `incomplete`: one lacks a few slices of another.
@@ -254,7 +254,7 @@ def _number_times(points: list[list[Stack]]) -> None:
 
 
 def _on_grid(stack: Stack, other: Stack) -> bool:
-    """Whether the slices of one stack lie where slices of the other lie, or would lie."""
+    """Whether the slices of one stack lie on the places of the other's grid."""
     step = float(np.linalg.norm(other.step))
     places = (stack.positions - other.positions[0]) @ other.step / step**2
     return bool(np.abs(places - np.round(places)).max() <= 2 * ASIDE_VOX)

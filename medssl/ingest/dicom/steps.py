@@ -1,4 +1,4 @@
-"""Whether slices stand on one line at even steps. Every tolerance is a share of the voxel, and their sum has a limit."""
+"""Whether slices lie on one line at even steps. Every tolerance is a share of the voxel, and their sum has a limit."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from medssl.ingest.refusal import Refusal
 STEP_FRAC = 0.01
 """A step may differ from the others by this share,"""
 STEP_MM, STEP_MOST_FRAC = 0.02, 0.04
-"""or by so many mm where that is no more than this share;"""
+"""or by this many mm if that is at most this share;"""
 SUM_FRAC = 0.05
 """and no slice may lie further than this share of a step from its place on the even grid."""
 ROUNDED_FRAC = 0.1
-"""The same where an even grid, rounded to the decimals that the positions have, explains it."""
+"""The same if an even grid, rounded to the decimals of the positions, explains it."""
 ROUNDING = 0.75
-"""A rounded position is half a decimal off; a little more from a line that is fitted through all of them."""
+"""A rounded position is half a decimal off; slightly more from a line fitted through all of them."""
 COARSEST_MM = 0.1
-"""Scanners round positions to a tenth of a millimetre, and not to whole ones."""
+"""Scanners round positions to a tenth of a millimetre at most."""
 ASIDE_VOX = 0.1
 """Share of a pixel by which slices may lie beside their line."""
 MISSING_FRAC = 0.25
-"""Up to this share of steps that are whole multiples of the others counts as missing slices; more, if slices are missing here and
-there and not in blocks of a wider step, and the smallest step has at least this share of all."""
+"""Up to this share of steps that are whole multiples of the others counts as missing slices. A larger share counts too if slices
+are
+missing in scattered places, not in blocks of a wider step, and the smallest step has at least this share of all.
+"""
 FEWEST_OF_BLOCK = 3
-"""Equal steps in a row."""
+"""Length of a run of equal steps."""
 MOST_STEPS = 4
-"""Steps that a sentence names."""
+"""Steps listed in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,13 @@ class Line:
 
     even: bool
     tilt_deg: float
-    """Between the normal and the line of the slices; 0 where they stand straight."""
+    """Between the normal and the line of the slices; 0 if the stack is straight."""
 
 
 def line_of(positions: np.ndarray, normal: np.ndarray, pixel_mm: float, *, interpolate: bool, hint: str) -> Line:
-    """How slices at `positions` `(n, 3)` mm, ordered along their `normal` `(3,)`, stand; n ≥ 2.
+    """The line of slices at `positions` `(n, 3)` mm, ordered along their `normal` `(3,)`; n ≥ 2.
 
-    Uneven ones are refused with `hint`, what a person could do, unless they may be interpolated.
+    Uneven ones are refused with `hint`, which says what to do, unless they may be interpolated.
 
     Raises:
         Refusal: `not_a_volume`, `missing_slice`, `uneven` or `shifted`.
@@ -63,7 +65,7 @@ def line_of(positions: np.ndarray, normal: np.ndarray, pixel_mm: float, *, inter
 
 
 def on_two_grids(depths: np.ndarray) -> bool:
-    """Whether slices at sorted `depths` `(n,)` mm, unevenly spaced as a whole, are those of two even grids of three or more."""
+    """Whether slices at sorted `depths` `(n,)` mm, unevenly spaced as a whole, form two even grids of three or more."""
     for second in range(1, min(5, len(depths) - 4)):
         step = depths[second] - depths[0]
         places = (depths - depths[0]) / max(step, 1e-9)
@@ -79,7 +81,7 @@ def on_two_grids(depths: np.ndarray) -> bool:
 
 
 def steps_in_words(steps: np.ndarray) -> str:
-    """Which `steps` `(n,)` mm occur and how often: `steps of 2.5 mm (8 times), 5 mm (7 times)`."""
+    """The different `steps` `(n,)` mm with their counts: `steps of 2.5 mm (8 times), 5 mm (7 times)`."""
     groups = _alike(steps)
     if len(groups) > MOST_STEPS:
         return f"{len(groups)} different steps from {steps.min():.4g} to {steps.max():.4g} mm"
@@ -91,14 +93,14 @@ def _times(count: int) -> str:
 
 
 def _alike(steps: np.ndarray) -> list[np.ndarray]:
-    """Steps that are equal within the tolerance, the smallest first."""
+    """Groups of steps that are equal within the tolerance, the smallest first."""
     ordered = np.sort(steps)
     limit = np.maximum(STEP_FRAC * ordered, np.minimum(STEP_MM, STEP_MOST_FRAC * ordered))
     return np.split(ordered, np.flatnonzero(np.diff(ordered) > limit[1:]) + 1)
 
 
 def _missing_here_and_there(depths: np.ndarray) -> int:
-    """How many slices are missing where all steps are whole multiples of the smallest; 0 if a wider step was scanned."""
+    """How many slices are missing if all steps are whole multiples of the smallest; 0 if a wider step was scanned."""
     steps = np.diff(depths)
     smallest = _alike(steps)[0]
     multiples = steps / float(smallest.mean())
@@ -112,7 +114,7 @@ def _missing_here_and_there(depths: np.ndarray) -> int:
 
 
 def decimals_mm(positions: np.ndarray) -> np.ndarray:
-    """(3,) the last decimal that each coordinate of `positions` `(n, 3)` is written to, at most `COARSEST_MM`."""
+    """(3,) the last decimal place of each coordinate of `positions` `(n, 3)`, at most `COARSEST_MM`."""
     units = []
     for column in positions.T:
         digits = max(len(repr(float(v)).partition(".")[2]) if "e" not in repr(float(v)) else 9 for v in column)

@@ -1,4 +1,4 @@
-"""The allow-list: the tags that are read of a DICOM file. What has no tag here cannot leave ingest."""
+"""The allow-list: the tags that are read from a DICOM file. A value without a tag here cannot leave ingest."""
 
 from __future__ import annotations
 
@@ -108,16 +108,17 @@ COMPARED_AMOUNTS = {
     "duration of a frame": 0x00181242,
     "reference time": 0x00541300,
 }
-"""What is compared between the slices of one series and used for nothing else, by the names of the table in `attributes`."""
+"""Amounts that are only compared between the slices of one series, by the names of the table in `attributes`."""
 
 WANTED = frozenset([*TAGS.values(), *COMPARED_WORDS.values(), *COMPARED_AMOUNTS.values()])
-"""What the header of a file is made of, at its top level."""
+"""The top-level tags of a file's header."""
 SEQUENCES = frozenset(
     [SHARED_GROUPS, FRAME_GROUPS, REFERENCED_SERIES, REFERENCED_FRAMES, MODALITY_LUT, DIMENSIONS, *ENERGY_GROUPS]
 )
-"""Sequences whose items are kept: frames of an enhanced object and what they are sorted by, how values are read, what series a
-label object describes."""
+"""Sequences whose items are kept: frames of an enhanced object and their sort keys, how values are read, and the series that a
+label object describes.
+"""
 _SHAPE = ("samples", "photometric", "frames", "rows", "columns")
 _BITS = ("bits_allocated", "bits_stored", "high_bit", "signed", "padding", "padding_limit", "lossy")
 PIXELS_WANTED = frozenset(TAGS[name] for name in (*_SHAPE, *_BITS))
-"""What decoding the pixels takes, and nothing else."""
+"""Exactly the tags that decoding the pixels needs."""

@@ -1,4 +1,4 @@
-"""Slices that lie at one place: copies of one image, or the time points of a series."""
+"""Slices at one place: copies of one image, or the time points of a series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARKS = (
     *("temporal_position", "acquisition", "phase", "trigger_time", "acquisition_s", "content_s"),
     *("inversion_time", "flip_angle", "contrast"),
 )
-"""Fields of a frame that may tell time points apart, the surest first."""
+"""Fields of a frame that may distinguish time points, the most reliable first."""
 Digest = Callable[[Slice], str]
 
 
@@ -24,7 +24,7 @@ def without_copies(slices: list[Slice], digest: Digest) -> tuple[list[Slice], li
     first: dict[tuple[str, int, int], Slice] = {}
     copies = []
     for piece in slices:
-        # files without an instance identifier are distinguished by their place, as any others
+        # files without an instance identifier are distinguished by their place, like any others
         key = (piece.header.sop or f"file {piece.file}", piece.frame, piece.tile)
         if key not in first:
             first[key] = piece
@@ -36,7 +36,7 @@ def without_copies(slices: list[Slice], digest: Digest) -> tuple[list[Slice], li
 
 
 def time_points(group: list[Slice], digest: Digest) -> tuple[list[list[Slice]], list[Slice]]:
-    """Slices of each time point, and identical copies that were dropped.
+    """The slices of each time point, and identical copies that were dropped.
 
     Raises:
         Refusal: several different images lie at one place and nothing distinguishes them.
@@ -105,9 +105,9 @@ def _split(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
 
 
 def _split_by_words(places: list[list[Slice]], num_points: int) -> list[list[Slice]]:
-    """Time points by what is compared otherwise (`attributes.WEAK`): by one thing, else by all that take no more values together.
+    """Time points by other compared attributes (`attributes.WEAK`): by one, else by all whose values coincide.
 
-    Points come in the order of their first images.
+    Points are ordered by their first images.
     """
     slices = [piece for place in places for piece in place]
     few = [a.name for a in WEAK if 1 < len({s.attributes[a.name] for s in slices}) <= num_points]
@@ -122,7 +122,7 @@ def _split_by_words(places: list[list[Slice]], num_points: int) -> list[list[Sli
 
 
 def _split_by_range(places: list[list[Slice]], marks: list[Callable[[Slice], float | None]]) -> list[list[Slice]]:
-    """Scans of ranges that overlap in part, by the first field that tells them apart at every place."""
+    """Scans of partly overlapping ranges, by the first field that distinguishes them at every place."""
     for mark in marks:
         where: dict[float | None, list[int]] = {}
         for k, place in enumerate(places):
@@ -151,6 +151,6 @@ def _split_by_instance(places: list[list[Slice]], num_points: int) -> list[list[
 
 
 def _clock_agrees(ranked: list[list[Slice]]) -> bool:
-    """Whether trigger times, where they are there, rise with the number of the image at every place."""
+    """Whether trigger times, if present, rise with the image number at every place."""
     times = [[s.source.trigger_time for s in place] for place in ranked]
     return all(None in place or place == sorted(place) for place in times)  # type: ignore[type-var]

@@ -1,8 +1,8 @@
-"""Images that state no series, as some programs of de-identification leave them: those of one folder are taken as one series,
-as far as they agree in what else distinguishes series and people: the number of the series, study, patient and sex.
+"""Images without a series identifier, as some de-identification software leaves them. Those of one folder form one series if they
+agree in what else distinguishes series and people: the series number, study, patient and sex.
 
 Whether they are a volume is then judged as for any series: by what they state, and by their geometry. In a folder where other
-images do state their series, an image without one is damaged; several whose identifier is one constant are a series of their own.
+images state their series, an image without one is damaged. Several with the same constant identifier are their own series.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from medssl.ingest.refusal import Refusal
 
 Row = dict[str, Any]
 FEWEST = 3
-"""Images that are enough for a constant identifier to be no damage."""
+"""How many images make a constant identifier a series rather than damage."""
 STATED = ("series_number", "study", "subject", "sex")
-"""What distinguishes series and people where identifiers are gone."""
+"""What distinguishes series and people if identifiers are missing."""
 
 
 def name_series(rows: list[Row], key: bytes) -> list[tuple[Row, Refusal]]:
-    """Give the images among rows of the inventory that state no series the group of their folder; those that are damaged."""
+    """Give images without a stated series the group of their folder; returns the damaged ones."""
     images = [row for row in rows if row["format"] == "dicom" and row["role"] == "image"]
     named = {_folder(row) for row in images if row["series"]}
     unnamed: dict[tuple[str, bool], list[Row]] = defaultdict(list)

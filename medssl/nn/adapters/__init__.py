@@ -1,1 +1,1 @@
-"""One way out per file: the encoder in the form that another library loads; the file's name is the library's."""
+"""One adapter per file, which writes the encoder in another library's form; the file's name is the library's."""

@@ -12,7 +12,7 @@ from medssl.core.errors import StudyError
 
 
 def require(contract: Contract, library: str) -> None:
-    """Refuse an encoder that the library has no network for: what it has, backbones say themselves (`LIBRARIES`).
+    """Refuse an encoder that the library has no network for; backbones declare what exists (`LIBRARIES`).
 
     Raises:
         StudyError: with what the encoder is and what the library takes.

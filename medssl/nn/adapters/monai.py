@@ -25,5 +25,5 @@ def monai(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Pat
 
 
 def network(contract: Contract) -> str:
-    """What makes the network that takes the weights, all but the decoder of a U-Net."""
+    """The expression that builds the network for the weights, without a U-Net's decoder."""
     return build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels).monai

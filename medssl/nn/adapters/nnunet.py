@@ -64,5 +64,5 @@ def twice(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def network(contract: Contract) -> str:
-    """nnU-Net makes its own, by the adaptation plan."""
+    """nnU-Net builds its own from the adaptation plan."""
     return "nnUNetv2_train_pretrained"

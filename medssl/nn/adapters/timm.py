@@ -25,5 +25,5 @@ def timm(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path
 
 
 def network(contract: Contract) -> str:
-    """What makes the network that takes the weights, and gives the mean of its deepest map."""
+    """The expression that builds the network for the weights, whose output is the mean of its deepest map."""
     return call("timm.create_model", {"model_name": contract.backbone, "in_chans": contract.in_channels, "num_classes": 0})

@@ -16,7 +16,7 @@ def torchvision(tensors: dict[str, Tensor], contract: Contract, out: Path) -> li
     """Write `resnet.safetensors` for `torchvision.models.resnetNN(); model.fc = Identity()`; grey becomes three equal channels.
 
     Raises:
-        StudyError: the encoder is no 2-D ResNet with the ImageNet stem.
+        StudyError: the encoder is not a 2-D ResNet with the ImageNet stem.
     """
     require(contract, "torchvision")
     target = out / f"{contract.backbone}.safetensors"
@@ -25,5 +25,5 @@ def torchvision(tensors: dict[str, Tensor], contract: Contract, out: Path) -> li
 
 
 def network(contract: Contract) -> str:
-    """What makes the network that takes the weights, once its `fc` is `torch.nn.Identity()`."""
+    """The expression that builds the network for the weights, once its `fc` is `torch.nn.Identity()`."""
     return call(f"torchvision.models.{contract.backbone}", {})

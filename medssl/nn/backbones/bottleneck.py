@@ -1,4 +1,4 @@
-"""A backbone and a narrow linear code behind its deepest map."""
+"""A backbone and a narrow linear code after its deepest map."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LIFTS = ["common", "salient"]
 
 
 class Bottleneck(Backbone):
-    """Any backbone (`of`, with `of_options`), and one map more: a linear code of `width` channels at each place.
+    """Any backbone (`of`, with `of_options`), and one more map: a linear code of `width` channels at each place.
 
-    The mean of that map is the linear code of the backbone's mean features: what a method with a narrow head has learnt to use.
+    The mean of that map is the linear code of the backbone's mean features, as a method with a narrow head trains it.
 
     Options:
-        of: the backbone that the code stands behind.
+        of: the backbone before the code.
         of_options: its options.
         width: channels of the code.
     """

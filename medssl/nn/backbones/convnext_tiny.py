@@ -16,7 +16,7 @@ from medssl.nn.channel_norm import ChannelNorm
 TITLE = "ConvNeXt-Tiny"
 SOURCE = "Liu et al., CVPR 2022, arXiv 2201.03545"
 LIBRARIES = {"timm": {"spatial_dims": 2, "width": 1.0}}
-"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
+"""Libraries that have this network (files of `nn/adapters`), and the required options."""
 
 
 class ConvNeXtTiny(Backbone):
@@ -24,7 +24,7 @@ class ConvNeXtTiny(Backbone):
 
     Options:
         width: factor of the public network's number of channels.
-        layer_scale: what the output of each block is multiplied by at the beginning.
+        layer_scale: initial factor of each block's output.
 
     Source: Liu et al., "A ConvNet for the 2020s", arXiv 2201.03545, figure 4 and table 9.
     """
@@ -63,7 +63,7 @@ class ConvNeXtTiny(Backbone):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, behind what halves the one before."""
+    """Blocks at one resolution, after the layer that halves the previous one."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[Block]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """The two dense layers of a block, on channels that come last."""
+    """The two dense layers of a block; channels are the last axis."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The residual encoder of nnU-Net, names equal those of its network (`encoder.stem…`, `encoder.stages…`), each tensor once."""
+"""The residual encoder of nnU-Net, with the names of its network (`encoder.stem…`, `encoder.stages…`), each tensor once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medssl.nn.pair_mean import PairMean3d
 TITLE = "residual encoder of nnU-Net"
 SOURCE = "Isensee et al., MICCAI 2024, arXiv 2404.09556"
 LIBRARIES = {"nnunet": {"spatial_dims": 3, "features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}}
-"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
+"""Libraries that have this network (files of `nn/adapters`), and the required options."""
 
 
 class ResEnc(Backbone):
@@ -73,7 +73,7 @@ class ResEnc(Backbone):
 
 
 class Encoder(nn.Module):
-    """The stem and the stages, under the names that nnU-Net's files give them."""
+    """The stem and the stages, under their names in nnU-Net's files."""
 
     def __init__(self, stem: Stem, stages: Sequence[Stage]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Convolution(nn.Module):
         for number, part in enumerate(("conv", "norm"))
         for tensor in ("weight", "bias")
     }
-    """Names in public files that are the same tensor as another; see `nn.weights.once`."""
+    """Names in public files for the same tensor as another; see `nn.weights.once`."""
 
     def __init__(
         self, dims: int, before: int, after: int, kernel: int, *, stride: int = 1, bias: bool = True, activate: bool = True
@@ -128,7 +128,7 @@ class Convolution(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two convolutions and a shortcut: mean over blocks where the stride is 2, a 1×1 convolution where the channels change."""
+    """Two convolutions and a shortcut: mean over blocks if the stride is 2, a 1×1 convolution if the channels change."""
 
     def __init__(self, dims: int, before: int, after: int, *, stride: int = 1) -> None:
         super().__init__()

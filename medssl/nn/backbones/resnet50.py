@@ -14,7 +14,7 @@ LIBRARIES = {
     "timm": {"spatial_dims": 2, "stem": "imagenet", "width": 1.0},
     "monai": {},
 }
-"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
+"""Libraries that have this network (files of `nn/adapters`), and the required options."""
 
 
 class ResNet50(ResNetBackbone):

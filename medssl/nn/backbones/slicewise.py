@@ -1,4 +1,4 @@
-"""A 2-D network on the slices of a volume, and a transformer that lets the slices see each other."""
+"""A 2-D network on the slices of a volume, and a transformer between the slices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ CUTS_SLICES = True
 LIFTS = ["volume"]
 """Words of `finetune.<task>.encoder` that put the pre-trained network inside this one."""
 UNLEARNT = {"places": {"encoder": "slices"}, "spatial_dims": 3, "required": False}
-"""How a network is put inside that has learnt no transformer (`Part` of artefacts/encoder.py); the transformer is then drawn."""
+"""How a pre-trained network without a transformer is used inside (`Part` of artefacts/encoder.py); the transformer starts at
+random.
+"""
 
 
 class Slicewise(Backbone):
@@ -31,14 +33,14 @@ class Slicewise(Backbone):
     embedding, for classification; a decoder joins it to the deepest slice map. `strides` are those in the plane.
 
     Options:
-        slices: the 2-D backbone that sees each slice.
+        slices: the 2-D backbone for each slice.
         slices_options: its options.
-        width: of the slice embeddings that the transformer works on.
+        width: of the slice embeddings that the transformer takes.
         layers: of the transformer between slices.
         heads: of each of its layers; they divide `width`.
-        feed_forward: width of the hidden layer behind each attention.
+        feed_forward: width of the hidden layer after each attention.
         dropout: share of the transformer's activations that are set to 0 in training.
-        positions: whether a slice knows its relative place in the volume.
+        positions: whether slices carry their relative place in the volume.
 
     Source: Nguyen et al., AAAI 2023, arXiv 2212.01893.
     """
@@ -60,7 +62,7 @@ class Slicewise(Backbone):
         positions: bool = False,
     ) -> None:
         super().__init__()
-        if spatial_dims != 3:  # of itself too, as what is inside has two
+        if spatial_dims != 3:  # also refuses itself as the inner network, as the inner one has two
             raise StudyError("backbone 'slicewise' makes a 3-D network of a 2-D one: set spatial_dims: 3 and slices: resnet18.")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.slices = build(slices, slices_options or {}, 2, in_channels)

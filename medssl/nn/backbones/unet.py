@@ -15,16 +15,16 @@ from medssl.nn.resnet import SeparableMaxPool3d
 TITLE = "U-Net encoder"
 SOURCE = "Falk et al., Nat Methods 2019;16:67"
 LIBRARIES: dict[str, dict[str, Any]] = {"monai": {}}
-"""Libraries that have this network (files of `nn/adapters`), and what it must be like for that."""
+"""Libraries that have this network (files of `nn/adapters`), and the required options."""
 
 
 class UNet(Backbone):
-    """The five levels of the encoder; with `decoder` also the way up, which `decode` walks, for methods that train it.
+    """The five levels of the encoder; with `decoder` also the decoder, which `decode` runs, for methods that train it.
 
     Options:
-        features: channels of the five levels, and of the last map of the way up.
+        features: channels of the five levels, and of the decoder's last map.
         norm: `instance`: over each image; `batch`: over the batch.
-        decoder: whether it has the way up too, for methods that train it.
+        decoder: whether it also has the decoder, for methods that train it.
 
     Source: Falk et al., "U-Net: deep learning for cell counting, detection, and morphometry", Nature Methods 16, 2019.
     """
@@ -79,7 +79,7 @@ class UNet(Backbone):
         return maps
 
     def decode(self, maps: list[Float[Tensor, "n _ ..."]], *, blocks: int = 4) -> list[Float[Tensor, "n _ ..."]]:
-        """The maps on the way up after the first `blocks` of four decoder blocks, deep to shallow."""
+        """The decoder's maps after the first `blocks` of four blocks, deep to shallow."""
         x, made = maps[-1], []
         for number, block in list(enumerate((self.upcat_4, self.upcat_3, self.upcat_2, self.upcat_1)))[:blocks]:
             x = block(x, maps[3 - number])

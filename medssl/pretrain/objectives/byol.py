@@ -1,4 +1,4 @@
-"""BYOL: one network predicts what another, that follows it slowly, says of another view; there are no negatives.
+"""BYOL: one network predicts the output of another, which follows it slowly, for another view; there are no negatives.
 
 Source: Grill et al., "Bootstrap your own latent", arXiv 2006.07733, algorithm 1.
 """
@@ -25,7 +25,7 @@ class BYOL(Objective):
     """Symmetric prediction; the target's parameters and running statistics follow with a momentum that grows to 1 at the end.
 
     Options:
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
         predictor_hidden: width of the hidden layer of the predictor.
         momentum: share of itself that the target network keeps at each step; it grows to 1 along half a cosine.
@@ -49,7 +49,7 @@ class BYOL(Objective):
         self.target = momentum_copy(nn.ModuleList([self.backbone, self.projector]))
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        # one view at a time, as in algorithm 1: batch norm sees no more
+        # one view at a time, as in algorithm 1: each is its own batch for batch norm
         features = [pooled(self.backbone(view)) for view in views]
         projected = [self.projector(feature) for feature in features]
         prediction_a, prediction_b = (normalised(self.predictor(z)) for z in projected)
@@ -68,11 +68,11 @@ class BYOL(Objective):
         return Loss((4 - 2 * agree).mean())
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
-        """The target follows."""
+        """Move the target towards the online network."""
         follow(self.target, nn.ModuleList([self.backbone, self.projector]), cosine_momentum(self.momentum, progress))
 
     def figures(self) -> dict[str, float]:
-        """How far the target is behind, relative to the size of the weights."""
+        """Distance of the target from the online network, relative to the size of the weights."""
         pairs = list(zip(self.target[0].parameters(), self.backbone.parameters(), strict=True))
         apart = sum((a - b).detach().square().sum().item() for a, b in pairs)
         return {"target_distance": (apart / sum(b.detach().square().sum().item() for _, b in pairs)) ** 0.5}

@@ -1,4 +1,4 @@
-"""DeepCluster-v2: every epoch the remembered embeddings are clustered, and the network learns to tell the clusters.
+"""DeepCluster-v2: every epoch the stored embeddings are clustered, and the network learns to predict the clusters.
 
 Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2); Caron et al., arXiv 1807.05520.
 """
@@ -27,19 +27,20 @@ SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
 class DeepClusterV2(Objective):
     """A memory of two embeddings per sample, by global sample number; centroids of spherical k-means are the classifier.
 
-    `heads` clusterings are made each epoch, of `prototypes` clusters or a quarter of the samples where they are fewer; head h
-    clusters the memory of view h mod 2.
+    Each epoch makes `heads` clusterings of `prototypes` clusters, or of a quarter of the samples if that is fewer; head h
+    clusters
+    the memory of view h mod 2.
 
     Options:
-        prototypes: clusters of each clustering; a quarter of the samples where that is fewer.
-        heads: clusterings that are made each epoch, each with prototypes of its own.
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        prototypes: clusters of each clustering; a quarter of the samples if that is fewer.
+        heads: clusterings per epoch, each with its own prototypes.
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
         temperature: of the softmax; lower is sharper.
         iterations: of spherical k-means.
-        small_crops: further crops of each image, which predict the cluster but are not remembered.
+        small_crops: additional crops of each image, which predict the cluster but are not stored.
         small_size_frac: their size, as a share of `size`.
-        small_scale: least and largest share of the image's area that they show.
+        small_scale: smallest and largest share of the image's area that they show.
     """
 
     contrasts = False
@@ -89,7 +90,7 @@ class DeepClusterV2(Objective):
         return Loss(self.clusters.loss(outputs["z"], batch.rows))
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
-        """The batch's embeddings take their places in the memory."""
+        """Store the batch's embeddings in the memory."""
         self.clusters.remember(outputs["z"], batch.rows)
 
     def figures(self) -> dict[str, float]:

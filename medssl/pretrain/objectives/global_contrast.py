@@ -1,4 +1,4 @@
-"""Contrast with the order of the body: slices of one part of it are no negatives, and across volumes they are positives.
+"""Contrast with the order of the body: slices of the same part are not negatives, and across volumes they are positives.
 
 Source: Chaitanya et al., "Contrastive learning of global and local features for medical image segmentation with limited
 annotations", NeurIPS 2020, arXiv 2006.10511, §3.1.
@@ -32,8 +32,10 @@ SOURCE = "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511"
 class GlobalContrast(Objective):
     """Which slices attract each other, one positive at a time.
 
-    `gr`: two views of a slice, all else repels (SimCLR). `gd_minus`: a slice and two views of it; only slices of other partitions
-    repel. `gd`: a slice and a view of it, and either with that of a slice of the same partition in the next volume.
+    `gr`: two views of a slice, everything else repels (SimCLR). `gd_minus`: a slice and two views of it; only slices of other
+    partitions repel. `gd`: a slice and a view of it, and each of them with its counterpart from a slice of the same partition in
+    the
+    next volume.
 
     Options:
         variant: which slices attract each other: `gr`, `gd_minus` or `gd`, as above.
@@ -41,7 +43,7 @@ class GlobalContrast(Objective):
         partition_by: whether the cuts are equal shares of a volume's slices (`index`), or of the whole cohort in scanner
             millimetres (`position_mm`).
         temperature: of the softmax; lower is sharper.
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
     """
 
@@ -68,13 +70,13 @@ class GlobalContrast(Objective):
         self.register_buffer("partition", torch.from_numpy(found), persistent=False)
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        """Two views; `gd_minus` and `gd` also look at the slice itself."""
+        """Two views; `gd_minus` and `gd` also use the slice itself."""
         if self.variant == "gr":
             return [Crop(2, size)]
         return [Crop(1, size, varies="nothing"), Crop(2 if self.variant == "gd_minus" else 1, size)]
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
-        """Equally many slices of each partition; `gr` has none and shuffles.
+        """Equally many slices of each partition; `gr` has no partitions and shuffles.
 
         Raises:
             StudyError: the batch size does not fit the partitions.
@@ -103,8 +105,9 @@ def partition_contrast(
 ) -> Float[Tensor, ""]:
     """Mean over local anchors and their positives of −log(e^s⁺ / (e^s⁺ + Σ e^s⁻)), with s = cosine / temperature.
 
-    One positive of anchor `z[c, i]` at a time: the other copies of i. With `across` as much again comes from the volumes: that
-    copy of the next place of its partition in the batch (a ring), and of the one before, which is that pair's other direction.
+    One positive of anchor `z[c, i]` at a time: the other copies of i. With `across` as many come from other volumes: the same
+    copy
+    of the next place of its partition in the batch (a ring), and of the one before, which is that pair's other direction.
     Negatives: all copies of all places of other partitions.
 
     Args:
@@ -132,6 +135,6 @@ def partition_contrast(
     following = next_in_partition(partitions)
     before = torch.empty_like(following).scatter(0, following, torch.arange(len(following), device=z.device))
     neighbours = (following[own], before[own])
-    # a slice that is alone in its partition has no neighbour
+    # a slice that is the only one of its partition has no neighbour
     between = torch.stack([pull(here, here, to) * (to != own) for here in range(copies) for to in neighbours]).mean()
     return (within + between) / 2

@@ -1,4 +1,4 @@
-"""G-SimCLR: batches hold images of different clusters of an auto-encoder's codes, so that negatives are truly others.
+"""G-SimCLR: batches hold images of different clusters of an auto-encoder's codes, so that negatives really differ.
 
 Source: Chakraborty et al., "G-SimCLR", ICDM workshops 2020, arXiv 2009.12007.
 """
@@ -30,24 +30,24 @@ SOURCE = "Chakraborty et al., ICDM workshops 2020, arXiv 2009.12007"
 class GSimCLR(SimCLR):
     """SimCLR whose batches hold at most one member of each cluster.
 
-    `deck: resampled` draws clusters anew for each batch, in proportion to their size but never twice, so that all batches of all
-    epochs are clean; `deck: paper` deals one fixed deck, whose later batches come from the largest clusters alone.
+    `deck: resampled` draws new clusters for each batch, in proportion to their size but never twice, so that all batches of all
+    epochs are clean. `deck: paper` uses one fixed deck, whose later batches come only from the largest clusters.
 
     Options:
         clusters: of the denoiser's codes; a batch holds at most one member of each, so at least as many as `batch_size`.
-        deck: whether batches are drawn for each epoch from all clusters (`resampled`), or dealt once as in the paper
+        deck: whether batches are drawn for each epoch from all clusters (`resampled`), or fixed once as in the paper
             (`paper`).
         denoiser_epochs: passes over the samples that train the denoising auto-encoder, at most.
         denoiser_patience: epochs without progress after which its training ends.
-        denoiser_noise: standard deviation of the noise that it takes away, as a share of the window.
+        denoiser_noise: standard deviation of the noise that it removes, as a share of the window.
         denoiser_lr: its learning rate.
         temperature: of the softmax; lower is sharper.
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
-        exclude_same_volume: whether slices of the same volume are spared from being negatives.
+        exclude_same_volume: whether slices of the same volume are excluded from the negatives.
         whitening_groups: groups of the backbone's features that are whitened over the batch before the projector, drawn
-            for each step and view; 0 whitens nothing.
-        projector_norm: batch norm in the projector: in its `hidden` layers, behind `all` of them, or `none`.
+            for each step and view; 0 turns whitening off.
+        projector_norm: batch norm in the projector: in its `hidden` layers, after `all` of them, or `none`.
     """
 
     views_apart = True
@@ -84,7 +84,7 @@ class GSimCLR(SimCLR):
         self.denoiser: dict[str, Any] = {
             "epochs": denoiser_epochs, "patience": denoiser_patience, "noise": denoiser_noise, "lr": denoiser_lr,
         }  # fmt: skip
-        # Until the denoiser has been trained every sample is a cluster of its own.
+        # Until the denoiser is trained, every sample is its own cluster.
         self.register_buffer("cluster", torch.arange(len(samples)))
 
     def prepare(self, images: PlainImages, seed: int, device: Any) -> None:
@@ -117,9 +117,9 @@ class GSimCLR(SimCLR):
 def clean_batches(
     cluster: Int[np.ndarray, "n"], batch_size: int, count: int, random: np.random.Generator
 ) -> list[Int64[np.ndarray, "{batch_size}"]]:
-    """`count` batches of members of distinct clusters; a cluster's chance is in proportion to its size, and at most 1 a batch.
+    """`count` batches of members of distinct clusters; a cluster's probability is proportional to its size, at most 1 per batch.
 
-    Within a cluster every member is drawn once before one is drawn again. Source of the draw: Madow, systematic sampling with
+    Within a cluster every member is drawn once before any is drawn again. Source of the draw: Madow, systematic sampling with
     unequal probabilities, Annals of Mathematical Statistics 20, 1949.
     """
     names, sizes = np.unique(cluster, return_counts=True)

@@ -44,45 +44,49 @@ PARTS = {
         "required": False,
     }
 }
-"""The transformer goes on in the network of `encoder: volume`."""
+"""The transformer initialises that of the network of `encoder: volume`."""
 
 
 class Joint2D3D(Objective):
-    """A slice encoder, a transformer between the slices of a volume, and the sum of three losses with weights.
+    """A slice encoder, a transformer between the slices of a volume, and a weighted sum of three losses.
 
-    `slice_weight`: both views of a slice fall into its cluster. `volume_weight`: so do both views of a volume, the mean of its
-    slices behind the transformer. `mask_weight`: the embedding of a hidden slice is predicted from the others; embeddings are
-    given there, so that this loss trains the transformer alone. A weight of 0 leaves the part out; so the three stages of the
+    `slice_weight`: both views of a slice belong to its cluster. `volume_weight`: both views of a volume, the mean of its slices
+    after the transformer, belong to its cluster. `mask_weight`: the embedding of a hidden slice is predicted from the others.
+    Here
+    embeddings are fixed, so that this loss trains only the transformer. A weight of 0 removes the part, so the three stages of
+    the
     released code are three runs with one weight each.
 
-    The 2-D network learns from the first two losses, and the projection of its maps from the second: each stays as it began where
-    it has none. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view; images
-    without neighbours fill bags of their own and count in the slice loss alone.
+    The first two losses train the 2-D network, and the second trains the projection of its maps. Without its losses each keeps
+    its
+    initial weights. Volumes come in bags of `slices` spread over them, and the slices of a bag share the geometry of a view.
+    Images
+    without neighbours form their own bags and count only in the slice loss.
 
     Options:
-        clustering: how slices and volumes are clustered: with a memory (`deepcluster_v2`) or by learnt prototypes
+        clustering: how slices and volumes are clustered: with a memory (`deepcluster_v2`) or by learned prototypes
             (`swav`).
-        slice_weight: weight of the loss that clusters slices; 0 leaves it out.
-        volume_weight: weight of the loss that clusters volumes; 0 leaves it out.
-        mask_weight: weight of the loss that predicts hidden slices; 0 leaves it out.
-        slices: slices of a volume in a batch; those of the median volume where they are fewer.
-        prototypes: clusters of slices; with a memory a quarter of the slices where that is fewer.
-        volume_prototypes: clusters of volumes; with a memory a quarter of the volumes where that is fewer.
-        heads: clusterings that are made each epoch from a memory.
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        slice_weight: weight of the loss that clusters slices; 0 removes it.
+        volume_weight: weight of the loss that clusters volumes; 0 removes it.
+        mask_weight: weight of the loss that predicts hidden slices; 0 removes it.
+        slices: slices of a volume in a batch; those of the median volume if they are fewer.
+        prototypes: clusters of slices; with a memory a quarter of the slices if that is fewer.
+        volume_prototypes: clusters of volumes; with a memory a quarter of the volumes if that is fewer.
+        heads: clusterings of a memory per epoch.
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
         temperature: of the softmax; lower is sharper.
         iterations: of spherical k-means.
-        freeze_prototypes_steps: first steps in which learnt prototypes stay as they began: those of `swav`, and those of volumes
-            with a memory, which begin each epoch at its centroids.
-        width: of the slice embeddings that the transformer works on.
+        freeze_prototypes_steps: first steps in which learned prototypes stay fixed: those of `swav`, and with a memory those
+            of volumes, which each epoch start at its centroids.
+        width: of the slice embeddings that the transformer takes.
         layers: of the transformer between slices.
         attention_heads: of each of its layers; they divide `width`.
-        feed_forward: width of the hidden layer behind each attention.
+        feed_forward: width of the hidden layer after each attention.
         dropout: share of the transformer's activations that are set to 0 in training.
-        positions: whether a slice knows its relative place in the volume.
+        positions: whether slices carry their relative place in the volume.
         mask_frac: share of a volume's slices that are hidden, rounded up.
-        freeze_backbone: whether the 2-D network stays as it began, whatever the losses.
+        freeze_backbone: whether the 2-D network keeps its initial weights, whatever the losses.
     """
 
     in_volume: Bool[Tensor, "samples"]
@@ -144,7 +148,7 @@ class Joint2D3D(Objective):
 
         if slice_weight:
             self.projector = perceptron([backbone.channels[-1], *projector])
-            # VISSL, which learns slices in the released code, keeps centroids as they are; its stage of volumes trains them
+            # VISSL, which trains slices in the released code, keeps centroids fixed; its stage of volumes trains them
             self.slice_clusters = clusters(len(samples), projector[-1], prototypes, len(samples), "slices", learnt=False)
         if volume_weight or mask_weight:
             options: dict[str, Any] = {"layers": layers, "heads": attention_heads, "feed_forward": feed_forward}
@@ -160,7 +164,7 @@ class Joint2D3D(Objective):
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
     def train(self, mode: bool = True) -> Joint2D3D:
-        """A frozen backbone stays as it is, statistics included."""
+        """A frozen backbone stays unchanged, statistics included."""
         super().train(mode)
         if self.freeze_backbone:
             self.backbone.eval()
@@ -172,17 +176,17 @@ class Joint2D3D(Objective):
         return [bags[at : at + count].flatten()[:batch_size] for at in range(0, len(bags) - count + 1, count)]
 
     def memory_order(self, seed: int, batch_size: int) -> Int64[np.ndarray, "_"]:
-        """All slices and images, and then, where volumes are remembered, a bag of each volume."""
+        """All slices and images, and then, if volumes have a memory, a bag of each volume."""
         parts = [np.arange(self.num_samples)] if "slice_loss" in self._counted() else []
         parts += [self.bags.one_each().flatten()] if "volume_loss" in self._counted() else []
         return np.concatenate([np.resize(part, -(-len(part) // batch_size) * batch_size) for part in parts])
 
     def view_keys(self, batch: Batch) -> UInt64[np.ndarray, "n"]:
-        """Slices of one volume are moved alike."""
+        """Slices of one volume get the same geometry."""
         return self.keys[batch.rows.cpu().numpy()]
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Slices are hidden anew for each epoch and seed."""
+        """New slices are hidden for each epoch and seed."""
         self.seed.fill_(seed)
         for _, clusters in self._clusterings():
             clusters.start_epoch(epoch, seed)
@@ -224,14 +228,14 @@ class Joint2D3D(Objective):
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
     def after_backward(self, step: int) -> None:
-        """Learnt prototypes stay where they are during the first steps."""
+        """Learned prototypes stay fixed during the first steps."""
         for _, clusters in self._clusterings():
             weights = clusters.weights()
             if weights is not None and step < self.freeze_prototypes_steps:
                 weights.grad = None
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
-        """Memories take up the batch; images are no volumes."""
+        """Store the batch in the memories; images are not volumes."""
         for name, clusters in self._clusterings():
             if name == "slices":
                 clusters.remember(outputs[name], batch.rows)
@@ -245,7 +249,7 @@ class Joint2D3D(Objective):
         return {"volume_encoder": self.volume_encoder} if hasattr(self, "volume_encoder") else {}
 
     def bags_of(self, batch: Batch) -> list[Int64[np.ndarray, "_ _"]]:
-        """The rows of the batch in bags by length, `(bags, length)`; an image is a bag of its own, which no loss counts."""
+        """The rows of the batch in bags by length, `(bags, length)`; an image is its own bag, which no volume loss counts."""
         rows = batch.rows.cpu().numpy()
         number = np.where(self.bags.in_volume[rows], batch.volume.cpu().numpy(), -1 - rows)
         return runs_of_equal(number, self.bags.slices)
@@ -253,7 +257,7 @@ class Joint2D3D(Objective):
     def hidden(self, batch: Batch, bags: list[Int64[Tensor, "_ _"]]) -> Bool[Tensor, "n"]:
         """Which slices are hidden, bool `(n,)`: a share of each bag, rounded up, drawn by seed, epoch and sample.
 
-        A slice that stands twice in a bag is hidden in both places: the other would tell it.
+        A slice that occurs twice in a bag is hidden in both places: otherwise the other would reveal it.
         """
         draw = torch.from_numpy(uniforms(key(int(self.seed), "hidden", batch.epoch), batch.keys, 1)[:, 0]).to(batch.rows.device)
         chosen = torch.zeros_like(draw, dtype=torch.bool)
@@ -268,6 +272,6 @@ class Joint2D3D(Objective):
         return {name for name, weight in self.weights.items() if weight}
 
     def _clusterings(self) -> list[tuple[str, ClusterMemory | Prototypes]]:
-        """What clusters slices, and what clusters volumes, by the name of its output."""
+        """The modules that cluster slices and volumes, by the name of their output."""
         found = [("slices", getattr(self, "slice_clusters", None)), ("volumes", getattr(self, "volume_clusters", None))]
         return [(name, clusters) for name, clusters in found if clusters is not None]

@@ -1,4 +1,4 @@
-"""Contrast between regions of the decoder's map: a place is like itself in another view, and unlike its neighbours.
+"""Contrast between regions of the decoder's map: a place resembles itself in another view, and differs from its neighbours.
 
 Source: Chaitanya et al., "Contrastive learning of global and local features for medical image segmentation with limited
 annotations", NeurIPS 2020, arXiv 2006.10511, §3.2.
@@ -28,25 +28,27 @@ from medssl.pretrain.regions import NUM_NEGATIVES, Regions, corners_of
 TITLE = "local contrast"
 SOURCE = "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511"
 PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}
-"""The decoder goes on in that of a segmentation."""
+"""The decoder initialises that of a segmentation."""
 
 
 class LocalContrast(Objective):
-    """Trains the first blocks of a decoder over a frozen encoder; views differ in intensity alone, so that places correspond.
+    """Trains the first blocks of a decoder over a frozen encoder; views differ only in intensity, so that places correspond.
 
-    `lr`: positives are equal places of two views of a slice, from either view. `ld`: also of slices of the same partition in the
-    next two volumes; the first view alone has anchors, whose three positives are in the second and in those of the others.
+    `lr`: positives are equal places of two views of a slice, from either view. `ld`: also those of slices of the same partition
+    in
+    the next two volumes. Only the first view has anchors; their three positives are in the second view and in those of the
+    others.
 
     Options:
         variant: which places attract each other: `lr` or `ld`, as above.
-        blocks: of the decoder that are trained, from the deepest on.
+        blocks: of the decoder that are trained, starting with the deepest.
         region: side of a region in places of the decoder's map.
         partitions: parts that each volume is cut into along its slices, for `ld`; a batch has equally many slices of
             each.
         partition_by: whether the cuts are equal shares of a volume's slices (`index`), or of the whole cohort in scanner
             millimetres (`position_mm`).
         temperature: of the softmax; lower is sharper.
-        projector: channels at each place behind the decoder, and width of a region's embedding.
+        projector: channels at each place after the decoder, and width of a region's embedding.
     """
 
     partition: Int64[Tensor, "samples"]
@@ -83,7 +85,7 @@ class LocalContrast(Objective):
         self.register_buffer("partition", torch.from_numpy(found), persistent=False)
 
     def train(self, mode: bool = True) -> LocalContrast:
-        """The encoder stays as it is, its statistics too."""
+        """The encoder stays unchanged, including its statistics."""
         super().train(mode)
         self.backbone.eval()
         return self

@@ -26,23 +26,23 @@ SOURCE = "He et al., CVPR 2020, arXiv 1911.05722"
 
 
 class MoCo(Objective):
-    """A queue of keys as negatives; the key network's batch statistics are those of the whole batch, or shuffled groups'.
+    """A queue of keys as negatives; the key network's batch statistics are those of the whole batch, or of shuffled groups.
 
-    `exclude_same_sample` (and `_volume`) keep earlier keys of the same image (volume) from being negatives, which matters when
-    the queue is longer than the cohort. `key_norm: shuffle` is the paper's guard against leaking batch statistics: each
-    process normalises its own part of a shuffled batch, or on one process `shuffle_groups` parts are made.
+    `exclude_same_sample` (and `_volume`) exclude earlier keys of the same image (volume) from the negatives, which matters if
+    the queue is longer than the cohort. `key_norm: shuffle` is the paper's guard against leaking batch statistics. Each process
+    normalises its own part of a shuffled batch; a single process makes `shuffle_groups` parts.
 
     Options:
         temperature: of the softmax; lower is sharper.
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
         queue: earlier keys that are negatives.
         momentum: share of itself that the key network keeps at each step.
         key_norm: whether the key network's batch statistics are those of the whole batch (`synchronised`) or of parts of
             a shuffled batch (`shuffle`).
-        shuffle_groups: parts that a shuffled batch is normalised in on one process.
-        exclude_same_sample: whether earlier keys of the same image are spared from being negatives.
-        exclude_same_volume: whether earlier keys of the same volume are spared as well.
+        shuffle_groups: parts that a single process makes of a shuffled batch for normalisation.
+        exclude_same_sample: whether earlier keys of the same image are excluded from the negatives.
+        exclude_same_volume: whether earlier keys of the same volume are excluded as well.
     """
 
     contrasts = False
@@ -105,7 +105,7 @@ class MoCo(Objective):
         return Loss(F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device)))
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
-        """The key network follows; the batch's keys take the places of the oldest."""
+        """Move the key network; the batch's keys replace the oldest."""
         follow(self.key_network, nn.ModuleList([self.backbone, self.projector]), self.momentum)
         keys, rows, volumes = gather(outputs["key"]), gather(batch.rows), gather(batch.volume)
         keys, rows, volumes = keys[-len(self.queue) :], rows[-len(self.queue) :], volumes[-len(self.queue) :]

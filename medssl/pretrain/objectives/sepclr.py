@@ -26,7 +26,7 @@ from medssl.pretrain.objective import Loss, Objective, looked_at
 TITLE = "SepCLR"
 SOURCE = "Louiset et al., ICLR 2024, arXiv 2402.11928"
 LABEL_OPTION = "background"
-"""Where this option names no source, label files of the cohort's sources are inputs of its runs: other labels train anew."""
+"""If this option names no source, label files of the cohort's sources are inputs of its runs: new labels mean a new training."""
 
 PARTS = {
     "common_code": {
@@ -51,21 +51,22 @@ PARTS = {
         "options": {"width": "width"},
     },
 }
-"""Each code goes on behind its encoder: `encoder: common` behind the one that is kept, `encoder: salient` behind the second."""
+"""Each code follows its encoder: `encoder: common` uses the main encoder, `encoder: salient` the second."""
 
 
 class SepCLR(Objective):
     """Two encoders, each with a linear code and a projector; half of each batch is background (healthy), half target.
 
-    `background` names the label, or the source, of the healthy pool; all other samples are targets. Common: both views of an
-    image are near, all images spread on the sphere. Salient: the same for targets in a Euclidean space in which the background
-    has one place, 0 (`infoless_weight` keeps it there). `joint_weight`: the joint entropy of both grows, so that neither space
-    tells the other.
+    `background` names the label, or the source, of the healthy pool; all other samples are targets. Common space: both views of
+    an
+    image are close, all images spread over the sphere. Salient space: the same for targets in a Euclidean space in which the
+    background has one place, 0 (`infoless_weight` keeps it there). `joint_weight` increases the joint entropy of both, so that
+    neither space predicts the other.
 
     Options:
         background: the label, or the source, of the healthy pool.
         width: of the common and of the salient code.
-        projector: widths of the layers of the projector behind each code; the last is the embedding's.
+        projector: widths of the layers of the projector after each code; the last is the embedding's.
         temperature: of the kernel by which embeddings attract and repel; lower is sharper.
         salient_weight: weight of the loss of the salient space.
         infoless_weight: weight of the loss that keeps the background at 0 in the salient space.
@@ -106,7 +107,7 @@ class SepCLR(Objective):
         self.common_projector, self.salient_projector = (perceptron([width, *projector]) for _ in range(2))
 
     def batches(self, seed: int, epoch: int, batch_size: int) -> list[Int64[np.ndarray, "_"]]:
-        """Background and targets in turn; the smaller pool comes round more often.
+        """Background and targets alternate; the smaller pool repeats more often.
 
         Raises:
             StudyError: half a batch is more than a pool.
@@ -121,7 +122,7 @@ class SepCLR(Objective):
         return list(np.concatenate(rows, axis=1)[:, order])
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        # one view at a time, as the paper's code does: batch norm sees no more
+        # one view at a time, as in the paper's code: each is its own batch for batch norm
         features = [pooled(self.backbone(view)) for view in views]
         common = [normalised(self.common_projector(self.common_code(feature))) for feature in features]
         salient = [wide(self.salient_projector(self.salient_code(pooled(self.salient(view))))) for view in views]

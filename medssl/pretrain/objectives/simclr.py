@@ -25,20 +25,20 @@ SOURCE = "Chen et al., ICML 2020, arXiv 2002.05709"
 
 
 class SimCLR(Objective):
-    """NT-Xent over two views. `exclude_same_volume` spares neighbouring slices from being negatives.
+    """NT-Xent over two views. `exclude_same_volume` excludes neighbouring slices from the negatives.
 
     Options:
         temperature: of the softmax; lower is sharper.
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
-        exclude_same_volume: whether slices of the same volume are spared from being negatives.
+        exclude_same_volume: whether slices of the same volume are excluded from the negatives.
         whitening_groups: groups of the backbone's features that are whitened over the batch before the projector, drawn
-            for each step and view; 0 whitens nothing.
-        projector_norm: batch norm in the projector: in its `hidden` layers, behind `all` of them, or `none`.
+            for each step and view; 0 turns whitening off.
+        projector_norm: batch norm in the projector: in its `hidden` layers, after `all` of them, or `none`.
     """
 
     views_apart = False
-    """Whether batch norm sees the views one at a time, or all of them as one batch."""
+    """Whether each view is its own batch for batch norm, or all of them together are."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""SparK: a convolutional network sees some patches of an image, and predicts what the others hold.
+"""SparK: a convolutional network sees some patches of an image, and predicts the content of the others.
 
 Source: Tian et al., "Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling", arXiv 2301.03580.
 """
@@ -44,37 +44,38 @@ PICTURES = (
     "What run {run} makes of hidden patches after {when}: the image (top), what was seen of it (middle), and the prediction in "
     "its place (bottom), with the true mean and contrast of each patch."
 )
-"""What the pictures of a run show, for the report."""
+"""Captions of a run's pictures, for the report."""
 PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}
-"""The decoder goes on in that of a segmentation."""
+"""The decoder initialises that of a segmentation."""
 
 
 class SparK(Objective):
     """Masked patches are predicted from the others, each normalised by its own mean and deviation.
 
-    Views have no noise: nobody can tell it, and air would no longer be constant.
+    Views have no noise: noise cannot be predicted, and air would no longer be constant.
 
-    `patch`: one number or one for each axis; the network's deepest stride where none is given. A smaller patch leaves out the
-    maps whose stride does not fit it (those stages are not trained); `stem: small` of a ResNet keeps them all.
-    `masking: foreground` holds the ratio within the patches that are not constant and within those that are (air), so that no
-    image has its anatomy all masked or all seen by luck. `constant_patches: exclude` takes constant patches out of the loss,
-    where they would be solved by saying zero; the curve reports them apart either way.
+    `patch`: one number or one for each axis; by default the network's deepest stride. A smaller patch skips the maps whose stride
+    does not fit it (those stages are not trained); `stem: small` of a ResNet keeps them all.
+    `masking: foreground` applies the ratio separately to constant patches (air) and to the others, so that no image has its
+    anatomy
+    all masked or all visible by chance. `constant_patches: exclude` removes constant patches from the loss, where predicting zero
+    would solve them; the curve reports them separately in either case.
     `decoder: unet` trains the decoder of the segmentation task, which then starts from it; `light` is the paper's, which is
-    thrown away; `auto` is the first for the encoders of U-Nets, the second for others.
+    discarded; `auto` is `unet` for the encoders of U-Nets, `light` for others.
 
     Options:
         mask_ratio: share of the patches that are hidden.
-        patch: side of a patch in pixels or voxels, one number or one for each axis; left out, the network's deepest
+        patch: side of a patch in pixels or voxels, one number or one for each axis; by default the network's deepest
             stride.
         masking: whether patches are hidden anywhere, or in equal shares among those that are constant and those that are
             not (`foreground`).
         constant_patches: whether hidden patches of one value count in the loss.
-        decoder: `light`: the paper's, thrown away; `unet`: that of the segmentation task, which then starts from it;
+        decoder: `light`: the paper's, discarded; `unet`: that of the segmentation task, which then starts from it;
             `auto`: `unet` for the encoders of U-Nets, `light` for others.
-        decoder_width: channels of the light decoder's deepest map; left out, 768 as in the paper, at most those of the
+        decoder_width: channels of the light decoder's deepest map; by default 768 as in the paper, at most those of the
             network's.
-        drop_path: share of the last residual branch's images for which it is left out in each step (stochastic depth); it
-            grows from 0 at the first branch.
+        drop_path: share of images for which the last residual branch is skipped in each step (stochastic depth); it grows
+            from 0 at the first branch.
     """
 
     seed: Int64[Tensor, ""]
@@ -104,12 +105,12 @@ class SparK(Objective):
         if not 0 < mask_ratio < 1:
             raise StudyError(f"spark.mask_ratio {mask_ratio}: a share between 0 and 1.")
         self.mask_ratio, self.masking, self.exclude_constant = mask_ratio, masking, constant_patches == "exclude"
-        self.contrasts = self.exclude_constant  # the number of patches in the loss is then that of the whole batch
+        self.contrasts = self.exclude_constant  # the number of patches in the loss then depends on the whole batch
         self.scope = make_sparse(backbone)
         self.stochastic_depth = StochasticDepth(backbone, drop_path) if drop_path else None
         for name, parameter in backbone.named_parameters():
             part = backbone.part_of(name)
-            parameter.requires_grad_(part is not None and part <= self.depth)  # the others are in no prediction
+            parameter.requires_grad_(part is not None and part <= self.depth)  # the prediction uses no others
         channels, strides = backbone.channels[: self.depth], backbone.strides[: self.depth]
         self.fillings: nn.ModuleList | None = None
         if decoder == "unet" or (decoder == "auto" and backbone.is_unet):
@@ -131,7 +132,7 @@ class SparK(Objective):
         """One view; its size is a whole number of patches.
 
         Raises:
-            StudyError: it is not, or an instance norm would be over a single position.
+            StudyError: it is not, or an instance norm would cover a single position.
         """
         if any(s % p for s, p in zip(size, self.patch, strict=False)) or math.prod(self._grid(size)) < 2:
             raise StudyError(
@@ -148,7 +149,7 @@ class SparK(Objective):
         return [Crop(1, size, noise=False)]
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Masks are drawn anew for each epoch and seed."""
+        """New masks are drawn for each epoch and seed."""
         self.seed.fill_(seed)
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
@@ -175,11 +176,11 @@ class SparK(Objective):
         return self.head(self.decoder(patches.unpack(patches.pack(images)), whole))
 
     def parts(self) -> dict[str, nn.Module]:
-        """The decoder, where the segmentation task has the same."""
+        """The decoder, if the segmentation task has the same."""
         return {} if self.fillings is None else {"decoder": self.decoder}
 
     def visible(self, images: Float[Tensor, "n c *size"], batch: Batch) -> Int64[Tensor, "n k"]:
-        """Which patches of each image are seen, int64 `(n, k)`: the same number in all, drawn by epoch and sample."""
+        """Which patches of each image are visible, int64 `(n, k)`: the same number in all, drawn by epoch and sample."""
         count = math.prod(self._grid(images.shape[2:]))
         kept = self._num_visible(count)
         drawn = uniforms(key(int(self.seed), "mask", batch.epoch), batch.keys, count)
@@ -189,18 +190,18 @@ class SparK(Objective):
         return noise.argsort(1)[:, :kept].sort(1).values
 
     def _branches(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
-        """Where residual branches are left out, drawn by epoch and sample."""
+        """A context in which residual branches are skipped, drawn by epoch and sample."""
         if self.stochastic_depth is None:
             return contextlib.nullcontext()
         stream = key(int(self.seed), "drop path", batch.epoch)
         return self.stochastic_depth.of(self.stochastic_depth.factors(stream, batch.keys).to(batch.stored.device))
 
     def _num_visible(self, count: int) -> int:
-        """How many of `count` patches are seen: at least one, and not all."""
+        """How many of `count` patches are visible: at least one, and not all."""
         return min(max(round(count * (1 - self.mask_ratio)), 1), count - 1)
 
     def _stratified(self, noise: Tensor, constant: Tensor, kept: int) -> Tensor:
-        """Numbers whose `kept` smallest hold the ratio among foreground and air alike, `(n, patches)`."""
+        """Numbers `(n, patches)` whose `kept` smallest apply the ratio to foreground and air equally."""
         places = noise.argsort(1).argsort(1) + constant * noise.shape[1]
         places = places.argsort(1).argsort(1)  # foreground first, each in the order of the noise
         foreground = (~constant).sum(1, keepdim=True)
@@ -232,7 +233,7 @@ class SparK(Objective):
         )
 
     def pictures(self, outputs: dict[str, Shaped[Tensor, "n ..."]]) -> list[Float[Tensor, "n c ..."]]:
-        """Image, what was seen of it, and the prediction in its place, each `(n, c, *size)` in [0, 1]."""
+        """Image, its visible part, and the prediction in place of the rest, each `(n, c, *size)` in [0, 1]."""
         images = outputs["images"].float()
         grid, active = self._grid(images.shape[2:]), outputs["active"].flatten(1)
         target = split(images, grid)
@@ -247,12 +248,12 @@ class SparK(Objective):
         return tuple(s // p for s, p in zip(size, self.patch, strict=False))
 
     def _deviation(self, images: Tensor) -> Tensor:
-        """Standard deviation of the intensities of each patch, `(n, patches)`: of several channels that of the most varied."""
+        """Standard deviation of the intensities of each patch, `(n, patches)`; of several channels the largest."""
         return split(wide(images), self._grid(images.shape[2:])).flatten(2, -2).std(2).amax(-1)
 
 
 def normalised_patches(target: Float[Tensor, "n patches values"]) -> Float[Tensor, "n patches values"]:
-    """Patches `(n, patches, values)` less their own mean, over their own standard deviation.
+    """Patches `(n, patches, values)` minus their own mean, divided by their own standard deviation.
 
     Source: He et al., arXiv 2111.06377, §4 ("reconstruction target"); Tian et al., §3.3.
     """
@@ -264,7 +265,7 @@ def _full(patch: Sequence[int], dims: int) -> tuple[int, ...]:
     """One number for each axis.
 
     Raises:
-        StudyError: another number of numbers.
+        StudyError: the number of values is wrong.
     """
     if len(patch) not in (1, dims):
         raise StudyError(f"spark.patch {list(patch)} has {len(patch)} numbers; give one, or {dims} (spatial_dims).")
@@ -272,7 +273,7 @@ def _full(patch: Sequence[int], dims: int) -> tuple[int, ...]:
 
 
 def _depth(backbone: Backbone, patch: tuple[int, ...]) -> int:
-    """How many maps have a stride that the patch holds wholly.
+    """How many maps have a stride that divides the patch.
 
     Raises:
         StudyError: not even the first.

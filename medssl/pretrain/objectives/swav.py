@@ -28,25 +28,25 @@ SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
 class SwAV(Objective):
     """Two large crops give codes by Sinkhorn's iteration over the whole batch (and a queue); all crops predict them.
 
-    `large_scale` stands in the place of the study's `views.scale`, as the two kinds of crops belong together.
+    `large_scale` replaces the study's `views.scale`, as the two kinds of crops belong together.
     `freeze_prototypes_steps` counts steps, as in the paper's code; `queue` (samples, 0 is off) is used from
     `queue_start_frac` of the run on, once it is full.
 
     Options:
-        prototypes: learnt clusters.
-        projector: widths of the layers of the projector, a perceptron behind the mean of the deepest map; the last is the
+        prototypes: learned clusters.
+        projector: widths of the layers of the projector, a perceptron on the mean of the deepest map; the last is the
             embedding's.
         temperature: of the softmax; lower is sharper.
         epsilon: smoothness of the codes; lower is sharper.
         iterations: of Sinkhorn's algorithm, which gives each prototype an equal share of the batch.
-        large_scale: least and largest share of the image's area that the two large crops show, in the place of
+        large_scale: smallest and largest share of the image's area that the two large crops show, instead of
             `views.scale`.
-        small_crops: further crops of each image, which predict codes but have none.
+        small_crops: additional crops of each image, which predict codes but have none.
         small_size_frac: their size, as a share of `size`.
-        small_scale: least and largest share of the image's area that they show.
+        small_scale: smallest and largest share of the image's area that they show.
         queue: earlier embeddings that help to spread the codes; 0 keeps none.
         queue_start_frac: share of the run after which the queue is used.
-        freeze_prototypes_steps: first steps in which the prototypes stay as they began.
+        freeze_prototypes_steps: first steps in which the prototypes stay fixed.
     """
 
     queue: Float[Tensor, "2 places d"]
@@ -112,12 +112,12 @@ class SwAV(Objective):
         return Loss(torch.stack(terms).mean(), {"prototype_usage": torch.stack(used).mean()})
 
     def after_backward(self, step: int) -> None:
-        """Prototypes stay where they are during the first steps."""
+        """Prototypes stay fixed during the first steps."""
         if step < self.freeze_prototypes_steps:
             self.prototypes.weight.grad = None
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
-        """Prototypes go back to unit length; the batch enters the queue."""
+        """Normalise the prototypes to unit length; the batch enters the queue."""
         self.prototypes.weight.data = F.normalize(self.prototypes.weight.data, dim=1)
         length = self.queue.shape[1]
         if length:
