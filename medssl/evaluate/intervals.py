@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from scipy import optimize, special, stats
 
 from medssl.core.rng import rng
-from medssl.evaluate.sample import ROUNDING, Floats, apart
+from medssl.evaluate.sample import ROUNDING, Floats, rounded_difference
 
 FEWEST_FOR_INTERVAL = 5
 MOST_FOR_JACKKNIFE = 2000
@@ -68,9 +68,9 @@ class Replicates:
 
     def __sub__(self, other: Replicates) -> Replicates:
         return Replicates(
-            float(apart(np.asarray(self.value), np.asarray(other.value))),
-            apart(self.bootstrap, other.bootstrap),
-            apart(self.jackknife, other.jackknife),
+            float(rounded_difference(np.asarray(self.value), np.asarray(other.value))),
+            rounded_difference(self.bootstrap, other.bootstrap),
+            rounded_difference(self.jackknife, other.jackknife),
             min(self.num_units, other.num_units),
             _fewest([self, other]),
         )

@@ -25,7 +25,7 @@ from medssl.evaluate.masks import classes_of_masks, mask_path, spacing_of
 from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.overlays import fullest_plane, pictured
 from medssl.evaluate.predictions import Tested, only_test, probabilities_of, truth_of
-from medssl.evaluate.sample import ALL, Floats, Truth, apart, by_unit
+from medssl.evaluate.sample import ALL, Floats, Truth, by_unit, rounded_difference
 from medssl.evaluate.scorers import Scorers
 from medssl.evaluate.subgroups import in_group, restrict, subgroups_of
 
@@ -134,7 +134,7 @@ def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
         found = {}
         for name in scorers.of_cases:
             mean_a, mean_b = (np.mean([of_units[fit][name] for fit in fits], axis=0) for fits in (a, b))
-            found[name, ALL] = apart(mean_a, mean_b)
+            found[name, ALL] = rounded_difference(mean_a, mean_b)
         return found
 
     positives = {}

@@ -111,7 +111,7 @@ def divide(above: Float64[np.ndarray, "*#shape"], below: Float64[np.ndarray, "*#
     return result
 
 
-def apart(a: Float64[np.ndarray, "*shape"], b: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+def rounded_difference(a: Float64[np.ndarray, "*shape"], b: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
     """`a − b`, but 0 if they differ only by rounding, as the means of nine equal scores and of three do."""
     difference = np.asarray(a - b)
     result: Floats = np.where(np.abs(difference) <= ROUNDING * np.maximum(1.0, np.maximum(np.abs(a), np.abs(b))), 0.0, difference)

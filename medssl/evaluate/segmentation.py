@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from medssl.core.errors import CorruptArtefactError
 from medssl.evaluate.comparisons import Compared, Groups, Key
 from medssl.evaluate.intervals import Replicates
-from medssl.evaluate.sample import MACRO, Floats, apart, by_unit, divide
+from medssl.evaluate.sample import MACRO, Floats, by_unit, divide, rounded_difference
 from medssl.evaluate.surface import Pair, pair
 
 PairMetric = Callable[[Pair], float]
@@ -93,7 +93,7 @@ class CaseScores:
     def contrast(self, plus: Groups, minus: Groups) -> dict[Key, Compared]:
         """Means of some groups of fits minus those of others, over the cases that are defined in all of them."""
         sums = [{key: self._sum_of_means(key, groups) for key in self._keys} for groups in (plus, minus)]
-        shared = {key: apart(sums[0][key], sums[1][key]) for key in self._keys}
+        shared = {key: rounded_difference(sums[0][key], sums[1][key]) for key in self._keys}
         found = self._contrast(shared, plus, minus)
         return {key: replace(pair, note=self._undefined(key, shared)) for key, pair in found.items()}
 
@@ -130,7 +130,7 @@ class CaseScores:
 
     def _differences(self, a: list[str], b: list[str]) -> dict[Key, Floats]:
         mean = {key: [np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in (a, b)] for key in self._keys}
-        return {key: apart(of_a, of_b) for key, (of_a, of_b) in mean.items()}
+        return {key: rounded_difference(of_a, of_b) for key, (of_a, of_b) in mean.items()}
 
     def _sum_of_means(self, key: Key, groups: Groups) -> Floats:
         return np.sum([np.mean([self.values[fit][key] for fit in fits], axis=0) for fits in groups], axis=0)

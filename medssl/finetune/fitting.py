@@ -146,7 +146,7 @@ class Work:
             recipe=recipe,
             seed=fit.seed,
             device=self.device,
-            learnt=self.starting.learnt(fit.start, self.continues),
+            pretrained=self.starting.pretrained(fit.start, self.continues),
             chooses=self._chooses(fit),
             data=self.options.data,
             workers=self.options.workers,

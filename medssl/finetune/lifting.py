@@ -35,8 +35,8 @@ class Lift:
     """
 
     word: str
-    unlearnt: Part
-    learnt: Mapping[str, Part]
+    default: Part
+    by_run: Mapping[str, Part]
 
     @classmethod
     def of(cls, word: str, contracts: Mapping[str, Mapping[str, Any]]) -> Lift:
@@ -46,25 +46,25 @@ class Lift:
             StudyError: one network cannot combine their parts.
         """
         found = {run: taken_up(declared_parts(contract), word) for run, contract in contracts.items()}
-        learnt = {run: part for run, part in found.items() if part is not None}
+        by_run = {run: part for run, part in found.items() if part is not None}
         if (wrapper := wrapper_of(word)) is None:
-            return cls(word, Part(encoder=word, places={ENCODER: ""}), learnt if word == OWN else {})
-        options = _common(learnt, word)
-        unlearnt = _unlearnt(word, wrapper).model_copy(update={"options": options})
-        return cls(word, unlearnt, {run: part.model_copy(update={"options": options}) for run, part in learnt.items()})
+            return cls(word, Part(encoder=word, places={ENCODER: ""}), by_run if word == OWN else {})
+        options = _common(by_run, word)
+        default = _default_part(word, wrapper).model_copy(update={"options": options})
+        return cls(word, default, {run: part.model_copy(update={"options": options}) for run, part in by_run.items()})
 
     def part_of(self, start: str) -> Part:
         """How a starting point is used."""
-        return self.learnt.get(start, self.unlearnt)
+        return self.by_run.get(start, self.default)
 
     def is_drawn(self, start: str) -> bool:
         """Whether part of the network around a starting point starts at random, as its run has no weights for it."""
-        return bool(self.unlearnt.backbone) and start not in self.learnt
+        return bool(self.default.backbone) and start not in self.by_run
 
     @property
     def deepens(self) -> bool:
         """Whether it turns a 2-D network into a 3-D one."""
-        return self.word == INFLATED or self.unlearnt.spatial_dims == 3
+        return self.word == INFLATED or self.default.spatial_dims == 3
 
     def contract(self, start: str, contract: dict[str, Any]) -> dict[str, Any]:
         """The contract of the fine-tuned network, from that of the pre-trained one.
@@ -101,7 +101,7 @@ class Lift:
         if not part.backbone:
             load_encoder(weights, network, foreign=foreign)
             return
-        if part.required and start not in self.learnt:
+        if part.required and start not in self.by_run:
             raise StudyError(
                 f"{start} left nothing that encoder: {self.word} could take up. Start from runs whose objective leaves it, or "
                 f"set encoder: {OWN}."
@@ -130,10 +130,10 @@ class Lift:
         return found
 
     def _continued(self, start: str, continues: Iterable[str]) -> dict[str, str]:
-        if self.word != OWN or start not in self.learnt:
+        if self.word != OWN or start not in self.by_run:
             return {}
         wanted = set(continues)
-        return {name: place for name, place in self.learnt[start].places.items() if name != ENCODER and place in wanted}
+        return {name: place for name, place in self.by_run[start].places.items() if name != ENCODER and place in wanted}
 
 
 def declared_parts(contract: Mapping[str, Any]) -> dict[str, Part]:
@@ -153,8 +153,8 @@ def completed(backbone: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def cuts_slices(contract: Mapping[str, Any]) -> bool:
     """Whether a network sees a volume as slices along the last axis: it is 2-D, or contains one that is."""
-    unlearnt = plugins.find("backbone", contract["backbone"]).constant("UNLEARNT", default={})
-    return contract["spatial_dims"] == 2 or unlearnt.get("spatial_dims") == 3
+    default = plugins.find("backbone", contract["backbone"]).constant("WITHOUT_PART", default={})
+    return contract["spatial_dims"] == 2 or default.get("spatial_dims") == 3
 
 
 def part_of(parts: Path | None, name: str) -> dict[str, Tensor]:
@@ -185,21 +185,21 @@ def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Ten
     return {name: torch.as_tensor(found[name]) for name in solid}
 
 
-def _unlearnt(word: str, wrapper: str) -> Part:
+def _default_part(word: str, wrapper: str) -> Part:
     """How a wrapping backbone uses a start without a part for its word."""
     plugin = plugins.find("backbone", wrapper)
     inner = next(option for option, kind in plugin.constant("USES").items() if kind == "backbone")
-    fields = {"encoder": word, "backbone": wrapper, "inner": inner, "places": {}} | plugin.constant("UNLEARNT", default={})
-    return Part.check(fields, f"UNLEARNT of backbone {wrapper!r}")
+    fields = {"encoder": word, "backbone": wrapper, "inner": inner, "places": {}} | plugin.constant("WITHOUT_PART", default={})
+    return Part.check(fields, f"WITHOUT_PART of backbone {wrapper!r}")
 
 
-def _common(learnt: Mapping[str, Part], word: str) -> dict[str, Any]:
+def _common(by_run: Mapping[str, Part], word: str) -> dict[str, Any]:
     """The options that the parts of all runs share; empty if no run has a part.
 
     Raises:
         StudyError: two differ, so that one network cannot use both.
     """
-    options = [part.options for part in learnt.values()]
+    options = [part.options for part in by_run.values()]
     for other in options[1:]:
         different = sorted(name for name in other.keys() | options[0].keys() if other.get(name) != options[0].get(name))
         if different:

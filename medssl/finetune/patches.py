@@ -95,10 +95,10 @@ class Patches:
         found = []
         for number in range(self.count):
             chosen = int(generator.integers(len(self.scans)))
-            shape, near = np.array(self.scans[chosen].shape), self.places[chosen].by_class
+            shape, by_class = np.array(self.scans[chosen].shape), self.places[chosen].by_class
             centre = np.array([generator.integers(extent) for extent in shape])
-            if number < num_foreground and near:
-                voxels = near[int(generator.integers(len(near)))]
+            if number < num_foreground and by_class:
+                voxels = by_class[int(generator.integers(len(by_class)))]
                 jitter = np.array([generator.integers(-(side // 4), side // 4 + 1) for side in self.size])
                 centre = voxels[int(generator.integers(len(voxels)))] + jitter * (np.array(self.size) > 1)
                 centre = np.clip(centre, 0, shape - 1)

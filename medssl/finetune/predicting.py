@@ -75,9 +75,9 @@ class Model:
                 raise StudyError(channels_sentence(source.name, volume.num_channels, channels))
         found = [one for volume in volumes if (one := window.difference(volume)) is not None]
         if self.contract.get("learnt"):
-            learnt, solid = TrainingImages.check(self.contract["learnt"]), self.contract["spatial_dims"] == 3
+            training_images, solid = TrainingImages.check(self.contract["learnt"]), self.contract["spatial_dims"] == 3
             axes = axes_of(SAMPLES.read(source.samples))
-            found = learnt.differences(volumes, axes, planes=self.expected.cuts_slices, depth=solid) + found
+            found = training_images.differences(volumes, axes, planes=self.expected.cuts_slices, depth=solid) + found
         if found:
             refuse_or_warn(found, "the model", force=self.force)
 

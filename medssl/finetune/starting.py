@@ -55,13 +55,13 @@ class Starting:
             StudyError: nothing to start from, missing weights, or a run without the seed that it is paired with.
         """
         inputs, where = job.spec.inputs, f"finetune.{job.spec.name}"
-        learnt = {run: dict(read_json(job.read(path))) for run, path in sorted(inputs["contracts"].items())}
+        run_contracts = {run: dict(read_json(job.read(path))) for run, path in sorted(inputs["contracts"].items())}
         files = {run: job.read(path) for run, path in sorted(inputs["encoders"].items())}
         parts = {run: job.read(path) for run, path in sorted(inputs["parts"].items())}
-        lift = Lift.of(options.encoder, learnt)
-        contracts = {run: lift.contract(run, contract) for run, contract in learnt.items()}
+        lift = Lift.of(options.encoder, run_contracts)
+        contracts = {run: lift.contract(run, contract) for run, contract in run_contracts.items()}
         in_channels = read_volumes(job.read(inputs["volumes"]))[0].num_channels
-        own = lift.contract("", _own_contract(options, learnt, lift, in_channels))
+        own = lift.contract("", _own_contract(options, run_contracts, lift, in_channels))
         starts = [Start.of_run(run) for run in files]
         alone = [start for start in starts if options.pair_seeds and start.seed not in options.seeds]
         if alone:
@@ -116,7 +116,7 @@ class Starting:
             self._modules[place] = module
         return self._modules[place]
 
-    def learnt(self, start: Start, continues: list[str]) -> dict[str, Tensor]:
+    def pretrained(self, start: Start, continues: list[str]) -> dict[str, Tensor]:
         """The initial tensors of the parts `continues` of a task's network: see `Lift.continued`."""
         return self.lift.continued(str(start), self.parts.get(str(start)), continues)
 
@@ -173,8 +173,8 @@ def scratch_of(contract: dict[str, Any]) -> Arm:
 
 def draws_of_scratch(starts: list[Start], seeds: list[int]) -> list[int | None]:
     """Additional draws of scratch beside those by `seeds`: as many as a run has pre-training seeds, if `seeds` are fewer."""
-    learnt = sorted({start.seed for start in starts if start.seed is not None})
-    return [*learnt] if len(set(seeds)) < len(learnt) else [None]
+    run_seeds = sorted({start.seed for start in starts if start.seed is not None})
+    return [*run_seeds] if len(set(seeds)) < len(run_seeds) else [None]
 
 
 def _own_contract(options: TaskOptions, contracts: dict[str, dict[str, Any]], lift: Lift, in_channels: int) -> dict[str, Any]:

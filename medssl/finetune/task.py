@@ -96,7 +96,7 @@ class Setup:
     recipe: Recipe
     seed: int
     device: torch.device
-    learnt: dict[str, Tensor] = field(default_factory=dict)
+    pretrained: dict[str, Tensor] = field(default_factory=dict)
     chooses: bool = True
     data: DataPlace = "auto"
     workers: int = 0

@@ -140,8 +140,8 @@ def meant_by(images: dict[str, tuple[str, ...]], names: Sequence[str], pattern: 
     for name in sorted(chosen):
         owners = next((by_stem[stem] for stem in mask_stems(name) if stem in by_stem), [])
         if len({volume_id for volume_id, _ in owners}) > 1:
-            near = max(_shared_folders(name, file) for _, file in owners)
-            owners = [owner for owner in owners if _shared_folders(name, owner[1]) == near]
+            most_shared = max(_shared_folders(name, file) for _, file in owners)
+            owners = [owner for owner in owners if _shared_folders(name, owner[1]) == most_shared]
         found[name] = sorted({volume_id for volume_id, _ in owners})
     return found
 

@@ -100,9 +100,9 @@ def _affine(header: Any, shape: tuple[int, int, int], units_mm: float, no_space:
         if not is_usable(sform):
             raise Refusal("bad_affine", _why_unusable(sform))
         if usable:
-            apart, limit = min((corner_distance_vox(sform, form, shape), _limit(form, header, shape)) for form in usable)
-            if apart > limit:
-                raise Refusal("affines_disagree", f"{apart:.2f} voxels (limit {limit:.2g})")
+            distance_vox, limit = min((corner_distance_vox(sform, form, shape), _limit(form, header, shape)) for form in usable)
+            if distance_vox > limit:
+                raise Refusal("affines_disagree", f"{distance_vox:.2f} voxels (limit {limit:.2g})")
         return sform
     if qforms:
         if not usable or float(header["pixdim"][0]) not in (-1.0, 0.0, 1.0):

@@ -182,9 +182,9 @@ def check_same_grid(shape: tuple[int, ...], affine: np.ndarray, image_shape: tup
 
     if tuple(shape) != tuple(image_shape):
         raise Refusal("mask_mismatch", f"mask {list(shape)}, image {list(image_shape)} voxels")
-    apart = corner_distance_vox(image_affine, affine, image_shape)  # type: ignore[arg-type]
-    if apart > SAME_CORNER_VOX:
-        raise Refusal("mask_mismatch", f"a corner lies {apart:.2f} voxels from the image's (limit {SAME_CORNER_VOX})")
+    distance_vox = corner_distance_vox(image_affine, affine, image_shape)  # type: ignore[arg-type]
+    if distance_vox > SAME_CORNER_VOX:
+        raise Refusal("mask_mismatch", f"a corner lies {distance_vox:.2f} voxels from the image's (limit {SAME_CORNER_VOX})")
 
 
 def check_labels(values: np.ndarray) -> list[int]:

@@ -1,4 +1,4 @@
-"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge; labels may come later."""
+"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge; labels later."""
 
 from __future__ import annotations
 

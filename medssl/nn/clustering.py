@@ -20,7 +20,7 @@ class ClusterMemory(nn.Module):
     """Stores two embeddings of each item, by global number; every epoch they are clustered, and clusters are predicted.
 
     There are `heads` clusterings; head h uses the memory of view h mod 2. Centroids have unit length; items that are not in the
-    memory have no target. `name` distinguishes the random starts of several memories. Centroids that are `learnt` are weights:
+    memory have no target. `name` distinguishes the random starts of several memories. Centroids that are `trainable` are weights:
     they move with every step until those of the next epoch replace them.
 
     Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2).
@@ -41,7 +41,7 @@ class ClusterMemory(nn.Module):
         temperature: float,
         iterations: int,
         name: str = "",
-        learnt: bool = False,
+        trainable: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.clusters, self.temperature, self.iterations, self.name = width, clusters, temperature, iterations, name
@@ -49,7 +49,7 @@ class ClusterMemory(nn.Module):
         self.register_buffer("known", torch.zeros(items, dtype=torch.bool))
         self.register_buffer("assignment", torch.full((heads, items), IGNORED))
         centroids = torch.zeros(heads, clusters, width)
-        if learnt:
+        if trainable:
             self.centroids = nn.Parameter(centroids)
         else:
             self.register_buffer("centroids", centroids)

@@ -127,20 +127,20 @@ def neighbours(x: Float[Tensor, "n d"], rows: Int64[np.ndarray, "n"], samples: S
         ("knn_volume", lambda v: v),
         ("knn_patient", lambda v: samples.volumes[v].subject_id),
     ]
-    near = np.argsort(-similar, axis=1, kind="stable")[:, : min(k, len(x) - 1)]
+    nearest = np.argsort(-similar, axis=1, kind="stable")[:, : min(k, len(x) - 1)]
     for name, label in names:
         labels = np.array([str(label(v)) for v in volume])
         if len(set(labels)) > 1 and len(set(labels)) < len(labels) and "None" not in labels:
-            found[name] = float((labels[near] == labels[:, None]).mean())
+            found[name] = float((labels[nearest] == labels[:, None]).mean())
     depth = np.array([samples.volumes[v].shape[a] for v, a in zip(volume, samples.axis[rows], strict=True)])
     slices = np.array([samples.volumes[v].kind == "volume" for v in volume])
     position = samples.index[rows] / np.maximum(depth - 1, 1)
     if slices.all() and len(set(volume)) > 1 and position.std() > 0:
         similar[volume[:, None] == volume[None, :]] = -np.inf
-        near = np.argsort(-similar, axis=1, kind="stable")[:, :k]
-        near = near[:, : min(k, int((similar > -np.inf).sum(1).min()))]
-        if near.shape[1]:
-            predicted = position[near].mean(1)
+        nearest = np.argsort(-similar, axis=1, kind="stable")[:, :k]
+        nearest = nearest[:, : min(k, int((similar > -np.inf).sum(1).min()))]
+        if nearest.shape[1]:
+            predicted = position[nearest].mean(1)
             found["knn_position"] = float(1 - ((predicted - position) ** 2).sum() / ((position - position.mean()) ** 2).sum())
     return found
 

@@ -25,8 +25,8 @@ def uniformity(a: Float[Tensor, "n d"], *, temperature: float) -> Float[Tensor, 
 
 def joint_entropy(c: Float[Tensor, "n d"], s: Float[Tensor, "n e"], *, temperature: float) -> Float[Tensor, ""]:
     """Minus the kernel estimate of the joint entropy of rows `c` and `s` `(n, d)` (k-JEM): low if pairs fill their space."""
-    apart = _squared_distances(c) + _squared_distances(s)
-    return (torch.logsumexp(-apart / (2 * temperature), 1) - math.log(len(c))).mean()
+    squared = _squared_distances(c) + _squared_distances(s)
+    return (torch.logsumexp(-squared / (2 * temperature), 1) - math.log(len(c))).mean()
 
 
 def _squared_distances(a: Tensor) -> Tensor:

@@ -118,8 +118,8 @@ class DeformableAttention(nn.Module):
         read = torch.einsum("nhms,nshe->nmhe", hat(places, x.shape[1]), x.unflatten(2, split)).flatten(2)
         key, value = self.key(read).unflatten(2, split), self.value(read).unflatten(2, split)
         away = torch.arange(x.shape[1]).to(places)[:, None] - places[:, :, None]
-        near = self.distance((away.sign() * away.abs().log1p())[..., None])[..., 0]
-        logits = torch.einsum("nshe,nmhe->nhsm", query, key) / math.sqrt(key.shape[3]) + near
+        bias = self.distance((away.sign() * away.abs().log1p())[..., None])[..., 0]
+        logits = torch.einsum("nshe,nmhe->nhsm", query, key) / math.sqrt(key.shape[3]) + bias
         return self.out(torch.einsum("nhsm,nmhe->nshe", logits.softmax(3), value).flatten(2))
 
     def places(self, query: Float[Tensor, "n slices heads share"]) -> Float[Tensor, "n heads keys"]:

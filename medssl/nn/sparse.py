@@ -334,10 +334,10 @@ def _keeps_blocks(layer: Any) -> bool:
         return False
     kernel, padding = (_tuple(getattr(layer, name, 0), dims) for name in ("kernel_size", "padding"))
     stride = kernel if layer.stride is None else _tuple(layer.stride, dims)
-    apart = [k == s and p == 0 for k, s, p in zip(kernel, stride, padding, strict=True)]
+    disjoint = [k == s and p == 0 for k, s, p in zip(kernel, stride, padding, strict=True)]
     if isinstance(layer, _WITHIN):
-        return all(apart)
+        return all(disjoint)
     if any(padding) and (getattr(layer, "padding_mode", "zeros") != "zeros" or getattr(layer, "ceil_mode", False)):
         return False
     centred = [k % 2 == 1 and p == k // 2 for k, p in zip(kernel, padding, strict=True)]
-    return all(a or c for a, c in zip(apart, centred, strict=True))
+    return all(a or c for a, c in zip(disjoint, centred, strict=True))

@@ -20,7 +20,7 @@ from medssl.nn.momentum import average
 from medssl.nn.optimizers import build_optimizer, cosine_between, warmup_cosine
 from medssl.nn.stepping import Stepper, compile_network, scaler_of
 from medssl.nn.views import Views
-from medssl.pretrain.objective import LOOKED_AT, Loss
+from medssl.pretrain.objective import HEALTH_OUTPUTS, Loss
 from medssl.pretrain.options import TrainingOptions
 from medssl.pretrain.plan import Plan
 
@@ -148,7 +148,7 @@ class Learner:
                 self.seed(step, number)
                 made.append(self.module(self.make_views(piece), piece))
         whole = {name: torch.cat([outputs[name] for outputs in made]) for name in made[0]}
-        wanted = [name for name, value in whole.items() if value.is_floating_point() and name not in LOOKED_AT]
+        wanted = [name for name, value in whole.items() if value.is_floating_point() and name not in HEALTH_OUTPUTS]
         for name in wanted:
             whole[name].requires_grad_()
         loss = self.objective.loss(whole, batch)

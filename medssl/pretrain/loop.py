@@ -32,7 +32,7 @@ from medssl.pretrain.events import Events
 from medssl.pretrain.history import History
 from medssl.pretrain.learner import Learner
 from medssl.pretrain.memory import memory_errors
-from medssl.pretrain.objective import LOOKED_AT, Objective
+from medssl.pretrain.objective import HEALTH_OUTPUTS, Objective
 from medssl.pretrain.picture import grid
 from medssl.pretrain.plan import Plan
 from medssl.pretrain.saving import Saving
@@ -127,7 +127,7 @@ class Loop:
             step = history.step
             epoch_ends = step % self.per_epoch == 0 or step == self.total
             if (self.per_epoch - within) * self.batch_size <= REMEMBERED + self.batch_size or self.total - step < 8:
-                self.health.remember({n: gather(t) for n, t in outputs.items() if n in LOOKED_AT}, gather(batch.rows))
+                self.health.remember({n: gather(t) for n, t in outputs.items() if n in HEALTH_OUTPUTS}, gather(batch.rows))
             if epoch_ends or step % max(1, self.total // CURVE_ROWS) == 0:
                 self.note_steps(everything=True)
                 said = {name: float(value) for name, value in loss.parts.items()} | objective.figures()
@@ -215,7 +215,7 @@ class Loop:
             yield epoch, self.own(batches[within])
 
     def own(self, rows: np.ndarray) -> np.ndarray:
-        """This rank's part of a batch: rank order is batch order."""
+        """The part of a batch for this rank: rank order is batch order."""
         share = len(rows) // self.fabric.world_size
         return rows[self.fabric.global_rank * share : (self.fabric.global_rank + 1) * share]
 

@@ -15,7 +15,7 @@ from medssl.nn.backbone import Backbone
 from medssl.nn.loading import Batch, Samples, epoch_order
 from medssl.nn.views import Crop
 
-LOOKED_AT = ("feature_a", "feature_b", "embedding_a", "embedding_b")
+HEALTH_OUTPUTS = ("feature_a", "feature_b", "embedding_a", "embedding_b")
 """The outputs that only the health of the representation uses, not the loss."""
 PlainImages = Callable[[int], Iterator[tuple[Float[Tensor, "n c ..."], Int64[np.ndarray, "n"]]]]
 """The plain images of all samples in batches, with their rows; a function of the epoch."""
@@ -113,7 +113,7 @@ class Objective(nn.Module):
         return {}
 
 
-def looked_at(
+def health_outputs(
     features: Sequence[Float[Tensor, "n d"]] | Float[Tensor, "views n d"],
     embeddings: Sequence[Float[Tensor, "n e"]] | Float[Tensor, "views n e"],
 ) -> dict[str, Float[Tensor, "n _"]]:

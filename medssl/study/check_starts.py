@@ -136,8 +136,8 @@ def rank_of(dag: Dag, task: FinetuneOptions) -> int | None:
 def deepens(encoder: str) -> bool:
     """Whether a word of `encoder` makes a 3-D network of a 2-D one."""
     wrapper = wrapper_of(encoder)
-    unlearnt = plugins.find("backbone", wrapper).constant("UNLEARNT", default={}) if wrapper else {}
-    return encoder == INFLATED or unlearnt.get("spatial_dims") == 3
+    without_part = plugins.find("backbone", wrapper).constant("WITHOUT_PART", default={}) if wrapper else {}
+    return encoder == INFLATED or without_part.get("spatial_dims") == 3
 
 
 def arms_of(dag: Dag, task: FinetuneOptions) -> list[str]:

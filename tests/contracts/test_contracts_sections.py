@@ -100,14 +100,14 @@ def test_equal_evidence_gives_an_equal_section_and_is_left_as_it_was(section: Pl
 @every
 def test_a_section_of_part_of_a_study_does_not_fail(section: Plugin, evidence: Evidence) -> None:
     """Whatever one stage left out, the page is made: each kind of evidence that the section looks at is taken away in turn."""
-    names = looked_at(section, evidence) - {"title", "on_page"}
+    names = health_outputs(section, evidence) - {"title", "on_page"}
     assert names
     for name in sorted(names):
         part = dataclasses.replace(evidence, **{name: {}})
         assert made(section, part).title, name
 
 
-def looked_at(section: Plugin, evidence: Evidence) -> set[str]:
+def health_outputs(section: Plugin, evidence: Evidence) -> set[str]:
     """The fields of the evidence that a section reads."""
     fields = {field.name for field in dataclasses.fields(Evidence)}
     read: set[str] = set()

@@ -13,7 +13,7 @@ from medssl.core.rng import rng
 from medssl.evaluate.delong import components, delong
 from medssl.evaluate.intervals import FEWEST_OF_CLASS, Replicates, interval, mean_of, unit_weights
 from medssl.evaluate.metrics.auc import auc
-from medssl.evaluate.sample import Sample, Truth, apart
+from medssl.evaluate.sample import Sample, Truth, rounded_difference
 from medssl.evaluate.signed_ranks import holm, signed_ranks
 
 
@@ -92,12 +92,12 @@ def test_rounding_is_no_difference() -> None:
     values = 0.7 * rng(3, "voxels").integers(1, 40, 60)
     of_arm = [np.mean([values] * number, axis=0) for number in (9, 3)]
     assert (of_arm[0] != of_arm[1]).any(), "this is what the test is about"
-    difference = apart(*of_arm)
+    difference = rounded_difference(*of_arm)
     assert (difference == 0).all() and signed_ranks(difference) == (1.0, 0.0)
     weights = unit_weights(0, "rounding", 60, 200)
     nine, three = ([replicates(values + 1e-15 * seed, weights, 200) for seed in range(number)] for number in (9, 3))
     assert interval(mean_of(nine) - mean_of(three), 0.95).p == 1.0
-    assert apart(np.array([1.0, np.nan]), np.array([0.5, 1.0]))[0] == 0.5
+    assert rounded_difference(np.array([1.0, np.nan]), np.array([0.5, 1.0]))[0] == 0.5
     tied = np.array([0.1 + 0.2, 0.3, -0.3, 0.5])
     assert signed_ranks(tied) == signed_ranks(np.array([0.3, 0.3, -0.3, 0.5]))
 

@@ -489,8 +489,8 @@ MUTATIONS = [
     Mutation(
         "ingest",
         "two affines of one file need not agree",
-        "if apart > limit:",
-        "if apart > 100 * limit:",
+        "if distance_vox > limit:",
+        "if distance_vox > 100 * limit:",
         "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[nifti]",
     ),
     Mutation(
@@ -524,14 +524,14 @@ MUTATIONS = [
     Mutation(
         "ingest",
         "two times in turn are two scans",
-        "return near.alternate(sets.count) and not _numbered_as_one(ordered)",
+        "return adjacent.alternate(sets.count) and not _numbered_as_one(ordered)",
         "return True",
         "ingest/test_ingest_scans.py::test_packages_are_one_volume_and_doubt_is_said",
     ),
     Mutation(
         "ingest",
         "a block is cut off where its pixels join",
-        "_restarts_after(ordered, k, borders) or not near.joins(k, values, sets.borders)]",
+        "_restarts_after(ordered, k, borders) or not adjacent.joins(k, values, sets.borders)]",
         "True]",
         "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[dicom]",
     ),
@@ -545,7 +545,7 @@ MUTATIONS = [
     Mutation(
         "ingest",
         "numbers that restart cut a scan of which nothing else differs",
-        "[k for k in sets.borders if not near.joins(k, list(sets.labels), sets.borders)]",
+        "[k for k in sets.borders if not adjacent.joins(k, list(sets.labels), sets.borders)]",
         "sets.borders",
         "ingest/test_ingest_faults.py::test_no_fault_makes_a_wrong_volume[dicom]",
     ),
@@ -1223,8 +1223,8 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "prototypes of volumes stay at the centroids",
-        '"volumes", learnt=True)',
-        '"volumes", learnt=False)',
+        '"volumes", trainable=True)',
+        '"volumes", trainable=False)',
         "pretrain/test_pretrain_joint_stages.py::test_prototypes_of_volumes_begin_an_epoch_at_its_centroids_and_train",
     ),
     Mutation(
@@ -1265,8 +1265,8 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "G-SimCLR's views are one batch for batch norm",
-        "views_apart = True",
-        "views_apart = False  # of this one too",
+        "views_separately = True",
+        "views_separately = False  # of this one too",
         "pretrain/test_pretrain_recipes.py::test_batch_norm_sees_what_it_sees_in_the_released_code",
     ),
     Mutation(

@@ -229,7 +229,7 @@ def test_a_hidden_slice_is_not_seen_where_it_is_told() -> None:
     batch = made_batch(samples, [0, 1, 2, 3], 2)
     hidden = objective.hidden(batch, [torch.arange(4)[None]])
     seen: list[Tensor] = []
-    objective.tell.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    objective.predictor.register_forward_hook(lambda module, inputs, output: seen.append(output))
     views = [torch.rand(4, 1, 16, 16), torch.rand(4, 1, 16, 16)]
     objective(views, batch)
     objective([torch.where(hidden[:, None, None, None], torch.rand_like(view), view) for view in views], batch)
@@ -243,7 +243,7 @@ def test_a_slice_that_stands_twice_in_a_bag_is_hidden_in_both_places(slices: int
     objective = made_objective("joint_2d3d", 2, samples=samples, slice_weight=0.0, volume_weight=0.0, slices=8, **SMALL).eval()
     objective.bags.slices = 8
     seen: list[Tensor] = []
-    objective.tell.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    objective.predictor.register_forward_hook(lambda module, inputs, output: seen.append(output))
     for epoch in range(6):
         bag = objective.bags.deal(0, epoch)[0].tolist()
         assert len(bag) == 8 > len(set(bag))
@@ -348,7 +348,7 @@ def test_codes_of_volumes_share_prototypes_among_volumes_alone() -> None:
 
 def test_a_part_without_weight_is_left_out() -> None:
     flat = made_objective("joint_2d3d", 2, volume_weight=0.0, mask_weight=0.0, **SMALL)
-    assert not flat.parts() and not any(name.startswith(("volume", "tell")) for name, _ in flat.named_parameters())
+    assert not flat.parts() and not any(name.startswith(("volume", "predictor")) for name, _ in flat.named_parameters())
     loss, _ = step(flat, made_batch(made_samples(), [0, 1, 4, 5], 2), (16, 16), made_samples())
     assert set(loss.parts) == {"slice_loss"}
     with pytest.raises(StudyError, match="not all 0"):
@@ -373,7 +373,7 @@ def test_a_frozen_backbone_and_the_projection_stay_bit_for_bit(make_plan: Any) -
     for name, tensor in before.items():
         still = name.startswith(("backbone.", "volume_encoder.projection."))
         assert torch.equal(state[1]["model/" + name], tensor) or not still, name
-    assert not torch.equal(state[1]["model/tell.weight"], before["tell.weight"])
+    assert not torch.equal(state[1]["model/predictor.weight"], before["predictor.weight"])
 
 
 @pytest.mark.parametrize("clustering", ["deepcluster_v2", "swav"])

@@ -65,7 +65,7 @@ def test_the_loss_of_hidden_slices_trains_the_transformer_alone() -> None:
     outputs = objective([torch.rand(8, 1, 16, 16) for _ in range(2)], batch)
     outputs["mask_error"][outputs["hidden"]].sum().backward()
     touched = {name for name, p in objective.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"hidden_slice", "tell.weight", "volume_encoder.layers.0.attention.query.weight"} <= touched
+    assert {"hidden_slice", "predictor.weight", "volume_encoder.layers.0.attention.query.weight"} <= touched
     assert not [name for name in touched if name.startswith(("backbone.", "volume_encoder.projection."))]
 
 

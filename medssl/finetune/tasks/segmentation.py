@@ -178,7 +178,7 @@ class Segmentation:
         val = [data.scans[n] for n in data.cases.where("val")]
         with training.seeded(seed, "decoder"):
             network = self._network(copy.deepcopy(setup.backbone), len(values))
-        place_parts(setup.learnt, {"decoder": network.get_submodule("decoder")}, "starting weights")
+        place_parts(setup.pretrained, {"decoder": network.get_submodule("decoder")}, "starting weights")
         lay_out(network, device, channels_last=recipe.channels_last)
         across = {2} if data.slices_last or len(size) == 2 else {scan.axis for scan in train}
         margin = (0,) * len(size) if recipe.augment is None else margins(size, recipe.augment, across)
@@ -228,7 +228,7 @@ class Segmentation:
             report=setup.report,
         ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
-        facts["decoder_tensors"] = len(setup.learnt)
+        facts["decoder_tensors"] = len(setup.pretrained)
         return Fitted(network, facts=facts, curve=trained.curve)
 
     def _inference(self, network: nn.Module, size: tuple[int, ...], device: torch.device) -> Inference:

@@ -58,7 +58,7 @@ def compared_of_file(fields: Fields, hidden: Hide) -> Compared:
 
 
 def compared_of_frame(own: Values, shared: Values, pointers: list[int], order: str, hidden: Hide) -> Compared:
-    """The same for a frame, from its own functional groups or the shared ones; `pointers` name what its dimension indices count."""
+    """The same for a frame, from its own functional groups or the shared ones; `pointers` name its dimension indices."""
 
     def items(group: int) -> list[Values]:
         return next((found for source in (own, shared) if isinstance(found := source.get(group), list) and found), [])

@@ -150,8 +150,8 @@ def _spread_beside(folder: str, folders: dict[str, dict[str, list[Row]]]) -> set
     for name, groups in folders.items():
         for group in groups:
             places[group].add(name)
-    near = {group for group, names in places.items() if any(n == around or n.rpartition("/")[0] == around for n in names)}
-    return {group for group in near if len(places[group]) > 1}
+    in_doubt = {group for group, names in places.items() if any(n == around or n.rpartition("/")[0] == around for n in names)}
+    return {group for group in in_doubt if len(places[group]) > 1}
 
 
 class _Named:

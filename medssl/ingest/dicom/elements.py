@@ -139,7 +139,7 @@ def parse(
 
 
 def _values_of_unknown(file: Buffer, offset: int, wanted: frozenset[int]) -> Values:
-    """The values of a file of unknown syntax, up to the point where its framing fails; most are little endian up to the pixels."""
+    """The values of a file of unknown syntax, until its framing fails; most are little endian up to the pixels."""
     parsed = Parsed("", False, {}, file)
     walker = _Walker(file, offset, len(file), _is_explicit(file, offset, EXPLICIT_LITTLE), False, wanted)
     with contextlib.suppress(Refusal):

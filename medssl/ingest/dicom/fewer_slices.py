@@ -43,8 +43,8 @@ def _lies_within(slices: Sequence[Slice], other: Sequence[Slice]) -> bool:
     order = np.argsort(depths)
     places = np.stack([other[k].position for k in order])
     for piece in slices:
-        near = int(np.searchsorted(depths[order], piece.position @ other[0].normal))
-        around = places[max(near - 1, 0) : near + 1]
+        next_place = int(np.searchsorted(depths[order], piece.position @ other[0].normal))
+        around = places[max(next_place - 1, 0) : next_place + 1]
         if np.abs(around - piece.position).max(axis=1).min() > limit:
             return False
     return True

@@ -75,8 +75,8 @@ def _belongs_to(stranger: Slice, stack: list[Slice], depths: np.ndarray) -> bool
     aside = stranger.position - stack[0].position
     aside -= stack[0].normal * (aside @ stack[0].normal)
     free = np.abs(depths - depth).min() > ON_GRID * step
-    near = depths[0] - 1.1 * step <= depth <= depths[-1] + 1.1 * step
-    return bool(free and near and abs(from_grid - round(from_grid)) <= ON_GRID and np.linalg.norm(aside) <= step)
+    within = depths[0] - 1.1 * step <= depth <= depths[-1] + 1.1 * step
+    return bool(free and within and abs(from_grid - round(from_grid)) <= ON_GRID and np.linalg.norm(aside) <= step)
 
 
 def _of_files(slices: list[Slice], attribute: Attribute) -> list[Hashable]:
@@ -149,10 +149,10 @@ def _fits(fragment: list[Slice], stack: list[Slice]) -> bool:
     for piece in fragment:
         depth = piece.position @ normal
         free = np.abs(depths - depth).min() > ON_GRID * step
-        near = depths[0] - reach <= depth <= depths[-1] + reach
+        within = depths[0] - reach <= depth <= depths[-1] + reach
         if not parallel:
             aside = (piece.position - stack[0].position) - normal * ((piece.position - stack[0].position) @ normal)
-            near = near and float(np.linalg.norm(aside)) <= float(np.linalg.norm(line)) + step
-        if free and near:
+            within = within and float(np.linalg.norm(aside)) <= float(np.linalg.norm(line)) + step
+        if free and within:
             return True
     return False

@@ -222,8 +222,8 @@ def _person(fields: Fields) -> str:
 
 def _acquired_s(fields: Fields) -> float | None:
     """When an image was acquired, by its time and date or by the field that holds both."""
-    apart = fields.clock_s("acquisition_time", "acquisition_date")
-    return fields.moment_s(fields.text("acquisition_moment")) if apart is None else apart
+    seconds = fields.clock_s("acquisition_time", "acquisition_date")
+    return fields.moment_s(fields.text("acquisition_moment")) if seconds is None else seconds
 
 
 def _energy(fields: Fields) -> float | None:

@@ -109,9 +109,11 @@ def place(mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, int, int]
     turns = np.abs(whole[:3, :3])
     if not (turns.sum(axis=0) == 1).all() or not (turns.sum(axis=1) == 1).all():
         raise Refusal("mask_mismatch", "its voxels are not those of the image: another size or direction")
-    apart = corner_distance_vox(mask_affine, affine @ whole, mask.shape)
-    if apart > SAME_CORNER_VOX:
-        raise Refusal("mask_mismatch", f"a corner lies {apart:.2f} voxels from a voxel of the image (limit {SAME_CORNER_VOX})")
+    distance_vox = corner_distance_vox(mask_affine, affine @ whole, mask.shape)
+    if distance_vox > SAME_CORNER_VOX:
+        raise Refusal(
+            "mask_mismatch", f"a corner lies {distance_vox:.2f} voxels from a voxel of the image (limit {SAME_CORNER_VOX})"
+        )
     index = np.argwhere(mask) @ whole[:3, :3].T.astype(int) + whole[:3, 3].astype(int)
     inside = ((index >= 0) & (index < np.array(shape))).all(axis=1)
     if not inside.all():

@@ -37,24 +37,24 @@ class Neighbours:
         """`sample` may be called for a slice again."""
         self._ordered, self._sample = ordered, sample
 
-    def apart(self, one: int, other: int) -> float:
+    def difference(self, one: int, other: int) -> float:
         """Mean absolute difference between two slices."""
         return float(np.abs(self._pixels(one) - self._pixels(other)).mean())
 
     def joins(self, border: int, values: list[Hashable], borders: list[int]) -> bool:
         """Whether slices `border` and `border + 1`, of different values, differ no more than neighbours of one value do."""
-        across = self.apart(border, border + 1)
+        across = self.difference(border, border + 1)
         tiny = 1e-3 * float(self._pixels(border).std())
         last = len(values) - 1
         inner = [k for k in range(max(border - 4, 0), min(border + 5, last)) if k not in borders]
         inner.sort(key=lambda k: abs(k - border))
         if not inner:
             return self.are_smooth()
-        if across <= JOIN * max(self.apart(k, k + 1) for k in inner[:4]) + tiny:
+        if across <= JOIN * max(self.difference(k, k + 1) for k in inner[:4]) + tiny:
             return True
         if len(borders) < 3:
             return False
-        usual = float(np.median([self.apart(k, k + 1) for k in borders[:: -(-len(borders) // MOST_READ)]]))
+        usual = float(np.median([self.difference(k, k + 1) for k in borders[:: -(-len(borders) // MOST_READ)]]))
         return across <= USUAL_BORDER * usual + tiny
 
     def are_smooth(self, num_sets: int = 2) -> bool:
@@ -68,9 +68,9 @@ class Neighbours:
     def _roughness(self, lag: int) -> float:
         """The difference of neighbouring slices, relative to that of slices at distance `lag`."""
         starts = range(len(self._ordered) - lag)[:: -(-len(self._ordered) // MOST_READ)]
-        near = sum(self.apart(k + n, k + n + 1) for k in starts for n in range(lag)) / lag
-        far = sum(self.apart(k, k + lag) for k in starts)
-        return near / far if far else math.inf if near else 0.0
+        close_ones = sum(self.difference(k + n, k + n + 1) for k in starts for n in range(lag)) / lag
+        distant_ones = sum(self.difference(k, k + lag) for k in starts)
+        return close_ones / distant_ones if distant_ones else math.inf if close_ones else 0.0
 
     def _pixels(self, k: int) -> np.ndarray:
         return self._sample(self._ordered[k])

@@ -66,13 +66,13 @@ def passes_of(slices: list[Slice], min_slices: int, sample: Sample) -> Passes:
 
 def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passes) -> list[list[Slice]]:
     """The scans into which attributes of little weight sort slices; uncertain ones that stay together are added to `found`."""
-    near = Neighbours(ordered, sample)
+    adjacent = Neighbours(ordered, sample)
     depths = np.array([float(s.position @ ordered[0].normal) for s in ordered])
     judged: set[Sets] = set()
     for attribute in WEAK:
         sets = sets_of([s.attributes[attribute.name] for s in ordered], depths, attribute.rule, min_slices)
         if sets is None and attribute.rule == "words":
-            _check_few(ordered, attribute, near)
+            _check_few(ordered, attribute, adjacent)
         if sets is None or (sets in judged and attribute.rule != "words"):
             continue
         judged.add(sets)
@@ -80,13 +80,13 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
         if sets.in_blocks:
             steps = np.diff(depths)
             borders = [k for k in sets.borders if not _is_gap(steps, k)]
-            cuts = [k for k in borders if _restarts_after(ordered, k, borders) or not near.joins(k, values, sets.borders)]
+            cuts = [k for k in borders if _restarts_after(ordered, k, borders) or not adjacent.joins(k, values, sets.borders)]
             pieces = _cut(ordered, cuts)
-        elif _are_scans(ordered, sets, attribute, near):
+        elif _are_scans(ordered, sets, attribute, adjacent):
             pieces = _sets_that_join(ordered, sets, attribute, sample)
         else:
             pieces = [ordered]
-            if not near.are_smooth(sets.count) and "alternating" not in found.warnings:
+            if not adjacent.are_smooth(sets.count) and "alternating" not in found.warnings:
                 found.warnings.append("alternating")
             if attribute.name not in found.differing:
                 found.differing.append(attribute.name)
@@ -98,13 +98,13 @@ def _by_sets(ordered: list[Slice], min_slices: int, sample: Sample, found: Passe
 def _by_numbers(ordered: list[Slice], min_slices: int, sample: Sample) -> list[list[Slice]]:
     """The scans into which repeated numbers sort slices, if the pixels do not continue from one to the other."""
     depths = np.array([float(s.position @ ordered[0].normal) for s in ordered])
-    sets, near = sets_of(times_used(ordered), depths, "index", min_slices), Neighbours(ordered, sample)
+    sets, adjacent = sets_of(times_used(ordered), depths, "index", min_slices), Neighbours(ordered, sample)
     if sets is None:
         return [ordered]
     if sets.in_blocks:
-        return _cut(ordered, [k for k in sets.borders if not near.joins(k, list(sets.labels), sets.borders)])
+        return _cut(ordered, [k for k in sets.borders if not adjacent.joins(k, list(sets.labels), sets.borders)])
     pieces = [[s for s, label in zip(ordered, sets.labels, strict=True) if label == n] for n in range(sets.count)]
-    return [ordered] if near.are_smooth(sets.count) or not _all_restart(pieces) else pieces
+    return [ordered] if adjacent.are_smooth(sets.count) or not _all_restart(pieces) else pieces
 
 
 def _restarts_after(ordered: list[Slice], k: int, borders: list[int]) -> bool:
@@ -118,25 +118,25 @@ def _all_restart(pieces: list[list[Slice]]) -> bool:
     return all(numbering_restarts(one, other) for one, other in itertools.combinations(pieces, 2))
 
 
-def _check_few(ordered: list[Slice], attribute: Attribute, near: Neighbours) -> None:
+def _check_few(ordered: list[Slice], attribute: Attribute, adjacent: Neighbours) -> None:
     """A few slices with different words belong to another scan if their pixels do not continue."""
     values = [s.attributes[attribute.name] for s in ordered]
     few = len(values) - Counter(values).most_common(1)[0][1]
     borders = [k for k in range(len(values) - 1) if values[k] != values[k + 1]]
-    if 0 < few <= FEW_FRAC * len(values) and not all(near.joins(k, values, borders) for k in borders):
+    if 0 < few <= FEW_FRAC * len(values) and not all(adjacent.joins(k, values, borders) for k in borders):
         raise Refusal("mixed_content", f"{few} of {len(values)} slices differ in {attribute.name}, and their values do not go on")
 
 
-def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, near: Neighbours) -> bool:
+def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, adjacent: Neighbours) -> bool:
     """Whether interleaved sets of slices are scans: by what they state, or by their pixels and numbers too."""
     if attribute.rule == "words":
         return True
     pieces = [[s for s, label in zip(ordered, sets.labels, strict=True) if label == n] for n in range(sets.count)]
-    if _all_restart(pieces) and (attribute.rule != "time" or not near.are_smooth(sets.count)):
+    if _all_restart(pieces) and (attribute.rule != "time" or not adjacent.are_smooth(sets.count)):
         return True
     if attribute.rule in ("amount", "index"):
-        return not near.are_smooth(sets.count)
-    return near.alternate(sets.count) and not _numbered_as_one(ordered)
+        return not adjacent.are_smooth(sets.count)
+    return adjacent.alternate(sets.count) and not _numbered_as_one(ordered)
 
 
 def _sets_that_join(ordered: list[Slice], sets: Sets, attribute: Attribute, sample: Sample) -> list[list[Slice]]:
@@ -159,7 +159,7 @@ def _numbered_as_one(ordered: list[Slice]) -> bool:
     return ordered[0].header.modality == "MR" and numbers in (upwards, upwards[::-1])
 
 
-def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, near: Neighbours) -> tuple[list[list[Slice]], bool]:
+def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, adjacent: Neighbours) -> tuple[list[list[Slice]], bool]:
     """(the pieces into which one attribute divides slices, whether slices of different values stay together by their pixels)."""
     values = [s.attributes[attribute.name] for s in ordered]
     counts = Counter(values)
@@ -169,22 +169,22 @@ def _divided(ordered: list[Slice], attribute: Attribute, min_slices: int, near: 
     in_blocks = len(borders) == len(counts) - 1
     if attribute.rule == "clock" and _is_monotone(values):
         borders = [k for k in borders if abs(values[k + 1] - values[k]) >= JUMP_S]  # type: ignore[operator]
-        return _blocks(ordered, attribute, values, borders, min_slices, near) if borders else ([ordered], False)
+        return _blocks(ordered, attribute, values, borders, min_slices, adjacent) if borders else ([ordered], False)
     if in_blocks and (_is_monotone(values) or min(counts.values()) >= min_slices):
-        return _blocks(ordered, attribute, values, borders, min_slices, near)
+        return _blocks(ordered, attribute, values, borders, min_slices, adjacent)
     if len(counts) == len(values) and attribute.rule != "clock" and ordered[0].header.modality != "CT":
         return [ordered], False  # a number for each slice, in the order in which an MR acquires them
     if min(counts.values()) >= min_slices and (attribute.rule != "clock" or _cover_each_other(values)):
-        if attribute.rule == "pass" and ordered[0].header.modality == "MR" and near.are_smooth():
+        if attribute.rule == "pass" and ordered[0].header.modality == "MR" and adjacent.are_smooth():
             return [ordered], True  # slices in two interleaved packages
         return [[s for s, value in zip(ordered, values, strict=True) if value == wanted] for wanted in counts], False
-    if not all(near.joins(k, values, borders) for k in borders):
+    if not all(adjacent.joins(k, values, borders) for k in borders):
         raise Refusal("mixed_content", f"{attribute.name} goes up and down along the slices, and so do their values")
     return [ordered], True
 
 
 def _blocks(
-    ordered: list[Slice], attribute: Attribute, values: list[Hashable], borders: list[int], min_slices: int, near: Neighbours
+    ordered: list[Slice], attribute: Attribute, values: list[Hashable], borders: list[int], min_slices: int, adjacent: Neighbours
 ) -> tuple[list[list[Slice]], bool]:
     """Slices whose values form consecutive blocks."""
     sizes = np.diff([-1, *borders, len(values) - 1])
@@ -201,7 +201,7 @@ def _blocks(
     cuts = [
         k
         for k in open_borders
-        if _restarts_after(ordered, k, borders) or not (_goes_on(steps, k, borders) and near.joins(k, values, borders))
+        if _restarts_after(ordered, k, borders) or not (_goes_on(steps, k, borders) and adjacent.joins(k, values, borders))
     ]
     pieces = _cut(ordered, cuts)
     if min(map(len, pieces)) < min_slices:

@@ -20,7 +20,7 @@ CUTS_SLICES = True
 """A volume is seen as slices along its last axis."""
 LIFTS = ["volume"]
 """Words of `finetune.<task>.encoder` that put the pre-trained network inside this one."""
-UNLEARNT = {"places": {"encoder": "slices"}, "spatial_dims": 3, "required": False}
+WITHOUT_PART = {"places": {"encoder": "slices"}, "spatial_dims": 3, "required": False}
 """How a pre-trained network without a transformer is used inside (`Part` of artefacts/encoder.py); the transformer starts at
 random.
 """

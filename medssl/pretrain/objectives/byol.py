@@ -15,7 +15,7 @@ from medssl.nn.gather import normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import cosine_momentum, follow, momentum_copy
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "BYOL"
 SOURCE = "Grill et al., NeurIPS 2020, arXiv 2006.07733"
@@ -60,7 +60,7 @@ class BYOL(Objective):
             "prediction_b": prediction_b,
             "target_a": target_a,
             "target_b": target_b,
-            **looked_at(features, projected),
+            **health_outputs(features, projected),
         }
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:

@@ -18,7 +18,7 @@ from medssl.nn.gather import normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "DeepCluster-v2"
 SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
@@ -84,7 +84,7 @@ class DeepClusterV2(Objective):
         n = len(views[0])
         features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
         z = normalised(self.projector(features)).view(len(views), n, -1)
-        return {"z": z.transpose(0, 1), **looked_at(features.view(len(views), n, -1), z)}
+        return {"z": z.transpose(0, 1), **health_outputs(features.view(len(views), n, -1), z)}
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         return Loss(self.clusters.loss(outputs["z"], batch.rows))

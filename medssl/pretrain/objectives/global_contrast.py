@@ -22,7 +22,7 @@ from medssl.nn.gather import gather, normalised, rank
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
+from medssl.pretrain.objective import Loss, Objective, health_outputs, require_other_volumes
 from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
 
 TITLE = "global contrast"
@@ -91,7 +91,7 @@ class GlobalContrast(Objective):
         n = len(views[0])
         features = pooled(self.backbone(torch.cat(views)))
         z = wide(self.projector(features))
-        return {f"z_{number}": part for number, part in enumerate(z.split(n))} | looked_at(features.split(n), z.split(n))
+        return {f"z_{number}": part for number, part in enumerate(z.split(n))} | health_outputs(features.split(n), z.split(n))
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         z = [normalised(outputs[f"z_{number}"]) for number in range(3 if self.variant == "gd_minus" else 2)]

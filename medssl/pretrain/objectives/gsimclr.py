@@ -50,7 +50,7 @@ class GSimCLR(SimCLR):
         projector_norm: batch norm in the projector: in its `hidden` layers, after `all` of them, or `none`.
     """
 
-    views_apart = True
+    views_separately = True
 
     cluster: Int64[Tensor, "samples"]
 

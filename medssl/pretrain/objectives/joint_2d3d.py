@@ -23,7 +23,7 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.slice_attention import VolumeEncoder, in_bags, volume_embedding
 from medssl.pretrain.bags import Bags, runs_of_equal
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "joint 2D-3D"
 SOURCE = "Nguyen et al., AAAI 2023, arXiv 2212.01893"
@@ -138,27 +138,27 @@ class Joint2D3D(Objective):
         self.register_buffer("in_volume", torch.from_numpy(self.bags.in_volume), persistent=False)
 
         def clusters(
-            items: int, channels: int, wanted: int, out_of: int, name: str, *, learnt: bool
+            items: int, channels: int, wanted: int, out_of: int, name: str, *, trainable: bool
         ) -> ClusterMemory | Prototypes:
             if clustering == "swav":
                 return Prototypes(channels, wanted, temperature=temperature)
             count = max(2, min(wanted, out_of // 4))
-            options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name, "learnt": learnt}
+            options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name, "learnt": trainable}
             return ClusterMemory(items, channels, clusters=count, heads=heads, **options)
 
         if slice_weight:
             self.projector = perceptron([backbone.channels[-1], *projector])
             # VISSL, which trains slices in the released code, keeps centroids fixed; its stage of volumes trains them
-            self.slice_clusters = clusters(len(samples), projector[-1], prototypes, len(samples), "slices", learnt=False)
+            self.slice_clusters = clusters(len(samples), projector[-1], prototypes, len(samples), "slices", trainable=False)
         if volume_weight or mask_weight:
             options: dict[str, Any] = {"layers": layers, "heads": attention_heads, "feed_forward": feed_forward}
             self.volume_encoder = VolumeEncoder(backbone.channels, width=width, dropout=dropout, positions=positions, **options)
             self.volume_encoder.projection.requires_grad_(bool(volume_weight))
         if volume_weight:
-            self.volume_clusters = clusters(len(samples.volumes), width, volume_prototypes, known, "volumes", learnt=True)
+            self.volume_clusters = clusters(len(samples.volumes), width, volume_prototypes, known, "volumes", trainable=True)
         if mask_weight:
             self.hidden_slice = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
-            self.tell = nn.Linear(width, width)
+            self.predictor = nn.Linear(width, width)
         if self.freeze_backbone:
             backbone.requires_grad_(False).eval()
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
@@ -205,7 +205,7 @@ class Joint2D3D(Objective):
             hidden = self.hidden(batch, bags)
             given = slices.detach()
             shown = torch.where(hidden[:, None], self.hidden_slice.to(given), given)
-            error = wide(self.tell(in_bags(self.volume_encoder, shown, bags))) - wide(given)
+            error = wide(self.predictor(in_bags(self.volume_encoder, shown, bags))) - wide(given)
             found |= {"hidden": hidden, "mask_error": error.square().sum(2).transpose(0, 1)}
         if "volume_loss" in self._counted():
             seen = in_bags(lambda x: volume_embedding(self.volume_encoder(x)), slices, bags)
@@ -213,7 +213,7 @@ class Joint2D3D(Objective):
         if "slice_loss" in self._counted():
             seen = normalised(self.projector(features.flatten(0, 1))).view(2, n, -1)
             found["slices"] = self.slice_clusters(seen.transpose(0, 1))
-        return found | looked_at(features, seen)
+        return found | health_outputs(features, seen)
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         in_volume = self.in_volume[batch.rows]

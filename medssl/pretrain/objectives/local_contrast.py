@@ -21,7 +21,7 @@ from medssl.nn.decoder import Decoder
 from medssl.nn.gather import gather, rank
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
+from medssl.pretrain.objective import Loss, Objective, health_outputs, require_other_volumes
 from medssl.pretrain.partitions import next_in_partition, partition_batches, partitions_of
 from medssl.pretrain.regions import NUM_NEGATIVES, Regions, corners_of
 
@@ -115,7 +115,7 @@ class LocalContrast(Objective):
         with torch.no_grad():
             maps = self.backbone(images)
         z = F.normalize(self.embedded(self.pointwise(self.decoder(images, maps))), dim=-1)
-        return {"z_a": z[:n], "z_b": z[n:], **looked_at(pooled(maps).split(n), z.mean(1).split(n))}
+        return {"z_a": z[:n], "z_b": z[n:], **health_outputs(pooled(maps).split(n), z.mean(1).split(n))}
 
     def embedded(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n nodes d"]:
         """The map `(n, c, *size)` to the embedding of each node of the lattice, `(n, nodes, d)`."""

@@ -19,7 +19,7 @@ from medssl.nn.gather import gather, normalised, rank, world_size
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import follow, momentum_copy
-from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
+from medssl.pretrain.objective import Loss, Objective, health_outputs, require_other_volumes
 
 TITLE = "MoCo v2"
 SOURCE = "He et al., CVPR 2020, arXiv 1911.05722"
@@ -89,7 +89,7 @@ class MoCo(Objective):
         return {
             "query": query,
             "key": key,
-            **looked_at([features, key_features], [query, key]),
+            **health_outputs([features, key_features], [query, key]),
         }
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:

@@ -21,7 +21,7 @@ from medssl.nn.gather import gather, normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.separation import align, joint_entropy, uniformity
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "SepCLR"
 SOURCE = "Louiset et al., ICLR 2024, arXiv 2402.11928"
@@ -126,7 +126,7 @@ class SepCLR(Objective):
         features = [pooled(self.backbone(view)) for view in views]
         common = [normalised(self.common_projector(self.common_code(feature))) for feature in features]
         salient = [wide(self.salient_projector(self.salient_code(pooled(self.salient(view))))) for view in views]
-        return {"common": torch.stack(common, 1), "salient": torch.stack(salient, 1), **looked_at(features, common)}
+        return {"common": torch.stack(common, 1), "salient": torch.stack(salient, 1), **health_outputs(features, common)}
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         """The loss of the whole batch, the same on every rank."""

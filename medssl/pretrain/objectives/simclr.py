@@ -18,7 +18,7 @@ from medssl.nn.gather import normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.whitening import shuffled_group_whitening
-from medssl.pretrain.objective import Loss, Objective, looked_at, require_other_volumes
+from medssl.pretrain.objective import Loss, Objective, health_outputs, require_other_volumes
 
 TITLE = "SimCLR"
 SOURCE = "Chen et al., ICML 2020, arXiv 2002.05709"
@@ -37,7 +37,7 @@ class SimCLR(Objective):
         projector_norm: batch norm in the projector: in its `hidden` layers, after `all` of them, or `none`.
     """
 
-    views_apart = False
+    views_separately = False
     """Whether each view is its own batch for batch norm, or all of them together are."""
 
     def __init__(
@@ -60,12 +60,12 @@ class SimCLR(Objective):
         self.projector = perceptron(widths, norm=projector_norm != "none", last_norm=projector_norm == "all")
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        passes = views if self.views_apart else [torch.cat(views)]
+        passes = views if self.views_separately else [torch.cat(views)]
         features = torch.cat([pooled(self.backbone(images)) for images in passes]).view(2, len(views[0]), -1)
         inputs = torch.stack([self._whitened(view, number) for number, view in enumerate(features)])
-        z = torch.cat([wide(self.projector(rows)) for rows in (inputs if self.views_apart else [inputs.flatten(0, 1)])])
+        z = torch.cat([wide(self.projector(rows)) for rows in (inputs if self.views_separately else [inputs.flatten(0, 1)])])
         a, b = z.view(2, len(views[0]), -1)
-        return {"z_a": a, "z_b": b, **looked_at(features, [a, b])}
+        return {"z_a": a, "z_b": b, **health_outputs(features, [a, b])}
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         a, b = outputs["z_a"], outputs["z_b"]

@@ -19,7 +19,7 @@ from medssl.nn.gather import gather, normalised, rank
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "SwAV"
 SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
@@ -95,7 +95,7 @@ class SwAV(Objective):
         return {
             "scores": scores.view(len(views), n, -1).transpose(0, 1),
             "z": z[: 2 * n].detach().view(2, n, -1).transpose(0, 1),
-            **looked_at(features.view(len(views), n, -1), z.view(len(views), n, -1)),
+            **health_outputs(features.view(len(views), n, -1), z.view(len(views), n, -1)),
         }
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:

@@ -8,7 +8,7 @@ from torch import Tensor
 from medssl.core.bounds import Positive
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.loading import Batch, Samples
-from medssl.pretrain.objective import Loss, Objective, looked_at
+from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "Equal means"
 SOURCE = "the test of dropped plug-ins"
@@ -29,7 +29,7 @@ class EqualMeans(Objective):
 
     def forward(self, views: list[Tensor], batch: Batch) -> dict[str, Tensor]:
         features = pooled(self.backbone(torch.cat(views))).view(2, len(batch), -1)
-        return {"a": features[0], "b": features[1], **looked_at(features, features)}
+        return {"a": features[0], "b": features[1], **health_outputs(features, features)}
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> Loss:
         return Loss(self.weight * (outputs["a"] - outputs["b"]).square().mean())
