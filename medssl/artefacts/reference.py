@@ -1,4 +1,4 @@
-"""Prints docs/reference/artefacts.md, whose tables come from the schemas: `python -m medssl.artefacts.reference > docs/reference/artefacts.md`."""
+"""Prints docs/reference/artefacts.md from the schemas: `python -m medssl.artefacts.reference > docs/reference/artefacts.md`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from medssl.evaluate.sample import ROUNDING, Floats, rounded_difference
 FEWEST_FOR_INTERVAL = 5
 MOST_FOR_JACKKNIFE = 2000
 FEWEST_OF_CLASS = 20
-"""If a score contrasts a class with the rest: with fewer units on one side the interval covers too little (docs/explanation/evaluate.md)."""
+"""For a class against the rest: with fewer units on one side, intervals cover too little (docs/explanation/evaluate.md)."""
 FEWEST_FOR_MEANS = 50
 """Bootstrap intervals of means are reliable from about here (trust.md §7); below, every row says so."""
 MOST_UNDEFINED_FRAC = 0.05

@@ -50,7 +50,7 @@ or resampled, had at least 0.96 and 0.98. Of different images with similar thumb
 """
 
 SAME = 0.88
-"""Detail correlation from which two images count as the same, set between copies and different images (docs/explanation/reduce.md)."""
+"""Detail correlation from which two images count as the same, between copies and other images (docs/explanation/reduce.md)."""
 
 SIMILAR = 0.5
 """Detail correlation from which two images that are not the same are similar enough for manual review."""
