@@ -124,7 +124,7 @@ def unique_columns(table: Table, names: Iterable[str]) -> tuple[str, ...]:
     return keys if here >= set(keys) else ()
 
 
-# ---- what is said
+# ---- messages
 
 
 def missing_values(count: int, column: Column) -> tuple[str, str]:

@@ -28,7 +28,7 @@ UNIT_ID = Column("unit_id", "str", "what the split keeps together: patient, else
 FITS = Table(
     file="fits.tsv",
     folder="5_finetune/<task>",
-    meaning="A row per fit, or per fit and fold: enough to see that starting points were treated alike. Options of training are "
+    meaning="A row per fit, or per fit and fold: to show that starting points were treated equally. Options of training are "
     "missing for probes.",
     columns=(
         FIT_ID,

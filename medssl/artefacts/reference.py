@@ -11,11 +11,11 @@ from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, fields_of
 from medssl.artefacts.schema import Table
 
-HEAD = """# Artefacts: what every stage reads and leaves
+HEAD = """# Artefacts: what every stage reads and writes
 
-Stages meet on disk and nowhere else. This page is the contract between them; `medssl/core/layout.py` is the one place
-where the paths are written, `medssl/artefacts/` where what they hold is: each file reads, writes and checks what it describes.
-The page is made by `python -m medssl.artefacts.reference`.
+Stages exchange data only on disk. This page is the contract between them; only `medssl/core/layout.py` writes
+paths, and each file of `medssl/artefacts/` describes, reads, writes and checks one kind of artefact.
+`python -m medssl.artefacts.reference` prints this page.
 
 ```text
 results/<study>/
@@ -42,28 +42,28 @@ results/<study>/
 ## Conventions
 
 - Voxel axes `(i, j, k)`; affine 4×4 to RAS+ millimetres of voxel centres. Arrays on disk are `.npy`, Fortran order, so that
-  `array[:, :, k]` is one contiguous slice. LPS lives only in the DICOM reader.
+  `array[:, :, k]` is one contiguous slice. LPS is used only in the DICOM reader.
 - Ids match `[a-z0-9-]+`, are keyed hashes (HMAC-SHA-256, first 12 hex digits): subject `p-…`, series `s-…`, volume `v-…`, image
-  or refused item `i-…`. A sample id is `<volume_id>-<index:04d>`. Nothing personal has a place in any table. Ids of what DICOM
-  or a label table states (series, patients) are equal in all sources; those of volumes, images
-  and refusals that are made of a file's name hold within their source alone.
+  or refused item `i-…`. A sample id is `<volume_id>-<index:04d>`. No table holds anything personal. Ids of
+  series and patients, which DICOM or a label table states, are equal in all sources. Ids of volumes, images and refusals
+  that come from a file's name are valid only within their source.
 - TSV: tab separated, UTF-8, header line, `n/a` for missing, booleans `true|false`, lists and dictionaries as JSON, floats with
-  repr precision. Parquet for tables with a row per slice; lists and dictionaries are JSON text there too. Equal content is equal
-  bytes: where a table is said to be sorted, it is.
+  repr precision. Parquet for tables with a row per slice; lists and dictionaries are JSON text there too. Equal content gives
+  equal bytes. Tables are sorted as stated.
 - A file that is not as described here is refused with its name, the column, what was found and what was expected (exit code 7).
-- Units are in the columns' names where there is room (`_mm`, `_deg`, `_frac`), and in the tables below.
+- Units are in most columns' names (`_mm`, `_deg`, `_frac`), and in the tables below.
 
 ## Names
 
-Words of the study file match `[a-z0-9][a-z0-9_]*`; `-` stands between words and inside none. `medssl/artefacts/names.py` reads
-and writes them all.
+Words of the study file match `[a-z0-9][a-z0-9_]*`; `-` separates words and is inside none. `medssl/artefacts/names.py` reads
+and writes all names.
 
 | name | text | example |
 |---|---|---|
 | run | `<name>-<arm>-seed<N>` | `simclr-hash-seed0` |
-| arm, what scores pool over | `<name>-<arm>` of a run, `<name>` of given weights | `simclr-hash` |
-| scratch | `scratch-<backbone>`, and `-<4 hex digits>` where its options are not the defaults | `scratch-resnet18` |
-| scratch that is drawn several times | `-seed<N>` more | `scratch-resnet18-seed1` |
+| arm, over which scores are pooled | `<name>-<arm>` of a run, `<name>` of given weights | `simclr-hash` |
+| scratch | `scratch-<backbone>`, and `-<4 hex digits>` if its options are not the defaults | `scratch-resnet18` |
+| scratch drawn several times | with `-seed<N>` | `scratch-resnet18-seed1` |
 | share of the labels | a fraction with `p` for the point, or `n` and a number of units | `0p05`, `n8` |
 | fit | `<start>-<mode>-<share>-s<seed>`; `-f<fold>` in cross-validation | `simclr-hash-seed0-full-0p05-s2` |
 """
@@ -71,25 +71,25 @@ and writes them all.
 INGEST = """
 Image sets (PNG or JPEG folders, NPZ) are one volume of kind `images` per distinct image shape, with a table of their images.
 Accepted volumes are stored RAS+ (closest canonical: flips and permutation only, no voxel value changes) as `image.npy` (int16
-where values fit exactly, otherwise float32); a mask on the same grid as `mask.npy` (uint8 or uint16). DICOM without a PatientID
+if values fit exactly, otherwise float32); a mask on the same grid as `mask.npy` (uint8 or uint16). DICOM without a PatientID
 uses the study as its subject. Every file of the listing is counted in exactly one row of `series.tsv` or `rejected.tsv`.
 """
 
 LABELS = """
-There where the study names label files. `masks/<volume_id>.npy` lie on the grid of `image.npy`.
+Only if the study names label files. `masks/<volume_id>.npy` are on the grid of `image.npy`.
 """
 
 PREPARE = """
-The network sees `clip((value − low) / (high − low), 0, 1)`, one channel per window; the cache keeps stored numbers.
+The network's input is `clip((value − low) / (high − low), 0, 1)`, one channel per window; the cache keeps stored numbers.
 
-Arrays are `<volume_id>.npy`, Fortran order (C order where slices are cut along `i`, so that a plane stays contiguous), or `.b2nd`
+Arrays are `<volume_id>.npy`, Fortran order (C order if slices are cut along `i`, so that a plane stays contiguous), or `.b2nd`
 with `cache: blosc2`; a mask is `<volume_id>-mask.npy`.
 """
 
 PRETRAIN = """
-`encoder.safetensors`: the backbone only, names of the public network. `parts.safetensors`: further networks worth keeping,
+`encoder.safetensors`: the backbone only, names of the public network. `parts.safetensors`: further reusable networks,
 tensors `<part>.<name>`; empty for most objectives. `views.png`: the first samples as the objective sees them.
-`pictures/epoch-00001.png`: what the objective drew at the ends of up to 100 epochs (SparK: 8 samples, image, what was seen,
+`pictures/epoch-00001.png`: the objective's pictures at the ends of up to 100 epochs (SparK: 8 samples, image, visible part,
 prediction).
 """
 
@@ -98,12 +98,12 @@ FINETUNE = """
 """
 
 EVALUATE = """
-`scores.tsv` and `comparisons.tsv` are always there, the others where they hold anything.
+`scores.tsv` and `comparisons.tsv` are always written, the others only if they have rows.
 """
 
 REPORT = """
-`report.html` (one offline file), `report.json` (every number), `model_card.md`, `ro-crate-metadata.json`. The page `study` is of
-everything, the others bear the name of their cohort and end at pre-training.
+`report.html` (one offline file), `report.json` (every number), `model_card.md`, `ro-crate-metadata.json`. The page `study` covers
+everything; the others have the name of their cohort and end at pre-training.
 """
 
 Described = Table | type[Document]

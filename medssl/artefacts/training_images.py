@@ -201,14 +201,14 @@ def refuse_or_warn(found: Sequence[Difference], learner: str, *, force: bool) ->
     counts = Counter(one.what for one in found)
     parts = [
         f"{one.what} {one.found} of {one.volume_id}{f' and {counts[what] - 1} more' if counts[what] > 1 else ''}, where "
-        f"{learner} learnt from {one.expected}"
+        f"{learner} was trained on {one.expected}"
         for what, one in firsts.items()
     ]
     text = "; ".join(parts)
     if force:
-        print(f"medssl: warning: {text}: what comes out may mean nothing.", file=sys.stderr, flush=True)
+        print(f"medssl: warning: {text}: the results may be meaningless.", file=sys.stderr, flush=True)
         return
     raise StudyError(
-        f"{text[:1].upper()}{text[1:]}. Leave such images out, prepare them as its contract.json says, or take them all the "
-        "same with --force."
+        f"{text[:1].upper()}{text[1:]}. Leave such images out, prepare them as its contract.json says, or accept them "
+        "with --force."
     )

@@ -49,7 +49,7 @@ VOLUMES = Table(
             "window_percentiles",
             "list",
             "the percentiles of its own values above the lowest that set its window; missing for CT and pictures, whose window "
-            "is given, and absent where all volumes are such",
+            "is given, and absent if all volumes are such",
             "%",
             nullable=True,
             optional=True,

@@ -106,7 +106,7 @@ class Spec:
         except OSError as error:
             raise StudyError(f"{path} cannot be read ({error.strerror}). {A_SPEC}") from None
         except (ValueError, KeyError, TypeError):
-            raise StudyError(f"{path} is no spec of this version of medssl. {A_SPEC}") from None
+            raise StudyError(f"{path} is not a spec of this version of medssl. {A_SPEC}") from None
         place = Path(spec.layout.private(spec.name.split("/")[0], "place.json"))
         return dataclasses.replace(spec, private=read_json(place)) if spec.stage == "ingest" and place.is_file() else spec
 
@@ -152,7 +152,7 @@ class Job:
         except ValidationError as error:
             first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
             key = ".".join(map(str, first["loc"]))
-            wrong = "is no option of this step" if first["type"] == "extra_forbidden" else explained(first)
+            wrong = "is not an option of this step" if first["type"] == "extra_forbidden" else explained(first)
             raise StudyError(
                 f"the spec of {self.spec.stage} {self.spec.name}: {key!r}: {wrong}. The spec is of another step, or was edited: "
                 "`medssl specs STUDY_FILE` writes it again."
@@ -224,7 +224,7 @@ class Job:
         restored = {"date": datetime.now(UTC).date().isoformat(), "wall_s": round(time.monotonic() - self._start_s, 3)}
         made = {name: value for name, value in kept.receipt.items() if not name.startswith("restored")}  # by that job
         write_json(self.out / RECEIPT, made | {"spec": self.spec.hash, "restored": restored})
-        self.log(f"restored: an equal job of {kept.receipt.get('date')} left these results, and nothing was made again")
+        self.log(f"restored: an equal job of {kept.receipt.get('date')} left these results, and nothing was computed again")
         return True
 
     @functools.cached_property

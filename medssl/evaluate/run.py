@@ -121,7 +121,7 @@ def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
     options, test, scorers = task.options, task.test, task.scorers
     truth = truth_of(test, options.positive, options.multilabel, sole=options.sole)
     if options.positive is not None and options.positive not in truth.classes:
-        task.job.log("evaluate.positive is no class of this task: it is left to the tasks that have it")
+        task.job.log("evaluate.positive is not a class of this task: it is left to the tasks that have it")
     probabilities = {fit: probabilities_of(part, truth) for fit, part in test.rows.items()}
     scores = _score(task, test, truth, probabilities, "")
     of_cases = {fit: classification.scores_of_cases(truth, v, scorers.of_cases) for fit, v in probabilities.items()}
@@ -271,7 +271,7 @@ def _mask(job: Job, folder: Path, name: str, *, canonical: bool = False) -> tupl
         mask, spacing = np.load(path, mmap_mode="r", allow_pickle=False), None
     if mask.dtype.kind not in "biu":
         if not np.array_equal(mask, np.round(mask)):
-            raise CorruptArtefactError(f"{path.name} holds values that are no whole numbers: a mask has class indices only.")
+            raise CorruptArtefactError(f"{path.name} holds values that are not whole numbers: a mask has class indices only.")
         mask = np.asarray(mask, dtype=np.int64)
     return np.asarray(mask), spacing
 

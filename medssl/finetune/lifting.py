@@ -205,7 +205,7 @@ def _common(by_run: Mapping[str, Part], word: str) -> dict[str, Any]:
         if different:
             name = different[0]
             raise StudyError(
-                f"encoder: {word}: the runs that a task starts from have learnt parts of different {name} "
+                f"encoder: {word}: the runs that a task starts from have parts of different {name} "
                 f"({options[0].get(name)} and {other.get(name)}), and all starts have one network. Set inits to runs that are "
                 "alike, or make a task for each."
             )

@@ -55,7 +55,7 @@ def run(job: Job) -> None:
         StudyError: the source has no labels, an encoder does not fit it; with what to do.
         PreemptedError: stopped by a signal; finished fits are kept.
     """
-    with raised("Finished fits are saved; the same command goes on with the next one."):
+    with raised("Finished fits are saved; the same command continues with the next one."):
         state = State.open(job)
         work, options = state.work, state.work.options
         _say_what_labels_lack(job, options.source)

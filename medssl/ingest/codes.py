@@ -38,7 +38,7 @@ CODES: dict[str, str] = {
     "several_subjects": "its files are of different patients by `subject_pattern` or the label table",
     "unsupported_syntax": "a transfer syntax that no decoder here knows",
     "unsupported_frames": "a kind of multi-frame image that is not read; export the series as single images or as enhanced DICOM",
-    "unsupported_pixels": "pixels of a kind that is no scalar image (float, 1-bit, 32-bit ...)",
+    "unsupported_pixels": "pixels of a kind other than scalar images (float, 1-bit, 32-bit ...)",
     "colour": "a colour image",
     "secondary_capture": "a screen or film capture",
     "derived": "computed from other images; `derived: accept` takes it",
@@ -55,17 +55,17 @@ CODES: dict[str, str] = {
     "mixed_orientation": "slices of one series have different orientations",
     "mixed_content": "slices of one series are of several scans or contrasts, and which belong together is not certain",
     "mixed_patient": "a few slices of a series name another patient or study",
-    "mixed_series": "a few slices bear another series identifier and would complete this series",
+    "mixed_series": "a few slices have another series identifier and would complete this series",
     "mixed_frame": "a few slices of a series have another frame of reference",
-    "part_by_patient": "it goes on, at the same step, in slices of its series that name another patient or study; look at both",
-    "part_by_series": "it goes on, at the same step, in slices of its series that state another series or number; look at both",
-    "part_by_frame": "it goes on, at the same step, in slices of its series that state another frame of reference; look at both",
-    "part_by_type": "it goes on, at the same step, in slices of its series that state another type, unit or pixel format; look "
+    "part_by_patient": "it continues, at the same step, in slices of its series with another patient or study; look at both",
+    "part_by_series": "it continues, at the same step, in slices of its series with another series or number; look at both",
+    "part_by_frame": "it continues, at the same step, in slices of its series with another frame of reference; look at both",
+    "part_by_type": "it continues, at the same step, in slices of its series with another type, unit or pixel format; look "
     "at both",
-    "part_by_contrast": "it goes on, at the same step, in slices of its series that state another tube voltage, energy, kernel, "
+    "part_by_contrast": "it continues, at the same step, in slices of its series with another tube voltage, energy, kernel, "
     "echo or b-value; look at both",
-    "series_each": "every slice, or place of a heart, bears a series identifier of its own; their geometry makes them one stack",
-    "frame_each": "every file has a frame of reference of its own, as programs that replace identifiers make it; it was ignored",
+    "series_each": "every slice, or place of a heart, has its own series identifier; their geometry makes them one stack",
+    "frame_each": "every file has its own frame of reference, as programs that replace identifiers write it; it was ignored",
     "alternating": "times alternate from slice to slice, and so may the values: a scan in packages between which the patient "
     "moved, or several scans; look at it across its slices",
     "mixed_rescale": "slices of one series contradict each other in their rescale",
@@ -102,8 +102,8 @@ CODES: dict[str, str] = {
     "unsupported_encoding": "the data are encoded in a way that is not read; save them raw or gzip-compressed",
     # labels and masks
     "mask_mismatch": "a mask whose grid is not its image's",
-    "mask_values": "a mask with values that are no labels",
-    "overlapping_labels": "labels of its mask overlap; the smaller structure stands where they do",
+    "mask_values": "a mask with values that are not labels",
+    "overlapping_labels": "labels of its mask overlap; the smaller structure wins where they do",
     "picture_mask": "a picture that is a mask by its name; masks of pictures are not read",
     "few_values": "pictures of a few whole values, the lowest 0, as masks have; look at them",
     "mask_without_image": "a mask whose image is not there, was refused, or is not certain",

@@ -33,7 +33,7 @@ def claim_data_files(rows: list[Row]) -> list[tuple[Row, Row]]:
             if data is None or data["code"] in ("link", "special_file", "unreadable", "changed"):
                 raise Refusal("missing_data")
             if data["format"] not in ("", DATA):
-                raise Refusal("missing_data", "that file is an image of its own")
+                raise Refusal("missing_data", "that file is itself an image")
             if name in taken:
                 raise Refusal("shared_data")
             if int(data["size"]) * (MOST_RATIO if header["packed"] else 1) < header["bytes"]:

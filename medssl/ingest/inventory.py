@@ -30,9 +30,7 @@ NOT_FILES = {
     "closed": Refusal("unreadable", "a folder that cannot be listed, with all that may lie in it"),
     "gone": Refusal("changed", "it went while the source was listed"),
 }
-NAMED_A_MASK = (
-    "its name or folder says that it is a mask, and no image bears its name; if it is an image, rename it or its folder"
-)
+NAMED_A_MASK = "its name or folder says that it is a mask, and no image has its name; if it is an image, rename it or its folder"
 
 Row = dict[str, Any]
 

@@ -55,7 +55,7 @@ def read_metaimage_header(data: Buffer, *, no_space: str = "refuse") -> dict[str
     if len(sizes) < 3:
         raise Refusal("few_slices", f"sizes {sizes}: one plane")
     if keys.get("ElementNumberOfChannels", "1") != "1" or keys.get("ElementType") not in TYPES:
-        raise Refusal("not_scalar", "several channels, or a type that is no number")
+        raise Refusal("not_scalar", "several channels, or a type that is not a number")
     for name, neutral in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
         if name in keys and _numbers(keys, name) != [neutral]:
             raise Refusal("bad_rescale", "an intensity function, which readers of MetaImage do not apply")

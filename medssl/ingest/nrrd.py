@@ -178,7 +178,7 @@ def _encoding(fields: dict[str, Any]) -> tuple[bool, np.dtype]:
     if encoding not in ("raw", "gzip", "gz"):
         raise Refusal("unsupported_encoding")
     if kind not in TYPES:
-        raise Refusal("not_scalar", "a type that is no number")
+        raise Refusal("not_scalar", "a type that is not a number")
     dtype = np.dtype(TYPES[kind])
     orders: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
     order = orders.get(fields.get("endian", "").lower())

@@ -142,7 +142,7 @@ def npz_labels(data: Buffer, name: str) -> list[int | bool]:
     if values.dtype.kind == "f":
         whole = np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < MAX_LABEL)
         if not whole.all():
-            raise Refusal("labels_type", f"{int((~whole).sum())} of {len(values)} of type {values.dtype} are no whole numbers")
+            raise Refusal("labels_type", f"{int((~whole).sum())} of {len(values)} of type {values.dtype} are not whole numbers")
         values = values.astype(np.int64)
     found: list[int | bool] = values.tolist()
     return found

@@ -67,13 +67,13 @@ def file_header(data: Buffer, kind: str, request: Request) -> Answer:
         try:
             head = zlib.decompressobj(31).decompress(bytes(data[:65536]), 400)
         except zlib.error:
-            raise Refusal("archive", "a gzip file that is no NIfTI") from None
+            raise Refusal("archive", "a gzip file that is not a NIfTI") from None
         if len(head) < 348 and len(data) < 400:
             raise Refusal("truncated", "inside the NIfTI header")
         if _kind_of_packed(head) == "dicom":
             raise Refusal("archive", "a DICOM file that gzip packed")
         if head[257:262] == b"ustar" or _kind_of_packed(head) != "nifti":
-            raise Refusal("archive", "a gzip file that is no NIfTI")
+            raise Refusal("archive", "a gzip file that is not a NIfTI")
     return read_nifti_header(data, no_space=request["no_space"])
 
 

@@ -254,7 +254,7 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
     rejected = [row for row, _ in refused]
     _write_item_rows(Path(job.spec.private["folder"]) / LABEL_ITEMS, label_item_rows(used, refused))
     if not placed:
-        reasons = reasons or ["no mask bears the name of an image or refers to its series"]
+        reasons = reasons or ["no mask has the name of an image or refers to its series"]
         said = "; ".join(filter(None, (refused_in_words(rejected), *reasons)))
         raise StudyError(f"sources.{name}.labels: no mask is for an image of this source ({said}).")
     return placed, rejected

@@ -137,7 +137,7 @@ def remarks_without_ids(series: list[Row], studies: dict[str, str], patient_by: 
         visits = len({studies.get(one, "") for one in ids})
         if visits > 1 and (word == "study" or visits > len(patients)):
             wrong = "they are fewer" if word == "study" else "that is wrong"
-            said.append(f"{len(ids)} series of {visits} studies bear {taken.format(len(patients))}. If {wrong}, {REMEDY}.")
+            said.append(f"{len(ids)} series of {visits} studies have {taken.format(len(patients))}. If {wrong}, {REMEDY}.")
     return said
 
 
@@ -169,19 +169,19 @@ def remarks_on_ids(
         sexes = {row["sex"] for row in rows} & {"M", "F"}
         counts = f"{scans} series of {visits} studies"
         if len(persons) > 1 and not named:
-            why = f"{counts} bear no PatientID of a person, and names, birth dates or sexes of {len(persons)} people"
+            why = f"{counts} have no PatientID of a person, and names, birth dates or sexes of {len(persons)} people"
         elif subject == nameless and scans > 1 and not named:
-            why = f"{scans} series bear neither a PatientID nor a StudyInstanceUID, or a constant in its place"
+            why = f"{scans} series have neither a PatientID nor a StudyInstanceUID, or a constant in its place"
         elif subject in placeholders and scans > 1 and no_study in {studies.get(one) for one in ids} and not named:
-            why = f"{scans} series bear a PatientID that is a placeholder and no person, and no StudyInstanceUID of their own"
+            why = f"{scans} series have a PatientID that is a placeholder and no person, and no StudyInstanceUID of their own"
         elif visits < 2:
             continue
         elif subject in placeholders and not named:
-            why = f"{counts} bear a PatientID that is a placeholder and no person"
+            why = f"{counts} have a PatientID that is a placeholder and no person"
         elif len(sexes) > 1:
-            why = f"{counts} bear one PatientID ({subject}), and both sexes"
+            why = f"{counts} have one PatientID ({subject}), and both sexes"
         elif len(own) == 1:
-            why = f"All {counts} bear one PatientID"
+            why = f"All {counts} have one PatientID"
         else:
             continue
         said.append(f"{why}: all of them count as one patient and stay in one part of the split. If they are of more, {REMEDY}.")

@@ -22,7 +22,7 @@ CHUNK = 256
 
 
 def lies_on(device: torch.device, asked: DataPlace, num_bytes: int, option: str) -> bool:
-    """Whether images of so many bytes go on a device: if requested, or for `auto` on a GPU with enough room.
+    """Whether images of so many bytes are stored on a device: if requested, or for `auto` on a GPU with enough room.
 
     option: the key in the study file, for the message.
 

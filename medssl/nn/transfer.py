@@ -86,7 +86,7 @@ def sections_of(contract: Contract) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _prepare_it(what: str) -> str:
     return (
-        f"the encoder learnt from sources with {what}, so its contract does not say which one new images take. Prepare them as a "
+        f"the encoder was trained on sources with {what}, so its contract gives none for new images. Prepare them as a "
         "source of a study, and embed 2_prepare/<source>."
     )
 

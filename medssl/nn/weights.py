@@ -180,7 +180,7 @@ def place_parts(found: dict[str, Tensor], into: dict[str, nn.Module], where: str
         why = "has another shape there" if lost[0] in wanted else "is not there" if part in into else "has no place there"
         raise StudyError(
             f"{where}: {len(lost)} of {len(found)} tensors cannot be taken over; the first, {lost[0]!r}, {why}. "
-            f"Use the same backbone and options, and an objective or task that goes on with part {part!r}."
+            f"Use the same backbone and options, and an objective or task that uses part {part!r}."
         )
     matches = []
     for part, module in into.items():

@@ -23,6 +23,6 @@ def mixture(source: str, volumes: Sequence[Volume], samples: pd.DataFrame) -> li
         for name in sorted(slices.index)
     )
     return [
-        f"It holds {len(slices)} modalities, which are learnt from together: {found}. To keep one of them, set "
+        f"It holds {len(slices)} modalities, which are used together for training: {found}. To keep one of them, set "
         f"sources.{source}.ingest.modality."
     ]

@@ -102,7 +102,7 @@ def _refuse_hidden_patients(units: pd.DataFrame, options: SplitOptions) -> None:
     total, scans = int(units["unit_id"].nunique()), int(units["scan_id"].nunique())
     if asked and total < FEWEST_UNITS <= scans / total:
         raise StudyError(
-            f"prepare.split: the source has {_number(units, total)}, and with fewer than {FEWEST_UNITS} nobody can be held out: "
+            f"prepare.split: the source has {_number(units, total)}, and with fewer than {FEWEST_UNITS} nothing can be held out: "
             f"the parts of {' and '.join(asked)} would be empty. {_hidden_patients(units)} To train on all of them, set "
             f"{' and '.join(asked)} to 0."
         )
@@ -177,11 +177,11 @@ def _torn(units: pd.DataFrame, official: pd.Series) -> list[str]:
 
 def _why_empty(units: pd.DataFrame, part: str, frac: float, total: int, *, listed: bool) -> str:
     if listed:
-        return "prepare.split.file puts nobody in it"
+        return "prepare.split.file puts nothing in it"
     if part == "test" and units["official"].notna().any():
         return "the image set's own split has none, and none is drawn beside it"
     if total < FEWEST_UNITS:
-        return f"the source has {_number(units, total)}, and with fewer than {FEWEST_UNITS} nobody is held out"
+        return f"the source has {_number(units, total)}, and with fewer than {FEWEST_UNITS} nothing is held out"
     return f"{part}_frac {frac:g} of {_number(units, total)} is less than one"
 
 
@@ -192,7 +192,7 @@ def _notes_on_folds(units: pd.DataFrame, fold: pd.Series, num_folds: int, val_fr
     if fewest < FEW_UNITS:
         notes.append(f"The smallest of {num_folds} folds holds {_number(units, fewest)} only: its results alone will say little.")
     if val_frac and (count := round(val_frac * outside)) < FEW_UNITS:
-        only = f"{_number(units, count)} only" if count else "nobody"
+        only = f"{_number(units, count)} only" if count else "nothing"
         notes.append(f"Outside a fold the validation part holds {only}, of {outside}: what it chooses says little.")
     if units["official"].notna().any():
         notes.append("The image set's own parts are not used: the folds hold every unit out once.")

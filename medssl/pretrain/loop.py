@@ -271,7 +271,7 @@ class Loop:
         if stop or due or done:
             self.save(final=done)
         if stop:
-            raise PreemptedError(f"stopped at step {step} of {self.total} and saved; the same command goes on from there.")
+            raise PreemptedError(f"stopped at step {step} of {self.total} and saved; the same command resumes there.")
 
     def wants_to_stop(self) -> bool:
         """Whether a signal reached any rank, or the SLURM job ends soon."""

@@ -27,7 +27,7 @@ def partitions_of(samples: Samples, count: int, by: str) -> Int64[np.ndarray, "n
         StudyError: fewer than two partitions; samples that are not slices of a volume, or have no position.
     """
     if count < 2:
-        raise StudyError(f"partitions is {count}; a volume is cut into 2 or more, so that there are others to tell a slice from.")
+        raise StudyError(f"partitions is {count}; a volume is cut into 2 or more, so that slices can be distinguished.")
     loose = sorted({samples.volumes[v].volume_id for v in set(samples.volume.tolist()) if samples.volumes[v].kind == "images"})
     if loose:
         raise StudyError(

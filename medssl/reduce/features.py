@@ -62,5 +62,5 @@ def guessed_network(shapes: dict[str, tuple[int, ...]], name: str) -> Network:
     kinds = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50"}
     first = shapes.get("conv1.weight")
     if first is None or len(first) != 4 or blocks not in kinds or kinds[blocks] not in plugins.names("backbone"):
-        raise StudyError(f"{name} has no contract.json beside it and is no ResNet-18 or ResNet-50. Put its contract.json there.")
+        raise StudyError(f"{name} has no contract.json beside it and is not a ResNet-18 or -50. Put its contract.json there.")
     return Network(backbone=kinds[blocks], backbone_options={}, spatial_dims=2, in_channels=first[1], input_size=[224, 224])

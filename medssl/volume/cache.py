@@ -60,7 +60,7 @@ def open_array(path: Path | str) -> Array:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (ValueError, RuntimeError, EOFError, KeyError) as error:
         raise CorruptArtefactError(
-            f"{path} is no readable array ({error}). Delete the receipt of its folder and run the same command again."
+            f"{path} is not a readable array ({error}). Delete the receipt of its folder and run the same command again."
         ) from error
 
 

@@ -147,7 +147,9 @@ def test_a_refusal_says_what_was_found_what_is_expected_and_what_to_do(capsys: p
     with pytest.raises(StudyError) as refusal:
         refuse_or_warn(found, "the model", force=False)
     said = str(refusal.value)
-    assert said.startswith("Modality MR of v-0 and 2 more, where the model learnt from CT; spacing along i, j in mm 3 × 3 of v-0")
+    assert said.startswith(
+        "Modality MR of v-0 and 2 more, where the model was trained on CT; spacing along i, j in mm 3 × 3 of v-0"
+    )
     assert "0.7–0.9 × 0.7–0.9" in said and "--force" in said
     refuse_or_warn(found, "the model", force=True)
     assert "medssl: warning: modality MR of v-0" in capsys.readouterr().err

@@ -120,4 +120,4 @@ def test_a_spec_with_options_of_something_else_is_a_sentence(stage: str) -> None
     step = ["--step", "merge"] if stage == "ingest" else []
     error = CliRunner().invoke(app, [stage, spec_file(stage, "ct/one", {"hash_sizes": [8]}), *step]).exception
     assert isinstance(error, StudyError), error
-    assert "'hash_sizes': is no option of this step" in str(error) and "pydantic" not in str(error)
+    assert "'hash_sizes': is not an option of this step" in str(error) and "pydantic" not in str(error)

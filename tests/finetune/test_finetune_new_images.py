@@ -114,7 +114,7 @@ def test_probabilities_of_new_pictures_and_slices(
         assert np.allclose(row[names].to_numpy(float), truth[number], atol=1e-5)
         assert row["predicted"] == model.contract["classes"][truth[number].argmax()]
     save(datasets(random_phantom(5)), here / "dicom")
-    with pytest.raises(StudyError, match=r"^Kind of image 'volume of CT' of v-.* learnt from pictures alone; .*--force"):
+    with pytest.raises(StudyError, match=r"^Kind of image 'volume of CT' of v-.* was trained on pictures alone; .*--force"):
         predict(folder, here / "dicom", here / "slices")
     predict(folder, here / "dicom", here / "slices", force=True)
     slices = tables.read_tsv(here / "slices" / "probabilities.tsv")
@@ -174,7 +174,7 @@ def test_other_spacings_and_other_axes_are_refused(
 ) -> None:
     scan_at(here, "scan.nii.gz", spacing)
     said = refusal(mr_model, here)
-    assert said.startswith(words) and "the model learnt from" in said and "--force" in said
+    assert said.startswith(words) and "the model was trained on" in said and "--force" in said
     scan_at(here, "scan.nii.gz", (1.5, 1.3, 9.0))  # a network of slices does not see how far they are apart
     predict(mr_model, here / "new", here / "fits")
 

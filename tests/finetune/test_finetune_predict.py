@@ -67,7 +67,7 @@ def test_other_windows_and_folders_without_a_model_are_refused(
     contract = read_json(model / "contract.json")
     contract["window"] = {"low": [0.0], "high": [400.0], "differs_by_volume": False, "rules": ["hu"]}
     (model / "contract.json").write_text(json.dumps(contract))
-    said = r"^Window \[0\.0\] to \[255\.0\] .*where the model learnt from \[0\.0\] to \[400\.0\] HU.*--force"
+    said = r"^Window \[0\.0\] to \[255\.0\] .*where the model was trained on \[0\.0\] to \[400\.0\] HU.*--force"
     with pytest.raises(StudyError, match=said):
         predict(model, *inputs, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -121,7 +121,7 @@ def _request(folder: Path, target: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("labels", "code", "said"),
     [
-        (np.array([0.0, 1.5, np.nan, 1.0]), "labels_type", "2 of 4 of type float64 are no whole numbers"),
+        (np.array([0.0, 1.5, np.nan, 1.0]), "labels_type", "2 of 4 of type float64 are not whole numbers"),
         (np.array([0.0, 1.5, 2.0, 1.0]), "labels_type", "1 of 4 of type float64"),
         (np.array([0.0, np.inf, 1e300, 1.0]), "labels_type", "2 of 4 of type float64"),
         (np.array(["a", "b", "a", "b"]), "labels_type", "labels of type <U1"),

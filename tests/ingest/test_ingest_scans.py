@@ -131,15 +131,15 @@ def _said(patient: str, study: str, num_series: int, people: dict[str, set[str]]
 
 def test_constants_in_place_of_identifiers_are_said() -> None:
     (said,) = _said("", "", 2)
-    assert said.startswith("2 series bear neither a PatientID nor a StudyInstanceUID, or a constant in its place")
+    assert said.startswith("2 series have neither a PatientID nor a StudyInstanceUID, or a constant in its place")
     (said,) = _said("ANONYMOUS", "", 2)
-    assert said.startswith("2 series bear a PatientID that is a placeholder and no person, and no StudyInstanceUID of their own")
+    assert said.startswith("2 series have a PatientID that is a placeholder and no person, and no StudyInstanceUID of their own")
     assert _said("p17", "", 2) == [] and _said("ANONYMOUS", "1.2.840.5", 2) == [] and _said("", "1.2.840.5", 2) == []
 
 
 def test_several_people_under_no_identifier_are_said() -> None:
     (said,) = _said("", "1.2.840.5", 1, {"s-0": {"w-1", "w-2"}})
-    assert said.startswith("1 series of 1 studies bear no PatientID of a person, and names, birth dates or sexes of 2 people")
+    assert said.startswith("1 series of 1 studies have no PatientID of a person, and names, birth dates or sexes of 2 people")
     assert _said("", "1.2.840.5", 2, {"s-0": {"w-1"}, "s-1": {"w-1"}}) == []
     assert is_placeholder_id("") and is_placeholder_id("Anonymous") and not is_placeholder_id("p-17")
 

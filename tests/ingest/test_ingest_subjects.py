@@ -120,16 +120,16 @@ def rows(*people: str, sexes: str = "", studies: int = 0) -> tuple[list[dict], d
 @pytest.mark.parametrize("word", ["ANONYMOUS", "anonymous", "Anonymous", "UNKNOWN", "000000", "De-Identified"])
 def test_a_placeholder_is_known_also_beside_true_patients(word: str) -> None:
     (said,) = remarks_on_ids(*rows("one", word, word, word, "two"), KEY, named=False)
-    assert said.startswith("3 series of 3 studies bear a PatientID that is a placeholder")
+    assert said.startswith("3 series of 3 studies have a PatientID that is a placeholder")
     assert "ingest.subject_pattern" in said and "`subject`" in said
     assert remarks_on_ids(*rows("one", word, word, word, "two"), KEY, named=True) == [], "the study file's own word"
 
 
 def test_one_id_for_all_and_one_id_for_both_sexes_are_said() -> None:
     (said,) = remarks_on_ids(*rows(*["p17"] * 8), KEY, named=False)
-    assert said.startswith("All 8 series of 8 studies bear one PatientID")
+    assert said.startswith("All 8 series of 8 studies have one PatientID")
     (said,) = remarks_on_ids(*rows("p1", "p1", "p2", sexes="MFM"), KEY, named=False)
-    assert said.startswith(f"2 series of 2 studies bear one PatientID ({keyed('p1')}), and both sexes")
+    assert said.startswith(f"2 series of 2 studies have one PatientID ({keyed('p1')}), and both sexes")
 
 
 def test_nothing_is_said_of_patients_who_come_again() -> None:
@@ -141,7 +141,7 @@ def test_a_shared_id_is_in_the_log_on_the_screen_and_in_the_receipt(here: Path, 
     scans(here / "in", 3)
     _, _, out = ingest_all(here / "in")
     (remark,) = json.loads((out / "receipt.json").read_text())["remarks"]
-    assert remark.startswith("3 series of 3 studies bear a PatientID that is a placeholder")
+    assert remark.startswith("3 series of 3 studies have a PatientID that is a placeholder")
     assert f"ingest ct: {remark}" in capsys.readouterr().err
     ingest_all(here / "in", subject_pattern=r"(scan\d)/")
     assert "remarks" not in json.loads((out / "receipt.json").read_text())
@@ -276,7 +276,7 @@ def test_studies_of_one_name_birth_date_and_sex_are_of_one_patient_and_said(tmp_
     )
     assert found[0] == found[1] != found[2]
     assert (
-        said.startswith("3 series of 3 studies bear no PatientID; those of one name, birth date and sex") and "(2 in all)" in said
+        said.startswith("3 series of 3 studies have no PatientID; those of one name, birth date and sex") and "(2 in all)" in said
     )
 
 
@@ -292,7 +292,7 @@ def test_studies_of_one_name_birth_date_and_sex_are_of_one_patient_and_said(tmp_
 def test_studies_that_name_nobody_are_a_patient_each_and_said(change: dict[str, str], tmp_path: Path) -> None:
     found, (said,) = _without_id(tmp_path / "in", change, change, change)
     assert len(set(found)) == 3
-    assert said.startswith("3 series of 3 studies bear neither a PatientID nor a person's name") and "subject_pattern" in said
+    assert said.startswith("3 series of 3 studies have neither a PatientID nor a person's name") and "subject_pattern" in said
 
 
 def test_a_single_study_without_an_id_needs_no_word(tmp_path: Path) -> None:

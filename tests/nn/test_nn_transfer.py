@@ -318,7 +318,7 @@ def test_an_exported_contract_has_the_rule(tmp_path: Path) -> None:
     [
         ("scan_ct.nii.gz", (1, 1, 2.5), ["holds nothing to take", "CT, where MR is kept"]),
         ("scan_T1w.nii.gz", (3, 3, 3.5), ["spacing along i, j in mm 3 × 3", "0.9–1.1 × 0.9–1.1"]),
-        ("scan_T1w.nii.gz", (2.5, 1, 1), ["slice axis (i: sagittal, j: coronal, k: axial) i", "the encoder learnt from k"]),
+        ("scan_T1w.nii.gz", (2.5, 1, 1), ["slice axis (i: sagittal, j: coronal, k: axial) i", "the encoder was trained on k"]),
     ],
 )
 def test_images_unlike_those_that_were_learnt_from_are_refused_or_forced(
@@ -351,7 +351,7 @@ def test_among_others_an_image_of_another_modality_is_set_aside_and_said(tmp_pat
 def test_a_prepared_source_is_held_against_the_contract_too(tmp_path: Path) -> None:
     mr_encoder(tmp_path / "run")
     prepared = Path(write_prepared(tmp_path / "study", shape=(32, 32, 5))["samples"][0]).parent
-    with pytest.raises(StudyError, match=r"Modality CT of .* and 2 more, where the encoder learnt from MR"):
+    with pytest.raises(StudyError, match=r"Modality CT of .* and 2 more, where the encoder was trained on MR"):
         embed(prepared, tmp_path / "run", tmp_path / "f.parquet")
     assert embed(prepared, tmp_path / "run", tmp_path / "f.parquet", force=True) == 15
 

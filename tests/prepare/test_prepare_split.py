@@ -183,7 +183,7 @@ def test_an_empty_or_a_tiny_part_is_said(count, said):
 
 def test_a_part_that_a_list_or_an_official_split_lacks_is_said():
     listed = dict.fromkeys(PATIENTS[:9], "train")
-    assert "split.file puts nobody in it" in found(table(PATIENTS[:9]), listed=listed).notes[1]
+    assert "split.file puts nothing in it" in found(table(PATIENTS[:9]), listed=listed).notes[1]
     official: list[str | None] = ["train"] * 60 + ["val"] * 9
     (note,) = found(table(PATIENTS[:69], official)).notes
     assert "test part is empty" in note and "the image set's own split" in note
@@ -216,7 +216,7 @@ def test_small_folds_are_said_and_impossible_ones_refused():
     smallest, validation = found(table(PATIENTS[:7]), folds=3, val_frac=0.2).notes
     assert "smallest of 3 folds holds 2 patients" in smallest
     assert "Outside a fold the validation part holds 1 patient only, of 4" in validation
-    assert "validation part holds nobody, of 4" in found(table(PATIENTS[:7]), folds=3, val_frac=0.1).notes[1]
+    assert "validation part holds nothing, of 4" in found(table(PATIENTS[:7]), folds=3, val_frac=0.1).notes[1]
     assert len(found(table(PATIENTS[:7]), folds=3, val_frac=0).notes) == 1
     with pytest.raises(StudyError, match=r"5 folds of 4 patients.*Ask for fewer folds"):
         found(table(PATIENTS[:4]), folds=5)

@@ -117,7 +117,7 @@ def test_rows_of_a_table_for_no_image_are_distinguished_from_files() -> None:
 
 
 def test_remarks_of_ingest_stand_in_the_data_section() -> None:
-    remark = "All 8 series of 8 studies bear one PatientID."
+    remark = "All 8 series of 8 studies have one PatientID."
     receipt = Receipt(
         stage="ingest", name="ct", spec="0", code="0", seed=0, inputs={}, outputs={}, environment={}, remarks=[remark]
     )  # type: ignore[call-arg]

@@ -72,7 +72,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(
         "series", "split", lambda h, f: h.series,
-        "a slice that another series lacks may bear a damaged identifier", "mixed_series", one_each="series_each",
+        "a slice that another series lacks may have a damaged identifier", "mixed_series", one_each="series_each",
     ),
     Attribute(
         "person", "split", lambda h, f: h.person, "two people whose identifiers a program removed", "mixed_patient",

@@ -118,7 +118,7 @@ def kinds_in_words(files: list[Row]) -> str:
 def _kind(row: Row) -> str:
     if row["role"] == "mask":
         return "a label object under the identifier of the series"
-    return str(row["code"]) or "an image that may bear a damaged identifier"
+    return str(row["code"]) or "an image that may have a damaged identifier"
 
 
 def _alone_and_unusable(images: list[Row]) -> list[Row]:

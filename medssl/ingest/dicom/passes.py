@@ -124,7 +124,7 @@ def _check_few(ordered: list[Slice], attribute: Attribute, adjacent: Neighbours)
     few = len(values) - Counter(values).most_common(1)[0][1]
     borders = [k for k in range(len(values) - 1) if values[k] != values[k + 1]]
     if 0 < few <= FEW_FRAC * len(values) and not all(adjacent.joins(k, values, borders) for k in borders):
-        raise Refusal("mixed_content", f"{few} of {len(values)} slices differ in {attribute.name}, and their values do not go on")
+        raise Refusal("mixed_content", f"{few} of {len(values)} slices differ in {attribute.name}, and their values jump")
 
 
 def _are_scans(ordered: list[Slice], sets: Sets, attribute: Attribute, adjacent: Neighbours) -> bool:

@@ -277,7 +277,7 @@ def _stack(slices: list[Slice], options: IngestOptions, passes: Passes) -> Stack
     one_scan = not passes.differing
     hint = "; `uneven: resample` interpolates"
     if one_scan and on_two_grids(positions @ normal):
-        hint = "; they stand on two even grids, as the slices of two scans do. Look at them: only one scan may be interpolated"
+        hint = "; they lie on two even grids, as the slices of two scans do. Look at them: only one scan may be interpolated"
     elif not one_scan:
         hint = f"; they differ in {', '.join(passes.differing)} and may be of several scans, so they are not interpolated"
     line = line_of(positions, normal, ordered[0].pixel_mm, interpolate=one_scan and options.uneven == "resample", hint=hint)

@@ -143,7 +143,7 @@ class Joint2D3D(Objective):
             if clustering == "swav":
                 return Prototypes(channels, wanted, temperature=temperature)
             count = max(2, min(wanted, out_of // 4))
-            options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name, "learnt": trainable}
+            options: dict[str, Any] = {"temperature": temperature, "iterations": iterations, "name": name, "trainable": trainable}
             return ClusterMemory(items, channels, clusters=count, heads=heads, **options)
 
         if slice_weight:

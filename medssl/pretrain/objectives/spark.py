@@ -282,7 +282,7 @@ def _depth(backbone: Backbone, patch: tuple[int, ...]) -> int:
     depth = fitting.index(False) if False in fitting else len(fitting)
     if not depth:
         raise StudyError(
-            f"spark.patch {list(patch)} is no multiple of the backbone's first stride {backbone.strides[0]}; its strides are "
+            f"spark.patch {list(patch)} is not a multiple of the backbone's first stride {backbone.strides[0]}; its strides are "
             f"{list(backbone.strides)}. Take a larger patch, or a ResNet with stem: small."
         )
     return depth
