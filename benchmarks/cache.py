@@ -1,4 +1,4 @@
-"""Random slices and patches: the array cache against nibabel, on one CT volume in one run.
+"""Random slices and patches: the array cache compared with nibabel, on one CT volume in one run.
 
 The volume is the bundled chest CT DEMO2 on a 512² grid (each pixel four times, plus noise of 16 HU so that it does not compress
 better than a real one). Every file is in the page cache, so that decoding is compared and not the disk.

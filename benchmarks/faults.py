@@ -1,4 +1,4 @@
-"""Right, refused or wrong on every fault class: medssl beside dcm2niix, SimpleITK and dicom2nifti, judged by the truth.
+"""Right, refused or wrong on every fault class, judged by the truth: medssl, dcm2niix, SimpleITK and dicom2nifti.
 
 The sources are the analytic phantom with one fault or one harmless quirk each (`tests/faults.py`). `right` is every volume there,
 every voxel within half a unit and everything covered; `refused`: no volume, or an exit code that says so; `wrong` is the rest.

@@ -1,4 +1,4 @@
-"""Fine-tuning a segmentation with few labelled patients: fits an hour and Dice, beside a plain MONAI loop.
+"""Fine-tuning a segmentation with few labelled patients: fits per hour and Dice, compared with a plain MONAI loop.
 
 Both sides train the same U-Net (that of the ACDC study) from random weights, on the same prepared volumes of the same labelled
 patients, for as many steps of as many patches. Both validate as often and predict the same test patients, from the last step.

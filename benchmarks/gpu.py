@@ -1,4 +1,4 @@
-"""A GPU in eight minutes: what runs, what is equal, and how fast pre-training and fine-tuning are beside what others have.
+"""A GPU in eight minutes: what runs, what is equal, and the speed of pre-training and fine-tuning compared with other libraries.
 
 Each section runs in a process of its own, is killed at its limit, and prints what it finds as it comes; one that fails or runs
 out of time stops no other. `--small` runs all of them on the processor in tiny sizes, to see that they work: those of one file

@@ -1,4 +1,4 @@
-"""Slices a second from a folder of DICOM to the readable cache: medssl beside dcm2niix, SimpleITK and dicom2nifti.
+"""Slices per second from a folder of DICOM to the readable cache: medssl, dcm2niix, SimpleITK and dicom2nifti.
 
 The same series of 512² CT slices, uncompressed and in each compressed syntax; whole processes, files in the page cache, the
 tools in turn, medians of several rounds and of the ratios within each. Three figures: the whole process; the slices beyond a

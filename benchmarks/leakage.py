@@ -1,4 +1,4 @@
-"""The leakage firewall on real images: copies in disguise among strangers.
+"""The leakage firewall on real images: changed copies among different images.
 
 For each disguise, 50 real slices and 50 real volumes are disguised and looked up in a pool of originals and strangers: found
 means named with its own original. False alarms: strangers looked up in the same pool without themselves and their patient.

@@ -1,4 +1,4 @@
-"""What the leakage firewall finds inside public sets, and how much of a score rests on it.
+"""What the leakage firewall finds inside public sets, and its effect on scores.
 
 COVID-CT and OrganAMNIST (a sample of its test part) are looked up across their official parts; COVID-CT again in five folds by
 image, as it is often cross-validated; chest slices of the LUNA pool and hippocampi in the others of their set. A test image has a

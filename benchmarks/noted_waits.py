@@ -1,4 +1,4 @@
-"""What a run waits for its batches."""
+"""How long a run waits for its batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`medssl plan` against what the run then took, stage by stage, on the bundled CT or a folder of your own.
+"""`medssl plan` compared with the actual run, stage by stage, on the bundled CT or your own folder.
 
 `python benchmarks/plan.py [--source FOLDER] [--steps N]` prints a line a stage and one RESULT line. Goal: within 25 %.
 """

@@ -1,4 +1,4 @@
-"""Pre-training speed: views against per-sample pipelines, steps of every objective against lightly's, growth, the GPU.
+"""Pre-training speed: views compared with per-sample pipelines, steps of every objective with lightly's, scaling, the GPU.
 
 All sides work on the same slices in one run and take turns. A full step is load, views, forward, backward, finite check,
 optimiser and what the objective moves; the step alone is the same on ready views, and stands beside the plain loop of

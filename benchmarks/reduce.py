@@ -1,4 +1,4 @@
-"""Reduction against its peers on the same slices in one run: hashes, search, entropy, mutual information, SSIM, scale.
+"""Reduction compared with its peers on the same slices in one run: hashes, search, entropy, mutual information, SSIM, scale.
 
 Slices are the chest CT of ../shared/data/demo_sources at 512² (the bundled demo, enlarged, where that folder is absent). Codes
 for the search are made from real dHash codes: volumes of 100 slices that drift between mixtures of real neighbours, so that

@@ -1,4 +1,4 @@
-"""SparK's speed: packed active patches against the authors' dense emulation, same weights, same images, equal outputs.
+"""SparK's speed: packed active patches compared with the authors' dense emulation, same weights, same images, equal outputs.
 
 The emulation is the published way: dense layers, the mask multiplied after each, batch norm over gathered active positions;
 once in torch's default memory layout as released, once with channels last. A step is forward, loss and backward.

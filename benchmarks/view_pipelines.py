@@ -1,4 +1,4 @@
-"""Views a second, 512² to 224² and one channel, by the operations that all sides have.
+"""Views per second, 512² to 224² and one channel, with the operations that all sides have.
 
 A random resized crop, a turn of up to 15°, a mirror of one in two, brightness and contrast, a Gaussian blur of one in two.
 

@@ -1,4 +1,4 @@
-"""docs/reference/benchmarks.md from the last results of each benchmark: what was asked for, beside what was seen."""
+"""docs/reference/benchmarks.md from the last results of each benchmark: goals and measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEAST = tuple(f"least_s/{name}" for name in ("read", "write", "sync to disk", "s
 LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
     (
         "faults",
-        "fault classes / seeds of each / of them classes of sound series",
+        "fault classes / seeds of each / classes of sound series among them",
         ("classes", "seeds", "sound_classes"),
         "≥ 110 / 25",
     ),
@@ -60,8 +60,8 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
         "≤ 0.6",
     ),
     ("ingest", "`medssl --help` / `medssl ingest --step scan` / `medssl check`, three slices, s", COMMANDS, ""),
-    ("ingest", "300 slices of one core at least: read / write / sync / sha256, s", LEAST, ""),
-    ("ingest", "300 slices of one core at least: JPEG-LS decoder, s", "least_s/decode JPEG-LS", ""),
+    ("ingest", "minimum for 300 slices on one core: read / write / sync / sha256, s", LEAST, ""),
+    ("ingest", "minimum for 300 slices on one core: JPEG-LS decoder, s", "least_s/decode JPEG-LS", ""),
     ("ingest", "JPEG-LS over SimpleITK by processor time", "medssl_over_processor/jpegls/SimpleITK", ""),
     ("ingest", "load of the machine's two cores in the last 15 minutes", "load", "≤ 1"),
     ("reduce", "three hashes of a slice over imagehash", "figures/hashes/ratio", "≥ 8"),
@@ -76,7 +76,7 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
     *[
         (
             "pretrain",
-            f"views a second over {peer}, crop and blur, 512² → 224², in one process / by processor time / in as many as threads",
+            f"views/s over {peer}, crop and blur, 512² → 224², in one process / by processor time / one process per thread",
             places,
             goal,
         )
@@ -116,12 +116,12 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
         )
         for places in [tuple(f"real_loop/resnet{depth}/{key}" for depth in (18, 50))]
     ],
-    ("finetune", "fits an hour over a plain MONAI loop", "speed_ratio", "≥ 1.5"),
+    ("finetune", "fits per hour over a plain MONAI loop", "speed_ratio", "≥ 1.5"),
     ("finetune", "the same by processor time", "processor_ratio", ""),
-    ("finetune", "fits an hour, medssl / MONAI", ("fits_per_hour/medssl", "fits_per_hour/monai"), ""),
-    ("finetune", "Dice above MONAI's, mean over seeds", "mean_dice_difference", "≥ −0.01"),
+    ("finetune", "fits per hour, medssl / MONAI", ("fits_per_hour/medssl", "fits_per_hour/monai"), ""),
+    ("finetune", "Dice minus MONAI's, mean over seeds", "mean_dice_difference", "≥ −0.01"),
     ("finetune", "Dice of the test patients, medssl / MONAI", ("mean_dice/medssl", "mean_dice/monai"), ""),
-    ("finetune", "the same, seed by seed", ("dice/medssl", "dice/monai"), ""),
+    ("finetune", "the same by seed", ("dice/medssl", "dice/monai"), ""),
     ("finetune", "steps of a fit / labelled patients / threads", ("steps", "labelled_patients", "threads"), ""),
     *[
         (
@@ -136,9 +136,9 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
             ("encoder, forward", "encoder_forward", ""),
         )
     ],
-    ("spark", "loss / gradients apart in float64", ("loss_difference", "gradient_difference_frac"), "≤ 1e-9"),
+    ("spark", "difference of loss / gradients in float64", ("loss_difference", "gradient_difference_frac"), "≤ 1e-9"),
     ("scale", "planning 50,000 series, s", "planned_s", "< 60"),
-    ("scale", "planning again, nothing changed, s", "unchanged_s", "< 60"),
+    ("scale", "planning again without changes, s", "unchanged_s", "< 60"),
     ("scale", "peak memory of planning, MB", "peak_mb", "< 4096"),
     ("scale", "jobs planned", "planned_jobs", "< 2000"),
     ("scale", "listing a real file, µs (5 million: add five times as many seconds)", "walk_us_per_file", ""),
@@ -146,7 +146,7 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
         ("gpu", what, places, goal)
         for what, places, goal in (
             (
-                "sections and tries / that failed, ran out of time, or were not finite, equal or as eager",
+                "sections and tries / those that failed, ran out of time, or were not finite, equal or as eager",
                 ("claims/checked", "claims/num_not_held"),
                 "0 of them",
             ),
@@ -168,12 +168,12 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
                 )
                 for said, key, goal in (
                     ("share of that time waiting for data", "waiting_frac", "< 0.02"),
-                    ("share of that time in which the GPU works", "busy_frac", ""),
+                    ("share of that time in which the GPU is busy", "busy_frac", ""),
                     ("peak memory, MB", "peak_mb", ""),
                 )
             ],
             (
-                "views a second, 512² → 224²: medssl / kornia",
+                "views per second, 512² → 224²: medssl / kornia",
                 tuple(f"sections/views/found/in batches on the device/views_per_s/{name}" for name in ("medssl", "kornia")),
                 "≥ 8000",
             ),
@@ -188,7 +188,7 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
                 "≥ 200",
             ),
             (
-                "minutes of 45 segmentation fits of 2,000 steps, drawn on from shorter ones",
+                "minutes of 45 segmentation fits of 2,000 steps, extrapolated from shorter ones",
                 "sections/segmentation_fits/found/45 fits of 2000 steps/minutes_extrapolated",
                 "≤ 8",
             ),
@@ -206,23 +206,23 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
 ]
 """(benchmark, what, place or places in its results, goal)"""
 NOTES = {
-    "reduce": "The limit of the hashes is the product of matrices that filters the columns: more than half of the 0.50 ms "
-    "of a slice on one\nthread of a Xeon. Sums must be exact, as the last bit decides how they are rounded, so "
-    "each product is made twice, with the\nupper and with the lower bits of the weights. One thread has 6.7 times"
-    " imagehash's rate; the goal takes the benchmark's second\nthread, and a core that is free for it. scikit-image's entropy "
-    "sorts no longer: since numpy 2.3 counts unique integers in a\ntable, it is nine times as fast as when the goal of 15 was "
-    "set. medssl's is as it was, 0.7 ms a slice of 512².",
-    "pretrain": "The limit of the views is the image itself: 0.24 of the 0.44 ms of a view, on one thread of a Xeon, are its "
-    "numbers made\nfloating, the places of its pixels and torch's grid_sample (0.10 ms alone), at the pace of "
-    "memory outside the cache; the blur\nof every second view is 0.1 ms more.",
-    "finetune": "Both sides change patches alike here, although medssl's usual changes of a segmentation are nnU-Net's. "
-    "Three fits on\ntwo cores leave one idle for a third of the time, and a plain loop has a loader beside it: by processor time "
-    "a fit costs little\nmore than half of its. Two seeds of one side differ by more than the two sides do.",
-    "ingest": "The limit of uncompressed slices is the copy: to read, write, hash and sync them takes 0.39 s of one core, "
-    "and dcm2niix -z n\n0.38 s for all it does; the hash and the sync are what the others leave out. That of JPEG-LS is the "
-    "decoder, CharLS, which\nSimpleITK has too: medssl runs it on as many cores as are free, so that its lead is what it saves "
-    "beside the decoder, times the\nfree cores. What is left of the start is numpy, pydantic and about thirty syncs of small "
-    "files.",
+    "reduce": "The hashes are limited by the matrix product that filters the columns: more than half of the 0.50 ms per slice "
+    "on one thread of\na Xeon. Sums must be exact, as the last bit decides their rounding, so each product is "
+    "computed twice, with the upper and with\nthe lower bits of the weights. One thread has 6.7 times imagehash's "
+    "rate; the goal needs the benchmark's second thread, and a\nfree core for it. scikit-image's entropy no longer "
+    "sorts: numpy 2.3 counts unique integers in a table, so it is nine times as\nfast as when the goal of 15 was "
+    "set. medssl's is unchanged, 0.7 ms per slice of 512².",
+    "pretrain": "The views are limited by the image: on one thread of a Xeon, 0.24 of the 0.44 ms per view are the conversion to "
+    "float, the\nplaces of its pixels and torch's grid_sample (0.10 ms alone), at the speed of memory outside the "
+    "cache. The blur of every second\nview adds 0.1 ms.",
+    "finetune": "Both sides use the same augmentation here, although medssl's default for a segmentation is nnU-Net's. Three "
+    "fits on two cores\nleave one idle for a third of the time, and a plain loop also has a loader: by processor "
+    "time a fit costs little more than half\nas much. Two seeds of one side differ by more than the two sides do.",
+    "ingest": "Uncompressed slices are limited by the copy: reading, writing, hashing and syncing them takes 0.39 s of one "
+    "core, and dcm2niix\n-z n takes 0.38 s in total; the others neither hash nor sync. JPEG-LS is limited by the "
+    "decoder, CharLS, which SimpleITK also\nuses. medssl runs it on all free cores, so its lead is the saving "
+    "outside the decoder, times the free cores. The rest of the\nstart-up is numpy, pydantic and about thirty syncs "
+    "of small files.",
 }
 """What the figures of a benchmark mean together."""
 
