@@ -64,8 +64,8 @@ def each_sentence_ends_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def processes_start_as_before() -> Iterator[None]:
-    """What a test does to how processes start is gone for the next one: a fork of several threads would wait for them for ever,
-    and a server of forks has the signal mask of whoever started it.
+    """Reset how processes start after each test: a fork of several threads would wait for them for ever,
+    and a fork server has the signal mask of its parent.
     """
     before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield

@@ -1,7 +1,7 @@
 """Every fault of the trust page on the analytic phantom, at any seed: what hospitals, disks and attackers do to files.
 
-`FAULTS[name](folder, seed)` writes a source and returns what may come of it. A volume is judged against the truth, not
-against an earlier output: `judge` says right, refused or wrong, for medssl and for its peers alike.
+`FAULTS[name](folder, seed)` writes a source and returns the permitted outcomes. A volume is judged by the truth, not
+by an earlier output: `judge` says right, refused or wrong, for medssl and for its peers.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Result:
 def judge(expected: Expected, results: list[Result]) -> str:
     """`right`, `refused` or `wrong`."""
     if len(results) > len(expected.truths):
-        # a localiser given as an image of its own does no harm
+        # a localiser given as a separate image does no harm
         results = [result for result in results if min(result.values.shape) > 1]
     if not results:
         return "refused"

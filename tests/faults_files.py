@@ -1,6 +1,6 @@
-"""Faults and harmless quirks of files and folders: names that are no text, files that cannot be read, and whose series they hit.
+"""Faults and harmless quirks of files and folders: names that are not text, unreadable files, and the series that they affect.
 
-Each class is as those of `faults.py`. `HARMLESS` names the classes that are sound series: they may not be refused.
+Each class is like those of `faults.py`. `HARMLESS` names the classes that are sound series: they may not be refused.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from medssl.core.rng import rng
 
 Fault = Callable[[Path, int], Expected]
 LATIN = os.fsdecode(b"M\xfcller")
-"""A name in Latin-1, which is no UTF-8."""
+"""A name in Latin-1, which is not UTF-8."""
 
 
 def _end(count: int, seed: int) -> int:
     return -1 if seed % 2 else 0
 
 
-# ---- names that are no text
+# ---- names that are not text
 
 
 def _named(names: Callable[[int], str]) -> Fault:
@@ -44,7 +44,7 @@ def _named(names: Callable[[int], str]) -> Fault:
 
 
 def names_of_one_byte_apart(folder: Path, seed: int) -> Expected:
-    """Two series whose folders differ in a byte that is no UTF-8."""
+    """Two series whose folders differ in a byte that is not UTF-8."""
     truths = []
     for number, byte in enumerate((b"\xfc", b"\xe4")):
         phantom = replace(random_phantom(seed + number), seed=seed)
@@ -198,7 +198,7 @@ def link_where_the_end_was(folder: Path, seed: int) -> Expected:
     return Expected([phantom], codes=("link", "damaged_neighbour"))
 
 
-# ---- a file that cannot be read lies beside a sound series
+# ---- an unreadable file beside a sound series
 
 
 def _beside(

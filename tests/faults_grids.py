@@ -63,7 +63,7 @@ def nrrd_unit(folder: Path, seed: int) -> Expected:
 
 
 def nrrd_skip(folder: Path, seed: int) -> Expected:
-    """The values stand behind a header of somebody else's: byte skip of a number, or −1 for the end of the file."""
+    """The values stand behind another header: byte skip of a number, or −1 for the end of the file."""
     phantom, values, affine = _made(seed)
     fields = nrrd_fields(values, affine) | {"data file": "./a.dat", "byte skip": str([48, -1][seed % 2])}
     write_nrrd(folder / "sub-1_ct.nhdr", values, fields, data=folder / "a.dat")
@@ -159,7 +159,7 @@ def grid_longer(folder: Path, seed: int) -> Expected:
 
 
 def grid_bomb(folder: Path, seed: int) -> Expected:
-    """A packed stream that goes on after the values, or sizes that no machine has room for."""
+    """A packed stream that continues after the values, or sizes beyond any machine's memory."""
     phantom, values, affine = _made(seed)
     more = values.astype("<i2").tobytes("F") + b"\0" * (40 << 20)
     huge = seed // 2 % 2 == 1

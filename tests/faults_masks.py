@@ -1,6 +1,6 @@
 """Faults and harmless quirks of masks: contours, segmentation objects, and masks beside an image of their name.
 
-Every class also says what its mask must show; `MaskExpected.judge_masks` tells whether it does.
+Every class also says what its mask must show; `MaskExpected.judge_masks` checks it.
 """
 
 from __future__ import annotations

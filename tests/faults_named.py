@@ -23,7 +23,7 @@ Fault = Callable[[Path, int], Expected]
 
 
 def nifti_displacement_field(folder: Path, seed: int) -> Expected:
-    """Three components in the fourth dimension, with an intent code that says so (nifti1.h): they are no three time points."""
+    """Three components in the fourth dimension, with an intent code that says so (nifti1.h): they are not time points."""
     phantom = random_phantom(seed)
     image = nifti_image(phantom)
     folder.mkdir(parents=True, exist_ok=True)

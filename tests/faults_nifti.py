@@ -110,14 +110,14 @@ def nifti_pixdim_zero(folder: Path, seed: int) -> Expected:
 
 
 def nifti_unused_quaternion(folder: Path, seed: int) -> Expected:
-    """A quaternion that is no rotation beside a sound sform."""
+    """A quaternion that is not a rotation, with a sound sform."""
     phantom, path = _nifti(folder, seed, "sub-1_ct.nii")
     _edit_header(path, 256, "fff", *[(np.nan, 0.0, 0.0), (3.0, 1.0, 0.0), (0.9, 0.9, 0.9)][seed % 3])
     return Expected([phantom], must_be_right=True)
 
 
 def nifti_half_turn(folder: Path, seed: int) -> Expected:
-    """Near a half turn the quaternion's first number has no digits left: the two forms differ by rounding alone."""
+    """Near a half turn the quaternion's first number has no digits left: the two forms differ only by rounding."""
     phantom = random_phantom(seed, orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     folder.mkdir(parents=True, exist_ok=True)
     nibabel.save(nifti_image(phantom), path := folder / "sub-1_ct.nii")

@@ -1,6 +1,6 @@
-"""Series whose images are numbered twice, and slices or places that bear a series each.
+"""Series whose images are numbered twice, and slices or places with a series each.
 
-Each class is as those of `faults.py`. `HARMLESS` names the classes that are sound series: they may not be refused or divided.
+Each class is like those of `faults.py`. `HARMLESS` names the classes that are sound series: they may not be refused or divided.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def _from_one(change: Change) -> Change:
 
 
 def _nothing(ds: FileDataset, t: int, number: int) -> None:
-    """Nothing differs beside the numbers."""
+    """Only the numbers differ."""
 
 
 def _goes_on(change: Change) -> Fault:
-    """Two scans numbered each from 1; the second begins where the first ends, and the values go on."""
+    """Two scans numbered each from 1; the second begins where the first ends, and the values continue."""
 
     def fault(folder: Path, seed: int) -> Expected:
         one = random_phantom(seed, constant=100.0, slope_per_mm=GENTLE)
@@ -66,7 +66,7 @@ def packages_numbered_for_themselves(folder: Path, seed: int) -> Expected:
 
 
 def _in_series(places: Sequence[Sequence[FileDataset]], seed: int, folder: Path) -> None:
-    """Each place a series of its own: every other seed in a folder of its own, too."""
+    """Each place has its own series: with every other seed also its own folder."""
     for number, place in enumerate(places):
         for ds in place:
             ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series of a place", str(seed), str(number), ds.StudyInstanceUID])
@@ -74,14 +74,14 @@ def _in_series(places: Sequence[Sequence[FileDataset]], seed: int, folder: Path)
 
 
 def each_slice_a_series_and_a_folder(folder: Path, seed: int) -> Expected:
-    """Every slice of a scan has a series and a folder of its own."""
+    """Every slice of a scan has its own series and folder."""
     phantom = random_phantom(seed)
     _in_series([[ds] for ds in scans([phantom], _nothing)], 2 * seed + 1, folder)
     return Expected([phantom], must_be_right=True)
 
 
 def two_scans_in_series_of_each_slice(folder: Path, seed: int) -> Expected:
-    """Every slice has a series of its own; the number of the series distinguishes two scans of one range."""
+    """Every slice has its own series; the number of the series distinguishes two scans of one range."""
     one = random_phantom(seed)
     truths = [one, replace(one, constant=one.constant + CONTRAST)]
     _in_series([[ds] for ds in scans(truths, lambda ds, t, n: setattr(ds, "SeriesNumber", 2 + t))], seed, folder)

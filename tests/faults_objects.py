@@ -1,6 +1,6 @@
-"""Objects beside a series that have no pixels by nature, and parts of a series that another tag sets apart.
+"""Objects beside a series that never have pixels, and parts of a series that another tag divides.
 
-Each class is as those of `faults.py`. `HARMLESS` names the classes whose series is sound: it may not be refused.
+Each class is like those of `faults.py`. `HARMLESS` names the classes whose series is sound: it may not be refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRIVATE_CLASSES = (
     "1.2.392.200036.9116.7.8.1.1.1",
     "1.2.826.0.1.3680043.2.9999.1",
 )
-"""Of Siemens, Philips, GE, Toshiba, and of a maker that nobody knows."""
+"""Of Siemens, Philips, GE, Toshiba, and of an unknown maker."""
 OF_PIXELS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 OF_PLACE = ("PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "PixelData")
 

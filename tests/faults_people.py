@@ -26,7 +26,7 @@ def _constant(seed: int) -> str:
 
 
 def constant_identifiers(folder: Path, seed: int) -> Expected:
-    """All UIDs are one constant, and nobody is named: one scan."""
+    """All UIDs are one constant, and no patient is named: one scan."""
     phantom = random_phantom(seed)
     made = datasets(phantom)
     _nameless(made, _constant(seed))

@@ -185,7 +185,7 @@ def excluded_slice_fits(folder: Path, seed: int) -> Expected:
 
 
 def numbered(change: Change, **options: object) -> Fault:
-    """A sound series whose slices bear numbers of their own."""
+    """A sound series whose slices have their own numbers."""
 
     def fault(folder: Path, seed: int) -> Expected:
         phantom = random_phantom(seed, **options)  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ def passes_over_one_range(folder: Path, seed: int) -> Expected:
 
 
 def passes_on_other_grids(folder: Path, seed: int) -> Expected:
-    """One pass with a step of its own, that shares some places with the other."""
+    """One pass with its own step, that shares some places with the other."""
     one = random_phantom(seed, slices=21)
     other = replace(one, slices=11, step=one.step * 2, constant=180.0)
     save(shuffled(scans([one, other], _acquisition), seed), folder)
@@ -299,7 +299,7 @@ def passes_on_other_grids(folder: Path, seed: int) -> Expected:
 
 
 def heart_in_time(folder: Path, seed: int) -> Expected:
-    """A cine: each place is a breath-hold with an acquisition number and trigger times of its own."""
+    """A cine: each place is a breath-hold with its own acquisition number and trigger times."""
     base = random_phantom(seed, modality="MR", constant=600.0)
     truths = [replace(base, constant=600.0 + CONTRAST * t) for t in range(4)]
 
@@ -312,7 +312,7 @@ def heart_in_time(folder: Path, seed: int) -> Expected:
 
 
 def series_of_each_slice(folder: Path, seed: int) -> Expected:
-    """A secondary export that gives every slice a series of its own."""
+    """A secondary export that gives every slice its own series."""
     phantom = random_phantom(seed)
     made = datasets(phantom)
     for number, ds in enumerate(made):
@@ -355,7 +355,7 @@ def identifiers_emptied_two_kernels(folder: Path, seed: int) -> Expected:
 
 
 def identifiers_emptied_two_series(folder: Path, seed: int) -> Expected:
-    """Two series in one folder, half a step apart or one after the other; what tells them apart is their number, or the sex."""
+    """Two series in one folder, half a step apart or one after the other; their number, or the sex, distinguishes them."""
     one = random_phantom(seed, constant=100.0, slope_per_mm=GENTLE)
     other = moved(one, one.step * (0.5 if seed % 2 else one.slices), one.constant + CONTRAST)
 

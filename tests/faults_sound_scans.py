@@ -59,7 +59,7 @@ def two_currents_and_steps(folder: Path, seed: int) -> Expected:
 
 
 def _batches(ds: FileDataset, seed: int, number: int) -> None:
-    """The reconstruction writes its images in batches, some time apart."""
+    """The reconstruction writes its images in batches, with pauses between them."""
     ds.ContentTime, ds.SeriesTime = clock(900 + 20 * (number // 5)), "101200"
     ds.AcquisitionTime = clock(880 + 0.1 * number)
 
@@ -75,7 +75,7 @@ def _described_each(ds: FileDataset, seed: int, number: int) -> None:
 
 
 def _described_few(ds: FileDataset, seed: int, number: int) -> None:
-    """Somebody marked two slices."""
+    """A user marked two slices."""
     ds.SeriesDescription = "t1 tra" if number not in (5, 6) else "t1 tra finding"
 
 
@@ -141,7 +141,7 @@ class Slabs(Phantom):
 
 
 def slabs_of_an_angiography(folder: Path, seed: int) -> Expected:
-    """Slabs that abut, each with a time of its own: one volume."""
+    """Slabs that abut, each with its own time: one volume."""
     phantom = Slabs(**vars(random_phantom(seed, **MR, slices=18, slope_per_mm=GENTLE)))
     made = datasets(phantom)
     for number, ds in enumerate(made):

@@ -1,7 +1,7 @@
-"""An end of a series lies in a file that is not read: an unfinished transfer, an archive, a link, a folder of its own.
+"""An end of a series lies in a file that is not read: an unfinished transfer, an archive, a link, a separate folder.
 
-Nothing is missing in the middle, so that what is left looks whole. It is refused where the name says that the file is a slice;
-elsewhere the volume is taken with the warning `unread_beside` (`tests/ingest/test_ingest_unread.py`).
+Nothing is missing in the middle, so the rest looks complete. It is refused if the name says that the file is a slice;
+otherwise the volume is accepted with the warning `unread_beside` (`tests/ingest/test_ingest_unread.py`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def slices_in_folders_of_their_own(folder: Path, seed: int) -> Expected:
 
 
 def damaged_grid_beside_slices_in_two_folders(folder: Path, seed: int) -> Expected:
-    """A NIfTI that was cut off, in a folder of its own, is not named as a slice: it says nothing of a series in two folders."""
+    """A NIfTI that was cut off, in a separate folder, is not named like a slice, so it casts no doubt on a series in two folders."""
     phantom = random_phantom(seed)
     last = save(datasets(phantom), folder / "scan")[-1]
     (folder / "scan" / "rest").mkdir()

@@ -48,7 +48,7 @@ def train_here(
 def train_forked(plan: Any, stop: Callable[[int, int], None], *, alone: bool = False) -> int:
     """Train in a fork of this process; `stop(pid, images done)` is called in it before each save. Returns its wait status.
 
-    `alone` in a process group of its own, with its workers.
+    `alone` in a separate process group, with its workers.
     """
     pid = os.fork()
     if pid == 0:

@@ -141,7 +141,7 @@ def test_only_run_py_and_stores_write_in_a_stage() -> None:
 
 def test_no_pickle_and_no_unsafe_call_anywhere() -> None:
     for path in files():
-        if path == PACKAGE / "nn" / "foreign.py":  # `medssl convert`: foreign weights, tensors only, in a process of its own
+        if path == PACKAGE / "nn" / "foreign.py":  # `medssl convert`: foreign weights, tensors only, in a separate process
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):

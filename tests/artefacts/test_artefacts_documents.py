@@ -1,4 +1,4 @@
-"""JSON files: every byte is kept, older ones are read, and a contract says what takes up the parts of a run."""
+"""JSON files: every byte is kept, older ones are read, and a contract declares how the parts of a run are used."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_the_table_of_volumes_keeps_the_percentiles_and_has_no_column_without_an
         assert ("window_percentiles" in header) == (name == "both")
 
 
-# What new images are held against
+# Comparison of new images with the training images
 
 
 TRAINING_IMAGES = TrainingImages.of([CT, replace(CT, volume_id="v-2", spacing_mm=(0.9, 0.9, 3.0))], {"v-ct": 2, "v-2": 2})

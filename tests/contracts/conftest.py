@@ -1,4 +1,4 @@
-"""Studies whose artefacts are held against docs/reference/artefacts.md: the demo up to prepare, and named finished ones."""
+"""Studies whose artefacts are compared with docs/reference/artefacts.md: the demo up to prepare, and named finished ones."""
 
 from __future__ import annotations
 

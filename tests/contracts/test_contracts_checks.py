@@ -1,4 +1,4 @@
-"""What every ingest check keeps to, found in its folder and named by nobody; and a check that is dropped in as one file."""
+"""Laws of every ingest check, which is found in its folder without registration; and a check added as one file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def honest(modality: str, *, size: int = 64, slices: int = 12) -> Series:
 
 
 def hostile(modality: str) -> dict[str, Series]:
-    """What the reading process could hand over of files that somebody made to hurt."""
+    """What the reading process could pass on from hostile files."""
     made = {}
     for name, value in {
         "constant": 7.0,
@@ -71,7 +71,7 @@ def hostile(modality: str) -> dict[str, Series]:
 
 
 def locked(modality: str, values: np.ndarray, planes: list[np.ndarray], rescales: list[tuple[float, float]]) -> Series:
-    """A series as a check gets it, its arrays locked: for all but CT there are no values beside the planes."""
+    """A series as a check gets it, its arrays locked; only CT has values besides the planes."""
     with np.errstate(over="ignore"):
         sample = np.array(values, np.float32, order="F") if modality == "CT" else np.empty((0, 0, 0), np.float32)
     for array in (sample, *planes):

@@ -37,7 +37,7 @@ INSIDE_VOLUMES = ("greedy", "cover")
 
 
 def pixels(seed: int, planes: int) -> np.ndarray:
-    """int16 [i, j, k], neighbours alike; the first two planes are equal and the last is blank."""
+    """int16 [i, j, k], similar neighbours; the first two planes are equal and the last is blank."""
     noise = gaussian_filter(rng(seed, "volume").normal(size=(26, 24, planes)), (2, 2, 1.5))
     found = np.clip(noise / noise.std() * 400, -1024, 1024).astype(np.int16)
     found[:, :, 1], found[:, :, -1] = found[:, :, 0], -1000
@@ -123,7 +123,7 @@ def decisions_equal(a: Decision, b: Decision) -> bool:
 
 
 def by_id(slices: Slices, decision: Decision) -> dict[str, tuple[bool, str | None]]:
-    """Whether each slice is kept, and the slice that stands for it."""
+    """Whether each slice is kept, and the slice that represents it."""
     twins = [None if twin == NO_TWIN else str(slices.ids[twin]) for twin in decision.twin]
     return {str(one): (bool(keep), twin) for one, keep, twin in zip(slices.ids, decision.keep, twins, strict=True)}
 
@@ -213,7 +213,7 @@ def test_the_largest_distance_that_a_file_states_is_that_of_its_class(name, opti
 
 
 def check(decision: Decision) -> None:
-    """Every slice is kept without a twin, or dropped for a known reason; who stands for it is kept."""
+    """Every slice is kept without a twin, or dropped for a known reason; its representative is kept."""
     twins = decision.twin[decision.twin != NO_TWIN]
     assert decision.keep[twins].all()
     assert (decision.twin[decision.keep] == NO_TWIN).all() and np.isnan(decision.distance[decision.keep]).all()

@@ -1,4 +1,4 @@
-"""One volume is windowed alike wherever it is read: clip((slope × stored + intercept − low) / (high − low), 0, 1)."""
+"""One volume has the same window wherever it is read: clip((slope × stored + intercept − low) / (high − low), 0, 1)."""
 
 from __future__ import annotations
 

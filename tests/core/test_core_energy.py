@@ -33,4 +33,4 @@ def test_a_counter_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "intel-rapl:0").mkdir()
     assert of_processors(read_counters(tmp_path)) == {}
     assert Counters({"gpu0": 5.0}).since(Counters()) == {}
-    assert Counters({"gpu0": 1.0}).since(Counters({"gpu0": 5.0})) == {}  # its driver was loaded anew: not known
+    assert Counters({"gpu0": 1.0}).since(Counters({"gpu0": 5.0})) == {}  # its driver was loaded again: unknown

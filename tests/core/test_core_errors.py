@@ -1,4 +1,4 @@
-"""A sentence that is made of several has one mark at the end of each."""
+"""A sentence composed of several has one mark at the end of each."""
 
 from __future__ import annotations
 

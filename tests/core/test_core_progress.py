@@ -12,7 +12,7 @@ from medssl.core.progress import progress
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that moves only on request."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

@@ -20,7 +20,7 @@ print(json.dumps(found))
 
 def test_every_pool_of_threads_is_held_to_the_job() -> None:
     threads = 1
-    # blosc2 is told its one thread at each use (volume/cache.py)
+    # blosc2 gets its one thread at each use (volume/cache.py)
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(threads)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     pools = json.loads(done.stdout.splitlines()[-1])

@@ -164,7 +164,7 @@ def test_an_arm_without_fits_at_one_end_has_no_fall() -> None:
     assert of_task.comparison_rows(families, "arms").empty
 
 
-# ---- seeds in the tables beside
+# ---- seeds in additional columns
 
 
 def test_the_spread_over_seeds_is_in_the_rows_of_three_and_beside_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_same_seed_twice_is_bit_equal(tmp_path: Path, image_source: Path, encode
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
+    """Acts like kill -9: nothing catches it."""
 
 
 def test_a_killed_task_goes_on_and_ends_equal(

@@ -1,4 +1,4 @@
-"""What helps with few labels: mixtures, guessed labels, a decoder that was learnt before."""
+"""Methods for few labels: mixtures, predicted labels, a pre-trained decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probabilities of whole scans: those of MONAI's sliding window, whatever is seen beside them."""
+"""Probabilities of whole scans: those of MONAI's sliding window, whatever other scans share the batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_mirrored_scan_has_the_mirrored_answer_where_all_mirrors_are_seen(size
 
 
 def test_beyond_a_small_scan_lies_the_low_end_of_its_first_window_in_every_window() -> None:
-    """As in the patches that are learnt from."""
+    """As in the training patches."""
     small = scan(shape=(8, 8, 4))
     volume = replace(small.volume, low=(-160.0, -1350.0), high=(240.0, 150.0))
     one = Scan(volume, small.image, small.mask, np.eye(4))

@@ -245,7 +245,7 @@ def test_other_code_makes_all_again_and_code_of_another_start_nothing(spec: Spec
 
 
 def test_the_stage_itself_reaches_no_task_and_no_backbone() -> None:
-    """So that the code of a fit is that of its own task and backbone."""
+    """So that the code of a fit is that of its task and backbone."""
     seen, waiting = set(), [Path(stage.__file__)]
     while waiting:
         path = waiting.pop()

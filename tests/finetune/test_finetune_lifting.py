@@ -34,13 +34,13 @@ def declared(objective: str, options: dict[str, Any], *parts: str) -> dict[str, 
 
 
 def transformer(**options: Any) -> dict[str, Any]:
-    """A run that has learnt a transformer between the slices."""
+    """A run with a trained transformer between the slices."""
     small = {"width": 16, "layers": 1, "attention_heads": 2, "feed_forward": 16} | options
     return declared("joint_2d3d", small, "volume_encoder")
 
 
 def coded(space: str, width: int) -> dict[str, Any]:
-    """A run that has learnt two spaces."""
+    """A run with two trained spaces."""
     return declared("sepclr", {"width": width}, f"{space}_code")
 
 

@@ -75,7 +75,7 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
     given["scan_ct.nii.gz"] = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(0, 2, 1)), affine)
     nibabel.save(given["scan_ct.nii.gz"], here / "new" / "scan_ct.nii.gz")
     (here / "new" / "notes.txt").write_text("nothing")
-    predict(folder, here / "new", here / "answers", force=True)  # CT where it learnt from MR
+    predict(folder, here / "new", here / "answers", force=True)  # CT, although it was trained on MR
     files = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")["file"]
     assert set(files) == set(given)
     table = tables.read_tsv(here / "answers" / "masks.tsv", text=("class",))
@@ -175,7 +175,7 @@ def test_other_spacings_and_other_axes_are_refused(
     scan_at(here, "scan.nii.gz", spacing)
     said = refusal(mr_model, here)
     assert said.startswith(words) and "the model was trained on" in said and "--force" in said
-    scan_at(here, "scan.nii.gz", (1.5, 1.3, 9.0))  # a network of slices does not see how far they are apart
+    scan_at(here, "scan.nii.gz", (1.5, 1.3, 9.0))  # a network of slices does not see their distance
     predict(mr_model, here / "new", here / "fits")
 
 

@@ -1,4 +1,4 @@
-"""Patches and images that are learnt from: parts of the scans, moved with their masks, the same wherever they lie."""
+"""Training patches and images: parts of the scans, moved with their masks, the same wherever they lie."""
 
 from __future__ import annotations
 

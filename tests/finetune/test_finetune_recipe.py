@@ -352,7 +352,7 @@ def test_calibrated_statistics_are_those_of_the_batches() -> None:
 def test_random_weights_are_drawn_as_often_as_learnt_ones() -> None:
     learnt = [Start.of_run(f"simclr-all-seed{seed}") for seed in range(3)]
     assert draws_of_scratch(learnt, [0]) == [0, 1, 2]
-    assert draws_of_scratch(learnt, [0, 1, 2]) == [None]  # each of these seeds draws anew
+    assert draws_of_scratch(learnt, [0, 1, 2]) == [None]  # each of these seeds has a new draw
     assert draws_of_scratch(learnt[:1], [0]) == draws_of_scratch([], [0]) == [None]
 
     contract = {

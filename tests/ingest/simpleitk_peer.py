@@ -1,4 +1,4 @@
-"""SimpleITK, in a process of its own: its wrappers of C++ types take the place of faiss's within one process."""
+"""SimpleITK, in a separate process: its wrappers of C++ types replace those of faiss within one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of a volume: slices land where the reorientation says, whatever it is; a full disk is nobody's fault."""
+"""The file of a volume: slices land where the reorientation says, whatever it is; a full disk refuses no file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_slices_in_any_order_make_the_turned_stack(axes: tuple[int, int, int], t
 
 @pytest.mark.parametrize("flips", product((False, True), repeat=3))
 def test_many_threads_write_and_hash_the_same_file(flips: tuple[bool, bool, bool], tmp_path: Path) -> None:
-    """More threads than planes may wait to be hashed, each in a hurry of its own."""
+    """More threads than planes may wait for hashing, each at its own speed."""
     stack = np.random.default_rng(1).integers(-2000, 2000, (64, 48, 200)).astype(np.int16)
     turn = Reorientation((1, 0, 2), flips)
     with ArrayFile(tmp_path / "a.npy", "int16", (48, 64, 200), turn) as file, ThreadPoolExecutor(2 * WAITING) as threads:

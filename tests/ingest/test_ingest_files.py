@@ -1,4 +1,4 @@
-"""Files and folders: names that are no text, what cannot be listed or opened, and the private table of what became of each."""
+"""Files and folders: names that are not text, entries that cannot be listed or opened, and the private table of every outcome."""
 
 from __future__ import annotations
 

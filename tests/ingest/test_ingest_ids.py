@@ -1,4 +1,4 @@
-"""Ids are equal where two sources hold one thing, and never because two files bear one name."""
+"""Ids are equal if two sources hold the same thing, and never because two files share a name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_patient_that_tables_of_two_sources_name_is_one(tmp_path: Path, reader
 
 
 def test_the_id_of_joined_slices_stays_when_a_slice_is_added(tmp_path: Path) -> None:
-    """Every slice bears a series of its own: which of their identifiers is the first changes with each one that comes."""
+    """Every slice has its own series: each additional one changes which identifier is the first."""
     made = datasets(random_phantom(5))
     for number, one in enumerate(made):
         one.SeriesInstanceUID = generate_uid(entropy_srcs=["one", str(number)])

@@ -230,7 +230,7 @@ FAULTY_MASKS = {"wrong_shape": "mask_mismatch", "fractions": "mask_values", "str
 
 
 def with_faulty_masks(here: Path) -> None:  # noqa: F811
-    """Six images: one with a sound mask, one without any, and a label folder with a fault of each kind beside notes."""
+    """Six images: one with a sound mask, one without any, and a label folder with a fault of each kind and notes."""
     (here / "masks").mkdir()
     for n, name in enumerate(("good", "without", "wrong_shape", "fractions", "cut")):
         mask = volume(random_phantom(n), here / "in", name)
@@ -293,7 +293,7 @@ def test_only_what_concerns_early_stages_changes_the_digest_of_a_source(here: Pa
 
 
 def test_a_folder_of_nrrd_and_metaimage_masks_finds_its_images(tmp_path: Path, here: Path) -> None:  # noqa: F811
-    """Detached ones too: the data file is its header's, and no label file of its own."""
+    """Detached ones too: the data file belongs to its header, and is not a label file itself."""
     for n, suffix in enumerate(["nrrd", "nhdr", "mha", "mhd"]):
         image = nifti_image(random_phantom(n))
         (tmp_path / "s").mkdir(exist_ok=True)

@@ -244,7 +244,7 @@ def test_labels_table_names_mask_and_subject(tmp_path: Path, readers) -> None:
 
 
 def test_one_mask_for_two_images_is_a_mistake_of_the_table(tmp_path: Path) -> None:
-    """It was given to the last of them without a word."""
+    """It was given to the last of them without a warning."""
     (tmp_path / "t.csv").write_text("id,mask\na.nii.gz,m.nii.gz\nb.nii.gz,m.nii.gz\n")
     with pytest.raises(StudyError, match="rows 2 and 3 of the table name one mask"):
         labels_of(str(tmp_path / "t.csv"), ["a.nii.gz", "b.nii.gz", "m.nii.gz"])

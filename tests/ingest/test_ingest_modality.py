@@ -1,4 +1,4 @@
-"""`modality` keeps what it names, in every format; the rest is set aside with a code, and nothing is said of it in silence."""
+"""`modality` keeps what it names, in every format; the rest is set aside with a code and a remark."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_names_of_every_format_on_a_grid_may_contradict_the_study_file(form: str
     ("MET_MOD_MR", "p1", "CT", None),
 ])  # fmt: skip
 def test_a_metaimage_states_its_modality(stated: str, name: str, wanted: object, modality: str | None, tmp_path: Path) -> None:
-    """MetaIO: the key Modality of the header; a file that states MR is no CT, whatever the study file keeps."""
+    """MetaIO: the key Modality of the header; a file that states MR is not CT, whatever the study file keeps."""
     image = nifti_image(random_phantom(2))
     values = np.asarray(image.dataobj)
     write_metaimage(tmp_path / "in" / f"{name}.mha", values, {**metaimage_keys(values, image.affine), "Modality": stated})

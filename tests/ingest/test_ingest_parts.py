@@ -1,4 +1,4 @@
-"""Parts of a scan in one series: time points that were cut short, slabs that another tag sets apart, slices that are missing."""
+"""Parts of a scan in one series: time points that were cut short, slabs that another tag divides, missing slices."""
 
 from __future__ import annotations
 

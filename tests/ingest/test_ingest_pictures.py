@@ -1,4 +1,4 @@
-"""Pictures that lie beside volumes, or are masks of pictures, are neither taken for CT nor for images in silence."""
+"""Pictures that lie beside volumes, or are masks of pictures, are never read as CT or as images without a remark."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ def check_npz(here: Path, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("names", [("images", "train_images"), ("images", "imgs"), ("train_images", "valid_images")])
 def test_an_npz_with_several_arrays_that_may_be_the_images_is_refused(names: tuple[str, str], here: Path) -> None:
-    """`images` beside its own parts would count each image twice; a part of another name would be lost without a word."""
+    """`images` beside its own parts would count each image twice; a part of another name would be lost unnoticed."""
     (here / "in").mkdir()
     np.savez(here / "in" / "set.npz", **{name: np.zeros((3, 9, 9), np.uint8) for name in names})
     checked = check_source(here / "in")

@@ -1,4 +1,4 @@
-"""What sorts slices into scans and what does not, identifiers that are constants, and what is said of both."""
+"""Which attributes sort slices into scans, identifiers that are constants, and the remarks on both."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_people_in_two_folders_are_two_series(tmp_path: Path, readers) -> None:
 
 
 def test_one_image_with_a_constant_beside_named_series_is_damaged(tmp_path: Path, readers) -> None:
-    """Its series may lack it: neither goes on in silence."""
+    """Its series may lack it: neither is accepted silently."""
     made = datasets(random_phantom(3))
     made[-1].SeriesInstanceUID = "0"
     save(made, tmp_path / "s" / "case")

@@ -1,4 +1,4 @@
-"""What slices state decides which of them are one volume: attributes, scans in a row, ids, and what is said of them."""
+"""The attributes of slices decide which of them are one volume: scans in a row, ids, and remarks."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_scans_are_not_mixed_by_interpolation(seed: int, tmp_path: Path, readers
 
 
 def test_uneven_slices_of_doubtful_scans_get_no_hint_and_no_interpolation(tmp_path: Path, readers) -> None:
-    """Acquisitions go up and down without blocks, the values are smooth: nobody knows whether it is one scan."""
+    """Acquisitions go up and down without blocks, the values are smooth: it is unknown whether it is one scan."""
     depths = np.array([0, 2, 4, 6, 8.9, 11, 13, 15, 17.7, 20, 22, 24, 26, 28.0])
     phantom = replace(random_phantom(0, slices=14), depths=tuple(depths), orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     made = datasets(phantom)
@@ -148,7 +148,7 @@ def test_padding_becomes_air_and_is_counted(tmp_path: Path, readers) -> None:
 
 
 def test_a_sound_series_with_a_padding_tag_keeps_its_bytes(tmp_path: Path, readers) -> None:
-    """16 signed bits beside an intercept: no voxel is padding, so stored values stay as they were."""
+    """16 signed bits with an intercept: no voxel is padding, so stored values are unchanged."""
     phantom = random_phantom(3)
     made = datasets(phantom)
     for ds, position in zip(made, phantom.positions(), strict=True):
@@ -198,7 +198,7 @@ def test_decimals_of_positions_widen_the_tolerance_only_where_rounding_explains_
     assert decimals_mm(np.array([[1.0, 2.25, 3.125]])).tolist() == [0.1, 0.01, 0.001]
     with pytest.raises(Refusal):
         _line(np.where(np.arange(30) == 12, np.arange(30) * 1.37 + 0.2, np.arange(30) * 1.37), decimals=1)
-    with pytest.raises(Refusal):  # whole millimetres are no rounding of a scanner
+    with pytest.raises(Refusal):  # whole millimetres are not a scanner's rounding
         _line(np.array([0, 5, 10, 15, 19, 24, 29.0]))
 
 

@@ -14,7 +14,7 @@ RESAMPLE = {"uneven": "resample"}
 
 
 def with_steps(seed: int, steps: list[float], **options: object) -> Phantom:
-    """A phantom whose slices lie these steps apart."""
+    """A phantom with these steps between its slices."""
     phantom = random_phantom(seed, slices=len(steps) + 1, **options)
     return replace(phantom, depths=tuple(np.concatenate([[0.0], np.cumsum(steps)])))
 

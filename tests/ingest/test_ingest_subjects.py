@@ -1,4 +1,4 @@
-"""Whose images a DICOM source holds: a pattern or a table says it where the headers do not, and a shared id is said loudly."""
+"""The patients of a DICOM source: a pattern or a table names them if the headers do not, and a shared id is reported."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_pictures_have_the_patient_of_the_pattern_or_of_their_folder(tmp_path: P
         assert volume[2]["unit"] == "patient"
 
 
-# What is said of ids
+# Remarks on ids
 
 
 def rows(*people: str, sexes: str = "", studies: int = 0) -> tuple[list[dict], dict[str, str]]:

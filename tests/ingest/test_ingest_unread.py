@@ -1,4 +1,4 @@
-"""Files beside a series that are not read: the series says so, in the ledger, on the screen and at the end of ingest."""
+"""Files beside a series that are not read: reported in the ledger, on the screen and at the end of ingest."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_is_not_read_beside_a_series_is_said(case: str, tmp_path: Path) -> 
     checked = check_source(tmp_path / "source")
     assert len(checked.series) == 1
     assert "unread_beside" in checked.series[0]["warnings"]
-    assert sum(row["num_files"] for row in checked.rejected) == 1  # it is a row of its own
+    assert sum(row["num_files"] for row in checked.rejected) == 1  # it has a separate row
     words = {"archive": "1 archive", "link": "1 link", "part": "1 file that looks like a part of a transfer that did not end"}
     (said,) = [remark for remark in checked.remarks if words[case] in remark]
     assert f"note: {said}" in list(screen_lines(checked))

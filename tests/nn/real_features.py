@@ -1,7 +1,7 @@
 """Features of the real library's network with exported weights: `real_features.py LIBRARY NAME WEIGHTS IMAGES OUT`.
 
-A process of its own: beside a CPU build of torch, torchvision imports only when two of its operators are declared by hand, and
-nothing else of the suite should see it.
+A separate process: with a CPU build of torch, torchvision imports only if two of its operators are declared by hand, which
+the rest of the suite must not see.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def ramps(shape: tuple[int, ...], count: int) -> list[Batch]:
 @pytest.mark.parametrize("shape", [(40, 40), (40, 64), (24, 32, 20)])
 @pytest.mark.parametrize("shows", ["whole", "middle"])
 def test_a_turn_keeps_distances_and_the_zoom_is_one_for_all_axes(samples: Any, shape: tuple[int, ...], shows: Any) -> None:
-    """Seen in its own voxels, a moved image is turned, zoomed alike along all axes, and shifted: never sheared."""
+    """Seen in its own voxels, a moved image is rotated, scaled equally along all axes, and shifted: never sheared."""
     settings = AugmentOptions(zoom=(0.3, 0.6), rotation_deg=20, shift_frac=0.1, window_jitter=0)
     size = tuple(side // 2 for side in shape)
     views = Views(settings, [Crop(1, size, shows=shows)], samples, seed=1)

@@ -117,7 +117,7 @@ def test_resenc_has_nnunets_names_each_tensor_once() -> None:
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_files_that_hold_each_tensor_of_resenc_twice_load_as_well(tmp_path: Path, inside: bool) -> None:
-    """nnU-Net's own, and encoders of earlier versions; whether the second name stands beside the first or alone."""
+    """nnU-Net's own, and encoders of earlier versions; with the second name in addition to the first or alone."""
     torch.manual_seed(0)
     one = build("resenc", NARROW["resenc"], 2, 1)
     doubled = twice(one.state_dict())

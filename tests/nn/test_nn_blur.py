@@ -1,4 +1,4 @@
-"""The blur of each image is a Gaussian of its own width, and looks at what lies inside alone."""
+"""The blur of each image is a Gaussian of its own width, and uses only pixels inside."""
 
 from __future__ import annotations
 

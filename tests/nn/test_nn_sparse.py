@@ -28,7 +28,7 @@ NARROW: dict[str, tuple[dict[str, Any], int]] = {
 }  # fmt: skip
 """Options and deepest stride, which is the patch."""
 WRAPPERS = {"slicewise", "bottleneck"}
-"""They run another network, and have no patches of their own: spark refuses the first, the second is for fine-tuning alone."""
+"""They run another network, and have no patches: spark refuses the first, the second is only for fine-tuning."""
 every_backbone = pytest.mark.parametrize("name", sorted(set(plugins.names("backbone")) - WRAPPERS))
 both_ranks = pytest.mark.parametrize("dims", [2, 3])
 torch.set_num_threads(1)

@@ -145,7 +145,7 @@ def test_nnunets_own_network_gives_the_same_features(tmp_path: Path, monkeypatch
 
 
 def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.Tensor, folder: Path) -> None:
-    """The library's network with exported weights says what ours says, in a process of its own."""
+    """The library's network with exported weights gives our output, in a separate process."""
     save_file({"x": x}, folder / "x.safetensors")
     script = [
         Path(__file__).with_name("real_features.py"),
@@ -262,11 +262,11 @@ def test_embed_writes_a_row_of_features_per_image(tmp_path: Path) -> None:
     assert np.allclose(table.iloc[2, 1:].to_numpy(np.float32), pooled(ours(x))[0].detach().numpy(), atol=1e-4)
 
 
-# The rule of an MR encoder's windows, and what it has not learnt from
+# The rule of an MR encoder's windows, and what it was not trained on
 
 
 def mr_encoder(folder: Path, **learnt: Any) -> Any:
-    """An encoder of axial MR slices of 1 mm, each volume in a window of its own."""
+    """An encoder of axial MR slices of 1 mm, each volume in its own window."""
     ours = make_run(folder, "resnet18", width=0.125)
     contract = json.loads((folder / "contract.json").read_text())
     contract["window"] = {

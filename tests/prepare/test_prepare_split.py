@@ -18,7 +18,7 @@ PATIENTS = [f"p-{n:012x}" for n in range(1000)]
 
 
 def table(ids: list[str], official: list[str | None] | None = None, **columns: object) -> pd.DataFrame:
-    """A row per sample of some units; each row is a scan of its own."""
+    """A row per sample of some units; each row is a separate scan."""
     nothing: list[str | None] = [None] * len(ids)
     own = {"unit_id": ids, "unit": "patient", "official": official or nothing, "label": nothing, "modality": "CT"}
     return pd.DataFrame(own | {"scan_id": [f"v-{n}" for n in range(len(ids))]} | columns, dtype=object)
@@ -131,7 +131,7 @@ def test_an_unknown_part_is_refused_with_a_hint():
         found(table(PATIENTS[:1], ["validation"]))
 
 
-# What is said
+# Warnings
 
 
 @pytest.mark.parametrize("patients", [1, 2])

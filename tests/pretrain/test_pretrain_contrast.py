@@ -82,7 +82,7 @@ def test_a_batch_size_that_is_advised_fits() -> None:
 
 
 def test_views_of_the_losses_vary_as_the_paper_says() -> None:
-    """G^D: the slice itself beside moved views; L^R: places must correspond; G^R: two moved views."""
+    """G^D: the slice itself and moved views; L^R: places must correspond; G^R: two moved views."""
     crops = {
         name: [(crop.count, crop.varies) for crop in made_objective(objective, 2, variant=name).crops((48, 48))]
         for objective, name in (

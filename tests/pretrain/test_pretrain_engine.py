@@ -212,7 +212,7 @@ def test_health_of_known_clouds() -> None:
     assert health.effective_rank(line) == pytest.approx(1, abs=1e-5)
     assert health.effective_rank(cloud) == pytest.approx(8, abs=0.05)
     assert health.rankme(torch.eye(5)) == pytest.approx(5, abs=1e-6)
-    # where all vectors have a large part in common, the effective rank looks beside it and RankMe at it
+    # if all vectors have a large part in common, the effective rank ignores it and RankMe does not
     crossed = torch.cat([torch.eye(5), -torch.eye(5)])
     assert health.effective_rank(crossed + 1000) == pytest.approx(5, abs=1e-2)
     assert health.rankme(crossed + 1000) == pytest.approx(1, abs=0.05)
@@ -468,7 +468,7 @@ def test_killed_at_fifty_random_steps_a_run_still_ends_the_same(make_plan: Any) 
 
 
 def test_a_memory_is_filled_with_what_a_step_sees(make_plan: Any) -> None:
-    """Batch norm by the batch, and nothing remembered of it; a fresh network's own statistics would let images look alike."""
+    """Batch norm by the batch, without updates; a fresh network's own statistics would make images look the same."""
     from lightning_fabric import Fabric
 
     from medssl.core.progress import Bar

@@ -27,7 +27,7 @@ COHORT = {"volumes": 4}
 
 
 def mixed_samples() -> Any:
-    """Six volumes of four slices, and a stack of eight images that are no neighbours."""
+    """Six volumes of four slices, and a stack of eight images that are not neighbours."""
     samples = made_samples(volumes=8)
     kinds = [replace(v, kind="volume" if n < 6 else "images") for n, v in enumerate(samples.volumes)]
     return replace(samples, volumes=tuple(kinds))
@@ -238,7 +238,7 @@ def test_a_hidden_slice_is_not_seen_where_it_is_told() -> None:
 
 @pytest.mark.parametrize("slices", [3, 5, 7])
 def test_a_slice_that_stands_twice_in_a_bag_is_hidden_in_both_places(slices: int) -> None:
-    """Volumes shorter than a bag repeat slices; the twin of a hidden one would tell it."""
+    """Volumes shorter than a bag repeat slices; the twin of a hidden one would reveal it."""
     samples = made_samples(6, slices)
     objective = made_objective("joint_2d3d", 2, samples=samples, slice_weight=0.0, volume_weight=0.0, slices=8, **SMALL).eval()
     objective.bags.slices = 8
@@ -378,11 +378,11 @@ def test_a_frozen_backbone_and_the_projection_stay_bit_for_bit(make_plan: Any) -
 
 @pytest.mark.parametrize("clustering", ["deepcluster_v2", "swav"])
 def test_each_of_the_three_losses_falls_by_its_name_on_its_own_targets(clustering: str) -> None:
-    # one epoch: the next one has other clusters, against which DeepCluster's losses begin anew
+    # one epoch: the next one has other clusters, and DeepCluster's losses start again
     samples = made_samples()
     objective = made_objective("joint_2d3d", 2, clustering=clustering, slices=4, **SMALL)
     batches = [made_batch(samples, list(range(at, at + 16)), 2) for at in (0, 16)]
-    for batch in batches:  # each volume has stripes of its own
+    for batch in batches:  # each volume has its own stripes
         stripes = torch.sin(torch.arange(16)[:, None] * (1 + batch.volume.float()) / 4)
         batch.stored = 0.2 * batch.stored + stripes.T[:, None, :, None]
     if objective.memory_pass:

@@ -1,4 +1,4 @@
-"""Joint 2D-3D as the stages of the released code: what a slice embedding is made of, and what each loss trains."""
+"""Joint 2D-3D as the stages of the released code: how a slice embedding is composed, and what each loss trains."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_dropout_lies_inside_the_perceptron_and_behind_each_norm() -> None:
 
 
 def test_the_loss_of_hidden_slices_trains_the_transformer_alone() -> None:
-    """As the second stage of the released code: embeddings are given, as what is looked at and as what is to be told."""
+    """As the second stage of the released code: embeddings are fixed, as input and as target."""
     samples = made_samples()
     objective = made_objective("joint_2d3d", 2, slices=4, **SMALL)
     batch = made_batch(samples, list(range(8)), 2)

@@ -1,4 +1,4 @@
-"""A run over two nodes, each a network namespace of its own, is the run of one process; srun is told its size once."""
+"""A run over two nodes, each with its own network namespace, is the run of one process; srun gets its size once."""
 
 from __future__ import annotations
 

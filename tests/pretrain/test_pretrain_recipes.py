@@ -1,4 +1,4 @@
-"""What a step of the released codes does beside its loss: which images batch norm sees together, what is whitened and decays."""
+"""A step of the released codes apart from its loss: the batches of batch norm, whitening and decay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = [0, 1, 4, 9, 13, 17, 21, 30]
 
 
 def views(count: int = 2, seed: int = 0) -> list[Tensor]:
-    """Views of eight images whose brightness and contrast differ, so that statistics over all views are nobody's own."""
+    """Views of eight images with different brightness and contrast, so that statistics over all views suit none."""
     generator = torch.Generator().manual_seed(seed)
     return [(1 + v) * torch.rand(8, 1, 16, 16, generator=generator, dtype=torch.float64) + v for v in range(count)]
 
@@ -62,7 +62,7 @@ def test_byol_passes_each_view_through_batch_norm_on_its_own() -> None:
     [
         ("simclr", {}, [16], [16]),  # google-research/simclr: views side by side
         ("gsimclr", {}, [8, 8], [8, 8]),  # ariG23498/G-SimCLR: the model is called for each view
-        ("moco", {"queue": 16}, [8], [8]),  # facebookresearch/moco: the query; the key has a network of its own
+        ("moco", {"queue": 16}, [8], [8]),  # facebookresearch/moco: the query; the key has its own network
         ("byol", {}, [8, 8], [8, 8]),  # google-deepmind/deepmind-research: `apply_once_fn` for each view
         ("swav", {"small_crops": 3}, [16, 24], [40]),  # facebookresearch/swav: crops of a size together, then all
         ("deepcluster_v2", {"small_crops": 3}, [16, 24], [40]),  # the same

@@ -156,7 +156,7 @@ def test_constant_patches_are_reported_apart_and_left_out_if_asked() -> None:
 
 
 def test_air_stays_constant_under_the_studys_own_views(make_plan: Any) -> None:
-    """Noise that nobody can tell would make air varied, and the options about constant patches would do nothing."""
+    """Unpredictable noise would make air varied, and the options about constant patches would do nothing."""
     assert all(not crop.noise for crop in made().crops((32, 32)))
 
 

@@ -1,4 +1,4 @@
-"""A prepared cohort on disk, made of smooth noise that changes slowly along each volume, with twins and an image set."""
+"""A prepared cohort on disk, of smooth noise that changes slowly along each volume, with twins and an image set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medssl.reduce.options import ResolvedArmOptions
 
 
 def smooth_volume(seed: int, shape: tuple[int, int, int] = (40, 36, 24)) -> np.ndarray:
-    """int16 HU, (i, j, k): neighbours along k are alike."""
+    """int16 HU, (i, j, k): neighbours along k are similar."""
     noise = gaussian_filter(rng(seed, "volume").normal(size=shape), (3, 3, 4))
     return np.asfortranarray(np.clip(noise / noise.std() * 400, -1024, 2000).astype(np.int16))
 

@@ -16,7 +16,7 @@ from medssl.reduce.leakage import SAME, fingerprint, matches, turned, turns
 
 
 def body(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """A bright blob with detail of its own, on a dark ground: float values."""
+    """A bright blob with its own detail, on a dark ground: float values."""
     grids = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     radius = np.sqrt(sum(g**2 for g in grids))
     inside = 1 / (1 + np.exp((radius - 0.8) * 20))

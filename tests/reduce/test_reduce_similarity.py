@@ -125,7 +125,7 @@ def test_a_change_of_entropy_is_counted_from_the_slice_kept_last_in_the_volume()
     assert np.flatnonzero(changes.keep).tolist() == [0, 2, 4, 6, 7, 9, 11, 13]
     assert changes.twin.tolist() == [-1, 0, -1, 2, -1, 4, -1, -1, 7, -1, 9, -1, 11, -1]
     assert changes.distance[~changes.keep].tolist() == [0.125, 0.125, 0.0] * 2
-    # just the threshold is no change
+    # exactly the threshold is not a change
     assert np.flatnonzero(Entropy(slices, form="change").decide(None, 0.125).keep).tolist() == [0, 2, 4, 6, 7, 9, 11, 13]
 
 

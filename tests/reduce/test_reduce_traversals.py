@@ -163,7 +163,7 @@ def brute_cover(apart: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def random_codes(seed: int) -> tuple[Slices, np.ndarray]:
-    """Fifty slices of one volume, their codes some bits away from ten, and how far apart they are."""
+    """Fifty slices of one volume, their codes some bits away from ten, and their distances."""
     generator = rng(seed, "codes")
     base = generator.integers(0, 2**63, 10, dtype=np.uint64)
     codes = base[generator.integers(0, 10, 50)]

@@ -46,7 +46,7 @@ def test_resampled_ct_errs_by_less_than_a_tenth_of_a_hu():
 
 
 def _image(seed: int) -> np.ndarray:
-    """Float tissue beside a background of noise, as an MR is."""
+    """Float tissue and a background of noise, like an MR."""
     r = np.random.default_rng(seed)
     values = np.abs(r.normal(0, 4, (30, 28, 20))).astype(np.float32)
     values[6:24, 5:22, 3:17] = r.normal(600, 150, (18, 17, 14))

@@ -25,7 +25,7 @@ def test_a_linear_field_stays_where_it_is_in_the_world(spacing_mm):
     out, affine = resample_to_spacing(field, OBLIQUE, spacing_mm, order=1)
     np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), spacing_mm)
     expected = world(affine, out.shape) @ [0.5, -0.3, 0.8]
-    # the edge goes on beyond the rim: compare voxels whose neighbourhood lies inside
+    # the edge value continues beyond the rim: compare voxels whose neighbourhood lies inside
     have_mm = np.linalg.norm(OBLIQUE[:3, :3], axis=0)
     rim = [int(np.ceil(have / want)) + 1 for have, want in zip(have_mm, spacing_mm, strict=True)]
     inner = tuple(slice(n, -n) for n in rim)
