@@ -90,7 +90,7 @@ def slices_in_folders_of_their_own(folder: Path, seed: int) -> Expected:
 
 
 def damaged_grid_beside_slices_in_two_folders(folder: Path, seed: int) -> Expected:
-    """A NIfTI that was cut off, in a separate folder, is not named like a slice, so it casts no doubt on a series in two folders."""
+    """A NIfTI that was cut off, in a separate folder, is not named like a slice: a series in two folders is not in doubt."""
     phantom = random_phantom(seed)
     last = save(datasets(phantom), folder / "scan")[-1]
     (folder / "scan" / "rest").mkdir()
