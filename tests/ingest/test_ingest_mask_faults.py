@@ -1,4 +1,4 @@
-"""Every fault class of masks at several seeds: the mask is right, or refused with a code for the reason; its image is accepted."""
+"""Every fault class of masks at several seeds: the mask is right, or refused with a code; its image is accepted."""
 
 from __future__ import annotations
 
