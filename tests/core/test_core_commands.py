@@ -64,7 +64,7 @@ def test_a_spec_of_another_stage_or_version_is_refused(folder: Path) -> None:
     Path("spec.json").write_text(spec.to_json())
     assert "`medssl prepare spec.json`" in refused("finetune", "spec.json")
     Path("spec.json").write_text(spec.to_json().replace('"seed"', '"seeds"'))
-    assert "no spec of this version" in refused("prepare", "spec.json")
+    assert "not a spec of this version" in refused("prepare", "spec.json")
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])

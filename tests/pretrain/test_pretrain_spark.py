@@ -192,7 +192,7 @@ def test_a_patch_may_be_flat_for_thin_volumes() -> None:
 
 
 def test_sizes_and_patches_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(StudyError, match=r"no multiple of the backbone's first stride 4"):
+    with pytest.raises(StudyError, match=r"not a multiple of the backbone's first stride 4"):
         made(options={"width": 0.125}, patch=(6,))
     with pytest.raises(StudyError, match="has 3 numbers"):
         made(patch=(8, 8, 8))

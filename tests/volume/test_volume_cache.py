@@ -110,7 +110,7 @@ def test_outside_the_array_is_refused(volume, form, tmp_path):
 def test_a_broken_file_is_refused_with_a_sentence(suffix, content, tmp_path):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    with pytest.raises(CorruptArtefactError, match="no readable array"):
+    with pytest.raises(CorruptArtefactError, match="not a readable array"):
         open_array(path)
 
 
