@@ -48,8 +48,8 @@ REDUCERS = {
     "every_n": {"reducer": "every_n", "keep_frac": 0.3},
     "random_n": {"reducer": "random_n", "keep_frac": 0.3},
 }
-SPARK_STEPS = 240
-SPARK_SIZE = 96
+SPARK_STEPS = 200
+SPARK_SIZE = 64
 
 
 def main() -> None:
@@ -179,7 +179,7 @@ def spark(samples: Any, folder: Path) -> None:
     from medssl.core.progress import Bar
     from medssl.pretrain.loop import train
 
-    run = {"objective": {"spark": {"mask_ratio": 0.6, "patch": [16], "masking": "foreground", "constant_patches": "exclude"}}}
+    run = {"objective": {"spark": {"mask_ratio": 0.6, "patch": [8], "masking": "foreground", "constant_patches": "exclude"}}}
     run["views"] = {"scale": [0.67, 1.0], "rotation_deg": 0, "window_jitter": 0.0, "gamma": 1.0, "blur_prob": 0.0, "noise": 0.0}
     steps = len(samples) // 16
     plan = planned("spark", run, samples, folder, size=[SPARK_SIZE], batch_size=16, epochs=SPARK_STEPS // steps, lr=1e-3)
