@@ -10,6 +10,7 @@ rule pretrain:
         parts=L.pretrain("{cohort}", "{run}", "parts.safetensors"),
         contract=L.pretrain("{cohort}", "{run}", "contract.json"),
         curve=L.pretrain("{cohort}", "{run}", "curve.tsv"),
+        embeddings=L.pretrain("{cohort}", "{run}", "embeddings.parquet"),
         views=L.pretrain("{cohort}", "{run}", "views.png"),
         receipt=L.pretrain("{cohort}", "{run}", "receipt.json"),
     log:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, meant
-from medssl.artefacts.schema import Table
+from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.training_images import TrainingImages, Window
 from medssl.core.errors import CorruptArtefactError, StudyError
 
@@ -39,6 +39,19 @@ CURVE = Table(
     ),
     others="what the objective and the health of the representation add, by name",
     unique=("step",),
+)
+
+
+FEATURE = "f"
+"""Begins the name of the column of a feature."""
+EMBEDDINGS = Table(
+    file="embeddings.parquet",
+    folder="4_pretrain/<cohort>/<run>",
+    meaning="A row for each of some training samples, at even steps through their ids: what the finished encoder makes of it.",
+    columns=(Column("sample_id", "str", "of `samples.parquet`"),),
+    families=(Family(FEATURE, Column("<number>", "float32", "a feature, the mean over the deepest map")),),
+    sorted_by=("sample_id",),
+    unique=("sample_id",),
 )
 
 

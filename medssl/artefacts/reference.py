@@ -30,10 +30,11 @@ results/<study>/
   3_reduce/<cohort>/             descriptors.parquet  receipt.json
   3_reduce/<cohort>/leakage/     leakage.parquet  leakage.json  leakage.png  receipt.json
   3_reduce/<cohort>/<arm>/       keep.parquet  summary.json  receipt.json, and pictures
-  4_pretrain/<cohort>/<run>/     encoder.safetensors  parts.safetensors  contract.json  curve.tsv  views.png  receipt.json
+  4_pretrain/<cohort>/<run>/     encoder.safetensors  parts.safetensors  contract.json  curve.tsv  embeddings.parquet
+                                 views.png  receipt.json
   5_finetune/<task>/             predictions.parquet  fits.tsv  curves.tsv  splits.parquet  receipt.json  models/<start>/  masks/
   6_evaluate/<task>/             cases.parquet  scores.tsv  comparisons.tsv  receipt.json, and small tables
-  7_report/<page>/               report.html  report.json  model_card.md  ro-crate-metadata.json  receipt.json
+  7_report/<page>/               report.html  report.json  model_card.md  ro-crate-metadata.json  receipt.json  figures/  tables/
   state/<stage>/<hash>/          resume state, outside every declared output
   logs/  benchmarks/
 .medssl/                         private: id key, source listings with real paths. Never inside results.
@@ -102,8 +103,9 @@ EVALUATE = """
 """
 
 REPORT = """
-`report.html` (one offline file), `report.json` (every number), `model_card.md`, `ro-crate-metadata.json`. The page `study` covers
-everything; the others have the name of their cohort and end at pre-training.
+`report.html` (one offline file), `report.json` (every number), `model_card.md`, `ro-crate-metadata.json`; `figures/`: each figure
+as SVG and its numbers as TSV; `tables/`: each table as TSV. The page `study` covers everything; the others have the name of their
+cohort and end at pre-training.
 """
 
 Described = Table | type[Document]
@@ -116,7 +118,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
     ("3_reduce/<cohort>", "", (keep.DESCRIPTORS,)),
     ("3_reduce/<cohort>/leakage", "\n`leakage.png`: pairs as pictures, if there are any.\n", (keep.LEAKAGE, keep.Leaks)),
     ("3_reduce/<cohort>/<arm>", "", (keep.KEEP, keep.Summary)),
-    ("4_pretrain/<cohort>/<run>", PRETRAIN, (encoder.Contract, encoder.CURVE)),
+    ("4_pretrain/<cohort>/<run>", PRETRAIN, (encoder.Contract, encoder.CURVE, encoder.EMBEDDINGS)),
     ("5_finetune/<task>", FINETUNE, (predictions.PREDICTIONS, fits.FITS, fits.CURVES, fits.SPLITS_OF_FITS, fits.ModelContract)),
     (
         "6_evaluate/<task>",
@@ -128,6 +130,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
             scores.FALL_COMPARISONS,
             scores.CASES,
             scores.CALIBRATION,
+            scores.OPERATING,
             scores.CONFUSION,
             scores.SUBGROUPS,
             scores.EMPTY,

@@ -9,6 +9,7 @@ from medssl.artefacts.schema import Table
 
 FOLDER = "6_evaluate/<task>"
 BETTER = ("higher", "lower")
+ROC, PRECISION_RECALL = "roc", "precision_recall"
 
 ARM = Column("init", "str", "the arm: a starting point, all pre-training seeds together")
 CLASS = Column("class", "str", "`macro`: mean over classes; `all`: not of a class")
@@ -77,6 +78,12 @@ COMPARISONS = Table(
         Column("high", "float64", "its high end", "the metric's", nullable=True),
         Column("p", "float64", "two-sided", nullable=True),
         Column("p_holm", "float64", "corrected within the family of the comparison", nullable=True),
+        Column(
+            "p_holm_task",
+            "float64",
+            "corrected over all modes, shares of labels and pairs with scratch (without it: all others), by score and method",
+            nullable=True,
+        ),
         Column("n", "int64", "number of units"),
         Column("n_rarer", "int64", "as in `scores.tsv`", nullable=True),
         Column("unit", "str", "what the units are"),
@@ -200,6 +207,24 @@ CALIBRATION = Table(
     ),
 )
 
+OPERATING = Table(
+    "operating.parquet",
+    FOLDER,
+    "Classification: ROC and precision-recall curves with the most labels, each class against the rest; mean over fits.",
+    (
+        ARM,
+        MODE,
+        FRACTION,
+        Column("num_fits", "int64", "fits of the arm"),
+        CLASS,
+        Column("curve", "str", "which", choices=(ROC, PRECISION_RECALL)),
+        Column("x", "float64", "false-positive rate, or recall", "0…1"),
+        Column("y", "float64", "sensitivity, or precision", "0…1"),
+        Column("low", "float64", "low end of the band over units, at each point by itself", "0…1", nullable=True),
+        Column("high", "float64", "its high end", "0…1", nullable=True),
+    ),
+)
+
 CONFUSION = Table(
     "confusion.tsv",
     FOLDER,
@@ -248,5 +273,6 @@ OVERLAYS = Table(
         Column("columns", "int64", "of the plane", "voxels"),
         Column("prediction", "bytes", "mask values, uint8, row by row"),
         Column("target", "bytes", "the same of the reference"),
+        Column("classes", "dict", "mask value → class name", compact=True),
     ),
 )

@@ -66,6 +66,7 @@ COLUMNS = [
     "high",
     "p",
     "p_holm",
+    "p_holm_task",
     "n",
     "n_rarer",
     "unit",
@@ -238,6 +239,7 @@ def comparison_rows(
     table = pd.DataFrame(rows)
     table = table.assign(better=table["metric"].map(better), unit=test.unit_kind, confidence=confidence)
     table["p_holm"] = corrected(table, ["mode", "fraction"] if holm_over == "arms" else [])
+    table["p_holm_task"] = corrected(table.assign(reference=table["b"].map(is_scratch)), [])
     return table.reindex(columns=COLUMNS).astype({"num_seeds": "Int64", "seeds_above": "Int64", "n_rarer": "Int64"})
 
 

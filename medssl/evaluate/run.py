@@ -22,6 +22,7 @@ from medssl.evaluate import classification, comparisons, falls, segmentation
 from medssl.evaluate.calibration import calibration_table
 from medssl.evaluate.intervals import unit_weights
 from medssl.evaluate.masks import classes_of_masks, mask_path, spacing_of
+from medssl.evaluate.operating import operating_table
 from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.overlays import fullest_plane, pictured
 from medssl.evaluate.predictions import Tested, only_test, probabilities_of, truth_of
@@ -37,6 +38,7 @@ TABLES = (
     artefacts.FALL_COMPARISONS,
     artefacts.SUBGROUPS,
     artefacts.CALIBRATION,
+    artefacts.OPERATING,
     artefacts.CONFUSION,
     artefacts.EMPTY,
     artefacts.CASES,
@@ -148,6 +150,9 @@ def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
         "comparisons": _compare(task, compared, unit_differences, positives),
         **_falls(task, functools.partial(comparisons.contrasted_scores, scores)),
         "confusion": classification.confusion_table(cases, truth),
+        "operating": operating_table(
+            test, probabilities, truth, task.weights(len(test.units)), options.bootstrap, options.confidence
+        ),
         "subgroups": _subgroups(task, truth, probabilities),
         "cases": cases,
     }
@@ -211,7 +216,7 @@ def _segmentation(task: Evaluation) -> dict[str, pd.DataFrame]:
         **_falls(task, of_cases.contrast),
         "subgroups": _segmentation_subgroups(task, of_cases),
         "empty": segmentation.empty_counts(cases),
-        "overlays": _overlays(job, folder, test, pictured(cases, task.scorers.ranking)),
+        "overlays": _overlays(job, folder, test, pictured(cases, task.scorers.ranking), classes),
         "cases": cases,
     }
 
@@ -240,15 +245,15 @@ def _case_rows(task: Evaluation, test: Tested, of_cases: segmentation.CaseScores
     )
 
 
-def _overlays(job: Job, folder: Path, test: Tested, chosen: pd.DataFrame) -> pd.DataFrame:
+def _overlays(job: Job, folder: Path, test: Tested, chosen: pd.DataFrame, classes: dict[int, str]) -> pd.DataFrame:
     """The chosen cases with the plane that shows most of them, on the RAS+ grid of ingest's volume."""
-    made = []
+    made, named = [], {str(value): name for value, name in classes.items()}
     for row in chosen.to_dict("records"):
         part = test.rows[row["fit_id"]].set_index("case_id").loc[row["case_id"]]
         prediction, spacing = _mask(job, folder, part["prediction"], canonical=True)
         target, _ = _mask(job, folder, part["target"], canonical=True)
         plane = fullest_plane(prediction, target, spacing or (1.0,) * target.ndim)
-        made.append({str(name): value for name, value in row.items()} | plane)
+        made.append({str(name): value for name, value in row.items()} | plane | {"classes": named})
     return pd.DataFrame(made)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from medssl.artefacts.encoder import CURVE
+from medssl.artefacts.encoder import CURVE, EMBEDDINGS
 from medssl.artefacts.labels import LABELS, with_given_labels
 from medssl.artefacts.samples import SAMPLES
 from medssl.core import signals
@@ -77,8 +77,9 @@ def run(job: Job) -> None:
     save_tensors(job.path("parts.safetensors"), parts)
     CURVE.write(job.path("curve.tsv"), _curve(loaded[2]["rows"]))
     contract(plan, options, job.spec, encoder, parts).write(job.path("contract.json"))
+    EMBEDDINGS.write(job.path("embeddings.parquet"), _embeddings(plan, job.path("encoder.safetensors"), where))
     job.wrote(*(job.path(f"{name}.safetensors") for name in ("encoder", "parts")))
-    job.wrote(*(job.path(name) for name in ("contract.json", "curve.tsv", "views.png")))
+    job.wrote(*(job.path(name) for name in ("contract.json", "curve.tsv", "embeddings.parquet", "views.png")))
     drawn = sorted(pictures.glob("epoch-*.png"))
     job.wrote(*drawn)
     job.notes |= {"device": described(where), "steps": loaded[0], "samples": len(plan.samples), "pretrain_seed": options.seed}
@@ -145,6 +146,18 @@ def _with_labels(samples: Samples, tables: list[str], labels: dict[str, Path]) -
             table = with_given_labels(table, LABELS.read(labels[source]))
         said |= dict(zip(table["sample_id"], table["label"].where(table["label"].notna(), None), strict=True))
     return replace(samples, label=tuple(said[name] for name in samples.ids))
+
+
+def _embeddings(plan: Plan, weights: Path, where: torch.device) -> pd.DataFrame:
+    """What the finished encoder makes of some of the run's samples."""
+    from medssl.nn.backbone import build
+    from medssl.nn.weights import load_encoder
+    from medssl.pretrain.embedding import embedding_table
+
+    options = plan.options
+    backbone = build(options.backbone.name, options.backbone.options, options.spatial_dims, plan.samples.num_channels)
+    load_encoder(weights, backbone)
+    return embedding_table(backbone, plan.samples, plan.size, where)
 
 
 def _curve(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -10,15 +10,20 @@ from markupsafe import Markup, escape
 
 WIDTH = 680
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
-MOST_OF_LABELS = 360
+MOST_OF_LABELS = 330
 """Of a forest chart's width, so that the intervals keep a third."""
+LEAST_OF_VALUES = 120
+"""How wide the column of values is at least."""
 TICK_LETTERS, LETTER = 4, 7
 """Letters of a tick that have room at the left, and how wide another is."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A series: points (x, y), perhaps with intervals (low, high) and sizes in (0, 1]; `tone` is its colour class."""
+    """A series: points (x, y), perhaps with intervals (low, high) and sizes in (0, 1]; `tone` is its colour class.
+
+    band: (low, high) around each point, as an area.
+    """
 
     name: str
     tone: str
@@ -27,6 +32,7 @@ class Line:
     tips: tuple[str, ...] = ()
     markers: bool = True
     sizes: tuple[float, ...] = ()
+    band: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, alt: str, height: int
     """Lines with whiskers for intervals; several series are moved a little sideways so that whiskers do not hide one another."""
     frame = _Frame(x, y, width, height)
     parts = frame.grid()
+    parts += [_area(frame, line) for line in lines if line.band]
     for place, line in enumerate(lines):
         nudge = (place - (len(lines) - 1) / 2) * 5 if line.intervals else 0.0
         spots = [(frame.x(a) + nudge, frame.y(b)) for a, b in line.points]
@@ -99,6 +106,25 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, alt: str, height: int
     return _svg(parts, width, height, alt)
 
 
+def scatter_chart(groups: Sequence[Line], x: Axis, y: Axis, *, alt: str, height: int = 380, width: int = WIDTH) -> Markup:
+    """Points alone, a colour for each group."""
+    frame = _Frame(x, y, width, height)
+    dots = [
+        f'<circle class="dot small {group.tone}" cx="{frame.x(a):.1f}" cy="{frame.y(b):.1f}" r="3"/>'
+        for group in groups
+        for a, b in group.points
+    ]
+    return _svg([*frame.grid(), *dots], width, height, alt)
+
+
+def _area(frame: _Frame, line: Line) -> str:
+    """The band of a line, there and back."""
+    ends = [(x, low, high) for (x, _), (low, high) in zip(line.points, line.band, strict=True) if math.isfinite(low + high)]
+    there = [f"{frame.x(x):.1f} {frame.y(high):.1f}" for x, _, high in ends]
+    back = [f"{frame.x(x):.1f} {frame.y(low):.1f}" for x, low, _ in reversed(ends)]
+    return f'<path class="band {line.tone}" d="M{"L".join(there + back)}Z"/>' if ends else ""
+
+
 @dataclass(frozen=True)
 class ForestRow:
     """A row of a forest chart."""
@@ -113,7 +139,8 @@ class ForestRow:
 
 def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | None = 0.0, label_width: int = 220) -> Markup:
     """Estimates with intervals, one below the other, around a line at `zero`; long labels widen their column."""
-    row_height, width, text_width = 26, WIDTH, 170
+    row_height, width = 26, WIDTH
+    text_width = max([LEAST_OF_VALUES, *(int(LETTER * len(row.text)) + 16 for row in rows)])
     label_width = min(MOST_OF_LABELS, max(label_width, *(int(LETTER * len(row.label)) + 16 for row in rows)))
     height = TOP + row_height * len(rows) + BOTTOM
     left, right = label_width, width - text_width

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from medssl.report.chart import ForestRow, axis, forest_chart
+from medssl.report.drawings import one_chart
 from medssl.report.section import Figure, Section, Table, Text, number, records, shown, span
 from medssl.report.shares import share_name
 from medssl.report.words import class_name, headline_metric, is_overall, metric_name, mode_name
@@ -109,7 +110,7 @@ def _forest(rows: pd.DataFrame, names: tuple[str, str]) -> Figure:
     x = axis(named, [v for d in drawn for v in (d.estimate, d.low, d.high)], num_ticks=4)
     caption = f"{named} with intervals, {mode_name(str(part['mode'].iloc[0]))}."
     body = forest_chart(drawn, x, alt=caption, zero=None, label_width=240)
-    return Figure("forest", caption, caption, body, part, (("ref", names[0]), ("c0", names[1])))
+    return Figure("forest", caption, caption, one_chart(body), part, (("ref", names[0]), ("c0", names[1])))
 
 
 def _share(row: dict[str, Any]) -> str:

@@ -30,10 +30,10 @@ def model_card(evidence: Evidence) -> str:
         "## Evaluation",
         _evaluation(evidence),
         "## Limits",
-        "- Nothing is known of hospitals, scanners, protocols and populations that are not among the sources.",
+        "- The encoders were not tested on hospitals, scanners, protocols or populations outside the sources.",
         f"- Labels played no part in pre-training{but_for_labels(evidence)}; "
-        "what the images have in common with their origin may have been learnt too.",
-        f"- Fairness, ethics and licence of the data: {OWNERS}",
+        "features may also encode where the images come from.",
+        f"- Fairness and ethics: {OWNERS}",
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 
@@ -58,10 +58,22 @@ def _models(evidence: Evidence) -> str:
 
 def _data(evidence: Evidence) -> str:
     rows = [
-        {"source": s, "volumes or image sets": len(t), "slices or images": len(evidence.samples.get(s, [])), "unit": _unit(t)}
+        {
+            "source": s,
+            "volumes or image sets": len(t),
+            "slices or images": len(evidence.samples.get(s, [])),
+            "unit": _unit(t),
+            "licence": _licence(evidence, s),
+        }
         for s, t in sorted(evidence.series.items())
     ]
-    return (_markdown(pd.DataFrame(rows)) if rows else "Not given.") + f"\n\nOrigin, consent and licence: {OWNERS}"
+    return (_markdown(pd.DataFrame(rows)) if rows else "Not given.") + f"\n\nOrigin and consent: {OWNERS}"
+
+
+def _licence(evidence: Evidence, source: str) -> str:
+    """As the study file gives it, else as the contract of an encoder that learnt from the source alone does."""
+    options = evidence.asked.sources.get(source)
+    return (options.licence if options else None) or OWNERS
 
 
 def _evaluation(evidence: Evidence) -> str:

@@ -38,9 +38,14 @@ def _kind(block: Any) -> str:
     return "text" if isinstance(block, Text) else "table" if isinstance(block, Table) else "figure"
 
 
+def tsv_of(rows: pd.DataFrame) -> str:
+    """A table as the text of a TSV file."""
+    return tsv_text(_texts(rows))
+
+
 def _download(rows: pd.DataFrame) -> str:
     """A table as a TSV inside the page."""
-    return "data:text/tab-separated-values;charset=utf-8;base64," + base64.b64encode(tsv_text(_texts(rows)).encode()).decode()
+    return "data:text/tab-separated-values;charset=utf-8;base64," + base64.b64encode(tsv_of(rows).encode()).decode()
 
 
 def _looks_numeric(text: str) -> bool:

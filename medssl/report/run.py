@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medssl.artefacts import scores as artefacts
 from medssl.artefacts.document import Document
-from medssl.artefacts.encoder import CURVE, Contract
+from medssl.artefacts.encoder import CURVE, EMBEDDINGS, Contract
 from medssl.artefacts.fits import CURVES, FITS
 from medssl.artefacts.keep import KEEP, Leaks, Summary
 from medssl.artefacts.labels import LABELS, LabelCounts, with_given_labels
@@ -29,14 +29,19 @@ from medssl.core.files import inside, read_json, write_json, write_text
 from medssl.core.job import RECEIPT, Job
 from medssl.core.layout import Layout
 from medssl.report.cases import ranked_cases
+from medssl.report.class_colours import class_tones, rgb, rules
+from medssl.report.class_names import with_class_names
 from medssl.report.comparison import comparison
 from medssl.report.crate import crate
+from medssl.report.drawings import resolved, svg_file
+from medssl.report.embedding import nearest_rows
 from medssl.report.evidence import Evidence
 from medssl.report.model_card import model_card
 from medssl.report.options import PageOptions
-from medssl.report.page_text import finite, page_html, plain
+from medssl.report.page_text import finite, page_html, plain, tsv_of
 from medssl.report.pictures import chosen_slices, overlay, to_gray
-from medssl.report.section import Section, records
+from medssl.report.section import Figure, Section, Text, records
+from medssl.report.shown_study import ShownStudy
 from medssl.volume.cache import open_array
 from medssl.volume.intensity import values_of, windowed
 
@@ -49,6 +54,7 @@ TABLES: Mapping[str, Table] = {
     "samples": SAMPLES,
     "keeps": KEEP,
     "curves": CURVE,
+    "embeddings": EMBEDDINGS,
     "fits": FITS,
     "scores": artefacts.SCORES,
     "comparisons": artefacts.COMPARISONS,
@@ -56,8 +62,8 @@ TABLES: Mapping[str, Table] = {
 }
 """By the name of the input."""
 BESIDE_SCORES = (
-    artefacts.FALLS, artefacts.FALL_COMPARISONS, artefacts.CALIBRATION, artefacts.CONFUSION, artefacts.SUBGROUPS,
-    artefacts.EMPTY, artefacts.OVERLAYS,
+    artefacts.FALLS, artefacts.FALL_COMPARISONS, artefacts.CALIBRATION, artefacts.OPERATING, artefacts.CONFUSION,
+    artefacts.SUBGROUPS, artefacts.EMPTY, artefacts.OVERLAYS,
 )  # fmt: skip
 DOCUMENTS: Mapping[str, type[Document]] = {
     "fingerprint": Fingerprint,
@@ -85,7 +91,7 @@ def run(job: Job) -> None:
         },
     )
     write_text(job.path("model_card.md"), model_card(evidence))
-    files = ["report.html", "report.json", "model_card.md"]
+    files = ["report.html", "report.json", "model_card.md", *_write_beside(job, sections)]
     write_json(job.path("ro-crate-metadata.json"), crate(evidence.title, evidence.receipts, files, date))
     job.wrote(*[job.path(name) for name in (*files, "ro-crate-metadata.json")])
     job.write_receipt()
@@ -114,8 +120,30 @@ def compare(first: Path | str, second: Path | str, target: Path | str) -> None:
     write_text(target, _page(title, comparison(*reports)))
 
 
+def _write_beside(job: Job, sections: list[tuple[str, Section]]) -> list[str]:
+    """Each figure as SVG, and the numbers of each figure and table as TSV; returns their names."""
+    style = resolved(_style("chart.css"), _style("style.css")) + rules()
+    texts: dict[str, str] = {}
+    for block in (block for _, section in sections for block in section.blocks if not isinstance(block, Text)):
+        folder = "figures" if isinstance(block, Figure) else "tables"
+        texts[f"{folder}/{block.name}.tsv"] = tsv_of(block.rows)
+        if isinstance(block, Figure):
+            texts[f"figures/{block.name}.svg"] = svg_file(block.body, block.caption, block.legend, style)
+    for folder in ("figures", "tables"):
+        for old in sorted(job.path(folder).glob("*")):  # of a page with other sections
+            if f"{folder}/{old.name}" not in texts:
+                old.unlink()
+    for name, text in texts.items():
+        write_text(job.path(name), text)
+    return sorted(texts)
+
+
+def _style(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")
+
+
 def _page(title: str, sections: list[tuple[str, Section]]) -> str:
-    style = (PAGE / "style.css").read_text(encoding="utf-8")
+    style = "\n".join((_style("style.css"), _style("chart.css"), rules()))
     return page_html((PAGE / "page.html.j2").read_text(encoding="utf-8"), style, title, sections)
 
 
@@ -166,6 +194,7 @@ def _read(job: Job, options: PageOptions) -> tuple[Evidence, str]:
     found["samples"] |= {source: with_given_labels(found["samples"][source], labels) for source, labels in given.items()}
     masked = sorted(set(given) & set(found["volumes"]))
     found["volumes"] |= {source: _with_given_masks(found["volumes"][source], given[source]) for source in masked}
+    found |= with_class_names(found, ShownStudy.model_validate(options.study))
     for path in list(receipts.values()):
         receipts |= {"/".join(stage_and_name(step)): step for step in _steps_before(path, job.spec.layout)}
     evidence = Evidence(
@@ -246,6 +275,8 @@ def _planes(evidence: Evidence, volumes: dict[str, dict[str, Volume]]) -> dict[s
     for cases in evidence.cases.values():
         ranked = ranked_cases(cases)
         wanted |= set(ranked["case_id"]) if len(ranked) else set()
+    nearest = nearest_rows(evidence)
+    wanted |= set(nearest["query"]) | set(nearest["neighbour"])
     for leak in evidence.leaks.values():
         wanted |= {row[side] for row in (*leak.pairs, *leak.nearest) for side in ("query_id", "pool_id")}
     planes = {}
@@ -260,8 +291,8 @@ def _planes(evidence: Evidence, volumes: dict[str, dict[str, Volume]]) -> dict[s
 
 
 def _overlaid(evidence: Evidence, volumes: dict[str, dict[str, Volume]], ingested: list[Path]) -> dict[str, NDArray[np.uint8]]:
-    """The pictured segmentations as 8-bit colour pictures by `<task>/<case>`, from the volumes that ingest stored."""
-    planes = {}
+    """The pictured segmentations as 8-bit colour pictures by `<task>/<case>/<mask>`, from the volumes that ingest stored."""
+    planes, tones = {}, class_tones(evidence)
     for task, rows in evidence.overlays.items():
         for row in records(rows):
             folders = [folder for folder in ingested if (folder / "volumes" / row["case_id"] / "image.npy").is_file()]
@@ -272,10 +303,13 @@ def _overlaid(evidence: Evidence, volumes: dict[str, dict[str, Volume]], ingeste
             volume = volumes[source][row["case_id"]]
             stored = _plane(open_array(inside(folders[0], "volumes", row["case_id"], "image.npy")), row)
             shape = (int(row["rows"]), int(row["columns"]))
-            masks = [np.frombuffer(row[name], np.uint8).reshape(shape) for name in ("prediction", "target")]
+            colours = {int(value): rgb(tones[name]) for value, name in row["classes"].items()}
             if stored.shape == shape:
                 values = values_of(stored, float(series["slope"]), float(series["intercept"]))
-                planes[f"{task}/{row['case_id']}"] = overlay(windowed(values, volume.low[0], volume.high[0]), *masks)
+                seen = windowed(values, volume.low[0], volume.high[0])
+                for mask in ("prediction", "target"):
+                    pixels = np.frombuffer(row[mask], np.uint8).reshape(shape)
+                    planes[f"{task}/{row['case_id']}/{mask}"] = overlay(seen, pixels, colours)
     return planes
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from medssl.core.tables import MISSING
+from medssl.report.drawings import Charts, Drawing, Sheets, Tiles
 
 NOT_GIVEN = "Not given."
 MINUS = "−"
@@ -45,10 +46,15 @@ class Figure:
     name: str
     caption: str
     alt: str
-    body: Markup
+    body: Drawing
     rows: pd.DataFrame
     legend: tuple[tuple[str, str], ...] = ()
     wide: bool = True
+
+    @property
+    def tall(self) -> bool:
+        """Whether it may go on over pages of paper: rows of tiles can be parted, a chart cannot."""
+        return isinstance(self.body, (Tiles, Sheets)) or (isinstance(self.body, Charts) and len(self.body.charts) > 1)
 
 
 @dataclass(frozen=True)

@@ -104,15 +104,15 @@ def distinct(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     return rows[[twins[share] not in present - {share} for share in rows["fraction"]]]
 
 
-def twins_told(labels: Labels) -> list[str]:
+def shares_alike(labels: Labels) -> list[str]:
     """A sentence for each group of shares that are the very same units."""
-    told = []
+    sentences = []
     for twin in sorted({taken.twin for taken in labels.values()}):
         asked = [taken.asked for taken in labels.values() if taken.twin == twin]
         if len(asked) > 1:
             listed = f"{', '.join(asked[:-1])} and {asked[-1]}"
-            told.append(f"{listed} of the labels are the same {labels[twin].units}, {WHY_MORE}: they are told once.")
-    return told
+            sentences.append(f"{listed} of the labels are the same {labels[twin].units}, {WHY_MORE}: they are reported once.")
+    return sentences
 
 
 def _num_units(fits: pd.DataFrame) -> int | None:

@@ -55,12 +55,15 @@ class ShownPrepare(Shown):
 class ShownSource(Shown):
     """A source's own options."""
 
+    licence: str | None = None
+    class_names: dict[str, str] = {}
     prepare: ShownPrepare | None = None
 
 
 class ShownFinetuning(Shown):
     """How one task learnt."""
 
+    source: str = ""
     label_order: str | None = None
 
 

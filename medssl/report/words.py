@@ -45,7 +45,7 @@ def class_name(label: str) -> str:
 
 
 def mode_name(mode: str) -> str:
-    """`full fine-tuning`, `linear probe`, or the mode's own name: as a task says that has it."""
+    """`full fine-tuning`, `linear probe`, or the mode's own name: as the task that has it says."""
     titles: dict[str, str] = {}
     for plugin in plugins.all_of("task"):
         titles |= plugin.constant("MODE_TITLES", default={})
@@ -53,7 +53,7 @@ def mode_name(mode: str) -> str:
 
 
 def is_frozen(mode: str) -> bool:
-    """Whether the encoder stays as it was in a mode, as a task says that has it."""
+    """Whether the encoder stays as it was in a mode, as the task that has it says."""
     return any(mode in plugin.constant("FROZEN_MODES", default=[]) for plugin in plugins.all_of("task"))
 
 
@@ -106,7 +106,7 @@ def holm_family(options: ShownEvaluate, *, of_shares: bool = True) -> str:
 
 
 def but_for_labels(evidence: Evidence) -> str:
-    """What follows `without labels`: the runs of the page whose objective is told which images are background; else nothing."""
+    """What follows `without labels`: the runs of the page whose objective is given which images are background; else nothing."""
     recipes = {run_of(run).name for run in evidence.curves}
     found = []
     for recipe in sorted(recipes & set(evidence.asked.pretrain)):
@@ -114,7 +114,7 @@ def but_for_labels(evidence: Evidence) -> str:
         if objective.name and (option := plugins.find("objective", objective.name).constant("LABEL_OPTION", default=None)):
             background = objective.options.get(option)
             found.append(recipe + (f", background {background}" if background else ""))
-    return f" (but which images are background was told by label or source: {'; '.join(found)})" if found else ""
+    return f" (but the objective was given which images are background, by label or source: {'; '.join(found)})" if found else ""
 
 
 def units(n: int, unit: str) -> str:

@@ -54,6 +54,16 @@ def unknown_positive(wanted: str | None, classes: Mapping[str, Set[str] | None])
         yield ("evaluate", "positive"), f"there is no class {wanted!r} in {', '.join(classes)}.{did_you_mean(wanted, known)}"
 
 
+def unknown_class_names(names: Mapping[str, Iterable[str]], classes: Mapping[str, Set[str] | None]) -> Iterator[Problem]:
+    """Names for classes that a source does not have. By source: the classes named, and those it has; None where not known yet."""
+    for source, named in names.items():
+        known = classes.get(source)
+        for label in named if known is not None else ():
+            if label not in known:  # type: ignore[operator]
+                said = f"the labels of {source!r} have no class {label!r}.{did_you_mean(label, known or ())}"
+                yield ("sources", source, "class_names"), f"{said} Name classes as the labels write them"
+
+
 def labelled_at_most(files: SourceFiles, table: Table | None, *, classes: bool) -> int | None:
     """How many patients (images where a source has none) may have a label; None where a file can hold any number.
 

@@ -13,7 +13,7 @@ from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import read_json
 from medssl.core.listing import load_key, nothing_at
 from medssl.reduce.options import max_distance
-from medssl.study.check_classes import unknown_positive
+from medssl.study.check_classes import unknown_class_names, unknown_positive
 from medssl.study.check_folders import folder_problems
 from medssl.study.check_labels import Labelled, known_classes, label_notes, label_problems, predicts
 from medssl.study.check_sources import idle_options, mixed_cohorts, without_volumes
@@ -56,7 +56,9 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
     found += [*idle_options(study, listed), *split_problems(study, listed, _tested(study, reached))]
     labelled = {name: _labelled(study, name, listed, reached) for name in listed}
     found += [problem for given in labelled.values() for problem in label_problems(given)]
-    found += unknown_positive(study.evaluate.positive, _classes(study, labelled))
+    found += unknown_positive(study.evaluate.positive, of_tasks := _classes(study, labelled))
+    of_sources = {study.finetune[task].source: classes for task, classes in of_tasks.items()}
+    found += unknown_class_names({name: source.class_names for name, source in study.sources.items()}, of_sources)
     problems = [*(places.sentence(loc, text) for loc, text in found), *unknown_targets(dag, asked)]
     if problems:
         raise StudyError("\n".join(dict.fromkeys(problems)))

@@ -202,6 +202,7 @@ class Dag:
             "leaks": [layout.leakage(c, "leakage.json") for c in cohorts] if self.study.finetune else [],
             "curves": [layout.pretrain(c, r, "curve.tsv") for c, r in runs],
             "contracts": [layout.pretrain(c, r, "contract.json") for c, r in runs],
+            "embeddings": [layout.pretrain(c, r, "embeddings.parquet") for c, r in runs],
             "views": [layout.pretrain(c, r, "views.png") for c, r in runs],
             **{kind: [layout.labels(s, name) for s in held if self.study.sources[s].labels] for kind, name in OF_LABELS.items()},
             "fits": [layout.finetune(t, "fits.tsv") for t in tasks],

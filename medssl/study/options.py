@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from medssl.core.bounds import Distinct, Whole
 from medssl.core.options import Name, Options
@@ -18,6 +18,28 @@ from medssl.reduce.options import ReduceOptions
 from medssl.report.options import ReportOptions
 
 
+def _with_text_keys(given: Any) -> Any:
+    """Labels that YAML reads as numbers, as the texts that they are in a label table."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        str(label) if isinstance(label, int) and not isinstance(label, bool) else label: name for label, name in given.items()
+    }
+
+
+def _check_class_names(names: dict[str, str]) -> dict[str, str]:
+    again = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    if again:
+        raise ValueError(f"two classes are named {again[0]!r}: give each class a name of its own")
+    wrong = [name for name in names.values() if not name.strip() or "|" in name or name in ("macro", "all")]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} cannot name a class: expected a word or two, without a bar, and not macro or all")
+    return names
+
+
+ClassNames = Annotated[dict[str, str], BeforeValidator(_with_text_keys), AfterValidator(_check_class_names)]
+
+
 class SourceOptions(Options):
     """A folder of DICOM, NIfTI or images, or an NPZ image set; may override sections for itself."""
 
@@ -29,6 +51,8 @@ class SourceOptions(Options):
     """Columns of the label table for scores of subgroups."""
     licence: str | None = None
     """Licence of the data, for the contract of encoders that learn from it."""
+    class_names: ClassNames = {}
+    """What the page calls classes, by label or mask value: `{6: liver}`. Nothing but the page depends on it."""
     ingest: dict[str, Any] = {}
     """Options of stage ingest for this source alone."""
     prepare: dict[str, Any] = {}

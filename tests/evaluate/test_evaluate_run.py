@@ -121,6 +121,13 @@ def test_holm_over_the_whole_task_is_stricter(tmp_path: Path) -> None:
     task = tables.read_tsv(evaluated(tmp_path, path, holm_over="task") / "comparisons.tsv")
     assert (task["p_holm"].dropna() >= arms["p_holm"].dropna() - 1e-15).all()
     assert task["p_holm"].sum() > arms["p_holm"].sum()
+    assert arms["p_holm_task"].equals(task["p_holm_task"]), "whatever the family of p_holm"
+    for with_scratch in (True, False):
+        part = task[(task["b"] == "scratch-resnet18") == with_scratch]
+        one = part[(part["metric"] == "accuracy") & part["method"].str.startswith("bootstrap")].sort_values("p")
+        steps = [(len(one) - place) * p for place, p in enumerate(one["p"])]
+        assert len(one) == len(task["fraction"].unique()) * (1 + with_scratch)
+        assert one["p_holm_task"].tolist() == pytest.approx(np.minimum(1, np.maximum.accumulate(steps)))
 
 
 def test_equal_predictions_give_equal_bytes(tmp_path: Path) -> None:

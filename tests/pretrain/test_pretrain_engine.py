@@ -15,7 +15,7 @@ from prepared import receipt, write_prepared
 from pretraining import train_here, train_world
 from test_pretrain_world import COHORT, SMALL
 
-from medssl.artefacts.encoder import Contract, Part
+from medssl.artefacts.encoder import EMBEDDINGS, Contract, Part
 from medssl.artefacts.training_images import Window
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemoryError, StudyError
@@ -317,7 +317,10 @@ def test_the_stage_leaves_encoder_contract_curve_views_and_a_receipt(tmp_path: P
     width, height = Image.open(out / "views.png").size
     assert width > 8 * 16 and width == 4 * height, "eight samples, two views"
     recorded = json.loads((out / "receipt.json").read_text())
-    assert set(recorded["outputs"]) == {"encoder.safetensors", "parts.safetensors", "contract.json", "curve.tsv", "views.png"}
+    files = {"contract.json", "curve.tsv", "embeddings.parquet", "encoder.safetensors", "parts.safetensors", "views.png"}
+    assert set(recorded["outputs"]) == files
+    features = EMBEDDINGS.read(out / "embeddings.parquet").drop(columns="sample_id").to_numpy()
+    assert len(features) == contract.data.num_samples and np.isfinite(features).all() and features.std(axis=0).max() > 0
     assert list((out / "events").glob("events.out.tfevents.*"))
     assert not list((tmp_path / "state" / "pretrain").rglob("*.safetensors"))
 

@@ -10,7 +10,7 @@ ROW = {
     "a": "simclr-hash", "b": "scratch-resnet18", "mode": "full", "fraction": 0.05, "metric": "auc", "class": "macro",
     "better": "higher",
     "difference": 0.03, "low": 0.01, "high": 0.05, "p": 0.004, "p_holm": 0.008, "n": 80, "unit": "image", "confidence": 0.95,
-    "num_seeds": 3, "seeds_above": 3,
+    "num_seeds": 3, "seeds_above": 3, "p_holm_task": 0.02,
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medssl.artefacts.encoder import CURVE, Contract
+from medssl.artefacts.encoder import CURVE, EMBEDDINGS, Contract
 from medssl.artefacts.fits import FITS
 from medssl.artefacts.keep import KEEP, Curve, Summary
 from medssl.artefacts.names import is_scratch
@@ -46,6 +46,7 @@ def write_study(root: Path, *, tasks: bool = True, num_test: int = 120) -> dict[
     inputs["keeps"], inputs["summaries"] = _keeps(root, ct)
     runs = [_pretrain(root, arm, seed) for arm in ("all", "hash") for seed in (0, 1)]
     inputs["curves"] = [str(run / "curve.tsv") for run in runs]
+    inputs["embeddings"] = [str(run / "embeddings.parquet") for run in runs]
     inputs["contracts"] = [str(run / "contract.json") for run in runs]
     inputs["views"] = [str(run / "views.png") for run in runs]
     if tasks:
@@ -309,6 +310,7 @@ def _pretrain(root: Path, arm: str, seed: int) -> Path:
     )  # fmt: skip
     CURVE.write(job.path("curve.tsv"), curve)
     contract(run=f"ct/{run}").write(job.path("contract.json"))
+    EMBEDDINGS.write(job.path("embeddings.parquet"), _embeddings(root, arm, seed))
     job.path("encoder.safetensors").write_bytes(b"weights of " + run.encode())
     rows = [
         np.concatenate([np.clip((anatomy(3 * c + r) + 1000) / 8, 0, 255) for c in range(8)], axis=0).T[::-1] for r in range(2)
@@ -316,8 +318,20 @@ def _pretrain(root: Path, arm: str, seed: int) -> Path:
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows).astype(np.uint8)).save(buffer, format="PNG")
     job.path("views.png").write_bytes(buffer.getvalue())
-    _finish(job, "curve.tsv", "contract.json", "encoder.safetensors", "views.png")
+    _finish(job, "curve.tsv", "embeddings.parquet", "contract.json", "encoder.safetensors", "views.png")
     return job.out
+
+
+def _embeddings(root: Path, arm: str, seed: int) -> pd.DataFrame:
+    """Features that turn with the place of a slice in its volume, and a little with the patient."""
+    samples = SAMPLES.read(root / "2_prepare/ct/samples.parquet")
+    train = samples[samples["split"] == "train"].sort_values("sample_id").iloc[::2]
+    volume, index = pd.factorize(train["volume_id"])[0][:, None], train["index"].to_numpy()[:, None]
+    steps = np.arange(1, 9)[None] / 14
+    features = np.cos(steps * (index + 2 * volume)) + rng(seed, "features", arm).normal(0, 0.2, (len(train), 8))
+    table = pd.DataFrame(features.astype(np.float32), columns=[f"f{number:04d}" for number in range(8)])
+    table.insert(0, "sample_id", list(train["sample_id"]))
+    return table
 
 
 def _finetune(root: Path, samples: pd.DataFrame) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,11 +176,11 @@ def test_one_share_of_labels_tells_nothing_of_what_is_lost() -> None:
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ([3, 3], "over test cases and seeds; they say how far chance in both reaches"),
-        ([3, 0], "over test cases, and over seeds where there are three or more; they say how far chance in both"),
+        ([3, 3], "over test cases and seeds: they show how much chance in both can"),
+        ([3, 0], "over test cases, and over seeds where there are three or more: they show how much chance in both"),
         (
             [0, 0],
-            "over test cases, with the seeds' mean inside; they say how far chance in the choice of cases r",
+            "over test cases, of means over seeds: they show how much chance in the choice of cases can",
         ),
     ],
 )
@@ -188,3 +190,59 @@ def test_the_answer_says_whether_its_intervals_know_the_seeds(counts: list[int],
     scores = scores_of({"arm0": {0.05: 0.6}, "arm1": {0.05: 0.6}, "scratch-resnet18": {0.05: 0.6}}).assign(unit="image")
     evidence = Evidence(title="t", scores={"organs": scores}, comparisons={"organs": compared})
     assert words in sentences(answer(evidence))
+
+
+# The clearest of all modes
+
+
+def in_modes(*changes: dict[str, object]) -> Evidence:
+    """A task with a comparison for each of `changes`; p is corrected over all of them in `p_holm_task`."""
+    rows = [ROW | {"a": f"arm{n}", "p_holm_task": ROW["p_holm"]} | change for n, change in enumerate(changes)]
+    compared = pd.DataFrame(rows).assign(method="bootstrap (bca)", seeds_in_interval=0, options=[{}] * len(rows))
+    arms = {f"arm{n}": {0.05: 0.6, 1.0: 0.7} for n in range(len(rows))} | {"scratch-resnet18": {0.05: 0.5, 1.0: 0.6}}
+    return Evidence(title="t", scores={"x": scores_of(arms).assign(unit="image")}, comparisons={"x": compared})
+
+
+def test_the_clearest_result_is_that_of_any_mode_and_its_p_is_corrected_over_all() -> None:
+    evidence = in_modes(
+        {"low": -0.01, "p": 0.3, "p_holm_task": 0.3},
+        {"mode": "linear", "p": 0.0004, "p_holm_task": 0.0012},
+        {"mode": "linear", "fraction": 1.0, "low": -0.05, "high": -0.02, "p": 0.001, "p_holm_task": 0.002},
+    )
+    said = sentences(answer(evidence)).replace("\u202f", " ")
+    assert "The clearest of all results: With 5 % of the labels (linear probe), arm1 was better than random weights" in said
+    assert "p = 0.001 over all 3 comparisons" in said
+    assert (
+        "Of 3 comparisons with scratch in 2 modes at 2 shares of labels, 1 favours the pre-trained arm, 1 favours scratch and"
+        in said
+    )
+    assert "1 shows no clear difference. Here p is corrected over 3 comparisons (Holm)." in said
+    assert (
+        said.index("clearest of all") < said.index("Full fine-tuning") < said.index("there is no clear difference between arm0")
+    )
+
+
+def test_what_the_number_of_all_comparisons_takes_away_is_not_reported_as_clear() -> None:
+    evidence = in_modes({"p_holm_task": 0.2}, {"mode": "linear", "p": 0.001, "p_holm_task": 0.06})
+    said = sentences(answer(evidence))
+    assert "No result is settled over all modes. The nearest to it: With 5 % of the labels (linear probe), arm1 against" in said
+    assert "The clearest" not in said and "arm1 was better" not in said
+    assert "arm0 was better than training from scratch" in said, "by its own family, as the sentence below says"
+    few = replace(evidence, study={"evaluate": {"bootstrap": 30}})
+    assert "30 draws of the bootstrap cannot settle so many: set evaluate.bootstrap to 40 or more." in sentences(answer(few))
+
+
+def test_a_single_comparison_is_said_once() -> None:
+    said = sentences(answer(in_modes({})))
+    assert "The clearest" not in said and said.count("arm0 was better") == 1
+
+
+def test_among_equal_p_the_one_farthest_from_no_difference_is_the_clearest() -> None:
+    near, far = {"low": 0.001, "high": 0.09}, {"mode": "linear", "low": 0.025, "high": 0.035}
+    for changes in ([near, far], [far, near]):
+        assert "(linear probe)" in sentences(answer(in_modes(*changes)))
+
+
+def test_arms_are_not_the_clearest_where_scratch_was_compared() -> None:
+    evidence = in_modes({"p": 0.01}, {"b": "arm0", "p": 0.0001}, {"mode": "linear", "p": 0.02})
+    assert "than training from scratch" in sentences(answer(evidence)).split("Of 2 comparisons")[0]

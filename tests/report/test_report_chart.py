@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from medssl.report.chart import (
     BOTTOM,
+    LEAST_OF_VALUES,
     LEFT,
     RIGHT,
     TOP,
@@ -91,7 +92,7 @@ def test_a_value_that_is_not_finite_is_not_drawn() -> None:
 def test_a_forest_is_drawn_where_its_scale_says() -> None:
     rows = [ForestRow("a", "c0", 0.5, -0.5, 1.0, "t"), ForestRow("b", "c1", -1.0, -1.0, 0.0, "t")]
     drawn = forest_chart(rows, Y, alt="a", label_width=200)
-    left, right = 200, WIDTH - 170
+    left, right = 200, WIDTH - LEAST_OF_VALUES
 
     def across(value: float) -> float:
         return left + (value + 1) / 2 * (right - left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ import pytest
 from medssl.artefacts.names import Run
 from medssl.artefacts.volumes import Volume
 from medssl.report.chart import Axis, Line, axis, category_axis, line_chart
+from medssl.report.drawings import Charts, Sheets, Tile, Tiles, resolved, svg_file
 from medssl.report.evidence import arm_of, run_of, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
+from medssl.report.run import PAGE
 from medssl.report.section import count, counted, duration, number, p_value, percent, span
 from medssl.report.shares import ordered_shares, share_words
 
@@ -29,12 +32,43 @@ def keep_table(num: int = 100) -> pd.DataFrame:
 
 def test_contact_sheets_step_evenly_from_the_nearest_to_the_farthest_pair() -> None:
     chosen = chosen_slices(keep_table())
-    assert len(chosen) == 18
+    assert len(chosen) == 12
     assert not chosen["keep"].any()
     assert chosen["distance"].is_monotonic_increasing
     assert chosen["distance"].iloc[0] == 1
     assert chosen["distance"].iloc[-1] == 99
     pd.testing.assert_frame_equal(chosen, chosen_slices(keep_table().sample(frac=1, random_state=3)))
+
+
+def test_a_figure_is_a_file_that_stands_alone() -> None:
+    """Well-formed XML of its own size, with legend, titles and pictures inside, and colours that any program knows."""
+    chart = line_chart(
+        [Line("a", "c0", ((0, 0), (1, 1)), band=((0, 0), (0.5, 1)))], axis("x", [0, 1]), axis("y", [0, 1]), alt="<a>"
+    )
+    tile = Tile((picture(np.zeros((40, 60), np.uint8), "a & b"), None), ("rank 1 <best>",))
+    style = resolved((PAGE / "chart.css").read_text(), (PAGE / "style.css").read_text())
+    assert "var(" not in style and "#0b6b72" in style, "the colours of the light page"
+    for body, titles in (
+        (Charts((("First", chart), ("Second", chart)), 2), ["First", "Second"]),
+        (Tiles((("Best", (tile,) * 9), ("Worst", (tile,)))), ["Best", "Worst", "rank 1 <best>"]),
+        (Sheets((("", picture(np.zeros((40, 60), np.uint8), "sheet")),)), []),
+    ):
+        text = svg_file(body, "A caption, with x < y & z", (("c0", "simclr-all"),), style)
+        root = ElementTree.fromstring(text)
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {*titles, "simclr-all", "A caption, with x < y & z"} <= set(words)
+        boxes = [node.attrib for name in ("image", "svg") for node in root.iter(f"{{http://www.w3.org/2000/svg}}{name}")]
+        for box in (box for box in boxes if "x" in box):
+            assert float(box["x"]) >= 0 and float(box["x"]) + float(box["width"]) <= width
+            assert float(box["y"]) >= 0 and float(box["y"]) + float(box["height"]) <= height
+        assert not re.search(r'href="(?!data:image)', text)
+
+
+def test_tiles_are_large_enough_and_nothing_is_pale() -> None:
+    assert Tiles(()).side >= 120
+    rules = (PAGE / "style.css").read_text()
+    assert "opacity" not in rules
 
 
 def test_volume_planes_are_shown_as_radiologists_look() -> None:
@@ -55,8 +89,8 @@ def test_a_window_clips() -> None:
 
 
 def test_pictures_are_small_and_inside() -> None:
-    html = picture(np.zeros((500, 400), np.uint8), "a <slice>")
-    assert 'width="106"' in html
+    html = picture(np.zeros((500, 400), np.uint8), "a <slice>").__html__()
+    assert 'width="154"' in html
     assert "a &lt;slice&gt;" in html
     assert "data:image/jpeg;base64," in html
 

@@ -97,6 +97,15 @@ def test_the_card_names_weights_and_what_is_not_known() -> None:
     assert "Not a medical device" in text
 
 
+def test_the_card_gives_the_licence_that_the_study_file_gives() -> None:
+    series = pd.DataFrame({"volume_id": ["v-0"], "unit": "patient"})
+    study = {"sources": {"ct": {"licence": "CC-BY-4.0"}, "mr": {}}}
+    card = model_card(Evidence(title="t", series={"ct": series, "mr": series}, study=study))
+    lines = {line.split(" | ")[0]: line for line in card.splitlines() if line.startswith("| ")}
+    assert lines["| ct"].endswith("| CC-BY-4.0 |") and lines["| mr"].endswith("| *For the authors to state.* |")
+    assert "licence of the data" not in card
+
+
 def report(title: str, estimate: float, **options: object) -> dict[str, object]:
     row = {"init": "scratch", "mode": "full", "fraction": 1.0, "metric": "auc", "class": "macro", "estimate": estimate}
     row |= {"low": estimate - 0.02, "high": estimate + 0.02, "n": 60}

@@ -58,20 +58,20 @@ def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> N
     curves = {f"ct/{name}-all-seed0": pd.DataFrame() for name in runs}
     text = _pretraining(Evidence(title="t", curves=curves, study={"pretrain": runs}))
     first, second = text.split(";")
-    assert "begun from gd, 300 steps" in first and "epochs" not in first
-    assert "100 epochs" in second and "begun from random weights" in second
+    assert "starting from gd, 300 steps" in first and "epochs" not in first
+    assert "100 epochs" in second and "starting from random weights" in second
 
 
 def test_a_pretraining_that_is_told_the_background_is_not_called_free_of_labels() -> None:
     curve = pd.DataFrame({"epoch": range(4), "step": range(4), "loss": 1.0})
     sepclr = {"objective": {"name": "sepclr", "options": {"background": "healthy"}}}
-    for recipe, words in (("apart", "told by label or source: apart, background healthy)"), ("plain", "")):
+    for recipe, words in (("apart", "are background, by label or source: apart, background healthy)"), ("plain", "")):
         study = {"pretrain": {"apart": sepclr, "plain": {"objective": {"name": "simclr", "options": {}}}}}
         evidence = Evidence(title="t", curves={f"ct/{recipe}-all-seed0": curve}, study=study)
         sections = [pretraining(evidence), methods(evidence), answer(evidence)]
         for text in (*map(sentences, sections), model_card(evidence)):
             assert re.search("without labels|No labels|Labels played no part", text)
-            assert words in text and ("told by label" in text) == bool(words)
+            assert words in text and ("are background, by label" in text) == bool(words)
 
 
 @pytest.mark.parametrize("name", plugins.names("objective"))
@@ -79,7 +79,7 @@ def test_every_objective_is_cited(name: str) -> None:
     study = {"pretrain": {"run": {"objective": {"name": name}, "backbone": {"name": "resnet18"}, "epochs": 1}}}
     section = methods(Evidence(title="t", curves={"ct/run-all-seed0": pd.DataFrame()}, study=study))
     assert len(section.facts["references"]) == 1
-    assert f"{plugins.find('objective', name).constant('TITLE')} [1], ResNet-18, begun" in section.facts["text"]
+    assert f"{plugins.find('objective', name).constant('TITLE')} [1], ResNet-18, starting" in section.facts["text"]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_pictures_of_what_the_firewall_found_and_of_the_nearest() -> None:
     section = leakage(Evidence(title="t", samples={"ct": samples}, leaks={"ct/leakage": leak}, planes=planes))
     figures = [block for block in section.blocks if isinstance(block, Figure)]
     assert [figure.name for figure in figures] == ["leakage-nearest"]
-    assert figures[0].body.count("<img") == 2 and "likeness 0.71" in figures[0].body and "0.88" in figures[0].caption
+    assert str(figures[0].body).count("<img") == 2 and "similarity 0.71" in str(figures[0].body) and "0.88" in figures[0].caption
 
 
 def test_the_headline_is_dice_or_auc_over_classes() -> None:
@@ -230,7 +230,7 @@ def test_provenance_prints_what_it_does_not_know_as_not_given() -> None:
     }
     section = provenance(Evidence(title="t", receipts=receipts))
     told = " ".join(str(block.html) for block in section.blocks if isinstance(block, Text))
-    assert "snakemake" not in told and "repeats the study: not given" in told
+    assert "snakemake" not in told and "repeats the study is not given" in told
     origin = next(block for block in section.blocks if isinstance(block, Table) and block.name == "origin").rows
     values = dict(zip(origin["what"], origin["value"], strict=True))
     assert values["Code of pretrain (hash)"] == "aaaa, bbbb" and values["Code of ingest (hash)"] == "c0de"
@@ -261,7 +261,7 @@ def test_provenance_says_which_jobs_and_fits_were_restored() -> None:
     }
     section = provenance(Evidence(title="t", receipts=receipts))
     assert "1 of 3 jobs were restored: pretrain/ct/a-all-seed0 (2026-03-01); " in sentences(section)
-    assert "finetune/organs: 9 of 12 fits were restored. Their results are those of earlier jobs" in sentences(section)
+    assert "finetune/organs: 9 of 12 fits were restored. Their results come from earlier jobs" in sentences(section)
     assert section.facts["restored_fits"] == {"finetune/organs": {"restored": 9, "fits": 12}}
     assert "restored" not in sentences(provenance(Evidence(title="t", receipts={"ingest/ct": receipt(fits=12, restored_fits=0)})))
 
@@ -362,7 +362,7 @@ def test_what_was_told_of_hidden_patches_is_shown_over_the_epochs() -> None:
     section = pretraining(Evidence(title="t", curves=curves, pictures=pictures))
     (figure,) = (block for block in section.blocks if isinstance(block, Figure) and block.name.startswith("pictures"))
     assert "after epochs 1, 5 and 9" in figure.caption and figure.rows["epoch"].tolist() == [1, 5, 9]
-    assert re.findall(r"<p>Epoch (\d)</p><img", str(figure.body)) == ["1", "5", "9"]
+    assert re.findall(r'<p class="panel">Epoch (\d)</p><img', str(figure.body)) == ["1", "5", "9"]
     assert [len(_spread([Path("a")] * number, 4)) for number in (0, 1, 3, 100)] == [0, 1, 3, 4]
     assert _spread([Path(str(epoch)) for epoch in range(100)], 4) == [Path("0"), Path("33"), Path("66"), Path("99")]
 

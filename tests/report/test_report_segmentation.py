@@ -21,7 +21,9 @@ from medssl.core import tables
 from medssl.core.job import Spec
 from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.run import run as evaluate
-from medssl.report.pictures import PREDICTED_COLOUR, TRUE_COLOUR, overlay
+from medssl.report.class_colours import class_tones, rgb, rules
+from medssl.report.evidence import Evidence
+from medssl.report.pictures import OUTLINES, overlay
 from medssl.report.run import run
 
 NUM_CASES, DEPTH, SIZE = 6, 9, 48
@@ -106,29 +108,42 @@ def test_planes_are_those_of_the_ras_volume(folder: Path) -> None:
 
 def test_the_page_shows_every_pictured_case(folder: Path) -> None:
     text = (folder / "7_report/study/report.html").read_text()
-    assert text.count("outlines of the true and the predicted mask") == 6
+    assert text.count('outlines of the true mask" src') == text.count('outlines of the predicted mask" src') == 6
     assert "no picture" not in text
     assert "simclr-hash, one seed, 100\u202f% of the labels. The plane" in text
-    assert "Dice" in json.loads((folder / "7_report/study/report.json").read_text())["sections"]["answer"]["texts"][2]
+    assert "Dice" in json.loads((folder / "7_report/study/report.json").read_text())["sections"]["answer"]["texts"][3]
 
 
-def test_outlines_lie_on_the_edge_of_the_masks() -> None:
-    target, prediction = np.zeros((60, 50), np.uint8), np.zeros((60, 50), np.uint8)
-    target[10:20, 5:15] = 1
-    prediction[40:50, 30:40] = 1
-    pixels = overlay(np.zeros((60, 50)), prediction, target)
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def test_outlines_lie_on_the_edge_of_the_masks_in_the_colour_of_their_class() -> None:
+    mask = np.zeros((60, 50), np.uint8)
+    mask[10:20, 5:15], mask[40:50, 30:40] = 1, 7
+    pixels = overlay(np.zeros((60, 50)), mask, {1: RED, 7: BLUE})
     grow = pixels.shape[1] // 60
-    turned = np.kron(target.T[::-1, ::-1], np.ones((grow, grow), np.uint8)).astype(bool)
-    teal = (pixels == TRUE_COLOUR).all(axis=2)
-    assert teal.any()
-    assert not (teal & ~turned).any()
-    assert teal.sum() == 4 * (10 * grow - 1)
-    assert (pixels == PREDICTED_COLOUR).all(axis=2).sum() == teal.sum()
+    thick = round(max(pixels.shape) / OUTLINES)
+    for value, colour in ((1, RED), (7, BLUE)):
+        turned = np.kron((mask == value).T[::-1, ::-1], np.ones((grow, grow), np.uint8)).astype(bool)
+        drawn = (pixels == colour).all(axis=2)
+        assert not (drawn & ~turned).any()
+        assert drawn.sum() == (10 * grow) ** 2 - (10 * grow - 2 * thick) ** 2
 
 
 @pytest.mark.parametrize("shape", [(600, 10), (600, 5), (530, 4), (4, 530), (512, 30), (300, 300), (1, 1)])
 def test_outlines_fit_the_picture_of_a_plane_of_any_shape(shape: tuple[int, int]) -> None:
-    whole = np.ones(shape, np.uint8)
-    pixels = overlay(np.zeros(shape), whole, whole)
-    orange = (pixels == PREDICTED_COLOUR).all(axis=2)
-    assert orange[[0, -1]].all() and orange[:, [0, -1]].all(), "the rim of a mask of the whole plane is the rim of the picture"
+    pixels = overlay(np.zeros(shape), np.ones(shape, np.uint8), {1: RED})
+    red = (pixels == RED).all(axis=2)
+    assert red[[0, -1]].all() and red[:, [0, -1]].all(), "the rim of a mask of the whole plane is the rim of the picture"
+
+
+def test_a_class_has_one_colour_in_every_figure() -> None:
+    """Labels, masks and scores of several tasks name classes: a name has a colour, whichever figure asks."""
+    samples = pd.DataFrame({"label": ["2", "10", None, "1|2"]})
+    cases = pd.DataFrame({"class": ["liver", "lung"]})
+    overlays = pd.DataFrame({"classes": [{"1": "lung"}]})
+    alone = class_tones(Evidence("t", samples={"a": samples}))
+    assert alone == {"1": "k0", "2": "k1", "10": "k2"}
+    both = class_tones(Evidence("t", samples={"a": samples}, cases={"b": cases}, overlays={"b": overlays}))
+    assert both == alone | {"liver": "k3", "lung": "k4"}
+    assert all(f".dot.{tone}" in rules() and f"#{rgb(tone)[0]:02x}" in rules() for tone in both.values())

@@ -73,6 +73,7 @@ SOURCE, TASK, TOP = "mine.yaml:3: sources.here.", "mine.yaml:5: finetune.spots."
         # classes and counts
         (study(own=LABELS, top="evaluate: {positive: cats}\n"), f"{TOP}evaluate.positive: there is no class 'cats' in spots."),
         (study("sorted", top="evaluate: {positive: cow}\n"), f"{TOP}evaluate.positive: there is no class 'cow' in spots."),
+        (study(own=f"{LABELS}, class_names: {{cats: Cat}}"), f"{SOURCE}class_names: the labels of 'here' have no class 'cats'."),
         (study(own=LABELS, task=", counts: [3, 5]"), f"{TASK}counts: the labels of 5 patients are asked for, and source"),
         (study("sorted", task=", counts: 9"), f"{TASK}counts: the labels of 9 patients"),
         (study("masked", task=", task: segmentation, counts: 4"), f"{TASK}counts: the labels of 4 patients"),
@@ -96,6 +97,8 @@ def test_what_cannot_work_is_refused(refusal: Refusal, text: str, words: str) ->
     [
         study(own=LABELS, top="evaluate: {positive: dog}\n"),
         study("sorted", top="evaluate: {positive: cat}\n"),
+        study(own=f"{LABELS}, class_names: {{cat: a cat}}"),
+        study("organs", own=", class_names: {3: heart}"),
         study("organs", top="evaluate: {positive: '3'}\n"),  # an NPZ says its classes itself
         study(own=LABELS, task=", counts: [4]"),
         study("masked", own=", labels: one.csv", task=", task: segmentation, counts: 3"),  # its masks are beside the images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,8 @@ from markupsafe import Markup
 
 from medssl.artefacts.names import is_scratch
 from medssl.report.chart import ForestRow, axis, forest_chart
+from medssl.report.clearest import candidates, clearest, counts_in_words, fewest_draws
+from medssl.report.drawings import Charts
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Text, count, counted, number, p_value, percent, records, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name, share_words
@@ -49,7 +52,7 @@ VERDICTS = {
 
 
 def answer(evidence: Evidence) -> Section:
-    """What the study found, or what was learnt so far where no task was evaluated."""
+    """What the study found, or what is known so far where no task was evaluated."""
     if not evidence.scores:
         return _without_tasks(evidence)
     blocks: list[Text | Figure] = []
@@ -58,13 +61,18 @@ def answer(evidence: Evidence) -> Section:
         facts[task] = {"n": int(scores["n"].max()) if len(scores) else 0}
         comparisons = evidence.comparisons.get(task, pd.DataFrame())
         labels = labels_of(evidence.fits.get(task), scores)
+        every = candidates(scores, comparisons)
+        every = with_limits(distinct(every, labels) if len(every) else every, scores, labels)
         rows = main_comparisons(scores, comparisons)
         rows = with_limits(distinct(rows, labels) if len(rows) else rows, scores, labels)
-        blocks.append(Text(_heading(task, scores, rows), "html"))
+        blocks.append(Text(_heading(task, scores), "html"))
         if rows.empty:
             blocks.append(Text(_alone(scores)))
             continue
+        first = _clearest(evidence, every, scores)
+        blocks += first.blocks
         chosen = _few(rows)
+        blocks.append(Text(Markup('<p class="panel">{}</p>').format(_of_main_mode(rows)), "html"))
         groups = [chosen.iloc[[n]] for n in range(len(chosen))] if len(chosen) <= MOST_ALONE else alike(chosen)
         for group in groups:
             row = records(group)[0]
@@ -72,11 +80,67 @@ def answer(evidence: Evidence) -> Section:
                 blocks += [Text(claim(row), "claim"), Text(detail(row, scores), "detail")]
             else:
                 blocks += [Text(claim_together(group), "claim"), Text(detail_together(group), "detail")]
-        blocks.append(_forest(task, rows, list(scores["init"]), labels))
-        told = [row for group in groups for row in records(group)]
-        facts[task] |= {"comparisons": told, "scores": _behind(chosen, scores), "groups": [len(g) for g in groups]}
+        modes = list(dict.fromkeys([rows["mode"].iloc[0], *(row["mode"] for row in first.rows)]))
+        others = every[every["mode"].isin(modes[1:])].drop(columns="p_holm") if modes[1:] else every.head(0)
+        drawn = pd.concat([rows, others], ignore_index=True)
+        blocks.append(_forest(task, drawn, modes, list(scores["init"]), labels))
+        claimed = [*first.rows, *(row for group in groups for row in records(group))]
+        facts[task] |= {
+            "comparisons": claimed,
+            "scores": _behind(pd.DataFrame(claimed), scores),
+            "groups": [*([1] * len(first.rows)), *map(len, groups)],
+            "all": first.counts,
+        }
     blocks.append(Text(_limits(evidence), "note"))
-    return Section("The answer", "Is the pre-training worth it, on these labels?", tuple(blocks), facts)
+    return Section("The answer", "Does pre-training help, on these labels?", tuple(blocks), facts)
+
+
+@dataclass(frozen=True)
+class _First:
+    """What stands first for a task: the blocks, the comparison that they claim, and the counts behind their sentence."""
+
+    blocks: tuple[Text, ...] = ()
+    rows: tuple[dict[str, Any], ...] = ()
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+def _clearest(evidence: Evidence, every: pd.DataFrame, scores: pd.DataFrame) -> _First:
+    """The clearest comparison of all modes, and how all of them came out; nothing where there is but one."""
+    row = clearest(every) if len(every) > 1 else None
+    if row is None:
+        return _First()
+    row |= {"labels": f"{_labels(row)} ({mode_name(row['mode'])})"}
+    verdicts = pd.Series([verdict_of(one) for one in records(every)])
+    clear = verdict_of(row) in ("better", "worse")
+    start = "The clearest of all results:" if clear else "No result is settled over all modes. The nearest to it:"
+    words = Markup('<span class="soft">{}</span> {}').format(start, claim(row))
+    bounded = [limits_of(one, "") for one in records(every)]
+    draws, needed, few = evidence.asked.evaluate.bootstrap, fewest_draws(every), ""
+    resolution = {}
+    if draws is not None and draws < needed and not clear:
+        few = f" {count(draws)} draws of the bootstrap cannot settle so many: set evaluate.bootstrap to {count(needed)} or more."
+        resolution = {"draws": draws, "draws_needed": needed}
+    hints = " Where patients or fits are few, these are hints, not findings." if any(bounded) else ""
+    counts = {
+        "comparisons": len(every),
+        "corrected": int(row["num_compared"]),
+        "modes": every["mode"].nunique(),
+        "shares": every["fraction"].nunique(),
+        **resolution,
+        **{str(verdict): int(number) for verdict, number in verdicts.value_counts().items()},
+    }
+    blocks = (
+        Text(words, "claim"),
+        Text(detail(row, scores), "detail"),
+        Text(counts_in_words(verdicts, every) + few + hints),
+    )
+    return _First(blocks, (row,), counts)
+
+
+def _of_main_mode(rows: pd.DataFrame) -> str:
+    """`Full fine-tuning, with the fewest and the most labels`."""
+    mode = mode_name(rows["mode"].iloc[0])
+    return f"{mode[0].upper()}{mode[1:]}" + (", with the fewest and the most labels" if rows["fraction"].nunique() > 1 else "")
 
 
 def main_comparisons(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -95,14 +159,14 @@ def main_comparisons(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.Data
 
 
 def _limits(evidence: Evidence) -> str:
-    """What the intervals of the claims speak of, and what they do not."""
+    """What the intervals of the claims cover, and what they do not."""
     compared = [table[table["method"].str.startswith("bootstrap")] for table in evidence.comparisons.values() if len(table)]
     over = drawn_over(compared or evidence.scores.values())
-    inside = ", with the seeds' mean inside" if over == "test cases" else ""
-    chance = "in the choice of cases" if over == "test cases" else "in both"
+    inside = ", of means over seeds" if over == "test cases" else ""
+    chance = "the choice of cases" if over == "test cases" else "both"
     return (
-        f"Intervals are over {over}{inside}; they say how far chance {chance} reaches. They do not speak for other hospitals, "
-        "scanners or populations, and a difference that is not clear is not proof of equality."
+        f"Intervals are over {over}{inside}: they show how much chance in {chance} can change a result. They do not cover other "
+        "hospitals, scanners or populations. No clear difference does not prove equality."
     )
 
 
@@ -139,7 +203,7 @@ def claim(row: dict[str, Any]) -> Markup:
         return Markup("{}, <strong>{} was {} than {}</strong>.").format(start, a, verdict, b)
     if verdict == "uncorrected":
         return Markup(
-            "{}, {} against {} is <strong>not settled</strong>: the difference does not stand once corrected for "
+            "{}, {} against {} is <strong>not settled</strong>: the difference is no longer clear once corrected for "
             "the number of comparisons."
         ).format(start, a, b)
     if verdict == "unknown":
@@ -151,7 +215,7 @@ def alike(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """The comparisons that came out alike: of one share of labels, all against scratch or none, with one verdict."""
     keyed = rows.assign(
         against_arms=[not is_scratch(str(row["b"])) for row in records(rows)],
-        place=[list(VERDICTS).index(_told(row)) for row in records(rows)],
+        place=[list(VERDICTS).index(_bounded_verdict(row)) for row in records(rows)],
         limits=[
             limits_of(row | {"b": row["b"] if is_scratch(str(row["b"])) else "the second"}, "the first") for row in records(rows)
         ],
@@ -167,10 +231,10 @@ def claim_together(rows: pd.DataFrame) -> Markup:
     names = [one["a"] if is_scratch(str(one["b"])) else f"{one['a']} and {one['b']}" for one in records(rows)]
     limits = limits_of(row if is_scratch(str(row["b"])) else row | {"b": "the second"}, "the first")
     start = ", ".join(part for part in (_labels(row), limits) if part)
-    return VERDICTS[_told(row)].format(start, f"{len(rows)} comparisons{against}", "; ".join(map(str, names)))
+    return VERDICTS[_bounded_verdict(row)].format(start, f"{len(rows)} comparisons{against}", "; ".join(map(str, names)))
 
 
-def _told(row: dict[str, Any]) -> str:
+def _bounded_verdict(row: dict[str, Any]) -> str:
     """The verdict, weaker where something bounds it."""
     verdict = verdict_of(row)
     return f"hint of {verdict}" if verdict in ("better", "worse") and limits_of(row, "") else verdict
@@ -200,9 +264,11 @@ def detail(row: dict[str, Any], scores: pd.DataFrame) -> str:
     text = f"{metric_name(str(row['metric']), row.get('options'))} {levels}: {number(row['difference'], sign=True)}"
     if pd.notna(row["low"]):
         p = p_value(row["p_holm"])
+        over = row.get("num_compared")
         text += (
             f" ({percent(row['confidence'])} interval {span(row['low'], row['high'], sign=True)}, p "
-            f"{p if p[0] == '<' else '= ' + p})"
+            f"{p if p[0] == '<' else '= ' + p}"
+            f"{f' over all {count(over)} comparisons' if over is not None and pd.notna(over) else ''})"
         )
     if pd.notna(row["num_seeds"]):
         text += f", larger in {int(row['seeds_above'])} of {counted(row['num_seeds'], 'seed')}"
@@ -246,7 +312,8 @@ def _behind(chosen: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, Any]]:
     return records(scores.merge(chosen[keys].drop_duplicates(), on=keys)[["init", *keys, "estimate"]])
 
 
-def _forest(task: str, rows: pd.DataFrame, arms: list[str], labels: Labels) -> Figure:
+def _forest(task: str, rows: pd.DataFrame, modes: list[str], arms: list[str], labels: Labels) -> Figure:
+    """A chart for each mode, all on one axis."""
     colour = tones(sorted(set(arms)))
     drawn = [
         ForestRow(
@@ -264,27 +331,32 @@ def _forest(task: str, rows: pd.DataFrame, arms: list[str], labels: Labels) -> F
         f"Difference in {metric}, with interval", [*rows["low"], *rows["high"], *rows["difference"]], include=[0.0], num_ticks=3
     )
     n = units(int(rows["n"].max()), str(rows["unit"].iloc[0]))
-    caption = (
-        f"Paired differences in {metric} ({class_name(rows['class'].iloc[0])}), {mode_name(rows['mode'].iloc[0])}, "
-        f"{n} in the test part."
-    )
+    named = " and ".join(map(mode_name, modes))
+    caption = f"Paired differences in {metric} ({class_name(rows['class'].iloc[0])}), {named}, {n} in the test part."
     better = "right" if rows["better"].iloc[0] == "higher" else "left"
     caption += f" {better.capitalize()} of the line: the first is better."
     alt = f"{caption} " + "; ".join(f"{d.label}: {d.text}" for d in drawn)
-    return Figure(f"answer-{task}", caption, alt, forest_chart(drawn, x, alt=alt, label_width=240), rows)
+    charts = []
+    for mode in modes:
+        part = [one for one, of_mode in zip(drawn, rows["mode"], strict=True) if of_mode == mode]
+        title = "" if len(modes) == 1 else mode_name(mode)
+        alt_of_mode = f"{caption} {title} " + "; ".join(f"{one.label}: {one.text}" for one in part)
+        charts.append((title[:1].upper() + title[1:], forest_chart(part, x, alt=alt_of_mode, label_width=240)))
+    return Figure(f"answer-{task}", caption, alt, Charts(tuple(charts)), rows)
 
 
-def _heading(task: str, scores: pd.DataFrame, rows: pd.DataFrame) -> Markup:
+def _heading(task: str, scores: pd.DataFrame) -> Markup:
     metric, label = headline(scores)
-    mode = "" if rows.empty else f", {mode_name(rows['mode'].iloc[0])}"
     n = units(int(scores["n"].max()), str(scores["unit"].iloc[0]))
-    what = f"{name_in(scores, metric)}, {class_name(label)}{mode}; {n} in the test part"
+    what = f"{name_in(scores, metric)}, {class_name(label)}; {n} in the test part"
     return Markup('<h3>{} <span class="soft">{}</span></h3>').format(task.replace("_", " "), what)
 
 
 def _alone(scores: pd.DataFrame) -> str:
     metric, label = headline(scores)
-    return f"{name_in(scores, metric)} ({class_name(label)}) is in the results table; there is no second arm to compare it with."
+    return (
+        f"{name_in(scores, metric)} ({class_name(label)}) is in the results table. There is only one arm, so nothing is compared."
+    )
 
 
 def _without_tasks(evidence: Evidence) -> Section:
@@ -302,7 +374,7 @@ def _without_tasks(evidence: Evidence) -> Section:
             ends = (float(losses.iloc[0]), float(losses.iloc[-1]))
             facts["runs"][run] = {"first_loss": ends[0], "last_loss": ends[1]}
             blocks.append(Text(f"Run {run}: loss from {number(ends[0])} to {number(ends[1])}.", "detail"))
-    told = but_for_labels(evidence)
-    open_question = "whether the pre-training helps a task is not known before it is fine-tuned and tested"
-    blocks.append(Text(f"No labels were used so far{told}: {open_question}.", "note"))
-    return Section("The answer so far", f"What was found, kept and learnt without labels{told}.", tuple(blocks), facts)
+    exception = but_for_labels(evidence)
+    open_question = "Whether pre-training helps a task is unknown until the task is fine-tuned and tested."
+    blocks.append(Text(f"No labels were used so far{exception}. {open_question}", "note"))
+    return Section("The answer so far", f"What was found, kept and learnt without labels{exception}.", tuple(blocks), facts)

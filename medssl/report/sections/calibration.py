@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from medssl.report.chart import Line, axis, line_chart
+from medssl.report.drawings import one_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section
 from medssl.report.shares import labels_of, ordered_shares, share_phrase
@@ -34,7 +35,7 @@ def calibration(evidence: Evidence) -> Section:
         )
         legend = tuple((tone, arm) for arm, tone in tones(arms).items() if arm in arms)
         body = line_chart(lines, x, y, alt=caption, width=460, height=380)
-        figures.append(Figure(f"calibration-{task}", caption, caption, body, table, legend, wide=False))
+        figures.append(Figure(f"calibration-{task}", caption, caption, one_chart(body), table, legend, wide=False))
     return Section("Calibration", "When the model says 80 %, is it right in 80 % of the cases?", tuple(figures), {"example": 0.8})
 
 

@@ -31,7 +31,7 @@ def checklists(evidence: Evidence) -> Section:
         ]
         caption = f"{name}: {answered} of {len(rows)} items answered on this page, {owned} left to their owners."
         blocks.append(Table(f"checklist-{name.lower().replace('+', '-')}", caption, rows, shown(rows, columns), folded=True))
-    lead = "Item texts are shortened; an answer here is the machine's part and does not replace the authors' reading of the list."
+    lead = "Item texts are shortened. An answer here is what the program knows; it does not replace the authors' own."
     return Section("Checklists", lead, tuple(blocks), facts)
 
 

@@ -8,6 +8,7 @@ from medssl.artefacts.names import reduction_of
 from medssl.artefacts.receipt import Receipt
 from medssl.report.chart import StackedBar, bar_chart
 from medssl.report.curves import images_per_s
+from medssl.report.drawings import one_chart
 from medssl.report.evidence import Evidence
 from medssl.report.section import Figure, Section, Table, Text, count, counted, duration, number, percent, shown
 
@@ -40,7 +41,7 @@ def compute(evidence: Evidence) -> Section:
             "wall-time",
             "Wall time by stage (jobs may have run beside one another).",
             alt,
-            bar_chart(bars, alt=alt, label_width=110),
+            one_chart(bar_chart(bars, alt=alt, label_width=110)),
             table,
         ),
         Table("jobs", f"Every job before this page ({len(rows)}).", rows, shown(rows, columns), folded=True),
@@ -55,7 +56,7 @@ def compute(evidence: Evidence) -> Section:
             ("steps", "Steps", count),
             ("images_per_s", "Images/s", lambda v: number(v, 0)),
         ]
-        blocks.append(Table("cost", "Pre-training on everything against what an arm keeps.", costs, shown(costs, heads)))
+        blocks.append(Table("cost", "Pre-training on all slices, and on those that an arm keeps.", costs, shown(costs, heads)))
     blocks.append(_energy(rows))
     facts = _facts(total) | {
         "energy_wh": float(rows["energy_wh"].dropna().sum()),
@@ -74,7 +75,7 @@ def _energy(rows: pd.DataFrame) -> Text:
         return Text("Energy: not given (no counter was readable).")
     return Text(
         f"Energy: {number(known.sum(), 1)} Wh in {counted(len(known), 'job')}, by the counters of processors and devices. They "
-        "count whatever else ran on the machine, and twice what jobs used beside one another."
+        "include other programs on the machine, and count twice what two jobs used at the same time."
     )
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
+from medssl.report.class_colours import in_number_order
 from medssl.report.evidence import Evidence
 from medssl.report.mixtures import mixture_rows
 from medssl.report.parts import num_subjects, ordered_parts, part_of
+from medssl.report.patients import FEWEST, patient_rows, people_of
 from medssl.report.section import Section, Table, Text, count, percent, shown
 
 PLACE = 30
+MOST_ROWS = 40
+"""A longer table of patients is folded."""
 ANSWERS = {"CLAIM": {"7": "series", "11": "series", "36": "samples"}, "TRIPOD+AI": {"16": "samples"}}
 
 
@@ -43,10 +49,12 @@ def data(evidence: Evidence) -> Section:
             ("with_mask", "Of volumes with a mask", count),
         ]
         blocks.append(Table("parts", "Cases by part.", parts, shown(parts, heads)))
+    patients = _patients(evidence)
+    blocks += patients
     mixed = mixture_rows(evidence)
     if len(mixed):
         heads = [("of", "Of", None), ("modality", "Modality", None), ("slices", "Slices", count), ("volumes", "Volumes", count)]
-        caption = "Several modalities, which were learnt from together."
+        caption = "Several modalities that are pre-trained on or evaluated together."
         blocks.append(Table("mixtures", caption, mixed, shown(mixed, heads)))
     notes = notes_of(evidence)
     blocks += [Text(f"Source {source}: {note}", "note") for source, found in notes.items() for note in found]
@@ -55,19 +63,39 @@ def data(evidence: Evidence) -> Section:
         wide = labels.pivot_table(
             index=["source", "label"], columns="split", values="num_cases", aggfunc="sum", fill_value=0, observed=True
         )
-        wide = wide.sort_values(["source", "label"], key=lambda column: column.map(_in_number_order))
+        wide = wide.sort_values(["source", "label"], key=lambda column: column.map(in_number_order))
         wide = wide.reindex(columns=ordered_parts(wide.columns)).reset_index()
         heads = [("source", "Source", None), ("label", "Class", None)] + [(s, s, count) for s in wide.columns[2:]]
-        blocks.append(Table("labels", "Class labels by split.", labels, shown(wide, heads), folded=len(wide) > 12))
+        blocks.append(Table("labels", "Labelled cases, by class and part.", labels, shown(wide, heads), folded=len(wide) > 12))
     blocks.append(
         Text(
-            "Ids on this page are keyed hashes; no name, date, path or free text of a source can reach it. "
-            "Images of the head can show "
-            "a face: treat pictures on this page as patient data unless the source is public.",
+            "Ids on this page are keyed hashes. No name, date, path or free text of a source is on it. Images of a head can show "
+            "a face: treat the pictures as patient data unless the source is public.",
             "note",
         )
     )
-    return Section("Data", "What was accepted, and how it was divided.", tuple(blocks), {"notes": notes} if notes else {})
+    facts: dict[str, Any] = {"notes": notes} if notes else {}
+    facts |= {"fewest_patients": FEWEST} if patients else {}
+    return Section("Data", "What was accepted, and how it was divided.", tuple(blocks), facts)
+
+
+def _patients(evidence: Evidence) -> list[Table | Text]:
+    """Sex, age, scanner and groups of the label table, as counts of patients; and which sources show none, and why."""
+    rows = patient_rows(evidence)
+    blocks: list[Table | Text] = []
+    if len(rows):
+        columns = [("source", "Source", None), ("characteristic", "Characteristic", None), ("value", "Value", None)]
+        caption = f"Patients, as far as the sources say. Groups of fewer than {FEWEST} are not counted; age is in years."
+        heads = [*columns, ("shown", "Patients", None)]
+        blocks.append(Table("patients", caption, rows, shown(rows, heads), folded=len(rows) > MOST_ROWS))
+    absent = sorted(set(evidence.series) - set(rows["source"]))
+    few = [source for source in absent if 0 < len(people_of(evidence, source)) < FEWEST]
+    silent = [source for source in absent if source not in few]
+    if few:
+        blocks.append(Text(f"Sex, age and scanner are not shown of {', '.join(few)}: fewer than {FEWEST} patients."))
+    if silent:
+        blocks.append(Text(f"Sex, age and scanner are not given by {', '.join(silent)}."))
+    return blocks
 
 
 def notes_of(evidence: Evidence) -> dict[str, list[str]]:
@@ -140,11 +168,6 @@ def _has_mask(evidence: Evidence, source: str, samples: pd.DataFrame) -> pd.Seri
     if "mask" not in volumes or "volume_id" not in samples:
         return pd.Series(False, index=samples.index)
     return samples["volume_id"].isin(set(volumes.loc[volumes["mask"].notna(), "volume_id"]))
-
-
-def _in_number_order(name: str) -> str:
-    """A key that puts class 2 before class 10."""
-    return name.zfill(6) if name.isdigit() else name
 
 
 def _several(series: pd.DataFrame, column: str) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
-from markupsafe import Markup
 
 from medssl.report.cases import ranked_cases, ranking_metric
+from medssl.report.class_colours import class_tones
+from medssl.report.drawings import Tile, Tiles
 from medssl.report.evidence import Evidence
 from medssl.report.pictures import picture
 from medssl.report.section import Figure, Section, Table, number, percent, records, shown
@@ -36,55 +37,49 @@ def failures(evidence: Evidence) -> Section:
 
 
 def _gallery(evidence: Evidence, task: str, ranked: pd.DataFrame) -> Figure:
-    rows = []
+    groups = []
     for group in ("best", "median", "worst"):
-        cards = []
+        tiles = []
         for row in records(ranked[ranked["group"] == group]):
             plane = evidence.planes.get(row["case_id"])
-            image = (
-                picture(plane, f"{group} case {row['case_id']}")
-                if plane is not None
-                else Markup('<span class="no-twin">no picture</span>')
-            )
+            image = None if plane is None else picture(plane, f"{group} case {row['case_id']}")
             words = f"{row['target']} → {row['predicted']}" if "predicted" in row else row["case_id"]
-            rank = f"rank {row['rank']}: {number(row['score'])}"
-            cards.append(
-                Markup('<div class="card">{}<span>{}</span><span class="small">{}</span></div>').format(image, words, rank)
-            )
-        rows.append(
-            Markup('<p class="panel">{}</p><div class="cards">{}</div>').format(group.capitalize(), Markup("").join(cards))
-        )
+            tiles.append(Tile((image,), (words, f"rank {row['rank']}: {number(row['score'])}")))
+        groups.append((group.capitalize(), tuple(tiles)))
     first = ranked.iloc[0]
     caption = (
         f"Task {task}: cases by rank of their {first['score_name']} score (mean over seeds), {first['init']}, "
         f"{mode_name(first['mode'])}, "
         f"{_share(evidence, task, first['fraction'])}; true class → predicted class (first seed)."
     )
-    return Figure(f"cases-{task}", caption, caption, Markup("").join(rows), ranked)
+    return Figure(f"cases-{task}", caption, caption, Tiles(tuple(groups)), ranked)
 
 
 def _overlays(evidence: Evidence, task: str, rows: pd.DataFrame) -> Figure:
-    cases, parts = evidence.cases[task], []
+    cases, groups = evidence.cases[task], []
     metric = ranking_metric(cases)
     named = metric.constant("TITLE") if metric else "score"
     for group in dict.fromkeys(rows["group"]):
-        cards = []
+        tiles = []
         for row in records(rows[rows["group"] == group]):
-            plane = evidence.planes.get(f"{task}/{row['case_id']}")
-            alt = f"{group} case {row['case_id']}, outlines of the true and the predicted mask"
-            image = picture(plane, alt, longest=240) if plane is not None else Markup('<span class="no-twin">no picture</span>')
+            planes = [evidence.planes.get(f"{task}/{row['case_id']}/{mask}") for mask in ("target", "prediction")]
+            alts = [f"{group} case {row['case_id']}, outlines of the {mask} mask" for mask in ("true", "predicted")]
+            images = (
+                None if plane is None else picture(plane, alt, longest=320) for plane, alt in zip(planes, alts, strict=True)
+            )
             words = f"rank {row['rank']} of {row['num_ranked']}: {named} {number(row['score'])}"
-            cards.append(Markup('<div class="card">{}<span>{}</span></div>').format(image, words))
-        cards_html = Markup("").join(cards)
-        parts.append(Markup('<p class="panel">{}</p><div class="cards large">{}</div>').format(group.capitalize(), cards_html))
+            tiles.append(Tile(tuple(images), (words,)))
+        groups.append((group.capitalize(), tuple(tiles)))
     fraction = float(cases.loc[cases["fit_id"] == rows["fit_id"].iloc[0], "fraction"].iloc[0])
     caption = (
         f"Task {task}: segmentations by rank of their mean {named}, {rows['init'].iloc[0]}, one seed, "
-        f"{_share(evidence, task, fraction)}. The plane with most of either mask; the true outline is teal, the predicted one "
-        "orange."
+        f"{_share(evidence, task, fraction)}. The plane with most of either mask: outlines of the true mask (left) "
+        "and of the predicted one (right)."
     )
     table = rows.drop(columns=["prediction", "target"])
-    return Figure(f"overlays-{task}", caption, caption, Markup("").join(parts), table)
+    colours, shown_classes = class_tones(evidence), dict.fromkeys(name for row in rows["classes"] for name in row.values())
+    legend = tuple((colours[name], name) for name in shown_classes if name in colours)
+    return Figure(f"overlays-{task}", caption, caption, Tiles(tuple(groups), side=172), table, legend)
 
 
 def _share(evidence: Evidence, task: str, fraction: float) -> str:
@@ -104,5 +99,5 @@ def _confusions(task: str, table: pd.DataFrame, arm: str) -> Table:
         ("num_cases", "Cases (mean of seeds)", lambda v: number(v, 1)),
         ("of_class", "Of the true class", percent),
     ]
-    caption = f"Task {task}: the commonest confusions of {arm}; the download has the whole matrix of every arm."
+    caption = f"Task {task}: the commonest confusions of {arm}; the download has the full matrix of every arm."
     return Table(f"confusion-{task}", caption, pd.concat([wrong, table]), shown(wrong, columns))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from medssl.artefacts.names import in_cohort, reduction_of
+from medssl.report.drawings import one_chart
 from medssl.report.evidence import Evidence, arm_of
 from medssl.report.flow_chart import Step, flow_chart
 from medssl.report.mixtures import sources_of
@@ -43,16 +44,16 @@ def flow(evidence: Evidence) -> Section:
             ("num_files", "Files", count),
             ("example", "In words", None),
         ]
-        blocks.append(Table("refusals", "Every refusal, by reason.", refusals, shown(refusals, columns)))
+        blocks.append(Table("refusals", "Refused files, by reason.", refusals, shown(refusals, columns)))
     lead = (
-        "Every file of every source is counted once: accepted or refused with a reason. Results name no file; which files an id "
-        "stands for is in the private table .medssl/<study>/<source>/items.tsv, in the folder where the study was run."
+        "Every file of every source is counted once: accepted, or refused with a reason. Results name no files. Where the study "
+        "was run, the private table .medssl/<study>/<source>/items.tsv lists the files of each id."
     )
     return Section("Flow of images", lead, tuple(blocks))
 
 
 def refusal_rows(evidence: Evidence) -> pd.DataFrame:
-    """A row per source and refusal code; label files that came apart from the images are `<source>, label files`."""
+    """A row per source and refusal code; label files that are separate from the images are `<source>, label files`."""
     whole = {**evidence.rejected, **{f"{source}, label files": table for source, table in evidence.label_rejected.items()}}
     tables = [table.assign(source=source) for source, table in sorted(whole.items()) if len(table)]
     if not tables:
@@ -122,7 +123,7 @@ def _diagram(evidence: Evidence, title: str, name: str, sources: list[str], coho
             Step(f"Arm {in_cohort(arm)[1]} keeps {kept}", (used,), f"Drops {dropped}", tuple(aside) or ("nothing",), True)
         )
     alt = f"Flow of {title}. " + ". ".join(f"{step.title}; {step.aside_title} {', '.join(step.aside)}" for step in steps)
-    return Figure(name, f"Flow of {title}.", alt, flow_chart(steps, alt=alt), pd.DataFrame(rows))
+    return Figure(name, f"Flow of {title}.", alt, one_chart(flow_chart(steps, alt=alt)), pd.DataFrame(rows))
 
 
 def _labels_step(evidence: Evidence, source: str, note: Callable[[str, str, int, str], str]) -> Step:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pandas as pd
-from markupsafe import Markup
 
 from medssl.artefacts.names import arm_and_seed
 from medssl.report.chart import Line, axis, category_axis, line_chart
+from medssl.report.drawings import Charts
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Table, Text, number, p_value, percent, records, shown, span
 from medssl.report.shares import (
@@ -19,7 +19,7 @@ from medssl.report.shares import (
     share_name,
     share_phrase,
     share_place,
-    twins_told,
+    shares_alike,
 )
 from medssl.report.words import (
     class_name,
@@ -50,13 +50,13 @@ def label_efficiency(evidence: Evidence) -> Section:
         rows = scores[(scores["metric"] == metric) & (scores["class"] == label)]
         rows = distinct(rows, labels).reset_index(drop=True)
         blocks.append(_figure(task, rows, metric, label, labels))
-        blocks += [Text(f"Task {task}: {told}", "note") for told in twins_told(labels)]
+        blocks += [Text(f"Task {task}: {words}", "note") for words in shares_alike(labels)]
         blocks += _falls(evidence, task, labels)
         facts[task]["falls"] = without = _without_seeds(evidence, task)
         blocks += [Text(f"Task {task}, falls: {note}.", "note") for note in without]
         blocks += _parity(evidence, task)
     nested = any(scores["fraction"].nunique() > 1 for scores in evidence.scores.values())
-    lead = "How the test score grows with the labels given to fine-tuning. "
+    lead = "How the test score grows with the labels used for fine-tuning. "
     over = drawn_over(evidence.scores.values())
     lead += f"{'Subsets are nested; whiskers' if nested else 'Whiskers'} are intervals over {over}."
     return Section("Label efficiency", lead, tuple(blocks), facts)
@@ -77,11 +77,7 @@ def _figure(task: str, rows: pd.DataFrame, metric: str, label: str, labels: Labe
         part = rows[rows["mode"] == mode]
         lines = _lines(part, labels)
         alt = f"{named} by share of labels, {mode_name(mode)}: " + "; ".join(tip for line in lines for tip in line.tips)
-        charts.append(
-            Markup('<div><p class="panel">{}</p>{}</div>').format(
-                mode_name(mode).capitalize(), line_chart(lines, x, y, alt=alt, width=width)
-            )
-        )
+        charts.append((mode_name(mode).capitalize(), line_chart(lines, x, y, alt=alt, width=width)))
     legend = tuple((tone, arm) for arm, tone in tones(sorted(set(rows["init"]))).items() if arm in set(rows["init"]))
     first = rows.iloc[0]
     caption = (
@@ -89,7 +85,7 @@ def _figure(task: str, rows: pd.DataFrame, metric: str, label: str, labels: Labe
         f"part, mean over fits (up to {int(rows['num_seeds'].max())}, of all seeds), with "
         f"{percent(first['confidence'])} intervals."
     )
-    body = Markup('<div class="panels">{}</div>').format(Markup("").join(charts))
+    body = Charts(tuple(charts), min(2, len(charts)))
     return Figure(f"label-efficiency-{task}", caption, caption, body, rows, legend)
 
 
@@ -226,7 +222,7 @@ def _parity(evidence: Evidence, task: str) -> list[Text]:
         same = f"Task {task}: every starting point was fine-tuned with the same recipe, shares and seeds"
         return [Text(same + (f" ({shared})." if shared else "."))]
     words = (
-        f"Task {task}: the starting points differ in how they were fine-tuned (fits.tsv says in what): read "
+        f"Task {task}: the starting points were not fine-tuned alike (fits.tsv shows how they differ): interpret "
         f"differences with care."
     )
     return [Text(words, "note")]

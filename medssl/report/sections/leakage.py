@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pandas as pd
-from markupsafe import Markup
 
 from medssl.artefacts.names import in_cohort
+from medssl.report.drawings import Tile, Tiles
 from medssl.report.evidence import Evidence
 from medssl.report.parts import part_of
 from medssl.report.pictures import picture
@@ -40,9 +40,8 @@ def leakage(evidence: Evidence) -> Section:
     if whole:
         blocks.append(
             Text(
-                f"{count(whole)} slices have no subject id, so the image is what was split: two images of one "
-                f"person may lie on both sides, "
-                "and nothing here can find out.",
+                f"{count(whole)} slices have no subject id, so they were split by image. Two images of one person may lie "
+                "on both sides, and this page cannot know.",
                 "note",
             )
         )
@@ -82,7 +81,7 @@ def _firewall(evidence: Evidence) -> Table:
         ("policy", "Policy", None),
     ]
     unseen = [in_cohort(key)[0] for key, leak in leaks if leak.look_up == "ids"]
-    caption = "Validation and test images of the tasks, looked for in the pre-training slices by id, patient and pixels."
+    caption = "Validation and test images of the tasks, searched for in the pre-training slices by id, patient and pixels."
     if unseen:
         caption += f" In {', '.join(unseen)} pixels were not compared, as the study asks."
     return Table("firewall", caption, rows, shown(rows, columns))
@@ -98,7 +97,7 @@ def _nothing_found(evidence: Evidence) -> Iterator[Text]:
 
 
 def _pairs(evidence: Evidence, name: str) -> Figure | None:
-    """Held-out images beside the training slices that the firewall took for the same image, or for the likest."""
+    """Held-out images beside the training slices that the firewall took for the same image, or the most similar ones."""
     rows = pd.DataFrame(
         [
             {"cohort": in_cohort(key)[0], **row}
@@ -113,20 +112,20 @@ def _pairs(evidence: Evidence, name: str) -> Figure | None:
         return None
     caption = {
         "pairs": "Found: a held-out image (left) and the training slice that is the same image or patient (right).",
-        "nearest": "Not found, for your review: the held-out images (left) that are likest a training slice (right); "
-        f"from a likeness of {number(next(iter(evidence.leaks.values())).same, 2)} on they would count as the same.",
+        "nearest": "Not found, for your review: the held-out images (left) that are most similar to a training slice (right). "
+        f"From a similarity of {number(next(iter(evidence.leaks.values())).same, 2)} on they count as the same.",
     }[name]
-    return Figure(f"leakage-{name}", caption, caption, Markup('<div class="pairs">{}</div>').format(_tiles(evidence, rows)), rows)
+    return Figure(f"leakage-{name}", caption, caption, Tiles((("", _tiles(evidence, rows)),)), rows)
 
 
-def _tiles(evidence: Evidence, rows: pd.DataFrame) -> Markup:
-    tiles = Markup("")
+def _tiles(evidence: Evidence, rows: pd.DataFrame) -> tuple[Tile, ...]:
+    tiles = []
     for row in records(rows):
-        left = picture(evidence.planes[row["query_id"]], f"held-out image {row['query_id']}", kind="slice kept")
-        right = picture(evidence.planes[row["pool_id"]], f"training slice {row['pool_id']}", kind="slice dropped")
-        text = f"likeness {number(row['score'], 2)}" if row["how"] in ("slice", "volume", "nearest") else f"same {row['how']}"
-        tiles += Markup('<div class="pair"><div class="two">{}{}</div><span>{}</span></div>').format(left, right, text)
-    return tiles
+        left = picture(evidence.planes[row["query_id"]], f"held-out image {row['query_id']}")
+        right = picture(evidence.planes[row["pool_id"]], f"training slice {row['pool_id']}")
+        text = f"similarity {number(row['score'], 2)}" if row["how"] in ("slice", "volume", "nearest") else f"same {row['how']}"
+        tiles.append(Tile((left, right), (text,)))
+    return tuple(tiles)
 
 
 def _source(source: str, samples: pd.DataFrame) -> dict[str, object]:

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 from scipy import stats
 
 from medssl.report.chart import Line, axis, line_chart
+from medssl.report.drawings import Charts
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Table, Text, count, number, shown, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_phrase
@@ -21,11 +21,11 @@ STILL = 0.01
 LAST = 0.75
 """Where the last part of a fit begins, as a share of its steps."""
 STOPPED, RISING, OPEN, ONE, EARLY, UNKNOWN = (
-    "has stopped",
+    "has stopped rising",
     "still rises",
-    "not decided",
-    "one fit: not decided",
-    "measured too late: not decided",
+    "undecided",
+    "one fit: undecided",
+    "measured too late: undecided",
     "no validation score",
 )
 
@@ -56,8 +56,8 @@ def length_of_fits(evidence: Evidence) -> Section:
         words = f"Still rising: {', '.join(rising)}. A longer fit may change who is ahead: raise finetune.max_steps."
         blocks.insert(0, Text(words, "note"))
     lead = (
-        "A start that learns slowly looks worse than it is when fits end too early. "
-        f"A score has stopped where it surely rises by less than {STILL:g} in the last quarter of the steps."
+        "A start that learns slowly looks worse than it is if fits end too early. "
+        f"A score has stopped rising where its interval lies below {STILL:g} in the last quarter of the steps."
     )
     return Section("Length of fits", lead, tuple(blocks), {"still": STILL, "last_quarter_from": LAST})
 
@@ -132,8 +132,8 @@ def _figure(task: str, mode: str, curve: pd.DataFrame, labels: Labels) -> Figure
         y = axis("Validation score", part["val_score"].tolist(), num_ticks=4)
         words = share_phrase(share, labels)
         chart = line_chart(lines, x, y, alt=f"Validation score by step, {words}", width=width, height=height)
-        charts.append(Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(words.capitalize(), chart))
+        charts.append((words.capitalize(), chart))
     caption = f"Task {task}, {mode_name(mode)}: mean validation score of the fits by step."
-    body = Markup('<div class="small-charts">{}</div>').format(Markup("").join(charts))
+    body = Charts(tuple(charts), 1 if len(charts) == 1 else 3)
     legend = tuple((tone, init) for init, tone in colour.items() if init in set(rows["init"]))
     return Figure(f"length-{task}-{mode}-curves", caption, caption, body, rows, legend)

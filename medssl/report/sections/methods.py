@@ -151,7 +151,7 @@ def _straightened(evidence: Evidence) -> str:
         return " without interpolation"
     return (
         f", without interpolation but for {num} of {counted(len(series), 'volume or image set', 'volumes or image sets')}, "
-        "whose tilted or uneven slices were made straight by linear interpolation"
+        "whose tilted or uneven slices were resampled to a regular grid by linear interpolation"
     )
 
 
@@ -225,7 +225,7 @@ def _pretraining(evidence: Evidence) -> str:
         start = options.init_run or ("given weights" if options.init_weights else "random weights")
         network = title_of("backbone", options.backbone.name)
         recipes.append(
-            f"{name}: {title_of('objective', objective)}{cite}, {network}, begun from {start}, {length}, "
+            f"{name}: {title_of('objective', objective)}{cite}, {network}, starting from {start}, {length}, "
             f"batch {options.batch_size}, {options.optimizer} at {options.lr}, weight decay {options.weight_decay}, "
             f"{_arithmetic(evidence, name, options.precision)}"
         )

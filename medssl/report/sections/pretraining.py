@@ -1,4 +1,4 @@
-"""Pre-training: the views the network saw, the loss, and label-free signs of health."""
+"""Pre-training: the views the network saw, the loss, and signs of quality without labels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from markupsafe import Markup
 from medssl.artefacts.names import in_cohort
 from medssl.report.chart import Line, axis, line_chart
 from medssl.report.curves import by_epoch, images_per_s
+from medssl.report.drawings import Charts, Sheets, one_chart
 from medssl.report.evidence import Evidence, arm_of, run_of, tones
 from medssl.report.pictures import sheet
 from medssl.report.section import Figure, Section, Table, Text, count, duration, number, shown
@@ -23,7 +24,7 @@ NAMES = HEALTH | {
     "grad_norm": "Gradient norm",
     "knn_volume": "Neighbours of the same volume",
     "knn_patient": "Neighbours of the same patient",
-    "knn_position": "Position told by neighbours",
+    "knn_position": "Position predicted from neighbours",
 }
 BOOKKEEPING = ("epoch", "step", "loss", "images_per_s")
 COLLAPSED_BELOW = 2.0
@@ -38,27 +39,35 @@ def pretraining(evidence: Evidence) -> Section:
     curves = {run: by_epoch(curve) for run, curve in sorted(evidence.curves.items())}
     blocks: list[Figure | Table | Text] = []
     for run, png in _one_for_each_recipe(evidence.views).items():
-        caption = (
-            f"Views of run {run}: what the network was asked to see as the same. A column for each sample, a row for each view."
-        )
+        caption = f"Views of run {run} as the network saw them. One column per sample, one row per view."
         blocks.append(
-            Figure(f"views-{run.replace('/', '-')}", caption, caption, sheet(png, caption), pd.DataFrame({"run": [run]}))
+            Figure(
+                f"views-{run.replace('/', '-')}",
+                caption,
+                caption,
+                Sheets((("", sheet(png, caption)),)),
+                pd.DataFrame({"run": [run]}),
+            )
         )
-    blocks += [_told(run, drawn) for run, drawn in _one_for_each_arm(evidence.pictures).items()]
+    blocks += [_reconstructions(run, drawn) for run, drawn in _one_for_each_arm(evidence.pictures).items()]
     legend = _legend(list(curves))
     if max(len(curve) for curve in curves.values()) < FEW_EPOCHS:
         by_step = {run: curve.dropna(subset=["loss"]) for run, curve in sorted(evidence.curves.items())}
         blocks.append(_loss(by_step, legend, "step", "Loss by step (mean since the point before)."))
     else:
         blocks.append(_loss(curves, legend, "epoch", "Loss by epoch (mean over its steps)."))
-    told = sorted({str(name) for curve in curves.values() for name in curve if curve[name].notna().any()} - set(BOOKKEEPING))
-    health = [name for name in (*HEALTH, "lr") if name in told]
-    others = [name for name in told if name not in health]
+    logged = sorted({str(name) for curve in curves.values() for name in curve if curve[name].notna().any()} - set(BOOKKEEPING))
+    health = [name for name in (*HEALTH, "lr") if name in logged]
+    others = [name for name in logged if name not in health]
     if health:
-        words = "Health without labels: " + ", ".join(_name(name).lower() for name in health) + " by epoch."
+        words = (
+            "Quality of the features, measured without labels: "
+            + ", ".join(_name(name).lower() for name in health)
+            + " by epoch."
+        )
         blocks.append(_small_charts("health", words, curves, health, legend))
     if others:
-        words = "What else was logged, by epoch: " + ", ".join(_name(name).lower() for name in others) + "."
+        words = "Also logged, by epoch: " + ", ".join(_name(name).lower() for name in others) + "."
         blocks.append(_small_charts("logged", words, curves, others, legend))
     rows = pd.DataFrame([_end(evidence, run, curve) for run, curve in curves.items()])
     columns = [
@@ -77,8 +86,8 @@ def pretraining(evidence: Evidence) -> Section:
         words = f"Effective rank below {COLLAPSED_BELOW:g} in {', '.join(collapsed)}: the representation may have collapsed."
         blocks.append(Text(words, "note"))
     lead = (
-        f"What was learnt without labels{but_for_labels(evidence)}. A falling loss is no proof of use; "
-        "effective rank says whether the representation stays rich."
+        f"How the encoders were trained, without labels{but_for_labels(evidence)}. A falling loss does not show that features "
+        "are useful; effective rank shows how many dimensions they use."
     )
     return Section("Pre-training", lead, tuple(blocks), {"collapsed_below": COLLAPSED_BELOW})
 
@@ -93,17 +102,17 @@ def _one_for_each_arm(pictures: dict[str, dict[int, bytes]]) -> dict[str, dict[i
     return dict({arm_of(run): (run, drawn) for run, drawn in sorted(pictures.items(), reverse=True)}.values())
 
 
-def _told(run: str, drawn: dict[int, bytes]) -> Figure:
-    """What a run made of hidden patches at the ends of some epochs."""
+def _reconstructions(run: str, drawn: dict[int, bytes]) -> Figure:
+    """What a run predicted for masked patches, after some epochs."""
     epochs = sorted(drawn)
     when = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}"
     caption = (
-        f"What run {run} makes of hidden patches after {when}: the image (top), what was seen of it (middle), "
-        "and the prediction in its place (bottom), with the true mean and contrast of each patch."
+        f"Reconstructions of run {run} after {when}: the image (top), its visible patches (middle), "
+        "and the prediction of the masked ones (bottom), with the true mean and contrast of each patch."
     )
-    sheets = [Markup("<p>Epoch {}</p>{}").format(epoch, sheet(drawn[epoch], f"{caption} Epoch {epoch}.")) for epoch in epochs]
+    sheets = tuple((f"Epoch {epoch}", sheet(drawn[epoch], f"{caption} Epoch {epoch}.")) for epoch in epochs)
     rows = pd.DataFrame({"run": run, "epoch": epochs})
-    return Figure(f"pictures-{run.replace('/', '-')}", caption, caption, Markup("").join(sheets), rows)
+    return Figure(f"pictures-{run.replace('/', '-')}", caption, caption, Sheets(sheets), rows)
 
 
 def _one_for_each_recipe(views: dict[str, bytes]) -> dict[str, bytes]:
@@ -148,14 +157,14 @@ def _chart(curves: dict[str, pd.DataFrame], column: str, label: str, *, width: i
 
 def _loss(curves: dict[str, pd.DataFrame], legend: tuple[tuple[str, str], ...], along: str, caption: str) -> Figure:
     body = _chart(curves, "loss", "Loss", width=680, height=280, along=along)
-    return Figure("loss", caption, caption, body, _long(curves, ["loss"]), legend)
+    return Figure("loss", caption, caption, one_chart(body), _long(curves, ["loss"]), legend)
 
 
 def _small_charts(
     figure: str, caption: str, curves: dict[str, pd.DataFrame], columns: list[str], legend: tuple[tuple[str, str], ...]
 ) -> Figure:
-    charts = [_chart(curves, name, _name(name), width=340, height=210) for name in columns]
-    body = Markup('<div class="small-charts">{}</div>').format(Markup("").join(charts))
+    charts = tuple(("", _chart(curves, name, _name(name), width=340, height=210)) for name in columns)
+    body = Charts(charts, 1 if len(charts) == 1 else 3)
     return Figure(figure, caption, caption, body, _long(curves, columns), legend)
 
 

@@ -30,9 +30,9 @@ def provenance(evidence: Evidence) -> Section:
     commands = sorted({receipt.command for receipt in receipts.values() if receipt.command})
     blocks: list[Text | Table] = [Text(command, "code") for command in commands]
     if not commands:
-        blocks.append(Text("The command that repeats the study: not given (no receipt names what its job was started with)."))
+        blocks.append(Text("The command that repeats the study is not given: no receipt has it."))
     origin = _origin(receipts)
-    blocks.append(Table("origin", "What ran.", origin, shown(origin, [("what", "What", None), ("value", "Is", None)])))
+    blocks.append(Table("origin", "What ran.", origin, shown(origin, [("what", "What", None), ("value", "Value", None)])))
     versions = pd.DataFrame(
         sorted({(k, v) for r in receipts.values() for k, v in r.environment.items()}), columns=["what", "version"]
     )
@@ -125,7 +125,7 @@ def _restored_words(facts: dict[str, Any]) -> str:
         parts.append(f"{facts['restored_jobs']} of {counted(facts['jobs'], 'job')} were restored: {which}")
     for key, how in facts.get("restored_fits", {}).items():
         parts.append(f"{key}: {how['restored']} of {counted(how['fits'], 'fit')} were restored")
-    return "; ".join(parts) + ". Their results are those of earlier jobs with equal options, code and inputs." if parts else ""
+    return "; ".join(parts) + ". Their results come from earlier jobs with the same options, code and inputs." if parts else ""
 
 
 def _lead(commands: list[str]) -> str:
@@ -133,7 +133,7 @@ def _lead(commands: list[str]) -> str:
         return "This command repeats the study; on the same processor and versions it reaches the same hashes."
     if commands:
         return "These commands made the study; on the same processor and versions they reach the same hashes."
-    return "What ran, on what, and the hashes of what came out."
+    return "What ran, with which software, and the hashes of what it made."
 
 
 def _origin(receipts: dict[str, Receipt]) -> pd.DataFrame:
@@ -143,7 +143,7 @@ def _origin(receipts: dict[str, Receipt]) -> pd.DataFrame:
     rows = [
         {"what": "Git commit, and whether files differed from it", "value": _commits(known)},
         {"what": "SHA-256 of the environment's lock file", "value": _listed(locks)},
-        {"what": "Installed packages that the lock has otherwise", "value": _differing(known)},
+        {"what": "Installed packages that differ from the lock", "value": _differing(known)},
     ]
     stages: dict[str, set[str]] = {}
     for key, receipt in receipts.items():

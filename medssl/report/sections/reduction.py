@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from medssl.artefacts.keep import Curve
 from medssl.artefacts.names import in_cohort
 from medssl.report.chart import Axis, Line, StackedBar, axis, bar_chart, line_chart
+from medssl.report.drawings import Tile, Tiles, one_chart
 from medssl.report.evidence import Evidence, tones
 from medssl.report.pictures import chosen_slices, picture
 from medssl.report.section import Figure, Section, Table, count, duration, number, percent, records, shown
@@ -44,7 +44,9 @@ def reduction(evidence: Evidence) -> Section:
     ]
     alt = "Slices kept by each arm: " + "; ".join(f"{bar.label} {bar.text}" for bar in bars)
     blocks: list[Figure | Table] = [
-        Figure("kept", "Training slices kept (solid) and dropped (pale) by each arm.", alt, bar_chart(bars, alt=alt), rows),
+        Figure(
+            "kept", "Training slices kept (solid) and dropped (pale) by each arm.", alt, one_chart(bar_chart(bars, alt=alt)), rows
+        ),
         Table("arms", "Reduction arms.", rows, shown(rows, columns)),
     ]
     blocks += _where_dropped(evidence)
@@ -53,7 +55,7 @@ def reduction(evidence: Evidence) -> Section:
         figure = _contact_sheet(evidence, name)
         if figure is not None:
             blocks.append(figure)
-    return Section("Reduction", "Which training slices each arm kept, and what it took away.", tuple(blocks))
+    return Section("Reduction", "Which training slices each arm kept, and which it dropped.", tuple(blocks))
 
 
 def _arm(evidence: Evidence, name: str) -> dict[str, object]:
@@ -98,7 +100,9 @@ def _where_dropped(evidence: Evidence) -> list[Figure | Table]:
     x = Axis("From the first slice of the volumes to the last", 0.0, 1.0, ((0.0, "first"), (0.5, "middle"), (1.0, "last")))
     caption = "Share of slices kept along the volumes, in tenths."
     body = line_chart(lines, x, axis("Share kept", [0.0, 1.0]), alt=caption, height=230)
-    return [Figure("where-kept", caption, caption, body, rows, tuple((colour[line.name], line.name) for line in lines))]
+    return [
+        Figure("where-kept", caption, caption, one_chart(body), rows, tuple((colour[line.name], line.name) for line in lines))
+    ]
 
 
 def _threshold_curve(name: str, curve: Curve, used: float | None) -> Figure:
@@ -108,7 +112,7 @@ def _threshold_curve(name: str, curve: Curve, used: float | None) -> Figure:
     caption += f"; {number(used, 2)} was used." if used is not None else "."
     x = axis("Threshold", rows["threshold"].tolist())
     body = line_chart([line], x, axis("Share kept", [0.0, 1.0]), alt=caption, height=230)
-    return Figure(f"threshold-{name.replace('/', '-')}", caption, caption, body, rows)
+    return Figure(f"threshold-{name.replace('/', '-')}", caption, caption, one_chart(body), rows)
 
 
 def _contact_sheet(evidence: Evidence, name: str) -> Figure | None:
@@ -116,21 +120,21 @@ def _contact_sheet(evidence: Evidence, name: str) -> Figure | None:
     rows = rows[[sample in evidence.planes for sample in rows["sample_id"]]]
     if rows.empty or not (~rows["keep"].astype(bool)).any():
         return None
-    pairs = Markup("").join(_pair(evidence, row) for row in records(rows))
+    pairs = tuple(_pair(evidence, row) for row in records(rows))
     what = "kept slice (left) and the slice dropped because of it (right), at even steps from the nearest pair to the farthest"
     if not rows["twin"].notna().any():
-        what = "dropped slices, at even steps through all that were dropped; this reducer names no twins"
-    caption = f"Arm {name}: {what}. A rule picks them, not the eye."
+        what = "dropped slices, at even steps through all of them; this reducer names no twins"
+    caption = f"Arm {name}: {what}. They are chosen by rule."
     alt = f"Contact sheet of arm {name}: {what}."
     table = rows[["sample_id", "twin", "reason", "distance"]]
-    return Figure(f"contact-{name.replace('/', '-')}", caption, alt, Markup('<div class="pairs">{}</div>').format(pairs), table)
+    return Figure(f"contact-{name.replace('/', '-')}", caption, alt, Tiles((("", pairs),)), table)
 
 
-def _pair(evidence: Evidence, row: dict[str, Any]) -> Markup:
-    dropped = picture(evidence.planes[row["sample_id"]], f"dropped slice {row['sample_id']}", kind="slice dropped")
+def _pair(evidence: Evidence, row: dict[str, Any]) -> Tile:
+    dropped = picture(evidence.planes[row["sample_id"]], f"dropped slice {row['sample_id']}")
     twin = row["twin"]
     if not isinstance(twin, str) or twin not in evidence.planes:
-        return Markup('<div class="pair"><div class="two">{}</div><span>{}</span></div>').format(dropped, row["reason"])
-    kept = picture(evidence.planes[twin], f"kept slice {twin}", kind="slice kept")
+        return Tile((dropped,), (row["reason"],))
+    kept = picture(evidence.planes[twin], f"kept slice {twin}")
     distance = number(row["distance"], 0 if float(row["distance"]).is_integer() else 3)
-    return Markup('<div class="pair"><div class="two">{}{}</div><span>distance {}</span></div>').format(kept, dropped, distance)
+    return Tile((kept, dropped), (f"distance {distance}",))

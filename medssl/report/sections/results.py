@@ -55,8 +55,9 @@ def results(evidence: Evidence) -> Section:
             blocks.append(_folds(task, fits))
         if task in evidence.empty:
             blocks.append(_empty(task, evidence.empty[task]))
-    lead = f"Means over seeds with intervals over {drawn_over(evidence.scores.values())}; the seeds' spread stands beside. "
-    lead += "The test part was read once, here."
+    lead = f"Means over seeds, with intervals over {drawn_over(evidence.scores.values())}. "
+    lead += "The full table has the spread over seeds. "
+    lead += "The test part was used once, for these scores."
     return Section("Results", lead, tuple(blocks), facts)
 
 
@@ -117,5 +118,6 @@ def _folds(task: str, fits: pd.DataFrame) -> Table:
 
 def _empty(task: str, rows: pd.DataFrame) -> Table:
     columns = [(name, name.replace("_", " ").capitalize(), None) for name in rows.columns]
-    caption = f"Task {task}: empty masks. Both empty is left out of the means; a miss or a false alarm counts as Dice 0."
+    caption = f"Task {task}: empty masks. Cases whose masks are both empty are left out of means; "
+    caption += "a miss or a false alarm counts as Dice 0."
     return Table(f"empty-{task}", caption, rows, shown(rows, columns), folded=True)

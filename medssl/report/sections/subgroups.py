@@ -37,5 +37,5 @@ def subgroups(evidence: Evidence) -> Section:
         caption = f"Task {task}: {named} within subgroups, {mode_name(mode)}, {share_phrase(share, labels)}."
         tables.append(Table(f"subgroups-{task}", caption, table, shown(rows, columns)))
     return Section(
-        "Subgroups", "Small groups have wide intervals; overlapping intervals are no proof of equal treatment.", tuple(tables)
+        "Subgroups", "Small groups have wide intervals; overlapping intervals do not prove equal treatment.", tuple(tables)
     )

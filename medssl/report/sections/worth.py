@@ -35,7 +35,7 @@ def worth(evidence: Evidence) -> Section:
                 caption = f"Task {task}, {mode_name(mode)}, {share_phrase(share, labels)}: {named} "
                 caption += f"({class_name(label)}) against what the pre-training cost (means over seeds)."
                 blocks.append(Table(name, caption, rows, _shown(rows, named)))
-    lead = "Does it matter which slices are pre-trained on, and how many? Arms of equal count differ only in the choice."
+    lead = "Does it matter which slices are used for pre-training, and how many? Arms of equal size differ in their choice."
     return Section("Worth of reduction", lead, tuple(blocks))
 
 
@@ -81,13 +81,13 @@ def _rows(costs: pd.DataFrame, scores: pd.DataFrame, differences: pd.DataFrame) 
     from_all = {row["a"]: row for row in records(differences) if row["b"] == whole.get(row["a"])}
     rows = []
     for row in records(costs):
-        found, apart = score.get(row["start"]), from_all.get(row["start"], {})
+        found, difference = score.get(row["start"]), from_all.get(row["start"], {})
         if found is not None:
             rows.append(
                 {"fraction": found["fraction"]}
                 | {name: row[name] for name in ("start", "kept", "images", "wall_s", "of_all")}
                 | {name: found[name] for name in ("estimate", "low", "high", "num_seeds")}
-                | {f"{name}_from_all": apart.get(name) for name in ("difference", "low", "high", "p_holm")}
+                | {f"{name}_from_all": difference.get(name) for name in ("difference", "low", "high", "p_holm")}
             )
     return pd.DataFrame(rows)
 
@@ -95,7 +95,7 @@ def _rows(costs: pd.DataFrame, scores: pd.DataFrame, differences: pd.DataFrame) 
 def _shown(rows: pd.DataFrame, named: str) -> pd.DataFrame:
     rows = rows.assign(
         interval=[span(a, b) for a, b in zip(rows["low"], rows["high"], strict=True)],
-        apart=[span(a, b, sign=True) for a, b in zip(rows["low_from_all"], rows["high_from_all"], strict=True)],
+        interval_from_all=[span(a, b, sign=True) for a, b in zip(rows["low_from_all"], rows["high_from_all"], strict=True)],
     )
     columns: list[tuple[str, str, Any]] = [
         ("start", "Pre-training", None),
@@ -106,6 +106,6 @@ def _shown(rows: pd.DataFrame, named: str) -> pd.DataFrame:
         ("estimate", named, number),
         ("interval", "Interval", None),
         ("difference_from_all", "Against all", lambda v: number(v, sign=True)),
-        ("apart", "Interval of the difference", None),
+        ("interval_from_all", "Interval of the difference", None),
     ]
     return shown(rows, columns)
