@@ -58,7 +58,7 @@ PROTOCOL = ROOT.parent / "shared" / "data" / "protocols" / "acdc_ssl4mis_split.t
 SPACING = (3.0, 3.0, -1.0)
 PERCENTILES = (1, 99)
 FEATURES = (16, 16, 32, 64, 64, 16)
-"""The study's, but no level narrower than 16: its way up has 16 channels at full resolution too. With 8 a seed can lose a class."""
+"""The study's, but 16 or more: its way up has 16 channels at full resolution too. With 8 a seed can lose a class."""
 CLASSES = 4
 SIZE = (48, 48)
 ZOOM, TURN_DEG, SHIFT = (0.7, 1.4), 30.0, 0.08
