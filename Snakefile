@@ -54,12 +54,12 @@ for cohort in JOBS.cohorts():
 
 
 onstart:
-    stop_on_signals(JOBS)
+    RUN.start(workflow)
 
 
 onsuccess:
-    announce(JOBS)
+    RUN.succeed()
 
 
 onerror:
-    stop_with_code(JOBS)
+    RUN.fail()

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -19,8 +20,10 @@ import typer
 import medssl
 from medssl.core import cluster, gpus, launch, process
 from medssl.core.errors import MedsslError, PreemptedError, StudyError, TooManyRefusalsError
-from medssl.core.files import file_to_write, folder_to_write, refuse_within, write_json
+from medssl.core.failure import Failure
+from medssl.core.files import file_to_write, folder_to_write, refuse_within
 from medssl.core.job import Spec, job
+from medssl.core.shown import leave_the_terminal
 
 app = typer.Typer(
     help="Self-supervised pre-training on CT and MR. Begin with `medssl init FOLDER` and `medssl run`.",
@@ -48,7 +51,9 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
     limit_threads(1 if stage == "ingest" else threads)
     part = "-".join(str(value) for value in arguments.values())
     margin_s = spec.machine.stop_before_deadline_s
-    failed = Path(spec.layout.state("failures", f"{stage}-{spec.name.replace('/', '-')}.json"))
+    if log is not None:
+        leave_the_terminal(spec.layout.output(log), remarks=spec.layout.of_log("progress", log, ".txt"))
+    failure = Failure.of(spec, log)
     started_s = time.time()
     first = launch.rank(spec) == 0
     try:
@@ -57,7 +62,7 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
             with job(spec, part=part, log_path=log, threads=threads, joins=not first) as work:
                 if not work.restore():
                     getattr(importlib.import_module(f"medssl.{stage}.run"), step)(work, **arguments)
-        failed.unlink(missing_ok=True)  # of a try before this one
+        failure.forget()  # of a try before this one
     except MedsslError as error:
         if not first:
             if isinstance(error, PreemptedError):
@@ -66,13 +71,24 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         _append(log, f"stopped: {error}")
         if isinstance(error, PreemptedError) and cluster.requeue(margin_s, started_s):
             _append(log, "the time of this SLURM job is nearly up: it was put back into the queue")
-        write_json(failed, {"job": f"{stage} {spec.name}", "exit_code": error.exit_code, "sentence": str(error)})
+        failure.write(error.exit_code, str(error))
         raise
+    except KeyboardInterrupt:
+        stopped = PreemptedError(f"stopped by SIGINT. {LEFT_BEHIND.get(stage, 'It begins again.')}")
+        _append(log, f"stopped: {stopped}")
+        failure.write(stopped.exit_code, str(stopped))
+        raise stopped from None
     except Exception as error:
         # An unexpected message may quote a file or a header, which ingest must keep to itself.
-        text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
-        _append(log, text + ("" if stage == "ingest" else f": {error}"))
+        trace = traceback.format_tb(error.__traceback__)
+        said = type(error).__name__ + ("" if stage == "ingest" else f": {error}")
+        _append(log, "".join(trace) + said)
+        failure.write(1, f"an error that nobody foresaw: {said}", trace=[*trace[-1].splitlines(), said])
         raise
+
+
+LEFT_BEHIND = {"ingest": "The volumes it has made are kept.", "reduce": "The volumes it has described are kept."}
+"""What a stopped job leaves for the next try, of stages that do not say it themselves."""
 
 
 def _require_step(spec: Spec, step: str, path: Path) -> None:
@@ -101,8 +117,6 @@ def _gpus(spec: Spec) -> int:
 
 def limit_threads(threads: int) -> None:
     """Hold numerical libraries to the threads of the job; must run before they are imported."""
-    import os
-
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = str(threads)
 
@@ -417,14 +431,15 @@ def run(context: typer.Context) -> None:
     the study file, and `medssl init FOLDER` writes one. Everything else goes to Snakemake as it is: `-n` to see what would run,
     `--cores 4`, `--profile slurm`; `snakemake --help` lists it all.
     """
-    import os
     import shlex
 
+    from medssl.study.last_lines import TYPED
     from medssl.study.running import program, snakemake_line
 
     line = snakemake_line(context.args)
     command, name = program()
     print(f"{name} {shlex.join(line)}", file=sys.stderr, flush=True)
+    os.environ[TYPED] = shlex.join(["medssl", "run", *context.args])
     os.execv(command[0], [*command, *line])  # noqa: S606  (no shell, and its exit code is ours)
 
 
@@ -451,10 +466,13 @@ def plan(
 
     from medssl.study.planning import table
     from medssl.study.probe import costs
+    from medssl.study.time_left import PLAN, write_plan
 
     dag, _ = _checked(study_file)
     study = dag.study
     found, batches = costs(study, threads, limit_s)
+    hours = {(cost.stage, cost.name): cost.hours for cost in found if cost.hours is not None}
+    write_plan(Path(dag.layout.state(PLAN, "")), hours)
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
     print(table(found, shutil.disk_usage(place).free / 1e6, len(list(dag.specs()))))
     for name, batch in batches.items():

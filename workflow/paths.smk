@@ -5,12 +5,13 @@ import sys
 
 from snakemake.cli import get_argument_parser
 
-from medssl.study.workflow import announce, is_main, open_study, shell_prefix, stop_on_signals, stop_with_code, threads_each
+from medssl.study.workflow import is_main, open_study, shell_prefix, steered, threads_each
 
 # Snakemake itself states what it was asked for only after this file is read, and a study is checked for it before.
 ASKED = get_argument_parser().parse_known_args(sys.argv[1:])[0] if is_main(workflow) else None
 JOBS = open_study(workflow, config, ASKED)
 L = JOBS.layout
+RUN = steered(workflow, JOBS, ASKED)
 ENVIRONMENT = "../environment.yml"
 
 

@@ -7,9 +7,10 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+
+from medssl.core.shown import say
 
 LOOK_AGAIN_S = 2.0
 
@@ -76,7 +77,7 @@ def _take(seen: list[str], count: int, held: contextlib.ExitStack) -> list[str]:
                 held.enter_context(trying.pop_all())
                 return got
         if not waiting:
-            print(f"waiting for {count} of {len(seen)} GPUs: other jobs of this machine hold them", file=sys.stderr, flush=True)
+            say(f"waiting for {count} of {len(seen)} GPUs: other jobs of this machine hold them")
             waiting = True
         time.sleep(LOOK_AGAIN_S)
 

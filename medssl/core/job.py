@@ -24,7 +24,8 @@ from medssl.core.lock import hold
 from medssl.core.origin import installed_version, origin
 from medssl.core.progress import Bar, progress
 from medssl.core.receipts import is_artefact_file, receipt_of_folder, stated_hash, verified_hash
-from medssl.core.store import RECEIPT, Store
+from medssl.core.shown import say
+from medssl.core.store import RECEIPT, Store, link
 
 if TYPE_CHECKING:
     from medssl.core.options import Options  # the command line starts without pydantic
@@ -60,6 +61,7 @@ class Spec:
     """The resolved options of one job, completed from the study file; `inputs` are paths by name.
 
     `given` holds hashes of files that the study file names: for them content matters, not the time of change.
+    `watch` says how a person watches the job; no result depends on it.
     """
 
     stage: str
@@ -73,12 +75,13 @@ class Spec:
     out: str
     given: dict[str, str] = field(default_factory=dict)
     machine: Machine = Machine()
+    watch: dict[str, Any] = field(default_factory=dict)
     private: dict[str, str] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
         """Hash of everything that can change the result (the private part only says where sources lie)."""
-        return sha256_text(canonical_json(self._public()))[:16]
+        return sha256_text(canonical_json({name: value for name, value in self._public().items() if name != "watch"}))[:16]
 
     @property
     def layout(self) -> Layout:
@@ -167,6 +170,11 @@ class Job:
         """The log file, for processes that this job starts."""
         return Path(self._log.name).resolve() if self._log is not None else None
 
+    @property
+    def shown(self) -> Path | None:
+        """The file in which the study's screen finds how far this job is."""
+        return self.spec.layout.of_log("progress", self._log.name, ".json") if self._log is not None else None
+
     def log(self, line: str) -> None:
         """Write a line to the log file (never anything from a header, a path or a name)."""
         if self._log is not None:
@@ -175,13 +183,14 @@ class Job:
     def remark(self, text: str) -> None:
         """Warn on the screen and in the log; the job continues."""
         self.log(f"note: {text}")
-        print(f"{self.spec.stage} {self.spec.name}: {text}", file=sys.stderr, flush=True)
+        say(f"{self.spec.stage} {self.spec.name}: {text}")
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Bar]:
         """A progress bar for a block of work."""
         title = f"{self.spec.stage} {self.spec.name}" + (f" {what}" if what else "")
-        with progress(title, total, unit, log=self._log, terminal_lock=self.spec.layout.root / "state" / "terminal.lock") as bar:
+        lock = Path(self.spec.layout.state("terminal.lock", ""))
+        with progress(title, total, unit, log=self._log, terminal_lock=lock, shown=self.shown) as bar:
             yield bar
 
     def read(self, path: Path | str) -> Path:
@@ -292,14 +301,30 @@ def job(
         name = "-".join(filter(None, [spec.stage, spec.name.replace("/", "-"), part]))
         lock = spec.layout.root / "state" / "locks" / f"{name}.lock"
         stack.enter_context(hold(lock, wait_s=LOCK_WAIT_S))
-        log = None
-        if log_path is not None:
-            Path(log_path).parent.mkdir(parents=True, exist_ok=True)
-            log = stack.enter_context(open(log_path, "a", encoding="utf-8"))
+        log = None if log_path is None else stack.enter_context(_log_of_all_tries(spec, Path(log_path)))
         Path(spec.out).mkdir(parents=True, exist_ok=True)
         if not part:
             sweep(Path(spec.out))
         yield Job(spec, log, threads)
+
+
+@contextlib.contextmanager
+def _log_of_all_tries(spec: Spec, path: Path) -> Iterator[IO[str]]:
+    """The log of a job, with what its earlier tries wrote until one succeeds: Snakemake removes it before each try.
+
+    Its second name lies below the study's `state/`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    second = spec.layout.of_log("logs", path, ".log")
+    if second.is_file() and not path.exists():
+        link(second, path)
+    with open(path, "a", encoding="utf-8") as log:
+        if path.stat().st_size:
+            print("--- a new try begins", file=log, flush=True)
+        if not second.is_file() or not second.samefile(path):
+            link(path, second)
+        yield log
+    second.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Live progress: one bar with rate and time left on a terminal, plain lines elsewhere, the same lines in the log."""
+"""Live progress of one piece of work: for the study's screen, for the job's log, and on a terminal of its own."""
 
 from __future__ import annotations
 
@@ -10,25 +10,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from medssl.core.shown import HowFar, on_one_screen
+
 PLAIN_EVERY_S = 10.0
+SHOWN_EVERY_S = 1.0
 
 
 class Bar:
-    """Progress of one job. `advance` is cheap; it draws at most a few times a second."""
+    """Progress of one job. `advance` is cheap; what it shows is renewed about once a second."""
 
-    def __init__(self, title: str, total: int, unit: str, log: IO[str] | None, rich_bar: object | None) -> None:
+    def __init__(
+        self, title: str, total: int, unit: str, log: IO[str] | None, rich_bar: object | None, shown: Path | None = None
+    ) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self._before = 0
-        self._log, self._rich = log, rich_bar
-        self._start_s = self._last_s = time.monotonic()
+        self._log, self._rich, self._shown = log, rich_bar, shown
+        self._start_s = self._last_s = self._shown_s = time.monotonic()
         self._note = ""
+        self._draw(self._start_s, at_once=True)
 
     def resume(self, done: int) -> None:
         """Count `done` units of an earlier run towards the job's progress, but not its rate."""
         self.done = self._before = done
         self._start_s = time.monotonic()
-        self._draw(self._start_s)
+        self._draw(self._start_s, at_once=True)
+
+    def found(self, count: int, note: str = "") -> None:
+        """`count` more units turn out to have been done by an earlier run: they count for how far, and not for how fast."""
+        self._before += count
+        self.advance(count, note)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more units are done; `note` is a short text such as `loss 3.21`."""
@@ -42,41 +53,50 @@ class Bar:
 
     def finish(self) -> None:
         """The last line, with the whole time."""
-        now_s = time.monotonic()
-        self._write(now_s, final=True)
+        self._write(time.monotonic(), final=True)
 
-    def _draw(self, now_s: float) -> None:
+    def how_far(self, now_s: float) -> HowFar:
+        """The state as a value."""
+        return HowFar(self.title, self.done, self.total, self.unit, self._before, round(now_s - self._start_s, 3), self._note)
+
+    def _draw(self, now_s: float, *, at_once: bool = False) -> None:
         if self._rich is not None:
-            self._rich.update(0, completed=self.done, total=self.total, note=self._note, rate=self._rate(now_s))  # type: ignore[attr-defined]
-
-    def _rate(self, now_s: float) -> str:
-        rate = (self.done - self._before) / max(now_s - self._start_s, 1e-6)
-        return f"{rate:.1f} {self.unit}/s" if rate < 100 else f"{rate:.0f} {self.unit}/s"
+            rate = self.how_far(now_s).rate
+            self._rich.update(0, completed=self.done, total=self.total, note=self._note, rate=rate)  # type: ignore[attr-defined]
+        if self._shown is not None and (at_once or now_s - self._shown_s >= SHOWN_EVERY_S):
+            self._shown_s = now_s
+            self.how_far(now_s).write(self._shown)
 
     def _write(self, now_s: float, *, final: bool = False) -> None:
-        spent_s = now_s - self._start_s
-        new = self.done - self._before
-        left = f"{spent_s / new * (self.total - self.done):.0f} s left" if new else "time left unknown"
-        tail = f"{spent_s:.0f} s" if final else left
-        line = f"{self.title}: {self.done}/{self.total} {self.unit}, {self._rate(now_s)}, {tail}"
+        now = self.how_far(now_s)
+        left = "time left unknown" if now.left_s is None else f"{now.left_s:.0f} s left"
+        tail = f"{now.spent_s:.0f} s" if final else left
+        line = f"{self.title}: {self.done}/{self.total} {self.unit}, {now.rate}, {tail}"
         line += f", {self._note}" if self._note else ""
         if self._log is not None:
             print(line, file=self._log, flush=True)
-        if self._rich is None:
+        if self._rich is None and not on_one_screen():
             print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def progress(
-    title: str, total: int, unit: str, *, log: IO[str] | None = None, terminal_lock: Path | None = None
+    title: str,
+    total: int,
+    unit: str,
+    *,
+    log: IO[str] | None = None,
+    terminal_lock: Path | None = None,
+    shown: Path | None = None,
 ) -> Iterator[Bar]:
     """A `Bar` for a block of work.
 
-    Several jobs may run at the same time: the holder of `terminal_lock` draws the live bar, the others print plain lines.
+    The screen of the study reads the file `shown`. Without a screen several jobs may share a terminal: the holder of
+    `terminal_lock` draws the live bar, the others print plain lines.
     """
     with contextlib.ExitStack() as stack:
         rich_bar = None
-        if sys.stderr.isatty() and _hold(terminal_lock, stack):
+        if not on_one_screen() and sys.stderr.isatty() and _hold(terminal_lock, stack):
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -93,7 +113,9 @@ def progress(
                 )
             )
             rich_bar.add_task(title, total=total, rate="", note="")
-        bar = Bar(title, total, unit, log, rich_bar)
+        if shown is not None:
+            stack.callback(shown.unlink, missing_ok=True)
+        bar = Bar(title, total, unit, log, rich_bar, shown)
         yield bar
         bar.finish()
 

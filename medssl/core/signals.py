@@ -36,15 +36,18 @@ def noted() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def raised(what_is_saved: str) -> Iterator[None]:
+def raised(what_is_saved: str | Callable[[], str]) -> Iterator[None]:
     """Inside, a signal to stop ends the job with the exit code that asks for another try.
+
+    what_is_saved: a sentence, or what makes it when the signal comes.
 
     Raises:
         PreemptedError: `stopped by SIGTERM.` and the sentence `what_is_saved`.
     """
 
     def stop(number: int) -> None:
-        raise PreemptedError(f"stopped by {signal.Signals(number).name}. {what_is_saved}")
+        said = what_is_saved if isinstance(what_is_saved, str) else what_is_saved()
+        raise PreemptedError(f"stopped by {signal.Signals(number).name}. {said}")
 
     with _handled(stop), _again_where_lost(PreemptedError, signal.SIGTERM):
         yield

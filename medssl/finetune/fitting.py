@@ -167,8 +167,9 @@ class Work:
         return self.task.num_steps(self.data_of(self.division(fit)), fit.mode, self.train(fit), self.recipe)
 
     def length(self, fit: FitId) -> int:
-        """A fit's share of the progress bar: its steps with each rate, and the work after them."""
-        return (self.num_steps(fit) or 0) * len(self.recipe.lr) + 1
+        """A fit's share of the progress bar: its steps with each rate in each round, and the work after them."""
+        trainings = 1 + int(getattr(self.task, "self_training_rounds", 0))
+        return (self.num_steps(fit) or 0) * len(self.recipe.lr) * trainings + 1
 
     def key(self, fit: FitId) -> str:
         """Hash of exactly what a fit depends on: fits with equal keys need not be repeated."""

@@ -37,6 +37,7 @@ from medssl.finetune.kept_fits import MODEL, Kept, KeptFits, describe, keep_arra
 from medssl.finetune.options import TaskOptions
 from medssl.finetune.predicting import Model
 from medssl.finetune.predictions import split_rows
+from medssl.finetune.saving import Steps
 from medssl.finetune.side_by_side import Peak, Room, side_by_side, start_method
 from medssl.finetune.starting import Starting
 from medssl.finetune.task import Mask, Source
@@ -55,16 +56,20 @@ def run(job: Job) -> None:
         StudyError: the source has no labels, an encoder does not fit it; with what to do.
         PreemptedError: stopped by a signal; finished fits are kept.
     """
-    with raised("Finished fits are saved; the same command continues with the next one."):
+    opened: list[State] = []
+    with raised(lambda: _what_is_kept(opened)):
         state = State.open(job)
+        opened.append(state)
         work, options = state.work, state.work.options
         _say_what_labels_lack(job, options.source)
         WantedFits(spec=job.spec.hash, fit_keys=state.fit_keys).write(WantedFits.path(job.spec.layout, job.spec.name))
         waiting = state.waiting
         job.log(f"{len(work.fits)} fits, {len(work.fits) - len(waiting)} already made; {work.described}")
         if waiting:
-            with job.progress("", sum(work.length(fit) for fit in waiting), "steps") as bar:
-                ahead, room = Ahead(bar, work, len(waiting)), Room.of(options, job.threads, work.device)
+            with job.progress("", sum(map(work.length, state.distinct)), "steps") as bar:
+                bar.resume(bar.total - sum(map(work.length, waiting)))
+                ahead = Ahead(bar, work, len(state.distinct), len(state.distinct) - len(waiting))
+                room = Room.of(options, job.threads, work.device)
                 for fit in side_by_side(waiting, room, partial(make, state), ahead.steps, *_in_a_process(state)):
                     take(state, fit)
                     ahead.ended(fit, state.of_fit(fit).val_score)
@@ -79,28 +84,37 @@ def run(job: Job) -> None:
         job.write_receipt()
 
 
+def _what_is_kept(opened: list[State]) -> str:
+    """For the last words of a task that is stopped; before it is opened nobody has counted."""
+    if not opened:
+        return "Finished fits are kept."
+    state = opened[0]
+    kept = sum(state.keys[fit] in state.kept for fit in state.distinct)
+    return f"{kept} of {len(state.distinct)} fits are kept, and so is the last saved state of each unfinished one."
+
+
 @dataclass
 class Ahead:
     """Progress of a task, in steps of its fits; the last step of a fit stands for the work after training."""
 
     bar: Bar
     work: Work
-    waiting: int
+    fits: int
     done: int = 0
     counted: dict[FitId, int] = field(default_factory=dict)
 
-    def steps(self, fit: FitId, count: int) -> None:
-        """Add steps of a fit; additional steps of self-training beyond the plan are not counted."""
+    def steps(self, fit: FitId, steps: Steps) -> None:
+        """Add steps of a fit; steps repeated after a stop are counted once."""
         before = self.counted.get(fit, 0)
-        self.counted[fit] = min(before + count, self.work.length(fit) - 1)
-        self.bar.advance(self.counted[fit] - before)
+        self.counted[fit] = min(before + steps.done, self.work.length(fit) - 1)
+        (self.bar.found if steps.earlier else self.bar.advance)(self.counted[fit] - before)
 
     def ended(self, fit: FitId, score: float) -> None:
         """A fit has ended with this validation score."""
         self.done += 1
         rest = self.work.length(fit) - self.counted.get(fit, 0)
         said = f": {score:.3f}" if math.isfinite(score) else ", without a validation score"
-        self.bar.advance(rest, f"{self.done} of {self.waiting} fits, {fit}{said}")
+        self.bar.advance(rest, f"{self.done} of {self.fits} fits, {fit}{said}")
 
 
 def _in_a_process(state: State) -> tuple[Any, ...]:
@@ -215,8 +229,13 @@ class State:
     @property
     def waiting(self) -> list[FitId]:
         """The fits that are still to be computed; of equal ones the first."""
-        first = {key: fit for fit, key in reversed(self.keys.items()) if key not in self.kept}
-        return [fit for fit in self.keys if first.get(self.keys[fit]) == fit]
+        return [fit for fit in self.distinct if self.keys[fit] not in self.kept]
+
+    @property
+    def distinct(self) -> list[FitId]:
+        """All fits; of equal ones the first."""
+        first = {key: fit for fit, key in reversed(self.keys.items())}
+        return [fit for fit in self.keys if first[self.keys[fit]] == fit]
 
     def of_fit(self, fit: FitId) -> Kept:
         """A finished fit."""
@@ -237,7 +256,7 @@ class State:
 def make(state: State, fit: FitId, report: Report = lambda steps: None, *, model: Path | None = None) -> None:
     """Compute and store one fit; of those that compete for a model, only the best one keeps its weights.
 
-    report: called now and then with the number of steps since the last call.
+    report: called now and then with the steps since the last call.
     model: a link to its weights, made before another task with the same fit may delete them.
     """
     start_s = time.monotonic()

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +14,13 @@ from medssl.nn.state import StateFolder, optimizer_tensors, restore_optimizer, u
 
 if TYPE_CHECKING:
     from medssl.finetune.training import Fit
+
+
+class Steps(NamedTuple):
+    """Steps of a fit that are done; `earlier`: by a try before this one, so that they say nothing of the speed."""
+
+    done: int
+    earlier: bool = False
 
 
 @dataclass

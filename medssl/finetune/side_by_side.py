@@ -17,6 +17,7 @@ import torch
 from medssl.artefacts.names import FitId
 from medssl.core.workers import Report, Workers
 from medssl.finetune.options import TaskOptions
+from medssl.finetune.saving import Steps
 
 FILLED = 0.8
 """Share of the free memory that fits may fill."""
@@ -80,13 +81,13 @@ def side_by_side(
     fits: Sequence[FitId],
     room: Room,
     make: Callable[[FitId, Report], None],
-    heard: Callable[[FitId, int], None],
+    heard: Callable[[FitId, Steps], None],
     begin: Callable[..., Callable[[FitId, Report], Peak]],
     *given: Any,
 ) -> Iterator[FitId]:
     """Run fits, in this process (`make`) if one runs at a time, else each in its own; yield them as they end.
 
-    heard: called with a fit and its number of steps since its last report.
+    heard: called with a fit and its steps since its last report.
     begin: called in such a process with `given`; returns the function that runs a fit.
     """
     too_few_cores = room.options.parallel == "auto" and room.threads < 2 * room.options.threads_per_fit

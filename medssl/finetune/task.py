@@ -31,7 +31,7 @@ from medssl.core.files import sha256_file
 from medssl.core.job import Job
 from medssl.finetune.cases import Cases
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.saving import Saving
+from medssl.finetune.saving import Saving, Steps
 from medssl.nn.options import DataPlace
 
 
@@ -87,7 +87,7 @@ class Setup:
         device: where the network runs.
         data, workers: where images are stored, and how many processes read ahead; see `nn/options.py`.
         state: where a stopped fit finds its state, and seconds between two of them; None keeps none.
-        report: called now and then with the number of steps since the last call.
+        report: called now and then with the steps since the last call.
     """
 
     mode: str
@@ -101,7 +101,7 @@ class Setup:
     data: DataPlace = "auto"
     workers: int = 0
     state: tuple[Path, float] | None = None
-    report: Callable[[int], None] = lambda steps: None
+    report: Callable[[Steps], None] = lambda steps: None
 
     def saving(self, name: str) -> Saving | None:
         """The state of one training of the fit."""
@@ -180,7 +180,10 @@ class FineTuned(Protocol):
 
 
 class Task(Protocol):
-    """A downstream task; its keyword-only options are the schema of `finetune.<task>.options`."""
+    """A downstream task; its keyword-only options are the schema of `finetune.<task>.options`.
+
+    One whose fits train `1 + n` times has an attribute `self_training_rounds`, the most that n may be.
+    """
 
     def read(self, source: Source, expected: NetworkInput) -> Any:
         """The labelled cases of a source.

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.saving import Progress, Saving
+from medssl.finetune.saving import Progress, Saving, Steps
 from medssl.nn.backbone import Backbone
 from medssl.nn.momentum import average
 from medssl.nn.stepping import Stepper, compile_network, one_device, scaler_of
@@ -60,7 +60,7 @@ class Fit:
             a growing rate); `frozen` (head only: the backbone stays unchanged, statistics included).
         choose: keep the best step; else the last one, whose score is reported.
         saving: the state from which a stopped fit resumes.
-        report: called about every second with the number of steps since the last call.
+        report: called about every second with the steps since the last call.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Fit:
         mode: str = "full",
         choose: bool = True,
         saving: Saving | None = None,
-        report: Callable[[int], None] = lambda steps: None,
+        report: Callable[[Steps], None] = lambda steps: None,
     ) -> None:
         if num_steps < 1:
             raise ValueError("num_steps must be at least 1")
@@ -98,19 +98,22 @@ class Fit:
         """
         if self.saving is not None:
             self.saving.resume(self)
-        progress, reported, reported_s = self.progress, 0, time.monotonic()
+        progress, reported, reported_s = self.progress, self.progress.step, time.monotonic()
+        if reported:
+            self.report(Steps(reported, earlier=True))
         stream = self.batches(self._wanted(progress.step))
         with torch.random.fork_rng(devices=[]):
             while progress.step < self.num_steps:
                 self._take_step(next(stream))
                 if time.monotonic() - reported_s > REPORT_S:
-                    self.report(progress.step - reported)
+                    self.report(Steps(progress.step - reported))
                     reported, reported_s = progress.step, time.monotonic()
                 if progress.step in self.evaluations:
                     self._evaluate(stream)
                 if self.saving is not None and self.saving.is_due():
                     self._note_steps(everything=True)
                     self.saving.save(self)
+        self.report(Steps(progress.step - reported))
         self.network.requires_grad_(True)
         self.network.load_state_dict(progress.best)
         return Trained(progress.best_step, progress.best_score, progress.curve)

@@ -14,6 +14,7 @@ from medssl.core.file_names import GRID_FORMATS, modality_of, pair_masks, path_n
 from medssl.core.label_table import IDENTITY_COLUMNS, is_label_table, read_label_table, shared_masks
 from medssl.core.listing import minted, spelled, unspelled
 from medssl.core.patient_names import subjects_of
+from medssl.core.progress import Bar
 from medssl.ingest.data_files import claim_data_files, follow
 from medssl.ingest.dicom.damaged_neighbours import kinds_in_words, series_in_doubt
 from medssl.ingest.dicom.label_series import give_series
@@ -92,10 +93,10 @@ def inventory(
     options: IngestOptions,
     labels: Labels,
     known: dict[tuple[str, int, int], Row] | None = None,
-    advance: Any = None,
+    bar: Bar | None = None,
 ) -> list[Row]:
     """One row per listed file, in listing order; headers of unchanged files come from `known`."""
-    rows = headers(listing, root, readers, no_space=options.no_space, known=known, advance=advance)
+    rows = headers(listing, root, readers, no_space=options.no_space, known=known, bar=bar)
     _group(rows, own_key, options, labels)
     for row in rows:
         row["shard"] = zlib.crc32(row["group"].encode()) % options.shards
@@ -128,7 +129,7 @@ def headers(
     *,
     no_space: str,
     known: dict[tuple[str, int, int], Row] | None = None,
-    advance: Any = None,
+    bar: Bar | None = None,
 ) -> list[Row]:
     """The kind of each listed file, in listing order, or the code of its refusal."""
     known = known or {}
@@ -155,8 +156,8 @@ def headers(
         else:
             asked.append(len(rows))
         rows.append(row)
-    if advance is not None:
-        advance(len(rows) - len(asked))
+    if bar is not None:
+        bar.found(len(rows) - len(asked))
     requests = [
         {**{name: rows[n][name] for name in ("size", "mtime_ns")}, "path": str(root / rows[n]["name"]), "no_space": no_space}
         for n in asked
@@ -167,8 +168,8 @@ def headers(
         if "header" in answer:
             row["header"] = json.dumps(answer["header"], separators=(",", ":"))
             row["series"] = answer["header"].get("series", "") if answer["format"] == "dicom" else ""
-        if advance is not None:
-            advance(1)
+        if bar is not None:
+            bar.advance()
     return rows
 
 

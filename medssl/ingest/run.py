@@ -51,7 +51,7 @@ def scan(job: Job) -> None:
             options=job.options(IngestOptions),
             labels=labels_of(job.spec.private.get("labels"), (name for name, *_ in files)),
             known=known,
-            advance=bar.advance,
+            bar=bar,
         )
     _write_groups(target, found)
     job.wrote(target)
@@ -69,12 +69,12 @@ def convert(job: Job, shard: int) -> None:
     with ReadingPool(_key(job), 1) as readers, job.progress(f"shard {shard}", len(mine), "files") as bar:
         source = _source(job, readers, files)
         for group in by_group(mine).values():
-            record = store.kept(group)
+            record, advance = store.kept(group), bar.found
             if record is None:
-                record = store.convert(group, source, shard)
+                record, advance = store.convert(group, source, shard), bar.advance
             series += record["series"]
             rejected += record["rejected"]
-            bar.advance(len(group))
+            advance(len(group))
     _write_ledger(job, folder, series, rejected)
     job.write_receipt(folder=folder)
 
@@ -232,7 +232,7 @@ def _place_masks(job: Job, folder: Path, items: list[LabelTarget], series: list[
     used: list[tuple[str, Row]] = []
     refused: list[tuple[Row, list[Row]]] = []
     with ReadingPool(_key(job), 1) as readers, job.progress("labels", len(found), "files") as bar:
-        rows = headers(found, root, readers, no_space=options.no_space, advance=bar.advance)
+        rows = headers(found, root, readers, no_space=options.no_space, bar=bar)
         first = [item for item in items if item.volume_id in known]
         pairs = pair_with_volumes(rows, first, options.masks)
         for volume_id, masks in sorted(pairs.items()):

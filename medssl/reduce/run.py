@@ -70,13 +70,13 @@ def describe(job: Job) -> None:
             name = cache_name(content_of(member), options.hash_sizes, options.greys, job.spec.code)
             cache = _cache(job, "descriptors", f"{name[:2]}/{name}.parquet")
             if cache.is_file():
-                columns = read_parquet(cache)
+                columns, advance = read_parquet(cache), bar.found
                 cached += 1
             else:
-                columns = described(member, open_array(job.read(member.volume.array)), options, pool)
+                columns, advance = described(member, open_array(job.read(member.volume.array)), options, pool), bar.advance
                 write_parquet(cache, columns)
             parts.append(columns.set_index(member.rows))
-            bar.advance(len(member.rows))
+            advance(len(member.rows))
     columns = pd.concat(parts or [no_descriptors(options)]).sort_index()
     job.log(f"described {len(cohort.members) - cached} volumes, {cached} known before")
     DESCRIPTORS.write(job.path("descriptors.parquet"), pd.concat([cohort.table[list(WHERE_COLUMNS)], columns], axis=1))
@@ -279,12 +279,12 @@ def _prints(job: Job, member: Member, bar: Bar) -> Prints:
     cache = _cache(job, "descriptors", f"{name[:2]}/{name}.npz")
     if cache.is_file():
         with np.load(cache, allow_pickle=False) as held:
-            prints = Prints.unpacked(held)
+            prints, advance = Prints.unpacked(held), bar.found
     else:
-        prints = prints_of(member, open_array(job.read(member.volume.array)))
+        prints, advance = prints_of(member, open_array(job.read(member.volume.array))), bar.advance
         with writing(cache) as temporary, open(temporary, "wb") as file:
             np.savez(file, **prints.packed())  # type: ignore[arg-type]
-    bar.advance(len(prints.slices))
+    advance(len(prints.slices))
     return prints
 
 

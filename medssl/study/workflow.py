@@ -5,20 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import shlex
-import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from medssl.core.beside import is_installed
-from medssl.core.errors import MedsslError, PreemptedError, StudyError
-from medssl.core.files import read_json, write_json
+from medssl.core.errors import MedsslError, StudyError
 from medssl.core.job import COMMAND
 from medssl.core.lock import hold
 from medssl.core.receipts import incomplete
@@ -27,6 +21,7 @@ from medssl.study.dag import Dag
 from medssl.study.dry import leaving_nothing
 from medssl.study.file import read_study, read_yaml
 from medssl.study.sources import refresh_sources
+from medssl.study.steering import Steering
 
 
 def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
@@ -42,11 +37,10 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
         if is_main(workflow):
             os.environ[COMMAND] = command_line(sys.argv)
             checked = check_study(dag, places, asked.targets)
-            if any(getattr(asked, name, None) for name in PLANS):
+            if _only_plans(asked):
                 _held.enter_context(leaving_nothing(dag.layout))
             else:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
-                shutil.rmtree(dag.layout.root / "state" / "failures", ignore_errors=True)
             changed = []
             for receipt, file in incomplete(dag.layout.root):
                 receipt.unlink()
@@ -95,43 +89,11 @@ def _without_folders(word: str) -> str:
     return Path(word).name if word.startswith("/") else word
 
 
-def stop_on_signals(dag: Dag) -> None:
-    """From here on a signal to stop ends this program with the exit code that asks for another try, and SIGTERM its jobs too.
-
-    Snakemake itself would let the jobs that run finish first, which may take days. Ctrl-C reaches them from the terminal.
-    """
-    failure = {"job": "snakemake", "exit_code": PreemptedError.exit_code, "sentence": "stopped; the same command goes on."}
-
-    def stop(number: int, frame: Any, goes_on: Callable[[int, Any], Any]) -> None:
-        write_json(dag.layout.state("failures", "snakemake.json"), failure)
-        for child in psutil.Process().children() if number == signal.SIGTERM else ():
-            with suppress(psutil.NoSuchProcess):
-                child.terminate()
-        goes_on(number, frame)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before = signal.getsignal(number)
-        if callable(before):  # what is ignored stays so
-            signal.signal(number, partial(stop, goes_on=before))
-
-
-def announce(dag: Dag) -> None:
-    """Name what a person came for, of what exists."""
-    layout = dag.layout
-    for cohort, run in dag.runs():
-        for name in ("encoder.safetensors", "curve.tsv"):
-            _say("made", layout.pretrain(cohort, str(run), name))
-    for page in dag.pages():
-        _say("page", layout.report(page, "report.html"))
-
-
-def stop_with_code(dag: Dag) -> None:
-    """End with the exit code of the job that failed (docs/reference/errors.md) instead of Snakemake's 1."""
-    failures = sorted((dag.layout.root / "state" / "failures").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    if failures:
-        failure = read_json(failures[-1])
-        print(f"medssl: {failure['job']}: {failure['sentence']}", file=sys.stderr, flush=True)
-        raise SystemExit(failure["exit_code"])
+def steered(workflow: Any, dag: Dag, asked: Any) -> Steering | None:
+    """What shows the run to its person; None in a process that runs a single job, or with an option with which no job runs."""
+    if not is_main(workflow) or _only_plans(asked):
+        return None
+    return Steering(dag, {str(word) for word in asked.quiet or ()})
 
 
 def threads_each(workflow: Any, num_jobs: int) -> int:
@@ -140,11 +102,6 @@ def threads_each(workflow: Any, num_jobs: int) -> int:
     """
     cores = int(workflow.resource_settings.cores or ALL_CORES)
     return cores if any(Path("/dev").glob("nvidia[0-9]*")) else max(1, -(-cores // max(num_jobs, 1)))
-
-
-def _say(word: str, path: str) -> None:
-    if Path(path).is_file():
-        print(f"{word}  {path}", file=sys.stderr, flush=True)
 
 
 def shell_prefix(workflow: Any) -> str:
@@ -166,6 +123,10 @@ def shell_prefix(workflow: Any) -> str:
 def is_main(workflow: Any) -> bool:
     """True in the process that plans; False in one that Snakemake started to run one job."""
     return bool(workflow.is_main_process)
+
+
+def _only_plans(asked: Any) -> bool:
+    return any(getattr(asked, name, None) for name in PLANS)
 
 
 PLANS = (

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medssl.cli import app
-from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
+from medssl.core.errors import CorruptArtefactError, MedsslError, PreemptedError, StudyError
+from medssl.core.failure import failures
 from medssl.core.job import Spec
 
 STAGES = ("ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report")
@@ -121,3 +122,31 @@ def test_a_spec_with_options_of_something_else_is_a_sentence(stage: str) -> None
     error = CliRunner().invoke(app, [stage, spec_file(stage, "ct/one", {"hash_sizes": [8]}), *step]).exception
     assert isinstance(error, StudyError), error
     assert "'hash_sizes': is not an option of this step" in str(error) and "pydantic" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("stage", "raised", "code", "sentence"),
+    [
+        ("prepare", KeyError("what"), 1, "an error that nobody foresaw: KeyError: 'what'"),
+        ("ingest", KeyError("DOE^JANE"), 1, "an error that nobody foresaw: KeyError"),
+        ("prepare", KeyboardInterrupt(), 75, "stopped by SIGINT. It begins again."),
+        ("ingest", KeyboardInterrupt(), 75, "stopped by SIGINT. The volumes it has made are kept."),
+        ("prepare", StudyError("a sentence."), 2, "a sentence."),
+    ],
+)
+def test_a_job_that_ends_early_says_why_for_the_last_lines_of_its_study(
+    stage: str, raised: BaseException, code: int, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(f"medssl.{stage}.run.{'scan' if stage == 'ingest' else 'run'}", fails)
+    spec = Spec(stage, "ct", "s", "results/s", 0, "c", {}, {}, "results/s/out")
+    Path("spec.json").write_text(spec.to_json())
+    log = Path("results/s/logs") / stage / "ct.log"
+    error = CliRunner().invoke(app, [stage, "spec.json", "--log", str(log)]).exception
+    assert isinstance(error, PreemptedError if code == 75 else type(raised))
+    (said,) = failures(spec.layout)
+    assert (said.job, said.exit_code, said.sentence, said.log) == (f"{stage} ct", code, sentence, str(log))
+    assert "DOE" not in log.read_text() + str(said.trace) and bool(said.trace) == (code == 1)
+    assert said.sentence.split(": ")[-1] in log.read_text()

@@ -131,3 +131,28 @@ def test_the_hash_of_a_spec_changes_with_each_field_but_not_with_where_sources_l
     path.write_text(make_spec(tmp_path, private={"path": "/secret"}).to_json())
     assert "/secret" not in path.read_text()
     assert Spec.read(path) == base
+
+
+def test_the_log_keeps_what_earlier_tries_wrote_until_one_succeeds(tmp_path: Path) -> None:
+    spec, log = make_spec(tmp_path), tmp_path / "s" / "logs" / "prepare" / "ct.log"
+    for line in ("first", "second"):
+        with pytest.raises(RuntimeError), job(spec, log_path=log) as work:
+            work.log(line)
+            raise RuntimeError
+        log.unlink()  # as Snakemake does before each try
+    with job(spec, log_path=log) as work:
+        work.log("third")
+    again = "--- a new try begins"
+    assert log.read_text().splitlines() == ["first", again, "second", again, "third"]
+    log.unlink()
+    with job(spec, log_path=log) as work:
+        work.log("of other options")
+    assert log.read_text() == "of other options\n"
+
+
+def test_how_a_person_watches_a_job_is_in_its_file_and_in_no_hash(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, stage="pretrain")
+    watched = make_spec(tmp_path, stage="pretrain", watch={"loggers": ["wandb"]})
+    assert spec.hash == watched.hash and "wandb" in watched.to_json()
+    with job(spec) as one, job(watched, part="b") as other:
+        assert one.key is not None and one.key == other.key

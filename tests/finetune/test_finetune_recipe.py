@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +17,16 @@ from sklearn.metrics import roc_auc_score
 
 from medssl.artefacts.names import Arm, Start
 from medssl.core.errors import NotFiniteError
+from medssl.core.progress import progress
 from medssl.finetune import training
+from medssl.finetune.fitting import Work
 from medssl.finetune.lifting import Lift
 from medssl.finetune.mixup import mixup
 from medssl.finetune.options import TaskOptions
 from medssl.finetune.plan import plan
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.saving import Saving
+from medssl.finetune.run import Ahead
+from medssl.finetune.saving import Saving, Steps
 from medssl.finetune.scoring import measure, score
 from medssl.finetune.starting import Starting, draws_of_scratch
 from medssl.finetune.subsets import shares_of
@@ -76,6 +84,42 @@ def test_the_network_ends_with_the_weights_of_its_best_step() -> None:
     trained = training.Fit(model, batches, cross_entropy, score, Recipe(evaluations=4), 4).run()
     assert (trained.best_step, trained.best_score) == (2, 0.9)
     assert torch.equal(model.head.weight, seen[1])
+
+
+def test_a_fit_that_goes_on_says_which_steps_an_earlier_try_did(tmp_path: Path) -> None:
+    def cut_short(steps: Iterable[int]) -> Iterator[Any]:
+        yield from itertools.islice(batches(steps), 2)
+        raise InterruptedError
+
+    told: list[Steps] = []
+    for given in (cut_short, batches):
+        told.clear()
+        fit = training.Fit(
+            network(), given, cross_entropy, lambda _: float("nan"), Recipe(calibration_batches=1, evaluations=1), 4,
+            saving=Saving(tmp_path, 0.0), report=told.append,
+        )  # fmt: skip
+        with contextlib.suppress(InterruptedError):
+            fit.run()
+    assert told[0] == Steps(2, earlier=True) and not any(steps.earlier for steps in told[1:])
+    assert sum(steps.done for steps in told) == 4
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_task_is_as_far_as_its_fits_with_every_rate_and_round(rounds: int) -> None:
+    work = Work.__new__(Work)
+    work.task, work.recipe = SimpleNamespace(self_training_rounds=rounds), Recipe(lr=[1e-3, 1e-4])
+    work.num_steps = lambda fit: 10  # type: ignore[method-assign, assignment]
+    one, other = "one", "other"
+    assert work.length(one) == 20 * (1 + rounds) + 1
+    with progress("t", 2 * work.length(one), "steps", log=io.StringIO()) as bar:
+        ahead = Ahead(bar, work, 2)
+        ahead.steps(one, Steps(12, earlier=True))
+        ahead.steps(one, Steps(8))
+        ahead.steps(other, Steps(1000))
+        assert bar.done == 20 + work.length(other) - 1 and bar.how_far(0.0).before == 12
+        ahead.ended(one, 0.5)
+        ahead.ended(other, 0.5)
+        assert bar.done == bar.total
 
 
 def test_frozen_mode_leaves_all_of_the_backbone() -> None:

@@ -1,0 +1,130 @@
+"""The last lines of a run: what was made; what was saved and how to go on; or what failed, why, and where its log is."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medssl.core.errors import PreemptedError, ended
+from medssl.core.failure import Said
+from medssl.core.layout import Layout
+from medssl.core.shown import clock
+from medssl.study.dag import Dag
+from medssl.study.followed import Followed, Jobs
+
+TYPED = "MEDSSL_TYPED"
+"""Environment variable: what a person typed, where that is not Snakemake's own command line."""
+TRACE_LINES = 6
+KILLED = ("SIGKILL", "exit status 137")
+KERNEL_COUNTERS = Path("/proc/vmstat")
+
+
+def made(dag: Dag) -> list[str]:
+    """What a person came for, of what exists: encoders and their curves, models, pages."""
+    layout = dag.layout
+    wanted = [
+        (name.partition(".")[0], layout.pretrain(cohort, str(run), name))
+        for name in ("encoder.safetensors", "curve.tsv")
+        for cohort, run in dag.runs()
+    ]
+    models = [path for task in dag.study.finetune for path in sorted(Path(layout.finetune(task, "models")).glob("*/"))]
+    wanted += [("model", str(path)) for path in models if (path / "contract.json").is_file()]
+    wanted += [("page", layout.report(page, "report.html")) for page in dag.pages()]
+    return [f"{word:<8} {path}" for word, path in wanted if Path(path).exists()]
+
+
+def counted(study: str, jobs: Jobs, spent_s: float) -> str:
+    """How the run went, in one line."""
+    done, failed = (len(jobs.doing(what)) for what in ("done", "failed"))
+    said = f"study {study}: {done} of {len(jobs.by_number)} jobs done after {clock(spent_s)}"
+    return said + (f", {failed} failed" if failed else "")
+
+
+def stopped(said: Sequence[Said], jobs: Jobs, command: str) -> list[str]:
+    """After a signal to stop: what each job that ran has saved, and what to type."""
+    by_log = {failure.log: failure for failure in said}
+    lines = ["medssl: stopped."]
+    for job in jobs.doing("running", "failed"):
+        failure = by_log.get(str(job.log))
+        saved = failure.sentence.partition(";")[0].rstrip(".") if failure else "nothing saved, so that it begins again"
+        lines.append(f"  {job.title}: {saved}.")
+    return [*lines, "The same command goes on:", f"  {command}"]
+
+
+def failed(said: Sequence[Said], jobs: Jobs, layout: Layout, oom_kills: int) -> list[str]:
+    """For each job that failed: the sentence, the last lines of a traceback if there is one, and the log.
+
+    Args:
+        layout: of the study, below which lies what jobs wrote to standard error where a screen kept it from the terminal.
+        oom_kills: how many processes the kernel of this machine has killed for memory meanwhile.
+    """
+    by_log = {failure.log: failure for failure in said}
+    lines = []
+    for job in jobs.doing("failed"):
+        failure = by_log.get(str(job.log))
+        written = _last_lines(layout.output(job.log))
+        sentence = failure.sentence if failure else _unsaid(job, jobs, oom_kills, written=bool(written))
+        lines.append(f"medssl: {job.title}: {sentence}")
+        trace = failure.trace if failure else written
+        lines += [f"    {line}" for line in trace[-TRACE_LINES:]]
+        lines.append(f"  log: {job.log}")
+    if not lines:
+        lines += [f"medssl: {failure.job}: {failure.sentence}" for failure in said]
+        lines += [f"medssl: {text}" for text in jobs.errors[-1:] if not lines]
+    return lines
+
+
+def exit_code(said: Sequence[Said], *, signalled: bool) -> int:
+    """That of the last job that failed in earnest; else the one that asks for another try, where a stop was asked for."""
+    codes = [failure.exit_code for failure in said]
+    earnest = [code for code in codes if code != PreemptedError.exit_code]
+    if earnest:
+        return earnest[-1]
+    return PreemptedError.exit_code if signalled or codes else 1
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    try:
+        words = KERNEL_COUNTERS.read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def typed(arguments: Sequence[str], environment: dict[str, str]) -> str:
+    """What goes on, as it was typed."""
+    if TYPED in environment:
+        return environment[TYPED]
+    first = Path(arguments[0])
+    program = [first.name] if first.name == "snakemake" else [Path(sys.executable).name, "-m", "snakemake"]
+    return shlex.join([*program, *arguments[1:]])
+
+
+def _unsaid(job: Followed, jobs: Jobs, oom_kills: int, *, written: bool) -> str:
+    """Why a job failed that could not say so itself."""
+    if job.said:
+        return ended(job.said)
+    others = [text for text in jobs.errors if "CalledProcessError" not in text]
+    if others:
+        return ended(others[-1].strip())
+    if any(sign in text for text in jobs.errors for sign in KILLED):
+        if oom_kills:
+            return (
+                "the job was killed, and the kernel of this machine killed a process for want of memory meanwhile. Run the same "
+                "command again with fewer threads, or lower batch_size; finished steps are saved."
+            )
+        return (
+            "the job was killed (kill -9, or the kernel where memory was out). The same command goes on from the last saved "
+            "state; where memory was out, use fewer threads or a lower batch_size."
+        )
+    return "an error that nobody foresaw." if written else "the job ended without a word; its log may say more."
+
+
+def _last_lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text(errors="replace").splitlines() if line.strip()][-TRACE_LINES:]
+    except OSError:
+        return []

@@ -1,0 +1,192 @@
+"""The one screen of a study on a terminal: stages, time left, and a line with a bar for each job that runs."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.control import Control
+from rich.live import Live
+from rich.text import Text
+
+from medssl.core.shown import HowFar, clock
+from medssl.study.followed import Followed, Jobs
+from medssl.study.time_left import TimeLeft
+
+PER_S = 2
+"""How often it is drawn in a second."""
+NARROWEST_BAR, WIDEST_BAR, WIDEST_NAME = 6, 40, 40
+KEPT_LINES = 200
+"""Lines above the screen that come back where a narrower terminal had to be wiped."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is to be drawn at one moment."""
+
+    study: str
+    jobs: Jobs
+    bars: dict[int, HowFar]
+    left: TimeLeft
+    spent_s: float
+    now_s: float
+    log: str
+    stopping: bool = False
+
+
+@dataclass
+class Screen:
+    """Draws what `look` sees until it is closed; lines that are said stay above it.
+
+    A terminal that becomes narrower breaks the lines drawn before, and nobody can say into how many: the window is wiped then,
+    and what was said last comes back.
+    """
+
+    look: Callable[[], Seen]
+    console: Console
+    said: list[Text] = field(default_factory=list)
+    _live: Live | None = None
+    _width: int = 0
+
+    def open(self) -> None:
+        """Begin to draw."""
+        self._width = self.console.width
+        self._live = Live(
+            get_renderable=self._drawn, console=self.console, refresh_per_second=PER_S, transient=True, vertical_overflow="crop"
+        )
+        self._live.start()
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line that stays."""
+        line = Text(text, style=style)
+        self.said = [*self.said[1 - KEPT_LINES :], line]
+        self.console.print(line, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the screen away; what was said stays."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _drawn(self) -> Picture:
+        width = self.console.width
+        if width < self._width:
+            self.console.control(Control.home(), Control.clear())
+            for line in self.said[-max(1, self.console.height // 2) :]:
+                self.console.print(line, soft_wrap=True)
+        self._width = width
+        return Picture(self.look(), self.console.height)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The lines of one moment, for any width."""
+
+    seen: Seen
+    height: int = 24
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich asks for the lines with the width that there is."""
+        width = max(20, options.max_width - 1)  # a full last column makes some terminals begin a new line
+        signs = ("━", "─") if console.encoding.startswith("utf") else ("#", "-")
+        yield from self.lines(width, signs)
+
+    def lines(self, width: int, signs: tuple[str, str] = ("━", "─")) -> list[Text]:
+        """What is drawn, none wider than `width`."""
+        seen = self.seen
+        total, done = len(seen.jobs.by_number), len(seen.jobs.doing("done"))
+        head = [f"study {seen.study}", f"{done} of {total} jobs done", f"{clock(seen.spent_s)} so far", left_in_words(seen.left)]
+        if seen.stopping:
+            head = [f"study {seen.study}", "stopping: jobs save what they have"]
+        stages = [f"{name} {done}/{total}" for name, (done, total) in seen.jobs.stages().items()]
+        found = [Text(""), *(Text(line, style="bold") for line in packed(head, width))]
+        found += [Text(f"  {line}") for line in packed(stages, width - 2)]
+        running = seen.jobs.doing("running")
+        foot = [Text(line, style="dim") for line in (f"  log of Snakemake: {seen.log}", "  Ctrl-C saves and stops")]
+        room = max(1, self.height - len(found) - len(foot) - 2)
+        shown = running if len(running) <= room else running[: room - 1]
+        found += job_lines([(job, seen.bars.get(job.number)) for job in shown], seen.now_s, width, signs)
+        if len(shown) < len(running):
+            found.append(Text(f"  and {len(running) - len(shown)} more jobs that run"))
+        found += foot
+        for line in found:
+            line.truncate(width, overflow="ellipsis")
+        return found
+
+
+def left_in_words(left: TimeLeft) -> str:
+    """`about 14 min left`; with jobs of which nothing is known it is more than that."""
+    if left.unknown:
+        return f"more than {clock(left.seconds)} left" if left.seconds >= 1 else "time left unknown yet"
+    return f"about {clock(_round(left.seconds))} left"
+
+
+def _round(seconds: float) -> float:
+    """A time that is guessed, without false digits."""
+    step = 1 if seconds < 60 else 10 if seconds < 600 else 60
+    return round(seconds / step) * step
+
+
+def packed(items: list[str], width: int) -> list[str]:
+    """Items in lines of a width, three spaces between two of them; no item is broken unless it alone is too wide."""
+    hard = [item.replace(" ", "\u00a0") for item in items]
+    lines = textwrap.wrap("   ".join(hard), width, break_on_hyphens=False) or [""]
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def job_lines(rows: list[tuple[Followed, HowFar | None]], now_s: float, width: int, signs: tuple[str, str]) -> list[Text]:
+    """A line a job in common columns: name, bar, how far, how fast, time left, note. Where it is narrow, the last go first."""
+    if not rows:
+        return []
+    names = [job.title for job, _ in rows]
+    far = [f"{bar.done:,}/{bar.total:,} {bar.unit}" if bar else f"since {clock(now_s - job.began_s)}" for job, bar in rows]
+    left = [f"{clock(bar.left_s)} left" if bar and bar.left_s is not None else "" for _, bar in rows]
+    rates = [bar.rate if bar and bar.done > bar.before else "" for _, bar in rows]
+    notes = [bar.note if bar else "" for _, bar in rows]
+    short = [text.rpartition(" ")[0] if bar else text for text, (_, bar) in zip(far, rows, strict=True)]
+    choices = [[far, rates, left, notes], [far, rates, left], [far, left], [short, left], [short], []]
+    for columns in choices:
+        widths = [max(map(len, column)) for column in columns]
+        name = min(max(map(len, names)), WIDEST_NAME)
+        bar_width = width - 2 - name - 2 - sum(2 + size for size in widths if size)
+        if bar_width >= NARROWEST_BAR:
+            break
+    else:
+        name = max(8, width - 4 - NARROWEST_BAR)
+        bar_width = NARROWEST_BAR
+    bar_width = min(bar_width, WIDEST_BAR)
+    found = []
+    for index, (_, bar) in enumerate(rows):
+        line = Text("  ")
+        line.append(_cut(names[index], name).ljust(name))
+        line.append("  ")
+        full = 0 if bar is None or bar.total <= 0 else min(bar_width, bar_width * bar.done // bar.total)
+        line.append(signs[0] * full, style="green")
+        line.append(signs[1] * (bar_width - full), style="dim")
+        for column, size in zip(columns, widths, strict=True):
+            if size:
+                line.append("  " + column[index].rjust(size) if column is not notes else "  " + column[index])
+        found.append(line)
+    return found
+
+
+def _cut(text: str, width: int) -> str:
+    """The beginning and, after a sign, the end of a text that is too wide: names differ at their ends."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return text[: width - 1 - end] + "…" + text[len(text) - end :]
+
+
+def on_a_terminal() -> Console | None:
+    """The terminal that standard error is, if a screen can be drawn on it."""
+    console = Console(stderr=True, highlight=False)
+    return console if console.is_terminal and not console.is_dumb_terminal else None
+
+
+def now_s() -> float:
+    """The clock of the screen, in seconds."""
+    return time.monotonic()

@@ -1,0 +1,91 @@
+"""How long a study still takes: from its bars, from jobs of the same kind, from a plan, from receipts of earlier runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from medssl.core.files import read_json, write_json
+from medssl.study.followed import Followed, Jobs
+
+PLAN = "plan.json"
+"""Below `state/`: hours of each job, as `medssl plan` measured them."""
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds until the last job ends; `unknown` jobs are not in it, as nothing is known of their kind."""
+
+    seconds: float
+    unknown: int = 0
+
+
+def time_left(
+    jobs: Jobs, now_s: float, *, bars: Mapping[int, float], planned: Mapping[Path, float], cores: int | None
+) -> TimeLeft:
+    """The time until all jobs are done: the longest chain of jobs, or all work on all cores, whichever is longer.
+
+    Args:
+        bars: by job, the seconds that its own bar says are left.
+        planned: by log, the seconds that `medssl plan` says the job takes.
+        cores: those of the machine; None where a cluster runs as many jobs as there are.
+    """
+    left: dict[int, float] = {}
+    unknown = 0
+    usual = {kind: found for kind in {job.kind for job in jobs.by_number.values()} if (found := _usual_s(jobs, kind)) is not None}
+    for number, job in jobs.by_number.items():
+        if job.doing in ("done", "failed"):
+            continue
+        if job.doing == "running" and number in bars:
+            left[number] = bars[number]
+            continue
+        whole = planned.get(job.log, usual.get(job.kind))
+        if whole is None:
+            unknown += 1
+        left[number] = max(0.0, (whole or 0.0) - (now_s - job.began_s if job.doing == "running" else 0.0))
+    chains: dict[int, float] = {}
+    longest = max((_chain(number, jobs.by_number, left, chains) for number in left), default=0.0)
+    work = sum(left[number] * min(jobs.by_number[number].threads, cores) for number in left) / cores if cores else 0.0
+    return TimeLeft(max(longest, work), unknown)
+
+
+def _usual_s(jobs: Jobs, kind: str) -> float | None:
+    """What a job of a kind takes: by those that ended in this run, else by the receipts of earlier ones."""
+    alike = [job for job in jobs.by_number.values() if job.kind == kind]
+    now = [job.took_s for job in alike if job.took_s is not None]
+    earlier = [job.earlier_s for job in alike if job.earlier_s is not None]
+    return median(now or earlier) if now or earlier else None
+
+
+def _chain(number: int, jobs: Mapping[int, Followed], left: Mapping[int, float], known: dict[int, float]) -> float:
+    """Seconds until a job ends if every job begins as soon as those before it have ended."""
+    if number not in left:
+        return 0.0
+    if number not in known:
+        before = (_chain(other, jobs, left, known) for other in jobs[number].after if other in jobs)
+        known[number] = left[number] + max(before, default=0.0)
+    return known[number]
+
+
+def write_plan(file: Path, hours: Mapping[tuple[str, str], float]) -> None:
+    """Keep what a plan says, by stage and name of the job, for the screen of the study."""
+    write_json(file, {f"{stage} {name.replace('/', '-')}": value for (stage, name), value in hours.items()})
+
+
+def planned_s(file: Path, jobs: Jobs) -> dict[Path, float]:
+    """Seconds of jobs by their log, as a plan said them; the steps of an ingest share what the plan says of the whole."""
+    try:
+        hours = read_json(file)
+        named = {job.log: _name_in_plan(job) for job in jobs.by_number.values()}
+        shares = Counter(named.values())
+        return {log: 3600.0 * hours[name] / shares[name] for log, name in named.items() if name in hours}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _name_in_plan(job: Followed) -> str:
+    steps = job.stage == "ingest" and not job.log.stem.endswith("-labels")
+    return f"{job.stage} {job.log.stem.partition('-')[0]}" if steps else job.title
