@@ -11,7 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,8 +20,9 @@ from typing import Any
 import psutil
 
 from medssl.artefacts.names import Run
+from medssl.artefacts.series import REJECTED
 from medssl.core import gpus, tables
-from medssl.core.errors import DiskFullError, MedsslError, StudyError
+from medssl.core.errors import DiskFullError, MedsslError, StudyError, TooManyRefusalsError
 from medssl.core.files import canonical_json, read_json, write_json
 from medssl.core.label_table import FOLDERS
 from medssl.core.listing import walk
@@ -33,6 +35,8 @@ from medssl.study.sources import refresh_sources
 
 PIECES = (1, 3)
 """How many folders of a source each of the two probes takes."""
+WIDER = (1, 4, 16, 64)
+"""Where nothing of a piece can be used, the next one takes so many times as many folders, from all over the source."""
 PROBE_STEPS = 4
 ENOUGH_S = 40.0
 """Where the first piece has taken longer than this, it is the only one."""
@@ -66,8 +70,7 @@ def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[
             if probes and time.monotonic() - began_s > ENOUGH_S:
                 probes.append(probes[0])  # in proportion to the one piece
                 break
-            probes.append(_Probe(Path(folder) / str(count), study, count, threads, began_s + limit_s))
-            probes[-1].run_cheap_stages()
+            probes.append(_usable(Path(folder), study, count, threads, began_s + limit_s))
         found = [_cheap(probes, stage, name, sizes) for stage, name in probes[0].cheap]
         batches: dict[str, LargestBatch] = {}
         per_pixel_s: dict[str, float] = {}
@@ -83,20 +86,51 @@ def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[
     return found, batches
 
 
+def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: float) -> _Probe:
+    """A piece of the study with samples to train on, through its cheap stages; of a mixed source the first ones may have none.
+
+    Raises:
+        TooManyRefusalsError: none the pieces has something that can be used, with what was met.
+    """
+    for width in WIDER:
+        probe = _Probe(folder / f"{count}-{width}", study, count * width, threads, deadline_s, spread=width > 1)
+        last = probe.is_whole or width == WIDER[-1]
+        try:
+            probe.run_cheap_stages()
+        except TooManyRefusalsError:
+            if last:
+                raise
+        else:
+            if last or all(probe.samples(cohort, str(run)) >= FEWEST for cohort, run in probe.dag.runs()):
+                return probe
+        shutil.rmtree(probe.folder)
+    raise AssertionError("the last piece is returned or raises")
+
+
 class _Probe:
     """A piece of the study in a folder of its own."""
 
-    def __init__(self, folder: Path, study: Study, count: int, threads: int, deadline_s: float) -> None:
+    def __init__(self, folder: Path, study: Study, count: int, threads: int, deadline_s: float, *, spread: bool = False) -> None:
         self.folder, self.threads, self.deadline_s = folder, threads, deadline_s
         values = absolute(study)
-        self.sizes: dict[str, float] = {}
+        self.pieces: dict[str, Piece] = {}
         folder.mkdir()
         for name, source in study.sources.items():
             labels = values["sources"][name]["labels"]
-            values["sources"][name]["path"], self.sizes[name] = piece(name, source.path, labels, folder / "sources" / name, count)
+            self.pieces[name] = piece(name, source.path, labels, folder / "sources" / name, count, spread=spread)
+            values["sources"][name]["path"] = self.pieces[name].path
+        self.sizes = {name: one.num_bytes for name, one in self.pieces.items()}
         values["output"] = "results"
         for run in values["pretrain"].values():
-            run |= {"devices": 1, "nodes": 1, "accumulate": 1, "max_steps": PROBE_STEPS, "tensorboard": False, "init_run": None}
+            run |= {
+                "devices": 1,
+                "nodes": 1,
+                "accumulate": 1,
+                "max_steps": PROBE_STEPS,
+                "tensorboard": False,
+                "loggers": [],
+                "init_run": None,
+            }
         values["ingest"] |= {"shards": 1, "max_refused_frac": 1.0}
         for section in (values["prepare"], *(source["prepare"] for source in values["sources"].values())):
             section.get("split", {}).pop("folds", None)  # a piece may have fewer patients than folds
@@ -106,6 +140,11 @@ class _Probe:
             self.dag = Dag(self.study)
             refresh_sources(self.study, self.dag.layout)
             self.dag.write_specs()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pieces are all there is."""
+        return all(one.is_whole for one in self.pieces.values())
 
     @property
     def cheap(self) -> list[tuple[str, str]]:
@@ -165,13 +204,36 @@ class _Probe:
             if process.returncode and time.monotonic() > self.deadline_s:
                 raise MedsslError(f"the probe was stopped at {stage} {name}: its time is over. Give it more with --limit-s.")
             log.seek(0)
+            if process.returncode == TooManyRefusalsError.exit_code:
+                raise TooManyRefusalsError(self.met(name))
             if process.returncode:
-                raise MedsslError(f"the probe of {stage} {name} failed, as the study would: {log.read().strip()[-600:]}")
+                said = log.read().replace(f"{self.folder}/", "").strip()[-600:]
+                raise MedsslError(f"the probe of {stage} {name} failed on {self.pieces_in_words(name)}: {said}")
         wall_s, peak_mb = time.monotonic() - began_s, usage.ru_maxrss / 1024
         now = Measured(self.size_of(name), wall_s, peak_mb, _room(self.folder / self.out(stage, name)) / MB)
         before = self.measured.get((stage, name), Measured(0, 0, 0, 0))
         self.measured[stage, name] = replace(now, wall_s=before.wall_s + wall_s, peak_mb=max(before.peak_mb, peak_mb))
         return now
+
+    def met(self, source: str) -> str:
+        """What a piece of a source held, of which nothing could be used."""
+        counts: Counter[str] = Counter()
+        for table in (self.folder / self.dag.layout.ingest(source, "shards")).glob("*/rejected.tsv"):
+            for row in REJECTED.read_rows(table):
+                counts[row["code"]] += int(row["num_files"])
+        reasons = ", ".join(f"{code} {number}" for code, number in counts.most_common())
+        where = self.pieces[source]
+        rest = "" if where.is_whole else " The rest of it may be different: the study itself looks at every file."
+        return (
+            f"the probe looked at {self.pieces_in_words(source)}, and none of it can be used ({reasons or 'no image was found'}; "
+            f"files by reason). `medssl check {where.source}` names every file with its reason.{rest}"
+        )
+
+    def pieces_in_words(self, name: str) -> str:
+        """How much of its source a job was tried on."""
+        first = self.study.all_cohorts[name.split("/")[0]][0]
+        one = self.pieces[first]
+        return f"{one.num_files} of {one.of_files} files of source {first}"
 
     def out(self, stage: str, name: str) -> str:
         """The output folder of a job."""
@@ -304,20 +366,38 @@ def batches_to_try(wanted: int, samples: int) -> list[int]:
     return [max(FEWEST, large // 2), large]
 
 
-def piece(name: str, path: str, labels: str | None, target: Path, count: int) -> tuple[str, float]:
-    """A copy of `count` typical folders of a source without its label files, and its bytes; a single file is taken as it is.
+@dataclass(frozen=True)
+class Piece:
+    """Files of a source at a place of their own, so many of all that it has."""
+
+    source: str
+    path: str
+    num_bytes: float
+    num_files: int
+    of_files: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole source."""
+        return self.num_files == self.of_files
+
+
+def piece(name: str, path: str, labels: str | None, target: Path, count: int, *, spread: bool = False) -> Piece:
+    """A copy of `count` typical folders of a source without its label files; a single file is taken as it is.
+
+    spread: from all over the source, whatever their length.
 
     Raises:
         DiskFullError: no room for it and for what the stages make of it.
     """
     root = Path(path).resolve()
     if root.is_file():
-        return str(root), float(root.stat().st_size)
+        return Piece(path, str(root), float(root.stat().st_size), 1, 1)
     folders: dict[str, list[tuple[str, int]]] = {}
     for relative, size, _, kind in walk(name, str(root)):
         if kind == "file" and not (labels and (root / relative).is_relative_to(labels)):
             folders.setdefault(str(Path(relative).parent), []).append((relative, size))
-    chosen = typical(folders, count)
+    chosen = typical(folders, count, spread=spread)
     num_bytes = float(sum(size for _, size in chosen))
     target.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target).free
@@ -330,13 +410,20 @@ def piece(name: str, path: str, labels: str | None, target: Path, count: int) ->
         copy = target / relative
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / relative, copy)
-    return str(target), num_bytes
+    return Piece(path, str(target), num_bytes, len(chosen), sum(map(len, folders.values())))
 
 
-def typical(folders: dict[str, list[tuple[str, int]]], count: int) -> list[tuple[str, int]]:
-    """(name, bytes) of the files of `count` folders of the usual length, each of them whole or cut to what a piece may have."""
+def typical(folders: dict[str, list[tuple[str, int]]], count: int, *, spread: bool = False) -> list[tuple[str, int]]:
+    """(name, bytes) of the files of `count` folders of the usual length, each of them whole or cut to what a piece may have.
+
+    spread: of every length instead, evenly from the shortest to the longest.
+    """
     usual = median(len(files) for files in folders.values())
-    chosen = sorted(folders.values(), key=lambda files: (abs(len(files) - usual), files))[:count]
+    chosen = sorted(folders.values(), key=lambda files: (abs(len(files) - usual), files))
+    if spread and count < len(chosen):
+        chosen.sort(key=lambda files: (len(files), files))
+        chosen = [chosen[(2 * number + 1) * len(chosen) // (2 * count)] for number in range(count)]
+    chosen = chosen[:count]
     return [file for files in chosen for file in _cut(sorted(files), count)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from medssl.core.errors import DiskFullError, MedsslError, StudyError
+from medssl.core.errors import DiskFullError, MedsslError, StudyError, TooManyRefusalsError
 from medssl.study import probe
 from medssl.study.file import load_study
 
@@ -79,8 +79,8 @@ def test_a_piece_has_no_label_files_and_needs_room(tmp_path: Path, monkeypatch: 
     for name in ("scans/a.nii", "scans/masks/a.nii"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(bytes(1000))
-    path, num_bytes = probe.piece("ct", "scans", str(tmp_path / "scans" / "masks"), tmp_path / "one", 3)
-    assert num_bytes == 1000 and [f.name for f in Path(path).rglob("*")] == ["a.nii"]
+    one = probe.piece("ct", "scans", str(tmp_path / "scans" / "masks"), tmp_path / "one", 3)
+    assert one.num_bytes == 1000 and one.is_whole and [f.name for f in Path(one.path).rglob("*")] == ["a.nii"]
     monkeypatch.setattr(probe, "ROOM", 1e15)
     with pytest.raises(DiskFullError, match="Set TMPDIR"):
         probe.piece("ct", "scans", None, tmp_path / "two", 1)
@@ -138,3 +138,62 @@ def test_every_stage_of_a_study_has_its_line(tmp_path: Path) -> None:
     assert {cost.stage for cost in found if cost.hours} == {"ingest", "prepare", "reduce", "pretrain", "finetune"}
     assert next(cost for cost in found if cost.stage == "finetune").disk_mb is None
     assert batches["simclr"].size >= 2 and Path.cwd() == tmp_path and not Path("results").exists()
+
+
+def mixed(tmp_path: Path, good: int, bad: int) -> Any:
+    """Folders of the usual length that hold no image, and a few short ones that hold a scan."""
+    study = tiny(tmp_path)
+    for number in range(bad):
+        (tmp_path / "scans" / f"a{number}").mkdir()
+        for file in range(4):
+            (tmp_path / "scans" / f"a{number}" / f"{file}.dcm").write_bytes(b"no image" * 100)
+    if good < 2:
+        for series in ("demo1", "demo2")[good:]:
+            shutil.rmtree(tmp_path / "scans" / series)
+    return study
+
+
+@pytest.mark.full
+def test_a_mixed_folder_is_planned_from_what_is_accepted(tmp_path: Path) -> None:
+    found, batches = probe.costs(mixed(tmp_path, good=2, bad=12), 1, limit_s=600)
+    assert batches["simclr"].size >= 2 and all(cost.hours is not None for cost in found if cost.stage == "ingest")
+
+
+@pytest.mark.full
+def test_a_folder_without_an_image_says_what_was_met_and_no_file_that_is_gone(tmp_path: Path) -> None:
+    study = mixed(tmp_path, good=0, bad=2)
+    with pytest.raises(TooManyRefusalsError) as error:
+        probe.costs(study, 1, limit_s=600)
+    sentence = str(error.value)
+    assert "8 of 8 files of source ct" in sentence and "none of it can be used" in sentence and "medssl check scans" in sentence
+    assert "medssl-plan-" not in sentence and "items.tsv" not in sentence
+
+
+def test_the_next_piece_comes_from_all_over_the_source(tmp_path: Path) -> None:
+    folders = {f"s{number}": [(f"s{number}/{file}", 1) for file in range(number + 1)] for number in range(9)}
+    assert {name.split("/")[0] for name, _ in probe.typical(folders, 3)} == {"s3", "s4", "s5"}
+    assert {name.split("/")[0] for name, _ in probe.typical(folders, 3, spread=True)} == {"s1", "s4", "s7"}
+    assert len(probe.typical(folders, 20, spread=True)) == sum(range(1, 10))
+
+
+@pytest.mark.parametrize(("usable_from", "tries"), [(1, 1), (5, 3), (99, 3)])
+def test_a_piece_grows_until_something_of_it_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable_from: int, tries: int
+) -> None:
+    """Of twelve folders pieces take 1, 4 and then all, as 16 are more than there are."""
+    study, taken = mixed(tmp_path, good=2, bad=10), []
+
+    def stages(piece: Any) -> None:
+        taken.append(len(list((piece.folder / "sources" / "ct").iterdir())))
+        if taken[-1] < usable_from:
+            raise TooManyRefusalsError("none")
+
+    monkeypatch.setattr(probe._Probe, "run_cheap_stages", stages)
+    monkeypatch.setattr(probe._Probe, "samples", lambda *_: 10)
+    (tmp_path / "pieces").mkdir()
+    try:
+        found = probe._usable(tmp_path / "pieces", study, 1, 1, 1e9)
+        assert found.pieces["ct"].num_files > 0
+    except TooManyRefusalsError:
+        assert usable_from == 99
+    assert taken == [1, 4, 12][:tries]
