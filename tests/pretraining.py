@@ -19,7 +19,6 @@ TINY: dict[str, Any] = {
     "epochs": 3,
     "lr": 1e-3,
     "checkpoint_every_s": 1e-9,
-    "tensorboard": False,
 }
 
 

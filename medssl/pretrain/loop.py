@@ -31,6 +31,7 @@ from medssl.nn.watch import Watch, steps_behind
 from medssl.pretrain.events import Events
 from medssl.pretrain.history import History
 from medssl.pretrain.learner import Learner
+from medssl.pretrain.loggers import Logger, opened, write_all
 from medssl.pretrain.memory import memory_errors
 from medssl.pretrain.objective import HEALTH_OUTPUTS, Objective
 from medssl.pretrain.picture import grid
@@ -53,8 +54,9 @@ def train(
     `keep_picture(epoch, pixels)` gets the objective's pictures at the end of an epoch.
     """
     try:
-        with signals.noted() as asked_to_stop:
-            Loop(fabric, plan, bar, log, asked_to_stop, keep_picture).run()
+        asked_for = plan.loggers if fabric.is_global_zero else None
+        with signals.noted() as asked_to_stop, opened(asked_for) as loggers:
+            Loop(fabric, plan, bar, log, asked_to_stop, keep_picture, loggers).run()
     except MedsslError as error:
         return error
     return None
@@ -71,9 +73,10 @@ class Loop:
         log: Callable[[str], None],
         asked_to_stop: Callable[[], bool],
         keep_picture: Callable[[int, np.ndarray], None] | None = None,
+        loggers: list[Logger] | None = None,
     ) -> None:
         self.fabric, self.plan, self.bar, self.log, self.asked_to_stop = fabric, plan, bar, log, asked_to_stop
-        self.keep_picture = keep_picture
+        self.keep_picture, self.loggers = keep_picture, loggers or []
         self.options = plan.options
         self.device: torch.device = fabric.device
         self.learner = Learner(fabric, plan)
@@ -134,6 +137,7 @@ class Loop:
                 said |= self.health.measure(self.plan.samples) if epoch_ends else {}
                 row = history.add_row(epoch, self.batch_size, lr, self.latest[1], said)
                 events.write(step, row)
+                write_all(self.loggers, step, row, self.log)
             if epoch_ends:
                 self.draw(epoch, outputs)
                 self.alarm(collapse(row))
@@ -271,7 +275,7 @@ class Loop:
         if stop or due or done:
             self.save(final=done)
         if stop:
-            raise PreemptedError(f"stopped at step {step} of {self.total} and saved; the same command resumes there.")
+            raise PreemptedError(f"stopped at step {step:,} of {self.total:,} and saved; the same command resumes there.")
 
     def wants_to_stop(self) -> bool:
         """Whether a signal reached any rank, or the SLURM job ends soon."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from medssl.core import plugins
 from medssl.core.bounds import Count, Fold, OneOrMore, Part, Positive, Weight, Whole
-from medssl.core.options import Backbone, Objective
+from medssl.core.options import Backbone, Objective, Options
 from medssl.core.written import PathText
 from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions
 
@@ -68,8 +69,6 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     """Seconds before the end of a SLURM job at which the run saves and stops."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What happens if the representation has collapsed."""
-    tensorboard: bool = True
-    """Write TensorBoard event files."""
 
     @field_validator("size")
     @classmethod
@@ -104,7 +103,27 @@ class TrainingOptions(EngineOptions, PlaceOptions):
         return self
 
 
-class PretrainOptions(TrainingOptions):
+LoggerName = Literal["wandb", "mlflow"]
+DISTRIBUTIONS: dict[LoggerName, str] = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
+"""What to install for each."""
+
+
+class WatchOptions(Options):
+    """How a person watches a run; no result depends on it, so that none is made again when it changes."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files to `events/`."""
+    loggers: list[LoggerName] = []
+    """Weights & Biases (`wandb`) or MLflow (`mlflow`) get the curve too: offline, in `events/`."""
+
+
+def not_installed(loggers: list[LoggerName]) -> list[str]:
+    """A sentence for each logger whose package is missing; nothing is imported."""
+    missing = [name for name in loggers if find_spec(name) is None]
+    return [f"{name} is not installed. Run `pip install {DISTRIBUTIONS[name]}`, or take it off the list" for name in missing]
+
+
+class PretrainOptions(TrainingOptions, WatchOptions):
     """One pre-training run per arm and seed."""
 
     cohort: str | None = None

@@ -14,6 +14,7 @@ from medssl.core.rng import key
 from medssl.nn.backbone import build
 from medssl.nn.loading import Reader, Samples
 from medssl.nn.weights import load_encoder, load_parts
+from medssl.pretrain.loggers import Asked
 from medssl.pretrain.objective import Objective
 from medssl.pretrain.options import TrainingOptions
 
@@ -30,6 +31,8 @@ class Plan:
     """the folder of its saved states"""
     events: Path | None = None
     """the folder of its TensorBoard files"""
+    loggers: Asked | None = None
+    """Weights & Biases or MLflow, where the run asks for them"""
     before: dict[str, Path] = field(default_factory=dict)
     """`encoder` and `parts` of the run that this one continues"""
 

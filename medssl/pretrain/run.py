@@ -17,13 +17,13 @@ from medssl.artefacts.encoder import CURVE, EMBEDDINGS
 from medssl.artefacts.labels import LABELS, with_given_labels
 from medssl.artefacts.samples import SAMPLES
 from medssl.core import signals
-from medssl.core.errors import CorruptArtefactError, MedsslError
+from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.files import canonical_json, sha256_file, sha256_text, writing
-from medssl.core.job import Job
+from medssl.core.job import LIVE, Job
 from medssl.core.launch import rank
 from medssl.core.progress import progress
 from medssl.core.scratch import local_copy
-from medssl.pretrain.options import RunOptions, TrainingOptions
+from medssl.pretrain.options import RunOptions, TrainingOptions, WatchOptions, not_installed
 
 if TYPE_CHECKING:  # torch and its dependents are imported only when a job runs
     import torch
@@ -43,6 +43,9 @@ def run(job: Job) -> None:
         NotFiniteError, OutOfMemoryError, StudyError: with what to do.
     """
     options = job.options(RunOptions)
+    watched = WatchOptions.model_validate(job.spec.watch)
+    if missing := not_installed(watched.loggers):
+        raise StudyError(". ".join(missing) + ".")
     import torch
 
     from medssl.nn.device import described
@@ -52,7 +55,7 @@ def run(job: Job) -> None:
 
     torch.set_num_threads(job.threads)
     where = _device(options)
-    plan = _plan(job, options)
+    plan = _plan(job, options, watched)
     pictures = job.path("pictures")
     first = rank(job.spec) == 0
     if first and not any(plan.state.glob("*.json")):
@@ -106,12 +109,13 @@ def _device(options: TrainingOptions) -> torch.device:
     )
 
 
-def _plan(job: Job, options: RunOptions) -> Plan:
+def _plan(job: Job, options: RunOptions, watched: WatchOptions) -> Plan:
     """The run's plan, from inputs whose bytes match their receipts.
 
     Each set of options and inputs has its own folder of states.
     """
     from medssl.nn.loading import read_samples
+    from medssl.pretrain.loggers import Asked, Named
     from medssl.pretrain.plan import Plan
 
     inputs = job.spec.inputs
@@ -122,6 +126,7 @@ def _plan(job: Job, options: RunOptions) -> Plan:
     samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
     if labels:
         samples = _with_labels(samples, inputs["samples"], labels)
+    named = Named.of(job.spec.study, job.spec.name, job.spec.hash, options)
     used = set(samples.volume.tolist())
     volumes = [replace(v, array=local_copy(job, v.array)) if number in used else v for number, v in enumerate(samples.volumes)]
     return Plan(
@@ -129,7 +134,8 @@ def _plan(job: Job, options: RunOptions) -> Plan:
         options.seed,
         replace(samples, volumes=tuple(volumes)),
         state=Path(job.spec.layout.state("pretrain", f"{job.spec.hash}-{content}")),
-        events=job.path("events") if options.tensorboard else None,
+        events=job.path(LIVE) if watched.tensorboard else None,
+        loggers=Asked(tuple(watched.loggers), job.path(LIVE), named) if watched.loggers else None,
         before=before,
     )
 
@@ -196,7 +202,10 @@ def _launch(job: Job, plan: Plan, where: torch.device) -> MedsslError | None:
         threads = max(1, job.threads // options.devices)  # those of a node are shared by its processes
         keep_picture = partial(_keep_picture, job.path("pictures"))
         title = f"pretrain {job.spec.name}"
-        work = partial(_train_rank, plan=plan, title=title, threads=threads, keep_picture=keep_picture, log_path=job.log_path)
+        shown = None if job.shown is None else job.shown.resolve()
+        work = partial(
+            _train_rank, plan=plan, title=title, threads=threads, keep_picture=keep_picture, log_path=job.log_path, shown=shown
+        )
         result: MedsslError | None = fabric.launch(work)
     return result
 
@@ -217,6 +226,7 @@ def _train_rank(
     threads: int,
     keep_picture: Callable[[int, np.ndarray], None],
     log_path: Path | None = None,
+    shown: Path | None = None,
 ) -> MedsslError | None:
     """One process's part; rank 0 shows the progress and writes the job's log."""
     import torch
@@ -229,7 +239,7 @@ def _train_rank(
         sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of this process)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(log_path, "a", encoding="utf-8")) if first and log_path is not None else None
-        bar = stack.enter_context(progress(title, 1, "images", log=log))
+        bar = stack.enter_context(progress(title, 1, "images", log=log, shown=shown if first else None))
         return train(fabric, plan, bar, lambda line: print(line, file=log or sys.stderr, flush=True), keep_picture)
 
 

@@ -11,6 +11,7 @@ from medssl.core import plugins
 from medssl.core.errors import did_you_mean
 from medssl.core.listing import nothing_at
 from medssl.finetune.options import DEFAULT_BACKBONE, INFLATED, FinetuneOptions, wrapper_of
+from medssl.pretrain.options import not_installed
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -21,6 +22,8 @@ Problem = tuple[Loc, str]
 def start_problems(dag: Dag) -> Iterator[Problem]:
     """What is wrong with the starting points of runs, tasks and arms, and with the pairs to compare."""
     yield from _weights(dag)
+    for name, run in dag.study.pretrain.items():
+        yield from ((("pretrain", name, "loggers"), text) for text in not_installed(run.loggers))
     for name, task in dag.study.finetune.items():
         runs = [run for _, run in dag.runs_for(task)]
         yield from _nothing_to_start_from(name, task, runs)

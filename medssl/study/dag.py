@@ -19,7 +19,7 @@ from medssl.core.store import RECEIPT
 from medssl.evaluate.options import EvaluationOptions
 from medssl.finetune.options import FinetuneOptions, StartOptions, TaskOptions, concerning_new_images
 from medssl.ingest.options import LabelFileOptions
-from medssl.pretrain.options import PretrainOptions, RunOptions
+from medssl.pretrain.options import PretrainOptions, RunOptions, WatchOptions
 from medssl.reduce.options import DescribeOptions, FirewallOptions, ResolvedArmOptions, control_kinds
 from medssl.report.options import PageOptions
 from medssl.study.options import Study
@@ -316,7 +316,8 @@ class Dag:
         options = self.study.pretrain[run.name]
         sources = {source: self.study.sources[source].licence for source in self.study.all_cohorts[cohort]}
         licences = {source: licence or "not given" for source, licence in sources.items()} if any(sources.values()) else {}
-        values = options.model_dump(exclude={"arms", "seeds", "cohort"})
+        watch = set(WatchOptions.model_fields)
+        values = options.model_dump(exclude={"arms", "seeds", "cohort", *watch})
         given = {}
         if options.init_weights:
             given["init_weights"] = self._given(f"pretrain.{run.name}.init_weights", options.init_weights)
@@ -328,6 +329,7 @@ class Dag:
             self.layout.pretrain(cohort, str(run)),
             given=given,
             machine=Machine(options.nodes, options.devices, options.device != "cpu", options.stop_before_deadline_s),
+            watch=options.model_dump(mode="json", include=watch),
         )
 
     def _task_specs(self, task: str) -> Iterator[tuple[str, Spec]]:
@@ -382,6 +384,7 @@ class Dag:
         *,
         given: dict[str, str] | None = None,
         machine: Machine | None = None,
+        watch: dict[str, Any] | None = None,
     ) -> tuple[str, Spec]:
         spec = Spec(
             stage=stage,
@@ -395,6 +398,7 @@ class Dag:
             out=out,
             given=given or {},
             machine=machine or Machine(),
+            watch=watch or {},
         )
         return self.layout.spec(stage, name), spec
 

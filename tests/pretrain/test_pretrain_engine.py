@@ -281,7 +281,7 @@ def run_stage(
             "keep": str(root / "3_reduce" / "ct" / "all" / "keep.parquet"),
         }
     )
-    values = RunOptions(**(TINY | {"epochs": 1, "tensorboard": True, "seed": 0} | options))
+    values = RunOptions(**(TINY | {"epochs": 1, "seed": 0} | options))
     if before is not None:
         inputs = inputs | {"init_run": {part: str(before / f"{part}.safetensors") for part in ("encoder", "parts")}}
     if labels is not None:

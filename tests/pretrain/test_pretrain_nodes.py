@@ -31,7 +31,7 @@ def write_spec(root: Path, **options: Any) -> Path:
     spec = Spec(
         stage="pretrain", name="ct/simclr-all-seed0", study="t", root=str(root), seed=0, code="c",
         options=resolved, inputs=inputs, out=str(root / "4_pretrain" / "ct" / "simclr-all-seed0"),
-        machine=Machine(values.get("nodes", 1)),
+        machine=Machine(values.get("nodes", 1)), watch={"tensorboard": False},
     )  # fmt: skip
     path = root / "specs" / "pretrain.json"
     path.parent.mkdir()
