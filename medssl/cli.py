@@ -74,7 +74,7 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         failure.write(error.exit_code, str(error))
         raise
     except KeyboardInterrupt:
-        stopped = PreemptedError(f"stopped by SIGINT. {LEFT_BEHIND.get(stage, 'It begins again.')}")
+        stopped = PreemptedError(f"stopped by SIGINT. {LEFT_BEHIND.get(stage, 'It starts again.')}")
         _append(log, f"stopped: {stopped}")
         failure.write(stopped.exit_code, str(stopped))
         raise stopped from None
@@ -83,12 +83,12 @@ def _run(stage: str, step: str, spec_path: Path, log: Path | None, threads: int,
         trace = traceback.format_tb(error.__traceback__)
         said = type(error).__name__ + ("" if stage == "ingest" else f": {error}")
         _append(log, "".join(trace) + said)
-        failure.write(1, f"an error that nobody foresaw: {said}", trace=[*trace[-1].splitlines(), said])
+        failure.write(1, f"an unexpected error: {said}", trace=[*trace[-1].splitlines(), said])
         raise
 
 
 LEFT_BEHIND = {"ingest": "The volumes it has made are kept.", "reduce": "The volumes it has described are kept."}
-"""What a stopped job leaves for the next try, of stages that do not say it themselves."""
+"""Results that a stopped job keeps for the next try, for stages that do not report it themselves."""
 
 
 def _require_step(spec: Spec, step: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a job that failed or was stopped leaves for the last lines of its study: one small file each."""
+"""The reason why a job failed or stopped, in one small file per job, for the last lines of its study."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Said:
-    """One sentence of a job that did not finish; `trace`: the last lines of a traceback."""
+    """The reason of one job; `trace`: the last lines of a traceback."""
 
     job: str
     exit_code: int
@@ -27,7 +27,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Failure:
-    """Where a job says why it did not finish."""
+    """The file in which a job reports why it did not finish."""
 
     file: Path
     job: str
@@ -35,22 +35,22 @@ class Failure:
 
     @classmethod
     def of(cls, spec: Spec, log: Path | None) -> Failure:
-        """The place of a job; one that writes no log has its own by its name."""
+        """The file of a job; a job without a log is identified by its name."""
         name = spec.name.replace("/", "-")
         file = spec.layout.of_log("failures", log if log is not None else Path(spec.stage, name), ".json")
         return cls(file, f"{spec.stage} {name if log is None else log.stem}", log)
 
     def write(self, exit_code: int, sentence: str, trace: Sequence[str] = ()) -> None:
-        """Say it."""
+        """Write the reason."""
         said = Said(self.job, exit_code, sentence, None if self.log is None else str(self.log), list(trace))
         write_json(self.file, asdict(said))
 
     def forget(self) -> None:
-        """The job has finished after all."""
+        """Remove the reason of an earlier try: the job has finished."""
         self.file.unlink(missing_ok=True)
 
 
 def failures(layout: Layout) -> list[Said]:
-    """What jobs of this run said, the last one last."""
+    """The reasons that jobs of this run reported, the latest last."""
     files = Path(layout.state("failures", "")).rglob("*.json")
     return [Said(**read_json(file)) for file in sorted(files, key=lambda file: file.stat().st_mtime_ns)]

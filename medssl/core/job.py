@@ -61,7 +61,7 @@ class Spec:
     """The resolved options of one job, completed from the study file; `inputs` are paths by name.
 
     `given` holds hashes of files that the study file names: for them content matters, not the time of change.
-    `watch` says how a person watches the job; no result depends on it.
+    `watch` holds options for watching the job; no result depends on them.
     """
 
     stage: str
@@ -172,7 +172,7 @@ class Job:
 
     @property
     def shown(self) -> Path | None:
-        """The file in which the study's screen finds how far this job is."""
+        """The file from which the screen of the study reads the progress of this job."""
         return self.spec.layout.of_log("progress", self._log.name, ".json") if self._log is not None else None
 
     def log(self, line: str) -> None:
@@ -310,9 +310,9 @@ def job(
 
 @contextlib.contextmanager
 def _log_of_all_tries(spec: Spec, path: Path) -> Iterator[IO[str]]:
-    """The log of a job, with what its earlier tries wrote until one succeeds: Snakemake removes it before each try.
+    """The log of a job, with the lines of earlier tries until one succeeds. Snakemake removes a log before each try.
 
-    Its second name lies below the study's `state/`.
+    A second name below the study's `state/` keeps it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     second = spec.layout.of_log("logs", path, ".log")

@@ -72,11 +72,11 @@ class Layout:
         return str(self.root / "logs" / stage / f"{name}.log")
 
     def of_log(self, kind: str, log: Path | str, suffix: str) -> Path:
-        """A file of state of the job that writes a log: there is one log for each job of the DAG."""
+        """A state file of the job with this log: every job of the DAG has a log of its own."""
         return Path(self.state(kind, str(Path(Path(log).parent.name, Path(log).stem)) + suffix))
 
     def output(self, log: Path | str) -> Path:
-        """What a job says on standard error while a screen is drawn: private, as a traceback may name a file of a source."""
+        """Standard error of a job under a screen: private, because a traceback may name a file of a source."""
         return Path(self.private(".output", f"{Path(log).parent.name}-{Path(log).stem}.txt"))
 
     def benchmark(self, stage: str, name: str) -> str:

@@ -37,7 +37,7 @@ class Bar:
         self._draw(self._start_s, at_once=True)
 
     def found(self, count: int, note: str = "") -> None:
-        """`count` more units turn out to have been done by an earlier run: they count for how far, and not for how fast."""
+        """Count `count` more units of an earlier run towards the progress, but not the rate."""
         self._before += count
         self.advance(count, note)
 
@@ -56,7 +56,7 @@ class Bar:
         self._write(time.monotonic(), final=True)
 
     def how_far(self, now_s: float) -> HowFar:
-        """The state as a value."""
+        """The progress now."""
         return HowFar(self.title, self.done, self.total, self.unit, self._before, round(now_s - self._start_s, 3), self._note)
 
     def _draw(self, now_s: float, *, at_once: bool = False) -> None:

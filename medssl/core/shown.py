@@ -1,4 +1,4 @@
-"""What a job says to the one screen of its study: how far it is, and remarks, in small files below `state/progress`."""
+"""How a job reports to the screen of its study: its progress and its remarks, in small files below `state/progress`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SCREEN = "MEDSSL_SCREEN"
-"""Environment variable: `drawn` where a program shows the progress of all jobs, `quiet` where nobody wants to see it."""
+"""Environment variable: `drawn` if a program shows the progress of all jobs, `quiet` if the user wants none."""
 REMARKS = "MEDSSL_REMARKS"
-"""Environment variable of a job: the file for its remarks, where a program shows them."""
+"""Environment variable of a job: the file for its remarks, if a program shows them."""
 
 
 @dataclass(frozen=True)
 class HowFar:
-    """How far a piece of work is; `before` of the `done` units were done by an earlier try and say nothing of the speed."""
+    """Progress of a piece of work; an earlier try did `before` of the `done` units, so they do not count for the rate."""
 
     title: str
     done: int
@@ -29,7 +29,7 @@ class HowFar:
 
     @property
     def per_s(self) -> float:
-        """Units a second, of this try alone."""
+        """Units per second in this try."""
         return max(0, self.done - self.before) / max(self.spent_s, 1e-6)
 
     @property
@@ -39,11 +39,11 @@ class HowFar:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left; None before anything was done in this try."""
+        """Seconds left; None until this try has done something."""
         return max(0, self.total - self.done) / self.per_s if self.done > self.before else None
 
     def write(self, file: Path) -> None:
-        """Write it for the screen, whole or not at all; a disk that is full must not stop a job here."""
+        """Write it for the screen, all or nothing. A full disk must not stop a job here."""
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
@@ -52,7 +52,7 @@ class HowFar:
 
     @classmethod
     def read(cls, file: Path) -> HowFar | None:
-        """What a job wrote; None where there is nothing, or nothing that can be read."""
+        """The progress that a job wrote; None if there is no readable file."""
         try:
             return cls(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -60,12 +60,12 @@ class HowFar:
 
 
 def on_one_screen() -> bool:
-    """Whether this job is not to show its progress itself."""
+    """Whether this job must leave its progress to a screen."""
     return SCREEN in os.environ
 
 
 def leave_the_terminal(output: Path, *, remarks: Path) -> None:
-    """Where a screen is drawn, this process writes what nobody is to miss to the file `remarks`, and the rest to `output`."""
+    """If a screen is drawn, write remarks of this process to the file `remarks`, and all other output to `output`."""
     if os.environ.get(SCREEN) != "drawn":
         return
     os.environ[REMARKS] = str(remarks)
@@ -77,7 +77,7 @@ def leave_the_terminal(output: Path, *, remarks: Path) -> None:
 
 
 def say(text: str) -> None:
-    """A line for the person who looks on: on the study's screen where there is one, else on this job's own."""
+    """Report a line to the user: on the screen of the study if there is one, else on standard error."""
     place = os.environ.get(REMARKS)
     if place:
         with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def say(text: str) -> None:
 
 
 def clock(seconds: float) -> str:
-    """A length of time as people say it: `48 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """A duration in two units: `48 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -39,7 +39,7 @@ def noted() -> Iterator[Callable[[], bool]]:
 def raised(what_is_saved: str | Callable[[], str]) -> Iterator[None]:
     """Inside, a signal to stop ends the job with the exit code that asks for another try.
 
-    what_is_saved: a sentence, or what makes it when the signal comes.
+    what_is_saved: a sentence, or a function that returns it when the signal comes.
 
     Raises:
         PreemptedError: `stopped by SIGTERM.` and the sentence `what_is_saved`.

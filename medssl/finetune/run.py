@@ -85,7 +85,7 @@ def run(job: Job) -> None:
 
 
 def _what_is_kept(opened: list[State]) -> str:
-    """For the last words of a task that is stopped; before it is opened nobody has counted."""
+    """The saved work of a stopped task, in words."""
     if not opened:
         return "Finished fits are kept."
     state = opened[0]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Steps(NamedTuple):
-    """Steps of a fit that are done; `earlier`: by a try before this one, so that they say nothing of the speed."""
+    """Finished steps of a fit; `earlier`: of an earlier try, so they do not count for the rate."""
 
     done: int
     earlier: bool = False

@@ -182,7 +182,7 @@ class FineTuned(Protocol):
 class Task(Protocol):
     """A downstream task; its keyword-only options are the schema of `finetune.<task>.options`.
 
-    One whose fits train `1 + n` times has an attribute `self_training_rounds`, the most that n may be.
+    A task whose fits train up to `1 + n` times has an attribute `self_training_rounds` with the value n.
     """
 
     def read(self, source: Source, expected: NetworkInput) -> Any:

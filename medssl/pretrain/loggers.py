@@ -1,7 +1,7 @@
-"""Weights & Biases and MLflow, for who asks for them: the numbers of the curve, offline, without a path or a machine's name.
+"""Weights & Biases and MLflow as optional loggers: the numbers of the curve, offline, without a path or a machine's name.
 
-Neither package is a dependency. Each is imported when a run begins that asks for it, and gets three things: the name of the
-run, the options that are numbers and words of the method, and the rows of the curve.
+Neither package is a dependency. Each is imported only if a run asks for it. It gets three things: the name of the run, the
+options of the method, and the rows of the curve.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 from medssl.pretrain.options import LoggerName, RunOptions
 
 WITHHELD = {"init_weights": True, "init_run": True, "licences": True}
-"""Options that may hold a path or a person's words."""
+"""Options that may hold a path or free text."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What a service gets to know of a run beside its numbers; `id` stays the same when the run is resumed."""
+    """All that a logger gets beside the numbers of a run; `id` stays the same when the run is resumed."""
 
     study: str
     run: str
@@ -31,13 +31,13 @@ class Named:
 
     @classmethod
     def of(cls, study: str, run: str, spec_hash: str, options: RunOptions) -> Named:
-        """A run, without what may name a machine or a person."""
+        """A run without options that may name a machine or a person."""
         return cls(study, run, spec_hash, options.model_dump(mode="json", exclude=WITHHELD))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The loggers of a run, by the words of the study file, and the folder below which they write."""
+    """The loggers of a run, by their names in the study file, and the folder for their files."""
 
     names: tuple[LoggerName, ...]
     folder: Path
@@ -46,17 +46,17 @@ class Asked:
 
 @runtime_checkable
 class Logger(Protocol):
-    """What gets the rows of the curve."""
+    """A receiver of the rows of the curve."""
 
     def write(self, step: int, row: dict[str, Any]) -> None:
-        """The numbers of a row at a step."""
+        """Log the numbers of a row at a step."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Finish."""
 
 
 class WeightsAndBiases:
-    """Offline runs below a folder, for `wandb sync`; the person's own WANDB_MODE decides otherwise."""
+    """Offline runs below a folder, for `wandb sync`, unless WANDB_MODE is set."""
 
     def __init__(self, folder: Path, named: Named) -> None:
         wandb = import_module("wandb")
@@ -95,7 +95,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run in a file store below a folder, for `mlflow ui`; in the store that MLFLOW_TRACKING_URI names, where it is set."""
+    """A run in a file store below a folder, for `mlflow ui`, unless MLFLOW_TRACKING_URI is set."""
 
     def __init__(self, folder: Path, named: Named) -> None:
         tracking = import_module("mlflow.tracking")
@@ -103,7 +103,7 @@ class MLflow:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self._client = tracking.MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", folder.resolve().as_uri()))
         known = self._client.get_experiment_by_name(named.study)
-        # of this scheme, so that no path of this machine is written down; nothing is stored there
+        # with this scheme MLflow stores no path of this machine; no artefact is written
         place = "mlflow-artifacts:/medssl"
         experiment = known.experiment_id if known else self._client.create_experiment(named.study, artifact_location=place)
         before = self._client.search_runs([experiment], f"tags.medssl = '{named.id}'")
@@ -128,24 +128,24 @@ KINDS: dict[LoggerName, type[WeightsAndBiases] | type[MLflow]] = {"wandb": Weigh
 
 @contextlib.contextmanager
 def opened(asked: Asked | None) -> Iterator[list[Logger]]:
-    """The loggers that a run asks for, each in a folder of its own; closed however the block ends."""
+    """The loggers that a run asks for, each with its own folder; closed at the end of the block."""
     found: list[Logger] = [] if asked is None else [KINDS[name](asked.folder / name, asked.named) for name in asked.names]
     try:
         yield found
     finally:
         for logger in found:
-            with contextlib.suppress(Exception):  # whatever a service does, the run is what it is
+            with contextlib.suppress(Exception):  # a logger must not change the outcome of a run
                 logger.close()
 
 
 def write_all(loggers: list[Logger], step: int, row: dict[str, Any], log: Callable[[str], None]) -> None:
-    """Write a row to each; one that fails is let go, and the run goes on."""
+    """Write a row to each logger; a logger that fails is dropped, and the run continues."""
     for logger in list(loggers):
         try:
             logger.write(step, row)
-        except Exception as error:  # of a package that this one does not know
+        except Exception as error:  # any error of a foreign package
             loggers.remove(logger)
-            log(f"{type(logger).__name__} failed at step {step} and gets no more: {type(error).__name__}: {error}")
+            log(f"{type(logger).__name__} failed at step {step} and is dropped: {type(error).__name__}: {error}")
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

@@ -105,11 +105,11 @@ class TrainingOptions(EngineOptions, PlaceOptions):
 
 LoggerName = Literal["wandb", "mlflow"]
 DISTRIBUTIONS: dict[LoggerName, str] = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
-"""What to install for each."""
+"""The package to install for each."""
 
 
 class WatchOptions(Options):
-    """How a person watches a run; no result depends on it, so that none is made again when it changes."""
+    """Options for watching a run; no result depends on them, so changing them repeats no training."""
 
     tensorboard: bool = True
     """Write TensorBoard event files to `events/`."""
@@ -118,7 +118,7 @@ class WatchOptions(Options):
 
 
 def not_installed(loggers: list[LoggerName]) -> list[str]:
-    """A sentence for each logger whose package is missing; nothing is imported."""
+    """A sentence for each logger whose package is missing; no package is imported."""
     missing = [name for name in loggers if find_spec(name) is None]
     return [f"{name} is not installed. Run `pip install {DISTRIBUTIONS[name]}`, or take it off the list" for name in missing]
 

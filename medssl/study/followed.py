@@ -1,4 +1,4 @@
-"""The jobs of one run of Snakemake: which wait, run, have ended or failed, as its log events say."""
+"""The jobs of one run of Snakemake and their states, from its log events."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Doing = Literal["waiting", "running", "done", "failed"]
 
 @dataclass
 class Followed:
-    """One job of the DAG that runs a command; its log's folder and name are its stage and its own name."""
+    """One job of the DAG that runs a command; the folder and name of its log are its stage and name."""
 
     number: int
     kind: str
-    """of the rule: jobs of one kind take alike long"""
+    """name of the rule: jobs of one kind take similar time"""
     log: Path
     after: tuple[int, ...] = ()
     threads: int = 1
@@ -26,30 +26,30 @@ class Followed:
     doing: Doing = "waiting"
     began_s: float = 0.0
     took_s: float | None = None
-    """in this run; None where it has not ended, or was restored from the store"""
+    """in this run; None until it ends, and if it was restored from the store"""
     earlier_s: float | None = None
-    """by the receipt of an earlier run"""
+    """from the receipt of an earlier run"""
     said: str = ""
-    """what the executor says of its failure"""
+    """the executor's reason for its failure"""
 
     @property
     def stage(self) -> str:
-        """The stage it belongs to."""
+        """Its stage."""
         return self.log.parent.name
 
     @property
     def title(self) -> str:
-        """What it is called on the screen: its stage and the name of its log."""
+        """Its name on the screen: its stage and the name of its log."""
         return f"{self.stage} {self.log.stem}"
 
 
 @dataclass
 class Jobs:
-    """All jobs of the run's DAG that run a command, by Snakemake's number, the ones that are done already among them."""
+    """All jobs of the run's DAG that run a command, including finished ones, by Snakemake's number."""
 
     by_number: dict[int, Followed] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    """texts of what Snakemake itself met while jobs ran"""
+    """error messages of Snakemake itself while jobs ran"""
 
     @classmethod
     def of(cls, dag: Any) -> Jobs:
@@ -74,7 +74,7 @@ class Jobs:
         return cls(found)
 
     def hear(self, event: str | None, values: Mapping[str, Any], now_s: float) -> None:
-        """One of Snakemake's log events, with the fields of its record."""
+        """Take in one of Snakemake's log events, with the fields of its record."""
         number = values.get("jobid", values.get("job_id"))
         job = self.by_number.get(number) if isinstance(number, int) else None
         if job is not None and event == "job_info":
@@ -88,11 +88,11 @@ class Jobs:
             self.errors.append(str(values.get("msg") or ""))
 
     def doing(self, *what: Doing) -> list[Followed]:
-        """The jobs that wait, run, are done or have failed, in the order of the DAG."""
+        """The jobs in one of these states, in the order of the DAG."""
         return [job for job in self.by_number.values() if job.doing in what]
 
     def stages(self) -> dict[str, tuple[int, int]]:
-        """By stage, in their order: how many jobs are done, of how many."""
+        """By stage, in order: the number of finished jobs and of all jobs."""
         order = ("ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report")
         jobs = sorted(self.by_number.values(), key=lambda job: order.index(job.stage) if job.stage in order else len(order))
         names = list(dict.fromkeys(job.stage for job in jobs))

@@ -1,4 +1,4 @@
-"""The last lines of a run: what was made; what was saved and how to go on; or what failed, why, and where its log is."""
+"""The last lines of a run: the results; or saved work and how to continue; or failed jobs with reasons and logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medssl.study.dag import Dag
 from medssl.study.followed import Followed, Jobs
 
 TYPED = "MEDSSL_TYPED"
-"""Environment variable: what a person typed, where that is not Snakemake's own command line."""
+"""Environment variable: the command that the user typed, if it was not Snakemake's own."""
 TRACE_LINES = 6
 KILLED = ("SIGKILL", "exit status 137")
 KERNEL_COUNTERS = Path("/proc/vmstat")
 
 
 def made(dag: Dag) -> list[str]:
-    """What a person came for, of what exists: encoders and their curves, models, pages."""
+    """The main results that exist: encoders and their curves, models, pages."""
     layout = dag.layout
     wanted = [
         (name.partition(".")[0], layout.pretrain(cohort, str(run), name))
@@ -36,29 +36,29 @@ def made(dag: Dag) -> list[str]:
 
 
 def counted(study: str, jobs: Jobs, spent_s: float) -> str:
-    """How the run went, in one line."""
+    """A summary of the run in one line."""
     done, failed = (len(jobs.doing(what)) for what in ("done", "failed"))
     said = f"study {study}: {done} of {len(jobs.by_number)} jobs done after {clock(spent_s)}"
     return said + (f", {failed} failed" if failed else "")
 
 
 def stopped(said: Sequence[Said], jobs: Jobs, command: str) -> list[str]:
-    """After a signal to stop: what each job that ran has saved, and what to type."""
+    """Lines after a signal to stop: the saved work of each job, and the command to type."""
     by_log = {failure.log: failure for failure in said}
     lines = ["medssl: stopped."]
     for job in jobs.doing("running", "failed"):
         failure = by_log.get(str(job.log))
-        saved = failure.sentence.partition(";")[0].rstrip(".") if failure else "nothing saved, so that it begins again"
+        saved = failure.sentence.partition(";")[0].rstrip(".") if failure else "nothing saved; it starts again"
         lines.append(f"  {job.title}: {saved}.")
-    return [*lines, "The same command goes on:", f"  {command}"]
+    return [*lines, "Continue with the same command:", f"  {command}"]
 
 
 def failed(said: Sequence[Said], jobs: Jobs, layout: Layout, oom_kills: int) -> list[str]:
-    """For each job that failed: the sentence, the last lines of a traceback if there is one, and the log.
+    """For each failed job: the reason, the last lines of a traceback if there is one, and the log.
 
     Args:
-        layout: of the study, below which lies what jobs wrote to standard error where a screen kept it from the terminal.
-        oom_kills: how many processes the kernel of this machine has killed for memory meanwhile.
+        layout: of the study; it knows the files with standard error of the jobs.
+        oom_kills: processes that the kernel of this machine killed for memory during the run.
     """
     by_log = {failure.log: failure for failure in said}
     lines = []
@@ -77,7 +77,7 @@ def failed(said: Sequence[Said], jobs: Jobs, layout: Layout, oom_kills: int) -> 
 
 
 def exit_code(said: Sequence[Said], *, signalled: bool) -> int:
-    """That of the last job that failed in earnest; else the one that asks for another try, where a stop was asked for."""
+    """The code of the last real failure; else 75, if the run was asked to stop."""
     codes = [failure.exit_code for failure in said]
     earnest = [code for code in codes if code != PreemptedError.exit_code]
     if earnest:
@@ -86,7 +86,7 @@ def exit_code(said: Sequence[Said], *, signalled: bool) -> int:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    """Processes that the kernel has killed for memory since it started; 0 if it does not report them."""
     try:
         words = KERNEL_COUNTERS.read_text().split()
         return int(words[words.index("oom_kill") + 1])
@@ -95,7 +95,7 @@ def oom_kills() -> int:
 
 
 def typed(arguments: Sequence[str], environment: dict[str, str]) -> str:
-    """What goes on, as it was typed."""
+    """The command as the user typed it."""
     if TYPED in environment:
         return environment[TYPED]
     first = Path(arguments[0])
@@ -104,7 +104,7 @@ def typed(arguments: Sequence[str], environment: dict[str, str]) -> str:
 
 
 def _unsaid(job: Followed, jobs: Jobs, oom_kills: int, *, written: bool) -> str:
-    """Why a job failed that could not say so itself."""
+    """The reason of a failed job that could not report one itself."""
     if job.said:
         return ended(job.said)
     others = [text for text in jobs.errors if "CalledProcessError" not in text]
@@ -113,14 +113,14 @@ def _unsaid(job: Followed, jobs: Jobs, oom_kills: int, *, written: bool) -> str:
     if any(sign in text for text in jobs.errors for sign in KILLED):
         if oom_kills:
             return (
-                "the job was killed, and the kernel of this machine killed a process for want of memory meanwhile. Run the same "
-                "command again with fewer threads, or lower batch_size; finished steps are saved."
+                "the job was killed, and the kernel of this machine killed a process because memory ran out. Run the same "
+                "command again with fewer threads, or lower batch_size. Saved steps are kept."
             )
         return (
-            "the job was killed (kill -9, or the kernel where memory was out). The same command goes on from the last saved "
-            "state; where memory was out, use fewer threads or a lower batch_size."
+            "the job was killed (kill -9, or the kernel when memory ran out). The same command resumes from the last saved "
+            "state. If memory ran out, use fewer threads or a lower batch_size."
         )
-    return "an error that nobody foresaw." if written else "the job ended without a word; its log may say more."
+    return "an unexpected error." if written else "the job ended without an error message; its log may say more."
 
 
 def _last_lines(file: Path) -> list[str]:

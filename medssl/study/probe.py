@@ -36,7 +36,7 @@ from medssl.study.sources import refresh_sources
 PIECES = (1, 3)
 """How many folders of a source each of the two probes takes."""
 WIDER = (1, 4, 16, 64)
-"""Where nothing of a piece can be used, the next one takes so many times as many folders, from all over the source."""
+"""If nothing of a piece can be used, the next one takes so many times as many folders, from all over the source."""
 PROBE_STEPS = 4
 ENOUGH_S = 40.0
 """Where the first piece has taken longer than this, it is the only one."""
@@ -87,7 +87,7 @@ def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[
 
 
 def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: float) -> _Probe:
-    """A piece of the study with samples to train on, through its cheap stages; of a mixed source the first ones may have none.
+    """A piece of the study with samples to train on, after its cheap stages; the first pieces of a mixed source may have none.
 
     Raises:
         TooManyRefusalsError: none the pieces has something that can be used, with what was met.
@@ -143,7 +143,7 @@ class _Probe:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the pieces are all there is."""
+        """Whether the pieces are the whole sources."""
         return all(one.is_whole for one in self.pieces.values())
 
     @property
@@ -216,21 +216,21 @@ class _Probe:
         return now
 
     def met(self, source: str) -> str:
-        """What a piece of a source held, of which nothing could be used."""
+        """A message on a piece of a source without a usable file."""
         counts: Counter[str] = Counter()
         for table in (self.folder / self.dag.layout.ingest(source, "shards")).glob("*/rejected.tsv"):
             for row in REJECTED.read_rows(table):
                 counts[row["code"]] += int(row["num_files"])
         reasons = ", ".join(f"{code} {number}" for code, number in counts.most_common())
         where = self.pieces[source]
-        rest = "" if where.is_whole else " The rest of it may be different: the study itself looks at every file."
+        rest = "" if where.is_whole else " Other files may be usable: the study itself looks at every file."
         return (
-            f"the probe looked at {self.pieces_in_words(source)}, and none of it can be used ({reasons or 'no image was found'}; "
+            f"the probe looked at {self.pieces_in_words(source)}, and none of them can be used ({reasons or 'no image'}; "
             f"files by reason). `medssl check {where.source}` names every file with its reason.{rest}"
         )
 
     def pieces_in_words(self, name: str) -> str:
-        """How much of its source a job was tried on."""
+        """The share of its source that a job was tried on."""
         first = self.study.all_cohorts[name.split("/")[0]][0]
         one = self.pieces[first]
         return f"{one.num_files} of {one.of_files} files of source {first}"
@@ -368,7 +368,7 @@ def batches_to_try(wanted: int, samples: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Piece:
-    """Files of a source at a place of their own, so many of all that it has."""
+    """A copy of some files of a source."""
 
     source: str
     path: str

@@ -1,4 +1,4 @@
-"""The one screen of a study on a terminal: stages, time left, and a line with a bar for each job that runs."""
+"""The screen of a study on a terminal: stages, time left, and a line with a bar for each running job."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from medssl.study.followed import Followed, Jobs
 from medssl.study.time_left import TimeLeft
 
 PER_S = 2
-"""How often it is drawn in a second."""
+"""Redraws per second."""
 NARROWEST_BAR, WIDEST_BAR, WIDEST_NAME = 6, 40, 40
 KEPT_LINES = 200
-"""Lines above the screen that come back where a narrower terminal had to be wiped."""
+"""Lines above the screen that are printed again after a narrower terminal had to be cleared."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is to be drawn at one moment."""
+    """The state to draw at one moment."""
 
     study: str
     jobs: Jobs
@@ -39,10 +39,10 @@ class Seen:
 
 @dataclass
 class Screen:
-    """Draws what `look` sees until it is closed; lines that are said stay above it.
+    """Draws the state that `look` returns until it is closed; lines from `say` stay above it.
 
-    A terminal that becomes narrower breaks the lines drawn before, and nobody can say into how many: the window is wiped then,
-    and what was said last comes back.
+    A terminal that becomes narrower wraps the lines drawn before, and their new number is unknown. The window is then cleared,
+    and the latest lines are printed again.
     """
 
     look: Callable[[], Seen]
@@ -52,7 +52,7 @@ class Screen:
     _width: int = 0
 
     def open(self) -> None:
-        """Begin to draw."""
+        """Start drawing."""
         self._width = self.console.width
         self._live = Live(
             get_renderable=self._drawn, console=self.console, refresh_per_second=PER_S, transient=True, vertical_overflow="crop"
@@ -60,13 +60,13 @@ class Screen:
         self._live.start()
 
     def say(self, text: str, style: str = "") -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         line = Text(text, style=style)
         self.said = [*self.said[1 - KEPT_LINES :], line]
         self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the screen away; what was said stays."""
+        """Remove the screen; lines from `say` stay."""
         live, self._live = self._live, None
         if live is not None:
             live.stop()
@@ -89,13 +89,13 @@ class Picture:
     height: int = 24
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich asks for the lines with the width that there is."""
+        """The lines for the width that Rich asks for."""
         width = max(20, options.max_width - 1)  # a full last column makes some terminals begin a new line
         signs = ("━", "─") if console.encoding.startswith("utf") else ("#", "-")
         yield from self.lines(width, signs)
 
     def lines(self, width: int, signs: tuple[str, str] = ("━", "─")) -> list[Text]:
-        """What is drawn, none wider than `width`."""
+        """The lines, none wider than `width`."""
         seen = self.seen
         total, done = len(seen.jobs.by_number), len(seen.jobs.doing("done"))
         head = [f"study {seen.study}", f"{done} of {total} jobs done", f"{clock(seen.spent_s)} so far", left_in_words(seen.left)]
@@ -105,12 +105,12 @@ class Picture:
         found = [Text(""), *(Text(line, style="bold") for line in packed(head, width))]
         found += [Text(f"  {line}") for line in packed(stages, width - 2)]
         running = seen.jobs.doing("running")
-        foot = [Text(line, style="dim") for line in (f"  log of Snakemake: {seen.log}", "  Ctrl-C saves and stops")]
+        foot = [Text(line, style="dim") for line in (f"  Snakemake log: {seen.log}", "  Ctrl-C saves and stops")]
         room = max(1, self.height - len(found) - len(foot) - 2)
         shown = running if len(running) <= room else running[: room - 1]
         found += job_lines([(job, seen.bars.get(job.number)) for job in shown], seen.now_s, width, signs)
         if len(shown) < len(running):
-            found.append(Text(f"  and {len(running) - len(shown)} more jobs that run"))
+            found.append(Text(f"  and {len(running) - len(shown)} more running jobs"))
         found += foot
         for line in found:
             line.truncate(width, overflow="ellipsis")
@@ -118,27 +118,27 @@ class Picture:
 
 
 def left_in_words(left: TimeLeft) -> str:
-    """`about 14 min left`; with jobs of which nothing is known it is more than that."""
+    """`about 14 min left`; `more than …` if the time of some jobs is unknown."""
     if left.unknown:
-        return f"more than {clock(left.seconds)} left" if left.seconds >= 1 else "time left unknown yet"
+        return f"more than {clock(left.seconds)} left" if left.seconds >= 1 else "time left not known yet"
     return f"about {clock(_round(left.seconds))} left"
 
 
 def _round(seconds: float) -> float:
-    """A time that is guessed, without false digits."""
+    """An estimated time without false precision."""
     step = 1 if seconds < 60 else 10 if seconds < 600 else 60
     return round(seconds / step) * step
 
 
 def packed(items: list[str], width: int) -> list[str]:
-    """Items in lines of a width, three spaces between two of them; no item is broken unless it alone is too wide."""
+    """Items in lines of at most this width, three spaces apart; only an item that is too wide itself is broken."""
     hard = [item.replace(" ", "\u00a0") for item in items]
     lines = textwrap.wrap("   ".join(hard), width, break_on_hyphens=False) or [""]
     return [line.replace("\u00a0", " ") for line in lines]
 
 
 def job_lines(rows: list[tuple[Followed, HowFar | None]], now_s: float, width: int, signs: tuple[str, str]) -> list[Text]:
-    """A line a job in common columns: name, bar, how far, how fast, time left, note. Where it is narrow, the last go first."""
+    """A line per job in common columns: name, bar, count, rate, time left, note. A narrow terminal drops the last ones first."""
     if not rows:
         return []
     names = [job.title for job, _ in rows]
@@ -174,7 +174,7 @@ def job_lines(rows: list[tuple[Followed, HowFar | None]], now_s: float, width: i
 
 
 def _cut(text: str, width: int) -> str:
-    """The beginning and, after a sign, the end of a text that is too wide: names differ at their ends."""
+    """A text that is too wide, with its middle left out: names differ at their ends."""
     if len(text) <= width:
         return text
     end = (width - 1) // 2
@@ -182,7 +182,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def on_a_terminal() -> Console | None:
-    """The terminal that standard error is, if a screen can be drawn on it."""
+    """The terminal on standard error, if a screen can be drawn on it."""
     console = Console(stderr=True, highlight=False)
     return console if console.is_terminal and not console.is_dumb_terminal else None
 

@@ -1,4 +1,4 @@
-"""One run of Snakemake on a study as its person meets it: a screen on a terminal, plain lines elsewhere, and the last lines."""
+"""What the user sees of one run of Snakemake on a study: a screen on a terminal, plain lines elsewhere, and the last lines."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ NOTHING_TO_DO = "Nothing to be done"
 
 
 class Steering(logging.Handler):
-    """Follows a run by Snakemake's log; `quiet`: what the person asked to be spared.
+    """Follows a run through Snakemake's log; `quiet`: the values of `--quiet`.
 
-    Where standard error is a terminal it draws the screen, and Snakemake's own words go to its log file alone. Until the first
-    job starts, and after the last, what Snakemake warns of is still shown.
+    If standard error is a terminal, it draws the screen, and Snakemake's own messages go only to its log file. Before the first
+    job and after the last one, Snakemake's warnings and errors are still shown.
     """
 
     def __init__(self, dag: Dag, quiet: set[str]) -> None:
@@ -65,13 +65,13 @@ class Steering(logging.Handler):
     # Snakemake's hooks
 
     def start(self, workflow: Any) -> None:
-        """The DAG is known and the first job is about to start."""
+        """Start the screen: the DAG is known, and the first job is about to start."""
         self.began_s = now_s()
         self._stop_on_signals()
         try:
             self.jobs = Jobs.of(workflow.dag)
             self.cores = int(workflow.resource_settings.cores or 0) or None if workflow.local_exec else None
-        except Exception as error:  # of another version of Snakemake, whose DAG is not ours to rely on
+        except Exception as error:  # another version of Snakemake may have another DAG
             self._leave_it_to_snakemake(f"{type(error).__name__}: {error}")
         self.planned = planned_s(self.root / "state" / PLAN, self.jobs)
         if self.screen is not None:
@@ -79,12 +79,12 @@ class Steering(logging.Handler):
             self.drawn = True
 
     def succeed(self) -> None:
-        """All jobs are done: name what was made."""
+        """Name the results: all jobs are done."""
         self._close_screen()
         self._end([f"{self._counted()}.", *last_lines.made(self.dag)])
 
     def fail(self) -> None:
-        """A job failed or the run was stopped: say which, why, how to go on, and end with its code (docs/reference/errors.md).
+        """Report failed or stopped jobs, with reasons and how to continue, and exit with the code of docs/reference/errors.md.
 
         Raises:
             SystemExit: with that code.
@@ -99,7 +99,7 @@ class Steering(logging.Handler):
         raise SystemExit(code)
 
     def close(self) -> None:
-        """Snakemake lets go of its handlers; a screen that is still there means that no hook was called."""
+        """Snakemake closes its handlers. A screen that is still open means that no hook was called."""
         if self.drawn:
             self._close_screen()
             self._say_what_failed()
@@ -108,7 +108,7 @@ class Steering(logging.Handler):
     # Snakemake's log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A record of Snakemake's log; what goes wrong here stops no job."""
+        """Take in a record of Snakemake's log; an error here must not stop a job."""
         try:
             self._hear(record)
         except Exception:
@@ -147,7 +147,7 @@ class Steering(logging.Handler):
         return self.dag.layout.of_log("progress", log, suffix)
 
     def _say_remarks(self) -> None:
-        """Say what jobs have remarked since the last look."""
+        """Print the new remarks of jobs."""
         for file in sorted((self.root / "state" / "progress").glob("*/*.txt")):
             with suppress(OSError), open(file, encoding="utf-8", errors="replace") as lines:
                 lines.seek(self.heard.get(file, 0))
@@ -159,12 +159,12 @@ class Steering(logging.Handler):
                     self.screen.say(line)
 
     def _leave_it_to_snakemake(self, why: str) -> None:
-        """Draw nothing, as if there were no terminal."""
+        """Draw nothing, as without a terminal."""
         if self.screen is not None:
             self.screen = None
             del os.environ[SCREEN]
             logging.getLogger(LOGGER).addHandler(self.to_terminal)
-            self._end([f"medssl: note: no screen can be drawn with this Snakemake ({why}); plain lines instead"])
+            self._end([f"medssl: note: this version of Snakemake allows no screen ({why}); plain lines instead"])
 
     def _close_screen(self) -> None:
         if self.screen is not None and self.drawn:
@@ -178,7 +178,7 @@ class Steering(logging.Handler):
     def _say_what_failed(self) -> None:
         kills = last_lines.oom_kills() - self.oom_kills
         lines = [f"{self._counted()}.", *last_lines.failed(failures(self.dag.layout), self.jobs, self.dag.layout, kills)]
-        self._end([*lines, *([f"log of Snakemake: {_short(self.file)}"] if self.screen is not None else [])])
+        self._end([*lines, *([f"Snakemake log: {_short(self.file)}"] if self.screen is not None else [])])
 
     def _end(self, lines: list[str]) -> None:
         for line in lines:
@@ -187,7 +187,7 @@ class Steering(logging.Handler):
     # Signals
 
     def _stop_on_signals(self) -> None:
-        """From here on a signal to stop ends this program with the exit code that asks for another try, SIGTERM its jobs too.
+        """From here on, a signal to stop ends this program with exit code 75, and SIGTERM also ends its jobs.
 
         Snakemake itself would let the jobs that run finish first, which may take days. Ctrl-C reaches them from the terminal.
         """
@@ -206,7 +206,7 @@ class Steering(logging.Handler):
 
 
 def _short(path: str) -> str:
-    """A path as it looks from here."""
+    """A path relative to the working folder, if it lies below it."""
     with suppress(ValueError):
         return str(Path(path).relative_to(Path.cwd()))
     return path

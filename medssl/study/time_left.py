@@ -1,4 +1,4 @@
-"""How long a study still takes: from its bars, from jobs of the same kind, from a plan, from receipts of earlier runs."""
+"""The time left for a study: from bars, jobs of the same kind, a plan, and receipts of earlier runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds until the last job ends; `unknown` jobs are not in it, as nothing is known of their kind."""
+    """Seconds until the last job ends, without the `unknown` jobs, whose kind has no known time."""
 
     seconds: float
     unknown: int = 0
@@ -26,12 +26,12 @@ class TimeLeft:
 def time_left(
     jobs: Jobs, now_s: float, *, bars: Mapping[int, float], planned: Mapping[Path, float], cores: int | None
 ) -> TimeLeft:
-    """The time until all jobs are done: the longest chain of jobs, or all work on all cores, whichever is longer.
+    """The time until all jobs are done: the longer of the longest chain of jobs and all work divided by all cores.
 
     Args:
-        bars: by job, the seconds that its own bar says are left.
-        planned: by log, the seconds that `medssl plan` says the job takes.
-        cores: those of the machine; None where a cluster runs as many jobs as there are.
+        bars: by job, the seconds left according to its bar.
+        planned: by log, the seconds of the job according to `medssl plan`.
+        cores: of the machine; None on a cluster, where all jobs can run at once.
     """
     left: dict[int, float] = {}
     unknown = 0
@@ -53,7 +53,7 @@ def time_left(
 
 
 def _usual_s(jobs: Jobs, kind: str) -> float | None:
-    """What a job of a kind takes: by those that ended in this run, else by the receipts of earlier ones."""
+    """Usual seconds of a kind of job: from jobs of this run, else from receipts of earlier runs."""
     alike = [job for job in jobs.by_number.values() if job.kind == kind]
     now = [job.took_s for job in alike if job.took_s is not None]
     earlier = [job.earlier_s for job in alike if job.earlier_s is not None]
@@ -61,7 +61,7 @@ def _usual_s(jobs: Jobs, kind: str) -> float | None:
 
 
 def _chain(number: int, jobs: Mapping[int, Followed], left: Mapping[int, float], known: dict[int, float]) -> float:
-    """Seconds until a job ends if every job begins as soon as those before it have ended."""
+    """Seconds until a job ends if every job starts as soon as the jobs before it have ended."""
     if number not in left:
         return 0.0
     if number not in known:
@@ -71,12 +71,12 @@ def _chain(number: int, jobs: Mapping[int, Followed], left: Mapping[int, float],
 
 
 def write_plan(file: Path, hours: Mapping[tuple[str, str], float]) -> None:
-    """Keep what a plan says, by stage and name of the job, for the screen of the study."""
+    """Store the hours of a plan, by stage and name of the job, for the screen of the study."""
     write_json(file, {f"{stage} {name.replace('/', '-')}": value for (stage, name), value in hours.items()})
 
 
 def planned_s(file: Path, jobs: Jobs) -> dict[Path, float]:
-    """Seconds of jobs by their log, as a plan said them; the steps of an ingest share what the plan says of the whole."""
+    """Planned seconds by log; the steps of an ingest share the time of the whole."""
     try:
         hours = read_json(file)
         named = {job.log: _name_in_plan(job) for job in jobs.by_number.values()}

@@ -90,7 +90,7 @@ def _without_folders(word: str) -> str:
 
 
 def steered(workflow: Any, dag: Dag, asked: Any) -> Steering | None:
-    """What shows the run to its person; None in a process that runs a single job, or with an option with which no job runs."""
+    """The view of the run; None in a process that runs a single job, and with options with which no job runs."""
     if not is_main(workflow) or _only_plans(asked):
         return None
     return Steering(dag, {str(word) for word in asked.quiet or ()})

@@ -127,9 +127,9 @@ def test_a_spec_with_options_of_something_else_is_a_sentence(stage: str) -> None
 @pytest.mark.parametrize(
     ("stage", "raised", "code", "sentence"),
     [
-        ("prepare", KeyError("what"), 1, "an error that nobody foresaw: KeyError: 'what'"),
-        ("ingest", KeyError("DOE^JANE"), 1, "an error that nobody foresaw: KeyError"),
-        ("prepare", KeyboardInterrupt(), 75, "stopped by SIGINT. It begins again."),
+        ("prepare", KeyError("what"), 1, "an unexpected error: KeyError: 'what'"),
+        ("ingest", KeyError("DOE^JANE"), 1, "an unexpected error: KeyError"),
+        ("prepare", KeyboardInterrupt(), 75, "stopped by SIGINT. It starts again."),
         ("ingest", KeyboardInterrupt(), 75, "stopped by SIGINT. The volumes it has made are kept."),
         ("prepare", StudyError("a sentence."), 2, "a sentence."),
     ],

@@ -165,7 +165,7 @@ def test_a_folder_without_an_image_says_what_was_met_and_no_file_that_is_gone(tm
     with pytest.raises(TooManyRefusalsError) as error:
         probe.costs(study, 1, limit_s=600)
     sentence = str(error.value)
-    assert "8 of 8 files of source ct" in sentence and "none of it can be used" in sentence and "medssl check scans" in sentence
+    assert "8 of 8 files of source ct" in sentence and "none of them can be used" in sentence and "medssl check scans" in sentence
     assert "medssl-plan-" not in sentence and "items.tsv" not in sentence
 
 

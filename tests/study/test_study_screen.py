@@ -190,11 +190,11 @@ KINDS = {
         ["    KeyError"],
     ),
     "killed": ({"errors": [SIGKILL]}, ["was killed (kill -9"]),
-    "out of memory": ({"errors": [SIGKILL], "oom_kills": 2}, ["for want of memory"]),
+    "out of memory": ({"errors": [SIGKILL], "oom_kills": 2}, ["because memory ran out"]),
     "of SLURM": ({"job_said": "SLURM status is: 'OUT_OF_MEMORY'"}, ["OUT_OF_MEMORY"]),
     "of Snakemake": ({"errors": ["MissingOutputException: x"]}, ["MissingOutputException: x."]),
     "before it could say": ({"output": TRACE}, ["    KeyError: 'q'"]),
-    "silent": ({}, ["without a word"]),
+    "silent": ({}, ["without an error message"]),
 }
 
 
@@ -213,7 +213,7 @@ def test_a_stop_says_what_each_job_saved_and_what_to_type() -> None:
     said = [Said("pretrain a", 75, sentence, "logs/pretrain/a.log")]
     lines = last_lines.stopped(said, found, "snakemake --cores all")
     assert lines[1] == "  pretrain a: stopped at step 64 of 2,880 and saved."
-    assert lines[2] == "  prepare b: nothing saved, so that it begins again."
+    assert lines[2] == "  prepare b: nothing saved; it starts again."
     assert lines[-1] == "  snakemake --cores all" and len(lines) == 5
 
 

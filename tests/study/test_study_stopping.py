@@ -106,7 +106,7 @@ def test_a_signal_goes_on_to_jobs_that_nobody_else_tells(
     assert job.wait(30) == (-signal.SIGTERM if ends else 0) and heard == [number]
     with pytest.raises(SystemExit) as stopped:
         run.fail()
-    assert stopped.value.code == 75 and "The same command goes on:" in capsys.readouterr().err
+    assert stopped.value.code == 75 and "Continue with the same command:" in capsys.readouterr().err
 
 
 def screen() -> tuple[Console, io.StringIO]:
@@ -157,7 +157,7 @@ def test_what_stops_snakemake_itself_is_shown_with_its_log(
     logger.error("WorkflowError: while jobs ran", extra={"event": "error"})
     run.close()  # as Snakemake does where no hook is called
     said = capsys.readouterr().err
-    assert "medssl: WorkflowError: while jobs ran" in said and "log of Snakemake: snakemake.log" in said
+    assert "medssl: WorkflowError: while jobs ran" in said and "Snakemake log: snakemake.log" in said
 
 
 def test_where_the_jobs_cannot_be_followed_snakemake_speaks_as_ever(
