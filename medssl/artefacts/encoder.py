@@ -7,6 +7,7 @@ contract declares how each part is reused, so fine-tuning needs to know no objec
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from medssl.artefacts.column import Column
@@ -14,6 +15,7 @@ from medssl.artefacts.document import Document, meant
 from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.training_images import TrainingImages, Window
 from medssl.core.errors import CorruptArtefactError, StudyError
+from medssl.core.files import read_json
 
 ENCODER_FORMAT = "medssl-encoder-1"
 ENCODER = "encoder"
@@ -149,14 +151,32 @@ class Contract(Network):
             taken_up(contract.parts, word)
         return contract
 
-    @property
-    def network(self) -> Network:
-        """The arguments that build the encoder."""
-        return Network(**{name: getattr(self, name) for name in Network.model_fields})
-
     def plain(self) -> dict[str, Any]:
         """The fields as plain values; without parts their field is absent."""
         return {name: value for name, value in super().plain().items() if name != "parts" or value}
+
+
+class ExportedContract(Contract):
+    """`contract.json` of a folder that `medssl export` wrote: the encoder's own, and how the other library takes its weights."""
+
+    adapter: str = meant("the library, a file of `nn/adapters`")
+    network: str = meant("the expression of Python that makes its network; of nnU-Net the command that does")
+    code: str = meant("lines of Python that make the network and load the weights, run in that folder; of nnU-Net its commands")
+    weights: str = meant("file of the weights, in that folder")
+    weights_key: str = meant("entry of that file that holds them; empty: the file holds them alone", default="")
+
+    @classmethod
+    def read_any(cls, path: Path | str) -> Contract:
+        """The contract of a run or of an exported folder, whichever it is.
+
+        Raises:
+            CorruptArtefactError: it is neither.
+        """
+        try:
+            exported = "adapter" in read_json(path)
+        except (ValueError, OSError, TypeError):
+            exported = False
+        return cls.read(path) if exported else Contract.read(path)
 
 
 def parts_of(declared: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], left: Iterable[str]) -> dict[str, Part]:

@@ -180,14 +180,21 @@ def epoch_order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, "{count}
 class Reader:
     """Reads samples as batches. Each worker process holds its own copy with its own open arrays.
 
-    `patch`: size in voxels of 3-D patches, one around each sample's slice; None reads planes. `shrink_to`: planes whose shorter
-    side is at least twice this many pixels are averaged over whole blocks while reading.
+    `patch`: size in voxels of 3-D patches, one around each sample's slice; None reads planes. `centred`: patches lie in the
+    middle of the other axes, not at random. `shrink_to`: planes whose shorter side is at least twice this many pixels are
+    averaged over whole blocks while reading.
     """
 
     def __init__(
-        self, samples: Samples, *, seed: int = 0, patch: tuple[int, int, int] | None = None, shrink_to: int | None = None
+        self,
+        samples: Samples,
+        *,
+        seed: int = 0,
+        patch: tuple[int, int, int] | None = None,
+        centred: bool = False,
+        shrink_to: int | None = None,
     ) -> None:
-        self.samples, self.seed, self.patch, self.shrink_to = samples, seed, patch, shrink_to
+        self.samples, self.seed, self.patch, self.centred, self.shrink_to = samples, seed, patch, centred, shrink_to
         self._open: OrderedDict[Path, Array] = OrderedDict()
 
     def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
@@ -218,12 +225,15 @@ class Reader:
         return tuple(side // self._shrunk_by(plane) for side in plane)
 
     def patch_place(self, epoch: int, row: int) -> tuple[list[int], list[int]]:
-        """(first voxel, size) of the patch of a sample: centred on its slice, at random along the other axes, at most `patch`."""
+        """(first voxel, size) of the patch of a sample, at most `patch`: centred on its slice, along the other axes at random."""
         axis, have = int(self.samples.axis[row]), self.samples.volumes[self.samples.volume[row]].shape
         shape = list(self.piece_shape(row))
         room = [whole - part for whole, part in zip(have, shape, strict=True)]
-        draws = uniforms(key(self.seed, "patch", epoch), self.samples.keys[row : row + 1], 3)[0]
-        start = [int(draw * (r + 1)) for draw, r in zip(draws, room, strict=True)]
+        if self.centred:
+            start = [r // 2 for r in room]
+        else:
+            draws = uniforms(key(self.seed, "patch", epoch), self.samples.keys[row : row + 1], 3)[0]
+            start = [int(draw * (r + 1)) for draw, r in zip(draws, room, strict=True)]
         start[axis] = min(max(int(self.samples.index[row]) - shape[axis] // 2, 0), room[axis])
         return start, shape
 

@@ -5,21 +5,30 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from medssl.artefacts.encoder import Contract
+from medssl.artefacts.encoder import Contract, ExportedContract
 from medssl.artefacts.training_images import HU, PERCENTILES, refuse_or_warn
 from medssl.core import tables
 from medssl.core.errors import StudyError, did_you_mean, ended
-from medssl.core.files import write_json
+from medssl.core.files import write_text
 from medssl.core.receipts import refuse_damaged
-
-if TYPE_CHECKING:
-    from medssl.nn.loading import Samples
+from medssl.nn.adapters._readme import readme, window_words
+from medssl.nn.backbone import Backbone, build, pooled
+from medssl.nn.device import device
+from medssl.nn.loading import Reader, Samples, load, read_samples
+from medssl.nn.options import ViewOptions
+from medssl.nn.views import Crop, Views
+from medssl.nn.weights import load_encoder, read_tensors
 
 CONVERT_LIMIT_S = 600
 USUAL_WINDOW_HU = (-1000.0, 1000.0)
@@ -32,26 +41,42 @@ def adapters() -> list[str]:
 
 
 def export(encoder: Path, library: str, out: Path) -> list[Path]:
-    """Write a run's encoder (its folder) for another library, with the contract beside it; returns the files.
+    """Write a run's encoder (its folder) for another library, with contract and README.md beside it; returns the files.
 
-    That contract also says how the library builds its network (`network`, a Python expression).
+    That contract also says how the library builds its network (`network`, a Python expression) and loads it (`code`).
 
     Raises:
-        StudyError: no such adapter, or the library has no network for this encoder.
+        StudyError: no such adapter, the library has no network for this encoder, or the folder was exported itself.
     """
-    from medssl.nn.weights import read_tensors
-
     if library not in adapters():
-        raise StudyError(f"there is no adapter {library!r}.{did_you_mean(library, adapters())}")
+        raise StudyError(f"there is no adapter {library!r}.{did_you_mean(library, [*adapters(), 'onnx'])}")
     contract = read_contract(encoder)
+    if isinstance(contract, ExportedContract):
+        raise StudyError(
+            f"{encoder} was exported for {contract.adapter} itself: name the run that it came from, 4_pretrain/<cohort>/<run>."
+        )
     adapter = importlib.import_module(f"medssl.nn.adapters.{library}")
     written: list[Path] = getattr(adapter, library)(read_tensors(encoder / "encoder.safetensors"), contract, out)
-    write_json(out / "contract.json", contract.plain() | {"adapter": library, "network": adapter.network(contract)})
-    return [*written, out / "contract.json"]
+    exported = ExportedContract.check(
+        contract.plain()
+        | {"adapter": library, "network": adapter.network(contract), "code": adapter.code(contract), "weights": written[0].name}
+        | ({"weights_key": adapter.KEY} if hasattr(adapter, "KEY") else {})
+    )
+    exported.write(out / "contract.json")
+    write_text(out / "README.md", readme(exported))
+    return [*written, out / "contract.json", out / "README.md"]
+
+
+def first_steps(exported: Path) -> str:
+    """What to type next with an exported folder, and the window that its images need."""
+    contract = read_contract(exported)
+    if not isinstance(contract, ExportedContract):
+        raise StudyError(f"{exported} was not written by medssl export. Name a folder that it wrote.")
+    return f"\n{contract.code}\nwindow: {window_words(contract.window)}\n"
 
 
 def read_contract(encoder: Path) -> Contract:
-    """The contract of an encoder's folder.
+    """The contract of an encoder's folder, a run's or an exported one.
 
     Raises:
         StudyError: there is none.
@@ -60,7 +85,35 @@ def read_contract(encoder: Path) -> Contract:
     if not (encoder / "contract.json").is_file():
         raise StudyError(f"{encoder} holds no contract.json: name the folder of a pre-training run, 4_pretrain/<cohort>/<run>.")
     refuse_damaged(encoder / "encoder.safetensors")
-    return Contract.read(encoder / "contract.json")
+    if (encoder / "model.safetensors").is_file() and not (encoder / "config.json").is_file():
+        raise StudyError(
+            f"{encoder} is a fine-tuned model, expected an encoder: name the folder of a pre-training run, "
+            "4_pretrain/<cohort>/<run>. `medssl predict` applies a model, and `medssl export --library onnx` writes it."
+        )
+    return ExportedContract.read_any(encoder / "contract.json")
+
+
+def open_encoder(folder: Path) -> tuple[Contract, Backbone]:
+    """The contract and the network of a run's folder, or of one that `export` wrote, with its weights.
+
+    Raises:
+        StudyError: it is neither, or not all weights found their place.
+        CorruptArtefactError: a file is damaged.
+    """
+    contract = read_contract(folder)
+    backbone = build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels)
+    if not isinstance(contract, ExportedContract):
+        load_encoder(folder / "encoder.safetensors", backbone)
+        return contract, backbone
+    exported = folder / contract.weights
+    if exported.suffix == ".safetensors":
+        load_encoder(exported, backbone, foreign=True)  # a grey stem may have been spread over three channels
+        return contract, backbone
+    with tempfile.TemporaryDirectory(prefix="medssl-") as own:
+        tensors = Path(own) / f"{exported.stem}.safetensors"
+        convert(exported, tensors, key=contract.weights_key)
+        load_encoder(tensors, backbone)
+    return contract, backbone
 
 
 def sections_of(contract: Contract) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -118,28 +171,47 @@ def convert(foreign: Path, out: Path, *, strip: str = "", key: str = "") -> str:
 def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, workers: int = 0, force: bool = False) -> int:
     """Write the features of all images of a prepared source: `sample_id` and one column per dimension; returns the rows.
 
-    Whole images are resized to the encoder's input size. CT is seen through the encoder's own window, whatever the source was
-    prepared with; other volumes through the percentiles of their own values, pictures through the range of their type.
+    See `whole_images` for what the encoder sees of them.
+
+    Raises:
+        StudyError: see `whole_images`.
+    """
+    contract, backbone = open_encoder(encoder)
+    where = device()
+    backbone.eval().to(where)
+    samples = prepared_samples(prepared)
+    with torch.no_grad():
+        batches = whole_images(contract, samples, where, batch_size=batch_size, workers=workers, force=force)
+        found = np.concatenate([pooled(backbone(images)).cpu().numpy() for images in batches])
+    table = feature_table(found)
+    table.insert(0, "sample_id", samples.ids)
+    tables.write_parquet(out, table)
+    return len(table)
+
+
+def feature_table(features: np.ndarray) -> pd.DataFrame:
+    """Features `(n, d)` with a named column per dimension."""
+    return pd.DataFrame(features, columns=[f"f{d:04d}" for d in range(features.shape[1])])
+
+
+def prepared_samples(prepared: Path) -> Samples:
+    """All slices and images of a prepared source."""
+    return read_samples([prepared / "samples.parquet"], [prepared / "volumes.tsv"], split=None)
+
+
+def whole_images(
+    contract: Contract, samples: Samples, where: torch.device, *, batch_size: int = 64, workers: int = 0, force: bool = False
+) -> Iterator[Float[Tensor, "n c *size"]]:
+    """The images of a prepared source as an encoder takes them, in the order of `samples`.
+
+    Slices and pictures are resized whole to the encoder's input size. A 3-D encoder sees a patch of that size around each
+    slice, in the middle of the volume. CT is seen through the encoder's own window, whatever the source was prepared with;
+    other volumes through the percentiles of their own values, pictures through the range of their type.
 
     Raises:
         StudyError: the encoder takes another number of channels than the source has windows. Or, without `force`, it was trained
             on images of another modality, spacing, slice axis or window rule.
     """
-    import torch
-
-    from medssl.nn.backbone import build, pooled
-    from medssl.nn.device import device
-    from medssl.nn.loading import Reader, load, read_samples
-    from medssl.nn.options import ViewOptions
-    from medssl.nn.views import Crop, Views
-    from medssl.nn.weights import load_encoder
-
-    contract = read_contract(encoder)
-    backbone = build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels)
-    load_encoder(encoder / "encoder.safetensors", backbone)
-    where = device()
-    backbone.eval().to(where)
-    samples = read_samples([prepared / "samples.parquet"], [prepared / "volumes.tsv"], split=None)
     size, window = tuple(contract.input_size), contract.window
     if contract.in_channels != samples.num_channels:
         raise StudyError(
@@ -149,20 +221,13 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
     _hold_against(contract, samples, force=force)
     windows = [window.of_volume(volume) or (list(volume.low), list(volume.high)) for volume in samples.volumes]
     patch = (size[0], size[1], size[2]) if contract.spatial_dims == 3 else None
-    reader = Reader(samples, patch=patch, shrink_to=max(size) if patch is None else None)
-    views = Views(ViewOptions.still(), [Crop(1, size)], samples, seed=0)
+    reader = Reader(samples, patch=patch, centred=True, shrink_to=max(size) if patch is None else None)
+    views = Views(ViewOptions.still(), [Crop(1, size, varies="nothing")], samples, seed=0)
     requests = [(0, np.arange(at, min(at + batch_size, len(samples)))) for at in range(0, len(samples), batch_size)]
-    features = []
-    with torch.no_grad():
-        for batch in load(reader, requests, workers=workers, device=where):
-            own = [windows[number] for number in batch.volume.tolist()]
-            batch.low, batch.high = (torch.tensor([ends[side] for ends in own], device=where) for side in (0, 1))
-            features.append(pooled(backbone(views(batch)[0])).cpu().numpy())
-    found = np.concatenate(features)
-    table = pd.DataFrame(found, columns=[f"f{d:04d}" for d in range(found.shape[1])])
-    table.insert(0, "sample_id", samples.ids)
-    tables.write_parquet(out, table)
-    return len(table)
+    for batch in load(reader, requests, workers=workers, device=where):
+        own = [windows[number] for number in batch.volume.tolist()]
+        batch.low, batch.high = (torch.tensor([ends[side] for ends in own], device=where) for side in (0, 1))
+        yield views(batch)[0]
 
 
 def _hold_against(contract: Contract, samples: Samples, *, force: bool) -> None:

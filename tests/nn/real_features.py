@@ -1,5 +1,7 @@
 """Features of the real library's network with exported weights: `real_features.py LIBRARY NAME WEIGHTS IMAGES OUT`.
 
+LIBRARY `code`: NAME is a file with the lines that an exported contract states, run in the folder of the weights.
+
 A separate process: with a CPU build of torch, torchvision imports only if two of its operators are declared by hand, which
 the rest of the suite must not see.
 """
@@ -7,7 +9,10 @@ the rest of the suite must not see.
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,14 +22,16 @@ declared = torch.library.Library("torchvision", "DEF")
 for operator in ("nms", "qnms"):
     declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 tensors, x = load_file(weights), load_file(images)["x"].double()
-if library == "torchvision":
-    import torchvision
-
-    network = getattr(torchvision.models, name)()
-    network.fc = torch.nn.Identity()
-    network.load_state_dict(tensors)
+if library == "code":
+    place: dict[str, Any] = {}
+    os.chdir(Path(weights).parent)
+    exec(Path(name).read_text(), place)
+    network = place["model"].double().eval()
     with torch.inference_mode():
-        found = network.double().eval()(x.expand(-1, 3, -1, -1))
+        if hasattr(network, "forward_features"):  # timm's
+            found = network.forward_features(x).flatten(2).mean(2)
+        else:
+            found = network(x.expand(-1, 3, -1, -1))
 elif library == "dynamic_network_architectures":  # nnU-Net's networks; NAME is {"features": …, "blocks": …}
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
     from torch import nn
@@ -40,12 +47,4 @@ elif library == "dynamic_network_architectures":  # nnU-Net's networks; NAME is 
     assert not missing.unexpected_keys and not any(n.startswith("encoder.") for n in missing.missing_keys), missing
     with torch.inference_mode():
         found = network.double().eval().encoder(x)[-1].flatten(2).mean(2)
-else:
-    import timm
-
-    network = timm.create_model(name, in_chans=1, num_classes=0)
-    missing = network.load_state_dict(tensors, strict=False)
-    assert not missing.unexpected_keys and all(n.startswith("head.") for n in missing.missing_keys), missing
-    with torch.inference_mode():
-        found = network.double().eval().forward_features(x).flatten(2).mean(2)
 save_file({"features": found.contiguous()}, out)

@@ -17,51 +17,24 @@ import numpy as np
 import pytest
 import torch
 import warm
+from made_encoders import make_run
 from prepared import phantom, write_prepared
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data
-from medssl.artefacts.training_images import Window
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
-from medssl.nn.backbone import build, pooled
+from medssl.nn.backbone import pooled
 from medssl.nn.transfer import adapters, convert, embed, export
-from medssl.nn.weights import save_encoder
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"
 PEERS = Path(sys.prefix) / "parity"
 """torchvision and timm without what they depend on, out of sight of everything else."""
 
 
-def make_run(folder: Path, name: str, dims: int = 2, **options: Any) -> Any:
-    from medssl.core import plugins
-
-    torch.manual_seed(0)
-    options = plugins.find("backbone", name).check(options)
-    backbone = build(name, options, dims, 1).eval()
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-        if isinstance(module, torch.nn.InstanceNorm3d):
-            torch.nn.init.uniform_(module.weight, 0.5, 2)  # the last of a residual branch begins at 0
-    folder.mkdir()
-    save_encoder(folder / "encoder.safetensors", backbone)
-    Contract(
-        format=ENCODER_FORMAT, medssl="1", backbone=name, backbone_options=options, spatial_dims=dims, in_channels=1,
-        input_size=[32] * dims, num_tensors=len(backbone.state_dict()), orientation="RAS+", axes=["i", "j", "k"], slice_axes=[2],
-        spacing_mm=[1.0] * 3, window=Window(low=[-1000.0], high=[1000.0], differs_by_volume=False), normalisation="clip",
-        modalities=[], objective="simclr", objective_options={}, init_weights=False, init_run=None, ema=None,
-        data=Data(study="s", run="r", num_volumes=1, num_subjects=1, num_samples=1, volume_ids=[], licence="not given"),
-        spec="0", seed=0,
-    ).write(folder / "contract.json")  # fmt: skip
-    return backbone
-
-
 def test_there_is_an_adapter_for_each_library() -> None:
-    assert adapters() == ["monai", "nnunet", "timm", "torchvision"]
+    assert adapters() == ["hf", "monai", "nnunet", "timm", "torchvision"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +45,7 @@ def test_monais_resnet_of_the_exported_contract_gives_the_same_features(
     tmp_path: Path, name: str, dims: int, options: dict[str, Any]
 ) -> None:
     ours = make_run(tmp_path / "run", name, dims, **options)
-    weights, contract = export(tmp_path / "run", "monai", tmp_path / "out")
+    weights, contract, _ = export(tmp_path / "run", "monai", tmp_path / "out")
     theirs = eval(json.loads(contract.read_text())["network"], {"monai": monai}).eval()
     theirs.load_state_dict(load_file(weights))
     x = torch.rand(2, 1, *[32] * dims)
@@ -81,7 +54,7 @@ def test_monais_resnet_of_the_exported_contract_gives_the_same_features(
 
 def test_monais_unet_of_the_exported_contract_gives_the_same_maps(tmp_path: Path) -> None:
     ours = make_run(tmp_path / "run", "unet", features=(4, 4, 8, 8, 8, 4))
-    weights, contract = export(tmp_path / "run", "monai", tmp_path / "out")
+    weights, contract, _ = export(tmp_path / "run", "monai", tmp_path / "out")
     theirs = eval(json.loads(contract.read_text())["network"], {"monai": monai}).eval()
     left = theirs.load_state_dict(load_file(weights), strict=False)
     assert not left.unexpected_keys and all(key.startswith(("upcat_", "final_conv")) for key in left.missing_keys)
@@ -93,7 +66,7 @@ def test_the_documented_network_of_monai_gives_the_same_features(tmp_path: Path)
     text = (DOCS / "transfer.md").read_text(encoding="utf-8")
     (written,) = re.findall(r"^model = (monai\.networks.*?^\))$", text, re.M | re.S)
     ours = make_run(tmp_path / "run", "resnet18", dims=3)
-    weights, contract = export(tmp_path / "run", "monai", tmp_path / "out")
+    weights, contract, _ = export(tmp_path / "run", "monai", tmp_path / "out")
     stated = json.loads(contract.read_text())["network"]
     assert ast.dump(ast.parse(written)) == ast.dump(ast.parse(stated))
     theirs = eval(written, {"monai": monai}).eval()
@@ -110,6 +83,7 @@ def test_the_documented_export_is_a_command(tmp_path: Path) -> None:
         words = words.replace(name, str(place))
     said = CliRunner().invoke(app, words.split(), catch_exceptions=False)
     assert said.exit_code == 0 and (tmp_path / "out" / "resnet18.safetensors").is_file()
+    assert 'timm.create_model(model_name="resnet18"' in said.output.replace("'", '"') and "window: -1000 to 1000" in said.output
 
 
 def test_three_equal_channels_through_the_torchvision_stem_equal_one(tmp_path: Path) -> None:
@@ -129,8 +103,67 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
     if not (PEERS / library).is_dir():
         pytest.skip(f"{library} is not there: make test installs it beside the environment")
     ours = make_run(tmp_path / "run", name)
-    weights = export(tmp_path / "run", library, tmp_path / "out")[0]
-    check_features(ours, library, name, weights, torch.rand(2, 1, 64, 64), tmp_path)
+    weights, contract, readme = export(tmp_path / "run", library, tmp_path / "out")
+    code = json.loads(contract.read_text())["code"]
+    assert f"```python\n{code}```" in readme.read_text(encoding="utf-8")
+    (tmp_path / "code.py").write_text(code)
+    check_features(ours, "code", str(tmp_path / "code.py"), weights, torch.rand(2, 1, 64, 64), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "dims", "options"),
+    [
+        ("monai", "resnet50", 3, {"width": 0.125}),
+        ("monai", "resnet34", 2, {"stem": "small", "width": 0.125}),
+        ("monai", "unet", 2, {"features": (4, 4, 8, 8, 8, 4)}),
+        ("monai", "unet", 3, {"features": (4, 4, 8, 8, 8, 4)}),
+        ("hf", "resenc", 3, {"features": (4, 8, 8), "blocks": (1, 2, 1)}),
+        ("hf", "convnext_tiny", 2, {"width": 0.1}),
+    ],
+)
+def test_the_stated_lines_make_the_network_and_load_it(
+    tmp_path: Path, library: str, name: str, dims: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run as text, those of the contract, which are those of the README; of torchvision and timm: the test above."""
+    ours = make_run(tmp_path / "run", name, dims, **options)
+    export(tmp_path / "run", library, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    code = json.loads(Path("contract.json").read_text())["code"]
+    assert f"```python\n{code}```" in Path("README.md").read_text(encoding="utf-8")
+    place: dict[str, Any] = {}
+    exec(code, place)
+    theirs, x = place["model"].eval(), torch.rand(2, 1, *[32] * dims)
+    with torch.inference_mode():
+        if library == "monai" and name == "unet":
+            found = theirs.down_4(theirs.down_3(theirs.down_2(theirs.down_1(theirs.conv_0(x)))))
+            assert torch.allclose(found, ours(x)[-1], atol=1e-6)
+        else:
+            found = theirs(x)
+            assert torch.allclose(pooled(found) if isinstance(found, list) else found, pooled(ours(x)), atol=1e-6)
+
+
+def test_the_readme_of_an_exported_folder_windows_as_the_network_learnt(tmp_path: Path) -> None:
+    mr_encoder(tmp_path / "mr")
+    values = phantom(3, (16, 16, 5)).astype(np.float32)
+    above = values[values > values.min()]
+    low, high = np.percentile(above, [5.0, 90.0], method="inverted_cdf")
+    make_run(tmp_path / "ct", "resnet18", width=0.125)
+    for run, a, b in (("mr", low, high), ("ct", -1000.0, 1000.0)):
+        export(tmp_path / run, "hf", tmp_path / "out" / run)
+        *_, code = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / run / "README.md").read_text(encoding="utf-8"), re.S)
+        place: dict[str, Any] = {"values": values}
+        exec(code, place)
+        assert np.allclose(place["seen"], ((values - a) / (b - a)).clip(0, 1)[None], atol=1e-6)
+
+
+def test_a_repository_layout_has_a_card_and_a_config(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "resnet18", width=0.125)
+    written = export(tmp_path / "run", "hf", tmp_path / "out")
+    assert sorted(path.name for path in written) == ["README.md", "config.json", "contract.json", "model.safetensors"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["backbone"], config["spatial_dims"], config["input_size"]) == ("resnet18", 2, [32, 32])
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: medssl\n") and "This is not a medical device" in card
 
 
 def test_nnunets_own_network_gives_the_same_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +212,8 @@ def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path, size: str, monke
     assert summary.startswith(f"{count} tensors")
     assert target.stat().st_size < 1.1 * encoder.stat().st_size + 200_000, "and its numbers once"
     assert json.loads(plan.read_text())["key_to_stem"] == "encoder.stem"
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "nnUNetv2_preprocess_like_nnssl -d" in text and "nnUNetv2_train_pretrained" in text and "-1000 to 1000" in text
     back, ours = load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "run" / "encoder.safetensors")
     assert all(torch.equal(back[n], t) for n, t in ours.items())
 
@@ -308,7 +343,7 @@ def test_new_images_are_seen_through_the_percentiles_of_their_own_values(tmp_pat
 
 def test_an_exported_contract_has_the_rule(tmp_path: Path) -> None:
     mr_encoder(tmp_path / "run")
-    *_, path = export(tmp_path / "run", "monai", tmp_path / "exported")
+    *_, path, _ = export(tmp_path / "run", "monai", tmp_path / "exported")
     window = json.loads(path.read_text())["window"]
     assert (window["low"], window["high"], window["percentiles"]) == (None, None, [5.0, 90.0])
 

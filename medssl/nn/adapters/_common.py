@@ -42,3 +42,19 @@ def spread_over_rgb(tensors: dict[str, Tensor], stem: str) -> dict[str, Tensor]:
     """A one-channel stem as a three-channel one that gives the same maps for three equal channels."""
     weight = tensors[stem]
     return tensors | {stem: weight.repeat(1, 3, *[1] * (weight.ndim - 2)) / 3} if weight.shape[1] == 1 else tensors
+
+
+def python(imports: str, network: str, weights: str, *, missing: str = "") -> str:
+    """Lines of Python that make a network and load all weights of a file into it.
+
+    Args:
+        imports, network: lines; the latter make `model`.
+        missing: what of the network the file does not hold, in words; empty where it holds all.
+    """
+    load = f'model.load_state_dict(load_file("{weights}"))'
+    if missing:
+        load = (
+            f'found = model.load_state_dict(load_file("{weights}"), strict=False)  # {missing}: not in the file, random\n'
+            "assert not found.unexpected_keys"
+        )
+    return f"{imports}\nfrom safetensors.torch import load_file\n\n{network}\n{load}\n"

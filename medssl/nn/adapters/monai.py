@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from medssl.artefacts.encoder import Contract
-from medssl.nn.adapters._common import require
+from medssl.core import plugins
+from medssl.nn.adapters._common import python, require
 from medssl.nn.backbone import build
 from medssl.nn.weights import save_tensors
 
@@ -27,3 +28,9 @@ def monai(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Pat
 def network(contract: Contract) -> str:
     """The expression that builds the network for the weights, without a U-Net's decoder."""
     return build(contract.backbone, contract.backbone_options, contract.spatial_dims, contract.in_channels).monai
+
+
+def code(contract: Contract) -> str:
+    """The lines that make the network and load the weights."""
+    missing = "the decoder" if plugins.find("backbone", contract.backbone).load().is_unet else ""
+    return python("import monai", f"model = {network(contract)}", f"{contract.backbone}.safetensors", missing=missing)

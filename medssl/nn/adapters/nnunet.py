@@ -13,6 +13,8 @@ from medssl.nn.adapters._common import require
 from medssl.nn.backbones.resenc import Convolution
 
 CONFIGURATION = "medssl"
+KEY = "network_weights"
+"""The entry of the checkpoint that holds the weights."""
 
 
 def nnunet(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path]:
@@ -45,9 +47,7 @@ def nnunet(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Pa
     target = out / "checkpoint_final.pth"
     weights = twice({name: tensor.contiguous() for name, tensor in tensors.items()})
     with writing(target) as temporary:
-        torch.save(
-            {"network_weights": weights, "nnssl_adaptation_plan": plan, "citations": [], "trainer_name": "medssl"}, temporary
-        )
+        torch.save({KEY: weights, "nnssl_adaptation_plan": plan, "citations": [], "trainer_name": "medssl"}, temporary)
     write_json(out / "adaptation_plan.json", plan)
     return [target, out / "adaptation_plan.json"]
 
@@ -66,3 +66,11 @@ def twice(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def network(contract: Contract) -> str:
     """nnU-Net builds its own from the adaptation plan."""
     return "nnUNetv2_train_pretrained"
+
+
+def code(contract: Contract) -> str:
+    """The two commands of nnU-Net's branch for nnssl checkpoints; a plan of the data set is made before."""
+    return (
+        "nnUNetv2_preprocess_like_nnssl -d DATASET_ID -n medssl -pc checkpoint_final.pth -am like_pretrained\n"
+        "nnUNetv2_train_pretrained DATASET_ID 3d_fullres FOLD -p PLANS_NAME\n"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from medssl.artefacts.encoder import Contract
-from medssl.nn.adapters._common import require
+from medssl.nn.adapters._common import python, require
 from medssl.nn.backbone import call
 from medssl.nn.weights import save_tensors
 
@@ -27,3 +27,9 @@ def timm(tensors: dict[str, Tensor], contract: Contract, out: Path) -> list[Path
 def network(contract: Contract) -> str:
     """The expression that builds the network for the weights, whose output is the mean of its deepest map."""
     return call("timm.create_model", {"model_name": contract.backbone, "in_chans": contract.in_channels, "num_classes": 0})
+
+
+def code(contract: Contract) -> str:
+    """The lines that make the network and load the weights; its ConvNeXt has a norm after the last map, which encoders lack."""
+    missing = "" if contract.backbone.startswith("resnet") else "the norm before the head"
+    return python("import timm", f"model = {network(contract)}", f"{contract.backbone}.safetensors", missing=missing)

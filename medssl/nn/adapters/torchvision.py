@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from medssl.artefacts.encoder import Contract
-from medssl.nn.adapters._common import require, spread_over_rgb
+from medssl.nn.adapters._common import python, require, spread_over_rgb
 from medssl.nn.backbone import call
 from medssl.nn.weights import save_tensors
 
@@ -27,3 +27,9 @@ def torchvision(tensors: dict[str, Tensor], contract: Contract, out: Path) -> li
 def network(contract: Contract) -> str:
     """The expression that builds the network for the weights, once its `fc` is `torch.nn.Identity()`."""
     return call(f"torchvision.models.{contract.backbone}", {})
+
+
+def code(contract: Contract) -> str:
+    """The lines that make the network and load the weights."""
+    made = f"model = {network(contract)}\nmodel.fc = torch.nn.Identity()"
+    return python("import torch\nimport torchvision", made, f"{contract.backbone}.safetensors")
