@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -11,9 +10,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +22,9 @@ from medssl.core.failure import Failure
 from medssl.core.files import file_to_write, folder_to_write, refuse_within
 from medssl.core.job import Spec, job
 from medssl.core.shown import leave_the_terminal
+
+if TYPE_CHECKING:
+    from medssl.api.new_images import NewImages
 
 app = typer.Typer(
     help="Self-supervised pre-training on CT and MR. Begin with `medssl init FOLDER` and `medssl run`.",
@@ -180,6 +181,7 @@ def reduce(
 def _preview(source: Path, out: Path, arm: dict[str, Any], threads: int) -> None:
     """Ingest and prepare a source in a folder of its own, decide about its slices, and keep the pictures."""
     limit_threads(threads)
+    from medssl.api.new_images import ingest_and_prepare
     from medssl.reduce import run as reducing
     from medssl.study.one_source import reduce_specs_of, specs_of
 
@@ -187,7 +189,7 @@ def _preview(source: Path, out: Path, arm: dict[str, Any], threads: int) -> None
     with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as folder:
         ingest, prepare = specs_of(source, Path(folder), {}, {})
         describe, decide = reduce_specs_of(prepare, arm)
-        _ingest_and_prepare(ingest, prepare, threads)
+        ingest_and_prepare(ingest, prepare, threads)
         for step, work_spec in ((reducing.describe, describe), (reducing.run, decide)):
             with job(work_spec, threads=threads) as work:
                 step(work)
@@ -201,18 +203,6 @@ def _preview(source: Path, out: Path, arm: dict[str, Any], threads: int) -> None
         print(f"  at {at:g} about {100 * kept:.0f} %")
     for path in made:
         print(out / path.name)
-
-
-def _ingest_and_prepare(ingest: Spec, prepare: Spec, threads: int) -> None:
-    """The first two stages of a source that belongs to no study."""
-    from medssl.ingest import run as ingesting
-    from medssl.prepare import run as preparing
-
-    for step in (ingesting.scan, functools.partial(ingesting.convert, shard=0), ingesting.merge):
-        with job(ingest, threads=threads) as work:
-            step(work)
-    with job(prepare, threads=threads) as work:
-        preparing.run(work)
 
 
 @app.command()
@@ -295,15 +285,26 @@ def init(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="folder of a pre-training run, 4_pretrain/<cohort>/<run>")],
-    library: Annotated[str, typer.Option(help="torchvision, timm, monai or nnunet")],
+    run: Annotated[
+        Path, typer.Argument(help="pre-training run, 4_pretrain/<cohort>/<run>; for onnx 5_finetune/<task>/models/<start>")
+    ],
+    library: Annotated[str, typer.Option(help="hf, monai, nnunet, timm or torchvision; of a fine-tuned model: onnx")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
 ) -> None:
-    """Write an encoder's weights under the names of another library."""
-    from medssl.nn.transfer import export as write
+    """Write an encoder's weights for another library, or a fine-tuned model as ONNX."""
+    if library == "onnx":
+        from medssl.api.onnx_file import export_onnx
 
-    for path in write(run, library, folder_to_write(out)):
+        written, steps = export_onnx(run, folder_to_write(out)), ""
+    else:
+        from medssl.nn.transfer import export as write
+        from medssl.nn.transfer import first_steps
+
+        written = write(run, library, folder_to_write(out))
+        steps = first_steps(out)
+    for path in written:
         print(path)
+    print(steps, end="")
 
 
 @app.command()
@@ -331,6 +332,7 @@ def embed(
 ) -> None:
     """Write the features of images as a table."""
     limit_threads(threads)
+    from medssl.api.new_images import new_images
     from medssl.nn.transfer import embed as write
     from medssl.nn.transfer import read_contract, sections_of
 
@@ -340,9 +342,9 @@ def embed(
     if (source / "samples.parquet").is_file():
         print(f"{write(source, run, out, force=force)} rows in {out}")
         return
-    with _new_images(source, out.parent, *sections_of(contract), threads, force) as (_, prepared, names, rejected):
-        print(f"{write(prepared, run, out, force=force)} rows in {out}")
-    _write_ledgers(names, rejected, *(out.with_suffix(f".{name}.tsv") for name in ("files", "rejected")))
+    with new_images(source, *sections_of(contract), beside=out.parent, threads=threads, force=force) as new:
+        print(f"{write(new.prepared, run, out, force=force)} rows in {out}")
+    _write_ledgers(new, *(out.with_suffix(f".{name}.tsv") for name in ("files", "rejected")))
 
 
 @app.command()
@@ -352,59 +354,30 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write to")],
     threads: Threads = 1,
     force: Force = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the answers that the folder holds")] = False,
 ) -> None:
-    """Apply a fine-tuned model to new images: masks on their own grids, or a table of probabilities."""
+    """Apply a fine-tuned model to new images: masks on their own grids, of DICOM also as DICOM, or a table of probabilities."""
     limit_threads(threads)
-    from medssl.finetune.predicting import contract_of, sections_of
-    from medssl.finetune.run import predict as write
+    from medssl.api.predicting import predict as write
 
-    contract = contract_of(model)
-    folder_to_write(out)
-    with _new_images(source, out, *sections_of(contract), threads, force) as (ingested, prepared, names, rejected):
-        samples, volumes = (prepared / name for name in ("samples.parquet", "volumes.tsv"))
-        written = write(model, samples, volumes, out, ingested=ingested / "volumes", threads=threads, force=force)
+    written, said = write(model, source, folder_to_write(out), threads=threads, force=force, overwrite=overwrite)
     for path in written:
         print(path)
-    _write_ledgers(names, rejected, out / "files.tsv", out / "rejected.tsv")
+    for sentence in said:
+        print(f"medssl: note: {sentence}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def _new_images(
-    source: Path, beside: Path, ingest_section: dict[str, Any], prepare_section: dict[str, Any], threads: int, force: bool
-) -> Iterator[tuple[Path, Path, list[tuple[str, str]], list[dict[str, Any]]]]:
-    """Folders of ingest and prepare of a source of no study, gone afterwards; which file each id is of, and what was refused.
-
-    What is of another modality than was learnt from is set aside; with `force` it is taken, and what is learnt from warns of it.
-    """
-    from medssl.ingest import run as ingesting
-    from medssl.study.one_source import all_refused, other_modality, read_rejected, specs_of
-
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=beside) as folder:
-        for number, section in enumerate((ingest_section, {**ingest_section, "modality": "auto"})):
-            ingest, prepare = specs_of(source, Path(folder) / str(number), section, prepare_section)
-            try:
-                _ingest_and_prepare(ingest, prepare, threads)
-            except TooManyRefusalsError:
-                if not (force and other_modality(ingest)):
-                    other_modality(ingest, nothing_left=source)
-                    raise TooManyRefusalsError(all_refused(ingest, source)) from None
-            if not (force and other_modality(ingest)):
-                break
-        with job(ingest) as work:
-            names = ingesting.source_names(work)
-        yield Path(ingest.out), Path(prepare.out), names, read_rejected(ingest)
-
-
-def _write_ledgers(names: list[tuple[str, str]], rejected: list[dict[str, Any]], names_path: Path, rejected_path: Path) -> None:
+def _write_ledgers(new: NewImages, names_path: Path, rejected_path: Path) -> None:
     """Which file each id is of, and what was refused."""
+    from medssl.api.new_images import FILE_COLUMNS, files_row
     from medssl.artefacts.series import REJECTED
     from medssl.core.text_table import write_rows
 
-    write_rows(names_path, ["id", "file"], names)
-    REJECTED.write_rows(rejected_path, rejected)
+    write_rows(names_path, FILE_COLUMNS, map(files_row, new.origins))
+    REJECTED.write_rows(rejected_path, new.rejected)
     print(names_path)
-    if rejected:
-        print(f"{sum(row['num_files'] for row in rejected)} files refused, see {rejected_path}", file=sys.stderr)
+    if new.rejected:
+        print(f"{sum(row['num_files'] for row in new.rejected)} files refused, see {rejected_path}", file=sys.stderr)
 
 
 @app.command()

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "medssl"
 STAGES = ["ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report"]
 GROUND = {"core", "artefacts"}
 MAY_IMPORT = {
-    "cli": {"study", "nn", *GROUND, *STAGES},
+    "cli": {"api", "study", "nn", *GROUND, *STAGES},
+    "api": {"api", "study", "nn", "volume", *GROUND, *STAGES},
     "study": {"study", "volume", "nn", *GROUND, *STAGES},
     "core": {"core"},
     "artefacts": {"artefacts", "volume", "core"},
@@ -107,6 +108,7 @@ WORDS = {
 }
 """Words of the language, of tables and of folders that are also the name of a plug-in."""
 MEANT = {
+    "api/predicting.py": {("task", "segmentation"): "a column of files.tsv"},
     "artefacts/scores.py": {("metric", "brier"): "a column of cases.parquet", ("metric", "accuracy"): "of calibration.tsv"},
     "evaluate/calibration.py": {("metric", "accuracy"): "a column of calibration.tsv"},
     "report/sections/calibration.py": {("metric", "accuracy"): "a column of calibration.tsv"},
@@ -187,6 +189,7 @@ BIG = ("torch", "monai", "sklearn", "scipy", "pydicom", "nibabel", "imagecodecs"
         (["medssl.cli", "medssl.ingest.run"], ()),
         (["medssl.cli", "medssl.ingest.checking", "medssl.ingest.summary"], ()),
         (["medssl.study.sources"], ("numpy",)),
+        (["medssl"], ("numpy", "pydantic", "typer")),
     ],
     ids=lambda names: " ".join(names),
 )

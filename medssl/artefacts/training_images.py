@@ -210,5 +210,5 @@ def refuse_or_warn(found: Sequence[Difference], learner: str, *, force: bool) ->
         return
     raise StudyError(
         f"{text[:1].upper()}{text[1:]}. Leave such images out, prepare them as its contract.json says, or accept them "
-        "with --force."
+        "with --force (in Python: force=True)."
     )

@@ -62,13 +62,18 @@ class Model:
         rank, channels = self.contract["spatial_dims"], self.contract["in_channels"]
         return NetworkInput(rank, channels, tuple(self.contract["input_size"]), cuts_slices(self.contract))
 
+    @property
+    def window(self) -> Window:
+        """Which values are seen as 0 and 1."""
+        return Window.check(self.contract["window"])
+
     def check(self, source: Source) -> None:
         """Compare prepared images with the model's training images: channels, modality, spacing, slice axis, window.
 
         Raises:
             StudyError: they differ, and `force` is not set; or their channels differ, which no network accepts.
         """
-        window, channels = Window.check(self.contract["window"]), self.contract["in_channels"]
+        window, channels = self.window, self.contract["in_channels"]
         volumes = read_volumes(source.volumes)
         for volume in volumes:
             if volume.num_channels != channels:

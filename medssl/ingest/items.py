@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from medssl.core.listing import minted, spelled
@@ -43,6 +44,47 @@ def item_rows(record: Row, said: dict[str, tuple[str, str]], own_key: bytes) -> 
                 code, sentence = rejected["code"], own.get(name, rejected["sentence"])
             rows.append(_row(name, code=code, sentence=sentence, item_id=rejected["item_id"]))
     return rows
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The files that a volume, or a picture of an image set, came from."""
+
+    volume_id: str
+    index: int | None
+    """place of a picture in its image set; None for a volume"""
+    format: str
+    """of the files, as in `series.tsv`"""
+    files: tuple[str, ...]
+    """names below the source, in order; of a DICOM series one per slice or object"""
+    part: str = ""
+    """of an NPZ file, which image: `train_images[17]`"""
+
+    @property
+    def id(self) -> str:
+        """Of the volume, or the sample of the picture."""
+        return self.volume_id if self.index is None else f"{self.volume_id}-{self.index:04d}"
+
+
+def origins_of(record: Row, pictures: dict[str, dict[str, int]], own_key: bytes) -> list[Origin]:
+    """Where the volumes and pictures of one group of files come from.
+
+    Args:
+        record: see `item_rows`.
+        pictures: of each image set, the place of every image id.
+        own_key: of the ids of pictures.
+    """
+    found = []
+    for series in record["series"]:
+        volume_id, kind = series["volume_id"], series["format"]
+        names, places, parts = record["sources"][volume_id], pictures.get(volume_id), record["parts"].get(volume_id, {})
+        if places is None:
+            found.append(Origin(volume_id, None, kind, tuple(sorted(names))))
+        elif parts:
+            found += [Origin(volume_id, places[image], kind, tuple(names), part) for image, part in parts.items()]
+        else:
+            found += [Origin(volume_id, places[minted(own_key, "i", name)], kind, (name,)) for name in names]
+    return found
 
 
 def label_item_rows(placed: Iterable[tuple[str, Row]], refused: Iterable[tuple[Row, list[Row]]]) -> list[Row]:

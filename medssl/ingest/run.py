@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medssl.artefacts.labels import LABELS, LabelCounts
 from medssl.artefacts.series import IMAGES, REJECTED, SERIES, read_series
@@ -14,11 +14,10 @@ from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text, writing
 from medssl.core.job import Job
 from medssl.core.label_table import FOLDERS, identities, is_label_table, read_label_table
-from medssl.core.listing import spelled
 from medssl.core.text_table import write_rows
 from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import by_group, headers, inventory, labels_of, of_text, to_text
-from medssl.ingest.items import COLUMNS, item_rows, label_item_rows, said_of, sorted_items
+from medssl.ingest.items import COLUMNS, Origin, item_rows, label_item_rows, origins_of, said_of, sorted_items
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table
 from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask, refused_in_words, unplaced
 from medssl.ingest.ledger import Row, check_refusals
@@ -45,7 +44,7 @@ def scan(job: Job) -> None:
     with ReadingPool(_key(job), count) as readers, job.progress("scan", len(files), "files") as bar:
         found = inventory(
             files,
-            _root(job),
+            root_of(job),
             _own_key(job),
             readers,
             options=job.options(IngestOptions),
@@ -172,16 +171,22 @@ def labels(job: Job) -> None:
     job.write_receipt()
 
 
-def source_names(job: Job) -> list[tuple[str, str]]:
-    """The source file, or folder of slices, of each volume or image: id (of the volume, or of the sample) and file."""
-    files = _groups(job)
+def origins(job: Job) -> list[Origin]:
+    """The files that each volume and picture of a source came from; after `merge`."""
     series = read_series(job.read(job.spec.inputs["series"]))
-    rows = []
-    for item in _items(job, files, series):
-        names = [spelled(name) for name in item.files]
-        file = names[0] if len(names) == 1 else ", ".join(sorted({str(PurePosixPath(name).parent) for name in names}))
-        rows.append((item.volume_id if item.index is None else f"{item.volume_id}-{item.index:04d}", file))
-    return rows
+    tables = {
+        row["volume_id"]: IMAGES.read(job.read(_volume(job, row["volume_id"]) / "images.parquet"), ["index", "image_id"])
+        for row in series
+        if row["kind"] == "images"
+    }
+    places = {
+        volume_id: dict(zip(map(str, table["image_id"]), map(int, table["index"]), strict=True))
+        for volume_id, table in tables.items()
+    }
+    store, own_key = _store(job), _own_key(job)
+    records = [record for group in by_group(_groups(job)) if (record := store.record(group)) is not None]
+    found = [origin for record in records for origin in origins_of(record, places, own_key)]
+    return sorted(found, key=lambda origin: origin.id)
 
 
 # ---- label files
@@ -314,7 +319,8 @@ def _name_of(job: Job) -> str:
     return job.spec.name.split("/")[0]
 
 
-def _root(job: Job) -> Path:
+def root_of(job: Job) -> Path:
+    """The folder that the names of a source's files are below."""
     root = Path(job.spec.private["path"])
     return root.parent if root.is_file() else root
 
@@ -330,7 +336,7 @@ def _own_key(job: Job) -> bytes:
 def _source(job: Job, readers: ReadingPool, files: list[Row]) -> Source:
     folders, options = picture_labels(files), job.options(IngestOptions)
     labels = labels_of(job.spec.private.get("labels"))
-    return Source(_root(job), _key(job), _own_key(job), readers, options, labels, folders, job.threads)
+    return Source(root_of(job), _key(job), _own_key(job), readers, options, labels, folders, job.threads)
 
 
 def _known_rows(path: Path, code: str) -> dict[tuple[str, int, int], Row]:

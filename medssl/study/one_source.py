@@ -1,9 +1,11 @@
-"""A source outside any study, treated in a folder of its own: for `medssl predict` and `medssl reduce --preview`."""
+"""A source outside any study, in a folder of its own: for `medssl predict`, `medssl embed` and `medssl reduce --preview`."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,27 +24,28 @@ from medssl.study.options import SourceOptions, Study
 NAME = "new"
 
 
-def specs_of(source: Path, folder: Path, ingest: dict[str, Any], prepare: dict[str, Any]) -> tuple[Spec, Spec]:
+def specs_of(
+    source: Path | Sequence[Path], folder: Path, ingest: dict[str, Any], prepare: dict[str, Any], *, id_key: Path | None = None
+) -> tuple[Spec, Spec]:
     """The specs of ingest and prepare for a source, all of whose images belong together.
 
     Args:
-        source: folder of DICOM, NIfTI or images, or an NPZ image set.
+        source: folder of DICOM, NIfTI or images, or an NPZ image set; or several files and folders.
         folder: where everything is put.
         ingest, prepare: the sections of a study file, as the images were treated that a model learnt from.
+        id_key: file with the key of the ids; None takes that of the working folder.
 
     Raises:
         StudyError: nothing is there.
     """
-    if not source.exists():
-        raise StudyError(f"{source} does not exist. Name a folder of DICOM, NIfTI or images, or an NPZ file.")
+    source, rows = _listed([source] if isinstance(source, Path) else source)
     layout, private = Layout(folder / "results"), folder / "private"
-    rows = listing.walk(NAME, str(source))
     write_text(private / "listing.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     given = SourceOptions(path=str(source), ingest=ingest, prepare=prepare | {"split": {"val_frac": 0, "test_frac": 0}})
     study = Study(sources={NAME: given})
     series = layout.ingest(NAME, "series.tsv")
     images = layout.ingest(NAME, "volumes")
-    place = {"path": str(source.resolve()), "id_key": "", "folder": str(private)}
+    place = {"path": str(source.resolve()), "id_key": "" if id_key is None else str(id_key), "folder": str(private)}
 
     def spec(stage: str, options: Options, inputs: dict[str, Any], out: str) -> Spec:
         values = options.model_dump(mode="json")
@@ -59,6 +62,26 @@ def specs_of(source: Path, folder: Path, ingest: dict[str, Any], prepare: dict[s
     )
 
 
+def _listed(sources: Sequence[Path]) -> tuple[Path, list[listing.Listed]]:
+    """The folder that all sources lie in (a single one is that itself), and their files by their names below it."""
+    if not sources:
+        raise StudyError("the list of files is empty. Name a folder of DICOM, NIfTI or images, or files.")
+    for source in sources:
+        if not source.exists():
+            raise StudyError(f"{source} does not exist. Name a folder of DICOM, NIfTI or images, or an NPZ file.")
+    if len(sources) == 1:
+        return sources[0], listing.walk(NAME, str(sources[0]))
+    places = list(dict.fromkeys(Path(os.path.realpath(source)) for source in sources))
+    root = Path(os.path.commonpath([place.parent if place.is_file() else place for place in places]))
+    rows: dict[str, listing.Listed] = {}
+    for place in places:
+        above = place.parent if place.is_file() else place
+        for name, size, mtime_ns, kind in listing.walk(NAME, str(place)):
+            below = (above / name).relative_to(root).as_posix()
+            rows[below] = (below, size, mtime_ns, kind)
+    return root, [rows[name] for name in sorted(rows)]
+
+
 def read_rejected(ingest: Spec) -> list[dict[str, Any]]:
     """What of an ingested source was refused, also where that was all of it."""
     out = Path(ingest.out)
@@ -66,16 +89,17 @@ def read_rejected(ingest: Spec) -> list[dict[str, Any]]:
     return REJECTED.read_rows(whole if whole.is_file() else next(out.glob(f"shards/*/{REJECTED.file}")))
 
 
-def all_refused(ingest: Spec, source: Path) -> str:
+def all_refused(ingest: Spec, source: Path | Sequence[Path]) -> str:
     """That nothing of a source was accepted, with the reasons and where to read of each file."""
     counts: Counter[str] = Counter()
     for row in read_rejected(ingest):
         counts[row["code"]] += row["num_files"]
     reasons = ", ".join(f"{code} {number}" for code, number in counts.most_common())
-    return f"{source}: every file was refused ({reasons}; files by reason). `medssl check` on it has the reason of each file."
+    where = _named(source)
+    return f"{where}: every file was refused ({reasons}; files by reason). `medssl check` on it has the reason of each file."
 
 
-def other_modality(ingest: Spec, *, nothing_left: Path | None = None) -> bool:
+def other_modality(ingest: Spec, *, nothing_left: Path | Sequence[Path] | None = None) -> bool:
     """Whether images of an ingested source were set aside as of another modality.
 
     Raises:
@@ -84,10 +108,16 @@ def other_modality(ingest: Spec, *, nothing_left: Path | None = None) -> bool:
     aside = [row for row in read_rejected(ingest) if row["code"] == "other_modality"]
     if aside and nothing_left is not None:
         raise StudyError(
-            f"{nothing_left} holds nothing to take: {sum(row['num_files'] for row in aside)} files are of {aside[0]['sentence']} "
-            "Give images like those that were learnt from, or take these all the same with --force."
+            f"{_named(nothing_left)} holds nothing to take: {sum(row['num_files'] for row in aside)} files are of "
+            f"{aside[0]['sentence']} "
+            "Give images like those that were learnt from, or take these all the same with --force "
+            "(in Python: force=True)."
         )
     return bool(aside)
+
+
+def _named(source: Path | Sequence[Path]) -> str:
+    return str(source) if isinstance(source, Path) else ", ".join(map(str, source))
 
 
 def reduce_specs_of(prepare: Spec, arm: dict[str, Any]) -> tuple[Spec, Spec]:

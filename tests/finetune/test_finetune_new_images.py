@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 from faults import nifti_image
@@ -23,6 +25,7 @@ from medssl.core.files import read_json
 from medssl.finetune.inference import Inference
 from medssl.finetune.predicting import Model
 from medssl.finetune.scans import Scan
+from medssl.ingest.dicom.label_objects import label_mask
 
 CPU = torch.device("cpu")
 
@@ -41,8 +44,8 @@ def prepared_with(window: list[float]) -> dict[str, Any]:
     }
 
 
-def predict(model: Path, source: Path, out: Path, *, force: bool = False) -> None:
-    words = ["predict", str(model), str(source), "-o", str(out), *(["--force"] if force else [])]
+def predict(model: Path, source: Path, out: Path, *options: str, force: bool = False) -> None:
+    words = ["predict", str(model), str(source), "-o", str(out), *options, *(["--force"] if force else [])]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
@@ -76,8 +79,14 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
     nibabel.save(given["scan_ct.nii.gz"], here / "new" / "scan_ct.nii.gz")
     (here / "new" / "notes.txt").write_text("nothing")
     predict(folder, here / "new", here / "answers", force=True)  # CT, although it was trained on MR
-    files = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")["file"]
+    rows = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")
+    files = rows["file"].str.removesuffix("/0000.dcm")  # of a series its first file
     assert set(files) == set(given)
+    assert all(
+        count == (1 if file.endswith(".gz") else given[file].shape[2])
+        for file, count in zip(files, rows["num_files"], strict=True)
+    )
+    assert all((here / "answers" / path).is_file() for path in [*rows["mask"], *rows["segmentation"].dropna()])
     table = tables.read_tsv(here / "answers" / "masks.tsv", text=("class",))
     model = Model.open(folder)
     for name, truth in ((name, given[file]) for name, file in files.items()):
@@ -85,11 +94,41 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
         assert mask.shape == truth.shape and np.allclose(mask.affine, truth.affine, atol=1e-3)
         found = np.asanyarray(mask.dataobj)
         assert (found == expected_mask(model, truth)).mean() > 0.999
+        segmentation = here / "answers" / "segmentations" / f"{name}.dcm"
+        assert segmentation.is_file() == files[name].startswith("case")
+        if segmentation.is_file():
+            back, _ = label_mask(segmentation.read_bytes(), mask.shape, truth.affine)  # segment n is the n-th class
+            assert np.array_equal(np.array(model.contract["mask_values"])[back], found)
+            header = pydicom.dcmread(segmentation, stop_before_pixels=True)
+            source_header = pydicom.dcmread(here / "new" / files[name] / "0000.dcm")
+            assert header.StudyInstanceUID == source_header.StudyInstanceUID and header.PatientID == source_header.PatientID
+            assert [item.SegmentLabel for item in header.SegmentSequence] == model.contract["classes"]
         rows = table[table["volume_id"] == name]
         voxel_ml = abs(np.linalg.det(truth.affine[:3, :3])) / 1000
         assert np.allclose(rows["volume_ml"], [(found == value).sum() * voxel_ml for value in rows["value"]])
     assert tables.read_tsv(here / "answers" / "rejected.tsv")["code"].tolist() == ["not_an_image"]
-    assert sorted(path.name for path in (here / "answers").iterdir()) == ["files.tsv", "masks", "masks.tsv", "rejected.tsv"]
+    assert sorted(path.name for path in (here / "answers").iterdir()) == [
+        *("files.tsv", "masks", "masks.tsv", "rejected.tsv", "segmentations"),
+    ]
+    the_folder_of_answers_is_not_written_over(folder, here)
+
+
+def the_folder_of_answers_is_not_written_over(model: Path, here: Path) -> None:
+    """Without --overwrite it stays as it is; with it the answers are replaced together, and what else lies there stays."""
+    answers, small = here / "answers", here / "small"
+    small.mkdir()
+    shutil.copy(here / "new" / "scan_ct.nii.gz", small / "scan_ct.nii.gz")
+    (answers / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in answers.rglob("*") if path.is_file()}
+    with pytest.raises(StudyError, match=r"answers holds answers already \(masks, segmentations, files\.tsv.*--overwrite"):
+        predict(model, small, answers, force=True)
+    with pytest.raises(StudyError, match="does not exist"):
+        predict(model, here / "nowhere", answers, "--overwrite", force=True)
+    assert before == {path: path.read_bytes() for path in answers.rglob("*") if path.is_file()}
+    predict(model, small, answers, "--overwrite", force=True)
+    (mask,) = (answers / "masks").iterdir()
+    assert not (answers / "segmentations").exists() and (answers / "notes.txt").read_text() == "mine"
+    assert tables.read_tsv(answers / "files.tsv")["mask"].tolist() == [f"masks/{mask.name}"]
 
 
 def test_probabilities_of_new_pictures_and_slices(
@@ -141,7 +180,7 @@ def scan_at(here: Path, name: str, spacing: tuple[float, float, float]) -> None:
 
 def refusal(model: Path, here: Path) -> str:
     result = CliRunner().invoke(app, ["predict", str(model), str(here / "new"), "-o", str(here / "out")])
-    assert isinstance(result.exception, StudyError) and not list((here / "out").glob("masks*")), result.output
+    assert isinstance(result.exception, StudyError) and not list((here / "out").iterdir()), result.output
     return str(result.exception)
 
 

@@ -13,15 +13,19 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from markupsafe import escape
 from shown_numbers import cell_is_wrong, falsified, statements, wrong_numbers
 from synthetic_study import STUDY, job_of, spec, write_study
 
+import medssl
+from medssl.api.results import TABLES
 from medssl.core import job as jobs
 from medssl.core import plugins, tables
-from medssl.core.errors import CorruptArtefactError
+from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.report.options import PageOptions
 from medssl.report.run import _read, _sections, run
 from medssl.report.section import Section, Table
@@ -343,3 +347,72 @@ def test_every_figure_can_be_seen_in_a_browser(folder: Path, page: Page, tmp_pat
     assert sum(tag == "figure" for tag, *_ in boxes) == len(page.all("figure")) > 10
     assert [box for box in boxes if min(box[1:]) <= 0] == []
     assert [box for box in boxes if box[0] != "img" and min(box[1:3]) < 40] == []
+
+
+# ---- the same results in Python: medssl.Study
+
+
+def test_every_table_is_read_with_the_place_it_is_from(folder: Path) -> None:
+    root = folder.parents[1]
+    study = medssl.Study(root)
+    assert study.name == "demo" and {"series", "samples", "keep", "curve", "fits", "scores", "comparisons"} <= set(study.tables)
+    for name in study.tables:
+        assert len(study.table(name))
+    series = study.series
+    assert list(series.columns[:2]) == ["source", "volume_id"] and set(series["source"]) == {"ct", "organs"}
+    one = tables.read_tsv(root / "1_ingest" / "ct" / "series.tsv")
+    assert study.table("series", source="ct")["volume_id"].tolist() == one["volume_id"].tolist()
+    assert list(study.curves.columns[:3]) == ["cohort", "run", "epoch"]
+    assert set(study.scores["task"]) == {"organs"} and len(study.comparisons)
+    assert len(study.samples) == sum(len(study.table("samples", source=name)) for name in ("ct", "organs"))
+
+
+def test_runs_are_listed(folder: Path) -> None:
+    runs = medssl.Study(folder.parents[1]).runs
+    assert runs["run"].tolist() == [f"ct/simclr-{arm}-seed{seed}" for arm in ("all", "hash") for seed in (0, 1)]
+    assert set(runs["backbone"]) and runs["seed"].tolist() == [0, 1, 0, 1]
+    assert all(Path(folder).is_dir() for folder in runs["folder"])
+
+
+def test_figures_are_whole_svg_files(folder: Path) -> None:
+    root = folder.parents[1]
+    figures = medssl.Study(root).figures()
+    assert set(figures) == {path.stem for path in root.glob("7_report/study/figures/*.svg")} and len(figures) >= 3
+    for text in figures.values():
+        drawing = ElementTree.fromstring(text)
+        assert drawing.tag == "{http://www.w3.org/2000/svg}svg" and len(list(drawing.iter())) > 5
+
+
+def test_errors_are_sentences_that_say_what_is_there(folder: Path, tmp_path: Path) -> None:
+    root = folder.parents[1]
+    study = medssl.Study(root)
+    with pytest.raises(StudyError, match=r"there is no table 'score'\. Did you mean 'scores'"):
+        study.table("score")
+    with pytest.raises(StudyError, match="no table 'series' of source 'mr'; it has those of source='ct'; source='organs'"):
+        study.table("series", source="mr")
+    with pytest.raises(StudyError, match="is chosen by source, got 'task'"):
+        study.table("series", task="organs")
+    missing = next(name for name in TABLES if name not in study.tables)
+    with pytest.raises(StudyError, match=f"no table {missing!r}. Run the stage that makes it: {TABLES[missing][0]}"):
+        study.table(missing)
+    with pytest.raises(StudyError, match="4 finished runs, and no run was named"):
+        study.encoder()
+    with pytest.raises(StudyError, match="no page 'mr'"):
+        study.figures("mr")
+    with pytest.raises(StudyError, match="holds no results of a study"):
+        medssl.Study(tmp_path)
+    with pytest.raises(StudyError, match=r"Did you mean '.*demo'"):
+        medssl.Study(root.parent)
+
+
+def test_a_damaged_table_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    write_study(root, tasks=False, num_test=20)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    study = medssl.Study(root)
+    assert isinstance(study.series, pd.DataFrame) and len(study.runs)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    path = root / "1_ingest" / "ct" / "series.tsv"
+    path.write_text(path.read_text().replace("volume_id", "volume"))
+    with pytest.raises(CorruptArtefactError, match=r"series\.tsv"):
+        study.table("series")

@@ -1,0 +1,1 @@
+"""What a Python program uses: `medssl.load` and `medssl.Study`."""
