@@ -33,6 +33,11 @@ report: $(STAMP) ## the whole default study, with fine-tuning, evaluation and th
 $(VENV)/parity: $(STAMP)
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps torchvision==0.28.0 timm==1.0.31 dynamic-network-architectures==0.4.4
 
+# What the extra `onnx` adds to the lock, in a folder of its own: the suite with the long counts holds exported files to onnxruntime.
+$(VENV)/onnx/.installed: $(STAMP) requirements-onnx.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $(VENV)/onnx --no-deps -r requirements-onnx.lock
+	touch $@
+
 # SimpleITK, which NRRD and MetaImage are held against.
 $(VENV)/simpleitk: $(STAMP)
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps simpleitk==2.5.7
@@ -45,7 +50,7 @@ $(VENV)/validator/.installed: $(STAMP) requirements-validator.lock
 test: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installed ## the suite, at most ten minutes on two cores
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
-test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installed ## the suite with the long counts
+test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installed $(VENV)/onnx/.installed ## the suite with the long counts
 	$(PYTHON) -m pytest -n 2 --dist loadfile --full
 
 mutants: $(STAMP) $(VENV)/simpleitk ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}

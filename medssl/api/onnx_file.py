@@ -1,0 +1,137 @@
+"""A fine-tuned network as ONNX, compared with torch: images in, probabilities of the classes out."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medssl.core.errors import StudyError
+from medssl.core.files import write_json, write_text, writing
+from medssl.finetune.predicting import Model
+from medssl.nn.adapters._readme import window_code, window_words
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+PARITY = 1e-4
+"""Largest difference of a probability from torch's."""
+CHECKED_IMAGES = 3
+
+
+def export_onnx(model: Path, out: Path) -> list[Path]:
+    """Write a fine-tuned model (its folder) as `model.onnx`, with contract and README.md beside it; returns the files.
+
+    Raises:
+        StudyError: no fine-tuned model is there, a package is missing, or the file would not answer as torch does.
+    """
+    fitted = Model.open(model)
+    written, difference = onnx_model(fitted)
+    files = [out / name for name in ("model.onnx", "contract.json", "README.md")]
+    with writing(files[0]) as temporary:
+        temporary.write_bytes(written)
+    write_json(files[1], fitted.contract | {"adapter": "onnx"})
+    write_text(files[2], onnx_readme(fitted, difference))
+    return files
+
+
+class Probabilities(nn.Module):
+    """A network with what makes probabilities of its logits `(n, classes, …)`."""
+
+    def __init__(self, network: nn.Module, *, multilabel: bool) -> None:
+        super().__init__()
+        self.network, self.multilabel = network, multilabel
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Of images `(n, c, *size)` in [0, 1]."""
+        logits = self.network(images)
+        return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
+
+
+def onnx_model(model: Model) -> tuple[bytes, float]:
+    """The bytes of the file, and the largest difference from torch over images that were drawn.
+
+    Raises:
+        StudyError: the packages of the extra `onnx` are missing, torch cannot export the network, or the two differ.
+    """
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise StudyError(f"ONNX needs packages that are not here ({', '.join(missing)}): pip install 'medssl[onnx]'.")
+    network = Probabilities(model.network, multilabel=bool(getattr(model.task, "multilabel", False))).cpu().eval()
+    shape = (model.expected.in_channels, *model.expected.size)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((CHECKED_IMAGES, *shape), generator=generator)
+    written = exported(network, images)
+    return written, checked(written, network, images)
+
+
+def exported(network: nn.Module, images: Tensor) -> bytes:
+    """The bytes of a network, for any number of images.
+
+    Raises:
+        StudyError: torch cannot export it.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names libraries that are neither here nor needed
+    try:
+        program: Any = torch.onnx.export(
+            network,
+            (images[:2],),
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes={"images": {0: torch.export.Dim("n")}},
+            dynamo=True,
+            verbose=False,
+        )
+        written: bytes = program.model_proto.SerializeToString()
+    except Exception as error:  # torch raises what it likes for what it cannot export
+        raise StudyError(f"torch cannot export this network as ONNX ({type(error).__name__}). Use its safetensors.") from error
+    return written
+
+
+def checked(written: bytes, network: nn.Module, images: Tensor) -> float:
+    """The largest difference of a file's answers from those of a network.
+
+    Raises:
+        StudyError: it is not below `PARITY`.
+    """
+    runtime: Any = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(written, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    with torch.inference_mode():
+        difference = float(np.abs(found - network(images).numpy()).max())
+    if not difference < PARITY:
+        raise StudyError(
+            f"the ONNX file differs from torch by {difference:.2g} in a probability; expected less than {PARITY:g}. It was not "
+            "written. Use model.safetensors."
+        )
+    return difference
+
+
+def onnx_readme(model: Model, difference: float) -> str:
+    """The README.md beside the file."""
+    contract, expected = model.contract, model.expected
+    masks = contract.get("mask_values")
+    size = ", ".join(map(str, expected.size))
+    out = f"(n, {len(masks)}, {size})" if masks else f"(n, {len(contract['classes'])})"
+    names = ["background", *contract["classes"]] if masks else contract["classes"]
+    parts = [
+        f"# {contract['backbone']}, fine-tuned for {model.plugin.constant('TITLE')}",
+        f"`model.onnx` takes `images` (n, {expected.in_channels}, {size}), float32 in [0, 1], and gives `probabilities` {out}: "
+        f"{', '.join(names)}. It differs from torch by at most {difference:.1g} over {CHECKED_IMAGES} images that were drawn.",
+        "```python\nimport onnxruntime\n\n"
+        'session = onnxruntime.InferenceSession("model.onnx")\n'
+        'probabilities = session.run(None, {"images": images})[0]\n```',
+        "## Prepare the images",
+        f"Orientation {contract['orientation']}. Window: {window_words(model.window)}. `contract.json` has the rest.",
+        f"```python\n{window_code(model.window)}```",
+    ]
+    if masks:
+        parts += [
+            "## Whole scans",
+            "The network sees windows of this size. `medssl predict` lets them overlap, weights them by a Gaussian, takes the "
+            f"likeliest class and gives it its mask value: {', '.join(map(str, masks))}.",
+        ]
+    return "\n\n".join(parts) + "\n"
