@@ -85,6 +85,8 @@ def serve(place: str, program: str) -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # as when a test stops all children of its process, as `stop_on_signals` does
     clients: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
         listening.bind(place)
@@ -97,11 +99,17 @@ def serve(place: str, program: str) -> None:
                 if key.fileobj is listening:
                     client, _ = listening.accept()
                     _, streams, _, _ = socket.recv_fds(client, 1, 3)
-                    request = json.loads(client.makefile().readline())
+                    asked = client.makefile().readline()
+                    if not asked.endswith("\n"):  # a client that was killed before it had asked
+                        client.close()
+                        continue
+                    request = json.loads(asked)
                     child = os.fork()
                     if child == 0:
                         signal.set_wakeup_fd(-1)
-                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        for number in (signal.SIGCHLD, signal.SIGTERM):
+                            signal.signal(number, signal.SIG_DFL)
+                        signal.signal(signal.SIGINT, signal.default_int_handler)
                         for open_one in (listening, client, *clients.values()):
                             open_one.close()
                         selector.close()

@@ -73,7 +73,7 @@ def precisions(sample: Sample, index: int) -> Float64[np.ndarray, "r grid"]:
     hits, false_alarms = (counts[:, 1:] for counts in sample.curve(index))
     called = hits + false_alarms
     precision = np.divide(hits, called, out=np.ones_like(hits), where=called > 0)
-    first = np.argmax(called > 0, axis=1)[:, None]  # a threshold whose cases were all left out of a draw calls nobody
+    first = np.argmax(called > 0, axis=1)[:, None]  # a draw without the cases of a threshold predicts no positive there
     rows = np.arange(len(hits))[:, None]
     reached = np.searchsorted((_shares(hits) + ROOM * rows).ravel(), (GRID - ROUNDING + ROOM * rows).ravel())
     reached = np.minimum(reached.reshape(len(hits), -1) - hits.shape[1] * rows, hits.shape[1] - 1)

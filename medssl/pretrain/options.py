@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medssl.core import plugins
-from medssl.core.bounds import Count, Fold, OneOrMore, Part, Positive, Weight, Whole
+from medssl.core.bounds import Count, Distinct, Fold, OneOrMore, Part, Positive, Weight, Whole
 from medssl.core.options import Backbone, Objective, Options
 from medssl.core.written import PathText
 from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions
@@ -113,7 +113,7 @@ class WatchOptions(Options):
 
     tensorboard: bool = True
     """Write TensorBoard event files to `events/`."""
-    loggers: list[LoggerName] = []
+    loggers: Distinct[LoggerName] = []
     """Weights & Biases (`wandb`) or MLflow (`mlflow`) get the curve too: offline, in `events/`."""
 
 
