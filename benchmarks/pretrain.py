@@ -227,7 +227,7 @@ def process_rate(samples: Samples, world: int, size: int, batch: int, folder: Pa
     """Images per second of SimCLR in `world` processes of one thread (or one GPU each), the whole batch being `batch`."""
     options = TrainingOptions(
         backbone="resnet18", size=[size], batch_size=batch, epochs=3, device="cpu" if device == "cpu" else "cuda",
-        devices=world, checkpoint_every_s=1e6, tensorboard=False,
+        devices=world, checkpoint_every_s=1e6,
     )  # type: ignore[arg-type]  # fmt: skip
     plan = Plan(options, 0, samples, folder / f"state-{world}")
     strategy: Any = DDPStrategy(broadcast_buffers=False, start_method="spawn") if world > 1 else "auto"
@@ -274,7 +274,7 @@ def real_loop(
     steps = WARM_STEPS + (40 if cuda else 3)
     options = TrainingOptions(
         objective=objective, backbone=backbone, size=[size], batch_size=batch_size, precision="bf16" if cuda else "fp32",
-        device=device, max_steps=steps, workers=8 if cuda else 0, compile=compiled, checkpoint_every_s=1e6, tensorboard=False,
+        device=device, max_steps=steps, workers=8 if cuda else 0, compile=compiled, checkpoint_every_s=1e6,
     )  # type: ignore[arg-type]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, waiting() as (waits, at):
         plan = Plan(options, 0, repeated(samples, 8 * batch_size), Path(folder))

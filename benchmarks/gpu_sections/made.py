@@ -231,10 +231,11 @@ def pretrain(place: Place, inputs: dict[str, Any], name: str, **options: Any) ->
 
 def pretrain_spec(place: Place, inputs: dict[str, Any], name: str, **options: Any) -> Spec:
     """What a study file would resolve to; saved states only at the end, and nothing beside the results."""
-    usual = {"seed": 0, "device": place.device, "tensorboard": False, "checkpoint_every_s": 1e6}
+    usual = {"seed": 0, "device": place.device, "checkpoint_every_s": 1e6}
     values = RunOptions(**usual | options).model_dump(mode="json")
     root = place.folder / "results"
-    return Spec("pretrain", f"pool/{name}", "bench", str(root), 0, "", values, inputs, str(root / "4_pretrain" / "pool" / name))
+    out = str(root / "4_pretrain" / "pool" / name)
+    return Spec("pretrain", f"pool/{name}", "bench", str(root), 0, "", values, inputs, out, watch={"tensorboard": False})
 
 
 def finetune(place: Place, source: Path, name: str, **options: Any) -> tuple[Path, float]:
