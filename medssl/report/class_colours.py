@@ -6,7 +6,7 @@ from medssl.report.evidence import Evidence
 
 PALETTE = (
     (230, 159, 0), (86, 180, 233), (31, 181, 143), (232, 96, 44), (215, 127, 179), (125, 140, 255), (201, 194, 26),
-    (176, 122, 255), (192, 138, 90), (143, 209, 79),
+    (176, 122, 255), (192, 138, 90), (143, 209, 79), (224, 62, 98), (120, 160, 170),
 )  # fmt: skip
 """Seen on paper, on a dark page and on a grey image; classes beyond the last begin again.
 

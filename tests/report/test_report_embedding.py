@@ -84,7 +84,11 @@ def test_how_often_the_nearest_has_the_same_class_is_held_against_chance() -> No
     [
         ({}, ["embedding"]),
         ({"label": ["a", "b"] * 6, "subject_id": ["p-1", "p-2", "p-3"] * 4}, ["embedding-class", "embedding-patient"]),
-        ({"subject_id": [f"p-{n}" for n in range(12)]}, ["embedding"]),
+        ({"subject_id": [f"p-{n}" for n in range(11)] + [None]}, ["embedding-patient"]),
+        (
+            {"label": [f"{n}" for n in range(12)], "subject_id": [f"p-{n}" for n in range(12)]},
+            ["embedding-class", "embedding-patient"],
+        ),
     ],
 )
 def test_images_are_coloured_by_what_has_several_values_but_few(known: dict[str, list[object]], names: list[str]) -> None:

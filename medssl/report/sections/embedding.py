@@ -31,7 +31,10 @@ def embedding(evidence: Evidence) -> Section:
             ("same_class", "Nearest has the same class", percent),
             ("chance", "Any other has", percent),
         ]
-        caption = "How often the nearest image of another patient has the image's class."
+        caption = (
+            "How often the nearest image of another patient has the image's class. Where patients are not known, another "
+            "volume or image counts as another patient, so that the share may be too high."
+        )
         blocks.append(Table("embedding-classes", caption, agreement, shown(agreement, columns)))
     blocks += _nearest(evidence)
     lead = (
@@ -71,7 +74,8 @@ def _map(runs: list[Embedded], column: str, word: str, colours: dict[str, str]) 
         charts.append((run.run, scatter_chart(lines, x, y, alt=alt, width=680 if columns == 1 else 420, height=380)))
     caption = "Training images on the first two principal components of their features" + (f", by {word}." if word else ".")
     rows = pd.concat(tables, ignore_index=True)
-    legend = tuple((tone, name) for name, tone in colours.items())
+    others = (("ref", "other or not known"),) if colours and rows["group"].isna().any() else ()
+    legend = (*((tone, name) for name, tone in colours.items()), *others)
     name = f"embedding-{word}" if word else "embedding"
     return Figure(name, caption, caption, Charts(tuple(charts), columns), rows, legend)
 
