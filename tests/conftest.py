@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Temporary folders lie in memory where that has room: a disk that trims what is removed takes a tenth of the suite for it."""
+    """Temporary folders lie in memory where that has room: some disks take a tenth of the suite to remove them."""
     memory = Path("/dev/shm")
     if memory.is_dir() and min(shutil.disk_usage(memory).free, psutil.virtual_memory().available) > ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
