@@ -360,7 +360,7 @@ def predict(
     limit_threads(threads)
     from medssl.api.predicting import predict as write
 
-    written, said = write(model, source, folder_to_write(out), threads=threads, force=force, overwrite=overwrite)
+    written, said = write(model, source, out, threads=threads, force=force, overwrite=overwrite)
     for path in written:
         print(path)
     for sentence in said:

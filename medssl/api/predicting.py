@@ -17,7 +17,7 @@ from medssl import __version__
 from medssl.api.new_images import FILE_COLUMNS, NewImages, files_row, new_images
 from medssl.artefacts.series import REJECTED
 from medssl.core.errors import StudyError
-from medssl.core.files import writing
+from medssl.core.files import folder_to_write, writing
 from medssl.core.text_table import write_rows
 from medssl.finetune.predicting import contract_of, sections_of
 from medssl.finetune.run import predict as answer
@@ -45,7 +45,10 @@ def predict(
         raise StudyError(
             f"{out} holds answers already ({', '.join(there)}). Name another folder, or replace them with --overwrite."
         )
-    with _in_place(out) as folder, new_images(source, *sections_of(contract), beside=folder, threads=threads, force=force) as new:
+    with (
+        _in_place(folder_to_write(out)) as folder,
+        new_images(source, *sections_of(contract), beside=folder, threads=threads, force=force) as new,
+    ):
         samples, volumes = (new.prepared / name for name in ("samples.parquet", "volumes.tsv"))
         answer(model, samples, volumes, folder, ingested=new.volumes, threads=threads, force=force)
         classes = dict(zip(contract["classes"], contract.get("mask_values", [0])[1:], strict=False))

@@ -118,7 +118,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
     ("3_reduce/<cohort>", "", (keep.DESCRIPTORS,)),
     ("3_reduce/<cohort>/leakage", "\n`leakage.png`: pairs as pictures, if there are any.\n", (keep.LEAKAGE, keep.Leaks)),
     ("3_reduce/<cohort>/<arm>", "", (keep.KEEP, keep.Summary)),
-    ("4_pretrain/<cohort>/<run>", PRETRAIN, (encoder.Contract, encoder.CURVE, encoder.EMBEDDINGS)),
+    ("4_pretrain/<cohort>/<run>", PRETRAIN, (encoder.Contract, encoder.CURVE, encoder.EMBEDDINGS, encoder.ExportedContract)),
     ("5_finetune/<task>", FINETUNE, (predictions.PREDICTIONS, fits.FITS, fits.CURVES, fits.SPLITS_OF_FITS, fits.ModelContract)),
     (
         "6_evaluate/<task>",

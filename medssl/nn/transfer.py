@@ -189,7 +189,7 @@ def embed(prepared: Path, encoder: Path, out: Path, *, batch_size: int = 64, wor
     return len(table)
 
 
-def feature_table(features: np.ndarray) -> pd.DataFrame:
+def feature_table(features: Float[np.ndarray, "n d"]) -> pd.DataFrame:
     """Features `(n, d)` with a named column per dimension."""
     return pd.DataFrame(features, columns=[f"f{d:04d}" for d in range(features.shape[1])])
 

@@ -143,7 +143,7 @@ def test_a_file_that_is_not_json_or_not_there_is_refused(tmp_path: Path) -> None
 
 
 def test_a_network_is_read_from_whatever_else_stands_beside_it() -> None:
-    assert Network.of(CONTRACT) == Network(**NETWORK) == Contract.check(CONTRACT).network
+    assert Network.of(CONTRACT) == Network(**NETWORK) == Network.of(Contract.check(CONTRACT).plain())
     assert Network.of(NETWORK | {"note": "written by hand"}).backbone == "resnet18"
     with pytest.raises(CorruptArtefactError, match="in_channels"):
         Network.of({name: value for name, value in NETWORK.items() if name != "in_channels"})
