@@ -97,7 +97,7 @@ study-%: $(STAMP) ## study-reduction, -spark, … (configs/studies/<name>.yaml; 
 organamnist: $(STAMP) ## fetch the whole OrganAMNIST (38 MB, CC BY 4.0) into data/, which is not committed; for study-organs
 	$(PYTHON) workflow/fetch_organamnist.py
 
-split-tables: $(STAMP) ## write configs/studies/*_split.tsv again from the protocols of COVID-CT and ACDC in ../shared/data
+split-tables: $(STAMP) ## write configs/studies/*_split.tsv again from the protocols and names of the public sets in ../shared/data
 	$(PYTHON) workflow/write_study_splits.py
 
 reference: $(STAMP) ## write the pages and the schema that are made from the code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import runpy
 import subprocess
@@ -129,6 +130,148 @@ def test_the_hearts_dice_is_of_masks_on_the_grid_of_the_files(acdc: dict[str, An
     assert found.shape == (3,) and (found > 0.5).all() and found[2] > 0.9
     wrong = acdc["dice"](Sees(), [{**volumes[0], "mask": volumes[2]["mask"]}], 1)
     assert wrong.mean() < 0.5
+
+
+@pytest.fixture
+def classification() -> dict[str, Any]:
+    """The names of benchmarks/baselines/classification.py."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "baselines" / "classification.py"))
+
+
+@pytest.fixture
+def segmentation() -> dict[str, Any]:
+    """The names of benchmarks/baselines/segmentation.py."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "baselines" / "segmentation.py"))
+
+
+def drawn_classes(folder: Path, count: int) -> Path:
+    """Pictures of two classes, whose left or right half is brighter, `count` of each in each part; the path of their table."""
+    from PIL import Image
+
+    random, rows = np.random.default_rng(0), ["file\tlabel\tsubject\tsplit"]
+    for part in ("train", "val", "test"):
+        for patient in range(count):
+            for label in ("left", "right"):
+                pixels = random.integers(0, 90, (12, 16))
+                pixels[:, :8] += 90 * (label == "left")
+                pixels[:, 8:] += 90 * (label == "right")
+                name = f"{part}_{patient}_{label}.png"
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+                rows.append(f"{name}\t{label}\t{part}{patient}{label}\t{part}")
+    table = folder / "parts.tsv"
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return table
+
+
+def test_a_classification_by_hand_learns_drawn_pictures_end_to_end_and_by_frozen_features(tmp_path: Path) -> None:
+    script, table = ROOT / "benchmarks" / "baselines" / "classification.py", drawn_classes(tmp_path, 12)
+    command = [warm.python(), str(script), "tasks.covid", "--seeds", "1", "--shares", "1", "--steps", "24"]
+    done = subprocess.run(
+        [*command, "--images", str(tmp_path), "--parts", str(table)], capture_output=True, text=True, check=True
+    )
+    word, _, figures = done.stdout.splitlines()[-1].partition(" ")
+    found = json.loads(figures)
+    assert word == "RESULT" and (found["setting"], found["seeds"], found["steps"]) == ("tasks.covid", 1, 24)
+    assert (found["num_test"], found["test_units"]) == (24, 24)
+    for mode in ("linear 1", "full 1"):
+        assert found["auc_mean_sd"][mode][0] > 0.9, "an untrained answer has 0.5"
+
+
+def test_labelled_patients_keep_their_pictures_and_the_classes_their_shares(classification: dict[str, Any]) -> None:
+    import torch
+
+    units = np.repeat(np.arange(40), 3)
+    train = classification["Part"](torch.zeros(120, 1, 2, 2), np.repeat(np.arange(40) % 4 == 0, 3).astype(int), units)
+    kept = classification["labelled"](train, 0.3, 0)
+    assert sorted(np.unique(kept.units, return_counts=True)[1]) == [3] * 12, "12 patients, all pictures of each"
+    assert kept.classes.sum() == 3 * 3 and len(kept.images) == 36
+    other = classification["labelled"](train, 0.3, 1)
+    assert set(other.units) != set(kept.units)
+
+
+def test_neighbours_and_regression_find_three_clouds(classification: dict[str, Any]) -> None:
+    classes = np.arange(90) % 3
+    clouds = np.random.default_rng(0).normal(size=(90, 5)) + 8 * np.eye(5)[classes]
+    known, val, asked = (slice(start, start + 30) for start in (0, 30, 60))
+    for answers in (
+        classification["nearest"](clouds[known], classes[known], clouds[asked], 3),
+        classification["linear"]((clouds[known], classes[known]), (clouds[val], classes[val]), clouds[asked], 3),
+    ):
+        assert answers.shape == (30, 3) and np.allclose(answers.sum(1), 1)
+        assert (answers.argmax(1) == classes[asked]).all()
+
+
+def test_a_classification_by_hand_scores_as_scipy_counts_pairs(classification: dict[str, Any]) -> None:
+    from scipy.stats import mannwhitneyu
+
+    random = np.random.default_rng(0)
+    classes, answers = np.arange(30) % 3, random.dirichlet(np.ones(3), 30)
+    pairs = [mannwhitneyu(answers[classes == k, k], answers[classes != k, k]).statistic / (10 * 20) for k in range(3)]
+    found = classification["scores"](answers, classes)
+    assert found == {
+        "auc": pytest.approx(np.mean(pairs), abs=1e-4),
+        "accuracy": round(float((answers.argmax(1) == classes).mean()), 4),
+    }
+
+
+def test_a_segmentation_by_hand_learns_drawn_hearts_as_volumes(hearts: list[str]) -> None:
+    script, setting = ROOT / "benchmarks" / "baselines" / "segmentation.py", "joint.heart_volume"
+    command = [warm.python(), str(script), setting, "--shares", "1", "--seeds", "1", "--steps", "16", *hearts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    word, _, figures = done.stdout.splitlines()[-1].partition(" ")
+    found = json.loads(figures)
+    assert word == "RESULT" and (found["setting"], found["seeds"], found["steps"]) == (setting, 1, 16)
+    assert (found["test_units"], found["num_test"]) == (2, 4)
+    mean, spread = found["dice_mean_sd"]["1"]
+    assert mean == pytest.approx(np.mean(found["dice_by_class"]["1"]), abs=2e-4) and spread == 0
+    assert 0.05 < mean <= 1, "an untrained answer has 0.02"
+
+
+def test_a_segmentation_by_hand_learns_drawn_hearts_as_slices(segmentation: dict[str, Any], hearts: list[str]) -> None:
+    patients = segmentation["hearts"](Path(hearts[1]), Path(hearts[3]))
+    train, test = ([volume for patient in patients[part] for volume in patient] for part in ("train", "test"))
+    setting = dataclasses.replace(segmentation["SETTINGS"]["tasks.heart"], size=(32, 32), steps=40)
+    found = segmentation["dice"](segmentation["fitted"](train, setting, 0), test, setting)
+    assert found.shape == (3,) and found.mean() > 0.1
+
+
+def test_patches_by_hand_lie_about_a_class_as_often_as_about_the_background(
+    segmentation: dict[str, Any], hearts: list[str]
+) -> None:
+    """Also the rarest class: the voxel in the middle of an unchanged patch is of each class in equal shares."""
+    from monai.utils import set_determinism
+
+    setting = dataclasses.replace(segmentation["SETTINGS"]["tasks.heart"], size=(8, 8))
+    (volume, *_), *_ = segmentation["hearts"](Path(hearts[1]), Path(hearts[3]))["train"]
+    steps = segmentation["patches"](setting).transforms
+    place = next(n for n, step in enumerate(steps) if type(step).__name__ == "SqueezeDimd")
+    set_determinism(0)
+    data = volume
+    for step in steps[: place - 1]:
+        data = step(data)
+    crop = steps[place - 1]
+    crop.set_random_state(seed=0)
+    masks = [crop(data)[0]["mask"] for _ in range(200)]
+    side = masks[0].shape[1]
+    assert masks[0].shape[2:] == (side, 1) and side == 8 + 2 * segmentation["margins"]((8, 8))[0]
+    middle = np.array([int(mask[0, side // 2, side // 2, 0]) for mask in masks])
+    shares = np.bincount(middle, minlength=4) / len(middle)
+    assert shares == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6], abs=0.12)
+
+
+def test_parts_of_the_hippocampus_by_hand_are_those_of_the_split_file(segmentation: dict[str, Any], tmp_path: Path) -> None:
+    from medssl.core.listing import load_key, minted_patient
+
+    (tmp_path / "images").mkdir()
+    listed = runpy.run_path(str(ROOT / "workflow" / "write_study_splits.py"))
+    names = [f"hippocampus_{number:03d}" for number in range(1, 262, 2)]
+    for name in names:
+        (tmp_path / "images" / f"{name}.nii.gz").touch()
+    key = load_key(str(ROOT / "demo" / "id_key"))
+    given = [(patient, part) for patient, part, _ in listed["hippocampus"](names, key)]
+    found = segmentation["brains"](tmp_path)
+    own = [(Path(volume["image"]).name.partition(".")[0], part) for part in found for (volume,) in found[part]]
+    assert [(minted_patient(key, name), part) for name, part in own] == given
 
 
 # leaked_benchmarks

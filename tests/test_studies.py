@@ -54,7 +54,7 @@ def table(name: str) -> list[dict[str, str]]:
 @pytest.mark.skipif(not (ROOT.parent / "shared/data/protocols").is_dir(), reason="needs ../shared/data")
 def test_the_split_tables_are_what_their_protocols_say() -> None:
     written = runpy.run_path(str(ROOT / "workflow" / "write_study_splits.py"))["written"]()
-    assert len(written) == 3 and written == {name: (FOLDER / name).read_text() for name in written}
+    assert len(written) == 4 and written == {name: (FOLDER / name).read_text() for name in written}
 
 
 def test_whoever_tests_on_acdc_is_in_no_pool() -> None:

@@ -6,6 +6,9 @@ patients of each class of the official training part is drawn to select, and the
 `acdc_ssl4mis_split.tsv`: the few-label protocol of the semi-supervised field on ACDC, of the patients that are in the folder: its
 training, validation and test parts, and the order in which its training patients are labelled. `acdc_pool_split.tsv`: what may be
 pre-trained on, which is all of them but those that test.
+
+`hippocampus_split.tsv`: the hippocampi that are in the folder, in the order of their names. Every fifth tests, of the others
+every thirteenth selects, and the rest train and are labelled in that order: the set has no protocol with a test part.
 """
 
 from __future__ import annotations
@@ -54,6 +57,15 @@ def acdc_ssl4mis(protocol: list[Row], present: set[str], key: bytes) -> list[lis
     return [[minted_patient(key, row["patient"]), row["part"], row["order"] if row["part"] == "train" else ""] for row in rows]
 
 
+def hippocampus(patients: list[str], key: bytes) -> list[list[Any]]:
+    """Rows `id split order` of patients in the order of their names, those that train first."""
+    others = [patient for place, patient in enumerate(patients) if place % 5]
+    train = [patient for place, patient in enumerate(others) if place % 13]
+    parts = {"train": train, "val": others[::13], "test": patients[::5]}
+    order = {patient: place for place, patient in enumerate(train, 1)}
+    return [[minted_patient(key, name), part, order.get(name, "")] for part, names in parts.items() for name in names]
+
+
 def text_of(header: list[str], rows: list[list[Any]]) -> str:
     """A tab separated table."""
     return "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows])
@@ -64,12 +76,15 @@ def written() -> dict[str, str]:
     pictures = [path.relative_to(SHARED / "cls/covid_ct").as_posix() for path in (SHARED / "cls/covid_ct").rglob("*.png")]
     present = {path.name.partition("_")[0] for path in (SHARED / "seg/acdc").glob("*_img.nii.gz")}
     protocols = {name: read(SHARED / "protocols" / f"{name}.tsv") for name in ("covid_ct_patients", "acdc_ssl4mis_split")}
-    acdc = acdc_ssl4mis(protocols["acdc_ssl4mis_split"], present, load_key(str(ROOT / "demo/id_key")))
+    key = load_key(str(ROOT / "demo/id_key"))
+    acdc = acdc_ssl4mis(protocols["acdc_ssl4mis_split"], present, key)
+    brains = sorted(path.name.partition(".")[0] for path in (SHARED / "seg/hippocampus/images").glob("*.nii.gz"))
     pool = sorted([patient, "test" if part == "test" else "train"] for patient, part, _ in acdc)
     return {
         "covid_ct_split.tsv": text_of(["file", "label", "subject", "split"], covid_ct(protocols["covid_ct_patients"], pictures)),
         "acdc_ssl4mis_split.tsv": text_of(["id", "split", "order"], acdc),
         "acdc_pool_split.tsv": text_of(["id", "split"], pool),
+        "hippocampus_split.tsv": text_of(["id", "split", "order"], hippocampus(brains, key)),
     }
 
 

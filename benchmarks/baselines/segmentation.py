@@ -1,0 +1,397 @@
+"""Segmentations as a user of MONAI writes them, beside the studies' fits from random weights.
+
+None of medssl's code is used. A setting is a task of a study, by its name there (`tasks.heart`): a U-Net over MONAI's ResNet-18
+of half the width, on slices. The tasks of `joint` are on volumes, with a transformer between the slices. Voxels, window,
+patches, steps, batch, rate, schedule and changes of the images are the study's. Each patch of a step is drawn from a random
+volume. Half of the patches are centred on a voxel of a class, drawn evenly over the classes. The last step is kept. Scored is
+the Dice of the test patients on the grid of their files. Labelled are the first patients in the order of the split file. Order,
+weights and changes are drawn by other generators than the study's, and the way up differs: scores agree within the spread over
+seeds, not to the digit.
+
+`python benchmarks/baselines/segmentation.py tasks.heart [--seeds 3]`; the last line is RESULT {json}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.inferers import SliceInferer, SlidingWindowInferer
+from monai.losses import DiceCELoss
+from monai.metrics import DiceMetric
+from monai.networks.nets import ResNet
+from monai.networks.nets.basic_unet import TwoConv
+from monai.transforms import (
+    Affine,
+    AsDiscrete,
+    BorderPadd,
+    ClassesToIndicesd,
+    Compose,
+    EnsureChannelFirstd,
+    GaussianSmoothd,
+    Invertd,
+    Lambdad,
+    LoadImaged,
+    MapTransform,
+    RandAdjustContrastd,
+    RandCropByLabelClassesd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandomizableTransform,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSimulateLowResolutiond,
+    ScaleIntensityRanged,
+    ShiftIntensityd,
+    Spacingd,
+    SpatialPadd,
+    SqueezeDimd,
+)
+from monai.utils import set_determinism
+from torch import Tensor, nn
+from torch.utils.data import RandomSampler
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+PROTOCOL = SHARED / "protocols" / "acdc_ssl4mis_split.tsv"
+KEYS = ("image", "mask")
+WIDTHS = (32, 64, 128, 256)
+TRANSFORMER = {"d_model": 256, "nhead": 8, "dim_feedforward": 256, "dropout": 0.0, "batch_first": True}
+RATE, WEIGHT_DECAY, WARMUP_FRAC = 1e-3, 1e-4, 0.1
+PERCENTILES = (0.5, 99.5)
+ZOOM, TURN_DEG, SHIFT = (0.7, 1.4), 30.0, 0.08
+WINDOWS_AT_ONCE = {2: 16, 3: 2}
+
+Volume = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task of a study.
+
+    images: of ACDC (`heart`) or the hippocampus (`brain`); size: sides of a patch, two of a slice; spacing: in mm, -1 keeps an
+    axis; shares: of the training patients; overlap: of neighbouring windows, as a share of their size.
+    """
+
+    images: str
+    classes: int
+    size: tuple[int, ...]
+    spacing: tuple[float, float, float]
+    shares: tuple[float, ...]
+    batch_size: int
+    steps: int
+    overlap: float
+
+
+HEART = Setting("heart", 4, (64, 64), (2.0, 2.0, -1.0), (0.1, 1.0), 8, 700, 0.0)
+BRAIN = replace(HEART, images="brain", classes=3, size=(48, 48), spacing=(1.0, 1.0, 1.0))
+SETTINGS = {
+    "tasks.heart": HEART,
+    "tasks.brain": BRAIN,
+    "joint.heart_volume": replace(HEART, size=(64, 64, 8), shares=(0.1,), batch_size=2, steps=200, overlap=0.25),
+    "joint.brain_volume": replace(BRAIN, size=(40, 56, 40), shares=(0.1,), batch_size=1, steps=200, overlap=0.25),
+}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("setting", choices=sorted(SETTINGS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--shares", type=float, nargs="+", help="of the labels, of those of the setting")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--protocol", type=Path, default=PROTOCOL, help="of the heart")
+    options = parser.parse_args()
+    setting = SETTINGS[options.setting]
+    setting = replace(setting, **{name: given for name in ("shares", "steps") if (given := getattr(options, name))})
+    torch.set_num_threads(1)
+    started_s = time.monotonic()
+    if setting.images == "heart":
+        patients = hearts(options.images or SHARED / "seg" / "acdc", options.protocol)
+    else:
+        patients = brains(options.images or SHARED / "seg" / "hippocampus")
+    test = [volume for patient in patients["test"] for volume in patient]
+    scores: dict[str, list[np.ndarray]] = {}
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for share in setting.shares:
+            first = patients["train"][: max(1, math.floor(share * len(patients["train"]) + 0.5))]
+            network = fitted([volume for patient in first for volume in patient], setting, seed)
+            found = dice(network, test, setting)
+            scores.setdefault(f"{share:g}", []).append(found)
+            row = {"seed": seed, "share": share, "patients": len(first), "dice": round(float(found.mean()), 4)}
+            print(json.dumps(row | {"by_class": found.round(4).tolist()}), flush=True)
+    means = {share: [float(found.mean()) for found in each] for share, each in scores.items()}
+    result = {
+        "setting": options.setting,
+        "dice_mean_sd": {share: [round(float(np.mean(each)), 4), round(float(np.std(each)), 4)] for share, each in means.items()},
+        "dice_by_class": {share: np.mean(each, axis=0).round(4).tolist() for share, each in scores.items()},
+        "test_units": len(patients["test"]),
+        "num_test": len(test),
+        "seeds": options.seeds,
+        "steps": setting.steps,
+        "minutes": round((time.monotonic() - started_s) / 60, 1),
+    }
+    print("RESULT " + json.dumps(result))
+
+
+# Images
+
+
+def hearts(images: Path, protocol: Path) -> dict[str, list[list[Volume]]]:
+    """By part of the few-label protocol, in its order, the volumes of each patient that is there."""
+    with protocol.open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: int(row["order"]))
+    found: dict[str, list[list[Volume]]] = {"train": [], "val": [], "test": []}
+    for row in rows:
+        files = sorted(images.glob(f"{row['patient']}_*_img.nii.gz"))
+        if files:
+            volumes = [{"image": str(file), "mask": str(file).replace("_img.nii.gz", "_seg.nii.gz")} for file in files]
+            found[row["part"]].append(volumes)
+    return found
+
+
+def brains(folder: Path) -> dict[str, list[list[Volume]]]:
+    """By part the one volume of each patient: by name every fifth tests, of the others every thirteenth selects (split file)."""
+    files = sorted((folder / "images").glob("*.nii.gz"))
+    volumes = [[{"image": str(file), "mask": str(folder / "labels" / file.name)}] for file in files]
+    others = [volume for place, volume in enumerate(volumes) if place % 5]
+    train = [volume for place, volume in enumerate(others) if place % 13]
+    return {"train": train, "val": others[::13], "test": volumes[::5]}
+
+
+def reading(setting: Setting, spaced: tuple[str, ...]) -> Compose:
+    """Files to `(1, i, j, k)`, images in 0…1; those that are `spaced` on the study's grid."""
+    modes = {"image": "bilinear", "mask": "nearest"}
+    return Compose(
+        [
+            LoadImaged(KEYS, reader="NibabelReader"),
+            EnsureChannelFirstd(KEYS),
+            GaussianSmoothd("image", [max(0.0, (side - 1) / 2) for side in setting.spacing]),  # files are of 1 mm: no aliasing
+            Spacingd(spaced, setting.spacing, mode=[modes[key] for key in spaced]),
+            Lambdad("image", in_window, track_meta=True),
+        ]
+    )
+
+
+def in_window(image: Any) -> Any:
+    """0…1 between two percentiles of what is not background."""
+    low, high = np.percentile(image[image > image.min()].numpy(), PERCENTILES)
+    return ((image - low) / (high - low)).clamp(0, 1)
+
+
+def margins(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Voxels beside a patch that turns, zooms and shifts may bring into it."""
+    turned = math.cos(math.radians(TURN_DEG)) + math.sin(math.radians(TURN_DEG))
+    flat = max(size[:2])
+    wide = [flat * turned if axis < 2 else side for axis, side in enumerate(size)]
+    return tuple(math.ceil((ZOOM[1] * all_ - side) / 2 + SHIFT * side) + 1 for all_, side in zip(wide, size, strict=True))
+
+
+def patches(setting: Setting) -> Compose:
+    """A changed patch of a volume, with the margin that its changes need."""
+    flat = len(setting.size) == 2
+    size, margin = ((*each, *(rest,) * flat) for each, rest in ((setting.size, 1), (margins(setting.size), 0)))
+    clip = ScaleIntensityRanged("image", 0, 1, 0, 1, clip=True)
+    blur = tuple(0.01 * side for side in size)
+    return Compose(
+        [
+            *reading(setting, KEYS).transforms,
+            SpatialPadd(KEYS, size),
+            BorderPadd(KEYS, margin),
+            ClassesToIndicesd("mask", num_classes=setting.classes),
+            RandCropByLabelClassesd(
+                KEYS,
+                "mask",
+                tuple(side + 2 * more for side, more in zip(size, margin, strict=True)),
+                ratios=[setting.classes - 1, *[1] * (setting.classes - 1)],
+                num_classes=setting.classes,
+                num_samples=1,
+                indices_key="mask_cls_indices",
+                warn=False,
+            ),
+            *([SqueezeDimd(KEYS, dim=-1)] if flat else []),
+            RandMoved(setting.size),
+            ShiftIntensityd("image", -0.5),
+            RandScaleIntensityd("image", factors=(-0.2, 1 / 3), prob=1.0),
+            ShiftIntensityd("image", 0.5),
+            RandShiftIntensityd("image", offsets=0.125, prob=1.0),
+            clip,
+            RandAdjustContrastd("image", prob=0.3, gamma=(1 / 1.5, 1.5)),
+            RandGaussianSmoothd("image", sigma_x=(0, blur[0]), sigma_y=(0, blur[1]), sigma_z=(0, blur[2]), prob=0.2),
+            RandSimulateLowResolutiond(
+                "image", prob=0.25, zoom_range=(0.5, 1.0), upsample_mode="bilinear" if flat else "trilinear"
+            ),
+            RandGaussianNoised("image", prob=0.1, std=0.1),
+            clip,
+        ]
+    )
+
+
+class RandMoved(RandomizableTransform, MapTransform):
+    """Turns in the plane, zooms and shifts a patch within its margin; RandAffined would zoom each axis by itself."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        MapTransform.__init__(self, KEYS)
+        RandomizableTransform.__init__(self, prob=1.0)
+        self.size = size
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The middle of what is moved."""
+        angle = math.radians(self.R.uniform(-TURN_DEG, TURN_DEG))
+        side = math.exp(self.R.uniform(*map(math.log, ZOOM)))
+        move = Affine(
+            rotate_params=angle if len(self.size) == 2 else (0, 0, angle),
+            scale_params=(side,) * len(self.size),
+            translate_params=[self.R.uniform(-SHIFT, SHIFT) * across for across in self.size],
+            spatial_size=self.size,
+            padding_mode="zeros",
+            image_only=True,
+        )
+        modes = {"image": "bilinear", "mask": "nearest"}
+        return {**data, **{key: move(data[key], mode=modes[key]) for key in self.key_iterator(data)}}
+
+
+# Networks
+
+
+class Encoder(nn.Module):
+    """MONAI's ResNet-18 of half the width, as the maps of its four stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = ResNet("basic", [2, 2, 2, 2], list(WIDTHS), 2, 1, feed_forward=False, bias_downsample=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Slices `(n, 1, i, j)` to maps of a quarter of the sides, an eighth, …"""
+        whole = self.whole
+        maps = [whole.maxpool(whole.act(whole.bn1(whole.conv1(x))))]
+        for stage in (whole.layer1, whole.layer2, whole.layer3, whole.layer4):
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+
+class UNet(nn.Module):
+    """The way up over maps of an encoder, with a shallow branch at full resolution."""
+
+    def __init__(self, rank: int, widths: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.shallow = _convolutions(rank, 1, 16)
+        skips = [*reversed(widths[:-1]), 16]
+        below = [widths[-1], *skips[:-1]]
+        self.ups = nn.ModuleList(_convolutions(rank, deep + skip, skip) for deep, skip in zip(below, skips, strict=True))
+        self.head = (nn.Conv2d, nn.Conv3d)[rank - 2](16, classes, 1)
+
+    def forward(self, image: Tensor, maps: list[Tensor]) -> Tensor:
+        """Logits of the image's size."""
+        x = maps[-1]
+        for up, skip in zip(self.ups, [*reversed(maps[:-1]), self.shallow(image)], strict=True):
+            x = up(torch.cat([F.interpolate(x, skip.shape[2:]), skip], 1))
+        return self.head(x)
+
+
+def _convolutions(rank: int, inside: int, outside: int) -> nn.Module:
+    return TwoConv(rank, inside, outside, ("LeakyReLU", {"inplace": True}), ("instance", {"affine": True}), bias=False)
+
+
+class OfSlices(nn.Module):
+    """A U-Net of slices."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.up = Encoder(), UNet(2, WIDTHS, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of slices `(n, 1, i, j)`."""
+        return self.up(images, self.encoder(images))
+
+
+class OfVolumes(nn.Module):
+    """A U-Net of volumes whose encoder sees slices; below its deepest map is a transformer's embedding of each slice."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        width = int(TRANSFORMER["d_model"])
+        self.encoder, self.up = Encoder(), UNet(3, (*WIDTHS, width), classes)
+        self.embed = nn.Linear(sum(WIDTHS), width)
+        self.between = nn.TransformerEncoder(nn.TransformerEncoderLayer(**TRANSFORMER), num_layers=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of volumes `(n, 1, i, j, k)`."""
+        flat = self.encoder(images.movedim(4, 1).flatten(0, 1))
+        solid = [each.unflatten(0, (len(images), -1)).movedim(1, 4) for each in flat]
+        means = torch.cat([F.normalize(each.mean((2, 3)), dim=1) for each in solid], 1)
+        embedded = self.between(self.embed(means.movedim(1, 2))).movedim(1, 2)
+        return self.up(images, [*solid, embedded[:, :, None, None]])
+
+
+# Learning and scoring
+
+
+def fitted(train: list[Volume], setting: Setting, seed: int) -> nn.Module:
+    """A network trained on volumes, as it is after the last step."""
+    set_determinism(seed)
+    network = (OfSlices if len(setting.size) == 2 else OfVolumes)(setting.classes)
+    volumes = CacheDataset(train, patches(setting), progress=False)
+    drawn = RandomSampler(volumes, replacement=True, num_samples=setting.steps * setting.batch_size)
+    criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, setting.steps))
+    network.train()
+    for batch in DataLoader(volumes, batch_size=setting.batch_size, sampler=drawn):
+        loss = criterion(network(batch["image"].as_tensor()), batch["mask"].as_tensor())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Share of the peak rate: linear warm-up, then half a cosine."""
+    warmup = round(WARMUP_FRAC * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def inferred(network: nn.Module, volumes: CacheDataset, setting: Setting) -> Iterator[Tensor]:
+    """Logits `(1, classes, i, j, k)` of each volume through a sliding window."""
+    rank = len(setting.size)
+    options: dict[str, Any] = {"sw_batch_size": WINDOWS_AT_ONCE[rank], "overlap": setting.overlap, "mode": "gaussian"}
+    inferer = SliceInferer(spatial_dim=2, roi_size=setting.size, **options)
+    if rank == 3:
+        inferer = SlidingWindowInferer(roi_size=setting.size, **options)
+    network.eval()
+    with torch.inference_mode():
+        for batch in DataLoader(volumes, batch_size=1):
+            yield inferer(batch["image"].as_tensor(), network)
+
+
+def dice(network: nn.Module, test: list[Volume], setting: Setting) -> np.ndarray:
+    """Mean Dice of each class over volumes, on the grid of their files."""
+    read = reading(setting, ("image",))
+    volumes = CacheDataset(test, read, progress=False)
+    back = Invertd("probabilities", read, orig_keys="image", nearest_interp=False)
+    called, given = AsDiscrete(argmax=True, to_onehot=setting.classes), AsDiscrete(to_onehot=setting.classes)
+    metric = DiceMetric(include_background=False, reduction="mean_batch")
+    for volume, logits in zip(volumes, inferred(network, volumes, setting), strict=True):
+        probabilities = back({**volume, "probabilities": MetaTensor(logits[0].softmax(0))})["probabilities"]
+        metric([called(probabilities)], [given(volume["mask"])])
+    return metric.aggregate().numpy().astype(np.float64)
+
+
+if __name__ == "__main__":
+    main()
