@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from medssl.report.pictures import Picture
 
 FILE_WIDTH = 860
-GAP, LINE_HEIGHT, TITLE_HEIGHT = 16, 16, 26
+GAP, LINE_HEIGHT, TITLE_HEIGHT, LEGEND_HEIGHT = 16, 16, 26, 22
 LETTER = 6.2
 """How wide a letter of the words below a tile is."""
 
@@ -147,7 +147,7 @@ def one_chart(chart: Markup) -> Charts:
 
 def svg_file(drawing: Drawing, caption: str, legend: Sequence[tuple[str, str]], style: str) -> str:
     """A figure as an SVG file that stands alone: legend, drawing, and the caption as its title; `style`: rules of charts."""
-    parts, y = list(_legend(legend)), 28.0 if legend else 0.0
+    parts, y = _legend(legend)
     drawn, height = drawing.laid_out()
     caption_lines = textwrap.wrap(caption, int(FILE_WIDTH / LETTER))
     parts += [f'<g transform="translate(0 {y:.1f})">', *drawn, "</g>"]
@@ -174,12 +174,17 @@ def _panel(title: str) -> Markup:
     return Markup('<p class="panel">{}</p>').format(title) if title else Markup("")
 
 
-def _legend(legend: Sequence[tuple[str, str]]) -> Iterator[str]:
-    x = 0.0
+def _legend(legend: Sequence[tuple[str, str]]) -> tuple[list[str], float]:
+    """Entries side by side, broken into lines that are no wider than the file; and the height that they take."""
+    parts, x, y = [], 0.0, 0.0
     for tone, label in legend:
-        yield f'<rect class="bar {tone}" x="{x:.1f}" y="6" width="15" height="4" rx="2"/>'
-        yield _text(x + 21, 12, label, "value")
-        x += 21 + LETTER * 1.1 * len(label) + 20
+        width = 21 + LETTER * 1.1 * len(label) + 20
+        if x and x + width > FILE_WIDTH:
+            x, y = 0.0, y + LEGEND_HEIGHT
+        parts.append(f'<rect class="bar {tone}" x="{x:.1f}" y="{y + 6:.1f}" width="15" height="4" rx="2"/>')
+        parts.append(_text(x + 21, y + 12, label, "value"))
+        x += width
+    return parts, y + LEGEND_HEIGHT + 6 if legend else 0.0
 
 
 def _tile_parts(parts: list[str], x: float, y: float, tile: Tile, side: int) -> float:

@@ -13,7 +13,7 @@ import pytest
 from medssl.artefacts.names import Run
 from medssl.artefacts.volumes import Volume
 from medssl.report.chart import Axis, Line, axis, category_axis, line_chart
-from medssl.report.drawings import Charts, Sheets, Tile, Tiles, resolved, svg_file
+from medssl.report.drawings import FILE_WIDTH, Charts, Sheets, Tile, Tiles, one_chart, resolved, svg_file
 from medssl.report.evidence import arm_of, run_of, tones
 from medssl.report.flow_chart import LINE_LETTERS, Step, flow_chart
 from medssl.report.pictures import chosen_slices, picture, to_gray
@@ -63,6 +63,18 @@ def test_a_figure_is_a_file_that_stands_alone() -> None:
             assert float(box["x"]) >= 0 and float(box["x"]) + float(box["width"]) <= width
             assert float(box["y"]) >= 0 and float(box["y"]) + float(box["height"]) <= height
         assert not re.search(r'href="(?!data:image)', text)
+
+
+def test_a_long_legend_is_broken_into_lines() -> None:
+    legend = tuple((f"k{n}", f"class of the number {n}") for n in range(12))
+    chart = one_chart(line_chart([], axis("x", [0, 1]), axis("y", [0, 1]), alt="a"))
+    root = ElementTree.fromstring(svg_file(chart, "caption", legend, ""))
+    entries = [node for node in root if (node.text or "").startswith("class of")]
+    assert len(entries) == 12 and len({node.attrib["y"] for node in entries}) > 1
+    assert all(float(node.attrib["x"]) + 6 * len(node.text or "") < FILE_WIDTH for node in entries)
+    drawn = next(node for node in root if node.tag.endswith("}g"))
+    top = float(drawn.attrib["transform"].split()[1].rstrip(")"))
+    assert top > max(float(node.attrib["y"]) for node in entries)
 
 
 def test_tiles_are_large_enough_and_nothing_is_pale() -> None:
