@@ -145,11 +145,11 @@ class Transform:
     def __repr__(self) -> str:
         contract = self.contract
         size = " × ".join(map(str, contract.input_size))
-        spacing = "unknown" if contract.spacing_mm is None else " × ".join(f"{s:.3g}" for s in contract.spacing_mm)
+        spacing = "unknown" if contract.spacing_mm is None else f"{' × '.join(f'{s:.3g}' for s in contract.spacing_mm)} mm"
         axes = ", ".join("ijk"[axis] for axis in contract.slice_axes)
         return (
-            f"Transform({contract.orientation}, slices across {axes or 'none'}, {size} pixels, {contract.in_channels} channels, "
-            f"window {contract.window.in_words}, spacing {spacing} mm, modality {' or '.join(contract.modalities) or 'any'})"
+            f"Transform({contract.orientation}, slices across {axes or 'none'}, size {size}, channels {contract.in_channels}, "
+            f"window {contract.window.in_words}, spacing {spacing}, modality {' or '.join(contract.modalities) or 'any'})"
         )
 
     def _ready(self, images: np.ndarray | Tensor) -> Tensor:

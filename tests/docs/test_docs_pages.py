@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from blocks import PAGES, ROOT, blocks_of
 from typer.testing import CliRunner
 
+import medssl
 from medssl.cli import app
 from medssl.core import errors, plugins
 from medssl.study.file import load_study
@@ -123,3 +125,14 @@ def test_a_link_to_nowhere_and_a_script_from_elsewhere_are_found(tmp_path: Path)
 def test_the_tools_of_the_documentation_are_python_of_this_project() -> None:
     for path in (DOCS / "tools").glob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_the_notebook_uses_public_names_and_keeps_its_output() -> None:
+    cells = json.loads((DOCS / "tutorial" / "python_api.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    text = "\n".join("".join(cell["source"]) for cell in code)
+    assert set(re.findall(r"medssl\.(\w+)", text)) <= set(medssl.__all__)
+    ast.parse(text)
+    for cell in code:
+        assert cell["outputs"], "run: make docs-test"
+        assert not [out for out in cell["outputs"] if out["output_type"] == "error"]
