@@ -16,7 +16,7 @@ PACKAGE = ROOT / "medssl"
 STAGES = ["ingest", "prepare", "reduce", "pretrain", "finetune", "evaluate", "report"]
 GROUND = {"core", "artefacts"}
 MAY_IMPORT = {
-    "cli": {"api", "study", "nn", *GROUND, *STAGES},
+    "cli": {"cli", "api", "study", "nn", *GROUND, *STAGES},
     "api": {"api", "study", "nn", "volume", *GROUND, *STAGES},
     "study": {"study", "volume", "nn", *GROUND, *STAGES},
     "core": {"core"},

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from medssl.cli import app
@@ -150,3 +153,13 @@ def test_a_job_that_ends_early_says_why_for_the_last_lines_of_its_study(
     assert (said.job, said.exit_code, said.sentence, said.log) == (f"{stage} ct", code, sentence, str(log))
     assert "DOE" not in log.read_text() + str(said.trace) and bool(said.trace) == (code == 1)
     assert said.sentence.split(": ")[-1] in log.read_text()
+
+
+def test_the_help_has_a_whole_sentence_for_every_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    verbs = [line.split()[0] for line in lines if line.startswith("  ") and line.endswith(".")]
+    group: Any = typer.main.get_command(app)
+    assert set(group.commands) <= set(verbs)
+    assert not any("..." in line for line in lines[1:])

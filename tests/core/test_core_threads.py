@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import json, sys
-from medssl.cli import limit_threads
+from medssl.cli.step import limit_threads
 limit_threads(int(sys.argv[1]))
 import faiss, numpy, pyarrow, scipy.linalg, sklearn, torch
 from threadpoolctl import threadpool_info

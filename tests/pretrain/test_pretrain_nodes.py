@@ -15,7 +15,7 @@ import warm
 from prepared import write_prepared
 from pretraining import TINY
 
-from medssl import cli
+from medssl.cli.step import run_step
 from medssl.core import launch, tables
 from medssl.core.errors import PreemptedError, StudyError
 from medssl.core.job import Machine, Spec
@@ -115,11 +115,11 @@ def test_the_first_process_of_a_stopped_job_asks_for_the_queue_before_the_others
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr("medssl.pretrain.run.run", stopped)
-    monkeypatch.setattr("medssl.cli.limit_threads", lambda _: None)
+    monkeypatch.setattr("medssl.cli.step.limit_threads", lambda _: None)
     monkeypatch.setattr("medssl.core.cluster.requeue", lambda *_: did.append("requeue"))
     monkeypatch.setattr("medssl.core.launch.time.sleep", lambda seconds: did.append("wait"))
     with pytest.raises(PreemptedError):
-        cli._run("pretrain", "run", spec, None, 1)
+        run_step("pretrain", "run", spec, None, 1)
     assert did == [["requeue"], ["wait"]][number]
 
 
