@@ -14,11 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
-from jaxtyping import install_import_hook
 from sentences import DOUBLED
-from shapes import PACKAGES
+from shapes import install
 
-install_import_hook(PACKAGES, "shapes.checked")
+install()
 
 from medssl.core.errors import MedsslError  # noqa: E402  (after the hook)
 

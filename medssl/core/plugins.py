@@ -34,6 +34,7 @@ KINDS = {
     "metric": "evaluate/metrics",
     "section": "report/sections",
 }
+USUAL_NAME = re.compile("[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,17 @@ def find(kind: str, name: str) -> Plugin:
     Raises:
         StudyError: there is no such file.
     """
-    if name not in names(kind):
+    if not has(kind, name):
         raise StudyError(f"there is no {kind} {name!r}.{did_you_mean(name, names(kind))}")
     path = PACKAGE / KINDS[kind] / f"{name}.py"
     return _read(kind, path, path.stat().st_mtime_ns)
+
+
+def has(kind: str, name: str) -> bool:
+    """Whether there is a plug-in `name` of a kind."""
+    if USUAL_NAME.fullmatch(name):
+        return (PACKAGE / KINDS[kind] / f"{name}.py").is_file()
+    return name in names(kind)  # some file systems would find `simclr.py` for `SimCLR`
 
 
 def all_of(kind: str) -> Iterator[Plugin]:

@@ -17,7 +17,7 @@ CLASS_ORDER = ("macro", "all")
 
 def metric_name(metric: str, options: Mapping[str, Any] | None = None) -> str:
     """`AUC` for `auc`, `NSD at 2 mm` for `nsd` with its options; a metric that is not in the folder keeps its own name."""
-    if metric not in plugins.names("metric"):
+    if not plugins.has("metric", metric):
         return metric.replace("_", " ")
     plugin = plugins.find("metric", metric)
     title: str = plugin.constant("TITLE")
@@ -27,7 +27,7 @@ def metric_name(metric: str, options: Mapping[str, Any] | None = None) -> str:
 
 def title_of(kind: str, name: str) -> str:
     """What a plug-in calls itself on the page, such as `SimCLR`; its own name where it does not say, or is not in its folder."""
-    if name not in plugins.names(kind):
+    if not plugins.has(kind, name):
         return name
     title: str = plugins.find(kind, name).constant("TITLE", default=name)
     return title

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -99,9 +100,10 @@ def plain(text: object) -> str:
     return re.sub(r"<[^>]+>", " ", str(text))
 
 
-def numbers(text: str) -> list[re.Match[str]]:
+@cache
+def numbers(text: str) -> tuple[re.Match[str], ...]:
     """The numbers of a text."""
-    return list(NUMBER.finditer(PROSE.sub(" ", text)))
+    return tuple(NUMBER.finditer(PROSE.sub(" ", text)))
 
 
 def says(number: re.Match[str], value: Any) -> bool:
@@ -141,7 +143,7 @@ def _is_text(cell: str, value: Any) -> bool:
     return (isinstance(value, str) and value.startswith(cell)) or (cell in ("", "n/a") and _is_missing(value))
 
 
-def _holds(place: int, cell: str, found: list[re.Match[str]], value: Any) -> bool:
+def _holds(place: int, cell: str, found: tuple[re.Match[str], ...], value: Any) -> bool:
     """Whether a value is the number at a place of a cell, or is missing where the cell says so."""
     if len(found) <= place:
         return cell != "n/a" or _is_missing(value)
