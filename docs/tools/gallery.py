@@ -37,6 +37,7 @@ ROWS = {
     "spark": ["one view"],
     "global_contrast": ["as given", "view"],
     "swav": ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))],
+    "lejepa": ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))],
 }
 DEALT = ("global_contrast", "joint_2d3d", "sepclr")
 """Methods for which it matters which slices are together in a batch."""
@@ -167,7 +168,7 @@ def planned(name: str, run: dict[str, Any], samples: Any, folder: Path, **change
     if name == "sepclr":  # which volume is whose does not matter for the views
         samples = replace(samples, label=tuple("healthy" if number else "ill" for number in samples.volume))
     backbone = NARROW if name != "local_contrast" else "unet"
-    given = {"objective": {name: options}, "backbone": backbone, "views": run.get("views", {}), "tensorboard": False}
+    given = {"objective": {name: options}, "backbone": backbone, "views": run.get("views", {})}
     return Plan(TrainingOptions(**(given | {"size": [VIEW], "batch_size": COLUMNS} | changed)), 0, samples, folder / name)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.artefacts.names import RESERVED
+from medssl.core import plugins
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import read_json
 from medssl.core.listing import load_key, nothing_at
@@ -197,6 +198,10 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labe
             amount = f"{'' if exact else 'at most '}{num_samples} samples"
             text = f"arm {run.arm!r} of {cohort!r} has {amount}, so a step of {run} sees {num_samples} of {options.batch_size}"
             yield ("pretrain", run.name, "batch_size"), text
+        small, why = plugins.find("objective", options.objective.name).constant("SMALL_BATCH", default=(0, ""))
+        seen = min(options.batch_size, options.batch_size if num_samples is None else num_samples)
+        if seen < small:
+            yield ("pretrain", run.name, "batch_size"), f"a step of {run} sees {seen} images, fewer than {small}: {why}"
 
 
 def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFiles]) -> tuple[int | None, bool]:

@@ -1156,6 +1156,48 @@ MUTATIONS = [
         "return torch.optim.AdamW(groups,",
         "pretrain/test_pretrain_recipes.py::test_adam_adds_its_decay_to_the_gradient_and_adamw_takes_it_off_the_weights",
     ),
+    Mutation(
+        "nn",
+        "the Gaussian statistic of a rank's part is taken for that of the batch",
+        "    count = len(values) * world_size()",
+        "    count = len(values)",
+        "pretrain/test_pretrain_world.py::test_the_number_of_processes_does_not_change_a_run[lejepa]",
+    ),
+    Mutation(
+        "nn",
+        "the last knot of the Gaussian statistic counts in full",
+        "    weight[[0, -1]] /= 2",
+        "    weight[[0]] /= 2",
+        "nn/test_nn_gaussianity.py::test_it_is_the_algorithm_of_the_paper",
+    ),
+    Mutation(
+        "nn",
+        "the gradient of sums of waves forgets the multiple of the angle",
+        "(total + k * torch.complex",
+        "(total + torch.complex",
+        "nn/test_nn_gaussianity.py::test_its_gradient_is_that_of_its_values",
+    ),
+    Mutation(
+        "nn",
+        "the Gaussian is compared along the same directions in every step",
+        'rng(0, "directions", step)',
+        'rng(0, "directions", 0)',
+        "nn/test_nn_gaussianity.py::test_directions_have_unit_length_and_are_new_in_each_step",
+    ),
+    Mutation(
+        "pretrain",
+        "the views of LeJEPA are one sample",
+        "for view in z]).mean()",
+        "for view in [z.flatten(0, 1)]]).mean()",
+        "nn/test_nn_gaussianity.py::test_the_loss_of_lejepa_is_the_papers_each_view_a_sample_of_its_own",
+    ),
+    Mutation(
+        "study",
+        "a batch too small for its objective is not reported",
+        "        if seen < small:",
+        "        if seen < 0:",
+        "study/test_study_checks.py::test_a_batch_too_small_for_the_statistic_of_its_objective_is_reported",
+    ),
     # ---- pretrain
     Mutation(
         "pretrain",

@@ -66,6 +66,7 @@ def test_byol_passes_each_view_through_batch_norm_on_its_own() -> None:
         ("byol", {}, [8, 8], [8, 8]),  # google-deepmind/deepmind-research: `apply_once_fn` for each view
         ("swav", {"small_crops": 3}, [16, 24], [40]),  # facebookresearch/swav: crops of a size together, then all
         ("deepcluster_v2", {"small_crops": 3}, [16, 24], [40]),  # the same
+        ("lejepa", {"small_crops": 3}, [16, 24], [40]),  # rbalestr-lab/lejepa: as SwAV
         ("sepclr", {}, [8, 8], [8, 8]),  # the released scripts: `student(view)` for each view
     ],
 )

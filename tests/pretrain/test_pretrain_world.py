@@ -17,6 +17,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "swav": {"projector": (32, 16), "prototypes": 20, "queue": 64, "queue_start_frac": 0.3, "freeze_prototypes_steps": 1,
              "small_crops": 2, "iterations": 3, "epsilon": 0.2},
     "deepcluster_v2": {"projector": (32, 16), "prototypes": 6, "heads": 2},
+    "lejepa": {"projector": (32, 16), "directions": 20, "small_crops": 2},
     "gsimclr": {"projector": (32, 16), "denoiser_epochs": 2},
     "joint_2d3d": {"projector": (32, 16), "prototypes": 6, "heads": 2, "slices": 4, "width": 32, "attention_heads": 2,
                    "layers": 1, "feed_forward": 32, "freeze_prototypes_steps": 1},

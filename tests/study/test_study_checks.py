@@ -151,6 +151,13 @@ def test_an_arm_smaller_than_the_batch_is_said(notes: Notes, refusal: Refusal) -
     assert notes(text.replace("cohort: ct", "cohort: organs")) == []  # one NPZ holds any number
 
 
+def test_a_batch_too_small_for_the_statistic_of_its_objective_is_reported(notes: Notes) -> None:
+    text = GOOD.replace("simclr: {cohort: ct, batch_size: 2", "wide: {cohort: organs, objective: lejepa, batch_size: 127")
+    found = [note for note in notes(text) if "Gaussian statistic" in note]
+    assert len(found) == 1 and "mine.yaml:5: " in found[0] and "sees 127 images, fewer than 128" in found[0]
+    assert not any("Gaussian" in note for note in notes(text.replace("127", "128")))
+
+
 def test_an_unknown_target_is_answered_with_those_there_are(notes: Notes, refusal: Refusal) -> None:
     found = refusal(GOOD, "pretrain_lung")
     assert "no target 'pretrain_lung'" in found and "all, report, pretrain_ct" in found

@@ -5,8 +5,6 @@ Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2); C
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -18,6 +16,7 @@ from medssl.nn.gather import normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
+from medssl.pretrain.multi_crop import multi_crop
 from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "DeepCluster-v2"
@@ -73,9 +72,7 @@ class DeepClusterV2(Objective):
         )
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        small = tuple(max(8, math.ceil(s * self.small_size_frac)) for s in size)
-        few = [Crop(self.small_crops, small, self.small_scale)] if self.small_crops else []
-        return [Crop(2, size), *few]
+        return multi_crop(size, None, self.small_crops, self.small_size_frac, self.small_scale)
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         self.clusters.start_epoch(epoch, seed)

@@ -5,8 +5,6 @@ Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting C
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
@@ -19,6 +17,7 @@ from medssl.nn.gather import gather, normalised, rank
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
+from medssl.pretrain.multi_crop import multi_crop
 from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "SwAV"
@@ -82,9 +81,7 @@ class SwAV(Objective):
         self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        small = tuple(max(8, math.ceil(s * self.small_size_frac)) for s in size)
-        few = [Crop(self.small_crops, small, self.small_scale)] if self.small_crops else []
-        return [Crop(2, size, self.large_scale), *few]
+        return multi_crop(size, self.large_scale, self.small_crops, self.small_size_frac, self.small_scale)
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])

@@ -1,0 +1,24 @@
+"""Crops of two sizes: large ones, which show most of an image, and small ones, which are cheap."""
+
+from __future__ import annotations
+
+import math
+
+from medssl.nn.views import Crop
+
+
+def multi_crop(
+    size: tuple[int, ...],
+    large_scale: tuple[float, float] | None,
+    small_crops: int,
+    small_size_frac: float,
+    small_scale: tuple[float, float],
+) -> list[Crop]:
+    """Two crops of `size`, then `small_crops` of `small_size_frac` of it, at least 8 pixels. Scales are shares of the image;
+    large crops without one have that of the study's `views`.
+
+    Source: Caron et al., arXiv 2006.09882, §3.2.
+    """
+    small = tuple(max(8, math.ceil(side * small_size_frac)) for side in size)
+    few = [Crop(small_crops, small, small_scale)] if small_crops else []
+    return [Crop(2, size, large_scale), *few]
