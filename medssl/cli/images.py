@@ -31,14 +31,14 @@ def check(
     from medssl.core.text_table import write_rows
     from medssl.ingest.checking import check_source
     from medssl.ingest.items import COLUMNS
-    from medssl.ingest.summary import as_values, screen_lines
+    from medssl.ingest.summary import as_values, hints, screen_lines
 
     if table is not None:
         refuse_within(table, source)
     checked = check_source(source, id_key=None if id_key is None else str(id_key), name=name)
     if table is not None:
         write_rows(file_to_write(table), COLUMNS, ([*row.values()] for row in checked.items))
-    for line in [json.dumps(as_values(checked), indent=1)] if as_json else screen_lines(checked):
+    for line in [json.dumps(as_values(checked), indent=1)] if as_json else [*screen_lines(checked), *hints(checked)]:
         print(line)
     if not checked.series:
         raise TooManyRefusalsError("everything in this source is refused; the lines above say why.")
@@ -52,6 +52,8 @@ def init(
 
     The file runs as it is. Comments state what was found and what was assumed. No file is overwritten.
     """
+    import shlex
+
     from medssl.core.files import write_text
     from medssl.ingest.checking import check_source
     from medssl.ingest.found import found_in
@@ -66,6 +68,10 @@ def init(
     checked = check_source(folder)
     for line in screen_lines(checked):
         print(line)
+    if checked.rejected:
+        print(
+            f"\n`{shlex.join(['medssl', 'check', str(folder), '--table', 'files.tsv'])}` lists every file, and why it is refused."
+        )
     if not checked.series:
         raise TooManyRefusalsError("everything in this source is refused; the lines above say why.")
     text = proposed_study(str(folder), found_in(folder, checked), str(file))

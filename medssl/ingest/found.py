@@ -121,7 +121,7 @@ def _tables(source: Path, checked: Checked, targets: list[LabelTarget], notes: l
             said, _ = given_by_table(table, matcher, ())
         except (StudyError, OSError) as error:
             if not name.lower().endswith(".txt"):
-                notes.append(f"{name} was not taken for labels: {str(error).removeprefix('labels: ')}")
+                notes.append(f"{name} was not used as labels: {str(error).removeprefix('labels: ')}")
             continue
         said = {number: given for number, given in said.items() if given.label is not None}
         if said:
@@ -129,10 +129,10 @@ def _tables(source: Path, checked: Checked, targets: list[LabelTarget], notes: l
         else:
             columns = ", ".join(column for column in table.columns if column not in ("id", "file"))
             notes.append(
-                f"{name} names images and has no classes in a column `label`. Rename the column that holds them: {columns}."
+                f"{name} names images but has no column `label`. Rename the column with the classes to `label`; it has {columns}."
             )
     found.sort(key=lambda one: (-len(one[1]), str(one[0].labels)))
-    notes += [f"{given.labels} names classes too, and was not taken: a source has one label table." for given, _ in found[1:]]
+    notes += [f"{given.labels} also names classes and was not used: a source has one label table." for given, _ in found[1:]]
     yield from found[:1]
 
 
@@ -179,6 +179,6 @@ def _not_chosen(checked: Checked) -> Iterator[str]:
     names = [item["file"] for item in checked.items if item["code"] == "several_masks"]
     if names:
         yield (
-            f"{len(names)} masks were not taken, as an image has several, such as {names[0]}. Say which by a pattern of their "
+            f"{len(names)} masks were not used: an image has several, such as {names[0]}. Choose one by a pattern of their "
             "names in this source, such as `ingest: {masks: '*_lesion_*'}`."
         )

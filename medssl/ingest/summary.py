@@ -50,12 +50,16 @@ def screen_lines(checked: Checked) -> Iterator[str]:
     if checked.remarks:
         yield ""
         yield from (f"note: {remark}" for remark in checked.remarks)
-    if len(rejected):
+
+
+def hints(checked: Checked) -> Iterator[str]:
+    """What else `medssl check` can show."""
+    if len(checked.rejected):
         yield ""
-        yield "--table FILE writes what became of every file, with its sentence and ids."
+        yield "--table FILE writes every file with its id, and why it is refused."
     if not checked.keyed:
         yield ""
-        yield "These ids hold for this path alone: .medssl/id_key is not here. --id-key FILE and --name give those of a study."
+        yield "These ids are of this path only: there is no .medssl/id_key here. --id-key FILE and --name give those of a study."
 
 
 def as_values(checked: Checked) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The study file that is proposed for a folder: it passes the checks of every study, and says what it rests on.
+"""The study file that is proposed for a folder: it passes the checks of every study and states its assumptions.
 
 A task that does not pass is left out, and the sentence of the check becomes a comment.
 """
@@ -6,6 +6,7 @@ A task that does not pass is left out, and the sentence of the check becomes a c
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def proposed_study(path: str, found: Found, file: str) -> str:
         file: the study file, after which the study is named.
 
     Raises:
-        StudyError: no study can work here.
+        StudyError: no study can run here.
     """
     wanted = [source_of(path, part, found.parts) for part in found.parts]
     proposal = Proposal(tuple(replace(source, tasks=(), share=0.0) for source in wanted), found.notes)
@@ -51,23 +52,27 @@ def proposed_study(path: str, found: Found, file: str) -> str:
 
 
 def file_name_for(path: str) -> str:
-    """The name of a study file, after the folder of its images."""
-    name = re.sub(r"[^a-z0-9]+", "_", Path(path).resolve().name.split(".")[0].lower()).strip("_")
+    """The name of a study file, after the folder of its images; letters lose their accents."""
+    folder = unicodedata.normalize("NFKD", Path(path).resolve().name.split(".")[0])
+    plain = "".join(letter for letter in folder if not unicodedata.combining(letter))
+    name = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")
     return f"{name or 'study'}.yaml"
 
 
 def refuse_unusable_folder(path: str) -> None:
-    """Stop before a long look at a folder for which no study could run here.
+    """Refuse a folder for which no study could run here, before a long look at it.
 
     Raises:
-        StudyError: it holds the current folder, or results; or its name cannot stand in a study file.
+        StudyError: it holds the current folder or results, or its name cannot stand in a study file.
     """
     if not path.isprintable():
-        raise StudyError(f"{path!r} is not text, which a study file is. Rename the folder, or make a link to it.")
+        raise StudyError(
+            f"{path!r} cannot be written in a study file: its name is not text. Rename the folder, or make a link to it."
+        )
     study = Study.model_validate({"sources": {"images": {"path": path}}})
     for loc, text in folder_problems(study, Layout.of(study.output, study.study)):
         if loc[0] == "sources":
-            text = f"{text}. A study writes into the folder in which it runs: change to one of its own, beside the images"
+            text = f"{text}. A study writes into the folder in which it runs: change to a separate folder, beside the images"
         raise StudyError(f"{text}.")
 
 

@@ -1,4 +1,4 @@
-"""What is proposed for the images of one modality: a source, its split, the size of its views, and tasks on its labels."""
+"""The proposal for the images of one modality: a source, its split, the size of its views, and tasks on its labels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from medssl.core.label_table import FOLDERS
 from medssl.core.options import Modality
 
 FEW = 30
-"""Below this many patients, shares of them are too small for scores that say much."""
+"""Below this many patients, scores on shares of them have wide intervals."""
 FEWEST_TESTED = 5
-"""With fewer patients than this, one would choose and one would test."""
+"""With fewer patients than this, validation and testing would have one each."""
 SHARE, LARGER_SHARE = 0.1, 0.2
 BATCH = 64
 SIDE = 224
@@ -36,7 +36,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Source:
-    """The images of one modality, as they will be a source and a cohort."""
+    """The images of one modality, which become a source and a cohort."""
 
     name: str
     path: str
@@ -44,23 +44,23 @@ class Source:
     modality: str | list[str] | None
     labels: str | None
     may_be_classes: bool
-    """Whether folders may be classes, which only a person can say."""
+    """Whether folders may be classes, which only the user knows."""
     tasks: tuple[Task, ...]
     share: float
-    """Of the patients that choose, and again of those that test."""
+    """Of the patients for validation, and again for testing."""
     batch_size: int
     side: int
     """Of a view, in pixels."""
 
     @property
     def has_own_parts(self) -> bool:
-        """Whether class folders or an NPZ may say which images are tested on."""
+        """Whether class folders or an NPZ may name the part of each image."""
         return self.part.num_volumes == 0 and any(found.labels is None for found in self.part.labels)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a study file will say, and why it does not say more."""
+    """The content of a study file, and the reasons for what it leaves out."""
 
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
@@ -69,18 +69,18 @@ class Proposal:
 def source_of(path: str, part: FoundPart, parts: Sequence[FoundPart]) -> Source:
     """The source for a part of a folder; `path`: of the folder, `parts`: all of them."""
     usable = [found for found in part.labels if found.certain]
-    apart = next((found.labels for found in usable if found.labels), None)
+    labels = next((found.labels for found in usable if found.labels), None)
     suffix = f"_{NAMES[part.modality]}" if len(parts) > 1 else ""
     share = SHARE if part.num_units >= FEW else LARGER_SHARE
-    meant = [found for found in usable if found.labels in (None, apart)] if part.num_units >= FEWEST_TESTED else []
+    meant = [found for found in usable if found.labels in (None, labels)] if part.num_units >= FEWEST_TESTED else []
     tasks = tuple(_task(found, part, share, suffix) for found in meant)
     return Source(
         name=NAMES[part.modality],
         path=path,
         part=part,
         modality=_kept(part, parts),
-        labels=apart if apart in (None, FOLDERS) else str(Path(path) / str(apart)),
-        may_be_classes=not apart and any(not found.certain for found in part.labels),
+        labels=labels if labels in (None, FOLDERS) else str(Path(path) / str(labels)),
+        may_be_classes=not labels and any(not found.certain for found in part.labels),
         tasks=tasks,
         share=share if tasks else 0.0,
         batch_size=_batch_size(part),
@@ -89,10 +89,10 @@ def source_of(path: str, part: FoundPart, parts: Sequence[FoundPart]) -> Source:
 
 
 def _kept(part: FoundPart, parts: Sequence[FoundPart]) -> str | list[str] | None:
-    """The modality that a source keeps; none where its files do not state theirs and nothing else lies beside them.
+    """The modality that a source keeps; none if its files do not state theirs and the folder holds nothing else.
 
-    In a list, names of NIfTI files are believed. In a list of one, a name that says nothing is of that one: where there are such
-    files, a modality that is not there comes along.
+    With a list, names of NIfTI files count. With a list of one, a file whose name states nothing belongs to that one: if there
+    are such files, a modality that the folder does not hold is added.
     """
     if not part.num_volumes or (part.modality == UNKNOWN and len(parts) == 1):
         return None
@@ -105,7 +105,7 @@ def _kept(part: FoundPart, parts: Sequence[FoundPart]) -> str | list[str] | None
 
 
 def _task(found: FoundLabels, part: FoundPart, share: float, suffix: str) -> Task:
-    """A task, with the shares of the training labels that are two patients or more."""
+    """A task, with those shares of the training labels that hold two patients or more."""
     kind = next(name for name in plugins.names("task") if plugins.find("task", name).constant("PREDICTS") == found.what)
     labelled = min(found.num_labelled, part.num_units) if part.num_volumes else part.num_units
     fractions = tuple(fraction for fraction in SHARES if fraction * labelled * (1 - 2 * share) >= 2)

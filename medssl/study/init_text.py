@@ -1,9 +1,10 @@
-"""The text of a proposed study file: short, with a comment beside everything that was assumed."""
+"""The text of a proposed study file: short, with a comment beside every assumption."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import yaml
 
@@ -12,11 +13,11 @@ from medssl.study.init_sources import FEW, FEWEST_TESTED, Proposal, Source, Task
 
 WIDTH = 120
 COLUMN = 46
-"""Where comments begin beside what they are about."""
+"""The column of comments that stand beside a value."""
 
 
 def study_text(proposal: Proposal, file: str) -> str:
-    """A study file; `file` is its name, for the commands at its top."""
+    """The text of a study file; `file` is its name, for the commands at its top."""
     sources = proposal.sources
     lines = [*_head(proposal, file), "", "sources:"]
     for source in sources:
@@ -33,17 +34,16 @@ def _head(proposal: Proposal, file: str) -> Iterator[str]:
     source = proposal.sources[0]
     written = yaml_of(file)
     commands = [
-        (f"medssl plan {written}", "what it takes here"),
-        *((f"medssl run pretrain_{one.name} --config {written}", "an encoder, and its page") for one in proposal.sources),
+        (f"medssl plan {written}", "its hours, memory and disk on this machine"),
+        *((f"medssl run pretrain_{one.name} --config {written}", "an encoder and its page") for one in proposal.sources),
     ]
     if any(one.tasks for one in proposal.sources):
-        commands.append((f"medssl run report --config {written}", "fine-tuning, evaluation and the full page too"))
-    yield from comment(f"Written by `medssl init {source.path}`. It runs as it is, from the folder in which it was written:")
+        commands.append((f"medssl run report --config {written}", "also fine-tuning, evaluation and the full page"))
+    yield from comment(f"Written by `medssl init {source.path}`. It runs as it is, from the folder that it was written in:")
     width = max(len(command) for command, _ in commands) + 4
     yield from (f"#   {command:<{width}}{what}" for command, what in commands)
     yield from comment(
-        "What was not found but assumed says so. Options that are left out have their recommended values: "
-        "docs/reference/options.md."
+        "Comments mark what is assumed. Options that are left out have their recommended values (docs/reference/options.md)."
     )
     for note in proposal.notes:
         yield "#"
@@ -53,19 +53,20 @@ def _head(proposal: Proposal, file: str) -> Iterator[str]:
 def _source_lines(source: Source) -> Iterator[str]:
     part = source.part
     yield beside(f"  {source.name}:", _holds(source))
-    yield beside(f"    path: {yaml_of(source.path)}", "a relative path is meant from the folder in which medssl runs")
+    relative = not Path(source.path).expanduser().is_absolute()
+    yield beside(f"    path: {yaml_of(source.path)}", "relative to the folder in which medssl runs" if relative else "")
     if source.labels:
         yield beside(f"    labels: {yaml_of(source.labels)}", _labels_hold(source))
     elif source.may_be_classes:
-        yield from comment("If each folder of images is a class, and no folder is a patient, take off the next `#`:", 4)
+        yield from comment("If each folder of images is a class, and none is a patient, uncomment the next line:", 4)
         yield "    # labels: folders"
     if source.modality:
-        several = isinstance(source.modality, list) and len(source.modality) > 1
-        why = "files that do not say their modality stay out" if several else "images of other modalities stay out"
+        also = source.modality[1:] if isinstance(source.modality, list) else []
+        why = f"excludes files of unknown modality; no {also[0]} was found" if also else "excludes images of other modalities"
         yield beside(f"    ingest: {{modality: {yaml_of(source.modality)}}}", why)
     elif part.modality == UNKNOWN and part.num_volumes:
         yield from comment(
-            "Assumed: not CT, as the files do not say what they are. If they are CT in Hounsfield units, take off the next `#`:",
+            "Assumed: not CT, because the files state no modality. For CT in Hounsfield units, uncomment the next line:",
             4,
         )
         yield "    # ingest: {modality: CT}"
@@ -77,16 +78,16 @@ def _split_lines(source: Source) -> Iterator[str]:
     part, share = source.part, source.share
     units, held = _counted(part.num_units, part.unit), round(share * part.num_units)
     if source.has_own_parts:
-        said = "where folders or the file do not say which images are tested on"
+        said = "only for images whose part is not given by their folder or file"
     elif not source.tasks:
-        said = "nothing is tested, so all images are learnt from"
+        said = "no task, so all images are used for pre-training"
     else:
-        said = f"of {units} {held} to choose by and {held} to test on"
+        said = f"of {units}: {held} for validation, {held} for testing"
     yield beside(f"      split: {{val_frac: {share:g}, test_frac: {share:g}}}", said)
     if source.tasks and not source.has_own_parts and part.num_units < FEW:
         yield from comment(
-            f"{units} are few, and scores on {held} of them have wide intervals. `split: {{folds: 5}}` tests each once. It "
-            "needs another source to pre-train on, as all of these are then held out.",
+            f"{units} are few: scores on {held} of them have wide intervals. With `split: {{folds: 5}}` each is tested once. "
+            "This needs another source for pre-training, because all of these are then held out.",
             6,
         )
 
@@ -107,9 +108,9 @@ def _pretrain_lines(source: Source, *, many: bool) -> Iterator[str]:
     yield f"    cohort: {source.name}"
     yield beside(f"    size: [{source.side}]", f"assumed: pixels of a view; a slice has about {part.side}")
     few = part.num_slices < 128
-    why = f"assumed: {'small, as there are' if few else 'slices of a step, of'} {part.num_slices:,} slices"
+    why = f"assumed: {'small, for only' if few else 'slices per step, of'} {part.num_slices:,} slices"
     yield beside(f"    batch_size: {source.batch_size}", why)
-    yield beside("    epochs: 100", "assumed: passes over the slices that are kept; fewer are faster")
+    yield beside("    epochs: 100", "assumed: passes over the kept slices; fewer are faster")
 
 
 def _task_lines(tasks: list[tuple[Source, Task]]) -> Iterator[str]:
@@ -120,12 +121,12 @@ def _task_lines(tasks: list[tuple[Source, Task]]) -> Iterator[str]:
         yield f"    source: {source.name}"
         if task.found.several:
             yield beside("    options: {multilabel: true}", "some images have several classes")
-        yield beside(f"    fractions: {yaml_of(list(task.fractions))}", "assumed: shares of the training labels, a fit each")
+        yield beside(f"    fractions: {yaml_of(list(task.fractions))}", "assumed: shares of the training labels, one fit each")
 
 
 def _no_task_lines(sources: tuple[Source, ...]) -> Iterator[str]:
     yield from comment(
-        "No task. Labels may come later: `labels: FILE` under a source (a table of id and label, or a folder of masks), shares "
+        "No task. To add labels later: `labels: FILE` under a source (a table with id and label, or a folder of masks), shares "
         "above 0 in its split, and a section `finetune`."
     )
     for source in sources:
@@ -133,9 +134,7 @@ def _no_task_lines(sources: tuple[Source, ...]) -> Iterator[str]:
         if part.labels and part.num_units < FEWEST_TESTED:
             what = " and ".join(dict.fromkeys(found.what for found in part.labels))
             units = f"{_counted(part.num_units, part.unit)} of {source.name}"
-            yield from comment(
-                f"There is none on its {what}: {units} cannot be parted into some to learn from, choose by and test on."
-            )
+            yield from comment(f"There is no task on its {what}: {units} are too few for training, validation and testing.")
 
 
 def _holds(source: Source) -> str:
@@ -157,8 +156,8 @@ def _labels_hold(source: Source) -> str:
 def _learns(task: Task) -> str:
     found = task.found
     if found.labels is None:
-        return "masks lie beside the images" if found.what == "masks" else "the images bring their classes"
-    return "assumed: the masks are what is wanted" if found.what == "masks" else f"assumed: {_words(found.classes)} are classes"
+        return "masks were found beside the images" if found.what == "masks" else "classes were found with the images"
+    return "assumed: the masks are the target" if found.what == "masks" else f"assumed: the classes are {_words(found.classes)}"
 
 
 def _words(classes: tuple[str, ...]) -> str:
@@ -171,7 +170,7 @@ def _counted(number: int, word: str) -> str:
 
 
 def yaml_of(value: object) -> str:
-    """A value as it stands in YAML, on one line."""
+    """A value as YAML, on one line."""
     return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).splitlines()[0]
 
 

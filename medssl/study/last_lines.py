@@ -45,7 +45,7 @@ def counted(study: str, jobs: Jobs, spent_s: float) -> str:
 def stopped(said: Sequence[Said], jobs: Jobs, command: str) -> list[str]:
     """Lines after a signal to stop: the saved work of each job, and the command to type."""
     by_log = {failure.log: failure for failure in said}
-    lines = ["medssl: stopped."]
+    lines = []
     for job in jobs.doing("running", "failed"):
         failure = by_log.get(str(job.log))
         saved = failure.sentence.partition(";")[0].rstrip(".") if failure else "nothing saved; it starts again"

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Steering(logging.Handler):
         self.cores: int | None = None
         self.planned: dict[Path, float] = {}
         self.heard: dict[Path, int] = {}
+        self.bars: dict[int, HowFar] = {}
         self.screen: Screen | None = None
         logger = logging.getLogger(LOGGER)
         handlers = {handler.name: handler for handler in logger.handlers}
@@ -93,7 +95,8 @@ class Steering(logging.Handler):
         said = failures(self.dag.layout)
         code = last_lines.exit_code(said, signalled=self.signalled)
         if code == last_lines.PreemptedError.exit_code:
-            self._end(last_lines.stopped(said, self.jobs, last_lines.typed(sys.argv, dict(os.environ))))
+            command = last_lines.typed(sys.argv, dict(os.environ))
+            self._end([f"{self._counted()}, then stopped.", *last_lines.stopped(said, self.jobs, command)])
         else:
             self._say_what_failed()
         raise SystemExit(code)
@@ -138,10 +141,20 @@ class Steering(logging.Handler):
         now = now_s()
         found = {job.number: HowFar.read(self._shown(job.log, ".json")) for job in self.jobs.doing("running")}
         bars = {number: bar for number, bar in found.items() if bar is not None}
+        self.bars |= bars
+        if self.signalled:
+            bars = self._stopping_bars()
         left = {number: bar.left_s for number, bar in bars.items() if bar.left_s is not None}
         spent_s = now - self.began_s
         end = time_left(self.jobs, now, bars=left, planned=self.planned, cores=self.cores)
         return Seen(self.study, self.jobs, bars, end, spent_s, now, _short(self.file), self.signalled)
+
+    def _stopping_bars(self) -> dict[int, HowFar]:
+        """The last bars of jobs that were asked to stop, without rate and time left; jobs that have ended are marked."""
+        ended = {failure.log for failure in failures(self.dag.layout)}
+        running = {job.number: job for job in self.jobs.doing("running") if job.number in self.bars}
+        last = {number: replace(self.bars[number], before=self.bars[number].done) for number in running}
+        return {number: replace(bar, note="stopped" if str(running[number].log) in ended else "") for number, bar in last.items()}
 
     def _shown(self, log: Path, suffix: str) -> Path:
         return self.dag.layout.of_log("progress", log, suffix)

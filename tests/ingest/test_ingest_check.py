@@ -174,6 +174,6 @@ def test_names_that_are_no_utf8_are_written_reversibly(here: Path) -> None:  # n
 
 def test_ids_without_a_key_are_said_to_hold_here_alone(here: Path) -> None:  # noqa: F811
     _source(here / "in")
-    assert "this path alone" in _check("in").stdout
+    assert "this path only" in _check("in").stdout
     listing.load_key(None)
-    assert "this path alone" not in _check("in").stdout
+    assert "this path only" not in _check("in").stdout

@@ -17,6 +17,7 @@ from medssl.cli import app
 from medssl.core.errors import MedsslError, StudyError, TooManyRefusalsError
 from medssl.ingest.checking import check_source
 from medssl.study.file import load_study
+from medssl.study.init import file_name_for
 
 SMALL = {"columns": 12, "rows": 10, "slices": 4}
 
@@ -109,7 +110,7 @@ def test_names_of_nifti_are_believed_and_nameless_ones_are_a_source_of_their_own
     study = study_of()
     assert sorted(study["sources"]) == ["ct", "images", "mr"]
     each_volume_is_in_one_source()
-    assert "files that do not say their modality stay out" in text()
+    assert "excludes files of unknown modality; no " in text()
 
 
 def test_volumes_that_do_not_say_what_they_are_are_not_taken_for_ct() -> None:
@@ -132,7 +133,9 @@ def test_masks_beside_images_and_in_a_folder_of_their_own_are_a_task(scan_name: 
     assert study["finetune"]["masks"]["task"] == "segmentation" and study["finetune"]["masks"]["source"] == "images"
     assert source["prepare"]["split"] == {"val_frac": 0.2, "test_frac": 0.2}
     assert source.get("labels") == labels and ("masks of 10 of 10 volumes" in text()) == (labels is not None)
-    assert "10 patients are few" in text() and "folds: 5" in text() and "of 10 patients 2 to choose by and 2 to test on" in text()
+    assert (
+        "10 patients are few" in text() and "folds: 5" in text() and "of 10 patients: 2 for validation, 2 for testing" in text()
+    )
     assert study["finetune"]["masks"]["fractions"] == [1.0], "a share of fewer than two patients is no share"
 
 
@@ -140,7 +143,9 @@ def test_of_too_few_patients_nobody_is_tested_on() -> None:
     for number in range(4):
         nifti(f"in/{number}.nii.gz", scan(number))
         nifti(f"in/{number}_seg.nii.gz", mask(number))
-    assert "finetune" not in study_of() and "4 patients of images cannot be parted" in " ".join(text().replace("#", "").split())
+    assert "finetune" not in study_of() and "4 patients of images are too few for training" in " ".join(
+        text().replace("#", "").split()
+    )
 
 
 def test_several_masks_of_an_image_are_said_and_none_is_chosen() -> None:
@@ -148,7 +153,7 @@ def test_several_masks_of_an_image_are_said_and_none_is_chosen() -> None:
         nifti(f"in/s{number}_ct.nii.gz", scan(number))
         for word in ("lesion", "organ"):
             nifti(f"in/s{number}_seg-{word}_msk.nii.gz", mask(number))
-    assert "finetune" not in study_of() and "12 masks were not taken" in text()
+    assert "finetune" not in study_of() and "12 masks were not used" in text()
 
 
 @pytest.mark.parametrize("mark", [",", "\t"])
@@ -173,9 +178,9 @@ def test_a_table_of_patients_that_only_headers_know_is_found() -> None:
 
 
 @pytest.mark.parametrize(("table", "said"), [
-    ("name,label\n1.png,ill\n", "table.csv was not taken for labels: the table has the columns ['name', 'label']; it needs `id`"),
-    ("id,sex\n1,f\n2,m\n", "names images and has no classes in a column `label`. Rename the column that holds them: sex."),
-    ("id,label\n77,ill\n", "table.csv was not taken for labels: none of the 1 rows"),
+    ("name,label\n1.png,ill\n", "table.csv was not used as labels: the table has the columns ['name', 'label']; it needs `id`"),
+    ("id,sex\n1,f\n2,m\n", "names images but has no column `label`. Rename the column with the classes to `label`; it has sex."),
+    ("id,label\n77,ill\n", "table.csv was not used as labels: none of the 1 rows"),
     ("id,label\n1,ill\n1,well\n", "say different things of one image"),
     ("id,label\n1,ill\n2,ill\n", "There is no task on classes. finetune.classes"),
     ("id,label\n1,0.125\n2,0.25\n3,0.5\n4,1.5\n5,2.5\n6,3.5\n7,4.5\n8,5.5\n9,6.5\n10,7.5\n11,8.5\n", "different numbers"),
@@ -196,7 +201,7 @@ def test_class_folders_with_the_parts_of_a_set_bring_their_classes_and_parts() -
                 picture(f"in/{part}/{name}/{number}.png", number)
     study = study_of()
     assert study["finetune"]["classes"]["task"] == "classification" and "labels" not in study["sources"]["images"]
-    assert "where folders or the file do not say which images are tested on" in text()
+    assert "for images whose part is not given by their folder or file" in text()
 
 
 @pytest.mark.parametrize(("names", "taken"), [(("benign", "malignant"), True), (("Doe_Jane", "Roe_Richard"), False)])
@@ -238,7 +243,7 @@ def test_nothing_is_overwritten_and_the_folder_of_images_is_not_written_to() -> 
     dicom("in")
     init("in")
     first = Path("in.yaml").read_bytes()
-    assert "in.yaml exists, and is not overwritten" in init("in", by=StudyError)
+    assert "in.yaml exists and is not overwritten" in init("in", by=StudyError)
     assert Path("in.yaml").read_bytes() == first
     assert "lies within in" in init("in", "--out", "in/mine.yaml", by=StudyError)
 
@@ -257,16 +262,17 @@ def test_an_unusable_folder_is_the_sentence_of_check_and_writes_nothing(here: Pa
 def test_a_folder_around_the_current_one_is_refused_before_a_look(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "work").mkdir()
     monkeypatch.chdir(here / "work")
-    assert "change to one of its own, beside the images" in init("..", by=StudyError)
+    assert "change to a separate folder, beside the images" in init("..", by=StudyError)
     assert not list(here.rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", ["a: b #c", "é'\"", "study"])
+@pytest.mark.parametrize("name", ["a: b #c", "é'\"", "study", "…"])
 def test_any_name_of_a_folder_is_yaml_and_names_a_study(here: Path, name: str) -> None:
     (here / "sub").mkdir()
     dicom(f"sub/{name}")
     init(f"sub/{name}")
     file = next(here.glob("*.yaml"))
     assert re.fullmatch(r"[a-z0-9_]+\.yaml", file.name)
+    assert file_name_for("../Bäume und Köpfe") == "baume_und_kopfe.yaml"
     assert load_study(files=[file.name]).sources["ct"].path == f"sub/{name}"
     assert CliRunner().invoke(app, ["specs", file.name]).exit_code == 0

@@ -212,9 +212,9 @@ def test_a_stop_says_what_each_job_saved_and_what_to_type() -> None:
     sentence = "stopped at step 64 of 2,880 and saved; the same command goes on from there."
     said = [Said("pretrain a", 75, sentence, "logs/pretrain/a.log")]
     lines = last_lines.stopped(said, found, "snakemake --cores all")
-    assert lines[1] == "  pretrain a: stopped at step 64 of 2,880 and saved."
-    assert lines[2] == "  prepare b: nothing saved; it starts again."
-    assert lines[-1] == "  snakemake --cores all" and len(lines) == 5
+    assert lines[0] == "  pretrain a: stopped at step 64 of 2,880 and saved."
+    assert lines[1] == "  prepare b: nothing saved; it starts again."
+    assert lines[-1] == "  snakemake --cores all" and len(lines) == 4
 
 
 @pytest.mark.parametrize(

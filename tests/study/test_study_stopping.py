@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from medssl.core.failure import Said, failures
+from medssl.core.failure import Failure, Said, failures
 from medssl.core.layout import Layout
 from medssl.core.shown import SCREEN, HowFar
 from medssl.study import steering
@@ -144,6 +144,28 @@ def test_on_a_terminal_its_words_go_to_its_file_and_jobs_are_drawn(
     assert "64/2,880 images" in text and "a remark" in text and "half" not in text and "Building" not in text
     assert "Building DAG" in Path("snakemake.log").read_text() and not stale.exists()
     assert "study demo: 1 of 1 jobs done" in capsys.readouterr().err
+
+
+def test_while_jobs_stop_their_last_bars_stay_and_those_that_have_ended_are_marked(
+    tmp_path: Path, heard: list[int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, written = screen()
+    run = run_of(tmp_path, console, monkeypatch)
+    run.start(workflow(run))
+    logger.info("x", extra={"event": "job_info", "jobid": 7})
+    bar = tmp_path / "results" / "state" / "progress" / "pretrain" / "a.json"
+    HowFar("pretrain a", 64, 2880, "images", 0, 10.0, "loss 3.2").write(bar)
+    run.screen._live.refresh()  # type: ignore[union-attr]
+    bar.unlink()  # as the job does once it has saved
+    file = run.dag.layout.of_log("failures", tmp_path / "results" / "logs/pretrain/a.log", ".json")
+    Failure(file, "pretrain a", tmp_path / "results" / "logs/pretrain/a.log").write(75, "stopped at step 1 of 45 and saved.")
+    signal.raise_signal(signal.SIGINT)
+    before = len(written.getvalue())
+    run.screen._live.refresh()  # type: ignore[union-attr]
+    text = written.getvalue()[before:]
+    assert "64/2,880 images  stopped" in text and " left" not in text and "images/s" not in text and "loss" not in text
+    assert "Ctrl-C again" in text and "Ctrl-C saves" not in text
+    run.close()
 
 
 def test_what_stops_snakemake_itself_is_shown_with_its_log(
