@@ -16,8 +16,13 @@ from medssl.core.failure import Failure
 from medssl.core.job import Spec, job
 from medssl.core.shown import leave_the_terminal
 
-LEFT_BEHIND = {"ingest": "The volumes it has made are kept.", "reduce": "The volumes it has described are kept."}
-"""Results that a stopped job keeps for the next try, for stages that do not report it themselves."""
+LEFT_BEHIND = {
+    "ingest": "Its finished volumes are kept.",
+    "reduce": "Its finished volumes are kept.",
+    "pretrain": "It resumes from the last saved state, if there is one.",
+    "finetune": "Its finished fits are kept.",
+}
+"""What an interrupted job keeps for the next try; the other stages start again."""
 
 
 def run_step(stage: str, step: str, spec_path: Path, log: Path | None, threads: int, **arguments: Any) -> None:

@@ -105,7 +105,7 @@ class Picture:
         found = [Text(""), *(Text(line, style="bold") for line in packed(head, width))]
         found += [Text(f"  {line}") for line in packed(stages, width - 2)]
         running = seen.jobs.doing("running")
-        hint = "Ctrl-C again stops at once, with what was saved last" if seen.stopping else "Ctrl-C saves and stops"
+        hint = "Ctrl-C again stops at once, without saving" if seen.stopping else "Ctrl-C saves and stops"
         foot = [Text(line, style="dim") for line in (f"  Snakemake log: {seen.log}", f"  {hint}")]
         room = max(1, self.height - len(found) - len(foot) - 2)
         shown = running if len(running) <= room else running[: room - 1]

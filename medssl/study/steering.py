@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -203,19 +204,31 @@ class Steering(logging.Handler):
         """From here on, a signal to stop ends this program with exit code 75, and SIGTERM also ends its jobs.
 
         Snakemake itself would let the jobs that run finish first, which may take days. Ctrl-C reaches them from the terminal.
+        Snakemake gets each signal once: while it waits for its jobs, another one would end it with a traceback and leave them
+        alone. The third Ctrl-C kills the jobs.
         """
+        times: Counter[int] = Counter()
 
-        def stop(number: int, frame: Any, goes_on: Callable[[int, Any], Any]) -> None:
+        def stop(number: int, frame: Any, snakemakes: Callable[[int, Any], Any]) -> None:
             self.signalled = True
-            for child in psutil.Process().children() if number == signal.SIGTERM else ():
-                with suppress(psutil.NoSuchProcess):
-                    child.terminate()
-            goes_on(number, frame)
+            times[number] += 1
+            if number == signal.SIGTERM:
+                _end_children(psutil.Process.terminate)
+            elif times[number] > 2:
+                _end_children(psutil.Process.kill)
+            if times[number] == 1:
+                snakemakes(number, frame)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.getsignal(number)
-            if callable(before):  # what is ignored stays so
-                signal.signal(number, partial(stop, goes_on=before))
+            if callable(before):  # an ignored signal stays ignored
+                signal.signal(number, partial(stop, snakemakes=before))
+
+
+def _end_children(end: Callable[[psutil.Process], None]) -> None:
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            end(child)
 
 
 def _short(path: str) -> str:

@@ -133,7 +133,7 @@ def test_a_spec_with_options_of_something_else_is_a_sentence(stage: str) -> None
         ("prepare", KeyError("what"), 1, "an unexpected error: KeyError: 'what'"),
         ("ingest", KeyError("DOE^JANE"), 1, "an unexpected error: KeyError"),
         ("prepare", KeyboardInterrupt(), 75, "stopped by SIGINT. It starts again."),
-        ("ingest", KeyboardInterrupt(), 75, "stopped by SIGINT. The volumes it has made are kept."),
+        ("ingest", KeyboardInterrupt(), 75, "stopped by SIGINT. Its finished volumes are kept."),
         ("prepare", StudyError("a sentence."), 2, "a sentence."),
     ],
 )

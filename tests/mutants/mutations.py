@@ -1970,9 +1970,23 @@ MUTATIONS = [
     Mutation(
         "study",
         "SIGTERM leaves the jobs running",
-        "child.terminate()",
-        "child.is_running()",
-        "study/test_study_stopping.py::test_a_signal_goes_on_to_jobs_that_nobody_else_tells",
+        "_end_children(psutil.Process.terminate)",
+        "_end_children(psutil.Process.is_running)",
+        "study/test_study_stopping.py::test_a_signal_reaches_jobs_that_get_it_from_no_terminal",
+    ),
+    Mutation(
+        "study",
+        "a second Ctrl-C ends Snakemake with a traceback",
+        "if times[number] == 1:",
+        "if times[number] >= 1:",
+        "study/test_study_stopping.py::test_snakemake_gets_a_signal_once_and_the_third_ctrl_c_kills_the_jobs",
+    ),
+    Mutation(
+        "study",
+        "a job that has saved looks like one that has not begun",
+        "bars = self._stopping_bars()",
+        "bars = bars",
+        "study/test_study_stopping.py::test_while_jobs_stop_their_last_bars_stay_and_those_that_have_ended_are_marked",
     ),
     Mutation(
         "study",

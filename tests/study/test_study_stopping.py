@@ -88,7 +88,7 @@ def workflow(run: Steering, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
-def test_a_signal_goes_on_to_jobs_that_nobody_else_tells(
+def test_a_signal_reaches_jobs_that_get_it_from_no_terminal(
     tmp_path: Path,
     heard: list[int],
     logger: logging.Logger,
@@ -107,6 +107,19 @@ def test_a_signal_goes_on_to_jobs_that_nobody_else_tells(
     with pytest.raises(SystemExit) as stopped:
         run.fail()
     assert stopped.value.code == 75 and "Continue with the same command:" in capsys.readouterr().err
+
+
+def test_snakemake_gets_a_signal_once_and_the_third_ctrl_c_kills_the_jobs(
+    tmp_path: Path, heard: list[int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, None, monkeypatch)
+    run.start(workflow(run))
+    job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    for _ in range(2):
+        signal.raise_signal(signal.SIGINT)
+    assert job.poll() is None
+    signal.raise_signal(signal.SIGINT)
+    assert job.wait(30) == -signal.SIGKILL and heard == [signal.SIGINT]
 
 
 def screen() -> tuple[Console, io.StringIO]:
