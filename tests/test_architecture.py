@@ -76,7 +76,7 @@ def test_the_roof_knows_the_options_of_stages_and_not_what_runs() -> None:
         assert {p.name for p in below} <= ROOF_READS, f"{path} imports {below}"
 
 
-def test_nobody_names_a_plug_in() -> None:
+def test_no_other_file_names_a_plug_in() -> None:
     """A name may stand in the plug-in's own file, as the default of an option, and in what a study file says."""
     names = {kind: plugins.names(kind) for kind in plugins.KINDS}
     home = {kind: PACKAGE / folder for kind, folder in plugins.KINDS.items()}

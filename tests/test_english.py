@@ -1,4 +1,4 @@
-"""Docstrings, comments and docs use the words of STYLE.md: what its list calls wrong, and is never right, occurs nowhere."""
+"""Docstrings, comments, docs and test names use the words of STYLE.md: what its list always calls wrong occurs nowhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("artefacts", "core", "evaluate", "finetune", "ingest", "nn", "prepare", "pretrain", "reduce", "volume")
+PACKAGES = (
+    "artefacts",
+    "cli",
+    "core",
+    "evaluate",
+    "finetune",
+    "ingest",
+    "nn",
+    "prepare",
+    "pretrain",
+    "reduce",
+    "study",
+    "volume",
+)
 PAGES = ("ingest", "prepare", "reduce", "leakage", "pretrain", "finetune", "evaluate", "recipes", "studies", "gpu", "cluster")
 NEVER = re.compile(
     r"\b(told|untold|anew|(tell|tells|set) (them )?apart|go on|goes on|nobody|anybody|somebody|in silence|without a word|learnt"
@@ -42,6 +55,12 @@ def wrong(text: str) -> list[str]:
 def test_words_that_the_style_forbids_occur_nowhere() -> None:
     found = {str(path.relative_to(ROOT)): places for path in files() if (places := wrong(prose(path)))}
     assert not found
+
+
+def test_names_of_tests_are_sentences_in_these_words() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py")))
+    names = re.findall(r"^def test_(\w+)\(", text, re.MULTILINE)
+    assert len(names) > 1000 and [name for name in names if wrong(name.replace("_", " "))] == []
 
 
 @pytest.mark.parametrize(

@@ -229,5 +229,5 @@ def _nothing(source: str | None, named: str, path: str) -> str:
     hint = beside(Path(path))
     if source is None:
         return f"there is nothing at {named} (tried {tried}).{hint}"
-    remedy = "Correct the path in the study file; it is relative to where snakemake runs."
+    remedy = "Correct the path in the study file; it is relative to the folder in which medssl runs."
     return f"{named} does not exist (tried {tried}).{hint} {remedy}"

@@ -1,1 +1,1 @@
-"""The roof: the study file, its jobs, what is checked before work starts, planning, cleaning, and the Snakemake glue."""
+"""The study file, its jobs, the checks before work starts, planning, cleaning, and the connection to Snakemake."""

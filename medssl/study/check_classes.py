@@ -1,4 +1,4 @@
-"""Whether words are classes: written alike, no measurements, enough patients for what is asked, the positive one among them."""
+"""Checks the labels as classes: consistent spelling, not measurements, enough patients per class, the positive one among them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from medssl.study.source_files import SourceFiles
 
 Problem = tuple[Loc, str]
 MANY_CLASSES = 20
-"""More classes than this are said where they are numbers, or half as many as there are rows."""
+"""Above this number of classes there is a note if they are numbers, or half as many as the rows."""
 FEW_GRADES = 10
-"""Numbers with a fraction, such as half grades, are classes up to this many."""
+"""Up to this many different numbers with a fraction (half grades) are classes."""
 
 
 def wrong_classes(classes: Iterable[str]) -> Iterator[str]:
@@ -38,7 +38,7 @@ def wrong_classes(classes: Iterable[str]) -> Iterator[str]:
 
 
 def many_classes(classes: Set[str], num_rows: int) -> str:
-    """That labels are hardly classes, though they may be meant; empty where they look like some."""
+    """A note that labels hardly look like classes; empty if they do."""
     are_numbers = all(_number(name) is not None for name in classes)
     if len(classes) <= MANY_CLASSES or not (are_numbers or 2 * len(classes) > num_rows):
         return ""
@@ -48,14 +48,14 @@ def many_classes(classes: Set[str], num_rows: int) -> str:
 
 
 def unknown_positive(wanted: str | None, classes: Mapping[str, Set[str] | None]) -> Iterator[Problem]:
-    """A positive class that no task has. `classes`: of each task that predicts some; None where only the images say them."""
+    """A positive class that no task has. `classes`: of each classification task; None if only the images have them."""
     known = set[str]().union(*(found or () for found in classes.values()))
     if wanted is not None and classes and None not in classes.values() and wanted not in known:
         yield ("evaluate", "positive"), f"there is no class {wanted!r} in {', '.join(classes)}.{did_you_mean(wanted, known)}"
 
 
 def unknown_class_names(names: Mapping[str, Iterable[str]], classes: Mapping[str, Set[str] | None]) -> Iterator[Problem]:
-    """Names for classes that a source does not have. By source: the classes named, and those it has; None where not known yet."""
+    """Names for classes that a source does not have. By source: the named classes and its own; None if not known yet."""
     for source, named in names.items():
         known = classes.get(source)
         for label in named if known is not None else ():
@@ -65,9 +65,9 @@ def unknown_class_names(names: Mapping[str, Iterable[str]], classes: Mapping[str
 
 
 def labelled_at_most(files: SourceFiles, table: Table | None, *, classes: bool) -> int | None:
-    """How many patients (images where a source has none) may have a label; None where a file can hold any number.
+    """How many patients (images, without patients) may have a label; None if a file can hold any number.
 
-    `classes`: labels are classes, which a table that knows its images by name gives to those alone that it names.
+    `classes`: the labels are classes; a table with image names gives them to the named images only.
     """
     rows = table.rows if table else []
     try:
@@ -80,7 +80,7 @@ def labelled_at_most(files: SourceFiles, table: Table | None, *, classes: bool) 
 
 
 def too_many(task: str, options: FinetuneOptions, most: int | None) -> Iterator[Problem]:
-    """More patients with labels than there are."""
+    """Requests for more labelled patients than there are."""
     count = max(options.counts, default=0)
     if most is not None and count > most:
         yield (
@@ -91,7 +91,7 @@ def too_many(task: str, options: FinetuneOptions, most: int | None) -> Iterator[
 
 
 def too_few(task: str, options: FinetuneOptions, most: int | None) -> Iterator[Problem]:
-    """A share that a study names and that is less than one patient."""
+    """A fraction in the study file that is less than one patient."""
     shares = [share for share in options.fractions if most is not None and share * most < 0.5]
     if shares and "fractions" in options.model_fields_set:
         yield (

@@ -15,7 +15,7 @@ Problem = tuple[Loc, str]
 
 
 def folder_problems(study: Study, layout: Layout) -> Iterator[Problem]:
-    """What is wrong with the folders that are written to, and with sources and labels that meet them."""
+    """Problems of the folders to write to, and of sources and labels that overlap with them."""
     for key, folder in (("output", layout.root), ("id_key", PRIVATE)):
         if text := _not_writable(folder):
             yield (key,), f"{str(folder)!r} cannot be written to: {text}"
@@ -26,7 +26,7 @@ def folder_problems(study: Study, layout: Layout) -> Iterator[Problem]:
 
 
 def _not_writable(folder: Path) -> str:
-    """Why a folder cannot be made or written to; empty where it can. Nothing is made for it."""
+    """Why a folder cannot be made or written to; empty if it can. Nothing is made to find out."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         return f"{str(there)!r} is not a folder. Name another place, or move it away"
@@ -36,7 +36,7 @@ def _not_writable(folder: Path) -> str:
 
 
 def _meets_results(path: Path, root: Path) -> str:
-    """How files to read lie to folders that are written to; empty where they lie apart."""
+    """How input files overlap with the folders to write to; empty if they do not."""
     place = path.resolve()
     for what, folder in (("the results of this study", root), ("the private files of medssl", PRIVATE)):
         own = folder.resolve()

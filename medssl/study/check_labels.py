@@ -1,4 +1,4 @@
-"""Whether a source has the labels that its tasks ask for, as far as names of files and label tables say it."""
+"""Whether a source has the labels that its tasks need, as far as file names and label tables show."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles, ki
 
 Problem = tuple[Loc, str]
 NO_MASKS = (PICTURE, NPZ)
-"""What no mask is for."""
+"""Kinds of images without masks."""
 MAGIC = ((128, b"DICM"), (0, b"\x1f\x8b"), (0, b"\x5c\x01\0\0"), (0, b"\0\0\x01\x5c"), (0, b"\x1c\x02\0\0"), (0, b"\0\0\x02\x1c"))
-"""What DICOM and NIfTI hold at some place."""
+"""Bytes that DICOM and NIfTI files have at a fixed offset."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A source, its files, the tasks on it that are asked for, and whether its label files are."""
+    """A source, its files, the requested tasks on it, and whether its label files are requested."""
 
     study: Study
     source: str
@@ -43,7 +43,7 @@ class Labelled:
 
     @cached_property
     def table(self) -> Table | None:
-        """Its label table, read once; None where it has none.
+        """Its label table, read once; None if it has none.
 
         Raises:
             StudyError: it cannot be read.
@@ -66,7 +66,7 @@ def predicts(task: FinetuneOptions, what: str) -> bool:
 
 
 def label_problems(given: Labelled) -> Iterator[Problem]:
-    """What is wrong with the labels of a source. That label files are missing stops only what needs them: they may come later."""
+    """Problems of the labels of a source. Missing label files stop only the work that needs them, because they may come later."""
     labels = given.labels
     table: Table | None = None
     groups = given.study.sources[given.source].groups
@@ -99,7 +99,7 @@ def label_problems(given: Labelled) -> Iterator[Problem]:
 
 
 def label_notes(given: Labelled) -> Iterator[Problem]:
-    """What a user should know of the labels of a source whose study has no mistake."""
+    """Notes on the labels of a source without a problem."""
     labels = given.labels
     if labels in (None, FOLDERS):
         return
@@ -114,7 +114,7 @@ def label_notes(given: Labelled) -> Iterator[Problem]:
 
 
 def known_classes(given: Labelled) -> set[str] | None:
-    """The classes that the labels of a source and the source itself bring; None where nobody says them yet."""
+    """The classes in the labels of a source and in the source itself; None if not known yet."""
     own = own_classes(given.files)
     if given.labels == FOLDERS:
         own = None if own is None else own | _folder_classes(given.files)
@@ -127,14 +127,14 @@ def known_classes(given: Labelled) -> set[str] | None:
 
 
 def own_classes(files: SourceFiles) -> set[str] | None:
-    """The classes that a source brings itself, by class folders of pictures; None where an NPZ may hold any."""
+    """The classes of a source by its class folders of pictures; None if an NPZ may hold any."""
     if NPZ in files.kinds:
         return None
     return {label for label, _ in folder_labels(files.named(PICTURE, OTHER)).values()}
 
 
 def _folder_problems(given: Labelled) -> Iterator[str]:
-    """Why folders cannot be the classes of a source's images."""
+    """Why folders cannot be the classes of the images of a source."""
     instead = "Put the images of each class into a folder of its name, or name a table of id and label"
     if given.files.all_are(NPZ):
         yield f"`{FOLDERS}`: an NPZ lies in no folder of its class. Leave `labels` out (it may hold its own), or name a table"
@@ -144,7 +144,7 @@ def _folder_problems(given: Labelled) -> Iterator[str]:
 
 
 def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
-    """Tasks that need classes, where the labels and the source itself bring too few."""
+    """Classification tasks without enough classes in the labels and the source itself."""
     tasks, labels = given.predicting("classes"), given.labels
     if not tasks:
         return
@@ -154,7 +154,7 @@ def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
     for text in wrong_classes(found):
         yield (given.loc if labels else ("finetune", next(iter(tasks)), "source")), f"{labels or given.source}: {text}"
     if own is None or (labels == FOLDERS and not said):
-        return  # an NPZ may hold others; that there are no folders is said already
+        return  # an NPZ may hold others, and missing folders are reported already
     for task, options in tasks.items():
         least = 1 if options.options.get("multilabel") else 2
         if not found and labels is None:
@@ -207,14 +207,14 @@ def _why_no_label(table: Table) -> str:
 
 
 def _mask_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
-    """Tasks that need masks, where the source has none."""
+    """Segmentation tasks on a source without masks."""
     tasks, files, labels = given.predicting("masks"), given.files, given.labels
     if not tasks:
         return
     comes_apart = labels not in (None, FOLDERS) and not is_label_table(str(labels))
     why = ""
     if files.all_are(*NO_MASKS):
-        why = "it holds pictures alone, and a segmentation learns from volumes with masks"
+        why = "it holds pictures alone, and a segmentation is trained on volumes with masks"
     elif not comes_apart and files.all_are(GRID) and not files.masks(table.masks if table else {}).masks:
         why = f"of its {len(files.named(GRID))} {GRID} files none is the mask of another by its name (docs/explanation/ingest.md)"
     for task in tasks if why else ():
@@ -226,7 +226,7 @@ def _mask_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
 
 
 def _no_masks_at(path: Path) -> str:
-    """Why label files that are no table cannot be masks; empty where they may."""
+    """Why label files other than a table cannot be masks; empty if they may."""
     if path.is_dir():
         names = [file.name for file in path.rglob("*") if file.is_file()]
         if not names:
@@ -252,6 +252,6 @@ def _no_masks_at(path: Path) -> str:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are a line that a person can read."""
+    """Whether the first bytes of a file are a readable line of text."""
     text = head.decode("utf-8", "replace").rstrip("\ufffd")  # the last letter may be cut
     return all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text) and "\n" in text

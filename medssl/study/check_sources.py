@@ -1,4 +1,4 @@
-"""Options of ingest that cannot do what they are there for, from the names of a source's files; cohorts of several modalities."""
+"""Options of ingest without effect on the files of a source, by their names; cohorts of several modalities."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 Problem = tuple[Loc, str]
 FORMATS = {PICTURE: "png", GRID: "nifti", NPZ: "npz", OTHER: "dicom"}
-"""What ingest calls the files that a name stands for; a name that says nothing may be DICOM."""
+"""The format of each kind of file name; a name without a known suffix may be DICOM."""
 WORDS = {"dicom": "DICOM", "nifti": GRID, "png": "pictures", "npz": "NPZ"}
 
 
 def idle_options(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Problem]:
-    """Options of ingest that have no effect on the source that they are written for, or on any source of the study.
+    """Options of ingest without effect on the source that they are written for, or on any source of the study.
 
-    Only what the names of the files leave no doubt about; the rest is said at the end of ingest.
+    Only clear cases by file names; ingest reports the others at its end.
     """
     idle: dict[str, set[str]] = {}
     held: dict[str, list[str]] = {}
     for name, source in study.sources.items():
         if name not in listed:
-            return  # what is not there is said elsewhere
+            return  # another check reports missing sources
         held[name] = formats = sorted(FORMATS[kind] for kind in listed[name].kinds)
         labels = source.labels
         mask_folder = labels not in (None, FOLDERS) and not is_label_table(str(labels))
@@ -51,7 +51,7 @@ def _no_effect(option: str, holds: Iterable[str], formats: Iterable[str]) -> str
 
 
 def without_volumes(dag: Dag, listed: Mapping[str, SourceFiles]) -> Iterator[Problem]:
-    """3-D networks that would have pictures alone to learn from."""
+    """3-D networks that would be trained on pictures alone."""
 
     def flat(source: str) -> bool:
         return source in listed and listed[source].all_are(PICTURE, NPZ)
@@ -73,7 +73,7 @@ def without_volumes(dag: Dag, listed: Mapping[str, SourceFiles]) -> Iterator[Pro
 
 
 def mixed_cohorts(dag: Dag) -> Iterator[Problem]:
-    """Cohorts that are pre-trained on and hold several modalities, as an earlier ingest of their sources has found them."""
+    """Cohorts for pre-training that hold several modalities, according to an earlier ingest of their sources."""
     for cohort in dag.cohorts():
         counts: Counter[str] = Counter()
         sources = dag.study.all_cohorts[cohort]
@@ -85,5 +85,5 @@ def mixed_cohorts(dag: Dag) -> Iterator[Problem]:
         if len(counts) > 1:
             loc = ("sources", cohort, "ingest", "modality") if cohort in dag.study.sources else ("cohorts", cohort)
             what = ", ".join(f"{modality} {number}" for modality, number in sorted(counts.items()))
-            text = f"cohort {cohort!r} holds several modalities, by volumes: {what}. They are learnt from together"
+            text = f"cohort {cohort!r} holds several modalities, by volumes: {what}. Pre-training uses them together"
             yield loc, f"{text}; sources.<name>.ingest.modality keeps one of them"

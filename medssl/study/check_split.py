@@ -1,4 +1,4 @@
-"""Whether the parts and folds of a source leave something to learn from and something to test on."""
+"""Whether the parts and folds of a source leave patients for training and for testing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Problem = tuple[Loc, str]
 
 
 def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapping[str, list[str]]) -> Iterator[Problem]:
-    """What is wrong with the splits of the sources. `tested`: the tasks on each source that are asked for."""
+    """Problems of the splits of the sources. `tested`: the requested tasks on each source."""
     for source in study.sources:
         split = study.prepare_of(source).split
         parts: set[str] | None = None
@@ -45,7 +45,7 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
             yield from _too_many_folds(study, source, listed[source])
             parts = _official_parts(listed[source])
         if source in tested and split.folds is None:
-            yield from _nobody_tests(study, source, parts, tested[source])
+            yield from _missing_parts(study, source, parts, tested[source])
         yield from _no_order(study, source, tested.get(source, []), has_order)
     yield from _all_held_out(study)
 
@@ -53,9 +53,9 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
 def split_notes(
     study: Study, listed: Mapping[str, SourceFiles], runs: set[str], tested: Mapping[str, list[str]]
 ) -> Iterator[Problem]:
-    """Patients that a pre-training does not see, and validation parts outside a fold of one patient or nobody.
+    """Notes: patients that a pre-training does not see, and validation parts of folds with one patient or none.
 
-    `runs`: the pre-trainings that are asked for; `tested`: the tasks on each source that are.
+    `runs`: the requested pre-trainings; `tested`: the requested tasks on each source.
     """
     for source in [source for source in listed if source in tested]:
         yield from _few_choose(study, source, listed[source], tested[source][0])
@@ -68,13 +68,13 @@ def split_notes(
 
 
 def split_loc(study: Study, source: str, option: str) -> Loc:
-    """Where the study file says how a source is split."""
+    """The place in the study file of an option of the split of a source."""
     own = option in study.sources[source].prepare.get("split", {})
     return ("sources", source, "prepare", "split", option) if own else ("prepare", "split", option)
 
 
 def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
-    """How many patients (images where a source has none) a source may have; None where a file can hold any number.
+    """How many patients (images, without patients) a source may have; None if a file can hold any number.
 
     Raises:
         StudyError: `subject_pattern` does not fit a name.
@@ -91,7 +91,7 @@ def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
 
 
 def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[Problem]:
-    """More folds than patients; and a pattern that does not fit every name."""
+    """More folds than patients, or a pattern that does not fit every name."""
     folds, pattern = study.prepare_of(source).split.folds, files.ingest.subject_pattern
     if folds is None and (pattern is None or GRID not in files.kinds):
         return
@@ -110,7 +110,7 @@ def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[P
 
 
 def _official_parts(files: SourceFiles) -> set[str] | None:
-    """The parts that a source names itself, by class folders or a label table; none where they are drawn, None if not known."""
+    """The parts that class folders or a label table of a source name; empty if parts are drawn, None if not known."""
     parts = {str(part) for _, part in folder_labels(files.named(PICTURE, OTHER)).values()} if files.kinds - {GRID} else set()
     if NPZ in files.kinds or (parts and OTHER in files.kinds):
         return None
@@ -118,8 +118,8 @@ def _official_parts(files: SourceFiles) -> set[str] | None:
     return parts | {row["split"] for row in _rows(files) if "split" in row and row["file"] in pictures}
 
 
-def _nobody_tests(study: Study, source: str, parts: set[str] | None, tasks: list[str]) -> Iterator[Problem]:
-    """A source of a task without a test part, or without a part to train on."""
+def _missing_parts(study: Study, source: str, parts: set[str] | None, tasks: list[str]) -> Iterator[Problem]:
+    """A source of a task without a test part or without a training part."""
     split = study.prepare_of(source).split
     needs = f"finetune.{tasks[0]} is tested on source {source!r}"
     if parts and split.file is None and "test" not in parts:
@@ -130,17 +130,17 @@ def _nobody_tests(study: Study, source: str, parts: set[str] | None, tasks: list
         )
     elif split.file is not None:
         for part in [part for part in ("train", "test") if part not in (parts or set())]:
-            yield split_loc(study, source, "file"), f"{needs}, and {split.file!r} puts nobody into the {part} part. Name some"
+            yield split_loc(study, source, "file"), f"{needs}, and {split.file!r} puts no patient into the {part} part. Name some"
     elif parts == set() and split.test_frac == 0:
         yield (
             split_loc(study, source, "test_frac"),
-            f"{needs}, and test_frac 0 leaves nobody to test on; expected a share above 0. Raise "
+            f"{needs}, and test_frac 0 leaves no patient to test on; expected a share above 0. Raise "
             f"sources.{source}.prepare.split.test_frac, or set folds or file there",
         )
 
 
 def _no_order(study: Study, source: str, tasks: list[str], has_order: bool) -> Iterator[Problem]:
-    """A task that takes labels in the order of a split file which has none."""
+    """A task that uses labels in the order of a split file that has no order."""
     for task in [task for task in tasks if study.finetune[task].label_order == "listed" and not has_order]:
         yield (
             ("finetune", task, "label_order"),
@@ -150,7 +150,7 @@ def _no_order(study: Study, source: str, tasks: list[str], has_order: bool) -> I
 
 
 def _few_choose(study: Study, source: str, files: SourceFiles, task: str) -> Iterator[Problem]:
-    """Folds whose validation part holds one patient or nobody, where the names of files say how many there are."""
+    """Folds with one validation patient or none, if file names show the number of patients."""
     split, most = study.prepare_of(source).split, patients_at_most(files, _rows(files))
     if most is None or split.folds is None or not split.val_frac:
         return
@@ -160,13 +160,13 @@ def _few_choose(study: Study, source: str, files: SourceFiles, task: str) -> Ite
         yield (
             split_loc(study, source, "folds"),
             f"at most {outside} of the patients or images of source {source!r} are outside a fold, and val_frac "
-            f"{split.val_frac:g} of them is {count}: {'one patient' if count else 'nobody'} chooses among the steps and "
+            f"{split.val_frac:g} of them is {count}: {'one patient' if count else 'none'} chooses among the steps and "
             f"penalties of each fit of finetune.{task}. A larger val_frac leaves more",
         )
 
 
 def _held_out(study: Study) -> Iterator[tuple[str, str]]:
-    """Pre-trainings, and the sources of theirs that are cut into folds."""
+    """Pre-trainings with those of their sources that are cut into folds."""
     for name, run in study.pretrain.items():
         for source in study.all_cohorts.get(study.cohort_of(run), []):
             if source in study.sources and study.prepare_of(source).split.folds is not None:
@@ -174,7 +174,7 @@ def _held_out(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def _all_held_out(study: Study) -> Iterator[Problem]:
-    """Pre-trainings on sources all of whose patients are held out in folds."""
+    """Pre-trainings whose sources are all cut into folds, so that every patient is held out."""
     for name, run in study.pretrain.items():
         cohort = study.cohort_of(run)
         sources = [source for source in study.all_cohorts.get(cohort, []) if source in study.sources]
@@ -190,7 +190,7 @@ def _all_held_out(study: Study) -> Iterator[Problem]:
 
 
 def _rows(files: SourceFiles) -> list[LabelRow]:
-    """The rows of a source's label table; none where there is no table, or it cannot be read (which is said elsewhere)."""
+    """The rows of the label table of a source; none without a readable table (another check reports it)."""
     try:
         return files.table or []
     except StudyError:

@@ -1,4 +1,4 @@
-"""Whether runs and tasks can start: from weights that are some, in networks of one rank, with pairs that are there to compare."""
+"""Whether runs and tasks can start: readable weights, networks of one rank, and existing pairs to compare."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Problem = tuple[Loc, str]
 
 
 def start_problems(dag: Dag) -> Iterator[Problem]:
-    """What is wrong with the starting points of runs, tasks and arms, and with the pairs to compare."""
+    """Problems of the starting points of runs, tasks and arms, and of the pairs to compare."""
     yield from _weights(dag)
     for name, run in dag.study.pretrain.items():
         yield from ((("pretrain", name, "loggers"), text) for text in not_installed(run.loggers))
@@ -34,7 +34,7 @@ def start_problems(dag: Dag) -> Iterator[Problem]:
 
 
 def _tasks_without_scores(study: Study) -> Iterator[Problem]:
-    """Tasks for whose predictions no metric is named."""
+    """Tasks without a metric for their predictions."""
     named = [metric.name for metric in study.evaluate.metrics or ()]
     for name, task in study.finetune.items() if named else ():
         predicts = plugins.find("task", task.task).constant("PREDICTS")
@@ -45,7 +45,7 @@ def _tasks_without_scores(study: Study) -> Iterator[Problem]:
 
 
 def _weights(dag: Dag) -> Iterator[Problem]:
-    """Files of weights that are missing or hold something else."""
+    """Files of weights that are missing or not safetensors."""
     named: list[tuple[Loc, str | None]] = [
         (("pretrain", name, "init_weights"), run.init_weights) for name, run in dag.study.pretrain.items()
     ]
@@ -65,7 +65,7 @@ def _weights(dag: Dag) -> Iterator[Problem]:
 
 
 def no_weights_at(path: str) -> str:
-    """Why a path leads to no weights; empty where it leads to a safetensors file, by its name and the size of its header."""
+    """Why a path is not a file of weights; empty for a safetensors file, by its name and the size of its header."""
     file = Path(path)
     if not file.is_file():
         return nothing_at(path)
@@ -99,7 +99,7 @@ def _seeds_without_partner(name: str, task: FinetuneOptions, runs: list[Run]) ->
 
 
 def _unlike_networks(study: Study, name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
-    """Networks of different ranks, and a size that is of another rank than theirs."""
+    """Networks of different ranks, or a size of another rank than that of the networks."""
     dims = {run.name: study.pretrain[run.name].spatial_dims for run in runs}
     deep = [run for run, rank in dims.items() if rank == 3]
     if deepens(task.encoder) and deep:
@@ -129,7 +129,7 @@ def _unlike_networks(study: Study, name: str, task: FinetuneOptions, runs: list[
 
 
 def rank_of(dag: Dag, task: FinetuneOptions) -> int | None:
-    """Of the networks of a task, 2 or 3; None where its starts do not say it, or differ (which is said elsewhere)."""
+    """The rank of the networks of a task, 2 or 3; None if its starts do not state it or differ (another check reports it)."""
     ranks = {dag.study.pretrain[run.name].spatial_dims for _, run in dag.runs_for(task)}
     if deepens(task.encoder):
         return 3
@@ -144,7 +144,7 @@ def deepens(encoder: str) -> bool:
 
 
 def arms_of(dag: Dag, task: FinetuneOptions) -> list[str]:
-    """The arms that the scores of a task have rows of; of scratch under one backbone, whatever it is."""
+    """The arms in the scores of a task; scratch counts once, whatever its backbone."""
     arms = [Arm(run.name, reduction=run.arm) for _, run in dag.runs_for(task)]
     arms += [Arm(name) for name in task.weights]
     arms += [Arm(SCRATCH, backbone=DEFAULT_BACKBONE)] if task.scratch else []
@@ -152,7 +152,7 @@ def arms_of(dag: Dag, task: FinetuneOptions) -> list[str]:
 
 
 def _absent_pairs(dag: Dag) -> Iterator[Problem]:
-    """Pairs of `evaluate.compare` that no task has both arms of."""
+    """Pairs of `evaluate.compare` for which no task has both arms."""
     arms = {name: arms_of(dag, task) for name, task in dag.study.finetune.items()}
     for pair in dag.study.evaluate.compare if arms else []:
         if any(asked_pairs(of_task, [pair]) for of_task in arms.values()):

@@ -1,4 +1,4 @@
-"""Whether the rows of a label table are for the files of their source, and agree with each other."""
+"""Whether the rows of a label table match files of their source and agree with each other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medssl.core.patient_names import subjects_of
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")
-"""An id of `series.tsv` or `images.parquet`, which no file name gives."""
+"""An id of `series.tsv` or `images.parquet`, which file names cannot show."""
 NO_VALUE = ("nan", "na", "#n/a", "<na>", "null", "nat")
-"""What programs write where there is no value, in small letters."""
+"""Words that programs write for a missing value, in small letters."""
 MOST_SAID = 5
-"""Rows of one mistake that are named."""
+"""How many rows with one mistake are named."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,27 @@ class Table:
 
     @property
     def is_by_name(self) -> bool:
-        """Whether names of files say all that an id can be: no DICOM, whose patients and series only headers know."""
+        """Whether file names show every possible id; those of DICOM do not, because patients and series are in headers."""
         return self.files.all_are(PICTURE, GRID, NPZ)
 
     @property
     def header(self) -> list[str]:
-        """The columns beside the id that hold something."""
+        """The columns beside the id that have values."""
         return sorted({name for row in self.rows for name in row} - {"file"})
 
     @property
     def masks(self) -> dict[str, str]:
-        """The mask of each file that it names one for."""
+        """The mask of each file for which the table names one."""
         return {row["file"]: row["mask"] for row in self.rows if "mask" in row}
 
     @cached_property
     def items(self) -> list[str]:
-        """The files that a label can be for by their names; the images of an NPZ have none."""
+        """The files that can have a label by their names; images of an NPZ have no names."""
         return [*self.files.named(PICTURE), *(self.files.scans(self.masks) if GRID in self.files.kinds else [])]
 
     @cached_property
     def subjects(self) -> dict[str, list[str]]:
-        """The files of each patient that a name or the table itself gives.
+        """The files of each patient whom a file name or the table itself names.
 
         Raises:
             StudyError: `subject_pattern` does not fit a name.
@@ -73,7 +73,7 @@ class Table:
         return dict(found)
 
     def is_by_short_name(self, row: LabelRow) -> bool:
-        """Whether the id of a row is a file's name without its folder, or without its suffix."""
+        """Whether the id of a row is a file name without its folder or suffix."""
         return tidy_id(row["file"]) not in self._certain and row["file"] not in self.subjects
 
     @cached_property
@@ -90,19 +90,19 @@ class Table:
         return MINTED.fullmatch(row["file"]) is not None
 
     def find(self, row: LabelRow) -> list[str]:
-        """The files that a row is for, as stage ingest finds them: by path, folder, patient, or a file's name alone."""
+        """The files of a row, as stage ingest finds them: by path, folder, patient or file name."""
         name = tidy_id(row["file"])
         return self._certain.get(name) or self.subjects.get(row["file"]) or self._short.get(name, [])
 
     @cached_property
     def with_class(self) -> set[str]:
-        """The files that a row with a label is for, and those in class folders."""
+        """The files that have a label in a row, and those in class folders."""
         labelled = {file for row in self.rows if "label" in row for file in self.find(row)}
         return labelled | set(folder_labels(self.files.named(PICTURE, OTHER)))
 
 
 def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
-    """What is wrong with a label table."""
+    """Problems of a label table."""
     for group in groups:
         if group not in table.header:
             yield f"{table.path}: there is no column {group!r} for `groups`.{did_you_mean(group, table.header)}"
@@ -127,7 +127,7 @@ def table_problems(table: Table, groups: Sequence[str]) -> Iterator[str]:
 
 
 def table_notes(table: Table) -> Iterator[str]:
-    """Columns that are not read; blanks that do not count; rows, images and patients that are left out, or are in two parts."""
+    """Notes: unread columns, ignored blanks, and rows, images and patients that are left out or in two parts."""
     has = set(table.header) & set(IDENTITY_COLUMNS)
     read = {PICTURE: {"split", "subject"}, GRID: {"subject", "mask"}, OTHER: {"subject"}}
     unread = sorted(has - {name for kind, names in read.items() if kind in table.files.kinds for name in names})
@@ -145,7 +145,7 @@ def table_notes(table: Table) -> Iterator[str]:
 
 
 def _counted(table: Table) -> Iterator[str]:
-    """What of a table or of the source has no partner, with the first of its kind."""
+    """Rows without a file and images without a row, with the first of each."""
     known: list[LabelRow] = []
     strangers: list[LabelRow] = []
     for row in table.rows:
@@ -165,7 +165,7 @@ def _counted(table: Table) -> Iterator[str]:
 
 
 def _unknown_ids(table: Table) -> Iterator[str]:
-    """A table of which no row, or a row of which too much, is for a file of the source."""
+    """A table of which no row matches a file, or a row that matches several files."""
     known = [row for row in table.rows if table.is_minted(row) or table.find(row)]
     if not known:
         example = min(table.items, default=None)
@@ -186,7 +186,7 @@ def _unknown_ids(table: Table) -> Iterator[str]:
 
 
 def _contradictions_by_file(table: Table, groups: Sequence[str]) -> Iterator[tuple[tuple[int, int], str]]:
-    """Rows whose ids differ and are of one file, and that say different things of it; the numbers of both rows, and why."""
+    """Rows with different ids for one file that disagree; with the numbers of both rows."""
     named_by: dict[str, LabelRow] = {}
     said: set[tuple[int, int]] = set()
     for row in table.rows:
@@ -205,7 +205,7 @@ def _contradiction(table: Table, first: LabelRow, second: LabelRow, what: str) -
 
 
 def _no_values(table: Table, groups: Sequence[str]) -> Iterator[str]:
-    """Cells that a program filled where it had no value, in columns that are read: they would be a class, a patient, a group."""
+    """Cells in which a program wrote a word for a missing value: it would become a class, a patient or a group."""
     read = ("file", "label", *IDENTITY_COLUMNS, *groups)
     wrong = [(row.number, name, row[name]) for row in table.rows for name in read if row.get(name, "").lower() in NO_VALUE]
     for number, name, value in wrong[:MOST_SAID]:
@@ -225,7 +225,7 @@ def _unknown_parts(table: Table) -> Iterator[str]:
 
 
 def _torn_patients(table: Table) -> Iterator[str]:
-    """Patients with pictures in two parts: what is learnt of them is tested on them."""
+    """Patients with pictures in two parts, so that training and test share patients."""
     pictures = set(table.files.named(PICTURE)) if "split" in table.header else set()
     rows: dict[str, dict[str, LabelRow]] = defaultdict(dict)
     for row in table.rows:
@@ -239,7 +239,7 @@ def _torn_patients(table: Table) -> Iterator[str]:
 
 
 def _unread_columns(table: Table) -> Iterator[str]:
-    """Rows whose part, patient or mask stage ingest would not find: it goes by the path there."""
+    """Rows whose part, patient or mask stage ingest would not find, because it looks for paths."""
     paths, scans = set(table.items), set(table.files.named(GRID))
     images = paths & scans
     texts = []

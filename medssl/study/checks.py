@@ -1,5 +1,5 @@
-"""What can be known before work starts: paths, labels and their columns, names, parts of the split, batches, targets. No pixel is
-read, and no header of an image.
+"""Checks before work starts: paths, labels and their columns, names, parts of the split, batches, targets. They read no pixel and
+no header of an image.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ Problem = tuple[Loc, str]
 
 @dataclass(frozen=True)
 class Checked:
-    """A study that can work: what its user should know before it runs, and the files of its sources."""
+    """A study without a problem: notes for its user, and the files of its sources."""
 
     notes: list[str]
     files: dict[str, SourceFiles]
 
 
 def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checked:
-    """Check what can be known before work starts.
+    """Check a study before work starts.
 
     Args:
         dag: of the study.
         places: file and line of every key, for the sentences.
-        targets: what Snakemake was asked for; nothing means everything.
+        targets: of the call to Snakemake; none means everything.
 
     Raises:
-        StudyError: what cannot work, all of it, with file, line and the value tried.
+        StudyError: all problems, each with file, line and value.
     """
     study, asked = dag.study, list(targets)
     reserved = list(_reserved(study))
@@ -67,7 +67,7 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
 
 
 def unknown_targets(dag: Dag, targets: Iterable[str]) -> Iterator[str]:
-    """A sentence for each target that is neither a rule's name nor a file."""
+    """A sentence for each target that is neither a rule nor a file."""
     known = ["all", "report", *(f"pretrain_{cohort}" for cohort in dag.cohorts())]
     for target in targets:
         if target not in known and "/" not in target and not Path(target).suffix:
@@ -76,7 +76,7 @@ def unknown_targets(dag: Dag, targets: Iterable[str]) -> Iterator[str]:
 
 
 def _sections(study: Study) -> Iterator[Problem]:
-    """Mistakes within one section."""
+    """Problems within one section."""
     yield from _empty_cohorts(study)
     yield from _unequal_windows(study)
     if study.id_key is not None:
@@ -88,12 +88,12 @@ def _sections(study: Study) -> Iterator[Problem]:
 
 
 def _list_sources(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Problem]:
-    """Fill in the files of each source; the sources that have none."""
+    """Fill in the files of each source; yield the sources that have none."""
     for name, source in study.sources.items():
         try:
             listed[name] = SourceFiles.of(name, source.path, source.labels, study.ingest_of(name))
         except StudyError as error:
-            yield ("sources", name, "path"), str(error)
+            yield ("sources", name, "path"), str(error).removeprefix(f"sources.{name}.path ")
             continue
         names = listed[name].names
         if not names:
@@ -107,7 +107,7 @@ def _list_sources(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Prob
 
 
 def _tested(study: Study, reached: Reach) -> dict[str, list[str]]:
-    """The tasks that are asked for, by source."""
+    """The requested tasks, by source."""
     found: dict[str, list[str]] = {}
     for task in reached.tasks:
         found.setdefault(study.finetune[task].source, []).append(task)
@@ -120,13 +120,13 @@ def _labelled(study: Study, source: str, listed: dict[str, SourceFiles], reached
 
 
 def _classes(study: Study, labelled: Mapping[str, Labelled]) -> dict[str, set[str] | None]:
-    """The classes of each task that predicts some; None where they are not known yet."""
+    """The classes of each classification task; None if not known yet."""
     tasks = {name: task.source for name, task in study.finetune.items() if predicts(task, "classes")}
     return {name: known_classes(labelled[source]) if source in labelled else None for name, source in tasks.items()}
 
 
 def _beyond_all_distances(dag: Dag) -> Iterator[Problem]:
-    """Thresholds that no two slices are as far apart as, so that one slice of a volume would be kept."""
+    """Thresholds above the largest possible distance of two slices, which would keep one slice per volume."""
     for name, arm in dag.arms.items():
         reducer = dag.reducer_of(name)
         most = max_distance(reducer)
@@ -136,7 +136,7 @@ def _beyond_all_distances(dag: Dag) -> Iterator[Problem]:
 
 
 def _reserved(study: Study) -> Iterator[Problem]:
-    """Names that mean something else, and names that two things would share."""
+    """Reserved names, and names that two things would share."""
     named: list[tuple[str, Loc]] = [("study", ("study",))]
     values = {"study": [study.study]}
     for what, section in (("source", study.sources), ("cohort", study.cohorts), ("pretrain", study.pretrain)):
@@ -171,7 +171,7 @@ def _empty_cohorts(study: Study) -> Iterator[Problem]:
 
 
 def _unequal_windows(study: Study) -> Iterator[Problem]:
-    """Sources of one cohort whose images would have different numbers of channels."""
+    """Sources of one cohort with different numbers of channels."""
     for cohort, members in study.cohorts.items():
         known = [member for member in members if member in study.sources]
         numbers = {member: len(study.prepare_of(member).window_hu) for member in known}
@@ -183,7 +183,7 @@ def _unequal_windows(study: Study) -> Iterator[Problem]:
 
 
 def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labelled], reached: Reach) -> Iterator[Problem]:
-    """What concerns the work that is asked for."""
+    """Problems of the requested work."""
     study = dag.study
     yield from mixed_cohorts(dag)
     trained = {source for cohort, _ in reached.runs for source in study.all_cohorts[cohort]}
@@ -205,7 +205,7 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labe
 
 
 def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFiles]) -> tuple[int | None, bool]:
-    """How many samples a run over an arm has: as its last decision states it, else at most the files of its sources."""
+    """The number of samples of a run over an arm: that of its last decision, else at most the files of its sources."""
     kept = _kept(Path(dag.layout.reduce(cohort, arm, "summary.json")))
     if kept is not None:
         return kept, True
@@ -219,7 +219,7 @@ def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFi
 
 
 def _kept(summary: Path) -> int | None:
-    """How many slices an arm kept when it decided last; None where it has not, or its summary is damaged: the job will say so."""
+    """How many slices an arm kept at its last decision; None without one, or if its summary is damaged."""
     try:
         return int(read_json(summary)["kept"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What of a study's results can be made again from its sources, how much room it takes, and taking it away."""
+"""Results of a study that can be made again from its sources: their size, and their removal."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medssl.core.lock import hold
 from medssl.core.store import RECEIPT, Entry, Store, read_receipt
 
 VOLUMES, ARRAYS = "volumes of ingest", "arrays of prepare"
-"""Outputs of jobs: where they are gone the DAG makes them again; what rests on them is restored from the store."""
+"""Outputs of jobs: the DAG makes missing ones again and restores what depends on them from the store."""
 UNUSED = "results kept for jobs that the study no longer has"
-"""In the store: where they are gone, a job that returns runs again."""
+"""In the store: without them a job that is needed again runs again."""
 
 
 @dataclass(frozen=True)
 class Removable:
-    """Files and folders of one kind, and the bytes they hold."""
+    """Files and folders of one kind, and their bytes."""
 
     what: str
     paths: tuple[Path, ...]
@@ -30,10 +30,10 @@ class Removable:
 
 
 def removable(root: Path, study: Iterable[Spec] = ()) -> list[Removable]:
-    """What can go below the results of a study, kind by kind.
+    """What can be removed below the results of a study, by kind.
 
-    Tables, encoders, models, predictions, pages, logs and receipts stay, and so does what is kept of runs and fits that a spec
-    still wants, of the last run or of `study`, the file as it is now; without specs nobody knows which these are, and all stays.
+    Tables, encoders, models, predictions, pages, logs and receipts stay. Stored runs and fits also stay if a spec of the last run
+    or of the current study file wants them. Without specs it is unknown which these are, and all stay.
     """
     specs = [*_specs(root), *study]
     wanted = {spec.hash for spec in specs}
@@ -56,9 +56,9 @@ def removable(root: Path, study: Iterable[Spec] = ()) -> list[Removable]:
 
 
 def _unused_fits(root: Path, specs: Sequence[Spec]) -> list[Path]:
-    """The fits on disk that no task wants; none where a task has yet to say, as it is now, which fits it wants.
+    """The fits on disk that no task wants; none while a task has not yet stated which fits it wants.
 
-    A task says so before its first fit, and in its receipt: one that was killed midway finds its finished fits again.
+    A task states it before its first fit and in its receipt, so a killed task finds its finished fits again.
     """
     said = WantedFits.said(Layout(root))
     tasks = {spec.hash for spec in specs if spec.stage == "finetune"}
@@ -70,10 +70,10 @@ def _unused_fits(root: Path, specs: Sequence[Spec]) -> list[Path]:
 
 
 def trained_again(root: Path, kinds: list[Removable], study: Iterable[Spec] = ()) -> list[tuple[str, str]]:
-    """(stage, name) of the finished trainings that the next run of the study makes again once `kinds` are gone.
+    """(stage, name) of the finished trainings that the next run of the study repeats if `kinds` are removed.
 
-    Those whose result is kept in the store, and tasks of which every fit is kept, are restored when the arrays they rest on are
-    made again with equal bytes.
+    Trainings with a stored result, and tasks whose fits are all stored, are restored once their arrays are made again with equal
+    bytes.
     """
     changed = {path.parent for kind in kinds if kind.what in (VOLUMES, ARRAYS) for path in kind.paths}
     gone = {path for kind in kinds for path in kind.paths}
@@ -98,17 +98,17 @@ def trained_again(root: Path, kinds: list[Removable], study: Iterable[Spec] = ()
 
 
 def _keeps_its_fits(root: Path, task: Path, gone: set[Path]) -> bool:
-    """Whether every fit of a finished task is on disk and stays: the task then makes its tables, and no fit, again."""
+    """Whether every fit of a finished task stays on disk: the task then makes its tables again, but no fit."""
     keys = (read_receipt(task / RECEIPT) or {}).get("fit_keys", [])
     fits = [root / "state" / "finetune" / "fits" / key for key in keys]
     return bool(fits) and all((fit / "fit.json").is_file() and fit not in gone for fit in fits)
 
 
 def remove(root: Path, kinds: list[Removable]) -> None:
-    """Take them away while nobody works on the study.
+    """Remove them while no other program works on the study.
 
     Raises:
-        LockedError: somebody does.
+        LockedError: another program works on it.
     """
     with hold(root / ".lock"):
         for path in (path for kind in kinds for path in kind.paths):
@@ -127,7 +127,7 @@ def _specs(root: Path) -> list[Spec]:
 
 
 def _bytes(paths: list[Path]) -> int:
-    """Room on disk that these files and folders would free: not links, nor files that have another name elsewhere."""
+    """Bytes that removing these files and folders would free, without links and files that have another name elsewhere."""
     names: dict[tuple[int, int], int] = {}
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for path in paths:

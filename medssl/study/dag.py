@@ -1,4 +1,4 @@
-"""From a study to the spec of every job: what it reads, where it writes, with which options and which code."""
+"""The spec of every job of a study: its inputs, outputs, options and code."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from medssl.report.options import PageOptions
 from medssl.study.options import Study
 
 STUDY_PAGE = "study"
-"""The report page of everything; the other pages bear the name of their cohort."""
+"""The report page of the whole study; each other page has the name of its cohort."""
 OF_LABELS = {"labels": "labels.parquet", "label_counts": "labels.json", "label_rejected": "rejected.tsv"}
-"""What a page reads of the label files of a source, by the name of the input."""
+"""Inputs of a page from the label files of a source, by name."""
 
 
 class Dag:
@@ -51,11 +51,11 @@ class Dag:
         return [pair for pair in found if cohort in (None, pair[0])]
 
     def cohorts(self) -> list[str]:
-        """The cohorts that some run pre-trains on, in the study's order."""
+        """The cohorts with a pre-training run, in the order of the study."""
         return list(dict.fromkeys(self.study.cohort_of(options) for options in self.study.pretrain.values()))
 
     def reduced_cohorts(self) -> list[str]:
-        """The cohorts that have reduction arms: every one, so that an arm can be looked at before a run is defined."""
+        """The cohorts with reduction arms: all, so that an arm can be inspected before a run is defined."""
         return list(self.study.all_cohorts)
 
     def runs_for(self, task: FinetuneOptions) -> list[tuple[str, Run]]:
@@ -64,11 +64,11 @@ class Dag:
         return [(cohort, run) for cohort, run in self.runs() if run.name in wanted]
 
     def pages(self) -> list[str]:
-        """The report pages: one per pre-trained cohort, and `study` for everything."""
+        """The report pages: one per pre-trained cohort, and `study` for all."""
         return [*self.cohorts(), STUDY_PAGE]
 
     def controls_of(self, arm: str) -> list[str]:
-        """The arms that keep as many slices as this one and choose them without looking: what its choice is judged by."""
+        """The arms that keep as many slices as this one, chosen without content: its controls."""
         controls = control_kinds()
         if self.reducer_of(arm).name in controls:
             return []
@@ -76,16 +76,16 @@ class Dag:
         return [name for name, other in self.arms.items() if self.reducer_of(name).name in controls and other.match == counted]
 
     def reducer_of(self, arm: str) -> Any:
-        """The reducer of an arm with all its options; it bears the arm's name unless stated."""
+        """The reducer of an arm with all its options; by default the name of the arm is that of its reducer."""
         return self.arms[arm].reducer or choice_of("reducer", arm)
 
-    # What a job asks a cluster for
+    # Requests of jobs to a cluster
 
     def machine(self, run: str, what: str) -> int | str | None:
-        """What a run asks a cluster for, by Snakemake's resource names; None where the run does not care.
+        """What a run requests from a cluster, by Snakemake's resource names; None for no request.
 
-        A run on one node starts its own processes, so it is one task with its GPUs. A run on several is one task a node,
-        and says its own srun (core/launch.py): there the plug-in is told not to make tasks of the GPUs as well.
+        A run on one node starts its own processes, so it is one task with its GPUs. A run on several nodes is one task per node
+        and calls srun itself (core/launch.py), so the plug-in must not also make a task per GPU.
         """
         options = self.study.pretrain[Run.parse(run).name]
         if options.nodes == 1:
@@ -96,13 +96,13 @@ class Dag:
         return asked.get(what)
 
     def task_machine(self, task: str, what: str) -> int | str | None:
-        """What a task of fine-tuning asks a cluster for: its fits follow one another on one GPU."""
+        """What a fine-tuning task requests from a cluster: its fits run one after the other on one GPU."""
         return _one_node(self.study.finetune[task].device, 1, what)
 
     # Inputs, by name, of one job. A path without suffix is a folder of files that a receipt lists
 
     def reduce_inputs(self, cohort: str, arm: str) -> dict[str, Any]:
-        """What an arm reads."""
+        """The inputs of an arm."""
         match = self.arms[arm].match
         return {
             **self._prepared(cohort),
@@ -113,11 +113,11 @@ class Dag:
         }
 
     def _excludes(self) -> bool:
-        """Whether what the firewall finds keeps slices out, or stops the study; a mere report waits for nothing."""
+        """Whether findings of the firewall exclude slices or stop the study; if they are only reported, no job waits for them."""
         return bool(self.study.finetune) and self.study.reduce.leakage != "report"
 
     def _encoder(self, encoder: str) -> dict[str, str]:
-        """The weights that an arm embeds with, and their contract: of a pre-training run of this study, or a file."""
+        """The weights with which an arm embeds slices, and their contract: of a run of this study, or of a file."""
         cohorts = {str(run): cohort for cohort, run in self.runs()}
         if encoder in cohorts:
             names = {"weights": "encoder.safetensors", "contract": "contract.json"}
@@ -125,7 +125,7 @@ class Dag:
         return {"weights": encoder}
 
     def leakage_inputs(self, cohort: str) -> dict[str, Any]:
-        """What the firewall reads: the pool, and every source of a downstream task."""
+        """The inputs of the firewall: the pool, and every source of a downstream task."""
         held = list(dict.fromkeys(task.source for task in self.study.finetune.values()))
         return {
             **self._prepared(cohort),
@@ -133,7 +133,7 @@ class Dag:
         }
 
     def pretrain_inputs(self, cohort: str, run: Run) -> dict[str, Any]:
-        """What a pre-training run reads."""
+        """The inputs of a pre-training run."""
         options = self.study.pretrain[run.name]
         inputs: dict[str, Any] = {**self._prepared(cohort), "keep": self.layout.reduce(cohort, run.arm, "keep.parquet")}
         if labels := self._labels_read(options, cohort):
@@ -149,7 +149,7 @@ class Dag:
         return inputs
 
     def _labels_read(self, options: PretrainOptions, cohort: str) -> dict[str, str]:
-        """By source, the labels from files that an objective reads; nothing for most, and where its option names a source."""
+        """By source, the label files that an objective reads; empty for most objectives."""
         plugin = plugins.find("objective", options.objective.name)
         option, sources = plugin.constant("LABEL_OPTION", default=None), self.study.all_cohorts[cohort]
         if option is None or options.objective.options[option] in sources:
@@ -157,7 +157,7 @@ class Dag:
         return {source: self.layout.labels(source, "labels.parquet") for source in sources if self.study.sources[source].labels}
 
     def finetune_inputs(self, task: str) -> dict[str, Any]:
-        """What a task reads."""
+        """The inputs of a task."""
         options, layout = self.study.finetune[task], self.layout
         runs = self.runs_for(options)
         source = options.source
@@ -174,7 +174,7 @@ class Dag:
         }
 
     def evaluate_inputs(self, task: str) -> dict[str, Any]:
-        """What the evaluation of a task reads."""
+        """The inputs of the evaluation of a task."""
         return {
             "predictions": self.layout.finetune(task, "predictions.parquet"),
             "fits": self.layout.finetune(task, "fits.tsv"),
@@ -182,7 +182,7 @@ class Dag:
         }
 
     def report_inputs(self, page: str) -> dict[str, Any]:
-        """What a page reads: a cohort's page ends at pre-training, the page `study` holds everything."""
+        """The inputs of a page: the page of a cohort ends at pre-training, the page `study` has everything."""
         layout = self.layout
         cohorts = self.cohorts() if page == STUDY_PAGE else [page]
         tasks = list(self.study.finetune) if page == STUDY_PAGE else []
@@ -228,7 +228,7 @@ class Dag:
         return list(dict.fromkeys(paths_in(self._by_path[self.layout.spec(stage, name)])))
 
     def artefacts(self, page: str) -> list[str]:
-        """Every table and receipt that a page rests on, so that a target asks for each and a deleted one is made again."""
+        """Every table and receipt that a page depends on, so that a target requests each and a deleted one is made again."""
         by_folder = {str(Path(spec.out)): path for path, spec in self._by_path.items()}
         found: set[str] = set()
         waiting = [self.layout.spec("report", page)]
@@ -260,7 +260,7 @@ class Dag:
             yield self._page_spec(page)
 
     def write_specs(self) -> None:
-        """Write each spec whose content changed, so that exactly its job and those after it run again; others are taken away."""
+        """Write each spec whose content changed, so that exactly its job and later ones run again; remove specs of no job."""
         for path, spec in self._by_path.items():
             write_if_changed(path, spec.to_json())
         for written in (self.layout.root / "specs").rglob("*.json"):
@@ -303,7 +303,7 @@ class Dag:
         return ResolvedArmOptions(**options.model_dump(exclude={"reducer"}), reducer=self.reducer_of(arm), networks=networks)
 
     def described(self) -> DescribeOptions:
-        """What the reducers of all arms ask the description of a slice for (`DESCRIPTORS` of their files)."""
+        """The descriptors of a slice that the reducers of all arms need (`DESCRIPTORS` of their files)."""
         usual = DescribeOptions()
         found: dict[str, set[Any]] = {"hash_sizes": set(usual.hash_sizes), "greys": set(usual.greys)}
         for arm in self.arms:
@@ -403,15 +403,15 @@ class Dag:
         return self.layout.spec(stage, name), spec
 
     def _given(self, key: str, path: str) -> str:
-        """Hash of a file that the study file names under `key`: edited, it must rerun the jobs that read it.
+        """Hash of a file that the study file names under `key`; after a change the jobs that read it run again.
 
         Raises:
-            StudyError: it is not there.
+            StudyError: it does not exist.
         """
         if not Path(path).is_file():
             raise StudyError(
-                f"{key} is not there (tried {Path(path).resolve()}). Correct the path in the study file; it is relative to where "
-                "snakemake runs."
+                f"{key} does not exist (tried {Path(path).resolve()}). Correct the path in the study file; it is relative to the "
+                "folder in which medssl runs."
             )
         info = Path(path).stat()
         return _sha256(str(Path(path).resolve()), info.st_size, info.st_mtime_ns)
@@ -419,10 +419,10 @@ class Dag:
 
 @lru_cache(maxsize=64)
 def _sha256(path: str, size: int, changed_ns: int) -> str:
-    """Hash of a file, read once as long as it stays the same: weights are large, and several tasks may begin from them."""
+    """Hash of a file, read once while it does not change: weights are large, and several tasks may start from them."""
     return sha256_file(path)
 
 
 def _one_node(device: str, gpus: int, what: str) -> int | None:
-    """What a job on one node asks for; `--gpus` alone could be spread over several."""
+    """What a job on one node requests; `--gpus` alone could be spread over several nodes."""
     return {"gpu": gpus, "nodes": 1}.get(what) if device == "cuda" else None

@@ -1,4 +1,4 @@
-"""A dry run plans with the files that a real run would write, and takes them back."""
+"""A dry run plans with the files that a real run would write, then removes them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ KEY = PRIVATE / "id_key"
 
 @contextlib.contextmanager
 def leaving_nothing(layout: Layout) -> Iterator[None]:
-    """Inside, specs and listings may be written (as whole files), and incomplete receipts removed; afterwards all are what they
-    were, times included.
+    """Inside, specs and listings may be written (as whole files) and incomplete receipts removed. Afterwards all files are as
+    before, with their times.
 
-    It is taken back also where a signal ends the process, whichever but SIGKILL.
+    This also holds if a signal other than SIGKILL ends the process.
 
     Raises:
-        LockedError: somebody works on the study, and would be disturbed.
+        LockedError: another program works on the study.
     """
     lock = layout.root / ".lock"
     with contextlib.ExitStack() as stack:
@@ -36,15 +36,15 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
                 stack.enter_context(hold(lock))
             except LockedError as error:
                 raise LockedError(f"{error} A dry run writes specs for a moment, which would disturb it.") from None
-        own = PRIVATE / layout.root.name  # other studies may be at work beside it
-        cache = PRIVATE / "code"  # what is lost of it is computed again
+        own = PRIVATE / layout.root.name  # other studies may be running
+        cache = PRIVATE / "code"  # lost entries are computed again
         folders = [layout.root / "specs", layout.root / "sources", own, cache]
         parents = [layout.root, *layout.root.parents, PRIVATE]
         no_key = not KEY.is_file()
         there = {folder for folder in (*folders, *parents) if folder.is_dir()}
         there |= {path for folder in folders for path in folder.rglob("*") if path.is_dir()}
         beside = [place / f"{TEMPORARY_PREFIX}dry-{os.getpid()}" for place in (layout.root, PRIVATE)]
-        before: dict[Path, Path] | None = None  # until all have their second name, nothing has changed
+        before: dict[Path, Path] | None = None  # nothing changes until all files have a second name
         stack.enter_context(signals.unwound())
         try:
             receipts = [receipt for receipt, _ in incomplete(layout.root)]
@@ -58,12 +58,12 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
                 for names in beside:
                     shutil.rmtree(names, ignore_errors=True)
                 if no_key and not [path for path in PRIVATE.glob("*") if path not in (KEY, own, cache)]:
-                    KEY.unlink(missing_ok=True)  # nobody else has made ids with it
+                    KEY.unlink(missing_ok=True)  # no other program has made ids with it
                 _remove_empty(folders, parents, there)
 
 
 def _names_kept(files: list[Path], beside: Path) -> dict[Path, Path]:
-    """A second name for every file on its own disk, so that it can come back as it was; nothing is copied."""
+    """A second name (hard link) for every file, from which it is restored; nothing is copied."""
     kept = {path: beside / str(number) for number, path in enumerate(files)}
     for path, name in kept.items():
         link(path, name)
@@ -86,7 +86,7 @@ def _all_files(folders: list[Path]) -> list[Path]:
 
 
 def _remove_empty(folders: list[Path], parents: list[Path], there: set[Path]) -> None:
-    """Folders that were not there before, the deepest first."""
+    """The folders that are new, the deepest first."""
     new = [path for folder in folders for path in (folder, *folder.rglob("*")) if path.is_dir() and path not in there]
     for path in (*sorted(new, key=lambda path: -len(path.parts)), *(path for path in parents if path not in there)):
         with contextlib.suppress(OSError):  # not empty, or never made

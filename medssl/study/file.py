@@ -1,4 +1,4 @@
-"""The study file: read with the line of every key, checked before any work, every mistake named where it stands."""
+"""Reads the study file with the line of every key, and checks it; each mistake is named with its line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medssl.study.options import SourceOptions, Study, merged
 A_STUDY_FILE = "Name a YAML file; `medssl init FOLDER` writes one for a folder of images."
 
 Loc = tuple[str, ...]
-"""Where a value stands in a study: `("pretrain", "simclr", "epochs")`."""
+"""The place of a value in a study: `("pretrain", "simclr", "epochs")`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Places:
 
     lines: dict[Loc, str]
     file: str = "study"
-    """Where a key is missing that no section holds."""
+    """The place of a required key that is missing."""
 
     def where(self, loc: Loc) -> str:
         """`configs/mine.yaml:12: pretrain.simclr.epoch: `, with the line of the nearest key that is in a file."""
@@ -139,7 +139,7 @@ def _dangling_names(study: Study) -> Iterator[tuple[Loc, str]]:
 
 
 def _broken_chain(study: Study, name: str) -> Iterator[str]:
-    """Why the run `name` cannot begin from its `init_run`: it would wait for itself, or an arm or seed is not there."""
+    """Why the run `name` cannot start from its `init_run`: it would wait for itself, or an arm or seed is missing."""
     run = study.pretrain[name]
     before = study.pretrain.get(run.init_run or "")
     if before is None:
@@ -174,7 +174,7 @@ def _sentence(problem: Any, places: Places) -> str:
 
 
 def _hint(key: str, known: dict[str, str]) -> str:
-    """The key that is spelled alike, or the only one whose description has the word; else all of them."""
+    """The key with similar spelling, or the only one whose description has the word; else all keys."""
     near = did_you_mean(key, known)
     meant = [name for name, text in known.items() if re.search(rf"\b{re.escape(key)}\b", text, re.IGNORECASE)]
     return near if "Did you mean" in near or len(meant) != 1 else f" Did you mean {meant[0]!r}?"
@@ -196,7 +196,7 @@ def _keys_at(loc: Loc) -> dict[str, str]:
 
 
 def read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
-    """A YAML file as a dict, with the line of every key filled in; duplicate keys are refused (YAML keeps the last in silence).
+    """A YAML file as a dict, with the line of every key filled in; duplicate keys, which YAML would allow, are refused.
 
     Raises:
         StudyError: it cannot be read, is not YAML, or has no sections; with its line.
@@ -217,12 +217,12 @@ def read_yaml(file: str, lines: dict[Loc, str]) -> dict[str, Any]:
 
 
 def _name_of(key: yaml.Node) -> str:
-    """A key as sentences have it: `true` for `yes` and `on` too."""
+    """A key as it appears in sentences: `true` also for `yes` and `on`."""
     return in_yaml(yaml.SafeLoader.bool_values[key.value.lower()]) if key.tag.endswith(":bool") else str(key.value)
 
 
 class _Loader(yaml.SafeLoader):
-    """Knows the line of every value that cannot be what it looks like, such as a 13th month."""
+    """A loader that names the line of an impossible value, such as a 13th month."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -246,7 +246,7 @@ def _note_lines(file: str, node: yaml.Node | None, loc: Loc, lines: dict[Loc, st
     """Fill in the line of every key below a node; `above`: the nodes that hold it.
 
     Raises:
-        StudyError: a key stands twice in a section, or a section holds itself.
+        StudyError: a section has a key twice, or holds itself.
     """
     if not isinstance(node, yaml.MappingNode):
         return
@@ -263,7 +263,7 @@ def _note_lines(file: str, node: yaml.Node | None, loc: Loc, lines: dict[Loc, st
 
 
 def _line_of(error: Exception, text: str) -> str:
-    """`:12`, where an error says where it is."""
+    """`:12`, if the error has a line."""
     mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
     if mark is not None:
         return f":{mark.line + 1}"
@@ -271,6 +271,6 @@ def _line_of(error: Exception, text: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why a text is not YAML, in one sentence."""
+    """Why a text is not YAML."""
     reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
     return f"{reason}. Indent with spaces, not with tabs" if r"\t" in reason else reason

@@ -1,4 +1,4 @@
-"""A source outside any study, in a folder of its own: for `medssl predict`, `medssl embed` and `medssl reduce --preview`."""
+"""A source outside any study, in a separate folder: for `medssl predict`, `medssl embed` and `medssl reduce --preview`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ NAME = "new"
 def specs_of(
     source: Path | Sequence[Path], folder: Path, ingest: dict[str, Any], prepare: dict[str, Any], *, id_key: Path | None = None
 ) -> tuple[Spec, Spec]:
-    """The specs of ingest and prepare for a source, all of whose images belong together.
+    """The specs of ingest and prepare for a source whose images all go into one part.
 
     Args:
         source: folder of DICOM, NIfTI or images, or an NPZ image set; or several files and folders.
-        folder: where everything is put.
-        ingest, prepare: the sections of a study file, as the images were treated that a model learnt from.
+        folder: for all results.
+        ingest, prepare: the sections of the study file of the training images.
         id_key: file with the key of the ids; None takes that of the working folder.
 
     Raises:
-        StudyError: nothing is there.
+        StudyError: the source does not exist.
     """
     source, rows = _listed([source] if isinstance(source, Path) else source)
     layout, private = Layout(folder / "results"), folder / "private"
@@ -63,7 +63,7 @@ def specs_of(
 
 
 def _listed(sources: Sequence[Path]) -> tuple[Path, list[listing.Listed]]:
-    """The folder that all sources lie in (a single one is that itself), and their files by their names below it."""
+    """The folder that holds all sources (a single folder is its own), and their files by their names below it."""
     if not sources:
         raise StudyError("the list of files is empty. Name a folder of DICOM, NIfTI or images, or files.")
     for source in sources:
@@ -83,14 +83,14 @@ def _listed(sources: Sequence[Path]) -> tuple[Path, list[listing.Listed]]:
 
 
 def read_rejected(ingest: Spec) -> list[dict[str, Any]]:
-    """What of an ingested source was refused, also where that was all of it."""
+    """The refused files of an ingested source, even if all were refused."""
     out = Path(ingest.out)
     whole = out / REJECTED.file
     return REJECTED.read_rows(whole if whole.is_file() else next(out.glob(f"shards/*/{REJECTED.file}")))
 
 
 def all_refused(ingest: Spec, source: Path | Sequence[Path]) -> str:
-    """That nothing of a source was accepted, with the reasons and where to read of each file."""
+    """An error: no file of a source was accepted, with the reasons and the table of all files."""
     counts: Counter[str] = Counter()
     for row in read_rejected(ingest):
         counts[row["code"]] += row["num_files"]
@@ -100,17 +100,17 @@ def all_refused(ingest: Spec, source: Path | Sequence[Path]) -> str:
 
 
 def other_modality(ingest: Spec, *, nothing_left: Path | Sequence[Path] | None = None) -> bool:
-    """Whether images of an ingested source were set aside as of another modality.
+    """Whether images of an ingested source were left out because of their modality.
 
     Raises:
-        StudyError: some were, and of the source `nothing_left` nothing is left.
+        StudyError: so were all images of the source `nothing_left`.
     """
     aside = [row for row in read_rejected(ingest) if row["code"] == "other_modality"]
     if aside and nothing_left is not None:
         raise StudyError(
-            f"{_named(nothing_left)} holds nothing to take: {sum(row['num_files'] for row in aside)} files are of "
+            f"{_named(nothing_left)} holds no usable image: {sum(row['num_files'] for row in aside)} files are of "
             f"{aside[0]['sentence']} "
-            "Give images like those that were learnt from, or take these all the same with --force "
+            "Give images like the training images, or use these anyway with --force "
             "(in Python: force=True)."
         )
     return bool(aside)
@@ -121,14 +121,14 @@ def _named(source: Path | Sequence[Path]) -> str:
 
 
 def reduce_specs_of(prepare: Spec, arm: dict[str, Any]) -> tuple[Spec, Spec]:
-    """The specs that describe the slices of a prepared source, and decide about them.
+    """The specs that describe and reduce the slices of a prepared source.
 
     Args:
         prepare: its spec, from `specs_of`.
         arm: one arm of the study file's section reduce, such as `{"reducer": "hash", "threshold": 6}`.
 
     Raises:
-        StudyError: the arm is none.
+        StudyError: it is not a valid arm.
     """
     layout = Layout(Path(prepare.root))
     study = load_study({"sources": {NAME: {"path": "."}}, "reduce": {"arms": {"preview": arm}, "controls": False}})

@@ -19,7 +19,7 @@ from medssl.report.options import ReportOptions
 
 
 def _with_text_keys(given: Any) -> Any:
-    """Labels that YAML reads as numbers, as the texts that they are in a label table."""
+    """Labels that YAML reads as numbers, converted to the text of a label table."""
     if not isinstance(given, dict):
         return given
     return {
@@ -41,18 +41,18 @@ ClassNames = Annotated[dict[str, str], BeforeValidator(_with_text_keys), AfterVa
 
 
 class SourceOptions(Options):
-    """A folder of DICOM, NIfTI or images, or an NPZ image set; may override sections for itself."""
+    """A folder of DICOM, NIfTI or images, or an NPZ image set; it may override options of ingest and prepare."""
 
     path: PathText
     """The folder or file."""
     labels: PathText | None = None
-    """A CSV or TSV of id and label, a folder of masks, or `folders` where the folder of an image is its class."""
+    """A CSV or TSV of id and label, a folder of masks, or `folders` if the folder of an image is its class."""
     groups: Distinct[str] = []
     """Columns of the label table for scores of subgroups."""
     licence: str | None = None
-    """Licence of the data, for the contract of encoders that learn from it."""
+    """Licence of the data, for the contract of encoders trained on it."""
     class_names: ClassNames = {}
-    """What the page calls classes, by label or mask value: `{6: liver}`. Nothing but the page depends on it."""
+    """Names of classes on the page, by label or mask value: `{6: liver}`. Only the page depends on it."""
     ingest: dict[str, Any] = {}
     """Options of stage ingest for this source alone."""
     prepare: dict[str, Any] = {}
@@ -63,17 +63,17 @@ class Study(Options):
     """A whole study file."""
 
     study: Name = "study"
-    """Name of the study and of its folder of results; that of the file where it is left out."""
+    """Name of the study and of its results folder; default: the name of the file."""
     seed: Whole = 0
     """Seed of splits, reductions and intervals."""
     output: PathText = "results"
     """Folder of all results."""
     id_key: PathText | None = None
-    """File with the key of the ids; one is made in `.medssl/` where it is left out."""
+    """File with the key of the ids; default: a key made in `.medssl/`."""
     sources: dict[Name, SourceOptions] = Field(min_length=1)
     """The images, by name."""
     cohorts: dict[Name, list[str]] = {}
-    """Sources that are pre-trained on together, by name; each source is a cohort of its own too."""
+    """Sources for one pre-training, by name; each source is also a cohort."""
     ingest: IngestOptions = IngestOptions()
     """Stage ingest, for all sources."""
     prepare: PrepareOptions = PrepareOptions()
@@ -91,23 +91,23 @@ class Study(Options):
 
     @property
     def all_cohorts(self) -> dict[str, list[str]]:
-        """Cohort name to source names: each source is a cohort of its own, beside those the study defines."""
+        """Source names by cohort: each source is a cohort, beside those that the study defines."""
         return {**{name: [name] for name in self.sources}, **self.cohorts}
 
     def arms_of(self, run: PretrainOptions) -> list[str]:
-        """The arms a pre-training run covers: those it names, else the study's first."""
+        """The arms of a pre-training run: those it names, else the first of the study."""
         return run.arms or [next(iter(self.reduce.arms))]
 
     def cohort_of(self, run: PretrainOptions) -> str:
-        """The cohort a pre-training run reads: the one it names, else the study's first source."""
+        """The cohort of a pre-training run: the one it names, else the first source of the study."""
         return run.cohort or next(iter(self.sources))
 
     def ingest_of(self, source: str) -> IngestOptions:
-        """The options of stage ingest with the source's own."""
+        """The options of stage ingest, with those of the source."""
         return IngestOptions(**merged(self.ingest.model_dump(), self.sources[source].ingest))
 
     def prepare_of(self, source: str) -> PrepareOptions:
-        """The options of stage prepare with the source's own."""
+        """The options of stage prepare, with those of the source."""
         return PrepareOptions(**merged(self.prepare.model_dump(), self.sources[source].prepare))
 
 

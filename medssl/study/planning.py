@@ -1,4 +1,4 @@
-"""What a study will cost, from a small piece of it: straight lines through two measurements, and steps times seconds."""
+"""Estimates the cost of a study from a trial on a small piece: lines through two measurements, and steps times seconds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from medssl.pretrain.options import TrainingOptions
 
 MB = 1e6
 CLEAR_MB = 32.0
-"""From here on the difference of two peaks is that of their batches. Peaks of equal processes lie up to 4.4 MB apart (13 tries of
-a pre-training on a CPU), which then moves the largest batch by a factor of two at most."""
+"""A larger difference of two memory peaks comes from their batches. Peaks of equal processes differ by up to 4.4 MB (13 tries of
+a pre-training on a CPU), which changes the largest batch by a factor of two at most."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one job took: source bytes it was about, seconds, peak memory, room of its results."""
+    """Measurements of one job: bytes of its source, seconds, peak memory, size of its results."""
 
     size: float
     wall_s: float
@@ -27,7 +27,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will take; None is not planned, and `gpu_mb` is 0 without a GPU."""
+    """The estimated cost of a job; None if it is not planned, and `gpu_mb` is 0 without a GPU."""
 
     stage: str
     name: str
@@ -39,7 +39,7 @@ class Cost:
 
 
 def grown(small: Measured, large: Measured, size: float) -> Measured:
-    """What a job of `size` takes, on the line through two jobs; where both are one job, in proportion beyond it."""
+    """The cost of a job of `size` on the line through two jobs; if both are one job, in proportion above its size."""
 
     def at(low: float, high: float) -> float:
         span = large.size - small.size
@@ -61,7 +61,7 @@ def steps(settings: TrainingOptions, num_samples: float) -> int:
 
 
 def peak_at(batch: float, batches: Sequence[int], peaks_mb: Sequence[float]) -> float:
-    """Memory at a batch, on the line through two measured ones; in proportion beyond it where both are one."""
+    """Memory at a batch on the line through two measured batches; if both are one, in proportion above it."""
     if batches[0] == batches[1]:
         return peaks_mb[1] * max(1.0, batch / batches[1])
     return peaks_mb[1] + max(0.0, peaks_mb[1] - peaks_mb[0]) / (batches[1] - batches[0]) * (batch - batches[1])
@@ -69,7 +69,7 @@ def peak_at(batch: float, batches: Sequence[int], peaks_mb: Sequence[float]) -> 
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """The largest batch that fits a device; `or_more` where no more is known than that it does."""
+    """The largest batch that fits a device; `or_more` if larger ones may fit."""
 
     size: int
     or_more: bool = False
@@ -82,7 +82,7 @@ class LargestBatch:
 def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: float) -> LargestBatch:
     """The largest power of two whose memory, on the line through two measured batches, leaves a tenth of the room free.
 
-    Where the two do not differ clearly, nothing is known beyond the larger of them.
+    If their peaks hardly differ, no batch above the larger one is estimated.
     """
     per_sample_mb = peak_at(1, batches, peaks_mb) - peak_at(0, batches, peaks_mb)
     if batches[0] == batches[1] or peaks_mb[1] - peaks_mb[0] < CLEAR_MB:
@@ -98,7 +98,7 @@ def num_fits(settings: FinetuneOptions, num_runs: int) -> int:
 
 
 def table(costs: Sequence[Cost], free_mb: float, num_jobs: int) -> str:
-    """The plan as people read it: a line a job of training, a line a stage elsewhere, and the sum."""
+    """The plan as a table: a line per job, and the sum."""
     lines = [f"{'stage':<10} {'job':<36} {'hours':>8} {'node-h':>8} {'RAM MB':>8} {'GPU MB':>8} {'disk MB':>9}"]
     for cost in costs:
         if cost.hours is None:

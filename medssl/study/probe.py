@@ -1,4 +1,4 @@
-"""`medssl plan`: a small piece of every source goes through the real stages in a temporary folder, and is measured."""
+"""`medssl plan`: runs the real stages on a small piece of every source in a temporary folder, and measures them."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ from medssl.study.planning import MB, Cost, LargestBatch, Measured, grown, large
 from medssl.study.sources import refresh_sources
 
 PIECES = (1, 3)
-"""How many folders of a source each of the two probes takes."""
+"""Folders of a source in each of the two probes."""
 WIDER = (1, 4, 16, 64)
-"""If nothing of a piece can be used, the next one takes so many times as many folders, from all over the source."""
+"""If a piece has no usable file, the next one has this many times as many folders, from all over the source."""
 PROBE_STEPS = 4
 ENOUGH_S = 40.0
-"""Where the first piece has taken longer than this, it is the only one."""
+"""If the first piece takes longer than this, it is the only one."""
 FILES, FILES_MB = 48, 24.0
-"""Of a flat folder of volumes or images a piece takes this many files, or as many as have this size."""
+"""The most files, and their size, of a piece of a flat folder of volumes or images."""
 SERIES_FILES, SERIES_MB = 1500, 600.0
-"""A folder of DICOM stays whole up to here, as it may be one series."""
+"""A folder of DICOM stays whole up to this size, because it may be one series."""
 FEWEST = 2
-"""Samples that the smallest batch needs."""
+"""Samples of the smallest batch."""
 NEIGHBOURS = 8
-"""Files of a flat folder are taken in runs of this many: a mask stands beside its image."""
+"""Files of a flat folder are taken in runs of this many, because a mask stands beside its image."""
 ROOM = 12
-"""Room that a piece and all that the stages make of it take, as a multiple of its size."""
+"""Disk space for a piece and all its results, as a multiple of its size."""
 SINGLE = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz")
-"""What names of files end with that are a volume or an image each."""
+"""Suffixes of files that are one volume or one image."""
 STEPS_OF = {"ingest": ("scan", "convert", "merge"), "reduce/describe": ("describe",), "reduce/leakage": ("leakage",)}
 
 
 def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[str, LargestBatch]]:
-    """What each stage of the study will take on this machine, and the largest batch of each pre-training that fits it.
+    """The cost of each job of the study on this machine, and the largest batch of each pre-training that fits.
 
     Raises:
         MedsslError: the probe of a job fails, or all of them take longer than `limit_s`.
@@ -87,10 +87,10 @@ def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[
 
 
 def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: float) -> _Probe:
-    """A piece of the study with samples to train on, after its cheap stages; the first pieces of a mixed source may have none.
+    """A piece of the study with training samples, after its cheap stages; the first pieces of a mixed source may have none.
 
     Raises:
-        TooManyRefusalsError: none the pieces has something that can be used, with what was met.
+        TooManyRefusalsError: no piece has a usable file; with the reasons.
     """
     for width in WIDER:
         probe = _Probe(folder / f"{count}-{width}", study, count * width, threads, deadline_s, spread=width > 1)
@@ -108,7 +108,7 @@ def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: fl
 
 
 class _Probe:
-    """A piece of the study in a folder of its own."""
+    """A piece of the study in a separate folder."""
 
     def __init__(self, folder: Path, study: Study, count: int, threads: int, deadline_s: float, *, spread: bool = False) -> None:
         self.folder, self.threads, self.deadline_s = folder, threads, deadline_s
@@ -148,10 +148,10 @@ class _Probe:
 
     @property
     def cheap(self) -> list[tuple[str, str]]:
-        """(stage, name) of the jobs before pre-training, in an order in which each finds what it reads."""
+        """(stage, name) of the jobs before pre-training, each after those that it depends on."""
         found = [spec for _, spec in self.dag.specs() if spec.stage in ("ingest", "prepare", "reduce")]
         found = [spec for spec in found if not {"encoder", "encoders"} & set(spec.inputs)]  # those wait for a pre-training
-        found.sort(key=lambda spec: spec.stage == "reduce" and "match" in spec.inputs)  # after the arm whose count they take
+        found.sort(key=lambda spec: spec.stage == "reduce" and "match" in spec.inputs)  # after the arm whose count they use
         return [(spec.stage, spec.name) for spec in found]
 
     def run_cheap_stages(self) -> None:
@@ -168,7 +168,7 @@ class _Probe:
                 self.run(stage, name, step)
 
     def prepare(self, name: str) -> None:
-        """Prepare a source; where the piece holds too few patients for the study's split, all of them train."""
+        """Prepare a source; if the piece has too few patients for the split of the study, all of them train."""
         try:
             self.run("prepare", name)
         except MedsslError:
@@ -181,7 +181,7 @@ class _Probe:
             self.run("prepare", name)
 
     def try_labels(self, name: str) -> None:
-        """The labels of the images in the piece; where none has any they are not planned, and nothing here waits for them."""
+        """Read the labels of the images in the piece; if none has a label, they are not planned, and no job here needs them."""
         try:
             self.run("ingest", name, "labels")
         except MedsslError:
@@ -189,7 +189,7 @@ class _Probe:
                 raise
 
     def run(self, stage: str, name: str, step: str | None = None, spec: str | None = None) -> Measured:
-        """What one step of a job took; it is added to what the job's steps before it took."""
+        """Run one step of a job, and add its measurements to those of the steps before."""
         path = spec or self.dag.layout.spec(stage, name)
         command = [sys.executable, "-m", "medssl", stage, path, "--threads", str(self.threads)]
         command += ["--step", step] if step else []
@@ -230,7 +230,7 @@ class _Probe:
         )
 
     def pieces_in_words(self, name: str) -> str:
-        """The share of its source that a job was tried on."""
+        """The share of the source on which a job was tried."""
         first = self.study.all_cohorts[name.split("/")[0]][0]
         one = self.pieces[first]
         return f"{one.num_files} of {one.of_files} files of source {first}"
@@ -244,17 +244,17 @@ class _Probe:
         return self.folder / self.dag.layout.reduce(cohort, Run.parse(run).arm, "keep.parquet")
 
     def has_kept(self, cohort: str, run: str) -> bool:
-        """Whether the arm of a run could be probed."""
+        """Whether the arm of a run was decided."""
         return self.keep(cohort, run).is_file()
 
     def samples(self, cohort: str, run: str) -> int:
-        """How many samples a run trains on."""
-        if not self.has_kept(cohort, run):  # an arm that waits for a pre-training: at most all
+        """The number of samples of a run."""
+        if not self.has_kept(cohort, run):  # its arm needs a pre-training: at most all samples
             return sum(self.labelled(source) for source in self.study.all_cohorts[cohort])
         return int(tables.read_parquet(self.keep(cohort, run))["keep"].sum())
 
     def labelled(self, source: str, split: str = "train") -> int:
-        """How many samples of a source may be trained on, or are kept for validation or test."""
+        """The number of samples of a source in a part of its split."""
         return int(
             (tables.read_parquet(self.folder / self.dag.layout.prepare(source, "samples.parquet"))["split"] == split).sum()
         )
@@ -269,7 +269,7 @@ class _Probe:
         return str(changed)
 
     def size_of(self, name: str, sizes: dict[str, float] | None = None) -> float:
-        """Source bytes that a job is about."""
+        """Source bytes of a job."""
         first = name.split("/")[0]
         return sum((sizes or self.sizes)[source] for source in self.study.all_cohorts[first])
 
@@ -283,7 +283,7 @@ def _cheap(probes: list[_Probe], stage: str, name: str, sizes: dict[str, float])
 
 
 class _Tried:
-    """A pre-training of a few steps at two batches, of which nothing is accumulated."""
+    """A pre-training of a few steps at two batches, without gradient accumulation."""
 
     def __init__(self, probe: _Probe, settings: PretrainOptions, cohort: str, run: str, batches: list[int]) -> None:
         self.settings, self.batches = settings, batches
@@ -300,7 +300,7 @@ class _Tried:
         self.start_s = max(0.0, self.took.wall_s - PROBE_STEPS * self.batches[1] * self.per_image_s)
 
     def largest_batch(self) -> LargestBatch:
-        """The largest batch that the GPU holds, or the memory of the machine."""
+        """The largest batch for the memory of the GPU, or without one of the machine."""
         if self.gpu_mb[1]:
             return largest_batch(self.batches, self.gpu_mb, gpus.memory_mb())
         return largest_batch(self.batches, self.ram_mb, psutil.virtual_memory().available / MB)
@@ -312,7 +312,7 @@ class _Tried:
 
 
 def _tried(probe: _Probe, runs: list[tuple[str, str]], known: dict[str, _Tried]) -> _Tried:
-    """The pre-training that some runs are of, tried; equal ones once, so that they get equal advice."""
+    """The trial of the pre-training of some runs; equal ones are tried once, so that they get equal advice."""
     cohort, run = next((pair for pair in runs if probe.has_kept(*pair)), runs[0])
     settings = probe.study.pretrain[Run.parse(run).name]
     batches = batches_to_try(settings.batch_size // settings.accumulate, probe.samples(cohort, run))
@@ -334,7 +334,7 @@ def _pretraining(study: Study, probe: _Probe, tried: _Tried, cohort: str, run: s
 
 
 def _finetuning(study: Study, probe: _Probe, task: str, sizes: dict[str, float], per_pixel_s: dict[str, float]) -> Cost:
-    """From the pixels all fits see or predict, at the speed of pre-training: both cost less, so that this is an upper bound."""
+    """An upper bound: all pixels that fits see or predict, at the speed of pre-training, which is slower."""
     settings = study.finetune[task]
     fits = num_fits(settings, len(probe.dag.runs_for(settings))) * len(settings.lr)
     times = sizes[settings.source] / probe.sizes[settings.source]
@@ -349,7 +349,7 @@ def _finetuning(study: Study, probe: _Probe, task: str, sizes: dict[str, float],
 
 
 def batches_to_try(wanted: int, samples: int) -> list[int]:
-    """Two batches, the second twice the first where there are samples enough; halved, so that parts of a batch stay whole.
+    """Two batches, the second twice the first if there are enough samples; halving keeps parts of a batch whole.
 
     Raises:
         StudyError: fewer than two samples.
@@ -383,12 +383,12 @@ class Piece:
 
 
 def piece(name: str, path: str, labels: str | None, target: Path, count: int, *, spread: bool = False) -> Piece:
-    """A copy of `count` typical folders of a source without its label files; a single file is taken as it is.
+    """A copy of `count` typical folders of a source without its label files; a single file is used directly.
 
-    spread: from all over the source, whatever their length.
+    spread: from all over the source, of any length.
 
     Raises:
-        DiskFullError: no room for it and for what the stages make of it.
+        DiskFullError: too little room for it and its results.
     """
     root = Path(path).resolve()
     if root.is_file():
@@ -414,9 +414,9 @@ def piece(name: str, path: str, labels: str | None, target: Path, count: int, *,
 
 
 def typical(folders: dict[str, list[tuple[str, int]]], count: int, *, spread: bool = False) -> list[tuple[str, int]]:
-    """(name, bytes) of the files of `count` folders of the usual length, each of them whole or cut to what a piece may have.
+    """(name, bytes) of the files of `count` folders of the usual length, each whole or cut to the limits of a piece.
 
-    spread: of every length instead, evenly from the shortest to the longest.
+    spread: folders of all lengths instead, evenly from the shortest to the longest.
     """
     usual = median(len(files) for files in folders.values())
     chosen = sorted(folders.values(), key=lambda files: (abs(len(files) - usual), files))
@@ -448,7 +448,7 @@ def _bytes(name: str, path: str) -> float:
 
 
 def absolute(study: Study) -> dict[str, Any]:
-    """The study's values with the paths it names made absolute, as the probe runs elsewhere; sources apart, which it copies."""
+    """The values of the study with absolute paths, because the probe runs elsewhere; except sources, which it copies."""
 
     def here(holder: dict[str, Any], key: str) -> None:
         if holder.get(key):

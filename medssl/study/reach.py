@@ -1,4 +1,4 @@
-"""What the targets of a call lead to: pre-training runs, tasks, and the sources whose label files are read on the way."""
+"""The work that targets need: pre-training runs, tasks, and the sources whose label files are read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Placed = tuple[str, Run]
 
 @dataclass(frozen=True)
 class Reach:
-    """The work that the targets of one call need, whether it is done already or not."""
+    """The work that the targets of one call need, finished or not."""
 
     runs: list[Placed]
     tasks: list[str]
     labelled: frozenset[str]
-    """sources whose label files must be there"""
+    """sources whose label files must exist"""
 
 
 def reach(dag: Dag, targets: Iterable[str] = ()) -> Reach:
-    """What targets lead to: rules by name, or files below the folder of results; no target, and one not known, is everything."""
+    """The work for targets, which are rules or files below the results folder; without a known target it is everything."""
     asked = list(targets) or ["all"]
     runs: list[Placed] = []
     tasks: list[str] = []
@@ -53,7 +53,7 @@ def reach(dag: Dag, targets: Iterable[str] = ()) -> Reach:
 
 
 def _place(dag: Dag, target: str) -> list[str]:
-    """A target as a folder of a stage and the names below it."""
+    """A target as the folder of a stage and the names below it."""
     if target.startswith("pretrain_") and "/" not in target:
         return ["7_report", target.removeprefix("pretrain_")]
     if "/" in target:
@@ -65,7 +65,7 @@ def _place(dag: Dag, target: str) -> list[str]:
 
 
 def _with_those_before(dag: Dag, runs: list[Placed]) -> list[Placed]:
-    """Runs, those that they begin from, and those that their slices are embedded by, each once."""
+    """Runs with those that they start from and those that embed their slices, each once."""
     found: dict[Placed, None] = {}
     waiting = list(reversed(runs))
     while waiting:
@@ -83,7 +83,7 @@ def _begun_from(dag: Dag, run: Run) -> Iterator[Placed]:
 
 
 def _embedding(dag: Dag, arm: str) -> Iterator[Placed]:
-    """The runs whose encoders decide about an arm: its own, and that of the arm whose count it keeps."""
+    """The runs whose encoders an arm uses: its own, and that of the arm whose count it matches."""
     names = [arm, dag.arms[arm].match] if arm in dag.arms else []
     encoders = {dag.arms[name].encoder for name in names if name is not None}
     return (pair for pair in dag.runs() if str(pair[1]) in encoders)

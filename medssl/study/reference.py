@@ -76,7 +76,7 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _own_first(model: type[BaseModel]) -> list[str]:
-    """The options of a section: those that it alone has, then those that it shares with others."""
+    """The options of a section: its own, then those that it shares with others."""
     written = (name for owner in model.__mro__ for name in inspect.get_annotations(owner))
     return [name for name in dict.fromkeys(written) if name in model.model_fields]
 

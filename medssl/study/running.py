@@ -1,4 +1,4 @@
-"""The line of Snakemake that `medssl run` stands for: the Snakefile is the package's own, and all else is passed on."""
+"""The command line of Snakemake for `medssl run`: with the Snakefile of the package; other arguments are passed on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from medssl.core.beside import beside
 from medssl.study.file import read_yaml
 
 CORES = ("-c", "--cores", "-j", "--jobs", "-e", "--executor", "--profile")
-"""Options of Snakemake that say where jobs run, or how many at once."""
+"""Options of Snakemake for where jobs run, or how many at once."""
 PROFILES = "configs/profiles"
 
 
 def snakemake_line(words: Sequence[str]) -> list[str]:
     """The arguments of Snakemake for those of `medssl run`, in their order.
 
-    `--config FILE` names a study file; with `key=value` it is Snakemake's own. `--profile NAME` may be one that comes with
-    medssl. Without a word on cores or a cluster, jobs run here on all cores.
+    `--config FILE` names a study file; with `key=value` it is Snakemake's own. `--profile NAME` may be a profile of medssl.
+    Without an option for cores or a cluster, jobs run here on all cores.
 
     Raises:
         StudyError: a study file cannot be read; Snakemake itself names neither its line nor the mistake.
@@ -49,7 +49,7 @@ def snakemake_line(words: Sequence[str]) -> list[str]:
 
 
 def program() -> tuple[list[str], str]:
-    """How Snakemake is started here, and how a person would write it."""
+    """The command that starts Snakemake, and how a user would write it."""
     command = [sys.executable, "-m", "snakemake"]
     on_path = shutil.which("snakemake")
     same = on_path is not None and Path(on_path).parent == Path(sys.executable).parent
@@ -61,13 +61,13 @@ def _is_study_file(value: str) -> bool:
 
 
 def _says_where(words: Sequence[str]) -> bool:
-    """Whether words, or the environment, say where jobs run: `--cores 2`, `-j4`, a profile."""
+    """Whether arguments or the environment choose where jobs run: `--cores 2`, `-j4`, a profile."""
     options = [word.partition("=")[0] for word in words if word.startswith("-")]
     short = [option[:2] for option in options if not option.startswith("--")]
     return bool({*options, *short} & set(CORES)) or bool(os.environ.get("SNAKEMAKE_PROFILE"))
 
 
 def _profile(name: str) -> str:
-    """The folder of a profile that comes with medssl, where there is no other of this name."""
+    """The folder of a profile of medssl, unless the user has one of this name."""
     own = beside() / PROFILES / name
     return str(own) if own.is_dir() and not Path(name).exists() else name

@@ -14,7 +14,7 @@ from medssl.study.options import Study
 
 
 def study_schema() -> dict[str, Any]:
-    """The schema of a study file as a person writes it: a plug-in is a name, or `{name: {option: value}}`."""
+    """The schema of a study file as a user writes it: a plug-in is a name, or `{name: {option: value}}`."""
     schema = Study.model_json_schema()
     definitions = schema["$defs"]
     for model in models(Study):

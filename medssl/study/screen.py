@@ -19,6 +19,8 @@ from medssl.study.time_left import TimeLeft
 PER_S = 2
 """Redraws per second."""
 NARROWEST_BAR, WIDEST_BAR, WIDEST_NAME = 6, 40, 40
+WORTH_SAYING_S = 60.0
+"""A shorter time is not shown while the time of other jobs is unknown: `more than 2 s left` helps no user."""
 KEPT_LINES = 200
 """Lines above the screen that are printed again after a narrower terminal had to be cleared."""
 
@@ -119,9 +121,9 @@ class Picture:
 
 
 def left_in_words(left: TimeLeft) -> str:
-    """`about 14 min left`; `more than …` if the time of some jobs is unknown."""
+    """`about 14 min left`; `more than …`, or nothing yet, if the time of some jobs is unknown."""
     if left.unknown:
-        return f"more than {clock(left.seconds)} left" if left.seconds >= 1 else "time left not known yet"
+        return f"more than {clock(_round(left.seconds))} left" if left.seconds >= WORTH_SAYING_S else "time left not known yet"
     return f"about {clock(_round(left.seconds))} left"
 
 

@@ -1,4 +1,4 @@
-"""The files of a source by name, and what their names say before any is opened."""
+"""The files of a source, and what their names show before any is opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medssl.core.listing import Stamped, stamped
 from medssl.ingest.options import IngestOptions
 
 PICTURE, GRID, NPZ, BESIDE, OTHER = "picture", "NIfTI, NRRD or MetaImage", "NPZ", "beside", "other"
-"""What a file is taken for: `beside` is not an image whatever it holds, `other` may be DICOM, which has any suffix or none."""
+"""Kinds of files by name: `beside` is never an image; `other` may be DICOM, which has any suffix or none."""
 SUFFIXES = {
     **dict.fromkeys(("png", "jpg", "jpeg"), PICTURE),
     **dict.fromkeys(("nii", "gz", "nrrd", "nhdr", "mha", "mhd"), GRID),
@@ -24,14 +24,14 @@ SUFFIXES = {
 
 
 def kind_of(name: str) -> str:
-    """What a file is taken for by its suffix."""
+    """The kind of a file by its suffix."""
     _, dot, suffix = name.rpartition(".")
     return SUFFIXES.get(suffix.lower(), OTHER) if dot else OTHER
 
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files of a source, listed once, its label files left out."""
+    """The files of a source, listed once, without its label files."""
 
     found: list[Stamped]
     ingest: IngestOptions
@@ -40,10 +40,10 @@ class SourceFiles:
 
     @classmethod
     def of(cls, source: str, path: str, labels: str | None, ingest: IngestOptions) -> SourceFiles:
-        """Those below a path.
+        """The files below a path.
 
         Raises:
-            StudyError: nothing is there.
+            StudyError: the path does not exist.
         """
         found = stamped(source, path)
         if labels in (None, FOLDERS):
@@ -58,7 +58,7 @@ class SourceFiles:
 
     @cached_property
     def table(self) -> LabelTable | None:
-        """The label table; None where labels are something else, or not there.
+        """The label table; None if labels are missing or not a table.
 
         Raises:
             StudyError: it cannot be read.
@@ -73,16 +73,16 @@ class SourceFiles:
 
     @cached_property
     def _kinds(self) -> frozenset[str]:
-        ends = {name[-5:] for name in self.names}  # few, and as long as the longest suffix that is known
+        ends = {name[-5:] for name in self.names}  # a few, as long as the longest known suffix
         return frozenset(kind_of(end) for end in ends)
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What the files are taken for, those beside the images left out."""
+        """The kinds of the files, without those beside the images."""
         return self._kinds - {BESIDE}
 
     def all_are(self, *kinds: str) -> bool:
-        """Whether there are images, and each is of one of these kinds."""
+        """Whether there are images, all of these kinds."""
         return bool(self.kinds) and self.kinds <= set(kinds)
 
     def named(self, *kinds: str) -> list[str]:
@@ -90,7 +90,7 @@ class SourceFiles:
         return self.names if self._kinds <= set(kinds) else [name for name in self.names if kind_of(name) in kinds]
 
     def masks(self, given: dict[str, str]) -> Pairing:
-        """Which volume is whose mask, as ingest pairs them; by number in `named(GRID)`. `given`: by a label table."""
+        """The pairs of mask and image, as ingest makes them, by number in `named(GRID)`. `given`: by a label table."""
         return self._paired(given) if given else self._pairing
 
     @cached_property
@@ -101,7 +101,7 @@ class SourceFiles:
         return pair_masks(self.named(GRID), self.ingest.masks, given, beside=self.kinds != {GRID})
 
     def scans(self, given: dict[str, str]) -> list[str]:
-        """The volumes on a grid that are no masks."""
+        """The volumes on a grid that are not masks."""
         names, pairing = self.named(GRID), self.masks(given)
         several: Iterable[int] = (mask for masks in pairing.several.values() for mask in masks)
         masks = {*pairing.masks.values(), *several, *pairing.orphans, *pairing.unchosen}

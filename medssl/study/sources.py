@@ -27,7 +27,7 @@ def refresh_sources(study: Study, layout: Layout, listed: Mapping[str, SourceFil
     """List every source folder that is not yet `listed`; leave the real paths where only ingest reads them.
 
     Returns:
-        what the user should know: files that count as unchanged and may not be.
+        notes on files that count as unchanged but may have changed.
 
     Raises:
         StudyError: a source does not exist or holds no file.
@@ -49,12 +49,12 @@ def refresh_sources(study: Study, layout: Layout, listed: Mapping[str, SourceFil
 def refresh(layout: Layout, source: str, files: SourceFiles, key: bytes, *, labels: str | None = None) -> list[str]:
     """Write the listing of a source (private) and its summary (public), each only if it changed.
 
-    Label files are listed apart, also where they lie within the source: only fine-tuning waits for them. What a label table
-    says of splits, subjects and masks counts for the source's own digest, because the early stages depend on it. Of a label table
-    its bytes count; of all other files name, size and time do, and they are not read.
+    Label files are listed separately, even if they lie within the source: only fine-tuning needs them. Splits, subjects and masks
+    in a label table count for the digest of the source, because the early stages depend on them. A label table counts by its
+    bytes, all other files by name, size and time; they are not read.
 
     Returns:
-        sentences about files that are listed as before and yet were written, renamed or given other rights since.
+        notes on files whose row is unchanged but that were written, renamed or given other permissions since.
     """
     PRIVATE.mkdir(mode=0o700, exist_ok=True)
     notes = list(_rewritten(f"sources.{source}.path", files.found, Path(layout.private(source, "listing.jsonl"))))
@@ -72,9 +72,9 @@ def refresh(layout: Layout, source: str, files: SourceFiles, key: bytes, *, labe
 
 
 def _rewritten(where: str, found: list[Stamped], listing: Path) -> Iterator[str]:
-    """Write a private listing, and what to say of the files whose row is in the last one and that were changed after it.
+    """Write a private listing; yield notes on files with an unchanged row that were changed after the last listing.
 
-    The latest change is written beside it: said once, such files are known. It is the clock of the files that counts, not ours.
+    The latest change is stored beside it, so that each file is reported once. The clock of the file system counts.
     """
     latest = listing.with_suffix(".latest")
     if listing.is_file() and latest.is_file():
@@ -101,6 +101,6 @@ def _write_summary(target: str, rows: list[tuple[str, int, int, str]], text: str
 
 
 def _holds_files(labels: str) -> bool:
-    """Whether label files are there already; they may come later."""
+    """Whether label files exist; they may come later."""
     path = Path(labels)
     return labels != FOLDERS and (path.is_file() or any(not entry.is_dir() for entry in path.rglob("*")))

@@ -17,7 +17,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds until the last job ends, without the `unknown` jobs, whose kind has no known time."""
+    """Seconds until the last job ends, without the `unknown` jobs, for whose kind no time is known."""
 
     seconds: float
     unknown: int = 0

@@ -1,4 +1,4 @@
-"""What the Snakefile needs before it can plan: a checked study, fresh listings and specs, and the study to itself."""
+"""What the Snakefile needs before it can plan: a checked study, current listings and specs, and the lock of the study."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
     """The jobs of the study that Snakemake was started with; `asked`: its command line, in the process that plans.
 
     The main process checks the study, refreshes the source listings, writes changed specs, removes the receipts of incomplete
-    results, and holds the study's lock until it ends. A dry run does the same and takes it back at its end. The processes that
-    Snakemake starts for single jobs do none of that again. A foreseen error ends the program with one sentence and its exit code.
+    results, and holds the lock of the study until it ends. A dry run does the same and reverts it at its end. The processes that
+    Snakemake starts for single jobs skip all of this. A foreseen error ends the program with one sentence and its exit code.
     """
     with _ending_in_a_sentence():
         study, places = read_study(config, [str(file) for file in workflow.configfiles])
@@ -52,9 +52,9 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
 
 
 def default_study() -> str:
-    """The study file where none is named: that of the bundled images, in the clone that holds them.
+    """The study file if none is named: that of the bundled images, in a clone of the repository.
 
-    It is read here first: Snakemake names neither the line nor the mistake where a file is not YAML.
+    It is read here first, because Snakemake names neither line nor mistake of a file that is not YAML.
     """
     with _ending_in_a_sentence():
         if not Path(DEFAULT_STUDY).exists():
@@ -78,7 +78,7 @@ def _ending_in_a_sentence() -> Iterator[None]:
 
 
 def command_line(arguments: list[str]) -> str:
-    """What a person typed, without what may name a machine or a patient: folders, and paths given as `key=value`."""
+    """The typed command without words that may name a machine or a patient: folders, and paths given as `key=value`."""
     return shlex.join(["snakemake", *(_without_folders(word) for word in arguments[1:])])
 
 
@@ -90,24 +90,24 @@ def _without_folders(word: str) -> str:
 
 
 def steered(workflow: Any, dag: Dag, asked: Any) -> Steering | None:
-    """The view of the run; None in a process that runs a single job, and with options with which no job runs."""
+    """The view of the run; None in a process for a single job, and with options for which no job runs."""
     if not is_main(workflow) or _only_plans(asked):
         return None
     return Steering(dag, {str(word) for word in asked.quiet or ()})
 
 
 def threads_each(workflow: Any, num_jobs: int) -> int:
-    """Threads of one of `num_jobs` trainings: on processors, two networks on a core each learn faster than one on two cores, and
-    much faster where others work beside them. With a GPU one job takes it all, and the cores feed it.
+    """Threads per training, of `num_jobs`. On a CPU two networks on one core each train faster than one on two cores, and much
+    faster on a busy machine. With a GPU, one job uses the GPU and all cores.
     """
     cores = int(workflow.resource_settings.cores or ALL_CORES)
     return cores if any(Path("/dev").glob("nvidia[0-9]*")) else max(1, -(-cores // max(num_jobs, 1)))
 
 
 def shell_prefix(workflow: Any) -> str:
-    """What every shell line begins with: the command `medssl`, run by this interpreter or by the rule's conda environment.
+    """The start of every shell line: the command `medssl`, run by this interpreter or by the conda environment of the rule.
 
-    It is no part of a rule's text, so another environment at another place reruns nothing.
+    It is not part of the text of a rule, so an environment at another place reruns nothing.
     """
     conda = any(method.name == "CONDA" for method in workflow.deployment_settings.deployment_method)
     if conda and is_installed():
@@ -140,4 +140,4 @@ atexit.register(_held.close)
 
 DEFAULT_STUDY = "configs/ct.yaml"
 ALL_CORES = 16
-"""What a training may use where Snakemake does not say how many cores there are (a cluster's profile does: set-threads)."""
+"""Cores for a training if Snakemake has no number of cores (the profile of a cluster sets threads)."""

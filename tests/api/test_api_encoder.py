@@ -178,7 +178,7 @@ def test_an_exported_folder_is_the_same_encoder(
         export(tmp_path / "out", "hf", tmp_path / "again")
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"holds no contract\.json"):
         medssl.load(tmp_path)
     ct_run(tmp_path / "run", width=0.125)

@@ -185,11 +185,11 @@ def test_a_decoder_goes_into_the_network_of_the_task() -> None:
     assert lifted(Network(**NETWORK), part) == Network(**NETWORK)
 
 
-def test_what_is_declared_is_said_without_a_run_too() -> None:
+def test_what_is_declared_is_documented_without_a_run_too() -> None:
     assert taken_up(parts_of(JOINT, {}, JOINT), "volume").options == {}  # type: ignore[union-attr]
 
 
-def test_a_part_that_nobody_declares_is_refused() -> None:
+def test_a_part_that_is_not_declared_is_refused() -> None:
     with pytest.raises(CorruptArtefactError, match="left a part 'projector', and its PARTS declare decoder"):
         parts_of(DECODED, {}, ["projector"])
 

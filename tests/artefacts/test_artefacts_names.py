@@ -63,13 +63,13 @@ def test_two_different_names_have_different_texts(kind: type, data: st.DataObjec
     ["", "-", "a", "a-b", "a-b-c", "a-b-seed", "a-b-seed00", "a-b-seed-1", "A-b-seed0", "a-b-seed0-", "_a-b-seed0", "a-b-seed٣",
      "a-b-seed0\n", "scratch-b-seed0", "a--seed0"],
 )  # fmt: skip
-def test_what_is_no_run_is_refused(text: str) -> None:
+def test_a_name_that_is_not_a_run_is_refused(text: str) -> None:
     with pytest.raises(StudyError, match="expected name-arm-seedN"):
         Run.parse(text)
 
 
 @pytest.mark.parametrize("text", ["scratch", "scratch-", "scratch-a-b-c", "a-b-c", "scratch-a-bee", "a-b-seed0", "é"])
-def test_what_is_no_arm_is_refused(text: str) -> None:
+def test_a_name_that_is_not_an_arm_is_refused(text: str) -> None:
     with pytest.raises(StudyError, match="is not the name of an arm"):
         Arm.parse(text)
 
@@ -140,6 +140,6 @@ def test_every_fraction_has_its_own_word(fraction: float) -> None:
 
 
 @pytest.mark.parametrize("word", ["", "n", "0p", "0p050", "1e-05", "00", "n08", "0.05", "p5", "٣"])
-def test_what_is_no_share_is_refused(word: str) -> None:
+def test_a_word_that_is_not_a_share_is_refused(word: str) -> None:
     with pytest.raises(StudyError, match="share of labels"):
         share_of(word)

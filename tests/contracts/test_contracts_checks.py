@@ -97,7 +97,7 @@ def test_the_reading_process_finds_every_file_of_the_folder() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nobody_else_names_a_check(name: str) -> None:
+def test_no_other_file_names_a_check(name: str) -> None:
     for path in (ROOT / "medssl").rglob("*.py"):
         if path.stem != name:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -136,7 +136,7 @@ def test_no_two_checks_bring_one_code() -> None:
     assert sorted(brought) == sorted(codes_of_checks())
 
 
-def test_a_code_that_nobody_knows_is_an_error_of_the_program() -> None:
+def test_an_unknown_code_is_an_error_of_the_program() -> None:
     with pytest.raises(ValueError, match="no_such_code"):
         Refusal("no_such_code")
 

@@ -268,7 +268,7 @@ def test_pairs_keep_the_cover_whatever_the_order_within_volumes(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_no_slices_are_no_error(name, options):
+def test_no_slices_are_not_an_error(name, options):
     nothing = some_of(made(), np.empty(0, np.int64))
     one = reducer(name, options, nothing)
     for traversal in traversals(one):

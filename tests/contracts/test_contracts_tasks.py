@@ -150,7 +150,7 @@ def test_a_model_folder_is_all_that_opens_it(task: Plugin, tmp_path: Path) -> No
 
 
 @every_task
-def test_what_was_learnt_before_goes_on_where_the_task_says_so(task: Plugin) -> None:
+def test_pretrained_parts_are_reused_if_the_task_declares_it(task: Plugin) -> None:
     from medssl.nn.backbone import build
 
     network = task.load()().network(build("resnet18", {"width": 0.125}, 2, 1), {"classes": ["a", "b"], "mask_values": [0, 1, 2]})

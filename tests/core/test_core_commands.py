@@ -57,7 +57,7 @@ def refused(*words: str, by: type[MedsslError] = StudyError) -> str:
 
 @pytest.mark.parametrize("command", [*STAGES, *STUDY_FILE])
 @pytest.mark.parametrize("named", NOT_WHAT_IS_ASKED_FOR)
-def test_what_is_no_spec_and_no_study_is_refused_and_named(command: str, named: str) -> None:
+def test_a_file_that_is_neither_spec_nor_study_is_refused_and_named(command: str, named: str) -> None:
     assert named in refused(command, named) or named == "object.json", "an object without keys is a study without sources"
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_contract_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("named", NOT_WHAT_IS_ASKED_FOR)
-def test_what_is_no_report_is_refused(named: str) -> None:
+def test_a_file_that_is_not_a_report_is_refused(named: str) -> None:
     assert named in refused("compare", named, named)
 
 

@@ -35,5 +35,5 @@ def test_doubled_marks_are_seen(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["../a and ./b", "a.nii.gz, b", "from 0.5, to 1", "and so on …", "a/.. is", "such as *.tsv."])
-def test_marks_within_names_are_no_sentences_ends(text: str) -> None:
+def test_marks_within_names_do_not_end_a_sentence(text: str) -> None:
     assert not DOUBLED.search(text)

@@ -99,7 +99,7 @@ def test_a_damaged_receipt_is_refused_and_incomplete(finished: Path, tmp_path: P
     assert list(incomplete(tmp_path / "s")) == [(receipt, receipt)]
 
 
-def test_of_two_jobs_on_one_folder_one_waits_and_is_told_who_works(tmp_path: Path) -> None:
+def test_of_two_jobs_on_one_folder_one_waits_and_names_the_other(tmp_path: Path) -> None:
     lock = tmp_path / "s" / ".lock"
     with hold(lock), pytest.raises(LockedError, match="process"), hold(lock):
         pass

@@ -32,6 +32,6 @@ def test_empty_columns_and_quoted_cells_are_read(tmp_path: Path, text: str) -> N
     assert [row["label"] for row in read_label_table(tmp_path / "labels.csv")] == ["yes"]
 
 
-def test_an_empty_path_is_no_source() -> None:
+def test_an_empty_path_is_not_a_source() -> None:
     with pytest.raises(StudyError, match=r"sources\.ct\.path is empty"):
         walk("ct", "")

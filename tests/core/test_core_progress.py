@@ -58,7 +58,7 @@ def test_nothing_done_yet_has_no_time_left(clock: Clock) -> None:
     assert "4/10" in log.getvalue() and "time left unknown" in log.getvalue()
 
 
-def test_what_turns_out_to_be_done_already_is_no_speed(clock: Clock) -> None:
+def test_work_that_was_done_already_does_not_count_for_the_speed(clock: Clock) -> None:
     log = io.StringIO()
     with progress("task", 100, "fits", log=log) as bar:
         bar.found(40)

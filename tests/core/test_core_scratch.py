@@ -68,7 +68,7 @@ def test_a_damaged_artefact_is_refused_before_it_is_copied(
         read_from(tmp_path, artefact)
 
 
-def test_a_full_scratch_disk_is_no_reason_to_stop(tmp_path: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_scratch_disk_does_not_stop_a_job(tmp_path: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "disk"))
 
     def full(source: Path, target: Path) -> None:

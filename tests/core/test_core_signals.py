@@ -73,7 +73,7 @@ def test_a_signal_raises_what_asks_for_another_try(number: signal.Signals) -> No
     ("number", "arrives"),
     [(signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGUSR1), (signal.SIGINT, signal.SIGTERM)],
 )
-def test_a_signal_goes_on_to_the_processes_of_the_job(number: signal.Signals, arrives: signal.Signals) -> None:
+def test_a_signal_is_passed_on_to_the_processes_of_the_job(number: signal.Signals, arrives: signal.Signals) -> None:
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
     with signals.passed_on():

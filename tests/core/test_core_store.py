@@ -125,7 +125,7 @@ def test_a_touched_input_and_a_moved_study_change_nothing(spec: Spec, tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["pictures/one.png", "receipt.json"])
-def test_what_is_kept_and_has_changed_is_not_restored_and_is_said(
+def test_a_changed_stored_file_is_not_restored_and_is_reported(
     spec: Spec, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(spec)
@@ -140,7 +140,7 @@ def test_what_is_kept_and_has_changed_is_not_restored_and_is_said(
     assert make(spec) and capsys.readouterr().err == ""
 
 
-def test_what_is_kept_survives_a_job_that_writes_its_results_anew(spec: Spec) -> None:
+def test_stored_files_survive_a_job_that_writes_its_results_again(spec: Spec) -> None:
     make(spec)
     assert not make(dataclasses.replace(spec, code="newer"), "newer")
     forget(spec)

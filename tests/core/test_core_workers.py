@@ -82,7 +82,7 @@ def test_how_many_work_may_change_on_the_way() -> None:
         ("exits", MedsslError, "code 9"),
     ],
 )
-def test_what_a_piece_dies_of_is_said(what: str, kind: type[Exception], words: str) -> None:
+def test_the_cause_of_a_killed_piece_is_reported(what: str, kind: type[Exception], words: str) -> None:
     made = []
     with pytest.raises(kind, match=f"(?s){words}"), Workers("fork", does, what) as workers:
         for piece, _ in workers.each([0, 1, 2, 3], lambda: 1):

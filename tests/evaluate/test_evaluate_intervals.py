@@ -87,7 +87,7 @@ def test_an_interval_leaves_out_zero_exactly_where_its_p_value_is_below_its_leve
     assert undecided > 20, "the studies are to be near the border"
 
 
-def test_rounding_is_no_difference() -> None:
+def test_rounding_is_not_a_difference() -> None:
     """Two arms with equal scores, one of nine fits and one of three: their means differ in the last bit."""
     values = 0.7 * rng(3, "voxels").integers(1, 40, 60)
     of_arm = [np.mean([values] * number, axis=0) for number in (9, 3)]
@@ -102,7 +102,7 @@ def test_rounding_is_no_difference() -> None:
     assert signed_ranks(tied) == signed_ranks(np.array([0.3, 0.3, -0.3, 0.5]))
 
 
-def test_a_class_of_few_units_is_said_to_be_rare() -> None:
+def test_a_class_of_few_units_is_called_rare() -> None:
     weights = unit_weights(0, "rare", 80, 300)
     values = rng(0, "rare").normal(0.6, 0.1, 80)
     common = replicates(values, weights, 300)
@@ -124,7 +124,7 @@ def test_a_difference_of_nothing_has_p_one_and_few_units_have_no_interval() -> N
     assert "n = 4" in few.note
 
 
-def test_few_units_are_said_to_be_few() -> None:
+def test_few_units_are_called_few() -> None:
     values = rng(0, "few").normal(size=49)
     assert "below 50" in interval(replicates(values, unit_weights(0, "f", 49, 200), 200), 0.95).note
     values = rng(0, "few").normal(size=50)

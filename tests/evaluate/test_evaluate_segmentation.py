@@ -63,7 +63,7 @@ def test_boxes_with_a_known_answer() -> None:
     assert nsd(masks, tolerance_mm=3.0) == 1.0
 
 
-def test_equal_masks_are_perfect_and_touching_the_border_is_no_problem() -> None:
+def test_equal_masks_are_perfect_and_touching_the_border_is_not_a_problem() -> None:
     mask = np.ones((4, 5, 6), bool)
     masks = pair(mask, mask, (1.0, 1.0, 1.0))
     assert (dice(masks), iou(masks), hd95(masks), nsd(masks), volume_error(masks)) == (1.0, 1.0, 0.0, 1.0, 0.0)

@@ -117,7 +117,7 @@ class Killed(BaseException):
     """Acts like kill -9: nothing catches it."""
 
 
-def test_a_killed_task_goes_on_and_ends_equal(
+def test_a_killed_task_resumes_and_ends_equal(
     tmp_path: Path, image_source: Path, encoder: Path, finetune: Any, spec_of: Any, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     spec = spec_of(image_source, encoder, modes=["linear", "full"], seeds=[0, 1], max_steps=2)
@@ -365,7 +365,7 @@ def test_without_validation_cases_the_last_step_is_taken(tmp_path: Path, write_s
     assert (fits[fits["mode"] == "full"]["best_step"] == fits[fits["mode"] == "full"]["steps"]).all()
 
 
-def test_with_validation_cases_of_one_class_the_score_is_no_auc(
+def test_with_validation_cases_of_one_class_the_score_is_not_an_auc(
     tmp_path: Path, write_source: Any, finetune: Any, spec_of: Any
 ) -> None:
     source = write_source(tmp_path / "study" / "2_prepare" / "organs", {"train": 30, "val": 1, "test": 9})
@@ -420,7 +420,7 @@ def test_weights_of_a_classifier_of_photographs_are_a_starting_point(
         load_encoder(tmp_path / "imagenet.safetensors", grey)
 
 
-def test_pictures_are_no_volume(image_source: Path, finetune: Any, spec_of: Any) -> None:
+def test_pictures_are_not_a_volume(image_source: Path, finetune: Any, spec_of: Any) -> None:
     """Pictures of one shape lie in one array: averaged by volume each stays a case."""
     rows = predictions(finetune(spec_of(image_source, modes=["linear"], options={"aggregate": "volume"}, fractions=[1.0])))
     assert set(rows["case_id"]) == set(predictions(finetune(spec_of(image_source, modes=["linear"], fractions=[1.0])))["case_id"])

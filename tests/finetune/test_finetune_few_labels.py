@@ -63,7 +63,7 @@ def test_self_training_ends_where_nothing_is_guessed_or_asked() -> None:
     assert self_trained(first, 0, lambda fit: ([], 1), lambda guesses, turn: Fit([])) is first
 
 
-def test_a_segmentation_begins_with_the_decoder_that_was_learnt() -> None:
+def test_a_segmentation_starts_with_the_pretrained_decoder() -> None:
     from medssl.finetune.recipe import Recipe
     from medssl.finetune.task import Setup
     from medssl.finetune.tasks.segmentation import Segmentation

@@ -226,7 +226,7 @@ def change(array: Path) -> None:
     receipt(folder, stage)
 
 
-def test_masks_and_models_are_no_second_copy(tmp_path: Path) -> None:
+def test_masks_and_models_are_stored_once(tmp_path: Path) -> None:
     out = finetune(finetune_spec(write_scans(tmp_path / "study"), **SMALL | {"max_steps": 1}))
     files = [*out.glob("masks/scratch-*/*"), *out.glob("models/*/model.safetensors")]
     assert len(files) == 2 * 2 + 1

@@ -117,7 +117,7 @@ def test_masks_of_a_label_folder_are_brought_to_the_prepared_grid(tmp_path: Path
         assert 2 * ((reference == 1) & (predicted == 1)).sum() / both > 0.6
 
 
-def test_what_the_labels_lack_is_said_on_the_screen(
+def test_what_the_labels_lack_is_reported_on_the_screen(
     tmp_path: Path, image_source: Path, finetune: Any, spec_of: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"volume_id": "v-00", "index": n, "label": "abc"[n % 3]} for n in range(135)]

@@ -218,7 +218,7 @@ def test_other_spacings_and_other_axes_are_refused(
     predict(mr_model, here / "new", here / "fits")
 
 
-def test_a_file_that_does_not_say_its_modality_is_of_the_one_that_was_learnt_from(mr_model: Path, here: Path) -> None:
+def test_a_file_without_a_modality_counts_as_the_modality_of_the_training(mr_model: Path, here: Path) -> None:
     scan_at(here, "scan.nii.gz", (1.5, 1.25, 4.0))
     scan_at(here, "other_ct.nii.gz", (1.5, 1.25, 4.0))
     predict(mr_model, here / "new", here / "answers")

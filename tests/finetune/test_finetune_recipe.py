@@ -86,7 +86,7 @@ def test_the_network_ends_with_the_weights_of_its_best_step() -> None:
     assert torch.equal(model.head.weight, seen[1])
 
 
-def test_a_fit_that_goes_on_says_which_steps_an_earlier_try_did(tmp_path: Path) -> None:
+def test_a_fit_that_resumes_says_which_steps_an_earlier_try_did(tmp_path: Path) -> None:
     def cut_short(steps: Iterable[int]) -> Iterator[Any]:
         yield from itertools.islice(batches(steps), 2)
         raise InterruptedError
@@ -264,7 +264,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("changed", [{}, {"ema_decay": 0.5}, {"clip_norm": 0.1}, {"precision": "bf16"}])
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_a_fit_that_was_stopped_goes_on_and_ends_with_the_same_bits(changed: dict, stop_at: int, tmp_path: Path) -> None:
+def test_a_fit_that_was_stopped_resumes_and_ends_with_the_same_bits(changed: dict, stop_at: int, tmp_path: Path) -> None:
     """Stopped in a step, resumed from the state of the one before, by a process that drew other numbers in between."""
     scores = {2: 0.3, 4: 0.9, 6: float("nan")}
     recipe = Recipe(evaluations=3, calibration_batches=2, **changed)
@@ -393,7 +393,7 @@ def test_calibrated_statistics_are_those_of_the_batches() -> None:
     assert torch.equal(model[1].running_mean, before)
 
 
-def test_random_weights_are_drawn_as_often_as_learnt_ones() -> None:
+def test_random_weights_are_drawn_as_often_as_pretrained_ones() -> None:
     learnt = [Start.of_run(f"simclr-all-seed{seed}") for seed in range(3)]
     assert draws_of_scratch(learnt, [0]) == [0, 1, 2]
     assert draws_of_scratch(learnt, [0, 1, 2]) == [None]  # each of these seeds has a new draw

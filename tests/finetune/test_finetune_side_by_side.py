@@ -84,7 +84,7 @@ def test_where_images_lie_and_who_reads_them_changes_no_byte(spec: Spec, changed
     assert [name for name in whole if whole[name] != again[name]] == []
 
 
-def test_a_task_that_is_stopped_in_a_fit_goes_on_in_it_and_ends_with_the_same_bytes(spec: Spec) -> None:
+def test_a_task_that_is_stopped_in_a_fit_resumes_in_it_and_ends_with_the_same_bytes(spec: Spec) -> None:
     """Each step saves its state; the process dies in the fifth of a fit, which resumes there."""
     long = with_options(spec, max_steps=6, modes=["full"], parallel=1, checkpoint_every_s=1e-9)
     whole = made_of(make(long, threads=1))

@@ -111,7 +111,7 @@ def test_in_the_listed_order_a_count_takes_the_first_of_the_list_whatever_the_se
     assert all(len(chosen) == 2 * len(taken[share]) for (_, share), chosen in division.subsets.items())
 
 
-def test_in_the_listed_order_nobody_is_taken_in_for_a_class_that_is_missing() -> None:
+def test_in_the_listed_order_no_patient_is_added_for_a_missing_class() -> None:
     cases = listed_cases([1, 2, 3], ["a", "a", "b"])
     with pytest.raises(StudyError, match="first 2 of 3 training units in the order of the split file have no case of class 'b'"):
         Divisions.of(cases, seeds=[0], fractions=[], counts=[2, 3], val_frac=0.0, seed=0, listed=True)

@@ -159,7 +159,7 @@ def test_headers_stay_unseen_and_nothing_is_left_behind(here: Path) -> None:  # 
     assert sorted(path.name for path in here.iterdir()) == ["files.tsv", "in"]
 
 
-def test_names_that_are_no_utf8_are_written_reversibly(here: Path) -> None:  # noqa: F811
+def test_names_that_are_not_utf8_are_written_reversibly(here: Path) -> None:  # noqa: F811
     _source(here / "in")
     name = os.fsdecode(b"M\xfcller.txt")
     (here / "in" / name).write_text("nothing")
@@ -172,7 +172,7 @@ def test_names_that_are_no_utf8_are_written_reversibly(here: Path) -> None:  # n
     assert set(values) == {"files", "keyed", "series", "rejected", "items", "remarks"}
 
 
-def test_ids_without_a_key_are_said_to_hold_here_alone(here: Path) -> None:  # noqa: F811
+def test_ids_without_a_key_are_marked_as_of_this_path_only(here: Path) -> None:  # noqa: F811
     _source(here / "in")
     assert "this path only" in _check("in").stdout
     listing.load_key(None)

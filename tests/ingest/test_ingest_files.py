@@ -123,7 +123,7 @@ def _without_rights() -> None:
         ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
 
 
-def test_what_may_not_be_read_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_row_and_the_rest_continues(tmp_path: Path) -> None:
     root = tmp_path / "in"
     save(datasets(random_phantom(0)), root / "good")
     save(datasets(random_phantom(1)), root / "shut")
@@ -147,7 +147,7 @@ def test_what_may_not_be_read_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> N
     assert said["files"] == len(list((root / "good").iterdir())) + len(files) + 1
 
 
-def test_a_source_that_is_not_there_is_said_without_a_study_file_where_there_is_none(tmp_path: Path) -> None:
+def test_a_source_that_is_not_there_is_reported_without_a_study_file_where_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").mkdir()
@@ -303,7 +303,7 @@ def _labelled(root: Path) -> None:
         (root / "x.nii.gz").rename(root / LATIN / f"{LATIN}{number}_ct.nii.gz")
 
 
-def test_masks_with_names_that_are_no_text_are_placed_and_resolved(here: Path) -> None:  # noqa: F811
+def test_masks_with_names_that_are_not_text_are_placed_and_resolved(here: Path) -> None:  # noqa: F811
     _labelled(here / "in")
     (here / "masks").mkdir()
     for number in range(3):
@@ -333,7 +333,7 @@ def test_a_label_table_names_files_by_their_bytes(here: Path) -> None:  # noqa: 
     assert sorted(table["label"]) == ["a", "a", "b"]
 
 
-def test_a_class_that_is_no_text_is_refused_with_its_row(tmp_path: Path) -> None:
+def test_a_class_that_is_not_text_is_refused_with_its_row(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_bytes(b"file,label\na.nii,x\nb.nii,l\xf6we\n")
     with pytest.raises(StudyError, match="row 3"):

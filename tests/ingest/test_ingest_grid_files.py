@@ -102,7 +102,7 @@ def test_a_header_names_a_file_beside_it_or_none(name: str) -> None:
     assert error.value.code == "missing_data"
 
 
-def test_a_data_file_that_lost_its_header_is_no_image(tmp_path: Path, readers) -> None:
+def test_a_data_file_without_its_header_is_not_an_image(tmp_path: Path, readers) -> None:
     """Also where an earlier scan knew the file as the data of a header."""
     image = nifti_image(random_phantom(1))
     values = np.asarray(image.dataobj)

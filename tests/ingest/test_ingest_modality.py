@@ -136,7 +136,7 @@ def test_what_is_set_aside_counts_towards_no_limit_and_all_of_it_stops(here: Pat
 
 
 @pytest.mark.parametrize("given", ["ct", [], ["auto"], ["CT", "US"], 3, None])
-def test_what_is_no_modality_is_refused_in_one_sentence(given: object) -> None:
+def test_a_value_that_is_not_a_modality_is_refused_in_one_sentence(given: object) -> None:
     with pytest.raises(ValidationError) as refusal:
         IngestOptions(modality=given)
     (problem,) = refusal.value.errors()
@@ -162,7 +162,7 @@ def test_each_option_has_an_effect_on_the_formats_that_it_holds_for_alone() -> N
     assert IngestOptions(masks="*_m*", no_space="pixdim").without_effect(["dicom"], mask_folder=True) == {}
 
 
-def test_an_option_without_effect_is_said_at_the_end_of_ingest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_an_option_without_effect_is_reported_at_the_end_of_ingest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     niftis(here / "in", "ct", "T1w")
     _, _, out = ingest_all(here / "in", uneven="resample", skip=["s-000000000000"], modality="CT")
     remarks = json.loads((out / "receipt.json").read_text())["remarks"]

@@ -93,7 +93,7 @@ def test_a_part_of_a_scan_says_what_divides_it_from_the_next(tag: str, start: in
 
 
 @pytest.mark.parametrize("tag", DIVIDING)
-def test_a_slab_in_the_middle_is_no_missing_slice(tag: str, tmp_path: Path, readers) -> None:
+def test_a_slab_in_the_middle_is_not_a_missing_slice(tag: str, tmp_path: Path, readers) -> None:
     found = _divided(tag, range(8, 12), tmp_path, readers)
     (row,) = found.rejected
     assert row["code"] in ("mixed_patient", "mixed_series", "mixed_frame", "mixed_content") and row["num_files"] == 16

@@ -37,7 +37,7 @@ def _codes(checked: Checked) -> list[str]:
 
 
 @pytest.mark.parametrize("modality", ["CT", ["CT"], ["CT", "PT"]])
-def test_pictures_beside_dicom_are_no_ct_and_the_hint_holds(modality: str | list[str], tmp_path: Path) -> None:
+def test_pictures_beside_dicom_are_not_ct_and_the_hint_holds(modality: str | list[str], tmp_path: Path) -> None:
     save(datasets(random_phantom(1)), tmp_path / "ct")
     for n in range(3):
         _grey(tmp_path / "viewer" / f"preview{n}.png", n)

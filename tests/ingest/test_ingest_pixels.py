@@ -106,7 +106,7 @@ def test_lossy_syntax_is_within_one_of_pydicoms_decoder_and_marked(syntax: str, 
     assert np.abs(mine - smooth.astype(int)).max() <= 40
 
 
-def test_bits_above_the_stored_ones_are_no_pixels() -> None:
+def test_bits_above_the_stored_ones_are_not_pixels() -> None:
     ds, pixels = a_slice(12, False)
     ds.PixelData = (pixels | 0x7000).tobytes()
     assert np.array_equal(decoded(ds), pixels)
@@ -123,7 +123,7 @@ def test_frame_of_several_fragments_is_joined() -> None:
 
 
 @pytest.mark.parametrize("fragments", [1, 2])
-def test_frames_of_an_encapsulated_object_are_told_apart(fragments: int, tmp_path: Path, readers) -> None:
+def test_frames_of_an_encapsulated_object_are_separated(fragments: int, tmp_path: Path, readers) -> None:
     from faults import enhanced_file
 
     phantom = random_phantom(1, constant=400.0)
@@ -140,7 +140,7 @@ def test_frames_of_an_encapsulated_object_are_told_apart(fragments: int, tmp_pat
 
 
 @pytest.mark.parametrize("change", ["colour", "one_bit", "high_bit", "float", "unknown_syntax"])
-def test_pixels_that_are_no_scalars_are_refused(change: str, tmp_path: Path, readers) -> None:
+def test_pixels_that_are_not_scalars_are_refused(change: str, tmp_path: Path, readers) -> None:
     made = datasets(random_phantom(0))
     for ds in made:
         if change == "colour":

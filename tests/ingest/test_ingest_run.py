@@ -206,7 +206,7 @@ print(renames)
 """Ingests `in`, and kills itself and its reading processes before the n-th file or folder comes into its place."""
 
 
-def test_killed_conversion_goes_on_and_ends_in_the_same_bytes(here: Path, request: pytest.FixtureRequest) -> None:
+def test_killed_conversion_resumes_and_ends_in_the_same_bytes(here: Path, request: pytest.FixtureRequest) -> None:
     for seed in range(6):
         save(datasets(random_phantom(seed, columns=180, rows=160)), here / "in" / f"case{seed}")
     (here / "dying.py").write_text(DYING)

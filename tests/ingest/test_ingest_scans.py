@@ -65,7 +65,7 @@ def test_sets_between_each_other_are_one_block_beside_another() -> None:
 
 
 @pytest.mark.parametrize("uid", ["0", "0.0", "1.1.1.1", "1.2.3", "1.2.3.4.5", "12345", ""])
-def test_a_constant_is_no_identifier(uid: str) -> None:
+def test_a_constant_is_not_an_identifier(uid: str) -> None:
     assert true_uid(uid) == ""
 
 
@@ -92,7 +92,7 @@ def test_nothing_that_is_compared_leaves_the_reader_as_it_is(tmp_path: Path, rea
 
 
 @pytest.mark.parametrize(("name", "warnings"), [("packages_in_two_times", []), ("packages_with_crosstalk", ["alternating"])])
-def test_packages_are_one_volume_and_doubt_is_said(name: str, warnings: list[str], tmp_path: Path, readers) -> None:
+def test_packages_are_one_volume_and_doubt_is_reported(name: str, warnings: list[str], tmp_path: Path, readers) -> None:
     CLASSES[name](tmp_path / "s" / "case", 4)
     ((_, _, row),) = ingest(tmp_path / "s", tmp_path / "x", readers=readers)["case"].volumes
     assert row["warnings"] == warnings
@@ -129,7 +129,7 @@ def _said(patient: str, study: str, num_series: int, people: dict[str, set[str]]
     return remarks_on_ids(series, {f"s-{n}": minted(KEY, "t", study) for n in range(num_series)}, KEY, named=False, people=people)
 
 
-def test_constants_in_place_of_identifiers_are_said() -> None:
+def test_constants_in_place_of_identifiers_are_reported() -> None:
     (said,) = _said("", "", 2)
     assert said.startswith("2 series have neither a PatientID nor a StudyInstanceUID, or a constant in its place")
     (said,) = _said("ANONYMOUS", "", 2)
@@ -137,7 +137,7 @@ def test_constants_in_place_of_identifiers_are_said() -> None:
     assert _said("p17", "", 2) == [] and _said("ANONYMOUS", "1.2.840.5", 2) == [] and _said("", "1.2.840.5", 2) == []
 
 
-def test_several_people_under_no_identifier_are_said() -> None:
+def test_several_people_under_no_identifier_are_reported() -> None:
     (said,) = _said("", "1.2.840.5", 1, {"s-0": {"w-1", "w-2"}})
     assert said.startswith("1 series of 1 studies have no PatientID of a person, and names, birth dates or sexes of 2 people")
     assert _said("", "1.2.840.5", 2, {"s-0": {"w-1"}, "s-1": {"w-1"}}) == []

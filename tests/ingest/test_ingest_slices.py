@@ -79,7 +79,7 @@ def test_the_other_volume_does_not_change_an_id(tmp_path: Path, readers) -> None
     assert ids("y") == {t: before[t] for t in (1, 2)}
 
 
-def test_frames_of_reference_that_a_tool_replaced_are_said(tmp_path: Path, readers) -> None:
+def test_frames_of_reference_that_a_tool_replaced_are_reported(tmp_path: Path, readers) -> None:
     ((_, _, row),) = _made("frame_of_every_file", 4, tmp_path, readers).volumes
     assert "frame_each" in row["warnings"]
 

@@ -125,14 +125,14 @@ def test_a_placeholder_is_known_also_beside_true_patients(word: str) -> None:
     assert remarks_on_ids(*rows("one", word, word, word, "two"), KEY, named=True) == [], "the study file's own word"
 
 
-def test_one_id_for_all_and_one_id_for_both_sexes_are_said() -> None:
+def test_one_id_for_all_and_one_id_for_both_sexes_are_reported() -> None:
     (said,) = remarks_on_ids(*rows(*["p17"] * 8), KEY, named=False)
     assert said.startswith("All 8 series of 8 studies have one PatientID")
     (said,) = remarks_on_ids(*rows("p1", "p1", "p2", sexes="MFM"), KEY, named=False)
     assert said.startswith(f"2 series of 2 studies have one PatientID ({keyed('p1')}), and both sexes")
 
 
-def test_nothing_is_said_of_patients_who_come_again() -> None:
+def test_nothing_is_reported_of_patients_who_come_again() -> None:
     assert remarks_on_ids(*rows("p1", "p1", "p2", "p3", sexes="MMFF"), KEY, named=False) == []
     assert remarks_on_ids(*rows(*["p1"] * 5, studies=1), KEY, named=False) == [], "one study of one patient"
 
@@ -165,7 +165,7 @@ def test_the_group_that_matches_names_the_patient_and_none_is_refused() -> None:
             subject_of(name, pattern)
 
 
-def test_receipts_do_not_say_where_somebody_works(here: Path) -> None:  # noqa: F811
+def test_receipts_name_no_folder_of_the_user(here: Path) -> None:  # noqa: F811
     save(datasets(random_phantom(0)), here / "in" / "a")
     ingest_all(here / "in")
     receipts = list((here / "results").rglob("receipt.json"))
@@ -195,7 +195,7 @@ def test_numbered_scans_in_folders_are_of_the_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folders", [("A", "B"), ("train", "test")])
-def test_one_name_in_several_folders_is_said(folders: tuple[str, str], tmp_path: Path) -> None:
+def test_one_name_in_several_folders_is_reported(folders: tuple[str, str], tmp_path: Path) -> None:
     _volumes(tmp_path / "in", *(f"{folder}/p7.nii.gz" for folder in folders))
     found, (said,) = _patients(tmp_path / "in")
     assert len(set(found.values())) == 1
@@ -215,7 +215,7 @@ def test_sessions_and_flat_folders_need_no_word(names: tuple[str, ...], tmp_path
     assert _patients(tmp_path / "in")[1] == []
 
 
-def test_a_table_that_names_half_of_the_patients_is_said(tmp_path: Path) -> None:
+def test_a_table_that_names_half_of_the_patients_is_reported(tmp_path: Path) -> None:
     _volumes(tmp_path / "in", *(f"p{n}.nii.gz" for n in range(4)))
     for blank, remarks in ((2, 1), (0, 0)):
         rows = [f"p{n}.nii.gz,{'' if n < blank else f'x{n}'}" for n in range(4)]
@@ -238,7 +238,7 @@ def test_a_person_is_one_however_the_letters_are_coded(tmp_path: Path, readers) 
     assert len(found) == 5
 
 
-def test_names_that_begin_alike_are_said_unless_the_study_file_names_patients(tmp_path: Path) -> None:
+def test_names_that_begin_alike_are_reported_unless_the_study_file_names_patients(tmp_path: Path) -> None:
     _volumes(tmp_path / "in", "10_100.nii.gz", "10_101.nii.gz", "11_102.nii.gz")
     found, (said,) = _patients(tmp_path / "in")
     assert len(set(found.values())) == 3
@@ -289,7 +289,7 @@ def test_studies_of_one_name_birth_date_and_sex_are_of_one_patient_and_said(tmp_
         {"PatientSex": "M"},
     ],
 )
-def test_studies_that_name_nobody_are_a_patient_each_and_said(change: dict[str, str], tmp_path: Path) -> None:
+def test_studies_without_a_patient_are_one_patient_each_and_reported(change: dict[str, str], tmp_path: Path) -> None:
     found, (said,) = _without_id(tmp_path / "in", change, change, change)
     assert len(set(found)) == 3
     assert said.startswith("3 series of 3 studies have neither a PatientID nor a person's name") and "subject_pattern" in said

@@ -24,7 +24,7 @@ def _archive(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["archive", "link", "part"])
-def test_what_is_not_read_beside_a_series_is_said(case: str, tmp_path: Path) -> None:
+def test_what_is_not_read_beside_a_series_is_reported(case: str, tmp_path: Path) -> None:
     folder = _series(tmp_path / "source" / "ct")
     if case == "archive":
         _archive(folder, "rest.zip")

@@ -160,7 +160,7 @@ MUTATIONS = [
         "a task that was killed midway wants no fits",
         "for path in (*begun, *finished)",
         "for path in finished",
-        "study/test_study_cleaning.py::test_fits_of_a_task_that_was_killed_midway_stay_and_those_that_nobody_wants_go",
+        "study/test_study_cleaning.py::test_fits_of_a_killed_task_stay_and_unwanted_ones_go",
     ),
     Mutation(
         "core",
@@ -281,7 +281,7 @@ MUTATIONS = [
         "a folder that cannot be listed is forgotten",
         'rows.append(((f"{folder or \'.\'}/", 0, 0, "closed"), 0))',
         "pass",
-        "ingest/test_ingest_files.py::test_what_may_not_be_read_is_a_row_and_the_rest_goes_on",
+        "ingest/test_ingest_files.py::test_an_unreadable_file_is_a_row_and_the_rest_continues",
     ),
     Mutation(
         "ingest",
@@ -526,7 +526,7 @@ MUTATIONS = [
         "two times in turn are two scans",
         "return adjacent.alternate(sets.count) and not _numbered_as_one(ordered)",
         "return True",
-        "ingest/test_ingest_scans.py::test_packages_are_one_volume_and_doubt_is_said",
+        "ingest/test_ingest_scans.py::test_packages_are_one_volume_and_doubt_is_reported",
     ),
     Mutation(
         "ingest",
@@ -603,7 +603,7 @@ MUTATIONS = [
         "a constant is an identifier",
         'return "" if len(parts) == 1 or steps in ({0}, {1}) else uid',
         "return uid",
-        "ingest/test_ingest_scans.py::test_a_constant_is_no_identifier",
+        "ingest/test_ingest_scans.py::test_a_constant_is_not_an_identifier",
     ),
     Mutation(
         "ingest",
@@ -702,14 +702,14 @@ MUTATIONS = [
         "an anonymous name and a birth date are a person",
         'if fields.text("birth_date") and not is_placeholder_name(fields.text("name")):',
         'if fields.text("birth_date"):',
-        "ingest/test_ingest_subjects.py::test_studies_that_name_nobody_are_a_patient_each_and_said",
+        "ingest/test_ingest_subjects.py::test_studies_without_a_patient_are_one_patient_each_and_reported",
     ),
     Mutation(
         "ingest",
         "previews beside DICOM are CT",
         "and len(options.modalities) == 1 and not beside_volumes:",
         "and len(options.modalities) == 1:",
-        "ingest/test_ingest_pictures.py::test_pictures_beside_dicom_are_no_ct_and_the_hint_holds",
+        "ingest/test_ingest_pictures.py::test_pictures_beside_dicom_are_not_ct_and_the_hint_holds",
     ),
     Mutation(
         "ingest",
@@ -758,7 +758,7 @@ MUTATIONS = [
         "a gap that another part of the scan fills is a missing slice",
         "if lacking or not said:",
         "if not lacking or not said:",
-        "ingest/test_ingest_parts.py::test_a_slab_in_the_middle_is_no_missing_slice",
+        "ingest/test_ingest_parts.py::test_a_slab_in_the_middle_is_not_a_missing_slice",
     ),
     Mutation(
         "ingest",
@@ -1804,7 +1804,7 @@ MUTATIONS = [
         "nobody to test on passes",
         "    elif parts == set() and split.test_frac == 0:",
         "    elif parts == set() and split.test_frac < 0:",
-        "study/test_study_check_split.py::test_a_task_needs_somebody_to_test_on",
+        "study/test_study_check_split.py::test_a_task_needs_patients_to_test_on",
     ),
     Mutation(
         "study",
@@ -2035,21 +2035,21 @@ MUTATIONS = [
         "a fit that goes on begins its optimiser again",
         'restore_optimizer(fit.stepper.optimizer.optimizer, under("optimizer", tensors))',
         'under("optimizer", tensors)',
-        "finetune/test_finetune_recipe.py::test_a_fit_that_was_stopped_goes_on_and_ends_with_the_same_bits",
+        "finetune/test_finetune_recipe.py::test_a_fit_that_was_stopped_resumes_and_ends_with_the_same_bits",
     ),
     Mutation(
         "finetune",
         "a fit that goes on forgets the losses since its last score",
         'values["losses"],',
         "[],",
-        "finetune/test_finetune_recipe.py::test_a_fit_that_was_stopped_goes_on_and_ends_with_the_same_bits",
+        "finetune/test_finetune_recipe.py::test_a_fit_that_was_stopped_resumes_and_ends_with_the_same_bits",
     ),
     Mutation(
         "finetune",
         "dropout depends on what was drawn before",
         'torch.manual_seed(key(self.seed, "torch", step) >> 1)',
         "torch.rand(1)",
-        "finetune/test_finetune_recipe.py::test_a_fit_that_was_stopped_goes_on_and_ends_with_the_same_bits",
+        "finetune/test_finetune_recipe.py::test_a_fit_that_was_stopped_resumes_and_ends_with_the_same_bits",
     ),
     Mutation(
         "nn",
@@ -2133,7 +2133,7 @@ MUTATIONS = [
         "any few folders are taken for classes, patients too",
         'certain = any(CLASS_WORDS & set(re.split(r"[^a-z]+", name.lower())) for name in folders)',
         "certain = True",
-        "study/test_study_init.py::test_folders_are_classes_only_where_their_names_are_no_patients",
+        "study/test_study_init.py::test_folders_are_classes_only_if_their_names_are_not_patients",
     ),
     Mutation(
         "study",
@@ -2147,7 +2147,7 @@ MUTATIONS = [
         "a task that the check refuses is written",
         "                _check(replace(proposal, sources=tuple(sources)), file)\n",
         "",
-        "study/test_study_init.py::test_a_table_that_cannot_be_the_labels_is_said_and_not_taken",
+        "study/test_study_init.py::test_a_table_that_cannot_be_the_labels_is_reported_and_not_used",
     ),
     Mutation(
         "core",
@@ -2238,7 +2238,7 @@ MUTATIONS = [
         "steps of an earlier try count as speed",
         "        self._before += count\n",
         "",
-        "core/test_core_progress.py::test_what_turns_out_to_be_done_already_is_no_speed",
+        "core/test_core_progress.py::test_work_that_was_done_already_does_not_count_for_the_speed",
     ),
     Mutation(
         "core",
@@ -2280,7 +2280,7 @@ MUTATIONS = [
         "the screen is drawn over its old lines where the window became narrower",
         "        if width < self._width:",
         "        if width > self._width:",
-        "study/test_study_screen.py::test_what_is_said_stays_above_and_a_narrower_window_is_wiped_once",
+        "study/test_study_screen.py::test_printed_lines_stay_above_and_a_narrower_window_is_cleared_once",
     ),
     Mutation(
         "pretrain",

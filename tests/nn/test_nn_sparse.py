@@ -231,7 +231,7 @@ def test_a_second_wrapper_of_a_network_leaves_the_first_alone() -> None:
         assert all(torch.equal(a, b) for a, b in zip(wanted, sparse_maps(backbone, scope, images, patches), strict=True))
 
 
-def test_parts_that_were_made_sparse_apart_are_no_sparse_network() -> None:
+def test_parts_that_were_made_sparse_separately_are_not_a_sparse_network() -> None:
     one, two = Small(), Small()
     make_sparse(one), make_sparse(two)
     with pytest.raises(StudyError, match="2 parts of Sequential were made sparse one by one"):

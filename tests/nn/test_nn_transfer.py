@@ -142,7 +142,7 @@ def test_the_stated_lines_make_the_network_and_load_it(
             assert torch.allclose(pooled(found) if isinstance(found, list) else found, pooled(ours(x)), atol=1e-6)
 
 
-def test_the_readme_of_an_exported_folder_windows_as_the_network_learnt(tmp_path: Path) -> None:
+def test_the_readme_of_an_exported_folder_has_the_window_of_the_training(tmp_path: Path) -> None:
     mr_encoder(tmp_path / "mr")
     values = phantom(3, (16, 16, 5)).astype(np.float32)
     above = values[values > values.min()]
@@ -356,7 +356,7 @@ def test_an_exported_contract_has_the_rule(tmp_path: Path) -> None:
         ("scan_T1w.nii.gz", (2.5, 1, 1), ["slice axis (i: sagittal, j: coronal, k: axial) i", "the encoder was trained on k"]),
     ],
 )
-def test_images_unlike_those_that_were_learnt_from_are_refused_or_forced(
+def test_images_unlike_the_training_images_are_refused_or_forced(
     tmp_path: Path, name: str, spacing: tuple[float, ...], words: list[str]
 ) -> None:
     mr_encoder(tmp_path / "run")
@@ -383,7 +383,7 @@ def test_among_others_an_image_of_another_modality_is_set_aside_and_said(tmp_pat
     assert set(tables.read_tsv(tmp_path / "out" / "f.files.tsv")["file"]) == {"a_T1w.nii.gz", "b_ct.nii.gz"}
 
 
-def test_a_prepared_source_is_held_against_the_contract_too(tmp_path: Path) -> None:
+def test_a_prepared_source_is_compared_with_the_contract_too(tmp_path: Path) -> None:
     mr_encoder(tmp_path / "run")
     prepared = Path(write_prepared(tmp_path / "study", shape=(32, 32, 5))["samples"][0]).parent
     with pytest.raises(StudyError, match=r"Modality CT of .* and 2 more, where the encoder was trained on MR"):

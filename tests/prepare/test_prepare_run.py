@@ -339,7 +339,7 @@ def test_scans_of_one_patient_stop_before_anything_is_written(ingested):
         ingested.prepare()
 
 
-def test_two_modalities_are_said_with_the_slices_and_volumes_of_each(ingested):
+def test_two_modalities_are_reported_with_the_slices_and_volumes_of_each(ingested):
     for n in range(5):
         array, modality = head(n, (32, 30, 7 if n < 3 else 11)), "MR" if n < 3 else "CT"
         ingested.volume(f"v-{n:012x}", array, subject_id=f"p-{n:012x}", modality=modality)

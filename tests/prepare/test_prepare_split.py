@@ -119,7 +119,7 @@ def test_a_users_list_decides_alone():
     assert parts(units, val_frac=0.5, test_frac=0.4, listed=listed) == ["train", "test", "train"]
 
 
-def test_a_list_that_forgets_somebody_is_refused():
+def test_a_list_that_lacks_a_patient_is_refused():
     with pytest.raises(StudyError, match=rf"no row for 1 of 2 units.*{PATIENTS[1]}"):
         found(table(PATIENTS[:2]), listed={PATIENTS[0]: "train"})
 
@@ -135,7 +135,7 @@ def test_an_unknown_part_is_refused_with_a_hint():
 
 
 @pytest.mark.parametrize("patients", [1, 2])
-def test_fewer_than_three_patients_with_a_scan_each_all_train_and_it_is_said(patients):
+def test_fewer_than_three_patients_with_a_scan_each_all_train_and_it_is_reported(patients):
     one = found(table(PATIENTS[:patients]), val_frac=0.45, test_frac=0.45)
     assert set(one.part) == {"train"}
     assert [note.split(":")[0] for note in one.notes] == ["The validation part is empty", "The test part is empty"]
@@ -161,7 +161,7 @@ def test_many_scans_of_too_few_patients_may_be_divided_by_a_list():
     assert set(found(table(PATIENTS[:2] * 8), listed=listed).part) == {"train", "test"}
 
 
-def test_two_patients_with_a_scan_more_all_train_and_are_said_to_be_two():
+def test_two_patients_with_a_scan_more_all_train_and_are_reported_as_two():
     one = found(table([*PATIENTS[:2], PATIENTS[0]]))
     assert set(one.part) == {"train"}
     assert one.notes[2].startswith("All 3 scans are of 2 patients.") and "ingest.subject_pattern" in one.notes[2]
@@ -176,12 +176,12 @@ def test_too_many_folds_for_a_hidden_patient_say_what_hides_them():
     ("count", "said"),
     [(4, ["validation part is empty", "test part is empty"]), (20, ["holds 2 patients only", "holds 2 patients only"]), (50, [])],
 )
-def test_an_empty_or_a_tiny_part_is_said(count, said):
+def test_an_empty_or_a_tiny_part_is_reported(count, said):
     notes = found(table(PATIENTS[:count])).notes
     assert len(notes) == len(said) and all(words in note for words, note in zip(said, notes, strict=True))
 
 
-def test_a_part_that_a_list_or_an_official_split_lacks_is_said():
+def test_a_part_that_a_list_or_an_official_split_lacks_is_reported():
     listed = dict.fromkeys(PATIENTS[:9], "train")
     assert "split.file puts nothing in it" in found(table(PATIENTS[:9]), listed=listed).notes[1]
     official: list[str | None] = ["train"] * 60 + ["val"] * 9
@@ -212,7 +212,7 @@ def test_folds_are_stratified_and_replace_official_parts():
     assert one.notes == ["The image set's own parts are not used: the folds hold every unit out once."]
 
 
-def test_small_folds_are_said_and_impossible_ones_refused():
+def test_small_folds_are_reported_and_impossible_ones_refused():
     smallest, validation = found(table(PATIENTS[:7]), folds=3, val_frac=0.2).notes
     assert "smallest of 3 folds holds 2 patients" in smallest
     assert "Outside a fold the validation part holds 1 patient only, of 4" in validation

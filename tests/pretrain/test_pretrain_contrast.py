@@ -99,7 +99,7 @@ def test_views_of_the_losses_vary_as_the_paper_says() -> None:
     }
 
 
-def test_images_that_are_no_slices_are_refused() -> None:
+def test_images_that_are_not_slices_are_refused() -> None:
     samples = made_samples(2, 8)
     loose = replace(samples, volumes=tuple(replace(volume, kind="images") for volume in samples.volumes))
     with pytest.raises(StudyError, match="no partitions"):
@@ -226,7 +226,7 @@ def test_the_regions_of_the_paper_lie_where_its_code_puts_them() -> None:
     assert {corners[at] for at in regions.negatives[9].tolist()} == {(0, 0), (0, 22), (22, 0), (22, 22), (11, 33)}
 
 
-def test_every_place_is_told_from_the_neighbours_of_the_authors_table() -> None:
+def test_every_place_is_distinguished_from_the_neighbours_of_the_authors_table() -> None:
     """The negatives of the released code at a map of 48² and regions of 3, first corners by place."""
     table = {
         (0, 0): [(0, 22), (11, 11), (11, 22), (22, 0), (22, 11)],
@@ -251,7 +251,7 @@ def test_every_place_is_told_from_the_neighbours_of_the_authors_table() -> None:
     assert found == table
 
 
-def test_in_3d_a_place_is_told_from_the_nearest_others() -> None:
+def test_in_3d_a_place_is_distinguished_from_the_nearest_others() -> None:
     regions = Regions.of(3)
     nodes = np.array(regions.nodes)
     for place, others in zip(regions.places.tolist(), regions.negatives.tolist(), strict=True):

@@ -387,7 +387,7 @@ def test_an_array_that_was_changed_is_refused(tmp_path: Path) -> None:
         run_stage(tmp_path)
 
 
-def test_nothing_kept_is_said_so(tmp_path: Path) -> None:
+def test_an_arm_that_keeps_nothing_is_reported(tmp_path: Path) -> None:
     write_prepared(tmp_path)
     folder = tmp_path / "3_reduce" / "ct" / "all"
     keep = tables.read_parquet(folder / "keep.parquet")
@@ -407,7 +407,7 @@ def test_starting_weights_of_another_shape_are_refused(make_plan: Any, tmp_path:
         make_plan(backbone=wider, init_weights=str(tmp_path / "w.safetensors")).objective()
 
 
-def test_a_chained_run_goes_on_from_the_encoder_of_the_run_before(tmp_path: Path) -> None:
+def test_a_chained_run_starts_from_the_encoder_of_the_run_before(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     first = run_stage(tmp_path)

@@ -93,7 +93,7 @@ def test_shuffled_slices_are_another_volume() -> None:
     assert torch.allclose(a.norm(), torch.ones(()))
 
 
-def test_slices_of_one_content_are_told_apart_by_their_place_alone() -> None:
+def test_slices_of_equal_content_differ_by_their_place_alone() -> None:
     torch.manual_seed(0)
     same = random(16).float().expand(1, 12, 16)
     for positions in (True, False):
@@ -223,7 +223,7 @@ def test_the_mask_loss_is_the_squared_distance_of_hidden_slices_of_volumes() -> 
     assert torch.equal(objective.hidden(batch, bags), hidden)
 
 
-def test_a_hidden_slice_is_not_seen_where_it_is_told() -> None:
+def test_a_hidden_slice_is_not_seen_where_it_is_predicted() -> None:
     samples = made_samples()
     objective = made_objective("joint_2d3d", 2, slice_weight=0.0, volume_weight=0.0, **SMALL).eval()
     batch = made_batch(samples, [0, 1, 2, 3], 2)
@@ -355,7 +355,7 @@ def test_a_part_without_weight_is_left_out() -> None:
         made_objective("joint_2d3d", 2, slice_weight=0.0, volume_weight=0.0, mask_weight=0.0)
 
 
-def test_images_alone_are_no_volumes() -> None:
+def test_images_alone_are_not_volumes() -> None:
     samples = made_samples()
     images = replace(samples, volumes=tuple(replace(v, kind="images") for v in samples.volumes))
     with pytest.raises(StudyError, match="0 of the training volumes"):

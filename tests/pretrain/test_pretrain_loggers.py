@@ -79,7 +79,7 @@ def test_they_are_offline_unless_the_person_says_otherwise(
     assert '"mode": "online"' in (asked_for := places()) and "https://tracking.example" in asked_for
 
 
-def test_a_logger_that_fails_is_let_go_and_the_run_goes_on() -> None:
+def test_a_logger_that_fails_is_dropped_and_the_run_continues() -> None:
     class Broken:
         def write(self, step: int, row: dict[str, Any]) -> None:
             raise OSError("the service is gone")

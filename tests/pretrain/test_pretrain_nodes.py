@@ -128,7 +128,7 @@ def test_a_process_number_means_nothing_to_a_job_of_one_node(tmp_path: Path, mon
     assert launch.rank(Spec.read(write_spec(tmp_path))) == 0
 
 
-def test_srun_is_told_nodes_and_devices_once() -> None:
+def test_srun_gets_nodes_and_devices_once() -> None:
     line = launch.srun_line(2, 4, 16, ["python", "-m", "medssl", "pretrain", "spec.json"])
     assert line[:5] == ["srun", "--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=4"]
     assert line[-2:] == ["pretrain", "spec.json"]

@@ -52,7 +52,7 @@ def test_a_stopped_run_ends_like_an_unstopped_one(make_plan: Any, signal_number:
         ("deepcluster_v2", {}, {"spatial_dims": 3, "size": [16, 16, 4]}),
     ],
 )
-def test_every_objective_goes_on_within_its_second_epoch_as_if_never_stopped(
+def test_every_objective_resumes_within_its_second_epoch_as_if_never_stopped(
     make_plan: Any, objective: str, options: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     chosen = {"objective": {objective: SMALL[objective] | options}, "batch_size": 16, "max_steps": 6, **settings}
@@ -69,7 +69,7 @@ def test_every_objective_goes_on_within_its_second_epoch_as_if_never_stopped(
     same(whole, train_here(plan("stopped"))[1])
 
 
-def test_the_bar_of_a_resumed_run_goes_on_where_it_was(make_plan: Any) -> None:
+def test_the_bar_of_a_resumed_run_continues_where_it_was(make_plan: Any) -> None:
     seen: list[tuple[int, int]] = []
     plan = make_plan("stopped")
     train_here(plan, after=lambda bar: os.kill(os.getpid(), signal.SIGTERM) if bar.done == 24 else None)

@@ -75,7 +75,7 @@ def test_there_are_8_turns_of_an_image_and_48_of_a_volume():
 
 
 @pytest.mark.parametrize("image", [np.zeros((50, 50)), np.ones((50, 50)), np.eye(5), np.zeros((20, 20, 20))])
-def test_nobody_recognises_a_blank_or_a_tiny_image(image):
+def test_a_blank_or_tiny_image_matches_none(image):
     assert fingerprint(image) is None
     assert matches([None], [None]) == [] and matches([], []) == []
 
@@ -165,7 +165,7 @@ def test_strangers_pass_and_stop_stops(pool):
         looked_up(pool, inputs, "stop")
 
 
-def test_no_held_out_image_is_no_leak(pool):
+def test_without_held_out_images_there_is_no_leak(pool):
     inputs = {"held_samples": [pool.samples[1]], "held_volumes": [pool.volumes[1]]}
     found, summary = looked_up(pool, inputs)
     assert found.empty and summary["queries"] == 0

@@ -151,7 +151,7 @@ def test_all_keeps_all_and_every_n_counts_along_each_volume(prepared):
     assert sorted(k[-4:] for k in kept if k.startswith("v-bb")) == ["0000", "0005", "0010", "0015"]
 
 
-def test_leaks_are_left_out_and_stand_for_nobody(prepared):
+def test_leaks_are_left_out_and_represent_no_slice(prepared):
     described(prepared)
     folder = prepared.root / "3_reduce/leakage"
     folder.mkdir(parents=True)

@@ -60,7 +60,7 @@ def test_few_patients_or_a_single_fit_make_a_hint_and_no_finding(changes: dict[s
     assert ("A hint, not a finding." in together) == ("did" in said)
 
 
-def test_what_bounds_a_comparison_is_told_of_each_group() -> None:
+def test_the_limits_of_a_comparison_are_reported_for_each_group() -> None:
     rows = [ROW | {"a": f"arm{n}", "fits_a": 1 + n % 2, "fits_b": 3} for n in range(6)]
     groups = alike(pd.DataFrame(rows))
     assert [len(group) for group in groups] == [3, 3]
@@ -102,7 +102,7 @@ def test_the_numbers_stand_below_the_claim() -> None:
     assert detail(ROW, scores) == f"AUC 0.910 against 0.880: +0.030 ({interval}), larger in 3 of 3 seeds."
 
 
-def test_many_comparisons_are_told_by_what_came_out() -> None:
+def test_many_comparisons_are_reported_by_their_results() -> None:
     rows = [ROW | {"a": f"arm{n}", "difference": 0.03 + n / 1000} for n in range(9)]
     rows += [ROW | {"a": f"arm{n}", "low": -0.01} for n in range(9, 12)]
     rows += [ROW | {"a": "arm1", "b": "arm0"}, ROW | {"a": "arm2", "b": "arm0", "fraction": 1.0}]
@@ -232,7 +232,7 @@ def test_what_the_number_of_all_comparisons_takes_away_is_not_reported_as_clear(
     assert "30 draws of the bootstrap cannot settle so many: set evaluate.bootstrap to 40 or more." in sentences(answer(few))
 
 
-def test_a_single_comparison_is_said_once() -> None:
+def test_a_single_comparison_is_reported_once() -> None:
     said = sentences(answer(in_modes({})))
     assert "The clearest" not in said and said.count("arm0 was better") == 1
 

@@ -70,7 +70,7 @@ def test_one_patient_alone_has_no_neighbours_and_the_map_stands() -> None:
     assert [block.name for block in section.blocks if isinstance(block, Figure)] == ["embedding"]
 
 
-def test_how_often_the_nearest_has_the_same_class_is_held_against_chance() -> None:
+def test_how_often_the_nearest_has_the_same_class_is_compared_with_chance() -> None:
     corners = np.repeat(np.eye(3), 4, axis=0) + some(12, 3) * 1e-3
     labels = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
     evidence = evidence_of(corners, subject_id=[f"p-{n}" for n in range(12)], label=labels)

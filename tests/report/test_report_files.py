@@ -145,7 +145,7 @@ def test_studies_without_a_common_score_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", '{"title": "x"}'])
-def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_report_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(StudyError, match=r"report\.json"):
         compare(tmp_path / "a.json", tmp_path / "a.json", tmp_path / "page.html")

@@ -66,7 +66,7 @@ def test_a_cohort_of_two_sources_of_a_modality_each_is_mixed() -> None:
     )
 
 
-def test_one_modality_is_no_mixture() -> None:
+def test_one_modality_is_not_a_mixture() -> None:
     evidence = evidence_of({"one": {"CT": (2, 5)}, "two": {"PT": (1, 4)}})
     assert len(mixture_rows(evidence)) == 0 and "used together" not in methods(evidence).facts["text"]
     assert not [block for block in data(evidence).blocks if isinstance(block, Table) and block.name == "mixtures"]

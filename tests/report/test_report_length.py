@@ -60,5 +60,5 @@ def test_folds_of_a_fit_are_fits_of_their_own_and_the_curve_is_their_mean() -> N
     assert isinstance(figure, Figure) and figure.rows["val_score"].iloc[-1] == pytest.approx(0.71 + 0.055)
 
 
-def test_without_fits_in_steps_nothing_is_said() -> None:
+def test_without_fits_in_steps_nothing_is_reported() -> None:
     assert not length_of_fits(Evidence("t")).answered

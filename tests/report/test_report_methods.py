@@ -62,7 +62,7 @@ def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> N
     assert "100 epochs" in second and "starting from random weights" in second
 
 
-def test_a_pretraining_that_is_told_the_background_is_not_called_free_of_labels() -> None:
+def test_a_pretraining_that_sees_the_background_labels_is_not_called_free_of_labels() -> None:
     curve = pd.DataFrame({"epoch": range(4), "step": range(4), "loss": 1.0})
     sepclr = {"objective": {"name": "sepclr", "options": {"background": "healthy"}}}
     for recipe, words in (("apart", "are background, by label or source: apart, background healthy)"), ("plain", "")):
@@ -261,7 +261,7 @@ LISTED = {"split": {"file": "split.tsv"}}
         ("volume", "patient", {}, ""),
     ],
 )
-def test_of_the_parts_is_said_what_is_known(kind: str, unit: str, study: dict[str, dict], words: str) -> None:
+def test_the_known_facts_of_the_parts_are_stated(kind: str, unit: str, study: dict[str, dict], words: str) -> None:
     samples = pd.DataFrame({"sample_id": ["a", "b"], "split": ["train", "test"], "kind": kind, "unit": unit})
     assert way_of_split("ct", samples, ShownStudy.model_validate(study)) == words
     assert way_of_split("ct", samples.assign(split="train"), ShownStudy.model_validate(study)) == "", "nothing was held out"

@@ -66,7 +66,7 @@ def test_patients_of_an_image_set_are_those_of_its_images() -> None:
     assert "2 subjects" in drawn and "no patient ids" not in drawn
 
 
-def test_counts_that_were_asked_for_are_told_as_counts() -> None:
+def test_requested_counts_are_reported_as_counts() -> None:
     names = [
         "scratch-resnet18-full-n1-s0",
         "scratch-resnet18-full-n3-s0",
@@ -355,7 +355,7 @@ def test_all_that_a_run_logs_is_drawn_and_every_recipe_shows_its_views_once() ->
     assert [name for name in figures if name.startswith("views")] == ["views-pool-moco-all-seed0", "views-pool-swav-all-seed0"]
 
 
-def test_what_was_told_of_hidden_patches_is_shown_over_the_epochs() -> None:
+def test_predictions_of_hidden_patches_are_shown_over_the_epochs() -> None:
     curve = pd.DataFrame({"epoch": range(9), "step": range(9), "loss": 1.0})
     curves = {"pool/spark-all-seed0": curve, "pool/spark-all-seed1": curve}
     pictures = {run: {1: png_of(4), 5: png_of(5), 9: png_of(6)} for run in curves}

@@ -103,7 +103,7 @@ def test_a_count_is_named_by_what_was_taken_as_well() -> None:
     ]
 
 
-def test_seeds_that_took_more_or_less_are_told_as_a_range() -> None:
+def test_seeds_that_took_more_or_less_are_reported_as_a_range() -> None:
     fits = fits_of([0.01, 1.0], [], num_classes=2, both=0.3)
     taken = set(fits.loc[fits["fraction"] == 0.01, "num_train_units"])
     assert taken == {1, 2}, "some images of the rarer class are of both, so that one image can be a cover"
@@ -145,7 +145,7 @@ def test_nothing_falls_where_all_shares_are_the_same_units() -> None:
     assert not any(isinstance(block, Table) for block in section.blocks)
 
 
-def test_subsets_that_differ_are_not_told_as_the_same() -> None:
+def test_subsets_that_differ_are_not_reported_as_equal() -> None:
     section = label_efficiency(evidence_of(fits_of([0.25, 0.5, 1.0], [])))
     figure = next(block for block in section.blocks if isinstance(block, Figure))
     assert sorted(set(figure.rows["taken_frac"])) == [0.25, 0.5, 1.0]

@@ -177,7 +177,7 @@ def test_what_a_label_table_leaves_open_is_counted(notes: Notes, table: str, wor
 
 
 @pytest.mark.parametrize(("number", "word", "is_said"), [(30, "{}", True), (30, "{}x", True), (20, "{}", False)])
-def test_labels_that_are_hardly_classes_are_said(notes: Notes, number: int, word: str, is_said: bool) -> None:
+def test_labels_that_are_hardly_classes_are_reported(notes: Notes, number: int, word: str, is_said: bool) -> None:
     rows = [f"{n}.png,{word.format(n)}\n" for n in range(number)]
     for n in range(number):
         Path(f"pictures/{n}.png").write_bytes(b"x")
@@ -187,7 +187,7 @@ def test_labels_that_are_hardly_classes_are_said(notes: Notes, number: int, word
         assert f"{number} labels are of {number} classes" in notes(study(own=LABELS))[0]
 
 
-def test_a_share_of_less_than_one_patient_is_said_where_it_is_asked_for(notes: Notes) -> None:
+def test_a_share_of_less_than_one_patient_is_reported_if_it_is_requested(notes: Notes) -> None:
     (note,) = notes(study(own=LABELS, task=", fractions: [0.01, 1]"))
     assert note.startswith(f"{TASK}fractions: 0.01 of at most 4 labelled patients or images is less than one")
 

@@ -80,7 +80,7 @@ def ingested(source: str, *modalities: str) -> None:
     SERIES.write_rows(path, rows)
 
 
-def test_a_mixed_source_is_said_with_its_counts_once_it_was_ingested(notes: Notes) -> None:
+def test_a_mixed_source_is_reported_with_its_counts_once_it_was_ingested(notes: Notes) -> None:
     assert notes(GOOD) == []
     ingested("ct", "CT", "MR", "MR", "MR")
     (said,) = notes(GOOD)
@@ -89,7 +89,7 @@ def test_a_mixed_source_is_said_with_its_counts_once_it_was_ingested(notes: Note
     assert notes(GOOD.replace("path: scans}", "path: scans, ingest: {modality: MR}}")) == [], "the next ingest keeps MR alone"
 
 
-def test_a_cohort_of_sources_of_a_modality_each_is_said(notes: Notes) -> None:
+def test_a_cohort_of_sources_of_a_modality_each_is_reported(notes: Notes) -> None:
     ingested("ct", "CT")
     ingested("organs", "MR", "MR")
     (said,) = notes(GOOD.replace("cohort: ct", "cohort: both") + "cohorts: {both: [ct, organs]}\n")

@@ -1,4 +1,4 @@
-"""A split that leaves nobody to learn from or to test on is refused where the names of files say it."""
+"""A split without patients for training or testing is refused if the file names show it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def study(path: str, split: str = "", *, labels: str = "", kind: str = "classifi
     ("path", "split", "words"),
     [
         ("classes", "", None),
-        ("classes", "test_frac: 0", "finetune.spots is tested on source 'here', and test_frac 0 leaves nobody"),
+        ("classes", "test_frac: 0", "finetune.spots is tested on source 'here', and test_frac 0 leaves no patient"),
         ("classes", "test_frac: 0, folds: 2", None),
         ("classes", "file: mine.tsv", None),
         ("sorted", "test_frac: 0", None),  # its own test part
         ("organs", "test_frac: 0", None),  # an NPZ may have one
         ("halved", "", "whose own split has the parts train, val alone; expected a test part"),
         ("halved", "folds: 2", None),
-        ("classes", "file: untested.tsv", "puts nobody into the test part"),
-        ("classes", "file: untrained.tsv", "puts nobody into the train part"),
+        ("classes", "file: untested.tsv", "puts no patient into the test part"),
+        ("classes", "file: untrained.tsv", "puts no patient into the train part"),
     ],
 )
-def test_a_task_needs_somebody_to_test_on(
+def test_a_task_needs_patients_to_test_on(
     folder: Path, notes: Notes, refusal: Refusal, path: str, split: str, words: str | None
 ) -> None:
     for part in ("train", "val"):
@@ -105,14 +105,14 @@ def test_patients_of_a_label_table_are_those_that_folds_part(folder: Path, notes
         (
             4,
             "folds: 2",
-            "at most 2 of the patients or images of source 'here' are outside a fold, and val_frac 0.1 of them is 0: nobody",
+            "at most 2 of the patients or images of source 'here' are outside a fold, and val_frac 0.1 of them is 0: none",
         ),
         (20, "folds: 2, val_frac: 0.3", None),
         (20, "folds: 2, val_frac: 0", None),
         (4, "", None),  # stage prepare says so of parts
     ],
 )
-def test_a_validation_part_of_one_patient_or_nobody_outside_a_fold_is_a_note(
+def test_a_validation_part_of_one_patient_or_none_outside_a_fold_is_a_note(
     folder: Path, notes: Notes, images: int, split: str, said: str | None
 ) -> None:
     for number in range(4, images):

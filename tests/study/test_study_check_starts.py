@@ -1,4 +1,4 @@
-"""Weights that are none, networks of unlike ranks and pairs that nobody compares are refused before any work."""
+"""Unreadable weights, networks of unlike ranks and pairs that no task compares are refused before any work."""
 
 from __future__ import annotations
 

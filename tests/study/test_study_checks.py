@@ -55,7 +55,7 @@ def test_a_mistake_is_named_with_its_line_before_any_work(
     assert all(word in found for word in words), found
 
 
-def test_all_mistakes_are_said_at_once(notes: Notes, refusal: Refusal) -> None:
+def test_all_mistakes_are_reported_at_once(notes: Notes, refusal: Refusal) -> None:
     found = refusal(GOOD.replace("scans", "nowhere").replace("path: organs", "path: elsewhere")).splitlines()
     assert [line.split(": ")[1] for line in found] == ["sources.ct.path", "sources.organs.path"]
 
@@ -139,7 +139,7 @@ def test_labels_that_come_late_are_a_note_for_pre_training_alone(notes: Notes, r
     assert "nothing at 'late.csv'" in refusal(study) and "nothing at 'late.csv'" in refusal(study, "report")
 
 
-def test_an_arm_smaller_than_the_batch_is_said(notes: Notes, refusal: Refusal) -> None:
+def test_an_arm_smaller_than_the_batch_is_reported(notes: Notes, refusal: Refusal) -> None:
     text = GOOD.replace("batch_size: 2", "batch_size: 64")
     (note,) = notes(text)
     assert "mine.yaml:5: " in note and "at most 4 samples" in note and "sees 4 of 64" in note

@@ -94,13 +94,13 @@ def test_it_says_before_it_asks_what_will_be_trained_again(root: Path) -> None:
     Path("study.yaml").write_text(study)
     Dag(load_study(files=["study.yaml"])).write_specs()
     said = CliRunner().invoke(app, ["clean", "study.yaml"], input="n\n").output
-    assert "trains again" not in said  # nothing is trained yet
+    assert "repeats the training" not in said  # nothing is trained yet
     finish(root)
     assert trained_again(root, removable(root)) == [("pretrain", "ct/a-hash-seed0"), ("pretrain", "ct/a-hash-seed1")]
     (root / "2_prepare/organs/arrays").mkdir(parents=True)
     (root / "2_prepare/organs/arrays/v.npy").write_bytes(bytes(10))
     said = CliRunner().invoke(app, ["clean", "study.yaml"], input="n\n").output
-    assert "2 finished pre-trainings and 1 tasks" in said and said.index("trains again") < said.index("Remove ")
+    assert "2 finished pre-trainings and 1 tasks" in said and said.index("repeats the training") < said.index("Remove ")
     caches = [kind for kind in removable(root) if kind.what.split()[0] in ("caches", "leftovers", "states")]
     assert trained_again(root, caches) == []
 
@@ -156,7 +156,7 @@ def tasks(root: Path) -> list[Spec]:
     Path("study.yaml").write_text(TASKS)
     dag = Dag(load_study(files=["study.yaml"]))
     dag.write_specs()
-    for key in ("of_one", "of_both", "of_two", "of_nobody"):
+    for key in ("of_one", "of_both", "of_two", "of_none"):
         write_json(root / "state" / "finetune" / "fits" / key / "fit.json", {})
     return [spec for _, spec in dag.specs() if spec.stage == "finetune"]
 
@@ -170,12 +170,12 @@ def ends(spec: Spec, *keys: str) -> None:
     write_json(Path(spec.out) / "receipt.json", receipt)
 
 
-def test_fits_of_a_task_that_was_killed_midway_stay_and_those_that_nobody_wants_go(root: Path, tasks: list[Spec]) -> None:
+def test_fits_of_a_killed_task_stay_and_unwanted_ones_go(root: Path, tasks: list[Spec]) -> None:
     one, two = tasks
     ends(one, "of_one", "of_both")
     begins(two, "of_both", "of_two", "not_made_yet")
     (unused,) = [kind for kind in removable(root) if kind.what == UNUSED]
-    assert [path.name for path in unused.paths] == ["of_nobody"]
+    assert [path.name for path in unused.paths] == ["of_none"]
     assert CliRunner().invoke(app, ["clean", "study.yaml", "--yes"]).exit_code == 0
     assert kept(root) == {"of_one", "of_both", "of_two"}
 
@@ -206,7 +206,7 @@ def test_no_fit_goes_as_long_as_a_task_has_not_said_what_it_wants(root: Path, ta
     assert kept(root) == {"of_one", "of_both", "of_two"}
 
 
-def test_not_while_somebody_works_on_the_study(root: Path) -> None:
+def test_not_while_another_program_works_on_the_study(root: Path) -> None:
     before = files(root)
     with hold(root / ".lock"), pytest.raises(LockedError):
         remove(root, removable(root))

@@ -221,14 +221,14 @@ def sbatch(rule: str, asked: Callable[[str], Any]) -> list[str]:
         ({"device": "cpu", "nodes": 2}, ["--nodes=2", "--ntasks=2"]),
     ],
 )
-def test_sbatch_is_told_devices_and_nodes_of_a_run_once(settings: dict, said: list[str]) -> None:
+def test_sbatch_gets_devices_and_nodes_of_a_run_once(settings: dict, said: list[str]) -> None:
     dag = Dag(load_study({**BASE, "pretrain": {"simclr": {"cohort": "ct", **settings}}}))
     found = sbatch("4_pretrain.smk", lambda what: dag.machine("simclr-hash-seed0", what))
     assert found == ["--cpus-per-task=8", *said]
 
 
 @pytest.mark.parametrize(("device", "said"), [("auto", ["--ntasks=1"]), ("cuda", ["--gpus=1", "--nodes=1"])])
-def test_sbatch_is_told_the_gpu_of_a_task(device: str, said: list[str]) -> None:
+def test_sbatch_gets_the_gpu_of_a_task(device: str, said: list[str]) -> None:
     dag = Dag(load_study({**BASE, "finetune": {"organs": {"source": "organs", "device": device}}}))
     assert sbatch("5_finetune.smk", lambda what: dag.task_machine("organs", what)) == ["--cpus-per-task=8", *said]
 

@@ -186,7 +186,7 @@ def test_a_signal_while_it_begins_or_ends_leaves_nothing_either(folder: Path, mo
         assert seen(folder) == before, step
 
 
-def test_not_while_somebody_works_on_the_study(folder: Path) -> None:
+def test_not_while_another_program_works_on_the_study(folder: Path) -> None:
     layout = plan(STUDY)
     before = seen(folder)
     with hold(layout.root / ".lock"), pytest.raises(LockedError, match="in use"), leaving_nothing(layout):

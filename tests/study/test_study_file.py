@@ -107,7 +107,7 @@ def test_a_mistake_is_named_with_file_line_key_and_hint(tmp_path: Path, old: str
     assert caught.value.exit_code == 2
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
         load_study(files=write(tmp_path, GOOD.replace("epochs: 3", "epoch: 3").replace("path: scans", "path: scans\n    pth: x")))
     assert len(str(caught.value).splitlines()) == 2

@@ -139,7 +139,7 @@ def test_masks_beside_images_and_in_a_folder_of_their_own_are_a_task(scan_name: 
     assert study["finetune"]["masks"]["fractions"] == [1.0], "a share of fewer than two patients is no share"
 
 
-def test_of_too_few_patients_nobody_is_tested_on() -> None:
+def test_too_few_patients_get_no_task() -> None:
     for number in range(4):
         nifti(f"in/{number}.nii.gz", scan(number))
         nifti(f"in/{number}_seg.nii.gz", mask(number))
@@ -148,7 +148,7 @@ def test_of_too_few_patients_nobody_is_tested_on() -> None:
     )
 
 
-def test_several_masks_of_an_image_are_said_and_none_is_chosen() -> None:
+def test_several_masks_of_an_image_are_reported_and_none_is_chosen() -> None:
     for number in range(6):
         nifti(f"in/s{number}_ct.nii.gz", scan(number))
         for word in ("lesion", "organ"):
@@ -185,7 +185,7 @@ def test_a_table_of_patients_that_only_headers_know_is_found() -> None:
     ("id,label\n1,ill\n2,ill\n", "There is no task on classes. finetune.classes"),
     ("id,label\n1,0.125\n2,0.25\n3,0.5\n4,1.5\n5,2.5\n6,3.5\n7,4.5\n8,5.5\n9,6.5\n10,7.5\n11,8.5\n", "different numbers"),
 ])  # fmt: skip
-def test_a_table_that_cannot_be_the_labels_is_said_and_not_taken(table: str, said: str) -> None:
+def test_a_table_that_cannot_be_the_labels_is_reported_and_not_used(table: str, said: str) -> None:
     for number in range(12):
         picture(f"in/{number}.png", number)
     Path("in/table.csv").write_text(table)
@@ -205,7 +205,7 @@ def test_class_folders_with_the_parts_of_a_set_bring_their_classes_and_parts() -
 
 
 @pytest.mark.parametrize(("names", "taken"), [(("benign", "malignant"), True), (("Doe_Jane", "Roe_Richard"), False)])
-def test_folders_are_classes_only_where_their_names_are_no_patients(names: tuple[str, str], taken: bool) -> None:
+def test_folders_are_classes_only_if_their_names_are_not_patients(names: tuple[str, str], taken: bool) -> None:
     for number in range(10):
         for name in names:
             picture(f"in/{name}/{number}.png", number)

@@ -74,14 +74,14 @@ def test_fits_of_a_task() -> None:
     assert num_fits(task, num_runs=3) == (3 + 1 + 1) * 2 * 3 * 2
 
 
-def test_too_little_room_is_said() -> None:
+def test_too_little_room_is_reported() -> None:
     costs = [Cost("ingest", "ct", 0.5, 0.5, 100, 900), Cost("pretrain", "ct/a", 2, 4, 100, 100, 5000)]
     text = table(costs, free_mb=1040, num_jobs=9)
     assert "too little" in text and "2.500" in text and "4.500" in text and "1000.0" in text
     assert "too little" not in table(costs, free_mb=1060, num_jobs=9)
 
 
-def test_what_is_not_planned_is_said_and_is_no_zero() -> None:
+def test_what_is_not_planned_is_marked_and_not_zero() -> None:
     costs = [Cost("finetune", "t", 1, 1, 100, None), Cost("evaluate", "t", None, None, None, None)]
     lines = table(costs, free_mb=10, num_jobs=2).splitlines()
     assert "unknown" in lines[1] and "not planned" in lines[2] and "0.0" not in lines[2]

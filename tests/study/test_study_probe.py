@@ -37,7 +37,7 @@ def test_a_file_that_the_study_names_is_found_from_elsewhere(tmp_path: Path, wha
     assert str(tmp_path / "given" / "file.tsv") in text and "'given/file.tsv'" not in text
 
 
-def test_a_word_that_is_no_path_stays_a_word() -> None:
+def test_a_word_that_is_not_a_path_stays_a_word() -> None:
     study = {
         "sources": {"ct": {"path": "scans", "labels": "folders"}},
         "reduce": {"arms": {"hash": {}, "embedding": {"encoder": "simclr-hash-seed0"}}},

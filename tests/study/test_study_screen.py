@@ -18,7 +18,7 @@ from medssl.core.layout import Layout
 from medssl.core.shown import HowFar, clock
 from medssl.study import last_lines
 from medssl.study.followed import Followed, Jobs
-from medssl.study.screen import Picture, Screen, Seen, job_lines, packed
+from medssl.study.screen import Picture, Screen, Seen, job_lines, left_in_words, packed
 from medssl.study.time_left import TimeLeft, planned_s, time_left, write_plan
 
 
@@ -82,7 +82,7 @@ def test_packing_breaks_no_item_and_loses_none(width: int) -> None:
         assert "   ".join(filter(None, lines)) == "   ".join(items) and all(len(line) <= width for line in lines)
 
 
-def test_what_is_said_stays_above_and_a_narrower_window_is_wiped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_lines_stay_above_and_a_narrower_window_is_cleared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=100, height=30, _environ={})
     screen = Screen(lambda: seen(study()), console)
@@ -129,6 +129,19 @@ def test_this_run_counts_more_than_receipts_and_a_plan_more_than_both() -> None:
 
 def test_jobs_of_an_unknown_kind_are_counted_as_such() -> None:
     assert left(jobs({"name": "pretrain/a"}, {"name": "report/b", "earlier_s": 3.0})) == TimeLeft(3.0, unknown=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unknown", "words"),
+    [
+        (2.0, 1, "time left not known yet"),
+        (341.0, 1, "more than 5 min 40 s left"),
+        (2.0, 0, "about 2 s left"),
+        (341.0, 0, "about 5 min 40 s left"),
+    ],
+)
+def test_a_short_time_is_not_shown_while_other_times_are_unknown(seconds: float, unknown: int, words: str) -> None:
+    assert left_in_words(TimeLeft(seconds, unknown)) == words
 
 
 def test_a_plan_is_shared_by_the_steps_of_an_ingest(tmp_path: Path) -> None:
@@ -207,7 +220,7 @@ def test_every_kind_of_failure_names_the_job_why_and_its_log(kind: str, tmp_path
     assert all(word in text for word in wanted)
 
 
-def test_a_stop_says_what_each_job_saved_and_what_to_type() -> None:
+def test_a_stop_reports_what_each_job_saved_and_what_to_type() -> None:
     found = jobs({"name": "pretrain/a", "doing": "failed"}, {"name": "prepare/b", "doing": "running"}, {"name": "report/c"})
     sentence = "stopped at step 64 of 2,880 and saved; the same command goes on from there."
     said = [Said("pretrain a", 75, sentence, "logs/pretrain/a.log")]
@@ -225,7 +238,7 @@ def test_the_exit_code_is_that_of_the_last_failure_in_earnest(codes: list[int], 
     assert last_lines.exit_code([Said("a", number, "") for number in codes], signalled=signalled) == code
 
 
-def test_what_was_typed_is_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_typed_command_is_the_one_to_continue_with(monkeypatch: pytest.MonkeyPatch) -> None:
     assert last_lines.typed(["/bin/snakemake", "--cores", "all", "a b"], {}) == "snakemake --cores all 'a b'"
     assert "-m snakemake -n" in last_lines.typed(["/x/snakemake/__main__.py", "-n"], {})
     assert last_lines.typed(["x"], {last_lines.TYPED: "medssl run x"}) == "medssl run x"
@@ -248,5 +261,5 @@ def test_what_was_made_is_named_where_it_exists(tmp_path: Path) -> None:
     ("seconds", "words"),
     [(0.4, "0 s"), (59.7, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (3600, "1 h"), (100_800, "1 d 4 h")],
 )
-def test_time_is_said_in_two_units(seconds: float, words: str) -> None:
+def test_time_has_two_units(seconds: float, words: str) -> None:
     assert clock(seconds) == words

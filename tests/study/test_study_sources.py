@@ -40,7 +40,7 @@ def digests() -> tuple[str, str]:
     return Path(LAYOUT.listing("ct")).read_text(), Path(LAYOUT.label_listing("ct")).read_text()
 
 
-def test_a_file_that_was_rewritten_at_its_size_and_time_is_said_once() -> None:
+def test_a_file_that_was_rewritten_at_its_size_and_time_is_reported_once() -> None:
     before = digests()
     assert looked() == []
     file = Path("scans/deep/b.nii")
@@ -53,7 +53,7 @@ def test_a_file_that_was_rewritten_at_its_size_and_time_is_said_once() -> None:
     assert looked() == [] and digests()[0] != before[0]
 
 
-def test_masks_that_were_exchanged_at_equal_size_and_time_are_said() -> None:
+def test_masks_that_were_exchanged_at_equal_size_and_time_are_reported() -> None:
     before = digests()
     a, b, aside = (Path("masks") / name for name in ("a_seg.nii", "b_seg.nii", "aside"))
     a.rename(aside)

@@ -127,7 +127,7 @@ def screen() -> tuple[Console, io.StringIO]:
     return Console(file=written, force_terminal=True, width=120, height=30, _environ={}), written
 
 
-def test_without_a_terminal_snakemake_says_what_it_always_says(
+def test_without_a_terminal_snakemake_prints_as_usual(
     tmp_path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = list(logger.handlers)
@@ -137,7 +137,7 @@ def test_without_a_terminal_snakemake_says_what_it_always_says(
     assert run.screen is None and os.environ[SCREEN] == "quiet"
 
 
-def test_on_a_terminal_its_words_go_to_its_file_and_jobs_are_drawn(
+def test_on_a_terminal_its_messages_go_to_its_file_and_jobs_are_drawn(
     tmp_path: Path, heard: list[int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console, written = screen()
@@ -195,7 +195,7 @@ def test_what_stops_snakemake_itself_is_shown_with_its_log(
     assert "medssl: WorkflowError: while jobs ran" in said and "Snakemake log: snakemake.log" in said
 
 
-def test_where_the_jobs_cannot_be_followed_snakemake_speaks_as_ever(
+def test_if_the_jobs_cannot_be_followed_snakemake_prints_as_usual(
     tmp_path: Path, heard: list[int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = list(logger.handlers)
