@@ -19,16 +19,20 @@ from medssl.core.errors import PreemptedError
 from medssl.core.files import sha256_file
 
 SHORT: dict[str, dict[str, Any]] = {
+    "dino": {"small_crops": 2},
     "gsimclr": {"denoiser_epochs": 1},
     "joint_2d3d": {"slices": 4, "volume_prototypes": 2},
+    "lejepa": {"small_crops": 2},
     "swav": {"small_crops": 2},
 }
 """Options by objective without which a try would be long, or want more volumes."""
 SMALL_ONLY: dict[str, dict[str, Any]] = {
     "byol": {"projector": [32, 16], "predictor_hidden": 32},
     "deepcluster_v2": {"projector": [32, 16], "prototypes": 8},
+    "dino": {"hidden": 32, "bottleneck": 16, "prototypes": 8},
     "gsimclr": {"clusters": 8},
     "joint_2d3d": {"projector": [32, 16], "prototypes": 8, "width": 32, "layers": 1, "feed_forward": 32},
+    "lejepa": {"projector": [32, 16], "directions": 16},
     "moco": {"projector": [32, 16], "queue": 64},
     "simclr": {"projector": [32, 16]},
     "spark": {"decoder_width": 32},

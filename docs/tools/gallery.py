@@ -36,8 +36,7 @@ SMALL = {
 ROWS = {
     "spark": ["one view"],
     "global_contrast": ["as given", "view"],
-    "swav": ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))],
-    "lejepa": ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))],
+    **dict.fromkeys(("swav", "lejepa", "dino"), ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))]),
 }
 DEALT = ("global_contrast", "joint_2d3d", "sepclr")
 """Methods for which it matters which slices are together in a batch."""

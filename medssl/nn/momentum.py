@@ -21,10 +21,16 @@ def momentum_copy(module: Module) -> Module:
 
 
 @torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """Parameters and running statistics of `slow` become momentum × slow + (1 − momentum) × fast; counters are copied."""
+def follow_weights(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
+    """Parameters of `slow` become momentum × slow + (1 − momentum) × fast; its statistics stay those of its own batches."""
     for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
         old.lerp_(new, 1 - momentum)
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
+    """Parameters and running statistics of `slow` become momentum × slow + (1 − momentum) × fast; counters are copied."""
+    follow_weights(slow, fast, momentum)
     for kept, read in zip(slow.buffers(), fast.buffers(), strict=True):
         kept.lerp_(read, 1 - momentum) if kept.is_floating_point() else kept.copy_(read)
 
@@ -32,8 +38,7 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
 @torch.no_grad()
 def average(mean: nn.Module, network: nn.Module, decay: float) -> None:
     """Update the running mean of a network's parameters, decay × mean + (1 − decay) × network; buffers are copied."""
-    for old, new in zip(mean.parameters(), network.parameters(), strict=True):
-        old.lerp_(new, 1 - decay)
+    follow_weights(mean, network, decay)
     for kept, read in zip(mean.buffers(), network.buffers(), strict=True):
         kept.copy_(read)
 

@@ -47,7 +47,7 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
         objective_options=options.objective.options,
         init_weights=options.init_weights is not None,
         init_run=options.init_run,
-        ema=options.ema_decay,
+        ema=options.ema_decay or _decay_of_teacher(options),
         data=Data(
             study=spec.study,
             run=spec.name,
@@ -62,6 +62,12 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
         seed=plan.seed,
         parts=parts_of(objective.constant("PARTS", default={}), options.objective.options, left),
     )
+
+
+def _decay_of_teacher(options: RunOptions) -> float | None:
+    """The decay at which an objective begins whose encoder is a running mean itself, its `EMA_OPTION`."""
+    option = plugins.find("objective", options.objective.name).constant("EMA_OPTION", default=None)
+    return None if option is None else float(options.objective.options[option])
 
 
 def _median_spacing(volumes: list[Volume]) -> list[Any] | None:

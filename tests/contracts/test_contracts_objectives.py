@@ -101,9 +101,14 @@ def test_the_wrong_rank_is_refused_with_a_sentence(name: str) -> None:
 
 
 @every_objective
-def test_the_encoder_is_the_backbone(name: str) -> None:
-    objective = made_objective(name, 2)
-    assert objective.encoder() is objective.backbone
+def test_the_encoder_is_the_backbone_or_a_declared_running_mean_of_it(name: str) -> None:
+    objective, option = made_objective(name, 2), plugins.find("objective", name).constant("EMA_OPTION", default=None)
+    assert (objective.encoder() is objective.backbone) == (option is None)
+    for (a, kept), (b, trained) in zip(
+        objective.encoder().state_dict().items(), objective.backbone.state_dict().items(), strict=True
+    ):
+        assert a == b and torch.equal(kept, trained)  # at the start
+    assert option is None or 0 < getattr(objective, option) < 1
 
 
 @every_form

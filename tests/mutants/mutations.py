@@ -1198,6 +1198,41 @@ MUTATIONS = [
         "        if seen < 0:",
         "study/test_study_checks.py::test_a_batch_too_small_for_the_statistic_of_its_objective_is_reported",
     ),
+    Mutation(
+        "nn",
+        "KoLeo's neighbours are slices of the same volume",
+        "other = volume[:, None] != volumes[None, :]",
+        "other = torch.ones_like(volume[:, None] != volumes[None, :])",
+        "pretrain/test_pretrain_dino.py::test_koleo_is_the_distance_to_the_nearest_of_another_volume",
+    ),
+    Mutation(
+        "nn",
+        "the gradient of KoLeo grows without bound",
+        ".clamp_min(FLOOR**2).sqrt()",
+        ".clamp_min(1e-24).sqrt()",
+        "pretrain/test_pretrain_dino.py::test_equal_slices_of_one_volume_do_not_take_the_gradient_of_koleo",
+    ),
+    Mutation(
+        "pretrain",
+        "DINO predicts a crop from itself",
+        "for view in range(num_views) if view != large]",
+        "for view in range(num_views)]",
+        "pretrain/test_pretrain_dino.py::test_every_crop_but_itself_predicts_each_large_one",
+    ),
+    Mutation(
+        "pretrain",
+        "the temperature of DINO's teacher rises over the whole run",
+        "risen = min(1.0, self.progress / self.warmup_frac_of_temperature)",
+        "risen = min(1.0, self.progress)",
+        "pretrain/test_pretrain_dino.py::test_every_crop_but_itself_predicts_each_large_one",
+    ),
+    Mutation(
+        "pretrain",
+        "the encoder of DINO is the student",
+        'return cast("Backbone", self.teacher[0])',
+        "return self.backbone",
+        "contracts/test_contracts_objectives.py::test_the_encoder_is_the_backbone_or_a_declared_running_mean_of_it",
+    ),
     # ---- pretrain
     Mutation(
         "pretrain",

@@ -67,6 +67,7 @@ def test_byol_passes_each_view_through_batch_norm_on_its_own() -> None:
         ("swav", {"small_crops": 3}, [16, 24], [40]),  # facebookresearch/swav: crops of a size together, then all
         ("deepcluster_v2", {"small_crops": 3}, [16, 24], [40]),  # the same
         ("lejepa", {"small_crops": 3}, [16, 24], [40]),  # rbalestr-lab/lejepa: as SwAV
+        ("dino", {"small_crops": 3}, [16, 24], [40]),  # facebookresearch/dino: `MultiCropWrapper`, the same
         ("sepclr", {}, [8, 8], [8, 8]),  # the released scripts: `student(view)` for each view
     ],
 )
@@ -75,7 +76,7 @@ def test_batch_norm_sees_what_it_sees_in_the_released_code(
 ) -> None:
     objective, seen = made(name, **options), {"backbone": [], "projector": []}
     objective.backbone.register_forward_pre_hook(lambda _, inputs: seen["backbone"].append(len(inputs[0])))
-    head = objective.common_projector if name == "sepclr" else objective.projector
+    head = getattr(objective, {"sepclr": "common_projector", "dino": "head"}.get(name, "projector"))
     head.register_forward_pre_hook(lambda _, inputs: seen["projector"].append(len(inputs[0])))
     objective.before_step(0.0, 0)
     objective(views(5 if "small_crops" in options else 2), made_batch(made_samples(), ROWS, 2))

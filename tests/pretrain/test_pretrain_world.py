@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
              "small_crops": 2, "iterations": 3, "epsilon": 0.2},
     "deepcluster_v2": {"projector": (32, 16), "prototypes": 6, "heads": 2},
     "lejepa": {"projector": (32, 16), "directions": 20, "small_crops": 2},
+    "dino": {"hidden": 32, "bottleneck": 16, "prototypes": 6, "small_crops": 2, "koleo_weight": 0.1, "freeze_prototypes_frac": 0},
     "gsimclr": {"projector": (32, 16), "denoiser_epochs": 2},
     "joint_2d3d": {"projector": (32, 16), "prototypes": 6, "heads": 2, "slices": 4, "width": 32, "attention_heads": 2,
                    "layers": 1, "feed_forward": 32, "freeze_prototypes_steps": 1},

@@ -27,8 +27,7 @@ class DeepClusterV2(Objective):
     """A memory of two embeddings per sample, by global sample number; centroids of spherical k-means are the classifier.
 
     Each epoch makes `heads` clusterings of `prototypes` clusters, or of a quarter of the samples if that is fewer; head h
-    clusters
-    the memory of view h mod 2.
+    clusters the memory of view h mod 2.
 
     Options:
         prototypes: clusters of each clustering; a quarter of the samples if that is fewer.
