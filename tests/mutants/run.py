@@ -56,10 +56,10 @@ def main() -> int:
             with borrowed(copies) as copy:
                 check_sound(copy, chosen, given.limit_s)
             with ThreadPoolExecutor(given.jobs) as pool:
-                for mutation, killer in pool.map(lambda m: (m, killer_of(m, copies, given.limit_s)), chosen):
+                for mutation, (killer, skipped) in pool.map(lambda m: (m, killer_of(m, copies, given.limit_s)), chosen):
                     counts["killed" if killer else "alive"] += 1
                     line = f"{mutation.package:9} {mutation.breaks}"
-                    print(f"killed  {line}  ({killer})" if killer else f"ALIVE   {line}", flush=True)
+                    print(f"killed  {line}  ({killer})" if killer else f"ALIVE   {line}{skipped}", flush=True)
         except (LookupError, NoAnswerError) as error:
             print(error, file=sys.stderr)
             return 2
@@ -88,8 +88,8 @@ def check_sound(copy: Path, chosen: list[Mutation], limit_s: float) -> None:
         raise NoAnswerError(f"{said}\nThe tests fail without any mutation. Mend them first: until then a failure says nothing.")
 
 
-def killer_of(mutation: Mutation, copies: queue.Queue[Path], limit_s: float) -> str:
-    """The test that notices the mutation, or `time` where the tests do not end; nothing if it is alive.
+def killer_of(mutation: Mutation, copies: queue.Queue[Path], limit_s: float) -> tuple[str, str]:
+    """(The test that notices the mutation, `time` where the tests do not end, nothing if it is alive; tests that were skipped.)
 
     Raises:
         NoAnswerError: the tests did not run.
@@ -107,7 +107,9 @@ def killer_of(mutation: Mutation, copies: queue.Queue[Path], limit_s: float) -> 
             f"{said}\n{mutation.package}, {mutation.breaks}: pytest ended with {status}, so its tests did not run."
         )
     failed = re.search(r"^(?:FAILED|ERROR) \S*::(\S+)", said, re.MULTILINE)
-    return "" if status == NOTHING_WRONG else "time" if status == OUT_OF_TIME else failed.group(1) if failed else "pytest"
+    skipped = "".join(f"  (skipped: {reason})" for reason in re.findall(r"^SKIPPED \[\d+\] (.*)$", said, re.MULTILINE))
+    killer = "" if status == NOTHING_WRONG else "time" if status == OUT_OF_TIME else failed.group(1) if failed else "pytest"
+    return killer, skipped
 
 
 @contextlib.contextmanager
@@ -122,7 +124,7 @@ def borrowed(copies: queue.Queue[Path]) -> Iterator[Path]:
 
 def pytest(copy: Path, tests: list[str], *, limit_s: float) -> tuple[int, str]:
     """Exit code of pytest on some tests of a copy (`OUT_OF_TIME` past the limit), and the end of what it said."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfEs", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
     # Byte code is not kept: it is known by second and size, and a mutant may be as long and as old as what it replaces.
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
