@@ -36,7 +36,7 @@ SMALL = {
 ROWS = {
     "spark": ["one view"],
     "global_contrast": ["as given", "view"],
-    **dict.fromkeys(("swav", "lejepa", "dino"), ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))]),
+    **{name: ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))] for name in ("swav", "lejepa", "dino")},
 }
 DEALT = ("global_contrast", "joint_2d3d", "sepclr")
 """Methods for which it matters which slices are together in a batch."""
