@@ -127,10 +127,18 @@ KINDS: dict[LoggerName, type[WeightsAndBiases] | type[MLflow]] = {"wandb": Weigh
 
 
 @contextlib.contextmanager
-def opened(asked: Asked | None) -> Iterator[list[Logger]]:
-    """The loggers that a run asks for, each with its own folder; closed at the end of the block."""
-    found: list[Logger] = [] if asked is None else [KINDS[name](asked.folder / name, asked.named) for name in asked.names]
+def opened(asked: Asked | None, log: Callable[[str], None]) -> Iterator[list[Logger]]:
+    """The loggers that a run asks for, each with its own folder; closed at the end of the block.
+
+    A logger that cannot be opened (a full disk, a server that does not answer) is dropped, and the run continues.
+    """
+    found: list[Logger] = []
     try:
+        for name in () if asked is None else asked.names:
+            try:
+                found.append(KINDS[name](asked.folder / name, asked.named))  # type: ignore[union-attr]
+            except Exception as error:  # any error of a foreign package
+                log(f"{name} could not be opened and is dropped: {type(error).__name__}: {error}")
         yield found
     finally:
         for logger in found:

@@ -55,7 +55,7 @@ def train(
     """
     try:
         asked_for = plan.loggers if fabric.is_global_zero else None
-        with signals.noted() as asked_to_stop, opened(asked_for) as loggers:
+        with signals.noted() as asked_to_stop, opened(asked_for, log) as loggers:
             Loop(fabric, plan, bar, log, asked_to_stop, keep_picture, loggers).run()
     except MedsslError as error:
         return error

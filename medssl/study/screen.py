@@ -18,7 +18,8 @@ from medssl.study.time_left import TimeLeft
 
 PER_S = 2
 """Redraws per second."""
-NARROWEST_BAR, WIDEST_BAR, WIDEST_NAME = 6, 40, 40
+NARROWEST_BAR, WIDEST_BAR = 6, 40
+NARROWEST_NAME, WIDEST_NAME = 20, 40
 WORTH_SAYING_S = 60.0
 """A shorter time is not shown while the time of other jobs is unknown: `more than 2 s left` helps no user."""
 KEPT_LINES = 200
@@ -141,7 +142,8 @@ def packed(items: list[str], width: int) -> list[str]:
 
 
 def job_lines(rows: list[tuple[Followed, HowFar | None]], now_s: float, width: int, signs: tuple[str, str]) -> list[Text]:
-    """A line per job in common columns: name, bar, count, rate, time left, note. A narrow terminal drops the last ones first."""
+    """A line per job in common columns: name, bar, count, rate, time left, note. A narrow terminal drops notes, rates
+    and units; then it shortens names, and drops the time left last."""
     if not rows:
         return []
     names = [job.title for job, _ in rows]
@@ -150,17 +152,16 @@ def job_lines(rows: list[tuple[Followed, HowFar | None]], now_s: float, width: i
     rates = [bar.rate if bar and bar.done > bar.before else "" for _, bar in rows]
     notes = [bar.note if bar else "" for _, bar in rows]
     short = [text.rpartition(" ")[0] if bar else text for text, (_, bar) in zip(far, rows, strict=True)]
+    whole = min(max(map(len, names)), WIDEST_NAME)
     choices = [[far, rates, left, notes], [far, rates, left], [far, left], [short, left], [short], []]
     for columns in choices:
         widths = [max(map(len, column)) for column in columns]
-        name = min(max(map(len, names)), WIDEST_NAME)
-        bar_width = width - 2 - name - 2 - sum(2 + size for size in widths if size)
-        if bar_width >= NARROWEST_BAR:
+        room = width - 4 - sum(2 + size for size in widths if size)
+        shortest = whole if columns[-1:] != [left] or far in columns else min(whole, NARROWEST_NAME)
+        if room >= shortest + NARROWEST_BAR:
             break
-    else:
-        name = max(8, width - 4 - NARROWEST_BAR)
-        bar_width = NARROWEST_BAR
-    bar_width = min(bar_width, WIDEST_BAR)
+    name = max(8, min(whole, room - NARROWEST_BAR))
+    bar_width = min(max(NARROWEST_BAR, room - name), WIDEST_BAR)
     found = []
     for index, (_, bar) in enumerate(rows):
         line = Text("  ")

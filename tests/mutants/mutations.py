@@ -2010,6 +2010,27 @@ MUTATIONS = [
         "study/test_study_stopping.py::test_a_signal_reaches_jobs_that_get_it_from_no_terminal",
     ),
     Mutation(
+        "pretrain",
+        "a logger that cannot be opened stops the run",
+        'except Exception as error:  # any error of a foreign package\n                log(f"{name} could not',
+        'except ImportError as error:  # any error of a foreign package\n                log(f"{name} could not',
+        "pretrain/test_pretrain_loggers.py::test_a_logger_that_cannot_be_opened_is_dropped_and_the_others_are_closed",
+    ),
+    Mutation(
+        "study",
+        "a narrow terminal shows long names in place of the time left",
+        "min(whole, NARROWEST_NAME)",
+        "whole",
+        "study/test_study_screen.py::test_a_narrow_terminal_keeps_bar_count_time_left_and_the_ends_of_the_name",
+    ),
+    Mutation(
+        "study",
+        "letters with accents are left out of the name of a study",
+        'unicodedata.normalize("NFKD", Path(path)',
+        'unicodedata.normalize("NFC", Path(path)',
+        "study/test_study_init.py::test_any_name_of_a_folder_is_yaml_and_names_a_study",
+    ),
+    Mutation(
         "study",
         "a second Ctrl-C ends Snakemake with a traceback",
         "if times[number] == 1:",

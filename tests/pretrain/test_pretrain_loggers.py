@@ -38,7 +38,7 @@ class Fake:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the packages are told."""
+    """The calls that the packages get."""
     found: list[Any] = []
     monkeypatch.setattr(loggers, "import_module", lambda name: Fake(found))
     for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
@@ -53,7 +53,7 @@ def asked(folder: Path, *names: Any) -> Asked:
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_logger_gets_numbers_and_no_path_or_person(name: str, said: list[Any], tmp_path: Path) -> None:
-    with opened(asked(tmp_path, name)) as found:
+    with opened(asked(tmp_path, name), print) as found:
         write_all(found, 3, ROW, print)
     sent = [(name, given, {key: value for key, value in named.items() if key != "settings"}) for name, given, named in said]
     told = json.dumps([call for call in sent if call[0] not in ("Settings", "MlflowClient")], default=str)
@@ -68,7 +68,7 @@ def test_they_are_offline_unless_the_person_says_otherwise(
 ) -> None:
     def places() -> str:
         said.clear()
-        with opened(asked(tmp_path, "wandb", "mlflow")):
+        with opened(asked(tmp_path, "wandb", "mlflow"), print):
             pass
         return json.dumps([call[2] for call in said if call[0] in ("Settings", "MlflowClient")])
 
@@ -105,8 +105,34 @@ def test_closing_never_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise OSError
 
     monkeypatch.setitem(loggers.KINDS, "wandb", Closes)
-    with opened(asked(tmp_path, "wandb")) as found:
+    with opened(asked(tmp_path, "wandb"), print) as found:
         assert len(found) == 1
+
+
+def test_a_logger_that_cannot_be_opened_is_dropped_and_the_others_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    lines: list[str] = []
+
+    class Opens:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def write(self, step: int, row: dict[str, Any]) -> None:
+            pass
+
+        def close(self) -> None:
+            closed.append("wandb")
+
+    def fails(*_: Any) -> None:
+        raise OSError("the server does not answer")
+
+    monkeypatch.setitem(loggers.KINDS, "mlflow", fails)
+    monkeypatch.setitem(loggers.KINDS, "wandb", Opens)
+    with opened(asked(tmp_path, "mlflow", "wandb"), lines.append) as found:
+        assert [type(one) for one in found] == [Opens]
+    assert closed == ["wandb"] and lines == ["mlflow could not be opened and is dropped: OSError: the server does not answer"]
 
 
 def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +145,7 @@ def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyP
 def test_nothing_is_imported_that_was_not_asked_for() -> None:
     code = (
         "import sys; from medssl.pretrain.loggers import opened\n"
-        "with opened(None) as found: assert found == []\n"
+        "with opened(None, print) as found: assert found == []\n"
         "assert not {'wandb', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

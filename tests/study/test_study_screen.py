@@ -60,10 +60,10 @@ def test_each_running_job_has_a_line_with_its_bar_and_the_study_one_for_all() ->
     assert text.count("64/2,880 images  6.4 images/s  7 min 20 s left  loss 3.214") == 2 and "since 10 s" in text
 
 
-def test_a_narrow_terminal_keeps_name_bar_and_count() -> None:
+def test_a_narrow_terminal_keeps_bar_count_time_left_and_the_ends_of_the_name() -> None:
     lines = [line.plain for line in Picture(seen(study(1))).lines(60)]
     (line,) = [line for line in lines if "━" in line or "─" in line]
-    assert "64/2,880" in line and "seed0" in line and len(line) <= 60
+    assert "64/2,880" in line and "seed0" in line and "7 min 20 s left" in line and len(line) <= 60
 
 
 @pytest.mark.parametrize(("done", "full"), [(0, 0), (1440, 20), (2880, 40), (4000, 40)])
