@@ -16,6 +16,7 @@ from medssl.study.followed import Followed, Jobs
 
 TYPED = "MEDSSL_TYPED"
 """Environment variable: the command that the user typed, if it was not Snakemake's own."""
+UNREPORTED = "it ended without a report; it resumes from its last saved state, if there is one"
 TRACE_LINES = 6
 KILLED = ("SIGKILL", "exit status 137")
 KERNEL_COUNTERS = Path("/proc/vmstat")
@@ -35,11 +36,12 @@ def made(dag: Dag) -> list[str]:
     return [f"{word:<8} {path}" for word, path in wanted if Path(path).exists()]
 
 
-def counted(study: str, jobs: Jobs, spent_s: float) -> str:
-    """A summary of the run in one line."""
-    done, failed = (len(jobs.doing(what)) for what in ("done", "failed"))
-    said = f"study {study}: {done} of {len(jobs.by_number)} jobs done after {clock(spent_s)}"
-    return said + (f", {failed} failed" if failed else "")
+def counted(study: str, jobs: Jobs, spent_s: float, said: Sequence[Said] = ()) -> str:
+    """A summary of the run in one line; jobs that report a stop in `said` have not failed."""
+    asked_to_stop = {failure.log for failure in said if failure.exit_code == PreemptedError.exit_code}
+    failed = [job for job in jobs.doing("failed") if str(job.log) not in asked_to_stop]
+    text = f"study {study}: {len(jobs.doing('done'))} of {len(jobs.by_number)} jobs done after {clock(spent_s)}"
+    return text + (f", {len(failed)} failed" if failed else "")
 
 
 def stopped(said: Sequence[Said], jobs: Jobs, command: str) -> list[str]:
@@ -48,7 +50,7 @@ def stopped(said: Sequence[Said], jobs: Jobs, command: str) -> list[str]:
     lines = []
     for job in jobs.doing("running", "failed"):
         failure = by_log.get(str(job.log))
-        saved = failure.sentence.partition(";")[0].rstrip(".") if failure else "nothing saved; it starts again"
+        saved = failure.sentence.partition(";")[0].rstrip(".") if failure else UNREPORTED
         lines.append(f"  {job.title}: {saved}.")
     return [*lines, "Continue with the same command:", f"  {command}"]
 

@@ -187,7 +187,7 @@ class Steering(logging.Handler):
             self._say_remarks()  # those that came after the last look
 
     def _counted(self) -> str:
-        return last_lines.counted(self.study, self.jobs, now_s() - self.began_s)
+        return last_lines.counted(self.study, self.jobs, now_s() - self.began_s, failures(self.dag.layout))
 
     def _say_what_failed(self) -> None:
         kills = last_lines.oom_kills() - self.oom_kills

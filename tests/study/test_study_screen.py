@@ -226,7 +226,9 @@ def test_a_stop_reports_what_each_job_saved_and_what_to_type() -> None:
     said = [Said("pretrain a", 75, sentence, "logs/pretrain/a.log")]
     lines = last_lines.stopped(said, found, "snakemake --cores all")
     assert lines[0] == "  pretrain a: stopped at step 64 of 2,880 and saved."
-    assert lines[1] == "  prepare b: nothing saved; it starts again."
+    assert lines[1] == f"  prepare b: {last_lines.UNREPORTED}."
+    assert last_lines.counted("demo", found, 9.0, said) == "study demo: 0 of 3 jobs done after 9 s"
+    assert last_lines.counted("demo", found, 9.0).endswith(", 1 failed")
     assert lines[-1] == "  snakemake --cores all" and len(lines) == 4
 
 
