@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from medssl.core.store import RECEIPT, read_receipt
 
-Doing = Literal["waiting", "running", "done", "failed"]
+Doing = Literal["waiting", "running", "done", "failed", "stopped"]
+"""`stopped`: it ended with an error after a signal to stop."""
 
 
 @dataclass
@@ -73,8 +74,8 @@ class Jobs:
             found[made.number] = made
         return cls(found)
 
-    def hear(self, event: str | None, values: Mapping[str, Any], now_s: float) -> None:
-        """Take in one of Snakemake's log events, with the fields of its record."""
+    def hear(self, event: str | None, values: Mapping[str, Any], now_s: float, *, signalled: bool = False) -> None:
+        """Take in one of Snakemake's log events, with the fields of its record; `signalled`: the run was asked to stop."""
         number = values.get("jobid", values.get("job_id"))
         job = self.by_number.get(number) if isinstance(number, int) else None
         if job is not None and event == "job_info":
@@ -83,7 +84,7 @@ class Jobs:
             job.doing = "done"
             job.took_s = None if _is_restored(job.receipt) else now_s - job.began_s
         elif job is not None and event == "job_error":
-            job.doing, job.said = "failed", str(values.get("rule_msg") or "")
+            job.doing, job.said = "stopped" if signalled else "failed", str(values.get("rule_msg") or "")
         elif event == "error":
             self.errors.append(str(values.get("msg") or ""))
 

@@ -37,9 +37,11 @@ def made(dag: Dag) -> list[str]:
 
 
 def counted(study: str, jobs: Jobs, spent_s: float, said: Sequence[Said] = ()) -> str:
-    """A summary of the run in one line; jobs that report a stop in `said` have not failed."""
-    asked_to_stop = {failure.log for failure in said if failure.exit_code == PreemptedError.exit_code}
-    failed = [job for job in jobs.doing("failed") if str(job.log) not in asked_to_stop]
+    """A summary of the run in one line; stopped jobs count as failed only if they report another reason in `said`."""
+    codes = {failure.log: failure.exit_code for failure in said}
+    unreported: dict[str, int] = {"failed": 1, "stopped": PreemptedError.exit_code}
+    ended_early = jobs.doing(*unreported)  # type: ignore[arg-type]
+    failed = [job for job in ended_early if codes.get(str(job.log), unreported[job.doing]) != PreemptedError.exit_code]
     text = f"study {study}: {len(jobs.doing('done'))} of {len(jobs.by_number)} jobs done after {clock(spent_s)}"
     return text + (f", {len(failed)} failed" if failed else "")
 
@@ -48,7 +50,7 @@ def stopped(said: Sequence[Said], jobs: Jobs, command: str) -> list[str]:
     """Lines after a signal to stop: the saved work of each job, and the command to type."""
     by_log = {failure.log: failure for failure in said}
     lines = []
-    for job in jobs.doing("running", "failed"):
+    for job in jobs.doing("running", "failed", "stopped"):
         failure = by_log.get(str(job.log))
         saved = failure.sentence.partition(";")[0].rstrip(".") if failure else UNREPORTED
         lines.append(f"  {job.title}: {saved}.")
@@ -64,7 +66,7 @@ def failed(said: Sequence[Said], jobs: Jobs, layout: Layout, oom_kills: int) -> 
     """
     by_log = {failure.log: failure for failure in said}
     lines = []
-    for job in jobs.doing("failed"):
+    for job in jobs.doing("failed", "stopped"):
         failure = by_log.get(str(job.log))
         written = _last_lines(layout.output(job.log))
         sentence = failure.sentence if failure else _unsaid(job, jobs, oom_kills, written=bool(written))

@@ -121,7 +121,7 @@ class Steering(logging.Handler):
     def _hear(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
         values = record.__dict__
-        self.jobs.hear(None if event is None else str(event), values, now_s())
+        self.jobs.hear(None if event is None else str(event), values, now_s(), signalled=self.signalled)
         if self.screen is None:
             return
         text = str(record.msg or "")

@@ -37,7 +37,7 @@ def time_left(
     unknown = 0
     usual = {kind: found for kind in {job.kind for job in jobs.by_number.values()} if (found := _usual_s(jobs, kind)) is not None}
     for number, job in jobs.by_number.items():
-        if job.doing in ("done", "failed"):
+        if job.doing in ("done", "failed", "stopped"):
             continue
         if job.doing == "running" and number in bars:
             left[number] = bars[number]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,10 @@ def test_the_help_has_a_whole_sentence_for_every_verb(monkeypatch: pytest.Monkey
     group: Any = typer.main.get_command(app)
     assert set(group.commands) <= set(verbs)
     assert not any("..." in line for line in lines[1:])
+
+
+def test_ctrl_c_while_modules_load_leaves_no_traceback(folder: Path) -> None:
+    Path("typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-m", "medssl", "--help"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

@@ -2032,6 +2032,20 @@ MUTATIONS = [
     ),
     Mutation(
         "study",
+        "a job that was asked to stop is counted as failed",
+        'unreported: dict[str, int] = {"failed": 1, "stopped": PreemptedError.exit_code}',
+        'unreported: dict[str, int] = {"failed": 1, "stopped": 1}',
+        "study/test_study_screen.py::test_a_job_that_ends_after_a_signal_has_stopped_unless_it_reports_another_reason",
+    ),
+    Mutation(
+        "core",
+        "Ctrl-C while modules load prints a traceback",
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)  # while",
+        "signal.getsignal(signal.SIGINT)  # while",
+        "core/test_core_commands.py::test_ctrl_c_while_modules_load_leaves_no_traceback",
+    ),
+    Mutation(
+        "study",
         "a second Ctrl-C ends Snakemake with a traceback",
         "if times[number] == 1:",
         "if times[number] >= 1:",

@@ -227,9 +227,20 @@ def test_a_stop_reports_what_each_job_saved_and_what_to_type() -> None:
     lines = last_lines.stopped(said, found, "snakemake --cores all")
     assert lines[0] == "  pretrain a: stopped at step 64 of 2,880 and saved."
     assert lines[1] == f"  prepare b: {last_lines.UNREPORTED}."
+    assert lines[-1] == "  snakemake --cores all" and len(lines) == 4
     assert last_lines.counted("demo", found, 9.0, said) == "study demo: 0 of 3 jobs done after 9 s"
     assert last_lines.counted("demo", found, 9.0).endswith(", 1 failed")
-    assert lines[-1] == "  snakemake --cores all" and len(lines) == 4
+
+
+def test_a_job_that_ends_after_a_signal_has_stopped_unless_it_reports_another_reason() -> None:
+    found = jobs({"name": "pretrain/a", "doing": "running"}, {"name": "pretrain/b", "doing": "running"})
+    found.hear("job_error", {"jobid": 0}, 1.0)
+    found.hear("job_error", {"jobid": 1}, 2.0, signalled=True)
+    assert [job.doing for job in found.by_number.values()] == ["failed", "stopped"]
+    assert last_lines.counted("demo", found, 9.0).endswith(", 1 failed")
+    full = Said("pretrain b", 5, "the disk is full.", "logs/pretrain/b.log")
+    assert last_lines.counted("demo", found, 9.0, [full]).endswith(", 2 failed")
+    assert "the disk is full." in "\n".join(last_lines.failed([full], found, Layout(Path("results")), 0))
 
 
 @pytest.mark.parametrize(
