@@ -116,8 +116,8 @@ docs: $(VENV)/docs/.installed ## the documentation as a site without network, bu
 	PYTHONPATH=$(VENV)/docs $(PYTHON) -m sphinx -W --keep-going -q -b html docs build/docs
 	$(PYTHON) docs/tools/links.py build/docs
 
-docs-test: $(VENV)/docs/.installed ## run the tutorial for real, line by line, and the notebook (ten minutes on two idle cores); ends with RESULT {json}
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=$(CURDIR)/$(VENV)/docs JUPYTER_PATH=$(CURDIR)/$(VENV)/docs/share/jupyter $(PYTHON) docs/tools/run_tutorial.py
+docs-test: $(VENV)/docs/.installed ## run tutorial, notebook and how-to pages for real, line by line (a quarter of an hour on two idle cores); ends with RESULT {json}
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=$(CURDIR)/$(VENV)/docs JUPYTER_PATH=$(CURDIR)/$(VENV)/docs/share/jupyter $(PYTHON) docs/tools/run_pages.py
 
 gallery: $(STAMP) ## draw the pictures of docs/gallery again, from the bundled CT
 	PYTHONPATH=. $(PYTHON) docs/tools/gallery.py

@@ -16,17 +16,22 @@ PAGES = sorted(
     ]
 )
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->$")
+DOCS_TEST = "<!-- run by make docs-test -->"
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: `language` is what stands behind the fence, `not_run` the reason given on the line above it."""
+    """A fenced block: `language` is what stands behind the fence, `not_run` the reason given on the line above it.
+
+    `docs_test`: Python that needs the results of the page's commands, so that only `make docs-test` runs it.
+    """
 
     page: str
     line: int
     language: str
     text: str
     not_run: str
+    docs_test: bool = False
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
@@ -43,8 +48,10 @@ def blocks_of(page: Path) -> Iterator[Block]:
         while lines[number].strip() != "```":
             number += 1
         text = "\n".join(line.removeprefix(indent) for line in lines[start + 1 : number]) + "\n"
-        reason = NOT_RUN.match(lines[start - 1].strip()) if start else None
-        yield Block(str(page.relative_to(ROOT)), start + 1, opened[2].strip(), text, reason[1] if reason else "")
+        above = lines[start - 1].strip() if start else ""
+        reason = NOT_RUN.match(above)
+        why_not = reason[1] if reason else ""
+        yield Block(str(page.relative_to(ROOT)), start + 1, opened[2].strip(), text, why_not, above == DOCS_TEST)
         number += 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from pydantic import BaseModel
 from medssl.study.file import load_study
 from medssl.study.options import Study
 from medssl.study.reference import SECTIONS
+
+sys.path.insert(0, str(ROOT / "docs"))
+
+from tools import run_pages
 
 LANGUAGES = {"bash", "python", "yaml", "text", "json", "mermaid"}
 
@@ -70,13 +75,17 @@ def test_python_is_python(block: Block) -> None:
     ast.parse(block.text)
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in blocks("python") if not block.not_run}))
+def run_here(block: Block) -> bool:
+    return not block.not_run and not block.docs_test
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in blocks("python") if run_here(block)}))
 def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run one after another in one namespace."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "documentation"}
     for block in blocks("python"):
-        if block.page == page and not block.not_run:
+        if block.page == page and run_here(block):
             exec(compile("\n" * block.line + block.text, ROOT / page, "exec"), namespace)
 
 
@@ -84,6 +93,17 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_commands_can_be_typed(block: Block) -> None:
     wrong = [found for words in lines_of(block.text) if (found := mistake(words))]
     assert not wrong
+
+
+def test_every_command_is_run_or_says_why_not() -> None:
+    """`make docs-test` runs the pages of `run_pages.PAGES`; the suite itself runs the Python without a mark."""
+    by_docs_test = [block for block in blocks("bash") if not block.not_run] + [
+        block for block in blocks("python") if block.docs_test
+    ]
+    left = [f"{block.page}:{block.line}" for block in by_docs_test if block.page not in run_pages.PAGES]
+    assert not left, "list the page in docs/tools/run_pages.py, or write <!-- not run: why --> above the block"
+    assert len(set(run_pages.PAGES)) == len(run_pages.PAGES)
+    assert not [page for page in run_pages.PAGES if not (ROOT / page).is_file()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

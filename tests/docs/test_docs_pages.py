@@ -37,6 +37,15 @@ def test_the_page_of_exit_codes_has_those_of_the_errors() -> None:
     assert written == {0} | {one.exit_code for one in known}
 
 
+def test_every_plug_in_and_option_of_the_reference_has_a_whole_sentence() -> None:
+    text = (DOCS / "reference" / "options.md").read_text(encoding="utf-8")
+    summaries = re.findall(r"^### .*\n\n(.*)\n", text, re.M)
+    meanings = [line.removesuffix(" |").rpartition(" | ")[2] for line in text.splitlines() if re.match(r"\| `", line)]
+    assert len(summaries) > 40 and len(meanings) > 200
+    assert not [one for one in (*summaries, *meanings) if not one.endswith((".", "." + "`"))]
+    assert "as above" not in text
+
+
 @pytest.mark.parametrize(("kind", "folder"), METHODS)
 def test_every_method_has_a_page_with_its_title_and_source(kind: str, folder: str) -> None:
     place = DOCS / "explanation" / folder
