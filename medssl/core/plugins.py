@@ -141,7 +141,7 @@ def _read(kind: str, path: Path, changed_ns: int) -> Plugin:
         path.stem,
         path,
         _options_model(path.stem, definition, _described(text)),
-        text.split("\n")[0],
+        " ".join(text.split("\n\n")[0].split()),
         dict(_literals(tree)),
     )
 

@@ -36,12 +36,14 @@ SECTIONS: list[tuple[str, type[BaseModel], tuple[str, ...]]] = [
     ("evaluate", EvaluateOptions, ("metric",)),
     ("report", ReportOptions, ("section",)),
 ]
+FIXED = ("check",)
+"""Plug-ins that always run, with the options in their files: a study file sets none."""
 HEAD = """# Options
 
 Every option of a study file, with its type, default and meaning. This page is made from the code
 (`python -m medssl.study.reference`), as is `configs/study.schema.json`, from which editors complete a study file.
 A plug-in is written as its name, or with options: `objective: {simclr: {temperature: 0.1}}`. A value alone is a list of
-one: `size: 32`. In a path, `~` is the home of the person who runs the study.
+one: `size: 32`. *By name* means that you choose the names: `sources: {ct: {path: scans}}`. In a path, `~` is your home folder.
 """
 
 
@@ -56,7 +58,7 @@ def _section(title: str, model: type[BaseModel], kinds: tuple[str, ...]) -> str:
     for kind in kinds:
         for plugin in plugins.all_of(kind):
             text += f"\n### {kind} `{plugin.name}`\n\n{plugin.summary}\n"
-            text += f"\n{_table(plugin.options)}" if plugin.options.model_fields else ""
+            text += f"\n{_table(plugin.options)}" if plugin.options.model_fields and kind not in FIXED else ""
     return text
 
 
@@ -110,7 +112,7 @@ def form_of(schema: dict[str, Any]) -> str:
         return f"list of {form_of(schema.get('items', {}))}" + (f" ({', '.join(said)})" if said else "")
     if kind == "object":
         inner = schema.get("additionalProperties")
-        return f"names with {form_of(inner)}" if isinstance(inner, dict) and inner else "mapping"
+        return f"{form_of(inner)}, by name" if isinstance(inner, dict) and inner else "mapping"
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = " and ".join(f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema)
     words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}

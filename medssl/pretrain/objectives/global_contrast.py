@@ -32,13 +32,10 @@ SOURCE = "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511"
 class GlobalContrast(Objective):
     """Which slices attract each other, one positive at a time.
 
-    `gr`: two views of a slice, everything else repels (SimCLR). `gd_minus`: a slice and two views of it; only slices of other
-    partitions repel. `gd`: a slice and a view of it, and each of them with its counterpart from a slice of the same partition in
-    the
-    next volume.
-
     Options:
-        variant: which slices attract each other: `gr`, `gd_minus` or `gd`, as above.
+        variant: which slices attract each other. `gr`: two views of a slice; everything else repels (SimCLR). `gd_minus`: a
+            slice and two views of it; only slices of other partitions repel. `gd`: a slice and a view of it, and each of them
+            with its counterpart from a slice of the same partition in the next volume.
         partitions: parts that each volume is cut into along its slices; a batch has equally many slices of each.
         partition_by: whether the cuts are equal shares of a volume's slices (`index`), or of the whole cohort in scanner
             millimetres (`position_mm`).

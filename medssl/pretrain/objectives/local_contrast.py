@@ -34,13 +34,10 @@ PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "requir
 class LocalContrast(Objective):
     """Trains the first blocks of a decoder over a frozen encoder; views differ only in intensity, so that places correspond.
 
-    `lr`: positives are equal places of two views of a slice, from either view. `ld`: also those of slices of the same partition
-    in
-    the next two volumes. Only the first view has anchors; their three positives are in the second view and in those of the
-    others.
-
     Options:
-        variant: which places attract each other: `lr` or `ld`, as above.
+        variant: which places attract each other. `lr`: equal places of two views of a slice, from either view. `ld`: also those
+            of slices of the same partition in the next two volumes; only the first view has anchors, and their three positives
+            are in the second view and in those of the others.
         blocks: of the decoder that are trained, starting with the deepest.
         region: side of a region in places of the decoder's map.
         partitions: parts that each volume is cut into along its slices, for `ld`; a batch has equally many slices of
