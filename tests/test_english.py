@@ -10,21 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = (
-    "artefacts",
-    "cli",
-    "core",
-    "evaluate",
-    "finetune",
-    "ingest",
-    "nn",
-    "prepare",
-    "pretrain",
-    "reduce",
-    "study",
-    "volume",
-)
-PAGES = ("ingest", "prepare", "reduce", "leakage", "pretrain", "finetune", "evaluate", "recipes", "studies", "gpu", "cluster")
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "demo/README.md")
+"""Beside the documentation. STYLE.md lists the words themselves."""
 NEVER = re.compile(
     r"\b(told|untold|anew|(tell|tells|set) (them )?apart|go on|goes on|nobody|anybody|somebody|in silence|without a word|learnt"
     r"|held against|thrown? away|(is|are) said)\b|(?<!here )\b(is|are|was|were) no (?!longer|more|other)\w+",
@@ -44,8 +31,7 @@ def prose(path: Path) -> str:
 
 
 def files() -> list[Path]:
-    modules = [path for package in PACKAGES for path in sorted((ROOT / "medssl" / package).rglob("*.py"))]
-    return modules + [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.stem in PAGES]
+    return [*sorted((ROOT / "medssl").rglob("*.py")), *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / page for page in PAGES)]
 
 
 def wrong(text: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""Report: one self-contained offline page that somebody else can judge and repeat the study from."""
+"""Report: one self-contained offline page, from which others can judge and repeat the study."""

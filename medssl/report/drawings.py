@@ -175,7 +175,7 @@ def _panel(title: str) -> Markup:
 
 
 def _legend(legend: Sequence[tuple[str, str]]) -> tuple[list[str], float]:
-    """Entries side by side, broken into lines that are no wider than the file; and the height that they take."""
+    """Entries side by side, broken into lines of at most the file's width; and the height that they take."""
     parts, x, y = [], 0.0, 0.0
     for tone, label in legend:
         width = 21 + LETTER * 1.1 * len(label) + 20

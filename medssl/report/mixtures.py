@@ -1,4 +1,4 @@
-"""How many slices and volumes of each modality sources hold together: a mixture is said wherever data is spoken of."""
+"""How many slices and volumes of each modality sources hold together: every mention of the data states a mixture."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _data(evidence: Evidence) -> str:
 
 
 def _licence(evidence: Evidence, source: str) -> str:
-    """As the study file gives it, else as the contract of an encoder that learnt from the source alone does."""
+    """As the study file gives it, else as the contract of an encoder that was trained on the source alone."""
     options = evidence.asked.sources.get(source)
     return (options.licence if options else None) or OWNERS
 

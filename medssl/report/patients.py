@@ -1,4 +1,4 @@
-"""Characteristics of patients as counts that point to nobody: a group of few is hidden, and so is what would give it away."""
+"""Characteristics of patients as counts. Small groups are hidden, and so are counts that would reveal them."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Figure:
 
     @property
     def tall(self) -> bool:
-        """Whether it may go on over pages of paper: rows of tiles can be parted, a chart cannot."""
+        """Whether it may continue over pages of paper: rows of tiles can be divided, a chart cannot."""
         return isinstance(self.body, (Tiles, Sheets)) or (isinstance(self.body, Charts) and len(self.body.charts) > 1)
 
 

@@ -1,4 +1,4 @@
-"""The options of a study as a page shows them, read where its sentences need one; what an option is called is said here once."""
+"""The options of a study as a page shows them, read where its sentences need one; the names of options are in this file alone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ShownSource(Shown):
 
 
 class ShownFinetuning(Shown):
-    """How one task learnt."""
+    """How one task was fitted."""
 
     source: str = ""
     label_order: str | None = None

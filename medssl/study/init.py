@@ -47,7 +47,8 @@ def proposed_study(path: str, found: Found, file: str) -> str:
                 proposal = replace(proposal, sources=tuple(sources))
             except StudyError as error:
                 why = str(error).replace(f"{file}: ", "")
-                proposal = replace(proposal, notes=(*proposal.notes, f"There is no task on {task.found.what}. {why}"))
+                note = f"No task on the {task.found.what} that were found, because a study would be refused: {why}"
+                proposal = replace(proposal, notes=(*proposal.notes, note))
     return study_text(proposal, file)
 
 

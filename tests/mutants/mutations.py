@@ -2430,4 +2430,18 @@ MUTATIONS = [
         "values = np.asanyarray(image.dataobj if image.get_filename() is None else image.dataobj.get_unscaled())",
         "api/test_api_encoder.py::test_scaled_values_of_a_nibabel_image_are_not_rounded",
     ),
+    Mutation(
+        "study",
+        "the reference ends a plug-in's sentence at the end of a line",
+        '" ".join(text.split("\\n\\n")[0].split()),',
+        'text.split("\\n")[0],',
+        "study/test_study_reference.py::test_the_page_of_options_is_fresh_and_lists_every_option_of_every_section_and_plug_in",
+    ),
+    Mutation(
+        "study",
+        "a proposed study that holds no patient out does not warn of labels to come",
+        "if not source.tasks and not source.has_own_parts and part.num_units >= FEWEST_TESTED:",
+        "if source.tasks and not source.has_own_parts and part.num_units >= FEWEST_TESTED:",
+        "study/test_study_init.py::test_a_file_without_labels_says_what_labels_that_come_later_need",
+    ),
 ]

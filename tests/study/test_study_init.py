@@ -148,6 +148,13 @@ def test_too_few_patients_get_no_task() -> None:
     )
 
 
+def test_a_file_without_labels_says_what_labels_that_come_later_need() -> None:
+    for number in range(6):
+        nifti(f"in/{number}.nii.gz", scan(number))
+    assert study_of()["sources"]["images"]["prepare"]["split"] == {"val_frac": 0, "test_frac": 0}
+    assert "Will labels come later? Set both shares to 0.1 now." in text()
+
+
 def test_several_masks_of_an_image_are_reported_and_none_is_chosen() -> None:
     for number in range(6):
         nifti(f"in/s{number}_ct.nii.gz", scan(number))
@@ -182,7 +189,7 @@ def test_a_table_of_patients_that_only_headers_know_is_found() -> None:
     ("id,sex\n1,f\n2,m\n", "names images but has no column `label`. Rename the column with the classes to `label`; it has sex."),
     ("id,label\n77,ill\n", "table.csv was not used as labels: none of the 1 rows"),
     ("id,label\n1,ill\n1,well\n", "say different things of one image"),
-    ("id,label\n1,ill\n2,ill\n", "There is no task on classes. finetune.classes"),
+    ("id,label\n1,ill\n2,ill\n", "No task on the classes that were found, because a study would be refused: finetune.classes"),
     ("id,label\n1,0.125\n2,0.25\n3,0.5\n4,1.5\n5,2.5\n6,3.5\n7,4.5\n8,5.5\n9,6.5\n10,7.5\n11,8.5\n", "different numbers"),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_the_labels_is_reported_and_not_used(table: str, said: str) -> None:

@@ -34,7 +34,7 @@ MOST_ALONE = 12
 """Comparisons of a task that get a sentence each; of more, those that came out alike share one."""
 
 FEWEST_FITS = 2
-"""Of one fit nobody can say how much of a difference is the luck of its seed."""
+"""From a single fit it is unknown how much of a difference is due to its seed."""
 FEWEST_UNITS = 50
 """Below, an interval of a mean may be too narrow (docs/explanation/evaluate.md)."""
 FEWEST_OF_CLASS = 20
@@ -283,7 +283,7 @@ def _notes(row: dict[str, Any]) -> list[str]:
 def verdict_of(row: dict[str, Any]) -> str:
     """`better`, `worse`, `unclear`, `uncorrected` (clear only before Holm's correction) or `unknown` (no interval).
 
-    The p-value is held against the confidence of its own interval.
+    The p-value is compared with the confidence of its own interval.
     """
     low, high, p_holm = (float(row[name]) for name in ("low", "high", "p_holm"))
     if not (pd.notna(low) and pd.notna(high)):
@@ -377,4 +377,4 @@ def _without_tasks(evidence: Evidence) -> Section:
     exception = but_for_labels(evidence)
     open_question = "Whether pre-training helps a task is unknown until the task is fine-tuned and tested."
     blocks.append(Text(f"No labels were used so far{exception}. {open_question}", "note"))
-    return Section("The answer so far", f"What was found, kept and learnt without labels{exception}.", tuple(blocks), facts)
+    return Section("The answer so far", f"What was found, kept and learned without labels{exception}.", tuple(blocks), facts)

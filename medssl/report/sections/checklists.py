@@ -14,7 +14,7 @@ LAST_MADE = True
 
 
 def checklists(evidence: Evidence) -> Section:
-    """A table per list. An item is answered where a section of this page does so; otherwise it belongs to somebody."""
+    """A table per list. An item is answered if a section of this page does so; otherwise it has an owner."""
     blocks: list[Text | Table] = []
     facts: dict[str, object] = {}
     for items in (CLAIM, TRIPOD, MI_CLAIM):

@@ -136,7 +136,7 @@ def _label_files(evidence: Evidence) -> str:
 
 
 def _mixed(evidence: Evidence) -> str:
-    """That modalities were learnt from together, with their numbers."""
+    """That modalities were pre-trained on together, with their numbers."""
     found = mixtures_in_words(evidence)
     return f" Several modalities were used together ({'; '.join(found)})." if found else ""
 
