@@ -10,14 +10,14 @@ import nibabel
 import numpy as np
 import pydicom
 
-PATIENTS = 24
+PATIENTS = 16
 CASES = 12
 
 
 def write_scans(place: Path) -> None:
     """Fill `data/`, `new/` and `some/` of a copy of the tree, and write `labels.csv`, as the pages describe them."""
-    names = write_patients(place / "demo" / "ct", place / "data" / "scans")
-    shutil.copytree(place / "demo" / "ct", place / "data" / "unlabelled")
+    names = write_patients(place / "demo" / "ct" / "demo1", place / "data" / "scans")
+    shutil.copytree(place / "demo" / "ct" / "demo2", place / "data" / "unlabelled")  # the firewall would find slices of demo1
     shutil.copytree(place / "data" / "scans", place / "some" / "DICOM" / "folder")
     write_cases(place / "demo", place / "data" / "liver")
     shutil.copytree(place / "data" / "scans" / names[0], place / "new" / "scans" / names[0])
@@ -29,12 +29,12 @@ def write_scans(place: Path) -> None:
 
 
 def write_patients(demo: Path, folder: Path) -> list[str]:
-    """DICOM series of four slices, each with a patient of its own, from the bundled CT; their folders' names."""
+    """DICOM series of three slices, each of another patient, from a bundled CT; the names of their folders."""
     slices = sorted(demo.rglob("*.dcm"))  # neighbours have neighbouring names
     names = [f"case_{number:03d}" for number in range(1, PATIENTS + 1)]
     for k, name in enumerate(names):
         (folder / name).mkdir(parents=True)
-        for path in slices[4 * k : 4 * k + 4]:
+        for path in slices[3 * k : 3 * k + 3]:
             image = pydicom.dcmread(path)
             image.PatientID = image.PatientName = name
             for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):

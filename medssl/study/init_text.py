@@ -85,7 +85,9 @@ def _split_lines(source: Source) -> Iterator[str]:
         said = f"of {units}: {held} for validation, {held} for testing"
     yield beside(f"      split: {{val_frac: {share:g}, test_frac: {share:g}}}", said)
     if not source.tasks and not source.has_own_parts and part.num_units >= FEWEST_TESTED:
-        yield from comment("Will labels come later? Set both shares to 0.1 now. After the first run, pre-training would run again.", 6)
+        yield from comment(
+            "Will labels come later? Set both shares to 0.1 now. After the first run, pre-training would run again.", 6
+        )
     if source.tasks and not source.has_own_parts and part.num_units < FEW:
         yield from comment(
             f"{units} are few: scores on {held} of them have wide intervals. With `split: {{folds: 5}}` each is tested once. "
