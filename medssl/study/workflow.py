@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.beside import is_installed
-from medssl.core.errors import MedsslError, StudyError
+from medssl.core.errors import MedsslError, PreemptedError, StudyError
 from medssl.core.job import COMMAND
 from medssl.core.lock import hold
 from medssl.core.receipts import incomplete
@@ -69,12 +69,15 @@ def default_study() -> str:
 
 @contextmanager
 def _ending_in_a_sentence() -> Iterator[None]:
-    """A foreseen error ends the program with one sentence and its exit code."""
+    """A foreseen error, or Ctrl-C, ends the program with one sentence and its exit code."""
     try:
         yield
     except MedsslError as error:
         print(f"medssl: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("medssl: stopped while the study was checked. No job has started.", file=sys.stderr, flush=True)
+        raise SystemExit(PreemptedError.exit_code) from None
 
 
 def command_line(arguments: list[str]) -> str:

@@ -68,6 +68,19 @@ def test_a_run_without_a_study_file_says_how_to_get_one(capsys: pytest.CaptureFi
     assert ended.value.code == 2 and "`medssl init FOLDER` writes a study file" in capsys.readouterr().err
 
 
+def test_ctrl_c_while_a_study_is_checked_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medssl.study.workflow.DEFAULT_STUDY", "mine.yaml")
+    monkeypatch.setattr("medssl.study.workflow.read_yaml", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        default_study()
+    assert ended.value.code == 75 and "No job has started." in capsys.readouterr().err
+
+
 def test_conda_environments_of_rules_are_for_clones(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In such an environment there is no medssl but that of the clone, which an installed package has not."""
     conda = SimpleNamespace(deployment_method=[SimpleNamespace(name="CONDA")])
