@@ -26,6 +26,12 @@ class Backbone(nn.Module):
     """For each map the part that computes it from the previous map, if there is one; what precedes the first is the stem."""
     branch_ends: tuple[str, ...] = ()
     """For each residual branch, from the images on, the part whose output is added to the shortcut; empty without branches."""
+    multiple: int = 1
+    """Sizes of images are multiples of this."""
+    skips: tuple[int, ...] = ()
+    """The maps that a decoder joins, the deepest last; empty: all."""
+    one_resolution: bool = False
+    """Whether all maps have the same stride."""
     decoder_names: tuple[str, ...] = ()
     """The parts of its own decoder, if it has one."""
     cuts_slices: bool = False

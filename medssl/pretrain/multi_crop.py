@@ -13,12 +13,13 @@ def multi_crop(
     small_crops: int,
     small_size_frac: float,
     small_scale: tuple[float, float],
+    multiple: int,
 ) -> list[Crop]:
-    """Two crops of `size`, then `small_crops` of `small_size_frac` of it, at least 8 pixels. Scales are shares of the image;
-    large crops without one have that of the study's `views`.
+    """Two crops of `size`, then `small_crops` of `small_size_frac` of it, at least 8 pixels and a multiple of `multiple`. Scales
+    are shares of the image; large crops without one have that of the study's `views`.
 
     Source: Caron et al., arXiv 2006.09882, §3.2.
     """
-    small = tuple(max(8, math.ceil(side * small_size_frac)) for side in size)
+    small = tuple(math.ceil(max(8, math.ceil(side * small_size_frac)) / multiple) * multiple for side in size)
     few = [Crop(small_crops, small, small_scale)] if small_crops else []
     return [Crop(2, size, large_scale), *few]

@@ -18,6 +18,7 @@ from medssl.nn.weights import load_encoder, save_encoder
 NARROW: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 0.125}, "resnet34": {"width": 0.125}, "resnet50": {"width": 0.125}, "convnext_tiny": {"width": 0.1},
     "unet": {"features": (4, 4, 8, 8, 8, 4)}, "resenc": {"features": (4, 8, 8, 8), "blocks": (1, 2, 1, 1)},
+    "vit": {"width": 36, "blocks": 5, "heads": 3, "patch": 8},
     "bottleneck": {"of_options": {"width": 0.125}, "width": 8},
     "slicewise": {"slices_options": {"width": 0.125}, "width": 32, "layers": 1, "heads": 2, "feed_forward": 32},
 }  # fmt: skip

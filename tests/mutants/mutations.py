@@ -1233,6 +1233,48 @@ MUTATIONS = [
         "return self.backbone",
         "contracts/test_contracts_objectives.py::test_the_encoder_is_the_backbone_or_a_declared_running_mean_of_it",
     ),
+    Mutation(
+        "nn",
+        "the class token is turned with the first patch",
+        "before, places = x[:, :, : -len(angles)], x[:, :, -len(angles) :].float()",
+        "before, places = x[:, :, len(angles) :], x[:, :, : len(angles)].float()",
+        "nn/test_nn_vit.py::test_tokens_that_stand_for_no_patch_are_not_turned",
+    ),
+    Mutation(
+        "nn",
+        "rotary coordinates are corners of patches",
+        "dtype=torch.float32) + 0.5) / n * 2 - 1",
+        "dtype=torch.float32) + 0.0) / n * 2 - 1",
+        "nn/test_nn_vit.py::test_rotary_angles_are_those_of_their_definition",
+    ),
+    Mutation(
+        "nn",
+        "rotary coordinates are rescaled at evaluation too",
+        "if self.training and self.rescale > 1:",
+        "if self.rescale > 1:",
+        "nn/test_nn_vit.py::test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor",
+    ),
+    Mutation(
+        "nn",
+        "with registers the class token has a position",
+        "(registers == 0), width))",
+        "1, width))",
+        "nn/test_nn_transfer.py::test_a_transformer_with_timms_weights_gives_timms_features",
+    ),
+    Mutation(
+        "nn",
+        "a decoder joins maps of one resolution as they are",
+        "if self.one_resolution and number < len(maps):",
+        "if self.one_resolution and number < 0:",
+        "nn/test_nn_vit.py::test_a_decoder_over_maps_of_one_resolution_refines_them_step_by_step",
+    ),
+    Mutation(
+        "pretrain",
+        "small crops are no whole number of patches",
+        "* small_size_frac)) / multiple) * multiple for side",
+        "* small_size_frac))) for side",
+        "nn/test_nn_vit.py::test_objectives_train_it_and_small_crops_are_whole_patches",
+    ),
     # ---- pretrain
     Mutation(
         "pretrain",

@@ -28,7 +28,9 @@ if library == "code":
     exec(Path(name).read_text(), place)
     network = place["model"].double().eval()
     with torch.inference_mode():
-        if hasattr(network, "forward_features"):  # timm's
+        if hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed"):  # timm's transformers
+            found = network.forward_features(x)[:, network.num_prefix_tokens :].mean(1)
+        elif hasattr(network, "forward_features"):  # timm's
             found = network.forward_features(x).flatten(2).mean(2)
         else:
             found = network(x.expand(-1, 3, -1, -1))

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
-from medssl.nn.backbone import pooled
+from medssl.nn.backbone import build, pooled
 from medssl.nn.transfer import adapters, convert, embed, export
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"
@@ -108,6 +108,29 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
     assert f"```python\n{code}```" in readme.read_text(encoding="utf-8")
     (tmp_path / "code.py").write_text(code)
     check_features(ours, "code", str(tmp_path / "code.py"), weights, torch.rand(2, 1, 64, 64), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("registers", "side"),
+    [(0, 64), (4, 64), (0, 96)],  # the last with positions resampled for another size
+)
+def test_a_transformer_with_timms_weights_gives_timms_features(tmp_path: Path, registers: int, side: int) -> None:
+    if not (PEERS / "timm").is_dir():
+        pytest.skip("timm is not there: make test installs it beside the environment")
+    torch.manual_seed(0)
+    options = {"size": "tiny", "positions": "learned", "learned_grid": (4, 4), "registers": registers, "layer_scale": 0.5}
+    ours = build("vit", options, 2, 1)
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    save_file(ours.state_dict(), tmp_path / "vit.safetensors")
+    (tmp_path / "code.py").write_text(
+        "import timm\nfrom safetensors.torch import load_file\n"
+        f"model = timm.create_model('vit_tiny_patch16_224', in_chans=1, num_classes=0, img_size=64, dynamic_img_size=True,\n"
+        f"    reg_tokens={registers}, no_embed_class={registers > 0}, init_values=0.5)\n"
+        "model.load_state_dict(load_file('vit.safetensors'))\n"
+    )
+    x = torch.rand(2, 1, side, side)
+    check_features(ours.eval(), "code", str(tmp_path / "code.py"), tmp_path / "vit.safetensors", x, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from medssl.core.bounds import Positive, Weight
 from medssl.nn.backbone import Backbone
 from medssl.nn.channel_norm import ChannelNorm
+from medssl.nn.transformer import FeedForward
 
 TITLE = "ConvNeXt-Tiny"
 SOURCE = "Liu et al., CVPR 2022, arXiv 2201.03545"
@@ -81,20 +81,9 @@ class Block(nn.Module):
         super().__init__()
         self.conv_dw = convolution(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = Perceptron(channels)
+        self.mlp = FeedForward(channels)
         self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
 
     def forward(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n c *size"]:
         y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))
         return x + (y * self.gamma).movedim(-1, 1)
-
-
-class Perceptron(nn.Module):
-    """The two dense layers of a block; channels are the last axis."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
-
-    def forward(self, x: Float[Tensor, "*places c"]) -> Float[Tensor, "*places c"]:
-        return self.fc2(F.gelu(self.fc1(x)))

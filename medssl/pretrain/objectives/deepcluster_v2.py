@@ -71,7 +71,8 @@ class DeepClusterV2(Objective):
         )
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        return multi_crop(size, None, self.small_crops, self.small_size_frac, self.small_scale)
+        small = (self.small_crops, self.small_size_frac, self.small_scale)
+        return multi_crop(size, None, *small, self.backbone.multiple)
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         self.clusters.start_epoch(epoch, seed)

@@ -63,7 +63,8 @@ class LeJEPA(Objective):
         self.projector = perceptron([backbone.channels[-1], *projector])
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        return multi_crop(size, self.large_scale, self.small_crops, self.small_size_frac, self.small_scale)
+        small = (self.small_crops, self.small_size_frac, self.small_scale)
+        return multi_crop(size, self.large_scale, *small, self.backbone.multiple)
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         sizes = [group for group in (views[:2], views[2:]) if group]

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Positive, Several
+from medssl.core.errors import StudyError
 from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.decoder import Decoder
@@ -66,6 +67,11 @@ class LocalContrast(Objective):
         super().__init__(backbone, samples)
         self.variant, self.region, self.partitions, self.temperature = variant, region, partitions, temperature
         self.contrasts = variant == "ld"  # the terms of L^R stay within an image
+        if backbone.one_resolution:
+            raise StudyError(
+                "local_contrast trains the first levels of a decoder, over maps that get finer; those of "
+                f"{type(backbone).__name__} all have one resolution. Take a ResNet, ConvNeXt, U-Net or residual encoder."
+            )
         backbone.requires_grad_(False).eval()
         self.decoder = Decoder(backbone, blocks=blocks)
         dims, hidden = backbone.spatial_dims, projector[0]

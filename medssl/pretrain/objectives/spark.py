@@ -100,6 +100,11 @@ class SparK(Objective):
                 f"spark masks patches of convolutional networks; {type(backbone).__name__} also mixes whole slices. Take the 2-D "
                 "network inside it, with spatial_dims: 2."
             )
+        if backbone.one_resolution:
+            raise StudyError(
+                f"spark masks patches of convolutional networks; {type(backbone).__name__} is not one. "
+                "Take a ResNet, ConvNeXt, U-Net or residual encoder."
+            )
         self.patch = _full(patch or (backbone.strides[-1],), dims)
         self.depth = _depth(backbone, self.patch)
         if not 0 < mask_ratio < 1:

@@ -81,7 +81,8 @@ class SwAV(Objective):
         self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        return multi_crop(size, self.large_scale, self.small_crops, self.small_size_frac, self.small_scale)
+        small = (self.small_crops, self.small_size_frac, self.small_scale)
+        return multi_crop(size, self.large_scale, *small, self.backbone.multiple)
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])

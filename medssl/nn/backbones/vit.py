@@ -1,0 +1,156 @@
+"""Vision transformer in 2-D and 3-D, with timm's names."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medssl.core.bounds import AtLeastOne, Count, Weight, Whole, Widths
+from medssl.core.errors import StudyError
+from medssl.nn.backbone import Backbone
+from medssl.nn.positions import resampled, rotary_angles
+from medssl.nn.transformer import Block
+
+TITLE = "Vision transformer"
+SOURCE = "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"
+SHAPES = {
+    2: {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)},
+    3: {"tiny": (180, 12, 3), "small": (396, 12, 6), "base": (792, 12, 12)},
+}
+"""Width, blocks and heads. In 3-D those of Primus (Wald et al., arXiv 2503.01835), whose heads have channels for three axes."""
+PATCH = {2: 16, 3: 8}
+TAPS = 4
+
+
+class ViT(Backbone):
+    """Patches, a class token and registers go through blocks of attention and a perceptron; each block's patches are a map.
+
+    All maps have the stride `patch`; the last one is normalised. A decoder joins four of them, evenly spaced.
+
+    Options:
+        size: width, blocks and heads: `tiny`, `small` or `base`.
+        patch: side of a patch in pixels; 16 in 2-D and 8 in 3-D if it is not given.
+        registers: tokens beside the class token that stand for no patch.
+        positions: how a patch knows its place: `rotary` (any size of image), or `learned` for the grid `learned_grid`.
+        learned_grid: patches along each axis for which positions are learned; they are resampled for other images.
+        rescale: in training, rotary coordinates are multiplied by a random factor up to this one, or divided by it.
+        layer_scale: initial factor of each branch; 0 leaves the factors out.
+        width: channels, instead of those of `size`.
+        blocks: blocks, instead of those of `size`.
+        heads: heads of attention, instead of those of `size`.
+
+    Source: Dosovitskiy et al., arXiv 2010.11929, §3.1; registers: Darcet et al., arXiv 2309.16588; factors: Touvron et al.,
+    arXiv 2103.17239.
+    """
+
+    one_resolution = True
+    reg_token: nn.Parameter | None
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        *,
+        size: Literal["tiny", "small", "base"] = "small",
+        patch: Count | None = None,
+        registers: Whole = 4,
+        positions: Literal["rotary", "learned"] = "rotary",
+        learned_grid: Widths | None = None,
+        rescale: AtLeastOne = 1.0,
+        layer_scale: Weight = 1e-5,
+        width: Count | None = None,
+        blocks: Count | None = None,
+        heads: Count | None = None,
+    ) -> None:
+        super().__init__()
+        usual = SHAPES[spatial_dims][size]
+        width, blocks, heads = width or usual[0], blocks or usual[1], heads or usual[2]
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.multiple = self.patch = patch or PATCH[spatial_dims]
+        self.channels, self.strides = (width,) * blocks, (self.patch,) * blocks
+        self.stage_names = tuple(f"blocks.{number}" for number in range(blocks))
+        self.branch_ends = tuple(f"blocks.{number}.{end}" for number in range(blocks) for end in ("ls1", "ls2"))
+        self.skips = tuple(sorted({max(0, blocks * tap // TAPS - 1) for tap in range(1, TAPS + 1)}))
+        self.rescale, self.of_head = rescale, width // heads
+        if width % heads or (positions == "rotary" and width // heads % (2 * spatial_dims)):
+            raise StudyError(
+                f"vit: {width} channels in {heads} heads. The channels of a head must be a whole number, a multiple of "
+                f"{2 * spatial_dims} for rotary positions in {spatial_dims}-D. Change width or heads."
+            )
+        if (positions == "learned") != (learned_grid is not None) or (learned_grid and len(learned_grid) != spatial_dims):
+            raise StudyError(
+                f"vit: positions: {positions}, learned_grid {learned_grid}. Give the patches along each of {spatial_dims} axes "
+                "with positions: learned, such as [14, 14] for 224² and patches of 16, and none with rotary ones."
+            )
+        self.learned_grid = learned_grid
+        convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.patch_embed = PatchEmbedding(convolution(in_channels, width, self.patch, stride=self.patch))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_parameter("reg_token", nn.Parameter(torch.zeros(1, registers, width)) if registers else None)
+        if learned_grid is not None:  # with registers the class token has no position, as in timm's networks
+            self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(learned_grid) + (registers == 0), width))
+        self.blocks = nn.Sequential(*(Block(width, heads, layer_scale) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self._initialise()
+
+    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
+        self.check(x)
+        patches = self.patch_embed(x)
+        grid = patches.shape[2:]
+        tokens, angles = self._tokens(patches.flatten(2).transpose(1, 2), grid), self._angles(grid, x.device)
+        maps = []
+        for number, block in enumerate(list(self.blocks)[:depth]):
+            tokens = block(tokens, angles)
+            shown = self.norm(tokens) if number == len(self.blocks) - 1 else tokens
+            maps.append(shown[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid))
+        return maps
+
+    def part_of(self, parameter: str) -> int | None:
+        return len(self.blocks) if parameter.startswith("norm.") else super().part_of(parameter)
+
+    def check(self, x: Float[Tensor, "..."]) -> None:
+        super().check(x)
+        size = tuple(x.shape[2:])
+        if any(side % self.patch for side in size):
+            nearest = [max(1, round(side / self.patch)) * self.patch for side in size]
+            raise StudyError(f"vit: {list(size)} cuts patches of {self.patch} pixels. The nearest size that does not: {nearest}.")
+
+    def _tokens(self, patches: Tensor, grid: tuple[int, ...]) -> Float[Tensor, "n tokens d"]:
+        """Class token, registers and patches, with learned positions where there are some."""
+        n = len(patches)
+        cls, registers = self.cls_token.expand(n, -1, -1), [] if self.reg_token is None else [self.reg_token.expand(n, -1, -1)]
+        if self.learned_grid is not None:
+            of_cls = self.pos_embed.shape[1] - math.prod(self.learned_grid)
+            patches = patches + resampled(self.pos_embed[:, of_cls:], self.learned_grid, grid)
+            cls = cls + self.pos_embed[:, :of_cls].sum(1, keepdim=True)
+        return torch.cat([cls, *registers, patches], 1)
+
+    def _angles(self, grid: tuple[int, ...], device: torch.device) -> Float[Tensor, "places d"] | None:
+        if self.learned_grid is not None:
+            return None
+        factor: float | Tensor = 1.0
+        if self.training and self.rescale > 1:
+            factor = self.rescale ** (2 * torch.rand((), device=device) - 1)
+        return rotary_angles(grid, self.of_head, device, factor)
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+
+class PatchEmbedding(nn.Module):
+    """A dense layer of each patch, as a convolution."""
+
+    def __init__(self, projection: nn.Module) -> None:
+        super().__init__()
+        self.proj = projection
+
+    def forward(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n d *grid"]:
+        return self.proj(x)

@@ -1,0 +1,54 @@
+"""Where a patch lies: rotary positions, which attention sees as differences along each axis, and learned ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+LONGEST = 100.0
+"""The longest period, in units of half an image."""
+
+
+def rotary_angles(
+    grid: Sequence[int], width: int, device: torch.device, factor: float | Tensor = 1.0
+) -> Float[Tensor, "places {width}"]:
+    """Angles of each place of a grid, row by row, for heads of `width` channels: both halves have the same ones.
+
+    Each axis has an equal share of the angles, with periods from 1 to 100 half images; coordinates are centres of patches
+    from −1 to 1, times `factor`. In float32 whatever the network computes in.
+
+    Source: Su et al., RoFormer, arXiv 2104.09864, §3.4.2; axes and periods as in Siméoni et al., DINOv3, arXiv 2508.10104.
+    """
+    count = width // (2 * len(grid))
+    periods = LONGEST ** (torch.arange(count, device=device, dtype=torch.float32) / count)
+    axes = [(torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n * 2 - 1 for n in grid]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2) * factor
+    angles = (2 * math.pi * places[:, :, None] / periods).flatten(1)
+    return angles.repeat(1, 2)
+
+
+def rotated(x: Float[Tensor, "n heads tokens d"], angles: Float[Tensor, "places d"]) -> Float[Tensor, "n heads tokens d"]:
+    """Queries or keys whose last tokens, one for each place, are turned by its angles; the tokens before them stay."""
+    before, places = x[:, :, : -len(angles)], x[:, :, -len(angles) :].float()
+    first, second = places.chunk(2, -1)
+    turned = places * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+    return torch.cat([before, turned.to(x)], 2)
+
+
+def resampled(
+    positions: Float[Tensor, "1 places d"], old: Sequence[int], new: Sequence[int]
+) -> Float[Tensor, "1 _ d"]:  # fmt: skip
+    """Learned positions of a grid for another grid: cubic in 2-D, linear in 3-D."""
+    if tuple(old) == tuple(new):
+        return positions
+    maps = positions.transpose(1, 2).unflatten(2, tuple(old)).float()
+    if len(new) == 2:
+        maps = F.interpolate(maps, size=tuple(new), mode="bicubic", antialias=True, align_corners=False)
+    else:
+        maps = F.interpolate(maps, size=tuple(new), mode="trilinear", align_corners=False)
+    return maps.flatten(2).transpose(1, 2).to(positions)
