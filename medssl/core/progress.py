@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from medssl.core.shown import HowFar, on_one_screen
+from medssl.core.shown import HowFar, clock, on_one_screen
 
 PLAIN_EVERY_S = 10.0
 SHOWN_EVERY_S = 1.0
+MEASURABLE_S = 0.1
+"""Over a shorter time a rate would be noise, such as 47,000,000 slices/s."""
 
 
 class Bar:
@@ -69,10 +71,10 @@ class Bar:
 
     def _write(self, now_s: float, *, final: bool = False) -> None:
         now = self.how_far(now_s)
-        left = "time left unknown" if now.left_s is None else f"{now.left_s:.0f} s left"
-        tail = f"{now.spent_s:.0f} s" if final else left
-        line = f"{self.title}: {self.done}/{self.total} {self.unit}, {now.rate}, {tail}"
-        line += f", {self._note}" if self._note else ""
+        left = "time left unknown" if now.left_s is None else f"{clock(now.left_s)} left"
+        rate = now.rate if now.spent_s >= MEASURABLE_S else ""
+        parts = [f"{self.done}/{self.total} {self.unit}", rate, clock(now.spent_s) if final else left, self._note]
+        line = f"{self.title}: {', '.join(filter(None, parts))}"
         if self._log is not None:
             print(line, file=self._log, flush=True)
         if self._rich is None and not on_one_screen():

@@ -118,11 +118,11 @@ def _unsaid(job: Followed, jobs: Jobs, oom_kills: int, *, written: bool) -> str:
         if oom_kills:
             return (
                 "the job was killed, and the kernel of this machine killed a process because memory ran out. Run the same "
-                "command again with fewer threads, or lower batch_size. Saved steps are kept."
+                "command again with `--cores 1`, or lower batch_size. Saved steps are kept."
             )
         return (
             "the job was killed (kill -9, or the kernel when memory ran out). The same command resumes from the last saved "
-            "state. If memory ran out, use fewer threads or a lower batch_size."
+            "state. If memory ran out, use `--cores 1` or a lower batch_size."
         )
     return "an unexpected error." if written else "the job ended without an error message; its log may say more."
 

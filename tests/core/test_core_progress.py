@@ -46,7 +46,14 @@ def test_a_resumed_job_counts_what_was_done_before_and_not_as_speed(clock: Clock
         clock.now_s += 20
         bar.advance(30)
     assert lines(log) == [(70, 100, 0.5), (100, 100, 1.0), (100, 100, 1.0)]
-    assert "60 s left" in log.getvalue()
+    assert "1 min left" in log.getvalue()
+
+
+def test_work_that_takes_no_time_has_no_rate(clock: Clock) -> None:
+    log = io.StringIO()
+    with progress("task", 47, "fits", log=log) as bar:
+        bar.advance(47)
+    assert log.getvalue() == "task: 47/47 fits, 0 s\n"
 
 
 def test_nothing_done_yet_has_no_time_left(clock: Clock) -> None:

@@ -2081,6 +2081,13 @@ MUTATIONS = [
     ),
     Mutation(
         "core",
+        "work that takes no time has a speed",
+        "now.spent_s >= MEASURABLE_S",
+        "now.spent_s >= 0",
+        "core/test_core_progress.py::test_work_that_takes_no_time_has_no_rate",
+    ),
+    Mutation(
+        "core",
         "Ctrl-C while modules load prints a traceback",
         "signal.signal(signal.SIGINT, signal.SIG_DFL)  # while",
         "signal.getsignal(signal.SIGINT)  # while",
