@@ -112,7 +112,7 @@ def _pretrain_lines(source: Source, *, many: bool) -> Iterator[str]:
     yield f"    cohort: {source.name}"
     yield beside(f"    size: [{source.side}]", f"assumed: pixels of a view; a slice has about {part.side}")
     few = part.num_slices < 128
-    why = f"assumed: {'small, for only' if few else 'slices per step, of'} {part.num_slices:,} slices"
+    why = f"assumed: {'small, for only' if few else 'per step, of'} {part.num_slices:,} slices"
     yield beside(f"    batch_size: {source.batch_size}", why)
     yield beside("    epochs: 100", "assumed: passes over the kept slices; fewer are faster")
 
