@@ -126,6 +126,8 @@ class Steering(logging.Handler):
             return
         text = str(record.msg or "")
         job = self.jobs.by_number.get(values.get("jobid", values.get("job_id", -1)))
+        if job is not None and event == "job_info":
+            self.bars.pop(job.number, None)  # of an earlier try
         if job is not None and event in ("job_finished", "job_error"):
             self._shown(job.log, ".json").unlink(missing_ok=True)
         if event == "job_error" and job is not None and not self.signalled:
@@ -143,19 +145,25 @@ class Steering(logging.Handler):
         found = {job.number: HowFar.read(self._shown(job.log, ".json")) for job in self.jobs.doing("running")}
         bars = {number: bar for number, bar in found.items() if bar is not None}
         self.bars |= bars
-        if self.signalled:
-            bars = self._stopping_bars()
         left = {number: bar.left_s for number, bar in bars.items() if bar.left_s is not None}
         spent_s = now - self.began_s
         end = time_left(self.jobs, now, bars=left, planned=self.planned, cores=self.cores)
+        bars = self._last_bars({} if self.signalled else bars)
         return Seen(self.study, self.jobs, bars, end, spent_s, now, _short(self.file), self.signalled)
 
-    def _stopping_bars(self) -> dict[int, HowFar]:
-        """The last bars of jobs that were asked to stop, without rate and time left; jobs that have ended are marked."""
+    def _last_bars(self, bars: dict[int, HowFar]) -> dict[int, HowFar]:
+        """These bars; and for running jobs without one, the last, without rate and time left. Stopped jobs are marked.
+
+        A job has no bar while it writes its results: the last one is then full. It has none either once it was asked to stop.
+        """
         ended = {failure.log for failure in failures(self.dag.layout)}
-        running = {job.number: job for job in self.jobs.doing("running") if job.number in self.bars}
-        last = {number: replace(self.bars[number], before=self.bars[number].done) for number in running}
-        return {number: replace(bar, note="stopped" if str(running[number].log) in ended else "") for number, bar in last.items()}
+        found = dict(bars)
+        for job in self.jobs.doing("running"):
+            if job.number in self.bars and job.number not in bars:
+                last = self.bars[job.number]
+                done = last.done if self.signalled else last.total
+                found[job.number] = replace(last, done=done, before=done, note="stopped" if str(job.log) in ended else "")
+        return found
 
     def _shown(self, log: Path, suffix: str) -> Path:
         return self.dag.layout.of_log("progress", log, suffix)

@@ -2103,8 +2103,8 @@ MUTATIONS = [
     Mutation(
         "study",
         "a job that has saved looks like one that has not begun",
-        "bars = self._stopping_bars()",
-        "bars = bars",
+        "bars = self._last_bars({} if self.signalled else bars)",
+        "bars = {} if self.signalled else bars",
         "study/test_study_stopping.py::test_while_jobs_stop_their_last_bars_stay_and_those_that_have_ended_are_marked",
     ),
     Mutation(

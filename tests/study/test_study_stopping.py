@@ -159,6 +159,24 @@ def test_on_a_terminal_its_messages_go_to_its_file_and_jobs_are_drawn(
     assert "study demo: 1 of 1 jobs done" in capsys.readouterr().err
 
 
+def test_a_job_that_writes_its_results_keeps_its_full_bar(
+    tmp_path: Path, heard: list[int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, written = screen()
+    run = run_of(tmp_path, console, monkeypatch)
+    run.start(workflow(run))
+    logger.info("x", extra={"event": "job_info", "jobid": 7})
+    bar = tmp_path / "results" / "state" / "progress" / "pretrain" / "a.json"
+    HowFar("pretrain a", 2816, 2880, "images", 0, 10.0, "loss 3.2").write(bar)
+    run.screen._live.refresh()  # type: ignore[union-attr]
+    bar.unlink()
+    before = len(written.getvalue())
+    run.screen._live.refresh()  # type: ignore[union-attr]
+    text = written.getvalue()[before:]
+    assert "2,880/2,880 images" in text and "since" not in text and "images/s" not in text
+    run.close()
+
+
 def test_while_jobs_stop_their_last_bars_stay_and_those_that_have_ended_are_marked(
     tmp_path: Path, heard: list[int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
