@@ -57,11 +57,13 @@ def plan(
 
     from medssl.study.planning import table
     from medssl.study.probe import costs
+    from medssl.study.screen import reported_jobs
     from medssl.study.time_left import PLAN, write_plan
 
     dag, _ = _checked(study_file)
     study = dag.study
-    found, batches = costs(study, threads, limit_s)
+    with reported_jobs() as report:
+        found, batches = costs(study, threads, limit_s, report)
     hours = {(cost.stage, cost.name): cost.hours for cost in found if cost.hours is not None}
     write_plan(Path(dag.layout.state(PLAN, "")), hours)
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())

@@ -12,7 +12,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,7 @@ import psutil
 from medssl.artefacts.names import Run
 from medssl.artefacts.series import REJECTED
 from medssl.core import gpus, tables
-from medssl.core.errors import DiskFullError, MedsslError, StudyError, TooManyRefusalsError
+from medssl.core.errors import MedsslError, StudyError, TooManyRefusalsError
 from medssl.core.files import canonical_json, read_json, write_json
 from medssl.core.label_table import FOLDERS
 from medssl.core.listing import walk
@@ -30,6 +31,7 @@ from medssl.pretrain.options import PretrainOptions
 from medssl.study.dag import Dag
 from medssl.study.file import load_study
 from medssl.study.options import Study
+from medssl.study.piece import Piece, piece
 from medssl.study.planning import MB, Cost, LargestBatch, Measured, grown, largest_batch, num_fits, peak_at, steps
 from medssl.study.sources import refresh_sources
 
@@ -40,23 +42,20 @@ WIDER = (1, 4, 16, 64)
 PROBE_STEPS = 4
 ENOUGH_S = 40.0
 """If the first piece takes longer than this, it is the only one."""
-FILES, FILES_MB = 48, 24.0
-"""The most files, and their size, of a piece of a flat folder of volumes or images."""
-SERIES_FILES, SERIES_MB = 1500, 600.0
-"""A folder of DICOM stays whole up to this size, because it may be one series."""
 FEWEST = 2
 """Samples of the smallest batch."""
-NEIGHBOURS = 8
-"""Files of a flat folder are taken in runs of this many, because a mask stands beside its image."""
-ROOM = 12
-"""Disk space for a piece and all its results, as a multiple of its size."""
-SINGLE = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz")
-"""Suffixes of files that are one volume or one image."""
 STEPS_OF = {"ingest": ("scan", "convert", "merge"), "reduce/describe": ("describe",), "reduce/leakage": ("leakage",)}
 
 
-def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[str, LargestBatch]]:
+Report = Callable[[str], None]
+
+
+def costs(
+    study: Study, threads: int, limit_s: float, report: Report = lambda job: None
+) -> tuple[list[Cost], dict[str, LargestBatch]]:
     """The cost of each job of the study on this machine, and the largest batch of each pre-training that fits.
+
+    `report` gets the name of each job before its trial.
 
     Raises:
         MedsslError: the probe of a job fails, or all of them take longer than `limit_s`.
@@ -70,7 +69,7 @@ def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[
             if probes and time.monotonic() - began_s > ENOUGH_S:
                 probes.append(probes[0])  # in proportion to the one piece
                 break
-            probes.append(_usable(Path(folder), study, count, threads, began_s + limit_s))
+            probes.append(_usable(Path(folder), study, count, threads, began_s + limit_s, report))
         found = [_cheap(probes, stage, name, sizes) for stage, name in probes[0].cheap]
         batches: dict[str, LargestBatch] = {}
         per_pixel_s: dict[str, float] = {}
@@ -86,7 +85,7 @@ def costs(study: Study, threads: int, limit_s: float) -> tuple[list[Cost], dict[
     return found, batches
 
 
-def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: float) -> _Probe:
+def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: float, report: Report = lambda job: None) -> _Probe:
     """A piece of the study with training samples, after its cheap stages; the first pieces of a mixed source may have none.
 
     Raises:
@@ -94,6 +93,7 @@ def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: fl
     """
     for width in WIDER:
         probe = _Probe(folder / f"{count}-{width}", study, count * width, threads, deadline_s, spread=width > 1)
+        probe.report = report
         last = probe.is_whole or width == WIDER[-1]
         try:
             probe.run_cheap_stages()
@@ -112,6 +112,7 @@ class _Probe:
 
     def __init__(self, folder: Path, study: Study, count: int, threads: int, deadline_s: float, *, spread: bool = False) -> None:
         self.folder, self.threads, self.deadline_s = folder, threads, deadline_s
+        self.report: Report = lambda job: None
         values = absolute(study)
         self.pieces: dict[str, Piece] = {}
         folder.mkdir()
@@ -190,6 +191,7 @@ class _Probe:
 
     def run(self, stage: str, name: str, step: str | None = None, spec: str | None = None) -> Measured:
         """Run one step of a job, and add its measurements to those of the steps before."""
+        self.report(f"{stage} {name}")
         path = spec or self.dag.layout.spec(stage, name)
         command = [sys.executable, "-m", "medssl", stage, path, "--threads", str(self.threads)]
         command += ["--step", step] if step else []
@@ -364,83 +366,6 @@ def batches_to_try(wanted: int, samples: int) -> list[int]:
         large //= 2
     large = max(FEWEST, min(large, samples))
     return [max(FEWEST, large // 2), large]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A copy of some files of a source."""
-
-    source: str
-    path: str
-    num_bytes: float
-    num_files: int
-    of_files: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is the whole source."""
-        return self.num_files == self.of_files
-
-
-def piece(name: str, path: str, labels: str | None, target: Path, count: int, *, spread: bool = False) -> Piece:
-    """A copy of `count` typical folders of a source without its label files; a single file is used directly.
-
-    spread: from all over the source, of any length.
-
-    Raises:
-        DiskFullError: too little room for it and its results.
-    """
-    root = Path(path).resolve()
-    if root.is_file():
-        return Piece(path, str(root), float(root.stat().st_size), 1, 1)
-    folders: dict[str, list[tuple[str, int]]] = {}
-    for relative, size, _, kind in walk(name, str(root)):
-        if kind == "file" and not (labels and (root / relative).is_relative_to(labels)):
-            folders.setdefault(str(Path(relative).parent), []).append((relative, size))
-    chosen = typical(folders, count, spread=spread)
-    num_bytes = float(sum(size for _, size in chosen))
-    target.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target).free
-    if free < ROOM * num_bytes:
-        raise DiskFullError(
-            f"the probe of source {name} needs about {ROOM * num_bytes / MB:.0f} MB in the temporary folder, and {free / MB:.0f} "
-            "MB are free there. Set TMPDIR to a folder with more room."
-        )
-    for relative, _ in chosen:
-        copy = target / relative
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / relative, copy)
-    return Piece(path, str(target), num_bytes, len(chosen), sum(map(len, folders.values())))
-
-
-def typical(folders: dict[str, list[tuple[str, int]]], count: int, *, spread: bool = False) -> list[tuple[str, int]]:
-    """(name, bytes) of the files of `count` folders of the usual length, each whole or cut to the limits of a piece.
-
-    spread: folders of all lengths instead, evenly from the shortest to the longest.
-    """
-    usual = median(len(files) for files in folders.values())
-    chosen = sorted(folders.values(), key=lambda files: (abs(len(files) - usual), files))
-    if spread and count < len(chosen):
-        chosen.sort(key=lambda files: (len(files), files))
-        chosen = [chosen[(2 * number + 1) * len(chosen) // (2 * count)] for number in range(count)]
-    chosen = chosen[:count]
-    return [file for files in chosen for file in _cut(sorted(files), count)]
-
-
-def _cut(files: list[tuple[str, int]], count: int) -> list[tuple[str, int]]:
-    """A folder of volumes or images: runs of neighbours, spread evenly. One of DICOM: whole, or its beginning."""
-    single = sum(name.lower().endswith(SINGLE) for name, _ in files) > len(files) / 2
-    num_files, room_mb = (count * FILES, count * FILES_MB) if single else (SERIES_FILES, SERIES_MB)
-    mean_mb = sum(size for _, size in files) / len(files) / MB
-    most = max(2, min(num_files, int(room_mb / mean_mb) if mean_mb else num_files))
-    if len(files) <= most:
-        return files
-    if not single:
-        return files[:most]
-    length = min(NEIGHBOURS, most)
-    runs = most // length
-    starts = [index * (len(files) // runs) // length * length for index in range(runs)]
-    return [file for start in starts for file in files[start : start + length]]
 
 
 def _bytes(name: str, path: str) -> float:

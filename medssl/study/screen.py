@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -189,6 +191,17 @@ def on_a_terminal() -> Console | None:
     """The terminal on standard error, if a screen can be drawn on it."""
     console = Console(stderr=True, highlight=False)
     return console if console.is_terminal and not console.is_dumb_terminal else None
+
+
+@contextlib.contextmanager
+def reported_jobs() -> Iterator[Callable[[str], None]]:
+    """Inside, the returned function shows the job of a trial run: on one line of a terminal, else on a line per job."""
+    console = on_a_terminal()
+    if console is None:
+        yield lambda job: print(f"trial run of {job}", file=sys.stderr, flush=True)
+        return
+    with console.status("trial run") as status:
+        yield lambda job: status.update(f"trial run of {job}")
 
 
 def now_s() -> float:

@@ -183,7 +183,7 @@ def test_a_file_that_the_study_names_is_there_before_any_work_and_edited_reruns_
     tmp_path: Path, key: str, study: Callable[[str], dict], stage: str
 ) -> None:
     file = tmp_path / "given"
-    with pytest.raises(StudyError, match=f"{re.escape(key)} is not there"):
+    with pytest.raises(StudyError, match=f"{re.escape(key)} does not exist"):
         specs(**study(str(file)))
     file.write_text("one")
     before = specs(**study(str(file)))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from medssl.core.errors import DiskFullError, MedsslError, StudyError, TooManyRefusalsError
+from medssl.study import piece as pieces
 from medssl.study import probe
 from medssl.study.file import load_study
 
@@ -55,7 +56,7 @@ def listed(folder: str, count: int, ending: str, mb: float) -> dict[str, list[tu
 @pytest.mark.parametrize(("count", "most"), [(1, 48), (3, 144)])
 def test_a_flat_folder_of_images_gives_pairs_of_neighbours_from_all_over_it(count: int, most: int) -> None:
     files = listed("flat", 10_000, ".nii.gz", 0.01)["flat"]
-    names = [name for name, _ in probe.typical({"flat": files}, count)]
+    names = [name for name, _ in pieces.typical({"flat": files}, count)]
     assert len(names) == len(set(names)) == most
     numbers = [int(name[5:10]) for name in names]
     assert all(number ^ 1 in numbers for number in numbers)  # an image and its mask
@@ -63,27 +64,27 @@ def test_a_flat_folder_of_images_gives_pairs_of_neighbours_from_all_over_it(coun
 
 
 def test_large_volumes_are_cut_by_their_bytes() -> None:
-    chosen = probe.typical(listed("flat", 200, ".nii.gz", 5.0), 1)
-    assert len(chosen) >= 2 and sum(size for _, size in chosen) <= probe.FILES_MB * 1e6
-    assert len(probe.typical(listed("flat", 200, ".nii.gz", 500.0), 3)) == 2
+    chosen = pieces.typical(listed("flat", 200, ".nii.gz", 5.0), 1)
+    assert len(chosen) >= 2 and sum(size for _, size in chosen) <= pieces.FILES_MB * 1e6
+    assert len(pieces.typical(listed("flat", 200, ".nii.gz", 500.0), 3)) == 2
 
 
 def test_a_folder_of_dicom_stays_whole_unless_it_is_an_archive() -> None:
     series = {name: files for part in range(5) for name, files in listed(f"s{part}", 300, ".dcm", 0.5).items()}
-    assert len(probe.typical(series, 1)) == 300 and len(probe.typical(series, 3)) == 900
-    names = [name for name, _ in probe.typical(listed("pacs", 90_000, "", 0.1), 1)]
-    assert len(names) == probe.SERIES_FILES and names == sorted(names) and names[-1] == "pacs/01499"
+    assert len(pieces.typical(series, 1)) == 300 and len(pieces.typical(series, 3)) == 900
+    names = [name for name, _ in pieces.typical(listed("pacs", 90_000, "", 0.1), 1)]
+    assert len(names) == pieces.SERIES_FILES and names == sorted(names) and names[-1] == "pacs/01499"
 
 
 def test_a_piece_has_no_label_files_and_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scans/a.nii", "scans/masks/a.nii"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(bytes(1000))
-    one = probe.piece("ct", "scans", str(tmp_path / "scans" / "masks"), tmp_path / "one", 3)
+    one = pieces.piece("ct", "scans", str(tmp_path / "scans" / "masks"), tmp_path / "one", 3)
     assert one.num_bytes == 1000 and one.is_whole and [f.name for f in Path(one.path).rglob("*")] == ["a.nii"]
-    monkeypatch.setattr(probe, "ROOM", 1e15)
+    monkeypatch.setattr(pieces, "ROOM", 1e15)
     with pytest.raises(DiskFullError, match="Set TMPDIR"):
-        probe.piece("ct", "scans", None, tmp_path / "two", 1)
+        pieces.piece("ct", "scans", None, tmp_path / "two", 1)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +172,9 @@ def test_a_folder_without_an_image_says_what_was_met_and_no_file_that_is_gone(tm
 
 def test_the_next_piece_comes_from_all_over_the_source(tmp_path: Path) -> None:
     folders = {f"s{number}": [(f"s{number}/{file}", 1) for file in range(number + 1)] for number in range(9)}
-    assert {name.split("/")[0] for name, _ in probe.typical(folders, 3)} == {"s3", "s4", "s5"}
-    assert {name.split("/")[0] for name, _ in probe.typical(folders, 3, spread=True)} == {"s1", "s4", "s7"}
-    assert len(probe.typical(folders, 20, spread=True)) == sum(range(1, 10))
+    assert {name.split("/")[0] for name, _ in pieces.typical(folders, 3)} == {"s3", "s4", "s5"}
+    assert {name.split("/")[0] for name, _ in pieces.typical(folders, 3, spread=True)} == {"s1", "s4", "s7"}
+    assert len(pieces.typical(folders, 20, spread=True)) == sum(range(1, 10))
 
 
 @pytest.mark.parametrize(("usable_from", "tries"), [(1, 1), (5, 3), (99, 3)])
