@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import StudyError
-from medssl.core.files import write_json, write_text, writing
+from medssl.core.files import refuse_existing, write_json, write_text, writing_folder
 from medssl.finetune.predicting import Model
 from medssl.nn.adapters._readme import window_code, window_words
 
@@ -23,19 +23,23 @@ PARITY = 1e-4
 CHECKED_IMAGES = 3
 
 
-def export_onnx(model: Path, out: Path) -> list[Path]:
+def export_onnx(model: Path, out: Path, *, overwrite: bool = False) -> list[Path]:
     """Write a fine-tuned model (its folder) as `model.onnx`, with contract and README.md beside it; returns the files.
 
     Raises:
-        StudyError: no fine-tuned model is there, a package is missing, or the file would not answer as torch does.
+        StudyError: no fine-tuned model is there, a package is missing, or the file would not answer as torch does. Or `out`
+            holds files of these names and `overwrite` is off, or is the model itself.
     """
     fitted = Model.open(model)
-    written, difference = onnx_model(fitted)
+    if out.resolve() == model.resolve():
+        raise StudyError(f"{out} is the model itself, which stays as it is. Name another folder with --out.")
     files = [out / name for name in ("model.onnx", "contract.json", "README.md")]
-    with writing(files[0]) as temporary:
-        temporary.write_bytes(written)
-    write_json(files[1], fitted.contract | {"adapter": "onnx"})
-    write_text(files[2], onnx_readme(fitted, difference))
+    refuse_existing(files, overwrite=overwrite)
+    written, difference = onnx_model(fitted)
+    with writing_folder(out, overwrite=overwrite) as folder:
+        (folder / files[0].name).write_bytes(written)
+        write_json(folder / files[1].name, fitted.contract | {"adapter": "onnx"})
+        write_text(folder / files[2].name, onnx_readme(fitted, difference))
     return files
 
 

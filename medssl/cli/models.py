@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medssl.cli.parameters import Force, Threads
+from medssl.cli.parameters import Force, Overwrite, Threads
 from medssl.cli.step import limit_threads
-from medssl.core.files import file_to_write, folder_to_write, refuse_within
+from medssl.core.files import file_to_write, refuse_existing, refuse_within
 
 if TYPE_CHECKING:
     from medssl.api.new_images import NewImages
@@ -23,17 +23,18 @@ def export(
     ],
     library: Annotated[str, typer.Option(help="hf, monai, nnunet, timm or torchvision; for a fine-tuned model onnx")],
     out: Annotated[Path, typer.Option(help="folder to write to")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Write an encoder for another library, or a model as ONNX."""
     if library == "onnx":
         from medssl.api.onnx_file import export_onnx
 
-        written, steps = export_onnx(run, folder_to_write(out)), ""
+        written, steps = export_onnx(run, out, overwrite=overwrite), ""
     else:
         from medssl.nn.transfer import export as write
         from medssl.nn.transfer import first_steps
 
-        written = write(run, library, folder_to_write(out))
+        written = write(run, library, out, overwrite=overwrite)
         steps = first_steps(out)
     for path in written:
         print(path)
@@ -45,6 +46,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="the safetensors file to write")],
     strip: Annotated[str, typer.Option(help="prefix to remove from the tensor names")] = "",
     key: Annotated[str, typer.Option(help="entry of the file that holds the weights")] = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert weights of another program to safetensors.
 
@@ -52,6 +54,7 @@ def convert(
     """
     from medssl.nn.transfer import convert as write
 
+    refuse_existing([out], overwrite=overwrite)
     print(write(foreign, file_to_write(out), strip=strip, key=key))
 
 
@@ -63,6 +66,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="the Parquet table to write")],
     threads: Threads = 1,
     force: Force = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the features of images to a table."""
     limit_threads(threads)
@@ -72,13 +76,14 @@ def embed(
 
     contract = read_contract(run)
     refuse_within(out, source)
-    file_to_write(out)
+    ledgers = [out.with_suffix(f".{name}.tsv") for name in ("files", "rejected")]
+    refuse_existing([file_to_write(out), *ledgers], overwrite=overwrite)
     if (source / "samples.parquet").is_file():
         print(f"{write(source, run, out, force=force)} rows in {out}")
         return
     with new_images(source, *sections_of(contract), beside=out.parent, threads=threads, force=force) as new:
         print(f"{write(new.prepared, run, out, force=force)} rows in {out}")
-    _write_ledgers(new, *(out.with_suffix(f".{name}.tsv") for name in ("files", "rejected")))
+    _write_ledgers(new, *ledgers)
 
 
 def predict(
@@ -87,7 +92,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write to")],
     threads: Threads = 1,
     force: Force = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace earlier predictions in the folder")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Apply a fine-tuned model to new images.
 

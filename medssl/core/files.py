@@ -9,7 +9,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,35 @@ def file_to_write(path: Path) -> Path:
         raise StudyError(f"{path} is a folder, expected the file to write. Name a file in it.")
     folder_to_write(path.parent)
     return path
+
+
+def refuse_existing(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse to replace files unless `overwrite` is given.
+
+    Raises:
+        StudyError: some of them exist.
+    """
+    there = [path for path in paths if os.path.lexists(path)]
+    if there and not overwrite:
+        raise StudyError(
+            f"{there[0].parent} holds {', '.join(path.name for path in there)} already. Name another place, or replace "
+            f"{'it' if len(there) == 1 else 'them'} with --overwrite."
+        )
+
+
+@contextlib.contextmanager
+def writing_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder within `target`; on success its files are moved there, and otherwise it is removed.
+
+    Raises:
+        StudyError: a file of the same name exists, and `overwrite` is off; nothing was moved.
+    """
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder_to_write(target)) as temporary:
+        yield Path(temporary)
+        made = sorted(Path(temporary).iterdir())
+        refuse_existing([target / path.name for path in made], overwrite=overwrite)
+        for path in made:
+            os.replace(path, target / path.name)
 
 
 def refuse_within(path: Path, source: Path) -> None:

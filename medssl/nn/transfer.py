@@ -20,7 +20,7 @@ from medssl.artefacts.encoder import Contract, ExportedContract
 from medssl.artefacts.training_images import HU, PERCENTILES, refuse_or_warn
 from medssl.core import tables
 from medssl.core.errors import StudyError, did_you_mean, ended
-from medssl.core.files import write_text
+from medssl.core.files import write_text, writing_folder
 from medssl.core.receipts import refuse_damaged
 from medssl.nn.adapters._readme import readme, window_words
 from medssl.nn.backbone import Backbone, build, pooled
@@ -28,7 +28,7 @@ from medssl.nn.device import device
 from medssl.nn.loading import Reader, Samples, load, read_samples
 from medssl.nn.options import ViewOptions
 from medssl.nn.views import Crop, Views
-from medssl.nn.weights import load_encoder, read_tensors
+from medssl.nn.weights import load_encoder, read_tensors, save_tensors
 
 CONVERT_LIMIT_S = 600
 USUAL_WINDOW_HU = (-1000.0, 1000.0)
@@ -40,13 +40,14 @@ def adapters() -> list[str]:
     return sorted(p.stem for p in (Path(__file__).parent / "adapters").glob("*.py") if not p.stem.startswith("_"))
 
 
-def export(encoder: Path, library: str, out: Path) -> list[Path]:
+def export(encoder: Path, library: str, out: Path, *, overwrite: bool = False) -> list[Path]:
     """Write a run's encoder (its folder) for another library, with contract and README.md beside it; returns the files.
 
     That contract also says how the library builds its network (`network`, a Python expression) and loads it (`code`).
 
     Raises:
-        StudyError: no such adapter, the library has no network for this encoder, or the folder was exported itself.
+        StudyError: no such adapter, the library has no network for this encoder, or the folder was exported itself. Or `out`
+            holds files of these names and `overwrite` is off, or is the run itself.
     """
     if library not in adapters():
         raise StudyError(f"there is no adapter {library!r}.{did_you_mean(library, [*adapters(), 'onnx'])}")
@@ -55,16 +56,24 @@ def export(encoder: Path, library: str, out: Path) -> list[Path]:
         raise StudyError(
             f"{encoder} was exported for {contract.adapter} itself: name the run that it came from, 4_pretrain/<cohort>/<run>."
         )
+    if out.resolve() == encoder.resolve():
+        raise StudyError(f"{out} is the run itself, which stays as it is. Name another folder with --out.")
     adapter = importlib.import_module(f"medssl.nn.adapters.{library}")
-    written: list[Path] = getattr(adapter, library)(read_tensors(encoder / "encoder.safetensors"), contract, out)
-    exported = ExportedContract.check(
-        contract.plain()
-        | {"adapter": library, "network": adapter.network(contract), "code": adapter.code(contract), "weights": written[0].name}
-        | ({"weights_key": adapter.KEY} if hasattr(adapter, "KEY") else {})
-    )
-    exported.write(out / "contract.json")
-    write_text(out / "README.md", readme(exported))
-    return [*written, out / "contract.json", out / "README.md"]
+    with writing_folder(out, overwrite=overwrite) as folder:
+        weights: list[Path] = getattr(adapter, library)(read_tensors(encoder / "encoder.safetensors"), contract, folder)
+        exported = ExportedContract.check(
+            contract.plain()
+            | {
+                "adapter": library,
+                "network": adapter.network(contract),
+                "code": adapter.code(contract),
+                "weights": weights[0].name,
+            }
+            | ({"weights_key": adapter.KEY} if hasattr(adapter, "KEY") else {})
+        )
+        exported.write(folder / "contract.json")
+        write_text(folder / "README.md", readme(exported))
+    return [out / path.name for path in (*weights, folder / "contract.json", folder / "README.md")]
 
 
 def first_steps(exported: Path) -> str:
@@ -112,6 +121,8 @@ def open_encoder(folder: Path) -> tuple[Contract, Backbone]:
     with tempfile.TemporaryDirectory(prefix="medssl-") as own:
         tensors = Path(own) / f"{exported.stem}.safetensors"
         convert(exported, tensors, key=contract.weights_key)
+        adapter = importlib.import_module(f"medssl.nn.adapters.{contract.adapter}")
+        save_tensors(tensors, adapter.restored(read_tensors(tensors)))
         load_encoder(tensors, backbone)
     return contract, backbone
 

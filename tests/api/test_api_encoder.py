@@ -160,6 +160,7 @@ def test_a_patch_of_a_3d_encoder_is_the_middle_of_the_volume(tmp_path: Path) -> 
         ("hf", "unet", 2, {"features": (4, 4, 8, 8, 8, 4)}),
         ("monai", "resnet18", 3, {"width": 0.125}),
         ("torchvision", "resnet18", 2, {}),
+        ("timm", "convnext_tiny", 2, {}),
         ("nnunet", "resenc", 3, {"features": (4, 8, 12), "blocks": (1, 2, 2)}),
     ],
 )

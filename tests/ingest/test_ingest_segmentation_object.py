@@ -94,6 +94,31 @@ def test_segments_lie_where_the_mask_does(phantom: Phantom, form: str, tmp_path:
     assert referred == {dataset.SOPInstanceUID for dataset in source}
 
 
+@pytest.mark.parametrize(
+    ("coded", "person"),
+    [(None, "DOE^JANE"), ("ISO_IR 100", "MÜLLER^JÜRGEN"), ("ISO 2022 IR 100", "MÜLLER^JÜRGEN"), ("ISO_IR 192", "山田^太郎")],
+)
+def test_names_keep_their_letters_and_none_of_a_patient_is_printed(
+    coded: str | None, person: str, tmp_path: Path, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    phantom, source = random_phantom(0, slices=6), datasets(random_phantom(0, slices=6))
+    for dataset in source:
+        dataset.PatientName, dataset.PatientID = person, "WARD-7"
+        if coded is not None:
+            dataset.SpecificCharacterSet = coded
+    files = save(source, tmp_path / "new")
+    mask = np.ones((phantom.columns, phantom.rows, phantom.slices), np.uint8)
+    mask[0] = 2
+    nibabel.save(nibabel.Nifti1Image(mask, np.asarray(nifti_image(phantom).affine, float)), tmp_path / "mask.nii.gz")
+    recwarn.clear()
+    write_segmentation(tmp_path / "seg.dcm", files, tmp_path / "mask.nii.gz", {"肝臓": 1, "Größe a\\b": 2}, ALGORITHM)
+    printed = "".join([*(str(one.message) for one in recwarn), *capfd.readouterr()])
+    made = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert [item.SegmentLabel for item in made.SegmentSequence] == ["肝臓", "Größe a/b"]
+    assert str(made.PatientName) == person and made.PatientID == "WARD-7"
+    assert not printed
+
+
 def without_last(files: list[Path]) -> list[Path]:
     return files[:-1]
 

@@ -2459,6 +2459,20 @@ MUTATIONS = [
         "finetune/test_finetune_new_images.py::test_masks_of_new_volumes_lie_on_their_own_grids",
     ),
     Mutation(
+        "core",
+        "an export replaces files without being asked",
+        "if there and not overwrite:",
+        "if False:",
+        "nn/test_nn_transfer.py::test_an_export_replaces_nothing_unless_asked",
+    ),
+    Mutation(
+        "nn",
+        "nnU-Net gets kernels in another order of axes than its images",
+        "t.permute(0, 1, 4, 3, 2) if t.ndim == 5 else t",
+        "t",
+        "nn/test_nn_transfer.py::test_nnunets_own_network_gives_the_same_features",
+    ),
+    Mutation(
         "api",
         "an ONNX file that differs from torch is written",
         "if not difference < PARITY:",

@@ -26,7 +26,9 @@ if library == "code":
     place: dict[str, Any] = {}
     os.chdir(Path(weights).parent)
     exec(Path(name).read_text(), place)
-    network = place["model"].double().eval()
+    network = place["model"].eval()
+    save_file(network.state_dict(), Path(out).with_name("saved.safetensors"))
+    network = network.double()
     with torch.inference_mode():
         if hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed"):  # timm's transformers
             found = network.forward_features(x)[:, network.num_prefix_tokens :].mean(1)
@@ -48,5 +50,6 @@ elif library == "dynamic_network_architectures":  # nnU-Net's networks; NAME is 
     missing = network.load_state_dict(tensors, strict=False)
     assert not missing.unexpected_keys and not any(n.startswith("encoder.") for n in missing.missing_keys), missing
     with torch.inference_mode():
-        found = network.double().eval().encoder(x)[-1].flatten(2).mean(2)
+        seen = x.permute(0, 1, 4, 3, 2)  # as nnU-Net reads an image of axes (i, j, k)
+        found = network.double().eval().encoder(seen)[-1].flatten(2).mean(2)
 save_file({"features": found.contiguous()}, out)

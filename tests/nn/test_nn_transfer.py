@@ -27,6 +27,7 @@ from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import build, pooled
 from medssl.nn.transfer import adapters, convert, embed, export
+from medssl.nn.weights import load_encoder
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "howto"
 PEERS = Path(sys.prefix) / "parity"
@@ -100,6 +101,7 @@ def test_three_equal_channels_through_the_torchvision_stem_equal_one(tmp_path: P
     [("torchvision", "resnet18"), ("torchvision", "resnet50"), ("timm", "convnext_tiny"), ("timm", "resnet34")],
 )
 def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, name: str) -> None:
+    """And what it saves of its network is the encoder again, for `medssl.load` and as weights to start from."""
     if not (PEERS / library).is_dir():
         pytest.skip(f"{library} is not there: make test installs it beside the environment")
     ours = make_run(tmp_path / "run", name)
@@ -108,6 +110,8 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
     assert f"```python\n{code}```" in readme.read_text(encoding="utf-8")
     (tmp_path / "code.py").write_text(code)
     check_features(ours, "code", str(tmp_path / "code.py"), weights, torch.rand(2, 1, 64, 64), tmp_path)
+    load_encoder(tmp_path / "saved.safetensors", again := build(name, {}, 2, 1), foreign=True)
+    assert all(torch.allclose(again.state_dict()[key], tensor, atol=1e-6) for key, tensor in ours.float().state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -196,7 +200,7 @@ def test_nnunets_own_network_gives_the_same_features(tmp_path: Path, monkeypatch
     monkeypatch.setattr("medssl.nn.adapters.nnunet.require", lambda *_: None)  # of ResEncL's size
     ours = make_run(tmp_path / "run", "resenc", dims=3, **options)
     convert(export(tmp_path / "run", "nnunet", tmp_path / "out")[0], tmp_path / "back.safetensors", key="network_weights")
-    name, x = json.dumps(options), torch.rand(2, 1, 16, 16, 16)
+    name, x = json.dumps(options), torch.rand(2, 1, 16, 20, 24)
     check_features(ours, "dynamic_network_architectures", name, tmp_path / "back.safetensors", x, tmp_path)
 
 
@@ -227,6 +231,8 @@ def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path, size: str, monke
     if options:
         monkeypatch.setattr("medssl.nn.adapters.nnunet.require", lambda *_: None)
     make_run(tmp_path / "run", "resenc", dims=3, **options)
+    stated = tmp_path / "run" / "contract.json"
+    stated.write_text(json.dumps(json.loads(stated.read_text()) | {"input_size": [96, 64, 32], "spacing_mm": [0.7, 0.8, 5.0]}))
     target, plan = export(tmp_path / "run", "nnunet", tmp_path / "out")[:2]
     summary = convert(target, tmp_path / "back.safetensors", key="network_weights")
     encoder = tmp_path / "run" / "encoder.safetensors"
@@ -234,11 +240,37 @@ def test_nnunet_gets_a_checkpoint_with_its_plan(tmp_path: Path, size: str, monke
     count = 448 if size == "ResEncL" else 2 * len(load_file(encoder))
     assert summary.startswith(f"{count} tensors")
     assert target.stat().st_size < 1.1 * encoder.stat().st_size + 200_000, "and its numbers once"
-    assert json.loads(plan.read_text())["key_to_stem"] == "encoder.stem"
+    written = json.loads(plan.read_text())
+    assert written["key_to_stem"] == "encoder.stem"
+    assert written["pretrain_plan"]["configurations"]["medssl"]["spacing"] == [5.0, 0.8, 0.7]
+    assert written["recommended_downstream_patchsize"] == [32, 64, 96]
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "nnUNetv2_preprocess_like_nnssl -d" in text and "nnUNetv2_train_pretrained" in text and "-1000 to 1000" in text
     back, ours = load_file(tmp_path / "back.safetensors"), load_file(tmp_path / "run" / "encoder.safetensors")
-    assert all(torch.equal(back[n], t) for n, t in ours.items())
+    assert all(torch.equal(back[n], t.transpose(2, 4) if t.ndim == 5 else t) for n, t in ours.items())
+
+
+def test_an_export_replaces_nothing_unless_asked(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "resnet18", width=0.125)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+
+    def exported(out: str, *words: str) -> Any:
+        return CliRunner().invoke(
+            app, ["export", str(tmp_path / "run"), "--library", "monai", "--out", str(tmp_path / out), *words]
+        )
+
+    said = exported("out")
+    assert isinstance(said.exception, StudyError) and "out holds README.md already" in str(said.exception)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["README.md"], "nothing else was written"
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+    assert exported("out", "--overwrite").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "contract.json", "resnet18.safetensors"]
+    assert (tmp_path / "out" / "README.md").read_text() != "mine"
+    said = exported("run", "--overwrite")
+    assert isinstance(said.exception, StudyError) and "is the run itself" in str(said.exception)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
 def test_a_network_that_the_library_does_not_have_is_refused(tmp_path: Path) -> None:
@@ -292,7 +324,7 @@ def test_the_command_embeds_new_images_as_the_contract_says_and_prepared_ones_as
     (tmp_path / "new" / "notes.txt").write_text("nothing")
 
     def embedded(source: Path) -> np.ndarray:
-        words = ["embed", str(source), str(tmp_path / "run"), "--out", str(tmp_path / "out" / "f.parquet")]
+        words = ["embed", str(source), str(tmp_path / "run"), "--out", str(tmp_path / "out" / "f.parquet"), "--overwrite"]
         said = CliRunner().invoke(app, words, catch_exceptions=False)
         assert said.exit_code == 0, said.output
         table = tables.read_parquet(tmp_path / "out" / "f.parquet")
@@ -401,7 +433,9 @@ def test_among_others_an_image_of_another_modality_is_set_aside_and_said(tmp_pat
     assert said.exit_code == 0 and "1 files refused" in said.stderr
     assert tables.read_tsv(tmp_path / "out" / "f.files.tsv")["file"].tolist() == ["a_T1w.nii.gz"]
     assert tables.read_tsv(tmp_path / "out" / "f.rejected.tsv")["code"].tolist() == ["other_modality"]
-    forced = embed_new(tmp_path, "--force")
+    again = embed_new(tmp_path, "--force")
+    assert isinstance(again.exception, StudyError) and "f.parquet, f.files.tsv, f.rejected.tsv already" in str(again.exception)
+    forced = embed_new(tmp_path, "--force", "--overwrite")
     assert forced.exit_code == 0 and "modality CT" in forced.stderr
     assert set(tables.read_tsv(tmp_path / "out" / "f.files.tsv")["file"]) == {"a_T1w.nii.gz", "b_ct.nii.gz"}
 

@@ -2,7 +2,8 @@
 
 1. Wheel and sdist are built; the wheel that is built from the sdist holds the same files.
 2. The wheel alone, with the packages of the lock, in a new environment: `medssl --version`, `init` on some images,
-   `run pretrain_ct`, Snakemake with the wheel's Snakefile, a line of Python that reads the encoder; a run without a study file.
+   `run pretrain_ct`, Snakemake with the wheel's Snakefile, `medssl.load` and `medssl.Study` in Python; a run
+   without a study file.
 3. The same wheel in a conda environment of environment.yml, and the image of a recipe of containers/, where these programs are.
 
 Ends with RESULT {json}; what was not tried says why.
@@ -27,10 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SHORT = "pretrain={simclr: {backbone: {resnet18: {width: 0.25}}, max_steps: 4, batch_size: 4, size: [32]}}"
 """What makes a pre-training of the proposed study one of seconds."""
 READ = """\
-import json, pathlib, safetensors.torch
-run = next(pathlib.Path("results/scans/4_pretrain/ct").iterdir())
-weights = safetensors.torch.load_file(run / "encoder.safetensors")
-print(len(weights), "tensors for", json.loads((run / "contract.json").read_text())["backbone"])
+import medssl
+study = medssl.Study("results/scans")
+(folder,) = study.runs["folder"]
+encoder = medssl.load(folder)
+features = encoder.embed("scans")
+assert features.shape == (12, encoder.num_features) and features.notna().all(axis=None), features
+assert len(study.curves) and study.series["volume_id"].nunique() == 1, (study.curves, study.series)
+print(len(encoder.state_dict()), "tensors,", features.shape[1], "features of", len(features), "slices")
 """
 PASS_S = 3600  # only a guard against hanging
 
@@ -98,7 +103,7 @@ def tried_alone(place: Path, wheel: Path, result: dict[str, Any]) -> None:
     again = [bin_folder / "snakemake", "-s", snakefile, "-n", "pretrain_ct", "--configfile", "scans.yaml", "--config", SHORT]
     if "Nothing to be done" not in timed(result, "run again, dry", again, folder, bin_folder):
         raise SystemExit("package-test: a study that was run by `medssl run` is not done for `snakemake -s`.")
-    result["encoder"] = timed(result, "read", [python, "-c", READ], folder, bin_folder).strip()
+    result["encoder"] = timed(result, "load", [python, "-c", READ], folder, bin_folder).strip().splitlines()[1]
     (place / "empty").mkdir()
     none = subprocess.run(
         [bin_folder / "medssl", "run"], cwd=place / "empty", env=clean(bin_folder), capture_output=True, text=True, check=False

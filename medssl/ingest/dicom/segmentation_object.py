@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,12 @@ def segmentation_of(
     labels = np.zeros(planes.shape, np.uint8)
     for number, value in enumerate(segments.values(), start=1):
         labels[planes == value] = number
-    for header in headers:
-        for name in PATIENT_AND_STUDY:
-            if name not in header:
-                setattr(header, name, "")
     try:
-        return _object(headers, labels, list(segments), algorithm)
-    except (ValueError, AttributeError, TypeError) as error:
+        for header in headers:
+            _complete(header)
+        with warnings.catch_warnings(action="ignore"):  # they quote the patient's name
+            return _object(headers, labels, list(segments), algorithm)
+    except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise StudyError(f"its headers do not make a segmentation ({error}).") from None
 
 
@@ -155,22 +155,36 @@ def _frame(header: Dataset, position: Dataset, orientation: Dataset, measures: D
     return _Frame(np.stack([along_column * between_rows, along_row * between_columns, origin], axis=1), shape)
 
 
+def _complete(header: Dataset) -> None:
+    """Make the attributes that a segmentation takes from its source writable: all there, and in letters of every script."""
+    header.decode()
+    header.SpecificCharacterSet = "ISO_IR 192"
+    for name in PATIENT_AND_STUDY:
+        if name not in header:
+            setattr(header, name, "")
+
+
+def _as_text(name: str) -> str:
+    """A name as one value of a DICOM attribute, which a backslash would divide."""
+    return name.replace("\\", "/")[:64]
+
+
 def _object(headers: Sequence[Dataset], labels: np.ndarray, names: list[str], algorithm: Algorithm) -> Dataset:
     import highdicom
     from highdicom.sr.coding import CodedConcept
     from pydicom.sr.codedict import codes
 
     made_by = highdicom.AlgorithmIdentificationSequence(
-        name=algorithm.model[:64], version=algorithm.version, family=codes.cid7162.ArtificialIntelligence
+        name=_as_text(algorithm.model), version=algorithm.version, family=codes.cid7162.ArtificialIntelligence
     )
     # What a class is in a clinical vocabulary is not known: its name is a code of this program.
     category = CodedConcept("309825002", "SCT", "Spatial and Relational Concept")
     descriptions = [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=name[:64],
+            segment_label=_as_text(name),
             segmented_property_category=category,
-            segmented_property_type=CodedConcept(f"CLASS-{number}", "99MEDSSL", name[:64]),
+            segmented_property_type=CodedConcept(f"CLASS-{number}", "99MEDSSL", _as_text(name)),
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=made_by,
         )
@@ -186,9 +200,9 @@ def _object(headers: Sequence[Dataset], labels: np.ndarray, names: list[str], al
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer="medssl",
-        manufacturer_model_name=algorithm.model[:64],
+        manufacturer_model_name=_as_text(algorithm.model),
         software_versions=algorithm.version,
         device_serial_number=algorithm.weights[:64],
-        series_description=f"medssl {algorithm.model}"[:64],
+        series_description=_as_text(f"medssl {algorithm.model}"),
         content_description="Made by a model, not by a person",
     )

@@ -40,10 +40,14 @@ def readme(contract: ExportedContract) -> str:
 
 def _nnunet() -> list[str]:
     return [
-        "The commands are those of the nnU-Net branch that loads nnssl checkpoints. Plan the data set first: "
-        "`nnUNetv2_plan_and_preprocess -d DATASET_ID --no_pp`. The first command prints PLANS_NAME; FOLD is 0 to 4 or `all`.",
-        "The checkpoint asks nnU-Net not to normalise (`NoNormalization`), so apply the window below to the images of "
-        "`nnUNet_raw` before the first command.",
+        "The commands for nnssl checkpoints are in nnU-Net's repository, and not in release 2.8.1. Plan the data set first: "
+        "`nnUNetv2_plan_and_preprocess -d DATASET_ID --no_pp`. FOLD is 0 to 4 or `all`.",
+        "The first command writes a plan that normalises each scan by its own mean and standard deviation. The encoder never "
+        "saw such values. Copy the plan as `medssl.json`, with `plans_name` medssl, `normalization_schemes` [NoNormalization] "
+        "and `data_identifier` medssl; the other two commands use that copy. `transpose_forward` must be [0, 1, 2].",
+        "Before all of this, turn the images and masks of `nnUNet_raw` to RAS+ (`nibabel.as_closest_canonical`) and apply the "
+        "window below to the images. nnU-Net reads axes as (k, j, i): the kernels, spacing and patch size of this checkpoint are "
+        "in that order.",
     ]
 
 
