@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from medssl.api.new_images import new_images
 from medssl.artefacts.encoder import Contract
-from medssl.core.errors import StudyError
+from medssl.core.errors import StudyError, TooManyRefusalsError
 from medssl.core.listing import spelled
 from medssl.ingest.items import Origin
 from medssl.nn import transfer
 from medssl.nn.backbone import Backbone, pooled
+from medssl.study.one_source import EACH_FILE
 
 Images: TypeAlias = (
     str | PathLike[str] | FileBasedImage | np.ndarray | Tensor | Sequence[str | PathLike[str]] | Sequence[FileBasedImage]
@@ -40,11 +41,15 @@ def load(run: str | PathLike[str], *, device: str | torch.device | None = None) 
         device: where it runs; the first GPU, else the processor, where None.
 
     Raises:
-        StudyError: it is not such a folder, or not all weights found their place.
+        StudyError: it is not such a folder, not all weights found their place, or the device cannot be used.
         CorruptArtefactError: a file is damaged.
     """
-    contract, backbone = transfer.open_encoder(Path(run))
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        raise StudyError(f"device {str(place)!r} cannot be used here ({str(error).splitlines()[0]}). Try cpu.") from None
+    contract, backbone = transfer.open_encoder(Path(run))
     return Encoder(backbone, contract).to(place).eval()
 
 
@@ -82,6 +87,8 @@ class Encoder(nn.Module):
         Raises:
             StudyError: the images cannot be used; it says why.
         """
+        if batch_size < 1:
+            raise StudyError(f"batch_size is {batch_size}; expected at least 1.")
         place = next(self.parameters()).device
         features: list[np.ndarray] = []
         was = self.training
@@ -137,9 +144,14 @@ class Transform:
                 yield names, transfer.whole_images(self.contract, samples, place, batch_size=batch_size, force=force)
                 return
             source: Any = paths[0] if len(paths) == 1 else paths
-            with new_images(source, *transfer.sections_of(self.contract), force=force, own_ids=True) as new:
+            called: dict[str, str] = {folder: "the given images", EACH_FILE: ""} if named else {}
+            with (
+                in_own_names(called),
+                new_images(source, *transfer.sections_of(self.contract), force=force, own_ids=True) as new,
+            ):
                 samples = transfer.prepared_samples(new.prepared)
                 names = names_of(samples.ids, new.origins, named)
+                called |= {sample.rpartition("-")[0]: name for sample, (name, _) in zip(samples.ids, names, strict=True)}
                 yield names, transfer.whole_images(self.contract, samples, place, batch_size=batch_size, force=force)
 
     def __repr__(self) -> str:
@@ -196,6 +208,18 @@ class Transform:
             "one array or tensor of prepared images. Turn other images of nibabel into NIfTI: "
             "nibabel.Nifti1Image.from_image(image)."
         )
+
+
+@contextmanager
+def in_own_names(called: Mapping[str, str]) -> Iterator[None]:
+    """Errors speak of what the caller gave: ids and folders of this call alone mean nothing to a reader."""
+    try:
+        yield
+    except (StudyError, TooManyRefusalsError) as error:
+        text = str(error)
+        for own, name in called.items():
+            text = text.replace(own, name)
+        raise type(error)(text) from None
 
 
 def write_exactly(image: Nifti1Pair, path: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from medssl.report.marks import dashes, mark
+
 WIDTH = 680
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
 MOST_OF_LABELS = 330
@@ -91,7 +93,7 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, alt: str, height: int
         drawn = [(f"{a:.1f}", f"{b:.1f}") for (a, b), (_, v) in zip(spots, line.points, strict=True) if math.isfinite(v)]
         if len(drawn) > 1:
             path = " ".join(f"{'M' if i == 0 else 'L'}{a} {b}" for i, (a, b) in enumerate(drawn))
-            parts.append(f'<path class="line {line.tone}" d="{path}"/>')
+            parts.append(f'<path class="line {line.tone}"{dashes(line.tone)} d="{path}"/>')
         for i, (a, b) in enumerate(spots):
             if not math.isfinite(line.points[i][1]):
                 continue
@@ -102,18 +104,14 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, alt: str, height: int
                 whisker = f'<path class="whisker {line.tone}" d="M{a:.1f} {low:.1f}V{high:.1f}"/>'
             radius = 1.5 + 4.5 * line.sizes[i] ** 0.5 if line.sizes else 3.6
             if line.markers:
-                parts.append(f'<g>{tip}{whisker}<circle class="dot {line.tone}" cx="{a:.1f}" cy="{b:.1f}" r="{radius:.1f}"/></g>')
+                parts.append(f"<g>{tip}{whisker}{mark(line.tone, a, b, radius)}</g>")
     return _svg(parts, width, height, alt)
 
 
 def scatter_chart(groups: Sequence[Line], x: Axis, y: Axis, *, alt: str, height: int = 380, width: int = WIDTH) -> Markup:
-    """Points alone, a colour for each group."""
+    """Points alone, a colour and a shape for each group."""
     frame = _Frame(x, y, width, height)
-    dots = [
-        f'<circle class="dot small {group.tone}" cx="{frame.x(a):.1f}" cy="{frame.y(b):.1f}" r="3"/>'
-        for group in groups
-        for a, b in group.points
-    ]
+    dots = [mark(group.tone, frame.x(a), frame.y(b), 3.4, "dot small") for group in groups for a, b in group.points]
     return _svg([*frame.grid(), *dots], width, height, alt)
 
 
@@ -162,7 +160,7 @@ def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | 
         if math.isfinite(row.low) and math.isfinite(row.high):
             parts.append(f'<path class="whisker {row.tone}" d="M{across(row.low):.1f} {y:.1f}H{across(row.high):.1f}"/>')
         if math.isfinite(row.estimate):
-            parts.append(f'<circle class="dot {row.tone}" cx="{across(row.estimate):.1f}" cy="{y:.1f}" r="4.2"/>')
+            parts.append(mark(row.tone, across(row.estimate), y, 4.2))
         parts.append(f'<text class="value" x="{right + 12}" y="{y + 4:.1f}">{escape(row.text)}</text>')
     return _svg(parts, width, height, alt)
 
@@ -232,8 +230,10 @@ class _Frame:
             f'<text class="label" x="{middle:.1f}" y="{self.height - 6}" text-anchor="middle">{escape(self.x_axis.label)}</text>'
         )
         up = (TOP + bottom) / 2
+        room = min(1.0, bottom / (LETTER * max(1, len(self.y_axis.label))))
+        size = f' style="font-size: {12 * room:.1f}px"' if room < 1 else ""  # beyond its chart a page may end
         parts.append(
-            f'<text class="label" x="14" y="{up:.1f}" text-anchor="middle" transform="rotate(-90 14 {up:.1f})">'
+            f'<text class="label"{size} x="14" y="{up:.1f}" text-anchor="middle" transform="rotate(-90 14 {up:.1f})">'
             f"{escape(self.y_axis.label)}</text>"
         )
         return parts

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from markupsafe import Markup, escape
 
+from medssl.report.marks import key
 from medssl.report.pictures import Picture
 
 FILE_WIDTH = 860
@@ -147,7 +148,7 @@ def one_chart(chart: Markup) -> Charts:
 
 def svg_file(drawing: Drawing, caption: str, legend: Sequence[tuple[str, str]], style: str) -> str:
     """A figure as an SVG file that stands alone: legend, drawing, and the caption as its title; `style`: rules of charts."""
-    parts, y = _legend(legend)
+    parts, y = _legend(legend, marked=isinstance(drawing, Charts))
     drawn, height = drawing.laid_out()
     caption_lines = textwrap.wrap(caption, int(FILE_WIDTH / LETTER))
     parts += [f'<g transform="translate(0 {y:.1f})">', *drawn, "</g>"]
@@ -174,15 +175,14 @@ def _panel(title: str) -> Markup:
     return Markup('<p class="panel">{}</p>').format(title) if title else Markup("")
 
 
-def _legend(legend: Sequence[tuple[str, str]]) -> tuple[list[str], float]:
+def _legend(legend: Sequence[tuple[str, str]], *, marked: bool) -> tuple[list[str], float]:
     """Entries side by side, broken into lines of at most the file's width; and the height that they take."""
     parts, x, y = [], 0.0, 0.0
     for tone, label in legend:
-        width = 21 + LETTER * 1.1 * len(label) + 20
+        width = 32 + LETTER * 1.1 * len(label) + 20
         if x and x + width > FILE_WIDTH:
             x, y = 0.0, y + LEGEND_HEIGHT
-        parts.append(f'<rect class="bar {tone}" x="{x:.1f}" y="{y + 6:.1f}" width="15" height="4" rx="2"/>')
-        parts.append(_text(x + 21, y + 12, label, "value"))
+        parts += [key(tone, x, y + 8, marked=marked), _text(x + 32, y + 12, label, "value")]
         x += width
     return parts, y + LEGEND_HEIGHT + 6 if legend else 0.0
 

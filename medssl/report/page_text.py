@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from medssl.core.files import canonical_json
 from medssl.core.tables import tsv_text
+from medssl.report.drawings import Charts
+from medssl.report.marks import chip
 from medssl.report.section import Section, Table, Text, records
 
 
@@ -19,6 +21,8 @@ def page_html(template: str, style: str, title: str, sections: list[tuple[str, S
     """The page. Everything is in the text: no request leaves it when it is opened."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["tsv"] = _download
+    environment.filters["chip"] = chip
+    environment.tests["charts"] = lambda body: isinstance(body, Charts)
     environment.tests["numeric"] = _looks_numeric
     page = environment.from_string(template)
     rules = Markup(style)  # noqa: S704  (our own file)

@@ -70,16 +70,19 @@ def _listed(sources: Sequence[Path]) -> tuple[Path, list[listing.Listed]]:
         if not source.exists():
             raise StudyError(f"{source} does not exist. Name a folder of DICOM, NIfTI or images, or an NPZ file.")
     if len(sources) == 1:
-        return sources[0], listing.walk(NAME, str(sources[0]))
+        return sources[0], listing.walk(None, str(sources[0]))
     places = list(dict.fromkeys(Path(os.path.realpath(source)) for source in sources))
     root = Path(os.path.commonpath([place.parent if place.is_file() else place for place in places]))
     rows: dict[str, listing.Listed] = {}
     for place in places:
         above = place.parent if place.is_file() else place
-        for name, size, mtime_ns, kind in listing.walk(NAME, str(place)):
+        for name, size, mtime_ns, kind in listing.walk(None, str(place)):
             below = (above / name).relative_to(root).as_posix()
             rows[below] = (below, size, mtime_ns, kind)
     return root, [rows[name] for name in sorted(rows)]
+
+
+EACH_FILE = " `medssl check` on it has the reason of each file."
 
 
 def read_rejected(ingest: Spec) -> list[dict[str, Any]]:
@@ -90,13 +93,15 @@ def read_rejected(ingest: Spec) -> list[dict[str, Any]]:
 
 
 def all_refused(ingest: Spec, source: Path | Sequence[Path]) -> str:
-    """An error: no file of a source was accepted, with the reasons and the table of all files."""
+    """An error: no file of a source was accepted, with the reasons, the commonest in words, and the table of all files."""
     counts: Counter[str] = Counter()
+    words: dict[str, str] = {}
     for row in read_rejected(ingest):
         counts[row["code"]] += row["num_files"]
+        words.setdefault(row["code"], row["sentence"])
     reasons = ", ".join(f"{code} {number}" for code, number in counts.most_common())
-    where = _named(source)
-    return f"{where}: every file was refused ({reasons}; files by reason). `medssl check` on it has the reason of each file."
+    commonest = "".join(f" {code}: {words[code]}" for code, _ in counts.most_common(1))
+    return f"{_named(source)}: every file was refused ({reasons}; files by reason).{commonest}{EACH_FILE}"
 
 
 def other_modality(ingest: Spec, *, nothing_left: Path | Sequence[Path] | None = None) -> bool:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import medssl
 from medssl.cli import app
 from medssl.core import tables
-from medssl.core.errors import StudyError
+from medssl.core.errors import MedsslError, StudyError
 from medssl.nn.transfer import embed, export
 
 
@@ -125,6 +125,38 @@ def test_what_would_be_a_guess_is_refused(tmp_path: Path, images: Any, words: st
     with pytest.raises(StudyError) as refused:
         encoder.embed(images)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "words", "never"),
+    [
+        (
+            nibabel.Nifti1Image(np.zeros((32, 36), np.int16), np.eye(4)),
+            "the given images: every file was refused",
+            "medssl check",
+        ),
+        ([nifti(3), nibabel.Nifti1Image(phantom(4, (32, 36, 5)), np.diag([4, 4, 5, 1]))], "of 000001", "v-"),
+    ],
+)
+def test_errors_speak_of_the_images_that_were_given(tmp_path: Path, images: Any, words: str, never: str) -> None:
+    run = ct_run(tmp_path / "run", width=0.125)
+    contract = json.loads((run / "contract.json").read_text())
+    learnt = {"modalities": {"CT": 7}, "slice_axes": [2], "spacing_low_mm": [1, 1, 2], "spacing_high_mm": [1, 1, 3]}
+    (run / "contract.json").write_text(json.dumps(contract | {"learnt": learnt}))
+    with pytest.raises(MedsslError) as refused:
+        medssl.load(run, device="cpu").embed(images)
+    said = str(refused.value)
+    assert words in said and never not in said and "medssl-" not in said
+    assert "few_slices: " in said or "spacing along" in said.lower()
+
+
+def test_what_no_network_runs_on_is_refused(tmp_path: Path) -> None:
+    run = ct_run(tmp_path / "run", width=0.125)
+    for device in ("cdua", "cuda:99"):
+        with pytest.raises(StudyError, match=f"device '{device}' cannot be used here"):
+            medssl.load(run, device=device)
+    with pytest.raises(StudyError, match="batch_size is 0; expected at least 1"):
+        medssl.load(run, device="cpu").embed(torch.rand(1, 1, 32, 32), batch_size=0)
 
 
 def test_images_of_another_modality_are_refused_or_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from medssl.report.chart import (
     forest_chart,
     line_chart,
 )
+from medssl.report.marks import chip, dashes, mark
 
 X = Axis("x", 0.0, 10.0, ((0.0, "0"), (10.0, "10")))
 Y = Axis("y", -1.0, 1.0, ((-1.0, "−1"), (1.0, "1")))
@@ -46,7 +47,8 @@ def found(drawn: Markup, shape: str) -> list[tuple[float, ...]]:
 
 
 def dots(drawn: Markup) -> list[tuple[float, ...]]:
-    return found(drawn, r'<circle[^>]* cx="([\d.]+)" cy="([\d.]+)"')
+    """Middles of circles and of other shapes."""
+    return found(drawn, r'class="dot [^"]*" (?:cx="|transform="translate\()([\d.]+)(?:" cy="| )([\d.]+)')
 
 
 def near(numbers: list[tuple[float, ...]], wanted: list[tuple[float, ...]]) -> bool:
@@ -110,3 +112,27 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     unit = (WIDTH - 190 - 150) / 4
     wanted = [(190.0, 3 * unit), (190 + 3 * unit, unit), (190.0, 2 * unit)]
     assert near(found(drawn, r'<rect class="bar \w+" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"'), wanted)
+
+
+def test_series_differ_by_shape_and_dashes_alone() -> None:
+    tones = ("ref", *(f"c{n}" for n in range(6)))
+    marks = [re.sub(tone, "", mark(tone, 0, 0, 3)) for tone in tones]
+    assert len(set(marks)) == len(tones)
+    assert len({dashes(tone) for tone in tones[1:]}) == len(tones) - 1
+    for tone in tones:
+        drawn = str(line_chart([Line("a", tone, POINTS)], X, Y, alt="a"))
+        assert mark(tone, at_x(2.5), at_y(0), 3.6) in drawn and f'class="line {tone}"{dashes(tone)} d=' in drawn
+        assert mark(tone, 13, 6, 4) in chip(tone, True) and dashes(tone) in chip(tone, True)
+    assert "<rect" in chip("k3", False), "a class of a picture has its colour alone"
+
+
+@pytest.mark.parametrize("letters", [5, 30, 60])
+def test_a_long_name_of_an_upright_axis_stays_inside_its_chart(letters: int) -> None:
+    """A letter is at most 0.6 of its size wide on average; what stands beyond a chart is cut where a printed page ends."""
+    y = Axis("n" * letters, 0.0, 1.0, ((0.0, "0"), (1.0, "1")))
+    drawn = str(line_chart([Line("a", "c0", ((0.0, 0.5),))], X, y, alt="a", height=190))
+    (label,) = re.findall(r'<text class="label"([^>]*)>n+</text>', drawn)
+    size = float(re.findall(r"font-size: ([\d.]+)px", label)[0]) if "font-size" in label else 12.0
+    half = 0.6 * size * letters / 2
+    middle = float(re.findall(r' y="([\d.]+)"', label)[0])
+    assert middle - half >= -6 and middle + half <= 190

@@ -95,15 +95,15 @@ def test_images_are_coloured_by_what_has_several_values_but_few(known: dict[str,
     figures = [block for block in embedding(evidence_of(some(), **known)).blocks if isinstance(block, Figure)]
     assert [figure.name for figure in figures] == names
     for figure in figures:
-        assert str(figure.body).count("<circle") == 12
+        assert str(figure.body).count('class="dot') == 12
         assert len({tone for tone, _ in figure.legend}) == len(figure.legend)
 
 
 def test_images_of_which_no_table_knows_anything_are_drawn() -> None:
     section = embedding(replace(evidence_of(some()), samples={}))
-    assert str(section.blocks[0].body).count("<circle") == 12  # type: ignore[union-attr]
+    assert str(section.blocks[0].body).count('class="dot') == 12  # type: ignore[union-attr]
 
 
 def test_features_that_are_all_the_same_are_drawn() -> None:
     section = embedding(evidence_of(np.ones((12, 5))))
-    assert str(section.blocks[0].body).count("<circle") == 12  # type: ignore[union-attr]
+    assert str(section.blocks[0].body).count('class="dot') == 12  # type: ignore[union-attr]

@@ -114,7 +114,9 @@ def test_every_section_is_on_the_page_and_links_lead_somewhere(page: Page) -> No
 
 def test_the_page_can_be_read_without_eyes(page: Page) -> None:
     assert all(image.get("alt") for image in page.all("img"))
-    assert all(svg.get("role") == "img" and svg.get("aria-label") for svg in page.all("svg"))
+    drawn = [svg for svg in page.all("svg") if svg.get("class") != "key"]  # of a legend, whose words stand beside it
+    assert drawn and all(svg.get("role") == "img" and svg.get("aria-label") for svg in drawn)
+    assert all(svg.get("aria-hidden") == "true" for svg in page.all("svg") if svg not in drawn)
     assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
     levels = [int(name[1]) for name, _ in page.tags if re.fullmatch(r"h[1-6]", name)]
     assert levels[0] == 1
@@ -311,7 +313,7 @@ BROWSER_OPTIONS = (
     "--disable-component-update --disable-sync --enable-logging=stderr --v=0 --window-size=1200,2000 --dump-dom"
 )
 MEASURE = """<script>
-document.body.dataset.boxes = JSON.stringify([...document.querySelectorAll("figure, figure svg, figure img")].map(e => {
+document.body.dataset.boxes = JSON.stringify([...document.querySelectorAll("figure, figure svg:not(.key), figure img")].map(e => {
   const box = e.getBoundingClientRect();
   return [e.tagName.toLowerCase(), box.width, box.height, e.naturalWidth ?? 1];
 }));

@@ -27,6 +27,7 @@ from medssl.report.sections.data import data
 from medssl.report.sections.failures import failures
 from medssl.report.sections.flow import flow
 from medssl.report.sections.leakage import leakage
+from medssl.report.sections.operating_points import operating_points
 from medssl.report.sections.pretraining import pretraining
 from medssl.report.sections.provenance import provenance
 from medssl.report.sections.reduction import reduction
@@ -398,3 +399,21 @@ def test_cases_name_the_share_of_labels_that_their_arm_was_given() -> None:
     lead = failures(Evidence(title="t", cases=given)).lead.replace("\u202f", " ")
     assert lead.endswith("of one arm with 25 % of the labels or 100 % of the labels.")
     assert failures(Evidence(title="t", cases={"few": given["few"]})).lead.endswith("of one arm with 25\u202f% of the labels.")
+
+
+def test_of_many_classes_the_curves_of_the_hardest_are_drawn_each_in_a_look_of_its_own() -> None:
+    names = [f"class {n:02d}" for n in range(30)]
+    rows = [
+        {"task": "t", "init": "simclr-all", "mode": "full", "fraction": 1.0, "curve": curve, "class": name, "x": x,
+         "y": x ** ((place * 7 % 30 + 1) / 31), "low": np.nan, "high": np.nan}
+        for place, name in enumerate(names) for curve in ("roc", "precision_recall") for x in (0.0, 0.25, 0.5, 1.0)
+    ]  # fmt: skip
+    mean = [row | {"class": "macro"} for row in rows[:8]]
+    section = operating_points(dataclasses.replace(Evidence(title="t"), operating={"t": pd.DataFrame(mean + rows)}))
+    figure = next(block for block in section.blocks if isinstance(block, Figure) and block.name == "roc-t-classes")
+    hardest = sorted(
+        name for place, name in enumerate(names) if place * 7 % 30 + 1 > 18
+    )  # the higher the power, the lower the curve
+    assert [label for _, label in figure.legend] == hardest and set(figure.rows["class"]) == set(hardest)
+    assert len({tone for tone, _ in figure.legend}) == 12
+    assert "12 of 30 classes, those with the smallest area" in figure.caption

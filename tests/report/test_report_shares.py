@@ -133,7 +133,7 @@ def test_shares_that_are_the_same_units_are_one_point_at_their_real_place() -> N
     figure = next(block for block in section.blocks if isinstance(block, Figure))
     places = figure.rows.groupby("init")["taken_frac"].agg(list).to_dict()
     assert places == {"scratch-resnet18": [0.25, 1.0], "simclr-all": [0.25, 1.0]}
-    assert str(figure.body).count("<circle") == 4
+    assert str(figure.body).count('class="dot') == 4
     told = f"5 %, 10 % and 25 % of the labels are the same 11 images, {WHY}: they are reported once."
     assert sentences(section).count("are the same 11 images") == 1 and told in sentences(section)
     falls = next(block for block in section.blocks if isinstance(block, Table))

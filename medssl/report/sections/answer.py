@@ -109,10 +109,11 @@ def _clearest(evidence: Evidence, every: pd.DataFrame, scores: pd.DataFrame) -> 
     row = clearest(every) if len(every) > 1 else None
     if row is None:
         return _First()
-    row |= {"labels": f"{_labels(row)} ({mode_name(row['mode'])})"}
+    share = _labels(row)
+    row |= {"labels": f"{share[:1].lower()}{share[1:]} ({mode_name(row['mode'])})"}
     verdicts = pd.Series([verdict_of(one) for one in records(every)])
     clear = verdict_of(row) in ("better", "worse")
-    start = "The clearest of all results:" if clear else "No result is settled over all modes. The nearest to it:"
+    start = "The clearest of all results:" if clear else "No result is settled over all modes. The clearest is this:"
     words = Markup('<span class="soft">{}</span> {}').format(start, claim(row))
     bounded = [limits_of(one, "") for one in records(every)]
     draws, needed, few = evidence.asked.evaluate.bootstrap, fewest_draws(every), ""
@@ -203,8 +204,8 @@ def claim(row: dict[str, Any]) -> Markup:
         return Markup("{}, <strong>{} was {} than {}</strong>.").format(start, a, verdict, b)
     if verdict == "uncorrected":
         return Markup(
-            "{}, {} against {} is <strong>not settled</strong>: the difference is no longer clear once corrected for "
-            "the number of comparisons."
+            "{}, the difference between {} and {} is <strong>not settled</strong>: it is no longer clear once corrected "
+            "for the number of comparisons."
         ).format(start, a, b)
     if verdict == "unknown":
         return Markup("{}, {} against {}: <strong>too few cases</strong> to say.").format(start, a, b)
@@ -246,7 +247,7 @@ def _labels(row: dict[str, Any]) -> str:
 
 def _scratch(row: dict[str, Any]) -> str:
     """What scratch means in a mode: where the encoder is frozen, nothing of it is trained."""
-    return "random weights, also frozen" if is_frozen(str(row["mode"])) else "training from scratch"
+    return "frozen random weights" if is_frozen(str(row["mode"])) else "training from scratch"
 
 
 def detail_together(rows: pd.DataFrame) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from medssl.artefacts.names import is_scratch
 from medssl.artefacts.scores import PRECISION_RECALL, ROC
 from medssl.report.chart import Line, axis, line_chart
-from medssl.report.class_colours import class_tones, in_number_order
+from medssl.report.class_colours import PALETTE, class_tones, in_number_order
 from medssl.report.drawings import Charts
 from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, percent
@@ -61,17 +62,31 @@ def _of_arms(task: str, rows: pd.DataFrame, setting: str) -> Figure:
 
 
 def _of_classes(evidence: Evidence, task: str, rows: pd.DataFrame, setting: str) -> Figure | None:
-    """The classes of the first pre-trained arm; nothing where there is one class alone."""
+    """The classes of the first pre-trained arm, of many those that are hardest; nothing where there is one class alone."""
     arm = min(set(rows["init"]), key=lambda name: (is_scratch(name), name))
     part = rows[(rows["init"] == arm) & ~rows["class"].isin(CLASS_ORDER)]
     labels = sorted(set(part["class"]), key=in_number_order)
     if len(labels) < 2:
         return None
-    colours = class_tones(evidence)
+    which, colours = "each class", class_tones(evidence)
+    if len(labels) > len(PALETTE):
+        which = f"{len(PALETTE)} of {len(labels)} classes, those with the smallest area under the ROC curve"
+        labels = sorted(hardest(part, len(PALETTE)), key=in_number_order)
+        part = part[part["class"].isin(labels)]
+        colours = {label: f"k{place}" for place, label in enumerate(labels)}  # a page has no more colours than these
     lines = {label: (colours.get(label, "ref"), part[part["class"] == label]) for label in labels}
-    caption = f"Task {task}: the curves of each class, of {arm}, {setting}."
+    caption = f"Task {task}: the curves of {which}, of {arm}, {setting}."
     legend = tuple((tone, label) for label, (tone, _) in lines.items())
     return Figure(f"roc-{task}-classes", caption, caption, _charts(lines, caption, bands=False), part, legend)
+
+
+def hardest(rows: pd.DataFrame, number: int) -> list[str]:
+    """The classes with the smallest area under their ROC curve."""
+    areas = {
+        str(label): float(np.trapezoid(one["y"].astype(float), one["x"].astype(float)))
+        for label, one in rows[rows["curve"] == ROC].sort_values("x", kind="stable").groupby("class")
+    }
+    return sorted(areas, key=lambda label: (areas[label], label))[:number]
 
 
 def _charts(lines: dict[str, tuple[str, pd.DataFrame]], caption: str, *, bands: bool) -> Charts:
