@@ -406,7 +406,7 @@ def test_an_exported_contract_has_the_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spacing", "words"),
     [
-        ("scan_ct.nii.gz", (1, 1, 2.5), ["holds nothing to take", "CT, where MR is kept"]),
+        ("scan_ct.nii.gz", (1, 1, 2.5), ["holds no usable image", "CT, where MR is kept"]),
         ("scan_T1w.nii.gz", (3, 3, 3.5), ["spacing along i, j in mm 3 × 3", "0.9–1.1 × 0.9–1.1"]),
         ("scan_T1w.nii.gz", (2.5, 1, 1), ["slice axis (i: sagittal, j: coronal, k: axial) i", "the encoder was trained on k"]),
     ],
