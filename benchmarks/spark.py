@@ -26,7 +26,7 @@ from medssl.core.files import write_json
 from medssl.nn.backbone import build
 from medssl.nn.light_decoder import LightDecoder
 from medssl.nn.sparse import Patches, make_sparse, sparse_maps, split
-from medssl.pretrain.objectives.spark import normalised_patches
+from medssl.pretrain.masked import normalised_patches
 
 RESULTS = Path(__file__).parent / "results"
 MASK_RATIO = 0.6

@@ -12,6 +12,7 @@ import torch
 from prepared import made_volume
 
 NARROW: dict[str, Any] = {"width": 0.125, "stem": "small"}
+TRANSFORMER: dict[str, Any] = {"width": 24, "blocks": 2, "heads": 2, "patch": 4}
 TINY: dict[str, Any] = {
     "backbone": {"resnet18": NARROW},
     "size": [16],
@@ -138,14 +139,24 @@ def made_batch(samples: Any, rows: list[int], dims: int, side: int = 16) -> Any:
     )
 
 
+def backbone_of(objective: str, dims: int = 2) -> dict[str, dict[str, Any]]:
+    """A narrow ResNet-18, or a transformer if the objective needs one."""
+    from medssl.core import plugins
+
+    if plugins.find("objective", objective).constant("NEEDS", default=None) is None:
+        return {"resnet18": NARROW}
+    return {"vit": TRANSFORMER | {"patch": 8 // dims}}
+
+
 def made_objective(name: str, dims: int, *, samples: Any = None, seed: int = 0, **options: Any) -> Any:
-    """An objective on a narrow ResNet-18."""
+    """An objective on a narrow network."""
     from medssl.core import plugins
     from medssl.nn.backbone import build
 
     torch.manual_seed(seed)
     plugin = plugins.find("objective", name)
-    backbone = build("resnet18", NARROW, dims, 1)
+    ((chosen, of_backbone),) = backbone_of(name, dims).items()
+    backbone = build(chosen, plugins.find("backbone", chosen).check(of_backbone), dims, 1)
     return plugin.load()(backbone, samples or made_samples(), **plugin.check(options))
 
 

@@ -39,6 +39,8 @@ SMALL_ONLY: dict[str, dict[str, Any]] = {
     "swav": {"projector": [32, 16], "prototypes": 8},
 }
 """Further ones for `--small`."""
+TRANSFORMER = {"width": 24, "blocks": 2, "heads": 2, "patch": 8}
+"""A narrow transformer, for `--small` and objectives that need one."""
 ROUNDING = {"fp32": 1e-3, "bf16": 3e-2}
 """How far loss and gradient norm of compiled steps may be from those of eager ones, as a share."""
 
@@ -58,11 +60,13 @@ def objectives_3d(place: Place) -> Found:
 def _objectives(place: Place, inputs: dict[str, Any], *, dims: int, size: int, batch_size: int, backbone: str) -> Found:
     for name in plugins.names("objective"):
         options = SHORT.get(name, {}) | (SMALL_ONLY.get(name, {}) if place.small else {})
+        fitting = plugins.find("objective", name).constant("NEEDS", default=None)
+        network = place.either(NARROW, backbone) if fitting is None else {"vit": place.either(TRANSFORMER, {"size": "small"})}
         yield (
             name,
             attempt(
-                lambda name=name, options=options: _run_once(
-                    place, inputs, name, objective={name: options}, backbone=place.either(NARROW, backbone), spatial_dims=dims,
+                lambda name=name, options=options, network=network: _run_once(
+                    place, inputs, name, objective={name: options}, backbone=network, spatial_dims=dims,
                     size=[size], batch_size=batch_size, max_steps=place.either(1, 6), precision=place.either("fp32", "bf16"),
                     patch_margin=place.either(1.25, 1.5),
                 )

@@ -31,10 +31,12 @@ SMALL = {
     "clusters": COLUMNS,
     "denoiser_epochs": 1,
     "decoder_width": None,
+    "decoder_blocks": 1,
 }
 """What makes a method fit a hundred slices; the views of its recipe stay."""
 ROWS = {
     "spark": ["one view"],
+    "mae": ["one view"],
     "global_contrast": ["as given", "view"],
     **{name: ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))] for name in ("swav", "lejepa", "dino")},
 }
@@ -54,6 +56,8 @@ SPARK_SIZE = 64
 
 def main() -> None:
     """Prepare the bundled CT, then draw what is named, or everything: `views`, `spark`, `reductions`."""
+    from medssl.core import plugins
+
     wanted = set(sys.argv[1:]) or {"views", "spark", "reductions"}
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(Path(folder))
@@ -63,6 +67,8 @@ def main() -> None:
         samples = read(prepared)
         if "views" in wanted:
             for path in sorted((ROOT / "configs" / "examples").glob("*.yaml")):
+                if path.stem not in plugins.names("objective"):  # an example of a backbone
+                    continue
                 views(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")), samples, Path(folder))
         if "spark" in wanted:
             spark(samples, Path(folder))
@@ -166,7 +172,7 @@ def planned(name: str, run: dict[str, Any], samples: Any, folder: Path, **change
     options = run["objective"][name] | {key: value for key, value in SMALL.items() if key in known}
     if name == "sepclr":  # which volume is whose does not matter for the views
         samples = replace(samples, label=tuple("healthy" if number else "ill" for number in samples.volume))
-    backbone = NARROW if name != "local_contrast" else "unet"
+    backbone = {"local_contrast": "unet", "mae": {"vit": {"size": "tiny", "patch": 16}}}.get(name, NARROW)
     given = {"objective": {name: options}, "backbone": backbone, "views": run.get("views", {})}
     return Plan(TrainingOptions(**(given | {"size": [VIEW], "batch_size": COLUMNS} | changed)), 0, samples, folder / name)
 

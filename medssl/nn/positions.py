@@ -32,9 +32,13 @@ def rotary_angles(
     return angles.repeat(1, 2)
 
 
-def rotated(x: Float[Tensor, "n heads tokens d"], angles: Float[Tensor, "places d"]) -> Float[Tensor, "n heads tokens d"]:
-    """Queries or keys whose last tokens, one for each place, are turned by its angles; the tokens before them stay."""
-    before, places = x[:, :, : -len(angles)], x[:, :, -len(angles) :].float()
+def rotated(x: Float[Tensor, "n heads tokens d"], angles: Float[Tensor, "*n places d"]) -> Float[Tensor, "n heads tokens d"]:
+    """Queries or keys whose last tokens, one for each place, are turned by its angles; the tokens before them stay.
+
+    angles: the same for all images, or `(n, 1, places, d)`.
+    """
+    count = angles.shape[-2]
+    before, places = x[:, :, :-count], x[:, :, -count:].float()
     first, second = places.chunk(2, -1)
     turned = places * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
     return torch.cat([before, turned.to(x)], 2)

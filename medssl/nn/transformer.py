@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
     def forward(
-        self, tokens: Float[Tensor, "n tokens d"], angles: Float[Tensor, "places e"] | None
+        self, tokens: Float[Tensor, "n tokens d"], angles: Float[Tensor, "*n places e"] | None
     ) -> Float[Tensor, "n tokens d"]:
         """Tokens to tokens; `angles` of the last ones are their rotary positions."""
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens), angles))
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "n tokens d"], angles: Float[Tensor, "places e"] | None) -> Float[Tensor, "n tokens d"]:
+    def forward(self, x: Float[Tensor, "n tokens d"], angles: Float[Tensor, "*n places e"] | None) -> Float[Tensor, "n tokens d"]:
         """Tokens to tokens; `angles` turn the queries and keys of the last ones."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if angles is not None:

@@ -97,6 +97,16 @@ class TrainingOptions(EngineOptions, PlaceOptions):
         return self
 
     @model_validator(mode="after")
+    def _fitting_backbone(self) -> TrainingOptions:
+        need = plugins.find("objective", self.objective.name).constant("NEEDS", default=None)
+        fitting = [plugin.name for plugin in plugins.all_of("backbone") if need is None or plugin.constant(need, default=False)]
+        if self.backbone.name not in fitting:
+            raise ValueError(
+                f"the objective {self.objective.name} needs another backbone than {self.backbone.name}: {' or '.join(fitting)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_beginning(self) -> TrainingOptions:
         if self.init_weights is not None and self.init_run is not None:
             raise ValueError("one beginning at a time: init_weights and init_run are both set")

@@ -17,6 +17,7 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import build
 from medssl.nn.decoder import Decoder
+from medssl.pretrain.objective import Objective
 
 ROWS = [0, 1, 4, 9, 13, 17, 21, 30]
 both_ranks = pytest.mark.parametrize("dims", [2, 3])
@@ -145,7 +146,7 @@ def test_its_file_says_what_others_must_know(name: str) -> None:
     assert re.fullmatch(r"\w+ (et al\.|and \w+), .+ \d{4}, arXiv \d{4}\.\d{4,5}", plugin.constant("SOURCE"))
     for option, field in plugin.options.model_fields.items():
         assert field.description and field.description.endswith("."), option
-    assert bool(plugin.constant("PICTURES", default="")) == ("pictures" in vars(plugin.load()))
+    assert bool(plugin.constant("PICTURES", default="")) == (plugin.load().pictures is not Objective.pictures)
     assert plugin.constant("LABEL_OPTION", default=next(iter(plugin.options.model_fields))) in plugin.options.model_fields
 
 

@@ -1236,8 +1236,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "the class token is turned with the first patch",
-        "before, places = x[:, :, : -len(angles)], x[:, :, -len(angles) :].float()",
-        "before, places = x[:, :, len(angles) :], x[:, :, : len(angles)].float()",
+        "before, places = x[:, :, :-count], x[:, :, -count:].float()",
+        "before, places = x[:, :, count:], x[:, :, :count].float()",
         "nn/test_nn_vit.py::test_tokens_that_stand_for_no_patch_are_not_turned",
     ),
     Mutation(
@@ -1274,6 +1274,27 @@ MUTATIONS = [
         "* small_size_frac)) / multiple) * multiple for side",
         "* small_size_frac))) for side",
         "nn/test_nn_vit.py::test_objectives_train_it_and_small_crops_are_whole_patches",
+    ),
+    Mutation(
+        "pretrain",
+        "MAE writes tokens to other places than it took them from",
+        "visible[:, :, None].expand(-1, -1, embedded.shape[2]), embedded[:, -count:])",
+        "visible.flip(1)[:, :, None].expand(-1, -1, embedded.shape[2]), embedded[:, -count:])",
+        "pretrain/test_pretrain_mae.py::test_the_decoder_puts_each_token_where_it_was_taken_from",
+    ),
+    Mutation(
+        "nn",
+        "visible tokens keep the positions of the first places",
+        "angles = angles[visible].view(",
+        "angles = angles[visible * 0 + torch.arange(count)].view(",
+        "pretrain/test_pretrain_mae.py::test_all_patches_visible_in_any_order_is_the_whole_network",
+    ),
+    Mutation(
+        "pretrain",
+        "an objective for one backbone takes another",
+        "if self.backbone.name not in fitting:",
+        "if self.backbone.name not in [*fitting, self.backbone.name]:",
+        "pretrain/test_pretrain_mae.py::test_what_does_not_fit_is_refused",
     ),
     # ---- pretrain
     Mutation(

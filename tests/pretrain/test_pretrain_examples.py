@@ -19,3 +19,10 @@ def test_an_example_is_a_study_of_its_method(name: str) -> None:
     path = FOLDER / f"{name}.yaml"
     study = load_study(yaml.safe_load(path.read_text()), [str(path)])
     assert name in {run.objective.name for run in study.pretrain.values()}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_loads(path: Path) -> None:
+    import yaml
+
+    load_study(yaml.safe_load(path.read_text()), [str(path)])

@@ -19,7 +19,8 @@ from medssl.finetune.segmenter import Segmenter
 from medssl.nn.backbone import build
 from medssl.nn.sparse import join, split
 from medssl.nn.weights import part_tensors, place_parts
-from medssl.pretrain.objectives.spark import SparK, normalised_patches
+from medssl.pretrain.masked import normalised_patches
+from medssl.pretrain.objectives.spark import SparK
 
 SMALL_STEM = {"width": 0.125, "stem": "small"}
 ROWS = [0, 1, 4, 9, 13, 17, 21, 30]

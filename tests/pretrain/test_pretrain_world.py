@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
                    "layers": 1, "feed_forward": 32, "freeze_prototypes_steps": 1},
     "sepclr": {"width": 8, "projector": (16, 8)},
     "spark": {"constant_patches": "exclude", "masking": "foreground", "drop_path": 0.3},
+    "mae": {"drop_path": 0.3, "masking": "foreground"},
     "global_contrast": {"projector": (32, 16)},
     "local_contrast": {"variant": "ld", "projector": (8, 16)},
 }  # fmt: skip

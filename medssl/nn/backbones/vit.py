@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from medssl.core.bounds import AtLeastOne, Count, Weight, Whole, Widths
@@ -17,6 +17,8 @@ from medssl.nn.transformer import Block
 
 TITLE = "Vision transformer"
 SOURCE = "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"
+LEAVES_TOKENS_OUT = True
+"""Whether it has `visible_tokens`, which computes some patches alone."""
 SHAPES = {
     2: {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)},
     3: {"tiny": (180, 12, 3), "small": (396, 12, 6), "base": (792, 12, 12)},
@@ -108,6 +110,26 @@ class ViT(Backbone):
             shown = self.norm(tokens) if number == len(self.blocks) - 1 else tokens
             maps.append(shown[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid))
         return maps
+
+    def visible_tokens(
+        self, x: Float[Tensor, "n c *size"], visible: Int64[Tensor, "n k"]
+    ) -> Float[Tensor, "n tokens d"]:  # fmt: skip
+        """Class token, registers and the `visible` patches of each image after all blocks; no block computes the others.
+
+        Source: He et al., arXiv 2111.06377, §3 ("MAE encoder").
+        """
+        self.check(x)
+        patches = self.patch_embed(x)
+        grid, count = patches.shape[2:], visible.shape[1]
+        tokens = self._tokens(patches.flatten(2).transpose(1, 2), grid)
+        before = tokens.shape[1] - math.prod(grid)
+        kept = tokens[:, before:].gather(1, visible[:, :, None].expand(-1, -1, tokens.shape[2]))
+        tokens, angles = torch.cat([tokens[:, :before], kept], 1), self._angles(grid, x.device)
+        if angles is not None:
+            angles = angles[visible].view(len(x), 1, count, -1)
+        for block in self.blocks:
+            tokens = block(tokens, angles)
+        return self.norm(tokens)
 
     def part_of(self, parameter: str) -> int | None:
         return len(self.blocks) if parameter.startswith("norm.") else super().part_of(parameter)

@@ -5,36 +5,27 @@ Source: Tian et al., "Designing BERT for Convolutional Networks: Sparse and Hier
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Fold, Share
 from medssl.core.errors import StudyError
-from medssl.core.rng import key, uniforms
 from medssl.nn.backbone import Backbone, wide
 from medssl.nn.channel_norm import ChannelNorm
 from medssl.nn.decoder import Decoder
-from medssl.nn.gather import averaged
 from medssl.nn.light_decoder import CONVOLUTION, NORM, Filling, LightDecoder
 from medssl.nn.loading import Batch, Samples
-from medssl.nn.sparse import Patches, join, make_sparse, sparse_maps, split
-from medssl.nn.stochastic_depth import StochasticDepth
+from medssl.nn.sparse import Patches, make_sparse, sparse_maps
 from medssl.nn.views import Crop
-from medssl.pretrain.objective import Loss, Objective
+from medssl.pretrain.masked import MaskedPrediction
 
 TITLE = "SparK"
 SOURCE = "Tian et al., ICLR 2023, arXiv 2301.03580"
-EPSILON = 1e-6
-CONSTANT_STD = 1e-3
-"""Below this standard deviation (of intensities in [0, 1]) a patch is constant: ε outweighs its variance."""
 PAPER_WIDTH = 768
-MASK_GREY = 0.5
 
 NOT_COMPILED = (
     "torch.compile takes minutes for the borders of its sparse layers (100 s of a core for a ResNet-18), and its steps are then "
@@ -49,7 +40,7 @@ PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "requir
 """The decoder initialises that of a segmentation."""
 
 
-class SparK(Objective):
+class SparK(MaskedPrediction):
     """Masked patches are predicted from the others, each normalised by its own mean and deviation.
 
     Views have no noise: noise cannot be predicted, and air would no longer be constant.
@@ -57,9 +48,8 @@ class SparK(Objective):
     `patch`: one number or one for each axis; by default the network's deepest stride. A smaller patch skips the maps whose stride
     does not fit it (those stages are not trained); `stem: small` of a ResNet keeps them all.
     `masking: foreground` applies the ratio separately to constant patches (air) and to the others, so that no image has its
-    anatomy
-    all masked or all visible by chance. `constant_patches: exclude` removes constant patches from the loss, where predicting zero
-    would solve them; the curve reports them separately in either case.
+    anatomy all masked or all visible by chance. `constant_patches: exclude` removes constant patches from the loss, where
+    predicting zero would solve them; the curve reports them separately in either case.
     `decoder: unet` trains the decoder of the segmentation task, which then starts from it; `light` is the paper's, which is
     discarded; `auto` is `unet` for the encoders of U-Nets, `light` for others.
 
@@ -78,8 +68,6 @@ class SparK(Objective):
             from 0 at the first branch.
     """
 
-    seed: Int64[Tensor, ""]
-
     def __init__(
         self,
         backbone: Backbone,
@@ -93,7 +81,6 @@ class SparK(Objective):
         decoder_width: Count | None = None,
         drop_path: Fold = 0.0,
     ) -> None:
-        super().__init__(backbone, samples)
         dims = backbone.spatial_dims
         if backbone.cuts_slices:
             raise StudyError(
@@ -105,14 +92,18 @@ class SparK(Objective):
                 f"spark masks patches of convolutional networks; {type(backbone).__name__} is not one. "
                 "Take a ResNet, ConvNeXt, U-Net or residual encoder."
             )
-        self.patch = _full(patch or (backbone.strides[-1],), dims)
-        self.depth = _depth(backbone, self.patch)
-        if not 0 < mask_ratio < 1:
-            raise StudyError(f"spark.mask_ratio {mask_ratio}: a share between 0 and 1.")
-        self.mask_ratio, self.masking, self.exclude_constant = mask_ratio, masking, constant_patches == "exclude"
-        self.contrasts = self.exclude_constant  # the number of patches in the loss then depends on the whole batch
-        self.scope = make_sparse(backbone)
-        self.stochastic_depth = StochasticDepth(backbone, drop_path) if drop_path else None
+        full = _full(patch or (backbone.strides[-1],), dims)
+        depth = _depth(backbone, full)
+        super().__init__(
+            backbone,
+            samples,
+            patch=full,
+            mask_ratio=mask_ratio,
+            foreground=masking == "foreground",
+            exclude_constant=constant_patches == "exclude",
+            drop_path=drop_path,
+        )
+        self.depth, self.scope = depth, make_sparse(backbone)
         for name, parameter in backbone.named_parameters():
             part = backbone.part_of(name)
             parameter.requires_grad_(part is not None and part <= self.depth)  # the prediction uses no others
@@ -131,7 +122,6 @@ class SparK(Objective):
             norm = ChannelNorm if any(isinstance(module, nn.LayerNorm) for module in backbone.modules()) else NORM[dims]
             width = decoder_width or min(PAPER_WIDTH, channels[-1])
             self.decoder = LightDecoder(dims, channels, strides, width, backbone.in_channels, norm)
-        self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
         """One view; its size is a whole number of patches.
@@ -153,15 +143,11 @@ class SparK(Objective):
             )
         return [Crop(1, size, noise=False)]
 
-    def start_epoch(self, epoch: int, seed: int) -> None:
-        """New masks are drawn for each epoch and seed."""
-        self.seed.fill_(seed)
-
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         images = views[0]
         self.backbone.check(images)
         patches = Patches(self.visible(images, batch), self._grid(images.shape[2:]))
-        with self._branches(batch):
+        with self.branches(batch):
             maps = sparse_maps(self.backbone, self.scope, images, patches, self.depth)
         deepest = wide(maps[-1].detach()).reshape(len(images), patches.per_image, maps[-1].shape[1], -1)
         return {
@@ -183,87 +169,6 @@ class SparK(Objective):
     def parts(self) -> dict[str, nn.Module]:
         """The decoder, if the segmentation task has the same."""
         return {} if self.fillings is None else {"decoder": self.decoder}
-
-    def visible(self, images: Float[Tensor, "n c *size"], batch: Batch) -> Int64[Tensor, "n k"]:
-        """Which patches of each image are visible, int64 `(n, k)`: the same number in all, drawn by epoch and sample."""
-        count = math.prod(self._grid(images.shape[2:]))
-        kept = self._num_visible(count)
-        drawn = uniforms(key(int(self.seed), "mask", batch.epoch), batch.keys, count)
-        noise = torch.from_numpy(drawn).to(images.device)
-        if self.masking == "foreground":
-            noise = self._stratified(noise, self._deviation(images) < CONSTANT_STD, kept)
-        return noise.argsort(1)[:, :kept].sort(1).values
-
-    def _branches(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
-        """A context in which residual branches are skipped, drawn by epoch and sample."""
-        if self.stochastic_depth is None:
-            return contextlib.nullcontext()
-        stream = key(int(self.seed), "drop path", batch.epoch)
-        return self.stochastic_depth.of(self.stochastic_depth.factors(stream, batch.keys).to(batch.stored.device))
-
-    def _num_visible(self, count: int) -> int:
-        """How many of `count` patches are visible: at least one, and not all."""
-        return min(max(round(count * (1 - self.mask_ratio)), 1), count - 1)
-
-    def _stratified(self, noise: Tensor, constant: Tensor, kept: int) -> Tensor:
-        """Numbers `(n, patches)` whose `kept` smallest apply the ratio to foreground and air equally."""
-        places = noise.argsort(1).argsort(1) + constant * noise.shape[1]
-        places = places.argsort(1).argsort(1)  # foreground first, each in the order of the noise
-        foreground = (~constant).sum(1, keepdim=True)
-        air = noise.shape[1] - foreground
-        wanted = (foreground * (1 - self.mask_ratio)).round().long()
-        wanted = wanted.clamp(min=kept - air).minimum(foreground).clamp(max=kept)
-        seen = torch.where(constant, places - foreground < kept - wanted, places < wanted)
-        return noise + ~seen
-
-    def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
-        images = wide(outputs["images"].detach())
-        active = outputs["active"].flatten(1)
-        grid = self._grid(images.shape[2:])
-        target, prediction = (split(x, grid).flatten(2) for x in (images, outputs["prediction"]))
-        errors = (prediction - normalised_patches(target)).square().mean(2)
-        constant = self._deviation(images) < CONSTANT_STD
-        varied, same = ~active & ~constant, ~active & constant
-        counted = varied if self.exclude_constant else ~active
-        value = (errors * counted).sum() / averaged(counted.sum().to(errors.dtype)).clamp(min=1e-3)
-        sums = [(errors * varied).sum(), varied.sum(), (errors * same).sum(), same.sum()]
-        loss_varied, num_varied, loss_same, num_same = averaged(torch.stack([total.to(errors.dtype) for total in sums]))
-        return Loss(
-            value,
-            {
-                "loss_varied": loss_varied / num_varied.clamp(min=1e-3),
-                "loss_constant": loss_same / num_same.clamp(min=1e-3),
-                "constant_frac": num_same / (num_varied + num_same),
-            },
-        )
-
-    def pictures(self, outputs: dict[str, Shaped[Tensor, "n ..."]]) -> list[Float[Tensor, "n c ..."]]:
-        """Image, its visible part, and the prediction in place of the rest, each `(n, c, *size)` in [0, 1]."""
-        images = outputs["images"].float()
-        grid, active = self._grid(images.shape[2:]), outputs["active"].flatten(1)
-        target = split(images, grid)
-        seen = active.view(*active.shape, *[1] * (target.ndim - 2))
-        axes = tuple(range(2, target.ndim))
-        mean, variance = target.mean(axes, keepdim=True), target.var(axes, keepdim=True)
-        predicted = split(outputs["prediction"].float(), grid) * (variance + EPSILON).sqrt() + mean
-        columns = (target, torch.where(seen, target, MASK_GREY), torch.where(seen, target, predicted.clamp(0, 1)))
-        return [join(column, grid) for column in columns]
-
-    def _grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        return tuple(s // p for s, p in zip(size, self.patch, strict=False))
-
-    def _deviation(self, images: Tensor) -> Tensor:
-        """Standard deviation of the intensities of each patch, `(n, patches)`; of several channels the largest."""
-        return split(wide(images), self._grid(images.shape[2:])).flatten(2, -2).std(2).amax(-1)
-
-
-def normalised_patches(target: Float[Tensor, "n patches values"]) -> Float[Tensor, "n patches values"]:
-    """Patches `(n, patches, values)` minus their own mean, divided by their own standard deviation.
-
-    Source: He et al., arXiv 2111.06377, §4 ("reconstruction target"); Tian et al., §3.3.
-    """
-    variance, mean = torch.var_mean(target, 2, keepdim=True)
-    return (target - mean) / (variance + EPSILON).sqrt()
 
 
 def _full(patch: Sequence[int], dims: int) -> tuple[int, ...]:
