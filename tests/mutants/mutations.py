@@ -2475,15 +2475,15 @@ MUTATIONS = [
     Mutation(
         "api",
         "answers are replaced without a word",
-        "if there and not overwrite:",
-        "if False:",
+        'if there and not overwrite:\n        raise StudyError(\n            f"{out} holds answers',
+        'if False:\n        raise StudyError(\n            f"{out} holds answers',
         "finetune/test_finetune_new_images.py::test_masks_of_new_volumes_lie_on_their_own_grids",
     ),
     Mutation(
         "core",
         "an export replaces files without being asked",
-        "if there and not overwrite:",
-        "if False:",
+        "refuse_existing([target / path.name for path in made], overwrite=overwrite)",
+        "refuse_existing([target / path.name for path in made], overwrite=True)",
         "nn/test_nn_transfer.py::test_an_export_replaces_nothing_unless_asked",
     ),
     Mutation(
