@@ -21,16 +21,15 @@ SERIES_ID = re.compile(r"s-[0-9a-f]{12}")
 def screen_lines(checked: Checked) -> Iterator[str]:
     """Accepted volumes, then refused files by code and by folder; readable even if thousands are refused."""
     series, rejected, items = checked.series, checked.rejected, checked.items
-    kinds = f"{_counted(len(series), 'volume')} of {len({row['series_id'] for row in series}):,} series"
-    slices, files = sum(row["shape"][2] for row in series), _num_files(series)
-    yield f"{kinds}, {_counted(slices, 'slice')}, {_counted(files, 'file')} accepted"
+    yield f"{_accepted(series)}, {_counted(_num_files(series), 'file')} accepted"
     names: dict[str, list[str]] = defaultdict(list)
     for item in items:
         names[item["volume_id"]].append(item["file"])
-    for row in series[:VOLUMES]:
-        yield "  " + "  ".join([_place(names[row["volume_id"]]), row["modality"], _size(row), row["volume_id"], *_warned(row)])
+    for row in sorted(series, key=lambda row: min(names[row["volume_id"]], default=""))[:VOLUMES]:
+        place = _source(row, names[row["volume_id"]])
+        yield "  " + "  ".join([place, row["modality"], _size(row), row["volume_id"], *_warned(row)])
     if len(series) > VOLUMES:
-        yield f"  … and {_counted(len(series) - VOLUMES, 'volume')} more"
+        yield f"  … and {len(series) - VOLUMES:,} more"
     warned = Counter(code for row in series for code in row["warnings"])
     yield from (f"{code}: a warning of {_counted(count, 'volume')}: {sentence_of(code)}" for code, count in warned.most_common())
     files_of = {item["series_id"]: item["file"] for item in reversed(items) if item["series_id"]}
@@ -67,6 +66,28 @@ def as_values(checked: Checked) -> dict[str, Any]:
     files = {"accepted": _num_files(checked.series), "refused": _num_files(checked.rejected)}
     ledgers = {"series": checked.series, "rejected": checked.rejected, "items": checked.items}
     return {"files": files, "keyed": checked.keyed, **ledgers, "remarks": checked.remarks}
+
+
+def _accepted(series: list[Row]) -> str:
+    """How many volumes, slices and masks there are, and how many pictures: those of one size are one row."""
+    volumes = [row for row in series if row["kind"] == "volume"]
+    pictures = [row for row in series if row["kind"] != "volume"]
+    parts = []
+    if volumes or not pictures:
+        slices, masks = sum(row["shape"][2] for row in volumes), sum(row["label"] for row in volumes)
+        parts = [f"{_counted(len(volumes), 'volume')} of {len({row['series_id'] for row in volumes}):,} series"]
+        parts += [_counted(slices, "slice"), *([_counted(masks, "mask")] if masks else [])]
+    if pictures:
+        number = sum(row["shape"][2] for row in pictures)
+        parts.append(f"{_counted(number, 'picture')} of {_counted(len(pictures), 'size')}")
+    return ", ".join(parts)
+
+
+def _source(row: Row, names: list[str]) -> str:
+    """The files of a row; an image and its mask by both names."""
+    if row["kind"] == "volume" and row["label"] and row["format"] != "dicom" and len(set(names)) == 2:
+        return " + ".join(sorted(names))
+    return _place(names)
 
 
 def _num_files(rows: list[Row]) -> int:

@@ -92,7 +92,11 @@ def read_contract(encoder: Path) -> Contract:
         CorruptArtefactError: it is not an encoder's, or its weights do not match their receipt.
     """
     if not (encoder / "contract.json").is_file():
-        raise StudyError(f"{encoder} holds no contract.json: name the folder of a pre-training run, 4_pretrain/<cohort>/<run>.")
+        runs = ", ".join(sorted(path.parent.name for path in encoder.parent.glob("*/contract.json")))
+        beside = f" Beside it: {runs}." if runs else ""
+        raise StudyError(
+            f"{encoder} holds no contract.json: name the folder of a pre-training run, 4_pretrain/<cohort>/<run>.{beside}"
+        )
     refuse_damaged(encoder / "encoder.safetensors")
     if (encoder / "model.safetensors").is_file() and not (encoder / "config.json").is_file():
         raise StudyError(

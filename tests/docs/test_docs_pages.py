@@ -114,9 +114,7 @@ def test_what_the_tutorial_shows_of_check_is_what_check_prints(monkeypatch: pyte
     shown = next(block.text for block in blocks_of(page) if block.language == "text")
     printed = CliRunner().invoke(app, ["check", "demo/ct"], catch_exceptions=False).output
     ids = re.compile(r"v-[0-9a-f]{12}")
-    # volumes are listed by id, which depends on the folder's path and key
-    lines = [sorted(ids.sub("v-", text).splitlines()) for text in (shown, printed)]
-    assert lines[0] == lines[1]
+    assert ids.sub("v-", shown) == ids.sub("v-", printed)  # an id depends on the folder's path
 
 
 def test_a_link_to_nowhere_and_a_script_from_elsewhere_are_found(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
 from canaries import plant
 from phantoms import datasets, random_phantom, save
+from PIL import Image
 from test_ingest_run import here, ingest_all  # noqa: F401
 from typer.testing import CliRunner, Result
 
@@ -44,6 +47,26 @@ def test_check_names_the_file_or_folder_of_every_refusal(here: Path) -> None:  #
     text = next(n for n, line in enumerate(lines) if line.startswith("not_an_image: 1 file"))
     assert lines[text + 1].split()[0] == "README"
     assert not (here / ".medssl").exists() and sorted(p.name for p in here.iterdir()) == ["in"]
+
+
+def test_volumes_are_listed_by_their_files_with_masks_and_pictures_of_one_size_are_no_volume(tmp_path: Path) -> None:
+    values = np.arange(8 * 8 * 5, dtype=np.int16).reshape(8, 8, 5)
+    for name in "dacb":
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}_ct.nii.gz")
+    nibabel.save(nibabel.Nifti1Image((values > 9).astype(np.uint8), np.eye(4)), tmp_path / "c_seg.nii.gz")
+    for number in range(3):
+        Image.fromarray((values[:, : 4 + number // 2, 0] % 256).astype(np.uint8)).save(tmp_path / f"{number}.png")
+    lines = list(screen_lines(check_source(tmp_path)))
+    assert lines[0] == "4 volumes of 4 series, 20 slices, 1 mask, 3 pictures of 2 sizes, 8 files accepted"
+    places = [line.split("  ")[1] for line in lines[1:7]]
+    assert places == [
+        "2 files, 0.png, 1.png",
+        "2.png",
+        "a_ct.nii.gz",
+        "b_ct.nii.gz",
+        "c_ct.nii.gz + c_seg.nii.gz",
+        "d_ct.nii.gz",
+    ]
 
 
 def test_thousands_of_refused_files_stay_readable(here: Path) -> None:  # noqa: F811

@@ -2556,4 +2556,18 @@ MUTATIONS = [
         "if source.tasks and not source.has_own_parts and part.num_units >= FEWEST_TESTED:",
         "study/test_study_init.py::test_a_file_without_labels_says_what_labels_that_come_later_need",
     ),
+    Mutation(
+        "ingest",
+        "check lists volumes by their ids",
+        'sorted(series, key=lambda row: min(names[row["volume_id"]], default=""))',
+        'sorted(series, key=lambda row: str(row["volume_id"]))',
+        "ingest/test_ingest_check.py::test_volumes_are_listed_by_their_files_with_masks_and_pictures_of_one_size_are_no_volume",
+    ),
+    Mutation(
+        "nn",
+        "a run that is not there is refused without the runs that are",
+        'runs = ", ".join(sorted(path.parent.name for path in encoder.parent.glob("*/contract.json")))',
+        'runs = ", ".join(sorted(path.parent.name for path in encoder.glob("*/contract.json")))',
+        "nn/test_nn_transfer.py::test_a_run_that_is_not_there_is_refused_with_those_that_are",
+    ),
 ]

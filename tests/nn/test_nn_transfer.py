@@ -53,6 +53,12 @@ def test_monais_resnet_of_the_exported_contract_gives_the_same_features(
     assert torch.allclose(theirs(x), pooled(ours(x)), atol=1e-6)
 
 
+def test_a_run_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    make_run(tmp_path / "simclr-hash-seed0", "resnet18", width=0.125)
+    with pytest.raises(StudyError, match=r"simclr-all-seed0 holds no contract.json: .* Beside it: simclr-hash-seed0\."):
+        export(tmp_path / "simclr-all-seed0", "monai", tmp_path / "out")
+
+
 def test_monais_unet_of_the_exported_contract_gives_the_same_maps(tmp_path: Path) -> None:
     ours = make_run(tmp_path / "run", "unet", features=(4, 4, 8, 8, 8, 4))
     weights, contract, _ = export(tmp_path / "run", "monai", tmp_path / "out")
