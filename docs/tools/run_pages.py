@@ -37,6 +37,7 @@ PAGES = [
     "docs/explanation/reducers/index.md",
     "README.md",
     "docs/howto/own_dicom.md",
+    "docs/howto/nnunet.md",
     "docs/howto/late_labels.md",
     "docs/howto/read_a_report.md",
     "docs/howto/python.md",
@@ -48,11 +49,10 @@ PAGES = [
     "docs/howto/mask_folder.md",
     "docs/howto/predict.md",
     "docs/howto/onnx.md",
-    "docs/howto/nnunet.md",
 ]
 """In the order of a reader: a page uses what the pages before it have made."""
 STUDY = "configs/mine.yaml"
-"""The study file of the how-to pages: a YAML block sets its sections there."""
+"""The study file of the how-to pages: a YAML block with sources is all of it, one without replaces its sections."""
 
 
 def main() -> int:
@@ -125,8 +125,8 @@ def in_the_copy(text: str) -> str:
 
 
 def set_sections(path: Path, block: dict[str, Any]) -> None:
-    """Put the sections of a page's block into the study file, in the place of those there."""
-    study = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Write a page's block as the study file, or put its sections into the one that is there."""
+    study = {} if "sources" in block else yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(in_the_copy(yaml.safe_dump(study | block)), encoding="utf-8")
 
 

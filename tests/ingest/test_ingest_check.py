@@ -49,7 +49,7 @@ def test_check_names_the_file_or_folder_of_every_refusal(here: Path) -> None:  #
     assert not (here / ".medssl").exists() and sorted(p.name for p in here.iterdir()) == ["in"]
 
 
-def test_volumes_are_listed_by_their_files_with_masks_and_pictures_of_one_size_are_no_volume(tmp_path: Path) -> None:
+def test_volumes_are_listed_by_their_files_and_pictures_are_not_counted_as_volumes(tmp_path: Path) -> None:
     values = np.arange(8 * 8 * 5, dtype=np.int16).reshape(8, 8, 5)
     for name in "dacb":
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}_ct.nii.gz")

@@ -2561,7 +2561,7 @@ MUTATIONS = [
         "check lists volumes by their ids",
         'sorted(series, key=lambda row: min(names[row["volume_id"]], default=""))',
         'sorted(series, key=lambda row: str(row["volume_id"]))',
-        "ingest/test_ingest_check.py::test_volumes_are_listed_by_their_files_with_masks_and_pictures_of_one_size_are_no_volume",
+        "ingest/test_ingest_check.py::test_volumes_are_listed_by_their_files_and_pictures_are_not_counted_as_volumes",
     ),
     Mutation(
         "nn",
