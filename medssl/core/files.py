@@ -136,11 +136,11 @@ def refuse_existing(paths: Iterable[Path], *, overwrite: bool) -> None:
     Raises:
         StudyError: some of them exist.
     """
-    there = [path for path in paths if os.path.lexists(path)]
-    if there and not overwrite:
+    existing = [path for path in paths if os.path.lexists(path)]
+    if existing and not overwrite:
         raise StudyError(
-            f"{there[0].parent} holds {', '.join(path.name for path in there)} already. Name another place, or replace "
-            f"{'it' if len(there) == 1 else 'them'} with --overwrite."
+            f"{existing[0].parent} holds {', '.join(path.name for path in existing)} already. Name another place, or replace "
+            f"{'it' if len(existing) == 1 else 'them'} with --overwrite."
         )
 
 

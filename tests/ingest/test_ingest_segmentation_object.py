@@ -104,6 +104,8 @@ def test_names_keep_their_letters_and_none_of_a_patient_is_printed(
     phantom, source = random_phantom(0, slices=6), datasets(random_phantom(0, slices=6))
     for dataset in source:
         dataset.PatientName, dataset.PatientID = person, "WARD-7"
+        dataset.ReferencedStudySequence = [pydicom.Dataset()]
+        dataset.ReferencedStudySequence[0].ReferencedSOPInstanceUID = "1.2.3"
         if coded is not None:
             dataset.SpecificCharacterSet = coded
     files = save(source, tmp_path / "new")
@@ -116,6 +118,7 @@ def test_names_keep_their_letters_and_none_of_a_patient_is_printed(
     made = pydicom.dcmread(tmp_path / "seg.dcm")
     assert [item.SegmentLabel for item in made.SegmentSequence] == ["肝臓", "Größe a/b"]
     assert str(made.PatientName) == person and made.PatientID == "WARD-7"
+    assert "ReferencedStudySequence" not in made, "half a reference is not one"
     assert not printed
 
 

@@ -156,8 +156,10 @@ def _frame(header: Dataset, position: Dataset, orientation: Dataset, measures: D
 
 
 def _complete(header: Dataset) -> None:
-    """Make the attributes that a segmentation takes from its source writable: all there, and in letters of every script."""
+    """Make the attributes that a segmentation takes from its source valid: all there, whole, and in letters of every script."""
     header.decode()
+    if any("ReferencedSOPClassUID" not in study for study in header.get("ReferencedStudySequence") or []):
+        del header.ReferencedStudySequence  # an option of the standard, which some archives leave half empty
     header.SpecificCharacterSet = "ISO_IR 192"
     for name in PATIENT_AND_STUDY:
         if name not in header:
