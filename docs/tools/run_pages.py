@@ -48,7 +48,6 @@ PAGES = [
     "docs/howto/kfold.md",
     "docs/howto/mask_folder.md",
     "docs/howto/predict.md",
-    "docs/howto/onnx.md",
 ]
 """In the order of a reader: a page uses what the pages before it have made."""
 STUDY = "configs/mine.yaml"

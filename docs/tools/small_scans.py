@@ -20,7 +20,8 @@ def write_scans(place: Path) -> None:
     shutil.copytree(place / "demo" / "ct" / "demo2", place / "data" / "unlabelled")  # the firewall would find slices of demo1
     shutil.copytree(place / "data" / "scans", place / "some" / "DICOM" / "folder")
     write_cases(place / "demo", place / "data" / "liver")
-    shutil.copytree(place / "data" / "scans" / names[0], place / "new" / "scans" / names[0])
+    shutil.copytree(place / "data" / "scans" / names[0], place / "new" / "ct" / names[0])
+    (place / "new" / "scans").mkdir()
     shutil.copy(place / "data" / "liver" / "imagesTr" / "case_1_0000.nii.gz", place / "new" / "scans")
     with (place / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
