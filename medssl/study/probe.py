@@ -22,7 +22,7 @@ import psutil
 
 from medssl.artefacts.names import Run
 from medssl.artefacts.series import REJECTED
-from medssl.core import gpus, tables
+from medssl.core import gpus, signals, tables
 from medssl.core.errors import MedsslError, StudyError, TooManyRefusalsError
 from medssl.core.files import canonical_json, read_json, write_json
 from medssl.core.label_table import FOLDERS
@@ -63,7 +63,7 @@ def costs(
     """
     sizes = {name: _bytes(name, source.path) for name, source in study.sources.items()}
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="medssl-plan-") as folder:
+    with signals.unwound(), tempfile.TemporaryDirectory(prefix="medssl-plan-") as folder:
         probes: list[_Probe] = []
         for count in PIECES:
             if probes and time.monotonic() - began_s > ENOUGH_S:
