@@ -200,8 +200,10 @@ class _Probe:
             process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
             late = threading.Timer(max(0.0, self.deadline_s - began_s), process.kill)
             late.start()
-            _, status, usage = os.wait4(process.pid, 0)
-            late.cancel()
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            finally:
+                late.cancel()  # else Ctrl-C would wait for it
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode and time.monotonic() > self.deadline_s:
                 raise MedsslError(f"the probe was stopped at {stage} {name}: its time is over. Give it more with --limit-s.")
