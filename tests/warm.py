@@ -124,7 +124,8 @@ def serve(place: str, program: str) -> None:
                         ended, status = os.waitpid(child, os.WNOHANG)
                         if ended:
                             client = clients.pop(child)
-                            selector.unregister(client)
+                            if client in selector.get_map():  # else it was gone before its program
+                                selector.unregister(client)
                             code = os.waitstatus_to_exitcode(status)
                             _answer(client, code if code >= 0 else 128 - code)
                 elif key.data in clients:  # a client that is gone

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel
@@ -29,17 +29,29 @@ RESULTS = (MASKS, SEGMENTATIONS, FILES, REFUSED, "masks.tsv", "probabilities.tsv
 
 
 def predict(
-    model: Path, source: Path, out: Path, *, threads: int = 1, force: bool = False, overwrite: bool = False
+    model: Path,
+    source: Path,
+    out: Path,
+    *,
+    class_names: Mapping[str, str] | None = None,
+    threads: int = 1,
+    force: bool = False,
+    overwrite: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Apply a model to new images; returns the files written, and sentences that a person should read.
 
     Masks are NIfTI on the grids of the given images; of DICOM series also Segmentation objects. `files.tsv` has which file each
     answer is of, and is as private as the source.
 
+    Args:
+        class_names: of classes in the Segmentation objects, instead of the words or values of the training masks.
+
     Raises:
-        StudyError: the folder holds answers already and `overwrite` is off; or see `medssl.finetune.run.predict`.
+        StudyError: the folder holds answers already and `overwrite` is off; the model lacks a class that is named; or see
+            `medssl.finetune.run.predict`.
     """
     contract = contract_of(model)
+    classes = _named(dict(zip(contract["classes"], contract.get("mask_values", [0])[1:], strict=False)), class_names or {})
     there = [name for name in RESULTS if (out / name).exists()]
     if there and not overwrite:
         raise StudyError(
@@ -51,7 +63,6 @@ def predict(
     ):
         samples, volumes = (new.prepared / name for name in ("samples.parquet", "volumes.tsv"))
         answer(model, samples, volumes, folder, ingested=new.volumes, threads=threads, force=force)
-        classes = dict(zip(contract["classes"], contract.get("mask_values", [0])[1:], strict=False))
         algorithm = Algorithm(model.resolve().name, __version__, str(contract["spec"]))
         notes = _write_segmentations(new, folder, classes, algorithm)
         _write_files(new, folder, notes)
@@ -60,6 +71,23 @@ def predict(
     if new.rejected:
         said.append(f"{sum(row['num_files'] for row in new.rejected)} files refused, see {out / REFUSED}")
     return [path for name in RESULTS for path in [*sorted((out / name).glob("*")), out / name] if path.is_file()], said
+
+
+def _named(values: dict[str, int], names: Mapping[str, str]) -> dict[str, int]:
+    """The values of a mask by the names of its classes.
+
+    Raises:
+        StudyError: a name is for a class that is not there, or two classes would have one name.
+    """
+    unknown = [label for label in names if label not in values]
+    if unknown:
+        known = ", ".join(values) or "none in masks"
+        raise StudyError(f"--class-name {unknown[0]}: the model has no such class. It has {known}.")
+    named = [names.get(label, label) for label in values]
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise StudyError(f"--class-name: two classes would be called {twice[0]!r}. Give each a name of its own.")
+    return dict(zip(named, values.values(), strict=True))
 
 
 @contextlib.contextmanager

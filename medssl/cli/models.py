@@ -10,6 +10,7 @@ import typer
 
 from medssl.cli.parameters import Force, Overwrite, Threads
 from medssl.cli.step import limit_threads
+from medssl.core.errors import StudyError
 from medssl.core.files import file_to_write, refuse_existing, refuse_within
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def convert(
     """
     from medssl.nn.transfer import convert as write
 
-    refuse_existing([out], overwrite=overwrite)
-    print(write(foreign, file_to_write(out), strip=strip, key=key))
+    refuse_existing([file_to_write(out)], overwrite=overwrite)
+    print(write(foreign, out, strip=strip, key=key))
 
 
 def embed(
@@ -90,6 +91,10 @@ def predict(
     model: Annotated[Path, typer.Argument(help="folder of a fine-tuned model, 5_finetune/<task>/models/<start>")],
     source: Annotated[Path, typer.Argument(help="folder of new DICOM, NIfTI or images, or an NPZ file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write to")],
+    class_name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS=NAME", help="name of a class in DICOM segmentations, such as 6=liver; may be repeated"),
+    ] = None,
     threads: Threads = 1,
     force: Force = False,
     overwrite: Overwrite = False,
@@ -102,11 +107,25 @@ def predict(
     limit_threads(threads)
     from medssl.api.predicting import predict as write
 
-    written, said = write(model, source, out, threads=threads, force=force, overwrite=overwrite)
+    names = _class_names(class_name or [])
+    written, said = write(model, source, out, class_names=names, threads=threads, force=force, overwrite=overwrite)
     for path in written:
         print(path)
     for sentence in said:
         print(f"medssl: note: {sentence}", file=sys.stderr)
+
+
+def _class_names(given: list[str]) -> dict[str, str]:
+    """The pairs of `CLASS=NAME`.
+
+    Raises:
+        StudyError: one has no `=`, no class, or no name.
+    """
+    pairs = [text.partition("=") for text in given]
+    for label, sign, name in pairs:
+        if not (label and sign and name.strip()):
+            raise StudyError(f"--class-name {label}{sign}{name}: expected a class and its name, such as 6=liver.")
+    return {label: name.strip() for label, _, name in pairs}
 
 
 def _write_ledgers(new: NewImages, names_path: Path, rejected_path: Path) -> None:

@@ -15,7 +15,7 @@ LONGEST = 100.0
 
 
 def rotary_angles(
-    grid: Sequence[int], width: int, device: torch.device, factor: float | Tensor = 1.0
+    grid: Sequence[int], width: int, device: torch.device, factor: float | Float[Tensor, ""] = 1.0
 ) -> Float[Tensor, "places {width}"]:
     """Angles of each place of a grid, row by row, for heads of `width` channels: both halves have the same ones.
 

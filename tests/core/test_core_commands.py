@@ -91,7 +91,6 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused() -> None:
     assert "folder is a folder" in refused("compare", "one.json", "two.json", "--out", "folder")
     assert "empty" in refused("compare", "one.json", "two.json", "--out", "empty/page.html")
     assert "folder is a folder" in refused("convert", "bytes", "--out", "folder")
-    assert "empty" in refused("export", "folder", "--library", "timm", "--out", "empty")
     assert "empty" in refused("reduce", "folder", "--preview", "empty")
 
 

@@ -78,7 +78,8 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
     given["scan_ct.nii.gz"] = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(0, 2, 1)), affine)
     nibabel.save(given["scan_ct.nii.gz"], here / "new" / "scan_ct.nii.gz")
     (here / "new" / "notes.txt").write_text("nothing")
-    predict(folder, here / "new", here / "answers", force=True)  # CT, although it was trained on MR
+    classes = Model.open(folder).contract["classes"]
+    predict(folder, here / "new", here / "answers", "--class-name", f"{classes[0]}=left lobe", force=True)  # CT; trained on MR
     rows = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")
     files = rows["file"].str.removesuffix("/0000.dcm")  # of a series its first file
     assert set(files) == set(given)
@@ -102,7 +103,7 @@ def test_masks_of_new_volumes_lie_on_their_own_grids(here: Path, finetune: Any, 
             header = pydicom.dcmread(segmentation, stop_before_pixels=True)
             source_header = pydicom.dcmread(here / "new" / files[name] / "0000.dcm")
             assert header.StudyInstanceUID == source_header.StudyInstanceUID and header.PatientID == source_header.PatientID
-            assert [item.SegmentLabel for item in header.SegmentSequence] == model.contract["classes"]
+            assert [item.SegmentLabel for item in header.SegmentSequence] == ["left lobe", *classes[1:]]
         rows = table[table["volume_id"] == name]
         voxel_ml = abs(np.linalg.det(truth.affine[:3, :3])) / 1000
         assert np.allclose(rows["volume_ml"], [(found == value).sum() * voxel_ml for value in rows["value"]])
@@ -124,6 +125,9 @@ def the_folder_of_answers_is_not_written_over(model: Path, here: Path) -> None:
         predict(model, small, answers, force=True)
     with pytest.raises(StudyError, match="does not exist"):
         predict(model, here / "nowhere", answers, "--overwrite", force=True)
+    for given, words in (("liver", "expected a class and its name"), ("none=liver", "no such class. It has ")):
+        with pytest.raises(StudyError, match=words):
+            predict(model, small, answers, "--overwrite", "--class-name", given, force=True)
     assert before == {path: path.read_bytes() for path in answers.rglob("*") if path.is_file()}
     predict(model, small, answers, "--overwrite", force=True)
     (mask,) = (answers / "masks").iterdir()
@@ -195,7 +199,7 @@ def test_the_contract_of_a_model_holds_what_new_images_must_be_like(mr_model: Pa
 def test_a_model_of_mr_refuses_ct_and_takes_it_by_force_with_a_warning(mr_model: Path, here: Path) -> None:
     save(datasets(random_phantom(3)), here / "new")
     said = refusal(mr_model, here)
-    assert "holds nothing to take" in said and "CT, where MR is kept" in said and "--force" in said
+    assert "holds no usable image" in said and "CT, where MR is kept" in said and "--force" in said
     forced = CliRunner().invoke(app, ["predict", str(mr_model), str(here / "new"), "-o", str(here / "out"), "--force"])
     assert forced.exit_code == 0 and "medssl: warning: modality CT of" in forced.stderr
     assert len(list((here / "out" / "masks").iterdir())) == 1

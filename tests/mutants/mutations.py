@@ -1296,6 +1296,13 @@ MUTATIONS = [
         "if self.backbone.name not in [*fitting, self.backbone.name]:",
         "pretrain/test_pretrain_mae.py::test_what_does_not_fit_is_refused",
     ),
+    Mutation(
+        "api",
+        "names of classes are lost on the way to the segmentation",
+        "named = [names.get(label, label) for label in values]",
+        "named = list(values)",
+        "finetune/test_finetune_new_images.py::test_masks_of_new_volumes_lie_on_their_own_grids",
+    ),
     # ---- pretrain
     Mutation(
         "pretrain",

@@ -274,6 +274,8 @@ def test_an_export_replaces_nothing_unless_asked(tmp_path: Path) -> None:
     assert exported("out", "--overwrite").exit_code == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "contract.json", "resnet18.safetensors"]
     assert (tmp_path / "out" / "README.md").read_text() != "mine"
+    said = exported("out/README.md")
+    assert isinstance(said.exception, StudyError) and "README.md cannot be the folder to write to" in str(said.exception)
     said = exported("run", "--overwrite")
     assert isinstance(said.exception, StudyError) and "is the run itself" in str(said.exception)
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
