@@ -29,7 +29,7 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
     Raises:
         LockedError: another program works on the study.
     """
-    lock = layout.root / ".lock"
+    lock, here = layout.root / ".lock", Path.cwd()  # with --directory, Snakemake has left it when the program ends
     with contextlib.ExitStack() as stack:
         if lock.is_file():
             try:
@@ -52,7 +52,7 @@ def leaving_nothing(layout: Layout) -> Iterator[None]:
             before = _names_kept(results, beside[0]) | _names_kept(_all_files([own, cache]), beside[1])
             yield
         finally:
-            with signals.ignored():
+            with signals.ignored(), contextlib.chdir(here):
                 if before is not None:
                     _restore(before, folders)
                 for names in beside:

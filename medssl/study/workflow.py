@@ -39,6 +39,8 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
             checked = check_study(dag, places, asked.targets)
             if _only_plans(asked):
                 _held.enter_context(leaving_nothing(dag.layout))
+                if getattr(asked, "dryrun", False):
+                    _held.callback(_say_checked, len(checked.notes))
             else:
                 _held.enter_context(hold(dag.layout.root / ".lock"))
             changed = []
@@ -49,6 +51,16 @@ def open_study(workflow: Any, config: dict[str, Any], asked: Any) -> Dag:
                 print(f"medssl: note: {note}", file=sys.stderr, flush=True)
             dag.write_specs()
         return dag
+
+
+def _say_checked(num_notes: int) -> None:
+    """The last line of a dry run: the rest of it is Snakemake's list of jobs."""
+    notes = f", {num_notes} note{'s' * (num_notes > 1)} above the list" if num_notes else ""
+    print(
+        f"medssl: study file, folders and labels checked: no mistakes found{notes}. No job has started.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def default_study() -> str:

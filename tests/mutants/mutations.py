@@ -1303,6 +1303,13 @@ MUTATIONS = [
         "named = list(values)",
         "finetune/test_finetune_new_images.py::test_masks_of_new_volumes_lie_on_their_own_grids",
     ),
+    Mutation(
+        "study",
+        "a dry run with --directory leaves its files behind",
+        "with signals.ignored(), contextlib.chdir(here):",
+        "with signals.ignored():",
+        "study/test_study_dry.py::test_the_folder_is_as_before_where_snakemake_has_left_it_at_the_end",
+    ),
     # ---- pretrain
     Mutation(
         "pretrain",

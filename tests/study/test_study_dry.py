@@ -112,6 +112,25 @@ def test_it_plans_without_the_receipts_that_a_real_run_drops_and_they_come_back(
     assert receipt.is_file() is not gone
 
 
+def test_the_folder_is_as_before_where_snakemake_has_left_it_at_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --directory, that is; and the last line says what the plan was worth."""
+    write_receipt(plan(STUDY), 1)
+    before = seen(folder)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    held = contextlib.ExitStack()
+    monkeypatch.setattr(workflow, "_held", held)
+    asked = SimpleNamespace(targets=[], dryrun=True)
+    workflow.open_study(SimpleNamespace(configfiles=[], is_main_process=True), {**STUDY, "seed": 5}, asked)
+    monkeypatch.chdir(elsewhere)
+    held.close()
+    assert Path.cwd() == elsewhere and not any(elsewhere.iterdir())
+    assert "checked: no mistakes found, 1 note above the list. No job has started." in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.chdir(folder)
+    assert seen(folder) == before
+
+
 def test_results_may_lie_on_another_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = plan(STUDY)
     write_receipt(layout, 2)
