@@ -53,6 +53,12 @@ class Backbone(nn.Module):
             return None
         return next((number + 1 for number, name in enumerate(self.stage_names) if parameter.startswith(name + ".")), 0)
 
+    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Tensors that another program released for this network, under this network's names and in its order of axes, and what
+        was changed, in words.
+        """
+        return found, []
+
     def check(self, x: Float[Tensor, "..."]) -> None:
         """Refuse an input of the wrong rank or channel count.
 

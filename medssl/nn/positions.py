@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from medssl.nn.backbone import wide
+
 LONGEST = 100.0
 """The longest period, in units of half an image."""
 
@@ -38,7 +40,7 @@ def rotated(x: Float[Tensor, "n heads tokens d"], angles: Float[Tensor, "*n plac
     angles: the same for all images, or `(n, 1, places, d)`.
     """
     count = angles.shape[-2]
-    before, places = x[:, :, :-count], x[:, :, -count:].float()
+    before, places = x[:, :, :-count], wide(x[:, :, -count:])
     first, second = places.chunk(2, -1)
     turned = places * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
     return torch.cat([before, turned.to(x)], 2)

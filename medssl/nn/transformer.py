@@ -16,12 +16,12 @@ from medssl.nn.positions import rotated
 class Block(nn.Module):
     """Norm and attention, then norm and dense layers; each is scaled and added."""
 
-    def __init__(self, width: int, heads: int, layer_scale: float) -> None:
+    def __init__(self, width: int, heads: int, layer_scale: float, epsilon: float = 1e-6) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=epsilon)
         self.attn = Attention(width, heads)
         self.ls1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, eps=epsilon)
         self.mlp = FeedForward(width)
         self.ls2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import writing
+from medssl.nn.backbone import Backbone
 
 HEADS = ("fc.", "head.", "classifier.")
 """Names of the classifier layers that torchvision and timm have after the encoder."""
@@ -77,12 +78,17 @@ def load_encoder(
 
     The total counts the tensors of file and model together, so a smaller encoder in a larger network is noticed as well.
     `strip` is removed from the front of the file's names. Names in the model that begin with a word of `extra` (a head that the
-    file cannot have) do not count. `at_least` below 1 accepts a share. `foreign`: see `adapted`.
+    file cannot have) do not count. `at_least` below 1 accepts a share. `foreign`: see `adapted`, and
+    `Backbone.of_elsewhere` for a file without a contract beside it.
 
     Raises:
         StudyError: less than `at_least` of the total matched; nothing was loaded.
     """
     found = {name.removeprefix(strip): tensor for name, tensor in read_tensors(path).items()}
+    if foreign and isinstance(into, Backbone) and not Path(path).with_name("contract.json").is_file():
+        found, changes = into.of_elsewhere(found)
+        if changes:
+            print(f"{Path(path).name}: {'; '.join(changes)}")
     found = once(found, into, Path(path).name)
     if foreign:
         found = adapted(found, into.state_dict(), Path(path).name)

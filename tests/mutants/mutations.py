@@ -1236,8 +1236,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "the class token is turned with the first patch",
-        "before, places = x[:, :, :-count], x[:, :, -count:].float()",
-        "before, places = x[:, :, count:], x[:, :, :count].float()",
+        "before, places = x[:, :, :-count], wide(x[:, :, -count:])",
+        "before, places = x[:, :, count:], wide(x[:, :, :count])",
         "nn/test_nn_vit.py::test_tokens_that_stand_for_no_patch_are_not_turned",
     ),
     Mutation(
@@ -1309,6 +1309,27 @@ MUTATIONS = [
         "with signals.ignored(), contextlib.chdir(here):",
         "with signals.ignored():",
         "study/test_study_dry.py::test_the_folder_is_as_before_where_snakemake_has_left_it_at_the_end",
+    ),
+    Mutation(
+        "nn",
+        "the bias that DINOv3 masks comes back",
+        "found[bias] = torch.where(mask == 0, torch.zeros_like(found[bias]), found[bias])",
+        "found[bias] = found[bias]",
+        "nn/test_nn_transfer.py::test_files_of_dino_give_timms_features_under_their_released_names",
+    ),
+    Mutation(
+        "nn",
+        "the class token loses the position that a file gives it",
+        "cls, before = cls + before, before[:, :0]",
+        "before = before[:, :0]",
+        "nn/test_nn_transfer.py::test_files_of_dino_give_timms_features_under_their_released_names",
+    ),
+    Mutation(
+        "nn",
+        "kernels of nnU-Net keep its order of axes",
+        "t.movedim((2, 3, 4), (4, 3, 2)).contiguous() if t.ndim == 5 else t",
+        "t",
+        "nn/test_nn_transfer.py::test_a_file_of_nnunet_has_its_axes_turned_and_one_of_a_run_has_not",
     ),
     # ---- pretrain
     Mutation(

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from medssl.cli import app
 from medssl.core import tables
 from medssl.core.errors import StudyError
+from medssl.nn.adapters.nnunet import twice
 from medssl.nn.backbone import build, pooled
 from medssl.nn.transfer import adapters, convert, embed, export
 from medssl.nn.weights import load_encoder
@@ -141,6 +142,78 @@ def test_a_transformer_with_timms_weights_gives_timms_features(tmp_path: Path, r
     )
     x = torch.rand(2, 1, side, side)
     check_features(ours.eval(), "code", str(tmp_path / "code.py"), tmp_path / "vit.safetensors", x, tmp_path)
+
+
+DINOV2 = {"patch": 14, "positions": "learned", "learned_grid": (4, 4), "layer_scale": 1.0, "registers": 4}
+DINOV3 = {"patch": 16, "layer_scale": 1.0, "registers": 4, "epsilon": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("timms", "module", "options", "side", "grid"),
+    [
+        ("vit_small_patch14_reg4_dinov2", "vision_transformer", DINOV2, 56, 4),
+        ("vit_small_patch14_reg4_dinov2", "vision_transformer", DINOV2, 56, 7),  # positions for another size, which are resampled
+        ("vit_small_patch14_dinov2", "vision_transformer", DINOV2 | {"registers": 0}, 56, 4),
+        ("vit_small_patch16_dinov3_qkvb", "eva", DINOV3, 64, 0),
+    ],
+)
+def test_files_of_dino_give_timms_features_under_their_released_names(
+    tmp_path: Path, timms: str, module: str, options: dict[str, Any], side: int, grid: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (PEERS / "timm").is_dir():
+        pytest.skip("timm is not there: make test installs it beside the environment")
+    torch.manual_seed(0)
+    ours = build("vit", options, 2, 1)
+    file = {name: torch.randn(tensor.shape) * 0.05 for name, tensor in ours.state_dict().items()}
+    if grid:
+        file["pos_embed"] = torch.randn(1, 1 + grid**2, 384)
+        file["mask_token"] = torch.zeros(1, 384)
+        if options["registers"]:
+            file["register_tokens"] = file.pop("reg_token")
+    else:
+        file["storage_tokens"], file["mask_token"] = file.pop("reg_token"), torch.zeros(1, 384)
+        file["rope_embed.periods"] = 100.0 ** (torch.arange(16) / 16)
+        for block in range(12):
+            mask = file[f"blocks.{block}.attn.qkv.bias_mask"] = torch.ones(3 * 384)
+            mask[384:768] = 0
+            file[f"blocks.{block}.attn.qkv.bias"][384:768] = 9.0  # what the mask hides
+    save_file(file, tmp_path / "vit.safetensors")
+    load_encoder(tmp_path / "vit.safetensors", ours, foreign=True)
+    said = capsys.readouterr().out
+    assert "mask_token is left" in said and ("are the registers" in said) == bool(options["registers"])
+    (tmp_path / "code.py").write_text(
+        "import timm\nfrom safetensors.torch import load_file\n"
+        f"from timm.models.{module} import checkpoint_filter_fn\n"
+        f"model = timm.create_model('{timms}', in_chans=1, num_classes=0, img_size={side})\n"
+        "model.load_state_dict(checkpoint_filter_fn(load_file('vit.safetensors'), model))\n"
+    )
+    check_features(
+        ours.eval(), "code", str(tmp_path / "code.py"), tmp_path / "vit.safetensors", torch.rand(2, 1, side, side), tmp_path
+    )
+
+
+def doubled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in twice(tensors).items()}
+
+
+def test_a_file_of_nnunet_has_its_axes_turned_and_one_of_a_run_has_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    ours, again = (build("resenc", {"features": (4, 8), "blocks": (1, 1)}, 3, 1) for _ in range(2))
+    tensors = ours.state_dict()
+    turned = {name: t.permute(0, 1, 4, 3, 2).contiguous() if t.ndim == 5 else t for name, t in tensors.items()}
+    save_file(doubled(turned), tmp_path / "nnunet.safetensors")
+    load_encoder(tmp_path / "nnunet.safetensors", again, foreign=True)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in tensors.items())
+    assert "kernels turned from nnU-Net's axes (k, j, i)" in capsys.readouterr().out
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "contract.json").write_text("{}")
+    for path, content in ((tmp_path / "run" / "encoder.safetensors", doubled(tensors)), (tmp_path / "own.safetensors", tensors)):
+        save_file(content, path)  # earlier versions of medssl stored each tensor twice as well
+        load_encoder(path, again, foreign=True)
+        assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in tensors.items())
+        assert "turned" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

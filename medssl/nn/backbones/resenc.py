@@ -63,6 +63,13 @@ class ResEnc(Backbone):
             if isinstance(module, Residual):
                 nn.init.zeros_(module.conv2.norm.weight)
 
+    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """nnU-Net names each tensor twice, and its kernels have the axes (k, j, i)."""
+        if not any(".all_modules." in name for name in found):
+            return found, []
+        turned = {name: t.movedim((2, 3, 4), (4, 3, 2)).contiguous() if t.ndim == 5 else t for name, t in found.items()}
+        return turned, ["kernels turned from nnU-Net's axes (k, j, i) to (i, j, k)"] if self.spatial_dims == 3 else []
+
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
         x, maps = self.encoder.stem(x), []

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from medssl.core.bounds import AtLeastOne, Count, Weight, Whole, Widths
+from medssl.core.bounds import AtLeastOne, Count, Positive, Weight, Whole, Widths
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
 from medssl.nn.positions import resampled, rotary_angles
@@ -41,6 +41,7 @@ class ViT(Backbone):
         learned_grid: patches along each axis for which positions are learned; they are resampled for other images.
         rescale: in training, rotary coordinates are multiplied by a random factor up to this one, or divided by it.
         layer_scale: initial factor of each branch; 0 leaves the factors out.
+        epsilon: of the norms; 1e-5 for weights of DINOv3.
         width: channels, instead of those of `size`.
         blocks: blocks, instead of those of `size`.
         heads: heads of attention, instead of those of `size`.
@@ -64,6 +65,7 @@ class ViT(Backbone):
         learned_grid: Widths | None = None,
         rescale: AtLeastOne = 1.0,
         layer_scale: Weight = 1e-5,
+        epsilon: Positive = 1e-6,
         width: Count | None = None,
         blocks: Count | None = None,
         heads: Count | None = None,
@@ -95,8 +97,8 @@ class ViT(Backbone):
         self.register_parameter("reg_token", nn.Parameter(torch.zeros(1, registers, width)) if registers else None)
         if learned_grid is not None:  # with registers the class token has no position, as in timm's networks
             self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(learned_grid) + (registers == 0), width))
-        self.blocks = nn.Sequential(*(Block(width, heads, layer_scale) for _ in range(blocks)))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.blocks = nn.Sequential(*(Block(width, heads, layer_scale, epsilon) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width, eps=epsilon)
         self._initialise()
 
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
@@ -130,6 +132,39 @@ class ViT(Backbone):
         for block in self.blocks:
             tokens = block(tokens, angles)
         return self.norm(tokens)
+
+    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Files of DINOv2, DINOv3 and timm: names of registers, positions of another grid, tensors for training alone."""
+        found, changes = dict(found), []
+        for name in ("register_tokens", "storage_tokens"):
+            if name in found:
+                found["reg_token"] = found.pop(name)
+                changes.append(f"{name} are the registers")
+        for name in [name for name in found if name.endswith("attn.qkv.bias_mask")]:
+            bias, mask = name.removesuffix("_mask"), found.pop(name)
+            found[bias] = torch.where(mask == 0, torch.zeros_like(found[bias]), found[bias])
+        for name in ("mask_token", "rope_embed.periods"):
+            if found.pop(name, None) is not None:
+                changes.append(f"{name} is left")
+        if self.learned_grid is not None and "pos_embed" in found:
+            found["cls_token"], found["pos_embed"], of_positions = self._own_positions(found["cls_token"], found["pos_embed"])
+            changes += of_positions
+        return found, changes
+
+    def _own_positions(self, cls: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+        """Class token, and positions for this network's grid; those of a file are for a square one."""
+        grid, changes = self.learned_grid or (), []
+        side = round((positions.shape[1] - 1) ** (1 / self.spatial_dims))
+        of_cls = int(side**self.spatial_dims == positions.shape[1] - 1)
+        side = round((positions.shape[1] - of_cls) ** (1 / self.spatial_dims))
+        before, places = positions[:, :of_cls], positions[:, of_cls:]
+        if side**self.spatial_dims == places.shape[1] and (side,) * self.spatial_dims != tuple(grid):
+            places = resampled(places, (side,) * self.spatial_dims, grid)
+            changes.append(f"positions resampled from {side} patches along each axis to {list(grid)}")
+        if of_cls and self.reg_token is not None:  # then the class token has no position here: it is part of the token
+            cls, before = cls + before, before[:, :0]
+            changes.append("the position of the class token added to it")
+        return cls, torch.cat([before, places], 1), changes
 
     def part_of(self, parameter: str) -> int | None:
         return len(self.blocks) if parameter.startswith("norm.") else super().part_of(parameter)
