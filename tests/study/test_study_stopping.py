@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -87,6 +88,13 @@ def workflow(run: Steering, **more: Any) -> Any:
     return SimpleNamespace(dag=OneJob(run.root, **more), resource_settings=SimpleNamespace(cores=2), local_exec=True)
 
 
+def waiting(monkeypatch: pytest.MonkeyPatch) -> subprocess.Popen[bytes]:
+    """A job that waits for its input, and the one child that the program sees: other tests have servers among them."""
+    job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(psutil.Process, "children", lambda self: [psutil.Process(job.pid)])
+    return job
+
+
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
 def test_a_signal_reaches_jobs_that_get_it_from_no_terminal(
     tmp_path: Path,
@@ -99,7 +107,7 @@ def test_a_signal_reaches_jobs_that_get_it_from_no_terminal(
 ) -> None:
     run = run_of(tmp_path, None, monkeypatch)
     run.start(workflow(run))
-    job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    job = waiting(monkeypatch)
     signal.raise_signal(number)
     if not ends:
         job.communicate(b"")
@@ -114,7 +122,7 @@ def test_snakemake_gets_a_signal_once_and_the_third_ctrl_c_kills_the_jobs(
 ) -> None:
     run = run_of(tmp_path, None, monkeypatch)
     run.start(workflow(run))
-    job = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    job = waiting(monkeypatch)
     for _ in range(2):
         signal.raise_signal(signal.SIGINT)
     assert job.poll() is None
