@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.views import Crop
 
 
@@ -23,3 +28,8 @@ def multi_crop(
     small = tuple(math.ceil(max(8, math.ceil(side * small_size_frac)) / multiple) * multiple for side in size)
     few = [Crop(small_crops, small, small_scale)] if small_crops else []
     return [Crop(2, size, large_scale), *few]
+
+
+def pooled_views(backbone: Backbone, views: list[Float[Tensor, "n c ..."]]) -> Float[Tensor, "all d"]:
+    """Pooled features of all views, view by view, `(views · n, d)`; views of one size pass side by side."""
+    return torch.cat([pooled(backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])

@@ -99,8 +99,8 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     @model_validator(mode="after")
     def _fitting_backbone(self) -> TrainingOptions:
         need = plugins.find("objective", self.objective.name).constant("NEEDS", default=None)
-        fitting = [plugin.name for plugin in plugins.all_of("backbone") if need is None or plugin.constant(need, default=False)]
-        if self.backbone.name not in fitting:
+        if need is not None and not plugins.find("backbone", self.backbone.name).constant(need, default=False):
+            fitting = [plugin.name for plugin in plugins.all_of("backbone") if plugin.constant(need, default=False)]
             raise ValueError(
                 f"the objective {self.objective.name} needs another backbone than {self.backbone.name}: {' or '.join(fitting)}"
             )

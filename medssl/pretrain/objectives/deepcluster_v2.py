@@ -5,18 +5,17 @@ Source: Caron et al., arXiv 2006.09882, §4.1 and appendix C (DeepCluster-v2); C
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medssl.core.bounds import Count, Fraction, Positive, Rising, Several, Whole, Widths
-from medssl.nn.backbone import Backbone, pooled
+from medssl.nn.backbone import Backbone
 from medssl.nn.clustering import ClusterMemory
 from medssl.nn.gather import normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.multi_crop import multi_crop
+from medssl.pretrain.multi_crop import multi_crop, pooled_views
 from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "DeepCluster-v2"
@@ -79,7 +78,7 @@ class DeepClusterV2(Objective):
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])
-        features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
+        features = pooled_views(self.backbone, views)
         z = normalised(self.projector(features)).view(len(views), n, -1)
         return {"z": z.transpose(0, 1), **health_outputs(features.view(len(views), n, -1), z)}
 

@@ -20,7 +20,7 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import cosine_momentum, follow_weights, momentum_copy
 from medssl.nn.spread import koleo
 from medssl.nn.views import Crop
-from medssl.pretrain.multi_crop import multi_crop
+from medssl.pretrain.multi_crop import multi_crop, pooled_views
 from medssl.pretrain.objective import Loss, Objective, health_outputs, require_other_volumes
 
 TITLE = "DINO"
@@ -101,7 +101,7 @@ class DINO(Objective):
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])
-        features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
+        features = pooled_views(self.backbone, views)
         scores, embeddings = self.head(features)
         with torch.no_grad():
             wanted, _ = self.teacher[1](pooled(self.teacher[0](torch.cat(views[:2]))))

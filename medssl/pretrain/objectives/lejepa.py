@@ -10,12 +10,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medssl.core.bounds import Count, Fraction, Rising, Several, Whole, Widths
-from medssl.nn.backbone import Backbone, pooled, wide
+from medssl.nn.backbone import Backbone, wide
 from medssl.nn.gaussianity import directions_of_step, expected_of_gaussian, sigreg
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.multi_crop import multi_crop
+from medssl.pretrain.multi_crop import multi_crop, pooled_views
 from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "LeJEPA"
@@ -67,8 +67,7 @@ class LeJEPA(Objective):
         return multi_crop(size, self.large_scale, *small, self.backbone.multiple)
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        sizes = [group for group in (views[:2], views[2:]) if group]
-        features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in sizes])
+        features = pooled_views(self.backbone, views)
         z = wide(self.projector(features)).view(len(views), len(views[0]), -1)
         return {"z": z.transpose(0, 1), **health_outputs(features.view(*z.shape[:2], -1), z)}
 

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from medssl.core.bounds import Count, Fraction, Part, Positive, Rising, Several, Whole, Widths
-from medssl.nn.backbone import Backbone, pooled, wide
+from medssl.nn.backbone import Backbone, wide
 from medssl.nn.clustering import sinkhorn, usage
 from medssl.nn.gather import gather, normalised, rank
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
-from medssl.pretrain.multi_crop import multi_crop
+from medssl.pretrain.multi_crop import multi_crop, pooled_views
 from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "SwAV"
@@ -86,7 +86,7 @@ class SwAV(Objective):
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n = len(views[0])
-        features = torch.cat([pooled(self.backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
+        features = pooled_views(self.backbone, views)
         z = normalised(self.projector(features))
         scores = wide(self.prototypes(z))
         # sample first: (n, views, …)
