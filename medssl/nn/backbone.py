@@ -15,7 +15,8 @@ from medssl.core.errors import StudyError
 class Backbone(nn.Module):
     """A network that turns images `(n, in_channels, *size)` into maps from shallow to deep.
 
-    Map `m` has shape `(n, channels[m], *size / strides[m])`. State-dict names are those of the public network of that name.
+    Map `m` has shape `(n, channels[m], *size / strides[m])`; a last one of a single place stands for the whole image, such as a
+    class token. State-dict names are those of the public network of that name.
     """
 
     spatial_dims: int
@@ -91,7 +92,7 @@ def call(name: str, arguments: dict[str, Any]) -> str:
 
 
 def pooled(maps: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n d"]:
-    """The deepest map averaged over space, `(n, channels[-1])`, in at least float32 whatever the precision of the network."""
+    """The last map averaged over space, `(n, channels[-1])`, in at least float32 whatever the precision of the network."""
     return wide(maps[-1]).flatten(2).mean(2)
 
 

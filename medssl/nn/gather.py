@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt64
 from torch import Tensor, nn
 
 from medssl.nn.backbone import wide
@@ -32,6 +33,13 @@ def gather(local: Shaped[Tensor, "n *rest"]) -> Shaped[Tensor, "all *rest"]:
     if world_size() == 1:
         return local
     return _Gather.apply(local) if local.requires_grad else _gathered(local)
+
+
+def gather_keys(keys: UInt64[np.ndarray, "n"], device: torch.device) -> UInt64[np.ndarray, "all"]:
+    """The keys of every rank, in rank order."""
+    if world_size() == 1:
+        return keys
+    return gather(torch.from_numpy(keys.view(np.int64)).to(device)).cpu().numpy().view(np.uint64)
 
 
 def summed(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -83,6 +83,8 @@ class Batch:
         self.epoch: int = fields["epoch"]
         self.mask: Shaped[Tensor, "n 1 *canvas"] | None = fields.get("mask")
         """The class of each voxel, if known."""
+        self.whole: UInt64[np.ndarray, "all"] | None = fields.get("whole")
+        """The keys of the batch over all ranks and parts, if the objective asks for them."""
 
     @property
     def values(self) -> Float[Tensor, "n 1 *canvas"]:
@@ -113,7 +115,9 @@ class Batch:
 
     def part(self, start: int, stop: int) -> Batch:
         """The samples from `start` to `stop`."""
-        return self._each(lambda field: field[start:stop], arrays=True)
+        made = self._each(lambda field: field[start:stop], arrays=True)
+        made.whole = self.whole
+        return made
 
     def at(self, numbers: Int[np.ndarray, "m"], epoch: int) -> Batch:
         """Some of its samples, as the batch of an epoch; a gather on its device."""

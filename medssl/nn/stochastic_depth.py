@@ -48,12 +48,18 @@ class StochasticDepth:
         return torch.from_numpy(np.where(left_out, 0.0, 1 / (1 - self.rates)).T.copy())
 
     def of(self, factors: Float[Tensor, "branches n"]) -> contextlib.AbstractContextManager[None]:
-        """Inside, the branches of a network in training are multiplied by these; the rows of an image are consecutive."""
+        """Inside, the branches of a network in training are multiplied by these.
+
+        One factor for each row of a branch's output; or one for each of several consecutive rows, such as the packed patches of
+        an image.
+        """
         return self._factors.of(factors)
 
     def _weigh(self, number: int, module: nn.Module, _: Any, branch: Float[Tensor, "rows ..."]) -> Tensor | None:
         if self._factors.value is None or not module.training:
             return None
         of_images = self._factors.value[number].to(branch)
+        if len(branch) % len(of_images):
+            raise ValueError(f"{len(of_images)} factors for {len(branch)} rows of a branch; expected one for each, or a divisor")
         of_rows = of_images.repeat_interleave(len(branch) // len(of_images))
         return branch * of_rows.view(-1, *[1] * (branch.ndim - 1))

@@ -13,7 +13,7 @@ from medssl.core.rng import key
 from medssl.nn.backbone import Backbone
 from medssl.nn.checkpointing import checkpoint_stages, still_statistics
 from medssl.nn.determinism import use_deterministic_algorithms
-from medssl.nn.gather import gather, synchronise_batch_norm
+from medssl.nn.gather import gather, gather_keys, synchronise_batch_norm
 from medssl.nn.layout import lay_out, layout_of
 from medssl.nn.loading import Batch
 from medssl.nn.momentum import average
@@ -80,6 +80,8 @@ class Learner:
         """Loss and gradients of a batch, in one pass or in parts that together give the loss of the whole."""
         self.seed(step)
         self.stepper.begin()
+        if self.objective.sees_whole_batch:
+            batch.whole = gather_keys(batch.keys, self.device)
         parts = self.options.accumulate
         if parts == 1:
             outputs = self.module(self.make_views(batch), batch)

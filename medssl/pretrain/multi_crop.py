@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from medssl.core.rng import key
 from medssl.nn.backbone import Backbone, pooled
+from medssl.nn.loading import Batch, Samples
+from medssl.nn.stochastic_depth import StochasticDepth
 from medssl.nn.views import Crop
+from medssl.pretrain.objective import Objective
+
+LARGE = 2
+"""How many large crops each image has."""
 
 
 def multi_crop(
@@ -27,9 +37,58 @@ def multi_crop(
     """
     small = tuple(math.ceil(max(8, math.ceil(side * small_size_frac)) / multiple) * multiple for side in size)
     few = [Crop(small_crops, small, small_scale)] if small_crops else []
-    return [Crop(2, size, large_scale), *few]
+    return [Crop(LARGE, size, large_scale), *few]
 
 
 def pooled_views(backbone: Backbone, views: list[Float[Tensor, "n c ..."]]) -> Float[Tensor, "all d"]:
     """Pooled features of all views, view by view, `(views · n, d)`; views of one size pass side by side."""
-    return torch.cat([pooled(backbone(torch.cat(group))) for group in (views[:2], views[2:]) if group])
+    return torch.cat([pooled(backbone(torch.cat(group))) for group in (views[:LARGE], views[LARGE:]) if group])
+
+
+class MultiCropStudent(Objective):
+    """A network that sees large and small crops, and in training skips some residual branches of each crop.
+
+    Which branches is drawn by seed, epoch, crop and sample, so that it is the same on any number of ranks.
+    """
+
+    seed: Int64[Tensor, ""]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Samples,
+        *,
+        large_scale: tuple[float, float],
+        small_crops: int,
+        small_size_frac: float,
+        small_scale: tuple[float, float],
+        drop_path: float,
+    ) -> None:
+        super().__init__(backbone, samples)
+        self.large_scale, self.small = large_scale, (small_crops, small_size_frac, small_scale)
+        self.stochastic_depth = StochasticDepth(backbone, drop_path) if drop_path else None
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
+
+    def crops(self, size: tuple[int, ...]) -> list[Crop]:
+        """Two large crops and the small ones."""
+        return multi_crop(size, self.large_scale, *self.small, self.backbone.multiple)
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Each epoch and seed has its own draws."""
+        self.seed.fill_(seed)
+
+    def maps(
+        self, views: list[Float[Tensor, "n c ..."]], numbers: Sequence[int], batch: Batch, **options: Any
+    ) -> list[Float[Tensor, "all _ ..."]]:
+        """The backbone's maps of some views of one size, side by side: all images of the first, then all of the second, …"""
+        with self._branches(numbers, batch):
+            maps: list[Tensor] = self.backbone(torch.cat([views[number] for number in numbers]), **options)
+        return maps
+
+    def _branches(self, numbers: Sequence[int], batch: Batch) -> contextlib.AbstractContextManager[None]:
+        depth = self.stochastic_depth
+        if depth is None:
+            return contextlib.nullcontext()
+        streams = [key(int(self.seed), "drop path", batch.epoch, number) for number in numbers]
+        factors = torch.cat([depth.factors(stream, batch.keys) for stream in streams], 1)
+        return depth.of(factors.to(batch.stored.device))

@@ -43,6 +43,8 @@ class Objective(nn.Module):
     """Batch normalisation is over the batch of all ranks."""
     together = 1
     """How many consecutive rows of a batch must stay on one process and in one part."""
+    sees_whole_batch = False
+    """What it draws for an image depends on the other images of the batch: parts and ranks get the keys of all of it."""
     memory_pass = False
     """Before the first step, every sample passes through once without training, to fill a memory."""
 

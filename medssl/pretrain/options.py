@@ -107,6 +107,17 @@ class TrainingOptions(EngineOptions, PlaceOptions):
         return self
 
     @model_validator(mode="after")
+    def _backbone_of_options(self) -> TrainingOptions:
+        for option, (need, why) in plugins.find("objective", self.objective.name).constant("NEEDS_WITH", default={}).items():
+            fitting = [plugin.name for plugin in plugins.all_of("backbone") if plugin.constant(need, default=False)]
+            if self.objective.options[option] and self.backbone.name not in fitting:
+                raise ValueError(
+                    f"{option} of the objective {self.objective.name} needs the backbone {' or '.join(fitting)}, got "
+                    f"{self.backbone.name}: {why}. Change the backbone, or set {option}: 0"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_beginning(self) -> TrainingOptions:
         if self.init_weights is not None and self.init_run is not None:
             raise ValueError("one beginning at a time: init_weights and init_run are both set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pretraining import made_batch, made_samples, step
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError
-from medssl.nn.backbone import build
+from medssl.nn.backbone import build, pooled
 from medssl.nn.decoder import Decoder
 from medssl.nn.positions import resampled, rotary_angles, rotated
 from medssl.nn.stochastic_depth import StochasticDepth
@@ -149,6 +150,47 @@ def test_stochastic_depth_leaves_out_whole_branches() -> None:
     tokens = backbone._tokens(backbone.patch_embed(x).flatten(2).transpose(1, 2), (2, 2))[:, -4:]
     assert torch.allclose(first.flatten(2).transpose(1, 2), tokens, atol=1e-6)
     assert torch.allclose(last.flatten(2).transpose(1, 2), backbone.norm(tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_class_token_is_a_map_of_one_place_which_is_what_is_pooled(dims: int) -> None:
+    plain, x = made(dims, layer_scale=1.0).eval(), torch.rand(2, 1, *[16] * dims)
+    for pool in ("class", "class_and_mean"):
+        network = made(dims, layer_scale=1.0, pool=pool).eval()
+        maps, others = network(x), plain(x)
+        assert all(torch.equal(a, b) for a, b in zip(maps, others, strict=False)) and len(maps) == 5
+        tokens = network._tokens(network.patch_embed(x).flatten(2).transpose(1, 2), (2,) * dims)
+        for block in network.blocks:
+            tokens = block(tokens, rotary_angles((2,) * dims, 12, torch.device("cpu")))
+        cls, mean = network.norm(tokens)[:, 0], pooled(others)
+        wanted = cls if pool == "class" else torch.cat([cls, mean], 1)
+        assert torch.allclose(pooled(maps), wanted, atol=1e-6) and network.channels[-1] == wanted.shape[1]
+        assert len(network(x, 4)) == 4 and Decoder(network).skips == Decoder(plain).skips
+        assert network.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["simclr", "dino", "lejepa", "mae"])
+def test_objectives_train_what_is_pooled(name: str) -> None:
+    plugin, samples = plugins.find("objective", name), made_samples()
+    options = {key: value for key, value in {"hidden": 16, "bottleneck": 8, "patch_weight": 1.0}.items()}
+    chosen = {key: value for key, value in options.items() if key in plugin.options.model_fields}
+    objective = plugin.load()(made(pool="class_and_mean"), samples, **plugin.check(chosen))
+    loss, outputs = step(objective, made_batch(samples, [0, 1, 4, 9], 2, side=32), (32, 32), samples)
+    assert bool(loss.value.isfinite()) and objective.backbone.cls_token.grad.abs().sum() > 0
+    assert outputs["feature_a"].shape[1] == (36 if name == "mae" else 72)
+
+
+def test_an_encoder_with_a_class_token_goes_through_its_folder(tmp_path: Path) -> None:
+    from made_encoders import make_run
+
+    from medssl.nn.transfer import export, open_encoder
+
+    ours, x = make_run(tmp_path / "run", "vit", **SMALL, pool="class_and_mean"), torch.rand(2, 1, 32, 32)
+    export(tmp_path / "run", "hf", tmp_path / "out")
+    for folder in (tmp_path / "run", tmp_path / "out"):
+        contract, again = open_encoder(folder)
+        assert contract.backbone_options["pool"] == "class_and_mean"
+        assert torch.equal(pooled(again.eval()(x)), pooled(ours(x))) and pooled(ours(x)).shape == (2, 72)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from medssl.core.bounds import AtLeastOne, Count, Positive, Weight, Whole, Widths
@@ -19,6 +19,8 @@ TITLE = "Vision transformer"
 SOURCE = "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"
 LEAVES_TOKENS_OUT = True
 """Whether it has `visible_tokens`, which computes some patches alone."""
+TAKES_MASKS = True
+"""Whether its `forward` takes `hidden` patches and a `token` in their place."""
 SHAPES = {
     2: {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)},
     3: {"tiny": (180, 12, 3), "small": (396, 12, 6), "base": (792, 12, 12)},
@@ -42,6 +44,8 @@ class ViT(Backbone):
         rescale: in training, rotary coordinates are multiplied by a random factor up to this one, or divided by it.
         layer_scale: initial factor of each branch; 0 leaves the factors out.
         epsilon: of the norms; 1e-5 for weights of DINOv3.
+        pool: what stands for the whole image: the `mean` of its patches, the `class` token, or both one after the other. A class
+            token is a map of one place after the others.
         width: channels, instead of those of `size`.
         blocks: blocks, instead of those of `size`.
         heads: heads of attention, instead of those of `size`.
@@ -66,6 +70,7 @@ class ViT(Backbone):
         rescale: AtLeastOne = 1.0,
         layer_scale: Weight = 1e-5,
         epsilon: Positive = 1e-6,
+        pool: Literal["mean", "class", "class_and_mean"] = "mean",
         width: Count | None = None,
         blocks: Count | None = None,
         heads: Count | None = None,
@@ -79,7 +84,11 @@ class ViT(Backbone):
         self.stage_names = tuple(f"blocks.{number}" for number in range(blocks))
         self.branch_ends = tuple(f"blocks.{number}.{end}" for number in range(blocks) for end in ("ls1", "ls2"))
         self.skips = tuple(sorted({max(0, blocks * tap // TAPS - 1) for tap in range(1, TAPS + 1)}))
-        self.rescale, self.of_head = rescale, width // heads
+        self.rescale, self.of_head, self.pool = rescale, width // heads, pool
+        if pool != "mean":
+            self.channels += (width if pool == "class" else 2 * width,)
+            self.strides += (self.patch,)
+            self.stage_names += ("norm",)
         if width % heads or (positions == "rotary" and width // heads % (2 * spatial_dims)):
             raise StudyError(
                 f"vit: {width} channels in {heads} heads. The channels of a head must be a whole number, a multiple of "
@@ -101,17 +110,34 @@ class ViT(Backbone):
         self.norm = nn.LayerNorm(width, eps=epsilon)
         self._initialise()
 
-    def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
+    def forward(
+        self,
+        x: Float[Tensor, "n c *size"],
+        depth: int | None = None,
+        hidden: Bool[Tensor, "n places"] | None = None,
+        token: Float[Tensor, "d"] | None = None,
+    ) -> list[Float[Tensor, "n _ ..."]]:
+        """Images to maps; `hidden` patches are replaced by `token` before the first block."""
         self.check(x)
-        patches = self.patch_embed(x)
-        grid = patches.shape[2:]
-        tokens, angles = self._tokens(patches.flatten(2).transpose(1, 2), grid), self._angles(grid, x.device)
+        embedded = self.patch_embed(x)
+        grid = embedded.shape[2:]
+        patches = embedded.flatten(2).transpose(1, 2)
+        if hidden is not None and token is not None:
+            patches = torch.where(hidden[:, :, None], token.to(patches), patches)
+        tokens, angles = self._tokens(patches, grid), self._angles(grid, x.device)
         maps = []
         for number, block in enumerate(list(self.blocks)[:depth]):
             tokens = block(tokens, angles)
             shown = self.norm(tokens) if number == len(self.blocks) - 1 else tokens
             maps.append(shown[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid))
+        if self.pool != "mean" and (depth is None or depth > len(self.blocks)):
+            maps.append(self._whole(self.norm(tokens)[:, 0], maps[-1]))
         return maps
+
+    def _whole(self, cls: Float[Tensor, "n d"], patches: Float[Tensor, "n d *grid"]) -> Float[Tensor, "n _ ..."]:
+        """What stands for the whole image, as a map of one place."""
+        parts = [cls, *([patches.flatten(2).mean(2)] if self.pool == "class_and_mean" else [])]
+        return torch.cat(parts, 1).view(len(cls), -1, *[1] * self.spatial_dims)
 
     def visible_tokens(
         self, x: Float[Tensor, "n c *size"], visible: Int64[Tensor, "n k"]

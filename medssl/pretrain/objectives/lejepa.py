@@ -9,21 +9,20 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from medssl.core.bounds import Count, Fraction, Rising, Several, Whole, Widths
-from medssl.nn.backbone import Backbone, wide
+from medssl.core.bounds import Count, Fold, Fraction, Rising, Several, Whole, Widths
+from medssl.nn.backbone import Backbone, pooled, wide
 from medssl.nn.gaussianity import directions_of_step, expected_of_gaussian, sigreg
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
-from medssl.nn.views import Crop
-from medssl.pretrain.multi_crop import multi_crop, pooled_views
-from medssl.pretrain.objective import Loss, Objective, health_outputs
+from medssl.pretrain.multi_crop import LARGE, MultiCropStudent
+from medssl.pretrain.objective import Loss, health_outputs
 
 TITLE = "LeJEPA"
 SOURCE = "Balestriero and LeCun, preprint 2025, arXiv 2511.08544"
 SMALL_BATCH = (128, "its Gaussian statistic grows with the batch, and of few images it is mostly noise. Raise batch_size")
 
 
-class LeJEPA(Objective):
+class LeJEPA(MultiCropStudent):
     """No teacher, queue, prototypes or negatives: the Gaussian keeps the embeddings from collapsing.
 
     Each view's embeddings are a sample of their own for the statistic, over the batch of all ranks. It grows with the batch, and
@@ -40,6 +39,8 @@ class LeJEPA(Objective):
         small_crops: additional crops of each image.
         small_size_frac: their size, as a share of `size`.
         small_scale: smallest and largest share of the image's area that they show.
+        drop_path: share of crops for which the last residual branch is skipped in each step (stochastic depth); it grows
+            from 0 at the first branch. The paper's transformers have 0.1.
     """
 
     def __init__(
@@ -55,25 +56,29 @@ class LeJEPA(Objective):
         small_crops: Whole = 6,
         small_size_frac: Fraction = 0.43,
         small_scale: Rising = (0.05, 0.3),
+        drop_path: Fold = 0.0,
     ) -> None:
-        super().__init__(backbone, samples)
+        super().__init__(
+            backbone,
+            samples,
+            large_scale=large_scale,
+            small_crops=small_crops,
+            small_size_frac=small_size_frac,
+            small_scale=small_scale,
+            drop_path=drop_path,
+        )
         self.weight, self.directions, self.knots = weight, directions, knots
-        self.large_scale, self.small_scale = large_scale, small_scale
-        self.small_crops, self.small_size_frac = small_crops, small_size_frac
         self.projector = perceptron([backbone.channels[-1], *projector])
 
-    def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        small = (self.small_crops, self.small_size_frac, self.small_scale)
-        return multi_crop(size, self.large_scale, *small, self.backbone.multiple)
-
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        features = pooled_views(self.backbone, views)
+        sizes = (range(LARGE), range(LARGE, len(views)))
+        features = torch.cat([pooled(self.maps(views, numbers, batch)) for numbers in sizes if numbers])
         z = wide(self.projector(features)).view(len(views), len(views[0]), -1)
         return {"z": z.transpose(0, 1), **health_outputs(features.view(*z.shape[:2], -1), z)}
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
         z = outputs["z"].transpose(0, 1)
-        centre = z[:2].mean(0)
+        centre = z[:LARGE].mean(0)
         disagreement = (z - centre).square().mean()
         directions = directions_of_step(self.step, z.shape[-1], self.directions, z)
         spread = torch.stack([sigreg(view, directions, knots=self.knots) for view in z]).mean()

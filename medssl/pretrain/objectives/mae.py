@@ -71,13 +71,13 @@ class MAE(MaskedPrediction):
             exclude_constant=constant_patches == "exclude",
             drop_path=drop_path,
         )
-        width, self.of_head = decoder_width or backbone.channels[-1], int(transformer.of_head)
+        width, self.of_head = decoder_width or backbone.channels[0], int(transformer.of_head)
         if width % self.of_head or self.of_head % (2 * backbone.spatial_dims):
             raise StudyError(
                 f"mae.decoder_width {width}: heads have {self.of_head} channels, as in the network. Take a multiple of that. For "
                 f"rotary positions in {backbone.spatial_dims}-D a head needs a multiple of {2 * backbone.spatial_dims} channels."
             )
-        self.embed = nn.Linear(backbone.channels[-1], width)
+        self.embed = nn.Linear(backbone.channels[0], width)
         self.hidden = nn.Parameter(torch.zeros(1, 1, width))
         nn.init.trunc_normal_(self.hidden, std=0.02)
         self.decoder = nn.ModuleList(Block(width, width // self.of_head, 0.0) for _ in range(decoder_blocks))
