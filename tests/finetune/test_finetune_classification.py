@@ -207,7 +207,7 @@ def test_full_fine_tuning_learns(image_source: Path, finetune: Any, spec_of: Any
 
 
 def test_the_model_file_gives_the_predictions_again(image_source: Path, encoder: Path, finetune: Any, spec_of: Any) -> None:
-    from medssl.finetune.tasks.classification import Classifier
+    from medssl.finetune.whole_images import ImageHead
 
     out = finetune(spec_of(image_source, encoder, modes=["linear", "full"]))
     rows = predictions(out)
@@ -215,7 +215,7 @@ def test_the_model_file_gives_the_predictions_again(image_source: Path, encoder:
     samples = tables.read_parquet(image_source / "samples.parquet")
     for folder in sorted((out / "models").iterdir()):
         contract = read_json(folder / "contract.json")
-        model = Classifier(build(contract["backbone"], contract["backbone_options"], 2, 1), 3).eval()
+        model = ImageHead(build(contract["backbone"], contract["backbone_options"], 2, 1), 3).eval()
         model.load_state_dict(read_tensors(folder / "model.safetensors"))
         with torch.no_grad():
             got = model(torch.from_numpy(images[(samples["split"] == "test").to_numpy()].clip(0, 1))).softmax(1).numpy()

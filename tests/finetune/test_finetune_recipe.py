@@ -30,15 +30,15 @@ from medssl.finetune.saving import Saving, Steps
 from medssl.finetune.scoring import measure, score
 from medssl.finetune.starting import Starting, draws_of_scratch
 from medssl.finetune.subsets import shares_of
-from medssl.finetune.tasks.classification import Classifier
+from medssl.finetune.whole_images import ImageHead
 from medssl.nn.backbone import build, pooled
 
 NARROW = {"stem": "small", "width": 0.125}
 
 
-def network(seed: int = 0) -> Classifier:
+def network(seed: int = 0) -> ImageHead:
     with training.seeded(seed, "test"):
-        return Classifier(build("resnet18", NARROW, 2, 1), 3)
+        return ImageHead(build("resnet18", NARROW, 2, 1), 3)
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -17,18 +14,14 @@ from torch import Tensor, nn
 from medssl.artefacts.predictions import PROBABILITY
 from medssl.core.bounds import Count, Part, Whole
 from medssl.core.label_table import MANY
-from medssl.finetune import probe, scoring, training
-from medssl.finetune.cases import Cases
-from medssl.finetune.images import CaseImages
+from medssl.finetune import probe, scoring
 from medssl.finetune.labelled_data import new_images, read_images
-from medssl.finetune.mixup import mixup
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.self_training import self_trained
 from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
-from medssl.nn.backbone import Backbone, pooled
-from medssl.nn.layout import laid_out, lay_out
-from medssl.nn.views import Crop, Views
+from medssl.finetune.whole_images import ImageHead, Images, frozen_features, outputs_of, train_head
+from medssl.nn.backbone import Backbone
 
 TITLE = "classification"
 MODES = ["linear", "knn", "full", "gradual"]
@@ -43,34 +36,6 @@ MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nea
 """Modes in words, if their own name is not enough."""
 DEFAULT_STEPS = 1000
 """Steps of a fit by default."""
-PREDICT_BATCH = 128
-
-
-class Classifier(nn.Module):
-    """A backbone, the mean of its deepest map, one linear layer."""
-
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(backbone.channels[-1], num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `(n, classes)`."""
-        return self.head(pooled(self.backbone(images)))
-
-
-@dataclass(frozen=True)
-class Images:
-    """Cases with their images, and the features of frozen backbones, each computed once."""
-
-    cases: Cases
-    images: CaseImages
-    features: WeakKeyDictionary[nn.Module, np.ndarray] = field(default_factory=WeakKeyDictionary)
-
-    @property
-    def asked(self) -> np.ndarray:
-        """Indices of the cases that a fit predicts: those of the validation part, then those of the test part."""
-        return np.concatenate([self.cases.where("val"), self.cases.where("test")])
 
 
 class Classification:
@@ -117,7 +82,7 @@ class Classification:
 
     def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
         """The backbone with an output for each class."""
-        return Classifier(backbone, len(contract["classes"]))
+        return ImageHead(backbone, len(contract["classes"]))
 
     def contract(self, data: Images) -> dict[str, Any]:
         """The classes, in the order of the outputs."""
@@ -148,7 +113,7 @@ class Classification:
     def fit(self, data: Images, setup: Setup) -> Fitted:
         """Fit on the cases `train`, choosing penalty or step by the score of those of split `val`."""
         if setup.mode in ("knn", "linear"):
-            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, self._features(data, setup))
+            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, frozen_features(data, setup))
         cases, train = data.cases, setup.train
         targets = cases.targets[train].astype(np.float32)
         num_steps = setup.recipe.steps(len(train))  # predictions add cases but no steps: a more confident start trains no longer
@@ -164,16 +129,6 @@ class Classification:
             return self._full(data, setup, *more, num_steps, turn)
 
         return self_trained(self._full(data, setup, train, targets, num_steps, 0), self.self_training_rounds, guess, refit)
-
-    def _features(self, data: Images, setup: Setup) -> np.ndarray:
-        """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
-        if setup.backbone not in data.features:
-            network = lay_out(copy.deepcopy(setup.backbone), setup.device).eval()
-            everything = np.arange(len(data.cases))
-            data.features[setup.backbone] = _in_batches(
-                data, everything, setup.device, lambda images: pooled(network(laid_out(images, network)))
-            )
-        return data.features[setup.backbone]
 
     def _knn(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
         targets, val, asked = data.cases.targets, data.cases.where("val"), data.asked
@@ -198,55 +153,26 @@ class Classification:
             multilabel=self.multilabel,
             balanced=self.class_weights,
         )
-        network = Classifier(copy.deepcopy(setup.backbone), len(data.cases.classes))
-        with torch.no_grad():
-            network.head.weight.copy_(torch.from_numpy(found.weight))
-            network.head.bias.copy_(torch.from_numpy(found.bias))
+        network = ImageHead.of(setup.backbone, found.weight, found.bias)
         probabilities = found.probabilities(features[data.asked], multilabel=self.multilabel)
         return Fitted(network, probabilities, facts={"val_score": found.score, "inverse_penalty": found.inverse_penalty})
 
     def _full(self, data: Images, setup: Setup, train: np.ndarray, targets: np.ndarray, num_steps: int, turn: int) -> Fitted:
         """Train on the cases `train` with targets `(n, classes)`, labels or the predictions of round `turn`."""
-        cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
-        with training.seeded(seed, "head"):
-            network: nn.Module = Classifier(copy.deepcopy(setup.backbone), len(cases.classes))
-        lay_out(network, device, channels_last=recipe.channels_last)
-        val = cases.where("val")
-        wanted, place = torch.from_numpy(targets).to(device), torch.zeros(len(cases), dtype=torch.int64)
-        place[torch.from_numpy(train)] = torch.arange(len(train))  # of each case among the training cases
-        place = place.to(device)
-        views, expected = None, data.images.expected
-        if recipe.augment is not None:
-            crop = Crop(1, expected.size, shows="whole")
-            views = Views(recipe.augment, [crop], data.images.samples, seed=seed, slices_last=expected.cuts_slices)
-
-        def batches(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
-            requests = ((step, train[training.order(len(train), recipe.batch_size, seed, step)]) for step in steps)
-            for batch in data.images.batches(requests, device, data=setup.data, workers=setup.workers):
-                batch.keys = np.arange(len(batch), dtype=np.uint64)  # by place: copies of a case change differently
-                images = batch.seen if views is None else views(batch)[0]
-                images, target = mixup(images, wanted[place[batch.rows]], recipe.mixup, seed, batch.epoch)
-                yield laid_out(images, network), target
-
-        def score(network: nn.Module) -> float:
-            return scoring.score(self._probabilities(network, data, val, device), cases.targets[val])
-
-        trained = training.Fit(
-            network,
-            batches,
-            self.loss(targets, device),
-            score,
-            recipe,
-            num_steps,
-            seed=seed,
-            mode=setup.mode,
-            choose=setup.chooses,
-            saving=setup.saving(f"round-{turn}"),
-            report=setup.report,
-        ).run()
+        of_val = data.cases.targets[data.cases.where("val")]
+        network, trained = train_head(
+            data,
+            setup,
+            train,
+            targets,
+            num_outputs=len(data.cases.classes),
+            num_steps=num_steps,
+            loss=self.loss(targets, setup.device),
+            score=lambda logits: scoring.score(self._activated(logits), of_val),
+            name=f"round-{turn}",
+        )
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
-        probabilities = self._probabilities(network, data, data.asked, device)
-        return Fitted(network, probabilities, facts=facts, curve=trained.curve)
+        return Fitted(network, self._probabilities(network, data, data.asked, setup.device), facts=facts, curve=trained.curve)
 
     def loss(self, targets: np.ndarray, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """Cross-entropy (one class per case) or binary cross-entropy (several), with the class weights of `targets`."""
@@ -259,8 +185,9 @@ class Classification:
 
     def _probabilities(self, network: nn.Module, data: Images, indices: np.ndarray, device: torch.device) -> np.ndarray:
         """Class probabilities `(n, classes)` of some cases, float64."""
-        network.eval()
-        logits = _in_batches(data, indices, device, lambda images: network(laid_out(images, network))).astype(np.float64)
+        return self._activated(outputs_of(network, data, indices, device))
+
+    def _activated(self, logits: np.ndarray) -> np.ndarray:
         return probe.sigmoid(logits) if self.multilabel else probe.softmax(logits)
 
 
@@ -269,12 +196,3 @@ def called(probabilities: np.ndarray, classes: list[str], *, multilabel: bool) -
     if not multilabel:
         return [classes[k] for k in probabilities.argmax(axis=1)]
     return [MANY.join(name for name, value in zip(classes, row, strict=True) if value >= 0.5) for row in probabilities]
-
-
-def _in_batches(data: Images, indices: np.ndarray, device: torch.device, network: Callable[[Tensor], Tensor]) -> np.ndarray:
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(indices), PREDICT_BATCH):
-            images = data.images(indices[start : start + PREDICT_BATCH]).to(device)
-            parts.append(network(images).float().cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, len(data.cases.classes)), dtype=np.float32)
