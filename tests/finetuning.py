@@ -40,29 +40,33 @@ def blobs(count: int, seed: int = 0, side: int = SIDE, noise: float = 60.0) -> t
 def write_image_source(folder: Path, counts: dict[str, int], *, per_unit: int = 1, labelled: bool = True) -> Path:
     """An image source; with `per_unit` above 1, images belong to patients of one class each."""
     images, classes = blobs(sum(counts.values()))
-    (folder / "arrays").mkdir(parents=True)
-    np.save(folder / "arrays" / "v-00.npy", images)
-    ids = [f"v-00-{n:04d}" for n in range(len(classes))]
     split = np.repeat(list(counts), list(counts.values()))
     rank = np.zeros(len(classes), int)
     for s in counts:
         for c in range(len(CLASSES)):
             chosen = (split == s) & (classes == c)
             rank[chosen] = np.arange(chosen.sum()) // per_unit
-    subjects = [f"p-{s}-{c}-{r}" for s, c, r in zip(split, classes, rank, strict=True)]
+    subjects = [f"p-{s}-{c}-{r}" for s, c, r in zip(split, classes, rank, strict=True)] if per_unit > 1 else None
+    return write_images(folder, images, split, subjects=subjects, label=[CLASSES[c] for c in classes] if labelled else None)
+
+
+def write_images(folder: Path, images: np.ndarray, split: np.ndarray, *, subjects: Any = None, label: Any = None) -> Path:
+    """A prepared image set of given images `(i, j, n)`."""
+    (folder / "arrays").mkdir(parents=True)
+    np.save(folder / "arrays" / "v-00.npy", images)
     samples = pd.DataFrame(
         {
-            "sample_id": ids,
+            "sample_id": [f"v-00-{n:04d}" for n in range(len(split))],
             "volume_id": "v-00",
-            "subject_id": subjects if per_unit > 1 else None,
-            "unit": "patient" if per_unit > 1 else "image",
+            "subject_id": subjects,
+            "unit": "patient" if subjects is not None else "image",
             "kind": "images",
             "split": split,
             "array": "arrays/v-00.npy",
             "axis": np.int8(2),
-            "index": np.arange(len(ids), dtype=np.int32),
+            "index": np.arange(len(split), dtype=np.int32),
             "position_mm": np.float32("nan"),
-            "label": [CLASSES[c] for c in classes] if labelled else None,
+            "label": label,
             "foreground_frac": np.float32(1),
         }
     )
@@ -75,6 +79,49 @@ def write_image_source(folder: Path, counts: dict[str, int], *, per_unit: int = 
     tables.write_tsv(folder / "volumes.tsv", pd.DataFrame([volume]))
     receipt(folder, "prepare")
     return folder
+
+
+def discs(count: int, seed: int = 0, side: int = SIDE, noise: float = 20.0) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(side, side, count)` int16 in 0…255 with a bright sphere, cut through its middle; and its radius."""
+    generator = np.random.default_rng(seed)
+    radii = generator.uniform(1.5, 6.0, count)
+    i, j = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    at = side / 2 + generator.uniform(-1.5, 1.5, (2, count))
+    distance = np.hypot(i[..., None] - at[0], j[..., None] - at[1])
+    images = 60 + 120 * np.clip(radii - distance + 0.5, 0, 1) + generator.normal(0, noise, distance.shape)
+    return np.asfortranarray(np.clip(images, 0, 255).astype(np.int16)), radii
+
+
+def follow_up(radii: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Times to an event whose hazard grows with the radius, about a third of them censored; and whether it happened."""
+    generator = np.random.default_rng([seed, 1])
+    times = generator.exponential(100 / np.exp(1.5 * (radii - radii.mean())))
+    ends = generator.exponential(200, len(radii))
+    return np.minimum(times, ends).round(3) + 0.001, times <= ends
+
+
+def write_discs(root: Path, counts: dict[str, int], *, followed: bool = False, per_unit: int = 1, said: Any = None) -> Path:
+    """A prepared image set with a table of labels: the radius; or with `followed` the time to an event and whether it happened.
+
+    With `per_unit` above 1, so many images in a row are of one patient and have the label of the first. `said`: the label of a
+    radius, if it is not the radius itself.
+    """
+    images, radii = discs(sum(counts.values()))
+    split = np.repeat(list(counts), list(counts.values()))
+    first = np.arange(len(radii)) // per_unit * per_unit
+    subjects = [f"p-{n:04d}" for n in first] if per_unit > 1 else None
+    times, happened = follow_up(radii)
+    values = times if followed else radii if said is None else said(radii)
+    label = [f"{number:.4f}" for number in values[first]]
+    events = {"event": ["1" if one else "0" for one in happened[first]]} if followed else {}
+    index = pd.array(range(len(radii)), dtype="Int32")
+    rows = pd.DataFrame({"volume_id": "v-00", "index": index, "label": label, "mask": None, **events})
+    given = root / "1_ingest" / "discs" / "labels"
+    given.mkdir(parents=True)
+    tables.write_parquet(given / "labels.parquet", rows)
+    write_json(given / "labels.json", {"items": len(label), "labelled": len(label), "strangers": 0, "names": {}})
+    receipt(given, "ingest")
+    return write_images(root / "2_prepare" / "discs", images, split, subjects=subjects)
 
 
 def scan(seed: int = 0, shape: tuple[int, int, int] = (20, 18, 12)) -> Scan:
@@ -154,7 +201,7 @@ def finetune_spec(source: Path, *encoders: Path, seed: int = 0, **settings: Any)
     small |= {"backbone": {"resnet18": NARROW}, "calibration_batches": 2}
     root = source.parent.parent
     options = TaskOptions(source=source.name, **(small | settings))
-    images = root / "1_ingest" / source.name / "volumes"
+    images, labels = (root / "1_ingest" / source.name / name for name in ("volumes", "labels/labels.parquet"))
     return Spec(
         stage="finetune",
         name="organs",
@@ -168,6 +215,7 @@ def finetune_spec(source: Path, *encoders: Path, seed: int = 0, **settings: Any)
             "volumes": str(source / "volumes.tsv"),
             "arrays": str(source / "arrays"),
             **({"images": str(images)} if images.is_dir() else {}),
+            **({"labels": str(labels)} if labels.is_file() else {}),
             "encoders": {path.name: str(path / "encoder.safetensors") for path in encoders},
             "parts": {path.name: str(path / "parts.safetensors") for path in encoders},
             "contracts": {path.name: str(path / "contract.json") for path in encoders},

@@ -1,4 +1,4 @@
-"""A fine-tuned network as ONNX, compared with torch: images in, probabilities of the classes out."""
+"""A fine-tuned network as ONNX, compared with torch: images in, probabilities of the classes or numbers out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from medssl.nn.adapters._readme import window_code, window_words
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 PARITY = 1e-4
-"""Largest difference of a probability from torch's."""
+"""Largest difference of a probability from torch's, or of a number above 1 relative to it."""
 CHECKED_IMAGES = 3
+OF_CLASSES = ("classes", "masks")
+"""Kinds of predictions whose network gives logits of classes."""
 
 
 def export_onnx(model: Path, out: Path, *, overwrite: bool = False) -> list[Path]:
@@ -43,17 +45,29 @@ def export_onnx(model: Path, out: Path, *, overwrite: bool = False) -> list[Path
     return files
 
 
-class Probabilities(nn.Module):
-    """A network with what makes probabilities of its logits `(n, classes, …)`."""
+class Answers(nn.Module):
+    """A network with what makes probabilities of its logits `(n, classes, …)`; outputs of other kinds `(n, 1)` stay.
 
-    def __init__(self, network: nn.Module, *, multilabel: bool) -> None:
+    name: of the output: `probabilities`, or what the task predicts.
+    """
+
+    def __init__(self, network: nn.Module, *, predicts: str, multilabel: bool) -> None:
         super().__init__()
         self.network, self.multilabel = network, multilabel
+        self.name = "probabilities" if predicts in OF_CLASSES else predicts
+
+    @classmethod
+    def of(cls, model: Model) -> Answers:
+        """Those of a fine-tuned model, on the processor."""
+        multilabel = bool(getattr(model.task, "multilabel", False))
+        return cls(model.network, predicts=model.plugin.constant("PREDICTS"), multilabel=multilabel).cpu().eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Of images `(n, c, *size)` in [0, 1]."""
-        logits = self.network(images)
-        return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
+        outputs: Tensor = self.network(images)
+        if self.name != "probabilities":
+            return outputs
+        return outputs.sigmoid() if self.multilabel else outputs.softmax(dim=1)
 
 
 def onnx_model(model: Model) -> tuple[bytes, float]:
@@ -64,7 +78,7 @@ def onnx_model(model: Model) -> tuple[bytes, float]:
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise StudyError(f"ONNX needs packages that are not here ({', '.join(missing)}): pip install 'medssl[onnx]'.")
-    network = Probabilities(model.network, multilabel=bool(getattr(model.task, "multilabel", False))).cpu().eval()
+    network = Answers.of(model)
     shape = (model.expected.in_channels, *model.expected.size)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((CHECKED_IMAGES, *shape), generator=generator)
@@ -72,7 +86,7 @@ def onnx_model(model: Model) -> tuple[bytes, float]:
     return written, checked(written, network, images)
 
 
-def exported(network: nn.Module, images: Tensor) -> bytes:
+def exported(network: Answers, images: Tensor) -> bytes:
     """The bytes of a network, for any number of images.
 
     Raises:
@@ -84,7 +98,7 @@ def exported(network: nn.Module, images: Tensor) -> bytes:
             network,
             (images[:2],),
             input_names=["images"],
-            output_names=["probabilities"],
+            output_names=[network.name],
             dynamic_shapes={"images": {0: torch.export.Dim("n")}},
             dynamo=True,
             verbose=False,
@@ -105,10 +119,11 @@ def checked(written: bytes, network: nn.Module, images: Tensor) -> float:
     session = runtime.InferenceSession(written, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"images": images.numpy()})
     with torch.inference_mode():
-        difference = float(np.abs(found - network(images).numpy()).max())
+        expected = network(images).numpy()
+    difference = float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
     if not difference < PARITY:
         raise StudyError(
-            f"the ONNX file differs from torch by {difference:.2g} in a probability; expected less than {PARITY:g}. It was not "
+            f"the ONNX file differs from torch by {difference:.2g} in an answer; expected less than {PARITY:g}. It was not "
             "written. Use model.safetensors."
         )
     return difference
@@ -119,15 +134,16 @@ def onnx_readme(model: Model, difference: float) -> str:
     contract, expected = model.contract, model.expected
     masks = contract.get("mask_values")
     size = ", ".join(map(str, expected.size))
-    out = f"(n, {len(masks)}, {size})" if masks else f"(n, {len(contract['classes'])})"
-    names = ["background", *contract["classes"]] if masks else contract["classes"]
+    name = Answers.of(model).name
+    names = ["background", *contract["classes"]] if masks else contract["classes"] or [name]
+    out = f"(n, {len(masks)}, {size})" if masks else f"(n, {len(names)})"
     parts = [
         f"# {contract['backbone']}, fine-tuned for {model.plugin.constant('TITLE')}",
-        f"`model.onnx` takes `images` (n, {expected.in_channels}, {size}), float32 in [0, 1], and gives `probabilities` {out}: "
+        f"`model.onnx` takes `images` (n, {expected.in_channels}, {size}), float32 in [0, 1], and gives `{name}` {out}: "
         f"{', '.join(names)}. It differs from torch by at most {difference:.1g} over {CHECKED_IMAGES} images that were drawn.",
         "```python\nimport onnxruntime\n\n"
         'session = onnxruntime.InferenceSession("model.onnx")\n'
-        'probabilities = session.run(None, {"images": images})[0]\n```',
+        f'{name} = session.run(None, {{"images": images}})[0]\n```',
         "## Prepare the images",
         f"Orientation {contract['orientation']}. Window: {window_words(model.window)}. `contract.json` has the rest.",
         f"```python\n{window_code(model.window)}```",

@@ -16,6 +16,7 @@ import numpy as np
 from medssl import __version__
 from medssl.api.new_images import FILE_COLUMNS, NewImages, files_row, new_images
 from medssl.artefacts.series import REJECTED
+from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import folder_to_write, writing
 from medssl.core.text_table import write_rows
@@ -24,8 +25,11 @@ from medssl.finetune.run import predict as answer
 from medssl.ingest.dicom.segmentation_object import Algorithm, segmentation_of
 
 MASKS, SEGMENTATIONS, FILES, REFUSED = "masks", "segmentations", "files.tsv", "rejected.tsv"
-RESULTS = (MASKS, SEGMENTATIONS, FILES, REFUSED, "masks.tsv", "probabilities.tsv")
-"""What lies in the folder of answers; with `overwrite` these are replaced, and nothing else that is there."""
+
+
+def results() -> list[str]:
+    """What lies in the folder of answers; with `overwrite` these are replaced, and nothing else that is there."""
+    return [MASKS, SEGMENTATIONS, FILES, REFUSED, *(plugin.constant("TABLE") for plugin in plugins.all_of("task"))]
 
 
 def predict(
@@ -52,7 +56,7 @@ def predict(
     """
     contract = contract_of(model)
     classes = _named(dict(zip(contract["classes"], contract.get("mask_values", [0])[1:], strict=False)), class_names or {})
-    there = [name for name in RESULTS if (out / name).exists()]
+    there = [name for name in results() if (out / name).exists()]
     if there and not overwrite:
         raise StudyError(
             f"{out} holds answers already ({', '.join(there)}). Name another folder, or replace them with --overwrite."
@@ -70,7 +74,7 @@ def predict(
     said = [f"{number} volumes have no DICOM segmentation: {why}" for why, number in Counter(notes.values()).items()]
     if new.rejected:
         said.append(f"{sum(row['num_files'] for row in new.rejected)} files refused, see {out / REFUSED}")
-    return [path for name in RESULTS for path in [*sorted((out / name).glob("*")), out / name] if path.is_file()], said
+    return [path for name in results() for path in [*sorted((out / name).glob("*")), out / name] if path.is_file()], said
 
 
 def _named(values: dict[str, int], names: Mapping[str, str]) -> dict[str, int]:
@@ -95,7 +99,7 @@ def _in_place(out: Path) -> Iterator[Path]:
     """A folder to write to; what is in it replaces the results in `out` when all of it is written."""
     with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as temporary:
         yield Path(temporary)
-        for name in RESULTS:
+        for name in results():
             if (out / name).is_dir():
                 shutil.rmtree(out / name)
             else:

@@ -10,6 +10,7 @@ from medssl.artefacts.column import INSIDE, Column
 from medssl.artefacts.document import Document, meant
 from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.volumes import VOLUME_ID
+from medssl.core.label_table import EVENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,8 @@ LABELS = Table(
     columns=(
         VOLUME_ID,
         Column("index", "int32", "of an image in its set; missing for a volume", nullable=True),
-        Column("label", "str", "class; several joined by a vertical bar", nullable=True),
+        Column("label", "str", "class, several joined by a vertical bar; or a number", nullable=True),
+        Column(EVENT, "str", "with a time as label: 1 if the event happened, 0 if censored", nullable=True, optional=True),
         Column("mask", "str", "on the grid of ingest's `image.npy`, relative to this folder", nullable=True, form=INSIDE),
     ),
     families=(GROUPS,),
@@ -65,7 +67,7 @@ class LabelCounts(Document):
 def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
     """The table of samples with the content of label files: of an image by its index, of a volume for all its slices.
 
-    A label file overrides labels that came with the images. Columns `group_<name>` are added.
+    A label file overrides labels that came with the images. Columns `event` and `group_<name>` are added.
 
     Args:
         samples: the table of the prepare stage.
@@ -73,7 +75,7 @@ def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFram
     """
     import pandas as pd
 
-    columns = ["label", *group_columns(given)]
+    columns = ["label", *([EVENT] if EVENT in given else []), *group_columns(given)]
     of_image, of_volume = given[given["index"].notna()], given[given["index"].isna()]
     by_image = of_image.set_index(["volume_id", "index"])[columns]
     by_volume = of_volume.set_index("volume_id")[columns]

@@ -9,6 +9,7 @@ from medssl.artefacts.fits import FIT_ID, FOLD, FRACTION, INIT, MODE, PRETRAIN_S
 from medssl.artefacts.labels import GROUPS
 from medssl.artefacts.schema import Family, Table
 from medssl.artefacts.volumes import SPLITS, VOLUME_ID
+from medssl.core.label_table import EVENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,11 +18,14 @@ PROBABILITY = "prob_"
 """Prefix of the probability column of a class."""
 PROBABILITIES_OF_CLASSES = Family(PROBABILITY, Column("<class>", "float64", "probability of the class", "0…1", nullable=True))
 
+VALUE, RISK = PREDICTED = ("value", "risk")
+"""Columns of predictions that are numbers."""
+
 PREDICTIONS = Table(
     file="predictions.parquet",
     folder="5_finetune/<task>",
-    meaning="A row per fit and case: probabilities of the validation and test cases, or a mask for each test case. Of folds the "
-    "test cases alone, so that each case is there once.",
+    meaning="A row per fit and case: probabilities or a number for the validation and test cases, or a mask for each test case. "
+    "Of folds the test cases alone, so that each case is there once.",
     columns=(
         FIT_ID,
         INIT,
@@ -35,7 +39,10 @@ PREDICTIONS = Table(
         Column("case_id", "str", "sample or volume; unit or volume where cases are aggregated"),
         UNIT_ID,
         Column("unit", "str", "what the unit is: `patient` or `image`", optional=True),
-        Column("target", "str", "class, several joined by a vertical bar; or the path of the reference mask", nullable=True),
+        Column("target", "str", "class, several joined by a vertical bar; number; or the path of the mask", nullable=True),
+        Column(EVENT, "int64", "with a time as target: 1 if the event happened, 0 if censored", optional=True),
+        Column(VALUE, "float64", "predicted value of a regression", "the label's", optional=True),
+        Column(RISK, "float64", "predicted logarithm of the hazard, relative to that of the mean training case", optional=True),
         Column("prediction", "str", "path of the predicted mask, relative to this folder", optional=True, form=INSIDE),
         Column("classes", "dict", "mask value → class name", optional=True),
         Column("spacing_mm", "list", "voxel size of the masks", "mm", optional=True, shape=(3,)),
@@ -44,17 +51,37 @@ PREDICTIONS = Table(
     unique=("fit_id", "fold", "case_id"),
 )
 
+_CASE = (
+    Column("case_id", "str", "sample, volume or unit"),
+    UNIT_ID,
+    Column("unit", "str", "what the unit is: `patient` or `image`"),
+)
+
 PROBABILITIES = Table(
     file="probabilities.tsv",
     folder="what `medssl predict` writes for a classification",
     meaning="A row per case.",
     columns=(
-        Column("case_id", "str", "sample, volume or unit"),
-        UNIT_ID,
-        Column("unit", "str", "what the unit is: `patient` or `image`"),
+        *_CASE,
         Column("predicted", "str", "the most probable class; if a case may have several, all from 0.5"),
     ),
     families=(PROBABILITIES_OF_CLASSES,),
+    unique=("case_id",),
+)
+
+VALUES = Table(
+    file="values.tsv",
+    folder="what `medssl predict` writes for a regression",
+    meaning="A row per case.",
+    columns=(*_CASE, Column(VALUE, "float64", "predicted", "the label's")),
+    unique=("case_id",),
+)
+
+RISKS = Table(
+    file="risks.tsv",
+    folder="what `medssl predict` writes for a survival analysis",
+    meaning="A row per case.",
+    columns=(*_CASE, Column(RISK, "float64", "logarithm of the hazard, relative to that of the mean training case")),
     unique=("case_id",),
 )
 

@@ -130,6 +130,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
             scores.FALL_COMPARISONS,
             scores.CASES,
             scores.CALIBRATION,
+            scores.AGREEMENT,
             scores.OPERATING,
             scores.CONFUSION,
             scores.SUBGROUPS,
@@ -138,7 +139,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
         ),
     ),
     ("7_report/<page>", REPORT, ()),
-    ("What `medssl predict` writes", "", (predictions.PROBABILITIES, predictions.MASKS)),
+    ("What `medssl predict` writes", "", (predictions.PROBABILITIES, predictions.VALUES, predictions.RISKS, predictions.MASKS)),
 )
 
 

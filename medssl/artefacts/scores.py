@@ -5,6 +5,7 @@ from __future__ import annotations
 from medssl.artefacts.column import Column
 from medssl.artefacts.fits import FIT_ID, FRACTION, MODE, PRETRAIN_SEED, SEED, UNIT_ID
 from medssl.artefacts.labels import GROUPS
+from medssl.artefacts.predictions import VALUE
 from medssl.artefacts.schema import Table
 
 FOLDER = "6_evaluate/<task>"
@@ -172,8 +173,9 @@ CASES = Table(
         PRETRAIN_SEED,
         Column("case_id", "str", "the case"),
         UNIT_ID,
-        Column("target", "str", "class, several joined by a vertical bar", nullable=True, optional=True),
-        Column("predicted", "str", "the same, as predicted", optional=True),
+        Column("target", "str", "class, several joined by a vertical bar; or number", nullable=True, optional=True),
+        Column("predicted", "str", "the same, as predicted; of a number four digits", optional=True),
+        Column(VALUE, "float64", "regression: the predicted value", "the label's", optional=True),
         Column("probability_of_target", "float64", "absent if a case may have several classes", "0…1", optional=True),
         Column("brier", "float64", "the case's own score", optional=True),
         Column("correct", "bool", "whether all its classes are right", optional=True),
@@ -187,7 +189,7 @@ CASES = Table(
         ),
     ),
     families=(GROUPS,),
-    others="segmentation: the metrics of the case and class, by name",
+    others="metrics of the case (of a segmentation: of the case and class), by name",
 )
 
 CALIBRATION = Table(
@@ -203,6 +205,24 @@ CALIBRATION = Table(
         Column("num_cases", "int64", "cases in it"),
         Column("confidence", "float64", "their mean confidence", "0…1"),
         Column("accuracy", "float64", "the share of them that is right", "0…1"),
+        Column("num_fits", "int64", "fits of the arm"),
+    ),
+)
+
+AGREEMENT = Table(
+    "agreement.tsv",
+    FOLDER,
+    "Regression: true against predicted values in bins of equally many cases, those of all fits of an arm together.",
+    (
+        ARM,
+        MODE,
+        FRACTION,
+        Column("bin", "int64", "bins by predicted value, from 1"),
+        Column("num_cases", "int64", "cases in it"),
+        Column(VALUE, "float64", "their mean predicted value", "the label's"),
+        Column("target", "float64", "their mean true value", "the label's"),
+        Column("slope", "float64", "of the line of true over predicted values, mean over fits", nullable=True),
+        Column("intercept", "float64", "of the same line", "the label's", nullable=True),
         Column("num_fits", "int64", "fits of the arm"),
     ),
 )

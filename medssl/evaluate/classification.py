@@ -1,49 +1,49 @@
-"""Scores of a classification task under unit weights: every metric, fit and class in one pass over the weights."""
+"""A classification's probabilities as metrics take them, its cases, and what was taken for what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
-from medssl.evaluate.intervals import Replicates
-from medssl.evaluate.predictions import MANY, Tested
-from medssl.evaluate.sample import ALL, MACRO, EachCase, Sample, Truth
-
-SampleMetric = Callable[[Sample], dict[str, Float64[np.ndarray, "..."]]]
-Key = tuple[str, str]
-"""A metric and a class."""
-
-WEIGHTS_AT_ONCE = 2_000_000
+from medssl.evaluate.predictions import MANY
+from medssl.evaluate.sample import MACRO, EachCase, Sample, Truth
 
 
-def score_fit(
-    truth: Truth,
-    probabilities: Float64[np.ndarray, "..."],
-    metrics: dict[str, SampleMetric],
-    weights: Float64[np.ndarray, "..."],
-    unit: Int64[np.ndarray, "n"],
-    num_bootstrap: int,
-    over_classes: Collection[str] = (),
-) -> dict[Key, Replicates]:
-    """Each metric and class of one fit, as estimate, bootstrap and jackknife; weights `(1 + b + j, u)`, unit `(n,)`.
+@dataclass(frozen=True)
+class Probabilities:
+    """The classes of the test cases, and by fit their probabilities `(n, k)`."""
 
-    over_classes: metrics without a row for a class that are still means over classes.
-    """
-    num_rows = max(1, WEIGHTS_AT_ONCE // len(unit))
-    parts: dict[Key, list[Float64[np.ndarray, "r"]]] = {}
-    for start in range(0, len(weights), num_rows):
-        sample = Sample(truth, probabilities, weights[start : start + num_rows, unit])
-        for name, metric in metrics.items():
-            for label, values in metric(sample).items():
-                parts.setdefault((name, label), []).append(values)
-    num_units, rarer = weights.shape[1], rarer_units(truth, unit)
-    made = {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
-    of_classes = {key: MACRO if key[0] in over_classes else key[1] for key in made}
-    return {key: replace(one, num_rarer=rarer.get(of_classes[key])) for key, one in made.items()}
+    truth: Truth
+    by_fit: dict[str, Float64[np.ndarray, "..."]]
+
+    def sample(self, fit: str, weights: Float64[np.ndarray, "r n"]) -> Sample:
+        """The cases of a fit under some reweightings."""
+        return Sample(self.truth, self.by_fit[fit], weights)
+
+    def each_case(self, fit: str) -> EachCase:
+        """Every case of a fit as its own sample."""
+        return EachCase(self.truth, self.by_fit[fit])
+
+    def rarer(self, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
+        """By class, see `rarer_units`."""
+        return rarer_units(self.truth, unit)
+
+    def within(self, inside: Bool[np.ndarray, "n"]) -> Probabilities:
+        """Only some of the cases."""
+        truth = replace(self.truth, targets=self.truth.targets[inside])
+        return Probabilities(truth, {fit: values[inside] for fit, values in self.by_fit.items()})
+
+    def columns(self, fit: str) -> dict[str, Any]:
+        """Columns of cases.parquet: the prediction, and the probability of the truth if a case has one class."""
+        values, truth = self.by_fit[fit], self.truth
+        called = truth.called(values)
+        named = [MANY.join(truth.classes[index] for index in np.flatnonzero(row)) for row in called]
+        of_target = {} if truth.multilabel else {"probability_of_target": values[truth.targets]}
+        return {"predicted": named, **of_target, "correct": (called == truth.targets).all(axis=1)}
 
 
 def rarer_units(truth: Truth, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
@@ -56,40 +56,6 @@ def rarer_units(truth: Truth, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
         true = truth.targets[:, index]
         found[truth.classes[index]] = min(len(np.unique(unit[true])), len(np.unique(unit[~true])))
     return found | ({MACRO: min(found.values())} if found else {})
-
-
-def scores_of_cases(
-    truth: Truth, probabilities: Float64[np.ndarray, "..."], metrics: dict[str, SampleMetric]
-) -> dict[str, Float64[np.ndarray, "..."]]:
-    """By metric, its value for each single case `(n,)`."""
-    cases = EachCase(truth, probabilities)
-    return {name: metric(cases)[ALL] for name, metric in metrics.items()}
-
-
-def case_table(
-    test: Tested,
-    probabilities: dict[str, Float64[np.ndarray, "..."]],
-    truth: Truth,
-    of_cases: dict[str, dict[str, Float64[np.ndarray, "..."]]],
-) -> pd.DataFrame:
-    """A row per fit and test case: the prediction, the probability of the truth, the case's own scores.
-
-    of_cases: by fit, see `scores_of_cases`.
-    """
-    tables = []
-    for fit in test.fits.itertuples():
-        values = probabilities[str(fit.fit_id)]
-        called = truth.called(values)
-        table = test.cases.copy()
-        for place, name in enumerate(["fit_id", "init", "arm", "mode", "fraction", "seed", "pretrain_seed"]):
-            table.insert(place, name, getattr(fit, name))
-        table["predicted"] = [MANY.join(truth.classes[index] for index in np.flatnonzero(row)) for row in called]
-        if not truth.multilabel:
-            table["probability_of_target"] = values[truth.targets]
-        table = table.assign(**of_cases[str(fit.fit_id)])
-        table["correct"] = (called == truth.targets).all(axis=1)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True).astype({"pretrain_seed": "Int64"})
 
 
 def confusion_table(cases: pd.DataFrame, truth: Truth) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,22 @@ from medssl.artefacts.schema import Table
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.job import Job
-from medssl.evaluate import classification, comparisons, falls, segmentation
+from medssl.evaluate import comparisons, falls, segmentation
 from medssl.evaluate.calibration import calibration_table
+from medssl.evaluate.classification import Probabilities, confusion_table
 from medssl.evaluate.intervals import unit_weights
 from medssl.evaluate.masks import classes_of_masks, mask_path, spacing_of
+from medssl.evaluate.numbers import Values, agreement_table
 from medssl.evaluate.operating import operating_table
 from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.overlays import fullest_plane, pictured
 from medssl.evaluate.predictions import Tested, only_test, probabilities_of, truth_of
-from medssl.evaluate.sample import ALL, Floats, Truth, by_unit, rounded_difference
+from medssl.evaluate.sample import ALL, Floats, by_unit, rounded_difference
+from medssl.evaluate.sampled import Sampled, case_table, scores_of_cases, scores_of_fit
 from medssl.evaluate.scorers import Scorers
 from medssl.evaluate.subgroups import in_group, restrict, subgroups_of
 
+Positives = dict[str, tuple[np.ndarray, dict[str, Floats]]]
 MAX_MASK_VOXELS = 2**31
 TABLES = (
     artefacts.SCORES,
@@ -38,6 +42,7 @@ TABLES = (
     artefacts.FALL_COMPARISONS,
     artefacts.SUBGROUPS,
     artefacts.CALIBRATION,
+    artefacts.AGREEMENT,
     artefacts.OPERATING,
     artefacts.CONFUSION,
     artefacts.EMPTY,
@@ -116,7 +121,7 @@ def _keys(table: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
     return list(rows.drop_duplicates().itertuples(index=False, name=None))
 
 
-# Tasks that predict classes
+# Tasks that predict something for single cases: classes or numbers
 
 
 def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
@@ -125,8 +130,31 @@ def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
     if options.positive is not None and options.positive not in truth.classes:
         task.job.log("evaluate.positive is not a class of this task: it is left to the tasks that have it")
     probabilities = {fit: probabilities_of(part, truth) for fit, part in test.rows.items()}
-    scores = _score(task, test, truth, probabilities, "")
-    of_cases = {fit: classification.scores_of_cases(truth, v, scorers.of_cases) for fit, v in probabilities.items()}
+    positives = {}
+    if truth.positive is not None and truth.present[truth.positive] and len(test.units) == len(test.cases):
+        of_positive = {fit: values[:, truth.positive] for fit, values in probabilities.items()}
+        positives[truth.classes[truth.positive]] = (truth.targets[:, truth.positive], of_positive)
+    found = _single_cases(task, Probabilities(truth, probabilities), positives)
+    found |= {
+        "confusion": confusion_table(found["cases"], truth),
+        "operating": operating_table(
+            test, probabilities, truth, task.weights(len(test.units)), options.bootstrap, options.confidence
+        ),
+    }
+    bins = scorers.calibration_bins
+    return found | ({} if bins is None else {"calibration": calibration_table(test, probabilities, truth, bins)})
+
+
+def _regression(task: Evaluation) -> dict[str, pd.DataFrame]:
+    values = Values.of(task.test)
+    return _single_cases(task, values, {}) | {"agreement": agreement_table(task.test, values)}
+
+
+def _single_cases(task: Evaluation, sampled: Sampled, positives: Positives) -> dict[str, pd.DataFrame]:
+    """Scores, comparisons, falls, subgroups and cases. `positives`: see `comparisons.comparison_rows`."""
+    options, test, scorers = task.options, task.test, task.scorers
+    scores = _score(task, test, sampled, "")
+    of_cases = {fit: scores_of_cases(sampled, fit, scorers.of_cases) for fit in test.rows}
     of_units = {
         fit: {name: by_unit(values, test.unit, len(test.units)) for name, values in found.items()}
         for fit, found in of_cases.items()
@@ -139,46 +167,32 @@ def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
             found[name, ALL] = rounded_difference(mean_a, mean_b)
         return found
 
-    positives = {}
-    if truth.positive is not None and truth.present[truth.positive] and len(test.units) == len(test.cases):
-        of_positive = {fit: values[:, truth.positive] for fit, values in probabilities.items()}
-        positives[truth.classes[truth.positive]] = (truth.targets[:, truth.positive], of_positive)
-    cases = classification.case_table(test, probabilities, truth, of_cases)
     compared = functools.partial(comparisons.compared_scores, scores)
-    found = {
+    return {
         "scores": comparisons.score_rows(test, scores, options.confidence, scorers.better, seeds_beside=options.seeds_beside),
         "comparisons": _compare(task, compared, unit_differences, positives),
         **_falls(task, functools.partial(comparisons.contrasted_scores, scores)),
-        "confusion": classification.confusion_table(cases, truth),
-        "operating": operating_table(
-            test, probabilities, truth, task.weights(len(test.units)), options.bootstrap, options.confidence
-        ),
-        "subgroups": _subgroups(task, truth, probabilities),
-        "cases": cases,
+        "subgroups": _subgroups(task, sampled),
+        "cases": case_table(test, sampled.columns, of_cases),
     }
-    bins = scorers.calibration_bins
-    return found | ({} if bins is None else {"calibration": calibration_table(test, probabilities, truth, bins)})
 
 
-def _score(task: Evaluation, test: Tested, truth: Truth, probabilities: dict[str, Floats], what: str) -> comparisons.Scores:
+def _score(task: Evaluation, test: Tested, sampled: Sampled, what: str) -> comparisons.Scores:
     weights, num_bootstrap = task.weights(len(test.units)), task.options.bootstrap
     metrics, over_classes = task.scorers.functions, task.scorers.over_classes
     scores: comparisons.Scores = {}
     with task.job.progress(what, len(test.fits), "fits") as bar:
         for fit in test.fits["fit_id"]:
-            scores[fit] = classification.score_fit(
-                truth, probabilities[fit], metrics, weights, test.unit, num_bootstrap, over_classes
-            )
+            scores[fit] = scores_of_fit(sampled, fit, metrics, weights, test.unit, num_bootstrap, over_classes)
             bar.advance()
     return scores
 
 
-def _subgroups(task: Evaluation, truth: Truth, probabilities: dict[str, Floats]) -> pd.DataFrame:
+def _subgroups(task: Evaluation, sampled: Sampled) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     for column, value, inside in subgroups_of(task.test):
-        part, part_truth = restrict(task.test, inside), replace(truth, targets=truth.targets[inside])
-        within = {fit: values[inside] for fit, values in probabilities.items()}
-        scores = _score(task, part, part_truth, within, f"{column} {len(found) + 1}")
+        part = restrict(task.test, inside)
+        scores = _score(task, part, sampled.within(inside), f"{column} {len(found) + 1}")
         options, better = task.options, task.scorers.better
         rows = comparisons.score_rows(part, scores, options.confidence, better, seeds_beside=options.seeds_beside)
         found.append(in_group(rows, column, value))
@@ -281,7 +295,11 @@ def _mask(job: Job, folder: Path, name: str, *, canonical: bool = False) -> tupl
     return np.asarray(mask), spacing
 
 
-_EVALUATIONS: dict[str, Callable[[Evaluation], dict[str, pd.DataFrame]]] = {"classes": _classification, "masks": _segmentation}
+_EVALUATIONS: dict[str, Callable[[Evaluation], dict[str, pd.DataFrame]]] = {
+    "classes": _classification,
+    "values": _regression,
+    "masks": _segmentation,
+}
 """By the kind of a task's predictions."""
 
 
@@ -289,7 +307,7 @@ def _compare(
     task: Evaluation,
     compared: Callable[[list[str], list[str]], dict[comparisons.Key, comparisons.Compared]],
     unit_differences: Callable[[list[str], list[str]], dict[comparisons.Key, Floats]],
-    positives: dict[str, tuple[np.ndarray, dict[str, Floats]]],
+    positives: Positives,
 ) -> pd.DataFrame:
     options, scorers = task.options, task.scorers
     return comparisons.comparison_rows(

@@ -34,6 +34,8 @@ class Cases:
     """the place of each case's unit in the split file's order of labelling, if there is one; NaN outside training"""
     groups: dict[str, np.ndarray] = field(default_factory=dict)
     """`group_<name>` → value of each case (None if unknown), for the scores of subgroups"""
+    numbers: np.ndarray | None = None
+    """labels that are numbers, float64 `(n, columns)`: a value, or a time and whether its event happened (1 or 0)"""
 
     def __len__(self) -> int:
         return len(self.case_id)
@@ -53,6 +55,13 @@ class Cases:
     def of_units(self, units: Sequence[str]) -> np.ndarray:
         """Indices of the training cases of some units."""
         return np.flatnonzero((self.split == "train") & np.isin(self.unit_id, list(units)))
+
+    @property
+    def strata(self) -> list[str]:
+        """What a validation part is drawn evenly over: the label of each case, or of numbers only its classes."""
+        if self.numbers is None:
+            return [str(label) for label in self.label]
+        return [MANY.join(sorted(names)) for names in self.class_sets(np.arange(len(self)))]
 
     def class_sets(self, indices: np.ndarray) -> list[frozenset[str]]:
         """The classes of each case."""
@@ -108,24 +117,8 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
     Raises:
         StudyError: there are no labels, only one class, several classes per case without `multilabel`, or an empty part.
     """
-    rows = samples[samples["label"].notna()]
-    if rows.empty:
-        raise StudyError(
-            f"source {source!r} has no class labels: the column `label` of its samples.parquet is empty in all "
-            f"{len(samples)} rows. Give it labels (sources.{source}.labels: a table of id and label, or `folders` for "
-            "a folder per class; or an NPZ with labels), or fine-tune on another source."
-        )
-    rows = rows.assign(label=rows["label"].map(_stripped)).sort_values("sample_id", kind="stable")
-    if whole_volumes:
-        differ = rows.groupby("volume_id")["label"].nunique()
-        if (differ > 1).any():
-            raise StudyError(
-                f"source {source!r}: {int((differ > 1).sum())} volumes hold slices of different classes, so a volume has "
-                "no label of its own. Use a 2-D encoder (pretrain spatial_dims: 2), whose cases are slices."
-            )
-        rows = rows.drop_duplicates("volume_id")
-    rows = rows.assign(case_id=rows["volume_id"] if whole_volumes else rows["sample_id"])
-    rows = rows.reset_index(drop=True)
+    stripped = samples.assign(label=samples["label"].map(_stripped, na_action="ignore"))
+    rows = rows_of_cases(stripped, source, whole_volumes=whole_volumes, what="class labels")
     if not multilabel and rows["label"].str.contains(MANY, regex=False).any():
         raise StudyError(
             f"source {source!r}: some cases have several classes (joined by {MANY!r}). "
@@ -137,6 +130,45 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
             f"source {source!r}: all {len(rows)} labelled cases are of class {names[0] if names else 'n/a'!r}; "
             "a classification needs two classes."
         )
+    require_parts(rows, source)
+    return rows
+
+
+def rows_of_cases(samples: pd.DataFrame, source: str, *, whole_volumes: bool, what: str) -> pd.DataFrame:
+    """The labelled rows of samples.parquet by sample, a row per case with its `case_id`; arguments as in `labelled`.
+
+    Args:
+        samples, source, whole_volumes: see `labelled`.
+        what: the labels in words, for the errors.
+
+    Raises:
+        StudyError: there are no labels, or the slices of a volume differ in them.
+    """
+    rows = samples[samples["label"].notna()]
+    if rows.empty:
+        raise StudyError(
+            f"source {source!r} has no {what}: the column `label` of its samples.parquet is empty in all {len(samples)} rows. "
+            f"Give it labels (sources.{source}.labels: a table of id and label, or `folders` for a folder per class; or an NPZ "
+            "with labels), or fine-tune on another source."
+        )
+    rows = rows.sort_values("sample_id", kind="stable")
+    if whole_volumes:
+        differ = rows.groupby("volume_id")["label"].nunique()
+        if (differ > 1).any():
+            raise StudyError(
+                f"source {source!r}: {int((differ > 1).sum())} volumes hold slices of different labels, so a volume has "
+                "no label of its own. Use a 2-D encoder (pretrain spatial_dims: 2), whose cases are slices."
+            )
+        rows = rows.drop_duplicates("volume_id")
+    return rows.assign(case_id=rows["volume_id"] if whole_volumes else rows["sample_id"]).reset_index(drop=True)
+
+
+def require_parts(rows: pd.DataFrame, source: str) -> None:
+    """Require labelled cases in training and test, unless folds make these parts.
+
+    Raises:
+        StudyError: a part has none.
+    """
     counts = rows["split"].value_counts()
     for split in ("train", "test"):
         if "fold" not in rows and not counts.get(split):
@@ -144,4 +176,3 @@ def labelled(samples: pd.DataFrame, source: str, *, multilabel: bool, whole_volu
                 f"source {source!r}: no labelled case is in the {split} split ({counts.to_dict()}). "
                 "Raise prepare.split.test_frac, or correct the split file."
             )
-    return rows

@@ -75,7 +75,8 @@ class Work:
         cases = next(iter(self.divisions.by_fold.values())).cases
         counts = {split: len(cases.where(split)) for split in ("train", "val", "test")}
         folds = "" if self.divisions.folds == [None] else f", the first of {len(self.divisions.folds)} folds"
-        return f"{counts} cases{folds}, classes {cases.classes}, size {self.expected.size}"
+        classes = f", classes {cases.classes}" if cases.classes else ""
+        return f"{counts} cases{folds}{classes}, size {self.expected.size}"
 
     def folder(self, fit: FitId) -> str:
         """The folder of a fit's masks, which is its id in tables; folds share it."""
@@ -261,7 +262,8 @@ class Work:
             return f"last step ({units} of at least {self.recipe.choose_from} validation units; val_score is {score}{rate})"
         if score is not None:
             return f"validation {score}"
-        why = "no validation case has a class" if num_val else "no validation cases"
+        wanted = "a class" if self.data.cases.numbers is None else "an event"
+        why = f"no validation case has {wanted}" if num_val else "no validation cases"
         return f"{'last step' if trained else 'fixed settings'} ({why})"
 
     def contract(self, fit: FitId, facts: dict[str, Any]) -> ModelContract:

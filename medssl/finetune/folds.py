@@ -96,9 +96,7 @@ def _in_fold(cases: Cases, fold: int | None, val_frac: float, seed: int) -> Case
     """The cases with a fold as the test part, and the other units divided into validation and training."""
     if fold is None or cases.fold is None:
         return cases
-    split = parts_of_fold(
-        list(cases.unit_id), cases.fold.tolist(), fold, val_frac=val_frac, seed=seed, labels=[str(label) for label in cases.label]
-    )
+    split = parts_of_fold(list(cases.unit_id), cases.fold.tolist(), fold, val_frac=val_frac, seed=seed, labels=cases.strata)
     return cases.with_split(split)
 
 

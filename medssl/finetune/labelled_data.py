@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from medssl.artefacts.samples import SAMPLES
 from medssl.artefacts.volumes import VOLUMES, Volume, read_volumes
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text
+from medssl.core.label_numbers import plain_number
 from medssl.core.label_table import MANY
 from medssl.finetune.cases import Cases, class_names, encode, labelled, unit_ids, volume_ids
 from medssl.finetune.images import CaseImages
+from medssl.finetune.numbers import HAS_EVENT, Reader
 from medssl.finetune.restoring import restored_mask
 from medssl.finetune.scans import Scan
 from medssl.finetune.task import Mask, NetworkInput, Source
@@ -33,7 +35,7 @@ def samples_of(source: Source) -> pd.DataFrame:
     return table.assign(unit_id=unit_ids(table, VOLUMES.read(source.verified(source.volumes))))
 
 
-# Images with class labels
+# Images with labels
 
 
 def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> tuple[Cases, CaseImages]:
@@ -42,21 +44,44 @@ def read_images(source: Source, expected: NetworkInput, *, multilabel: bool) -> 
     Raises:
         StudyError: no labels, or the source has another number of channels than the networks.
     """
-    table = samples_of(source)
-    rows = labelled(table, source.name, multilabel=multilabel, whole_volumes=expected.spatial_dims == 3)
+    rows = labelled(samples_of(source), source.name, multilabel=multilabel, whole_volumes=expected.spatial_dims == 3)
+    names = class_names(list(rows["label"]))
+    return _cases_and_images(source, expected, rows, rows["label"], names, encode(list(rows["label"]), names))
+
+
+def read_numbers(source: Source, expected: NetworkInput, reader: Reader) -> tuple[Cases, CaseImages]:
+    """The cases with a number as label, and their images, in memory if they fit there.
+
+    Args:
+        source: with labels.
+        expected: of the networks.
+        reader: `numbers.measured` or `numbers.timed`.
+
+    Raises:
+        StudyError: see the reader; or the source has another number of channels than the networks.
+    """
+    rows, numbers = reader(samples_of(source), source.name, whole_volumes=expected.spatial_dims == 3)
+    truth = ["/".join(map(plain_number, row)) for row in numbers]
+    names = [HAS_EVENT] if numbers.shape[1] > 1 else []
+    cases, images = _cases_and_images(source, expected, rows, truth, names, numbers[:, 1:].astype(np.uint8))
+    return replace(cases, numbers=numbers), images
+
+
+def _cases_and_images(
+    source: Source, expected: NetworkInput, rows: pd.DataFrame, truth: Iterable[str], classes: list[str], targets: np.ndarray
+) -> tuple[Cases, CaseImages]:
     samples = read_samples([source.samples], [source.volumes], split=None)
     if samples.num_channels != expected.in_channels:
         raise StudyError(channels_sentence(source.name, samples.num_channels, expected.in_channels))
     place = {sample: row for row, sample in enumerate(samples.ids)}
     chosen = np.array([place[sample] for sample in rows["sample_id"]], dtype=np.int64)
-    names = class_names(list(rows["label"]))
     cases = Cases(
         **{name: rows[name].to_numpy(dtype=object) for name in ("case_id", "unit_id", "unit", "split", "label")},
         volume_id=volume_ids(rows),
-        classes=names,
-        targets=encode(list(rows["label"]), names),
+        classes=classes,
+        targets=targets,
         content=_contents(source, samples, chosen, expected),
-        truth=rows["label"].to_numpy(dtype=object),
+        truth=np.array(list(truth), dtype=object),
         fold=_folds(rows),
         label_order=_label_order(rows),
         groups={name: rows[name].to_numpy(dtype=object) for name in group_columns(rows)},

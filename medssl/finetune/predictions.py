@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,14 +11,21 @@ import pandas as pd
 
 from medssl.artefacts.labels import group_columns
 from medssl.artefacts.names import FitId
-from medssl.artefacts.predictions import PROBABILITY
+from medssl.artefacts.predictions import PREDICTED, PROBABILITY
 from medssl.core.errors import StudyError
+from medssl.core.label_table import EVENT
 from medssl.finetune.cases import Cases
 from medssl.finetune.folds import Division, Divisions
 
 
 def rows_of(cases: Cases, indices: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     """A row per case with its target and class probabilities `(n, classes)`."""
+    columns = {PROBABILITY + name: probabilities[:, k].astype(np.float64) for k, name in enumerate(cases.classes)}
+    return rows_with(cases, indices, columns)
+
+
+def rows_with(cases: Cases, indices: np.ndarray, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """A row per case with its target and the columns of what was predicted."""
     table = pd.DataFrame(
         {
             "split": cases.split[indices],
@@ -29,8 +37,7 @@ def rows_of(cases: Cases, indices: np.ndarray, probabilities: np.ndarray) -> pd.
         }
     ).astype(object)
     table = table.assign(**{name: values[indices] for name, values in cases.groups.items()})
-    columns = {PROBABILITY + name: probabilities[:, k].astype(np.float64) for k, name in enumerate(cases.classes)}
-    return pd.concat([table, pd.DataFrame(columns)], axis=1)
+    return pd.concat([table, pd.DataFrame(dict(columns))], axis=1)
 
 
 def aggregated(rows: pd.DataFrame, by: Literal["case", "volume", "unit"]) -> pd.DataFrame:
@@ -41,19 +48,20 @@ def aggregated(rows: pd.DataFrame, by: Literal["case", "volume", "unit"]) -> pd.
     """
     if by != "case":
         name = f"{by}_id"
-        differ = rows.groupby(["split", name])["target"].nunique()
+        labels = ["target", *([EVENT] if EVENT in rows else [])]
+        differ = rows.groupby(["split", name])[labels].nunique().max(axis=1)
         if (differ > 1).any():
             raise StudyError(
-                f"{int((differ > 1).sum())} of {len(differ)} {by}s hold cases of different classes, so they have no class of "
+                f"{int((differ > 1).sum())} of {len(differ)} {by}s hold cases of different labels, so they have no label of "
                 "their own. Set finetune.<task>.options.aggregate to case."
             )
-        kept = ("volume_id", "unit_id", "unit", "target", *group_columns(rows))
+        kept = ("volume_id", "unit_id", "unit", *labels, *group_columns(rows))
         first = {column: (column, "first") for column in kept if column != name}
-        means = {column: (column, "mean") for column in rows.columns if column.startswith(PROBABILITY)}
+        means = {column: (column, "mean") for column in rows.columns if column.startswith(PROBABILITY) or column in PREDICTED}
         rows = rows.groupby(["split", name], sort=True).agg(**first, **means).reset_index()
         rows.insert(1, "case_id", rows[name])
     rows = rows.drop(columns="volume_id").sort_values(["split", "case_id"], kind="stable", ignore_index=True)
-    front = ["split", "case_id", "unit_id", "unit", "target"]
+    front = ["split", "case_id", "unit_id", "unit", "target", *([EVENT] if EVENT in rows else [])]
     return rows[front + [column for column in rows.columns if column not in front]]
 
 

@@ -1,15 +1,16 @@
-"""What frozen features contain: a logistic probe with a penalty chosen by validation, and nearest neighbours."""
+"""What frozen features contain: a logistic and a ridge probe with a penalty chosen by validation, and nearest neighbours."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medssl.finetune import scoring
 
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+INVERSE_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 ABSENT = -100.0
 """Bias of a class that is absent from the training subset: its probability is 0."""
 
@@ -50,16 +51,14 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import ThreadpoolController
 
-    features, targets = train[0].astype(np.float64), train[1]
-    mean, deviation = features.mean(axis=0), features.std(axis=0)
-    deviation[deviation < 1e-8 * max(1.0, float(np.abs(features).max()))] = np.inf  # constant: carries no information
-    scaled = (features - mean) / deviation
+    (mean, deviation), targets = scale_of(train[0]), train[1]
+    scaled = (train[0].astype(np.float64) - mean) / deviation
     threads = ThreadpoolController()
     best: tuple[tuple[float, float], Probe] | None = None
     columns = [targets[:, k] for k in range(targets.shape[1])] if multilabel else [targets.argmax(axis=1)]
     models = [LogisticRegression(max_iter=300, warm_start=True, class_weight="balanced" if balanced else None) for _ in columns]
     for penalty in sorted(inverse_penalties) if len(val[0]) else (1e-2,):
-        weight, bias = np.zeros((targets.shape[1], features.shape[1])), np.full(targets.shape[1], ABSENT)
+        weight, bias = np.zeros((targets.shape[1], scaled.shape[1])), np.full(targets.shape[1], ABSENT)
         for column, (model, wanted) in enumerate(zip(models, columns, strict=True)):
             present = np.unique(wanted)
             if len(present) == 1:
@@ -92,10 +91,73 @@ def linear_probe(
     return best[1]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A linear predictor of one number from raw features: `features @ weight + bias`."""
+
+    weight: np.ndarray
+    bias: float
+    inverse_penalty: float
+    score: float
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Numbers `(n,)` of features `(n, d)`."""
+        values: np.ndarray = features.astype(np.float64) @ self.weight + self.bias
+        return values
+
+
+def ridge_probe(
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    *,
+    inverse_penalties: tuple[float, ...] = INVERSE_RIDGES,
+) -> Line:
+    """Ridge regression (scikit-learn) on standardised features and values; C with the smallest validation error.
+
+    C is as in `linear_probe`: the squared errors count C times, against half the squared weights.
+
+    Args:
+        train: features `(n, d)` and values `(n,)`.
+        val: the same of the validation cases; without cases C = 0.01.
+        inverse_penalties: the values of C tried, the same for every starting point.
+    """
+    from sklearn.linear_model import Ridge
+    from threadpoolctl import ThreadpoolController
+
+    mean, deviation = scale_of(train[0])
+    scaled = (train[0].astype(np.float64) - mean) / deviation
+    centre, spread = centre_of(train[1])
+    threads = ThreadpoolController()
+    found: list[Line] = []
+    for inverse in sorted(inverse_penalties) if len(val[0]) else (1e-2,):
+        with threads.limit(limits=1):
+            model = Ridge(alpha=1 / inverse).fit(scaled, (train[1] - centre) / spread)
+        raw = spread * np.asarray(model.coef_) / deviation
+        line = Line(raw, float(spread * model.intercept_ + centre - raw @ mean), inverse, float("nan"))
+        found.append(replace(line, score=scoring.error_score(line(val[0]), val[1])))
+    return max(found, key=lambda line: line.score) if len(val[0]) else found[0]
+
+
+def scale_of(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature `(n, d)`; infinite for one that is constant, which carries no information."""
+    whole = features.astype(np.float64)
+    mean, deviation = whole.mean(axis=0), whole.std(axis=0)
+    deviation[deviation < 1e-8 * max(1.0, float(np.abs(whole).max()))] = np.inf
+    return mean, deviation
+
+
+def centre_of(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of values `(n,)`; 1 for values that are all equal."""
+    spread = float(values.std())
+    return float(values.mean()), spread if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else 1.0
+
+
 def nearest_neighbours(
     train: tuple[np.ndarray, np.ndarray], features: np.ndarray, *, neighbours: int = 20, temperature: float = 0.07
 ) -> np.ndarray:
-    """Class shares among the nearest training cases by cosine, weighted by exp(cosine / temperature), `(n, classes)`.
+    """Means of the targets `(n, columns)` of the nearest training cases by cosine, weighted by exp(cosine / temperature).
+
+    Of 0/1 targets they are shares of classes.
 
     Source: Wu et al., arXiv 1805.01978, §3.4 (k and temperature of its weighted vote).
     """

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 MACRO_AUC, NEGATIVE_LOG_LOSS = "macro AUC", "negative log loss"
+NEGATIVE_ERROR = "negative mean absolute error"
+CONCORDANCE = "Harrell's C"
 
 
 def measure(targets: np.ndarray) -> str | None:
@@ -24,6 +26,37 @@ def score(probabilities: np.ndarray, targets: np.ndarray) -> float:
     if name is None:
         return float("nan")
     return macro_auc(probabilities, targets) if name == MACRO_AUC else -log_loss(probabilities, targets)
+
+
+def error_score(values: np.ndarray, targets: np.ndarray) -> float:
+    """Minus the mean distance of values `(n,)` from targets `(n,)`, in their unit; NaN without cases."""
+    return -float(np.abs(values - targets).mean()) if len(targets) else float("nan")
+
+
+def can_be_ordered(followed: np.ndarray) -> bool:
+    """Whether of some two cases, by time and event `(n, 2)`, it is known which had the event first."""
+    times, events = followed.T
+    happened = times[events > 0]
+    return len(happened) > 0 and bool((times > happened.min()).any() or ((times == happened.min()) & (events == 0)).any())
+
+
+def order_score(risks: np.ndarray, followed: np.ndarray) -> float:
+    """Of pairs in which one case is known to have had the event first, the share in which it has the higher risk; ties half.
+
+    NaN without such a pair.
+
+    Args:
+        risks: `(n,)`.
+        followed: time and event `(n, 2)`; an event comes before a censoring at the same time.
+
+    Source: Harrell et al., JAMA 247:2543 (1982).
+    """
+    right, pairs = 0.0, 0
+    for place in np.flatnonzero(followed[:, 1] > 0):
+        later = (followed[:, 0] > followed[place, 0]) | ((followed[:, 0] == followed[place, 0]) & (followed[:, 1] == 0))
+        right += float((risks[place] > risks[later]).sum() + 0.5 * (risks[place] == risks[later]).sum())
+        pairs += int(later.sum())
+    return right / pairs if pairs else float("nan")
 
 
 def macro_auc(probabilities: np.ndarray, targets: np.ndarray) -> float:

@@ -8,7 +8,7 @@ Literals at the top of that file declare what other code must know:
 | `MODES`, `DEFAULT_MODES` | how a starting point may be used, and the default of the study file |
 | `DEFAULT_AUGMENT` | the default of `augment`; may be left out |
 | `DEFAULT_STEPS` | optimiser steps of a fit by default: scratch should have stopped improving there |
-| `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `masks`: they name masks |
+| `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `values`: numbers; `masks`: they name masks |
 | `TITLE` | the task in words |
 | `TABLE` | the table of `medssl predict` |
 | `CONTINUES` | parts of its network that a run's part can initialise, such as `decoder`; may be left out |
@@ -206,14 +206,15 @@ class Task(Protocol):
     def rows(self, data: Any, predicted: np.ndarray | None) -> pd.DataFrame:
         """The rows of predictions.parquet of a fit: `split case_id unit_id unit target`, and the prediction.
 
-        A column `prediction` names masks, relative to the folder of the fit: `<case_id>.nii.gz`.
+        Columns of predictions are `prob_<class>`, or a number; a column `prediction` names masks, relative to the folder of the
+        fit: `<case_id>.nii.gz`.
         """
 
     def references(self, data: Any) -> Iterator[Mask]:
         """The given mask of every test case; empty if labels are not masks."""
 
     def contract(self, data: Any) -> dict[str, Any]:
-        """The contract's description of the outputs: `classes`, and whatever else the task needs to predict."""
+        """The contract's description of the outputs: `classes`, none for numbers, and whatever else the task needs to predict."""
 
     def network(self, backbone: Any, contract: dict[str, Any]) -> nn.Module:
         """The backbone with this task's head, for the outputs of a contract; it has the part `backbone`."""

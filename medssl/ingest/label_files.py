@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from medssl.core.errors import StudyError
 from medssl.core.file_names import IMAGE_WORDS, MASK_WORDS, file_words, is_mask, path_names, short_names, tidy_id
-from medssl.core.label_table import LabelRow, group_problems
+from medssl.core.label_table import EVENT, LabelRow, group_problems
 
 MASK_ENTITY = re.compile(r"(seg|desc|label|space|res|den|atlas)-[A-Za-z0-9]+")
 
@@ -34,6 +34,7 @@ class Given:
 
     label: str | None
     groups: dict[str, str]
+    event: str | None = None
 
 
 class Matcher:
@@ -90,7 +91,7 @@ def given_by_table(rows: Sequence[LabelRow], matcher: Matcher, groups: Sequence[
     for row in rows:
         numbers = matcher.find(row["file"])
         strangers += not numbers
-        given = Given(row.get("label"), {name: row[name] for name in groups if name in row})
+        given = Given(row.get("label"), {name: row[name] for name in groups if name in row}, row.get(EVENT))
         for number in numbers:
             before = named_by.setdefault(number, row)
             if found.setdefault(number, given) != given:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from medssl.core.file_names import GRID_FORMATS
+from medssl.core.label_table import EVENT
 from medssl.ingest.data_files import claim_data_files, data_request
 from medssl.ingest.label_files import Given, LabelTarget, meant_by
 from medssl.ingest.ledger import Row
@@ -24,6 +25,7 @@ def label_rows(items: list[LabelTarget], given: dict[int, Given]) -> list[Row]:
     return [
         {
             **{"volume_id": items[number].volume_id, "index": items[number].index, "label": said.label, "mask": None},
+            **({} if said.event is None else {EVENT: said.event}),
             **{f"group_{name}": value for name, value in said.groups.items()},
         }
         for number, said in sorted(given.items())

@@ -13,7 +13,7 @@ from medssl.core import listing
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text, writing
 from medssl.core.job import Job
-from medssl.core.label_table import FOLDERS, identities, is_label_table, read_label_table
+from medssl.core.label_table import EVENT, FOLDERS, identities, is_label_table, read_label_table
 from medssl.core.text_table import write_rows
 from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import by_group, headers, inventory, labels_of, of_text, to_text
@@ -158,8 +158,8 @@ def labels(job: Job) -> None:
         strangers, names = sum(row["num_files"] for row in rejected), _class_names(Path(wanted))
     import pandas as pd
 
-    groups = [f"group_{name}" for name in options.groups]
-    table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *groups]).astype({"index": "Int32"})
+    more = [*([EVENT] if any(EVENT in row for row in rows) else []), *(f"group_{name}" for name in options.groups)]
+    table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *more]).astype({"index": "Int32"})
     LABELS.write(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
     REJECTED.write_rows(job.path("rejected.tsv"), rejected)
     counts = LabelCounts(items=len(items), labelled=len(rows), strangers=strangers, names=names)

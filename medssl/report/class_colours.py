@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medssl.artefacts.predictions import PREDICTED
 from medssl.report.evidence import Evidence
 
 PALETTE = (
@@ -22,7 +23,8 @@ def class_tones(evidence: Evidence) -> dict[str, str]:
     for overlays in evidence.overlays.values():
         names |= {name for classes in overlays["classes"] for name in classes.values()}
     for cases in evidence.cases.values():
-        names |= {name for column in ("target", "class") if column in cases for name in _single(cases[column])}
+        columns = [] if set(PREDICTED) & set(cases) else [name for name in ("target", "class") if name in cases]
+        names |= {name for column in columns for name in _single(cases[column])}
     return {name: f"k{place % len(PALETTE)}" for place, name in enumerate(sorted(names, key=in_number_order))}
 
 

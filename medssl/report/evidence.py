@@ -55,6 +55,7 @@ class Evidence:
     fall_comparisons: Named = field(default_factory=dict)
     cases: Named = field(default_factory=dict)
     calibration: Named = field(default_factory=dict)
+    agreement: Named = field(default_factory=dict)
     operating: Named = field(default_factory=dict)
     confusion: Named = field(default_factory=dict)
     subgroups: Named = field(default_factory=dict)

@@ -37,6 +37,7 @@ from medssl.report.drawings import resolved, svg_file
 from medssl.report.embedding import nearest_rows
 from medssl.report.evidence import Evidence
 from medssl.report.model_card import model_card
+from medssl.report.number_labels import with_numbers_in_words
 from medssl.report.options import PageOptions
 from medssl.report.page_text import finite, page_html, plain, tsv_of
 from medssl.report.pictures import chosen_slices, overlay, to_gray
@@ -62,8 +63,8 @@ TABLES: Mapping[str, Table] = {
 }
 """By the name of the input."""
 BESIDE_SCORES = (
-    artefacts.FALLS, artefacts.FALL_COMPARISONS, artefacts.CALIBRATION, artefacts.OPERATING, artefacts.CONFUSION,
-    artefacts.SUBGROUPS, artefacts.EMPTY, artefacts.OVERLAYS,
+    artefacts.FALLS, artefacts.FALL_COMPARISONS, artefacts.CALIBRATION, artefacts.AGREEMENT, artefacts.OPERATING,
+    artefacts.CONFUSION, artefacts.SUBGROUPS, artefacts.EMPTY, artefacts.OVERLAYS,
 )  # fmt: skip
 DOCUMENTS: Mapping[str, type[Document]] = {
     "fingerprint": Fingerprint,
@@ -194,7 +195,9 @@ def _read(job: Job, options: PageOptions) -> tuple[Evidence, str]:
     found["samples"] |= {source: with_given_labels(found["samples"][source], labels) for source, labels in given.items()}
     masked = sorted(set(given) & set(found["volumes"]))
     found["volumes"] |= {source: _with_given_masks(found["volumes"][source], given[source]) for source in masked}
-    found |= with_class_names(found, ShownStudy.model_validate(options.study))
+    asked = ShownStudy.model_validate(options.study)
+    found |= with_class_names(found, asked)
+    found |= with_numbers_in_words(found, asked)
     for path in list(receipts.values()):
         receipts |= {"/".join(stage_and_name(step)): step for step in _steps_before(path, job.spec.layout)}
     evidence = Evidence(

@@ -63,8 +63,15 @@ class ShownSource(Shown):
 class ShownFinetuning(Shown):
     """How one task was fitted."""
 
+    task: str = ""
     source: str = ""
+    options: dict[str, Any] = {}
     label_order: str | None = None
+
+    @property
+    def measured_in(self) -> str:
+        """The unit of its labels; empty where it has none."""
+        return str(self.options.get("measured_in") or "")
 
 
 class ShownEvaluate(Shown):

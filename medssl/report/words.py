@@ -13,16 +13,22 @@ from medssl.report.section import counted
 from medssl.report.shown_study import ShownEvaluate
 
 CLASS_ORDER = ("macro", "all")
+UNIT = "measured_in"
+"""Among the options of a metric: the unit of its values, where that is the unit of the labels."""
 
 
 def metric_name(metric: str, options: Mapping[str, Any] | None = None) -> str:
-    """`AUC` for `auc`, `NSD at 2 mm` for `nsd` with its options; a metric that is not in the folder keeps its own name."""
+    """`AUC` for `auc`, `NSD at 2 mm` for `nsd` with its options, `Mean absolute error (years)` with the unit of the labels.
+
+    A metric that is not in the folder keeps its own name.
+    """
     if not plugins.has("metric", metric):
         return metric.replace("_", " ")
     plugin = plugins.find("metric", metric)
     title: str = plugin.constant("TITLE")
     full: str | None = plugin.constant("FULL_TITLE", default=None)
-    return full.format(**options) if full and options else title
+    unit = (options or {}).get(UNIT)
+    return f"{title} ({unit})" if unit else full.format(**options) if full and options else title
 
 
 def title_of(kind: str, name: str) -> str:

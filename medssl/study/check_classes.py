@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 
+from medssl.core import plugins
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.finetune.options import FinetuneOptions
 from medssl.study.check_split import patients_at_most
@@ -32,8 +33,8 @@ def wrong_classes(classes: Iterable[str]) -> Iterator[str]:
     numbers = [number for name in found if (number := _number(name)) is not None]
     if len(numbers) == len(found) > FEW_GRADES and any(number % 1 for number in numbers):
         yield (
-            f"the labels are {len(found)} different numbers such as {found[0]} and {found[1]}; expected classes, as nothing here "
-            "learns to measure. Write a class for each range of values"
+            f"the labels are {len(found)} different numbers such as {found[0]} and {found[1]}; expected classes. Take a task "
+            f"that predicts numbers ({_of_values()}), or write a class for each range of values"
         )
 
 
@@ -98,6 +99,11 @@ def too_few(task: str, options: FinetuneOptions, most: int | None) -> Iterator[P
             ("finetune", task, "fractions"),
             f"{min(shares):g} of at most {most} labelled patients or images is less than one; a fit takes one of each class",
         )
+
+
+def _of_values() -> str:
+    """The tasks that predict numbers, as a study file names them."""
+    return " or ".join(f"task: {plugin.name}" for plugin in plugins.all_of("task") if plugin.constant("PREDICTS") == "values")
 
 
 def _number(text: str) -> float | None:

@@ -14,12 +14,15 @@ from medssl.core.label_table import FOLDERS, ID_COLUMNS, MANY, classes_of, is_la
 from medssl.core.listing import nothing_at
 from medssl.finetune.options import FinetuneOptions
 from medssl.study.check_classes import labelled_at_most, many_classes, too_few, too_many, wrong_classes
+from medssl.study.check_numbers import number_problems
 from medssl.study.check_table import Table, table_notes, table_problems
 from medssl.study.file import Loc
 from medssl.study.options import Study
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles, kind_of
 
 Problem = tuple[Loc, str]
+NUMBERS = ("values", "risks")
+"""Kinds of predictions whose labels are numbers."""
 NO_MASKS = (PICTURE, NPZ)
 """Kinds of images without masks."""
 MAGIC = ((128, b"DICM"), (0, b"\x1f\x8b"), (0, b"\x5c\x01\0\0"), (0, b"\0\0\x01\x5c"), (0, b"\x1c\x02\0\0"), (0, b"\0\0\x02\x1c"))
@@ -56,12 +59,12 @@ class Labelled:
         return ("sources", self.source, "labels")
 
     def predicting(self, what: str) -> dict[str, FinetuneOptions]:
-        """The tasks that predict `classes` or `masks`."""
+        """The tasks that predict `classes`, `values`, `risks` or `masks`."""
         return {name: task for name, task in self.tasks.items() if predicts(task, what)}
 
 
 def predicts(task: FinetuneOptions, what: str) -> bool:
-    """Whether a task predicts `classes` or `masks`."""
+    """Whether a task predicts `classes`, `values`, `risks` or `masks`."""
     return bool(plugins.find("task", task.task).constant("PREDICTS") == what)
 
 
@@ -94,8 +97,11 @@ def label_problems(given: Labelled) -> Iterator[Problem]:
             return
     yield from _class_problems(given, table)
     yield from _mask_problems(given, table)
+    for what in NUMBERS:
+        tasks = given.predicting(what)
+        yield from number_problems(given.source, labels, given.files, table, tasks, timed=what == "risks")
     for task, options in given.tasks.items() if table or labels in (None, FOLDERS) else ():
-        yield from too_many(task, options, labelled_at_most(given.files, table, classes=predicts(options, "classes")))
+        yield from too_many(task, options, labelled_at_most(given.files, table, classes=not predicts(options, "masks")))
 
 
 def label_notes(given: Labelled) -> Iterator[Problem]:
@@ -110,7 +116,7 @@ def label_notes(given: Labelled) -> Iterator[Problem]:
         if given.predicting("classes") and (text := many_classes(_table_classes(table), len(table.rows))):
             yield given.loc, f"{labels}: {text}"
         for task, options in given.tasks.items():
-            yield from too_few(task, options, labelled_at_most(given.files, table, classes=predicts(options, "classes")))
+            yield from too_few(task, options, labelled_at_most(given.files, table, classes=not predicts(options, "masks")))
 
 
 def known_classes(given: Labelled) -> set[str] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.file_names import folder_labels, path_names, short_names, tidy_id
-from medssl.core.label_table import IDENTITY_COLUMNS, LabelRow, LabelTable, contradictions, group_problems, shared_masks
+from medssl.core.label_table import EVENT, IDENTITY_COLUMNS, LabelRow, LabelTable, contradictions, group_problems, shared_masks
 from medssl.core.partition import PARTS
 from medssl.core.patient_names import subjects_of
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
@@ -193,7 +193,7 @@ def _contradictions_by_file(table: Table, groups: Sequence[str]) -> Iterator[tup
         for file in table.find(row):
             before = named_by.setdefault(file, row)
             pair = (before.number, row.number)
-            if pair not in said and any(before.get(name) != row.get(name) for name in ("label", *groups)):
+            if pair not in said and any(before.get(name) != row.get(name) for name in ("label", EVENT, *groups)):
                 said.add(pair)
                 yield pair, _contradiction(table, before, row, file)
             if len(said) >= MOST_SAID:

@@ -14,18 +14,21 @@ from scipy import ndimage
 from medssl.core import plugins
 from medssl.core.plugins import Plugin
 from medssl.core.rng import rng
+from medssl.evaluate.numbers import Measured
 from medssl.evaluate.sample import ALL, MACRO, EachCase, Sample, Truth
 from medssl.evaluate.surface import Pair, pair
 
 METRICS = list(plugins.all_of("metric"))
-OF_CLASSES, OF_MASKS = (
-    [one for one in METRICS if one.constant("PREDICTS", default=None) == what] for what in ("classes", "masks")
+OF_CLASSES, OF_MASKS, OF_VALUES = (
+    [one for one in METRICS if one.constant("PREDICTS", default=None) == what] for what in ("classes", "masks", "values")
 )
+OF_NUMBERS = [(one.constant("PREDICTS"), one) for one in OF_VALUES]
 SHAPES = {"two classes": (2, False), "four classes": (4, False), "labels beside one another": (3, True)}
 NUM_CASES = 40
 
 every = pytest.mark.parametrize("metric", METRICS, ids=lambda plugin: plugin.name)
 of_classes = pytest.mark.parametrize("metric", OF_CLASSES, ids=lambda plugin: plugin.name)
+of_numbers = pytest.mark.parametrize(("what", "metric"), OF_NUMBERS, ids=lambda one: one if isinstance(one, str) else one.name)
 of_masks = pytest.mark.parametrize("metric", OF_MASKS, ids=lambda plugin: plugin.name)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 
@@ -77,7 +80,7 @@ def test_every_option_is_described_and_its_title_says_it(metric: Plugin) -> None
 
 
 def test_some_metric_of_what_tasks_predict_may_stand_for_a_task() -> None:
-    for metrics in (OF_CLASSES, OF_MASKS):
+    for metrics in (OF_CLASSES, OF_MASKS, OF_VALUES):
         assert any(metric.constant("HEADLINE", default=None) for metric in metrics)
     places = [metric.constant("HEADLINE", default=None) for metric in METRICS]
     known = [place for place in places if place is not None]
@@ -172,6 +175,62 @@ def test_a_metric_that_ranks_cases_is_the_mean_of_what_it_gives_each(metric: Plu
         for n in range(5)
     ]
     assert each[:5] == pytest.approx(alone)
+
+
+# Metrics of numbers
+
+
+def numbers(
+    what: str, places: np.ndarray, weights: np.ndarray, *, seed: int = 0, perfect: bool = False, constant: bool = False
+) -> Any:
+    """The cases `places` of a drawn set with ties: values that are off by some noise, or all right."""
+    random = rng(seed, "numbers", what)
+    targets = random.normal(60, 10, NUM_CASES).round(0)
+    noisy = (targets + random.normal(0, 6, NUM_CASES)).round(0)
+    said = targets if perfect else noisy
+    return Measured(targets[places], said[places], weights)
+
+
+EVERY_CASE = np.arange(NUM_CASES)
+ONES = np.ones((1, NUM_CASES))
+
+
+@of_numbers
+def test_perfect_numbers_have_the_best_value_and_others_a_worse_one(what: str, metric: Plugin) -> None:
+    function, best = function_of(metric), best_of(metric)
+    for seed in range(5):
+        right = function(numbers(what, EVERY_CASE, ONES, seed=seed, perfect=True))
+        assert {name: row[0] for name, row in right.items()} == pytest.approx(dict.fromkeys(right, best))
+        for row in function(numbers(what, EVERY_CASE, ONES, seed=seed)).values():
+            assert (row[0] < best) if best else (row[0] > best)
+
+
+@of_numbers
+def test_the_order_of_cases_with_numbers_does_not_matter(what: str, metric: Plugin) -> None:
+    weights = rng(1, "weights").integers(0, 4, size=(3, NUM_CASES)).astype(float)
+    order = rng(1, "order").permutation(NUM_CASES)
+    found, again = (function_of(metric)(numbers(what, at, weights[:, at])) for at in (EVERY_CASE, order))
+    assert found.keys() == again.keys()
+    for name in found:
+        assert found[name] == pytest.approx(again[name], abs=1e-9, nan_ok=True), name
+
+
+@of_numbers
+def test_a_weight_of_a_number_is_a_case_so_often(what: str, metric: Plugin) -> None:
+    counts = rng(2, "counts").multinomial(NUM_CASES, np.full(NUM_CASES, 1 / NUM_CASES), size=4)
+    weighted = function_of(metric)(numbers(what, EVERY_CASE, counts.astype(float)))
+    for row, count in enumerate(counts):
+        places = np.repeat(EVERY_CASE, count)
+        plain = function_of(metric)(numbers(what, places, np.ones((1, len(places)))))
+        for name in plain:
+            assert plain[name][0] == pytest.approx(weighted[name][row], abs=1e-9, nan_ok=True), name
+
+
+@of_numbers
+def test_of_no_case_there_is_no_number(what: str, metric: Plugin) -> None:
+    with np.errstate(all="raise"):
+        found = function_of(metric)(numbers(what, EVERY_CASE, np.zeros((2, NUM_CASES))))
+    assert all(np.isnan(row).all() for row in found.values())
 
 
 # Metrics of masks

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from finetuning import SIDE, finetune, finetune_spec, write_encoder, write_image_source, write_scans
+from finetuning import SIDE, finetune, finetune_spec, write_discs, write_encoder, write_image_source, write_scans
 
 from medssl.artefacts.fits import FITS, ModelContract
 from medssl.artefacts.predictions import PREDICTIONS
@@ -27,6 +27,8 @@ from medssl.finetune.run import predict
 from medssl.finetune.starting import Starting
 from medssl.finetune.task import Task
 
+NUMBERS = {"values": "value", "risks": "risk"}
+"""By what a task predicts, the column of its number."""
 TASKS = list(plugins.all_of("task"))
 EVERY_MODE = [(task, mode) for task in TASKS for mode in task.constant("MODES")]
 
@@ -36,8 +38,11 @@ every_mode = pytest.mark.parametrize(("task", "mode"), EVERY_MODE, ids=lambda on
 
 def source_for(task: Plugin, root: Path) -> Path:
     """A source with labels of the kind that a task predicts."""
-    if task.constant("PREDICTS") == "masks":
+    predicts = task.constant("PREDICTS")
+    if predicts == "masks":
         return write_scans(root)
+    if predicts in NUMBERS:
+        return write_discs(root, {"train": 30, "val": 15, "test": 18}, followed=predicts == "risks")
     return write_image_source(root / "2_prepare" / "pictures", {"train": 30, "val": 15, "test": 18})
 
 
@@ -51,7 +56,7 @@ def spec_for(task: Plugin, root: Path, **settings: Any) -> Spec:
 @every_task
 def test_a_task_says_what_others_must_know(task: Plugin) -> None:
     assert set(task.constant("DEFAULT_MODES")) <= set(task.constant("MODES"))
-    assert task.constant("PREDICTS") in ("classes", "masks")
+    assert task.constant("PREDICTS") in ("classes", "masks", *NUMBERS)
     assert task.constant("TITLE").strip() and task.constant("TABLE").endswith(".tsv")
     assert isinstance(task.constant("CONTINUES", default=[]), list)
 
@@ -134,9 +139,9 @@ def _same(rows: pd.DataFrame, out: Path, written: list[Path]) -> None:
             assert np.array_equal(np.asanyarray(one.dataobj), np.asanyarray(other.dataobj))
             assert np.array_equal(one.affine, other.affine)
         return
-    names = [name for name in rows if name.startswith("prob_")]
+    names = [name for name in rows if name.startswith("prob_") or name in NUMBERS.values()]
     table = tables.read_tsv(written[-1], text=("predicted",)).set_index("case_id").loc[rows["case_id"]]
-    assert names and np.allclose(table[names].to_numpy(float), rows[names].to_numpy(), atol=1e-5)
+    assert names and np.allclose(table[names].to_numpy(float), rows[names].to_numpy(), atol=1e-5, rtol=1e-4)
 
 
 @every_task
@@ -146,7 +151,8 @@ def test_a_model_folder_is_all_that_opens_it(task: Plugin, tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "study")
     contract = ModelContract.read(folder / "contract.json")
     model = Model.open(folder)
-    assert model.plugin == task and contract.classes and model.network.get_submodule("backbone") is not None
+    assert bool(contract.classes) == (task.constant("PREDICTS") not in NUMBERS)
+    assert model.plugin == task and model.network.get_submodule("backbone") is not None
 
 
 @every_task

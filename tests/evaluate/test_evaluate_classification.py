@@ -9,10 +9,11 @@ from sklearn import metrics as reference
 
 from medssl.core import plugins
 from medssl.core.rng import rng
-from medssl.evaluate.classification import rarer_units, score_fit
+from medssl.evaluate.classification import Probabilities, rarer_units
 from medssl.evaluate.intervals import unit_weights
 from medssl.evaluate.predictions import only_test, probabilities_of, truth_of
 from medssl.evaluate.sample import Sample, Truth
+from medssl.evaluate.sampled import scores_of_fit
 
 EXACT = {"rel": 0, "abs": 1e-9}
 
@@ -168,8 +169,9 @@ def test_the_rarer_side_of_a_class_is_counted_in_units() -> None:
     unit = np.array([0, 0, 1, 2, 2, 3])
     known = Truth(targets, ["a", "b", "c"])
     assert rarer_units(known, unit) == {"a": 2, "b": 1, "c": 1, "macro": 1}
-    made = score_fit(known, targets.astype(float), {n: metric(n) for n in ("auc", "accuracy", "balanced_accuracy")},
-                     unit_weights(0, "u", 4, 20), unit, 20, ["balanced_accuracy"])  # fmt: skip
+    sampled = Probabilities(known, {"one": targets.astype(float)})
+    made = scores_of_fit(sampled, "one", {n: metric(n) for n in ("auc", "accuracy", "balanced_accuracy")},
+                         unit_weights(0, "u", 4, 20), unit, 20, ["balanced_accuracy"])  # fmt: skip
     assert made["auc", "a"].num_rarer == 2 and made["auc", "macro"].num_rarer == 1
     assert made["accuracy", "all"].num_rarer is None and made["balanced_accuracy", "all"].num_rarer == 1
 

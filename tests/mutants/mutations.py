@@ -59,6 +59,13 @@ MUTATIONS = [
     # ---- core
     Mutation(
         "core",
+        "infinity is a number that a label may be",
+        "return number if math.isfinite(number) and",
+        "return number if number == number and",
+        "study/test_study_check_numbers.py::test_labels_of_a_regression_are_numbers_that_differ",
+    ),
+    Mutation(
+        "core",
         "names of a random stream run into one another",
         r'text = "\x1f".join([str(int(seed)), *map(str, names)])',
         r'text = "".join([str(int(seed)), *map(str, names)])',
@@ -1461,6 +1468,34 @@ MUTATIONS = [
     # ---- finetune
     Mutation(
         "finetune",
+        "values are standardised by the cases of all parts",
+        "centre, spread = probe.centre_of(values[train])",
+        "centre, spread = probe.centre_of(values)",
+        "finetune/test_finetune_regression.py::test_labels_of_the_test_part_do_not_move_a_fit",
+    ),
+    Mutation(
+        "finetune",
+        "values keep the scale that they were trained at",
+        "        network.rescale(spread, centre)\n",
+        "",
+        "finetune/test_finetune_regression.py::test_values_are_in_the_unit_of_the_labels",
+    ),
+    Mutation(
+        "finetune",
+        "a validation part is drawn evenly over values, as if each were a class",
+        "        if self.numbers is None:\n            return",
+        "        if len(self):\n            return",
+        "finetune/test_finetune_regression.py::test_parts_of_a_fold_do_not_depend_on_values",
+    ),
+    Mutation(
+        "finetune",
+        "numbers of a patient are lost with its images",
+        "if column.startswith(PROBABILITY) or column in PREDICTED}",
+        "if column.startswith(PROBABILITY)}",
+        "finetune/test_finetune_regression.py::test_a_value_of_a_patient_is_the_mean_over_its_images",
+    ),
+    Mutation(
+        "finetune",
         "a patch is moved without what lies beside it",
         "margin = (0,) * len(size) if recipe.augment is None else",
         "margin = (0,) * len(size) if True else",
@@ -1684,6 +1719,20 @@ MUTATIONS = [
         "finetune/test_finetune_kept_fits.py::test_a_model_that_another_task_lets_go_is_still_in_the_results",
     ),
     # ---- evaluate
+    Mutation(
+        "evaluate",
+        "a concordance forgives a shift",
+        "sample.mean(other**2) - 2 * mean_one * mean_other",
+        "sample.mean(other**2) - mean_one**2 - mean_other**2",
+        "evaluate/test_evaluate_numbers.py::test_scores_of_perfect_shifted_and_constant_values_have_their_closed_forms",
+    ),
+    Mutation(
+        "evaluate",
+        "the calibration line is of predicted over true values",
+        "    return slope, float(targets.mean() - slope * values.mean())",
+        "    return 1 / slope, float(targets.mean() - slope * values.mean())",
+        "evaluate/test_evaluate_numbers.py::test_the_calibration_line_has_slope_one_only_if_predictions_spread_as_far_as_the_truth",
+    ),
     Mutation(
         "evaluate",
         "the area under a curve is that of its upper steps",

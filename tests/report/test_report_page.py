@@ -210,6 +210,7 @@ def test_the_page_of_a_cohort_says_what_is_not_given(tmp_path: Path) -> None:
         "results",
         "paired_tests",
         "calibration",
+        "predicted_values",
         "operating_points",
         "subgroups",
         "failures",

@@ -50,7 +50,7 @@ def _gallery(evidence: Evidence, task: str, ranked: pd.DataFrame) -> Figure:
     caption = (
         f"Task {task}: cases by rank of their {first['score_name']} score (mean over seeds), {first['init']}, "
         f"{mode_name(first['mode'])}, "
-        f"{_share(evidence, task, first['fraction'])}; true class → predicted class (first seed)."
+        f"{_share(evidence, task, first['fraction'])}; true → predicted (first seed)."
     )
     return Figure(f"cases-{task}", caption, caption, Tiles(tuple(groups)), ranked)
 

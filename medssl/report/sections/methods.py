@@ -13,6 +13,7 @@ from medssl.core import plugins
 from medssl.report.checklist_items import CLAIM, answered_in
 from medssl.report.evidence import Evidence, Named, run_of
 from medssl.report.mixtures import mixture_rows, mixtures_in_words
+from medssl.report.number_labels import drawn_evenly_over
 from medssl.report.parts import num_folds, way_of_split
 from medssl.report.section import Section, Text, count, counted
 from medssl.report.shares import distinct, labels_of, ordered_shares, share_name, share_phrase
@@ -259,7 +260,8 @@ def _subsets(evidence: Evidence) -> str:
     listed = [task for task in shares if task in tasks and tasks[task].label_order == "listed"]
     drawn = [task for task in shares if task not in listed]
     by = sorted({str(evidence.scores[task]["unit"].iloc[0]) if task in evidence.scores else "unit" for task in drawn})
-    how = [f"drawn by {' or '.join(by)} and class"] if drawn else []
+    evenly = sorted({what for task in drawn if (what := drawn_evenly_over(tasks.get(task)))})
+    how = [f"drawn by {' or '.join(by)}{' and ' if evenly else ''}{' or '.join(evenly)}"] if drawn else []
     how += ["taken in the order of the split file" + (f" ({', '.join(sorted(listed))})" if drawn else "")] if listed else []
     return f"; label subsets were {nested}{', or '.join(how)}"
 

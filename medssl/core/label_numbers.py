@@ -1,0 +1,52 @@
+"""Labels that are numbers: a measured value, or a time to an event and whether the event happened."""
+
+from __future__ import annotations
+
+import math
+
+from medssl.core.label_table import MANY
+
+FEWEST_EVENTS = 5
+"""Events that training and test need each: with fewer, neither a fit nor its score says anything."""
+HAPPENED = {"0": False, "1": True}
+"""Texts of the column `event`: 0 for a case that was lost from view before it (censored), 1 for the event."""
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a label is; None if it is not one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in text else None
+
+
+def why_no_number(text: str) -> str:
+    """Why a label is not a number, as `'63,5' is not a number …`; empty if it is one."""
+    if number_of(text) is not None:
+        return ""
+    if MANY in text:
+        return f"{text!r} is several labels; expected one number"
+    if number_of(text.replace(",", ".")) is not None:
+        return f"{text!r} is not a number; write the decimal sign as a point"
+    return f"{text!r} is not a finite number"
+
+
+def why_no_time(text: str) -> str:
+    """Why a label is not a time to an event; empty if it is one."""
+    number = number_of(text)
+    if number is None:
+        return why_no_number(text)
+    return "" if number > 0 else f"{text!r} is not a time: it must be above 0. Count time from the image to the event"
+
+
+def why_no_event(text: str | None) -> str:
+    """Why the value of the column `event` says nothing; empty if it does."""
+    if text is None:
+        return "there is a time and no event; expected 1 (it happened) or 0 (censored)"
+    return "" if text in HAPPENED else f"the event {text!r} is neither 1 (it happened) nor 0 (censored)"
+
+
+def plain_number(number: float) -> str:
+    """A number as text without a needless fraction: `63` for 63.0."""
+    return f"{number:.15g}"

@@ -1,0 +1,147 @@
+"""Regression of a number, such as age or ejection fraction: ridge probe, nearest neighbours, full fine-tuning, unfreezing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.artefacts.predictions import VALUE
+from medssl.core.bounds import Count
+from medssl.finetune import probe, scoring
+from medssl.finetune.labelled_data import new_images, read_numbers
+from medssl.finetune.numbers import measured
+from medssl.finetune.predictions import aggregated, rows_with
+from medssl.finetune.recipe import Recipe
+from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
+from medssl.finetune.whole_images import ImageHead, Images, frozen_features, outputs_of, train_head
+from medssl.nn.backbone import Backbone
+
+TITLE = "regression"
+MODES = ["linear", "knn", "full", "gradual"]
+DEFAULT_MODES = ["linear", "full"]
+PREDICTS = "values"
+TABLE = "values.tsv"
+MAIN_MODE = "full"
+FROZEN_MODES = ["linear", "knn"]
+MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}
+DEFAULT_STEPS = 1000
+
+
+class Regression:
+    """Assigns a number to images (2-D encoders) or volumes (3-D encoders).
+
+    Values are standardised by the training cases of a fit, and predicted in the unit of the labels.
+
+    Options:
+        measured_in: unit of the labels, such as years or %, for the axes of the page.
+        loss: `mse`, squared errors; `huber`, squared up to one standard deviation of the labels and linear beyond, for labels
+            with outliers.
+        aggregate: the unit of a prediction: the `case` (image or slice), or the mean over the cases of a `volume` or a `unit`
+            (patient).
+        neighbours: for mode `knn`, over how many of the nearest training cases the mean goes.
+    """
+
+    def __init__(
+        self,
+        *,
+        measured_in: str = "",
+        loss: Literal["mse", "huber"] = "mse",
+        aggregate: Literal["case", "volume", "unit"] = "case",
+        neighbours: Count = 20,
+    ) -> None:
+        self.measured_in = measured_in
+        self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if loss == "mse" else F.huber_loss
+        self.aggregate = aggregate
+        self.neighbours = neighbours
+
+    def read(self, source: Source, expected: NetworkInput) -> Images:
+        """The images that have a number."""
+        return Images(*read_numbers(source, expected, measured))
+
+    def selection(self, data: Images) -> str | None:
+        """Minus the mean absolute error, if there are validation cases."""
+        return scoring.NEGATIVE_ERROR if len(data.cases.where("val")) else None
+
+    def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
+        """Optimiser steps; None for the probes."""
+        return recipe.steps(len(train)) if mode in ("full", "gradual") else None
+
+    def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
+        """The backbone with one output, in the unit of the labels."""
+        return ImageHead(backbone, 1)
+
+    def contract(self, data: Images) -> dict[str, Any]:
+        """No class: the one output is the value."""
+        return {"classes": []}
+
+    def references(self, data: Images) -> Iterator[Mask]:
+        """Empty: labels are numbers."""
+        yield from ()
+
+    def rows(self, data: Images, predicted: np.ndarray | None) -> pd.DataFrame:
+        """The value of every validation and test case."""
+        if predicted is None:
+            raise ValueError("a regression predicts values")
+        return aggregated(rows_with(data.cases, data.asked, {VALUE: predicted[:, 0]}), self.aggregate)
+
+    def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
+        """A row for each case: `case_id unit_id unit value`."""
+        model.check(source)
+        images = Images(*new_images(source, model.expected, []))
+        everything = np.arange(len(images.cases))
+        values = outputs_of(model.network, images, everything, model.device)[:, 0]
+        table = aggregated(rows_with(images.cases, everything, {VALUE: values}), self.aggregate)
+        yield Answer(table[["case_id", "unit_id", "unit", VALUE]])
+
+    def fit(self, data: Images, setup: Setup) -> Fitted:
+        """Fit on the cases `train`, choosing penalty or step by the error of those of split `val`."""
+        if setup.mode in ("knn", "linear"):
+            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, frozen_features(data, setup))
+        return self._full(data, setup)
+
+    def _knn(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
+        values, val, asked = _values(data), data.cases.where("val"), data.asked
+        known = features[setup.train], values[setup.train, None]
+        predicted = probe.nearest_neighbours(known, features[np.concatenate([asked, val])], neighbours=self.neighbours)
+        score = scoring.error_score(predicted[len(asked) :, 0], values[val])
+        return Fitted(None, predicted[: len(asked)], facts={"val_score": score})
+
+    def _linear(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
+        values, val = _values(data), data.cases.where("val")
+        found = probe.ridge_probe((features[setup.train], values[setup.train]), (features[val], values[val]))
+        network = ImageHead.of(setup.backbone, found.weight[None], np.array([found.bias]))
+        facts = {"val_score": found.score, "inverse_penalty": found.inverse_penalty}
+        return Fitted(network, found(features[data.asked])[:, None], facts=facts)
+
+    def _full(self, data: Images, setup: Setup) -> Fitted:
+        values, train = _values(data), setup.train
+        centre, spread = probe.centre_of(values[train])
+        of_val = values[data.cases.where("val")]
+        num_steps = setup.recipe.steps(len(train))
+        network, trained = train_head(
+            data,
+            setup,
+            train,
+            ((values[train, None] - centre) / spread).astype(np.float32),
+            num_outputs=1,
+            num_steps=num_steps,
+            loss=self.loss,
+            score=lambda outputs: scoring.error_score(spread * outputs.ravel() + centre, of_val),
+            name="fit",
+        )
+        network.rescale(spread, centre)
+        facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
+        return Fitted(network, outputs_of(network, data, data.asked, setup.device), facts=facts, curve=trained.curve)
+
+
+def _values(data: Images) -> np.ndarray:
+    """The label of each case, float64 `(n,)`."""
+    if data.cases.numbers is None:
+        raise ValueError("a regression needs cases whose labels are numbers")
+    values: np.ndarray = data.cases.numbers[:, 0]
+    return values

@@ -1,0 +1,98 @@
+"""Checks the labels as numbers: values and times that are numbers, events, enough of them, and one label per patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medssl.core.errors import StudyError
+from medssl.core.label_numbers import FEWEST_EVENTS, HAPPENED, number_of, why_no_event, why_no_number, why_no_time
+from medssl.core.label_table import EVENT, FOLDERS, ID_COLUMNS, LabelRow, is_label_table
+from medssl.finetune.options import FinetuneOptions
+from medssl.study.check_table import Table
+from medssl.study.file import Loc
+from medssl.study.source_files import NPZ, SourceFiles
+
+Problem = tuple[Loc, str]
+MOST_SAID = 5
+"""How many rows with one mistake are named."""
+
+
+def number_problems(
+    source: str, labels: str | None, files: SourceFiles, table: Table | None, tasks: dict[str, FinetuneOptions], *, timed: bool
+) -> Iterator[Problem]:
+    """Why labels cannot be values, or with `timed` times and events, of some tasks.
+
+    A row for none of the files is left alone if file names show that.
+    """
+    loc: Loc = ("sources", source, "labels")
+    what = f"a time as label and a column {EVENT!r} (1: it happened, 0: censored)" if timed else "a number as label"
+    for task, options in tasks.items():
+        named = f"finetune.{task} ({options.task})"
+        if labels == FOLDERS or (labels is not None and Path(labels).exists() and not is_label_table(labels)):
+            holds = "are classes" if labels == FOLDERS else "are masks"
+            yield loc, f"{labels!r}: these labels {holds}, and {named} needs {what}. Name a table, or take another task"
+        elif labels is None and (timed or NPZ not in files.kinds):
+            yield ("finetune", task, "source"), f"source {source!r} has no table of labels, and {named} needs {what}. Name one"
+        elif table is not None and (rows := [row for row in table.rows if "label" in row and _is_here(table, row)]):
+            yield from ((loc, f"{labels}: {text}") for text in _wrong_rows(rows, named, table, timed=timed))
+            yield from ((("finetune", task, "options"), text) for text in _two_labels(table, rows, options, task, timed=timed))
+        elif table is not None:
+            columns = [name for name in table.rows.columns if name not in ID_COLUMNS]
+            yield loc, f"{labels}: no row has a 'label', which {named} needs; the columns beside the id are {columns}"
+
+
+def _is_here(table: Table, row: LabelRow) -> bool:
+    try:
+        return not table.is_by_name or table.is_minted(row) or bool(table.find(row))
+    except StudyError:
+        return True  # of `subject_pattern`, which is checked by itself
+
+
+def _wrong_rows(rows: Sequence[LabelRow], named: str, table: Table, *, timed: bool) -> Iterator[str]:
+    wrong = [(row.number, why) for row in rows if (why := (why_no_time if timed else why_no_number)(row["label"]))]
+    if timed and EVENT not in table.rows.columns:
+        near = [name for name in table.rows.columns if name.lower() == EVENT]
+        hint = f". Rename {near[0]!r}" if near else ""
+        yield f"there is no column {EVENT!r}, which {named} needs: 1 if the event happened, 0 if the case was censored{hint}"
+    elif timed:
+        wrong += [(row.number, why) for row in rows if (why := why_no_event(row.get(EVENT)))]
+    more = f" ({len(wrong)} rows are wrong)" if len(wrong) > MOST_SAID else ""
+    yield from (f"row {number}: {why}; this is for {named}{more}" for number, why in sorted(wrong)[:MOST_SAID])
+    if wrong:
+        return
+    if not timed and len({number_of(row["label"]) for row in rows}) == 1:
+        yield f"all {len(rows)} labels are {rows[0]['label']}, so {named} has nothing to learn. Name labels that differ"
+    if timed and EVENT in table.rows.columns:
+        happened = sum(HAPPENED[row[EVENT]] for row in rows)
+        if happened < 2 * FEWEST_EVENTS and not _is_of_patients(table, rows):
+            said = "all of them censored" if happened == 0 else f"with an event in {happened}"
+            yield (
+                f"{len(rows)} rows, {said}; {named} needs {FEWEST_EVENTS} events or more in training and in test. Follow the "
+                "cases for longer, or add some"
+            )
+
+
+def _is_of_patients(table: Table, rows: Sequence[LabelRow]) -> bool:
+    """Whether a row may stand for several cases."""
+    return not table.is_by_name or any(len(table.find(row)) > 1 for row in rows)
+
+
+def _two_labels(table: Table, rows: Sequence[LabelRow], options: FinetuneOptions, task: str, *, timed: bool) -> Iterator[str]:
+    """A patient with two labels, where predictions are of patients."""
+    if options.options.get("aggregate") != "unit" or not table.is_by_name:
+        return
+    columns = ("label", EVENT) if timed else ("label",)
+    label_of = {file: tuple(row.get(name) for name in columns) for row in rows for file in table.find(row)}
+    torn = {
+        subject: found
+        for subject, of_one in sorted(table.subjects.items())
+        if len(found := list(dict.fromkeys(label_of[file] for file in of_one if file in label_of))) > 1
+    }
+    if torn:
+        subject, found = next(iter(torn.items()))
+        both = " and ".join("/".join(map(str, label)) for label in found[:2])
+        yield (
+            f"finetune.{task}.options.aggregate is unit, and patients have more than one label ({len(torn)}, such as {subject!r} "
+            f"with {both}). Give each patient one, or set aggregate to case"
+        )

@@ -1,0 +1,78 @@
+"""A task of numbers is refused before work if its labels are not numbers, say nothing, or contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_study_check_labels import study
+
+Notes = Callable[..., list[str]]
+Refusal = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("path", "table", "words"),
+    [
+        ("pictures", "id,label\n0,61\n1,62.5\n2,70\n3,71\n", None),
+        ("pictures", "id,label\n0,1e2\n1,-3\n", None),
+        ("scans", "id,label\np1,61\np2,62\n", None),  # patients that headers may name
+        ("pictures", "id,label\n0,61\n1,old\n", "row 3: 'old' is not a finite number; this is for finetune.spots (regression)"),
+        ("pictures", "id,label\n0,61\n1,inf\n", "row 3: 'inf' is not a finite number"),
+        ("pictures", "id,label\n0,61\n1,nan\n", "row 3 has the label 'nan', as programs write that there is none"),
+        ("pictures", 'id,label\n0,61\n1,"62,5"\n', "row 3: '62,5' is not a number; write the decimal sign as a point"),
+        ("pictures", "id,label\n0,61\n1,61.0\n", "all 2 labels are 61, so finetune.spots (regression) has nothing to learn"),
+        ("pictures", "id,label\n0,61\n1,62\n9,old\n", None),  # a row for no image of this source
+        ("pictures", "id,age\n0,61\n1,62\n", "no row has a 'label', which finetune.spots (regression) needs; the columns beside"),
+        ("nifti", "id,label\npt_0,61\npt_1,62\n", None),
+        ("organs", "id,label\ni-0123456789ab,61\ni-0123456789ac,62\n", None),
+    ],
+)
+def test_labels_of_a_regression_are_numbers_that_differ(
+    notes: Notes, refusal: Refusal, path: str, table: str, words: str | None
+) -> None:
+    text = study(path, "regression", table=table)
+    if words is None:
+        assert all("no label in it" in note or "rows are for no file" in note for note in notes(text))
+    else:
+        assert "mine.yaml:3: sources.here.labels: labels.csv: " in (found := refusal(text)) and words in found
+
+
+@pytest.mark.parametrize(
+    ("path", "labels", "words"),
+    [
+        ("classes", "folders", "'folders': these labels are classes, and finetune.spots (regression) needs a number as label"),
+        ("scans", "masked", "'masked': these labels are masks, and finetune.spots (regression) needs a number as label"),
+        ("pictures", None, "source 'here' has no table of labels, and finetune.spots (regression) needs a number as label"),
+        ("organs", None, None),  # an NPZ may hold numbers
+    ],
+)
+def test_a_regression_needs_a_table(notes: Notes, refusal: Refusal, path: str, labels: str | None, words: str | None) -> None:
+    text = study(path, "regression", labels=labels)
+    if words is None:
+        assert notes(text) == []
+    else:
+        assert words in refusal(text)
+
+
+def test_a_patient_with_two_values_has_none_of_its_own(notes: Notes, refusal: Refusal) -> None:
+    for name in ("pt_0_a_ct", "pt_0_b_ct"):
+        Path(f"nifti/{name}.nii.gz").write_bytes(b"x")
+    rows = "id,label,subject\nnifti/pt_0_a_ct.nii.gz,61,one\nnifti/pt_0_b_ct.nii.gz,63,one\nnifti/pt_1_ct.nii.gz,70,two\n"
+    text = study("nifti", "regression", table=rows.replace("nifti/", ""))
+    assert all("images have no label" in note or "subject" in note for note in notes(text))
+    found = refusal(text.replace("task: regression", "task: regression, options: {aggregate: unit}"))
+    assert "aggregate is unit, and patients have more than one label (1, such as 'one' with 61 and 63)" in found
+
+
+def test_many_numbers_are_offered_the_task_that_predicts_them(refusal: Refusal) -> None:
+    for n in range(12):
+        Path(f"pictures/{n}.png").write_bytes(b"x")
+    rows = "".join(f"{n}.png,{60 + n / 4}\n" for n in range(12))
+    assert "Take a task that predicts numbers (task: regression)" in refusal(study("pictures", table=f"id,label\n{rows}"))
+
+
+def test_metrics_of_classes_do_not_score_values(refusal: Refusal) -> None:
+    text = study("pictures", "regression", table="id,label\n0,61\n1,62\n") + "evaluate: {metrics: [auc]}\n"
+    assert "none of auc scores the values of task 'spots'. Add one of absolute_error, concordance, r2" in refusal(text)
