@@ -31,7 +31,7 @@ report: $(STAMP) ## the whole default study, with fine-tuning, evaluation and th
 
 # The libraries that exported weights are held against, out of sight of the environment: torchvision does not fit every torch.
 $(VENV)/parity: $(STAMP)
-	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps torchvision==0.28.0 timm==1.0.31 dynamic-network-architectures==0.4.4
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps torchvision==0.28.0 timm==1.0.31 dynamic-network-architectures==0.4.4 einops==0.8.2
 
 # What the extra `onnx` adds to the lock, in a folder of its own: the suite with the long counts holds exported files to onnxruntime.
 $(VENV)/onnx/.installed: $(STAMP) requirements-onnx.lock

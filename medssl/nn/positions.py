@@ -14,6 +14,8 @@ from medssl.nn.backbone import wide
 
 LONGEST = 100.0
 """The longest period, in units of half an image."""
+LONGEST_COUNTED = 10_000.0
+"""The longest period of counted patches, in units of the shortest."""
 
 
 def rotary_angles(
@@ -26,11 +28,29 @@ def rotary_angles(
 
     Source: Su et al., RoFormer, arXiv 2104.09864, §3.4.2; axes and periods as in Siméoni et al., DINOv3, arXiv 2508.10104.
     """
-    count = width // (2 * len(grid))
-    periods = LONGEST ** (torch.arange(count, device=device, dtype=torch.float32) / count)
     axes = [(torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n * 2 - 1 for n in grid]
+    return _angles(axes, width, LONGEST, factor, 2 * math.pi)
+
+
+def counted_angles(
+    grid: Sequence[int], width: int, device: torch.device, factor: float | Float[Tensor, ""] = 1.0
+) -> Float[Tensor, "places {width}"]:
+    """The same with numbers of patches as coordinates, and periods from 2π to 20,000π patches.
+
+    Source: Su et al., arXiv 2104.09864, eq. 15, for each axis; as in Primus, arXiv 2503.01835.
+    """
+    axes = [torch.arange(n, device=device, dtype=torch.float32) for n in grid]
+    return _angles(axes, width, LONGEST_COUNTED, factor, 1.0)
+
+
+def _angles(
+    axes: list[Float[Tensor, "_"]], width: int, longest: float, factor: float | Float[Tensor, ""], turn: float
+) -> Float[Tensor, "places {width}"]:
+    """Angles of all places of a grid; each axis has an equal share of them."""
+    count = width // (2 * len(axes))
+    periods = longest ** (torch.arange(count, device=axes[0].device, dtype=torch.float32) / count)
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2) * factor
-    angles = (2 * math.pi * places[:, :, None] / periods).flatten(1)
+    angles = (turn * places[:, :, None] / periods).flatten(1)
     return angles.repeat(1, 2)
 
 

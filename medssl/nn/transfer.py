@@ -28,7 +28,7 @@ from medssl.nn.device import device
 from medssl.nn.loading import Reader, Samples, load, read_samples
 from medssl.nn.options import ViewOptions
 from medssl.nn.views import Crop, Views
-from medssl.nn.weights import load_encoder, read_tensors, save_tensors
+from medssl.nn.weights import load_encoder, read_tensors
 
 CONVERT_LIMIT_S = 600
 USUAL_WINDOW_HU = (-1000.0, 1000.0)
@@ -125,9 +125,7 @@ def open_encoder(folder: Path) -> tuple[Contract, Backbone]:
     with tempfile.TemporaryDirectory(prefix="medssl-") as own:
         tensors = Path(own) / f"{exported.stem}.safetensors"
         convert(exported, tensors, key=contract.weights_key)
-        adapter = importlib.import_module(f"medssl.nn.adapters.{contract.adapter}")
-        save_tensors(tensors, adapter.restored(read_tensors(tensors)))
-        load_encoder(tensors, backbone)
+        load_encoder(tensors, backbone, foreign=True)
     return contract, backbone
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medssl.core.errors import CorruptArtefactError, StudyError
-from medssl.core.files import writing
+from medssl.core.files import read_json, writing
 from medssl.nn.backbone import Backbone
 
 HEADS = ("fc.", "head.", "classifier.")
@@ -79,13 +79,13 @@ def load_encoder(
     The total counts the tensors of file and model together, so a smaller encoder in a larger network is noticed as well.
     `strip` is removed from the front of the file's names. Names in the model that begin with a word of `extra` (a head that the
     file cannot have) do not count. `at_least` below 1 accepts a share. `foreign`: see `adapted`, and
-    `Backbone.of_elsewhere` for a file without a contract beside it.
+    `Backbone.of_elsewhere` for a file without the contract of a run beside it.
 
     Raises:
         StudyError: less than `at_least` of the total matched; nothing was loaded.
     """
     found = {name.removeprefix(strip): tensor for name, tensor in read_tensors(path).items()}
-    if foreign and isinstance(into, Backbone) and not Path(path).with_name("contract.json").is_file():
+    if foreign and isinstance(into, Backbone) and not _is_of_a_run(Path(path)):
         found, changes = into.of_elsewhere(found)
         if changes:
             print(f"{Path(path).name}: {'; '.join(changes)}")
@@ -112,6 +112,12 @@ def load_encoder(
         )
     into.load_state_dict({name: found[name] for name in same}, strict=False)
     return match
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether the contract of a run lies beside a file; that of an exported folder names its adapter."""
+    beside = path.with_name("contract.json")
+    return beside.is_file() and "adapter" not in read_json(beside)
 
 
 def once(found: dict[str, Tensor], into: nn.Module, where: str) -> dict[str, Tensor]:

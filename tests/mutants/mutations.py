@@ -1264,8 +1264,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "with registers the class token has a position",
-        "(registers == 0), width))",
-        "1, width))",
+        "of_cls = registers == 0 and not primus",
+        "of_cls = not primus",
         "nn/test_nn_transfer.py::test_a_transformer_with_timms_weights_gives_timms_features",
     ),
     Mutation(
@@ -2695,5 +2695,40 @@ MUTATIONS = [
         "self._whole(self.norm(tokens)[:, 0], maps[-1])",
         "self._whole(tokens[:, 0], maps[-1])",
         "nn/test_nn_vit.py::test_the_class_token_is_a_map_of_one_place_which_is_what_is_pooled",
+    ),
+    Mutation(
+        "nn",
+        "queries for nnU-Net's Primus keep the order of the axes",
+        "rows.shape[1:])[:, :, list(REVERSED)]",
+        "rows.shape[1:])",
+        "nn/test_nn_vit_files.py::test_nnunets_primus_gives_the_same_features_and_its_file_comes_back",
+    ),
+    Mutation(
+        "nn",
+        "positions of Primus have the periods of rotary positions",
+        "LONGEST_COUNTED = 10_000.0",
+        "LONGEST_COUNTED = 100.0",
+        "nn/test_nn_vit_files.py::test_nnunets_primus_gives_the_same_features_and_its_file_comes_back",
+    ),
+    Mutation(
+        "nn",
+        "the values of a gated perceptron are the gate",
+        "return self.fc2(F.silu(gate) * values)",
+        "return self.fc2(F.silu(values) * gate)",
+        "nn/test_nn_vit_files.py::test_timms_network_of_the_exported_folder_gives_the_pooled_features",
+    ),
+    Mutation(
+        "nn",
+        "the convolutions of a stem see hidden patches",
+        "x = x.masked_fill(mask[:, None], 0)",
+        "x = x.masked_fill(mask[:, None] & False, 0)",
+        "nn/test_nn_vit.py::test_convolutions_of_the_residual_stem_see_nothing_of_hidden_patches",
+    ),
+    Mutation(
+        "nn",
+        "an exported file is read as one of a run",
+        'return beside.is_file() and "adapter" not in read_json(beside)',
+        "return beside.is_file()",
+        "nn/test_nn_vit_files.py::test_timms_network_of_the_exported_folder_gives_the_pooled_features",
     ),
 ]

@@ -1,6 +1,7 @@
 """Features of the real library's network with exported weights: `real_features.py LIBRARY NAME WEIGHTS IMAGES OUT`.
 
-LIBRARY `code`: NAME is a file with the lines that an exported contract states, run in the folder of the weights.
+LIBRARY `code`: NAME is a file with the lines that an exported contract states, run in the folder of the weights. With `called`
+the network itself gives the features.
 
 A separate process: with a CPU build of torch, torchvision imports only if two of its operators are declared by hand, which
 the rest of the suite must not see.
@@ -22,7 +23,7 @@ declared = torch.library.Library("torchvision", "DEF")
 for operator in ("nms", "qnms"):
     declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 tensors, x = load_file(weights), load_file(images)["x"].double()
-if library == "code":
+if library in ("code", "called"):
     place: dict[str, Any] = {}
     os.chdir(Path(weights).parent)
     exec(Path(name).read_text(), place)
@@ -30,12 +31,40 @@ if library == "code":
     save_file(network.state_dict(), Path(out).with_name("saved.safetensors"))
     network = network.double()
     with torch.inference_mode():
-        if hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed"):  # timm's transformers
+        if library == "called":
+            found = network(x)
+            if found.ndim == 3:
+                found = torch.cat([found[:, 0], found[:, network.num_prefix_tokens :].mean(1)], 1)
+        elif hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed"):  # timm's transformers
             found = network.forward_features(x)[:, network.num_prefix_tokens :].mean(1)
         elif hasattr(network, "forward_features"):  # timm's
             found = network.forward_features(x).flatten(2).mean(2)
         else:
             found = network(x.expand(-1, 3, -1, -1))
+elif library == "primus":  # nnU-Net's transformers; NAME is {"class": …, "shape": [width, blocks, heads], "prefix": …}
+    from dynamic_network_architectures.architectures import primus
+    from timm.layers import RotaryEmbeddingCat
+
+    class Rotary(RotaryEmbeddingCat):
+        """With room for the angles of three axes: timm 1.0.31 has some for two, and fails on nnU-Net's network."""
+
+        def _create_cache(self, num_pos: int, device: Any, dtype: Any) -> None:
+            self.register_buffer("pos_embed", torch.empty(num_pos, 3 * self.dim, device=device, dtype=dtype), persistent=False)
+
+    options = json.loads(name)
+    width, blocks, heads = options["shape"]
+    seen = x.permute(0, 1, 4, 3, 2)  # as nnU-Net reads an image of axes (i, j, k)
+    network = getattr(primus, options["class"])(
+        1, width, (8, 8, 8), 2, blocks, heads, tuple(seen.shape[2:]), init_values=0.1, scale_attn_inner=True,
+        rope_impl=Rotary,
+    )  # fmt: skip
+    missing = network.load_state_dict(tensors, strict=False)
+    assert not missing.unexpected_keys, missing.unexpected_keys
+    assert all(n.startswith(("up_projection.", "mask_token")) or ".all_modules." in n for n in missing.missing_keys), missing
+    save_file({n: t.clone() for n, t in network.state_dict().items()}, Path(out).with_name("saved.safetensors"))
+    with torch.inference_mode():
+        tokens, _ = network.double().eval().eva(network.down_projection(seen).flatten(2).transpose(1, 2))
+        found = tokens.mean(1)
 elif library == "dynamic_network_architectures":  # nnU-Net's networks; NAME is {"features": …, "blocks": …}
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
     from torch import nn

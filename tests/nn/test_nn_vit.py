@@ -91,6 +91,9 @@ def test_a_size_that_cuts_a_patch_is_refused_with_the_nearest_that_does_not() ->
         ({"positions": "learned"}, "Give the patches along each of 2 axes"),
         ({"learned_grid": (4, 4)}, "none with rotary ones"),
         ({"positions": "learned", "learned_grid": (4, 4, 4)}, "along each of 2 axes"),
+        ({"positions": "both"}, "with positions: learned or both"),
+        ({"stem": "residual", "patch": 14}, "patch must be a power of 2, got 14. The nearest: 16"),
+        ({"form": "primus"}, "form: primus is 3-D and has no class token, got 2-D"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], words: str) -> None:
@@ -99,12 +102,12 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], words: str
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+@pytest.mark.parametrize("size", ["tiny", "small", "medium", "base"])
 def test_every_size_has_heads_with_channels_for_each_axis(dims: int, size: str) -> None:
     with torch.device("meta"):
         options = plugins.find("backbone", "vit").check({"size": size})
         backbone: Any = plugins.find("backbone", "vit").load()(dims, 1, **options)
-    assert backbone.of_head % (2 * dims) == 0 and len(backbone.blocks) == 12
+    assert backbone.of_head % (2 * dims) == 0 and len(backbone.blocks) == (16 if (dims, size) == (3, "medium") else 12)
 
 
 def test_learned_positions_are_resampled_and_kept_where_the_grid_is_theirs() -> None:
@@ -123,6 +126,26 @@ def test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor() -> N
     factors = [(backbone._angles(grid, device)[0, 0] / plain[0, 0]).item() for _ in range(200)]
     assert 0.5 <= min(factors) < 0.55 and 1.8 < max(factors) <= 2
     assert abs(np.mean(np.log(factors))) < 0.1  # as often smaller as larger
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_convolutions_of_the_residual_stem_see_nothing_of_hidden_patches(dims: int) -> None:
+    """Their kernels and their norms reach beyond a patch."""
+    network = made(dims, stem="residual").double().eval()
+    size = (16, 24, 32)[:dims]
+    grid = tuple(side // 8 for side in size)
+    images, token = torch.rand(2, 1, *size, dtype=torch.float64), torch.zeros(36, dtype=torch.float64)
+    hidden = torch.zeros(2, math.prod(grid), dtype=torch.bool)
+    hidden[:, [1, -2]] = True
+    mask = hidden.view(2, 1, *grid)
+    for axis in range(2, 2 + dims):
+        mask = mask.repeat_interleave(8, axis)
+    changed = torch.where(mask, torch.rand_like(images), images)
+    visible = (~hidden).nonzero()[:, 1].view(2, -1)
+    before, after = ([network(x, hidden=hidden, token=token)[-1], network.visible_tokens(x, visible)] for x in (images, changed))
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    seen = torch.where(mask, images, torch.rand_like(images))
+    assert not torch.equal(network(seen, hidden=hidden, token=token)[-1], before[0])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -150,6 +173,29 @@ def test_stochastic_depth_leaves_out_whole_branches() -> None:
     tokens = backbone._tokens(backbone.patch_embed(x).flatten(2).transpose(1, 2), (2, 2))[:, -4:]
     assert torch.allclose(first.flatten(2).transpose(1, 2), tokens, atol=1e-6)
     assert torch.allclose(last.flatten(2).transpose(1, 2), backbone.norm(tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dims", "options"),
+    [
+        (2, {"perceptron": "swiglu"}),
+        (2, {"stem": "residual", "patch": 16, "positions": "both", "learned_grid": (2, 3)}),
+        (3, {"form": "primus", "layer_scale": 0.1}),
+        (3, {"form": "primus", "stem": "residual", "positions": "both", "learned_grid": (2, 2, 2), "registers": 2}),
+    ],
+)
+def test_every_form_keeps_the_contract_of_a_backbone(dims: int, options: dict[str, Any]) -> None:
+    network = made(dims, **options)
+    maps = network(torch.rand(2, 1, *[32] * dims))
+    assert [m.shape for m in maps] == [(2, 36, *[32 // network.patch] * dims)] * 4
+    sum((m * torch.rand_like(m)).sum() for m in maps).backward()
+    assert all(p.grad is not None and bool((p.grad != 0).any()) for p in network.parameters())
+    assert len(StochasticDepth(network, 0.5).rates) == 8
+    if dims == 3:
+        plugin, samples = plugins.find("objective", "mae"), made_samples()
+        objective = plugin.load()(made(dims, **options), samples, **plugin.check({"mask_ratio": 0.5}))
+        loss, _ = step(objective, made_batch(samples, [0, 1], 3), (16,) * 3, samples)
+        assert bool(loss.value.isfinite())
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -18,6 +18,8 @@ TITLE = "residual encoder of nnU-Net"
 SOURCE = "Isensee et al., MICCAI 2024, arXiv 2404.09556"
 LIBRARIES = {"nnunet": {"spatial_dims": 3, "features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}}
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
+SLOPE = 0.01
+"""Of leaky ReLU below 0."""
 
 
 class ResEnc(Backbone):
@@ -121,26 +123,36 @@ class Convolution(nn.Module):
     """Names in public files for the same tensor as another; see `nn.weights.once`."""
 
     def __init__(
-        self, dims: int, before: int, after: int, kernel: int, *, stride: int = 1, bias: bool = True, activate: bool = True
+        self,
+        dims: int,
+        before: int,
+        after: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        activate: bool = True,
+        slope: float = SLOPE,
     ) -> None:
         super().__init__()
         convolution, norm = (nn.Conv2d, nn.InstanceNorm2d) if dims == 2 else (nn.Conv3d, nn.InstanceNorm3d)
         self.conv = convolution(before, after, kernel, stride=stride, padding=kernel // 2, bias=bias)
         self.norm = norm(after, eps=1e-5, affine=True)
-        self.activate = activate
+        self.activate, self.slope = activate, slope
 
     def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
         x = self.norm(self.conv(x))
-        return F.leaky_relu(x, inplace=True) if self.activate else x
+        return F.leaky_relu(x, self.slope, inplace=True) if self.activate else x
 
 
 class Residual(nn.Module):
     """Two convolutions and a shortcut: mean over blocks if the stride is 2, a 1×1 convolution if the channels change."""
 
-    def __init__(self, dims: int, before: int, after: int, *, stride: int = 1) -> None:
+    def __init__(self, dims: int, before: int, after: int, *, stride: int = 1, bias: bool = True, slope: float = SLOPE) -> None:
         super().__init__()
-        self.conv1 = Convolution(dims, before, after, 3, stride=stride)
-        self.conv2 = Convolution(dims, after, after, 3, activate=False)
+        self.slope = slope
+        self.conv1 = Convolution(dims, before, after, 3, stride=stride, bias=bias, slope=slope)
+        self.conv2 = Convolution(dims, after, after, 3, bias=bias, activate=False)
         shortcut: list[nn.Module] = []
         if stride > 1:
             shortcut.append(nn.AvgPool2d(2, 2) if dims == 2 else PairMean3d())
@@ -149,4 +161,4 @@ class Residual(nn.Module):
         self.skip = nn.Sequential(*shortcut) if shortcut else nn.Identity()
 
     def forward(self, x: Float[Tensor, "n _ ..."]) -> Float[Tensor, "n _ ..."]:
-        return F.leaky_relu(self.conv2(self.conv1(x)) + self.skip(x), inplace=True)
+        return F.leaky_relu(self.conv2(self.conv1(x)) + self.skip(x), self.slope, inplace=True)

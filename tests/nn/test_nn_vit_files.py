@@ -1,0 +1,147 @@
+"""Transformers to and from others: timm and nnU-Net's Primus compute the same features from the exported weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_encoders import make_run
+from safetensors.torch import load_file, save_file
+from test_nn_transfer import PEERS, check_features
+
+from medssl.core import plugins
+from medssl.core.errors import StudyError
+from medssl.nn.adapters.nnunet import PRIMUS as shapes_of_primus
+from medssl.nn.backbone import build, pooled
+from medssl.nn.transfer import convert, export, open_encoder
+from medssl.nn.transformer import gated_width
+from medssl.nn.vit_files import of_primus, to_primus
+from medssl.nn.weights import load_encoder
+
+SHAPE = {"width": 36, "blocks": 2, "heads": 3}
+PRIMUS: dict[str, Any] = {"form": "primus", "layer_scale": 0.1, **SHAPE}
+
+
+def made(dims: int, **options: Any) -> Any:
+    """With drawn weights everywhere, also in what begins at 0."""
+    torch.manual_seed(0)
+    return drawn(build("vit", plugins.find("backbone", "vit").check(options), dims, 1))
+
+
+def drawn(network: Any) -> Any:
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def made_run(folder: Path, dims: int, **options: Any) -> Any:
+    ours = drawn(make_run(folder, "vit", dims, **options))
+    save_file(ours.state_dict(), folder / "encoder.safetensors")
+    return ours
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"positions": "learned", "learned_grid": (2, 2), "registers": 0, "pool": "mean"},
+        {"positions": "learned", "learned_grid": (2, 3), "perceptron": "swiglu", "pool": "class", "epsilon": 1e-3},
+        {"positions": "rotary", "registers": 2, "pool": "class_and_mean", "layer_scale": 0.5},
+        {"positions": "rotary", "perceptron": "swiglu", "registers": 0, "pool": "mean"},
+        {"positions": "both", "learned_grid": (4, 4), "patch": 8, "pool": "class"},
+    ],
+)
+def test_timms_network_of_the_exported_folder_gives_the_pooled_features(tmp_path: Path, options: dict[str, Any]) -> None:
+    if not (PEERS / "timm").is_dir():
+        pytest.skip("timm is not there: make test installs it beside the environment")
+    ours = made_run(tmp_path / "run", 2, **SHAPE, **options)
+    weights, contract, readme = export(tmp_path / "run", "timm", tmp_path / "out")
+    code = json.loads(contract.read_text())["code"]
+    assert f"```python\n{code}```" in readme.read_text(encoding="utf-8")
+    (tmp_path / "code.py").write_text(code)
+    x = torch.rand(2, 1, 32, 32)
+    before = pooled(ours(x))
+    check_features(ours, "called", str(tmp_path / "code.py"), weights, x, tmp_path)
+    assert torch.allclose(pooled(open_encoder(tmp_path / "out")[1].eval()(x)), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Primus", {}),
+        ("Primus", {"positions": "both", "learned_grid": (2, 3, 4)}),
+        ("PrimusV2", {"stem": "residual"}),
+    ],
+)
+def test_nnunets_primus_gives_the_same_features_and_its_file_comes_back(
+    tmp_path: Path, name: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On an image with three different numbers of patches, so that no axis is taken for another."""
+    if not (PEERS / "dynamic_network_architectures").is_dir():
+        pytest.skip("dynamic_network_architectures is not there: make test installs it beside the environment")
+    ours, x = made(3, **PRIMUS, **options), torch.rand(1, 1, 16, 24, 32)
+    save_file(to_primus(ours, (16, 24, 32)), tmp_path / "primus.safetensors")
+    before = pooled(ours(x))
+    check_features(
+        ours, "primus", json.dumps({"class": name, "shape": list(SHAPE.values())}), tmp_path / "primus.safetensors", x, tmp_path
+    )
+    again = build("vit", plugins.find("backbone", "vit").check(PRIMUS | options), 3, 1).eval()
+    match = load_encoder(tmp_path / "saved.safetensors", again, foreign=True)  # as nnU-Net saves it, with decoder and mask token
+    assert match.matched == match.total == len(again.state_dict())
+    said = capsys.readouterr().out
+    assert "mask_token is left" in said and "up_projection is left" in said and f"{match.total}/{match.total} tensors" in said
+    assert torch.allclose(pooled(again(x)), before, atol=1e-5)
+
+
+def test_learned_positions_of_another_cube_are_resampled_along_their_own_axes() -> None:
+    ours = made(3, **PRIMUS, positions="both", learned_grid=(2, 4, 6))
+    theirs = torch.zeros(1, 4, 4, 4, 36)
+    theirs += torch.arange(4.0).view(1, 4, 1, 1, 1)  # grows along nnU-Net's first axis, which is k
+    found, changes = of_primus(ours, {"eva.pos_embed": theirs.flatten(1, 3)})
+    places = found["pos_embed"].view(2, 4, 6, 36)
+    assert torch.allclose(places[0, 0], places[1, 3]) and bool((places[0, 0].diff(dim=0) > 0).any())
+    assert "positions resampled from 4 patches along each axis to [2, 4, 6]" in changes
+
+
+def test_the_checkpoint_for_nnunet_names_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes_of_primus, (36, 2, 3), "PrimusS")
+    ours = made_run(tmp_path / "run", 3, **PRIMUS)
+    x = torch.rand(1, 1, 32, 32, 32)
+    target, plan, contract, _ = export(tmp_path / "run", "nnunet", tmp_path / "out")
+    written = json.loads(plan.read_text())
+    assert written["architecture_plans"]["arch_class_name"] == "PrimusS" and written["key_to_lpe"] == "eva.pos_embed"
+    assert "PretrainedTrainer_Primusx" in json.loads(contract.read_text())["code"]
+    convert(target, tmp_path / "back.safetensors", key="network_weights")
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == to_primus(ours, (32, 32, 32)).keys() and back["eva.pos_embed"].shape == (1, 64, 36)
+    assert torch.allclose(pooled(open_encoder(tmp_path / "out")[1].eval()(x)), pooled(ours(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "library", "words"),
+    [
+        (3, {**SHAPE}, "nnunet", r"form 'timm'.*form 'primus'"),
+        (3, {**PRIMUS}, "nnunet", r"Got width, blocks and heads \[36, 2, 3\]"),
+        (3, {**PRIMUS, "stem": "residual"}, "nnunet", "stem 'residual'"),
+        (3, {**PRIMUS}, "timm", "spatial_dims 3"),
+        (2, {**SHAPE, "layer_scale": 0.0}, "timm", r"have factors of the branches"),
+    ],
+)
+def test_what_a_library_cannot_build_is_refused(
+    tmp_path: Path, dims: int, options: dict[str, Any], library: str, words: str
+) -> None:
+    made_run(tmp_path / "run", dims, **options)
+    with pytest.raises(StudyError, match=words):
+        export(tmp_path / "run", library, tmp_path / "out")
+
+
+def test_a_file_of_primus_for_another_form_is_refused_with_the_options_it_needs(tmp_path: Path) -> None:
+    save_file(to_primus(made(3, **PRIMUS), (16, 16, 16)), tmp_path / "primus.safetensors")
+    with pytest.raises(StudyError, match=r"set vit: \{form: primus, size: medium"):
+        load_encoder(tmp_path / "primus.safetensors", made(3, **SHAPE), foreign=True)
+
+
+def test_a_gate_has_the_width_of_dinov2s_released_networks() -> None:
+    assert [gated_width(width) for width in (384, 768, 1536)] == [1024, 2048, 4096]
