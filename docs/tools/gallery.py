@@ -55,10 +55,10 @@ SPARK_SIZE = 64
 
 
 def main() -> None:
-    """Prepare the bundled CT, then draw what is named, or everything: `views`, `spark`, `reductions`."""
+    """Prepare the bundled CT, then draw what is named, or everything: `views`, `hidden`, `spark`, `reductions`."""
     from medssl.core import plugins
 
-    wanted = set(sys.argv[1:]) or {"views", "spark", "reductions"}
+    wanted = set(sys.argv[1:]) or {"views", "hidden", "spark", "reductions"}
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(Path(folder))
         if "reductions" in wanted:
@@ -70,6 +70,8 @@ def main() -> None:
                 if path.stem not in plugins.names("objective"):  # an example of a backbone
                     continue
                 views(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")), samples, Path(folder))
+        if "hidden" in wanted:
+            hidden_patches(samples, Path(folder))
         if "spark" in wanted:
             spark(samples, Path(folder))
 
@@ -160,6 +162,26 @@ def views(name: str, study: dict[str, Any], samples: Any, folder: Path) -> None:
     originals = [np.asarray(Image.fromarray(plane(samples, row)).resize((SIZE, SIZE))) for row in rows]
     titles = ["slice", *ROWS.get(name, [f"view {number + 1}" for number in range(len(made))])]
     save(sheet([originals, *(tiles(view) for view in made)], titles), OUT / f"views_{name}.png")
+
+
+def hidden_patches(samples: Any, folder: Path) -> None:
+    """The large crops of DINO's recipe that hide patches: as the teacher sees them, and as the student does."""
+    import torch
+
+    from medssl.nn.views import Views
+
+    study = yaml.safe_load((ROOT / "configs" / "examples" / "dino.yaml").read_text(encoding="utf-8"))
+    run = study["pretrain"]["dino"]
+    run["objective"]["dino"] |= {"patch_weight": 1.0, "small_crops": 0}
+    plan = planned("dino", run, samples, folder, backbone={"vit": {"size": "tiny", "patch": 16}})
+    objective = plan.objective()
+    batch = plan.reader()[(0, np.linspace(8, len(samples) - 8, COLUMNS).astype(int))]
+    crops = Views(plan.options.views, objective.crops(plan.size), plan.samples, seed=0)(batch)
+    hidden = objective.hidden(crops[0], batch)
+    chosen = torch.stack(crops)[hidden.crop, torch.arange(COLUMNS)]
+    side = VIEW // 16
+    mask = hidden.mask.view(-1, 1, side, side).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    save(sheet([tiles(chosen), tiles(chosen.masked_fill(mask, 0.5))], ["teacher", "student"]), OUT / "hidden_dino.png")
 
 
 def planned(name: str, run: dict[str, Any], samples: Any, folder: Path, **changed: Any) -> Any:

@@ -118,6 +118,18 @@ class TrainingOptions(EngineOptions, PlaceOptions):
         return self
 
     @model_validator(mode="after")
+    def _whole_patches(self) -> TrainingOptions:
+        usual = plugins.find("backbone", self.backbone.name).constant("PATCH", default=None)
+        patch = usual and (self.backbone.options["patch"] or usual[self.spatial_dims])
+        if patch and any(side % patch for side in self.size):
+            nearest = [max(1, round(side / patch)) * patch for side in self.size]
+            raise ValueError(
+                f"size {self.size} cuts the patches of the backbone {self.backbone.name}, which have {patch} pixels. The nearest "
+                f"size that does not: {nearest}. Change size, or the option patch of the backbone"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_beginning(self) -> TrainingOptions:
         if self.init_weights is not None and self.init_run is not None:
             raise ValueError("one beginning at a time: init_weights and init_run are both set")

@@ -187,6 +187,21 @@ def test_neither_processes_nor_parts_nor_a_stop_change_a_run(make_plan: Any, obj
     assert [name for name, tensor in whole[1].items() if not torch.equal(tensor, resumed[1][name])] == []
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": "vit", "size": [225]}, r"size \[225\] cuts the patches of the backbone vit, .* 16 pixels. .*: \[224\]"),
+        ({"backbone": "vit", "spatial_dims": 3, "size": [100, 100, 33]}, r"8 pixels. .*: \[96, 96, 32\]"),
+        ({"backbone": {"vit": {"patch": 14}}, "size": [28, 40]}, r"14 pixels. .*: \[28, 42\]"),
+    ],
+)
+def test_a_size_that_cuts_patches_is_refused_before_work(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TrainingOptions(**options)
+    for name in ("resnet18", {"vit": {"patch": 25}}):
+        TrainingOptions(backbone=name, size=[225])
+
+
 def test_a_network_that_takes_no_masks_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match=r"patch_weight of .* dino needs the backbone vit, got resnet18: convolutions"):
         TrainingOptions(objective={"dino": {"patch_weight": 1.0}})

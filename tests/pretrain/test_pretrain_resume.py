@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pretraining import train_forked, train_here
+from pretraining import TRANSFORMER, train_forked, train_here
 from test_pretrain_world import COHORT, SMALL
 
 from medssl.nn import loading
@@ -106,7 +106,13 @@ def test_workers_do_not_change_a_run(make_plan: Any) -> None:
     same(train_here(make_plan("none"))[1], train_here(make_plan("two", workers=2))[1])
 
 
-@pytest.mark.parametrize("objective", [{}, {"objective": {"spark": {"drop_path": 0.5}}}])
+HIDDEN_PATCHES = {
+    "objective": {"dino": SMALL["dino"] | {"patch_weight": 1.0, "drop_path": 0.5}},
+    "backbone": {"vit": TRANSFORMER | {"pool": "class_and_mean", "layer_scale": 1.0}},
+}
+
+
+@pytest.mark.parametrize("objective", [{}, {"objective": {"spark": {"drop_path": 0.5}}}, HIDDEN_PATCHES])
 def test_activation_checkpointing_does_not_change_a_run(make_plan: Any, objective: dict[str, Any]) -> None:
     """Neither where a pass depends on more than its images: on the patches that it sees, the branches that it leaves out."""
     again = make_plan("again", activation_checkpointing=True, **objective)

@@ -33,6 +33,7 @@ SHAPES = {
 axes, and whose M is larger than its B.
 """
 PATCH = {2: 16, 3: 8}
+"""Side of a patch by dimensions, if the option `patch` is not given; sizes of images are multiples of it."""
 TAPS = 4
 
 
