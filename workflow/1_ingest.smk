@@ -1,4 +1,4 @@
-# What images do we really have? Scan headers, convert by shard, join the ledgers; label files apart, for fine-tuning alone.
+# What images do we really have? Scan headers, convert by shard, join the ledgers; label files and records apart, for what reads them alone.
 
 
 rule ingest_scan:
@@ -73,3 +73,21 @@ rule ingest_labels:
         ENVIRONMENT
     shell:
         "medssl ingest {input.spec} --step labels --log {log}"
+
+
+rule ingest_record:
+    input:
+        spec=L.spec("ingest", "{source}/records/{column}"),
+        data=lambda w: JOBS.reads("ingest", f"{w.source}/records/{w.column}"),
+        receipt=L.ingest("{source}", "receipt.json"),
+    output:
+        record=L.record("{source}", "{column}", "record.parquet"),
+        receipt=L.record("{source}", "{column}", "receipt.json"),
+    log:
+        L.log("ingest", "{source}-records-{column}"),
+    benchmark:
+        L.benchmark("ingest", "{source}-records-{column}")
+    conda:
+        ENVIRONMENT
+    shell:
+        "medssl ingest {input.spec} --step record --log {log}"

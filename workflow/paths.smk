@@ -22,6 +22,7 @@ wildcard_constraints:
     run="[a-z0-9_-]+",
     task="[a-z0-9_]+",
     page="[a-z0-9_]+",
+    column="[A-Za-z0-9_-]+",
 
 
 shell.prefix(shell_prefix(workflow))

@@ -32,6 +32,7 @@ SMALL = {
     "denoiser_epochs": 1,
     "decoder_width": None,
     "decoder_blocks": 1,
+    "near_records": {},
 }
 """What makes a method fit a hundred slices; the views of its recipe stay."""
 ROWS = {

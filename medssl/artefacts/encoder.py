@@ -105,6 +105,14 @@ class Part(Document):
     required: bool = meant("whether a task needs it for this word; if not, a missing part starts at random", default=True)
 
 
+class KnownOf(Document):
+    """How much a column of records says of the training samples; no value of it."""
+
+    kind: str = meant("`number` or `category`")
+    known: int = meant("samples with a value")
+    missing: int = meant("samples without one")
+
+
 class Contract(Network):
     """`contract.json` of an encoder: what input images must look like, and where its weights come from."""
 
@@ -134,6 +142,7 @@ class Contract(Network):
     spec: str = meant("hash of the job's options")
     seed: int = meant("of the run")
     parts: dict[str, Part] = meant("the content of `parts.safetensors`, by name; absent without parts", default={})
+    records: dict[str, KnownOf] = meant("the columns of records that it was trained with; absent without any", default={})
 
     @classmethod
     def check(cls, value: Any, where: Any = "") -> Self:
@@ -152,8 +161,8 @@ class Contract(Network):
         return contract
 
     def plain(self) -> dict[str, Any]:
-        """The fields as plain values; without parts their field is absent."""
-        return {name: value for name, value in super().plain().items() if name != "parts" or value}
+        """The fields as plain values; without parts, or without records, their field is absent."""
+        return {name: value for name, value in super().plain().items() if name not in ("parts", "records") or value}
 
 
 class ExportedContract(Contract):

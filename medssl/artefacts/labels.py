@@ -75,21 +75,30 @@ def with_given_labels(samples: pd.DataFrame, given: pd.DataFrame) -> pd.DataFram
     """
     import pandas as pd
 
-    columns = ["label", *([EVENT] if EVENT in given else []), *group_columns(given)]
-    of_image, of_volume = given[given["index"].notna()], given[given["index"].isna()]
-    by_image = of_image.set_index(["volume_id", "index"])[columns]
-    by_volume = of_volume.set_index("volume_id")[columns]
-    places = pd.MultiIndex.from_arrays([samples["volume_id"], samples["index"]])
     found = {}
-    for name in columns:
-        own = by_image[name].reindex(places).to_numpy(dtype=object)
-        whole = samples["volume_id"].map(by_volume[name]).to_numpy(dtype=object)
-        value = np.where(pd.notna(own), own, whole)
+    for name in ["label", *([EVENT] if EVENT in given else []), *group_columns(given)]:
+        value = of_samples(samples, given, name)
         if name in samples:
             value = np.where(pd.notna(value), value, samples[name].to_numpy(dtype=object))
-        value[pd.isna(value)] = None
+            value[pd.isna(value)] = None
         found[name] = value
     return samples.assign(**{name: pd.Series(value, index=samples.index, dtype=object) for name, value in found.items()})
+
+
+def of_samples(samples: pd.DataFrame, given: pd.DataFrame, column: str) -> np.ndarray:
+    """A column of a table with `volume_id` and `index` for each row of the table of samples; None where it has no value.
+
+    A row with an index is for that image, a row without for all slices of its volume.
+    """
+    import pandas as pd
+
+    of_image, of_volume = given[given["index"].notna()], given[given["index"].isna()]
+    places = pd.MultiIndex.from_arrays([samples["volume_id"], samples["index"]])
+    own = of_image.set_index(["volume_id", "index"])[column].reindex(places).to_numpy(dtype=object)
+    whole = samples["volume_id"].map(of_volume.set_index("volume_id")[column]).to_numpy(dtype=object)
+    value = np.where(pd.notna(own), own, whole)
+    value[pd.isna(value)] = None
+    return value
 
 
 def group_columns(table: pd.DataFrame) -> list[str]:

@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any
 
-from medssl.artefacts import encoder, fits, keep, labels, predictions, receipt, samples, scores, series, volumes
+from medssl.artefacts import encoder, fits, keep, labels, predictions, receipt, records, samples, scores, series, volumes
 from medssl.artefacts.column import Column
 from medssl.artefacts.document import Document, fields_of
 from medssl.artefacts.schema import Table
@@ -22,6 +22,7 @@ results/<study>/
   specs/<stage>/<name>.json      the resolved options of one job: an input of its rule
   sources/<source>.json          count, bytes and keyed digest of the source listing (no names)
   sources/<source>-labels.json   the same of its label files
+  sources/<source>-records.json  the same of its table of records
   1_ingest/<source>/             series.tsv  rejected.tsv  receipt.json
   1_ingest/<source>/volumes/     <volume_id>/{image.npy,volume.json,mask.npy,images.parquet}
   1_ingest/<source>/shards/      <n>-of-<count>/{series.tsv,rejected.tsv,receipt.json}: what each shard accepted and refused
@@ -37,7 +38,7 @@ results/<study>/
   7_report/<page>/               report.html  report.json  model_card.md  ro-crate-metadata.json  receipt.json  figures/  tables/
   state/<stage>/<hash>/          resume state, outside every declared output
   logs/  benchmarks/
-.medssl/                         private: id key, source listings with real paths. Never inside results.
+.medssl/                         private: id key, source listings with real paths, records. Never inside results.
 ```
 
 ## Conventions
@@ -80,6 +81,10 @@ LABELS = """
 Only if the study names label files. `masks/<volume_id>.npy` are on the grid of `image.npy`.
 """
 
+RECORDS = """
+Only of columns that an objective reads. Nothing in the results repeats a value; contracts count how many there are.
+"""
+
 PREPARE = """
 The network's input is `clip((value − low) / (high − low), 0, 1)`, one channel per window; the cache keeps stored numbers.
 
@@ -114,6 +119,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
     ("receipt.json", "", (receipt.Receipt,)),
     ("1_ingest/<source>", INGEST, (series.SERIES, series.REJECTED, series.VolumeFile, series.IMAGES)),
     ("1_ingest/<source>/labels", LABELS, (labels.LABELS, labels.LabelCounts)),
+    (".medssl/<study>/<source>/records/<column>", RECORDS, (records.RECORD,)),
     ("2_prepare/<source>", PREPARE, (volumes.VOLUMES, samples.SAMPLES, samples.Fingerprint)),
     ("3_reduce/<cohort>", "", (keep.DESCRIPTORS,)),
     ("3_reduce/<cohort>/leakage", "\n`leakage.png`: pairs as pictures, if there are any.\n", (keep.LEAKAGE, keep.Leaks)),

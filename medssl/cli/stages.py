@@ -14,14 +14,14 @@ from medssl.cli.step import run_step
 
 def ingest(
     spec: SpecPath,
-    step: Annotated[str, typer.Option(help="scan, convert, merge or labels")] = "scan",
+    step: Annotated[str, typer.Option(help="scan, convert, merge, labels or record")] = "scan",
     shard: Annotated[int, typer.Option(help="number of the shard to convert")] = 0,
     log: Log = None,
     threads: Threads = 1,
 ) -> None:
     """Find the images of a source and convert or refuse them."""
-    if step not in ("scan", "convert", "merge", "labels"):
-        raise typer.BadParameter(f"step is scan, convert, merge or labels, got {step!r}")
+    if step not in ("scan", "convert", "merge", "labels", "record"):
+        raise typer.BadParameter(f"step is scan, convert, merge, labels or record, got {step!r}")
     run_step("ingest", step, spec, log, threads, **({"shard": shard} if step == "convert" else {}))
 
 

@@ -84,12 +84,13 @@ def _require_step(spec: Spec, step: str, path: Path) -> None:
     Raises:
         StudyError: the spec is of another step.
     """
-    last = spec.name.rpartition("/")[2] if "/" in spec.name else ""
+    _, *below = spec.name.split("/")
+    last = below[-1] if below else ""
     wanted: tuple[str, ...]
     if spec.stage == "reduce":
         wanted = (last,) if last in ("describe", "leakage") else ("run",)
     elif spec.stage == "ingest":
-        wanted = ("labels",) if last == "labels" else ("scan", "convert", "merge")
+        wanted = {0: ("scan", "convert", "merge"), 1: ("labels",)}.get(len(below), ("record",))
     else:
         return
     if step not in wanted:

@@ -46,30 +46,31 @@ class LabelTable(list[LabelRow]):
     """Numbers of the rows whose label had surrounding blanks, which are ignored."""
 
 
-def read_label_table(path: Path | str) -> LabelTable:
-    """The rows of a label table; empty cells and `n/a` are left out.
+def read_label_table(path: Path | str, *, what: str = "labels") -> LabelTable:
+    """The rows of a label table, or of another with ids, which `what` names; empty cells and `n/a` are left out.
 
     Raises:
         StudyError: it has no id column, a repeated column or one in capitals, a row that is too long, or is not text. File names
             may be bytes that are not UTF-8.
     """
+    columns = "`label`" if what == "labels" else "others"
     text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
-        raise StudyError("labels: the table is not text in UTF-8. Save it as CSV or TSV.")
+        raise StudyError(f"{what}: the table is not text in UTF-8. Save it as CSV or TSV.")
     lines = _LINE_END.split(text)
     if not text.strip():
-        raise StudyError("labels: the table is empty. It needs a header line with `id` (or `file`) and `label`.")
+        raise StudyError(f"{what}: the table is empty. It needs a header line with `id` (or `file`) and {columns}.")
     mark = "\t" if "\t" in lines[0] else ","
     header = [name.strip() for name in next(csv.reader(lines[:1], delimiter=mark))]
     for name in sorted({name for name in header if name and header.count(name) > 1}):
         raise StudyError(
-            f"labels: the table has the column {name!r} {header.count(name)} times. Keep one of them, or rename the others."
+            f"{what}: the table has the column {name!r} {header.count(name)} times. Keep one of them, or rename the others."
         )
-    _require_small_letters(header)
+    _require_small_letters(header, what)
     wanted = next((name for name in ID_COLUMNS if name in header), None)
     if wanted is None:
         raise StudyError(
-            f"labels: the table has the columns {header}; it needs `id` (or `file`, a path relative to the source) and `label`."
+            f"{what}: the table has the columns {header}; it needs `id` (or `file`, a path relative to the source) and {columns}."
         )
     found = LabelTable()
     found.columns, found.trimmed = [name for name in header if name], []
@@ -77,7 +78,7 @@ def read_label_table(path: Path | str) -> LabelTable:
     for cells in reader:
         if any(cell.strip() for cell in cells.get(None) or ()):
             raise StudyError(
-                f"labels: row {reader.line_num} of the table has more cells than the header has columns, {len(header)} "
+                f"{what}: row {reader.line_num} of the table has more cells than the header has columns, {len(header)} "
                 "(the header is row 1). Put a cell that holds the separator in quotes."
             )
         clean = {str(name).strip(): cell.strip() for name, cell in cells.items() if name and isinstance(cell, str)}
@@ -86,14 +87,14 @@ def read_label_table(path: Path | str) -> LabelTable:
             row = LabelRow(file=filled.pop(wanted))
             row |= filled
             row.number = reader.line_num
-            _check_text(row)
+            _check_text(row, what)
             found.append(row)
             if any(str(name).strip() == "label" and str(cell) != str(cell).strip() for name, cell in cells.items()):
                 found.trimmed.append(row.number)
     return found
 
 
-def _require_small_letters(header: Sequence[str]) -> None:
+def _require_small_letters(header: Sequence[str], what: str) -> None:
     """Refuse a column that would be read if its name were in lower case.
 
     Raises:
@@ -104,10 +105,10 @@ def _require_small_letters(header: Sequence[str]) -> None:
     wrong = [name for name in header if name not in read and name.lower() in read - set(header)]
     if wrong:
         change = " and ".join(f"{name!r} to {name.lower()!r}" for name in wrong)
-        raise StudyError(f"labels: the names of columns are in small letters. Rename {change} in the table.")
+        raise StudyError(f"{what}: the names of columns are in small letters. Rename {change} in the table.")
 
 
-def _check_text(row: LabelRow) -> None:
+def _check_text(row: LabelRow, what: str) -> None:
     """Require text in classes and groups, which are written into results. Names of files and people may be any bytes.
 
     Raises:
@@ -119,7 +120,7 @@ def _check_text(row: LabelRow) -> None:
                 f"{name}{value}".encode()
             except UnicodeEncodeError:
                 raise StudyError(
-                    f"labels: row {row.number} of the table is not text in UTF-8 (the header is row 1). Save the table as UTF-8."
+                    f"{what}: row {row.number} of the table is not text in UTF-8 (the header is row 1). Save the table as UTF-8."
                 ) from None
 
 

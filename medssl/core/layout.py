@@ -31,9 +31,17 @@ class Layout:
         """The same for a source's label files."""
         return str(self.root / "sources" / f"{source}-labels.json")
 
+    def record_listing(self, source: str) -> str:
+        """The same for its table of records."""
+        return str(self.root / "sources" / f"{source}-records.json")
+
     def private(self, source: str, name: str) -> str:
         """A file with real paths, outside the results."""
         return str(PRIVATE / self.root.name / source / name)
+
+    def record(self, source: str, column: str, name: str = "") -> str:
+        """What a column of a source's records says of its images: outside the results, as it may describe people."""
+        return self.private(source, str(Path("records", column, name)))
 
     def ingest(self, source: str, name: str = "") -> str:
         return str(self.root / "1_ingest" / source / name)

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from medssl.core.errors import StudyError
 from medssl.core.file_names import IMAGE_WORDS, MASK_WORDS, file_words, is_mask, path_names, short_names, tidy_id
 from medssl.core.label_table import EVENT, LabelRow, group_problems
+from medssl.core.record_table import RecordColumn
 
 MASK_ENTITY = re.compile(r"(seg|desc|label|space|res|den|atlas)-[A-Za-z0-9]+")
 
@@ -67,7 +68,7 @@ class Matcher:
         found = self._short.get(tidy, set())
         if len(found) > 1:
             raise StudyError(
-                f"labels: an id of the table is the name of {len(found)} images. Write paths relative to the source instead."
+                f"an id of the table is the name of {len(found)} images. Write paths relative to the source instead."
             )
         return sorted(found)
 
@@ -103,6 +104,33 @@ def given_by_table(rows: Sequence[LabelRow], matcher: Matcher, groups: Sequence[
         raise StudyError(
             f"labels: none of the {len(rows)} rows of the table is for an image of this source. An id is a path relative to the "
             "source, a file name, a folder, a patient id, a series UID, or an id of series.tsv."
+        )
+    return found, strangers
+
+
+def records_by_table(column: RecordColumn, matcher: Matcher) -> tuple[dict[int, str], int]:
+    """The cells of a column of records, by item number, and how many of them match no item.
+
+    Raises:
+        StudyError: no cell matches an image, or two contradict each other.
+    """
+    found: dict[int, str] = {}
+    row_of: dict[int, int] = {}
+    strangers = 0
+    for name, row, text in column.cells:
+        numbers = matcher.find(name)
+        strangers += not numbers
+        for number in numbers:
+            before = row_of.setdefault(number, row)
+            if found.setdefault(number, text) != text:
+                raise StudyError(
+                    f"records: rows {before} and {row} of the table say different things of one image in {column.name!r} (the "
+                    "header is row 1). Keep one row for each."
+                )
+    if not found:
+        raise StudyError(
+            f"records: none of the {len(column.cells)} cells of {column.name!r} is for an image of this source. An id is a path "
+            "relative to the source, a file name, a folder, a patient id, a series UID, or an id of series.tsv."
         )
     return found, strangers
 

@@ -13,6 +13,7 @@ from medssl.core.bounds import Count, Distinct, Fraction, OneOrMore
 from medssl.core.file_names import GRID_FORMATS
 from medssl.core.options import Modality, Options
 from medssl.core.plugins import Plugin
+from medssl.core.record_table import Kind
 from medssl.core.written import in_yaml
 
 HOLDS_FOR: dict[str, tuple[str, ...]] = {
@@ -115,3 +116,12 @@ class LabelFileOptions(_Checked):
     """As in ingest, for masks in NIfTI."""
     groups: Distinct[str] = []
     """Columns of the label table whose values define subgroups."""
+
+
+class RecordOptions(Options):
+    """Which column of a source's records is read."""
+
+    column: str
+    """Its name."""
+    kind: Kind | None = None
+    """What it is, where the study file says so."""

@@ -1,4 +1,4 @@
-"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge; labels later."""
+"""ingest: files → faithful volumes, `series.tsv` and `rejected.tsv`. scan → convert (per shard) → merge; then labels, records."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medssl.artefacts.labels import LABELS, LabelCounts
+from medssl.artefacts.records import RECORD
 from medssl.artefacts.series import IMAGES, REJECTED, SERIES, read_series
 from medssl.core import listing
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, read_json, sha256_text, writing
 from medssl.core.job import Job
 from medssl.core.label_table import EVENT, FOLDERS, identities, is_label_table, read_label_table
+from medssl.core.record_table import read_records, require
 from medssl.core.text_table import write_rows
 from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import by_group, headers, inventory, labels_of, of_text, to_text
 from medssl.ingest.items import COLUMNS, Origin, item_rows, label_item_rows, origins_of, said_of, sorted_items
-from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table
+from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table, records_by_table
 from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask, refused_in_words, unplaced
 from medssl.ingest.ledger import Row, check_refusals
-from medssl.ingest.options import IngestOptions, LabelFileOptions
+from medssl.ingest.options import IngestOptions, LabelFileOptions, RecordOptions
 from medssl.ingest.outcome import rejected_row
 from medssl.ingest.reading_pool import BATCH, ReadingPool
 from medssl.ingest.remarks import remarks
@@ -168,6 +170,28 @@ def labels(job: Job) -> None:
     job.log(f"labels: {len(rows)} of {len(items)} images, {strangers} label entries are for none of them")
     for remark in filter(None, (counts.unlabelled_in_words, refused_in_words(rejected))):
         job.remark(remark)
+    job.write_receipt()
+
+
+def record(job: Job) -> None:
+    """Record what one column of a source's records says of its images, outside the results.
+
+    Raises:
+        StudyError: the table or the column is missing or cannot be used, or none of it is for an image of this source.
+    """
+    options, wanted = job.options(RecordOptions), Path(str(job.spec.private["records"]))
+    if not wanted.is_file():
+        raise StudyError(f"sources.{_name_of(job)}.records: nothing is there. Correct the path, or put the table there.")
+    column = require(read_records(wanted), options.column, options.kind)
+    items = _items(job, _groups(job), read_series(job.read(job.spec.inputs["series"])))
+    found, strangers = records_by_table(column, _matcher(job, items))
+    import pandas as pd
+
+    rows = [(items[number].volume_id, items[number].index, column.kind, text) for number, text in found.items()]
+    table = pd.DataFrame(rows, columns=list(RECORD.names)).astype({"index": "Int32"})
+    RECORD.write(job.path("record.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
+    job.wrote(job.path("record.parquet"))
+    job.log(f"records: {len(found)} of {len(items)} images have a value, {strangers} cells are for none of them")
     job.write_receipt()
 
 

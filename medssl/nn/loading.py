@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from medssl.artefacts.volumes import Volume, read_volumes
 from medssl.core import signals
 from medssl.core.errors import CorruptArtefactError, MedsslError, StudyError
 from medssl.core.rng import ids_to_keys, key, rng, uniforms
+from medssl.nn.records import Record
 from medssl.volume.cache import Array, open_array, read_patch, read_plane
 from medssl.volume.intensity import values_of, windowed
 
@@ -43,6 +44,8 @@ class Samples:
     label: tuple[str | None, ...]
     keys: UInt64[np.ndarray, "n"]
     """Keys of random draws."""
+    records: Mapping[str, Record] = field(default_factory=dict)
+    """The columns of records that an objective reads, by name."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,6 +66,7 @@ class Samples:
             position_mm=self.position_mm[chosen],
             label=tuple(self.label[r] for r in chosen),
             keys=self.keys[chosen],
+            records={name: record.rows(chosen) for name, record in self.records.items()},
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from medssl import __version__
-from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, parts_of
+from medssl.artefacts.encoder import ENCODER_FORMAT, Contract, Data, KnownOf, parts_of
 from medssl.artefacts.training_images import TrainingImages, Window
 from medssl.artefacts.volumes import Volume
 from medssl.core import plugins
@@ -61,6 +61,10 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
         spec=spec.hash,
         seed=plan.seed,
         parts=parts_of(objective.constant("PARTS", default={}), options.objective.options, left),
+        records={
+            name: KnownOf(kind=record.kind, known=len(samples) - record.num_missing, missing=record.num_missing)
+            for name, record in samples.records.items()
+        },
     )
 
 

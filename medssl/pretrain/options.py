@@ -136,6 +136,12 @@ class TrainingOptions(EngineOptions, PlaceOptions):
         return self
 
 
+def records_of(options: TrainingOptions) -> list[str]:
+    """The columns of records that a run's objective reads: the names in its `RECORD_OPTIONS`."""
+    names = plugins.find("objective", options.objective.name).constant("RECORD_OPTIONS", default=())
+    return list(dict.fromkeys(column for name in names for column in options.objective.options[name]))
+
+
 LoggerName = Literal["wandb", "mlflow"]
 DISTRIBUTIONS: dict[LoggerName, str] = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
 """The package to install for each."""

@@ -23,7 +23,7 @@ from medssl.core.job import LIVE, Job
 from medssl.core.launch import rank
 from medssl.core.progress import progress
 from medssl.core.scratch import local_copy
-from medssl.pretrain.options import RunOptions, TrainingOptions, WatchOptions, not_installed
+from medssl.pretrain.options import RunOptions, TrainingOptions, WatchOptions, not_installed, records_of
 
 if TYPE_CHECKING:  # torch and its dependents are imported only when a job runs
     import torch
@@ -117,15 +117,20 @@ def _plan(job: Job, options: RunOptions, watched: WatchOptions) -> Plan:
     from medssl.nn.loading import read_samples
     from medssl.pretrain.loggers import Asked, Named
     from medssl.pretrain.plan import Plan
+    from medssl.pretrain.records import with_records
 
     inputs = job.spec.inputs
     labels = {source: job.read(path) for source, path in inputs.get("labels", {}).items()}
+    records = {source: {c: job.read(path) for c, path in found.items()} for source, found in inputs.get("records", {}).items()}
     before = {name: job.read(path) for name, path in inputs.get("init_run", {}).items()}
-    files = [*map(job.read, [*inputs["samples"], *inputs["volumes"], inputs["keep"]]), *labels.values(), *before.values()]
+    known = [*labels.values(), *(path for found in records.values() for path in found.values())]
+    files = [*map(job.read, [*inputs["samples"], *inputs["volumes"], inputs["keep"]]), *known, *before.values()]
     content = sha256_text(canonical_json([job.hash_of(path) or sha256_file(path) for path in files]))[:16]
     samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
     if labels:
         samples = _with_labels(samples, inputs["samples"], labels)
+    if columns := records_of(options):
+        samples = with_records(samples, columns, inputs["samples"], records)
     named = Named.of(job.spec.study, job.spec.name, job.spec.hash, options)
     used = set(samples.volume.tolist())
     volumes = [replace(v, array=local_copy(job, v.array)) if number in used else v for number, v in enumerate(samples.volumes)]

@@ -8,7 +8,7 @@ from medssl.artefacts.names import reduction_of
 from medssl.report.evidence import Evidence
 from medssl.report.section import number, span
 from medssl.report.shares import distinct, labels_of, share_name
-from medssl.report.words import but_for_labels, class_name, headline, mode_name, name_in
+from medssl.report.words import class_name, headline, label_use, mode_name, name_in
 
 OWNERS = "*For the authors to state.*"
 
@@ -31,8 +31,7 @@ def model_card(evidence: Evidence) -> str:
         _evaluation(evidence),
         "## Limits",
         "- The encoders were not tested on hospitals, scanners, protocols or populations outside the sources.",
-        f"- Labels played no part in pre-training{but_for_labels(evidence)}; "
-        "features may also encode where the images come from.",
+        f"- The encoders were pre-trained {label_use(evidence)}; features may also encode where the images come from.",
         f"- Fairness and ethics: {OWNERS}",
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"

@@ -56,6 +56,7 @@ class ShownSource(Shown):
     """A source's own options."""
 
     licence: str | None = None
+    label_as_feature: bool = False
     class_names: dict[str, str] = {}
     prepare: ShownPrepare | None = None
 

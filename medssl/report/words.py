@@ -10,7 +10,7 @@ import pandas as pd
 from medssl.core import plugins
 from medssl.report.evidence import Evidence, run_of
 from medssl.report.section import counted
-from medssl.report.shown_study import ShownEvaluate
+from medssl.report.shown_study import ShownChoice, ShownEvaluate
 
 CLASS_ORDER = ("macro", "all")
 UNIT = "measured_in"
@@ -111,16 +111,28 @@ def holm_family(options: ShownEvaluate, *, of_shares: bool = True) -> str:
     return f"the arms compared with one reference{asked}{within.get(options.holm_over or '', '')}"
 
 
-def but_for_labels(evidence: Evidence) -> str:
-    """What follows `without labels`: the runs of the page whose objective is given which images are background; else nothing."""
-    recipes = {run_of(run).name for run in evidence.curves}
-    found = []
-    for recipe in sorted(recipes & set(evidence.asked.pretrain)):
-        objective = evidence.asked.pretrain[recipe].objective
-        if objective.name and (option := plugins.find("objective", objective.name).constant("LABEL_OPTION", default=None)):
-            background = objective.options.get(option)
-            found.append(recipe + (f", background {background}" if background else ""))
-    return f" (but the objective was given which images are background, by label or source: {'; '.join(found)})" if found else ""
+def label_use(evidence: Evidence) -> str:
+    """`without labels`; if runs of the page read labels or records: which of them, and what they read."""
+    recipes = sorted({run_of(run).name for run in evidence.curves} & set(evidence.asked.pretrain))
+    reads = {recipe: said for recipe in recipes if (said := _known_to(evidence.asked.pretrain[recipe].objective))}
+    if not reads:
+        return "without labels"
+    those = "; ".join(f"{recipe} reads {said}" for recipe, said in reads.items())
+    return f"with labels or records ({those})" if len(reads) == len(recipes) else f"without labels, but for some ({those})"
+
+
+def _known_to(objective: ShownChoice) -> str:
+    """What an objective reads of labels and records: `labels (background: healthy), records of age`; empty for most."""
+    if not objective.name:
+        return ""
+    plugin, found = plugins.find("objective", objective.name), []
+    option = plugin.constant("LABEL_OPTION", default=None)
+    if option is not None and (value := objective.options.get(option)):
+        found.append("labels" if value is True else f"labels or sources ({option}: {value})")
+    columns = [column for name in plugin.constant("RECORD_OPTIONS", default=()) for column in objective.options.get(name) or ()]
+    if columns:
+        found.append(f"records of {' and '.join(dict.fromkeys(columns))}")
+    return " and ".join(found)
 
 
 def units(n: int, unit: str) -> str:

@@ -17,6 +17,7 @@ from medssl.reduce.options import max_distance
 from medssl.study.check_classes import unknown_class_names, unknown_positive
 from medssl.study.check_folders import folder_problems
 from medssl.study.check_labels import Labelled, known_classes, label_notes, label_problems, predicts
+from medssl.study.check_records import record_notes, record_problems
 from medssl.study.check_sources import idle_options, mixed_cohorts, without_volumes
 from medssl.study.check_split import split_notes, split_problems
 from medssl.study.check_starts import start_problems
@@ -57,6 +58,7 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
     found += [*idle_options(study, listed), *split_problems(study, listed, _tested(study, reached))]
     labelled = {name: _labelled(study, name, listed, reached) for name in listed}
     found += [problem for given in labelled.values() for problem in label_problems(given)]
+    found += [] if reserved else record_problems(dag, listed, reached)
     found += unknown_positive(study.evaluate.positive, of_tasks := _classes(study, labelled))
     of_sources = {study.finetune[task].source: classes for task, classes in of_tasks.items()}
     found += unknown_class_names({name: source.class_names for name, source in study.sources.items()}, of_sources)
@@ -91,7 +93,7 @@ def _list_sources(study: Study, listed: dict[str, SourceFiles]) -> Iterator[Prob
     """Fill in the files of each source; yield the sources that have none."""
     for name, source in study.sources.items():
         try:
-            listed[name] = SourceFiles.of(name, source.path, source.labels, study.ingest_of(name))
+            listed[name] = SourceFiles.of(name, source.path, source.labels, study.ingest_of(name), records=source.records)
         except StudyError as error:
             yield ("sources", name, "path"), str(error).removeprefix(f"sources.{name}.path ")
             continue
@@ -186,6 +188,7 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labe
     """Problems of the requested work."""
     study = dag.study
     yield from mixed_cohorts(dag)
+    yield from record_notes(dag, reached)
     trained = {source for cohort, _ in reached.runs for source in study.all_cohorts[cohort]}
     for name in listed:
         if name in trained | reached.labelled:

@@ -15,11 +15,12 @@ from medssl.core.files import sha256_file, write_if_changed
 from medssl.core.job import Machine, Spec, paths_in
 from medssl.core.layout import Layout
 from medssl.core.options import Options, choice_of
+from medssl.core.record_table import place_of
 from medssl.core.store import RECEIPT
 from medssl.evaluate.options import EvaluationOptions
 from medssl.finetune.options import FinetuneOptions, StartOptions, TaskOptions, concerning_new_images
-from medssl.ingest.options import LabelFileOptions
-from medssl.pretrain.options import PretrainOptions, RunOptions, WatchOptions
+from medssl.ingest.options import LabelFileOptions, RecordOptions
+from medssl.pretrain.options import PretrainOptions, RunOptions, WatchOptions, records_of
 from medssl.reduce.options import DescribeOptions, FirewallOptions, ResolvedArmOptions, control_kinds
 from medssl.report.options import PageOptions
 from medssl.study.options import Study
@@ -138,6 +139,8 @@ class Dag:
         inputs: dict[str, Any] = {**self._prepared(cohort), "keep": self.layout.reduce(cohort, run.arm, "keep.parquet")}
         if labels := self._labels_read(options, cohort):
             inputs["labels"] = labels
+        if records := self._records_read(options, cohort):
+            inputs["records"] = records
         if options.init_weights:
             inputs["init_weights"] = options.init_weights
         if options.init_run:
@@ -152,9 +155,24 @@ class Dag:
         """By source, the label files that an objective reads; empty for most objectives."""
         plugin = plugins.find("objective", options.objective.name)
         option, sources = plugin.constant("LABEL_OPTION", default=None), self.study.all_cohorts[cohort]
-        if option is None or options.objective.options[option] in sources:
+        if option is None or options.objective.options[option] in (False, *sources):
             return {}
         return {source: self.layout.labels(source, "labels.parquet") for source in sources if self.study.sources[source].labels}
+
+    def _records_read(self, options: PretrainOptions, cohort: str) -> dict[str, dict[str, str]]:
+        """By source and column, what the records that an objective reads say of its images."""
+        sources = [source for source in self.study.all_cohorts[cohort] if self.study.sources[source].records]
+        columns = records_of(options)
+        return {
+            source: {column: self.layout.record(source, place_of(column), "record.parquet") for column in columns}
+            for source in (sources if columns else [])
+        }
+
+    def columns_read(self, source: str) -> list[str]:
+        """The columns of a source's records that some pre-training reads."""
+        runs = [run for run in self.study.pretrain.values() if source in self.study.all_cohorts[self.study.cohort_of(run)]]
+        found = [column for run in runs for column in records_of(run)] if self.study.sources[source].records else []
+        return list(dict.fromkeys(found))
 
     def finetune_inputs(self, task: str) -> dict[str, Any]:
         """The inputs of a task."""
@@ -277,6 +295,11 @@ class Dag:
             labels = LabelFileOptions(masks=ingest.masks, no_space=ingest.no_space, groups=study.sources[source].groups)
             read = series | {"listing": layout.label_listing(source), "groups": layout.private(source, "groups.jsonl.gz")}
             yield self._spec("ingest", f"{source}/labels", labels, read, layout.labels(source))
+        for column in self.columns_read(source):
+            asked = RecordOptions(column=column, kind=study.sources[source].record_kinds.get(column))
+            read = series | {"listing": layout.record_listing(source), "groups": layout.private(source, "groups.jsonl.gz")}
+            place = place_of(column)
+            yield self._spec("ingest", f"{source}/records/{place}", asked, read, layout.record(source, place))
         prepare = study.prepare_of(source)
         split = {"split": prepare.split.file} if prepare.split.file else {}
         given = {"split": self._given(f"source {source}: prepare.split.file", prepare.split.file)} if prepare.split.file else {}
@@ -363,7 +386,7 @@ class Dag:
         yield self._spec("evaluate", task, scored, self.evaluate_inputs(task), layout.evaluate(task))
 
     def _page_spec(self, page: str) -> tuple[str, Spec]:
-        hidden: Any = {"sources": {"__all__": {"path", "labels"}}, "id_key": True}
+        hidden: Any = {"sources": {"__all__": {"path", "labels", "records"}}, "id_key": True}
         if page != STUDY_PAGE:
             hidden |= {"finetune": True, "evaluate": True}
         study = self.study.model_dump(mode="json", exclude=hidden)

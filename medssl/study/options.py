@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from medssl.core.bounds import Distinct, Whole
 from medssl.core.options import Name, Options
+from medssl.core.record_table import Kind
 from medssl.core.written import PathText
 from medssl.evaluate.options import EvaluateOptions
 from medssl.finetune.options import FinetuneOptions
@@ -49,6 +50,12 @@ class SourceOptions(Options):
     """A CSV or TSV of id and label, a folder of masks, or `folders` if the folder of an image is its class."""
     groups: Distinct[str] = []
     """Columns of the label table for scores of subgroups."""
+    records: PathText | None = None
+    """A CSV or TSV of id and any columns, such as age or scanner, for objectives that use them; kept in no result."""
+    record_kinds: dict[str, Kind] = {}
+    """What columns of the records are, where their cells leave doubt: `{stage: category}`."""
+    label_as_feature: bool = False
+    """Allow records that give the label of a downstream task away: its scores then do not show what images alone predict."""
     licence: str | None = None
     """Licence of the data, for the contract of encoders trained on it."""
     class_names: ClassNames = {}

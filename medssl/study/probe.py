@@ -159,9 +159,11 @@ class _Probe:
         """Ingest, prepare and reduce."""
         for stage, name in self.cheap:
             step_names = STEPS_OF.get(f"{stage}/{name.split('/')[-1]}", STEPS_OF.get(stage, (None,)))
-            if stage == "ingest" and name.endswith("/labels"):
+            if stage == "ingest" and name.count("/") == 1:
                 self.try_labels(name)
                 continue
+            if stage == "ingest" and "/" in name:
+                step_names = ("record",)
             if stage == "prepare":
                 self.prepare(name)
                 continue
@@ -387,6 +389,7 @@ def absolute(study: Study) -> dict[str, Any]:
     for source in values["sources"].values():
         if source["labels"] != FOLDERS:
             here(source, "labels")
+        here(source, "records")
         here(source["prepare"].get("split", {}), "file")
     here(values["prepare"]["split"], "file")
     for arm in values["reduce"]["arms"].values():

@@ -1,4 +1,4 @@
-"""The work that targets need: pre-training runs, tasks, and the sources whose label files are read."""
+"""The work that targets need: pre-training runs, tasks, and the sources whose label files and records are read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Reach:
     tasks: list[str]
     labelled: frozenset[str]
     """sources whose label files must exist"""
+    recorded: frozenset[str] = frozenset()
+    """sources whose records must exist"""
 
 
 def reach(dag: Dag, targets: Iterable[str] = ()) -> Reach:
@@ -49,7 +51,8 @@ def reach(dag: Dag, targets: Iterable[str] = ()) -> Reach:
     sources = [dag.study.finetune[task].source for task in tasks]
     labelled |= {source for source in sources if dag.study.sources[source].labels}
     labelled |= {source for cohort, run in runs for source in dag.pretrain_inputs(cohort, run).get("labels", {})}
-    return Reach(runs, tasks, frozenset(labelled))
+    recorded = {source for cohort, run in runs for source in dag.pretrain_inputs(cohort, run).get("records", {})}
+    return Reach(runs, tasks, frozenset(labelled), frozenset(recorded))
 
 
 def _place(dag: Dag, target: str) -> list[str]:

@@ -39,13 +39,16 @@ class SourceFiles:
     """As the study file has them."""
 
     @classmethod
-    def of(cls, source: str, path: str, labels: str | None, ingest: IngestOptions) -> SourceFiles:
-        """The files below a path.
+    def of(cls, source: str, path: str, labels: str | None, ingest: IngestOptions, *, records: str | None = None) -> SourceFiles:
+        """The files below a path, without labels and records.
 
         Raises:
             StudyError: the path does not exist.
         """
         found = stamped(source, path)
+        if records is not None:
+            table = Path(records).absolute()
+            found = [(row, time) for row, time in found if Path(path).absolute() / row[0] != table]
         if labels in (None, FOLDERS):
             return cls(found, ingest, labels)
         root, own = Path(path).absolute(), Path(str(labels)).absolute()

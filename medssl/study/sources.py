@@ -37,11 +37,16 @@ def refresh_sources(study: Study, layout: Layout, listed: Mapping[str, SourceFil
         place = {
             "path": str(Path(options.path).resolve()),
             "labels": options.labels if options.labels in (None, FOLDERS) else str(Path(options.labels).resolve()),
+            "records": None if options.records is None else str(Path(options.records).resolve()),
             "id_key": str(Path(study.id_key or PRIVATE / "id_key").resolve()),
             "folder": str(Path(layout.private(source, "")).resolve()),
         }
-        files = listed.get(source) or SourceFiles.of(source, options.path, options.labels, study.ingest_of(source))
+        files = listed.get(source) or SourceFiles.of(
+            source, options.path, options.labels, study.ingest_of(source), records=options.records
+        )
         notes += refresh(layout, source, files, key, labels=options.labels)
+        if options.records is not None:
+            refresh_records(layout, source, options.records, key)
         write_if_changed(layout.private(source, "place.json"), canonical_json(place) + "\n")
     return notes
 
@@ -69,6 +74,13 @@ def refresh(layout: Layout, source: str, files: SourceFiles, key: bytes, *, labe
             notes += _rewritten(f"sources.{source}.labels", found, Path(layout.private(source, "label_listing.jsonl")))
             _write_summary(layout.label_listing(source), rows, json.dumps(rows), key)
     return notes
+
+
+def refresh_records(layout: Layout, source: str, records: str, key: bytes) -> None:
+    """Write the summary of a table of records, by its bytes; it may come later."""
+    found = Path(records).is_file()
+    rows = [row for row, _ in stamped(f"{source}.records", records)] if found else []
+    _write_summary(layout.record_listing(source), rows, sha256_file(records) if found else "", key)
 
 
 def _rewritten(where: str, found: list[Stamped], listing: Path) -> Iterator[str]:

@@ -87,5 +87,6 @@ def planned_s(file: Path, jobs: Jobs) -> dict[Path, float]:
 
 
 def _name_in_plan(job: Followed) -> str:
-    steps = job.stage == "ingest" and not job.log.stem.endswith("-labels")
+    stem = job.log.stem
+    steps = job.stage == "ingest" and not stem.endswith("-labels") and "-records-" not in stem
     return f"{job.stage} {job.log.stem.partition('-')[0]}" if steps else job.title

@@ -10,6 +10,8 @@ from pathlib import Path
 import warm
 from canaries import all_text, plant, plant_pictures
 
+from medssl.core.files import read_json
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = """\
 study: tiny
@@ -21,8 +23,12 @@ sources:
   eyes:
     path: {eyes}
     labels: folders
+    records: {records}
     prepare:
+      window_hu: [[0, 255]]
       split: {{val_frac: 0.2, test_frac: 0.4}}
+cohorts:
+  both: [ct, eyes]
 prepare:
   window_hu: [[-1000, 400]]
 reduce:
@@ -30,8 +36,9 @@ reduce:
     hash: {{threshold: 6}}
   controls: false
 pretrain:
-  simclr:
-    cohort: ct
+  guided:
+    cohort: both
+    objective: {{guided_contrast: {{near_records: {{age: 5}}, spurious: [site]}}}}
     backbone: {{resnet18: {{width: 0.25}}}}
     size: [32, 32]
     batch_size: 4
@@ -60,7 +67,11 @@ def test_no_canary_leaves_a_whole_study(tmp_path: Path) -> None:
     words = plant(tmp_path / "CANARYPATH" / "in", 100)
     assert len(words) >= 80
     words += plant_pictures(tmp_path / "CANARYPATH" / "eyes", 20)
-    (tmp_path / "mine.yaml").write_text(STUDY.format(path="CANARYPATH/in", eyes="CANARYPATH/eyes"))
+    sites = ["CANARYSITEAX", "CANARYSITEBX"]
+    rows = [f"{name}.png,{60 + n},{sites[n // 2 % 2]},CANARYNOTE{n}X" for n, name in enumerate(words[-20:])]
+    (tmp_path / "CANARYPATH" / "records.csv").write_text("\n".join(["id,age,site,note", *rows]) + "\n")
+    places = {"path": "CANARYPATH/in", "eyes": "CANARYPATH/eyes", "records": "CANARYPATH/records.csv"}
+    (tmp_path / "mine.yaml").write_text(STUDY.format(**places))
     command = [warm.python(), "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "report"]
     done = subprocess.run(
         [*command, "--configfile", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False
@@ -69,4 +80,9 @@ def test_no_canary_leaves_a_whole_study(tmp_path: Path) -> None:
     results = tmp_path / "results"
     assert list(results.glob("tiny/7_report/*/report.html")) or list(results.glob("tiny/7_report/report.html"))
     text = "\n".join([all_text(results), all_text(tmp_path / ".snakemake"), done.stdout, done.stderr])
-    assert [word for word in [*words, "CANARYPATH"] if word in text] == []
+    assert [word for word in [*words, "CANARYPATH", *sites, "CANARYNOTE"] if word in text] == []
+    private = all_text(tmp_path / ".medssl")
+    assert all(site in private for site in sites), "the values that the run reads lie where real paths do"
+    assert "CANARYNOTE" not in private, "and no other column"
+    (contract,) = results.glob("tiny/4_pretrain/both/guided-hash-seed0/contract.json")
+    assert read_json(contract)["records"]["site"]["known"] > 0

@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "spark": {"constant_patches": "exclude", "masking": "foreground", "drop_path": 0.3},
     "mae": {"drop_path": 0.3, "masking": "foreground"},
     "global_contrast": {"projector": (32, 16)},
+    "guided_contrast": {"projector": (32, 16), "near_label": True, "near_place": 0.2, "class_share": 0.1, "hardness": 0.5},
     "local_contrast": {"variant": "ld", "projector": (8, 16)},
 }  # fmt: skip
 COHORT = {"volumes": 9, "shape": (20, 20, 8), "labels": ("healthy", "diseased")}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pandas as pd
 import pytest
 from made_rows import ROW, SCORED, sentences
 
+from medssl.artefacts.encoder import Contract, KnownOf
 from medssl.core import plugins
 from medssl.report.evidence import Evidence
 from medssl.report.model_card import model_card
@@ -62,16 +64,41 @@ def test_the_methods_name_the_true_length_of_a_run_and_what_it_began_from() -> N
     assert "100 epochs" in second and "starting from random weights" in second
 
 
-def test_a_pretraining_that_sees_the_background_labels_is_not_called_free_of_labels() -> None:
+PLAIN, SEPARATED = {"name": "simclr", "options": {}}, {"name": "sepclr", "options": {"background": "healthy"}}
+GUIDED = {"name": "guided_contrast", "options": {"near_label": True, "near_records": {"age": 5}, "spurious": ["site"]}}
+UNGUIDED = {"name": "guided_contrast", "options": {"near_label": False, "near_records": {}, "spurious": []}}
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [
+        ({"plain": PLAIN}, "without labels"),
+        ({"plain": PLAIN, "loose": UNGUIDED}, "without labels"),
+        ({"apart": SEPARATED}, "with labels or records (apart reads labels or sources (background: healthy))"),
+        ({"guided": GUIDED}, "with labels or records (guided reads labels and records of age and site)"),
+        ({"guided": GUIDED, "plain": PLAIN}, "without labels, but for some (guided reads labels and records of age and site)"),
+    ],
+)
+def test_a_pretraining_that_reads_labels_or_records_is_not_called_free_of_labels(runs: dict[str, Any], words: str) -> None:
     curve = pd.DataFrame({"epoch": range(4), "step": range(4), "loss": 1.0})
-    sepclr = {"objective": {"name": "sepclr", "options": {"background": "healthy"}}}
-    for recipe, words in (("apart", "are background, by label or source: apart, background healthy)"), ("plain", "")):
-        study = {"pretrain": {"apart": sepclr, "plain": {"objective": {"name": "simclr", "options": {}}}}}
-        evidence = Evidence(title="t", curves={f"ct/{recipe}-all-seed0": curve}, study=study)
-        sections = [pretraining(evidence), methods(evidence), answer(evidence)]
-        for text in (*map(sentences, sections), model_card(evidence)):
-            assert re.search("without labels|No labels|Labels played no part", text)
-            assert words in text and ("are background, by label" in text) == bool(words)
+    study = {"pretrain": {name: {"objective": objective} for name, objective in runs.items()}}
+    evidence = Evidence(title="t", curves={f"ct/{name}-all-seed0": curve for name in runs}, study=study)
+    for text in (*map(sentences, [pretraining(evidence), methods(evidence), answer(evidence)]), model_card(evidence)):
+        assert words in text
+        if words != "without labels":
+            assert not re.search(r"without labels(?!, but)", text.replace("measured without labels", ""))
+
+
+def test_the_page_counts_what_records_say_and_names_a_label_among_them() -> None:
+    known = {"age": {"kind": "number", "known": 40, "missing": 2}}
+    contract = Contract.model_construct(records={name: KnownOf(**values) for name, values in known.items()})
+    curve = pd.DataFrame({"epoch": range(4), "step": range(4), "loss": 1.0})
+    study = {"pretrain": {"guided": {"objective": GUIDED}}, "sources": {"ct": {"label_as_feature": True}}}
+    run = "ct/guided-all-seed0"
+    section = pretraining(Evidence(title="t", curves={run: curve}, contracts={run: contract}, study=study))
+    (table,) = [block for block in section.blocks if getattr(block, "name", "") == "records"]
+    assert table.rows.to_dict("records") == [{"run": run, "column": "age", **known["age"]}]
+    assert "The records of source ct may give the label of a downstream task away" in sentences(section)
 
 
 @pytest.mark.parametrize("name", plugins.names("objective"))

@@ -16,11 +16,11 @@ from medssl.report.evidence import Evidence, tones
 from medssl.report.section import Figure, Section, Text, count, counted, number, p_value, percent, records, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name, share_words
 from medssl.report.words import (
-    but_for_labels,
     class_name,
     drawn_over,
     headline,
     is_frozen,
+    label_use,
     metric_name,
     mode_name,
     name_in,
@@ -375,7 +375,7 @@ def _without_tasks(evidence: Evidence) -> Section:
             ends = (float(losses.iloc[0]), float(losses.iloc[-1]))
             facts["runs"][run] = {"first_loss": ends[0], "last_loss": ends[1]}
             blocks.append(Text(f"Run {run}: loss from {number(ends[0])} to {number(ends[1])}.", "detail"))
-    exception = but_for_labels(evidence)
+    how = label_use(evidence)
     open_question = "Whether pre-training helps a task is unknown until the task is fine-tuned and tested."
-    blocks.append(Text(f"No labels were used so far{exception}. {open_question}", "note"))
-    return Section("The answer so far", f"What was found, kept and learned without labels{exception}.", tuple(blocks), facts)
+    blocks.append(Text(f"The encoders were trained {how}. {open_question}", "note"))
+    return Section("The answer so far", f"What was found, kept and learned {how}.", tuple(blocks), facts)

@@ -17,7 +17,7 @@ from medssl.report.number_labels import drawn_evenly_over
 from medssl.report.parts import num_folds, way_of_split
 from medssl.report.section import Section, Text, count, counted
 from medssl.report.shares import distinct, labels_of, ordered_shares, share_name, share_phrase
-from medssl.report.words import but_for_labels, holm_family, mode_name, ordered_modes, title_of
+from medssl.report.words import holm_family, label_use, mode_name, ordered_modes, title_of
 
 PLACE = 150
 ANSWERS = {
@@ -232,7 +232,7 @@ def _pretraining(evidence: Evidence) -> str:
         )
     what = f" ({'; '.join(recipes)})" if recipes else ""
     runs = counted(len(evidence.curves), "run")
-    return f"Encoders were pre-trained without labels{but_for_labels(evidence)} in {runs}{what}."
+    return f"Encoders were pre-trained {label_use(evidence)} in {runs}{what}."
 
 
 def _finetuning(evidence: Evidence) -> str:

@@ -15,7 +15,7 @@ from medssl.report.drawings import Charts, Sheets, one_chart
 from medssl.report.evidence import Evidence, arm_of, run_of, tones
 from medssl.report.pictures import sheet
 from medssl.report.section import Figure, Section, Table, Text, count, duration, number, shown
-from medssl.report.words import but_for_labels
+from medssl.report.words import label_use
 
 PLACE = 50
 HEALTH = {"effective_rank": "Effective rank", "rankme": "RankMe", "alignment": "Alignment", "uniformity": "Uniformity"}
@@ -81,15 +81,38 @@ def pretraining(evidence: Evidence) -> Section:
         ("wall_s", "Time", duration),
     ]
     blocks.append(Table("runs", "Pre-training runs.", rows, shown(rows, columns)))
+    known = known_rows(evidence)
+    if len(known):
+        heads = [
+            ("run", "Run", None),
+            ("column", "Column", None),
+            ("kind", "Holds", None),
+            ("known", "Samples with a value", count),
+        ]
+        heads.append(("missing", "Without", count))
+        blocks.append(Table("records", "Records that runs were trained with.", known, shown(known, heads)))
+    for source in [name for name, options in evidence.asked.sources.items() if options.label_as_feature]:
+        words = f"The records of source {source} may give the label of a downstream task away (label_as_feature)"
+        blocks.append(Text(f"{words}: its scores do not show what images alone predict.", "note"))
     collapsed = rows[rows["effective_rank"].astype(float) < COLLAPSED_BELOW]["run"].tolist()
     if collapsed:
         words = f"Effective rank below {COLLAPSED_BELOW:g} in {', '.join(collapsed)}: the representation may have collapsed."
         blocks.append(Text(words, "note"))
     lead = (
-        f"How the encoders were trained, without labels{but_for_labels(evidence)}. A falling loss does not show that features "
+        f"How the encoders were trained, {label_use(evidence)}. A falling loss does not show that features "
         "are useful; effective rank shows how many dimensions they use."
     )
     return Section("Pre-training", lead, tuple(blocks), {"collapsed_below": COLLAPSED_BELOW})
+
+
+def known_rows(evidence: Evidence) -> pd.DataFrame:
+    """A row per run and column of records: how many of its training samples have a value."""
+    rows = [
+        {"run": run, "column": name, **known.model_dump()}
+        for run, contract in sorted(evidence.contracts.items())
+        for name, known in contract.records.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _legend(runs: list[str]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,182 @@
+"""A table of records as a user wrote it: what is known of a patient, a volume or an image besides its pixels.
+
+It has the ids of a label table, and any other columns. Only the columns that a study asks for are read, and only if they hold
+numbers or categories: free text, dates and identifiers can name a person.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.files import sha256_text
+from medssl.core.label_table import EVENT, ID_COLUMNS, IDENTITY_COLUMNS, LabelTable, read_label_table
+
+Kind = Literal["number", "category"]
+KEPT_BACK = ("label", EVENT, *ID_COLUMNS, *IDENTITY_COLUMNS)
+"""Columns of a label table, which are never records."""
+IS_NUMBER_FRAC = 0.95
+"""A column with at least this share of numbers is one of numbers, so a rest that is none is a mistake."""
+DATE = re.compile(
+    r"(?:(?:19|20)\d\d([-/.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])|\d{1,2}([-/.])\d{1,2}\2(?:\d\d){1,2})(?:[T ].*)?"
+)
+"""2026-11-29, 20261129, 29.11.2026, 11/29/26, with or without a time."""
+LONGEST_LEVEL = 40
+"""Letters of the name of a level; longer cells are sentences."""
+MOST_LEVELS, MOST_LEVELS_FRAC = 50, 0.2
+"""A category with more levels than both is free text (Du et al., arXiv 2407.07582, have at most 60 levels)."""
+FEWEST_FOR_A_SHARE = 10
+"""Below this many filled cells, most being different says nothing."""
+LONG_NUMBER = 1e5
+"""Whole numbers from here on that are all different are record numbers, not measurements."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a column cannot be used: a code, and a sentence without any value of the table."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RecordColumn:
+    """A column that was asked for.
+
+    Args:
+        name: of the column.
+        kind: `number` or `category`.
+        cells: `(id, row number, text)` of each filled cell.
+        missing: how many rows have none.
+    """
+
+    name: str
+    kind: Kind
+    cells: tuple[tuple[str, int, str], ...]
+    missing: int
+
+
+def place_of(column: str) -> str:
+    """The name of the folder of a column: its own if that can name a folder, else with other letters replaced, and a digest."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", column)
+    return column if plain == column else f"{plain}-{sha256_text(column)[:6]}"
+
+
+def read_records(path: Path | str) -> LabelTable:
+    """The rows of a table of records.
+
+    Raises:
+        StudyError: it cannot be read as a table with ids.
+    """
+    return read_label_table(path, what="records")
+
+
+def column_of(rows: LabelTable, name: str, kind: Kind | None = None) -> RecordColumn | Problem:
+    """A column of the table, or why it cannot be used.
+
+    Args:
+        rows: of the table.
+        name: of the column.
+        kind: as the study file says; None: a number if 95 % of the filled cells are, else a category.
+    """
+    if name in KEPT_BACK:
+        return Problem("not_a_record", f"{name!r} belongs to ids, labels and parts, and is not a record. Choose another column")
+    if name not in rows.columns:
+        others = [other for other in rows.columns if other not in KEPT_BACK]
+        return Problem(
+            "no_column", f"there is no column {name!r}; the records are {', '.join(others)}.{did_you_mean(name, others)}"
+        )
+    cells = tuple((row["file"], row.number, row[name]) for row in rows if name in row)
+    numbers = [_number(text) for _, _, text in cells]
+    share = sum(number is not None for number in numbers) / max(1, len(cells))
+    found = RecordColumn(name, kind or ("number" if share >= IS_NUMBER_FRAC else "category"), cells, len(rows) - len(cells))
+    problem = _problem(found, numbers, declared=kind is not None)
+    return problem or found
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _problem(column: RecordColumn, numbers: Sequence[float | None], *, declared: bool) -> Problem | None:
+    """Why a column cannot be used; numbers: of its cells, None where a cell is not a number."""
+    name, cells = column.name, column.cells
+    if not cells:
+        return Problem("no_value", f"every cell of the column {name!r} is empty. Fill it in, or leave it out")
+    levels = Counter(text for _, _, text in cells)
+    several = len(cells) >= FEWEST_FOR_A_SHARE
+    if len(levels) == 1:
+        return Problem("one_value", f"all {len(cells)} filled cells of the column {name!r} are equal. Leave it out")
+    if sum(DATE.fullmatch(text) is not None for text in levels) > 0.5 * len(levels):
+        return Problem("date", f"the column {name!r} holds dates, which can name a person. Use an age, or a time between two")
+    if column.kind == "number":
+        wrong = next((number for (_, number, _), value in zip(cells, numbers, strict=True) if value is None), None)
+        if wrong is not None:
+            kinds = "" if declared else f", or set record_kinds: {{{name}: category}}"
+            of = "the column was declared a number" if declared else "95 % or more of the others are"
+            return Problem(
+                "not_a_number", f"row {wrong}: {name!r} is not a number, and {of}. Correct the cell or empty it{kinds}"
+            )
+        long = all(value is not None and value == int(value) and abs(value) >= LONG_NUMBER for value in numbers)
+        if not declared and several and long and len(levels) == len(cells):
+            return Problem(
+                "near_unique",
+                f"all {len(cells)} cells of the column {name!r} are different whole numbers of six digits or more, as record "
+                f"numbers are. If they are measurements, set record_kinds: {{{name}: number}}",
+            )
+        return None
+    if any(len(text) > LONGEST_LEVEL for text in levels):
+        return Problem(
+            "free_text", f"the column {name!r} holds free text (cells of more than {LONGEST_LEVEL} letters). Leave it out"
+        )
+    if len(levels) > MOST_LEVELS and len(levels) > MOST_LEVELS_FRAC * len(cells):
+        return Problem("free_text", f"the column {name!r} has {len(levels)} different texts in {len(cells)} cells. Leave it out")
+    if several and len(levels) > 0.5 * len(cells):
+        unique = f"{len(levels)} of {len(cells)} cells of the column {name!r} are different"
+        return Problem("near_unique", f"{unique}, so it names patients rather than describing them. Leave it out")
+    return None
+
+
+def contradictions_in(column: RecordColumn) -> Iterator[tuple[int, int]]:
+    """Row numbers of two rows that say different things of one id."""
+    first: dict[str, tuple[int, str]] = {}
+    for name, number, text in column.cells:
+        before = first.setdefault(name, (number, text))
+        if before[1] != text:
+            yield before[0], number
+
+
+def gives_the_label_away(values: Iterable[tuple[str, str]], label_of: Mapping[str, str]) -> bool:
+    """Whether a column determines the label: each of its values, of five rows or more on average, has one label.
+
+    Args:
+        values: `(id, value)` of each filled cell.
+        label_of: the label of each id that has one.
+    """
+    both = [(text, label_of[name]) for name, text in values if name in label_of]
+    different = {text for text, _ in both}
+    return len({label for _, label in both}) > 1 and len(set(both)) == len(different) and 5 * len(different) <= len(both)
+
+
+def require(rows: LabelTable, name: str, kind: Kind | None) -> RecordColumn:
+    """The column of a table, without contradictions.
+
+    Raises:
+        StudyError: it cannot be used.
+    """
+    found = column_of(rows, name, kind)
+    if isinstance(found, Problem):
+        raise StudyError(f"records: {found.text} ({found.code}).")
+    for first, second in contradictions_in(found):
+        raise StudyError(f"records: rows {first} and {second} say different things of one id in {name!r}. Keep one of them.")
+    return found

@@ -1,0 +1,90 @@
+"""Records are checked before work; a table that comes later stops only the runs that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Notes = Callable[..., list[str]]
+Refusal = Callable[..., str]
+AGES = "id,age,sex,cdr\n" + "".join(f"{n}.png,{60 + n},{'FM'[n % 2]},{n % 2}\n" for n in range(4))
+
+
+def study(options: str = "near_records: {age: 5}", *, table: str | None = AGES, more: str = "", tasks: str = "") -> str:
+    if table is not None:
+        Path("records.csv").write_text(table)
+    return (
+        f"sources:\n  ct: {{path: pictures, records: records.csv{more}}}\n  other: {{path: scans}}\n"
+        f"pretrain:\n  plain: {{cohort: other, batch_size: 2}}\n"
+        f"  guided: {{cohort: ct, batch_size: 2, objective: {{guided_contrast: {{{options}}}}}}}\n{tasks}"
+    )
+
+
+def test_records_that_hold_what_is_asked_pass(notes: Notes) -> None:
+    assert notes(study()) == []
+    assert notes(study("near_records: {age: 5}, spurious: [sex]")) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"options": "near_records: {agee: 5}"}, "there is no column 'agee'; the records are age, sex, cdr. Did you mean 'age'?"),
+        ({"options": "spurious: [label]", "table": "id,label\n0.png,a\n1.png,b\n"}, "(not_a_record)"),
+        ({"table": "id,age\n0.png,60\n1.png,\n2.png,60\n"}, "are equal. Leave it out (one_value)"),
+        ({"table": "id,age\n0.png,\n1.png,\n"}, "(no_value)"),
+        ({"table": "id,age\n0.png,60\n1.png,61\n0.png,62\n"}, "rows 2 and 4 say different things of one id in 'age'"),
+        (
+            {"table": "id,age\nx.png,60\ny.png,61\n"},
+            "none of its 2 rows is for a file of this source; a file of the source is '0.png'",
+        ),
+        ({"table": "name,age\n0.png,60\n"}, "it needs `id` (or `file`, a path relative to the source) and others"),
+        ({"more": ", record_kinds: {agee: number}"}, "has no column 'agee'. Did you mean 'age'?"),
+        ({"table": None}, "there is nothing at 'records.csv'"),
+    ],
+)
+def test_mistakes_of_records_are_found_before_work(refusal: Refusal, given: dict[str, str], words: str) -> None:
+    assert words in refusal(study(**given))
+
+
+def test_a_table_that_comes_later_stops_only_the_runs_that_read_it(notes: Notes) -> None:
+    (note,) = notes(study(table=None), "pretrain_other")
+    assert "sources.ct.records" in note and "Runs that read it cannot start" in note
+
+
+def test_records_without_a_reader_and_readers_without_records_are_reported(notes: Notes, refusal: Refusal) -> None:
+    assert any("no objective reads these records" in note for note in notes(study("hardness: 0.5")))
+    without = study().replace(", records: records.csv", "")
+    assert "pretrain.guided.objective: guided_contrast reads the records age, and no source of its cohort" in refusal(without)
+    assert "the source has no records" in refusal(
+        study(more=", record_kinds: {age: number}").replace(" records: records.csv,", "")
+    )
+
+
+def test_a_table_inside_its_source_is_not_an_image(notes: Notes) -> None:
+    text = study().replace("records.csv", "pictures/records.csv")
+    Path("pictures/records.csv").write_text(AGES)
+    assert notes(text) == []
+    from medssl.ingest.options import IngestOptions
+    from medssl.study.source_files import SourceFiles
+
+    with_it = SourceFiles.of("ct", "pictures", None, IngestOptions())
+    without = SourceFiles.of("ct", "pictures", None, IngestOptions(), records="pictures/records.csv")
+    assert set(with_it.names) - set(without.names) == {"records.csv"}
+
+
+def test_records_that_give_the_label_away_are_refused_unless_allowed(notes: Notes, refusal: Refusal) -> None:
+    names = [f"{n}.png" for n in range(12)]
+    for name in names:
+        Path("pictures", name).write_bytes(b"x")
+    Path("labels.csv").write_text(
+        "id,label\n" + "".join(f"pictures/{n}.png,{['no', 'yes'][n % 2]}\n" for n in range(12)).replace("pictures/", "")
+    )
+    table = "id,age,cdr\n" + "".join(f"{n},{60 + n // 2},{n % 2}\n" for n in range(12))  # by bare names: the same files
+    tasks = "finetune:\n  ill: {source: ct, modes: [linear]}\n"
+    given = {"table": table, "tasks": tasks}
+    assert notes(study(more=", labels: labels.csv", **given)) == []
+    text = refusal(study("near_records: {cdr: 1}", more=", labels: labels.csv", **given))
+    assert "'cdr' gives the label of finetune.ill away" in text and "label_as_feature: true" in text
+    assert notes(study("near_records: {cdr: 1}", more=", labels: labels.csv, label_as_feature: true", **given)) == []
