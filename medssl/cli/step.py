@@ -90,7 +90,7 @@ def _require_step(spec: Spec, step: str, path: Path) -> None:
     if spec.stage == "reduce":
         wanted = (last,) if last in ("describe", "leakage") else ("run",)
     elif spec.stage == "ingest":
-        wanted = {0: ("scan", "convert", "merge"), 1: ("labels",)}.get(len(below), ("record",))
+        wanted = {"labels": ("labels",), "records": ("record",)}.get("".join(below[:1]), ("scan", "convert", "merge"))
     else:
         return
     if step not in wanted:

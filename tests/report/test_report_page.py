@@ -217,7 +217,7 @@ def test_the_page_of_a_cohort_says_what_is_not_given(tmp_path: Path) -> None:
         "worth",
     }
     assert all(report[name]["lead"].startswith("Not given.") for name in absent)
-    assert "No labels were used so far" in " ".join(report["answer"]["texts"])
+    assert "The encoders were trained without labels" in " ".join(report["answer"]["texts"])
 
 
 def test_a_page_of_nothing_is_still_a_page(tmp_path: Path) -> None:
