@@ -65,3 +65,11 @@ class EvaluationOptions(EvaluateOptions):
     """Whether the positive class can belong to no other task of the study."""
     classes: dict[str, str] | None = None
     """Class of each mask value, if the table of predictions does not have it."""
+
+    def plugins(self) -> Iterator[Plugin]:
+        """Without the metrics of other kinds of tasks that the study does not name."""
+        named = set(plugins.names("metric")) if self.metrics is None else {metric.name for metric in self.metrics}
+        own = plugins.find("task", self.task).constant("PREDICTS")
+        yield from (
+            plugin for plugin in super().plugins() if plugin.name in named or plugin.constant("PREDICTS", default=own) == own
+        )
