@@ -19,6 +19,7 @@ from medssl.finetune.scans import Scan
 SIDE = 16
 CLASSES = ("bladder", "femur", "liver")
 NARROW = {"stem": "small", "width": 0.125}
+NARROW_VIT = {"width": 24, "blocks": 2, "heads": 2, "patch": 4}
 SMALL = {"task": "segmentation", "size": [16], "batch_size": 8, "seeds": [0], "fractions": [0.5, 1.0], "evaluations": 1}
 """A segmentation that takes a second."""
 
@@ -176,7 +177,9 @@ def write_scans(root: Path, count: int = 8, *, masks: bool = True, axis: int = 2
     return prepare
 
 
-def write_encoder(folder: Path, *, spatial_dims: int = 2, seed: int = 7) -> Path:
+def write_encoder(
+    folder: Path, *, spatial_dims: int = 2, seed: int = 7, backbone: tuple[str, dict[str, Any]] = ("resnet18", NARROW)
+) -> Path:
     import torch
 
     from medssl.nn.backbone import build
@@ -184,10 +187,11 @@ def write_encoder(folder: Path, *, spatial_dims: int = 2, seed: int = 7) -> Path
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    save_encoder(folder / "encoder.safetensors", build("resnet18", NARROW, spatial_dims, 1))
+    name, options = backbone
+    save_encoder(folder / "encoder.safetensors", build(name, options, spatial_dims, 1))
     save_tensors(folder / "parts.safetensors", {})
     contract: dict[str, Any] = {
-        **{"format": "medssl-encoder-1", "backbone": "resnet18", "backbone_options": NARROW},
+        **{"format": "medssl-encoder-1", "backbone": name, "backbone_options": options},
         **{"spatial_dims": spatial_dims, "in_channels": 1, "input_size": [SIDE] * spatial_dims},
     }
     write_json(folder / "contract.json", contract)

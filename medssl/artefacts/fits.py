@@ -46,6 +46,13 @@ FITS = Table(
         Column("train_ids_sha256", "str", "of the ids of the training cases", form=HASH),
         Column("backbone", "str", "of the network"),
         Column("parameters", "int64", "of the backbone"),
+        Column(
+            "trained_parameters",
+            "int64",
+            "trained, of head and backbone; missing for nearest neighbours",
+            nullable=True,
+            optional=True,
+        ),
         Column("encoder_sha256", "str", "of the starting weights; missing for scratch", nullable=True, form=HASH),
         Column("size", "list", "of the images or patches", "voxels", item="int"),
         Column(

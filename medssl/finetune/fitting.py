@@ -36,7 +36,7 @@ from medssl.nn.stepping import precision_on
 
 OF_RECIPE = ("batch_size", "weight_decay", "warmup_frac", "layer_decay", "mixup", "calibration_batches")
 """Options of training in fits.tsv; missing for fits that are not trained in steps."""
-FROM_RESULT = ("lr", "steps", "best_step", "inverse_penalty", "val_score")
+FROM_RESULT = ("trained_parameters", "lr", "steps", "best_step", "inverse_penalty", "val_score")
 """Columns of fits.tsv that every fit has, whatever the task reports."""
 
 

@@ -35,6 +35,12 @@ class Recipe(EngineOptions):
     """Factor of the learning rate from each block to the one below it."""
     frozen_frac: Fold = 0.15
     """For mode `gradual`: share of the steps in which the backbone is frozen."""
+    unfrozen_blocks: Count | None = None
+    """For modes `full` and `gradual`: train only the last so many blocks of the backbone, and the head; null: all."""
+    lora_rank: Count = 8
+    """For mode `lora`: rank of the adapters."""
+    lora_alpha: Positive = 16.0
+    """For mode `lora`: factor of the adapters, divided by their rank."""
     evaluations: Count = 8
     """How often validation is scored."""
     choose_from: Count = 10

@@ -6,6 +6,8 @@ Literals at the top of that file declare what other code must know:
 | literal | meaning |
 |---|---|
 | `MODES`, `DEFAULT_MODES` | how a starting point may be used, and the default of the study file |
+| `FROZEN_MODES` | modes in which the encoder stays frozen; may be left out |
+| `MODE_NEEDS` | the literal of a backbone's file that a mode needs, and the reason; may be left out |
 | `DEFAULT_AUGMENT` | the default of `augment`; may be left out |
 | `DEFAULT_STEPS` | optimiser steps of a fit by default: scratch should have stopped improving there |
 | `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `values`: numbers; `masks`: they name masks |

@@ -18,7 +18,8 @@ from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.saving import Progress, Saving, Steps
-from medssl.nn.backbone import Backbone
+from medssl.nn.depth import blocks_below
+from medssl.nn.lora import add_adapters, merge_adapters
 from medssl.nn.momentum import average
 from medssl.nn.stepping import Stepper, compile_network, one_device, scaler_of
 from medssl.nn.watch import Watch, steps_behind
@@ -35,6 +36,8 @@ class Trained:
     best_score: float
     curve: list[tuple[int, float, float]]
     """Finished steps, mean loss since the last entry, validation score (NaN without validation cases)."""
+    num_trained: int = 0
+    """Numbers that were trained, in head and backbone."""
 
 
 Inputs = tuple[Tensor, ...]
@@ -57,7 +60,8 @@ class Fit:
         num_steps: optimiser steps.
         seed: of dropout.
         mode: `full`; `gradual` (backbone frozen except its batch-norm statistics, as in the paper's protocol, then unfrozen with
-            a growing rate); `frozen` (head only: the backbone stays unchanged, statistics included).
+            a growing rate); `frozen` (head only: the backbone stays unchanged, statistics included); `lora` (low-rank adapters
+            of its attention, which are merged into it at the end).
         choose: keep the best step; else the last one, whose score is reported.
         saving: the state from which a stopped fit resumes.
         report: called about every second with the steps since the last call.
@@ -83,6 +87,7 @@ class Fit:
         self.network, self.batches, self.loss, self.score = network, batches, loss, score
         self.recipe, self.num_steps, self.seed = recipe, num_steps, seed
         self.mode, self.choose, self.saving, self.report = mode, choose, saving, report
+        self.learning = self._learning()
         (self.rate,) = recipe.lr
         self.evaluations = set(recipe.evaluation_steps(num_steps))
         self.averaged = network if recipe.ema_decay is None else copy.deepcopy(network)
@@ -114,9 +119,27 @@ class Fit:
                     self._note_steps(everything=True)
                     self.saving.save(self)
         self.report(Steps(progress.step - reported))
-        self.network.requires_grad_(True)
         self.network.load_state_dict(progress.best)
-        return Trained(progress.best_step, progress.best_score, progress.curve)
+        merge_adapters(self.network)
+        self.network.requires_grad_(True)
+        return Trained(progress.best_step, progress.best_score, progress.curve, self.num_trained)
+
+    @property
+    def num_trained(self) -> int:
+        """How many numbers of head and backbone are trained."""
+        head = (p for name, p in self.network.named_parameters() if not name.startswith("backbone."))
+        return sum(parameter.numel() for parameter in (*head, *self.learning))
+
+    def _learning(self) -> list[nn.Parameter]:
+        """The parameters of the backbone that are trained, sooner or later; the others never need a gradient."""
+        backbone = self.network.get_submodule("backbone").requires_grad_(False)
+        if self.mode == "frozen":
+            return []
+        if self.mode == "lora":
+            with seeded(self.seed, "lora"):
+                return add_adapters(backbone, self.recipe.lora_rank, self.recipe.lora_alpha)
+        most, below = self.recipe.unfrozen_blocks, blocks_below(backbone)
+        return [parameter for name, parameter in backbone.named_parameters() if most is None or below[name] <= most]
 
     def _take_step(self, batch: Inputs) -> None:
         step, (inputs, *targets) = self.progress.step, batch
@@ -152,8 +175,9 @@ class Fit:
 
     def _set_rates(self, step: int) -> None:
         """Set the rate of each group of parameters; a backbone with rate 0 needs no gradients."""
-        of_backbone = {"full": 1.0, "gradual": self.recipe.unfrozen_at(step, self.num_steps), "frozen": 0.0}[self.mode]
-        self.network.get_submodule("backbone").requires_grad_(of_backbone > 0)
+        of_backbone = self.recipe.unfrozen_at(step, self.num_steps) if self.mode == "gradual" else 1.0
+        for parameter in self.learning:
+            parameter.requires_grad_(of_backbone > 0)
         for group in self.stepper.optimizer.param_groups:
             share = group["share"] * (of_backbone if group["backbone"] else 1.0)
             group["lr"] = self.rate * share * self.recipe.lr_at(step, self.num_steps)
@@ -220,7 +244,7 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
     With layer decay d, the block k blocks below the head gets d^k of the rate. A block is the part that computes one map from the
     previous one, or the stem; in backbones composed of others, each of their parts.
     """
-    depth = _blocks_below(network.get_submodule("backbone"))
+    depth = blocks_below(network.get_submodule("backbone"))
     found: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         inside = name.startswith("backbone.")
@@ -235,17 +259,6 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
         }
         for (below, decays), members in found.items()
     ]
-
-
-def _blocks_below(backbone: nn.Module) -> dict[str, int]:
-    """How many blocks a parameter of the backbone lies below the head."""
-    names = [name for name, _ in backbone.named_parameters()]
-    if isinstance(backbone, Backbone) and backbone.stage_names:
-        parts = {name: backbone.part_of(name) for name in names}
-        last = len(backbone.stage_names)
-        return {name: 1 if part is None else last + 1 - part for name, part in parts.items()}
-    blocks = list(dict.fromkeys(name.split(".")[0] for name in names))
-    return {name: len(blocks) - blocks.index(name.split(".")[0]) for name in names}
 
 
 def order(num_cases: int, batch_size: int, seed: int, step: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,29 +13,39 @@ import torch
 from torch import Tensor, nn
 
 from medssl.finetune import training
+from medssl.finetune.attention_pool import AttentionPool
 from medssl.finetune.cases import Cases
 from medssl.finetune.images import CaseImages
 from medssl.finetune.mixup import mixup
 from medssl.finetune.task import Setup
 from medssl.finetune.training import Trained
-from medssl.nn.backbone import Backbone, pooled
+from medssl.nn.backbone import Backbone, last_pooled
 from medssl.nn.layout import laid_out, lay_out
 from medssl.nn.views import Crop, Views
 
 PREDICT_BATCH = 128
 
 
-class ImageHead(nn.Module):
-    """A backbone, the mean of its deepest map, one linear layer."""
+LOOP_MODE = {"attentive": "frozen", "full": "full", "gradual": "gradual", "lora": "lora"}
+"""The mode of the loop for each mode that is trained in steps."""
 
-    def __init__(self, backbone: Backbone, num_outputs: int) -> None:
+
+class ImageHead(nn.Module):
+    """A backbone, what pools its maps, one linear layer.
+
+    Pooled is the mean of the last map, or of the last `blocks` side by side; in mode `attentive` by attention.
+    """
+
+    def __init__(self, backbone: Backbone, num_outputs: int, *, mode: str = "full", blocks: int = 1) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(backbone.channels[-1], num_outputs)
+        self.backbone, self.blocks = backbone, blocks
+        self.pool = AttentionPool(backbone) if mode == "attentive" else None
+        self.head = nn.Linear(sum(backbone.channels[-blocks:]) if self.pool is None else self.pool.width, num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Outputs `(n, outputs)`, such as logits of classes."""
-        return self.head(pooled(self.backbone(images)))
+        maps = self.backbone(images)
+        return self.head(last_pooled(maps, self.blocks) if self.pool is None else self.pool(maps))
 
     def rescale(self, factor: float, shift: float) -> None:
         """Make outputs `factor * outputs + shift`, by the head's own weights."""
@@ -43,9 +54,15 @@ class ImageHead(nn.Module):
             self.head.bias.mul_(factor).add_(shift)
 
     @classmethod
-    def of(cls, backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> ImageHead:
+    def opened(cls, backbone: Backbone, num_outputs: int, contract: dict[str, Any], *, blocks: int) -> ImageHead:
+        """The network of a model, whose contract says in which mode it was fitted; `blocks` are those of the probes."""
+        mode = contract.get("fit", {}).get("mode", "full")
+        return cls(backbone, num_outputs, mode=mode, blocks=1 if mode in LOOP_MODE else blocks)
+
+    @classmethod
+    def of(cls, backbone: Backbone, weight: np.ndarray, bias: np.ndarray, *, blocks: int = 1) -> ImageHead:
         """A copy of the backbone with a given layer: weight `(outputs, d)`, bias `(outputs,)`."""
-        network = cls(copy.deepcopy(backbone), len(bias))
+        network = cls(copy.deepcopy(backbone), len(bias), blocks=blocks)
         with torch.no_grad():
             network.head.weight.copy_(torch.from_numpy(weight))
             network.head.bias.copy_(torch.from_numpy(bias))
@@ -66,13 +83,13 @@ class Images:
         return np.concatenate([self.cases.where("val"), self.cases.where("test")])
 
 
-def frozen_features(data: Images, setup: Setup) -> np.ndarray:
-    """The frozen backbone's pooled features of every case, float32 `(n, d)`."""
+def frozen_features(data: Images, setup: Setup, *, blocks: int = 1) -> np.ndarray:
+    """The frozen backbone's pooled features of every case, of its last `blocks` side by side, float32 `(n, d)`."""
     if setup.backbone not in data.features:
         network = lay_out(copy.deepcopy(setup.backbone), setup.device).eval()
         everything = np.arange(len(data.cases))
         data.features[setup.backbone] = _in_batches(
-            data, everything, setup.device, lambda images: pooled(network(laid_out(images, network)))
+            data, everything, setup.device, lambda images: last_pooled(network(laid_out(images, network)), blocks)
         )
     return data.features[setup.backbone]
 
@@ -109,7 +126,7 @@ def train_head(
     """
     cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
     with training.seeded(seed, "head"):
-        network = ImageHead(copy.deepcopy(setup.backbone), num_outputs)
+        network = ImageHead(copy.deepcopy(setup.backbone), num_outputs, mode=setup.mode)
     lay_out(network, device, channels_last=recipe.channels_last)
     val = cases.where("val")
     wanted, place = torch.from_numpy(targets).to(device), torch.zeros(len(cases), dtype=torch.int64)
@@ -136,7 +153,7 @@ def train_head(
         recipe,
         num_steps,
         seed=seed,
-        mode=setup.mode,
+        mode=LOOP_MODE[setup.mode],
         choose=setup.chooses,
         saving=setup.saving(name),
         report=setup.report,

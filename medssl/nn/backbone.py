@@ -96,6 +96,17 @@ def pooled(maps: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n d"]:
     return wide(maps[-1]).flatten(2).mean(2)
 
 
+def last_pooled(maps: list[Float[Tensor, "n _ ..."]], blocks: int) -> Float[Tensor, "n d"]:
+    """The last `blocks` maps, each averaged over space as in `pooled`, side by side: those of more blocks have more channels.
+
+    Raises:
+        StudyError: there are fewer maps.
+    """
+    if blocks > len(maps):
+        raise StudyError(f"blocks is {blocks}, and the backbone has {len(maps)}. Lower finetune.<task>.options.blocks.")
+    return torch.cat([pooled(maps[: len(maps) - before]) for before in reversed(range(blocks))], 1)
+
+
 def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Half precision to float32; float32 and float64 unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -29,6 +29,7 @@ def start_problems(dag: Dag) -> Iterator[Problem]:
         yield from _nothing_to_start_from(name, task, runs)
         yield from _seeds_without_partner(name, task, runs)
         yield from _unlike_networks(dag.study, name, task, runs)
+        yield from _modes_without_backbone(dag.study, name, task, runs)
     yield from _absent_pairs(dag)
     yield from _tasks_without_scores(dag.study)
 
@@ -126,6 +127,27 @@ def _unlike_networks(study: Study, name: str, task: FinetuneOptions, runs: list[
             f"size {size} has {len(size)} numbers, and its networks are {rank}-D"
             f"{f' (encoder: {task.encoder})' if deepens(task.encoder) else ''}; expected one number, or {rank}",
         )
+
+
+def _modes_without_backbone(study: Study, name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
+    """Modes that a backbone of the starting points cannot have."""
+    needs = plugins.find("task", task.task).constant("MODE_NEEDS", default={})
+    for mode in [mode for mode in task.modes if mode in needs]:
+        need, why = needs[mode]
+        fitting = [plugin.name for plugin in plugins.all_of("backbone") if plugin.constant(need, default=False)]
+        for unfit in [backbone for backbone in _backbones(study, task, runs) if backbone not in fitting][:1]:
+            text = f"mode {mode!r} is not for the backbone {unfit}, as {why}"
+            yield ("finetune", name, "modes"), f"{text}. Take it off modes, or start from {' or '.join(fitting)}"
+
+
+def _backbones(study: Study, task: FinetuneOptions, runs: list[Run]) -> list[str]:
+    """The backbones of a task's networks: the wrapping one if there is one, else those of its starting points."""
+    if wrapper := wrapper_of(task.encoder):
+        return [wrapper]
+    found = [study.pretrain[run.name].backbone.name for run in runs]
+    if task.backbone is not None or not found:
+        found.append(DEFAULT_BACKBONE if task.backbone is None else task.backbone.name)
+    return list(dict.fromkeys(found))
 
 
 def rank_of(dag: Dag, task: FinetuneOptions) -> int | None:

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from finetuning import SIDE, finetune, finetune_spec, write_discs, write_encoder, write_image_source, write_scans
+from finetuning import (
+    NARROW, NARROW_VIT, SIDE, finetune, finetune_spec, write_discs, write_encoder, write_image_source, write_scans,
+)  # fmt: skip
 
 from medssl.artefacts.fits import FITS, ModelContract
 from medssl.artefacts.predictions import PREDICTIONS
@@ -47,9 +49,12 @@ def source_for(task: Plugin, root: Path) -> Path:
 
 
 def spec_for(task: Plugin, root: Path, **settings: Any) -> Spec:
-    """A job of a few steps from one encoder and from scratch."""
-    encoder = write_encoder(root / "4_pretrain" / "ct" / "one-all-seed0")
-    small = {"task": task.name, "fractions": [1.0], "max_steps": 2, "size": [SIDE], "batch_size": 4, "calibration_batches": 1}
+    """A job of a few steps from one encoder and from scratch; a transformer where a mode is not for every backbone."""
+    needs = set(task.constant("MODE_NEEDS", default={})) & set(settings.get("modes", ()))
+    backbone: tuple[str, dict[str, Any]] = ("vit", NARROW_VIT) if needs else ("resnet18", NARROW)
+    encoder = write_encoder(root / "4_pretrain" / "ct" / "one-all-seed0", backbone=backbone)
+    small: dict[str, Any] = {"backbone": dict([backbone])}
+    small |= {"task": task.name, "fractions": [1.0], "max_steps": 2, "size": [SIDE], "batch_size": 4, "calibration_batches": 1}
     return finetune_spec(source_for(task, root), encoder, **small | settings)
 
 

@@ -1581,8 +1581,12 @@ MUTATIONS = [
     Mutation(
         "finetune",
         "a round of a segmentation's self-training goes on where the last one ended",
-        'mode=LOOP_MODE[setup.mode],\n            choose=setup.chooses,\n            saving=setup.saving(f"round-{turn}"),',
-        'mode=LOOP_MODE[setup.mode],\n            choose=setup.chooses,\n            saving=setup.saving("round"),',
+        "DiceCELoss(softmax=True, batch=True),\n            score,\n            recipe,\n            num_steps,\n"
+        "            seed=seed,\n            mode=LOOP_MODE[setup.mode],\n            choose=setup.chooses,\n"
+        '            saving=setup.saving(f"round-{turn}"),',
+        "DiceCELoss(softmax=True, batch=True),\n            score,\n            recipe,\n            num_steps,\n"
+        "            seed=seed,\n            mode=LOOP_MODE[setup.mode],\n            choose=setup.chooses,\n"
+        '            saving=setup.saving("round"),',
         "finetune/test_finetune_side_by_side.py::test_each_round_of_self_training_begins_from_the_start_however_often_a_state_is_saved",
     ),
     Mutation(

@@ -115,6 +115,29 @@ def test_the_networks_of_a_task_are_of_one_rank_and_its_size_too(
         assert words in found and found.startswith("mine.yaml:") and (place or "nothing to start" in found)
 
 
+@pytest.mark.parametrize(
+    ("options", "unfit"),
+    [
+        ({"inits": ["flat"]}, "resnet18"),
+        ({"inits": []}, "resnet18"),  # of scratch
+        ({"inits": ["flat"], "encoder": "volume"}, "slicewise"),
+        ({"inits": [], "backbone": "vit"}, None),
+        ({"inits": [], "backbone": "vit", "task": "segmentation"}, None),
+        ({"inits": ["flat"], "backbone": "vit"}, "resnet18"),  # that of given weights alone is fitting
+        ({"inits": ["flat"], "modes": ["linear", "attentive"]}, None),
+    ],
+)
+def test_a_mode_is_refused_with_a_backbone_that_cannot_have_it(
+    notes: Notes, refusal: Refusal, options: dict[str, object], unfit: str | None
+) -> None:
+    text = task(**{"modes": ["lora"]} | options)
+    if unfit is None:
+        assert notes(text) == []
+    else:
+        said = f"mode 'lora' is not for the backbone {unfit}, as it adapts the matrices of attention. Take it off modes, or start"
+        assert f": finetune.spots.modes: {said} from" in refusal(text)
+
+
 NAMES = ["flat", "other", "deep", "given", "scratch"]
 
 

@@ -1,4 +1,4 @@
-"""Classification of images or whole volumes: linear probe, nearest neighbours, full fine-tuning, gradual unfreezing."""
+"""Classification of images or whole volumes: probes of the frozen backbone, and fine-tuning of all or part of it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,28 @@ from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.self_training import self_trained
 from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
-from medssl.finetune.whole_images import ImageHead, Images, frozen_features, outputs_of, train_head
+from medssl.finetune.whole_images import LOOP_MODE, ImageHead, Images, frozen_features, outputs_of, train_head
 from medssl.nn.backbone import Backbone
 
 TITLE = "classification"
-MODES = ["linear", "knn", "full", "gradual"]
+MODES = ["linear", "knn", "attentive", "full", "gradual", "lora"]
 DEFAULT_MODES = ["linear", "full"]
 PREDICTS = "classes"
 TABLE = "probabilities.tsv"
 MAIN_MODE = "full"
 """The mode that the report puts first."""
-FROZEN_MODES = ["linear", "knn"]
+FROZEN_MODES = ["linear", "knn", "attentive"]
 """Modes in which the encoder stays frozen."""
-MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}
+MODE_TITLES = {
+    "full": "full fine-tuning",
+    "linear": "linear probe",
+    "knn": "nearest neighbours",
+    "attentive": "attentive probe",
+    "lora": "LoRA",
+}
 """Modes in words, if their own name is not enough."""
+MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
+"""For modes that not every backbone can have, the literal of a backbone's file that allows it, and the reason."""
 DEFAULT_STEPS = 1000
 """Steps of a fit by default."""
 
@@ -46,6 +54,8 @@ class Classification:
         class_weights: weight the classes in the loss inversely to their frequency.
         aggregate: the unit of a prediction: the `case` (image or slice), or the mean over the cases of a `volume` or a `unit`
             (patient).
+        blocks: for modes `linear` and `knn`, how many of the last blocks give features, each the mean of its map; a class token
+            that the backbone pools counts as one.
         neighbours: for mode `knn`, how many of the nearest training cases vote.
         self_training_rounds: rounds in which predictions for training cases without a label become labels; not for the probes.
         self_training_confidence: smallest probability of a prediction that becomes a label, 0…1.
@@ -57,6 +67,7 @@ class Classification:
         multilabel: bool = False,
         class_weights: bool = False,
         aggregate: Literal["case", "volume", "unit"] = "case",
+        blocks: Count = 1,
         neighbours: Count = 20,
         self_training_rounds: Whole = 0,
         self_training_confidence: Part = 0.9,
@@ -64,6 +75,7 @@ class Classification:
         self.multilabel = multilabel
         self.class_weights = class_weights
         self.aggregate = aggregate
+        self.blocks = blocks
         self.neighbours = neighbours
         self.self_training_rounds = self_training_rounds
         self.self_training_confidence = self_training_confidence
@@ -78,11 +90,11 @@ class Classification:
 
     def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
         """Optimiser steps; None for the probes."""
-        return recipe.steps(len(train)) if mode in ("full", "gradual") else None
+        return recipe.steps(len(train)) if mode in LOOP_MODE else None
 
     def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
         """The backbone with an output for each class."""
-        return ImageHead(backbone, len(contract["classes"]))
+        return ImageHead.opened(backbone, len(contract["classes"]), contract, blocks=self.blocks)
 
     def contract(self, data: Images) -> dict[str, Any]:
         """The classes, in the order of the outputs."""
@@ -112,8 +124,9 @@ class Classification:
 
     def fit(self, data: Images, setup: Setup) -> Fitted:
         """Fit on the cases `train`, choosing penalty or step by the score of those of split `val`."""
-        if setup.mode in ("knn", "linear"):
-            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, frozen_features(data, setup))
+        if setup.mode not in LOOP_MODE:
+            features = frozen_features(data, setup, blocks=self.blocks)
+            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, features)
         cases, train = data.cases, setup.train
         targets = cases.targets[train].astype(np.float32)
         num_steps = setup.recipe.steps(len(train))  # predictions add cases but no steps: a more confident start trains no longer
@@ -153,9 +166,10 @@ class Classification:
             multilabel=self.multilabel,
             balanced=self.class_weights,
         )
-        network = ImageHead.of(setup.backbone, found.weight, found.bias)
+        network = ImageHead.of(setup.backbone, found.weight, found.bias, blocks=self.blocks)
         probabilities = found.probabilities(features[data.asked], multilabel=self.multilabel)
-        return Fitted(network, probabilities, facts={"val_score": found.score, "inverse_penalty": found.inverse_penalty})
+        facts = {"val_score": found.score, "inverse_penalty": found.inverse_penalty}
+        return Fitted(network, probabilities, facts=facts | {"trained_parameters": found.weight.size + found.bias.size})
 
     def _full(self, data: Images, setup: Setup, train: np.ndarray, targets: np.ndarray, num_steps: int, turn: int) -> Fitted:
         """Train on the cases `train` with targets `(n, classes)`, labels or the predictions of round `turn`."""
@@ -172,6 +186,7 @@ class Classification:
             name=f"round-{turn}",
         )
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
+        facts["trained_parameters"] = trained.num_trained
         return Fitted(network, self._probabilities(network, data, data.asked, setup.device), facts=facts, curve=trained.curve)
 
     def loss(self, targets: np.ndarray, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:

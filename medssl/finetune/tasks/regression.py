@@ -18,17 +18,24 @@ from medssl.finetune.numbers import measured
 from medssl.finetune.predictions import aggregated, rows_with
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
-from medssl.finetune.whole_images import ImageHead, Images, frozen_features, outputs_of, train_head
+from medssl.finetune.whole_images import LOOP_MODE, ImageHead, Images, frozen_features, outputs_of, train_head
 from medssl.nn.backbone import Backbone
 
 TITLE = "regression"
-MODES = ["linear", "knn", "full", "gradual"]
+MODES = ["linear", "knn", "attentive", "full", "gradual", "lora"]
 DEFAULT_MODES = ["linear", "full"]
 PREDICTS = "values"
 TABLE = "values.tsv"
 MAIN_MODE = "full"
-FROZEN_MODES = ["linear", "knn"]
-MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "knn": "nearest neighbours"}
+FROZEN_MODES = ["linear", "knn", "attentive"]
+MODE_TITLES = {
+    "full": "full fine-tuning",
+    "linear": "linear probe",
+    "knn": "nearest neighbours",
+    "attentive": "attentive probe",
+    "lora": "LoRA",
+}
+MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
 DEFAULT_STEPS = 1000
 
 
@@ -43,6 +50,8 @@ class Regression:
             with outliers.
         aggregate: the unit of a prediction: the `case` (image or slice), or the mean over the cases of a `volume` or a `unit`
             (patient).
+        blocks: for modes `linear` and `knn`, how many of the last blocks give features, each the mean of its map; a class token
+            that the backbone pools counts as one.
         neighbours: for mode `knn`, over how many of the nearest training cases the mean goes.
     """
 
@@ -52,11 +61,13 @@ class Regression:
         measured_in: str = "",
         loss: Literal["mse", "huber"] = "mse",
         aggregate: Literal["case", "volume", "unit"] = "case",
+        blocks: Count = 1,
         neighbours: Count = 20,
     ) -> None:
         self.measured_in = measured_in
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if loss == "mse" else F.huber_loss
         self.aggregate = aggregate
+        self.blocks = blocks
         self.neighbours = neighbours
 
     def read(self, source: Source, expected: NetworkInput) -> Images:
@@ -69,11 +80,11 @@ class Regression:
 
     def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
         """Optimiser steps; None for the probes."""
-        return recipe.steps(len(train)) if mode in ("full", "gradual") else None
+        return recipe.steps(len(train)) if mode in LOOP_MODE else None
 
     def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
         """The backbone with one output, in the unit of the labels."""
-        return ImageHead(backbone, 1)
+        return ImageHead.opened(backbone, 1, contract, blocks=self.blocks)
 
     def contract(self, data: Images) -> dict[str, Any]:
         """No class: the one output is the value."""
@@ -100,8 +111,9 @@ class Regression:
 
     def fit(self, data: Images, setup: Setup) -> Fitted:
         """Fit on the cases `train`, choosing penalty or step by the error of those of split `val`."""
-        if setup.mode in ("knn", "linear"):
-            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, frozen_features(data, setup))
+        if setup.mode not in LOOP_MODE:
+            features = frozen_features(data, setup, blocks=self.blocks)
+            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, features)
         return self._full(data, setup)
 
     def _knn(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
@@ -114,8 +126,8 @@ class Regression:
     def _linear(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
         values, val = _values(data), data.cases.where("val")
         found = probe.ridge_probe((features[setup.train], values[setup.train]), (features[val], values[val]))
-        network = ImageHead.of(setup.backbone, found.weight[None], np.array([found.bias]))
-        facts = {"val_score": found.score, "inverse_penalty": found.inverse_penalty}
+        network = ImageHead.of(setup.backbone, found.weight[None], np.array([found.bias]), blocks=self.blocks)
+        facts = {"val_score": found.score, "inverse_penalty": found.inverse_penalty, "trained_parameters": found.weight.size + 1}
         return Fitted(network, found(features[data.asked])[:, None], facts=facts)
 
     def _full(self, data: Images, setup: Setup) -> Fitted:
@@ -136,6 +148,7 @@ class Regression:
         )
         network.rescale(spread, centre)
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
+        facts["trained_parameters"] = trained.num_trained
         return Fitted(network, outputs_of(network, data, data.asked, setup.device), facts=facts, curve=trained.curve)
 
 

@@ -31,7 +31,7 @@ from medssl.nn.views import Crop, Views, margins
 from medssl.nn.weights import place_parts
 
 TITLE = "segmentation"
-MODES = ["full", "gradual", "decoder"]
+MODES = ["full", "gradual", "decoder", "lora"]
 DEFAULT_MODES = ["full"]
 PREDICTS = "masks"
 TABLE = "masks.tsv"
@@ -40,8 +40,10 @@ MAIN_MODE = "full"
 """The mode that the report puts first."""
 FROZEN_MODES = ["decoder"]
 """Modes in which the encoder stays frozen."""
-MODE_TITLES = {"full": "full fine-tuning"}
+MODE_TITLES = {"full": "full fine-tuning", "lora": "LoRA"}
 """Modes in words, if their own name is not enough."""
+MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
+"""For modes that not every backbone can have, the literal of a backbone's file that allows it, and the reason."""
 DEFAULT_AUGMENT = {
     "rotation_deg": 30.0,
     "zoom": [0.7, 1.4],
@@ -57,7 +59,7 @@ DEFAULT_AUGMENT = {
 DEFAULT_STEPS = 2000
 """Steps of a fit by default."""
 PATCHES_PER_VOLUME = 8
-LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen"}
+LOOP_MODE = {"full": "full", "gradual": "gradual", "decoder": "frozen", "lora": "lora"}
 
 
 class Segmentation:
@@ -228,7 +230,7 @@ class Segmentation:
             report=setup.report,
         ).run()
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
-        facts["decoder_tensors"] = len(setup.pretrained)
+        facts |= {"trained_parameters": trained.num_trained, "decoder_tensors": len(setup.pretrained)}
         return Fitted(network, facts=facts, curve=trained.curve)
 
     def _inference(self, network: nn.Module, size: tuple[int, ...], device: torch.device) -> Inference:

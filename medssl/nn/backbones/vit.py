@@ -23,6 +23,8 @@ LIBRARIES = {"timm": {"spatial_dims": 2, "stem": "patch"}, "nnunet": {"spatial_d
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
 LEAVES_TOKENS_OUT = True
 """Whether it has `visible_tokens`, which computes some patches alone."""
+HAS_ATTENTION = True
+"""Whether its attention can have low-rank adapters."""
 TAKES_MASKS = True
 """Whether its `forward` takes `hidden` patches and a `token` in their place."""
 SHAPES = {
