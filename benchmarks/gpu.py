@@ -28,15 +28,18 @@ RESULTS = HERE / "results"
 FOUND, ENDED = "FOUND ", "ENDED "
 """What a line of a section's process begins with that has figures, and the one that says that a section is done."""
 SECTIONS: dict[str, tuple[str, float]] = {
-    "objectives_2d": ("training", 45),
+    "objectives_2d": ("training", 40),
     "objectives_3d": ("training", 35),
     "equal_bits": ("training", 45),
-    "compiled": ("training", 65),
-    "real_loop": ("speed", 90),
-    "views": ("speed", 25),
-    "spark": ("speed", 20),
+    "compiled": ("training", 55),
+    "real_loop": ("speed", 80),
+    "views": ("speed", 20),
+    "spark": ("speed", 15),
     "small_unet": ("speed", 30),
-    "segmentation_fits": ("fits", 90),
+    "vit_loop": ("transformers", 30),
+    "vit_volumes": ("transformers", 15),
+    "mae_tokens": ("transformers", 10),
+    "segmentation_fits": ("fits", 70),
     "classification": ("fits", 20),
     "predict": ("fits", 15),
 }

@@ -160,6 +160,21 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
                 tuple(f"sections/real_loop/found/resnet18, {way}/images_per_s" for way in GPU_WAYS),
                 "≥ 5000",
             ),
+            (
+                "the same, ViT-S/16: default / compiled, not deterministic",
+                tuple(f"sections/vit_loop/found/{way}/images_per_s" for way in GPU_WAYS[:2]),
+                "≥ 1500",
+            ),
+            (
+                "peak memory of ViT-S on two volumes of 128³, patches of 8³, MB: with / without checkpoints",
+                tuple(f"sections/vit_volumes/found/{word} checkpoints/peak_mb" for word in ("with", "without")),
+                "≤ 24576",
+            ),
+            (
+                "MAE's encoder on a half / a quarter of the patches, seconds as a share of all",
+                tuple(f"sections/mae_tokens/found/{share}% of the patches/seconds_share" for share in (50, 25)),
+                "about 0.5 / 0.25",
+            ),
             *[
                 (
                     f"{said}, ResNet-50 / ResNet-18",

@@ -44,6 +44,10 @@ def test_every_section_runs_in_small(tmp_path: Path) -> None:
         assert all(figures["finite"] for figures in found[f"objectives_{dims}"].values())
     assert len(found["equal_bits"]) == 6 and all(figures["equal"] for figures in found["equal_bits"].values())
     assert found["compiled"] and all(figures["as_eager"] for figures in found["compiled"].values())
+    assert all(len(found[name]) == count for name, count in {"vit_loop": 1, "vit_volumes": 2, "mae_tokens": 3}.items())
+    assert found["mae_tokens"]["25% of the patches"]["gflop_share"] < 0.35, (
+        "the class token, registers and patches are all counted"
+    )
     for loop in ("real_loop", "small_unet"):
         timed = [figures for figures in found[loop].values() if "left_out" not in figures]
         assert len(timed) >= 2 and all(figures["images_per_s"] > 0 and 0 <= figures["waiting_frac"] <= 1 for figures in timed)
@@ -97,7 +101,7 @@ def test_each_section_has_a_process_of_its_own_unless_in_small() -> None:
     together, names = the_script()["together"], list(the_script()["SECTIONS"])
     assert together(names, small=False) == [[name] for name in names]
     in_small = together(names, small=True)
-    assert sorted(name for group in in_small for name in group) == sorted(names) and len(in_small) == 3
+    assert sorted(name for group in in_small for name in group) == sorted(names) and len(in_small) == 4
 
 
 def test_without_a_gpu_it_says_so_unless_asked_for_the_small_one() -> None:
