@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -189,8 +190,8 @@ class Reader:
     """Reads samples as batches. Each worker process holds its own copy with its own open arrays.
 
     `patch`: size in voxels of 3-D patches, one around each sample's slice; None reads planes. `centred`: patches lie in the
-    middle of the other axes, not at random. `shrink_to`: planes whose shorter side is at least twice this many pixels are
-    averaged over whole blocks while reading.
+    middle of the other axes, not at random. `in_mm`: patches have the proportions of `patch` in mm, see `patch_in_mm`.
+    `shrink_to`: planes whose shorter side is at least twice this many pixels are averaged over whole blocks while reading.
     """
 
     def __init__(
@@ -200,9 +201,11 @@ class Reader:
         seed: int = 0,
         patch: tuple[int, int, int] | None = None,
         centred: bool = False,
+        in_mm: bool = False,
         shrink_to: int | None = None,
     ) -> None:
         self.samples, self.seed, self.patch, self.centred, self.shrink_to = samples, seed, patch, centred, shrink_to
+        self.in_mm = in_mm
         self._open: OrderedDict[Path, Array] = OrderedDict()
 
     def __getitem__(self, request: tuple[int, Int[np.ndarray, "n"]]) -> Batch:
@@ -226,9 +229,10 @@ class Reader:
 
     def piece_shape(self, row: int) -> tuple[int, ...]:
         """The shape of a sample's piece, without reading it."""
-        shape = self.samples.volumes[self.samples.volume[row]].shape
+        volume = self.samples.volumes[self.samples.volume[row]]
         if self.patch is not None:
-            return tuple(min(have, want) for have, want in zip(shape, self.patch, strict=True))
+            wanted = patch_in_mm(self.patch, volume.spacing_mm) if self.in_mm else self.patch
+            return tuple(min(have, want) for have, want in zip(volume.shape, wanted, strict=True))
         plane = self._plane_shape(row)
         return tuple(side // self._shrunk_by(plane) for side in plane)
 
@@ -319,6 +323,13 @@ class Reader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
+
+
+def patch_in_mm(patch: tuple[int, int, int], spacing_mm: tuple[float, float, float] | None) -> tuple[int, ...]:
+    """The voxels of a patch that has these proportions in the body; along the axes with the finest spacing they are as given."""
+    if spacing_mm is None:
+        return patch
+    return tuple(math.ceil(side * min(spacing_mm) / spacing - 1e-6) for side, spacing in zip(patch, spacing_mm, strict=True))
 
 
 @runtime_checkable

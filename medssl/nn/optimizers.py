@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, overload
 
 import torch
@@ -20,21 +20,24 @@ def build_optimizer(
     momentum: float = 0.9,
     beta2: float = 0.999,
     decay_norm_and_bias: bool = False,
+    shares: Mapping[str, float] | None = None,
     fused: bool = True,
 ) -> torch.optim.Optimizer:
     """The optimiser over the parameters that need gradients; vectors (norms, biases) have weight decay only if asked.
 
-    A group's `decays` says whether the schedule of weight decay applies to it. A `fused` Adam divides fp16's loss scale out of
-    the gradients inside its step, so they cannot be read or clipped before.
+    A group's `decays` says whether the schedule of weight decay applies to it, and `share` which part of the learning rate it
+    has: that of its parameters' names in `shares`, else 1. A `fused` Adam divides fp16's loss scale out of the gradients inside
+    its step, so they cannot be read or clipped before.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
-    vectors = [p for p in parameters if not (p.ndim > 1 or decay_norm_and_bias)]
+    members: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for of, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 or decay_norm_and_bias
+            members.setdefault((decays, (shares or {}).get(of, 1.0)), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": weight_decay, "decays": True},
-        {"params": vectors, "weight_decay": 0.0, "decays": False},
+        {"params": members[decays, share], "weight_decay": weight_decay if decays else 0.0, "decays": decays, "share": share}
+        for decays, share in sorted(members, reverse=True)  # matrices first
     ]
-    groups = [group for group in groups if group["params"]]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, beta2), fused=fused)
     if name == "adam":

@@ -12,6 +12,7 @@ from medssl.core.options import Modality, Options
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DataPlace = Literal["auto", "device", "loader"]
 Fit = Literal["stretch", "crop"]
+Unit = Literal["voxels", "mm"]
 
 
 class Variation(Options):
@@ -60,6 +61,10 @@ class ViewOptions(Variation):
     """How an image is fitted to the size of a view, before parts of it are shown: its sides are stretched, or it is cropped or
     padded about its middle, pixel by pixel.
     """
+    unit: Unit = "voxels"
+    """The unit in which a crop has the proportions of its view. With `mm` it shows the same length along every axis, whatever the
+    spacing; an axis that is shorter is shown whole, and the rest is empty. In 3-D patches are read in these proportions too.
+    """
     scale: tuple[Fraction, Fraction] = (0.2, 1.0)
     """Smallest and largest share of the image's area (volume) that a crop shows."""
     ratio: Annotated[float, Field(ge=1)] = 1.33
@@ -69,6 +74,12 @@ class ViewOptions(Variation):
     def _scale_order(self) -> ViewOptions:
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"views.scale {list(self.scale)}: the first share must not be above the second")
+        return self
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> ViewOptions:
+        if self.unit == "mm" and self.fit == "crop":
+            raise ValueError("views.fit: crop shows pixels as they are, so views.unit: mm does not apply. Set fit: stretch")
         return self
 
     def unmoved(self) -> ViewOptions:

@@ -23,6 +23,7 @@ from medssl.core.errors import StudyError
 from medssl.core.rng import key, rng, uniforms
 from medssl.nn.blur import Blur
 from medssl.nn.changes import Changes, Coarsening, Light, Noise
+from medssl.nn.crop_places import sides, spacings_mm, turned
 from medssl.nn.loading import Batch
 from medssl.nn.options import AugmentOptions, Variation, ViewOptions
 
@@ -88,7 +89,8 @@ class Views:
         slices_last: the axes of 3-D images are permuted so that the slices lie along the last one.
 
     Raises:
-        StudyError: a crop has another number of sizes than the images have dimensions.
+        StudyError: a crop has another number of sizes than the images have dimensions. Or crops are in mm, and images have no
+            spacing.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class Views:
         self.flippable = np.array(
             [[axis in flip.get(volume.modality, ()) for axis in AXES] for volume in samples.volumes], dtype=bool
         )
+        in_mm = isinstance(settings, ViewOptions) and settings.unit == "mm"
+        self.spacing_mm = spacings_mm(samples.volumes) if in_mm else None
         largest = max(math.prod(crop.size) for crop in crops) * samples.num_channels
         self._bank = noise_bank(seed, max(NOISE_BANK, 2 * largest))
 
@@ -184,10 +188,16 @@ class Views:
         u = on_host.to(device)
         extent, may_flip, slope, low, high = (
             field.to(device).repeat_interleave(len(which), 0)
-            for field in (batch.extent.float(), self._flips(batch, dims), batch.slope, batch.low, batch.high)
-        )
+            for field in (
+                batch.extent.float(), self._by_axis(self.flippable, batch, dims), batch.slope, batch.low, batch.high
+            )
+        )  # fmt: skip
+        spacing = None
+        if self.spacing_mm is not None:
+            spacing = self._by_axis(self.spacing_mm, batch, dims).repeat_interleave(len(which), 0)
         across = np.full(len(batch), 2) if dims == 2 or self.slices_last else np.asarray(batch.axis)
-        points, bends, shown = self._points(u, extent, may_flip, crop, batch.stored.shape[2:], across.repeat(len(which)))
+        canvas = batch.stored.shape[2:]
+        points, bends, shown = self._points(u, extent, spacing, may_flip, crop, canvas, across.repeat(len(which)))
         gain, offset = self._windows(u, slope, low, high)
         blur, blurred = self._blur(u, on_host, crop.size)
         coarsening, coarse = self._coarsening(further, device)
@@ -208,23 +218,33 @@ class Views:
             return torch.zeros(len(batch) * len(which), 0)
         return self._drawn(batch, "some views", which, 4)
 
-    def _flips(self, batch: Batch, dims: int) -> Tensor:
-        """Which axes of each image may be mirrored, `(n, d)`; looked up on the device, so that the host need not wait."""
+    def _by_axis(self, of_volumes: np.ndarray, batch: Batch, dims: int) -> Tensor:
+        """A property of the axes of volumes, for those of each image `(n, d)`; looked up on the device, so that the host need not
+        wait.
+        """
         device = batch.volume.device
-        allowed = torch.from_numpy(self.flippable).to(device)[batch.volume]
+        found = torch.from_numpy(of_volumes).to(device)[batch.volume]
         if dims == 3 and not self.slices_last:
-            return allowed
-        return allowed.gather(1, torch.from_numpy(SLICES_LAST[batch.axis][:, :dims]).to(device))
+            return found
+        return found.gather(1, torch.from_numpy(SLICES_LAST[batch.axis][:, :dims]).to(device))
 
     def _points(
-        self, u: Tensor, extent: Tensor, may_flip: Tensor, crop: Crop, canvas: torch.Size, across: np.ndarray
+        self,
+        u: Tensor,
+        extent: Tensor,
+        spacing: Tensor | None,
+        may_flip: Tensor,
+        crop: Crop,
+        canvas: torch.Size,
+        across: np.ndarray,
     ) -> tuple[list[list[Tensor]], Tensor | None, Tensor]:
         """Places of pixels on the canvas, displacements of control points, and the side shown, as in `Changes`.
 
+        spacing: `(m, d)` in mm, if crops are.
         across: `(m,)` the axis of each image that its slices lie along, about which it is rotated.
         """
         settings, dims = self.settings, len(crop.size)
-        side, centre = self._part(u, extent, crop) if crop.shows == "part" else self._moved(u, extent, crop)
+        side, centre = self._part(u, extent, spacing, crop) if crop.shows == "part" else self._moved(u, extent, crop)
         sign = torch.where(may_flip & (u[:, FLIP : FLIP + dims] < 0.5), -1.0, 1.0)
         one = (-1, *[1] * dims)
         scale = [2 / canvas[d] for d in range(dims)]
@@ -237,18 +257,19 @@ class Views:
         points = [[along[d] * scale[d] + (centre[:, d] * scale[d] - 1).view(one)] for d in range(dims)]
         if settings.rotation_deg:
             angle = math.radians(settings.rotation_deg) * (2 * u[:, ANGLE] - 1)
-            points = _turned(points, along, centre, scale, angle, across)
+            points = turned(points, along, centre, scale, angle, across, spacing)
         bends = None
         if settings.elastic_frac:
             bends = (2 * u[:, NUM_DRAWS:] - 1).view(-1, dims, *[CONTROL_POINTS] * dims) * settings.elastic_frac
         return points, bends, side * torch.tensor(scale, device=u.device)
 
-    def _part(self, u: Tensor, extent: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
+    def _part(self, u: Tensor, extent: Tensor, spacing: Tensor | None, crop: Crop) -> tuple[Tensor, Tensor]:
         """Side and centre `(m, d)` of a part of each image, in pixels.
 
         The crop has the output's proportions times a random ratio, and the drawn share of the image's area or volume. With `fit:
         crop`
-        it lies in the middle of the image that the largest view has room for.
+        it lies in the middle of the image that the largest view has room for. In mm it may be longer than a short axis, which it
+        then shows whole.
         """
         settings, dims, start = self._of_parts, len(crop.size), torch.zeros_like(extent)
         if settings.fit == "crop":
@@ -259,8 +280,7 @@ class Views:
         out = torch.tensor(crop.size, dtype=torch.float32, device=u.device)
         ratio = math.log(settings.ratio) * (2 * u[:, RATIO : RATIO + dims] - 1) / 2
         ratio = (ratio - ratio.mean(1, keepdim=True)).exp()
-        unit = (share * extent.prod(1) / out.prod()) ** (1 / dims)
-        side = extent if crop.varies != "all" else torch.minimum(unit[:, None] * out * ratio, extent)
+        side = extent if crop.varies != "all" else sides(share, extent, out, ratio, spacing)
         return side, start + side / 2 + u[:, POSITION : POSITION + dims] * (extent - side)
 
     def _moved(self, u: Tensor, extent: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
@@ -348,33 +368,6 @@ class Views:
 def noise_bank(seed: int, length: int) -> Float[Tensor, " length"]:
     """Normal noise from which views take sections. Fits of one process share it, so it must not be changed."""
     return torch.from_numpy(rng(seed, "noise").standard_normal(length, dtype=np.float32))
-
-
-def _turned(
-    points: list[list[Tensor]], along: list[Tensor], centre: Tensor, scale: list[float], angle: Tensor, across: np.ndarray
-) -> list[list[Tensor]]:
-    """Points of images rotated about their centre in the plane of their slices, as terms to add for each axis of the canvas.
-
-    along: by axis the distance of pixels from the centre; angle: `(m,)`; across: `(m,)` the axis that stays fixed.
-    """
-    dims, one, device = len(along), (-1, *[1] * len(along)), angle.device
-    normals = sorted(set(across.tolist()))
-    about = {axis: torch.from_numpy(across == axis).to(device) for axis in normals} if len(normals) > 1 else {}
-    turned = []
-    for d in range(dims):
-        if normals == [d]:
-            turned.append(points[d])
-            continue
-        cos = torch.where(about[d], 1.0, angle.cos()) if d in about else angle.cos()
-        terms = [(cos.view(one) * along[d] + centre[:, d].view(one)) * scale[d] - 1]
-        for normal in normals:
-            if normal == d:
-                continue
-            other = 3 - d - normal
-            sin = angle.sin() if not about else torch.where(about[normal], angle.sin(), 0.0)
-            terms.append((-sin if d < other else sin).view(one) * along[other] * scale[d])
-        turned.append(terms)
-    return turned
 
 
 def margins(size: tuple[int, ...], settings: AugmentOptions, across: Collection[int] = (2,)) -> tuple[int, ...]:

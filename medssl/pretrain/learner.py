@@ -12,6 +12,7 @@ from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key
 from medssl.nn.backbone import Backbone
 from medssl.nn.checkpointing import checkpoint_stages, still_statistics
+from medssl.nn.depth import shares_of_rate
 from medssl.nn.determinism import use_deterministic_algorithms
 from medssl.nn.gather import gather, gather_keys, synchronise_batch_norm
 from medssl.nn.layout import lay_out, layout_of
@@ -58,11 +59,20 @@ class Learner:
             momentum=options.momentum,
             beta2=options.beta2,
             decay_norm_and_bias=options.decay_norm_and_bias,
+            shares=self._shares_of_rate(),
             fused=scaler_of(fabric) is None,
         )
         self.stepper = Stepper(fabric, self.objective, optimizer, options.clip_norm, graphs=options.compile == "reduce-overhead")
         self.module, self.optimizer = self.stepper.module, self.stepper.optimizer
         self.views = Views(options.views, self.objective.crops(plan.size), plan.samples, seed=plan.seed)
+
+    def _shares_of_rate(self) -> dict[str, float]:
+        """By parameter of the backbone, its share of the learning rate, if they differ."""
+        options = self.options
+        if options.layer_decay == options.stem_lr_frac == 1:
+            return {}
+        shares = shares_of_rate(self.objective.backbone, layer_decay=options.layer_decay, stem_frac=options.stem_lr_frac)
+        return {f"backbone.{name}": share for name, share in shares.items()}
 
     def set_schedule(self, step: int, total: int) -> float:
         """Set learning rate and weight decay of a step; returns the rate."""
@@ -186,7 +196,7 @@ def set_schedule(optimizer: Any, options: TrainingOptions, step: int, total: int
     """Set learning rate and weight decay of a step of `total` in every group of parameters; returns the rate."""
     lr = options.lr * warmup_cosine(step, total, options.warmup_frac, options.final_lr_frac)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["share"]
         if group["decays"] and options.final_weight_decay is not None:
             group["weight_decay"] = cosine_between(options.weight_decay, options.final_weight_decay, step / total)
     return lr

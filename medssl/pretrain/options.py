@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medssl.core import plugins
-from medssl.core.bounds import Count, Distinct, Fold, OneOrMore, Part, Positive, Weight, Whole
+from medssl.core.bounds import Count, Distinct, Fold, Fraction, OneOrMore, Part, Positive, Weight, Whole
 from medssl.core.options import Backbone, Objective, Options
 from medssl.core.written import PathText
 from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions
@@ -45,6 +45,10 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     """The optimiser; `adam` adds the weight decay to the gradient, `adamw` subtracts it from the weights."""
     lr: Positive = 1e-3
     """Peak learning rate."""
+    layer_decay: Fraction = 1.0
+    """Factor of the learning rate from each block of the backbone to the one below it, in a run that continues from weights."""
+    stem_lr_frac: Fraction = 1.0
+    """Share of that rate for what comes before the first block, such as the layer of patches; likewise."""
     final_lr_frac: Part = 0.0
     """Share of the peak at which the learning rate ends."""
     warmup_frac: Fold = 0.1
@@ -133,6 +137,15 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     def _one_beginning(self) -> TrainingOptions:
         if self.init_weights is not None and self.init_run is not None:
             raise ValueError("one beginning at a time: init_weights and init_run are both set")
+        return self
+
+    @model_validator(mode="after")
+    def _continues_somewhere(self) -> TrainingOptions:
+        if (self.layer_decay, self.stem_lr_frac) != (1.0, 1.0) and self.init_weights is None and self.init_run is None:
+            raise ValueError(
+                f"layer_decay {self.layer_decay:g} and stem_lr_frac {self.stem_lr_frac:g} are for a run that continues from "
+                "weights, and this one begins at random. Set both to 1, or give init_weights or init_run"
+            )
         return self
 
 

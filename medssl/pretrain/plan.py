@@ -51,7 +51,7 @@ class Plan:
             share = sum(self.options.views.scale) / 2
             return Reader(self.samples, seed=self.seed, shrink_to=math.ceil(max(self.size) / math.sqrt(share)))
         i, j, k = (math.ceil(s * self.options.patch_margin) for s in self.size)
-        return Reader(self.samples, seed=self.seed, patch=(i, j, k))
+        return Reader(self.samples, seed=self.seed, patch=(i, j, k), in_mm=self.options.views.unit == "mm")
 
     def objective(self) -> Objective:
         """The objective with fresh weights, or the named starting weights, on the CPU."""

@@ -72,6 +72,16 @@ def without_volumes(dag: Dag, listed: Mapping[str, SourceFiles]) -> Iterator[Pro
             )
 
 
+def without_spacing(dag: Dag, listed: Mapping[str, SourceFiles]) -> Iterator[Problem]:
+    """Runs whose crops are in mm, on a source of pictures, which have no spacing."""
+    for name, run in dag.study.pretrain.items():
+        sources = dag.study.all_cohorts.get(dag.study.cohort_of(run)) or []
+        flat = [source for source in sources if source in listed and listed[source].all_are(PICTURE, NPZ)]
+        if run.views.unit == "mm" and flat:
+            text = f"mm needs a spacing, and source {flat[0]!r} holds pictures (PNG, JPEG, NPZ), which have none"
+            yield ("pretrain", name, "views", "unit"), f"{text}. Set it to voxels, or name another cohort"
+
+
 def mixed_cohorts(dag: Dag) -> Iterator[Problem]:
     """Cohorts for pre-training that hold several modalities, according to an earlier ingest of their sources."""
     for cohort in dag.cohorts():

@@ -18,7 +18,7 @@ from medssl.study.check_classes import unknown_class_names, unknown_positive
 from medssl.study.check_folders import folder_problems
 from medssl.study.check_labels import Labelled, known_classes, label_notes, label_problems, predicts
 from medssl.study.check_records import record_notes, record_problems
-from medssl.study.check_sources import idle_options, mixed_cohorts, without_volumes
+from medssl.study.check_sources import idle_options, mixed_cohorts, without_spacing, without_volumes
 from medssl.study.check_split import split_notes, split_problems
 from medssl.study.check_starts import start_problems
 from medssl.study.dag import Dag
@@ -55,6 +55,7 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
     listed: dict[str, SourceFiles] = {}
     found = [*reserved, *_sections(study), *_list_sources(study, listed), *folder_problems(study, dag.layout)]
     found += [] if reserved else [*start_problems(dag), *_beyond_all_distances(dag), *without_volumes(dag, listed)]
+    found += [] if reserved else without_spacing(dag, listed)
     found += [*idle_options(study, listed), *split_problems(study, listed, _tested(study, reached))]
     labelled = {name: _labelled(study, name, listed, reached) for name in listed}
     found += [problem for given in labelled.values() for problem in label_problems(given)]

@@ -131,6 +131,8 @@ class _Probe:
                 "tensorboard": False,
                 "loggers": [],
                 "init_run": None,
+                "layer_decay": 1.0,
+                "stem_lr_frac": 1.0,
             }
         values["ingest"] |= {"shards": 1, "max_refused_frac": 1.0}
         for section in (values["prepare"], *(source["prepare"] for source in values["sources"].values())):

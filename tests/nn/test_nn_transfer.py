@@ -192,6 +192,65 @@ def test_files_of_dino_give_timms_features_under_their_released_names(
     )
 
 
+def of_authors(name: str) -> str:
+    """The name of a tensor of ConvNeXt in its authors' code, which DINOv3's files have too."""
+    parts = name.split(".")
+    if parts[0] == "stem":
+        return ".".join(["downsample_layers", "0", *parts[1:]])
+    stage, part, *rest = parts[1:]
+    if part == "downsample":
+        return ".".join(["downsample_layers", stage, *rest])
+    block, *inside = rest
+    last = ".".join(inside).replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+    return f"stages.{stage}.{block}.{last}"
+
+
+def for_transformers(name: str) -> str:
+    """The same in the files for transformers, as its script of conversion renames them."""
+    for pattern, other in (
+        ("dwconv", "depthwise_conv"), ("pwconv", "pointwise_conv"), ("norm", "layer_norm"),
+        (r"stages\.(\d+)\.(\d+)", r"stages.\1.layers.\2"),
+        (r"downsample_layers\.(\d+)\.(\d+)", r"stages.\1.downsample_layers.\2"),
+    ):  # fmt: skip
+        name = re.sub(pattern, other, name)
+    return name
+
+
+@pytest.mark.parametrize("released", ["dinov3", "transformers", "imagenet"])
+def test_files_of_convnext_load_under_their_released_names(
+    tmp_path: Path, released: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    ours = build("convnext_tiny", {}, 2, 1)
+    wanted = {name: torch.randn(tensor.shape) * 0.05 for name, tensor in ours.state_dict().items()}
+    colour = {name: t.expand(-1, 3, -1, -1) / 3 if name == "stem.0.weight" else t for name, t in wanted.items()}
+    file = {of_authors(name): tensor.contiguous() for name, tensor in colour.items()}
+    assert len(file) == 178 and "downsample_layers.2.1.weight" in file and "stages.2.8.pwconv2.bias" in file
+    file |= {f"norm.{what}": torch.ones(768) for what in ("weight", "bias")}
+    if released == "dinov3":
+        file |= {f"norms.3.{what}": torch.ones(768) for what in ("weight", "bias")}
+    elif released == "transformers":
+        file = {for_transformers(name): tensor for name, tensor in file.items()}
+    else:
+        file |= {"head.weight": torch.ones(1000, 768), "head.bias": torch.ones(1000)}
+    save_file(file, tmp_path / "convnext.safetensors")
+    load_encoder(tmp_path / "convnext.safetensors", ours, foreign=True)
+    said = capsys.readouterr().out
+    assert "178/178 tensors matched" in said and "the norm after pooling" in said and "stem.0.weight: 3 channels summed" in said
+    assert all(torch.allclose(tensor, wanted[name], atol=1e-7) for name, tensor in ours.state_dict().items())
+    if released != "dinov3" or not (PEERS / "timm").is_dir():
+        return
+    (tmp_path / "code.py").write_text(
+        "import timm\nfrom safetensors.torch import load_file\n"
+        "from timm.models.convnext import checkpoint_filter_fn\n"
+        "model = timm.create_model('convnext_tiny', num_classes=0)\n"
+        "model.load_state_dict(checkpoint_filter_fn(load_file('convnext.safetensors'), model))\n"
+        "model.stem[0].weight.data = model.stem[0].weight.data.sum(1, keepdim=True)\n"  # for equal channels
+    )
+    x = torch.rand(2, 1, 64, 64)
+    check_features(ours.eval(), "code", str(tmp_path / "code.py"), tmp_path / "convnext.safetensors", x, tmp_path)
+
+
 def doubled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in twice(tensors).items()}
 

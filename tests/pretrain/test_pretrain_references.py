@@ -285,7 +285,7 @@ def test_the_weight_decay_goes_from_the_first_to_the_final_value_along_half_a_co
 
 def test_a_run_gives_the_final_weight_decay_to_what_decays_and_to_nothing_else() -> None:
     options = TrainingOptions(weight_decay=0.04, final_weight_decay=0.2)
-    groups = [{"decays": True, "weight_decay": 0.04}, {"decays": False, "weight_decay": 0.0}]
+    groups = [{"decays": True, "weight_decay": 0.04, "share": 1.0}, {"decays": False, "weight_decay": 0.0, "share": 1.0}]
     optimizer = SimpleNamespace(param_groups=groups)
     for step, wanted in ((0, 0.04), (5, 0.12), (10, 0.2)):
         set_schedule(optimizer, options, step, 10)

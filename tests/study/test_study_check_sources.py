@@ -66,6 +66,15 @@ def test_a_folder_of_masks_feels_the_options_of_masks(notes: Notes, refusal: Ref
     assert "ingest.masks" in refusal(study.replace("labels: masks, ", ""))
 
 
+def test_crops_in_mm_need_a_source_with_a_spacing(notes: Notes, refusal: Refusal) -> None:
+    in_mm = GOOD.replace("cohort: ct", "cohort: ct, views: {unit: mm}")
+    assert notes(in_mm) == []
+    said = refusal(in_mm.replace("cohort: ct", "cohort: organs"))
+    assert (
+        ": pretrain." in said and ".views.unit: mm needs a spacing, and source 'organs' holds pictures (PNG, JPEG, NPZ)" in said
+    )
+
+
 def ingested(source: str, *modalities: str) -> None:
     rows = [
         dict.fromkeys(SERIES.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,15 @@ TITLE = "ConvNeXt-Tiny"
 SOURCE = "Liu et al., CVPR 2022, arXiv 2201.03545"
 LIBRARIES = {"timm": {"spatial_dims": 2, "width": 1.0}}
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
+RELEASED_NAMES = [
+    ("^downsample_layers.0.|^stages.0.downsample_layers.", "stem."),
+    ("^downsample_layers.([0-9]+).|^stages.([0-9]+).downsample_layers.", r"stages.\1\2.downsample."),
+    ("^stages.([0-9]+).(?:layers.)?([0-9]+).", r"stages.\1.blocks.\2."),
+    ("dwconv|depthwise_conv", "conv_dw"),
+    ("(?:pw|pointwise_)conv", "mlp.fc"),
+    ("layer_norm", "norm"),
+]
+"""Patterns of names in files of the paper's authors and of DINOv3, and in those for transformers, each with the name here."""
 
 
 class ConvNeXtTiny(Backbone):
@@ -53,6 +63,14 @@ class ConvNeXtTiny(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Files of the paper's authors and of DINOv3 have other names, and a norm after pooling, which is left."""
+        if not any("downsample_layers." in name for name in found):
+            return found, []
+        left = [name for name in found if name.startswith(("norm.", "norms.", "layer_norm."))]
+        named = {_renamed(name): tensor for name, tensor in found.items() if name not in left}
+        return named, ["names of ConvNeXt's authors", *([f"the norm after pooling ({', '.join(left)}) is left"] if left else [])]
+
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
         x, maps = self.stem(x), []
@@ -87,3 +105,9 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "n c *size"]) -> Float[Tensor, "n c *size"]:
         y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))
         return x + (y * self.gamma).movedim(-1, 1)
+
+
+def _renamed(name: str) -> str:
+    for pattern, here in RELEASED_NAMES:
+        name = re.sub(pattern.replace(".", "\\."), here, name)
+    return name
