@@ -15,7 +15,7 @@ def blocks_below(backbone: nn.Module) -> dict[str, int]:
     names = [name for name, _ in backbone.named_parameters()]
     if isinstance(backbone, Backbone) and backbone.stage_names:
         parts = {name: backbone.part_of(name) for name in names}
-        last = len(backbone.stage_names)
+        last = max(part for part in parts.values() if part is not None)  # a class token is a map without parameters
         return {name: 1 if part is None else last + 1 - part for name, part in parts.items()}
     blocks = list(dict.fromkeys(name.split(".")[0] for name in names))
     return {name: len(blocks) - blocks.index(name.split(".")[0]) for name in names}

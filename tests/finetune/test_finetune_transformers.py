@@ -31,9 +31,9 @@ WIDTH, BLOCKS = 36, 4
 SMALL: dict[str, Any] = {"width": WIDTH, "blocks": BLOCKS, "heads": 3, "patch": 8, "layer_scale": 1.0}
 
 
-def made(name: str = "vit", dims: int = 2) -> Backbone:
+def made(name: str = "vit", dims: int = 2, **options: Any) -> Backbone:
     torch.manual_seed(0)
-    return build(name, SMALL if name == "vit" else {"width": 0.125}, dims, 1)
+    return build(name, (SMALL if name == "vit" else {"width": 0.125}) | options, dims, 1)
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -62,15 +62,16 @@ def copied(network: torch.nn.Module) -> dict[str, Tensor]:
 # Attentive probe
 
 
-def test_an_attentive_probe_is_softmax_attention_of_one_query_over_the_places() -> None:
-    """Against numpy, head by head."""
-    network = ImageHead(made(), 3, mode="attentive").double().eval()
+@pytest.mark.parametrize("pool", ["mean", "class_and_mean"])
+def test_an_attentive_probe_is_softmax_attention_of_one_query_over_the_places(pool: str) -> None:
+    """Against numpy, head by head; whatever else the backbone pools, the places are those of its deepest patches."""
+    network = ImageHead(made(pool=pool), 3, mode="attentive").double().eval()
     images = torch.rand(2, 1, 16, 24, dtype=torch.float64)
     with torch.no_grad():
         for parameter in network.pool.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        found, deepest = network(images).numpy(), network.backbone(images)[-1].flatten(2).transpose(1, 2).numpy()
-    held = {name.removeprefix("pool."): tensor.numpy() for name, tensor in network.state_dict().items()}
+        found, deepest = network(images).numpy(), network.backbone(images)[BLOCKS - 1].flatten(2).transpose(1, 2).numpy()
+    held = {name: tensor.numpy() for name, tensor in network.state_dict().items() if not name.startswith("backbone")}
     heads, of_head = 4, WIDTH // 4  # the largest common divisor of 36 and 8
     for case, places in enumerate(deepest):
         centred = places - places.mean(1, keepdims=True)
@@ -148,9 +149,10 @@ def test_the_last_blocks_alone_are_trained(name: str, stage: str) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_rates_of_a_transformer_fall_block_by_block(dims: int) -> None:
+@pytest.mark.parametrize("pool", ["mean", "class"])
+def test_rates_of_a_transformer_fall_block_by_block(dims: int, pool: str) -> None:
     """The closed form: decay to the power of the blocks between a parameter and the head; the embeddings lie deepest."""
-    network = Segmenter(made(dims=dims), 2)
+    network = Segmenter(made(dims=dims, pool=pool), 2)
     share = {
         id(p): group["share"] for group in training.parameter_groups(network, Recipe(layer_decay=0.65)) for p in group["params"]
     }
