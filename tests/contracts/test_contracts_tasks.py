@@ -13,7 +13,15 @@ import pandas as pd
 import pytest
 import torch
 from finetuning import (
-    NARROW, NARROW_VIT, SIDE, finetune, finetune_spec, write_discs, write_encoder, write_image_source, write_scans,
+    NARROW,
+    NARROW_VIT,
+    SIDE,
+    finetune,
+    finetune_spec,
+    write_discs,
+    write_encoder,
+    write_image_source,
+    write_scans,
 )  # fmt: skip
 
 from medssl.artefacts.fits import FITS, ModelContract

@@ -71,7 +71,7 @@ def test_an_attentive_probe_is_softmax_attention_of_one_query_over_the_places(po
         for parameter in network.pool.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         found, deepest = network(images).numpy(), network.backbone(images)[BLOCKS - 1].flatten(2).transpose(1, 2).numpy()
-    held = {name: tensor.numpy() for name, tensor in network.state_dict().items() if not name.startswith("backbone")}
+    held = {name.removeprefix("pool."): tensor.numpy() for name, tensor in network.state_dict().items()}
     heads, of_head = 4, WIDTH // 4  # the largest common divisor of 36 and 8
     for case, places in enumerate(deepest):
         centred = places - places.mean(1, keepdims=True)
