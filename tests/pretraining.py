@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,21 @@ def made_samples(volumes: int = 8, slices: int = 4) -> Any:
     )
     index = np.tile(np.arange(slices), volumes)
     label = tuple(("healthy", "diseased")[v % 2] for v in range(volumes) for _ in range(slices))
-    return Samples(
-        tuple(ids), made, np.repeat(np.arange(volumes), slices), np.full(len(ids), 2), index,
-        index.astype(np.float32), label, ids_to_keys(ids),
+    return recorded(
+        Samples(
+            tuple(ids), made, np.repeat(np.arange(volumes), slices), np.full(len(ids), 2), index,
+            index.astype(np.float32), label, ids_to_keys(ids),
+        )
     )  # fmt: skip
+
+
+def recorded(samples: Any) -> Any:
+    """The samples with an age and a sex of each volume, some of them unknown."""
+    from medssl.nn.records import Record
+
+    age = [None if v % 4 == 1 else str(50 + 3 * v) for v in samples.volume]
+    sex = [None if v % 4 == 2 else "fm"[v % 2] for v in samples.volume]
+    return replace(samples, records={"age": Record.of("number", age), "sex": Record.of("category", sex)})
 
 
 def made_batch(samples: Any, rows: list[int], dims: int, side: int = 16) -> Any:

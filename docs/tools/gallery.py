@@ -38,6 +38,7 @@ SMALL = {
 ROWS = {
     "spark": ["one view"],
     "mae": ["one view"],
+    "table_contrast": ["one view"],
     "global_contrast": ["as given", "view"],
     **{name: ["view 1", "view 2", *(f"small {number + 1}" for number in range(6))] for name in ("swav", "lejepa", "dino")},
 }
@@ -188,6 +189,7 @@ def hidden_patches(samples: Any, folder: Path) -> None:
 def planned(name: str, run: dict[str, Any], samples: Any, folder: Path, **changed: Any) -> Any:
     """A plan of the recipe on the bundled slices, small enough for them."""
     from medssl.core import plugins
+    from medssl.nn.records import Record
     from medssl.pretrain.options import TrainingOptions
     from medssl.pretrain.plan import Plan
 
@@ -195,6 +197,10 @@ def planned(name: str, run: dict[str, Any], samples: Any, folder: Path, **change
     options = run["objective"][name] | {key: value for key, value in SMALL.items() if key in known}
     if name == "sepclr":  # which volume is whose does not matter for the views
         samples = replace(samples, label=tuple("healthy" if number else "ill" for number in samples.volume))
+    columns = [
+        column for option in plugins.find("objective", name).constant("RECORD_OPTIONS", default=()) for column in options[option]
+    ]
+    samples = replace(samples, records={column: Record("number", np.arange(len(samples)) * 1.0) for column in columns})
     backbone = {"local_contrast": "unet", "mae": {"vit": {"size": "tiny", "patch": 16}}}.get(name, NARROW)
     given = {"objective": {name: options}, "backbone": backbone, "views": run.get("views", {})}
     return Plan(TrainingOptions(**(given | {"size": [VIEW], "batch_size": COLUMNS} | changed)), 0, samples, folder / name)

@@ -47,6 +47,8 @@ class Samples:
     """Keys of random draws."""
     records: Mapping[str, Record] = field(default_factory=dict)
     """The columns of records that an objective reads, by name."""
+    subject: tuple[str | None, ...] = ()
+    """The patient of each sample; empty: that of its volume."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,6 +57,16 @@ class Samples:
     def num_channels(self) -> int:
         """One channel per window."""
         return self.volumes[0].num_channels
+
+    @property
+    def patient(self) -> Int64[np.ndarray, "n"]:
+        """The number of each sample's patient, from 0; where it is unknown, a volume or an image counts as one."""
+        subjects = self.subject or tuple(self.volumes[number].subject_id for number in self.volume)
+        names = [
+            subject or (self.ids[row] if volume.kind == "images" else volume.volume_id)
+            for row, (subject, volume) in enumerate(zip(subjects, (self.volumes[n] for n in self.volume), strict=True))
+        ]
+        return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
     def rows(self, chosen: Int[np.ndarray, "m"]) -> Samples:
         """The samples of the given rows, in that order."""
@@ -68,6 +80,7 @@ class Samples:
             label=tuple(self.label[r] for r in chosen),
             keys=self.keys[chosen],
             records={name: record.rows(chosen) for name, record in self.records.items()},
+            subject=tuple(self.subject[r] for r in chosen) if self.subject else (),
         )
 
 
@@ -178,6 +191,7 @@ def read_samples(
         position_mm=table["position_mm"].to_numpy(np.float32),
         label=tuple(None if pd.isna(v) else str(v) for v in table["label"]),
         keys=ids_to_keys(ids),
+        subject=tuple(None if pd.isna(v) else str(v) for v in table["subject_id"]),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from prepared import write_prepared
-from pretraining import TINY, backbone_of
+from pretraining import TINY, backbone_of, recorded
 
 torch.set_num_threads(1)
 
@@ -29,6 +29,7 @@ def make_plan(tmp_path: Path) -> Callable[..., Any]:
             cohorts[named] = write_prepared(tmp_path / f"cohort{len(cohorts)}", **(cohort or {}))
         inputs = cohorts[named]
         samples = read_samples(inputs["samples"], inputs["volumes"], keep=inputs["keep"])
+        samples = recorded(samples)
         chosen = options.get("objective", "simclr")
         fitting = {"backbone": backbone_of(chosen if isinstance(chosen, str) else next(iter(chosen)))}
         return Plan(TrainingOptions(**(TINY | fitting | options)), seed, samples, tmp_path / state)

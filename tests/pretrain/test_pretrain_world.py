@@ -27,7 +27,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "spark": {"constant_patches": "exclude", "masking": "foreground", "drop_path": 0.3},
     "mae": {"drop_path": 0.3, "masking": "foreground"},
     "global_contrast": {"projector": (32, 16)},
-    "guided_contrast": {"projector": (32, 16), "near_label": True, "near_place": 0.2, "class_share": 0.1, "hardness": 0.5},
+    "guided_contrast": {"projector": (32, 16), "near_label": True, "near_place": 0.2, "class_share": 0.1, "hardness": 0.5,
+                        "spurious": ["sex", "age"]},
+    "table_contrast": {"projector": (32, 16), "table_width": 16},
     "local_contrast": {"variant": "ld", "projector": (8, 16)},
 }  # fmt: skip
 COHORT = {"volumes": 9, "shape": (20, 20, 8), "labels": ("healthy", "diseased")}
@@ -53,6 +55,8 @@ def test_the_number_of_processes_does_not_change_a_run(make_plan: Any, objective
     full = request.config.getoption("--full")
     if not full:
         options |= {"max_steps": 2, "batch_size": 32}
+    if objective == "table_contrast":  # a patient each
+        options |= {"batch_size": 8}
     results = {}
     for world in (1, 2, 4) if full else (1, 4):
         error, results[world] = train_world(make_plan(str(world), COHORT, **options), world, precision="double")
