@@ -41,7 +41,7 @@ if library in ("code", "called"):
             found = network.forward_features(x).flatten(2).mean(2)
         else:
             found = network(x.expand(-1, 3, -1, -1))
-elif library == "primus":  # nnU-Net's transformers; NAME is {"class": …, "shape": [width, blocks, heads], "prefix": …}
+elif library == "primus":  # nnU-Net's transformers; NAME is {"class": …, "shape": [width, blocks, heads] or null}
     from dynamic_network_architectures.architectures import primus
     from timm.layers import RotaryEmbeddingCat
 
@@ -52,12 +52,15 @@ elif library == "primus":  # nnU-Net's transformers; NAME is {"class": …, "sha
             self.register_buffer("pos_embed", torch.empty(num_pos, 3 * self.dim, device=device, dtype=dtype), persistent=False)
 
     options = json.loads(name)
-    width, blocks, heads = options["shape"]
     seen = x.permute(0, 1, 4, 3, 2)  # as nnU-Net reads an image of axes (i, j, k)
-    network = getattr(primus, options["class"])(
-        1, width, (8, 8, 8), 2, blocks, heads, tuple(seen.shape[2:]), init_values=0.1, scale_attn_inner=True,
-        rope_impl=Rotary,
-    )  # fmt: skip
+    size, made = tuple(seen.shape[2:]), getattr(primus, options["class"])
+    if options["shape"] is None:  # one of its own sizes
+        network = made(1, 2, (8, 8, 8), size, rope_impl=Rotary)
+    else:
+        width, blocks, heads = options["shape"]
+        network = made(
+            1, width, (8, 8, 8), 2, blocks, heads, size, init_values=0.1, scale_attn_inner=True, rope_impl=Rotary
+        )  # fmt: skip
     missing = network.load_state_dict(tensors, strict=False)
     assert not missing.unexpected_keys, missing.unexpected_keys
     assert all(n.startswith(("up_projection.", "mask_token")) or ".all_modules." in n for n in missing.missing_keys), missing

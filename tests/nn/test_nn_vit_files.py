@@ -92,6 +92,21 @@ def test_nnunets_primus_gives_the_same_features_and_its_file_comes_back(
     assert torch.allclose(pooled(again(x)), before, atol=1e-5)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(("size", "name"), [("small", "PrimusS"), ("medium", "PrimusM"), ("base", "PrimusB")])
+def test_every_tensor_of_nnunets_own_sizes_finds_its_place(tmp_path: Path, size: str, name: str) -> None:
+    if not (PEERS / "dynamic_network_architectures").is_dir():
+        pytest.skip("dynamic_network_architectures is not there: make test installs it beside the environment")
+    given = {"form": "primus", "size": size, "layer_scale": 0.1, "positions": "both", "learned_grid": (2, 2, 2)}
+    ours = drawn(build("vit", plugins.find("backbone", "vit").check(given), 3, 1))
+    assert shapes_of_primus[(ours.channels[0], len(ours.blocks), ours.channels[0] // ours.of_head)] == name
+    save_file(to_primus(ours, (16,) * 3), tmp_path / "primus.safetensors")
+    x = torch.rand(1, 1, 16, 16, 16)
+    check_features(ours, "primus", json.dumps({"class": name, "shape": None}), tmp_path / "primus.safetensors", x, tmp_path)
+    again = build("vit", plugins.find("backbone", "vit").check(given), 3, 1)
+    assert load_encoder(tmp_path / "saved.safetensors", again, foreign=True).matched == len(again.state_dict())
+
+
 def test_learned_positions_of_another_cube_are_resampled_along_their_own_axes() -> None:
     ours = made(3, **PRIMUS, positions="both", learned_grid=(2, 4, 6))
     theirs = torch.zeros(1, 4, 4, 4, 36)
