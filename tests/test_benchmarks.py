@@ -336,3 +336,16 @@ def test_as_many_others_of_the_same_classes_leave(leaked: dict[str, Any]) -> Non
     images = leaked["Labelled"]("set", [], label, label, False, np.zeros((7, 1, 1), np.float32))
     gone = leaked["others"](images, np.arange(7), np.array([0, 1, 4]))
     assert sorted(label[gone]) == ["a", "a", "b"] and not set(gone) & {0, 1, 4}
+
+
+def test_the_table_of_oasis_alone_is_read_and_scored() -> None:
+    names = runpy.run_path(str(ROOT / "benchmarks" / "baselines" / "oasis_table.py"))
+    assert [names["number"](cell) for cell in ("F", "M", "1402")] == [0, 1, 1402] and np.isnan(names["number"](""))
+    impaired = np.arange(60) % 2 == 1
+    table = np.stack([impaired + 0.1 * np.arange(60) % 3, np.full(60, np.nan)], 1)
+    table[::7, 1] = 3.0
+    assert names["auc"](table[:, :1] * [[1.0]], impaired, 0) > 0.5
+    assert names["auc"](impaired[:, None].astype(float), impaired, 0) == 1.0
+    labels = runpy.run_path(str(ROOT / "workflow" / "write_oasis_labels.py"))["written"]
+    rows = [{"id": "a", "cdr": "0"}, {"id": "b", "cdr": "0.5"}, {"id": "c", "cdr": ""}]
+    assert labels(rows) == "id,label\na,healthy\nb,impaired\n"
