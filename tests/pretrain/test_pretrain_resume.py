@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pretraining import TRANSFORMER, train_forked, train_here
-from test_pretrain_world import COHORT, SMALL
+from test_pretrain_world import SMALL, cohort_of
 
 from medssl.nn import loading
 
@@ -58,7 +58,7 @@ def test_every_objective_resumes_within_its_second_epoch_as_if_never_stopped(
     chosen = {"objective": {objective: SMALL[objective] | options}, "batch_size": 16, "max_steps": 6, **settings}
 
     def plan(state: str) -> Any:
-        return make_plan(state, COHORT, checkpoint_every_s=60.0, **chosen)
+        return make_plan(state, cohort_of(objective), checkpoint_every_s=60.0, **chosen)
 
     error, whole = train_here(plan("whole"))
     assert error is None and whole[0] == 6
