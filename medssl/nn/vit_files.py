@@ -19,6 +19,17 @@ from medssl.nn.positions import resampled
 if TYPE_CHECKING:
     from medssl.nn.backbones.vit import ViT
 
+OF_TRANSFORMERS = (
+    (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"^embeddings\.", ""),
+    (r"^layer\.", "blocks."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.", ".attn."),
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+    (r"\.mlp\.up_proj\.", ".mlp.fc1."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+)
+"""Patterns of names in files for the library transformers, each with the name here."""
 REVERSED = (2, 1, 0)
 """The axes (i, j, k) as nnU-Net reads them; it is its own inverse."""
 
@@ -35,7 +46,7 @@ def of_dino(network: ViT, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
             "For OpenMind's Primus-M set vit: {form: primus, size: medium, layer_scale: 0.1, positions: both, "
             "learned_grid: [20, 20, 20]}."
         )
-    found, changes = dict(found), []
+    found, changes = _of_transformers(dict(found))
     for name in ("register_tokens", "storage_tokens"):
         if name in found:
             found["reg_token"] = found.pop(name)
@@ -53,6 +64,25 @@ def of_dino(network: ViT, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
         found["cls_token"], found["pos_embed"], of_positions = _own_positions(network, found["cls_token"], found["pos_embed"])
         changes += of_positions
     return found, changes
+
+
+def _of_transformers(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """DINOv3's files for the library transformers under its authors' names: a layer each for queries, keys and values there,
+    keys without a bias.
+    """
+    if "embeddings.patch_embeddings.weight" not in found:
+        return found, []
+    named = {}
+    for name, tensor in found.items():
+        for pattern, own in OF_TRANSFORMERS:
+            name = re.sub(pattern, own, name)
+        named[name] = tensor
+    for layer in [name.removesuffix("q_proj.weight") for name in named if name.endswith(".q_proj.weight")]:
+        for what in ("weight", "bias"):
+            parts = [named.pop(f"{layer}{part}_proj.{what}", None) for part in "qkv"]
+            if parts[0] is not None:
+                named[f"{layer}qkv.{what}"] = torch.cat([torch.zeros_like(parts[0]) if part is None else part for part in parts])
+    return named, ["names of the library transformers"]
 
 
 def _own_positions(network: ViT, cls: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, list[str]]:

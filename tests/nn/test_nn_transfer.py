@@ -192,6 +192,47 @@ def test_files_of_dino_give_timms_features_under_their_released_names(
     )
 
 
+def vit_for_transformers(file: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of DINOv3's ViT as transformers' script of conversion writes them."""
+    made = {}
+    for name, tensor in file.items():
+        if name.endswith("qkv.bias_mask") or name == "rope_embed.periods":
+            continue
+        for pattern, other in (
+            ("cls_token", "embeddings.cls_token"), ("mask_token", "embeddings.mask_token"),
+            ("storage_tokens", "embeddings.register_tokens"), (r"patch_embed\.proj", "embeddings.patch_embeddings"),
+            (r"blocks\.(\d+)\.attn\.proj", r"layer.\1.attention.o_proj"), (r"blocks\.(\d+)\.attn\.", r"layer.\1.attention."),
+            (r"blocks\.(\d+)\.ls(\d+)\.gamma", r"layer.\1.layer_scale\2.lambda1"),
+            (r"blocks\.(\d+)\.mlp\.fc1", r"layer.\1.mlp.up_proj"), (r"blocks\.(\d+)\.mlp\.fc2", r"layer.\1.mlp.down_proj"),
+            (r"blocks\.(\d+)\.norm", r"layer.\1.norm"),
+        ):  # fmt: skip
+            name = re.sub(pattern, other, name)
+        if "qkv" not in name:
+            made[name] = tensor
+            continue
+        for part, share in zip("qkv", tensor.chunk(3), strict=True):
+            if (part, name.rpartition(".")[2]) != ("k", "bias"):
+                made[name.replace("qkv", f"{part}_proj")] = share.contiguous()
+    return made
+
+
+def test_a_file_of_dinov3_for_transformers_is_the_one_of_its_authors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    one, other = (build("vit", DINOV3 | {"blocks": 2}, 2, 1) for _ in range(2))
+    file = {name: torch.randn(tensor.shape) for name, tensor in one.state_dict().items()}
+    file["storage_tokens"], file["mask_token"] = file.pop("reg_token"), torch.zeros(1, 384)
+    for block in range(2):
+        mask = file[f"blocks.{block}.attn.qkv.bias_mask"] = torch.ones(3 * 384)
+        mask[384:768] = 0
+    released = vit_for_transformers(file)
+    assert "layer.1.attention.k_proj.weight" in released and "layer.1.attention.k_proj.bias" not in released
+    for network, tensors, name in ((one, file, "authors"), (other, released, "transformers")):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        load_encoder(tmp_path / f"{name}.safetensors", network, foreign=True)
+    assert "transformers.safetensors: names of the library transformers" in capsys.readouterr().out
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
 def of_authors(name: str) -> str:
     """The name of a tensor of ConvNeXt in its authors' code, which DINOv3's files have too."""
     parts = name.split(".")
@@ -216,18 +257,18 @@ def for_transformers(name: str) -> str:
     return name
 
 
-@pytest.mark.parametrize("released", ["dinov3", "transformers", "imagenet"])
+@pytest.mark.parametrize("released", ["dinov3", "transformers", "imagenet", pytest.param("timm", marks=pytest.mark.full)])
 def test_files_of_convnext_load_under_their_released_names(
     tmp_path: Path, released: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    ours = build("convnext_tiny", {}, 2, 1)
+    ours = build("convnext_tiny", {} if released == "timm" else {"width": 0.1}, 2, 1)
     wanted = {name: torch.randn(tensor.shape) * 0.05 for name, tensor in ours.state_dict().items()}
     colour = {name: t.expand(-1, 3, -1, -1) / 3 if name == "stem.0.weight" else t for name, t in wanted.items()}
     file = {of_authors(name): tensor.contiguous() for name, tensor in colour.items()}
     assert len(file) == 178 and "downsample_layers.2.1.weight" in file and "stages.2.8.pwconv2.bias" in file
     file |= {f"norm.{what}": torch.ones(768) for what in ("weight", "bias")}
-    if released == "dinov3":
+    if released in ("dinov3", "timm"):
         file |= {f"norms.3.{what}": torch.ones(768) for what in ("weight", "bias")}
     elif released == "transformers":
         file = {for_transformers(name): tensor for name, tensor in file.items()}
@@ -238,7 +279,7 @@ def test_files_of_convnext_load_under_their_released_names(
     said = capsys.readouterr().out
     assert "178/178 tensors matched" in said and "the norm after pooling" in said and "stem.0.weight: 3 channels summed" in said
     assert all(torch.allclose(tensor, wanted[name], atol=1e-7) for name, tensor in ours.state_dict().items())
-    if released != "dinov3" or not (PEERS / "timm").is_dir():
+    if released != "timm" or not (PEERS / "timm").is_dir():
         return
     (tmp_path / "code.py").write_text(
         "import timm\nfrom safetensors.torch import load_file\n"
@@ -262,10 +303,15 @@ def test_a_file_of_nnunet_has_its_axes_turned_and_one_of_a_run_has_not(
     ours, again = (build("resenc", {"features": (4, 8), "blocks": (1, 1)}, 3, 1) for _ in range(2))
     tensors = ours.state_dict()
     turned = {name: t.permute(0, 1, 4, 3, 2).contiguous() if t.ndim == 5 else t for name, t in tensors.items()}
-    save_file(doubled(turned), tmp_path / "nnunet.safetensors")
-    load_encoder(tmp_path / "nnunet.safetensors", again, foreign=True)
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in tensors.items())
-    assert "kernels turned from nnU-Net's axes (k, j, i)" in capsys.readouterr().out
+    of_encoder = doubled(turned)
+    whole = of_encoder | {f"decoder.{name}": tensor.clone() for name, tensor in of_encoder.items()}
+    whole["decoder.seg_layers.0.weight"] = torch.ones(2, 8, 1, 1, 1)
+    for file, has_decoder in ((of_encoder, False), (whole, True)):
+        save_file(file, tmp_path / "nnunet.safetensors")
+        load_encoder(tmp_path / "nnunet.safetensors", again, foreign=True)
+        assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in tensors.items())
+        said = capsys.readouterr().out
+        assert "kernels turned from nnU-Net's axes (k, j, i)" in said and ("its decoder is left" in said) == has_decoder
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "contract.json").write_text("{}")
     for path, content in ((tmp_path / "run" / "encoder.safetensors", doubled(tensors)), (tmp_path / "own.safetensors", tensors)):

@@ -66,11 +66,13 @@ class ResEnc(Backbone):
                 nn.init.zeros_(module.conv2.norm.weight)
 
     def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """nnU-Net names each tensor twice, and its kernels have the axes (k, j, i)."""
+        """nnU-Net names each tensor twice, its kernels have the axes (k, j, i), and a whole network has a decoder."""
         if not any(".all_modules." in name for name in found):
             return found, []
-        turned = {name: t.movedim((2, 3, 4), (4, 3, 2)).contiguous() if t.ndim == 5 else t for name, t in found.items()}
-        return turned, ["kernels turned from nnU-Net's axes (k, j, i) to (i, j, k)"] if self.spatial_dims == 3 else []
+        own = {name: tensor for name, tensor in found.items() if not name.startswith("decoder.")}
+        turned = {name: t.movedim((2, 3, 4), (4, 3, 2)).contiguous() if t.ndim == 5 else t for name, t in own.items()}
+        changes = ["kernels turned from nnU-Net's axes (k, j, i) to (i, j, k)"] if self.spatial_dims == 3 else []
+        return turned, changes + (["its decoder is left"] if len(own) < len(found) else [])
 
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
