@@ -33,6 +33,10 @@ report: $(STAMP) ## the whole default study, with fine-tuning, evaluation and th
 $(VENV)/parity: $(STAMP)
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps torchvision==0.28.0 timm==1.0.31 dynamic-network-architectures==0.4.4 einops==0.8.2
 
+# lifelines, which the survival analysis is held against; it asks for an older pandas than it needs.
+$(VENV)/lifelines: $(STAMP) requirements-lifelines.lock
+	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $@ --no-deps -r requirements-lifelines.lock
+
 # What the extra `onnx` adds to the lock, in a folder of its own: the suite with the long counts holds exported files to onnxruntime.
 $(VENV)/onnx/.installed: $(STAMP) requirements-onnx.lock
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $(VENV)/onnx --no-deps -r requirements-onnx.lock
@@ -47,13 +51,13 @@ $(VENV)/validator/.installed: $(STAMP) requirements-validator.lock
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $(VENV)/validator -r requirements-validator.lock
 	touch $@
 
-test: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installed ## the suite, at most ten minutes on two cores
+test: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/lifelines $(VENV)/validator/.installed ## the suite, at most ten minutes on two cores
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
-test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/validator/.installed $(VENV)/onnx/.installed ## the suite with the long counts
+test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/lifelines $(VENV)/validator/.installed $(VENV)/onnx/.installed ## the suite with the long counts
 	$(PYTHON) -m pytest -n 2 --dist loadfile --full
 
-mutants: $(STAMP) $(VENV)/simpleitk ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}
+mutants: $(STAMP) $(VENV)/simpleitk $(VENV)/lifelines ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}
 	$(PYTHON) tests/mutants/run.py
 
 package-test: $(STAMP) ## wheel, sdist, conda and container in clean environments and a folder of one's own, timed; ends with RESULT {json}

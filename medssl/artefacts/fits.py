@@ -133,7 +133,7 @@ class ModelContract(Network):
     format: str = meant(f"`{MODEL_FORMAT}`")
     task: str = meant("its plug-in")
     options: dict[str, Any] = meant("of the task, completed")
-    classes: list[str] = meant("names, in the order of the outputs (the background left out)")
+    classes: list[str] = meant("names, in the order of the outputs (the background left out); none of a task of numbers")
     orientation: str = meant("`RAS+`")
     spacing_mm: list[float] | None = meant("median of the source; null for images", "mm")
     window: Window = meant("of the source")

@@ -137,6 +137,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Described, ...]], ...] = (
             scores.CASES,
             scores.CALIBRATION,
             scores.AGREEMENT,
+            scores.RISK_GROUPS,
             scores.OPERATING,
             scores.CONFUSION,
             scores.SUBGROUPS,

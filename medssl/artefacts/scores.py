@@ -5,12 +5,15 @@ from __future__ import annotations
 from medssl.artefacts.column import Column
 from medssl.artefacts.fits import FIT_ID, FRACTION, MODE, PRETRAIN_SEED, SEED, UNIT_ID
 from medssl.artefacts.labels import GROUPS
-from medssl.artefacts.predictions import VALUE
+from medssl.artefacts.predictions import RISK, VALUE
 from medssl.artefacts.schema import Table
+from medssl.core.label_table import EVENT
 
 FOLDER = "6_evaluate/<task>"
 BETTER = ("higher", "lower")
 ROC, PRECISION_RECALL = "roc", "precision_recall"
+RISK_LEVELS = ("low", "middle", "high")
+"""Thirds of cases by predicted risk."""
 
 ARM = Column("init", "str", "the arm: a starting point, all pre-training seeds together")
 CLASS = Column("class", "str", "`macro`: mean over classes; `all`: not of a class")
@@ -176,6 +179,8 @@ CASES = Table(
         Column("target", "str", "class, several joined by a vertical bar; or number", nullable=True, optional=True),
         Column("predicted", "str", "the same, as predicted; of a number four digits", optional=True),
         Column(VALUE, "float64", "regression: the predicted value", "the label's", optional=True),
+        Column(EVENT, "int64", "survival analysis: 1 if the event happened at the time `target`, 0 if censored", optional=True),
+        Column(RISK, "float64", "survival analysis: the predicted risk", optional=True),
         Column("probability_of_target", "float64", "absent if a case may have several classes", "0…1", optional=True),
         Column("brier", "float64", "the case's own score", optional=True),
         Column("correct", "bool", "whether all its classes are right", optional=True),
@@ -223,6 +228,27 @@ AGREEMENT = Table(
         Column("target", "float64", "their mean true value", "the label's"),
         Column("slope", "float64", "of the line of true over predicted values, mean over fits", nullable=True),
         Column("intercept", "float64", "of the same line", "the label's", nullable=True),
+        Column("num_fits", "int64", "fits of the arm"),
+    ),
+)
+
+RISK_GROUPS = Table(
+    "risk_groups.tsv",
+    FOLDER,
+    "Survival analysis: Kaplan-Meier curves of the test cases with low, middle and high predicted risk.",
+    (
+        ARM,
+        MODE,
+        FRACTION,
+        Column("group", "str", "third of the cases by predicted risk, mean rank over fits", choices=RISK_LEVELS),
+        Column("time", "float64", "0, each time of an event, and the last time of the group", "the label's"),
+        Column("event_free", "float64", "share without an event until then", "0…1"),
+        Column("low", "float64", "low end of its interval", "0…1", nullable=True),
+        Column("high", "float64", "its high end", "0…1", nullable=True),
+        Column("at_risk", "int64", "cases of the group that are followed until then"),
+        Column("num_cases", "int64", "cases of the group, or patients if each has one time"),
+        Column("num_events", "int64", "events among them"),
+        Column("p", "float64", "log-rank test of the groups; missing if a patient has several times", nullable=True),
         Column("num_fits", "int64", "fits of the arm"),
     ),
 )

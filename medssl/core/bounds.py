@@ -4,7 +4,7 @@ before any work.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -23,6 +23,10 @@ Percentile = Annotated[float, Field(gt=0, le=100)]
 Bins = Annotated[int, Field(ge=2, le=4096)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 """Widths of a perceptron's layers after its input."""
+
+
+Times = Annotated[tuple[Positive | Literal["median"], ...], Field(min_length=1)]
+"""Times above 0, or the word `median`."""
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:

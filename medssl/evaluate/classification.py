@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 
+from medssl.evaluate.intervals import RARER_CLASS
 from medssl.evaluate.predictions import MANY
 from medssl.evaluate.sample import MACRO, EachCase, Sample, Truth
 
@@ -19,6 +20,11 @@ class Probabilities:
 
     truth: Truth
     by_fit: dict[str, Float64[np.ndarray, "..."]]
+
+    @property
+    def rarer_are(self) -> str:
+        """The units that `rarer` counts, in words."""
+        return RARER_CLASS
 
     def sample(self, fit: str, weights: Float64[np.ndarray, "r n"]) -> Sample:
         """The cases of a fit under some reweightings."""

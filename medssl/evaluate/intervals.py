@@ -17,6 +17,8 @@ FEWEST_OF_CLASS = 20
 """For a class against the rest: with fewer units on one side, intervals cover too little (docs/explanation/evaluate.md)."""
 FEWEST_FOR_MEANS = 50
 """Bootstrap intervals of means are reliable from about here (trust.md §7); below, every row says so."""
+RARER_CLASS = "of the rarer class"
+"""What the fewer units of such a score are."""
 MOST_UNDEFINED_FRAC = 0.05
 FEWEST_SEEDS = 3
 """The spread of fewer seeds cannot be estimated: the variance of two has one degree of freedom."""
@@ -41,7 +43,7 @@ class Replicates:
     """One statistic under `unit_weights`: its value, its bootstrap `(b,)` and its jackknife `(u,)`, which may be empty.
 
     num_units: how many units have a value, at most `u`.
-    num_rarer: if the score contrasts a class with the rest, how many units the rarer side has.
+    num_rarer: if the score contrasts a class with the rest, how many units the rarer side has; rarer: which those are, in words.
     """
 
     value: float
@@ -49,6 +51,7 @@ class Replicates:
     jackknife: Float64[np.ndarray, "u"]
     num_units: int
     num_rarer: int | None = None
+    rarer: str = RARER_CLASS
 
     @classmethod
     def of(cls, values: Float64[np.ndarray, "r"], num_bootstrap: int, num_units: int) -> Replicates:
@@ -73,6 +76,7 @@ class Replicates:
             rounded_difference(self.jackknife, other.jackknife),
             min(self.num_units, other.num_units),
             _fewest([self, other]),
+            self.rarer,
         )
 
 
@@ -122,6 +126,7 @@ def mean_of(replicates: list[Replicates]) -> Replicates:
         np.mean([r.jackknife for r in replicates], axis=0),
         min(r.num_units for r in replicates),
         _fewest(replicates),
+        replicates[0].rarer,
     )
 
 
@@ -129,11 +134,11 @@ def _fewest(replicates: list[Replicates]) -> int | None:
     return min((r.num_rarer for r in replicates if r.num_rarer is not None), default=None)
 
 
-def rare_note(num_rarer: int | None) -> str:
-    """The note for a row about a class that few units have, or lack."""
+def rare_note(num_rarer: int | None, rarer: str = RARER_CLASS) -> str:
+    """The note for a row about a class that few units have, or lack; rarer: these units in words."""
     if num_rarer is None or num_rarer >= FEWEST_OF_CLASS:
         return ""
-    return f"{num_rarer} units of the rarer class: the interval may be too narrow"
+    return f"{num_rarer} units {rarer}: the interval may be too narrow"
 
 
 def interval(replicates: Replicates, confidence: float, seeds: Spread | None = None) -> Interval:
@@ -157,7 +162,7 @@ def interval(replicates: Replicates, confidence: float, seeds: Spread | None = N
         note = f"no interval: undefined in {undefined} of {len(replicates.bootstrap)} resamples"
         return Interval(value, np.nan, np.nan, np.nan, np.nan, "none", note)
     few = f"n below {FEWEST_FOR_MEANS}: the interval may be too narrow" if n < FEWEST_FOR_MEANS else ""
-    note = "; ".join(filter(None, [few, rare_note(replicates.num_rarer)]))
+    note = "; ".join(filter(None, [few, rare_note(replicates.num_rarer, replicates.rarer)]))
     standard_error = float(np.std(known, ddof=1))
     if np.ptp(known) <= ROUNDING * max(1.0, abs(value)):
         p = 1.0 if value == 0 else np.nan

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from medssl.artefacts.predictions import VALUE
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.label_numbers import number_of
+from medssl.evaluate.intervals import RARER_CLASS
 from medssl.evaluate.predictions import Tested
 from medssl.evaluate.sample import Floats, divide
 
@@ -55,6 +56,11 @@ class Values:
             CorruptArtefactError: a target or a prediction is missing or not a number.
         """
         return cls(numbers_of(test.cases["target"]), {fit: predicted(part, VALUE) for fit, part in test.rows.items()})
+
+    @property
+    def rarer_are(self) -> str:
+        """The units that `rarer` counts, in words."""
+        return RARER_CLASS
 
     def sample(self, fit: str, weights: Float64[np.ndarray, "r n"]) -> Measured:
         """The cases of a fit under some reweightings."""

@@ -28,6 +28,7 @@ from medssl.evaluate.operating import operating_table
 from medssl.evaluate.options import EvaluationOptions
 from medssl.evaluate.overlays import fullest_plane, pictured
 from medssl.evaluate.predictions import Tested, only_test, probabilities_of, truth_of
+from medssl.evaluate.risks import Risks, curves_table
 from medssl.evaluate.sample import ALL, Floats, by_unit, rounded_difference
 from medssl.evaluate.sampled import Sampled, case_table, scores_of_cases, scores_of_fit
 from medssl.evaluate.scorers import Scorers
@@ -43,6 +44,7 @@ TABLES = (
     artefacts.SUBGROUPS,
     artefacts.CALIBRATION,
     artefacts.AGREEMENT,
+    artefacts.RISK_GROUPS,
     artefacts.OPERATING,
     artefacts.CONFUSION,
     artefacts.EMPTY,
@@ -148,6 +150,11 @@ def _classification(task: Evaluation) -> dict[str, pd.DataFrame]:
 def _regression(task: Evaluation) -> dict[str, pd.DataFrame]:
     values = Values.of(task.test)
     return _single_cases(task, values, {}) | {"agreement": agreement_table(task.test, values)}
+
+
+def _survival(task: Evaluation) -> dict[str, pd.DataFrame]:
+    risks = Risks.of(task.test)
+    return _single_cases(task, risks, {}) | {"risk_groups": curves_table(task.test, risks, task.options.confidence)}
 
 
 def _single_cases(task: Evaluation, sampled: Sampled, positives: Positives) -> dict[str, pd.DataFrame]:
@@ -298,6 +305,7 @@ def _mask(job: Job, folder: Path, name: str, *, canonical: bool = False) -> tupl
 _EVALUATIONS: dict[str, Callable[[Evaluation], dict[str, pd.DataFrame]]] = {
     "classes": _classification,
     "values": _regression,
+    "risks": _survival,
     "masks": _segmentation,
 }
 """By the kind of a task's predictions."""

@@ -26,6 +26,10 @@ FIT_NAMES = ["fit_id", "init", "arm", "mode", "fraction", "seed", "pretrain_seed
 class Sampled(Protocol):
     """The truth about the test cases and every fit's predictions, in the form that the metrics of a kind of task take."""
 
+    @property
+    def rarer_are(self) -> str:
+        """The units that `rarer` counts, in words."""
+
     def sample(self, fit: str, weights: Float64[np.ndarray, "r n"]) -> Any:
         """The cases of a fit under some reweightings."""
 
@@ -65,7 +69,7 @@ def scores_of_fit(
     num_units, rarer = weights.shape[1], sampled.rarer(unit)
     made = {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
     of_classes = {key: MACRO if key[0] in over_classes else key[1] for key in made}
-    return {key: replace(one, num_rarer=rarer.get(of_classes[key])) for key, one in made.items()}
+    return {key: replace(one, num_rarer=rarer.get(of_classes[key]), rarer=sampled.rarer_are) for key, one in made.items()}
 
 
 def scores_of_cases(sampled: Sampled, fit: str, metrics: dict[str, CaseMetric]) -> dict[str, Float64[np.ndarray, "..."]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,20 @@ class Cases:
         """Indices of the cases of a split."""
         return np.flatnonzero(self.split == split)
 
+    def require_one_label(self, by: Literal["case", "volume", "unit"]) -> None:
+        """Require the cases of each volume or unit to have one label, where predictions are of these.
+
+        Raises:
+            StudyError: some differ.
+        """
+        ids = {"case": self.case_id, "volume": self.volume_id, "unit": self.unit_id}[by].tolist()
+        labels: dict[str, set[str]] = {}
+        for name, label in zip(ids, self.truth.tolist(), strict=True):
+            labels.setdefault(name, set()).add(label)
+        torn = sum(len(found) > 1 for found in labels.values())
+        if torn:
+            raise StudyError(several_labels(torn, len(labels), by))
+
     def num_units(self, split: str) -> int:
         """How many patients, or images without a patient, a split has."""
         return len(set(self.unit_id[self.where(split)].tolist()))
@@ -66,6 +81,14 @@ class Cases:
     def class_sets(self, indices: np.ndarray) -> list[frozenset[str]]:
         """The classes of each case."""
         return [frozenset(self.classes[k] for k in np.flatnonzero(row)) for row in self.targets[indices]]
+
+
+def several_labels(torn: int, of_all: int, by: str) -> str:
+    """The message if cases of one volume or unit differ in their label, where predictions are of these."""
+    return (
+        f"{torn} of {of_all} {by}s hold cases of different labels, so they have no label of their own. Set "
+        "finetune.<task>.options.aggregate to case."
+    )
 
 
 def class_names(labels: Sequence[str]) -> list[str]:

@@ -49,7 +49,7 @@ def timed(samples: pd.DataFrame, source: str, *, whole_volumes: bool) -> tuple[p
             "(censored)."
         )
     _refuse(rows, source, [why_no_time(str(label)) for label in rows["label"]])
-    _refuse(rows, source, [why_no_event(event) for event in rows[EVENT].where(rows[EVENT].notna(), None)])
+    _refuse(rows, source, [why_no_event(None if pd.isna(event) else str(event)) for event in rows[EVENT]])
     require_parts(rows, source)
     rows, times = _as_numbers(rows)
     events = np.array([HAPPENED[event] for event in rows[EVENT]])

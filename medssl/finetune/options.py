@@ -103,6 +103,13 @@ class FinetuneOptions(Recipe, PlaceOptions):
         return self
 
     @model_validator(mode="after")
+    def _refused_by_the_task(self) -> FinetuneOptions:
+        for name, why in plugins.find("task", self.task).constant("REFUSES", default={}).items():
+            if getattr(self, name):
+                raise ValueError(f"{name}: task {self.task!r} cannot have it: {why}. Leave {name} out")
+        return self
+
+    @model_validator(mode="after")
     def _some_labels(self) -> FinetuneOptions:
         if not self.fractions and not self.counts:
             raise ValueError("fractions and counts are both empty; expected at least 1 share of the labels in one of them")

@@ -14,7 +14,7 @@ from medssl.artefacts.names import FitId
 from medssl.artefacts.predictions import PREDICTED, PROBABILITY
 from medssl.core.errors import StudyError
 from medssl.core.label_table import EVENT
-from medssl.finetune.cases import Cases
+from medssl.finetune.cases import Cases, several_labels
 from medssl.finetune.folds import Division, Divisions
 
 
@@ -51,10 +51,7 @@ def aggregated(rows: pd.DataFrame, by: Literal["case", "volume", "unit"]) -> pd.
         labels = ["target", *([EVENT] if EVENT in rows else [])]
         differ = rows.groupby(["split", name])[labels].nunique().max(axis=1)
         if (differ > 1).any():
-            raise StudyError(
-                f"{int((differ > 1).sum())} of {len(differ)} {by}s hold cases of different labels, so they have no label of "
-                "their own. Set finetune.<task>.options.aggregate to case."
-            )
+            raise StudyError(several_labels(int((differ > 1).sum()), len(differ), by))
         kept = ("volume_id", "unit_id", "unit", *labels, *group_columns(rows))
         first = {column: (column, "first") for column in kept if column != name}
         means = {column: (column, "mean") for column in rows.columns if column.startswith(PROBABILITY) or column in PREDICTED}

@@ -10,7 +10,8 @@ Literals at the top of that file declare what other code must know:
 | `MODE_NEEDS` | the literal of a backbone's file that a mode needs, and the reason; may be left out |
 | `DEFAULT_AUGMENT` | the default of `augment`; may be left out |
 | `DEFAULT_STEPS` | optimiser steps of a fit by default: scratch should have stopped improving there |
-| `PREDICTS` | `classes`: its rows of predictions.parquet hold probabilities; `values`: numbers; `masks`: they name masks |
+| `PREDICTS` | what its rows of predictions.parquet hold: probabilities of `classes`, `values`, `risks`, or names of `masks` |
+| `REFUSES` | options of the recipe that it cannot have, and why; may be left out |
 | `TITLE` | the task in words |
 | `TABLE` | the table of `medssl predict` |
 | `CONTINUES` | parts of its network that a run's part can initialise, such as `decoder`; may be left out |

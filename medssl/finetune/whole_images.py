@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -76,6 +76,16 @@ class Images:
     cases: Cases
     images: CaseImages
     features: WeakKeyDictionary[nn.Module, np.ndarray] = field(default_factory=WeakKeyDictionary)
+
+    @classmethod
+    def read(cls, cases: Cases, images: CaseImages, aggregate: Literal["case", "volume", "unit"]) -> Images:
+        """Labelled cases, of which predictions are of single ones, of volumes or of units.
+
+        Raises:
+            StudyError: the cases of a volume or unit differ in their label.
+        """
+        cases.require_one_label(aggregate)
+        return cls(cases, images)
 
     @property
     def asked(self) -> np.ndarray:

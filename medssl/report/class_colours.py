@@ -37,7 +37,7 @@ def rules() -> str:
     """CSS of the colour classes."""
     colours = {f"k{place}": "#{:02x}{:02x}{:02x}".format(*colour) for place, colour in enumerate(PALETTE)}
     return "\n".join(
-        f"svg .line.{tone} {{ stroke: {colour}; }} svg .dot.{tone}, svg .bar.{tone} {{ fill: {colour}; }}"
+        f"svg .line.{tone} {{ stroke: {colour}; }} svg .dot.{tone}, svg .bar.{tone}, svg .band.{tone} {{ fill: {colour}; }}"
         for tone, colour in colours.items()
     )
 

@@ -56,6 +56,7 @@ class Evidence:
     cases: Named = field(default_factory=dict)
     calibration: Named = field(default_factory=dict)
     agreement: Named = field(default_factory=dict)
+    risk_groups: Named = field(default_factory=dict)
     operating: Named = field(default_factory=dict)
     confusion: Named = field(default_factory=dict)
     subgroups: Named = field(default_factory=dict)

@@ -64,7 +64,7 @@ TABLES: Mapping[str, Table] = {
 """By the name of the input."""
 BESIDE_SCORES = (
     artefacts.FALLS, artefacts.FALL_COMPARISONS, artefacts.CALIBRATION, artefacts.AGREEMENT, artefacts.OPERATING,
-    artefacts.CONFUSION, artefacts.SUBGROUPS, artefacts.EMPTY, artefacts.OVERLAYS,
+    artefacts.RISK_GROUPS, artefacts.CONFUSION, artefacts.SUBGROUPS, artefacts.EMPTY, artefacts.OVERLAYS,
 )  # fmt: skip
 DOCUMENTS: Mapping[str, type[Document]] = {
     "fingerprint": Fingerprint,

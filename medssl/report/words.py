@@ -28,7 +28,11 @@ def metric_name(metric: str, options: Mapping[str, Any] | None = None) -> str:
     title: str = plugin.constant("TITLE")
     full: str | None = plugin.constant("FULL_TITLE", default=None)
     unit = (options or {}).get(UNIT)
-    return f"{title} ({unit})" if unit else full.format(**options) if full and options else title
+    if unit or not full or not options:
+        return f"{title} ({unit})" if unit else title
+    lists = {name: one for name, one in options.items() if isinstance(one, (list, tuple))}
+    words = {name: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in one) for name, one in lists.items()}
+    return full.format(**{**options, **words})
 
 
 def title_of(kind: str, name: str) -> str:
@@ -43,6 +47,12 @@ def name_in(table: pd.DataFrame, metric: str) -> str:
     """The name of a metric with the options that a table of scores or comparisons says."""
     given = table.loc[table["metric"] == metric, "options"] if "options" in table else pd.Series(dtype=object)
     return metric_name(metric, next(iter(given), None))
+
+
+def rarer_kind(metric: str) -> str:
+    """What the fewer units of a score are: `of the rarer class`, `with an event`."""
+    predicts = plugins.find("metric", metric).constant("PREDICTS") if plugins.has("metric", metric) else ""
+    return "with an event" if predicts == "risks" else "of the rarer class"
 
 
 def class_name(label: str) -> str:

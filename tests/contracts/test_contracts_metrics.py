@@ -15,14 +15,15 @@ from medssl.core import plugins
 from medssl.core.plugins import Plugin
 from medssl.core.rng import rng
 from medssl.evaluate.numbers import Measured
+from medssl.evaluate.risks import Followed
 from medssl.evaluate.sample import ALL, MACRO, EachCase, Sample, Truth
 from medssl.evaluate.surface import Pair, pair
 
 METRICS = list(plugins.all_of("metric"))
-OF_CLASSES, OF_MASKS, OF_VALUES = (
-    [one for one in METRICS if one.constant("PREDICTS", default=None) == what] for what in ("classes", "masks", "values")
+OF_CLASSES, OF_MASKS, OF_VALUES, OF_RISKS = (
+    [one for one in METRICS if one.constant("PREDICTS", default=None) == what] for what in ("classes", "masks", "values", "risks")
 )
-OF_NUMBERS = [(one.constant("PREDICTS"), one) for one in OF_VALUES]
+OF_NUMBERS = [(one.constant("PREDICTS"), one) for one in (*OF_VALUES, *OF_RISKS)]
 SHAPES = {"two classes": (2, False), "four classes": (4, False), "labels beside one another": (3, True)}
 NUM_CASES = 40
 
@@ -80,7 +81,7 @@ def test_every_option_is_described_and_its_title_says_it(metric: Plugin) -> None
 
 
 def test_some_metric_of_what_tasks_predict_may_stand_for_a_task() -> None:
-    for metrics in (OF_CLASSES, OF_MASKS, OF_VALUES):
+    for metrics in (OF_CLASSES, OF_MASKS, OF_VALUES, OF_RISKS):
         assert any(metric.constant("HEADLINE", default=None) for metric in metrics)
     places = [metric.constant("HEADLINE", default=None) for metric in METRICS]
     known = [place for place in places if place is not None]
@@ -185,6 +186,10 @@ def numbers(
 ) -> Any:
     """The cases `places` of a drawn set with ties: values that are off by some noise, or all right."""
     random = rng(seed, "numbers", what)
+    if what == "risks":
+        times, events = (1 + 4 * random.exponential(size=NUM_CASES)).round(0), random.random(NUM_CASES) < 0.6
+        risks = -times - (~events * 0.5) if perfect else (-times + random.normal(0, 4, NUM_CASES)).round(0)
+        return Followed(times[places], events[places], risks[places], weights, 4.0)
     targets = random.normal(60, 10, NUM_CASES).round(0)
     noisy = (targets + random.normal(0, 6, NUM_CASES)).round(0)
     said = targets if perfect else noisy

@@ -39,11 +39,22 @@ from medssl.finetune.task import Task
 
 NUMBERS = {"values": "value", "risks": "risk"}
 """By what a task predicts, the column of its number."""
+
+
+def is_shared(task: Plugin, mode: str) -> bool:
+    """Whether a mode trains what the same mode of a classification does, but for the loss: it is run with --full."""
+    return task.constant("PREDICTS") in NUMBERS and mode not in task.constant("DEFAULT_MODES")
+
+
 TASKS = list(plugins.all_of("task"))
-EVERY_MODE = [(task, mode) for task in TASKS for mode in task.constant("MODES")]
+EVERY_MODE = [
+    pytest.param(task, mode, id=f"{task.name}-{mode}", marks=[pytest.mark.full] if is_shared(task, mode) else [])
+    for task in TASKS
+    for mode in task.constant("MODES")
+]
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-every_mode = pytest.mark.parametrize(("task", "mode"), EVERY_MODE, ids=lambda one: one if isinstance(one, str) else one.name)
+every_mode = pytest.mark.parametrize(("task", "mode"), EVERY_MODE)
 
 
 def source_for(task: Plugin, root: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def rows_of(out: Path, part: str = "test") -> tuple[np.ndarray, np.ndarray]:
     return rows["target"].astype(float).to_numpy(), rows["value"].to_numpy()
 
 
+@pytest.mark.full
 def test_a_full_fit_finds_the_radius_of_a_sphere(tmp_path: Path) -> None:
     source = write_discs(tmp_path / "study", {"train": 120, "val": 20, "test": 40})
     out = finetune(finetune_spec(source, **REGRESSION, modes=["full"], max_steps=40, lr=2e-2, batch_size=32, augment=None))
@@ -173,3 +175,12 @@ def test_labels_of_the_test_part_do_not_move_a_fit(tmp_path: Path) -> None:
         source = write_discs(tmp_path / name, COUNTS, said=lambda radii, factor=factor: np.r_[radii[:80], factor * radii[80:]])
         found.append(rows_of(finetune(finetune_spec(source, **REGRESSION, modes=["full"], max_steps=2)))[1])
     assert np.array_equal(*found)
+
+
+def test_a_patient_with_two_values_is_refused_before_a_fit() -> None:
+    cases = cases_of(np.arange(6.0))
+    assert cases.require_one_label("unit") is None
+    torn = replace(cases, unit_id=np.array(["a", "a", "b", "b", "c", "d"], dtype=object))
+    with pytest.raises(StudyError, match=r"^2 of 4 units hold cases of different labels.*aggregate to case\.$"):
+        torn.require_one_label("unit")
+    torn.require_one_label("case")

@@ -129,6 +129,15 @@ def test_contradictions_strangers_and_doubtful_names_are_refused() -> None:
         given_by_table(rows({"file": "c", "label": "a"}), matcher, [])
 
 
+def test_the_event_of_a_time_stands_beside_its_label(here: Path) -> None:  # noqa: F811
+    pictures(here / "in", ["0.png", "1.png", "2.png"])
+    (here / "labels.csv").write_text("id,label,event\n0.png,12.5,1\n1.png,30,0\n")
+    table, _, _ = labels_of(here / "in", here / "labels.csv")
+    assert table.sort_values("index")[["label", "event"]].to_numpy().tolist() == [["12.5", "1"], ["30", "0"]]
+    (here / "labels.csv").write_text("id,label\n0.png,12.5\n")
+    assert "event" not in labels_of(here / "in", here / "labels.csv")[0]
+
+
 def test_masks_find_their_images_by_name_whatever_the_folders() -> None:
     images = {"v-1": ("sub-01/anat/sub-01_T1w.nii.gz",), "v-2": ("imagesTr/case_1_0000.nii.gz",), "v-3": ("x/pt_1_ct.nii",)}
     names = [

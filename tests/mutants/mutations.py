@@ -59,6 +59,13 @@ MUTATIONS = [
     # ---- core
     Mutation(
         "core",
+        "an event at time 0 has a time",
+        'return "" if number > 0 else',
+        'return "" if number >= 0 else',
+        "study/test_study_check_numbers.py::test_labels_of_a_survival_analysis_are_times_with_events",
+    ),
+    Mutation(
+        "core",
         "infinity is a number that a label may be",
         "return number if math.isfinite(number) and",
         "return number if number == number and",
@@ -1468,6 +1475,34 @@ MUTATIONS = [
     # ---- finetune
     Mutation(
         "finetune",
+        "tied events are at risk until the last of them",
+        " - at_risk[happened] - torch.log1p(-share)",
+        " - at_risk[happened]",
+        "finetune/test_finetune_survival.py::test_the_likelihood_of_published_data_has_its_closed_form_and_its_maximum",
+    ),
+    Mutation(
+        "finetune",
+        "cases are at risk after their own time",
+        "torch.argsort(time, descending=True, stable=True)",
+        "torch.argsort(time, stable=True)",
+        "finetune/test_finetune_survival.py::test_the_loss_is_its_definition_with_and_without_ties",
+    ),
+    Mutation(
+        "finetune",
+        "the mean training case has any risk",
+        "        network.rescale(1.0, -float(outputs_of(network, data, train, setup.device).mean()))\n",
+        "",
+        "finetune/test_finetune_survival.py::test_the_mean_training_case_has_risk_zero",
+    ),
+    Mutation(
+        "finetune",
+        "times are mixed like labels",
+        '            if getattr(self, name):\n                raise ValueError(f"{name}: task',
+        '            if getattr(self, name) is None:\n                raise ValueError(f"{name}: task',
+        "finetune/test_finetune_survival.py::test_times_cannot_be_mixed",
+    ),
+    Mutation(
+        "finetune",
         "values are standardised by the cases of all parts",
         "centre, spread = probe.centre_of(values[train])",
         "centre, spread = probe.centre_of(values)",
@@ -1723,6 +1758,34 @@ MUTATIONS = [
         "finetune/test_finetune_kept_fits.py::test_a_model_that_another_task_lets_go_is_still_in_the_results",
     ),
     # ---- evaluate
+    Mutation(
+        "evaluate",
+        "a censored case is known to have the event first",
+        "sample.share_in_order(sample.events, sample.known_later)",
+        "sample.share_in_order(sample.times > 0, sample.known_later)",
+        "evaluate/test_evaluate_risks.py::test_a_pair_that_censoring_hides_counts_for_nothing",
+    ),
+    Mutation(
+        "evaluate",
+        "censored cases are left out and made up for by none",
+        "sample.share_in_order(cases, sample.free_at(time), inverse)",
+        "sample.share_in_order(cases, sample.free_at(time))",
+        "evaluate/test_evaluate_risks.py::test_censored_cases_are_made_up_for_by_those_with_an_event_after_them",
+    ),
+    Mutation(
+        "evaluate",
+        "a case is censored before an event at the same time",
+        "np.lexsort((~events, times))",
+        "np.lexsort((events, times))",
+        "evaluate/test_evaluate_risks.py::test_censored_cases_are_made_up_for_by_those_with_an_event_after_them",
+    ),
+    Mutation(
+        "evaluate",
+        "tied events of a log-rank test vary freely",
+        "covariance += d * (total - d) / (total - 1) *",
+        "covariance += d *",
+        "evaluate/test_evaluate_risks.py::test_the_log_rank_test_is_scipys_of_two_groups_and_that_of_lifelines_of_three",
+    ),
     Mutation(
         "evaluate",
         "a concordance forgives a shift",

@@ -19,6 +19,8 @@ from medssl.report.options import PageOptions
 from medssl.report.run import run as report
 from medssl.report.shown_study import ShownStudy
 
+SECTIONS = ["results", "predicted_values", "survival_curves", "failures", "methods"]
+
 
 def page_of(root: Path, task: str, options: dict[str, Any], **settings: Any) -> Path:
     """The page of a study of one task on spheres, from an encoder and from scratch."""
@@ -38,7 +40,7 @@ def page_of(root: Path, task: str, options: dict[str, Any], **settings: Any) -> 
     shown |= {"labels": [str(root / "1_ingest" / "discs" / "labels" / "labels.parquet")]}
     for receipt in root.rglob("receipt.json"):  # those of prepared sources and encoders say the least
         write_json(receipt, {"name": "", "spec": "", "code": "", "seed": 0, "inputs": {}, "environment": {}} | read_json(receipt))
-    chosen = PageOptions(study=study).model_dump(mode="json")
+    chosen = PageOptions(study=study, sections=SECTIONS).model_dump(mode="json")
     with job(Spec("report", "study", "study", str(root), 0, "0", chosen, shown, str(root / "7_report" / "study"))) as work:
         report(work)
     return root / "7_report" / "study"
@@ -62,6 +64,16 @@ def test_a_regression_runs_to_its_page_with_the_unit_of_its_labels(regression: P
 def test_values_are_not_classes_of_a_page(regression: Path) -> None:
     methods = str(read_json(regression / "report.json")["sections"]["methods"])
     assert "drawn by image" in methods and "and class" not in methods
+
+
+def test_a_survival_analysis_runs_to_its_page(tmp_path: Path) -> None:
+    folder = page_of(tmp_path / "study", "survival", {"measured_in": "days"})
+    words = " ".join(Page((folder / "report.html").read_text(encoding="utf-8")).words)
+    assert "C-index" in words and "Time-dependent AUC (t = median)" in words and "Time (days)" in words
+    assert "drawn by image and event" in words and "low risk" in words
+    curves = (folder / "figures" / "survival-organs.svg").read_text(encoding="utf-8")
+    assert curves.count("<svg ") == 3, "one chart per arm"
+    assert (folder / "tables" / "survival-groups-organs.tsv").is_file()
 
 
 @pytest.mark.parametrize(("task", "words"), [("regression", [NUMBER, NUMBER, None]), ("classification", ["61", "62", None])])

@@ -211,6 +211,7 @@ def test_the_page_of_a_cohort_says_what_is_not_given(tmp_path: Path) -> None:
         "paired_tests",
         "calibration",
         "predicted_values",
+        "survival_curves",
         "operating_points",
         "subgroups",
         "failures",

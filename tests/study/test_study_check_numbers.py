@@ -76,3 +76,48 @@ def test_many_numbers_are_offered_the_task_that_predicts_them(refusal: Refusal) 
 def test_metrics_of_classes_do_not_score_values(refusal: Refusal) -> None:
     text = study("pictures", "regression", table="id,label\n0,61\n1,62\n") + "evaluate: {metrics: [auc]}\n"
     assert "none of auc scores the values of task 'spots'. Add one of absolute_error, concordance, r2" in refusal(text)
+
+
+MANY = "".join(f"p{n},{n + 1},1\n" for n in range(12))
+"""Patients that headers may name."""
+
+
+@pytest.mark.parametrize(
+    ("path", "table", "words"),
+    [
+        ("scans", f"id,label,event\n{MANY}", None),
+        (
+            "pictures",
+            f"id,label,event\n0,3,1\n1,5,0\n{MANY}",
+            "2 rows, with an event in 1; finetune.spots (survival) needs 5 events",
+        ),
+        ("pictures", "id,label,event\n0,3,0\n1,5,0\n", "2 rows, all of them censored; finetune.spots (survival) needs 5 events"),
+        ("pictures", "id,label\n0,3\n1,5\n", "there is no column 'event', which finetune.spots (survival) needs"),
+        ("pictures", "id,label,Event\n0,3,1\n1,5,0\n", "0 if the case was censored. Rename 'Event'"),
+        ("pictures", "id,label,event\n0,3,1\n1,0,0\n", "row 3: '0' is not a time: it must be above 0"),
+        ("pictures", "id,label,event\n0,3,1\n1,-2,0\n", "row 3: '-2' is not a time: it must be above 0"),
+        ("pictures", "id,label,event\n0,3,1\n1,5,dead\n", "row 3: the event 'dead' is neither 1 (it happened) nor 0 (censored)"),
+        ("pictures", "id,label,event\n0,3,1\n1,5,\n", "row 3: there is a time and no event"),
+        ("pictures", "id,label,event\n0,3,1\n0.png,3,0\n", "rows 2 and 3 say different things of '0.png'"),
+    ],
+)
+def test_labels_of_a_survival_analysis_are_times_with_events(
+    notes: Notes, refusal: Refusal, path: str, table: str, words: str | None
+) -> None:
+    text = study(path, "survival", table=table)
+    if words is None:
+        assert notes(text) == []
+    else:
+        assert words in refusal(text)
+
+
+@pytest.mark.parametrize(("path", "labels"), [("organs", None), ("classes", "folders"), ("scans", "masked")])
+def test_a_survival_analysis_needs_a_table(refusal: Refusal, path: str, labels: str | None) -> None:
+    assert "finetune.spots (survival) needs a time as label and a column 'event'" in refusal(
+        study(path, "survival", labels=labels)
+    )
+
+
+def test_options_that_a_task_cannot_have_are_refused(refusal: Refusal) -> None:
+    text = study("scans", "survival", table=f"id,label,event\n{MANY}").replace("task: survival", "task: survival, mixup: 0.2")
+    assert "mixup: task 'survival' cannot have it: a mixture of two times to an event is not a time to an event" in refusal(text)

@@ -4,7 +4,7 @@ Constants at the top of the file describe it:
 
 | constant | meaning |
 |---|---|
-| `PREDICTS` | what it scores, in the words of tasks: `classes`, `values` or `masks` |
+| `PREDICTS` | what it scores, in the words of tasks: `classes`, `values`, `risks` or `masks` |
 | `BETTER` | `higher` or `lower` |
 | `TITLE` | its name on the page |
 | `FULL_TITLE` | its name with its essential options, such as `NSD at {tolerance_mm:g} mm` |

@@ -82,7 +82,7 @@ class Classification:
 
     def read(self, source: Source, expected: NetworkInput) -> Images:
         """The images that have a class."""
-        return Images(*read_images(source, expected, multilabel=self.multilabel))
+        return Images.read(*read_images(source, expected, multilabel=self.multilabel), self.aggregate)
 
     def selection(self, data: Images) -> str | None:
         """Macro AUC, if the validation cases have more than one class."""

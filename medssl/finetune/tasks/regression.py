@@ -72,7 +72,7 @@ class Regression:
 
     def read(self, source: Source, expected: NetworkInput) -> Images:
         """The images that have a number."""
-        return Images(*read_numbers(source, expected, measured))
+        return Images.read(*read_numbers(source, expected, measured), self.aggregate)
 
     def selection(self, data: Images) -> str | None:
         """Minus the mean absolute error, if there are validation cases."""

@@ -25,6 +25,7 @@ from medssl.report.words import (
     mode_name,
     name_in,
     ordered_modes,
+    rarer_kind,
     units,
 )
 
@@ -184,7 +185,7 @@ def limits_of(row: dict[str, Any], first: str) -> str:
         found.append(f"on {'this' if row['n'] == 1 else 'these'} {units(int(row['n']), str(row['unit']))}")
     rarer = row.get("n_rarer")
     if rarer is not None and pd.notna(rarer) and rarer < FEWEST_OF_CLASS:
-        found.append(f"with {units(int(rarer), str(row['unit']))} of the rarer class")
+        found.append(f"with {units(int(rarer), str(row['unit']))} {rarer_kind(str(row.get('metric')))}")
     few_a, few_b = (row.get(name, FEWEST_FITS) < FEWEST_FITS for name in ("fits_a", "fits_b"))
     second = "from scratch" if is_scratch(str(row["b"])) else f"of {row['b']}"
     if few_a or few_b:

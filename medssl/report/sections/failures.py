@@ -22,15 +22,19 @@ def failures(evidence: Evidence) -> Section:
     if not evidence.cases:
         return Section.not_given("Cases", "No task was evaluated for this page.")
     blocks: list[Figure | Table] = []
-    fractions = {task: ordered_shares(cases["fraction"])[-1] for task, cases in sorted(evidence.cases.items())}
+    fractions: dict[str, float] = {}
     for task, cases in sorted(evidence.cases.items()):
         ranked = ranked_cases(cases)
+        if task in evidence.overlays or len(ranked):
+            fractions[task] = ordered_shares(cases["fraction"])[-1]
         if task in evidence.overlays:
             blocks.append(_overlays(evidence, task, evidence.overlays[task]))
         elif len(ranked):
             blocks.append(_gallery(evidence, task, ranked))
         if task in evidence.confusion:
             blocks.append(_confusions(task, evidence.confusion[task], str(ranked["init"].iloc[0])))
+    if not blocks:
+        return Section.not_given("Cases", "No score of these tasks orders single cases.")
     shares = dict.fromkeys(_share(evidence, task, fraction) for task, fraction in fractions.items())
     lead = f"The best, the median and the worst by rank, of one arm with {' or '.join(shares)}."
     return Section("Cases", lead, tuple(blocks), {"fractions": fractions})
