@@ -114,6 +114,22 @@ def test_a_fit_with_adapters_changes_queries_and_values_by_a_low_rank_and_nothin
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_adapters_of_a_segmentation_of_volumes_are_merged_and_its_decoder_is_trained() -> None:
+    network = Segmenter(made(dims=3), 2)
+    before = copied(network)
+
+    def volumes(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in steps:
+            drawn = torch.rand(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(step))
+            yield drawn, (drawn[:, 0] > 0.5).long()
+
+    trained = fitted(network, "lora", given=volumes, steps=2)
+    inside = {name for name in changed(network, before) if name.startswith("backbone.")}
+    assert inside == {f"backbone.blocks.{block}.attn.qkv.weight" for block in range(BLOCKS)}
+    decoder = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("backbone."))
+    assert trained.num_trained == BLOCKS * 4 * 8 * WIDTH + decoder
+
+
 def test_a_fit_with_adapters_that_was_stopped_resumes_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     def cut_short(steps: Iterable[int]) -> Iterator[Any]:
         yield from itertools.islice(batches(steps), 2)
