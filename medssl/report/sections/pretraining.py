@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from medssl.artefacts.names import in_cohort
+from medssl.core import plugins
 from medssl.report.chart import Line, axis, line_chart
 from medssl.report.curves import by_epoch, images_per_s
 from medssl.report.drawings import Charts, Sheets, one_chart
@@ -49,7 +50,7 @@ def pretraining(evidence: Evidence) -> Section:
                 pd.DataFrame({"run": [run]}),
             )
         )
-    blocks += [_reconstructions(run, drawn) for run, drawn in _one_for_each_arm(evidence.pictures).items()]
+    blocks += [_drawn(evidence, run, drawn) for run, drawn in _one_for_each_arm(evidence.pictures).items()]
     legend = _legend(list(curves))
     if max(len(curve) for curve in curves.values()) < FEW_EPOCHS:
         by_step = {run: curve.dropna(subset=["loss"]) for run, curve in sorted(evidence.curves.items())}
@@ -125,14 +126,15 @@ def _one_for_each_arm(pictures: dict[str, dict[int, bytes]]) -> dict[str, dict[i
     return dict({arm_of(run): (run, drawn) for run, drawn in sorted(pictures.items(), reverse=True)}.values())
 
 
-def _reconstructions(run: str, drawn: dict[int, bytes]) -> Figure:
-    """What a run predicted for masked patches, after some epochs."""
+def _drawn(evidence: Evidence, run: str, drawn: dict[int, bytes]) -> Figure:
+    """What a run's objective drew after some epochs, with the caption that its file has."""
     epochs = sorted(drawn)
     when = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}"
-    caption = (
-        f"Reconstructions of run {run} after {when}: the image (top), its visible patches (middle), "
-        "and the prediction of the masked ones (bottom), with the true mean and contrast of each patch."
-    )
+    options = evidence.asked.pretrain.get(run_of(run).name)
+    objective = options.objective.name if options else ""
+    known = plugins.has("objective", objective)
+    words = plugins.find("objective", objective).constant("PICTURES", default="") if known else ""
+    caption = (words or "Pictures of run {run} after {when}.").format(run=run, when=when)
     sheets = tuple((f"Epoch {epoch}", sheet(drawn[epoch], f"{caption} Epoch {epoch}.")) for epoch in epochs)
     rows = pd.DataFrame({"run": run, "epoch": epochs})
     return Figure(f"pictures-{run.replace('/', '-')}", caption, caption, Sheets(sheets), rows)
