@@ -664,8 +664,8 @@ MUTATIONS = [
     Mutation(
         "ingest",
         "a row of a label table is for the first of several images",
-        'if len(found) > 1:\n            raise StudyError(\n                f"labels: an id',
-        'if len(found) > 2:\n            raise StudyError(\n                f"labels: an id',
+        'if len(found) > 1:\n            raise StudyError(\n                f"an id of the table',
+        'if len(found) > 2:\n            raise StudyError(\n                f"an id of the table',
         "ingest/test_ingest_label_files.py::test_contradictions_strangers_and_doubtful_names_are_refused",
     ),
     # ---- prepare
@@ -2030,7 +2030,7 @@ MUTATIONS = [
     Mutation(
         "study",
         "rows of one file may differ",
-        'any(before.get(name) != row.get(name) for name in ("label", *groups))',
+        'any(before.get(name) != row.get(name) for name in ("label", EVENT, *groups))',
         "before is None",
         "study/test_study_check_labels.py::test_a_label_table_fits_the_files_of_its_source",
     ),
@@ -2184,7 +2184,7 @@ MUTATIONS = [
     Mutation(
         "study",
         "a column in capitals is not read and not said",
-        "    _require_small_letters(header)\n",
+        "    _require_small_letters(header, what)\n",
         "",
         "study/test_study_check_mistakes.py::test_a_label_table_that_says_something_else_than_is_meant_is_refused",
     ),
