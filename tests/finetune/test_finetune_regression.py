@@ -138,6 +138,22 @@ def test_numbers_are_read_however_they_are_written() -> None:
     assert values.ravel().tolist() == [61, 62.5, -3, 0] and rows["label"].tolist() == ["61", "62.5", "-3", "0"]
 
 
+def test_a_network_of_volumes_has_a_number_per_volume() -> None:
+    slices = pd.DataFrame(
+        {
+            "sample_id": [f"v-{volume}-{k}" for volume in range(4) for k in range(3)],
+            "volume_id": [f"v-{volume}" for volume in range(4) for _ in range(3)],
+            "label": [str(60 + volume) for volume in range(4) for _ in range(3)],
+            "split": [part for part in ("train", "train", "test", "test") for _ in range(3)],
+        }
+    )
+    rows, values = measured(slices, "ct", whole_volumes=True)
+    assert rows["case_id"].tolist() == ["v-0", "v-1", "v-2", "v-3"] and values.ravel().tolist() == [60, 61, 62, 63]
+    slices.loc[1, "label"] = "99"
+    with pytest.raises(StudyError, match="1 volumes hold slices of different labels"):
+        measured(slices, "ct", whole_volumes=True)
+
+
 def test_subsets_and_folds_of_numbers_are_drawn_without_regard_to_them(tmp_path: Path) -> None:
     source = write_discs(tmp_path / "study", COUNTS)
     encoder = write_encoder(tmp_path / "study" / "4_pretrain" / "ct" / "one-all-seed0")
