@@ -30,5 +30,5 @@ class AttentionPool(nn.Module):
     def forward(self, maps: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n {self.width}"]:
         """What the query sees."""
         places = self.norm(wide(maps[self.deepest]).flatten(2).transpose(1, 2))
-        seen, _ = self.attention(self.query.expand(len(places), -1, -1), places, places, need_weights=False)
+        seen, _ = self.attention(self.query.expand(places.shape[0], -1, -1), places, places, need_weights=False)
         return seen[:, 0]

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetuning import SMALL, finetune, finetune_spec, scratch_model, write_encoder, write_image_source, write_scans
+from finetuning import (
+    NARROW_VIT,
+    SIDE,
+    SMALL,
+    finetune,
+    finetune_spec,
+    scratch_model,
+    write_encoder,
+    write_image_source,
+    write_scans,
+)  # fmt: skip
 
 from medssl.api import onnx_file
 from medssl.api.onnx_file import export_onnx
@@ -36,6 +46,14 @@ def classifier(folder: Path) -> Path:
     return next((out / "models").iterdir())
 
 
+def attentive(folder: Path) -> Path:
+    """An attentive probe of a transformer."""
+    source = write_image_source(folder / "study" / "2_prepare" / "organs", {"train": 30, "val": 15, "test": 15})
+    encoder = write_encoder(folder / "study" / "4_pretrain" / "ct" / "simclr-hash-seed0", backbone=("vit", NARROW_VIT))
+    settings = {"modes": ["attentive"], "fractions": [1.0], "size": [SIDE], "scratch": False}
+    return next((finetune(finetune_spec(source, encoder, **settings)) / "models").iterdir())
+
+
 def run(program: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ONNX), *sys.path])}
     line = [sys.executable, "-c", program, *map(str, arguments)]
@@ -51,7 +69,7 @@ numpy.save(sys.argv[3], session.run(None, {"images": numpy.load(sys.argv[2])})[0
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("made", [segmenter, classifier], ids=["masks", "classes"])
+@pytest.mark.parametrize("made", [segmenter, classifier, attentive], ids=["masks", "classes", "attentive"])
 def test_onnxruntime_answers_as_torch_does(made: Any, tmp_path: Path) -> None:
     if not ONNX.is_dir():
         pytest.skip("the packages of the extra onnx are not there: make test-full installs them beside the environment")

@@ -223,7 +223,7 @@ class ViT(Backbone):
 
     def _tokens(self, patches: Tensor, grid: tuple[int, ...]) -> Float[Tensor, "n tokens d"]:
         """Class token, registers and patches, with learned positions where there are some."""
-        n = len(patches)
+        n = patches.shape[0]
         before = [token.expand(n, -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         if self.learned_grid is not None:
             of_cls = self.pos_embed.shape[1] - math.prod(self.learned_grid)
@@ -243,7 +243,7 @@ class ViT(Backbone):
     def _whole(self, cls: Float[Tensor, "n d"], patches: Float[Tensor, "n d *grid"]) -> Float[Tensor, "n _ ..."]:
         """What stands for the whole image, as a map of one place."""
         parts = [cls, *([patches.flatten(2).mean(2)] if self.pool == "class_and_mean" else [])]
-        return torch.cat(parts, 1).view(len(cls), -1, *[1] * self.spatial_dims)
+        return torch.cat(parts, 1).view(cls.shape[0], -1, *[1] * self.spatial_dims)
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
