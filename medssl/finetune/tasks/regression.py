@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from medssl.artefacts.predictions import VALUE
 from medssl.core.bounds import Count
 from medssl.finetune import probe, scoring
-from medssl.finetune.labelled_data import new_images, read_numbers
+from medssl.finetune.labelled_data import read_numbers
+from medssl.finetune.number_task import NumberTask, numbers_of
 from medssl.finetune.numbers import measured
 from medssl.finetune.predictions import aggregated, rows_with
-from medssl.finetune.recipe import Recipe
-from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
+from medssl.finetune.task import Fitted, NetworkInput, Setup, Source
 from medssl.finetune.whole_images import LOOP_MODE, ImageHead, Images, frozen_features, outputs_of, train_head
-from medssl.nn.backbone import Backbone
 
 TITLE = "regression"
 MODES = ["linear", "knn", "attentive", "full", "gradual", "lora"]
@@ -39,7 +38,7 @@ MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
 DEFAULT_STEPS = 1000
 
 
-class Regression:
+class Regression(NumberTask):
     """Assigns a number to images (2-D encoders) or volumes (3-D encoders).
 
     Values are standardised by the training cases of a fit, and predicted in the unit of the labels.
@@ -54,6 +53,8 @@ class Regression:
             that the backbone pools counts as one.
         neighbours: for mode `knn`, over how many of the nearest training cases the mean goes.
     """
+
+    COLUMN = VALUE
 
     def __init__(
         self,
@@ -78,36 +79,11 @@ class Regression:
         """Minus the mean absolute error, if there are validation cases."""
         return scoring.NEGATIVE_ERROR if len(data.cases.where("val")) else None
 
-    def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
-        """Optimiser steps; None for the probes."""
-        return recipe.steps(len(train)) if mode in LOOP_MODE else None
-
-    def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
-        """The backbone with one output, in the unit of the labels."""
-        return ImageHead.opened(backbone, 1, contract, blocks=self.blocks)
-
-    def contract(self, data: Images) -> dict[str, Any]:
-        """No class: the one output is the value."""
-        return {"classes": []}
-
-    def references(self, data: Images) -> Iterator[Mask]:
-        """Empty: labels are numbers."""
-        yield from ()
-
     def rows(self, data: Images, predicted: np.ndarray | None) -> pd.DataFrame:
         """The value of every validation and test case."""
         if predicted is None:
             raise ValueError("a regression predicts values")
         return aggregated(rows_with(data.cases, data.asked, {VALUE: predicted[:, 0]}), self.aggregate)
-
-    def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
-        """A row for each case: `case_id unit_id unit value`."""
-        model.check(source)
-        images = Images(*new_images(source, model.expected, []))
-        everything = np.arange(len(images.cases))
-        values = outputs_of(model.network, images, everything, model.device)[:, 0]
-        table = aggregated(rows_with(images.cases, everything, {VALUE: values}), self.aggregate)
-        yield Answer(table[["case_id", "unit_id", "unit", VALUE]])
 
     def fit(self, data: Images, setup: Setup) -> Fitted:
         """Fit on the cases `train`, choosing penalty or step by the error of those of split `val`."""
@@ -154,7 +130,5 @@ class Regression:
 
 def _values(data: Images) -> np.ndarray:
     """The label of each case, float64 `(n,)`."""
-    if data.cases.numbers is None:
-        raise ValueError("a regression needs cases whose labels are numbers")
-    values: np.ndarray = data.cases.numbers[:, 0]
+    values: np.ndarray = numbers_of(data)[:, 0]
     return values

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from medssl.artefacts.predictions import RISK
 from medssl.core.bounds import Count
 from medssl.core.label_table import EVENT
 from medssl.finetune import scoring
 from medssl.finetune.cox import cox_loss, cox_probe
-from medssl.finetune.labelled_data import new_images, read_numbers
+from medssl.finetune.labelled_data import read_numbers
+from medssl.finetune.number_task import NumberTask, numbers_of
 from medssl.finetune.numbers import timed
 from medssl.finetune.predictions import aggregated, rows_with
-from medssl.finetune.recipe import Recipe
-from medssl.finetune.task import Answer, FineTuned, Fitted, Mask, NetworkInput, Setup, Source
+from medssl.finetune.task import Fitted, NetworkInput, Setup, Source
 from medssl.finetune.whole_images import LOOP_MODE, ImageHead, Images, frozen_features, outputs_of, train_head
-from medssl.nn.backbone import Backbone
 
 TITLE = "survival analysis"
 MODES = ["linear", "attentive", "full", "gradual", "lora"]
@@ -35,7 +32,7 @@ DEFAULT_STEPS = 1000
 REFUSES = {"mixup": "a mixture of two times to an event is not a time to an event"}
 
 
-class Survival:
+class Survival(NumberTask):
     """Orders images (2-D encoders) or volumes (3-D encoders) by the risk of an event.
 
     A prediction is the logarithm of the hazard, relative to that of the mean training case (Cox's proportional hazards).
@@ -47,6 +44,8 @@ class Survival:
         blocks: for mode `linear`, how many of the last blocks give features, each the mean of its map; a class token that the
             backbone pools counts as one.
     """
+
+    COLUMN = RISK
 
     def __init__(
         self, *, measured_in: str = "", aggregate: Literal["case", "volume", "unit"] = "case", blocks: Count = 1
@@ -61,40 +60,15 @@ class Survival:
 
     def selection(self, data: Images) -> str | None:
         """Harrell's C, if some two validation cases can be ordered."""
-        followed = _followed(data)[data.cases.where("val")]
+        followed = numbers_of(data)[data.cases.where("val")]
         return scoring.CONCORDANCE if scoring.can_be_ordered(followed) else None
-
-    def num_steps(self, data: Images, mode: str, train: np.ndarray, recipe: Recipe) -> int | None:
-        """Optimiser steps; None for the probe."""
-        return recipe.steps(len(train)) if mode in LOOP_MODE else None
-
-    def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
-        """The backbone with one output, the logarithm of the hazard."""
-        return ImageHead.opened(backbone, 1, contract, blocks=self.blocks)
-
-    def contract(self, data: Images) -> dict[str, Any]:
-        """No class: the one output is the risk."""
-        return {"classes": []}
-
-    def references(self, data: Images) -> Iterator[Mask]:
-        """Empty: labels are numbers."""
-        yield from ()
 
     def rows(self, data: Images, predicted: np.ndarray | None) -> pd.DataFrame:
         """The risk of every validation and test case, with its event."""
         if predicted is None:
             raise ValueError("a survival analysis predicts risks")
-        events = _followed(data)[data.asked, 1].astype(np.int64)
+        events = numbers_of(data)[data.asked, 1].astype(np.int64)
         return aggregated(rows_with(data.cases, data.asked, {EVENT: events, RISK: predicted[:, 0]}), self.aggregate)
-
-    def predict(self, model: FineTuned, source: Source) -> Iterator[Answer]:
-        """A row for each case: `case_id unit_id unit risk`."""
-        model.check(source)
-        images = Images(*new_images(source, model.expected, []))
-        everything = np.arange(len(images.cases))
-        risks = outputs_of(model.network, images, everything, model.device)[:, 0]
-        table = aggregated(rows_with(images.cases, everything, {RISK: risks}), self.aggregate)
-        yield Answer(table[["case_id", "unit_id", "unit", RISK]])
 
     def fit(self, data: Images, setup: Setup) -> Fitted:
         """Fit on the cases `train`, choosing penalty or step by Harrell's C of those of split `val`."""
@@ -102,7 +76,7 @@ class Survival:
 
     def _linear(self, data: Images, setup: Setup) -> Fitted:
         features = frozen_features(data, setup, blocks=self.blocks)
-        followed, val = _followed(data), data.cases.where("val")
+        followed, val = numbers_of(data), data.cases.where("val")
         found = cox_probe((features[setup.train], followed[setup.train]), (features[val], followed[val]))
         network = ImageHead.of(setup.backbone, found.weight[None], np.array([found.bias]), blocks=self.blocks)
         facts = {"val_score": found.score, "inverse_penalty": found.inverse_penalty, "trained_parameters": found.weight.size}
@@ -113,7 +87,7 @@ class Survival:
 
         Only the order of times counts, so the loss sees their ranks, which float32 holds exactly.
         """
-        followed, train = _followed(data), setup.train
+        followed, train = numbers_of(data), setup.train
         of_val, num_steps = followed[data.cases.where("val")], setup.recipe.steps(len(train))
         network, trained = train_head(
             data,
@@ -130,10 +104,3 @@ class Survival:
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         facts["trained_parameters"] = trained.num_trained
         return Fitted(network, outputs_of(network, data, data.asked, setup.device), facts=facts, curve=trained.curve)
-
-
-def _followed(data: Images) -> np.ndarray:
-    """Time and event of each case, float64 `(n, 2)`."""
-    if data.cases.numbers is None:
-        raise ValueError("a survival analysis needs cases whose labels are times")
-    return data.cases.numbers
