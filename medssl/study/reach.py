@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.artefacts.names import Run
-from medssl.study.dag import STUDY_PAGE, Dag
+from medssl.study.dag import Dag
+from medssl.study.job_inputs import STUDY_PAGE
 
 Placed = tuple[str, Run]
 """A cohort and a run over it."""
