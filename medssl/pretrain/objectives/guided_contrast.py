@@ -7,6 +7,8 @@ reversed gradients, Ganin and Lempitsky, arXiv 1409.7495, as in Gardès et al., 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,7 +34,7 @@ LABEL_OPTION = "near_label"
 RECORD_OPTIONS = ("near_records", "spurious")
 KIN = 0.1
 """Likeness from which two samples count as kin."""
-LOOKED_AT = 256
+LOOKED_AT = 64
 """Anchors by which the number of kin in a random batch is estimated."""
 ASKED = 4096
 """Samples among which the kin of an anchor are looked for, if all are too many."""
@@ -101,6 +103,10 @@ class GuidedContrast(Objective):
             if np.isnan(kernel.values).all():
                 raise StudyError(f"guided_contrast: {name} is known of none of the {len(samples)} samples. Leave it out.")
         self.kinship = Kinship(samples, kernels)
+        self._volume_of = samples.volume
+        order = np.argsort(samples.volume, kind="stable")
+        starts = np.searchsorted(samples.volume[order], np.arange(len(samples.volumes) + 1))
+        self._of_volume = [order[start:stop] for start, stop in pairwise(starts)]
         self.projector = perceptron([backbone.channels[-1], *projector])
         self.columns = tuple(spurious)
         self.heads = nn.ModuleList()
@@ -174,19 +180,20 @@ class GuidedContrast(Objective):
 
     def _paired(self, batch: Int64[np.ndarray, "b"], random: np.random.Generator) -> Int64[np.ndarray, "b"]:
         """The first samples of the batch, each followed by one of its kin that the batch does not hold yet, if there is any."""
-        rows: list[int] = []
-        volume = self.kinship.volume.cpu().numpy()
         others = random.permutation(self.num_samples)[:ASKED]
-        for anchor in batch.tolist():
+        alike = None if self.kinship.within else self._alike(batch, others)
+        rows: dict[int, None] = {}  # in their order
+        for number, anchor in enumerate(batch.tolist()):
             if anchor in rows or len(rows) == len(batch):
                 continue
-            rows.append(anchor)
-            asked = np.flatnonzero(volume == volume[anchor]) if self.kinship.within else others
-            alike = self._alike(np.array([anchor]), asked)[0]
-            alike[(alike <= KIN) | np.isin(asked, rows)] = 0
-            if alike.any() and len(rows) < len(batch):
-                rows.append(int(random.choice(asked, p=alike / alike.sum())))
-        return np.array(rows, dtype=np.int64)
+            rows[anchor] = None
+            asked = others if alike is not None else self._of_volume[self._volume_of[anchor]]
+            likeness = self._alike(np.array([anchor]), asked)[0] if alike is None else alike[number]
+            near = np.flatnonzero(likeness > KIN)
+            near = near[[row not in rows for row in asked[near].tolist()]]
+            if len(near) and len(rows) < len(batch):
+                rows[int(random.choice(asked[near], p=likeness[near] / likeness[near].sum()))] = None
+        return np.array(list(rows), dtype=np.int64)
 
     def _alike(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         device = self.kinship.volume.device
