@@ -34,13 +34,15 @@ def dealt_out(strata: Mapping[str, str], counts: Mapping[str, int], draw: Mappin
     """The part of each unit: exactly `counts` units for each part it names, evenly over the strata; the rest is `train`.
 
     A stratum's units are sorted by their own draws and the first part takes the first units, so a new unit moves few others.
-    Each stratum's count of a part is its exact share, rounded down or up by the largest remainder.
+    Each stratum's count of a part is its exact share, rounded down or up by the largest remainder. Between equal ones the draws
+    decide, not the names: else strata of one unit each, such as ages, would be dealt out in the order of their names.
     """
     members = _members(strata, draw)
     left = {name: len(units) for name, units in members.items()}
+    first = {name: draw[units[0]] for name, units in members.items()}
     part: dict[str, str] = {}
     for what, count in counts.items():
-        taken = _by_largest_remainder({name: len(units) for name, units in members.items()}, left, count)
+        taken = _by_largest_remainder({name: len(units) for name, units in members.items()}, left, count, first)
         for name, units in members.items():
             start = len(units) - left[name]
             part |= dict.fromkeys(units[start : start + taken[name]], what)
@@ -120,11 +122,15 @@ def _members(strata: Mapping[str, str], draw: Mapping[str, float]) -> dict[str, 
     return members
 
 
-def _by_largest_remainder(sizes: Mapping[str, int], room: Mapping[str, int], count: int) -> dict[str, int]:
-    """`count` divided in proportion to `sizes`, never more than the `room`; on a tie, the one with most room left gets it."""
+def _by_largest_remainder(
+    sizes: Mapping[str, int], room: Mapping[str, int], count: int, draw: Mapping[str, float]
+) -> dict[str, int]:
+    """`count` divided in proportion to `sizes`, never more than the `room`; on a tie, the one with most room left gets it, then the
+    one with the lowest `draw`.
+    """
     total = sum(sizes.values())
     share = {name: min(count * size // total, room[name]) for name, size in sizes.items()}
-    order = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), share[name] - room[name], name))
+    order = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), share[name] - room[name], draw[name], name))
     while (missing := count - sum(share.values())) > 0:
         for name in [one for one in order if share[one] < room[one]][:missing]:
             share[name] += 1

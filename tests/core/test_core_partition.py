@@ -129,3 +129,15 @@ def test_folds_validate_on_different_patients_and_evenly_over_labels():
 def test_a_fold_that_leaves_nothing_to_train_on_is_refused():
     with pytest.raises(StudyError, match=r"fold 0: val_frac 0.9 of the 2 units outside it is 2.*Lower prepare.split.val_frac"):
         parts_of_fold(PATIENTS[:3], [0, 1, 2], 0, val_frac=0.9, seed=0)
+
+
+def test_labels_of_one_unit_each_are_dealt_out_at_random_and_not_in_the_order_of_their_names():
+    """Ages: each is a stratum of one unit, so that all remainders are equal."""
+    units = PATIENTS[:100]
+    strata = dict(zip(units, (f"{40 + n:03d}" for n in range(100)), strict=True))
+    ranks = []
+    for seed in range(40):
+        parts = dealt(strata, seed, test=20, val=10)
+        ranks.append([np.mean([int(strata[unit]) - 40 for unit in units if parts[unit] == part]) for part in ("test", "val")])
+    # a mean of 20 of 100 ranks: 49.5 with a standard deviation of 5.8, of 40 such 0.9
+    assert abs(np.mean(ranks, axis=0) - 49.5).max() < 5 and np.std(ranks, axis=0).min() > 3

@@ -3046,4 +3046,11 @@ MUTATIONS = [
         "            return self._opened(self.layers(self.table(one) + self.table(other) / 2), noise)",
         "pretrain/test_pretrain_hydra.py::test_a_gate_does_not_depend_on_the_order_of_its_classes",
     ),
+    Mutation(
+        "core",
+        "strata of one unit each are dealt out in the order of their names",
+        "share[name] - room[name], draw[name], name))",
+        "share[name] - room[name], name))",
+        "core/test_core_partition.py::test_labels_of_one_unit_each_are_dealt_out_at_random_and_not_in_the_order_of_their_names",
+    ),
 ]
