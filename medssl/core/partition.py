@@ -125,8 +125,9 @@ def _members(strata: Mapping[str, str], draw: Mapping[str, float]) -> dict[str, 
 def _by_largest_remainder(
     sizes: Mapping[str, int], room: Mapping[str, int], count: int, draw: Mapping[str, float]
 ) -> dict[str, int]:
-    """`count` divided in proportion to `sizes`, never more than the `room`. Of equal ones the one with most room left gets it, then
-    that with the lowest `draw`.
+    """`count` divided in proportion to `sizes`, never more than the `room`.
+
+    What is left goes to the largest remainders; of equal ones to those with most room left, then to those with the lowest `draw`.
     """
     total = sum(sizes.values())
     share = {name: min(count * size // total, room[name]) for name, size in sizes.items()}
