@@ -14,6 +14,8 @@ ID_COLUMNS = ("file", "id")
 IDENTITY_COLUMNS = ("split", "subject", "mask")
 """Columns that give the patient and the part of an image. Ingest and prepare read these; only fine-tuning reads the others."""
 MISSING = ("", "n/a")
+NO_VALUE = ("nan", "na", "#n/a", "<na>", "null", "nat")
+"""Words that programs write for a missing value, in small letters."""
 EVENT = "event"
 """The column that says whether the event of a time happened (1) or the case was lost from view before it (0)."""
 FOLDERS = "folders"

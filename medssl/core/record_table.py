@@ -11,22 +11,35 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import sha256_text
-from medssl.core.label_table import EVENT, ID_COLUMNS, IDENTITY_COLUMNS, LabelTable, read_label_table
+from medssl.core.label_table import EVENT, ID_COLUMNS, IDENTITY_COLUMNS, NO_VALUE, LabelTable, read_label_table
 
 Kind = Literal["number", "category"]
 KEPT_BACK = ("label", EVENT, *ID_COLUMNS, *IDENTITY_COLUMNS)
 """Columns of a label table, which are never records."""
 IS_NUMBER_FRAC = 0.95
 """A column with at least this share of numbers is one of numbers, so a rest that is none is a mistake."""
-DATE = re.compile(
-    r"(?:(?:19|20)\d\d([-/.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])|\d{1,2}([-/.])\d{1,2}\2(?:\d\d){1,2})(?:[T ].*)?"
+_MONTH = (
+    r"(?:jan|fe[bv]|f\u00e9v|m[a\u00e4]r|apr|avr|abr|ma[iy]|ju[nil]|juin|juil|aug|ao[u\u00fb]|ago|sep|okt|oct|nov|de[cz]|d\u00e9c|dic|ene)"
+    r"[^\W\d]*\.?"
 )
-"""2026-11-29, 20261129, 29.11.2026, 11/29/26, with or without a time."""
+DATE = re.compile(
+    r"(?:"
+    r"(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{4,6})?(?:\.\d*)?"
+    r"|(?:18|19|20)\d\d(?:[-/](?:0[1-9]|1[0-2])|([-/.])\d{1,2}\1\d{1,2})"
+    r"|\d{1,2}([-/.]) ?\d{1,2}\2 ?(?:\d\d){1,2}"
+    rf"|(?:\d{{1,2}}(?:st|nd|rd|th)?[-. /]*)?{_MONTH}[-. /,]+(?:\d{{1,2}}(?:st|nd|rd|th)?[-. /,]+)?(?:18|19|20)\d\d"
+    rf"|\d{{1,2}}[-. /]+{_MONTH}[-. /,]+\d\d"
+    r")(?:[T ].*)?",
+    re.IGNORECASE,
+)
+"""2026-11-29, 2026/1/5, 2026-11, 20261129, DICOM's 20261129103000, 29.11.2026, 11/29/26, 29-Nov-2026, Nov 29, 2026, with or
+without a time."""
 LONGEST_LEVEL = 40
 """Letters of the name of a level; longer cells are sentences."""
 MOST_LEVELS, MOST_LEVELS_FRAC = 50, 0.2
@@ -35,6 +48,10 @@ FEWEST_FOR_A_SHARE = 10
 """Below this many filled cells, most being different says nothing."""
 LONG_NUMBER = 1e5
 """Whole numbers from here on that are all different are record numbers, not measurements."""
+LONGEST_FOLDER = 60
+"""Letters of the name of a column that can name a folder as it is; file systems refuse very long ones."""
+BY_CHANCE = 1e-6
+"""An order of labels with a smaller probability is not one of chance."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +80,10 @@ class RecordColumn:
 
 
 def place_of(column: str) -> str:
-    """The name of the folder of a column: its own if that can name a folder, else with other letters replaced, and a digest."""
-    plain = re.sub(r"[^A-Za-z0-9_-]", "-", column)
+    """The name of the folder of a column: its own if that can name a folder, else its first letters, others replaced, and a
+    digest.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", column)[:LONGEST_FOLDER]
     return column if plain == column else f"{plain}-{sha256_text(column)[:6]}"
 
 
@@ -102,7 +121,7 @@ def column_of(rows: LabelTable, name: str, kind: Kind | None = None) -> RecordCo
 
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        value = float(text) if "_" not in text else math.nan  # Python alone reads 1_000
     except ValueError:
         return None
     return value if math.isfinite(value) else None
@@ -113,6 +132,10 @@ def _problem(column: RecordColumn, numbers: Sequence[float | None], *, declared:
     name, cells = column.name, column.cells
     if not cells:
         return Problem("no_value", f"every cell of the column {name!r} is empty. Fill it in, or leave it out")
+    empty = next((number for _, number, text in cells if text.lower() in NO_VALUE), None)
+    if empty is not None:
+        why = f"row {empty}: a word in {name!r} is what programs write for a missing value, and would count as a value"
+        return Problem("no_value_word", f"{why}. Leave the cell empty, or write n/a")
     levels = Counter(text for _, _, text in cells)
     several = len(cells) >= FEWEST_FOR_A_SHARE
     if len(levels) == 1:
@@ -157,15 +180,37 @@ def contradictions_in(column: RecordColumn) -> Iterator[tuple[int, int]]:
 
 
 def gives_the_label_away(values: Iterable[tuple[str, str]], label_of: Mapping[str, str]) -> bool:
-    """Whether a column determines the label: each of its values, of five rows or more on average, has one label.
+    """Whether a column determines the label: each of its values, of five rows or more on average, has one label; or its numbers
+    have the order of the labels, so that a threshold separates classes, or a number follows from the other.
 
     Args:
         values: `(id, value)` of each filled cell.
         label_of: the label of each id that has one.
     """
     both = [(text, label_of[name]) for name, text in values if name in label_of]
-    different = {text for text, _ in both}
-    return len({label for _, label in both}) > 1 and len(set(both)) == len(different) and 5 * len(different) <= len(both)
+    different, num_labels = {text for text, _ in both}, len({label for _, label in both})
+    if num_labels < 2:
+        return False
+    if len(set(both)) == len(different) and 5 * len(different) <= len(both):
+        return True
+    return _in_order(both)
+
+
+def _in_order(both: Sequence[tuple[str, str]]) -> bool:
+    """Whether sorting the numbers of a column sorts the labels beside them, by class or as numbers, which is not by chance."""
+    found = [(number, label) for text, label in both if (number := _number(text)) is not None]
+    if len(found) < len(both) or len(set(found)) > len({number for number, _ in found}):
+        return False
+    labels = [label for _, label in sorted(found)]
+    counts = Counter(labels)
+    log_orders = math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in counts.values())
+    runs = 1 + sum(before != after for before, after in pairwise(labels))
+    if runs == len(counts) and math.lgamma(len(counts) + 1) - log_orders < math.log(BY_CHANCE):
+        return True
+    numbers = [_number(label) for label in labels]
+    known = [number for number in numbers if number is not None]
+    monotone = known in (sorted(known), sorted(known, reverse=True))
+    return len(known) == len(labels) and monotone and math.log(2) - log_orders < math.log(BY_CHANCE)
 
 
 def require(rows: LabelTable, name: str, kind: Kind | None) -> RecordColumn:

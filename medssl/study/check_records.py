@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.label_table import LabelRow, is_label_table, read_label_table
+from medssl.core.file_names import folder_labels
+from medssl.core.label_table import FOLDERS, LabelRow, LabelTable, is_label_table, read_label_table
 from medssl.core.listing import nothing_at
 from medssl.core.record_table import Problem as Refused
 from medssl.core.record_table import RecordColumn, column_of, contradictions_in, gives_the_label_away, read_records
@@ -17,7 +18,7 @@ from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study
 from medssl.study.reach import Reach
-from medssl.study.source_files import SourceFiles
+from medssl.study.source_files import OTHER, PICTURE, SourceFiles
 
 Problem = tuple[Loc, str]
 
@@ -41,8 +42,8 @@ def record_problems(dag: Dag, listed: Mapping[str, SourceFiles], reached: Reach)
     yield from _nowhere(study)
 
 
-def record_notes(dag: Dag, reached: Reach) -> Iterator[Problem]:
-    """Records that are not there yet, and records that no run reads."""
+def record_notes(dag: Dag, listed: Mapping[str, SourceFiles], reached: Reach) -> Iterator[Problem]:
+    """Records that are not there yet, records that no run reads, and rows that are for no file."""
     for name, source in dag.study.sources.items():
         if source.records is None:
             continue
@@ -51,6 +52,18 @@ def record_notes(dag: Dag, reached: Reach) -> Iterator[Problem]:
             yield loc, "no objective reads these records: none of its options names a column of them"
         elif not Path(source.records).exists() and name not in reached.recorded:
             yield loc, f"{nothing_at(source.records)} Runs that read it cannot start"
+        elif name in reached.recorded and name in listed:
+            yield from ((loc, note) for note in _strangers(source.records, listed[name]))
+
+
+def _strangers(path: str, files: SourceFiles) -> Iterator[str]:
+    """The rows of a table that are for no file of the source, with the first of them."""
+    rows = read_records(path)
+    table = _by_name(path, rows, files)
+    alone = [] if table is None else [row for row, known in zip(rows, _matches(table), strict=True) if not known]
+    if alone:
+        first = f"(row {alone[0].number}: {alone[0]['file']!r})"
+        yield f"{path}: {len(alone)} of {len(rows)} rows are for no file of the source {first}"
 
 
 def _table_problems(study: Study, name: str, columns: list[str], files: SourceFiles | None) -> Iterator[Problem]:
@@ -66,6 +79,7 @@ def _table_problems(study: Study, name: str, columns: list[str], files: SourceFi
         if column not in rows.columns:
             hint = did_you_mean(column, rows.columns)
             yield ("sources", name, "record_kinds", column), f"{path} has no column {column!r}.{hint}"
+    table = _by_name(path, rows, files)
     for column in columns:
         found = column_of(rows, column, source.record_kinds.get(column))
         if isinstance(found, Refused):
@@ -74,39 +88,76 @@ def _table_problems(study: Study, name: str, columns: list[str], files: SourceFi
         for first, second in contradictions_in(found):
             yield loc, f"{path}: rows {first} and {second} say different things of one id in {column!r}. Keep one of them"
             break
+        if table is not None and (pair := _contradiction_by_file(table, found)):
+            yield loc, f"{path}: rows {pair[0]} and {pair[1]} say different things of one image in {column!r}. Keep one of them"
         yield from _gives_away(study, name, found, files)
-    if files is not None and (table := Table(Path(path), rows, files)).is_by_name and not _some_match(table):
+    if table is not None and not any(_matches(table)):
         example = min(table.items, default=None)
         of_source = "an NPZ names no images" if example is None else f"a file of the source is {example!r}"
         ids = "An id is a path relative to the source, a file name, a folder, a patient, or an id of series.tsv or images.parquet"
         yield loc, f"{path}: none of its {len(rows)} rows is for a file of this source; {of_source}. {ids}"
 
 
-def _some_match(table: Table) -> bool:
+def _by_name(path: str, rows: LabelTable, files: SourceFiles | None) -> Table | None:
+    """The table beside the files of its source, if their names show every id."""
+    table = None if files is None else Table(Path(path), rows, files)
+    return table if table is not None and table.is_by_name else None
+
+
+def _matches(table: Table) -> list[bool]:
+    """Whether each row is for a file of the source."""
     try:
-        return any(table.is_minted(row) or table.find(row) for row in table.rows)
+        return [bool(table.is_minted(row) or table.find(row)) for row in table.rows]
     except StudyError:
-        return True  # of `subject_pattern`, which is checked by itself
+        return [True] * len(table.rows)  # of `subject_pattern`, which is checked by itself
+
+
+def _contradiction_by_file(table: Table, column: RecordColumn) -> tuple[int, int] | None:
+    """Row numbers of two rows with different ids that say different things of one file, as stage ingest would find them."""
+    first: dict[str, tuple[int, str]] = {}
+    try:
+        for cell, number, text in column.cells:
+            for file in table.find(LabelRow(file=cell)):
+                before = first.setdefault(file, (number, text))
+                if before[1] != text:
+                    return before[0], number
+    except StudyError:
+        return None  # of `subject_pattern`, which is checked by itself
+    return None
 
 
 def _gives_away(study: Study, name: str, column: RecordColumn, files: SourceFiles | None) -> Iterator[Problem]:
     """Records that determine the label of a downstream task on the same source."""
     source = study.sources[name]
     tasks = [task for task, options in study.finetune.items() if options.source == name]
-    if source.label_as_feature or not tasks or source.labels is None:
+    if source.label_as_feature or not tasks:
         return
-    if not is_label_table(source.labels) or not Path(source.labels).is_file():
-        return
+    given = source.labels or FOLDERS
     try:
-        labels = Table(Path(source.labels), read_label_table(source.labels), files or SourceFiles([], IngestOptions()))
-        known = {key: row["label"] for row in labels.rows if "label" in row for key in _keys(labels, row["file"])}
+        if is_label_table(given) and Path(given).is_file():
+            labels = Table(Path(given), read_label_table(given), files or SourceFiles([], IngestOptions()))
+            known = {key: row["label"] for row in labels.rows if "label" in row for key in _keys(labels, row["file"])}
+        elif given == FOLDERS and files is not None:
+            labels = Table(Path(str(source.records)), read_records(str(source.records)), files)
+            known = _by_folder(files, asked=source.labels is not None)
+        else:
+            return
         values = [(key, text) for cell, _, text in column.cells for key in _keys(labels, cell)]
     except StudyError:
         return  # a problem of the labels, or of `subject_pattern`
     if gives_the_label_away(values, known):
-        why = f"{column.name!r} gives the label of finetune.{tasks[0]} away: each of its values has one label in {source.labels}"
+        of = "the folders of its images" if given == FOLDERS else given
+        why = f"{column.name!r} gives the label of finetune.{tasks[0]} away: its values determine the label in {of}"
         allow = f"set sources.{name}.label_as_feature: true"
         yield ("sources", name, "records"), f"{source.records}: {why}. Take it out of the objective's options, or {allow}"
+
+
+def _by_folder(files: SourceFiles, *, asked: bool) -> dict[str, str]:
+    """The class folder of each picture; of folders that are not `asked` for as labels, only class folders below parts."""
+    pictures = files.named(PICTURE, OTHER)
+    if asked:
+        return {name: PurePosixPath(name).parent.name for name in pictures}
+    return {name: label for name, (label, _) in folder_labels(pictures).items()}
 
 
 def _keys(table: Table, name: str) -> list[str]:

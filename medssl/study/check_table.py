@@ -12,15 +12,22 @@ from pathlib import Path
 
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.file_names import folder_labels, path_names, short_names, tidy_id
-from medssl.core.label_table import EVENT, IDENTITY_COLUMNS, LabelRow, LabelTable, contradictions, group_problems, shared_masks
+from medssl.core.label_table import (
+    EVENT,
+    IDENTITY_COLUMNS,
+    NO_VALUE,
+    LabelRow,
+    LabelTable,
+    contradictions,
+    group_problems,
+    shared_masks,
+)
 from medssl.core.partition import PARTS
 from medssl.core.patient_names import subjects_of
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")
 """An id of `series.tsv` or `images.parquet`, which file names cannot show."""
-NO_VALUE = ("nan", "na", "#n/a", "<na>", "null", "nat")
-"""Words that programs write for a missing value, in small letters."""
 MOST_SAID = 5
 """How many rows with one mistake are named."""
 

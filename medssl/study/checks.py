@@ -189,7 +189,7 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labe
     """Problems of the requested work."""
     study = dag.study
     yield from mixed_cohorts(dag)
-    yield from record_notes(dag, reached)
+    yield from record_notes(dag, listed, reached)
     trained = {source for cohort, _ in reached.runs for source in study.all_cohorts[cohort]}
     for name in listed:
         if name in trained | reached.labelled:

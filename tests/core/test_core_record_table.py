@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def table(folder: Path, cells: list[str], name: str = "x") -> Path:
         ([str(1400 + 7 * n) for n in range(ROWS)], "number"),  # volumes in ml: different, and no record numbers
         (["01", "02"] * 20, "number"),
         (["2"] + ["3"] * 5, "number"),
+        (["Marconi 8000", "Mars 3"] * 20, "category"),
+        (["1_000", "2_000"] * 20, "category"),
     ],
 )
 def test_the_kind_of_a_column_is_that_of_its_cells(cells: list[str], kind: str, tmp_path: Path) -> None:
@@ -59,6 +62,14 @@ def test_the_kind_of_a_column_is_that_of_its_cells(cells: list[str], kind: str, 
         ([f"{1 + n % 28}.3.1{950 + n}" for n in range(ROWS)], "date"),
         ([f"0{1 + n % 9}/12/{10 + n}" for n in range(ROWS)], "date"),
         ([f"20{10 + n}-03-01T10:30:00" for n in range(ROWS)], "date"),
+        ([f"19{50 + n}/{1 + n % 9}/5" for n in range(ROWS)], "date"),
+        ([f"19{50 + n}-0{1 + n % 9}" for n in range(ROWS)], "date"),
+        ([f"2026112910300{n % 10}.{n}" for n in range(ROWS)], "date"),
+        ([f"{1 + n % 28}. 3. 1{950 + n}" for n in range(ROWS)], "date"),
+        ([f"{1 + n % 28}-{['Jan', 'Mai', 'Dez'][n % 3]}-{1950 + n}" for n in range(ROWS)], "date"),
+        ([f"{['Nov.', 'March', 'sept'][n % 3]} {1 + n % 28}, {1950 + n}" for n in range(ROWS)], "date"),
+        (["F"] * 20 + ["NaN"] * 20, "no_value_word"),
+        (["61"] * 30 + ["62"] * 9 + ["null"], "no_value_word"),
         (["10"] * 39 + ["unknown"], "not_a_number"),
         ([f"nodule in the upper lobe, no effusion; case {n}" for n in range(ROWS)], "free_text"),
         ([f"word{n}" for n in range(60)], "free_text"),
@@ -147,7 +158,30 @@ def test_a_column_gives_the_label_away_where_each_of_its_values_has_one(values: 
     assert not gives_the_label_away([(f"p{n}", value) for n, value in enumerate(values)], dict.fromkeys(label_of, "one"))
 
 
+@pytest.mark.parametrize(
+    ("value_of", "label_of", "away"),
+    [
+        (lambda n: n / 7, lambda n: 50 + 1.5 * n, True),  # the label in another unit
+        (lambda n: -n, lambda n: n // 2, True),  # the other way round
+        (lambda n: 10 * (n % 2) + n / 100, lambda n: "ill" if n % 2 else "well", True),  # a threshold separates
+        (lambda n: n, lambda n: n * 7919 % 101, False),
+        (lambda n: n, lambda n: "ill" if n % 3 else "well", False),
+        (lambda n: n, lambda n: "ill" if n else "well", False),  # one case is the smallest by chance
+        (lambda n: n // 2, lambda n: n, False),  # half of the label's steps
+        (lambda n: f"site {n}", lambda n: n, False),
+    ],
+)
+def test_numbers_in_the_order_of_the_labels_give_them_away(
+    value_of: Callable[[int], object], label_of: Callable[[int], object], away: bool
+) -> None:
+    values, labels = [(f"p{n}", str(value_of(n))) for n in range(ROWS)], {f"p{n}": str(label_of(n)) for n in range(ROWS)}
+    assert gives_the_label_away(values, labels) is away
+    assert not gives_the_label_away(values[:4], labels), "of few rows any order is chance"
+
+
 def test_the_folder_of_a_column_is_its_name_or_one_of_its_own() -> None:
     assert place_of("age") == "age"
     odd = {place_of(name) for name in ("age (y)", "age [y]", "age/y")}
     assert len(odd) == 3 and all("/" not in name and " " not in name for name in odd)
+    long = {place_of("L" * 300 + end) for end in "ab"}
+    assert len(long) == 2 and all(len(name) < 100 for name in long), "file systems refuse very long names"

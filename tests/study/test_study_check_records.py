@@ -35,6 +35,7 @@ def test_records_that_hold_what_is_asked_pass(notes: Notes) -> None:
         ({"table": "id,age\n0.png,60\n1.png,\n2.png,60\n"}, "are equal. Leave it out (one_value)"),
         ({"table": "id,age\n0.png,\n1.png,\n"}, "(no_value)"),
         ({"table": "id,age\n0.png,60\n1.png,61\n0.png,62\n"}, "rows 2 and 4 say different things of one id in 'age'"),
+        ({"table": "id,age\n0.png,60\n1.png,61\n0,62\n"}, "rows 2 and 4 say different things of one image in 'age'"),
         (
             {"table": "id,age\nx.png,60\ny.png,61\n"},
             "none of its 2 rows is for a file of this source; a file of the source is '0.png'",
@@ -88,3 +89,19 @@ def test_records_that_give_the_label_away_are_refused_unless_allowed(notes: Note
     text = refusal(study("near_records: {cdr: 1}", more=", labels: labels.csv", **given))
     assert "'cdr' gives the label of finetune.ill away" in text and "label_as_feature: true" in text
     assert notes(study("near_records: {cdr: 1}", more=", labels: labels.csv, label_as_feature: true", **given)) == []
+
+
+@pytest.mark.parametrize("asked", [", labels: folders", ""])
+def test_records_that_repeat_the_class_folders_are_refused(asked: str, refusal: Refusal) -> None:
+    names = [f"{part}/{label}/{n}.png" for part in ("train", "test") for label in ("cat", "dog") for n in range(3, 6)]
+    for name in names:
+        Path("sorted", name).write_bytes(b"x")
+    table = "id,sort\n" + "".join(f"{name},{'ab'['dog' in name]}\n" for name in names)
+    tasks = "finetune:\n  ill: {source: ct, modes: [linear]}\n"
+    text = study("spurious: [sort]", table=table, more=asked, tasks=tasks).replace("path: pictures", "path: sorted")
+    assert "'sort' gives the label of finetune.ill away: its values determine the label in the folders" in refusal(text)
+
+
+def test_rows_for_no_file_of_the_source_are_counted(notes: Notes) -> None:
+    (note,) = notes(study(table=AGES + "x.png,70,F,0\ny.png,71,M,0\n"))
+    assert "2 of 6 rows are for no file of the source (row 6: 'x.png')" in note
