@@ -185,10 +185,11 @@ def test_batches_are_made_of_kin_where_random_ones_hold_none() -> None:
         ({"near_records": {"sex": 1.0}}, "sex holds categories"),
         ({"near_records": {"age": 0.0}}, "age holds numbers"),
         ({"spurious": ["same"]}, "same is equal in all"),
+        ({"spurious": ["site"]}, "site is equal in all"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], words: str) -> None:
-    samples = recorded(sex=["f", "m"] * 16, age=[float(row) for row in range(32)], same=[1.0] * 32)
+    samples = recorded(sex=["f", "m"] * 16, age=[float(row) for row in range(32)], same=[1.0] * 32, site=["a"] * 32)
     with pytest.raises(StudyError, match=words):
         made_objective("guided_contrast", 2, samples=samples, projector=[8], **options)
 

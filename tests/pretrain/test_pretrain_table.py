@@ -150,6 +150,13 @@ def test_a_patient_counts_once_in_the_mean_of_a_column_however_many_slices_it_ha
     assert float(objective.table.mean) == 20 and float(objective.table.deviation) == 10
 
 
+def test_a_patient_whose_first_scan_has_no_value_counts_by_its_next() -> None:
+    samples = made_samples(2, 3).rows(np.array([0, 1, 2, 3]))
+    samples = replace(samples, records={"age": Record.of("number", [None, "10", "20", "30"])})
+    objective = made_objective("table_contrast", 2, samples=samples, columns=["age"])
+    assert float(objective.table.mean) == 20 and float(objective.table.deviation) == 10
+
+
 @pytest.mark.parametrize("kind", [TokenTable, DenseTable])
 def test_a_missing_value_differs_from_every_number_and_an_empty_column_trains(kind: Any) -> None:
     records = [

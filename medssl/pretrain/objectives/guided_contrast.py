@@ -112,6 +112,8 @@ class GuidedContrast(Objective):
         self.heads = nn.ModuleList()
         for number, name in enumerate(spurious):
             record = samples.records[name]
+            if len(record.levels) == 1:
+                raise _equal(name)
             values = record.values if record.levels else _standardised(name, record.values)
             self.register_buffer(f"spurious_{number}", torch.from_numpy(values), persistent=False)
             self.heads.append(perceptron([backbone.channels[-1], 256, len(record.levels) or 1], norm=False))
@@ -221,6 +223,10 @@ def _kernel(name: str, record: Record, width: float) -> Kernel:
 def _standardised(name: str, values: np.ndarray) -> np.ndarray:
     deviation = float(np.nanstd(values))
     if deviation == 0:
-        raise StudyError(f"guided_contrast: spurious: {name} is equal in all training samples. Leave it out.")
+        raise _equal(name)
     standard: np.ndarray = (values - np.nanmean(values)) / deviation
     return standard
+
+
+def _equal(name: str) -> StudyError:
+    return StudyError(f"guided_contrast: spurious: {name} is equal in all training samples. Leave it out.")

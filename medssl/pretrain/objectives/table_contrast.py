@@ -93,8 +93,7 @@ class TableContrast(Objective):
         self.soft_temperature, self.positive = soft_temperature, group == "positive"
         records = [samples.records[name] for name in columns]
         values, patient = np.stack([record.values for record in records], axis=1), samples.patient
-        _, first = np.unique(patient, return_index=True)
-        self.of_patients = values[first]
+        self.of_patients = _of_patients(values, patient)
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
         # the samples and their records say these again after a restart
         self.register_buffer("values", torch.from_numpy(values), persistent=False)
@@ -213,3 +212,13 @@ def _mixture(x: Tensor, partner: Tensor, own: Tensor) -> Tensor:
     """Each sample with its partner; `x` stays as it is."""
     share = own.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
     return share * x + (1 - share) * x[partner]
+
+
+def _of_patients(values: Float64[np.ndarray, "n columns"], patient: Int64[np.ndarray, "n"]) -> Float64[np.ndarray, "m columns"]:
+    """A row for each patient: in each column the first known value of the patient's samples, as records may be of one scan."""
+    names, of = np.unique(patient, return_inverse=True)
+    rows = np.full((len(names), values.shape[1]), np.nan)
+    for column, known in enumerate(~np.isnan(values.T)):
+        first = np.flatnonzero(known)[::-1]
+        rows[of[first], column] = values[first, column]
+    return rows
