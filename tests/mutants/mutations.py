@@ -2852,9 +2852,16 @@ MUTATIONS = [
     Mutation(
         "study",
         "records that determine the label pass without a word",
-        "    if source.label_as_feature or not tasks or source.labels is None:",
-        "    if not source.label_as_feature or not tasks or source.labels is None:",
+        "    if source.label_as_feature or not tasks:",
+        "    if not source.label_as_feature or not tasks:",
         "study/test_study_check_records.py::test_records_that_give_the_label_away_are_refused_unless_allowed",
+    ),
+    Mutation(
+        "core",
+        "a number in the falling order of the labels gives nothing away",
+        "    monotone = known in (sorted(known), sorted(known, reverse=True))",
+        "    monotone = known == sorted(known)",
+        "core/test_core_record_table.py::test_numbers_in_the_order_of_the_labels_give_them_away",
     ),
     Mutation(
         "report",
