@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import importlib
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from medssl.core import plugins
 from medssl.core.bounds import Fold, Fraction, Part, Positive, Whole
-from medssl.core.options import Modality, Options
+from medssl.core.options import Modality, Options, PluginChoice
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DataPlace = Literal["auto", "device", "loader"]
@@ -146,3 +148,28 @@ class PlaceOptions(Options):
     """Processes that read ahead for a loader."""
     checkpoint_every_s: Positive = 60.0
     """Seconds between saved states."""
+
+
+def misfit(backbone: PluginChoice, spatial_dims: int) -> str:
+    """Why no network has the options of this backbone; empty if one has, as far as is known without building it."""
+    outline = plugins.find("backbone", backbone.name).constant("OUTLINE", default=None)
+    return str(_outline(outline).misfit(spatial_dims, backbone.options)) if outline else ""
+
+
+def num_maps(backbone: PluginChoice, spatial_dims: int) -> int | None:
+    """How many maps a backbone has; None where its file does not say."""
+    plugin = plugins.find("backbone", backbone.name)
+    outline, maps = plugin.constant("OUTLINE", default=None), plugin.constant("MAPS", default=None)
+    if outline:
+        return int(_outline(outline).num_maps(spatial_dims, backbone.options))
+    return len(backbone.options[maps]) if isinstance(maps, str) else maps
+
+
+def patch_of(backbone: PluginChoice, spatial_dims: int) -> int | None:
+    """Side of the patches of a backbone that cuts images into patches; None of another."""
+    usual = plugins.find("backbone", backbone.name).constant("PATCH", default=None)
+    return usual and (backbone.options["patch"] or usual[spatial_dims])
+
+
+def _outline(name: str) -> Any:
+    return importlib.import_module(f"medssl.nn.{name}")

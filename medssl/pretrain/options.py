@@ -11,7 +11,7 @@ from medssl.core import plugins
 from medssl.core.bounds import Count, Distinct, Fold, Fraction, OneOrMore, Part, Positive, Weight, Whole
 from medssl.core.options import Backbone, Objective, Options
 from medssl.core.written import PathText
-from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions
+from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions, misfit, patch_of
 
 
 class TrainingOptions(EngineOptions, PlaceOptions):
@@ -111,6 +111,19 @@ class TrainingOptions(EngineOptions, PlaceOptions):
         return self
 
     @model_validator(mode="after")
+    def _possible_backbone(self) -> TrainingOptions:
+        if why := misfit(self.backbone, self.spatial_dims):
+            raise ValueError(why)
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_with_its_maps(self) -> TrainingOptions:
+        for literal, why in plugins.find("objective", self.objective.name).constant("REFUSES", default={}).items():
+            if plugins.find("backbone", self.backbone.name).constant(literal, default=False):
+                raise ValueError(f"the objective {self.objective.name} is not for the backbone {self.backbone.name}: {why}")
+        return self
+
+    @model_validator(mode="after")
     def _backbone_of_options(self) -> TrainingOptions:
         for option, (need, why) in plugins.find("objective", self.objective.name).constant("NEEDS_WITH", default={}).items():
             fitting = [plugin.name for plugin in plugins.all_of("backbone") if plugin.constant(need, default=False)]
@@ -123,8 +136,7 @@ class TrainingOptions(EngineOptions, PlaceOptions):
 
     @model_validator(mode="after")
     def _whole_patches(self) -> TrainingOptions:
-        usual = plugins.find("backbone", self.backbone.name).constant("PATCH", default=None)
-        patch = usual and (self.backbone.options["patch"] or usual[self.spatial_dims])
+        patch = patch_of(self.backbone, self.spatial_dims)
         if patch and any(side % patch for side in self.size):
             nearest = [max(1, round(side / patch)) * patch for side in self.size]
             raise ValueError(

@@ -11,12 +11,15 @@ from medssl.core import plugins
 from medssl.core.errors import did_you_mean
 from medssl.core.listing import nothing_at
 from medssl.finetune.options import DEFAULT_BACKBONE, INFLATED, FinetuneOptions, wrapper_of
+from medssl.nn.options import misfit, num_maps, patch_of
 from medssl.pretrain.options import not_installed
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study
 
 Problem = tuple[Loc, str]
+OF_SEVERAL_BLOCKS = {"linear", "knn"}
+"""Modes whose features are those of the last `blocks`."""
 
 
 def start_problems(dag: Dag) -> Iterator[Problem]:
@@ -30,6 +33,7 @@ def start_problems(dag: Dag) -> Iterator[Problem]:
         yield from _seeds_without_partner(name, task, runs)
         yield from _unlike_networks(dag.study, name, task, runs)
         yield from _modes_without_backbone(dag.study, name, task, runs)
+        yield from _impossible_networks(dag, name, task, runs)
     yield from _absent_pairs(dag)
     yield from _tasks_without_scores(dag.study)
 
@@ -138,6 +142,37 @@ def _modes_without_backbone(study: Study, name: str, task: FinetuneOptions, runs
         for unfit in [backbone for backbone in _backbones(study, task, runs) if backbone not in fitting][:1]:
             text = f"mode {mode!r} is not for the backbone {unfit}, as {why}"
             yield ("finetune", name, "modes"), f"{text}. Take it off modes, or start from {' or '.join(fitting)}"
+
+
+def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
+    """A backbone whose options do not fit each other, images that it cuts, and features of more blocks than a start has."""
+    if wrapper_of(task.encoder):
+        return
+    rank = rank_of(dag, task) or 2
+    if task.backbone is not None and (why := misfit(task.backbone, rank)):
+        yield ("finetune", name, "backbone"), why
+        return
+    found = [dag.study.pretrain[run.name].backbone for run in runs]
+    found += [] if task.backbone is None else [task.backbone]
+    for backbone in found if task.encoder == INFLATED else []:
+        if patch_of(backbone, rank):
+            text = f"kernels are repeated along the third axis, and the positions of the patches of {backbone.name} have none"
+            yield ("finetune", name, "encoder"), f"{text}. Set encoder: volume, or pre-train with spatial_dims: 3"
+            return
+    for backbone in found:
+        patch, size = patch_of(backbone, rank), task.size or []
+        if patch and any(side % patch for side in size):
+            nearest = [max(1, round(side / patch)) * patch for side in size]
+            text = f"size {size} cuts the patches of the backbone {backbone.name}, which have {patch} pixels"
+            yield ("finetune", name, "size"), f"{text}. The nearest size that does not: {nearest}"
+            break
+    asked = task.options.get("blocks") or 1
+    for backbone in found if set(task.modes) & OF_SEVERAL_BLOCKS else []:
+        there = num_maps(backbone, rank)
+        if there is not None and asked > there:
+            text = f"blocks is {asked}, and the backbone {backbone.name} has {there}. Lower it to {there} or less"
+            yield ("finetune", name, "options"), text
+            break
 
 
 def _backbones(study: Study, task: FinetuneOptions, runs: list[Run]) -> list[str]:

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError
+from medssl.core.options import choice_of
 from medssl.nn.backbone import Backbone, build, pooled
+from medssl.nn.options import misfit, num_maps
 from medssl.nn.transfer import adapters
 from medssl.nn.weights import load_encoder, save_encoder
 
@@ -157,3 +159,12 @@ def test_its_file_says_what_others_must_know(name: str) -> None:
     assert plugin.constant("CUTS_SLICES", default=False) == plugin.load().cuts_slices
     for option, field in plugin.options.model_fields.items():
         assert field.description and field.description.endswith("."), option
+
+
+@every_backbone
+@every_rank
+def test_what_is_known_of_it_without_building_it_is_true(name: str, dims: int) -> None:
+    backbone, choice = made(name, dims), choice_of("backbone", {name: NARROW.get(name, {})})
+    assert misfit(choice, dims) == ""
+    assert num_maps(choice, dims) in (None, len(backbone.channels))
+    assert plugins.find("backbone", name).constant("ONE_RESOLUTION", default=False) == backbone.one_resolution

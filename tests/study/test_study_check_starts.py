@@ -138,6 +138,62 @@ def test_a_mode_is_refused_with_a_backbone_that_cannot_have_it(
         assert f": finetune.spots.modes: {said} from" in refusal(text)
 
 
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (
+            "backbone: {vit: {positions: learned}}",
+            "positions: learned, learned_grid: None. Give the patches along each of 2 axes",
+        ),
+        ("backbone: {vit: {learned_grid: [4, 4]}}", "learned_grid: [4, 4]. Give the patches"),
+        ("backbone: {vit: {stem: residual, patch: 7}}, size: [56]", "patch must be a power of 2, got 7. The nearest: 8"),
+        ("backbone: {vit: {form: primus}}", "form: primus is 3-D"),
+        ("backbone: {vit: {width: 100}}", "100 channels in 6 heads"),
+        ("backbone: {vit: {width: 192}}, spatial_dims: 3, size: [64]", "a multiple of 6 for rotary positions in 3-D"),
+        ("backbone: vit, objective: spark", "the objective spark is not for the backbone vit: it masks patches of convolutional"),
+        ("backbone: vit, objective: local_contrast", "is not for the backbone vit: a decoder goes over maps that get finer"),
+        ("backbone: vit, objective: swav", None),
+        ("backbone: {vit: {stem: residual, positions: both, learned_grid: [4, 4]}}", None),
+    ],
+)
+def test_a_run_whose_network_cannot_be_is_refused(notes: Notes, refusal: Refusal, run: str, words: str | None) -> None:
+    text = GOOD.replace("arms: [hash]", run)
+    if words is None:
+        assert notes(text) == []
+    else:
+        assert words in (found := refusal(text)) and found.startswith("mine.yaml:6: pretrain.flat: ")
+
+
+SEVERAL = {"modes": ["linear"], "inits": ["flat"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (SEVERAL | {"options": {"blocks": 5}}, "options: blocks is 5, and the backbone resnet18 has 4. Lower it to 4 or less"),
+        (SEVERAL | {"options": {"blocks": 4}}, None),
+        (SEVERAL | {"modes": ["full"], "options": {"blocks": 5}}, None),  # for probes alone
+        (SEVERAL | {"inits": [], "backbone": "vit", "options": {"blocks": 13}}, "the backbone vit has 12. Lower it"),
+        (SEVERAL | {"inits": [], "backbone": {"vit": {"pool": "class"}}, "options": {"blocks": 13}}, None),
+        ({"inits": [], "backbone": {"vit": {"positions": "both"}}}, "backbone: vit: positions: both, learned_grid: None."),
+        ({"inits": [], "backbone": "vit", "size": [28]}, "size: size [28] cuts the patches of the backbone vit, which have 16"),
+        ({"inits": [], "backbone": "vit", "size": [32]}, None),
+    ],
+)
+def test_a_task_whose_networks_cannot_be_is_refused(
+    notes: Notes, refusal: Refusal, options: dict[str, object], words: str | None
+) -> None:
+    if words is None:
+        assert notes(task(**options)) == []
+    else:
+        assert words in (found := refusal(task(**options))) and ": finetune.spots." in found
+
+
+def test_a_transformer_of_slices_is_not_inflated(refusal: Refusal) -> None:
+    text = task(inits=["flat"], encoder="inflated").replace("arms: [hash]", "backbone: vit")
+    assert ": finetune.spots.encoder: kernels are repeated along the third axis" in refusal(text)
+
+
 NAMES = ["flat", "other", "deep", "given", "scratch"]
 
 

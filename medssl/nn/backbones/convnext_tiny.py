@@ -16,6 +16,8 @@ from medssl.nn.transformer import FeedForward
 
 TITLE = "ConvNeXt-Tiny"
 SOURCE = "Liu et al., CVPR 2022, arXiv 2201.03545"
+MAPS = 4
+"""How many maps it has, or the option with a number for each."""
 LIBRARIES = {"timm": {"spatial_dims": 2, "width": 1.0}}
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
 RELEASED_NAMES = [

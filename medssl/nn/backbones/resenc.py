@@ -16,6 +16,8 @@ from medssl.nn.pair_mean import PairMean3d
 
 TITLE = "residual encoder of nnU-Net"
 SOURCE = "Isensee et al., MICCAI 2024, arXiv 2404.09556"
+MAPS = "features"
+"""How many maps it has, or the option with a number for each."""
 LIBRARIES = {"nnunet": {"spatial_dims": 3, "features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}}
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
 SLOPE = 0.01

@@ -9,6 +9,8 @@ from medssl.nn.resnet import ResNetBackbone, resnet
 
 TITLE = "ResNet-50"
 SOURCE = "He et al., CVPR 2016, arXiv 1512.03385"
+MAPS = 4
+"""How many maps it has, or the option with a number for each."""
 LIBRARIES = {
     "torchvision": {"spatial_dims": 2, "stem": "imagenet", "width": 1.0},
     "timm": {"spatial_dims": 2, "stem": "imagenet", "width": 1.0},

@@ -14,6 +14,8 @@ from medssl.nn.resnet import SeparableMaxPool3d
 
 TITLE = "U-Net encoder"
 SOURCE = "Falk et al., Nat Methods 2019;16:67"
+MAPS = 5
+"""How many maps it has, or the option with a number for each."""
 LIBRARIES: dict[str, dict[str, Any]] = {"monai": {}}
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
 

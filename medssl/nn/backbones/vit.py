@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,6 +16,7 @@ from medssl.nn.positions import counted_angles, resampled, rotary_angles
 from medssl.nn.residual_stem import ResidualStem
 from medssl.nn.transformer import Block
 from medssl.nn.vit_files import of_dino, of_primus
+from medssl.nn.vit_outline import misfit, shape_of
 
 TITLE = "Vision transformer"
 SOURCE = "Dosovitskiy et al., ICLR 2021, arXiv 2010.11929"
@@ -27,13 +28,10 @@ HAS_ATTENTION = True
 """Whether its attention can have low-rank adapters."""
 TAKES_MASKS = True
 """Whether its `forward` takes `hidden` patches and a `token` in their place."""
-SHAPES = {
-    2: {"tiny": (192, 12, 3), "small": (384, 12, 6), "medium": (512, 12, 8), "base": (768, 12, 12)},
-    3: {"tiny": (180, 12, 3), "small": (396, 12, 6), "medium": (864, 16, 12), "base": (792, 12, 12)},
-}
-"""Width, blocks and heads: of timm, and in 3-D of Primus (Wald et al., arXiv 2503.01835), whose heads have channels for three
-axes, and whose M is larger than its B.
-"""
+ONE_RESOLUTION = True
+"""Whether all its maps have one stride."""
+OUTLINE = "vit_outline"
+"""The file of `nn` that knows, without torch, how many maps it has and which options do not fit each other."""
 PATCH = {2: 16, 3: 8}
 """Side of a patch by dimensions, if the option `patch` is not given; sizes of images are multiples of it."""
 TAPS = 4
@@ -68,7 +66,7 @@ class ViT(Backbone):
     arXiv 2103.17239; Primus: Wald et al., arXiv 2503.01835.
     """
 
-    one_resolution = True
+    one_resolution = ONE_RESOLUTION
     cls_token: nn.Parameter | None
     reg_token: nn.Parameter | None
 
@@ -94,8 +92,11 @@ class ViT(Backbone):
         heads: Count | None = None,
     ) -> None:
         super().__init__()
-        usual = SHAPES[spatial_dims][size]
-        width, blocks, heads = width or usual[0], blocks or usual[1], heads or usual[2]
+        given: dict[str, Any] = {"size": size, "patch": patch, "form": form, "stem": stem, "pool": pool, "positions": positions}
+        given |= {"learned_grid": learned_grid, "width": width, "blocks": blocks, "heads": heads}
+        if why := misfit(spatial_dims, given):
+            raise StudyError(f"{why}.")
+        width, blocks, heads = shape_of(spatial_dims, given)
         primus = form == "primus"
         registers = (0 if primus else 4) if registers is None else registers
         epsilon = epsilon or (1e-5 if primus else 1e-6)
@@ -103,7 +104,6 @@ class ViT(Backbone):
         self.multiple = self.patch = patch or PATCH[spatial_dims]
         self.form, self.stem, self.pool, self.rotary = form, stem, pool, positions != "learned"
         self.learned_grid, self.rescale, self.of_head = learned_grid, rescale, width // heads
-        self._refuse(width, heads, positions)
         self.channels, self.strides = (width,) * blocks, (self.patch,) * blocks
         self.stage_names = tuple(f"blocks.{number}" for number in range(blocks))
         self.branch_ends = tuple(f"blocks.{number}.{end}" for number in range(blocks) for end in ("ls1", "ls2"))
@@ -127,30 +127,6 @@ class ViT(Backbone):
         self.blocks = nn.Sequential(*made)
         self.norm = nn.LayerNorm(width, eps=epsilon)
         self._initialise()
-
-    def _refuse(self, width: int, heads: int, positions: str) -> None:
-        """Raise for options that do not fit each other."""
-        dims, grid = self.spatial_dims, self.learned_grid
-        if width % heads or (self.rotary and width // heads % (2 * dims)):
-            raise StudyError(
-                f"vit: {width} channels in {heads} heads. The channels of a head must be a whole number, a multiple of "
-                f"{2 * dims} for rotary positions in {dims}-D. Change width or heads."
-            )
-        if (positions != "rotary") != (grid is not None) or (grid and len(grid) != dims):
-            raise StudyError(
-                f"vit: positions: {positions}, learned_grid {grid}. Give the patches along each of {dims} axes with positions: "
-                "learned or both, such as [14, 14] for 224² and patches of 16, and none with rotary ones."
-            )
-        if self.stem == "residual" and (self.patch < 2 or self.patch & (self.patch - 1)):
-            nearest = 2 ** max(1, round(math.log2(self.patch)))
-            raise StudyError(
-                f"vit: stem: residual halves the image, so patch must be a power of 2, got {self.patch}. The nearest: {nearest}."
-            )
-        if self.form == "primus" and (dims != 3 or self.pool != "mean"):
-            raise StudyError(
-                f"vit: form: primus is 3-D and has no class token, got {dims}-D and pool: {self.pool}. Set form: timm, or "
-                "spatial_dims: 3 and pool: mean."
-            )
 
     def forward(
         self,

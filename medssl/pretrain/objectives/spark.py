@@ -25,6 +25,8 @@ from medssl.pretrain.masked import MaskedPrediction
 
 TITLE = "SparK"
 SOURCE = "Tian et al., ICLR 2023, arXiv 2301.03580"
+REFUSES = {"ONE_RESOLUTION": "it masks patches of convolutional networks. Take a ResNet, ConvNeXt, U-Net or residual encoder"}
+"""Literals of a backbone's file with which it does not go, and the reason."""
 PAPER_WIDTH = 768
 
 NOT_COMPILED = (
