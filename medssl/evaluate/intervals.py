@@ -20,8 +20,11 @@ FEWEST_FOR_MEANS = 50
 RARER_CLASS = "of the rarer class"
 """What the fewer units of such a score are."""
 MOST_UNDEFINED_FRAC = 0.05
+UNDEFINED = "undefined: the test cases lack a class, a mask, values that differ, or times in a known order"
 FEWEST_SEEDS = 3
 """The spread of fewer seeds cannot be estimated: the variance of two has one degree of freedom."""
+MOST_P = 1 - 1e-6
+"""Nearer to 1 the quantile of t is rounding: that of 4 and of 6 degrees of freedom became 0."""
 MOST_SHIFT = 1.0
 """Beyond one standard deviation of bias (calibration error in few bins) BCa's correction moves the interval off the estimate."""
 
@@ -154,7 +157,7 @@ def interval(replicates: Replicates, confidence: float, seeds: Spread | None = N
     n, value = replicates.num_units, replicates.value
     known = replicates.bootstrap[np.isfinite(replicates.bootstrap)]
     if not np.isfinite(value):
-        return Interval(value, np.nan, np.nan, np.nan, np.nan, "none", "undefined: a class or mask has no test case")
+        return Interval(value, np.nan, np.nan, np.nan, np.nan, "none", UNDEFINED)
     undefined = len(replicates.bootstrap) - len(known)
     if n < FEWEST_FOR_INTERVAL:
         return Interval(value, np.nan, np.nan, np.nan, np.nan, "none", f"no interval: n = {n}")
@@ -233,7 +236,7 @@ class _Curve:
         if self.value == 0:
             return 1.0
         side = -1 if self.value > 0 else 1
-        least, most = 1 / (len(self.known) + 1), 1 - 1e-9
+        least, most = 1 / (len(self.known) + 1), MOST_P
 
         def beyond(log_level: float) -> float:
             return self.arm(side, float(np.exp(log_level)), seeds) - abs(self.value)

@@ -99,6 +99,13 @@ def test_seeds_that_do_not_differ_leave_the_interval_as_it_is() -> None:
     assert (alone.num_seeds, both.num_seeds) == (0, 3)
 
 
+@pytest.mark.parametrize("n", range(5, 12))
+def test_any_number_of_units_from_five_has_an_interval_over_units_and_seeds(n: int) -> None:
+    values = crossed(rng(n, "few"), 3, n, 0.3, 1.0, 0.5)
+    _, both, _ = made(values - values.mean() + 0.1, num_bootstrap=200)
+    assert both.low < 0.1 < both.high and 0 < both.p < 1 and both.num_seeds == 3
+
+
 def test_where_seeds_are_all_that_varies_the_interval_is_students() -> None:
     values = np.array([[0.61], [0.70], [0.66], [0.75]]) + 1e-6 * rng(0, "flat").normal(size=(4, 30))
     _, both, _ = made(values)
