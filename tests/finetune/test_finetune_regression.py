@@ -46,7 +46,7 @@ def test_a_full_fit_finds_the_radius_of_a_sphere(tmp_path: Path) -> None:
     assert fits["val_score"].iloc[0] == pytest.approx(by_hand, rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["linear", "full"])
+@pytest.mark.parametrize("mode", [pytest.param("linear", marks=pytest.mark.full), "full"])
 def test_values_are_in_the_unit_of_the_labels(mode: str, tmp_path: Path) -> None:
     """A label in another unit, 0 elsewhere: the same prediction in that unit."""
     found = []
@@ -98,6 +98,7 @@ def test_a_value_of_a_patient_is_the_mean_over_its_images(tmp_path: Path) -> Non
     assert outs["unit"].set_index("case_id")["value"].to_dict() == pytest.approx(means.to_dict())
 
 
+@pytest.mark.full
 def test_a_model_says_the_values_of_new_images(tmp_path: Path) -> None:
     source = write_discs(tmp_path / "study", COUNTS)
     out = finetune(finetune_spec(source, **REGRESSION, modes=["linear"]))
@@ -154,6 +155,7 @@ def test_a_network_of_volumes_has_a_number_per_volume() -> None:
         measured(slices, "ct", whole_volumes=True)
 
 
+@pytest.mark.full
 def test_subsets_and_folds_of_numbers_are_drawn_without_regard_to_them(tmp_path: Path) -> None:
     source = write_discs(tmp_path / "study", COUNTS)
     encoder = write_encoder(tmp_path / "study" / "4_pretrain" / "ct" / "one-all-seed0")
