@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 
 from medssl.core.label_table import MANY
 
 FEWEST_EVENTS = 5
 """Events that training and test need each: with fewer, neither a fit nor its score says anything."""
-HAPPENED = {"0": False, "1": True}
-"""Texts of the column `event`: 0 for a case that was lost from view before it (censored), 1 for the event."""
+HAPPENED = {"0": False, "1": True, "0.0": False, "1.0": True}
+"""Texts of the column `event`: 0 for a case that was lost from view before it (censored), 1 for the event. Programs write 1.0
+where a column has empty cells."""
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+"""`62,500`, in which the comma may be a decimal sign or separate thousands."""
 
 
 def number_of(text: str) -> float | None:
@@ -27,6 +31,8 @@ def why_no_number(text: str) -> str:
         return ""
     if MANY in text:
         return f"{text!r} is several labels; expected one number"
+    if _THOUSANDS.fullmatch(text):
+        return f"{text!r} is not a number; write no separator of thousands, and the decimal sign as a point"
     if number_of(text.replace(",", ".")) is not None:
         return f"{text!r} is not a number; write the decimal sign as a point"
     return f"{text!r} is not a finite number"

@@ -37,7 +37,7 @@ class Sampled(Protocol):
         """Every case of a fit as its own sample: metrics give a value per case `(n,)`."""
 
     def rarer(self, unit: Int64[np.ndarray, "n"]) -> dict[str, int]:
-        """By class, the smaller of two counts: units with a case of it, and units with a case of the rest."""
+        """By class, the smaller of two counts: units with a case of it, and units with a case of the rest; `all`: of any row."""
 
     def columns(self, fit: str) -> dict[str, Any]:
         """What a fit predicted for each case: columns of cases.parquet."""
@@ -69,7 +69,10 @@ def scores_of_fit(
     num_units, rarer = weights.shape[1], sampled.rarer(unit)
     made = {key: Replicates.of(np.concatenate(values), num_bootstrap, num_units) for key, values in parts.items()}
     of_classes = {key: MACRO if key[0] in over_classes else key[1] for key in made}
-    return {key: replace(one, num_rarer=rarer.get(of_classes[key]), rarer=sampled.rarer_are) for key, one in made.items()}
+    return {
+        key: replace(one, num_rarer=rarer.get(of_classes[key], rarer.get(ALL)), rarer=sampled.rarer_are)
+        for key, one in made.items()
+    }
 
 
 def scores_of_cases(sampled: Sampled, fit: str, metrics: dict[str, CaseMetric]) -> dict[str, Float64[np.ndarray, "..."]]:

@@ -17,8 +17,10 @@ from test_evaluate_run import evaluated, finetuned, scores
 from medssl.core import plugins, tables
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.rng import rng
+from medssl.evaluate.intervals import interval
 from medssl.evaluate.predictions import only_test
 from medssl.evaluate.risks import Followed, Risks, curves_table, kaplan_meier, log_rank, not_censored
+from medssl.evaluate.sampled import scores_of_fit
 
 LIFELINES = Path(sys.prefix) / "lifelines"
 
@@ -183,6 +185,17 @@ def test_a_survival_analysis_has_scores_with_intervals_by_patient_and_paired_tes
     assert p["simclr-all"] < 0.001
     early = curves[(curves["init"] == "simclr-all") & (curves["time"] < 0.5)].groupby("group")["event_free"].min()
     assert early["high"] < early["middle"] < early["low"]
+
+
+def test_scores_at_several_times_count_the_units_with_an_event() -> None:
+    table = predicted(60)
+    test = only_test(table)
+    weights = np.ones((1, 60))
+    areas = {"dynamic_auc": lambda sample: metric("dynamic_auc", sample, horizons=(0.3, 0.6, 1e9))}
+    found = scores_of_fit(Risks.of(test), test.fits["fit_id"][0], areas, weights, test.unit, 0)
+    events = table.drop_duplicates("unit_id")["event"].sum()
+    assert {one.num_rarer for one in found.values()} == {events} and len(found) == 4
+    assert "times in a known order" in interval(found["dynamic_auc", "t = 1e+09"], 0.95).note
 
 
 def test_patients_with_several_times_have_curves_and_no_p() -> None:

@@ -142,7 +142,7 @@ def test_a_full_fit_orders_spheres_by_their_hazard(tmp_path: Path) -> None:
     assert set(FITS.read(out / FITS.file)["selection"]) == {"validation Harrell's C"}
 
 
-@pytest.mark.parametrize("mode", ["linear", "full"])
+@pytest.mark.parametrize("mode", [pytest.param("linear", marks=pytest.mark.full), "full"])
 def test_the_mean_training_case_has_risk_zero(mode: str, tmp_path: Path) -> None:
     counts = {"train": 40, "val": 10, "test": 20}
     source = write_discs(tmp_path / "study", counts, followed=True, per_unit=2)
@@ -185,6 +185,11 @@ def test_times_and_events_that_say_nothing_are_refused(rows: Any, words: str) ->
     with pytest.raises(StudyError) as caught:
         timed(samples(*rows), "ct", whole_volumes=False)
     assert words in str(caught.value)
+
+
+def test_events_are_read_as_programs_write_them_beside_empty_cells() -> None:
+    rows = [(time, f"{event}.0") for time, event in MANY[:10]]
+    assert timed(samples(*rows, ("11", "0.0")), "ct", whole_volumes=False)[1][:, 1].sum() == 10
 
 
 def test_a_table_without_events_is_refused() -> None:
