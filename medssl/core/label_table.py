@@ -71,9 +71,7 @@ def read_label_table(path: Path | str, *, what: str = "labels") -> LabelTable:
     _require_small_letters(header, what)
     wanted = next((name for name in ID_COLUMNS if name in header), None)
     if wanted is None and len(header) == 1 and ";" in header[0]:
-        raise StudyError(
-            f"{what}: the columns of the table are separated by semicolons. Save it with commas or tabs between them."
-        )
+        raise StudyError(f"{what}: the table is separated by semicolons. Save it with commas or tabs between its columns.")
     if wanted is None:
         raise StudyError(
             f"{what}: the table has the columns {header}; it needs `id` (or `file`, a path relative to the source) and {columns}."

@@ -23,7 +23,7 @@ Refusal = Callable[..., str]
         ("pictures", "id,label\n0,61\n1,nan\n", "row 3 has the label 'nan', as programs write that there is none"),
         ("pictures", 'id,label\n0,61\n1,"62,5"\n', "row 3: '62,5' is not a number; write the decimal sign as a point"),
         ("pictures", 'id,label\n0,"61,000"\n1,"62,500"\n', "row 2: '61,000' is not a number; write no separator of thousands"),
-        ("pictures", "id;label\n0;61\n1;62\n", "the columns of the table are separated by semicolons"),
+        ("pictures", "id;label\n0;61\n1;62\n", "the table is separated by semicolons"),
         ("pictures", "id,label\n0,61\n1,61.0\n", "all 2 labels are 61, so finetune.spots (regression) has nothing to learn"),
         ("pictures", "id,label\n0,61\n1,62\n9,old\n", None),  # a row for no image of this source
         ("pictures", "id,age\n0,61\n1,62\n", "no row has a 'label', which finetune.spots (regression) needs; the columns beside"),
