@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from medssl.artefacts.keep import KEEP
+from medssl.artefacts.records import RECORD
 from medssl.artefacts.samples import SAMPLES
 from medssl.artefacts.volumes import Volume, write_volumes
 from medssl.core import tables
@@ -142,6 +143,25 @@ def write_pool(root: Path, *, volumes: int, shape: tuple[int, int, int], copies:
     write_receipt(kept, "reduce")
     names = {"samples": "samples.parquet", "volumes": "volumes.tsv", "arrays": "arrays"}
     return {what: [str(prepared / name)] for what, name in names.items()} | {"keep": str(kept / KEEP.file)}
+
+
+def write_records(root: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a pre-training with an age and a sex of each volume of the pool."""
+    (samples,) = inputs["samples"]
+    volumes = sorted(SAMPLES.read(samples)["volume_id"].unique())
+    values = {
+        "age": ("number", [str(50 + n % 40) for n in range(len(volumes))]),
+        "sex": ("category", ["fm"[n % 2] for n in range(len(volumes))]),
+    }
+    paths = {}
+    for name, (kind, cells) in values.items():
+        place = root / "records" / name
+        place.mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame({"volume_id": volumes, "index": None, "kind": kind, "value": cells}).astype({"index": "Int32"})
+        RECORD.write(place / RECORD.file, table)
+        write_receipt(place, "ingest")
+        paths[name] = str(place / RECORD.file)
+    return inputs | {"records": {Path(samples).parent.name: paths}}
 
 
 def ct_volume(seed: int, shape: tuple[int, int, int]) -> np.ndarray:

@@ -13,7 +13,19 @@ from typing import Any
 
 import torch
 
-from gpu_sections.made import COMPILE, NARROW, Found, Place, Trained, attempt, finetune, pretrain, write_hearts, write_pool
+from gpu_sections.made import (
+    COMPILE,
+    NARROW,
+    Found,
+    Place,
+    Trained,
+    attempt,
+    finetune,
+    pretrain,
+    write_hearts,
+    write_pool,
+    write_records,
+)
 from medssl.core import plugins
 from medssl.core.errors import PreemptedError
 from medssl.core.files import sha256_file
@@ -37,6 +49,9 @@ SMALL_ONLY: dict[str, dict[str, Any]] = {
     "simclr": {"projector": [32, 16]},
     "spark": {"decoder_width": 32},
     "swav": {"projector": [32, 16], "prototypes": 8},
+    "table_contrast": {"projector": [32, 16], "table_width": 16},
+    "hydra": {"projector": [32, 16], "embedding": 8},
+    "guided_contrast": {"projector": [32, 16]},
 }
 """Further ones for `--small`."""
 TRANSFORMER = {"width": 24, "blocks": 2, "heads": 2, "patch": 8}
@@ -47,17 +62,18 @@ ROUNDING = {"fp32": 1e-3, "bf16": 3e-2}
 
 def objectives_2d(place: Place) -> Found:
     """Every objective on slices: runs, the loss is finite, peak memory at ResNet-50, 224², batch 64."""
-    inputs = write_pool(place.folder, volumes=8, shape=place.either((20, 20, 4), (256, 256, 16)))
+    inputs = write_pool(place.folder, volumes=8, shape=place.either((20, 20, 4), (256, 256, 16)), copies=place.either(1, 8))
     yield from _objectives(place, inputs, dims=2, size=place.either(16, 224), batch_size=place.either(8, 64), backbone="resnet50")
 
 
 def objectives_3d(place: Place) -> Found:
     """Every objective on patches of volumes: the same at ResNet-18, 64³, batch 16."""
-    inputs = write_pool(place.folder, volumes=8, shape=place.either((20, 20, 4), (112, 112, 48)))
+    inputs = write_pool(place.folder, volumes=8, shape=place.either((20, 20, 4), (112, 112, 48)), copies=place.either(1, 2))
     yield from _objectives(place, inputs, dims=3, size=place.either(16, 64), batch_size=place.either(8, 16), backbone="resnet18")
 
 
 def _objectives(place: Place, inputs: dict[str, Any], *, dims: int, size: int, batch_size: int, backbone: str) -> Found:
+    inputs = write_records(place.folder, inputs)
     for name in plugins.names("objective"):
         options = SHORT.get(name, {}) | (SMALL_ONLY.get(name, {}) if place.small else {})
         fitting = plugins.find("objective", name).constant("NEEDS", default=None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medssl.artefacts.volumes import Volume
@@ -48,14 +48,14 @@ def sides(
 
 
 def turned(
-    points: list[list[Tensor]],
-    along: list[Tensor],
-    centre: Tensor,
+    points: list[list[Float[Tensor, "..."]]],
+    along: list[Float[Tensor, "..."]],
+    centre: Float[Tensor, "m d"],
     scale: list[float],
-    angle: Tensor,
-    across: np.ndarray,
-    spacing: Tensor | None,
-) -> list[list[Tensor]]:
+    angle: Float[Tensor, "m"],
+    across: Int[np.ndarray, "m"],
+    spacing: Float[Tensor, "m d"] | None,
+) -> list[list[Float[Tensor, "..."]]]:
     """Points of images rotated about their centre in the plane of their slices, as terms to add for each axis of the canvas.
 
     along: by axis the distance of pixels from the centre; angle: `(m,)`; across: `(m,)` the axis that stays fixed; spacing:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medssl.core.errors import StudyError
 from medssl.nn.positions import resampled
-
-if TYPE_CHECKING:
-    from medssl.nn.backbones.vit import ViT
 
 OF_TRANSFORMERS = (
     (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
@@ -34,7 +31,7 @@ REVERSED = (2, 1, 0)
 """The axes (i, j, k) as nnU-Net reads them; it is its own inverse."""
 
 
-def of_dino(network: ViT, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def of_dino(network: Any, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors under this network's names: names of registers, positions of another grid, tensors for training alone.
 
     Raises:
@@ -85,7 +82,7 @@ def _of_transformers(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
     return named, ["names of the library transformers"]
 
 
-def _own_positions(network: ViT, cls: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+def _own_positions(network: Any, cls: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """Class token, and positions for this network's grid; those of a file are for a square one."""
     side, dims = _side(positions.shape[1] - 1, network.spatial_dims), network.spatial_dims
     of_cls = int(side**dims == positions.shape[1] - 1)
@@ -97,7 +94,7 @@ def _own_positions(network: ViT, cls: Tensor, positions: Tensor) -> tuple[Tensor
     return cls, torch.cat([before, places], 1), changes
 
 
-def _own_grid(network: ViT, places: Tensor) -> tuple[Tensor, list[str]]:
+def _own_grid(network: Any, places: Tensor) -> tuple[Tensor, list[str]]:
     """Positions of a grid of equal sides for this network's grid."""
     grid, dims = tuple(network.learned_grid or ()), network.spatial_dims
     side = _side(places.shape[1], dims)
@@ -110,7 +107,7 @@ def _side(places: int, dims: int) -> int:
     return round(places ** (1 / dims))
 
 
-def of_primus(network: ViT, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def of_primus(network: Any, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors of nnU-Net's Primus, as OpenMind released them, under this network's names and in its order of axes."""
     if not any(name.startswith("eva.") for name in found):
         return found, []
@@ -144,7 +141,7 @@ def of_primus(network: ViT, found: dict[str, Tensor]) -> tuple[dict[str, Tensor]
     return made, changes + [f"{name} is left" for name in sorted(left)]
 
 
-def to_primus(network: ViT, size: tuple[int, ...]) -> dict[str, Tensor]:
+def to_primus(network: Any, size: tuple[int, ...]) -> dict[str, Tensor]:
     """The network's tensors for nnU-Net's Primus on images of `size` (i, j, k); positions are 0 if it learned none."""
     heads, made = _heads(network), {}
     for name, tensor in network.state_dict().items():
@@ -194,7 +191,7 @@ def _released(name: str) -> str:
     return name
 
 
-def _heads(network: ViT) -> int:
+def _heads(network: Any) -> int:
     return network.channels[0] // network.of_head
 
 

@@ -2908,8 +2908,8 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "a patient counts as often as it has slices",
-        "        _, first = np.unique(patient, return_index=True)\n        self.of_patients",
-        "        first = np.arange(len(patient))\n        self.of_patients",
+        "    names, of = np.unique(patient, return_inverse=True)\n    rows = np.full",
+        "    names, of = np.unique(np.arange(len(patient)), return_inverse=True)\n    rows = np.full",
         "pretrain/test_pretrain_table.py::test_a_patient_counts_once_in_the_mean_of_a_column_however_many_slices_it_has",
     ),
     Mutation(
