@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from medssl.artefacts.column import Column
-from medssl.artefacts.labels import of_samples
 from medssl.artefacts.schema import Table
 from medssl.artefacts.volumes import VOLUME_ID
 from medssl.core.record_table import Kind
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RECORD = Table(
     file="record.parquet",
@@ -26,13 +22,3 @@ RECORD = Table(
     sorted_by=("volume_id", "index"),
     unique=("volume_id", "index"),
 )
-
-
-def record_of(samples: pd.DataFrame, given: pd.DataFrame) -> list[str | None]:
-    """The value of each row of the table of samples: of an image by its index, of a volume for all its slices.
-
-    Args:
-        samples: the table of the prepare stage.
-        given: the table `RECORD`.
-    """
-    return list(of_samples(samples, given, "value"))

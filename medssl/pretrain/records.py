@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medssl.artefacts.records import RECORD, record_of
+from medssl.artefacts.labels import of_samples
+from medssl.artefacts.records import RECORD
 from medssl.artefacts.samples import SAMPLES
 from medssl.core.errors import StudyError
 from medssl.nn.loading import Samples
@@ -28,15 +29,14 @@ def with_records(
         StudyError: no sample has a value, or sources hold different kinds.
     """
     found = {}
+    read = {source: SAMPLES.read(path) for path in tables if (source := Path(path).parent.name) in given}
     for column in columns:
         said: dict[str, str | None] = {}
         kinds: dict[str, str] = {}
-        for path in tables:
-            source = Path(path).parent.name
-            if column in given.get(source, {}):
-                table, record = SAMPLES.read(path), RECORD.read(given[source][column])
-                said |= dict(zip(table["sample_id"], record_of(table, record), strict=True))
-                kinds[source] = str(record["kind"].iloc[0])
+        for source, table in read.items():
+            record = RECORD.read(given[source][column])
+            said |= dict(zip(table["sample_id"], of_samples(table, record, "value"), strict=True))
+            kinds[source] = str(record["kind"].iloc[0])
         texts = [said.get(name) for name in samples.ids]
         if all(text is None for text in texts):
             raise StudyError(

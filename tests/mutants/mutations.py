@@ -2901,8 +2901,8 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "cells that are missing are corrupted",
-        "replaced = (drawn[:, column] < self.corruption) & ~np.isnan(values[:, column]) &",
-        "replaced = (drawn[:, column] < self.corruption) &",
+        "replaced = (drawn[:, column] < self.corruption) & ~values[:, column].isnan()",
+        "replaced = drawn[:, column] < self.corruption",
         "pretrain/test_pretrain_table.py::test_corruption_is_drawn_by_sample_from_training_patients_and_leaves_what_is_missing",
     ),
     Mutation(
@@ -3042,8 +3042,8 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "another class than its own may be drawn as its own",
-        "            found = others + (others >= mine)",
-        "            found = others",
+        "            drawn = drawn + (drawn >= own)",
+        "            drawn = drawn + 0 * (drawn >= own)",
         "pretrain/test_pretrain_hydra.py::test_the_loss_is_the_loop_over_pairs",
     ),
     Mutation(

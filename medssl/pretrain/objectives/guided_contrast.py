@@ -91,22 +91,23 @@ class GuidedContrast(Objective):
                 )
         self.temperature, self.class_share, self.hardness = temperature, class_share, hardness
         self.near_weight, self.spurious_weight, self.exclude_same_volume = near_weight, spurious_weight, exclude_same_volume
-        kernels = []
+        kernels: dict[str, Kernel] = {}
         if near_position_mm is not None:
-            kernels.append(Kernel(samples.position_mm.astype(np.float64), near_position_mm, within=True))
+            kernels["near_position_mm"] = Kernel(samples.position_mm.astype(np.float64), near_position_mm, within=True)
         if near_place is not None:
-            kernels.append(Kernel(of_place(samples), near_place))
+            kernels["near_place"] = Kernel(of_place(samples), near_place)
         if near_label:
-            kernels.append(Kernel(of_label(samples), 0.0))
-        kernels += [_kernel(name, samples.records[name], width) for name, width in near_records.items()]
-        for kernel, name in zip(kernels, _names(near_position_mm, near_place, near_label, near_records), strict=True):
+            kernels["near_label"] = Kernel(of_label(samples), 0.0)
+        for column, width in near_records.items():
+            kernels[f"the record {column!r}"] = _kernel(column, samples.records[column], width)
+        for name, kernel in kernels.items():
             if np.isnan(kernel.values).all():
                 raise StudyError(f"guided_contrast: {name} is known of none of the {len(samples)} samples. Leave it out.")
-        self.kinship = Kinship(samples, kernels)
+        self.kinship = Kinship(samples, list(kernels.values()))
         self._volume_of = samples.volume
         order = np.argsort(samples.volume, kind="stable")
         starts = np.searchsorted(samples.volume[order], np.arange(len(samples.volumes) + 1))
-        self._of_volume = [order[start:stop] for start, stop in pairwise(starts)]
+        self._of_volume = [order[start:stop] for start, stop in pairwise(starts)] if self.kinship.within else []
         self.projector = perceptron([backbone.channels[-1], *projector])
         self.columns = tuple(spurious)
         self.heads = nn.ModuleList()
@@ -200,11 +201,6 @@ class GuidedContrast(Objective):
     def _alike(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         device = self.kinship.volume.device
         return self.kinship(torch.from_numpy(rows).to(device), torch.from_numpy(others).to(device)).cpu().numpy()
-
-
-def _names(position: float | None, place: float | None, label: bool, records: dict[str, float]) -> list[str]:
-    named = {"near_position_mm": position is not None, "near_place": place is not None, "near_label": label}
-    return [*(name for name, given in named.items() if given), *(f"the record {column!r}" for column in records)]
 
 
 def _kernel(name: str, record: Record, width: float) -> Kernel:

@@ -144,11 +144,11 @@ class Hydra(Objective):
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """Updates the mean embedding of each class in the batch, for the picture."""
         rows, z = self.classes[gather(batch.rows)], normalised(gather(outputs["z_a"])).float()
-        for number in rows.unique().tolist():
-            if number != UNKNOWN:
-                mean = z[rows == number].mean(0)
-                fresh = not bool(self.means[number].any())
-                self.means[number] = mean if fresh else MEANS_KEPT * self.means[number] + (1 - MEANS_KEPT) * mean
+        member = (rows[None] == torch.arange(self.num_classes, device=rows.device)[:, None]).float()
+        count = member.sum(1, keepdim=True)
+        mean = member @ z / count.clamp_min(1)
+        kept = MEANS_KEPT * self.means.any(1, keepdim=True)
+        self.means.copy_(torch.where(count > 0, kept * self.means + (1 - kept) * mean, self.means))
 
     def drawn(self, batch: Batch) -> Int64[Tensor, "n"]:
         """The class that is drawn for each sample, by epoch and sample; unknown for one without a class."""
@@ -159,10 +159,10 @@ class Hydra(Objective):
         if self.pairs == "arbitrary":
             found = self.known[(number * len(self.known)).astype(np.int64)]
         else:
-            mine = own.cpu().numpy()
-            others = (number * (self.num_classes - 1)).astype(np.int64)
-            found = others + (others >= mine)
+            found = (number * (self.num_classes - 1)).astype(np.int64)
         drawn = torch.from_numpy(found).to(own)
+        if self.pairs == "distinct":
+            drawn = drawn + (drawn >= own)  # the own class is left out of the count
         return torch.where(own == UNKNOWN, own, drawn)
 
     def pictures(self, outputs: dict[str, Shaped[Tensor, "n ..."]]) -> list[Float[Tensor, "n c ..."]]:

@@ -93,16 +93,17 @@ class TableContrast(Objective):
         self.soft_temperature, self.positive = soft_temperature, group == "positive"
         records = [samples.records[name] for name in columns]
         values, patient = np.stack([record.values for record in records], axis=1), samples.patient
-        self.of_patients = _of_patients(values, patient)
+        patients = _of_patients(values, patient)
+        self._donors = [torch.from_numpy(column[~np.isnan(column)]) for column in patients.T]
         self.register_buffer("seed", torch.zeros((), dtype=torch.int64))
         # the samples and their records say these again after a restart
         self.register_buffer("values", torch.from_numpy(values), persistent=False)
         self.register_buffer("patient", torch.from_numpy(patient), persistent=False)
         self.table: TableEncoder
         if table_encoder == "mlp":
-            self.table = DenseTable(records, self.of_patients)
+            self.table = DenseTable(records, patients)
         else:
-            self.table = TokenTable(records, self.of_patients, width=table_width, layers=table_layers, heads=table_heads)
+            self.table = TokenTable(records, patients, width=table_width, layers=table_layers, heads=table_heads)
         self.image_projector = perceptron([backbone.channels[-1], *projector])
         self.table_projector = perceptron([self.table.width, *projector])
 
@@ -178,16 +179,14 @@ class TableContrast(Objective):
 
     def corrupted(self, batch: Batch) -> Float64[Tensor, "n columns"]:
         """The tables of a batch, in which some known cells have the value of another training patient; missing ones stay."""
-        values = self.values[batch.rows].cpu().numpy().copy()
-        columns = values.shape[1]
-        drawn = uniforms(key(int(self.seed), "corruption", batch.epoch), batch.keys, 2 * columns)
-        for column in range(columns):
-            donors = self.of_patients[:, column]
-            donors = donors[~np.isnan(donors)]
-            replaced = (drawn[:, column] < self.corruption) & ~np.isnan(values[:, column]) & (len(donors) > 0)
-            chosen = donors[(drawn[replaced, columns + column] * len(donors)).astype(np.int64)]
-            values[replaced, column] = chosen
-        return torch.from_numpy(values).to(batch.stored.device)
+        values = self.values[batch.rows].clone()
+        columns, device = values.shape[1], values.device
+        drawn = torch.from_numpy(uniforms(key(int(self.seed), "corruption", batch.epoch), batch.keys, 2 * columns)).to(device)
+        for column, donors in enumerate(self._donors):
+            replaced = (drawn[:, column] < self.corruption) & ~values[:, column].isnan()
+            chosen = donors.to(device)[(drawn[:, columns + column] * len(donors)).long()] if len(donors) else values[:, column]
+            values[:, column] = torch.where(replaced, chosen, values[:, column])
+        return values
 
     def shares(self, batch: Batch) -> Float[Tensor, "n 2"]:
         """The share of each sample in its mixture, of its image and of its table: of half the samples 1, which mixes nothing."""
