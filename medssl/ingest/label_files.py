@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from medssl.core.errors import StudyError
 from medssl.core.file_names import IMAGE_WORDS, MASK_WORDS, file_words, is_mask, path_names, short_names, tidy_id
 from medssl.core.label_table import EVENT, LabelRow, group_problems
 from medssl.core.record_table import RecordColumn
 
+Value = TypeVar("Value")
 MASK_ENTITY = re.compile(r"(seg|desc|label|space|res|den|atlas)-[A-Za-z0-9]+")
 
 
@@ -86,26 +88,12 @@ def given_by_table(rows: Sequence[LabelRow], matcher: Matcher, groups: Sequence[
     """
     for problem in group_problems(rows, groups):
         raise StudyError(problem)
-    found: dict[int, Given] = {}
-    named_by: dict[int, LabelRow] = {}
-    strangers = 0
-    for row in rows:
-        numbers = matcher.find(row["file"])
-        strangers += not numbers
-        given = Given(row.get("label"), {name: row[name] for name in groups if name in row}, row.get(EVENT))
-        for number in numbers:
-            before = named_by.setdefault(number, row)
-            if found.setdefault(number, given) != given:
-                raise StudyError(
-                    f"labels: rows {before.number} and {row.number} of the table say different things of one image (the header "
-                    "is row 1). Keep one row for each, and join several classes by `|`."
-                )
-    if not found:
-        raise StudyError(
-            f"labels: none of the {len(rows)} rows of the table is for an image of this source. An id is a path relative to the "
-            "source, a file name, a folder, a patient id, a series UID, or an id of series.tsv."
-        )
-    return found, strangers
+    entries = (
+        (row["file"], row.number, Given(row.get("label"), {name: row[name] for name in groups if name in row}, row.get(EVENT)))
+        for row in rows
+    )
+    advice = "Keep one row for each, and join several classes by `|`"
+    return _by_item(entries, matcher, f"labels: none of the {len(rows)} rows of the table", "labels", "", advice)
 
 
 def records_by_table(column: RecordColumn, matcher: Matcher) -> tuple[dict[int, str], int]:
@@ -114,23 +102,35 @@ def records_by_table(column: RecordColumn, matcher: Matcher) -> tuple[dict[int, 
     Raises:
         StudyError: no cell matches an image, or two contradict each other.
     """
-    found: dict[int, str] = {}
+    nothing = f"records: none of the {len(column.cells)} cells of {column.name!r}"
+    return _by_item(column.cells, matcher, nothing, "records", f" in {column.name!r}", "Keep one row for each")
+
+
+def _by_item(
+    entries: Iterable[tuple[str, int, Value]], matcher: Matcher, nothing: str, what: str, where: str, advice: str
+) -> tuple[dict[int, Value], int]:
+    """The value of each item, and how many entries match none. `entries`: id, row number, value; the rest: words of the errors.
+
+    Raises:
+        StudyError: no entry matches an item, or two contradict each other.
+    """
+    found: dict[int, Value] = {}
     row_of: dict[int, int] = {}
     strangers = 0
-    for name, row, text in column.cells:
+    for name, row, value in entries:
         numbers = matcher.find(name)
         strangers += not numbers
         for number in numbers:
             before = row_of.setdefault(number, row)
-            if found.setdefault(number, text) != text:
+            if found.setdefault(number, value) != value:
                 raise StudyError(
-                    f"records: rows {before} and {row} of the table say different things of one image in {column.name!r} (the "
-                    "header is row 1). Keep one row for each."
+                    f"{what}: rows {before} and {row} of the table say different things of one image{where} (the header is row "
+                    f"1). {advice}."
                 )
     if not found:
         raise StudyError(
-            f"records: none of the {len(column.cells)} cells of {column.name!r} is for an image of this source. An id is a path "
-            "relative to the source, a file name, a folder, a patient id, a series UID, or an id of series.tsv."
+            f"{nothing} is for an image of this source. An id is a path relative to the source, a file name, a folder, a patient id, "
+            "a series UID, or an id of series.tsv."
         )
     return found, strangers
 
