@@ -129,8 +129,8 @@ def _by_item(
                 )
     if not found:
         raise StudyError(
-            f"{nothing} is for an image of this source. An id is a path relative to the source, a file name, a folder, a patient id, "
-            "a series UID, or an id of series.tsv."
+            f"{nothing} is for an image of this source. An id is a path relative to the source, a file name, a folder, a patient "
+            "id, a series UID, or an id of series.tsv."
         )
     return found, strangers
 
