@@ -128,7 +128,7 @@ def label_use(evidence: Evidence) -> str:
     if not reads:
         return "without labels"
     those = "; ".join(f"{recipe} reads {said}" for recipe, said in reads.items())
-    return f"with labels or records ({those})" if len(reads) == len(recipes) else f"without labels, but for some ({those})"
+    return f"with labels or records ({those})" if len(reads) == len(recipes) else f"without labels, except in some runs ({those})"
 
 
 def _known_to(objective: ShownChoice) -> str:
