@@ -76,7 +76,10 @@ UNGUIDED = {"name": "guided_contrast", "options": {"near_label": False, "near_re
         ({"plain": PLAIN, "loose": UNGUIDED}, "without labels"),
         ({"apart": SEPARATED}, "with labels or records (apart reads labels or sources (background: healthy))"),
         ({"guided": GUIDED}, "with labels or records (guided reads labels and records of age and site)"),
-        ({"guided": GUIDED, "plain": PLAIN}, "without labels, except in some runs (guided reads labels and records of age and site)"),
+        (
+            {"guided": GUIDED, "plain": PLAIN},
+            "without labels, except in some runs (guided reads labels and records of age and site)",
+        ),
     ],
 )
 def test_a_pretraining_that_reads_labels_or_records_is_not_called_free_of_labels(runs: dict[str, Any], words: str) -> None:
