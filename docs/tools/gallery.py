@@ -198,7 +198,7 @@ def planned(name: str, run: dict[str, Any], samples: Any, folder: Path, **change
     if name == "sepclr":  # which volume is whose does not matter for the views
         samples = replace(samples, label=tuple("healthy" if number else "ill" for number in samples.volume))
     columns = [
-        column for option in plugins.find("objective", name).constant("RECORD_OPTIONS", default=()) for column in options[option]
+        column for option in plugins.find("objective", name).constant("RECORD_OPTIONS", default={}) for column in options[option]
     ]
     samples = replace(samples, records={column: Record("number", np.arange(len(samples)) * 1.0) for column in columns})
     backbone = {"local_contrast": "unet", "mae": {"vit": {"size": "tiny", "patch": 16}}}.get(name, NARROW)

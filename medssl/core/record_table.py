@@ -47,9 +47,11 @@ MOST_LEVELS, MOST_LEVELS_FRAC = 50, 0.2
 FEWEST_FOR_A_SHARE = 10
 """Below this many filled cells, most being different says nothing."""
 LONG_NUMBER = 1e5
-"""Whole numbers from here on that are all different are record numbers, not measurements."""
+"""A column of whole numbers from here on, each in few rows, holds record numbers, not measurements."""
 LONGEST_FOLDER = 60
 """Letters of the name of a column that can name a folder as it is; file systems refuse very long ones."""
+NEARLY_FRAC = 0.05
+"""A column that disagrees with the labels in fewer rows nearly repeats them."""
 BY_CHANCE = 1e-6
 """An order of labels with a smaller probability is not one of chance."""
 
@@ -151,11 +153,11 @@ def _problem(column: RecordColumn, numbers: Sequence[float | None], *, declared:
                 "not_a_number", f"row {wrong}: {name!r} is not a number, and {of}. Correct the cell or empty it{kinds}"
             )
         long = all(value is not None and value == int(value) and abs(value) >= LONG_NUMBER for value in numbers)
-        if not declared and several and long and len(levels) == len(cells):
+        if not declared and several and long and len(levels) > MOST_LEVELS_FRAC * len(cells):
             return Problem(
                 "near_unique",
-                f"all {len(cells)} cells of the column {name!r} are different whole numbers of six digits or more, as record "
-                f"numbers are. If they are measurements, set record_kinds: {{{name}: number}}",
+                f"all {len(cells)} cells of the column {name!r} are whole numbers of six digits or more, {len(levels)} of them "
+                f"different, as record numbers are. If they are measurements, set record_kinds: {{{name}: number}}",
             )
         return None
     if any(len(text) > LONGEST_LEVEL for text in levels):
@@ -188,12 +190,33 @@ def gives_the_label_away(values: Iterable[tuple[str, str]], label_of: Mapping[st
         label_of: the label of each id that has one.
     """
     both = [(text, label_of[name]) for name, text in values if name in label_of]
-    different, num_labels = {text for text, _ in both}, len({label for _, label in both})
-    if num_labels < 2:
+    if len({label for _, label in both}) < 2:
         return False
-    if len(set(both)) == len(different) and 5 * len(different) <= len(both):
-        return True
-    return _in_order(both)
+    return (_repeats(both) and _exceptions(both) == 0) or _in_order(both)
+
+
+def rows_against_the_label(values: Iterable[tuple[str, str]], label_of: Mapping[str, str]) -> tuple[int, int] | None:
+    """A column that nearly determines the label, as one with a wrong cell does: how many rows disagree, and of how many.
+
+    They are 5 % at most, and a fifth at most of the rows that disagree if nothing is known.
+    """
+    both = [(text, label_of[name]) for name, text in values if name in label_of]
+    disagree, unknown = _exceptions(both), _exceptions([("", label) for _, label in both])
+    near = 0 < disagree <= NEARLY_FRAC * len(both) and 5 * disagree <= unknown
+    return (disagree, len(both)) if near and _repeats(both) else None
+
+
+def _repeats(both: Sequence[tuple[str, str]]) -> bool:
+    """Whether a value has five rows or more on average."""
+    return 5 * len({text for text, _ in both}) <= len(both)
+
+
+def _exceptions(both: Sequence[tuple[str, str]]) -> int:
+    """The rows without the most frequent label of their value."""
+    most: dict[str, int] = {}
+    for (text, _), count in Counter(both).items():
+        most[text] = max(most.get(text, 0), count)
+    return len(both) - sum(most.values())
 
 
 def _in_order(both: Sequence[tuple[str, str]]) -> bool:

@@ -6,15 +6,21 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from medssl.core.errors import StudyError
 from medssl.core.file_names import GRID_FORMATS
 from medssl.core.label_table import EVENT
+from medssl.core.record_table import gives_the_label_away
 from medssl.ingest.data_files import claim_data_files, data_request
 from medssl.ingest.label_files import Given, LabelTarget, meant_by
 from medssl.ingest.ledger import Row
 from medssl.ingest.reading_pool import ReadingPool
 from medssl.ingest.refusal import NAME_IT, Answer, Refusal, several_meant
 from medssl.ingest.source import BASE_MEMORY_MB
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_LABELS = ("not_an_image", "dicomdir", "archive")
 """Codes of files beside masks that never were masks: tables of names, notes."""
@@ -77,6 +83,27 @@ def refused_in_words(rejected: list[Row]) -> str:
     codes = ", ".join(f"{code} {number}" for code, number in sorted(counts.items()))
     number = sum(counts.values())
     return f"{number} label file{'' if number == 1 else 's'} refused: {codes}" if rejected else ""
+
+
+def refuse_given_away(source: str, labels: pd.DataFrame, column: str, record: pd.DataFrame) -> None:
+    """Check records beside labels when both mean images, whatever ids their tables use.
+
+    Args:
+        source: name of both.
+        labels: a table `LABELS`.
+        column: name of the record.
+        record: a table `RECORD`.
+
+    Raises:
+        StudyError: the record determines the label.
+    """
+    both = labels.dropna(subset="label").merge(record, on=["volume_id", "index"])
+    values = [(str(number), text) for number, text in enumerate(both["value"])]
+    if gives_the_label_away(values, {str(number): label for number, label in enumerate(both["label"])}):
+        raise StudyError(
+            f"sources.{source}.records: {column!r} gives the label away: its values determine the label of each image that has "
+            f"both. Take it out of the objective's options, or set sources.{source}.label_as_feature: true."
+        )
 
 
 def is_first(row: Row) -> bool:

@@ -21,7 +21,15 @@ from medssl.ingest.convert_images import picture_labels
 from medssl.ingest.inventory import by_group, headers, inventory, labels_of, of_text, to_text
 from medssl.ingest.items import COLUMNS, Origin, item_rows, label_item_rows, origins_of, said_of, sorted_items
 from medssl.ingest.label_files import LabelTarget, Matcher, given_by_folders, given_by_table, records_by_table
-from medssl.ingest.late_labels import is_first, label_rows, pair_with_volumes, place_mask, refused_in_words, unplaced
+from medssl.ingest.late_labels import (
+    is_first,
+    label_rows,
+    pair_with_volumes,
+    place_mask,
+    refuse_given_away,
+    refused_in_words,
+    unplaced,
+)
 from medssl.ingest.ledger import Row, check_refusals
 from medssl.ingest.options import IngestOptions, LabelFileOptions, RecordOptions
 from medssl.ingest.outcome import rejected_row
@@ -139,7 +147,7 @@ def labels(job: Job) -> None:
     `rejected.tsv` the label files without an image or with another grid.
 
     Raises:
-        StudyError: there is no label file, or none of it is for an image of this source.
+        StudyError: there is no label file, none of it is for an image of this source, or records determine the labels.
     """
     options, wanted = job.options(LabelFileOptions), str(job.spec.private["labels"])
     if wanted != FOLDERS and not Path(wanted).exists():
@@ -162,6 +170,8 @@ def labels(job: Job) -> None:
 
     more = [*([EVENT] if any(EVENT in row for row in rows) else []), *(f"group_{name}" for name in options.groups)]
     table = pd.DataFrame(rows, columns=["volume_id", "index", "label", "mask", *more]).astype({"index": "Int32"})
+    for column, path in job.spec.inputs.get("records", {}).items():
+        refuse_given_away(_name_of(job), table, column, RECORD.read(job.read(path)))
     LABELS.write(job.path("labels.parquet"), table.sort_values(["volume_id", "index"], ignore_index=True))
     REJECTED.write_rows(job.path("rejected.tsv"), rejected)
     counts = LabelCounts(items=len(items), labelled=len(rows), strangers=strangers, names=names)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from medssl.core import plugins
 from medssl.core.bounds import Count, Distinct, Fold, Fraction, OneOrMore, Part, Positive, Weight, Whole
 from medssl.core.options import Backbone, Objective, Options
+from medssl.core.record_table import Kind
 from medssl.core.written import PathText
 from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions, misfit, patch_of
 
@@ -163,8 +164,21 @@ class TrainingOptions(EngineOptions, PlaceOptions):
 
 def records_of(options: TrainingOptions) -> list[str]:
     """The columns of records that a run's objective reads: the names in its `RECORD_OPTIONS`."""
-    names = plugins.find("objective", options.objective.name).constant("RECORD_OPTIONS", default=())
-    return list(dict.fromkeys(column for name in names for column in options.objective.options[name]))
+    return list(dict.fromkeys(column for _, column, _ in record_kinds_asked(options)))
+
+
+def record_kinds_asked(options: TrainingOptions) -> list[tuple[str, str, Kind | None]]:
+    """`(option, column, kind)` of each column of records that an objective reads; kind: what the column must hold, None for any.
+
+    An objective declares it by option: `any`, `number`, `category`, or `width`: a category if the column's width is 0.
+    """
+    found: list[tuple[str, str, Kind | None]] = []
+    for name, declared in plugins.find("objective", options.objective.name).constant("RECORD_OPTIONS", default={}).items():
+        columns = options.objective.options[name]
+        for column in columns:
+            kind: Any = declared if declared != "width" else ("number" if columns[column] > 0 else "category")
+            found.append((name, column, None if kind == "any" else kind))
+    return found
 
 
 LoggerName = Literal["wandb", "mlflow"]

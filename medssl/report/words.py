@@ -139,7 +139,7 @@ def _known_to(objective: ShownChoice) -> str:
     option = plugin.constant("LABEL_OPTION", default=None)
     if option is not None and (value := objective.options.get(option)):
         found.append("labels" if value is True else f"labels or sources ({option}: {value})")
-    columns = [column for name in plugin.constant("RECORD_OPTIONS", default=()) for column in objective.options.get(name) or ()]
+    columns = [column for name in plugin.constant("RECORD_OPTIONS", default={}) for column in objective.options.get(name) or ()]
     if columns:
         found.append(f"records of {' and '.join(dict.fromkeys(columns))}")
     return " and ".join(found)

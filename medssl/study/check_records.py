@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medssl.core.errors import StudyError, did_you_mean
@@ -10,9 +11,16 @@ from medssl.core.file_names import folder_labels
 from medssl.core.label_table import FOLDERS, LabelRow, LabelTable, is_label_table, read_label_table
 from medssl.core.listing import nothing_at
 from medssl.core.record_table import Problem as Refused
-from medssl.core.record_table import RecordColumn, column_of, contradictions_in, gives_the_label_away, read_records
+from medssl.core.record_table import (
+    RecordColumn,
+    column_of,
+    contradictions_in,
+    gives_the_label_away,
+    read_records,
+    rows_against_the_label,
+)
 from medssl.ingest.options import IngestOptions
-from medssl.pretrain.options import records_of
+from medssl.pretrain.options import record_kinds_asked, records_of
 from medssl.study.check_table import Table
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
@@ -21,6 +29,9 @@ from medssl.study.reach import Reach
 from medssl.study.source_files import OTHER, PICTURE, SourceFiles
 
 Problem = tuple[Loc, str]
+PLURAL = {"number": "numbers", "category": "categories"}
+WIDTH = {"number": ", because its width is above 0", "category": ", because its width is 0"}
+"""Why an option that gives each column a width asks for a kind."""
 
 
 def record_problems(dag: Dag, listed: Mapping[str, SourceFiles], reached: Reach) -> Iterator[Problem]:
@@ -38,7 +49,7 @@ def record_problems(dag: Dag, listed: Mapping[str, SourceFiles], reached: Reach)
         elif not is_label_table(source.records):
             yield ("sources", name, "records"), f"{source.records!r} is not a table by its name. Save it as .csv or .tsv"
         else:
-            yield from _table_problems(study, name, dag.columns_read(name), listed.get(name))
+            yield from _table_problems(dag, name, listed.get(name))
     yield from _nowhere(study)
 
 
@@ -54,6 +65,16 @@ def record_notes(dag: Dag, listed: Mapping[str, SourceFiles], reached: Reach) ->
             yield loc, f"{nothing_at(source.records)} Runs that read it cannot start"
         elif name in reached.recorded and name in listed:
             yield from ((loc, note) for note in _strangers(source.records, listed[name]))
+            for column in _usable(dag, name):
+                yield from ((loc, note) for note in _nearly_gives_away(dag.study, name, column, listed[name]))
+
+
+def _usable(dag: Dag, name: str) -> list[RecordColumn]:
+    """The columns that some run reads and that can be used."""
+    source = dag.study.sources[name]
+    rows = read_records(str(source.records))
+    found = [column_of(rows, column, source.record_kinds.get(column)) for column in dag.columns_read(name)]
+    return [column for column in found if isinstance(column, RecordColumn)]
 
 
 def _strangers(path: str, files: SourceFiles) -> Iterator[str]:
@@ -66,9 +87,10 @@ def _strangers(path: str, files: SourceFiles) -> Iterator[str]:
         yield f"{path}: {len(alone)} of {len(rows)} rows are for no file of the source {first}"
 
 
-def _table_problems(study: Study, name: str, columns: list[str], files: SourceFiles | None) -> Iterator[Problem]:
+def _table_problems(dag: Dag, name: str, files: SourceFiles | None) -> Iterator[Problem]:
     """Problems of the table of a source, each named with the code of its kind."""
-    source, loc = study.sources[name], ("sources", name, "records")
+    study, loc = dag.study, ("sources", name, "records")
+    source, columns = study.sources[name], dag.columns_read(name)
     path = str(source.records)
     try:
         rows = read_records(path)
@@ -90,6 +112,7 @@ def _table_problems(study: Study, name: str, columns: list[str], files: SourceFi
             break
         if table is not None and (pair := _contradiction_by_file(table, found)):
             yield loc, f"{path}: rows {pair[0]} and {pair[1]} say different things of one image in {column!r}. Keep one of them"
+        yield from _other_kinds(dag, name, found)
         yield from _gives_away(study, name, found, files)
     if table is not None and not any(_matches(table)):
         example = min(table.items, default=None)
@@ -126,12 +149,53 @@ def _contradiction_by_file(table: Table, column: RecordColumn) -> tuple[int, int
     return None
 
 
+def _other_kinds(dag: Dag, name: str, column: RecordColumn) -> Iterator[Problem]:
+    """Runs whose objective asks for numbers where a column holds categories, or the reverse."""
+    for run in dict.fromkeys(run.name for cohort, run in dag.runs() if name in dag.study.all_cohorts[cohort]):
+        options = dag.study.pretrain[run]
+        for option, asked, kind in record_kinds_asked(options):
+            if asked == column.name and kind not in (None, column.kind):
+                holds = f"{asked!r} holds {PLURAL[column.kind]} in {dag.study.sources[name].records}, and this option"
+                needs = f"needs {PLURAL[kind]}{WIDTH[kind] if isinstance(options.objective.options[option], dict) else ''}"
+                change = f"Choose another column, or set sources.{name}.record_kinds: {{{asked}: {kind}}}"
+                yield ("pretrain", run, "objective"), f"{options.objective.name}: {option}: {holds} {needs}. {change}"
+
+
 def _gives_away(study: Study, name: str, column: RecordColumn, files: SourceFiles | None) -> Iterator[Problem]:
     """Records that determine the label of a downstream task on the same source."""
+    beside = _beside_labels(study, name, column, files)
+    if beside is not None and gives_the_label_away(beside.values, beside.label_of):
+        why = f"{column.name!r} gives the label of finetune.{beside.task} away: its values determine the label in {beside.where}"
+        allow = f"set sources.{name}.label_as_feature: true"
+        path = study.sources[name].records
+        yield ("sources", name, "records"), f"{path}: {why}. Take it out of the objective's options, or {allow}"
+
+
+def _nearly_gives_away(study: Study, name: str, column: RecordColumn, files: SourceFiles | None) -> Iterator[str]:
+    """Records that repeat the label of a downstream task in nearly all rows."""
+    beside = _beside_labels(study, name, column, files)
+    found = None if beside is None else rows_against_the_label(beside.values, beside.label_of)
+    if beside is not None and found is not None:
+        agree = f"{column.name!r} agrees with the label of finetune.{beside.task} in {found[1] - found[0]} of {found[1]} rows"
+        yield f"{study.sources[name].records}: {agree} ({beside.where}). If it repeats the label, take it out"
+
+
+@dataclass(frozen=True)
+class _BesideLabels:
+    """The values of a column by id, and the labels of a task by the same ids."""
+
+    values: list[tuple[str, str]]
+    label_of: dict[str, str]
+    task: str
+    where: str
+
+
+def _beside_labels(study: Study, name: str, column: RecordColumn, files: SourceFiles | None) -> _BesideLabels | None:
+    """A column beside the labels of a task on the same source, if it may not be one of them and the tables are there."""
     source = study.sources[name]
     tasks = [task for task, options in study.finetune.items() if options.source == name]
     if source.label_as_feature or not tasks:
-        return
+        return None
     given = source.labels or FOLDERS
     try:
         if is_label_table(given) and Path(given).is_file():
@@ -141,15 +205,11 @@ def _gives_away(study: Study, name: str, column: RecordColumn, files: SourceFile
             labels = Table(Path(str(source.records)), read_records(str(source.records)), files)
             known = _by_folder(files, asked=source.labels is not None)
         else:
-            return
+            return None
         values = [(key, text) for cell, _, text in column.cells for key in _keys(labels, cell)]
     except StudyError:
-        return  # a problem of the labels, or of `subject_pattern`
-    if gives_the_label_away(values, known):
-        of = "the folders of its images" if given == FOLDERS else given
-        why = f"{column.name!r} gives the label of finetune.{tasks[0]} away: its values determine the label in {of}"
-        allow = f"set sources.{name}.label_as_feature: true"
-        yield ("sources", name, "records"), f"{source.records}: {why}. Take it out of the objective's options, or {allow}"
+        return None  # a problem of the labels, or of `subject_pattern`
+    return _BesideLabels(values, known, tasks[0], "the folders of its images" if given == FOLDERS else given)
 
 
 def _by_folder(files: SourceFiles, *, asked: bool) -> dict[str, str]:

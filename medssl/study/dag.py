@@ -100,7 +100,10 @@ class Dag(JobInputs):
         series = {"series": layout.ingest(source, "series.tsv"), "images": layout.ingest(source, "volumes")}
         if study.sources[source].labels:
             labels = LabelFileOptions(masks=ingest.masks, no_space=ingest.no_space, groups=study.sources[source].groups)
-            read = series | {"listing": layout.label_listing(source), "groups": layout.private(source, "groups.jsonl.gz")}
+            read: dict[str, Any] = {**series, "listing": layout.label_listing(source)}
+            read["groups"] = layout.private(source, "groups.jsonl.gz")
+            if records := self.records_beside_labels(source):
+                read["records"] = records
             yield self._spec("ingest", f"{source}/labels", labels, read, layout.labels(source))
         for column in self.columns_read(source):
             asked = RecordOptions(column=column, kind=study.sources[source].record_kinds.get(column))

@@ -143,6 +143,12 @@ class JobInputs:
         found = [column for run in runs for column in records_of(run)] if self.study.sources[source].records else []
         return list(dict.fromkeys(found))
 
+    def records_beside_labels(self, source: str) -> dict[str, str]:
+        """By column, the records of a source that must not determine the label of a task on it."""
+        allowed, asked = self.study.sources[source].label_as_feature, [task.source for task in self.study.finetune.values()]
+        columns = [] if allowed or source not in asked else self.columns_read(source)
+        return {column: self.layout.record(source, place_of(column), "record.parquet") for column in columns}
+
     def finetune_inputs(self, task: str) -> dict[str, Any]:
         """The inputs of a task."""
         options, layout = self.study.finetune[task], self.layout

@@ -19,6 +19,7 @@ from medssl.core.record_table import (
     place_of,
     read_records,
     require,
+    rows_against_the_label,
 )
 
 ROWS = 40
@@ -75,6 +76,7 @@ def test_the_kind_of_a_column_is_that_of_its_cells(cells: list[str], kind: str, 
         ([f"word{n}" for n in range(60)], "free_text"),
         ([f"Name{n}" for n in range(ROWS)], "near_unique"),
         ([str(4_711_000 + n) for n in range(ROWS)], "near_unique"),
+        ([str(4_711_000 + n // 3) for n in range(ROWS)], "near_unique"),  # of patients with three scans
     ],
 )
 def test_what_can_name_a_person_or_says_nothing_is_refused(cells: list[str], code: str, tmp_path: Path) -> None:
@@ -177,6 +179,20 @@ def test_numbers_in_the_order_of_the_labels_give_them_away(
     values, labels = [(f"p{n}", str(value_of(n))) for n in range(ROWS)], {f"p{n}": str(label_of(n)) for n in range(ROWS)}
     assert gives_the_label_away(values, labels) is away
     assert not gives_the_label_away(values[:4], labels), "of few rows any order is chance"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "majority", "expected"),
+    [(0, 0.5, None), (1, 0.5, (1, 40)), (2, 0.5, (2, 40)), (3, 0.5, None), (2, 0.95, None)],
+)
+def test_a_column_with_a_wrong_cell_nearly_gives_the_label_away(
+    wrong: int, majority: float, expected: tuple[int, int] | None
+) -> None:
+    """Against a rare class a few exceptions say nothing, because knowing nothing is as good."""
+    labels = {f"p{n}": "well" if n < majority * ROWS else "ill" for n in range(ROWS)}
+    values = [(name, str(int((label == "ill") != (n < wrong)))) for n, (name, label) in enumerate(labels.items())]
+    assert rows_against_the_label(values, labels) == expected
+    assert rows_against_the_label([(name, str(n)) for n, (name, _) in enumerate(values)], labels) is None
 
 
 def test_the_folder_of_a_column_is_its_name_or_one_of_its_own() -> None:

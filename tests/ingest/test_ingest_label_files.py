@@ -31,15 +31,18 @@ from medssl.study.source_files import SourceFiles
 from medssl.study.sources import refresh
 
 
-def labels_of(source: Path, labels: Path | str, **options: object) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
-    """Ingest, then the label step: labels.parquet, rejected.tsv and the folder of both."""
+def labels_of(
+    source: Path, labels: Path | str, *, records: dict[str, str] | None = None, **options: object
+) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    """Ingest, then the label step: labels.parquet, rejected.tsv and the folder of both; records: tables by column."""
     _, _, out = ingest_all(source, labels=str(labels))
     early = spec_of(source, labels=str(labels))
     folder = early.private["folder"]
     spec = jobs.Spec(
         "ingest", "ct/labels", "s", early.root, 0, "c1",
         LabelFileOptions(**options).model_dump(mode="json"),
-        {"series": str(out / "series.tsv"), "images": str(out / "volumes"), "groups": f"{folder}/groups.jsonl.gz"},
+        {"series": str(out / "series.tsv"), "images": str(out / "volumes"), "groups": f"{folder}/groups.jsonl.gz",
+         **({"records": records} if records else {})},
         str(out / "labels"), private=early.private,
     )  # fmt: skip
     with jobs.job(spec) as job:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from phantoms import datasets, random_phantom, save
-from test_ingest_label_files import pictures
+from test_ingest_label_files import labels_of, pictures
 from test_ingest_run import here, ingest_all, spec_of  # noqa: F401
 
 from medssl.core import job as jobs
@@ -57,6 +58,29 @@ def test_pictures_have_values_of_their_own(here: Path) -> None:  # noqa: F811
         record_of(here / "in", "id,stage\nx,1\ny,2\n", "stage")
     with pytest.raises(StudyError, match="rows 2 and 3 of the table say different things of one image in 'stage'"):
         record_of(here / "in", "id,stage\na/1.png,1\na,2\n", "stage")
+
+
+def test_records_that_give_the_label_away_are_refused_when_ids_became_images(here: Path) -> None:  # noqa: F811
+    """Records by patient, labels by folder: the tables share no id, so only ingest sees that they agree."""
+    patients = []
+    for n in range(10):
+        made = datasets(random_phantom(n % 2))
+        for ds in made:
+            ds.PatientID, ds.StudyInstanceUID, ds.SeriesInstanceUID = f"patient{n}", f"1.2.{n}", f"1.2.{n}.1"
+            ds.SOPInstanceUID = f"1.2.{n}.1.{ds.InstanceNumber}"
+            ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        save(made, here / "in" / f"case{n}")
+        patients.append(f"patient{n}")
+    record_of(here / "in", "id,stage\n" + "".join(f"{name},{n % 2}\n" for n, name in enumerate(patients)), "stage")
+    records = {"stage": str(Path(Layout.of("results", "s").record("ct", "stage")) / "record.parquet")}
+
+    def given(of: Callable[[int], object]) -> None:
+        (here / "labels.csv").write_text("id,label\n" + "".join(f"case{n},{of(n)}\n" for n in range(10)))
+        labels_of(here / "in", here / "labels.csv", records=records)
+
+    given(lambda n: ["well", "ill"][n // 5])
+    with pytest.raises(StudyError, match=r"'stage' gives the label away.*sources.ct.label_as_feature: true"):
+        given(lambda n: ["well", "ill"][n % 2])
 
 
 def test_a_column_that_changed_its_nature_since_planning_is_refused(here: Path) -> None:  # noqa: F811

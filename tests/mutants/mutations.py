@@ -2857,6 +2857,27 @@ MUTATIONS = [
         "study/test_study_check_records.py::test_records_that_give_the_label_away_are_refused_unless_allowed",
     ),
     Mutation(
+        "ingest",
+        "records beside labels are compared by their ids alone",
+        "        refuse_given_away(_name_of(job), table",
+        "        (lambda *_: None)(_name_of(job), table",
+        "ingest/test_ingest_records.py::test_records_that_give_the_label_away_are_refused_when_ids_became_images",
+    ),
+    Mutation(
+        "core",
+        "a column nearly repeats a rare label",
+        " and 5 * disagree <= unknown",
+        " and disagree <= unknown",
+        "core/test_core_record_table.py::test_a_column_with_a_wrong_cell_nearly_gives_the_label_away",
+    ),
+    Mutation(
+        "study",
+        "an option that needs categories takes numbers",
+        "if asked == column.name and kind not in (None, column.kind):",
+        "if asked == column.name and kind in (None, column.kind):",
+        "study/test_study_check_records.py::test_a_column_of_another_kind_than_its_option_needs_is_refused",
+    ),
+    Mutation(
         "core",
         "a number in the falling order of the labels gives nothing away",
         "    monotone = known in (sorted(known), sorted(known, reverse=True))",
@@ -2866,7 +2887,7 @@ MUTATIONS = [
     Mutation(
         "report",
         "a run that read records is called free of labels",
-        '    columns = [column for name in plugin.constant("RECORD_OPTIONS", default=())',
+        '    columns = [column for name in plugin.constant("RECORD_OPTIONS", default={})',
         '    columns = [column for name in plugin.constant("RECORDS", default=())',
         "report/test_report_methods.py::test_a_pretraining_that_reads_labels_or_records_is_not_called_free_of_labels",
     ),

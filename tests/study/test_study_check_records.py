@@ -91,6 +91,37 @@ def test_records_that_give_the_label_away_are_refused_unless_allowed(notes: Note
     assert notes(study("near_records: {cdr: 1}", more=", labels: labels.csv, label_as_feature: true", **given)) == []
 
 
+def test_records_that_nearly_repeat_the_label_are_reported(notes: Notes) -> None:
+    names = [f"{n}.png" for n in range(40)]
+    for name in names:
+        Path("pictures", name).write_bytes(b"x")
+    Path("labels.csv").write_text("id,label\n" + "".join(f"{name},{['no', 'yes'][n % 2]}\n" for n, name in enumerate(names)))
+    table = "id,cdr\n" + "".join(f"{name},{n % 2 if n else 1}\n" for n, name in enumerate(names))
+    tasks = "finetune:\n  ill: {source: ct, modes: [linear]}\n"
+    (note,) = notes(study("near_records: {cdr: 1}", table=table, more=", labels: labels.csv", tasks=tasks))
+    assert "'cdr' agrees with the label of finetune.ill in 39 of 40 rows (labels.csv)" in note
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (
+            "guided_contrast: {near_records: {sex: 5}}",
+            "near_records: 'sex' holds categories in records.csv, and this option needs",
+        ),
+        ("guided_contrast: {near_records: {age: 0}}", "needs categories, because its width is 0"),
+        (
+            "hydra: {records: [age]}",
+            "hydra: records: 'age' holds numbers in records.csv, and this option needs categories. Choose",
+        ),
+    ],
+)
+def test_a_column_of_another_kind_than_its_option_needs_is_refused(refusal: Refusal, objective: str, words: str) -> None:
+    text = study().replace("guided_contrast: {near_records: {age: 5}}", objective)
+    found = refusal(text)
+    assert words in found and "pretrain.guided.objective" in found and "record_kinds: {" in found
+
+
 @pytest.mark.parametrize("asked", [", labels: folders", ""])
 def test_records_that_repeat_the_class_folders_are_refused(asked: str, refusal: Refusal) -> None:
     names = [f"{part}/{label}/{n}.png" for part in ("train", "test") for label in ("cat", "dog") for n in range(3, 6)]

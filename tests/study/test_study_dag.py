@@ -278,3 +278,16 @@ def test_a_file_that_the_study_names_is_an_input_whatever_it_is_called(
     assert own and all(path.startswith(("results.v2/s/", ".medssl/s/")) and Path(path).suffix for path in own)
     assert "results.v2/s/2_prepare/ct/receipt.json" in dag.reads("pretrain", "ct/simclr-near-seed0")
     assert dag.artefacts("study") and all(path.startswith("results.v2/s/") for path in dag.artefacts("study"))
+
+
+@pytest.mark.parametrize(("allowed", "beside"), [(False, {"age", "sex"}), (True, set())])
+def test_labels_are_compared_with_the_records_that_a_run_reads(allowed: bool, beside: set[str], tmp_path: Path) -> None:
+    for name in ("records.csv", "labels.csv"):
+        (tmp_path / name).write_text("id\n")
+    source = {"path": "scans", "records": str(tmp_path / "records.csv"), "labels": str(tmp_path / "labels.csv")}
+    options = {"near_records": {"age": 5}, "spurious": ["sex"]}
+    guided = {"cohort": "ct", "objective": {"guided_contrast": options}}
+    study = {"study": "s", "sources": {"ct": source | {"label_as_feature": allowed}}, "pretrain": {"guided": guided}}
+    found = dict(Dag(load_study({**study, "finetune": {"ill": {"source": "ct"}}})).specs())
+    assert set(found["results/s/specs/ingest/ct/labels.json"].inputs.get("records", {})) == beside
+    assert set(next(spec for path, spec in found.items() if "/pretrain/" in path).inputs["records"]["ct"]) == {"age", "sex"}

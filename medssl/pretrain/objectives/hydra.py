@@ -27,7 +27,7 @@ from medssl.pretrain.objective import Loss, Objective, health_outputs, require_o
 TITLE = "Hydra"
 SOURCE = "Wu et al., preprint 2024, arXiv 2410.18200"
 LABEL_OPTION = "label"
-RECORD_OPTIONS = ("records",)
+RECORD_OPTIONS = {"records": "category"}
 PICTURES = (
     "Which classes run {run} finds alike after {when}: the likeness of the mean features of two classes in the subspace of their "
     "pair (top), and in all channels (bottom); white is equal, black is opposite. Classes are in their order."

@@ -28,7 +28,7 @@ from medssl.pretrain.objective import Loss, Objective
 
 TITLE = "Table contrast"
 SOURCE = "Hager et al., CVPR 2023, arXiv 2303.14080"
-RECORD_OPTIONS = ("columns",)
+RECORD_OPTIONS = {"columns": "any"}
 SMALL_BATCH = (64, "an image then has few tables to be distinguished from. Raise batch_size")
 PARTS = {"table": {"encoder": "own", "places": {"table": "table"}, "required": False}}
 """The encoder of the table is kept; no task starts from it."""
