@@ -90,10 +90,15 @@ class TokenTable(TableEncoder):
 
     def encoded(self, embedded: Float[Tensor, "n columns d"]) -> Float[Tensor, "n d"]:
         """The last state of the token of the whole table."""
+        return self.states(embedded)[:, 0]
+
+    def states(self, embedded: Float[Tensor, "n columns d"]) -> Float[Tensor, "n states d"]:
+        """The last states: of the whole table, then of each column."""
         tokens = torch.cat([self.whole.to(embedded).expand(len(embedded), 1, -1), embedded], 1)
         for block in self.blocks:
             tokens = block(tokens, None)
-        return self.norm(tokens)[:, 0]
+        out: Tensor = self.norm(tokens)
+        return out
 
 
 class DenseTable(TableEncoder):

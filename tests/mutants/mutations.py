@@ -2899,6 +2899,27 @@ MUTATIONS = [
         "ingest/test_ingest_records.py::test_pictures_have_values_of_their_own",
     ),
     Mutation(
+        "nn",
+        "the cell that is predicted is seen",
+        "        embedded = torch.where(hidden[:, :, None], (self.hidden",
+        "        embedded = torch.where(hidden[:, :, None] & False, (self.hidden",
+        "pretrain/test_pretrain_table.py::test_a_hidden_value_is_seen_by_nothing_that_predicts_it",
+    ),
+    Mutation(
+        "nn",
+        "missing cells are predicted as means",
+        "chosen = table.standard(values), hidden & ~values.isnan()",
+        "chosen = table.standard(values), hidden",
+        "pretrain/test_pretrain_table.py::test_the_loss_of_hidden_columns_is_the_loop_over_known_hidden_cells",
+    ),
+    Mutation(
+        "pretrain",
+        "a learned temperature has no end",
+        "self.scale.clamp(max=SHARPEST).exp()",
+        "self.scale.exp()",
+        "pretrain/test_pretrain_hydra.py::test_a_learned_temperature_starts_at_the_given_one_and_is_never_sharper_than_a_hundredth",
+    ),
+    Mutation(
         "pretrain",
         "slices of a patient are negatives of each other's tables",
         "        relatives = (kin & ~of_self) |",

@@ -84,6 +84,24 @@ def test_samples_without_a_class_have_nt_xent_alone_and_no_gate_learns_from_them
     assert not gate.grad.any()
 
 
+def test_a_learned_temperature_starts_at_the_given_one_and_is_never_sharper_than_a_hundredth() -> None:
+    samples = replace(made_samples(), label=tuple(["a", "b", "c", "d"] * 8))
+    plain, batch = made(samples=samples, ungated=0.0), made_batch(samples, [0, 1, 2, 3], 2)
+    learned, views = made(samples=samples, ungated=0.0, learn_temperature=True), [torch.rand(4, 1, 16, 16) for _ in range(2)]
+    assert "scale" not in plain(views, batch)
+    scale = learned(views, batch)["scale"].detach().double()
+    assert float(learned.loss(outputs(4) | {"scale": scale}, batch).value) == pytest.approx(
+        float(plain.loss(outputs(4), batch).value), abs=1e-6
+    )
+    found = learned.loss(learned(views, batch), batch)
+    found.value.backward()
+    assert float(learned.scale.grad) != 0 and float(found.parts["scale"]) == pytest.approx(1 / T, rel=1e-5)
+    with torch.no_grad():
+        learned.scale.fill_(9)
+    sharpest = learned(views, batch)["scale"]
+    assert torch.allclose(sharpest, torch.tensor(100.0)) and bool(learned.loss(learned(views, batch), batch).value.isfinite())
+
+
 def test_two_classes_have_no_negatives_for_a_mixed_pair_and_the_curve_says_so() -> None:
     objective, batch = made(pairs="distinct", ungated=0.0), made_batch(made_samples(), [0, 4, 8, 12], 2)
     found = objective.loss(outputs(4), batch)

@@ -19,6 +19,7 @@ from medssl.core.errors import StudyError
 from medssl.nn.paired_contrast import Pairing
 from medssl.nn.records import Record
 from medssl.nn.table_encoder import DenseTable, TokenTable
+from medssl.nn.table_reconstruction import TableReconstruction, reconstruction_loss
 
 T = 0.3
 
@@ -236,3 +237,84 @@ def test_images_learn_what_the_table_says(name: str, request: pytest.FixtureRequ
     fitted = Ridge(1.0).fit(features[:128], ages[:128]).predict(features[128:])
     found = float(spearmanr(fitted, ages[128:]).statistic)
     assert found > 0.85 if own else found < 0.6, found
+
+
+KINDS = [
+    Record.of("number", ["1", "2", "6", None]),
+    Record.of("category", ["a", None, "b", "c"]),
+    Record.of("number", list("4567")),
+]
+
+
+def token_table(records: list[Record] = KINDS) -> TokenTable:
+    torch.manual_seed(0)
+    return TokenTable(records, np.stack([record.values for record in records], 1), width=8, layers=1, heads=2)
+
+
+def test_the_loss_of_hidden_columns_is_the_loop_over_known_hidden_cells() -> None:
+    table, values = token_table(), torch.from_numpy(np.stack([record.values for record in KINDS], 1))
+    scores = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    hidden = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1], [1, 1, 0]]).bool()
+    numbers, levels = [], []
+    for row in range(4):
+        for column, start in ((0, 0), (2, 4)):
+            if hidden[row, column] and not values[row, column].isnan():
+                known = KINDS[column].values[~np.isnan(KINDS[column].values)]
+                numbers.append((float(scores[row, start]) - (float(values[row, column]) - known.mean()) / known.std()) ** 2)
+        if hidden[row, 1] and not values[row, 1].isnan():
+            three = scores[row, 1:4].exp()
+            levels.append(-math.log(float(three[int(values[row, 1])] / three.sum())))
+    assert (len(numbers), len(levels)) == (3, 2), "a missing cell is never predicted"
+    expected = (np.mean(numbers) + np.mean(levels)) / 2
+    assert float(reconstruction_loss(scores, values, hidden, table)) == pytest.approx(expected, abs=1e-6)
+    of_numbers = float(reconstruction_loss(scores, values, hidden & torch.tensor([True, False, True]), table))
+    assert of_numbers == pytest.approx(np.mean(numbers), abs=1e-6), "a kind without a hidden cell does not count"
+    assert float(reconstruction_loss(scores, values, torch.zeros_like(hidden), table)) == 0
+
+
+def test_a_hidden_value_is_seen_by_nothing_that_predicts_it() -> None:
+    table, values = token_table(), torch.from_numpy(np.stack([record.values for record in KINDS], 1))
+    decoder, image = TableReconstruction(table, 2, 3).eval(), torch.rand(4, 3, 2, 2)
+    hidden = torch.tensor([[True, False, False]] * 4)
+    before = decoder(table.eval(), values, hidden, image)
+    other = values.clone()
+    other[:, 0] = 99
+    assert torch.equal(decoder(table, other, hidden, image), before)
+    other[:, 2] = 9
+    assert not torch.equal(decoder(table, other, hidden, image), before), "other columns are seen"
+    assert not torch.equal(decoder(table, values, hidden, image + 1), before), "the image is seen"
+
+
+def test_columns_that_the_image_shows_are_predicted_from_it() -> None:
+    """One column, all hidden, is the brightness of the image: its error falls below a tenth of its variance."""
+    bright = np.linspace(-1, 1, 32)
+    table = token_table([Record("number", bright)])
+    decoder, values, hidden = TableReconstruction(table, 2, 3), torch.from_numpy(bright)[:, None], torch.ones(32, 1).bool()
+    noise = torch.randn(32, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    image = torch.from_numpy(bright).float().view(-1, 1, 1, 1) + 0.1 * noise
+    optimiser, found = torch.optim.Adam(decoder.parameters(), lr=1e-2), []
+    for _ in range(40):
+        loss = reconstruction_loss(decoder(table, values, hidden, image), values, hidden, table)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found.append(float(loss.detach()))
+    assert found[0] > 0.5 and found[-1] < 0.1, (found[0], found[-1])
+
+
+def test_reconstruction_is_added_to_the_contrast_with_its_weight() -> None:
+    samples, rows = made_samples(), [0, 4, 8, 12]
+    batch, found = made_batch(samples, rows, 2), {}
+    for weight in (0.0, 0.5, 2.0):
+        objective = made_objective("table_contrast", 2, reconstruct_weight=weight, table_width=16)
+        outputs = {"image": unit(4)[:, None], "table": unit(4, 1)[:, None]}
+        if weight:
+            seen = objective([torch.rand(4, 1, 16, 16)], batch)["reconstructed"]
+            outputs["reconstructed"] = torch.zeros_like(seen)
+        found[weight] = objective.loss(outputs, batch)
+    assert "reconstruction" not in found[0.0].parts
+    wrong = float(found[2.0].parts["reconstruction"])
+    assert wrong > 0 and float(found[0.5].value - found[0.0].value) == pytest.approx(0.5 * wrong, abs=1e-6)
+    assert float(found[2.0].value - found[0.0].value) == pytest.approx(2 * wrong, abs=1e-6)
+    with pytest.raises(StudyError, match="table_encoder: transformer"):
+        made_objective("table_contrast", 2, table_encoder="mlp", reconstruct_weight=1.0)

@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "guided_contrast": {"projector": (32, 16), "near_label": True, "near_place": 0.2, "class_share": 0.1, "hardness": 0.5,
                         "spurious": ["sex", "age"]},
     "hydra": {"projector": (32, 16), "embedding": 8, "label": True, "gate": "stochastic"},
-    "table_contrast": {"projector": (32, 16), "table_width": 16},
+    "table_contrast": {"projector": (32, 16), "table_width": 16, "reconstruct_weight": 0.5},
     "local_contrast": {"variant": "ld", "projector": (8, 16)},
 }  # fmt: skip
 COHORT = {"volumes": 9, "shape": (20, 20, 8), "labels": ("healthy", "diseased")}

@@ -5,12 +5,13 @@ Source: Wu et al., "Rethinking positive pairs in contrastive learning", arXiv 24
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl.core.bounds import Bins, Count, Distinct, Positive, Weight, Widths
 from medssl.core.errors import StudyError
@@ -34,6 +35,8 @@ PICTURES = (
 )
 """Captions of a run's pictures, for the report."""
 UNKNOWN = -1
+SHARPEST = math.log(100)
+"""Logarithm of the largest inverse temperature (Radford et al., "CLIP", arXiv 2103.00020)."""
 MEANS_KEPT = 0.9
 """Share of a class's mean that stays at a step in which the class occurs."""
 
@@ -54,6 +57,7 @@ class Hydra(Objective):
         embedding: width of the embedding of a class.
         projector: widths of the layers of the projector; the last is the embedding's.
         temperature: of the softmax; lower is sharper.
+        learn_temperature: whether the temperature of the pairs of classes is learned, from that value on, and never below 0.01.
         ungated: weight of NT-Xent.
         exclude_same_volume: whether slices of the same volume are neither positives nor negatives.
     """
@@ -76,6 +80,7 @@ class Hydra(Objective):
         embedding: Count = 512,
         projector: Widths = (2048, 256),
         temperature: Positive = 0.1,
+        learn_temperature: bool = False,
         ungated: Weight = 0.5,
         exclude_same_volume: bool = False,
     ) -> None:
@@ -98,6 +103,7 @@ class Hydra(Objective):
         self.register_buffer("means", torch.zeros(self.num_classes, projector[-1]))
         self.projector = perceptron([backbone.channels[-1], *projector])
         self.gate = PairGate(self.num_classes, embedding, projector[-1], kind=gate, fuse=fuse)
+        self.scale = nn.Parameter(torch.tensor(1 / temperature).log()) if learn_temperature else None
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """New pairs are drawn for each epoch and seed."""
@@ -112,6 +118,7 @@ class Hydra(Objective):
             "z_a": a,
             "z_b": b,
             "gate": wide(gate),
+            **({} if self.scale is None else {"scale": self.scale.clamp(max=SHARPEST).exp().expand(len(a))}),
             **health_outputs(features.view(2, len(views[0]), -1), [a, b]),
         }
 
@@ -125,10 +132,10 @@ class Hydra(Objective):
         known = (own[:, None] != UNKNOWN) & (everyone != UNKNOWN) & allowed
         positive = known & (everyone == other[:, None])
         negative = known & (everyone != own[:, None]) & (everyone != other[:, None])
-        value = torch.zeros((), device=a.device)
+        value, scale = torch.zeros((), device=a.device), outputs.get("scale", torch.full_like(a[:, 0], 1 / self.temperature))
         share = torch.zeros((), device=a.device)
         for z, k in ((a, b), (b, a)):
-            each, counted = pair_losses(gated_likeness(z, gate, gather(k)) / self.temperature, positive, negative)
+            each, counted = pair_losses(gated_likeness(z, gate, gather(k)) * scale[:, None], positive, negative)
             value = value + mean_of_chosen(each, counted) / 2
             share = share + averaged(counted.float().mean()) / 2
         plain = nt_xent(a, b, temperature=self.temperature)
@@ -136,6 +143,7 @@ class Hydra(Objective):
         entropy = -(opened * opened.clamp_min(1e-12).log() + (1 - opened) * (1 - opened).clamp_min(1e-12).log())
         parts: dict[str, float | Tensor] = {
             "paired_share": share,
+            "scale": averaged(scale.mean()),
             "gate_open": averaged(opened.mean()),
             "gate_entropy": averaged(entropy.mean()),
         }

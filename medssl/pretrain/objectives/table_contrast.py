@@ -1,7 +1,7 @@
 """Table contrast: an image encoder and an encoder of the patient's table learn which image belongs to which table.
 
 Sources: Hager et al., "MMCL", arXiv 2303.14080 (image and corrupted table); Kumar et al., "M3CoL", arXiv 2409.17777 (mixtures);
-Du et al., "TIP", arXiv 2407.07582 (missing values).
+Du et al., "TIP", arXiv 2407.07582 (missing values, and hidden ones predicted).
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from scipy.special import betaincinv
 from torch import Tensor, nn
 
-from medssl.core.bounds import Count, OneOrMore, Part, Positive, Whole, Widths
+from medssl.core.bounds import Count, Fold, OneOrMore, Part, Positive, Weight, Whole, Widths
 from medssl.core.errors import StudyError
 from medssl.core.rng import key, rng, uniforms
 from medssl.nn.backbone import Backbone, pooled, wide
-from medssl.nn.gather import normalised
+from medssl.nn.gather import averaged, normalised
 from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.paired_contrast import Pairing
 from medssl.nn.table_encoder import DenseTable, TableEncoder, TokenTable
+from medssl.nn.table_reconstruction import TableReconstruction, reconstruction_loss
 from medssl.nn.views import Crop
 from medssl.pretrain.objective import Loss, Objective
 
@@ -58,6 +59,8 @@ class TableContrast(Objective):
         phase_two: the loss after that: `clip`, or `softclip`, whose targets are the likeness of the tables.
         soft_temperature: of `softclip`.
         group: other slices of a patient: `exclude` them, or `positive` with equal weight.
+        reconstruct_weight: of predicting hidden columns from the others and the image, with `transformer` alone; 0 turns it off.
+        reconstruct_hidden: share of the columns that is hidden for it.
     """
 
     together = 2
@@ -84,8 +87,14 @@ class TableContrast(Objective):
         phase_two: Literal["clip", "softclip"] = "clip",
         soft_temperature: Positive = 0.125,
         group: Literal["exclude", "positive"] = "exclude",
+        reconstruct_weight: Weight = 0.0,
+        reconstruct_hidden: Fold = 0.5,
     ) -> None:
         super().__init__(backbone, samples)
+        if reconstruct_weight and table_encoder == "mlp":
+            raise StudyError(
+                "table_contrast: reconstruct_weight needs a token for each column. Set table_encoder: transformer, or leave it 0."
+            )
         if table_width % table_heads:
             raise StudyError(f"table_contrast: table_width {table_width} cannot be divided among {table_heads} heads.")
         self.temperature, self.image_share, self.corruption = temperature, image_share, corruption
@@ -106,6 +115,9 @@ class TableContrast(Objective):
             self.table = TokenTable(records, patients, width=table_width, layers=table_layers, heads=table_heads)
         self.image_projector = perceptron([backbone.channels[-1], *projector])
         self.table_projector = perceptron([self.table.width, *projector])
+        self.reconstruct_weight, self.reconstruct_hidden = reconstruct_weight, reconstruct_hidden
+        if reconstruct_weight and isinstance(self.table, TokenTable):
+            self.reconstruction = TableReconstruction(self.table, table_heads, backbone.channels[-1])
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
         """One view of each image."""
@@ -148,13 +160,19 @@ class TableContrast(Objective):
         if mixes:
             inputs.append(_mixture(images, partner, shares[:, 0]))
             tables.append(_mixture(embedded, partner, shares[:, 1]))
-        features = pooled(self.backbone(torch.cat(inputs)))
+        maps = self.backbone(torch.cat(inputs))
+        features = pooled(maps)
         image = wide(self.image_projector(features)).unflatten(0, (len(inputs), count)).transpose(0, 1)
         table = wide(self.table_projector(self.table.encoded(torch.cat(tables))))
         table = table.unflatten(0, (len(tables), count)).transpose(0, 1)
+        predicted: dict[str, Tensor] = {}
+        if self.reconstruct_weight and isinstance(self.table, TokenTable):
+            values, hidden = self.values[batch.rows], self.hidden(batch)
+            predicted["reconstructed"] = wide(self.reconstruction(self.table, values, hidden, maps[-1][:count]))
         return {
             "image": image,
             "table": table,
+            **predicted,
             "feature_a": features[:count].detach().float(),
             "embedding_a": image[:, 0].detach().float(),
         }
@@ -171,11 +189,17 @@ class TableContrast(Objective):
             for number, (mixed, other) in enumerate(((image[1], table[0]), (table[1], image[0]))):
                 pairing = Pairing(patient, partner, shares[:, number], positive=self.positive)
                 halves.append((pairing.cross_entropy(mixed, other, t) + pairing.transposed(mixed, other, t)) / 2)
-            return Loss(halves[0] + halves[1], parts)
-        if self.phase_two == "softclip":
+            value = halves[0] + halves[1]
+        elif self.phase_two == "softclip":
             soft, (z, x) = self.soft_temperature, clear
-            return Loss((plain.softened(z, x, x, soft) + plain.softened(x, z, x, soft)) / 2, parts)
-        return Loss(self.image_share * to_table + (1 - self.image_share) * to_image, parts)
+            value = (plain.softened(z, x, x, soft) + plain.softened(x, z, x, soft)) / 2
+        else:
+            value = self.image_share * to_table + (1 - self.image_share) * to_image
+        if isinstance(self.table, TokenTable) and "reconstructed" in outputs:
+            wrong = reconstruction_loss(outputs["reconstructed"], self.values[batch.rows], self.hidden(batch), self.table)
+            parts["reconstruction"] = averaged(wrong)
+            value = value + self.reconstruct_weight * wrong
+        return Loss(value, parts)
 
     def corrupted(self, batch: Batch) -> Float64[Tensor, "n columns"]:
         """The tables of a batch, in which some known cells have the value of another training patient; missing ones stay."""
@@ -187,6 +211,11 @@ class TableContrast(Objective):
             chosen = donors.to(device)[(drawn[:, columns + column] * len(donors)).long()] if len(donors) else values[:, column]
             values[:, column] = torch.where(replaced, chosen, values[:, column])
         return values
+
+    def hidden(self, batch: Batch) -> Bool[Tensor, "n columns"]:
+        """The cells of each table that are hidden and predicted."""
+        drawn = uniforms(key(int(self.seed), "hidden", batch.epoch), batch.keys, self.values.shape[1])
+        return torch.from_numpy(drawn < self.reconstruct_hidden).to(self.values.device)
 
     def shares(self, batch: Batch) -> Float[Tensor, "n 2"]:
         """The share of each sample in its mixture, of its image and of its table: of half the samples 1, which mixes nothing."""
