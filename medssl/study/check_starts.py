@@ -20,6 +20,8 @@ from medssl.study.options import Study
 Problem = tuple[Loc, str]
 OF_SEVERAL_BLOCKS = {"linear", "knn"}
 """Modes whose features are those of the last `blocks`."""
+UNFREEZES = {"full", "gradual"}
+"""Modes that train the backbone, or its last `unfrozen_blocks`."""
 
 
 def start_problems(dag: Dag) -> Iterator[Problem]:
@@ -166,13 +168,20 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
             text = f"size {size} cuts the patches of the backbone {backbone.name}, which have {patch} pixels"
             yield ("finetune", name, "size"), f"{text}. The nearest size that does not: {nearest}"
             break
-    asked = task.options.get("blocks") or 1
-    for backbone in found if set(task.modes) & OF_SEVERAL_BLOCKS else []:
-        there = num_maps(backbone, rank)
-        if there is not None and asked > there:
-            text = f"blocks is {asked}, and the backbone {backbone.name} has {there}. Lower it to {there} or less"
-            yield ("finetune", name, "options"), text
-            break
+    asked = (
+        ("options", "blocks", task.options.get("blocks"), OF_SEVERAL_BLOCKS),
+        ("unfrozen_blocks", "unfrozen_blocks", task.unfrozen_blocks, UNFREEZES),
+    )
+    for place, option, count, modes in asked:
+        for backbone in found if count and set(task.modes) & modes else []:
+            there = num_maps(backbone, rank)
+            if there is not None and (count or 0) > there:
+                text = f"{option} is {count}, and the backbone {backbone.name} has {there}. Lower it to {there} or less"
+                yield ("finetune", name, place), text
+                break
+    if task.unfrozen_blocks and not set(task.modes) & UNFREEZES:
+        text = f"it is for modes {' and '.join(sorted(UNFREEZES))}, and modes is {task.modes}. Leave it out, or add one of them"
+        yield ("finetune", name, "unfrozen_blocks"), text
 
 
 def _backbones(study: Study, task: FinetuneOptions, runs: list[Run]) -> list[str]:

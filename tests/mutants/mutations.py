@@ -2851,6 +2851,13 @@ MUTATIONS = [
     ),
     Mutation(
         "study",
+        "unfrozen blocks without a mode that trains them pass",
+        "    if task.unfrozen_blocks and not set(task.modes) & UNFREEZES:",
+        "    if task.unfrozen_blocks and not set(task.modes):",
+        "study/test_study_check_starts.py::test_a_task_whose_networks_cannot_be_is_refused",
+    ),
+    Mutation(
+        "study",
         "records that determine the label pass without a word",
         "    if source.label_as_feature or not tasks:",
         "    if not source.label_as_feature or not tasks:",

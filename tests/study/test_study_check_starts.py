@@ -175,6 +175,13 @@ SEVERAL = {"modes": ["linear"], "inits": ["flat"]}
         (SEVERAL | {"modes": ["full"], "options": {"blocks": 5}}, None),  # for probes alone
         (SEVERAL | {"inits": [], "backbone": "vit", "options": {"blocks": 13}}, "the backbone vit has 12. Lower it"),
         (SEVERAL | {"inits": [], "backbone": {"vit": {"pool": "class"}}, "options": {"blocks": 13}}, None),
+        (
+            SEVERAL | {"modes": ["full"], "unfrozen_blocks": 5},
+            "unfrozen_blocks: unfrozen_blocks is 5, and the backbone resnet18 has 4.",
+        ),
+        (SEVERAL | {"modes": ["full"], "unfrozen_blocks": 4}, None),
+        (SEVERAL | {"unfrozen_blocks": 2}, "unfrozen_blocks: it is for modes full and gradual, and modes is ['linear']"),
+        (SEVERAL | {"modes": ["linear", "full"], "unfrozen_blocks": 2}, None),
         ({"inits": [], "backbone": {"vit": {"positions": "both"}}}, "backbone: vit: positions: both, learned_grid: None."),
         ({"inits": [], "backbone": "vit", "size": [28]}, "size: size [28] cuts the patches of the backbone vit, which have 16"),
         ({"inits": [], "backbone": "vit", "size": [32]}, None),
