@@ -40,6 +40,13 @@ DATE = re.compile(
 )
 """2026-11-29, 2026/1/5, 2026-11, 20261129, DICOM's 20261129103000, 29.11.2026, 11/29/26, 29-Nov-2026, Nov 29, 2026, with or
 without a time."""
+NEARLY_NUMBERS = {
+    "a decimal comma": re.compile(r"[+-]?\d+(?:,\d+)?"),
+    "a unit or a sign": re.compile(r"[<>=~≤≥]?\s*[+-]?\d+(?:[.,]\d+)?\s*(?:[^\W\d_]|[%/°])[^\s\d]{0,9}"),
+}
+"""62,5 and 71 kg, 063Y, <5 ml: a column of them is not one of levels."""
+MOST_NUMERIC_LEVELS = 10
+"""Levels that may be written so: 1.5T and 3T are scanners."""
 LONGEST_LEVEL = 40
 """Letters of the name of a level; longer cells are sentences."""
 MOST_LEVELS, MOST_LEVELS_FRAC = 50, 0.2
@@ -160,6 +167,13 @@ def _problem(column: RecordColumn, numbers: Sequence[float | None], *, declared:
                 f"different, as record numbers are. If they are measurements, set record_kinds: {{{name}: number}}",
             )
         return None
+    for what, form in () if declared or len(levels) <= MOST_NUMERIC_LEVELS else NEARLY_NUMBERS.items():
+        if sum(form.fullmatch(text) is not None for _, _, text in cells) >= IS_NUMBER_FRAC * len(cells):
+            return Problem(
+                "not_a_number",
+                f"the cells of the column {name!r} are numbers with {what}. Write numbers alone, as 62.5, or set record_kinds: "
+                f"{{{name}: category}}",
+            )
     if any(len(text) > LONGEST_LEVEL for text in levels):
         return Problem(
             "free_text", f"the column {name!r} holds free text (cells of more than {LONGEST_LEVEL} letters). Leave it out"

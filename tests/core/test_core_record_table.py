@@ -72,6 +72,10 @@ def test_the_kind_of_a_column_is_that_of_its_cells(cells: list[str], kind: str, 
         (["F"] * 20 + ["NaN"] * 20, "no_value_word"),
         (["61"] * 30 + ["62"] * 9 + ["null"], "no_value_word"),
         (["10"] * 39 + ["unknown"], "not_a_number"),
+        ([f"{50 + n},{n % 10}" for n in range(ROWS)], "not_a_number"),
+        ([f"{50 + n} kg" for n in range(ROWS)], "not_a_number"),
+        ([f"0{50 + n}Y" for n in range(ROWS)], "not_a_number"),  # the age of DICOM
+        ([f"{n / 8:.1f}%" for n in range(ROWS)], "not_a_number"),
         ([f"nodule in the upper lobe, no effusion; case {n}" for n in range(ROWS)], "free_text"),
         ([f"word{n}" for n in range(60)], "free_text"),
         ([f"Name{n}" for n in range(ROWS)], "near_unique"),
@@ -92,6 +96,10 @@ def test_the_study_file_decides_where_cells_leave_doubt(tmp_path: Path) -> None:
     rows = read_records(table(tmp_path, ["1", "2", "3", "4"] * 10))
     declared = column_of(rows, "x", "category")
     assert isinstance(declared, RecordColumn) and declared.kind == "category"
+    fields = column_of(read_records(table(tmp_path, ["1,5T", "3T"] * 20)), "x")
+    assert isinstance(fields, RecordColumn) and fields.kind == "category"
+    sizes = read_records(table(tmp_path, [f"{n % 12},5" for n in range(60)]))
+    assert isinstance(column_of(sizes, "x"), Problem) and isinstance(column_of(sizes, "x", "category"), RecordColumn)
     long = read_records(table(tmp_path, [str(4_711_000 + n) for n in range(ROWS)]))
     assert isinstance(column_of(long, "x", "number"), RecordColumn)
     words = column_of(read_records(table(tmp_path, ["F", "M"] * 20)), "x", "number")

@@ -2872,6 +2872,13 @@ MUTATIONS = [
     ),
     Mutation(
         "core",
+        "numbers with a unit are levels",
+        "        if sum(form.fullmatch(text) is not None for _, _, text in cells) >= IS_NUMBER_FRAC * len(cells):",
+        "        if sum(form.fullmatch(text) is not None for _, _, text in cells) > len(cells):",
+        "core/test_core_record_table.py::test_what_can_name_a_person_or_says_nothing_is_refused",
+    ),
+    Mutation(
+        "core",
         "a column nearly repeats a rare label",
         " and 5 * disagree <= unknown",
         " and disagree <= unknown",
