@@ -39,6 +39,7 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 """Options by objective without which a try would be long, or want more volumes."""
 SMALL_ONLY: dict[str, dict[str, Any]] = {
+    "beclr": {"projector": [32, 16], "predictor_hidden": 16, "memory": 64, "clusters": 4, "memory_start": 0.0},
     "byol": {"projector": [32, 16], "predictor_hidden": 32},
     "deepcluster_v2": {"projector": [32, 16], "prototypes": 8},
     "dino": {"hidden": 32, "bottleneck": 16, "prototypes": 8},

@@ -74,6 +74,7 @@ def main() -> None:
                 views(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")), samples, Path(folder))
         if "hidden" in wanted:
             hidden_patches(samples, Path(folder))
+            hidden_blocks(samples, Path(folder))
         if "spark" in wanted:
             spark(samples, Path(folder))
 
@@ -184,6 +185,19 @@ def hidden_patches(samples: Any, folder: Path) -> None:
     side = VIEW // 16
     mask = hidden.mask.view(-1, 1, side, side).repeat_interleave(16, 2).repeat_interleave(16, 3)
     save(sheet([tiles(chosen), tiles(chosen.masked_fill(mask, 0.5))], ["teacher", "student"]), OUT / "hidden_dino.png")
+
+
+def hidden_blocks(samples: Any, folder: Path) -> None:
+    """The views of BECLR's recipe: as the teacher sees them, and as the student does."""
+    from medssl.nn.views import Views
+
+    run = yaml.safe_load((ROOT / "configs" / "examples" / "beclr.yaml").read_text(encoding="utf-8"))["pretrain"]["beclr"]
+    plan = planned("beclr", run, samples, folder)
+    objective = plan.objective()
+    batch = plan.reader()[(0, np.linspace(8, len(samples) - 8, COLUMNS).astype(int))]
+    made = Views(plan.options.views, objective.crops(plan.size), plan.samples, seed=0)(batch)
+    hidden = objective.student_views(made, batch)
+    save(sheet([tiles(made[0]), tiles(hidden[0])], ["teacher", "student"]), OUT / "hidden_beclr.png")
 
 
 def planned(name: str, run: dict[str, Any], samples: Any, folder: Path, **changed: Any) -> Any:

@@ -177,11 +177,19 @@ def spherical_kmeans(
     centroids = x[torch.from_numpy(start).to(x.device)]
     assignment = (x @ centroids.T).argmax(1)
     for _ in range(iterations):
-        sums = torch.zeros_like(centroids).index_add_(0, assignment, x)
-        filled = torch.bincount(assignment, minlength=clusters) > 0
-        centroids = torch.where(filled[:, None], F.normalize(sums, dim=1), centroids)
+        centroids = mean_directions(x, assignment, centroids)
         assignment = (x @ centroids.T).argmax(1)
     return centroids, assignment
+
+
+def mean_directions(
+    x: Float[Tensor, "n d"], assignment: Int64[Tensor, "n"], before: Float[Tensor, "k d"]
+) -> Float[Tensor, "k d"]:
+    """The direction of the mean of each cluster's members among rows `x`. A cluster without any keeps the one of `before`; rows
+    of 0 count for nothing.
+    """
+    sums = torch.zeros_like(before).index_add_(0, assignment, x)
+    return torch.where(sums.any(1, keepdim=True), F.normalize(sums, dim=1), before)
 
 
 def sinkhorn(scores: Float[Tensor, "n k"], *, epsilon: float, iterations: int) -> Float[Tensor, "n k"]:

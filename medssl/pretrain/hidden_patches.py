@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt64
 from torch import Tensor
 
 from medssl.core.rng import key, uniforms
@@ -38,6 +38,20 @@ class HiddenPatches:
         n = len(self.crop)
         tokens = deepest.flatten(2).transpose(1, 2).unflatten(0, (2, n))[self.crop, torch.arange(n, device=deepest.device)]
         return tokens.gather(1, self.where[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def hide_blocks(
+    images: Float[Tensor, "n c *size"], patch: int, ratios: tuple[float, float], stream: int, keys: UInt64[np.ndarray, "n"]
+) -> Float[Tensor, "n c *size"]:
+    """The images with blocks of patches at 0: of each a share between `ratios` of its patches, drawn by (stream, key) alone."""
+    size = images.shape[2:]
+    grid = [math.ceil(side / patch) for side in size]
+    shares = ratios[0] + (ratios[1] - ratios[0]) * uniforms(key(stream, "share"), keys, 1)[:, 0]
+    counts = np.floor(shares * math.prod(grid)).astype(np.int64)
+    hidden = torch.from_numpy(block_masks(grid, counts, stream, keys)).to(images.device).view(-1, 1, *grid)
+    for axis, side in enumerate(size, start=2):
+        hidden = hidden.repeat_interleave(patch, axis).narrow(axis, 0, side)
+    return images.masked_fill(hidden, 0)
 
 
 def draw_hidden_patches(grid: Sequence[int], ratios: tuple[float, float], batch: Batch, seed: int) -> HiddenPatches:

@@ -136,6 +136,19 @@ class TrainingOptions(EngineOptions, PlaceOptions):
         return self
 
     @model_validator(mode="after")
+    def _room_for_others(self) -> TrainingOptions:
+        name, given = self.objective.name, self.objective.options
+        for option, others in plugins.find("objective", name).constant("AT_LEAST", default={}).items():
+            for other, times in others.items():
+                value = given[other] if other in given else getattr(self, other)
+                if value is not None and given[option] < times * value:
+                    raise ValueError(
+                        f"{option} of the objective {name} is {given[option]}, and must be {times * value} or more: {times} × "
+                        f"{other} {value}. Raise {option}, or lower {other}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _whole_patches(self) -> TrainingOptions:
         patch = patch_of(self.backbone, self.spatial_dims)
         if patch and any(side % patch for side in self.size):

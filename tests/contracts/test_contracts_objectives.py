@@ -145,7 +145,7 @@ def test_what_a_run_leaves_is_declared_and_fits_what_takes_it_up(name: str, opti
 def test_its_file_says_what_others_must_know(name: str) -> None:
     plugin = plugins.find("objective", name)
     assert plugin.constant("TITLE") and plugin.summary
-    assert re.fullmatch(r"\w+ (et al\.|and \w+), .+ \d{4}, arXiv \d{4}\.\d{4,5}", plugin.constant("SOURCE"))
+    assert re.fullmatch(r"[\w-]+ (et al\.|and [\w-]+), .+ \d{4}, arXiv \d{4}\.\d{4,5}", plugin.constant("SOURCE"))
     for option, field in plugin.options.model_fields.items():
         assert field.description and field.description.endswith("."), option
     assert bool(plugin.constant("PICTURES", default="")) == (plugin.load().pictures is not Objective.pictures)

@@ -14,6 +14,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"projector": (32, 16)},
     "moco": {"projector": (32, 16), "queue": 96},
     "byol": {"projector": (32, 16), "predictor_hidden": 32},
+    "beclr": {"projector": (32, 16), "predictor_hidden": 16, "memory": 160, "clusters": 6, "memory_start": 0.0,
+              "memory_ramp": 0.0, "recluster": 0.6, "patch": 4},
     "swav": {"projector": (32, 16), "prototypes": 20, "queue": 64, "queue_start_frac": 0.3, "freeze_prototypes_steps": 1,
              "small_crops": 2, "iterations": 3, "epsilon": 0.2},
     "deepcluster_v2": {"projector": (32, 16), "prototypes": 6, "heads": 2},
