@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install organamnist oasis-labels split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants package-test slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
+.PHONY: help install organamnist few-shot-organs oasis-labels split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants package-test slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -100,6 +100,9 @@ study-%: $(STAMP) ## study-reduction, -spark, … (configs/studies/<name>.yaml; 
 
 organamnist: $(STAMP) ## fetch the whole OrganAMNIST (38 MB, CC BY 4.0) into data/, which is not committed; for study-organs
 	$(PYTHON) workflow/fetch_organamnist.py
+
+few-shot-organs: $(STAMP) ## draw data/organamnist/few_shot*.npz, which are not committed, from the whole OrganAMNIST; for study-few_shot
+	$(PYTHON) workflow/write_few_shot_organs.py
 
 oasis-labels: $(STAMP) ## write data/oasis/labels.csv, which is not committed, from the table of OASIS-1; for study-oasis
 	$(PYTHON) workflow/write_oasis_labels.py

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json, sha256_text
@@ -31,6 +31,9 @@ SCRATCH = "scratch"
 """The first word of every starting point with random weights, and of nothing else."""
 DIGEST_LENGTH = 4
 """In hexadecimal digits."""
+
+ShareKind = Literal["fraction", "units", "per_class"]
+"""What a share of labels is an amount of: a fraction of the units, a number of them, or a number of each class."""
 
 RESERVED: Mapping[str, Mapping[str, str]] = {
     "pretrain": {SCRATCH: "it names the starting points with random weights"},
@@ -54,7 +57,8 @@ _SEED = re.compile(f"seed({_NUMBER})")
 _FIT_SEED = re.compile(f"s({_NUMBER})")
 _FOLD = re.compile(f"f({_NUMBER})")
 _DIGEST = re.compile(f"[0-9a-f]{{{DIGEST_LENGTH}}}")
-_COUNT = re.compile(f"n({_NUMBER})")
+_LETTERS: dict[ShareKind, str] = {"units": "n", "per_class": "c"}
+_COUNT = re.compile(f"([nc])({_NUMBER})")
 _FRACTION = re.compile(r"(0|[1-9][0-9]*)(?:p([0-9]*[1-9]))?")
 
 
@@ -253,33 +257,36 @@ class FitId:
         return cls(start, words[-3], words[-2], int(seed[1]), int(fold[1]) if fold else None)
 
 
-def share_word(amount: float, *, counted: bool) -> str:
-    """A share of the labels as a word: `0p05` for the fraction 0.05, `n8` for eight units.
+def share_word(amount: float, kind: ShareKind) -> str:
+    """A share of the labels as a word: `0p05` for the fraction 0.05, `n8` for eight units, `c8` for eight of each class.
 
     Raises:
         StudyError: the amount is negative, not finite, or a count that is not whole.
     """
-    if not 0 <= amount < float("inf") or (counted and amount != int(amount)):
-        raise StudyError(f"a share of labels is {amount!r}; expected {'a whole number' if counted else 'a fraction'} from 0 on.")
-    if counted:
-        return f"n{int(amount)}"
+    letter = _LETTERS.get(kind)
+    if not 0 <= amount < float("inf") or (letter and amount != int(amount)):
+        raise StudyError(f"a share of labels is {amount!r}; expected {'a whole number' if letter else 'a fraction'} from 0 on.")
+    if letter:
+        return f"{letter}{int(amount)}"
     # never as 1e-05: `-` separates words
     digits = format(Decimal(repr(abs(float(amount)))), "f")
     return (digits.rstrip("0").rstrip(".") if "." in digits else digits).replace(".", "p")
 
 
-def share_of(word: str) -> tuple[float, bool]:
-    """The amount of a share's word, and whether it counts units: the inverse of `share_word`.
+def share_of(word: str) -> tuple[float, ShareKind]:
+    """The amount of a share's word, and what it is an amount of: the inverse of `share_word`.
 
     Raises:
         StudyError: the word is not a share.
     """
     if count := _COUNT.fullmatch(word):
-        return int(count[1]), True
+        return int(count[2]), next(kind for kind, letter in _LETTERS.items() if letter == count[1])
     fraction = _FRACTION.fullmatch(word)
-    if fraction is None or share_word(amount := float(f"{fraction[1]}.{fraction[2] or 0}"), counted=False) != word:
-        raise _not_a_name(word, "a share of labels", "0p05 for a fraction of 0.05, or n8 for eight units")
-    return amount, False
+    if fraction is None or share_word(amount := float(f"{fraction[1]}.{fraction[2] or 0}"), "fraction") != word:
+        raise _not_a_name(
+            word, "a share of labels", "0p05 for a fraction of 0.05, n8 for eight units, or c8 for eight of each class"
+        )
+    return amount, "fraction"
 
 
 def arm_and_seed(text: str) -> tuple[Arm, int | None]:

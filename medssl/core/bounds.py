@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from medssl.core.written import in_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=2)]
@@ -37,6 +39,19 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
 
 Rising = Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)]
 """The smallest and the largest share of an image."""
+
+
+def _shares_of_classes(value: Any) -> Any:
+    if value in ("support", "equal"):
+        return value
+    numbers = isinstance(value, (list, tuple)) and all(isinstance(one, (int, float)) for one in value)
+    if not numbers or not value or not all(0 < one < float("inf") for one in value):
+        raise ValueError(f"expected support, equal, or a list with a number above 0 for each class, got {in_yaml(value)}")
+    return value
+
+
+SharesOfClasses = Annotated[Literal["support", "equal"] | list[Positive], BeforeValidator(_shares_of_classes)]
+"""A word, or a number above 0 for each class."""
 
 T = TypeVar("T")
 

@@ -57,6 +57,7 @@ class Work:
             seeds=options.seeds,
             fractions=options.fractions,
             counts=options.counts,
+            per_class=options.counts_per_class,
             listed=options.label_order == "listed",
             val_frac=options.val_frac,
             seed=job.spec.seed,

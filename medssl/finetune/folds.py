@@ -10,7 +10,15 @@ import numpy as np
 from medssl.core.errors import StudyError
 from medssl.core.partition import parts_of_fold
 from medssl.finetune.cases import Cases
-from medssl.finetune.subsets import Share, listed_order, shares_of, subset, unit_order
+from medssl.finetune.subsets import (
+    Share,
+    classes_of_units,
+    first_of_each_class,
+    listed_order,
+    shares_of,
+    subset,
+    unit_order,
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Divisions:
         counts: Sequence[int],
         val_frac: float,
         seed: int,
+        per_class: Sequence[int] = (),
         listed: bool = False,
     ) -> Divisions:
         """The divisions of some cases.
@@ -62,15 +71,20 @@ class Divisions:
             fractions, counts: of training units whose labels are used.
             val_frac: share of the units outside a fold that is its validation part.
             seed: of the study.
+            per_class: numbers of training units of each class, likewise.
             listed: training units enter in the order of the split file, not as drawn.
 
         Raises:
-            StudyError: a fold has no cases to train on; the split file has no order, or a subset in its order lacks a class.
+            StudyError: a fold has no cases to train on; the split file has no order, or a subset in its order lacks a class; a
+                class has fewer units than asked for.
         """
         divided = {fold: _in_fold(cases, fold, val_frac, seed) for fold in _folds(cases)}
-        first = next(iter(divided.values()))
-        shares = shares_of(fractions, counts, len(set(first.unit_id[first.where("train")])))
-        return cls({fold: _division(fold, part, seeds, shares, listed) for fold, part in divided.items()}, shares)
+        drawn = {fold: _orders(part, seeds, listed) for fold, part in divided.items()}
+        first = next(iter(divided))
+        order, held = drawn[first][seeds[0]][0], _held(divided[first])
+        of_each = {count: len(first_of_each_class(order, held, cases.classes, count)) for count in sorted(per_class)}
+        shares = shares_of(fractions, counts, len(order), of_each)
+        return cls({fold: _division(fold, part, drawn[fold], shares, listed) for fold, part in divided.items()}, shares)
 
     @property
     def folds(self) -> list[int | None]:
@@ -100,21 +114,41 @@ def _in_fold(cases: Cases, fold: int | None, val_frac: float, seed: int) -> Case
     return cases.with_split(split)
 
 
-def _division(fold: int | None, cases: Cases, seeds: Sequence[int], shares: Sequence[Share], listed: bool) -> Division:
+Drawn = dict[int, tuple[list[str], int]]
+"""By seed, the order of the training units, and how many of the first ones cover the classes."""
+
+
+def _orders(cases: Cases, seeds: Sequence[int], listed: bool) -> Drawn:
     train = cases.where("train")
-    units, classes = list(cases.unit_id[train]), cases.class_sets(train)
     if listed:
-        order = _listed_order(cases, train)
-        drawn = dict.fromkeys(seeds, (order, 0))
-        _require_all_classes(order, units, classes, shares)
-    else:
-        drawn = {seed: unit_order(units, classes, seed) for seed in seeds}
+        return dict.fromkeys(seeds, (_listed_order(cases, train), 0))
+    units, classes = list(cases.unit_id[train]), cases.class_sets(train)
+    return {seed: unit_order(units, classes, seed) for seed in seeds}
+
+
+def _held(cases: Cases) -> dict[str, set[str]]:
+    """The classes of each training unit."""
+    train = cases.where("train")
+    return classes_of_units(list(cases.unit_id[train]), cases.class_sets(train))
+
+
+def _division(fold: int | None, cases: Cases, drawn: Drawn, shares: Sequence[Share], listed: bool) -> Division:
+    held = _held(cases)
+    if listed:
+        _require_all_classes(next(iter(drawn.values()))[0], held, shares)
     subsets = {
-        (seed, share.word): cases.of_units(subset(order, num_cover, share))
+        (seed, share.word): cases.of_units(_chosen(order, num_cover, held, cases.classes, share))
         for seed, (order, num_cover) in drawn.items()
         for share in shares
     }
     return Division(fold, cases, {seed: order for seed, (order, _) in drawn.items()}, subsets)
+
+
+def _chosen(order: list[str], num_cover: int, held: dict[str, set[str]], classes: list[str], share: Share) -> list[str]:
+    """The units of one training subset."""
+    if share.kind == "per_class":
+        return first_of_each_class(order, held, classes, int(share.amount))
+    return subset(order, num_cover, share)
 
 
 def _listed_order(cases: Cases, train: np.ndarray) -> list[str]:
@@ -131,18 +165,16 @@ def _listed_order(cases: Cases, train: np.ndarray) -> list[str]:
     return listed_order(list(cases.unit_id[train]), cases.label_order[train].tolist())
 
 
-def _require_all_classes(
-    order: Sequence[str], units: Sequence[str], classes: Sequence[frozenset[str]], shares: Sequence[Share]
-) -> None:
+def _require_all_classes(order: list[str], held: dict[str, set[str]], shares: Sequence[Share]) -> None:
     """Require every class in every subset: a fit cannot predict an unseen class, and the listed order allows no replacement.
 
     Raises:
         StudyError: a subset lacks one.
     """
-    every = frozenset().union(*classes)
+    every = set[str]().union(*held.values())
     for share in shares:
-        chosen = set(subset(order, 0, share))
-        lacking = every - frozenset().union(*(names for unit, names in zip(units, classes, strict=True) if unit in chosen))
+        chosen = _chosen(order, 0, held, sorted(every), share)
+        lacking = every - set[str]().union(*(held[unit] for unit in chosen))
         if lacking:
             raise StudyError(
                 f"finetune.label_order: the first {len(chosen)} of {len(order)} training units in the order of the split file "

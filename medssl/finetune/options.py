@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from medssl.artefacts.encoder import OWN
 from medssl.core import plugins
@@ -56,6 +56,8 @@ class FinetuneOptions(Recipe, PlaceOptions):
     """Shares of the training patients whose labels are used."""
     counts: Distinct[Count] = []
     """Numbers of training patients whose labels are used."""
+    counts_per_class: Distinct[Count] = []
+    """Numbers of training patients of each class whose labels are used, for a classification."""
     label_order: Literal["drawn", "listed"] = "drawn"
     """The order in which training patients enter the subsets: drawn for each seed, evenly over classes; or that of the column
     `order` of `prepare.split.file`, the same for all seeds.
@@ -94,25 +96,46 @@ class FinetuneOptions(Recipe, PlaceOptions):
             augment = {**usual, **({} if augment is True else augment)}
         return {**values, "options": options, "modes": modes, "augment": augment, **length}
 
+    @field_validator("modes", mode="after")
+    @classmethod
+    def _beside(cls, modes: list[str], info: ValidationInfo) -> list[str]:
+        """The modes, and beside each transductive one the mode that predicts each case by itself."""
+        twins = plugins.find("task", info.data["task"]).constant("TRANSDUCTIVE", default={})
+        return [*dict.fromkeys([*modes, *(twins[mode] for mode in modes if mode in twins)])]
+
     @model_validator(mode="after")
     def _known_modes(self) -> FinetuneOptions:
-        known = plugins.find("task", self.task).constant("MODES")
+        plugin = plugins.find("task", self.task)
+        known = plugin.constant("MODES")
         for mode in self.modes:
             if mode not in known:
-                raise ValueError(f"task {self.task!r} has no mode {mode!r}.{did_you_mean(mode, known)}")
+                having = [other.name for other in plugins.all_of("task") if mode in other.constant("MODES")]
+                hint = f" It is a mode of {' and '.join(having)}." if having else did_you_mean(mode, known)
+                raise ValueError(f"task {self.task!r} has no mode {mode!r}.{hint}")
+            for option, why in plugin.constant("MODE_REFUSES", default={}).get(mode, {}).items():
+                if self.options.get(option):
+                    raise ValueError(f"mode {mode!r} excludes the option {option}, as {why}. Take the mode off modes")
         return self
 
     @model_validator(mode="after")
     def _refused_by_the_task(self) -> FinetuneOptions:
-        for name, why in plugins.find("task", self.task).constant("REFUSES", default={}).items():
+        plugin = plugins.find("task", self.task)
+        for name, why in plugin.constant("REFUSES", default={}).items():
             if getattr(self, name):
                 raise ValueError(f"{name}: task {self.task!r} cannot have it: {why}. Leave {name} out")
+        if self.counts_per_class and (predicts := plugin.constant("PREDICTS")) != "classes":
+            raise ValueError(
+                f"counts_per_class: task {self.task!r} predicts {predicts}, so its cases are not of one class each. Write "
+                "counts, which are numbers of patients"
+            )
         return self
 
     @model_validator(mode="after")
     def _some_labels(self) -> FinetuneOptions:
-        if not self.fractions and not self.counts:
-            raise ValueError("fractions and counts are both empty; expected at least 1 share of the labels in one of them")
+        if not self.fractions and not self.counts and not self.counts_per_class:
+            raise ValueError(
+                "fractions, counts and counts_per_class are all empty; expected at least 1 share of the labels in one of them"
+            )
         return self
 
     @model_validator(mode="after")

@@ -96,7 +96,8 @@ def contract_of(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "contract.json").is_file():
         raise StudyError(
-            f"{folder} holds no contract.json: name the folder of a fine-tuned model, 5_finetune/<task>/models/<start>."
+            f"{folder} holds no contract.json: name the folder of a fine-tuned model, 5_finetune/<task>/models/<start>. "
+            "Modes without a network leave none: nearest neighbours, nearest and aligned class means."
         )
     try:
         contract = dict(read_json(folder / "contract.json"))

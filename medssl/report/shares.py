@@ -18,8 +18,9 @@ WHY_MORE = "so that each class has one"
 class Taken:
     """What a share came to.
 
-    `asked`: `5 %`, or `3 patients` where the study counts units; `units`: `11 images`; `of_all`: `25 %` of all units, also as
-    `fraction`; `more`: whether that is more than was asked for; `twin`: the share that stands for all that are the same units.
+    `asked`: `5 %`, or `3 patients`, `3 patients per class` where the study counts units; `units`: `11 images`; `of_all`: `25 %`
+    of all units, also as `fraction`; `more`: whether that is more than was asked for; `twin`: the share that stands for all that
+    are the same units.
     """
 
     asked: str
@@ -135,7 +136,11 @@ def _twins(fits: pd.DataFrame) -> dict[float, float]:
 def _taken(share: float, part: pd.DataFrame, num_units: int | None, unit: str, twins: dict[float, float]) -> Taken:
     least, most = int(part["num_train_units"].min()), int(part["num_train_units"].max())
     asked_for = [share_of(FitId.parse(str(name)).share) for name in part["fit_id"].unique()]
-    count = next((int(amount) for amount, is_count in asked_for if is_count), None) if share < 1 else None
+    each = next((int(amount) for amount, kind in asked_for if kind == "per_class"), None) if share < 1 else None
+    if each is not None:
+        named = f"{counted(each, unit)} per class"
+        return Taken(named, named, percent(share), True, False, share, twins[share])
+    count = next((int(amount) for amount, kind in asked_for if kind == "units"), None) if share < 1 else None
     fewest = count if count is not None else math.floor(share * num_units + 0.5) if num_units else most
     more, fraction, of_all = most > fewest, share, percent(share)
     if more and num_units:

@@ -74,9 +74,24 @@ def is_frozen(mode: str) -> bool:
 
 
 def ordered_modes(modes: pd.Series) -> list[str]:
-    """Modes with the one in front that is asked about first, such as full fine-tuning."""
+    """Modes with the one in front that is asked about first, such as full fine-tuning; transductive ones last."""
     main = {plugin.constant("MAIN_MODE", default=None) for plugin in plugins.all_of("task")}
-    return sorted(set(modes), key=lambda mode: (mode not in main, mode))
+    return sorted(set(modes), key=lambda mode: (mode not in main, mode in transductive_modes(), mode))
+
+
+def transductive_words(modes: Iterable[str]) -> list[str]:
+    """A sentence for each transductive mode among some: what it means, and which mode predicts each case by itself."""
+    return [
+        f"{mode_name(mode).capitalize()} predict all test cases together: the prediction of one depends on which others are "
+        f"tested. The {mode_name(twin)} predicts each by itself, from the same features and labels"
+        for mode, twin in sorted(transductive_modes().items())
+        if mode in set(modes)
+    ]
+
+
+def transductive_modes() -> dict[str, str]:
+    """Modes whose prediction of a case depends on the other cases, each with the one beside it for which it does not."""
+    return {mode: twin for plugin in plugins.all_of("task") for mode, twin in plugin.constant("TRANSDUCTIVE", default={}).items()}
 
 
 def headline(scores: pd.DataFrame) -> tuple[str, str]:

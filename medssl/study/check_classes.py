@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError, did_you_mean
+from medssl.core.file_names import folder_labels
+from medssl.core.label_table import classes_of
 from medssl.finetune.options import FinetuneOptions
 from medssl.study.check_split import patients_at_most
 from medssl.study.check_table import Table
 from medssl.study.file import Loc
-from medssl.study.source_files import SourceFiles
+from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 Problem = tuple[Loc, str]
 MANY_CLASSES = 20
@@ -89,6 +91,44 @@ def too_many(task: str, options: FinetuneOptions, most: int | None) -> Iterator[
             f"the labels of {count} patients are asked for, and source {options.source!r} has {most} labelled patients or images "
             "at most. Lower it; 1.0 in fractions is all there are",
         )
+
+
+def short_classes(task: str, options: FinetuneOptions, units: Mapping[str, Set[str]]) -> Iterator[Problem]:
+    """Requests for more patients of each class than a class has. `units`: those that may be of each class."""
+    count = max(options.counts_per_class, default=0)
+    for name in sorted(units, key=lambda name: (len(units[name]), name))[:1]:
+        if count > len(units[name]):
+            yield (
+                ("finetune", task, "counts_per_class"),
+                f"the labels of {count} patients of each class are asked for, and class {name!r} of source {options.source!r} "
+                f"has {len(units[name])} labelled patients or images at most. Lower it, or label more",
+            )
+
+
+def units_by_class(files: SourceFiles, table: Table | None, *, folders: bool) -> dict[str, set[str]]:
+    """By class, the patients (images, without patients) that may be of it; empty if names do not show all of them.
+
+    `folders`: an image's folder is its class.
+    """
+    rows = table.rows if table else []
+    if (
+        NPZ in files.kinds
+        or (table and (not table.is_by_name or any(map(table.is_minted, rows))))
+        or (folders and OTHER in files.kinds)
+    ):
+        return {}
+    try:
+        subject_of = {file: subject for subject, of_one in table.subjects.items() for file in of_one} if table else {}
+    except StudyError:
+        return {}  # of `subject_pattern`, which is checked by itself
+    of_file = [(file, label) for file, (label, _) in folder_labels(files.named(PICTURE, OTHER)).items()]
+    of_file += [(file, file.split("/")[-2]) for file in files.named(PICTURE, GRID) if folders and "/" in file]
+    of_file += [(file, row["label"]) for row in rows if "label" in row and table for file in table.find(row)]
+    found: dict[str, set[str]] = defaultdict(set)
+    for file, label in of_file:
+        for name in classes_of([label]):
+            found[name].add(subject_of.get(file, file))
+    return found
 
 
 def too_few(task: str, options: FinetuneOptions, most: int | None) -> Iterator[Problem]:

@@ -13,7 +13,15 @@ from medssl.core.file_names import folder_labels
 from medssl.core.label_table import FOLDERS, ID_COLUMNS, MANY, classes_of, is_label_table
 from medssl.core.listing import nothing_at
 from medssl.finetune.options import FinetuneOptions
-from medssl.study.check_classes import labelled_at_most, many_classes, too_few, too_many, wrong_classes
+from medssl.study.check_classes import (
+    labelled_at_most,
+    many_classes,
+    short_classes,
+    too_few,
+    too_many,
+    units_by_class,
+    wrong_classes,
+)
 from medssl.study.check_numbers import number_problems
 from medssl.study.check_table import Table, table_notes, table_problems
 from medssl.study.file import Loc
@@ -102,6 +110,7 @@ def label_problems(given: Labelled) -> Iterator[Problem]:
         yield from number_problems(given.source, labels, given.files, table, tasks, timed=what == "risks")
     for task, options in given.tasks.items() if table or labels in (None, FOLDERS) else ():
         yield from too_many(task, options, labelled_at_most(given.files, table, classes=not predicts(options, "masks")))
+        yield from short_classes(task, options, units_by_class(given.files, table, folders=labels == FOLDERS))
 
 
 def label_notes(given: Labelled) -> Iterator[Problem]:
@@ -180,6 +189,12 @@ def _class_problems(given: Labelled, table: Table | None) -> Iterator[Problem]:
                 given.loc,
                 f"{labels!r} holds masks and no classes, and finetune.{task} ({options.task}) needs classes. Name a table of id "
                 "and label, or take another task",
+            )
+        elif isinstance(prior := options.options.get("prior"), list) and len(prior) != len(found):
+            yield (
+                ("finetune", task, "options"),
+                f"prior has {len(prior)} numbers, and source {given.source!r} has {len(found)} classes ({', '.join(found)}); "
+                "expected a number for each. Correct it, or write support or equal",
             )
         elif len(found) < least:
             yield (

@@ -18,7 +18,7 @@ from medssl.study.file import Loc
 from medssl.study.options import Study
 
 Problem = tuple[Loc, str]
-OF_SEVERAL_BLOCKS = {"linear", "knn"}
+OF_SEVERAL_BLOCKS = {"linear", "knn", "nearest_mean", "aligned"}
 """Modes whose features are those of the last `blocks`."""
 UNFREEZES = {"full", "gradual"}
 """Modes that train the backbone, or its last `unfrozen_blocks`."""

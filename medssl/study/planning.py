@@ -94,7 +94,8 @@ def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: fl
 def num_fits(settings: FinetuneOptions, num_runs: int) -> int:
     """Fits of a task: starting points × modes × amounts of labels × seeds."""
     starts = num_runs + int(settings.scratch) + len(settings.weights)
-    return starts * len(settings.modes) * (len(settings.fractions) + len(settings.counts)) * len(settings.seeds)
+    amounts = len(settings.fractions) + len(settings.counts) + len(settings.counts_per_class)
+    return starts * len(settings.modes) * amounts * len(settings.seeds)
 
 
 def table(costs: Sequence[Cost], free_mb: float, num_jobs: int) -> str:

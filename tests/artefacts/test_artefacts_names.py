@@ -7,7 +7,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from medssl.artefacts import names
-from medssl.artefacts.names import Arm, FitId, Run, Start, arm_and_seed, is_scratch, reduction_of, share_of, share_word, unique
+from medssl.artefacts.names import (
+    Arm,
+    FitId,
+    Run,
+    ShareKind,
+    Start,
+    arm_and_seed,
+    is_scratch,
+    reduction_of,
+    share_of,
+    share_word,
+    unique,
+)
 from medssl.core.errors import StudyError
 
 # words that look like other parts of a name are the ones that go wrong
@@ -25,8 +37,8 @@ STARTS = st.one_of(
     RUNS.map(Start.of_run), st.builds(Start.given, WORDS), st.builds(Start, SCRATCHES, st.one_of(st.none(), NUMBERS))
 )
 SHARES = st.one_of(
-    st.builds(lambda n: share_word(n, counted=True), NUMBERS),
-    st.builds(lambda f: share_word(f, counted=False), st.one_of(st.floats(0, 1), st.sampled_from([0.05, 1e-5, 1.0, 0.1]))),
+    st.builds(lambda n: share_word(n, "units"), NUMBERS),
+    st.builds(lambda f: share_word(f, "fraction"), st.one_of(st.floats(0, 1), st.sampled_from([0.05, 1e-5, 1.0, 0.1]))),
 )
 FITS = st.builds(FitId, STARTS, WORDS, SHARES, NUMBERS, st.one_of(st.none(), NUMBERS))
 KINDS = {Run: RUNS, Arm: ARMS, Start: STARTS, FitId: FITS}
@@ -127,16 +139,23 @@ def test_the_reduction_of_a_run_lies_in_its_cohort(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "counted", "word"), [(0.05, False, "0p05"), (1.0, False, "1"), (8, True, "n8"), (1e-5, False, "0p00001")]
+    ("amount", "kind", "word"),
+    [
+        (0.05, "fraction", "0p05"),
+        (1.0, "fraction", "1"),
+        (8, "units", "n8"),
+        (8, "per_class", "c8"),
+        (1e-5, "fraction", "0p00001"),
+    ],
 )
-def test_a_share_has_a_word_without_a_dash(amount: float, counted: bool, word: str) -> None:
-    assert share_word(amount, counted=counted) == word
-    assert share_of(word) == (amount, counted)
+def test_a_share_has_a_word_without_a_dash(amount: float, kind: ShareKind, word: str) -> None:
+    assert share_word(amount, kind) == word
+    assert share_of(word) == (amount, kind)
 
 
 @given(st.floats(0, 1))
 def test_every_fraction_has_its_own_word(fraction: float) -> None:
-    assert share_of(share_word(fraction, counted=False)) == (fraction, False)
+    assert share_of(share_word(fraction, "fraction")) == (fraction, "fraction")
 
 
 @pytest.mark.parametrize("word", ["", "n", "0p", "0p050", "1e-05", "00", "n08", "0.05", "p5", "٣"])

@@ -83,6 +83,8 @@ def test_a_task_says_what_others_must_know(task: Plugin) -> None:
     assert task.constant("PREDICTS") in ("classes", "masks", *NUMBERS)
     assert task.constant("TITLE").strip() and task.constant("TABLE").endswith(".tsv")
     assert isinstance(task.constant("CONTINUES", default=[]), list)
+    beside = task.constant("TRANSDUCTIVE", default={})
+    assert {*beside, *beside.values()} <= set(task.constant("MODES")) and not set(beside) & set(beside.values())
 
 
 @every_task
@@ -107,7 +109,8 @@ def test_a_fit_is_a_row_of_each_table_and_equal_seeds_are_equal_bits(task: Plugi
     out = finetune(spec)
     fits, rows = FITS.read(out / FITS.file), PREDICTIONS.read(out / PREDICTIONS.file)
     assert (fits["val_score"].notna() == fits["selection"].str.contains("^validation |val_score is ")).all()
-    assert len(fits) == 2 * 2 and set(fits["fit_id"]) == set(rows["fit_id"])
+    modes = [mode, *filter(None, [task.constant("TRANSDUCTIVE", default={}).get(mode)])]
+    assert len(fits) == 2 * 2 * len(modes) and set(fits["fit_id"]) == set(rows["fit_id"])
     for _, of_fit in rows.groupby("fit_id"):
         assert of_fit["case_id"].is_unique and "test" in set(of_fit["split"]) and "train" not in set(of_fit["split"])
     assert rows.groupby("fit_id")["case_id"].agg(set).map(lambda cases: cases == set(rows["case_id"])).all()

@@ -39,7 +39,7 @@ def predictions(
                     values /= values.sum(axis=1, keepdims=True)
                     part = pd.DataFrame(
                         {
-                            "fit_id": f"{arm}-{mode}-{share_word(fraction, counted=False)}-s{fit_seed}",
+                            "fit_id": f"{arm}-{mode}-{share_word(fraction, 'fraction')}-s{fit_seed}",
                             "init": arm,
                             "mode": mode,
                             "fraction": fraction,

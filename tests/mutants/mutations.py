@@ -1475,6 +1475,76 @@ MUTATIONS = [
     # ---- finetune
     Mutation(
         "finetune",
+        "a count per class takes one patient more of each",
+        "if any(seen[name] < count for name in held[unit]):",
+        "if any(seen[name] <= count for name in held[unit]):",
+        "finetune/test_finetune_subsets.py::test_a_count_per_class_takes_so_many_patients_of_each_class",
+    ),
+    Mutation(
+        "finetune",
+        "a class with too few patients for a count per class is taken as it is",
+        "if seen[fewest] < count:",
+        "if seen[fewest] < 0:",
+        "finetune/test_finetune_subsets.py::test_a_class_with_fewer_patients_than_asked_for_is_named",
+    ),
+    Mutation(
+        "finetune",
+        "a relaxed transport is strict",
+        "exponent = 1.0 if rho_class is None else rho_class / (rho_class + epsilon)",
+        "exponent = 1.0",
+        "finetune/test_finetune_aligned.py::test_a_relaxed_plan_is_the_best_of_its_kind",
+    ),
+    Mutation(
+        "finetune",
+        "the share of a class may vanish while it is estimated",
+        "np.maximum((prior + posteriors(costs, prior, epsilon).mean(axis=0)) / 2, 0.5 / len(costs))",
+        "(prior + posteriors(costs, prior, epsilon).mean(axis=0)) / 2",
+        "finetune/test_finetune_aligned.py::test_shares_are_estimated_from_the_predicted_cases_and_none_vanishes",
+    ),
+    Mutation(
+        "finetune",
+        "class means move to fewer cases than there are classes",
+        "if len(queries) < len(self.places):",
+        "if len(queries) < 1:",
+        "finetune/test_finetune_aligned.py::test_fewer_cases_than_classes_are_predicted",
+    ),
+    Mutation(
+        "finetune",
+        "a mean of one case keeps a part of its place",
+        "np.where(means.num_cases > 1, how.keep, 0.0)",
+        "np.where(means.num_cases > 0, how.keep, 0.0)",
+        "finetune/test_finetune_aligned.py::test_a_mean_of_one_case_keeps_nothing_and_any_other_keeps_a_part",
+    ),
+    Mutation(
+        "finetune",
+        "distances of a transport are not relative to the largest",
+        "return found / (found.max() or 1.0)",
+        "return found",
+        "finetune/test_finetune_aligned.py::test_with_equal_shares_and_a_strict_plan_it_is_the_papers",
+    ),
+    Mutation(
+        "finetune",
+        "a transductive mode stands alone",
+        "return [*dict.fromkeys([*modes, *(twins[mode] for mode in modes if mode in twins)])]",
+        "return modes",
+        "finetune/test_finetune_options.py::test_what_predicts_cases_together_is_never_without_its_twin",
+    ),
+    Mutation(
+        "finetune",
+        "validation and test cases are predicted together",
+        "found, of_class = predicted(test, best)",
+        "found, of_class = predicted(data.asked, best)[0][-len(test) :], means.prior",
+        "finetune/test_finetune_aligned.py::test_validation_and_test_cases_are_never_predicted_together",
+    ),
+    Mutation(
+        "finetune",
+        "class means move while their shares are as given",
+        "        prior = shares(costs, prior, epsilon, how.rounds)\n        plan =",
+        "        plan =",
+        "finetune/test_finetune_aligned.py::test_a_rare_class_keeps_its_place",
+    ),
+    Mutation(
+        "finetune",
         "tied events are at risk until the last of them",
         " - at_risk[happened] - torch.log1p(-share)",
         " - at_risk[happened]",
@@ -1915,6 +1985,20 @@ MUTATIONS = [
     # ---- report
     Mutation(
         "report",
+        "a transductive mode is asked about first",
+        "(mode not in main, mode in transductive_modes(), mode)",
+        "(mode not in main, mode)",
+        "report/test_report_sections.py::test_predictions_of_all_test_cases_together_are_named_transductive_and_never_come_first",
+    ),
+    Mutation(
+        "report",
+        "a count per class is named as a fraction",
+        'if kind == "per_class"), None) if share < 1',
+        'if kind == "per class"), None) if share < 1',
+        "report/test_report_shares.py::test_a_count_per_class_is_named_as_one",
+    ),
+    Mutation(
+        "report",
         "a series is drawn 250 pixels to the right",
         "spots = [(frame.x(a) + nudge, frame.y(b)) for a, b in line.points]",
         "spots = [(frame.x(a) + nudge + 250, frame.y(b)) for a, b in line.points]",
@@ -1992,6 +2076,13 @@ MUTATIONS = [
         "report/test_report_shares.py::test_a_share_is_named_by_what_was_taken_where_each_class_needs_more",
     ),
     # ---- the check before work
+    Mutation(
+        "study",
+        "as many patients of each class as there are cannot be asked for",
+        "if count > len(units[name]):",
+        "if count >= len(units[name]):",
+        "study/test_study_check_mistakes.py",
+    ),
     Mutation(
         "study",
         "class folders bring no labels in the check",

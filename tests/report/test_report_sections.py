@@ -33,7 +33,7 @@ from medssl.report.sections.provenance import provenance
 from medssl.report.sections.reduction import reduction
 from medssl.report.sections.results import results
 from medssl.report.shares import labels_of, share_name, share_phrase, share_words
-from medssl.report.words import headline, metric_name, name_in, title_of
+from medssl.report.words import headline, metric_name, name_in, ordered_modes, title_of
 
 
 def test_a_score_is_named_with_the_option_that_it_depends_on() -> None:
@@ -417,3 +417,21 @@ def test_of_many_classes_the_curves_of_the_hardest_are_drawn_each_in_a_look_of_i
     assert [label for _, label in figure.legend] == hardest and set(figure.rows["class"]) == set(hardest)
     assert len({tone for tone, _ in figure.legend}) == 12
     assert "12 of 30 classes, those with the smallest area" in figure.caption
+
+
+def test_predictions_of_all_test_cases_together_are_named_transductive_and_never_come_first() -> None:
+    more = {"n": 9, "unit": "image", "num_seeds": 1, "seed_sd": 0.0, "method": "bca", "note": None, "low": 0.1, "high": 0.9}
+    rows = [SCORED | more | {"metric": "auc", "class": "macro", "mode": mode} for mode in ("aligned", "linear", "nearest_mean")]
+    scores = pd.DataFrame(rows)
+    assert ordered_modes(scores["mode"]) == ["linear", "nearest_mean", "aligned"]
+    blocks = results(Evidence(title="t", scores={"x": scores})).blocks
+    tables = [block for block in blocks if isinstance(block, Table)]
+    assert "transductive class means" in tables[2].caption and "nearest class mean" in tables[1].caption
+    assert list(tables[3].shown["Mode"]) == ["transductive class means", "linear probe", "nearest class mean"]
+    (note,) = [block for block in blocks if isinstance(block, Text)]
+    assert str(note.html) == (
+        "Task x: Transductive class means predict all test cases together: the prediction of one depends on which others are "
+        "tested. The nearest class mean predicts each by itself, from the same features and labels."
+    )
+    without = results(Evidence(title="t", scores={"x": scores[scores["mode"] != "aligned"]})).blocks
+    assert not [block for block in without if isinstance(block, Text)]

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from medssl.artefacts.names import arm_and_seed, share_word
 from medssl.core.files import sha256_text
-from medssl.finetune.subsets import shares_of, subset, unit_order
+from medssl.finetune.subsets import classes_of_units, first_of_each_class, shares_of, subset, unit_order
 from medssl.report.comparison import score_pairs
 from medssl.report.evidence import Evidence
 from medssl.report.model_card import model_card
@@ -30,7 +30,9 @@ UNITS = pd.DataFrame({"unit": ["image"]})
 WHY = "so that each class has one"
 
 
-def fits_of(fractions: list[float], counts: list[int], num_classes: int = NUM_CLASSES, both: float = 0.0) -> pd.DataFrame:
+def fits_of(
+    fractions: list[float], counts: list[int], num_classes: int = NUM_CLASSES, both: float = 0.0, per_class: tuple[int, ...] = ()
+) -> pd.DataFrame:
     """The table of fits of a task with 44 training images; `both`: how many of them are of two classes."""
     targets = np.eye(num_classes, dtype=np.uint8)[np.arange(NUM_UNITS) % num_classes]
     targets[: int(both * NUM_UNITS), 0] = 1
@@ -39,9 +41,13 @@ def fits_of(fractions: list[float], counts: list[int], num_classes: int = NUM_CL
     rows = []
     for seed in SEEDS:
         order, num_cover = unit_order(units, classes, seed)
-        for share in shares_of(fractions, counts, NUM_UNITS):
-            taken = subset(order, num_cover, share)
-            word = share_word(share.amount, counted=share.counted)
+        of_each = {
+            n: first_of_each_class(order, classes_of_units(units, classes), sorted(set[str]().union(*classes)), n)
+            for n in per_class
+        }
+        for share in shares_of(fractions, counts, NUM_UNITS, {n: len(taken) for n, taken in of_each.items()}):
+            taken = of_each[int(share.amount)] if share.kind == "per_class" else subset(order, num_cover, share)
+            word = share_word(share.amount, share.kind)
             of_share = {"fraction": share.fraction(NUM_UNITS), "seed": seed, "mode": "linear", "num_train_units": len(taken)}
             of_share |= {"num_units": NUM_UNITS, "num_val": NUM_VAL, "train_ids_sha256": sha256_text(",".join(sorted(taken)))}
             for start in ("scratch-resnet18", "simclr-all-seed0"):
@@ -101,6 +107,17 @@ def test_a_count_is_named_by_what_was_taken_as_well() -> None:
         "labels of 11 images",
         "labels of 20 images",
     ]
+
+
+def test_a_count_per_class_is_named_as_one() -> None:
+    fits = fits_of([1.0], [22], per_class=(1, 3, 4))
+    labels = labels_of(fits, UNITS)
+    names = [share_name(share, labels).replace("\u202f", " ") for share in labels]
+    assert names == ["1 image per class", "22 images", "3 images per class", "100 %"], "four of each are all"
+    assert share_words(11 / NUM_UNITS, labels) == "With labels of 1 image per class"
+    assert [share_place(share, labels) for share in labels] == [0.25, 0.5, 0.75, 1.0]
+    said = sentences(methods(evidence_of(fits)))
+    assert "labels of 1 image per class, labels of 22 images, labels of 3 images per class" in said
 
 
 def test_seeds_that_took_more_or_less_are_reported_as_a_range() -> None:

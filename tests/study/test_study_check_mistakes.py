@@ -76,6 +76,11 @@ SOURCE, TASK, TOP = "mine.yaml:3: sources.here.", "mine.yaml:5: finetune.spots."
         (study(own=f"{LABELS}, class_names: {{cats: Cat}}"), f"{SOURCE}class_names: the labels of 'here' have no class 'cats'."),
         (study(own=LABELS, task=", counts: [3, 5]"), f"{TASK}counts: the labels of 5 patients are asked for, and source"),
         (study("sorted", task=", counts: 9"), f"{TASK}counts: the labels of 9 patients"),
+        (study(own=LABELS, task=", fractions: [], counts_per_class: [1, 3]"), f"{TASK}counts_per_class: the labels of 3"),
+        (study("sorted", task=", counts_per_class: 9"), f"{TASK}counts_per_class: the labels of 9 patients of each class"),
+        (study("classes", own=", labels: folders", task=", counts_per_class: 9"), f"{TASK}counts_per_class: the labels of 9"),
+        (study("masked", task=", task: segmentation, counts_per_class: 1"), f"{TASK[:-1]}: counts_per_class: task 'seg"),
+        (study(own=LABELS, task=", options: {prior: [1, 1, 1]}"), f"{TASK}options: prior has 3 numbers, and source 'here' has 2"),
         (study("masked", task=", task: segmentation, counts: 4"), f"{TASK}counts: the labels of 4 patients"),
         (study(own=", groups: sex"), f"{SOURCE}groups: sex: subgroups are columns of a label table, and this source has none"),
         (study("classes", own=", labels: folders, groups: [sex]"), f"{SOURCE}groups: sex: subgroups are columns"),
@@ -101,6 +106,9 @@ def test_what_cannot_work_is_refused(refusal: Refusal, text: str, words: str) ->
         study("organs", own=", class_names: {3: heart}"),
         study("organs", top="evaluate: {positive: '3'}\n"),  # an NPZ says its classes itself
         study(own=LABELS, task=", counts: [4]"),
+        study(own=LABELS, task=", counts_per_class: [1, 2], options: {prior: [1, 3]}, modes: aligned"),
+        study("classes", own=", labels: folders", task=", counts_per_class: 1"),
+        study("organs", task=", counts_per_class: 99"),  # an NPZ shows its labels to the job
         study("masked", own=", labels: one.csv", task=", task: segmentation, counts: 3"),  # its masks are beside the images
         study("sorted", own=", labels: one.csv", task=", counts: 8"),  # its folders are classes too
         study(own=f"{LABELS}, groups: sex"),

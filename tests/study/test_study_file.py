@@ -349,7 +349,7 @@ def test_a_seed_below_zero_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_task_needs_a_share_of_the_labels(tmp_path: Path) -> None:
     load_study(files=write(tmp_path, GOOD + "finetune:\n  a: {source: ct, fractions: [], counts: [2]}\n"))
-    with pytest.raises(StudyError, match=r"mine\.yaml:15: finetune\.a: .*both empty"):
+    with pytest.raises(StudyError, match=r"mine\.yaml:15: finetune\.a: .*all empty"):
         load_study(files=write(tmp_path, GOOD + "finetune:\n  a: {source: ct, fractions: []}\n"))
 
 

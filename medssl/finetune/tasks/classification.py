@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medssl.artefacts.predictions import PROBABILITY
-from medssl.core.bounds import Count, Part, Whole
+from medssl.core.bounds import Count, Part, Positive, SharesOfClasses, Whole
+from medssl.core.errors import StudyError
 from medssl.core.label_table import MANY
 from medssl.finetune import probe, scoring
+from medssl.finetune.alignment import DEFAULT_EPSILON, EPSILONS, Means, Moving, smoothed_shares, standardised
 from medssl.finetune.labelled_data import new_images, read_images
 from medssl.finetune.predictions import aggregated, rows_of
 from medssl.finetune.recipe import Recipe
@@ -24,24 +26,33 @@ from medssl.finetune.whole_images import LOOP_MODE, ImageHead, Images, frozen_fe
 from medssl.nn.backbone import Backbone
 
 TITLE = "classification"
-MODES = ["linear", "knn", "attentive", "full", "gradual", "lora"]
+MODES = ["linear", "knn", "nearest_mean", "aligned", "attentive", "full", "gradual", "lora"]
 DEFAULT_MODES = ["linear", "full"]
 PREDICTS = "classes"
 TABLE = "probabilities.tsv"
 MAIN_MODE = "full"
 """The mode that the report puts first."""
-FROZEN_MODES = ["linear", "knn", "attentive"]
+FROZEN_MODES = ["linear", "knn", "nearest_mean", "aligned", "attentive"]
 """Modes in which the encoder stays frozen."""
+TRANSDUCTIVE = {"aligned": "nearest_mean"}
+"""Modes whose prediction of a case depends on the other cases, and the mode that is fitted beside each, for which it does not."""
 MODE_TITLES = {
     "full": "full fine-tuning",
     "linear": "linear probe",
     "knn": "nearest neighbours",
+    "nearest_mean": "nearest class mean",
+    "aligned": "transductive class means",
     "attentive": "attentive probe",
     "lora": "LoRA",
 }
 """Modes in words, if their own name is not enough."""
 MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
 """For modes that not every backbone can have, the literal of a backbone's file that allows it, and the reason."""
+MODE_REFUSES = {
+    "aligned": {"multilabel": "each case goes to one class mean"},
+    "nearest_mean": {"multilabel": "each case goes to one class mean"},
+}
+"""For modes that exclude an option of the task, the option and the reason."""
 DEFAULT_STEPS = 1000
 """Steps of a fit by default."""
 
@@ -54,9 +65,20 @@ class Classification:
         class_weights: weight the classes in the loss inversely to their frequency.
         aggregate: the unit of a prediction: the `case` (image or slice), or the mean over the cases of a `volume` or a `unit`
             (patient).
-        blocks: for modes `linear` and `knn`, how many of the last blocks give features, each the mean of its map; a class token
-            that the backbone pools counts as one.
+        blocks: for modes `linear`, `knn`, `nearest_mean` and `aligned`, how many of the last blocks give features, each the mean
+            of its map; a class token that the backbone pools counts as one.
         neighbours: for mode `knn`, how many of the nearest training cases vote.
+        prior: for modes `nearest_mean` and `aligned`, the shares of the classes: those of the labelled cases (`support`),
+            `equal`, or a number for each class in the order of the classes (numbers by size, else by the alphabet).
+        prior_rounds: for mode `aligned`, rounds in which the shares of the classes are estimated from the predicted cases;
+            0 keeps those of `prior`.
+        rho_class: for mode `aligned`, how strongly the cases of each class hold to its share; null holds exactly, as in the
+            paper.
+        passes: for mode `aligned`, how often class means move; null moves them five times with up to two labelled cases per
+            class, else once.
+        keep: for mode `aligned`, share of its first place in a class mean that moved, unless it is of a single case, 0…1.
+        head: for modes `nearest_mean` and `aligned`, whether probabilities come from distances and shares (`softmax`), or from
+            a logistic regression on the class means (`logistic`), as in the paper.
         self_training_rounds: rounds in which predictions for training cases without a label become labels; not for the probes.
         self_training_confidence: smallest probability of a prediction that becomes a label, 0…1.
     """
@@ -69,6 +91,12 @@ class Classification:
         aggregate: Literal["case", "volume", "unit"] = "case",
         blocks: Count = 1,
         neighbours: Count = 20,
+        prior: SharesOfClasses = "support",
+        prior_rounds: Whole = 10,
+        rho_class: Positive | None = 1.0,
+        passes: Count | None = None,
+        keep: Part = 0.3,
+        head: Literal["softmax", "logistic"] = "softmax",
         self_training_rounds: Whole = 0,
         self_training_confidence: Part = 0.9,
     ) -> None:
@@ -77,6 +105,9 @@ class Classification:
         self.aggregate = aggregate
         self.blocks = blocks
         self.neighbours = neighbours
+        self.prior = prior
+        self.moving = Moving(prior_rounds, rho_class, passes, keep)
+        self.head: Literal["softmax", "logistic"] = head
         self.self_training_rounds = self_training_rounds
         self.self_training_confidence = self_training_confidence
 
@@ -125,8 +156,8 @@ class Classification:
     def fit(self, data: Images, setup: Setup) -> Fitted:
         """Fit on the cases `train`, choosing penalty or step by the score of those of split `val`."""
         if setup.mode not in LOOP_MODE:
-            features = frozen_features(data, setup, blocks=self.blocks)
-            return (self._knn if setup.mode == "knn" else self._linear)(data, setup, features)
+            probes = {"linear": self._linear, "knn": self._knn, "nearest_mean": self._means, "aligned": self._means}
+            return probes[setup.mode](data, setup, frozen_features(data, setup, blocks=self.blocks))
         cases, train = data.cases, setup.train
         targets = cases.targets[train].astype(np.float32)
         num_steps = setup.recipe.steps(len(train))  # predictions add cases but no steps: a more confident start trains no longer
@@ -148,6 +179,42 @@ class Classification:
         known = features[setup.train], targets[setup.train]
         both = probe.nearest_neighbours(known, features[np.concatenate([asked, val])], neighbours=self.neighbours)
         return Fitted(None, both[: len(asked)], facts={"val_score": scoring.score(both[len(asked) :], targets[val])})
+
+    def _means(self, data: Images, setup: Setup, features: np.ndarray) -> Fitted:
+        """Class means that stay, or move to the cases of each part; the label of a predicted case is not read."""
+        cases, vectors, targets = data.cases, standardised(features), data.cases.targets
+        train, val, test = setup.train, cases.where("val"), cases.where("test")
+        present = np.flatnonzero(targets[train].any(axis=0))
+        means = Means.of(vectors[train], targets[train][:, present], self._prior(targets[train])[present])
+
+        def predicted(part: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+            found, of_class = np.zeros((len(part), len(cases.classes))), means.prior
+            if setup.mode == "aligned":
+                found[:, present], of_class = means.move(vectors[part], epsilon, self.moving, self.head)
+            else:
+                found[:, present] = means.stay(vectors[part], epsilon, self.head)
+            return found, of_class
+
+        by_epsilon = {epsilon: predicted(val, epsilon)[0] for epsilon in (EPSILONS if len(val) else (DEFAULT_EPSILON,))}
+        scores = {epsilon: scoring.score(found, targets[val]) for epsilon, found in by_epsilon.items()}
+        losses = {epsilon: scoring.log_loss(found, targets[val]) if len(val) else 0.0 for epsilon, found in by_epsilon.items()}
+        best = max(by_epsilon, key=lambda epsilon: (scores[epsilon], -losses[epsilon]))
+        found, of_class = predicted(test, best)
+        names = [cases.classes[k] for k in present]
+        facts: dict[str, Any] = {"val_score": scores[best], "transductive": setup.mode in TRANSDUCTIVE, "epsilon": best}
+        facts["class_shares"] = ", ".join(f"{name}: {share:.3f}" for name, share in zip(names, of_class, strict=True))
+        return Fitted(None, np.concatenate([by_epsilon[best], found]), facts=facts)
+
+    def _prior(self, targets: np.ndarray) -> np.ndarray:
+        """The shares of the classes before any estimate, by 0/1 targets `(n, classes)` of the labelled cases."""
+        if isinstance(self.prior, str):
+            return smoothed_shares(targets.sum(axis=0)) if self.prior == "support" else np.ones(targets.shape[1])
+        if len(self.prior) != targets.shape[1]:
+            raise StudyError(
+                f"finetune.<task>.options.prior has {len(self.prior)} numbers, and there are {targets.shape[1]} classes; "
+                "expected a number for each. Correct it, or write support or equal."
+            )
+        return np.array(self.prior)
 
     def _sure(self, guesses: np.ndarray) -> np.ndarray:
         """Which predictions `(n, classes)` are confident enough to become labels."""

@@ -12,7 +12,16 @@ from medssl.report.evidence import Evidence
 from medssl.report.parts import is_folded
 from medssl.report.section import Section, Table, Text, count, number, percent, records, shown, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_name
-from medssl.report.words import class_name, drawn_over, is_overall, metric_name, mode_name, ordered_modes, units
+from medssl.report.words import (
+    class_name,
+    drawn_over,
+    is_overall,
+    metric_name,
+    mode_name,
+    ordered_modes,
+    transductive_words,
+    units,
+)
 
 PLACE = 70
 ANSWERS = {
@@ -47,6 +56,7 @@ def results(evidence: Evidence) -> Section:
                 folded=True,
             )
         )
+        blocks += [Text(f"Task {task}: {words}.", "note") for words in transductive_words(scores["mode"])]
         notes = {part for note in scores["note"].dropna() for part in str(note).split("; ")}
         facts[task] = sorted(note for note in notes if "below" in note)
         blocks += [Text(f"Task {task}: {note}.", "note") for note in facts[task]]
@@ -87,7 +97,7 @@ def _long(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     )
     columns = [
         ("init", "Start", None),
-        ("mode", "Mode", None),
+        ("mode", "Mode", mode_name),
         ("fraction", "Labels", lambda share: share_name(share, labels)),
         ("score", "Score", None),
         ("class", "Class", class_name),

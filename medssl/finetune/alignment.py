@@ -1,0 +1,188 @@
+"""Class means that move to the cases which they are to predict, by optimal transport; and class means that stay.
+
+A prediction by moved means is transductive: it depends on which other cases are predicted with it. By means that stay it is
+inductive: it depends on the labelled cases alone.
+
+Source: Poulakakis-Daktylidis and Jamali-Rad, "BECLR", arXiv 2402.02444, §4.2 (OpTA). There the classes of the predicted cases are
+equally frequent. Here their shares are estimated, and the transport may deviate from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+Head = Literal["softmax", "logistic"]
+EPSILONS = (0.02, 0.05, 0.1)
+"""Strengths of the transport's entropy, relative to the largest distance, among which validation chooses"""
+DEFAULT_EPSILON = 0.05
+MOST_ITERATIONS = 1000
+TOLERANCE = 1e-6
+"""of Sinkhorn's marginals, summed over the classes"""
+FEW_SHOTS, MANY_PASSES = 2, 5
+"""Up to so many labelled cases per class the means move so often; with more they move once."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """How class means move.
+
+    Args:
+        rounds: of estimating the shares of the classes before each move; 0 keeps the given ones.
+        rho_class: how strongly the transport holds to the shares; None: exactly.
+        passes: how often the means move; None: five times with up to two labelled cases per class, else once.
+        keep: share of its first place in the last one of a mean, unless it is of a single case.
+    """
+
+    rounds: int = 10
+    rho_class: float | None = 1.0
+    passes: int | None = None
+    keep: float = 0.3
+
+
+@dataclass(frozen=True)
+class Means:
+    """A mean for each class.
+
+    Args:
+        places: of the means.
+        num_cases: labelled cases of each.
+        prior: share of each class, sum 1.
+        scale: squared distance that counts as 1 where no others are predicted: the largest of a labelled case from a mean.
+    """
+
+    places: Float[np.ndarray, "classes d"]
+    num_cases: Float[np.ndarray, "classes"]
+    prior: Float[np.ndarray, "classes"]
+    scale: float
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "n d"], targets: np.ndarray, prior: Float[np.ndarray, "classes"]) -> Means:
+        """The means of labelled cases, of which 0/1 targets `(n, classes)` name one class each, every class with a case."""
+        num_cases = targets.sum(axis=0).astype(np.float64)
+        places = targets.T.astype(np.float64) @ features / num_cases[:, None]
+        return cls(places, num_cases, prior / prior.sum(), float(squared_distances(places, features).max()) or 1.0)
+
+    def stay(self, queries: Float[np.ndarray, "q d"], epsilon: float, head: Head = "softmax") -> Float[np.ndarray, "q classes"]:
+        """Probabilities of the classes of cases, each by itself."""
+        return _answer(self.places, queries, squared_distances(self.places, queries) / self.scale, self.prior, epsilon, head)
+
+    def move(
+        self, queries: Float[np.ndarray, "q d"], epsilon: float, how: Moving, head: Head = "softmax"
+    ) -> tuple[Float[np.ndarray, "q classes"], Float[np.ndarray, "classes"]]:
+        """Probabilities of the classes of cases that are predicted together, and the estimated shares of the classes.
+
+        With fewer cases than classes some classes have none to move to, so that no mean moves.
+        """
+        if len(queries) < len(self.places):
+            return self.stay(queries, epsilon, head), self.prior
+        places, prior = moved(self, queries, epsilon, how)
+        costs = relative_costs(places, queries)
+        prior = shares(costs, prior, epsilon, how.rounds)
+        return _answer(places, queries, costs, prior, epsilon, head), prior
+
+
+def standardised(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Each vector with mean 0 and standard deviation 1 over its entries, float64; a constant vector becomes 0."""
+    centred = features.astype(np.float64) - features.mean(axis=1, keepdims=True, dtype=np.float64)
+    deviation = centred.std(axis=1, keepdims=True)
+    return centred / np.where(deviation > 0, deviation, 1)
+
+
+def smoothed_shares(num_cases: Float[np.ndarray, "classes"]) -> Float[np.ndarray, "classes"]:
+    """Shares of classes by their labelled cases, as if each class had one more."""
+    return (num_cases + 1) / (num_cases + 1).sum()
+
+
+def moved(
+    means: Means, queries: Float[np.ndarray, "q d"], epsilon: float, how: Moving
+) -> tuple[Float[np.ndarray, "classes d"], Float[np.ndarray, "classes"]]:
+    """The places of the means after their moves, and the shares of the classes that the last move used.
+
+    In a move each mean goes to the mean of the cases that are transported to it.
+    """
+    few = means.num_cases.mean() <= FEW_SHOTS
+    places, prior = means.places, means.prior
+    for _ in range((MANY_PASSES if few else 1) if how.passes is None else how.passes):
+        costs = relative_costs(places, queries)
+        prior = shares(costs, prior, epsilon, how.rounds)
+        plan = transport(costs, prior, epsilon, how.rho_class)
+        places = (plan / plan.sum(axis=0)).T @ queries
+    keep = np.where(means.num_cases > 1, how.keep, 0.0)[:, None]
+    return keep * means.places + (1 - keep) * places, prior
+
+
+def squared_distances(
+    places: Float[np.ndarray, "classes d"], features: Float[np.ndarray, "q d"]
+) -> Float[np.ndarray, "q classes"]:
+    """Squared distances of cases from means."""
+    products = features @ places.T
+    return np.maximum((features**2).sum(axis=1)[:, None] + (places**2).sum(axis=1) - 2 * products, 0)
+
+
+def relative_costs(places: Float[np.ndarray, "classes d"], queries: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q classes"]:
+    """Squared distances, the largest of which is 1."""
+    found = squared_distances(places, queries)
+    return found / (found.max() or 1.0)
+
+
+def shares(
+    costs: Float[np.ndarray, "q classes"], prior: Float[np.ndarray, "classes"], epsilon: float, rounds: int
+) -> Float[np.ndarray, "classes"]:
+    """Shares of the classes among cases, by damped rounds of expectation and maximisation; none falls below half a case."""
+    for _ in range(rounds):
+        prior = np.maximum((prior + posteriors(costs, prior, epsilon).mean(axis=0)) / 2, 0.5 / len(costs))
+        prior = prior / prior.sum()
+    return prior
+
+
+def posteriors(
+    costs: Float[np.ndarray, "q classes"], prior: Float[np.ndarray, "classes"], epsilon: float
+) -> Float[np.ndarray, "q classes"]:
+    """Probabilities of the classes of each case."""
+    weights = prior * _kernel(costs, epsilon)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def transport(
+    costs: Float[np.ndarray, "q classes"], prior: Float[np.ndarray, "classes"], epsilon: float, rho_class: float | None
+) -> Float[np.ndarray, "q classes"]:
+    """The entropic transport plan: rows sum to 1 / q, columns to the shares of the classes, or near them with `rho_class`.
+
+    Source: Chizat et al., "Scaling algorithms for unbalanced optimal transport problems", arXiv 1607.05816, §3.3 (the exponent).
+    """
+    kernel = _kernel(costs, epsilon)
+    exponent = 1.0 if rho_class is None else rho_class / (rho_class + epsilon)
+    of_class = np.ones_like(prior)
+    for _ in range(MOST_ITERATIONS):
+        of_case = 1 / len(costs) / (kernel @ of_class)
+        before, of_class = of_class, (prior / (kernel.T @ of_case)) ** exponent
+        if (np.abs(of_class / before - 1) * prior).sum() < TOLERANCE:
+            break
+    of_case = 1 / len(costs) / (kernel @ of_class)
+    return of_case[:, None] * kernel * of_class
+
+
+def _kernel(costs: Float[np.ndarray, "q classes"], epsilon: float) -> Float[np.ndarray, "q classes"]:
+    """exp(-costs / epsilon), in each row up to a factor: its largest entry is 1."""
+    return np.exp(-(costs - costs.min(axis=1, keepdims=True)) / epsilon)
+
+
+def _answer(
+    places: Float[np.ndarray, "classes d"],
+    queries: Float[np.ndarray, "q d"],
+    costs: Float[np.ndarray, "q classes"],
+    prior: Float[np.ndarray, "classes"],
+    epsilon: float,
+    head: Head,
+) -> Float[np.ndarray, "q classes"]:
+    """Probabilities by distance and shares, or by a logistic regression on the means alone."""
+    if head == "softmax" or len(places) == 1:
+        return posteriors(costs, prior, epsilon)
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=1000).fit(places, np.arange(len(places)))
+    return model.predict_proba(queries)
