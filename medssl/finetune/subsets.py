@@ -30,13 +30,13 @@ class Share:
 
     def fraction(self, num_units: int) -> float:
         """As a fraction of `num_units`."""
-        return self.amount if self.kind == "fraction" else min(1.0, (self.taken or self.amount) / num_units)
+        return self.amount if self.kind == "fraction" else self.units(num_units) / num_units
 
     def units(self, num_units: int) -> int:
         """As a number of units out of `num_units`; halves round up."""
-        return int(
-            np.floor(self.amount * num_units + 0.5) if self.kind == "fraction" else min(self.taken or self.amount, num_units)
-        )
+        if self.kind == "fraction":
+            return int(np.floor(self.amount * num_units + 0.5))
+        return int(min(self.taken or self.amount, num_units))
 
 
 def shares_of(

@@ -2478,8 +2478,8 @@ MUTATIONS = [
     Mutation(
         "finetune",
         "labels in a listed order are drawn after all",
-        "    if listed:\n        order = _listed_order(cases, train)",
-        "    if False:\n        order = _listed_order(cases, train)",
+        "    if listed:\n        return dict.fromkeys(seeds, (_listed_order(cases, train), 0))",
+        "    if False:\n        return dict.fromkeys(seeds, (_listed_order(cases, train), 0))",
         "finetune/test_finetune_subsets.py::test_in_the_listed_order_a_count_takes_the_first_of_the_list_whatever_the_seed",
     ),
     Mutation(
