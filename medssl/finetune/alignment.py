@@ -19,9 +19,8 @@ Head = Literal["softmax", "logistic"]
 EPSILONS = (0.02, 0.05, 0.1)
 """Strengths of the transport's entropy, relative to the largest distance, among which validation chooses"""
 DEFAULT_EPSILON = 0.05
-MOST_ITERATIONS = 1000
-TOLERANCE = 1e-6
-"""of Sinkhorn's marginals, summed over the classes"""
+TOLERANCE = 1e-8
+"""of a plan's shares of classes"""
 FEW_SHOTS, MANY_PASSES = 2, 5
 """Up to so many labelled cases per class the means move so often; with more they move once."""
 
@@ -152,18 +151,31 @@ def transport(
 ) -> Float[np.ndarray, "q classes"]:
     """The entropic transport plan: rows sum to 1 / q, columns to the shares of the classes, or near them with `rho_class`.
 
-    Source: Chizat et al., "Scaling algorithms for unbalanced optimal transport problems", arXiv 1607.05816, §3.3 (the exponent).
+    It is found by its dual, which has one variable per class: the logarithm of a factor of the column.
+
+    Source: Chizat et al., "Scaling algorithms for unbalanced optimal transport problems", arXiv 1607.05816, §2 (the dual problem).
     """
-    kernel = _kernel(costs, epsilon)
-    exponent = 1.0 if rho_class is None else rho_class / (rho_class + epsilon)
-    of_class = np.ones_like(prior)
-    for _ in range(MOST_ITERATIONS):
-        of_case = 1 / len(costs) / (kernel @ of_class)
-        before, of_class = of_class, (prior / (kernel.T @ of_case)) ** exponent
-        if (np.abs(of_class / before - 1) * prior).sum() < TOLERANCE:
-            break
-    of_case = 1 / len(costs) / (kernel @ of_class)
-    return of_case[:, None] * kernel * of_class
+    from scipy.optimize import minimize
+
+    kernel, slack = _kernel(costs, epsilon), 0.0 if rho_class is None else epsilon / rho_class
+
+    def held(factors: np.ndarray) -> np.ndarray:
+        wanted: np.ndarray = prior * np.exp(-slack * factors)
+        return wanted
+
+    def dual(factors: np.ndarray) -> tuple[float, np.ndarray]:
+        masses = kernel * np.exp(factors)
+        of_case = masses.sum(axis=1, keepdims=True)
+        demand = held(factors).sum() / slack if slack else -float(prior @ factors)
+        return float(np.log(of_case).mean() + demand), (masses / of_case).mean(axis=0) - held(factors)
+
+    def curvature(factors: np.ndarray) -> np.ndarray:
+        plan = posteriors(costs, np.exp(factors), epsilon)
+        bent: np.ndarray = np.diag(plan.mean(axis=0) + slack * held(factors)) - plan.T @ plan / len(plan)
+        return bent
+
+    found = minimize(dual, np.zeros_like(prior), jac=True, hess=curvature, method="trust-exact", options={"gtol": TOLERANCE})
+    return posteriors(costs, np.exp(found.x - found.x.max()), epsilon) / len(costs)
 
 
 def _kernel(costs: Float[np.ndarray, "q classes"], epsilon: float) -> Float[np.ndarray, "q classes"]:

@@ -1490,8 +1490,8 @@ MUTATIONS = [
     Mutation(
         "finetune",
         "a relaxed transport is strict",
-        "exponent = 1.0 if rho_class is None else rho_class / (rho_class + epsilon)",
-        "exponent = 1.0",
+        "0.0 if rho_class is None else epsilon / rho_class",
+        "0.0",
         "finetune/test_finetune_aligned.py::test_a_relaxed_plan_is_the_best_of_its_kind",
     ),
     Mutation(
