@@ -153,7 +153,7 @@ def transport(
 
     It is found by its dual, which has one variable per class: the logarithm of a factor of the column.
 
-    Source: Chizat et al., "Scaling algorithms for unbalanced optimal transport problems", arXiv 1607.05816, §2 (the dual problem).
+    Source: Chizat et al., "Scaling algorithms for unbalanced optimal transport problems", arXiv 1607.05816, §2.
     """
     from scipy.optimize import minimize
 
