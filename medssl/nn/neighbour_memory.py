@@ -58,7 +58,7 @@ class NeighbourMemory(nn.Module):
         """
         z = z.to(self.embeddings)
         others = (self.rows != UNKNOWN) & (self.group[rows][:, None] != self.group[self.rows])
-        inside = others & (self.cluster == self._nearest_prototype(z)[:, None])
+        inside = others & (self.cluster == (z @ self.prototypes.T).argmax(1)[:, None])
         allowed = torch.where(inside.sum(1, keepdim=True) >= count, inside, others)
         found = (z @ self.embeddings[:, 0].T).masked_fill(~allowed, -torch.inf).topk(count)
         return found.indices, found.values
@@ -72,9 +72,10 @@ class NeighbourMemory(nn.Module):
         self.embeddings[places], self.rows[places] = new, rows
         if clustered:
             scores = new[:, 0] @ self.prototypes.T
-            self.cluster[places] = sinkhorn(scores, epsilon=self.epsilon, iterations=self.iterations).argmax(1)
+            codes = sinkhorn(scores, epsilon=self.epsilon, iterations=self.iterations)
+            self.cluster[places] = from_first(codes.argmax(1))
             means = mean_directions(self.embeddings[:, 0], self.cluster, self.prototypes)
-            self.prototypes.copy_(F.normalize(torch.lerp(means, self.prototypes, self.momentum), dim=1))
+            self.prototypes.copy_(from_first(F.normalize(torch.lerp(means, self.prototypes, self.momentum), dim=1)))
 
     def make_clusters(self, iterations: int, seed: int, names: tuple[str | int, ...]) -> None:
         """Cluster all rows, from a start drawn from seed and names."""
@@ -90,6 +91,3 @@ class NeighbourMemory(nn.Module):
             "prototype_usage": usage(self.cluster[known], len(self.prototypes)).item(),
             "memory_filled": known.float().mean().item(),
         }
-
-    def _nearest_prototype(self, z: Float[Tensor, "n d"]) -> Int64[Tensor, "n"]:
-        return (z @ self.prototypes.T).argmax(1)
