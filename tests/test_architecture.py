@@ -116,6 +116,8 @@ MEANT = {
     "pretrain/objectives/spark.py": {("backbone", "unet"): "a kind of decoder"},
     "core/file_names.py": {("task", "segmentation"): "a word in the names of mask files"},
     "nn/resnet.py": {("backbone", "bottleneck"): "a kind of block"},
+    "finetune/gating.py": {("backbone", "bottleneck"): "an option of fine-tuning"},
+    "study/check_starts.py": {("backbone", "bottleneck"): "an option of fine-tuning"},
     "pretrain/objectives/joint_2d3d.py": {("backbone", "slicewise"): "PARTS: what takes up a part that it leaves"},
     "pretrain/objectives/sepclr.py": {("backbone", "bottleneck"): "PARTS: what takes up a part that it leaves"},
     "reduce/features.py": {

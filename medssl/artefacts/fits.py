@@ -13,6 +13,8 @@ from medssl.artefacts.volumes import SPLITS
 from medssl.core.errors import CorruptArtefactError
 
 MODEL_FORMAT = "medssl-model-1"
+CLOSED_BELOW = 0.02
+"""Share of open channels below which a bottleneck has closed the network."""
 
 FIT_ID = Column("fit_id", "str", "`<start>-<mode>-<share>-s<seed>`, see `medssl/artefacts/names.py`")
 INIT = Column("init", "str", "the arm that it starts from: a starting point without its pre-training seed")
@@ -92,6 +94,8 @@ CURVES = Table(
         Column("step", "int64", "optimiser steps done"),
         Column("loss", "float64", "mean since the row before", nullable=True),
         Column("val_score", "float64", "validation score", nullable=True),
+        Column("kept", "list", "with a bottleneck: open channels of each gated map", nullable=True, optional=True, item="int"),
+        Column("channels", "list", "all channels of each", nullable=True, optional=True, item="int"),
     ),
 )
 
@@ -111,6 +115,11 @@ SPLITS_OF_FITS = Table(
         FOLD,
     ),
 )
+
+
+def has_closed(kept: list[int], channels: list[int]) -> bool:
+    """Whether so few channels of the gated maps are open that a bottleneck has closed the network."""
+    return sum(kept) < max(1, CLOSED_BELOW * sum(channels))
 
 
 class FitOfModel(Document):

@@ -28,6 +28,9 @@ class ResEncUNet(nn.Module):
         self.head = (nn.Conv2d if backbone.spatial_dims == 2 else nn.Conv3d)(backbone.channels[0], num_classes, 1)
         nn.init.kaiming_normal_(self.head.weight, a=0.01)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.gates: nn.Module = nn.Identity()
+        self.reads = tuple(range(len(backbone.channels)))
+        """The numbers of the maps that the decoder reads."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `(n, c, *size)` to logits `(n, classes, *size)`.
@@ -38,7 +41,7 @@ class ResEncUNet(nn.Module):
         step = self.backbone.strides[-1]
         if any(side % step for side in images.shape[2:]):
             raise StudyError(f"decoder nnunet takes sides that are multiples of {step}, got size {list(images.shape[2:])}.")
-        return self.head(self.decoder(self.backbone(images)))
+        return self.head(self.decoder(self.gates(self.backbone(images))))
 
 
 class ResEncDecoder(nn.Module):

@@ -131,6 +131,22 @@ class FinetuneOptions(Recipe, PlaceOptions):
         return self
 
     @model_validator(mode="after")
+    def _some_gates(self) -> FinetuneOptions:
+        if self.bottleneck is None:
+            return self
+        gated = {plugin.name: plugin.constant("GATED", default=None) for plugin in plugins.all_of("task")}
+        if not gated[self.task]:
+            having = " or ".join(name for name, reads in gated.items() if reads)
+            why = "its price is in nats per case, and so is only the loss of some tasks"
+            raise ValueError(f"bottleneck: task {self.task!r} cannot have it: {why} ({having}). Leave bottleneck out")
+        if others := [mode for mode in self.modes if mode != "full"]:
+            text = f"bottleneck is for mode 'full' alone, got [{', '.join(self.modes)}]. Set modes: [full]"
+            raise ValueError(f"modes: {text}, and make a second task without bottleneck for {' and '.join(others)}")
+        if gated[self.task] == "last" and (why := self.bottleneck.misfit(1)):
+            raise ValueError(why)
+        return self
+
+    @model_validator(mode="after")
     def _some_labels(self) -> FinetuneOptions:
         if not self.fractions and not self.counts and not self.counts_per_class:
             raise ValueError(

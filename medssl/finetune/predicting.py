@@ -18,6 +18,7 @@ from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json
 from medssl.core.plugins import Plugin
 from medssl.core.receipts import refuse_damaged
+from medssl.finetune.gating import add_gates, bottleneck_of
 from medssl.finetune.labelled_data import channels_sentence
 from medssl.finetune.lifting import cuts_slices
 from medssl.finetune.starting import BUILDS
@@ -52,6 +53,7 @@ class Model:
         plugin = plugins.find("task", contract["task"])
         task: Task = plugin.load()(**contract["options"])
         network = task.network(build(*(contract[name] for name in BUILDS)), contract)
+        add_gates(network, bottleneck_of(contract))
         load_encoder(folder / "model.safetensors", network)
         place = device()
         return cls(contract, plugin, task, network.to(place).eval(), place, force)

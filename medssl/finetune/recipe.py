@@ -5,15 +5,42 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from medssl.core.bounds import Count, Fold, Fraction, OneOrMore, Positive, Weight, Whole
+from medssl.core.options import Options
 from medssl.nn.options import AugmentOptions, EngineOptions
 
 
 def _of_switch(value: Any) -> Any:
     """`false` turns everything off, and `true` selects the usual values."""
     return {False: None, True: {}}[value] if isinstance(value, bool) else value
+
+
+class BottleneckOptions(Options):
+    """Gates on the channels that the head reads, each of which costs a share of the loss: see docs/explanation/finetune.md."""
+
+    weight: Weight = 1.0
+    """Factor of the gates' KL divergence, as a multiple of 1/N, with N training cases; in a segmentation N are slices, or eight
+    patches per volume.
+    """
+    rate: Positive = 10.0
+    """Learning rate of the gates, as a multiple of `lr`."""
+    twin: Weight = 0.0
+    """Weight of a contrast between the gated and the plain features of each image; 0: none."""
+    temperature: Positive = 0.1
+    """Of that contrast."""
+    stages: OneOrMore[int] | None = None
+    """The maps with gates, as numbers among those that the head reads, -1 the deepest; by default all of them. A classification
+    reads the last map alone.
+    """
+
+    def misfit(self, read: int) -> str:
+        """Why gates cannot stand on `stages` of the maps that a head reads; empty if they can."""
+        if all(-read <= stage < read for stage in self.stages or ()):
+            return ""
+        numbers = f"the head reads {read} map{'s' if read > 1 else ''}; expected numbers from {-read} to {read - 1}"
+        return f"bottleneck.stages {self.stages}: {numbers}. Correct them, or leave stages out"
 
 
 class Recipe(EngineOptions):
@@ -49,8 +76,21 @@ class Recipe(EngineOptions):
     """How training images may vary; by default the usual variation for the task; null: none."""
     mixup: Weight = 0.0
     """α of Mixup; 0 turns it off."""
+    bottleneck: Annotated[BottleneckOptions | None, BeforeValidator(_of_switch)] = None
+    """For mode `full` of a classification or segmentation: gates on channels, whose information costs; null: none, `true`: the
+    usual ones.
+    """
     calibration_batches: Whole = 8
     """Training batches for batch-norm statistics before validation."""
+
+    @model_validator(mode="after")
+    def _one_patient_an_image(self) -> Recipe:
+        if self.bottleneck is not None and self.bottleneck.twin and self.mixup:
+            raise ValueError(
+                f"bottleneck.twin {self.bottleneck.twin:g}: it contrasts images of different patients, and mixup {self.mixup:g} "
+                "mixes them. Set one of the two to 0"
+            )
+        return self
 
     def one_for_each_rate(self) -> list[Recipe]:
         """One recipe for each of its rates."""

@@ -33,6 +33,7 @@ from medssl.core.signals import raised
 from medssl.core.store import link
 from medssl.core.workers import Report
 from medssl.finetune.fitting import Work
+from medssl.finetune.gating import alarm
 from medssl.finetune.kept_fits import MODEL, Kept, KeptFits, describe, keep_array
 from medssl.finetune.options import TaskOptions
 from medssl.finetune.predicting import Model
@@ -45,6 +46,8 @@ from medssl.nn.device import described, device
 from medssl.nn.weights import save_encoder
 from medssl.volume.geometry import shear_deg
 
+OF_CURVE, OF_GATES = ("step", "loss", "val_score"), ("kept", "channels")
+"""Columns of curves.tsv, and those that only gates fill."""
 SQUARE_DEG = 0.01
 """Axes this close to right angles count as perpendicular: rounding in a header's float32 is far below."""
 
@@ -333,6 +336,9 @@ def finish(state: State, models: dict[str, FitId]) -> None:
             link(mask_path, target)
             job.wrote(target, sha256=kept.sha256[f"masks/{mask_path.name}"])
     _write_tables(state)
+    for fit in work.fits:
+        if sentence := closed(state.of_fit(fit)):
+            job.remark(f"{fit}: {sentence}")
     for start, best in models.items():
         weights, contract = (job.path("models", start, name) for name in (MODEL, ModelContract.FILE))
         work.contract(best, work.facts(best, state.of_fit(best).facts)).write(contract)
@@ -355,14 +361,20 @@ def _write_tables(state: State) -> None:
     PREDICTIONS.write(job.path(PREDICTIONS.file), pd.concat(predictions, ignore_index=True))
     FITS.write(job.path(FITS.file), fits_table([work.facts(fit, found.facts) for fit, found in kept.items()]))
     curves = [
-        work.names(fit) | dict(zip(("step", "loss", "val_score"), row, strict=True))
+        work.names(fit) | dict(zip((*OF_CURVE, *OF_GATES), row, strict=False))
         for fit, found in kept.items()
         for row in found.curve
     ]
-    columns = [*work.names(work.fits[0]), "step", "loss", "val_score"]
+    columns = [*work.names(work.fits[0]), *OF_CURVE, *(OF_GATES if work.recipe.bottleneck else ())]
     CURVES.write(job.path(CURVES.file), pd.DataFrame(curves, columns=columns))
     SPLITS_OF_FITS.write(job.path(SPLITS_OF_FITS.file), split_rows(work.divisions))
     job.wrote(*(job.path(table.file) for table in (PREDICTIONS, FITS, CURVES, SPLITS_OF_FITS)))
+
+
+def closed(fit: Kept) -> str | None:
+    """The alarm of a fit's bottleneck at the step that was chosen; None without a bottleneck."""
+    gates = [row[len(OF_CURVE) :] for row in fit.curve if row[0] == fit.facts.get("best_step")]
+    return alarm(*gates[-1]) if gates and gates[-1] else None
 
 
 def fits_table(facts: list[dict[str, Any]]) -> pd.DataFrame:

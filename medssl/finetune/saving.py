@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from medssl.finetune.training import Fit
 
 
+CurveRow = tuple[int, float, float, *tuple[list[int], ...]]
+"""Finished steps, mean loss since the last entry, validation score; with gates also open channels of each map, and all."""
+
+
 class Steps(NamedTuple):
     """Finished steps of a fit; `earlier`: of an earlier try, so they do not count for the rate."""
 
@@ -31,7 +35,7 @@ class Progress:
     """finished steps"""
     losses: list[float] = field(default_factory=list)
     """since the last evaluation"""
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    curve: list[CurveRow] = field(default_factory=list)
     best_step: int = 0
     best_score: float = math.nan
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -69,7 +73,7 @@ class Saving:
         fit.progress = Progress(
             step,
             values["losses"],
-            [(at, loss, math.nan if score is None else score) for at, loss, score in values["curve"]],
+            [(at, loss, math.nan if score is None else score, *kept) for at, loss, score, *kept in values["curve"]],
             values["best_step"],
             math.nan if values["best_score"] is None else values["best_score"],
             {name: t.to(device) for name, t in under("best", tensors).items()},
@@ -86,7 +90,7 @@ class Saving:
         }
         values = {
             "losses": progress.losses,
-            "curve": [(at, loss, None if math.isnan(score) else score) for at, loss, score in progress.curve],
+            "curve": [(at, loss, None if math.isnan(score) else score, *kept) for at, loss, score, *kept in progress.curve],
             "best_step": progress.best_step,
             "best_score": None if math.isnan(progress.best_score) else progress.best_score,
             "skipped": fit.stepper.skipped,

@@ -16,7 +16,10 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.decoder = Decoder(backbone)
         self.head = (nn.Conv2d if backbone.spatial_dims == 2 else nn.Conv3d)(self.decoder.width, num_classes, 1)
+        self.gates: nn.Module = nn.Identity()
+        self.reads = self.decoder.skips
+        """The numbers of the maps that the decoder reads."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `(n, c, *size)` to logits `(n, classes, *size)`."""
-        return self.head(self.decoder(images, self.backbone(images)))
+        return self.head(self.decoder(images, self.gates(self.backbone(images))))

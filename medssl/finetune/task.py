@@ -14,6 +14,7 @@ Literals at the top of that file declare what other code must know:
 | `DEFAULT_STEPS` | optimiser steps of a fit by default: scratch should have stopped improving there |
 | `PREDICTS` | what its rows of predictions.parquet hold: probabilities of `classes`, `values`, `risks`, or names of `masks` |
 | `REFUSES` | options of the recipe that it cannot have, and why; may be left out |
+| `GATED` | which maps `bottleneck` may gate, as its head reads them: the `last` one or `all`; left out, it has no bottleneck |
 | `TITLE` | the task in words |
 | `TABLE` | the table of `medssl predict` |
 | `CONTINUES` | parts of its network that a run's part can initialise, such as `decoder`; may be left out |
@@ -36,7 +37,7 @@ from medssl.core.files import sha256_file
 from medssl.core.job import Job
 from medssl.finetune.cases import Cases
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.saving import Saving, Steps
+from medssl.finetune.saving import CurveRow, Saving, Steps
 from medssl.nn.options import DataPlace
 
 
@@ -131,14 +132,14 @@ class Fitted:
         predicted: the input of `Task.rows`; None if masks are enough.
         masks: of the test cases, computed one by one.
         facts: for fits.tsv, `val_score` among them; `steps`, if there are any.
-        curve: steps, loss and validation score.
+        curve: steps, loss and validation score; with gates also open channels and all.
     """
 
     network: Any
     predicted: np.ndarray | None = None
     masks: Iterable[Mask] = ()
     facts: dict[str, Any] = field(default_factory=dict)
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    curve: list[CurveRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

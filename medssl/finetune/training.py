@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
-from medssl.finetune.saving import Progress, Saving, Steps
+from medssl.finetune.saving import CurveRow, Progress, Saving, Steps
 from medssl.nn.depth import blocks_below
+from medssl.nn.gates import Gates
 from medssl.nn.lora import add_adapters, merge_adapters
 from medssl.nn.momentum import average
 from medssl.nn.stepping import Stepper, compile_network, one_device, scaler_of
@@ -34,14 +35,14 @@ class Trained:
 
     best_step: int
     best_score: float
-    curve: list[tuple[int, float, float]]
-    """Finished steps, mean loss since the last entry, validation score (NaN without validation cases)."""
+    curve: list[CurveRow]
+    """The validation score is NaN without validation cases."""
     num_trained: int = 0
     """Numbers that were trained, in head and backbone."""
 
 
 Inputs = tuple[Tensor, ...]
-"""The network's input, and the loss's inputs besides the output."""
+"""The network's input, and the loss's inputs besides the output; with gates last the patient of each image, as a number."""
 
 
 class Fit:
@@ -51,7 +52,8 @@ class Fit:
 
     Args:
         network: on its device; has a part `backbone`; everything else is the head and takes the full learning rate from the
-            first step. Its weights are float32 whatever the precision, and are scored so.
+            first step, except `gates`, which have a rate of their own. Its weights are float32 whatever the precision, and are
+            scored so.
         batches: inputs and targets of some steps, in that order, each a function of its step alone; steps from `num_steps` on
             calibrate batch norms.
         loss: of the network's output and the targets.
@@ -87,6 +89,7 @@ class Fit:
         self.network, self.batches, self.loss, self.score = network, batches, loss, score
         self.recipe, self.num_steps, self.seed = recipe, num_steps, seed
         self.mode, self.choose, self.saving, self.report = mode, choose, saving, report
+        self.gates = gates if isinstance(gates := getattr(network, "gates", None), Gates) else None
         self.learning = self._learning()
         (self.rate,) = recipe.lr
         self.evaluations = set(recipe.evaluation_steps(num_steps))
@@ -142,12 +145,12 @@ class Fit:
         return [parameter for name, parameter in backbone.named_parameters() if most is None or below[name] <= most]
 
     def _take_step(self, batch: Inputs) -> None:
-        step, (inputs, *targets) = self.progress.step, batch
+        step = self.progress.step
         self._set_rates(step)
         _train(self.network, self.mode)
         self.stepper.begin()
         torch.manual_seed(key(self.seed, "torch", step) >> 1)
-        loss = self.loss(self.stepper.module(inputs), *targets)
+        loss = self._loss_of(batch)
         self.stepper.backward(loss)
         figures = self.stepper.figures(loss.detach())
         self.watch.add(figures, None, step)
@@ -157,6 +160,15 @@ class Fit:
             average(self.averaged, self.network, self.recipe.ema_decay)
         self.progress.step += 1
 
+    def _loss_of(self, batch: Inputs) -> Tensor:
+        inputs, *targets = batch
+        if self.gates is None:
+            return self.loss(self.stepper.module(inputs), *targets)
+        *targets, patient = targets
+        with self.gates.noise.of(rng(self.seed, "gates", self.progress.step)):
+            outputs = self.stepper.module(inputs)
+        return self.loss(outputs, *targets) + self.gates.cost(patient)
+
     def _stepper(self) -> Stepper:
         recipe, device = self.recipe, next(self.network.parameters()).device
         fabric = one_device(device, recipe.precision)
@@ -164,7 +176,8 @@ class Fit:
         fused = scaler_of(fabric) is None
         optimizer = torch.optim.AdamW(groups, lr=self.rate, weight_decay=recipe.weight_decay, fused=fused)
         compile_network(self.network.get_submodule("backbone"), recipe.compile)
-        return Stepper(fabric, self.network, optimizer, recipe.clip_norm, graphs=recipe.compile == "reduce-overhead")
+        apart = [] if self.gates is None else self.gates.parameters()
+        return Stepper(fabric, self.network, optimizer, recipe.clip_norm, apart=apart, graphs=recipe.compile == "reduce-overhead")
 
     def _wanted(self, first: int) -> Iterator[int]:
         """The steps whose batches are still needed, in their order: after each evaluation's step those for calibration."""
@@ -198,7 +211,9 @@ class Fit:
         progress, kept = self.progress, self.averaged
         calibrate(kept, (next(stream)[0] for _ in range(self.recipe.calibration_batches)), self.mode)
         current = self.score(kept)
-        progress.curve.append((progress.step, float(np.mean(progress.losses)), current))
+        gates = getattr(kept, "gates", None)
+        open_channels = gates.kept() if isinstance(gates, Gates) else ()
+        progress.curve.append((progress.step, float(np.mean(progress.losses)), current, *open_channels))
         progress.losses.clear()
         if not progress.best or not self.choose or math.isnan(current) or current > progress.best_score:
             progress.best = {name: t.detach().clone() for name, t in kept.state_dict().items()}
@@ -242,15 +257,18 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
     """Groups for the optimiser: head and backbone blocks, biases and norms without weight decay.
 
     With layer decay d, the block k blocks below the head gets d^k of the rate. A block is the part that computes one map from the
-    previous one, or the stem; in backbones composed of others, each of their parts.
+    previous one, or the stem; in backbones composed of others, each of their parts. Gates have a rate of their own, and no decay.
     """
     depth = blocks_below(network.get_submodule("backbone"))
     found: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    gates = [parameter for name, parameter in network.named_parameters() if name.startswith("gates.")]
     for name, parameter in network.named_parameters():
+        if name.startswith("gates."):
+            continue
         inside = name.startswith("backbone.")
         below = depth[name.removeprefix("backbone.")] if inside else 0
         found.setdefault((below, parameter.ndim > 1), []).append(parameter)
-    return [
+    groups = [
         {
             "params": members,
             "share": recipe.layer_decay**below,
@@ -259,6 +277,9 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict]:
         }
         for (below, decays), members in found.items()
     ]
+    if recipe.bottleneck is not None:
+        groups.append({"params": gates, "share": recipe.bottleneck.rate, "backbone": False, "weight_decay": 0.0})
+    return groups
 
 
 def order(num_cases: int, batch_size: int, seed: int, step: int) -> np.ndarray:

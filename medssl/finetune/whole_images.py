@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medssl.finetune import training
 from medssl.finetune.attention_pool import AttentionPool
 from medssl.finetune.cases import Cases
+from medssl.finetune.gating import add_gates
 from medssl.finetune.images import CaseImages
 from medssl.finetune.mixup import mixup
 from medssl.finetune.task import Setup
@@ -41,11 +42,17 @@ class ImageHead(nn.Module):
         self.backbone, self.blocks = backbone, blocks
         self.pool = AttentionPool(backbone) if mode == "attentive" else None
         self.head = nn.Linear(sum(backbone.channels[-blocks:]) if self.pool is None else self.pool.width, num_outputs)
+        self.gates: nn.Module = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """Outputs `(n, outputs)`, such as logits of classes."""
-        maps = self.backbone(images)
+        maps = self.gates(self.backbone(images))
         return self.head(last_pooled(maps, self.blocks) if self.pool is None else self.pool(maps))
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The numbers of the maps that the head reads."""
+        return tuple(range(len(self.backbone.channels)))[-self.blocks :]
 
     def rescale(self, factor: float, shift: float) -> None:
         """Make outputs `factor * outputs + shift`, by the head's own weights."""
@@ -137,23 +144,25 @@ def train_head(
     cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
     with training.seeded(seed, "head"):
         network = ImageHead(copy.deepcopy(setup.backbone), num_outputs, mode=setup.mode)
+    add_gates(network, recipe.bottleneck, seed, num_cases=len(train))
     lay_out(network, device, channels_last=recipe.channels_last)
     val = cases.where("val")
     wanted, place = torch.from_numpy(targets).to(device), torch.zeros(len(cases), dtype=torch.int64)
     place[torch.from_numpy(train)] = torch.arange(len(train))  # of each case among the training cases
     place = place.to(device)
+    patient = torch.from_numpy(np.unique(cases.unit_id.astype(str), return_inverse=True)[1]).to(device)
     views, expected = None, data.images.expected
     if recipe.augment is not None:
         crop = Crop(1, expected.size, shows="whole")
         views = Views(recipe.augment, [crop], data.images.samples, seed=seed, slices_last=expected.cuts_slices)
 
-    def batches(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(steps: Iterable[int]) -> Iterator[training.Inputs]:
         requests = ((step, train[training.order(len(train), recipe.batch_size, seed, step)]) for step in steps)
         for batch in data.images.batches(requests, device, data=setup.data, workers=setup.workers):
             batch.keys = np.arange(len(batch), dtype=np.uint64)  # by place: copies of a case change differently
             images = batch.seen if views is None else views(batch)[0]
             images, target = mixup(images, wanted[place[batch.rows]], recipe.mixup, seed, batch.epoch)
-            yield laid_out(images, network), target
+            yield laid_out(images, network), target, *(() if recipe.bottleneck is None else (patient[batch.rows],))
 
     trained = training.Fit(
         network,

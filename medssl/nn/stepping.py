@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -50,6 +51,7 @@ class Stepper:
         network: keeps its weights in float32; `module` is the same in the chosen precision.
         optimizer: over its parameters.
         clip_norm: largest norm of the gradient; None turns clipping off.
+        apart: parameters that are clipped by their own norm.
         graphs: the network's kernels are recorded (`compile: reduce-overhead`).
     """
 
@@ -60,8 +62,10 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         clip_norm: float | None,
         *,
+        apart: Iterable[nn.Parameter] = (),
         graphs: bool = False,
     ) -> None:
+        self.apart = list(apart)
         self.fabric, self.network, self.clip_norm, self.graphs = fabric, network, clip_norm, graphs
         self.device: torch.device = fabric.device
         self.module, self.optimizer = fabric.setup(network, optimizer)
@@ -97,9 +101,18 @@ class Stepper:
     def update(self, norm: Float[Tensor, ""]) -> None:
         """Clip by the gradient norm and step; a discarded fp16 step is not clipped."""
         if self.clip_norm is not None and self.skipped == 0:
-            torch.nn.utils.clip_grads_with_norm_(self._trained, self.clip_norm, norm.float())
+            self._clip(self.clip_norm, norm.float())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _clip(self, most: float, norm: Float[Tensor, ""]) -> None:
+        """Clip by the norm of all, or what is apart and the rest each by its own."""
+        if not self.apart:
+            torch.nn.utils.clip_grads_with_norm_(self._trained, most, norm)
+            return
+        apart = set(map(id, self.apart))
+        torch.nn.utils.clip_grad_norm_(self.apart, most)
+        torch.nn.utils.clip_grad_norm_([p for p in self._trained if id(p) not in apart], most)
 
     @property
     def _trained(self) -> list[nn.Parameter]:

@@ -168,6 +168,11 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
             text = f"size {size} cuts the patches of the backbone {backbone.name}, which have {patch} pixels"
             yield ("finetune", name, "size"), f"{text}. The nearest size that does not: {nearest}"
             break
+    for backbone in found:
+        there = num_maps(backbone, rank)
+        if there is not None and task.bottleneck is not None and (why := task.bottleneck.misfit(there)):
+            yield ("finetune", name, "bottleneck"), why
+            break
     asked = (
         ("options", "blocks", task.options.get("blocks"), OF_SEVERAL_BLOCKS),
         ("unfrozen_blocks", "unfrozen_blocks", task.unfrozen_blocks, UNFREEZES),

@@ -13,6 +13,7 @@ from medssl.core import plugins
 from medssl.core.options import kind_of
 from medssl.evaluate.options import EvaluateOptions
 from medssl.finetune.options import FinetuneOptions
+from medssl.finetune.recipe import BottleneckOptions
 from medssl.ingest.options import IngestOptions
 from medssl.nn.options import AugmentOptions, ViewOptions
 from medssl.prepare.options import PrepareOptions, SplitOptions
@@ -33,6 +34,7 @@ SECTIONS: list[tuple[str, type[BaseModel], tuple[str, ...]]] = [
     ("pretrain.<name>.views", ViewOptions, ()),
     ("finetune.<name>", FinetuneOptions, ("task",)),
     ("finetune.<name>.augment", AugmentOptions, ()),
+    ("finetune.<name>.bottleneck", BottleneckOptions, ()),
     ("evaluate", EvaluateOptions, ("metric",)),
     ("report", ReportOptions, ("section",)),
 ]

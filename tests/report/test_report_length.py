@@ -60,5 +60,22 @@ def test_folds_of_a_fit_are_fits_of_their_own_and_the_curve_is_their_mean() -> N
     assert isinstance(figure, Figure) and figure.rows["val_score"].iloc[-1] == pytest.approx(0.71 + 0.055)
 
 
+def test_the_page_says_how_many_channels_a_head_uses_and_when_a_bottleneck_has_closed() -> None:
+    """Of the chosen step, not of the last; a mean over fits for each gated map."""
+    whole = evidence([0.05, 0.06, 0.055])
+    fits, curve = whole.fits["heart"].assign(best_step=350), whole.fit_curves["heart"]
+    kept = {"a-0": [10, 61], "a-1": [12, 59], "a-2": [14, 60]}
+    curve["kept"] = [kept[fit] if step == 350 else [0, 0] for fit, step in zip(curve["fit_id"], curve["step"], strict=True)]
+    curve["channels"] = [[64, 512]] * len(curve)
+    section = length_of_fits(Evidence("t", fits={"heart": fits}, fit_curves={"heart": curve}))
+    assert "the head uses 72 of 576 channels (scratch-resnet18), in the mean over fits." in sentences(section)
+    assert "has closed" not in sentences(section)
+    (table,) = [b for b in section.blocks if isinstance(b, Table) and b.name == "channels-heart"]
+    assert table.rows[["map", "open", "channels"]].to_numpy().tolist() == [[1, 12, 64], [2, 60, 512]]
+    curve["kept"] = [[0, 3] if fit == "a-1" else both for fit, both in zip(curve["fit_id"], curve["kept"], strict=True)]
+    closed = sentences(length_of_fits(Evidence("t", fits={"heart": fits}, fit_curves={"heart": curve})))
+    assert "channels are open in a-1 (3 of 576): the bottleneck has closed. Lower finetune.heart.bottleneck.weight." in closed
+
+
 def test_without_fits_in_steps_nothing_is_reported() -> None:
     assert not length_of_fits(Evidence("t")).answered

@@ -165,6 +165,7 @@ def test_a_run_whose_network_cannot_be_is_refused(notes: Notes, refusal: Refusal
 
 
 SEVERAL = {"modes": ["linear"], "inits": ["flat"]}
+GATED = {"task": "segmentation", "inits": ["flat"]}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,12 @@ SEVERAL = {"modes": ["linear"], "inits": ["flat"]}
         ({"inits": [], "backbone": {"vit": {"positions": "both"}}}, "backbone: vit: positions: both, learned_grid: None."),
         ({"inits": [], "backbone": "vit", "size": [28]}, "size: size [28] cuts the patches of the backbone vit, which have 16"),
         ({"inits": [], "backbone": "vit", "size": [32]}, None),
+        (
+            GATED | {"bottleneck": {"stages": [4]}},
+            "bottleneck: bottleneck.stages [4]: the head reads 4 maps; expected numbers from",
+        ),
+        (GATED | {"bottleneck": {"stages": [3, -4]}}, None),
+        ("bottleneck: task 'regression' cannot have it: its price",),
     ],
 )
 def test_a_task_whose_networks_cannot_be_is_refused(
@@ -194,6 +201,13 @@ def test_a_task_whose_networks_cannot_be_is_refused(
         assert notes(task(**options)) == []
     else:
         assert words in (found := refusal(task(**options))) and ": finetune.spots." in found
+
+
+def test_a_bottleneck_is_refused_at_its_line_for_modes_and_tasks_without_one(notes: Notes, refusal: Refusal) -> None:
+    probe, number = task(bottleneck=True), task(bottleneck=True, modes=["full"], task="regression")
+    assert "mine.yaml:10: finetune.spots: modes: bottleneck is for mode 'full' alone, got [linear, full]." in refusal(probe)
+    assert "mine.yaml:10: finetune.spots: bottleneck: task 'regression' cannot have it: its price" in refusal(number)
+    assert notes(task(bottleneck=True, modes=["full"])) == []
 
 
 def test_a_transformer_of_slices_is_not_inflated(refusal: Refusal) -> None:

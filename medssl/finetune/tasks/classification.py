@@ -36,6 +36,7 @@ FROZEN_MODES = ["linear", "knn", "nearest_mean", "aligned", "attentive"]
 """Modes in which the encoder stays frozen."""
 TRANSDUCTIVE = {"aligned": "nearest_mean"}
 """Modes whose prediction of a case depends on the other cases, and the mode that is fitted beside each, for which it does not."""
+GATED = "last"
 MODE_TITLES = {
     "full": "full fine-tuning",
     "linear": "linear probe",

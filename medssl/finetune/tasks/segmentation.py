@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from medssl.core.bounds import Fold, Part, Whole
 from medssl.finetune import training
+from medssl.finetune.gating import add_gates
 from medssl.finetune.inference import Inference
 from medssl.finetune.labelled_data import Scans, new_scans, read_scans, reference_mask, source_grid
 from medssl.finetune.mixup import mixup
@@ -40,6 +41,7 @@ MAIN_MODE = "full"
 """The mode that the report puts first."""
 FROZEN_MODES = ["decoder"]
 """Modes in which the encoder stays frozen."""
+GATED = "all"
 MODE_TITLES = {"full": "full fine-tuning", "lora": "LoRA"}
 """Modes in words, if their own name is not enough."""
 MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
@@ -101,8 +103,7 @@ class Segmentation:
 
     def num_steps(self, data: Scans, mode: str, train: np.ndarray, recipe: Recipe) -> int:
         """Optimiser steps; an epoch counts slices in 2-D, eight patches per volume in 3-D."""
-        scans = [data.scans[n] for n in train]
-        return recipe.steps(sum(scan.shape[2] if len(data.size) == 2 else PATCHES_PER_VOLUME for scan in scans))
+        return recipe.steps(self._epoch([data.scans[n] for n in train], data.size))
 
     def network(self, backbone: Backbone, contract: dict[str, Any]) -> nn.Module:
         """The backbone with this task's decoder, and an output for each mask value."""
@@ -166,6 +167,10 @@ class Segmentation:
         fitted.masks = self._source_masks(data.source, inference, test, data.values)
         return fitted
 
+    def _epoch(self, scans: Sequence[Scan], size: tuple[int, ...]) -> int:
+        """How many slices or patches count as all of some scans."""
+        return sum(scan.shape[2] if len(size) == 2 else PATCHES_PER_VOLUME for scan in scans)
+
     def _network(self, backbone: Backbone, num_outputs: int) -> nn.Module:
         return (ResEncUNet if self.decoder == "nnunet" else Segmenter)(backbone, num_outputs)
 
@@ -181,6 +186,7 @@ class Segmentation:
         with training.seeded(seed, "decoder"):
             network = self._network(copy.deepcopy(setup.backbone), len(values))
         place_parts(setup.pretrained, {"decoder": network.get_submodule("decoder")}, "starting weights")
+        add_gates(network, recipe.bottleneck, seed, num_cases=self._epoch(train, size))
         lay_out(network, device, channels_last=recipe.channels_last)
         across = {2} if data.slices_last or len(size) == 2 else {scan.axis for scan in train}
         margin = (0,) * len(size) if recipe.augment is None else margins(size, recipe.augment, across)
@@ -200,12 +206,15 @@ class Segmentation:
             crop = Crop(1, size, shows="middle")
             views = Views(recipe.augment, [crop], patches, seed=seed, slices_last=data.slices_last)
 
-        def batches(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        patients = [scan.volume.subject_id or scan.volume.volume_id for scan in train]
+        patient = torch.from_numpy(np.unique(patients, return_inverse=True)[1]).to(device)
+
+        def batches(steps: Iterable[int]) -> Iterator[training.Inputs]:
             for batch in patches.batches(steps, device, data=setup.data, workers=setup.workers):
                 images, classes = (batch.seen, batch.classes) if views is None else views.labelled(batch)
                 target = F.one_hot(classes, len(values)).movedim(-1, 1).float()
                 images, target = mixup(images, target, recipe.mixup, seed, batch.epoch)
-                yield laid_out(images, network), target
+                yield laid_out(images, network), target, *(() if recipe.bottleneck is None else (patient[batch.rows.to(device)],))
 
         truths = [torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device) for scan in val]
         index = torch.tensor(values, device=device)

@@ -11,6 +11,7 @@ from scipy import stats
 from medssl.report.chart import Line, axis, line_chart
 from medssl.report.drawings import Charts
 from medssl.report.evidence import Evidence, tones
+from medssl.report.open_channels import open_channels
 from medssl.report.section import Figure, Section, Table, Text, count, number, shown, span
 from medssl.report.shares import Labels, distinct, labels_of, ordered_shares, share_phrase
 from medssl.report.words import mode_name, ordered_modes
@@ -41,7 +42,8 @@ def length_of_fits(evidence: Evidence) -> Section:
         fits = evidence.fits[task]
         labels = labels_of(fits, evidence.scores.get(task))
         keys = ["fit_id", *(["fold"] if "fold" in curve and "fold" in fits else [])]
-        known = distinct(curve.merge(fits[[*keys, "init", "mode", "fraction", "steps"]], on=keys), labels)
+        of_fits = [*keys, "init", "mode", "fraction", "steps", *(["best_step"] if "kept" in curve else [])]
+        known = distinct(curve.merge(fits[of_fits], on=keys), labels)
         rows = pd.DataFrame([_changed(part, keys) for _, part in known.groupby(["mode", "fraction", "init"])])
         for mode in ordered_modes(rows["mode"]):
             of_mode = rows[rows["mode"] == mode]
@@ -50,6 +52,7 @@ def length_of_fits(evidence: Evidence) -> Section:
             scored = known[(known["mode"] == mode) & known["val_score"].notna()]
             if len(scored):
                 blocks.append(_figure(task, mode, scored, labels))
+            blocks += open_channels(task, known[known["mode"] == mode], labels)
             rising += [f"{row['init']} ({task}, {mode_name(mode)}, {share_phrase(row['fraction'], labels)})"
                        for row in of_mode.to_dict("records") if row["verdict"] == RISING]  # fmt: skip
     if rising:
