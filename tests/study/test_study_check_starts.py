@@ -191,7 +191,6 @@ GATED = {"task": "segmentation", "inits": ["flat"]}
             "bottleneck: bottleneck.stages [4]: the head reads 4 maps; expected numbers from",
         ),
         (GATED | {"bottleneck": {"stages": [3, -4]}}, None),
-        ("bottleneck: task 'regression' cannot have it: its price",),
     ],
 )
 def test_a_task_whose_networks_cannot_be_is_refused(
