@@ -206,7 +206,7 @@ def test_a_bottleneck_is_refused_at_its_line_for_modes_and_tasks_without_one(not
     probe, number = task(bottleneck=True), task(bottleneck=True, modes=["full"], task="regression")
     assert "mine.yaml:10: finetune.spots: modes: bottleneck is for mode 'full' alone, got [linear, full]." in refusal(probe)
     assert "mine.yaml:10: finetune.spots: bottleneck: task 'regression' cannot have it: its price" in refusal(number)
-    assert notes(task(bottleneck=True, modes=["full"])) == []
+    assert notes(task(bottleneck=True, modes=["full"], inits=["flat"])) == []
 
 
 def test_a_transformer_of_slices_is_not_inflated(refusal: Refusal) -> None:
