@@ -9,7 +9,7 @@ CORES  ?= all
 export UV_COMPILE_BYTECODE := 1
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
-.PHONY: help install organamnist few-shot-organs oasis-labels split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants package-test slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
+.PHONY: help install organamnist few-shot-organs oasis-labels scanner-shift split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants package-test slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
 	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -106,6 +106,9 @@ few-shot-organs: $(STAMP) ## draw data/organamnist/few_shot*.npz, which are not 
 
 oasis-labels: $(STAMP) ## write data/oasis/labels.csv, which is not committed, from the table of OASIS-1; for study-oasis
 	$(PYTHON) workflow/write_oasis_labels.py
+
+scanner-shift: $(STAMP) ## write data/scanner_shift, which is not committed: COVID-CT as two simulated vendors show it; for study-scanner_shift
+	$(PYTHON) workflow/write_scanner_shift.py
 
 split-tables: $(STAMP) ## write configs/studies/*_split.tsv again from the protocols and names of the public sets in ../shared/data
 	$(PYTHON) workflow/write_study_splits.py

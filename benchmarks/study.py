@@ -11,21 +11,22 @@ from medssl.core import tables
 
 MAIN = {"dice", "auc"}
 """The metrics that are shown; of a task that has none of them, the first that it has."""
-FALLS = {
+OPTIONAL = {
     "falls": ("init", "mode", "fraction_most", "fraction_fewest", "metric", "fall", "low", "high", "seeds_in_interval"),
+    "subgroups": ("group", "value", "init", "mode", "metric", "estimate", "low", "high", "n"),
     "fall_comparisons": ("a", "b", "mode", "metric", "difference", "low", "high", "p_holm"),
 }
-"""By table, its columns in the line."""
+"""By table that not every task has, its columns in the line."""
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """Scores over all classes with their intervals, the paired comparisons, and what is lost with fewer labels, of each task."""
+    """Scores, also by group, over all classes with their intervals, the comparisons, and what fewer labels lose, of each task."""
     found: dict[str, Any] = {"study": folder.name}
     for task in sorted(path for path in (folder / "6_evaluate").iterdir() if (path / "scores.tsv").is_file()):
         scores, comparisons = (tables.read_tsv(task / f"{name}.tsv") for name in ("scores", "comparisons"))
         main = {"scores": rows(scores, ("init", "mode", "fraction", "metric", "estimate", "low", "high", "num_seeds"))}
         main["comparisons"] = rows(comparisons, ("a", "b", "mode", "fraction", "metric", "difference", "low", "high", "p_holm"))
-        for name, columns in FALLS.items():
+        for name, columns in OPTIONAL.items():
             if (task / f"{name}.tsv").is_file():
                 main[name] = rows(tables.read_tsv(task / f"{name}.tsv"), columns)
         found[task.name] = main

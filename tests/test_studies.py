@@ -7,8 +7,10 @@ import runpy
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from scipy.stats import norm
 
 from medssl.study.dag import Dag
 from medssl.study.file import load_study
@@ -85,3 +87,37 @@ def test_the_protocol_of_few_labels_on_acdc_has_the_patients_of_the_other_split(
     places = [int(row["order"]) for row in of["train"]]
     assert places == sorted(set(places)) and places[0] >= 1 and places[-1] <= 70, "70 patients train in the protocol"
     assert {row["order"] for part in ("val", "test") for row in of[part]} == {""}
+
+
+def test_in_training_nine_of_ten_patients_of_a_class_are_of_one_vendor_and_each_test_picture_is_of_both() -> None:
+    made = runpy.run_path(str(ROOT / "workflow" / "write_scanner_shift.py"))
+    plan = made["planned"](table("covid_ct_split.tsv"))
+    rows = [row for _, row in plan]
+    assert len({row["file"] for row in rows}) == len(rows) == 543 + 118
+    vendors: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        vendors[row["subject"]].add(row["vendor"])
+        assert (row["pairing"] == "usual") == (row["vendor"] == {"COVID": "b", "NonCOVID": "a"}[row["label"]])
+    parts: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    pictures: dict[str, list[str]] = defaultdict(list)
+    for source, row in plan:
+        parts[row["split"], row["label"]][row["subject"]] = row["pairing"]
+        pictures[source] += [row["vendor"]] if row["split"] == "test" else []
+    assert {tuple(sorted(both)) for both in pictures.values() if both} == {("a", "b")}
+    for (part, _), patients in parts.items():
+        assert all((len(vendors[patient]) == 2) == (part == "test") for patient in patients)
+        if part != "test":
+            rare = sum(pairing == "other" for pairing in patients.values())
+            assert abs(rare - 0.1 * len(patients)) <= 0.5
+
+
+def test_a_vendor_has_a_curve_of_grey_values_and_a_kernel() -> None:
+    """The curve is that of flat pictures; a step has its width from the kernel, as the integral of a Gaussian."""
+    made = runpy.run_path(str(ROOT / "workflow" / "write_scanner_shift.py"))
+    for vendor, gamma, deviation in (("a", 1.25, 0.0), ("b", 0.8, 0.012 * 200)):
+        for grey in (0, 60, 255):
+            assert (made["seen_by"](vendor, np.full((9, 200), float(grey))) == round(255 * (grey / 255) ** gamma)).all()
+        step = np.where(np.arange(200) < 100, 0.0, 255.0) * np.ones((200, 1))
+        seen = (made["seen_by"](vendor, step)[0] / 255) ** (1 / gamma)
+        truth = norm.cdf((np.arange(200) - 99.5) / max(deviation, 1e-9))
+        assert np.abs(seen - truth).max() < 0.03
