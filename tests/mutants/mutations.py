@@ -3118,9 +3118,9 @@ MUTATIONS = [
     ),
     Mutation(
         "finetune",
-        "the noise of gates is drawn by the position in a stream, which a resumed fit has not",
+        "the noise of gates is drawn by no name, so that no fit repeats",
         'rng(self.seed, "gates", self.progress.step)',
-        'rng(self.seed, "gates", len(self.progress.losses))',
+        "np.random.default_rng()",
         "finetune/test_finetune_bottleneck.py::test_a_gated_fit_repeats_and_resumes_with_equal_bits",
     ),
     Mutation(
