@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 Head = Literal["softmax", "logistic"]
-EPSILONS = (0.02, 0.05, 0.1)
-"""Strengths of the transport's entropy, relative to the largest distance, among which validation chooses"""
+EPSILONS = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Strengths of the transport's entropy, relative to the largest distance, among which validation chooses. Features that differ
+little relative to the largest distance, such as those of random weights, need a small one."""
 DEFAULT_EPSILON = 0.05
 TOLERANCE = 1e-8
 """of a plan's shares of classes"""

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from medssl.core import tables
 from medssl.core.errors import StudyError
 from medssl.finetune.alignment import (
+    EPSILONS,
     Means,
     Moving,
     moved,
@@ -70,7 +71,7 @@ def test_with_equal_shares_and_a_strict_plan_it_is_the_papers(shots: int) -> Non
     assert np.abs(found - peer).max() < 1e-4
 
 
-@pytest.mark.parametrize("epsilon", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize("epsilon", EPSILONS)
 def test_a_plan_has_the_shares_of_cases_and_of_classes(epsilon: float) -> None:
     queries, _ = clouds([40, 20, 10, 5, 5])
     prior, costs = np.array([0.4, 0.1, 0.1, 0.3, 0.1]), relative_costs(means_of(5).places, queries)
@@ -194,7 +195,7 @@ def test_the_nearest_mean_always_stands_beside_it_and_the_tables_say_which_is_tr
     rows, fits = rows_of(out), tables.read_tsv(out / "fits.tsv")
     assert len(fits) == 2 * 2 * 3 and set(fits["mode"]) == {"aligned", "nearest_mean"}
     assert (fits["transductive"] == (fits["mode"] == "aligned")).all()
-    assert set(fits["epsilon"]) <= {0.02, 0.05, 0.1} and set(fits["num_train"]) == {3, 6, 60}
+    assert set(fits["epsilon"]) <= {*EPSILONS} and set(fits["num_train"]) == {3, 6, 60}
     assert {name.split("-")[-2] for name in fits["fit_id"]} == {"c1", "c2", "1"}
     assert not (out / "models").exists() or not list((out / "models").iterdir()), "neither predicts new images"
     moved_shares = fits.loc[fits["mode"] == "aligned", "class_shares"]
