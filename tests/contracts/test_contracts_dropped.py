@@ -26,7 +26,7 @@ NAMES = {
     "reducer": "first_slices",
     "objective": "equal_means",
     "backbone": "one_convolution",
-    "task": "nearest_mean",
+    "task": "closest_centre",
     "metric": "not_last",
     "section": "headcount",
 }
@@ -51,7 +51,7 @@ STUDY = {
     "finetune": {
         "eyes": {
             "source": "eyes",
-            "task": "nearest_mean",
+            "task": "closest_centre",
             "options": {"sharpness": 9},
             "fractions": [1.0],
             "seeds": [0],
@@ -135,7 +135,7 @@ def test_the_dropped_task_and_metric_scored_each_start(ran: Path) -> None:
     assert set(scores["metric"]) == {"not_last"} and learnt == "equal-few"
     assert scratch.startswith("scratch-one_convolution-")  # and a digest, as its width is not the default
     model = ran / "5_finetune/eyes/models/equal-few-seed0"
-    assert read_json(model / "contract.json")["task"] == "nearest_mean"
+    assert read_json(model / "contract.json")["task"] == "closest_centre"
 
 
 def test_the_dropped_section_is_on_the_page(ran: Path) -> None:

@@ -50,7 +50,7 @@ class Images:
     images: CaseImages
 
 
-class NearestMean:
+class ClosestCentre:
     """The class whose mean feature is nearest.
 
     Options:
