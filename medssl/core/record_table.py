@@ -59,7 +59,7 @@ LONGEST_FOLDER = 60
 """Letters of the name of a column that can name a folder as it is; file systems refuse very long ones."""
 NEARLY_FRAC = 0.05
 """A column that disagrees with the labels in fewer rows nearly repeats them."""
-BY_CHANCE = 1e-6
+BY_CHANCE = 1e-4
 """An order of labels with a smaller probability is not one of chance."""
 
 
@@ -206,7 +206,7 @@ def gives_the_label_away(values: Iterable[tuple[str, str]], label_of: Mapping[st
     both = [(text, label_of[name]) for name, text in values if name in label_of]
     if len({label for _, label in both}) < 2:
         return False
-    return (_repeats(both) and _exceptions(both) == 0) or _in_order(both)
+    return (_exceptions(both) == 0 and (_repeats(both) or _beyond_chance(both))) or _in_order(both)
 
 
 def rows_against_the_label(values: Iterable[tuple[str, str]], label_of: Mapping[str, str]) -> tuple[int, int] | None:
@@ -223,6 +223,13 @@ def rows_against_the_label(values: Iterable[tuple[str, str]], label_of: Mapping[
 def _repeats(both: Sequence[tuple[str, str]]) -> bool:
     """Whether a value has five rows or more on average."""
     return 5 * len({text for text, _ in both}) <= len(both)
+
+
+def _beyond_chance(both: Sequence[tuple[str, str]]) -> bool:
+    """Whether so few orders of the labels give each value one label that this is not chance; an upper bound of their number."""
+    labels = Counter(label for _, label in both)
+    log_orders = math.lgamma(len(both) + 1) - sum(math.lgamma(count + 1) for count in labels.values())
+    return len({text for text, _ in both}) * math.log(len(labels)) - log_orders < math.log(BY_CHANCE)
 
 
 def _exceptions(both: Sequence[tuple[str, str]]) -> int:

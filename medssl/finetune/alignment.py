@@ -20,6 +20,8 @@ EPSILONS = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Strengths of the transport's entropy, relative to the largest distance, among which validation chooses. Features that differ
 little relative to the largest distance, such as those of random weights, need a small one."""
 DEFAULT_EPSILON = 0.05
+LARGEST_LOG = 700.0
+"""exp of more is infinite"""
 TOLERANCE = 1e-8
 """of a plan's shares of classes"""
 FEW_SHOTS, MANY_PASSES = 2, 5
@@ -143,7 +145,7 @@ def posteriors(
     costs: Float[np.ndarray, "q classes"], prior: Float[np.ndarray, "classes"], epsilon: float
 ) -> Float[np.ndarray, "q classes"]:
     """Probabilities of the classes of each case."""
-    weights = prior * _kernel(costs, epsilon)
+    weights = prior * np.exp(_log_kernel(costs, epsilon))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -157,31 +159,33 @@ def transport(
     Source: Chizat et al., "Scaling algorithms for unbalanced optimal transport problems", arXiv 1607.05816, §2.
     """
     from scipy.optimize import minimize
+    from scipy.special import logsumexp, softmax
 
-    kernel, slack = _kernel(costs, epsilon), 0.0 if rho_class is None else epsilon / rho_class
+    logs, slack = _log_kernel(costs, epsilon), 0.0 if rho_class is None else epsilon / rho_class
 
     def held(factors: np.ndarray) -> np.ndarray:
-        wanted: np.ndarray = prior * np.exp(-slack * factors)
+        wanted: np.ndarray = prior * np.exp(np.minimum(-slack * factors, LARGEST_LOG))
         return wanted
 
     def dual(factors: np.ndarray) -> tuple[float, np.ndarray]:
-        masses = kernel * np.exp(factors)
-        of_case = masses.sum(axis=1, keepdims=True)
         demand = held(factors).sum() / slack if slack else -float(prior @ factors)
-        return float(np.log(of_case).mean() + demand), (masses / of_case).mean(axis=0) - held(factors)
+        slope = softmax(logs + factors, axis=1).mean(axis=0) - held(factors)
+        return float(logsumexp(logs + factors, axis=1).mean() + demand), slope
 
     def curvature(factors: np.ndarray) -> np.ndarray:
-        plan = posteriors(costs, np.exp(factors), epsilon)
+        plan = softmax(logs + factors, axis=1)
         bent: np.ndarray = np.diag(plan.mean(axis=0) + slack * held(factors)) - plan.T @ plan / len(plan)
         return bent
 
     found = minimize(dual, np.zeros_like(prior), jac=True, hess=curvature, method="trust-exact", options={"gtol": TOLERANCE})
-    return posteriors(costs, np.exp(found.x - found.x.max()), epsilon) / len(costs)
+    plan: np.ndarray = softmax(logs + found.x, axis=1) / len(costs)
+    return plan
 
 
-def _kernel(costs: Float[np.ndarray, "q classes"], epsilon: float) -> Float[np.ndarray, "q classes"]:
-    """exp(-costs / epsilon), in each row up to a factor: its largest entry is 1."""
-    return np.exp(-(costs - costs.min(axis=1, keepdims=True)) / epsilon)
+def _log_kernel(costs: Float[np.ndarray, "q classes"], epsilon: float) -> Float[np.ndarray, "q classes"]:
+    """-costs / epsilon, in each row up to a summand: its largest entry is 0."""
+    found: np.ndarray = -(costs - costs.min(axis=1, keepdims=True)) / epsilon
+    return found
 
 
 def _answer(

@@ -76,14 +76,21 @@ class Divisions:
 
         Raises:
             StudyError: a fold has no cases to train on; the split file has no order, or a subset in its order lacks a class; a
-                class has fewer units than asked for.
+                class has fewer units than asked for; a number of each class and another share are as many units, not the same.
         """
         divided = {fold: _in_fold(cases, fold, val_frac, seed) for fold in _folds(cases)}
         drawn = {fold: _orders(part, seeds, listed) for fold, part in divided.items()}
         first = next(iter(divided))
-        order, held = drawn[first][seeds[0]][0], _held(divided[first])
-        of_each = {count: len(first_of_each_class(order, held, cases.classes, count)) for count in sorted(per_class)}
-        shares = shares_of(fractions, counts, len(order), of_each)
+        (order, cover), held = drawn[first][seeds[0]], _held(divided[first])
+        of_each = {count: first_of_each_class(order, held, cases.classes, count) for count in sorted(per_class)}
+        shares = shares_of(fractions, counts, len(order), {count: len(units) for count, units in of_each.items()})
+        for count, units in of_each.items():
+            twin = next(share for share in shares if share.units(len(order)) == len(units))
+            if twin.kind != "per_class" and set(subset(order, cover, twin)) != set(units):
+                raise StudyError(
+                    f"finetune: counts_per_class {count} and {twin.kind} {twin.amount:g} are both {len(units)} training units, "
+                    "and not the same ones. Tables name subsets by their number: change one of them, or set fractions: []."
+                )
         return cls({fold: _division(fold, part, drawn[fold], shares, listed) for fold, part in divided.items()}, shares)
 
     @property

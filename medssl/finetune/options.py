@@ -128,6 +128,11 @@ class FinetuneOptions(Recipe, PlaceOptions):
                 f"counts_per_class: task {self.task!r} predicts {predicts}, so its cases are not of one class each. Write "
                 "counts, which are numbers of patients"
             )
+        if self.counts_per_class and self.options.get("multilabel"):
+            raise ValueError(
+                "counts_per_class: with multilabel a case has several classes or none, and cases without any would never be "
+                "chosen. Write counts, which are numbers of patients"
+            )
         return self
 
     @model_validator(mode="after")

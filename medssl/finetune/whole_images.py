@@ -128,6 +128,7 @@ def train_head(
     loss: Callable[[Tensor, Tensor], Tensor],
     score: Callable[[np.ndarray], float],
     name: str,
+    answers: int = 1,
 ) -> tuple[ImageHead, Trained]:
     """Train a head and, as the mode says, its backbone on the cases `train`.
 
@@ -140,11 +141,12 @@ def train_head(
         loss: of outputs `(n, outputs)` and targets `(n, columns)` of a batch.
         score: of the outputs of the validation cases `(v, outputs)`; higher is better.
         name: of the state of this training.
+        answers: of a case, over which the loss is a mean.
     """
     cases, recipe, seed, device = data.cases, setup.recipe, setup.seed, setup.device
     with training.seeded(seed, "head"):
         network = ImageHead(copy.deepcopy(setup.backbone), num_outputs, mode=setup.mode)
-    add_gates(network, recipe.bottleneck, seed, num_cases=len(train))
+    add_gates(network, recipe.bottleneck, seed, num_cases=len(train) * answers)
     lay_out(network, device, channels_last=recipe.channels_last)
     val = cases.where("val")
     wanted, place = torch.from_numpy(targets).to(device), torch.zeros(len(cases), dtype=torch.int64)

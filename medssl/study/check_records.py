@@ -43,7 +43,9 @@ def record_problems(dag: Dag, listed: Mapping[str, SourceFiles], reached: Reach)
                 yield ("sources", name, option), "the source has no records. Name their table in `records`, or leave this out"
         if source.records is None:
             continue
-        if not Path(source.records).is_file():
+        if Path(source.records).is_dir():
+            yield ("sources", name, "records"), f"{source.records!r} is a folder. Name the table in it"
+        elif not Path(source.records).is_file():
             if name in reached.recorded:
                 yield ("sources", name, "records"), nothing_at(source.records)
         elif not is_label_table(source.records):

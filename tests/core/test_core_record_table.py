@@ -156,6 +156,7 @@ def test_two_rows_of_one_id_must_agree(tmp_path: Path) -> None:
     [
         (["0", "0.5", "1"] * 20, True),  # each has one label
         (["0", "1", "2"] * 20, False),  # 1 is of both
+        (["0", "0", "0", "0", "0", "1", "1", "2", "2", "3", "3", "4", "4", "5", "5"] * 2, True),  # codes of few rows each
         ([str(n) for n in range(60)], False),  # every value once: a measurement
     ],
 )

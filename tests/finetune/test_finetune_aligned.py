@@ -83,6 +83,16 @@ def test_a_plan_has_the_shares_of_cases_and_of_classes(epsilon: float) -> None:
     assert np.allclose(free, posteriors(costs, np.ones(CLASSES), epsilon) / 80, rtol=1e-6), "nothing holds the classes"
 
 
+@pytest.mark.parametrize("epsilon", [0.005, 0.1])
+@pytest.mark.parametrize("rare", [1e-2, 1e-6])
+def test_a_strict_plan_of_classes_far_apart_has_very_unequal_shares(epsilon: float, rare: float) -> None:
+    """Such a plan needs factors of classes that no float holds, only their logarithms."""
+    of = np.arange(200) % 2
+    costs = np.stack([of, 1 - of], axis=1) * np.linspace(0.8, 1, 200)[:, None]
+    plan = transport(costs, np.array([rare, 1 - rare]), epsilon, None)
+    assert np.allclose(plan.sum(axis=1), 1 / 200) and np.allclose(plan.sum(axis=0), [rare, 1 - rare], rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("count", [1, 2, 10])
 def test_a_relaxed_plan_is_the_best_of_its_kind(count: int) -> None:
     """Transport cost, entropy and divergence from the shares together: no plan with the same rows has less."""

@@ -35,6 +35,7 @@ def test_a_task_brings_its_own_modes_and_options(task: str) -> None:
         ({"options": {"passes": 0}}, "a number of 1 or more"),
         ({"counts_per_class": [0]}, "greater than or equal to 1"),
         ({"counts_per_class": [1, 1]}, "stands twice"),
+        ({"counts_per_class": [1], "options": {"multilabel": True}}, "cases without any would never be chosen"),
         *(
             ({"counts_per_class": [1], "task": task}, f"task '{task}' predicts .*, so its cases are not of one class each")
             for task in ("regression", "survival", "segmentation")

@@ -116,6 +116,13 @@ def test_counts_per_class_are_of_patients_and_may_stand_beside_fractions(seed: i
         Divisions.of(cases, seeds=[seed], fractions=[], counts=[], per_class=[1, 5], val_frac=0.0, seed=0)
 
 
+def test_two_subsets_of_one_size_and_different_units_are_refused() -> None:
+    """Nine of ten are of one class: a fifth of all is 18 and 2 of each, ten of each are as many."""
+    cases = listed_cases(list(range(100)), ["a" if n % 10 else "b" for n in range(100)])
+    with pytest.raises(StudyError, match=r"counts_per_class 10 and fraction 0.2 are both 20 training units, and not the same"):
+        Divisions.of(cases, seeds=[0], fractions=[0.2], counts=[], per_class=[10], val_frac=0.0, seed=0)
+
+
 def test_in_the_listed_order_the_first_of_each_class_are_taken() -> None:
     cases = listed_cases([30, 4, 17, 5], ["a", "a", "b", "b"])
     made = Divisions.of(cases, seeds=[3], fractions=[], counts=[], per_class=[1], val_frac=0.0, seed=9, listed=True)

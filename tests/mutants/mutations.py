@@ -2969,6 +2969,20 @@ MUTATIONS = [
         "core/test_core_record_table.py::test_what_can_name_a_person_or_says_nothing_is_refused",
     ),
     Mutation(
+        "finetune",
+        "of two subsets of one size the second is dropped",
+        '            if twin.kind != "per_class" and set(subset(order, cover, twin)) != set(units):',
+        '            if twin.kind == "per_class" and set(subset(order, cover, twin)) != set(units):',
+        "finetune/test_finetune_subsets.py::test_two_subsets_of_one_size_and_different_units_are_refused",
+    ),
+    Mutation(
+        "pretrain",
+        "a study whose student sees everything runs",
+        "        if smallest * places < 1 and largest * places <= 1:",
+        "        if smallest * places < 0 and largest * places <= 1:",
+        "pretrain/test_pretrain_beclr.py::test_views_in_which_no_patch_would_be_hidden_are_refused",
+    ),
+    Mutation(
         "core",
         "a column nearly repeats a rare label",
         " and 5 * disagree <= unknown",

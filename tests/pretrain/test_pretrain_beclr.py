@@ -355,3 +355,19 @@ def test_the_number_of_processes_does_not_change_the_released_pairing(make_plan:
         assert error is None
         agree(results[1], results[world], 1e-9)
     assert results[1][2]["rows"][-1]["neighbours_found"] == 1
+
+
+def test_views_in_which_no_patch_would_be_hidden_are_refused() -> None:
+    objective = made_objective("beclr", 2, **USED, patch=16)
+    with pytest.raises(StudyError, match=r"views of \[28, 28\] have 4 patches of 16, of which fewer than one is hidden"):
+        objective.crops((28, 28))
+    keys = np.arange(64, dtype=np.uint64)
+    for side, patch in ((48, 16), (28, 8)):
+        objective.patch = patch
+        assert [crop.size for crop in objective.crops((side, side))] == [(side, side)]
+        hidden = hide_blocks(torch.ones(64, 1, side, side), patch, (0.05, 0.25), 3, keys) == 0
+        assert float(hidden.double().mean()) > 0
+    objective.patch = None
+    assert [objective.patch_of((side, side)) for side in (224, 32, 8)] == [16, 2, 1] and len(objective.crops((28, 28))) == 1
+    objective.patch, objective.hidden_patches = 16, None
+    assert len(objective.crops((28, 28))) == 1

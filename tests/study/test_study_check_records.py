@@ -49,6 +49,12 @@ def test_mistakes_of_records_are_found_before_work(refusal: Refusal, given: dict
     assert words in refusal(study(**given))
 
 
+def test_a_folder_is_not_a_table_of_records(refusal: Refusal) -> None:
+    assert "sources.ct.records: 'pictures' is a folder. Name the table in it" in refusal(
+        study().replace("records.csv", "pictures")
+    )
+
+
 def test_a_table_that_comes_later_stops_only_the_runs_that_read_it(notes: Notes) -> None:
     (note,) = notes(study(table=None), "pretrain_other")
     assert "sources.ct.records" in note and "Runs that read it cannot start" in note

@@ -252,6 +252,7 @@ class Classification:
             loss=self.loss(targets, setup.device),
             score=lambda logits: scoring.score(self._activated(logits), of_val),
             name=f"round-{turn}",
+            answers=targets.shape[1] if self.multilabel else 1,
         )
         facts = {"val_score": trained.best_score, "best_step": trained.best_step, "steps": num_steps}
         facts["trained_parameters"] = trained.num_trained

@@ -5,6 +5,8 @@ Source: Poulakakis-Daktylidis and Jamali-Rad, "BECLR: Batch enhanced contrastive
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,6 +16,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Fold, Fraction, Momentum, Part, Positive, Rising, Several, Weight, Widths
+from medssl.core.errors import StudyError
 from medssl.core.rng import key
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.gather import averaged, gather, mean_of_chosen, normalised
@@ -23,13 +26,16 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import cosine_momentum, follow, momentum_copy
 from medssl.nn.neighbour_memory import NeighbourMemory
 from medssl.nn.separation import uniformity_of_pairs
+from medssl.nn.views import Crop
 from medssl.pretrain.hidden_patches import hide_blocks
 from medssl.pretrain.objective import Loss, Objective, health_outputs, require_other_volumes
 
 TITLE = "BECLR"
 SOURCE = "Poulakakis-Daktylidis and Jamali-Rad, ICLR 2024, arXiv 2402.02444"
+SMALL_BATCH = (2, "no other image spreads the embeddings. Raise batch_size")
 AT_LEAST = {"memory": {"batch_size": 2, "clusters": 1, "neighbours": 1}}
 """Options that hold so many times another one, of the objective or of the run."""
+PATCHES_OF_A_SIDE = 14
 SAMPLES_PER_CLUSTER = 40
 KMEANS_ITERATIONS = 10
 SAME_PLACE = 0.05
@@ -49,7 +55,7 @@ class BECLR(Objective):
         predictor_hidden: width of the hidden layer of the predictor.
         momentum: share of itself that the teacher keeps at each step; it grows to 1 along half a cosine.
         hidden_patches: smallest and largest share of the patches of a view that the student does not see; null hides none.
-        patch: side of these patches in pixels or voxels.
+        patch: side of these patches in pixels or voxels; null is a fourteenth of the view's, which is 16 of 224.
         uniformity: weight of the term that spreads the student's embeddings.
         temperature: of that term.
         memory: embeddings of earlier views that are kept, two for each sample of a batch.
@@ -80,7 +86,7 @@ class BECLR(Objective):
         predictor_hidden: Count = 128,
         momentum: Momentum = 0.995,
         hidden_patches: Rising | None = (0.05, 0.25),
-        patch: Count = 16,
+        patch: Count | None = None,
         uniformity: Weight = 0.1,
         temperature: Positive = 2.0,
         memory: Count = 4096,
@@ -88,7 +94,7 @@ class BECLR(Objective):
         neighbours: Count = 5,
         neighbour_weight: Weight = 1.0,
         neighbour_temperature: Positive = 0.1,
-        memory_start: Part = 0.15,
+        memory_start: Fold = 0.15,
         memory_ramp: Part = 0.1,
         recluster: Fraction = 0.15,
         prototype_momentum: Fold = 0.0,
@@ -128,6 +134,22 @@ class BECLR(Objective):
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Hidden blocks and clusters are drawn for each seed."""
         self.seed.fill_(seed)
+
+    def crops(self, size: tuple[int, ...]) -> list[Crop]:
+        """Two views of the whole size.
+
+        Raises:
+            StudyError: no patch of them would ever be hidden.
+        """
+        patch = self.patch_of(size)
+        places = math.prod(math.ceil(side / patch) for side in size)
+        smallest, largest = self.hidden_patches or (1.0, 1.0)
+        if smallest * places < 1 and largest * places <= 1:
+            raise StudyError(
+                f"beclr: views of {list(size)} have {places} patches of {patch}, of which fewer than one is hidden at a "
+                f"share of up to {largest:g}. Lower patch, or set hidden_patches: null."
+            )
+        return super().crops(size)
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n, whole = len(views[0]), torch.cat(views)
@@ -186,9 +208,13 @@ class BECLR(Objective):
             return views
         streams = [key(int(self.seed), "hidden", batch.epoch, number) for number in range(len(views))]
         return [
-            hide_blocks(view, self.patch, self.hidden_patches, stream, batch.keys)
+            hide_blocks(view, self.patch_of(view.shape[2:]), self.hidden_patches, stream, batch.keys)
             for view, stream in zip(views, streams, strict=True)
         ]
+
+    def patch_of(self, size: Sequence[int]) -> int:
+        """The side of the patches of a view of this size."""
+        return self.patch or max(1, round(min(size) / PATCHES_OF_A_SIDE))
 
     def weight_now(self) -> float:
         """The weight of the neighbours in this step."""
