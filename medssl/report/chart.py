@@ -136,8 +136,11 @@ class ForestRow:
 
 
 def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | None = 0.0, label_width: int = 220) -> Markup:
-    """Estimates with intervals, one below the other, around a line at `zero`; long labels widen their column."""
-    row_height, width = 26, WIDTH
+    """Estimates with intervals, one below the other, around a line at `zero`; long labels widen their column, and longer ones
+    have two lines.
+    """
+    width, split = WIDTH, any(LETTER * len(row.label) + 16 > MOST_OF_LABELS for row in rows)
+    row_height = 40 if split else 26
     text_width = max([LEAST_OF_VALUES, *(int(LETTER * len(row.text)) + 16 for row in rows)])
     label_width = min(MOST_OF_LABELS, max(label_width, *(int(LETTER * len(row.label)) + 16 for row in rows)))
     height = TOP + row_height * len(rows) + BOTTOM
@@ -156,7 +159,10 @@ def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | 
         parts.append(f'<line class="zero" x1="{across(zero):.1f}" x2="{across(zero):.1f}" y1="{TOP}" y2="{bottom}"/>')
     for i, row in enumerate(rows):
         y = TOP + row_height * (i + 0.5)
-        parts.append(f'<text class="row" x="{left - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(row.label)}</text>')
+        lines = row.label.rsplit(": ", 1) if split else [row.label]
+        for number, line in enumerate(lines):
+            down = y + 4 + 15 * (number - (len(lines) - 1) / 2)
+            parts.append(f'<text class="row" x="{left - 12}" y="{down:.1f}" text-anchor="end">{escape(line)}</text>')
         if math.isfinite(row.low) and math.isfinite(row.high):
             parts.append(f'<path class="whisker {row.tone}" d="M{across(row.low):.1f} {y:.1f}H{across(row.high):.1f}"/>')
         if math.isfinite(row.estimate):

@@ -12,6 +12,7 @@ from medssl.report.chart import (
     BOTTOM,
     LEAST_OF_VALUES,
     LEFT,
+    LETTER,
     RIGHT,
     TOP,
     WIDTH,
@@ -104,6 +105,17 @@ def test_a_forest_is_drawn_where_its_scale_says() -> None:
     whiskers = found(drawn, r'class="whisker c\d" d="M([\d.]+) ([\d.]+)H([\d.]+)"')
     assert near(whiskers, [(across(row.low), y, across(row.high)) for row, y in zip(rows, middles, strict=True)])
     assert near(found(drawn, r'class="zero" x1="([\d.]+)"'), [(across(0.0),)])
+
+
+def test_labels_of_a_forest_stay_inside_it() -> None:
+    """Every line ends at the scale, and begins inside the picture by the width of its letters."""
+    long = "10 images per class: simclr-all − scratch-resnet18-8c60"
+    for label in ("short", long, "both sexes: " + long):
+        drawn = forest_chart([ForestRow(label, "c0", 0.5, 0.2, 0.8, "t"), ForestRow("b", "c1", 0.5, 0.2, 0.8, "t")], Y, alt="a")
+        lines = re.findall(r'class="row" x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]*)<', drawn)
+        assert ": ".join(text for _, text in lines[:-1]) == label
+        if label == long:
+            assert all(float(x) - LETTER * len(text) >= 0 for x, text in lines) and len(lines) == 3
 
 
 def test_bars_are_as_long_as_their_numbers() -> None:
