@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64
 
 from medssl.artefacts.names import Arm, arm_and_seed, asked_pairs, is_scratch
 from medssl.evaluate.delong import delong
-from medssl.evaluate.intervals import Interval, Replicates, interval, mean_of
+from medssl.evaluate.intervals import Interval, Limits, Replicates, interval, mean_of
 from medssl.evaluate.predictions import Tested
 from medssl.evaluate.seeds import SeedsOfArm, means_by_seed, spread_of, spread_of_difference
 from medssl.evaluate.signed_ranks import holm, signed_ranks
@@ -37,6 +37,9 @@ THESE_SEEDS = "of these seeds alone"
 
 Scores = dict[str, dict[Key, Replicates]]
 """By fit, then by metric and class."""
+
+LeftOut = Callable[[list[str]], dict[Key, str]]
+"""What the scores of some fits exclude, in words."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,14 @@ def score_rows(
     scores: Scores,
     confidence: float,
     better: dict[str, str],
-    left_out: Callable[[list[str]], dict[Key, str]] = lambda fits: {},
+    limits: dict[str, Limits],
+    left_out: LeftOut = lambda fits: {},
     seeds_beside: bool = False,
 ) -> pd.DataFrame:
     """`scores.tsv`: the mean over seeds of each metric and class with its interval over units, and over seeds if there are three.
 
     better: by metric, whether `higher` or `lower` values are better.
+    limits: by metric, the smallest and largest value that it can have: its intervals end there.
     left_out: what the scores of some fits exclude, in words.
     seeds_beside: intervals are over units alone, however many seeds there are.
     """
@@ -104,7 +109,7 @@ def score_rows(
             seeds = list(of_fits.values())
             mean = mean_of(seeds)
             spread = None if seeds_beside else spread_of(list(means_by_seed(by_seed, of_fits).values()))
-            found = interval(mean, confidence, spread)
+            found = interval(mean, confidence, spread).within(limits[metric])
             rows.append(
                 {"init": arm, "mode": mode, "fraction": fraction, "metric": metric, "class": label, "better": better[metric]}
                 | {"estimate": found.estimate, "low": found.low, "high": found.high, "confidence": confidence}

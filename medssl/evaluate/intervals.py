@@ -83,6 +83,10 @@ class Replicates:
         )
 
 
+Limits = tuple[float | None, float | None]
+"""The smallest and the largest value that a statistic can have; None where it has none."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """The seeds' contribution, of one arm or of two, to the variance of a mean over them.
@@ -106,9 +110,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, its interval, the two-sided p-value of 0, its bootstrap standard error over units, the method, and the number
-    of
-    seeds whose spread it includes.
+    """An estimate, its interval, the two-sided p-value of 0, its bootstrap standard error over units and the method.
+
+    num_seeds: how many seeds' spread the interval includes.
     """
 
     estimate: float
@@ -119,6 +123,15 @@ class Interval:
     method: str
     note: str
     num_seeds: int = 0
+
+    def within(self, limits: Limits) -> Interval:
+        """The interval without values that the statistic cannot have, which it covers as often; a note says where it was cut."""
+        least, most = limits
+        low = self.low if least is None else max(self.low, least)
+        high = self.high if most is None else min(self.high, most)
+        cuts = [f"{value:g}" for value, cut in ((least, low > self.low), (most, high < self.high)) if cut]
+        note = f"interval cut at {' and '.join(cuts)}" if cuts else ""
+        return replace(self, low=low, high=high, note="; ".join(filter(None, [self.note, note])))
 
 
 def mean_of(replicates: list[Replicates]) -> Replicates:
@@ -215,11 +228,9 @@ class _Curve:
         """How far the interval reaches to one side (−1 or 1) over units and seeds, at `level` = 1 − confidence.
 
         The arm over units, minus the part that the seeds' own spread already contains, and the standard error over seeds are
-        added in
-        quadrature. The quantile of t is the geometric mean of those with `n − 1` and with the seeds' degrees of freedom, weighted
-        by their shares of the variance. With three seeds it covers 94.6 to 96.8 %. Satterthwaite's degrees of freedom cover 92.2
-        to
-        95.1 % and the arithmetic mean (Cochran) 95.0 to 97.2 % (`test_evaluate_seeds.py`).
+        added in quadrature. The quantile of t is the geometric mean of those with `n − 1` and with the seeds' degrees of freedom,
+        weighted by their shares of the variance. With three seeds it covers 94.6 to 96.8 %. Satterthwaite's degrees of freedom
+        cover 92.2 to 95.1 % and the arithmetic mean (Cochran) 95.0 to 97.2 % (`test_evaluate_seeds.py`).
 
         Source: quadrature of arms: Zou and Donner, Stat Med 27:1693 (2008); weighted t: Cochran, Biometrics 20:191 (1964).
         """

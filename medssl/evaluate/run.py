@@ -159,7 +159,7 @@ def _survival(task: Evaluation) -> dict[str, pd.DataFrame]:
 
 def _single_cases(task: Evaluation, sampled: Sampled, positives: Positives) -> dict[str, pd.DataFrame]:
     """Scores, comparisons, falls, subgroups and cases. `positives`: see `comparisons.comparison_rows`."""
-    options, test, scorers = task.options, task.test, task.scorers
+    test, scorers = task.test, task.scorers
     scores = _score(task, test, sampled, "")
     of_cases = {fit: scores_of_cases(sampled, fit, scorers.of_cases) for fit in test.rows}
     of_units = {
@@ -176,7 +176,7 @@ def _single_cases(task: Evaluation, sampled: Sampled, positives: Positives) -> d
 
     compared = functools.partial(comparisons.compared_scores, scores)
     return {
-        "scores": comparisons.score_rows(test, scores, options.confidence, scorers.better, seeds_beside=options.seeds_beside),
+        "scores": _score_rows(task, test, scores),
         "comparisons": _compare(task, compared, unit_differences, positives),
         **_falls(task, functools.partial(comparisons.contrasted_scores, scores)),
         "subgroups": _subgroups(task, sampled),
@@ -195,14 +195,21 @@ def _score(task: Evaluation, test: Tested, sampled: Sampled, what: str) -> compa
     return scores
 
 
+def _score_rows(
+    task: Evaluation, test: Tested, scores: comparisons.Scores, left_out: comparisons.LeftOut = lambda fits: {}
+) -> pd.DataFrame:
+    options, scorers = task.options, task.scorers
+    return comparisons.score_rows(
+        test, scores, options.confidence, scorers.better, scorers.limits, left_out, seeds_beside=options.seeds_beside
+    )
+
+
 def _subgroups(task: Evaluation, sampled: Sampled) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     for column, value, inside in subgroups_of(task.test):
         part = restrict(task.test, inside)
         scores = _score(task, part, sampled.within(inside), f"{column} {len(found) + 1}")
-        options, better = task.options, task.scorers.better
-        rows = comparisons.score_rows(part, scores, options.confidence, better, seeds_beside=options.seeds_beside)
-        found.append(in_group(rows, column, value))
+        found.append(in_group(_score_rows(task, part, scores), column, value))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -260,10 +267,7 @@ def _case_rows(task: Evaluation, test: Tested, of_cases: segmentation.CaseScores
     def left_out(fits: list[str]) -> dict[comparisons.Key, str]:
         return of_cases.left_out(fits, group[fits[0]])
 
-    options = task.options
-    return comparisons.score_rows(
-        test, scores, options.confidence, task.scorers.better, left_out, seeds_beside=options.seeds_beside
-    )
+    return _score_rows(task, test, scores, left_out)
 
 
 def _overlays(job: Job, folder: Path, test: Tested, chosen: pd.DataFrame, classes: dict[int, str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Any
 from medssl.core import plugins
 from medssl.core.options import PluginChoice
 from medssl.core.plugins import Plugin
+from medssl.evaluate.intervals import Limits
 
 Metric = Callable[..., Any]
 
@@ -66,6 +67,11 @@ class Scorers:
     def better(self) -> dict[str, str]:
         """By metric, `higher` or `lower`."""
         return {name: self._says(name, "BETTER") for name in self.known}
+
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """By metric, the smallest and largest value that it can have; None where it has none or does not say."""
+        return {name: self._says(name, "LIMITS", default=(None, None)) for name in self.known}
 
     def _function(self, name: str) -> Metric:
         return functools.partial(_plugin(name).load(), **self.known[name])

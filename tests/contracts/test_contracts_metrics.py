@@ -119,6 +119,12 @@ def test_the_order_of_cases_does_not_matter(metric: Plugin, shape: str) -> None:
         assert found[name] == pytest.approx(again[name], abs=1e-12, nan_ok=True), name
 
 
+def within_limits(metric: Plugin, value: float) -> bool:
+    """Whether the metric says that it can have this value."""
+    least, most = metric.constant("LIMITS")
+    return (least is None or value >= least - 1e-12) and (most is None or value <= most + 1e-12)
+
+
 @of_classes
 @every_shape
 def test_a_weight_is_a_case_so_often(metric: Plugin, shape: str) -> None:
@@ -147,6 +153,7 @@ def test_every_value_lies_within_its_bounds_and_bears_the_name_of_a_class_or_of_
                 assert row.shape == (1,)
                 assert row[0] >= 0, name
                 assert metric.constant("BETTER") == "lower" or row[0] <= 1, name
+                assert within_limits(metric, row[0]), name
 
 
 @of_classes
@@ -208,6 +215,8 @@ def test_perfect_numbers_have_the_best_value_and_others_a_worse_one(what: str, m
         assert {name: row[0] for name, row in right.items()} == pytest.approx(dict.fromkeys(right, best))
         for row in function(numbers(what, EVERY_CASE, ONES, seed=seed)).values():
             assert (row[0] < best) if best else (row[0] > best)
+            assert within_limits(metric, row[0])
+        assert best in metric.constant("LIMITS"), "the best value is a limit"
 
 
 @of_numbers
@@ -297,3 +306,4 @@ def test_every_value_of_masks_lies_within_its_bounds(metric: Plugin) -> None:
         value = function_of(metric)(masks)
         assert isinstance(value, float) and value >= 0
         assert metric.constant("BETTER") == "lower" or value <= 1
+        assert within_limits(metric, value)

@@ -90,6 +90,20 @@ def test_the_estimate_is_the_mean_over_seeds_of_scikit_learns(tmp_path: Path) ->
     assert row["seed_sd"] == pytest.approx(np.std(by_seed, ddof=1), abs=1e-9)
 
 
+def test_no_interval_holds_values_that_its_metric_cannot_have(tmp_path: Path) -> None:
+    """Of three seeds one fails: intervals over seeds would reach beyond an AUC of 1."""
+    parts = [
+        predictions(num_cases=60, fractions=(1.0,), modes=("full",), seeds=(seed,), arms={"scratch-resnet18": strength})
+        for seed, strength in enumerate((9.0, 0.1, 9.0))
+    ]
+    table = scores(evaluated(tmp_path, finetuned(tmp_path, pd.concat(parts, ignore_index=True))))
+    for row in table.to_dict("records"):
+        least, most = plugins.find("metric", row["metric"]).constant("LIMITS")
+        assert row["low"] >= least and (most is None or row["high"] <= most), row
+    cut = table[table["note"].str.contains("interval cut at 1")]
+    assert "auc" in set(cut["metric"]) and (cut["high"] == 1).all()
+
+
 def test_comparisons_are_paired_and_corrected_over_arms(tmp_path: Path) -> None:
     out = evaluated(tmp_path, finetuned(tmp_path, predictions(num_cases=90, classes=("no", "yes"))), positive="yes")
     table = tables.read_tsv(out / "comparisons.tsv", text=("class",))

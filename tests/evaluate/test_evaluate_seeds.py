@@ -117,6 +117,19 @@ def test_where_seeds_are_all_that_varies_the_interval_is_students() -> None:
     assert near.p == pytest.approx(stats.ttest_1samp(means, 0.62).pvalue, rel=1e-3)
 
 
+def test_the_interval_of_a_score_near_its_limit_ends_there() -> None:
+    """Three seeds of an AUC of 0.99, 0.90 and 0.98: Student's interval reaches 1.08."""
+    values = np.array([[0.99], [0.90], [0.98]]) + 1e-6 * rng(0, "near 1").normal(size=(3, 30))
+    _, whole, _ = made(values)
+    assert whole.low > 0.8 and whole.high > 1.05
+    assert whole.within((None, None)) == whole.within((0, None)) == whole
+    cut = whole.within((0, 1))
+    assert (cut.estimate, cut.low, cut.high, cut.p) == (whole.estimate, whole.low, 1, whole.p)
+    assert cut.note.endswith("; interval cut at 1")
+    both = whole.within((0.9, 1.0))
+    assert (both.low, both.high) == (0.9, 1.0) and both.note.endswith("; interval cut at 0.9 and 1")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_an_interval_leaves_out_zero_exactly_where_its_p_value_is_below_its_level(seed: int) -> None:
     random, undecided = rng(seed, "borderline seeds"), 0

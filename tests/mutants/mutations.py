@@ -1949,6 +1949,13 @@ MUTATIONS = [
     ),
     Mutation(
         "evaluate",
+        "intervals of scores go beyond the limits of their metric",
+        "spread).within(limits[metric])",
+        "spread)",
+        "evaluate/test_evaluate_run.py::test_no_interval_holds_values_that_its_metric_cannot_have",
+    ),
+    Mutation(
+        "evaluate",
         "the variance of seeds is that of the population",
         "variance = 0.0 if alike else float(values.var(ddof=1)) / num",
         "variance = 0.0 if alike else float(values.var()) / num",

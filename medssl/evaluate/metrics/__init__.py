@@ -6,6 +6,7 @@ Constants at the top of the file describe it:
 |---|---|
 | `PREDICTS` | what it scores, in the words of tasks: `classes`, `values`, `risks` or `masks` |
 | `BETTER` | `higher` or `lower` |
+| `LIMITS` | the smallest and largest value that it can have, `None` where there is none: intervals of scores end there |
 | `TITLE` | its name on the page |
 | `FULL_TITLE` | its name with its essential options, such as `NSD at {tolerance_mm:g} mm` |
 | `HEADLINE` | it may represent a task on the page; the smallest number does |

@@ -10,6 +10,7 @@ from medssl.evaluate.sample import ALL
 
 PREDICTS = "values"
 BETTER = "lower"
+LIMITS = (0, None)
 TITLE = "Mean absolute error"
 HEADLINE = 4
 RANKS_CASES = True

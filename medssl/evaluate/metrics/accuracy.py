@@ -9,6 +9,7 @@ from medssl.evaluate.sample import ALL, Sample
 
 PREDICTS = "classes"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "Accuracy"
 HEADLINE = 3
 

@@ -9,6 +9,7 @@ from medssl.evaluate.sample import Sample, divide
 
 PREDICTS = "classes"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "AUC"
 HEADLINE = 1
 PAIRED_TEST = "delong"

@@ -9,6 +9,7 @@ from medssl.evaluate.sample import ALL, Sample, divide
 
 PREDICTS = "classes"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "Balanced accuracy"
 OVER_CLASSES = True
 

@@ -9,6 +9,7 @@ from medssl.evaluate.sample import ALL, Sample
 
 PREDICTS = "classes"
 BETTER = "lower"
+LIMITS = (0, None)
 TITLE = "Brier score"
 RANKS_CASES = True
 

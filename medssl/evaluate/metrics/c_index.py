@@ -10,6 +10,7 @@ from medssl.evaluate.sample import ALL
 
 PREDICTS = "risks"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "C-index"
 HEADLINE = 5
 

@@ -11,6 +11,7 @@ from medssl.evaluate.sample import ALL, Sample, divide
 
 PREDICTS = "classes"
 BETTER = "lower"
+LIMITS = (0, 1)
 TITLE = "Calibration error"
 FULL_TITLE = "Calibration error ({bins} bins)"
 CALIBRATION_BINS = "bins"

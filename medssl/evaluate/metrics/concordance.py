@@ -10,6 +10,7 @@ from medssl.evaluate.sample import ALL, divide
 
 PREDICTS = "values"
 BETTER = "higher"
+LIMITS = (-1, 1)
 TITLE = "Concordance correlation"
 
 

@@ -8,6 +8,7 @@ from medssl.evaluate.surface import Pair
 
 PREDICTS = "masks"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "Dice"
 HEADLINE = 2
 RANKS_CASES = True

@@ -11,6 +11,7 @@ from medssl.evaluate.sample import ALL, MACRO, divide
 
 PREDICTS = "risks"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "Time-dependent AUC"
 FULL_TITLE = "Time-dependent AUC (t = {horizons})"
 

@@ -11,6 +11,7 @@ from medssl.evaluate.surface import Pair, surface_distances_mm
 
 PREDICTS = "masks"
 BETTER = "lower"
+LIMITS = (0, None)
 TITLE = "HD95 (mm)"
 FULL_TITLE = "HD{percentile:g} (mm)"
 IN_WORDS = (

@@ -9,6 +9,7 @@ from medssl.evaluate.surface import Pair, surface_distances_mm
 
 PREDICTS = "masks"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "NSD"
 FULL_TITLE = "NSD at {tolerance_mm:g} mm"
 IN_WORDS = "NSD is the share of both surfaces within {tolerance_mm:g} mm of the other"

@@ -10,6 +10,7 @@ from medssl.evaluate.sample import ALL, ROUNDING, divide
 
 PREDICTS = "values"
 BETTER = "higher"
+LIMITS = (None, 1)
 TITLE = "R²"
 
 

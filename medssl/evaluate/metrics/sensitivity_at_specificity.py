@@ -10,6 +10,7 @@ from medssl.evaluate.sample import Sample, divide
 
 PREDICTS = "classes"
 BETTER = "higher"
+LIMITS = (0, 1)
 TITLE = "Sensitivity at fixed specificity"
 FULL_TITLE = "Sensitivity at specificity {specificity:g}"
 

@@ -8,6 +8,7 @@ from medssl.evaluate.surface import Pair
 
 PREDICTS = "masks"
 BETTER = "lower"
+LIMITS = (0, None)
 TITLE = "Volume error"
 
 
