@@ -66,7 +66,7 @@ class Setting:
 
 
 LEARNT = Setting("covid", 64, ("linear", "full"), (0.1, 0.3, 1.0))
-QUARTER = Setting("organs", 28, ("full",), (0.05, 0.25, 1.0), 0.25, True, 32, 900)
+QUARTER = Setting("organs", 28, ("full",), (0.05, 1.0), 0.25, True, 32, 600)
 SETTINGS = {
     "tasks.covid": LEARNT,
     "tasks.organs": replace(LEARNT, images="few organs", size=28, shares=(0.05, 0.2, 1.0)),
@@ -75,7 +75,7 @@ SETTINGS = {
     "objectives.organs": Setting("organs", 28, ("linear", "knn"), (0.05,)),
     "objectives.covid": replace(LEARNT, shares=(1.0,)),
     "spark.organs": QUARTER,
-    "spark.covid": replace(QUARTER, images="covid", size=48, batch_size=16, steps=300),
+    "spark.covid": replace(QUARTER, images="covid", size=32, batch_size=16, steps=300),
     "organs.frozen": replace(QUARTER, images="all organs", modes=("linear", "knn"), shares=(0.01, 0.1, 1.0)),
     "organs.end_to_end": replace(QUARTER, images="all organs", shares=(1.0,), batch_size=64, steps=1200, evaluations=4),
 }
