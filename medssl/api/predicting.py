@@ -9,12 +9,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 
 from medssl import __version__
 from medssl.api.new_images import FILE_COLUMNS, NewImages, files_row, new_images
+from medssl.artefacts.samples import SAMPLES
 from medssl.artefacts.series import REJECTED
 from medssl.core import plugins
 from medssl.core.errors import StudyError
@@ -71,7 +73,8 @@ def predict(
         notes = _write_segmentations(new, folder, classes, algorithm)
         _write_files(new, folder, notes)
         REJECTED.write_rows(folder / REFUSED, new.rejected)
-    said = [f"{number} volumes have no DICOM segmentation: {why}" for why, number in Counter(notes.values()).items()]
+        said = _of_no_patient(contract, samples)
+    said += [f"{number} volumes have no DICOM segmentation: {why}" for why, number in Counter(notes.values()).items()]
     if new.rejected:
         said.append(f"{sum(row['num_files'] for row in new.rejected)} files refused, see {out / REFUSED}")
     return [path for name in results() for path in [*sorted((out / name).glob("*")), out / name] if path.is_file()], said
@@ -92,6 +95,17 @@ def _named(values: dict[str, int], names: Mapping[str, str]) -> dict[str, int]:
     if twice:
         raise StudyError(f"--class-name: two classes would be called {twice[0]!r}. Give each a name of its own.")
     return dict(zip(named, values.values(), strict=True))
+
+
+def _of_no_patient(contract: dict[str, Any], samples: Path) -> list[str]:
+    """A sentence if a model that answers for patients got images of which no patient is known."""
+    alone = int((SAMPLES.read(samples)["unit"] == "image").sum()) if contract["options"].get("aggregate") == "unit" else 0
+    if alone < 2:
+        return []
+    return [
+        f"{alone} images are of no known patient, so each has an answer of its own. The model was scored on patients, by the "
+        "mean over their images: single images are predicted less well"
+    ]
 
 
 @contextlib.contextmanager

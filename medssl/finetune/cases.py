@@ -197,5 +197,5 @@ def require_parts(rows: pd.DataFrame, source: str) -> None:
         if "fold" not in rows and not counts.get(split):
             raise StudyError(
                 f"source {source!r}: no labelled case is in the {split} split ({counts.to_dict()}). "
-                "Raise prepare.split.test_frac, or correct the split file."
+                "Label more patients, raise prepare.split.test_frac, or correct the split file."
             )

@@ -59,12 +59,20 @@ class Samples:
         return self.volumes[0].num_channels
 
     @property
+    def _subjects(self) -> tuple[str | None, ...]:
+        return self.subject or tuple(self.volumes[number].subject_id for number in self.volume)
+
+    @property
+    def num_subjects(self) -> int:
+        """How many patients are known."""
+        return len(set(filter(None, self._subjects)))
+
+    @property
     def patient(self) -> Int64[np.ndarray, "n"]:
         """The number of each sample's patient, from 0; where it is unknown, a volume or an image counts as one."""
-        subjects = self.subject or tuple(self.volumes[number].subject_id for number in self.volume)
         names = [
             subject or (self.ids[row] if volume.kind == "images" else volume.volume_id)
-            for row, (subject, volume) in enumerate(zip(subjects, (self.volumes[n] for n in self.volume), strict=True))
+            for row, (subject, volume) in enumerate(zip(self._subjects, (self.volumes[n] for n in self.volume), strict=True))
         ]
         return np.unique(names, return_inverse=True)[1].astype(np.int64)
 

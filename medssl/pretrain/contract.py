@@ -52,7 +52,7 @@ def contract(plan: Plan, options: RunOptions, spec: Spec, encoder: dict[str, Ten
             study=spec.study,
             run=spec.name,
             num_volumes=len(volumes),
-            num_subjects=len({volume.subject_id for volume in volumes if volume.subject_id}),
+            num_subjects=samples.num_subjects,
             num_samples=len(samples),
             volume_ids=[volume.volume_id for volume in volumes],
             licence=options.licences or "not given",

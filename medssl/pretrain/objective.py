@@ -132,4 +132,7 @@ def require_other_volumes(samples: Samples, what: str, otherwise: str) -> None:
     """Raises StudyError if `what` needs samples of other volumes and there are none; `otherwise`: what to do instead."""
     found = len(np.unique(samples.volume))
     if found < 2:
-        raise StudyError(f"{what} of other volumes, and the kept samples are of {found}. Add volumes, or {otherwise}.")
+        raise StudyError(
+            f"{what} of other volumes, and the kept samples are of {found} (pictures of one source and size count as one). Add "
+            f"volumes, or {otherwise}."
+        )

@@ -92,6 +92,11 @@ class TrainingOptions(EngineOptions, PlaceOptions):
                 f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts (accumulate). Set it to a "
                 f"multiple of {self.accumulate}"
             )
+        if self.batch_size < 2 * self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} with accumulate {self.accumulate} leaves one sample for a part, and each needs "
+                f"two. Set batch_size to {2 * self.accumulate} or more"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,9 +37,16 @@ def number_problems(
         elif table is not None and (rows := [row for row in table.rows if "label" in row and _is_here(table, row)]):
             yield from ((loc, f"{labels}: {text}") for text in _wrong_rows(rows, named, table, timed=timed))
             yield from ((("finetune", task, "options"), text) for text in _two_labels(table, rows, options, task, timed=timed))
-        elif table is not None:
+        elif table is not None and (without := _no_label(table)):
             columns = [name for name in table.rows.columns if name not in ID_COLUMNS]
-            yield loc, f"{labels}: no row has a 'label', which {named} needs; the columns beside the id are {columns}"
+            yield loc, f"{labels}: {without} has a 'label', which {named} needs; the columns beside the id are {columns}"
+
+
+def _no_label(table: Table) -> str | None:
+    """Which rows lack a label, if all of the source's rows do; None if no row is of the source, which is another problem."""
+    if not any("label" in row for row in table.rows):
+        return "no row"
+    return "no row of a file of this source" if any(_is_here(table, row) for row in table.rows) else None
 
 
 def _is_here(table: Table, row: LabelRow) -> bool:

@@ -9,7 +9,6 @@ from medssl.core.errors import StudyError
 from medssl.core.file_names import folder_labels
 from medssl.core.label_table import LabelRow
 from medssl.core.listing import nothing_at
-from medssl.core.patient_names import subjects_of
 from medssl.core.split_file import read_split_file
 from medssl.study.check_table import MINTED
 from medssl.study.file import Loc
@@ -83,9 +82,9 @@ def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
         return None
     said = {row["file"]: row["subject"] for row in rows if "subject" in row}
     scans = files.scans({row["file"]: row["mask"] for row in rows if "mask" in row}) if GRID in files.kinds else []
-    named = subjects_of([name for name in scans if name not in said], files.ingest.subject_pattern)
-    units = {("subject", said.get(name) or named[name]) for name in scans}
-    units |= {("subject", said[name]) if name in said else ("file", name) for name in files.named(PICTURE)}
+    images = [*scans, *files.named(PICTURE)]
+    subjects = files.subjects_by_name(name for name in images if name not in said) | said
+    units = {("subject", subjects[name]) if name in subjects else ("file", name) for name in images}
     others = sum(kind_of(name) == OTHER for name in files.names) if OTHER in files.kinds else 0
     return len(units) + others
 
@@ -93,7 +92,7 @@ def patients_at_most(files: SourceFiles, rows: list[LabelRow]) -> int | None:
 def _too_many_folds(study: Study, source: str, files: SourceFiles) -> Iterator[Problem]:
     """More folds than patients, or a pattern that does not fit every name."""
     folds, pattern = study.prepare_of(source).split.folds, files.ingest.subject_pattern
-    if folds is None and (pattern is None or GRID not in files.kinds):
+    if folds is None and (pattern is None or not files.kinds & {GRID, PICTURE}):
         return
     try:
         most = patients_at_most(files, _rows(files))

@@ -23,7 +23,6 @@ from medssl.core.label_table import (
     shared_masks,
 )
 from medssl.core.partition import PARTS
-from medssl.core.patient_names import subjects_of
 from medssl.study.source_files import GRID, NPZ, OTHER, PICTURE, SourceFiles
 
 MINTED = re.compile(r"[psvi]-[0-9a-f]{12}")
@@ -68,10 +67,7 @@ class Table:
             StudyError: `subject_pattern` does not fit a name.
         """
         said = {row["file"]: row["subject"] for row in self.rows if "subject" in row}
-        scans = set(self.files.named(GRID))
-        named = subjects_of(
-            [file for file in self.items if file in scans and file not in said], self.files.ingest.subject_pattern
-        )
+        named = self.files.subjects_by_name(file for file in self.items if file not in said)
         found: dict[str, list[str]] = defaultdict(list)
         for file in self.items:
             subject = said.get(file) or named.get(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 from medssl.core.file_names import Pairing, pair_masks
 from medssl.core.label_table import FOLDERS, LabelTable, is_label_table, read_label_table
 from medssl.core.listing import Stamped, stamped
+from medssl.core.patient_names import subjects_of
 from medssl.ingest.options import IngestOptions
 
 PICTURE, GRID, NPZ, BESIDE, OTHER = "picture", "NIfTI, NRRD or MetaImage", "NPZ", "beside", "other"
@@ -109,3 +110,13 @@ class SourceFiles:
         several: Iterable[int] = (mask for masks in pairing.several.values() for mask in masks)
         masks = {*pairing.masks.values(), *several, *pairing.orphans, *pairing.unchosen}
         return [name for number, name in enumerate(names) if number not in masks]
+
+    def subjects_by_name(self, files: Iterable[str]) -> dict[str, str]:
+        """The patients that names show to ingest: of a volume on a grid always, of a picture by `subject_pattern` alone.
+
+        Raises:
+            StudyError: `subject_pattern` does not fit a name.
+        """
+        pattern = self.ingest.subject_pattern
+        kinds = (GRID, PICTURE) if pattern else (GRID,)
+        return subjects_of([name for name in files if kind_of(name) in kinds], pattern)

@@ -168,3 +168,4 @@ def test_what_is_known_of_it_without_building_it_is_true(name: str, dims: int) -
     assert misfit(choice, dims) == ""
     assert num_maps(choice, dims) in (None, len(backbone.channels))
     assert plugins.find("backbone", name).constant("ONE_RESOLUTION", default=False) == backbone.one_resolution
+    assert plugins.find("backbone", name).constant("HAS_BRANCHES", default=False) == bool(backbone.branch_ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,12 @@ def prepared_with(window: list[float]) -> dict[str, Any]:
     }
 
 
-def predict(model: Path, source: Path, out: Path, *options: str, force: bool = False) -> None:
+def predict(model: Path, source: Path, out: Path, *options: str, force: bool = False) -> str:
+    """What it prints."""
     words = ["predict", str(model), str(source), "-o", str(out), *options, *(["--force"] if force else [])]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    return result.output
 
 
 def expected_mask(model: Model, image: nibabel.Nifti1Image) -> np.ndarray:
@@ -145,7 +148,7 @@ def test_probabilities_of_new_pictures_and_slices(
     (here / "new").mkdir()
     for n in range(5):
         Image.fromarray(images[..., n].T.astype(np.uint8)).save(here / "new" / f"{n}.png")
-    predict(folder, here / "new", here / "answers")
+    assert "no known patient" not in predict(folder, here / "new", here / "answers")
     files = tables.read_tsv(here / "answers" / "files.tsv").set_index("id")["file"]
     table = tables.read_tsv(here / "answers" / "probabilities.tsv", text=("predicted",)).set_index("case_id")
     names = [f"prob_{name}" for name in model.contract["classes"]]
@@ -163,7 +166,11 @@ def test_probabilities_of_new_pictures_and_slices(
     slices = tables.read_tsv(here / "slices" / "probabilities.tsv")
     assert len(slices) == len(list((here / "dicom").iterdir()))
     assert np.allclose(slices[names].sum(axis=1), 1)
-    assert read_json(folder / "contract.json")["ingest"] == {"modality": "CT", "min_slices": 3}
+    contract = read_json(folder / "contract.json")
+    assert contract["ingest"] == {"modality": "CT", "min_slices": 3}
+    (folder / "contract.json").write_text(json.dumps(contract | {"options": contract["options"] | {"aggregate": "unit"}}))
+    assert "5 images are of no known patient" in predict(folder, here / "new", here / "of patients")
+    assert "no known patient" not in predict(folder, here / "dicom", here / "of a scan", force=True)
     with pytest.raises(StudyError, match="does not exist"):
         predict(folder, here / "nowhere", here / "x")
 

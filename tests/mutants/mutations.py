@@ -1948,6 +1948,27 @@ MUTATIONS = [
         "evaluate/test_evaluate_intervals.py::test_every_unit_is_drawn_as_often_as_another",
     ),
     Mutation(
+        "study",
+        "a pattern names the patients of volumes alone",
+        "kinds = (GRID, PICTURE) if pattern else (GRID,)",
+        "kinds = (GRID,)",
+        "study/test_study_check_numbers.py::test_a_patient_of_pictures_is_whom_subject_pattern_names",
+    ),
+    Mutation(
+        "api",
+        "a model of patients answers for single images without a word",
+        'if contract["options"].get("aggregate") == "unit" else 0',
+        "if False else 0",
+        "finetune/test_finetune_new_images.py::test_probabilities_of_new_pictures_and_slices",
+    ),
+    Mutation(
+        "pretrain",
+        "a part of a batch may have one sample",
+        "self.batch_size < 2 * self.accumulate",
+        "self.batch_size < self.accumulate",
+        "study/test_study_check_starts.py::test_numbers_that_no_run_can_have_are_refused_with_their_line",
+    ),
+    Mutation(
         "evaluate",
         "intervals of scores go beyond the limits of their metric",
         "spread).within(limits[metric])",

@@ -207,3 +207,11 @@ def test_a_network_that_takes_no_masks_is_refused_with_the_reason() -> None:
         TrainingOptions(objective={"dino": {"patch_weight": 1.0}})
     TrainingOptions(objective={"dino": {"patch_weight": 1.0}}, backbone="vit")
     TrainingOptions(objective="dino")
+
+
+@pytest.mark.parametrize("objective", ["dino", "lejepa", "spark"])
+def test_a_network_without_residual_branches_is_refused_where_they_are_to_be_skipped(objective: str) -> None:
+    with pytest.raises(ValueError, match=rf"drop_path of the objective {objective} needs .*resnet18.*, got unet: there are no"):
+        TrainingOptions(objective={objective: {"drop_path": 0.2}}, backbone="unet")
+    TrainingOptions(objective={objective: {"drop_path": 0.2}})
+    TrainingOptions(objective=objective, backbone="unet")

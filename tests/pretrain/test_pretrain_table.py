@@ -198,6 +198,8 @@ def test_the_patient_of_a_sample_is_its_own_or_its_volumes() -> None:
     assert len(set(named.patient.tolist())) == 4 and named.patient[0] == named.patient[2]
     pictures = replace(named, volumes=tuple(replace(volume, kind="images") for volume in samples.volumes))
     assert len(set(pictures.patient.tolist())) == 4 and pictures.patient[3] != pictures.patient[4]
+    assert (samples.num_subjects, named.num_subjects, pictures.num_subjects) == (len(set(samples.patient.tolist())), 2, 2)
+    assert replace(samples, subject=(None,) * 6).num_subjects == 0
 
 
 @pytest.mark.parametrize("name", ["table_contrast", "simclr"])

@@ -68,6 +68,25 @@ def test_a_patient_with_two_values_has_none_of_its_own(notes: Notes, refusal: Re
     assert "aggregate is unit, and patients have more than one label (1, such as 'one' with 61 and 63)" in found
 
 
+def test_a_patient_of_pictures_is_whom_subject_pattern_names(notes: Notes, refusal: Refusal) -> None:
+    """A table by patient is read, a patient with two values is refused, and so is a pattern that does not fit a name."""
+    for name in ("p1_a", "p1_b", "p2_a", "p3_a"):
+        Path("people").mkdir(exist_ok=True)
+        Path(f"people/{name}.png").write_bytes(b"x")
+
+    def asked(table: str, pattern: str = "(p[0-9])_") -> str:
+        text = study("people", "regression", table=f"id,label\n{table}")
+        text = text.replace("task: regression", "task: regression, options: {aggregate: unit}")
+        return text.replace("path: people", f"path: people, ingest: {{subject_pattern: '{pattern}'}}")
+
+    assert notes(asked("p1,61\np2,62\np3,70\n")) == []
+    assert "such as 'p1' with 61 and 63" in refusal(asked("p1_a,61\np1_b,63\np2_a,62\n"))
+    assert "must match every image" in refusal(asked("p1_a,61\np2_a,62\n", "(case[0-9])"))
+    stranger = refusal(asked("q1,61\nq2,62\n"))
+    assert "none of its 2 rows is for a file of this source" in stranger and "has a 'label'" not in stranger
+    assert "no row of a file of this source has a 'label'" in refusal(asked("p1,\nq2,62\n"))
+
+
 def test_many_numbers_are_offered_the_task_that_predicts_them(refusal: Refusal) -> None:
     for n in range(12):
         Path(f"pictures/{n}.png").write_bytes(b"x")

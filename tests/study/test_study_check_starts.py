@@ -258,6 +258,7 @@ def test_a_task_needs_a_metric_that_scores_what_it_predicts(notes: Notes, refusa
     ("option", "words"),
     [
         ("accumulate: 3", "batch_size 2 cannot be computed in 3 equal parts (accumulate)"),
+        ("accumulate: 2", "batch_size 2 with accumulate 2 leaves one sample for a part, and each needs two. Set batch_size to 4"),
         ("lr: .inf", "lr"),
         ("weight_decay: .nan", "weight_decay"),
     ],

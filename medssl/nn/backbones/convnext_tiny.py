@@ -18,6 +18,8 @@ TITLE = "ConvNeXt-Tiny"
 SOURCE = "Liu et al., CVPR 2022, arXiv 2201.03545"
 MAPS = 4
 """How many maps it has, or the option with a number for each."""
+HAS_BRANCHES = True
+"""Whether it has residual branches, which training may skip (stochastic depth)."""
 LIBRARIES = {"timm": {"spatial_dims": 2, "width": 1.0}}
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
 RELEASED_NAMES = [

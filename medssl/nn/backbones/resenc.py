@@ -18,6 +18,8 @@ TITLE = "residual encoder of nnU-Net"
 SOURCE = "Isensee et al., MICCAI 2024, arXiv 2404.09556"
 MAPS = "features"
 """How many maps it has, or the option with a number for each."""
+HAS_BRANCHES = True
+"""Whether it has residual branches, which training may skip (stochastic depth)."""
 LIBRARIES = {"nnunet": {"spatial_dims": 3, "features": [32, 64, 128, 256, 320, 320], "blocks": [1, 3, 4, 6, 6, 6]}}
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
 SLOPE = 0.01

@@ -11,6 +11,8 @@ TITLE = "ResNet-34"
 SOURCE = "He et al., CVPR 2016, arXiv 1512.03385"
 MAPS = 4
 """How many maps it has, or the option with a number for each."""
+HAS_BRANCHES = True
+"""Whether it has residual branches, which training may skip (stochastic depth)."""
 LIBRARIES = {
     "torchvision": {"spatial_dims": 2, "stem": "imagenet", "width": 1.0},
     "timm": {"spatial_dims": 2, "stem": "imagenet", "width": 1.0},

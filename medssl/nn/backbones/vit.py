@@ -24,6 +24,8 @@ LIBRARIES = {"timm": {"spatial_dims": 2, "stem": "patch"}, "nnunet": {"spatial_d
 """Libraries that have this network (files of `nn/adapters`), and the required options."""
 LEAVES_TOKENS_OUT = True
 """Whether it has `visible_tokens`, which computes some patches alone."""
+HAS_BRANCHES = True
+"""Whether it has residual branches, which training may skip (stochastic depth)."""
 HAS_ATTENTION = True
 """Whether its attention can have low-rank adapters."""
 TAKES_MASKS = True

@@ -27,7 +27,10 @@ from medssl.pretrain.objective import Loss, health_outputs, require_other_volume
 TITLE = "DINO"
 SOURCE = "Caron et al., ICCV 2021, arXiv 2104.14294"
 EMA_OPTION = "momentum"
-NEEDS_WITH = {"patch_weight": ("TAKES_MASKS", "convolutions would mix hidden patches with their neighbours")}
+NEEDS_WITH = {
+    "patch_weight": ("TAKES_MASKS", "convolutions would mix hidden patches with their neighbours"),
+    "drop_path": ("HAS_BRANCHES", "there are no residual branches to skip"),
+}
 """Options that, above 0, need a backbone whose file declares the first word, and why."""
 SAMPLES_PER_PROTOTYPE = 8
 

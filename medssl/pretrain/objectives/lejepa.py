@@ -20,6 +20,8 @@ from medssl.pretrain.objective import Loss, health_outputs
 TITLE = "LeJEPA"
 SOURCE = "Balestriero and LeCun, preprint 2025, arXiv 2511.08544"
 SMALL_BATCH = (128, "its Gaussian statistic grows with the batch, and of few images it is mostly noise. Raise batch_size")
+NEEDS_WITH = {"drop_path": ("HAS_BRANCHES", "there are no residual branches to skip")}
+"""Options that, above 0, need a backbone whose file declares the first word, and why."""
 
 
 class LeJEPA(MultiCropStudent):

@@ -27,6 +27,8 @@ TITLE = "SparK"
 SOURCE = "Tian et al., ICLR 2023, arXiv 2301.03580"
 REFUSES = {"ONE_RESOLUTION": "it masks patches of convolutional networks. Take a ResNet, ConvNeXt, U-Net or residual encoder"}
 """Literals of a backbone's file with which it does not go, and the reason."""
+NEEDS_WITH = {"drop_path": ("HAS_BRANCHES", "there are no residual branches to skip")}
+"""Options that, above 0, need a backbone whose file declares the first word, and why."""
 PAPER_WIDTH = 768
 
 NOT_COMPILED = (
