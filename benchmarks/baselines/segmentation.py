@@ -99,7 +99,7 @@ BRAIN = replace(HEART, images="brain", classes=3, size=(48, 48), spacing=(1.0, 1
 SETTINGS = {
     "tasks.heart": HEART,
     "tasks.brain": BRAIN,
-    "joint.heart_volume": replace(HEART, size=(64, 64, 8), shares=(0.1,), batch_size=2, steps=120, overlap=0.25),
+    "joint.heart_volume": replace(HEART, size=(64, 64, 8), shares=(0.1,), batch_size=2, steps=400, overlap=0.25),
     "joint.brain_volume": replace(BRAIN, size=(40, 56, 40), shares=(0.1,), batch_size=1, steps=120, overlap=0.25),
 }
 

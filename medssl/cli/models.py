@@ -101,8 +101,8 @@ def predict(
 ) -> None:
     """Apply a fine-tuned model to new images.
 
-    A segmentation model writes masks on the grids of the images, for DICOM input also as DICOM. A classification model writes a
-    table of probabilities.
+    A segmentation model writes masks on the grids of the images, for DICOM input also as DICOM. Other models write a
+    table of probabilities, values or risks, with a row for each answer.
     """
     limit_threads(threads)
     from medssl.api.predicting import predict as write
