@@ -340,7 +340,7 @@ def test_a_memory_that_is_too_small_is_refused_before_work(options: dict[str, An
 
 
 def test_a_cohort_of_one_volume_has_no_neighbours_and_the_sentence_says_what_to_do() -> None:
-    with pytest.raises(StudyError, match=r"neighbours of other volumes, .* are of 1\. Add volumes, or set it to false"):
+    with pytest.raises(StudyError, match=r"neighbours of other volumes, .* are of 1 \(pictures of one source .*\)\. Add volumes, or set it to false"):
         made_objective("beclr", 2, samples=made_samples(1, 32))
     made_objective("beclr", 2, samples=made_samples(1, 32), exclude_same_volume=False)
 
