@@ -27,7 +27,15 @@ Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 """Widths of a perceptron's layers after its input."""
 
 
-Times = Annotated[tuple[Positive | Literal["median"], ...], Field(min_length=1)]
+def _times(value: Any) -> Any:
+    for one in value if isinstance(value, (list, tuple)) else ():
+        is_time = isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < float("inf")
+        if not is_time and one != "median":
+            raise ValueError(f"expected times above 0 or the word median, got {in_yaml(one)}")
+    return value
+
+
+Times = Annotated[tuple[Positive | Literal["median"], ...], Field(min_length=1), BeforeValidator(_times)]
 """Times above 0, or the word `median`."""
 
 

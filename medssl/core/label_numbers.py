@@ -12,6 +12,8 @@ FEWEST_EVENTS = 5
 HAPPENED = {"0": False, "1": True, "0.0": False, "1.0": True}
 """Texts of the column `event`: 0 for a case that was lost from view before it (censored), 1 for the event. Programs write 1.0
 where a column has empty cells."""
+LARGEST = 1e15
+"""No measured value is larger; the square of a much larger one has no place in arithmetic."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 """`62,500`, in which the comma may be a decimal sign or separate thousands."""
 
@@ -27,8 +29,11 @@ def number_of(text: str) -> float | None:
 
 def why_no_number(text: str) -> str:
     """Why a label is not a number, as `'63,5' is not a number …`; empty if it is one."""
-    if number_of(text) is not None:
+    number = number_of(text)
+    if number is not None and abs(number) <= LARGEST:
         return ""
+    if number is not None:
+        return f"{text!r} is beyond {LARGEST:g}, which no measured value is; correct it, or choose a larger unit"
     if MANY in text:
         return f"{text!r} is several labels; expected one number"
     if _THOUSANDS.fullmatch(text):
@@ -40,10 +45,9 @@ def why_no_number(text: str) -> str:
 
 def why_no_time(text: str) -> str:
     """Why a label is not a time to an event; empty if it is one."""
-    number = number_of(text)
-    if number is None:
-        return why_no_number(text)
-    return "" if number > 0 else f"{text!r} is not a time: it must be above 0. Count time from the image to the event"
+    if why := why_no_number(text):
+        return why
+    return "" if float(text) > 0 else f"{text!r} is not a time: it must be above 0. Count time from the image to the event"
 
 
 def why_no_event(text: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ REMEMBERED = 256
 """How many samples from the end of an epoch are measured."""
 MIN_SPREAD = 0.02
 MIN_RANK = 1.5
+FEWEST_ROWS = 8
 
 
 class Health:
@@ -59,13 +60,20 @@ def collapse(found: dict[str, float]) -> str | None:
     """A sentence if the figures show that the representation has collapsed, else None."""
     for what in ("spread", "embedding_spread"):
         if what in found and found[what] < MIN_SPREAD:
-            return (
-                f"{what.replace('_', ' ')} is {found[what]:.4f} (alarm below {MIN_SPREAD}): all images get nearly the same vector"
-            )
+            name = what.replace("_", " ")
+            return f"collapse, {name} {found[what]:.4f} (alarm below {MIN_SPREAD}): all images get nearly the same vector"
     for what in ("effective_rank", "embedding_rank"):
         if what in found and found[what] < MIN_RANK:
-            return f"{what.replace('_', ' ')} is {found[what]:.2f} (alarm below {MIN_RANK}): the vectors lie on a line"
+            return f"collapse, {what.replace('_', ' ')} {found[what]:.2f} (alarm below {MIN_RANK}): the vectors lie on a line"
     return None
+
+
+def nothing_to_predict(rows: Sequence[dict[str, float]]) -> str | None:
+    """A sentence if no hidden patch of a run had any contrast in any row of its curve, else None; a few rows show nothing."""
+    if len(rows) < FEWEST_ROWS or any(row.get("constant_frac", 0) < 1 for row in rows):
+        return None
+    every = "every hidden patch has one value, as in air, so there is nothing to predict"
+    return f"constant_frac is 1 in all {len(rows)} rows of the curve: {every}"
 
 
 def effective_rank(x: Float[Tensor, "n d"]) -> float:

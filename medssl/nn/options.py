@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -150,6 +150,14 @@ class PlaceOptions(Options):
     """Seconds between saved states."""
 
 
+class Attention(NamedTuple):
+    """The shape of a transformer: channels of a token, blocks, and heads of each."""
+
+    width: int
+    blocks: int
+    heads: int
+
+
 def misfit(backbone: PluginChoice, spatial_dims: int) -> str:
     """Why no network has the options of this backbone; empty if one has, as far as is known without building it."""
     outline = plugins.find("backbone", backbone.name).constant("OUTLINE", default=None)
@@ -169,6 +177,19 @@ def patch_of(backbone: PluginChoice, spatial_dims: int) -> int | None:
     """Side of the patches of a backbone that cuts images into patches; None of another."""
     usual = plugins.find("backbone", backbone.name).constant("PATCH", default=None)
     return usual and (backbone.options["patch"] or usual[spatial_dims])
+
+
+def num_blocks(backbone: PluginChoice, spatial_dims: int) -> int | None:
+    """How many blocks compute the maps of a backbone; None where its file does not say. A class token is a map without one."""
+    shape = attention_of(backbone, spatial_dims)
+    return shape.blocks if shape else num_maps(backbone, spatial_dims)
+
+
+def attention_of(backbone: PluginChoice, spatial_dims: int) -> Attention | None:
+    """The shape of a transformer; None of another backbone."""
+    plugin = plugins.find("backbone", backbone.name)
+    outline = plugin.constant("OUTLINE", default=None) if plugin.constant("HAS_ATTENTION", default=False) else None
+    return Attention(*_outline(outline).shape_of(spatial_dims, backbone.options)) if outline else None
 
 
 def _outline(name: str) -> Any:

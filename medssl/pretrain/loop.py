@@ -21,7 +21,7 @@ from medssl.core.errors import MedsslError, NotFiniteError, PreemptedError
 from medssl.core.progress import Bar
 from medssl.nn.checkpointing import still_statistics
 from medssl.nn.gather import any_rank, gather
-from medssl.nn.health import REMEMBERED, Health, collapse
+from medssl.nn.health import REMEMBERED, Health, collapse, nothing_to_predict
 from medssl.nn.loading import Reader, epoch_order, load
 from medssl.nn.options import ViewOptions
 from medssl.nn.resident import resident
@@ -140,7 +140,7 @@ class Loop:
                 write_all(self.loggers, step, row, self.log)
             if epoch_ends:
                 self.draw(epoch, outputs)
-                self.alarm(collapse(row))
+                self.alarm(collapse(row) or nothing_to_predict(history.rows))
             self.bar.advance(self.batch_size, f"loss {self.latest[0]:.3f}")
             self.save_or_stop()
         events.close()
@@ -253,10 +253,10 @@ class Loop:
         if sentence is None:
             return
         step = self.history.step
-        self.log(f"collapse at step {step}: {sentence}")
+        self.log(f"alarm at step {step}: {sentence}")
         if self.options.on_collapse == "stop":
             self.history.collapsed = (
-                f"collapse at step {step}: {sentence}. The state is kept, and the same command stops here again. Lower "
+                f"alarm at step {step}: {sentence}. The state is kept, and the same command stops here again. Lower "
                 "pretrain.lr, change the objective's options or the views, or set on_collapse: warn; the run then begins again."
             )
             self.save(final=step == self.total)

@@ -13,6 +13,7 @@ from medssl.core.options import Backbone, Objective, Options
 from medssl.core.record_table import Kind
 from medssl.core.written import PathText
 from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions, misfit, patch_of
+from medssl.pretrain import outlines
 
 
 class TrainingOptions(EngineOptions, PlaceOptions):
@@ -162,6 +163,13 @@ class TrainingOptions(EngineOptions, PlaceOptions):
                 f"size {self.size} cuts the patches of the backbone {self.backbone.name}, which have {patch} pixels. The nearest "
                 f"size that does not: {nearest}. Change size, or the option patch of the backbone"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _possible_objective(self) -> TrainingOptions:
+        size = tuple(self.size) if len(self.size) == self.spatial_dims else tuple(self.size) * self.spatial_dims
+        if why := outlines.misfit(self.objective, self.backbone, size):
+            raise ValueError(why)
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from medssl.study.check_classes import (
     units_by_class,
     wrong_classes,
 )
-from medssl.study.check_numbers import number_problems
+from medssl.study.check_numbers import horizon_notes, number_problems
 from medssl.study.check_table import Table, table_notes, table_problems
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -124,6 +124,8 @@ def label_notes(given: Labelled) -> Iterator[Problem]:
         yield from ((given.loc, text) for text in table_notes(table))
         if given.predicting("classes") and (text := many_classes(_table_classes(table), len(table.rows))):
             yield given.loc, f"{labels}: {text}"
+        if given.predicting("risks"):
+            yield from horizon_notes(table, given.study.evaluate.metrics)
         for task, options in given.tasks.items():
             yield from too_few(task, options, labelled_at_most(given.files, table, classes=not predicts(options, "masks")))
 

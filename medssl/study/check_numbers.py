@@ -8,6 +8,7 @@ from pathlib import Path
 from medssl.core.errors import StudyError
 from medssl.core.label_numbers import FEWEST_EVENTS, HAPPENED, number_of, why_no_event, why_no_number, why_no_time
 from medssl.core.label_table import EVENT, FOLDERS, ID_COLUMNS, LabelRow, is_label_table
+from medssl.core.options import PluginChoice
 from medssl.finetune.options import FinetuneOptions
 from medssl.study.check_table import Table
 from medssl.study.file import Loc
@@ -40,6 +41,24 @@ def number_problems(
         elif table is not None and (without := _no_label(table)):
             columns = [name for name in table.rows.columns if name not in ID_COLUMNS]
             yield loc, f"{labels}: {without} has a 'label', which {named} needs; the columns beside the id are {columns}"
+
+
+def horizon_notes(table: Table, metrics: Sequence[PluginChoice] | None) -> Iterator[Problem]:
+    """Times at which a metric is asked of risks, and beyond which no case of the table is followed."""
+    times = [number_of(row["label"]) for row in table.rows if "label" in row and EVENT in row and _is_here(table, row)]
+    longest = max((time for time in times if time is not None), default=None)
+    for metric in metrics or ():
+        beyond = [time for time in metric.options.get("horizons", ()) if longest is not None and _is_beyond(time, longest)]
+        if beyond:
+            yield (
+                ("evaluate", "metrics"),
+                f"{metric.name} is undefined at {beyond[0]:g}: no case of {table.path} is followed for longer than {longest:g}. "
+                "Choose horizons within the follow-up",
+            )
+
+
+def _is_beyond(time: float | str, longest: float) -> bool:
+    return not isinstance(time, str) and time >= longest
 
 
 def _no_label(table: Table) -> str | None:

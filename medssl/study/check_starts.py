@@ -11,7 +11,7 @@ from medssl.core import plugins
 from medssl.core.errors import did_you_mean
 from medssl.core.listing import nothing_at
 from medssl.finetune.options import DEFAULT_BACKBONE, INFLATED, FinetuneOptions, wrapper_of
-from medssl.nn.options import misfit, num_maps, patch_of
+from medssl.nn.options import attention_of, misfit, num_blocks, num_maps, patch_of
 from medssl.pretrain.options import not_installed
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
@@ -22,6 +22,8 @@ OF_SEVERAL_BLOCKS = {"linear", "knn", "nearest_mean", "aligned"}
 """Modes whose features are those of the last `blocks`."""
 UNFREEZES = {"full", "gradual"}
 """Modes that train the backbone, or its last `unfrozen_blocks`."""
+ADAPTS = "lora"
+"""The mode that trains low-rank adapters of attention."""
 
 
 def start_problems(dag: Dag) -> Iterator[Problem]:
@@ -174,16 +176,22 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
             yield ("finetune", name, "bottleneck"), why
             break
     asked = (
-        ("options", "blocks", task.options.get("blocks"), OF_SEVERAL_BLOCKS),
-        ("unfrozen_blocks", "unfrozen_blocks", task.unfrozen_blocks, UNFREEZES),
+        ("options", "blocks", task.options.get("blocks"), OF_SEVERAL_BLOCKS, num_maps),
+        ("unfrozen_blocks", "unfrozen_blocks", task.unfrozen_blocks, UNFREEZES, num_blocks),
     )
-    for place, option, count, modes in asked:
+    for place, option, count, modes, number_in in asked:
         for backbone in found if count and set(task.modes) & modes else []:
-            there = num_maps(backbone, rank)
+            there = number_in(backbone, rank)
             if there is not None and (count or 0) > there:
                 text = f"{option} is {count}, and the backbone {backbone.name} has {there}. Lower it to {there} or less"
                 yield ("finetune", name, place), text
                 break
+    for backbone in found if ADAPTS in task.modes else []:
+        attention = attention_of(backbone, rank)
+        if attention is not None and task.lora_rank >= attention.width:
+            text = f"lora_rank is {task.lora_rank}, and the backbone {backbone.name} has {attention.width} channels"
+            yield ("finetune", name, "lora_rank"), f"{text}. Set it below that: 4 to 16 is usual"
+            break
     if task.unfrozen_blocks and not set(task.modes) & UNFREEZES:
         text = f"it is for modes {' and '.join(sorted(UNFREEZES))}, and modes is {task.modes}. Leave it out, or add one of them"
         yield ("finetune", name, "unfrozen_blocks"), text

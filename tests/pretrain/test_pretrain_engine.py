@@ -186,6 +186,19 @@ def test_a_run_that_collapsed_says_so_again_until_its_settings_change(make_plan:
     assert error is None and ended[0] == 3 * epochs and "encoder/conv1.weight" in ended[1]
 
 
+@pytest.mark.parametrize("objective", ["spark", "mae"])
+@pytest.mark.parametrize("air", [False, True])
+def test_images_of_air_alone_raise_the_alarm(make_plan: Any, objective: str, air: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if air:
+        monkeypatch.setattr("prepared.phantom", lambda seed, shape: np.full(shape, -1000, np.int16, order="F"))
+    monkeypatch.setattr("medssl.pretrain.loop.collapse", lambda row: None)
+    options = {"objective": {objective: SMALL[objective] | {"constant_patches": "exclude"}}, "on_collapse": "stop"}
+    for epochs in (2, 3):  # of three steps
+        error, _ = train_here(make_plan(str(epochs), {}, epochs=epochs, **options))
+        assert (error is not None) == (air and epochs == 3)
+        assert error is None or "constant_frac is 1 in all 9 rows of the curve" in str(error)
+
+
 def test_both_passes_of_a_part_lose_the_same_units(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_fabric import Fabric
 

@@ -181,7 +181,6 @@ def test_batches_are_made_of_kin_where_random_ones_hold_none() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"near_position_mm": 5.0, "exclude_same_volume": True}, "near_position_mm gives slices of one volume"),
         ({"near_records": {"sex": 1.0}}, "sex holds categories"),
         ({"near_records": {"age": 0.0}}, "age holds numbers"),
         ({"spurious": ["same"]}, "same is equal in all"),

@@ -318,5 +318,3 @@ def test_reconstruction_is_added_to_the_contrast_with_its_weight() -> None:
     wrong = float(found[2.0].parts["reconstruction"])
     assert wrong > 0 and float(found[0.5].value - found[0.0].value) == pytest.approx(0.5 * wrong, abs=1e-6)
     assert float(found[2.0].value - found[0.0].value) == pytest.approx(2 * wrong, abs=1e-6)
-    with pytest.raises(StudyError, match="table_encoder: transformer"):
-        made_objective("table_contrast", 2, table_encoder="mlp", reconstruct_weight=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ Refusal = Callable[..., str]
         ("pictures", "id,label\n0,1e2\n1,-3\n", None),
         ("scans", "id,label\np1,61\np2,62\n", None),  # patients that headers may name
         ("pictures", "id,label\n0,61\n1,old\n", "row 3: 'old' is not a finite number; this is for finetune.spots (regression)"),
+        ("pictures", "id,label\n0,61\n1,1e160\n", "row 3: '1e160' is beyond 1e+15, which no measured value is"),
+        ("pictures", "id,label\n0,61\n1,-1e15\n", None),
         ("pictures", "id,label\n0,61\n1,inf\n", "row 3: 'inf' is not a finite number"),
         ("pictures", "id,label\n0,61\n1,nan\n", "row 3 has the label 'nan', as programs write that there is none"),
         ("pictures", 'id,label\n0,61\n1,"62,5"\n', "row 3: '62,5' is not a number; write the decimal sign as a point"),
@@ -130,6 +133,15 @@ def test_labels_of_a_survival_analysis_are_times_with_events(
         assert notes(text) == []
     else:
         assert words in refusal(text)
+
+
+def test_a_time_that_no_case_is_followed_for_has_a_note(notes: Notes) -> None:
+    for horizons, beyond in (([3, 12], "12"), ([40], "40"), ([3, 11.5, "median"], None)):
+        text = study("scans", "survival", table=f"id,label,event\n{MANY}")
+        text += f"evaluate: {{metrics: [c_index, {{dynamic_auc: {{horizons: {json.dumps(horizons)}}}}}]}}\n"
+        found = notes(text)
+        assert len(found) == (beyond is not None)
+        assert all(f"dynamic_auc is undefined at {beyond}: no case" in note for note in found)
 
 
 @pytest.mark.parametrize(("path", "labels"), [("organs", None), ("classes", "folders"), ("scans", "masked")])

@@ -181,6 +181,16 @@ GATED = {"task": "segmentation", "inits": ["flat"]}
             "unfrozen_blocks: unfrozen_blocks is 5, and the backbone resnet18 has 4.",
         ),
         (SEVERAL | {"modes": ["full"], "unfrozen_blocks": 4}, None),
+        (
+            SEVERAL | {"inits": [], "modes": ["full"], "backbone": {"vit": {"pool": "class"}}, "unfrozen_blocks": 13},
+            "unfrozen_blocks is 13, and the backbone vit has 12. Lower it to 12 or less",  # a class token is no block
+        ),
+        (SEVERAL | {"inits": [], "modes": ["full"], "backbone": {"vit": {"pool": "class"}}, "unfrozen_blocks": 12}, None),
+        (
+            SEVERAL | {"inits": [], "modes": ["lora"], "backbone": {"vit": {"width": 64, "heads": 4}}, "lora_rank": 64},
+            "lora_rank: lora_rank is 64, and the backbone vit has 64 channels. Set it below that",
+        ),
+        (SEVERAL | {"inits": [], "modes": ["lora"], "backbone": {"vit": {"width": 64, "heads": 4}}, "lora_rank": 63}, None),
         (SEVERAL | {"unfrozen_blocks": 2}, "unfrozen_blocks: it is for modes full and gradual, and modes is ['linear']"),
         (SEVERAL | {"modes": ["linear", "full"], "unfrozen_blocks": 2}, None),
         ({"inits": [], "backbone": {"vit": {"positions": "both"}}}, "backbone: vit: positions: both, learned_grid: None."),

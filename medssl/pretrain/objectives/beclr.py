@@ -5,7 +5,6 @@ Source: Poulakakis-Daktylidis and Jamali-Rad, "BECLR: Batch enhanced contrastive
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -16,7 +15,6 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Fold, Fraction, Momentum, Part, Positive, Rising, Several, Weight, Widths
-from medssl.core.errors import StudyError
 from medssl.core.rng import key
 from medssl.nn.backbone import Backbone, pooled
 from medssl.nn.gather import averaged, gather, mean_of_chosen, normalised
@@ -26,16 +24,15 @@ from medssl.nn.loading import Batch, Samples
 from medssl.nn.momentum import cosine_momentum, follow, momentum_copy
 from medssl.nn.neighbour_memory import NeighbourMemory
 from medssl.nn.separation import uniformity_of_pairs
-from medssl.nn.views import Crop
 from medssl.pretrain.hidden_patches import hide_blocks
 from medssl.pretrain.objective import Loss, Objective, health_outputs, require_other_volumes
+from medssl.pretrain.outlines.beclr import side_of_patch
 
 TITLE = "BECLR"
 SOURCE = "Poulakakis-Daktylidis and Jamali-Rad, ICLR 2024, arXiv 2402.02444"
 SMALL_BATCH = (2, "no other image spreads the embeddings. Raise batch_size")
 AT_LEAST = {"memory": {"batch_size": 2, "clusters": 1, "neighbours": 1}}
 """Options that hold so many times another one, of the objective or of the run."""
-PATCHES_OF_A_SIDE = 14
 SAMPLES_PER_CLUSTER = 40
 KMEANS_ITERATIONS = 10
 SAME_PLACE = 0.05
@@ -135,22 +132,6 @@ class BECLR(Objective):
         """Hidden blocks and clusters are drawn for each seed."""
         self.seed.fill_(seed)
 
-    def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        """Two views of the whole size.
-
-        Raises:
-            StudyError: no patch of them would ever be hidden.
-        """
-        patch = self.patch_of(size)
-        places = math.prod(math.ceil(side / patch) for side in size)
-        smallest, largest = self.hidden_patches or (1.0, 1.0)
-        if smallest * places < 1 and largest * places <= 1:
-            raise StudyError(
-                f"beclr: views of {list(size)} have {places} patches of {patch}, of which fewer than one is hidden at a "
-                f"share of up to {largest:g}. Lower patch, or set hidden_patches: null."
-            )
-        return super().crops(size)
-
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n, whole = len(views[0]), torch.cat(views)
         features = pooled(self.backbone(torch.cat(self.student_views(views, batch))))
@@ -214,7 +195,7 @@ class BECLR(Objective):
 
     def patch_of(self, size: Sequence[int]) -> int:
         """The side of the patches of a view of this size."""
-        return self.patch or max(1, round(min(size) / PATCHES_OF_A_SIDE))
+        return side_of_patch(self.patch, size)
 
     def weight_now(self) -> float:
         """The weight of the neighbours in this step."""

@@ -84,11 +84,6 @@ class GuidedContrast(Objective):
         super().__init__(backbone, samples)
         if exclude_same_volume:
             require_other_volumes(samples, "exclude_same_volume takes negatives", "set it to false")
-            if near_position_mm is not None:
-                raise StudyError(
-                    "guided_contrast: near_position_mm gives slices of one volume a share of the target, and exclude_same_volume "
-                    "leaves them out. Take one of them out."
-                )
         self.temperature, self.class_share, self.hardness = temperature, class_share, hardness
         self.near_weight, self.spurious_weight, self.exclude_same_volume = near_weight, spurious_weight, exclude_same_volume
         kernels: dict[str, Kernel] = {}

@@ -196,10 +196,8 @@ def _classes(samples: Samples, *, label: bool, records: list[str], bins: int) ->
     """The class of each sample from 0, or −1.
 
     Raises:
-        StudyError: two sources of classes, or a column of numbers.
+        StudyError: a column of numbers.
     """
-    if len(records) + label > 1:
-        raise StudyError("hydra: classes are labels, or the levels of one column of records. Name one of them.")
     if records:
         record = samples.records[records[0]]
         if not record.levels:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt64
 from torch import Tensor, nn
 
-from medssl.core.bounds import Count, Fold, Positive, Several, Share, Whole, Widths
+from medssl.core.bounds import Count, Fold, Positive, Several, Share, Weight, Whole, Widths
 from medssl.core.errors import StudyError
 from medssl.core.rng import ids_to_keys, key, uniforms
 from medssl.nn.backbone import Backbone, pooled, wide
@@ -98,9 +98,9 @@ class Joint2D3D(Objective):
         samples: Samples,
         *,
         clustering: Literal["deepcluster_v2", "swav"] = "deepcluster_v2",
-        slice_weight: float = 1.0,
-        volume_weight: float = 1.0,
-        mask_weight: float = 1.0,
+        slice_weight: Weight = 1.0,
+        volume_weight: Weight = 1.0,
+        mask_weight: Weight = 1.0,
         slices: Count = 16,
         prototypes: Several = 500,
         volume_prototypes: Several = 16,
@@ -120,8 +120,6 @@ class Joint2D3D(Objective):
     ) -> None:
         super().__init__(backbone, samples)
         self.weights = {"slice_loss": slice_weight, "volume_loss": volume_weight, "mask_loss": mask_weight}
-        if min(self.weights.values()) < 0 or max(self.weights.values()) == 0:
-            raise StudyError(f"joint_2d3d: the weights {list(self.weights.values())} must not be negative, and not all 0.")
         self.mask_frac, self.freeze_backbone = mask_frac, freeze_backbone or not (slice_weight or volume_weight)
         self.freeze_prototypes_steps = freeze_prototypes_steps
         self.bags = Bags(samples, slices)

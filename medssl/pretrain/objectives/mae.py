@@ -13,7 +13,6 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from medssl.core.bounds import Count, Fold, Share
-from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone, wide
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.positions import rotary_angles
@@ -72,11 +71,6 @@ class MAE(MaskedPrediction):
             drop_path=drop_path,
         )
         width, self.of_head = decoder_width or backbone.channels[0], int(transformer.of_head)
-        if width % self.of_head or self.of_head % (2 * backbone.spatial_dims):
-            raise StudyError(
-                f"mae.decoder_width {width}: heads have {self.of_head} channels, as in the network. Take a multiple of that. For "
-                f"rotary positions in {backbone.spatial_dims}-D a head needs a multiple of {2 * backbone.spatial_dims} channels."
-            )
         self.embed = nn.Linear(backbone.channels[0], width)
         self.hidden = nn.Parameter(torch.zeros(1, 1, width))
         nn.init.trunc_normal_(self.hidden, std=0.02)
@@ -89,16 +83,7 @@ class MAE(MaskedPrediction):
                 nn.init.zeros_(module.bias)
 
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
-        """One view; its size is two or more whole patches.
-
-        Raises:
-            StudyError: it is not.
-        """
-        if any(s % p for s, p in zip(size, self.patch, strict=False)) or math.prod(self._grid(size)) < 2:
-            raise StudyError(
-                f"size {list(size)} is not two or more whole patches of {list(self.patch)}. Change pretrain.size, or the option "
-                "patch of the backbone."
-            )
+        """One view."""
         return [Crop(1, size, noise=False)]
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:

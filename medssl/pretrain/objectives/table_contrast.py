@@ -91,12 +91,6 @@ class TableContrast(Objective):
         reconstruct_hidden: Fold = 0.5,
     ) -> None:
         super().__init__(backbone, samples)
-        if reconstruct_weight and table_encoder == "mlp":
-            raise StudyError(
-                "table_contrast: reconstruct_weight needs a token for each column. Set table_encoder: transformer, or leave it 0."
-            )
-        if table_width % table_heads:
-            raise StudyError(f"table_contrast: table_width {table_width} cannot be divided among {table_heads} heads.")
         self.temperature, self.image_share, self.corruption = temperature, image_share, corruption
         self.mix_until, self.mix_beta, self.phase_two = mix_until, mix_beta, phase_two
         self.soft_temperature, self.positive = soft_temperature, group == "positive"

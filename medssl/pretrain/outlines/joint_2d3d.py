@@ -1,0 +1,19 @@
+"""Which options of `joint_2d3d` do not fit each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medssl.core.options import PluginChoice
+
+
+def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...]) -> str:
+    """Why no run has these options, and what to change; empty if one has."""
+    weights = [options[name] for name in ("slice_weight", "volume_weight", "mask_weight")]
+    if not any(weights):
+        return f"joint_2d3d: the weights {weights} are all 0, so nothing is learned. Raise one of them"
+    width, heads = options["width"], options["attention_heads"]
+    if width % heads:
+        nearest = max(1, round(width / heads)) * heads
+        return f"joint_2d3d: width {width} cannot be divided among {heads} attention_heads. The nearest that can: {nearest}"
+    return ""
