@@ -60,8 +60,8 @@ MUTATIONS = [
     Mutation(
         "core",
         "an event at time 0 has a time",
-        'return "" if number > 0 else',
-        'return "" if number >= 0 else',
+        'return "" if float(text) > 0 else',
+        'return "" if float(text) >= 0 else',
         "study/test_study_check_numbers.py::test_labels_of_a_survival_analysis_are_times_with_events",
     ),
     Mutation(
@@ -3006,9 +3006,9 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "a study whose student sees everything runs",
-        "        if smallest * places < 1 and largest * places <= 1:",
-        "        if smallest * places < 0 and largest * places <= 1:",
-        "pretrain/test_pretrain_beclr.py::test_views_in_which_no_patch_would_be_hidden_are_refused",
+        "    if smallest * places < 1 and largest * places <= 1:",
+        "    if smallest * places < 0 and largest * places <= 1:",
+        "pretrain/test_pretrain_outlines.py::test_what_does_not_fit_is_refused",
     ),
     Mutation(
         "core",
@@ -3445,5 +3445,40 @@ MUTATIONS = [
         "(asked & (apart <= self.width))",
         "(asked & (apart <= 1))",
         "pretrain/test_pretrain_beclr.py::test_purity_is_the_share_of_neighbours_with_the_same_label_or_place",
+    ),
+    Mutation(
+        "pretrain",
+        "a transformer of one patch has patches to hide",
+        "math.prod(side // patch for side in size) < 2",
+        "math.prod(side // patch for side in size) < 1",
+        "pretrain/test_pretrain_outlines.py::test_what_does_not_fit_is_refused",
+    ),
+    Mutation(
+        "pretrain",
+        "a teacher may be flatter than its student",
+        "    if teacher > student:",
+        "    if teacher > 2 * student:",
+        "pretrain/test_pretrain_outlines.py::test_what_does_not_fit_is_refused",
+    ),
+    Mutation(
+        "nn",
+        "a run that hides air alone goes on in silence",
+        '    if len(rows) < FEWEST_ROWS or any(row.get("constant_frac", 0) < 1 for row in rows):',
+        '    if len(rows) >= 0 or any(row.get("constant_frac", 0) < 1 for row in rows):',
+        "pretrain/test_pretrain_engine.py::test_images_of_air_alone_raise_the_alarm",
+    ),
+    Mutation(
+        "nn",
+        "a class token is a block",
+        "    return shape.blocks if shape else num_maps(backbone, spatial_dims)",
+        "    return num_maps(backbone, spatial_dims)",
+        "study/test_study_check_starts.py::test_a_task_whose_networks_cannot_be_is_refused",
+    ),
+    Mutation(
+        "study",
+        "a horizon beyond the follow-up has no note",
+        "    return not isinstance(time, str) and time >= longest",
+        "    return not isinstance(time, str) and time > longest",
+        "study/test_study_check_numbers.py::test_a_time_that_no_case_is_followed_for_has_a_note",
     ),
 ]
