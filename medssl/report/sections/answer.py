@@ -272,7 +272,7 @@ def detail(row: dict[str, Any], scores: pd.DataFrame) -> str:
             f"{p if p[0] == '<' else '= ' + p}"
             f"{f' over all {count(over)} comparisons' if over is not None and pd.notna(over) else ''})"
         )
-    if pd.notna(row["num_seeds"]):
+    if pd.notna(row["num_seeds"]) and row["num_seeds"] > 1:
         text += f", larger in {int(row['seeds_above'])} of {counted(row['num_seeds'], 'seed')}"
     return ". Note: ".join([text, *(["; ".join(notes)] if (notes := _notes(row)) else [])]) + "."
 
