@@ -45,7 +45,7 @@ IMAGES = {
 }
 RATE, WEIGHT_DECAY, WARMUP_FRAC = 1e-3, 1e-4, 0.1
 CALIBRATION_BATCHES = 8
-SHIFT, TURN_DEG, ZOOM, JITTER = 0.08, 15.0, 0.15, 0.2
+SHIFT, TURN_DEG, ZOOM, JITTER = 0.08, 15.0, (0.87, 1.15), 0.2
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 
@@ -283,17 +283,17 @@ def rate_at(step: int, steps: int) -> float:
 
 
 def changed(images: Tensor, random: np.random.Generator) -> Tensor:
-    """Each image shifted, turned, zoomed, and its brightness and contrast changed a little."""
+    """Each image shifted, turned, zoomed, and the middle (by half of `JITTER`) and width of its window changed a little."""
     count = len(images)
     angle = np.deg2rad(random.uniform(-TURN_DEG, TURN_DEG, count))
-    zoom = 1 / random.uniform(1 - ZOOM, 1 + ZOOM, count)
+    side = np.exp(random.uniform(math.log(ZOOM[0]), math.log(ZOOM[1]), count))
     shift = 2 * random.uniform(-SHIFT, SHIFT, (count, 2))
-    cosine, sine = zoom * np.cos(angle), zoom * np.sin(angle)
+    cosine, sine = side * np.cos(angle), side * np.sin(angle)
     affine = np.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], 1).reshape(-1, 2, 3)
     grid = F.affine_grid(torch.from_numpy(affine).float(), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    low, high = (torch.from_numpy(random.uniform(-JITTER, JITTER, (count, 1, 1, 1))).float() for _ in range(2))
-    return ((moved - low) / (1 + high - low)).clamp(0, 1)
+    middle, width = (torch.from_numpy(random.uniform(-JITTER, JITTER, (count, 1, 1, 1))).float() for _ in range(2))
+    return ((moved - 0.5 - middle / 2) / (1 + width) + 0.5).clamp(0, 1)
 
 
 def calibrated(network: ResNet18, batches: list[Tensor]) -> ResNet18:
