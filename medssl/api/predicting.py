@@ -13,6 +13,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from pydantic import ValidationError
 
 from medssl import __version__
 from medssl.api.new_images import FILE_COLUMNS, NewImages, files_row, new_images
@@ -22,9 +23,11 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import folder_to_write, writing
 from medssl.core.text_table import write_rows
+from medssl.core.written import explained
 from medssl.finetune.predicting import contract_of, sections_of
 from medssl.finetune.run import predict as answer
 from medssl.ingest.dicom.segmentation_object import Algorithm, segmentation_of
+from medssl.ingest.options import IngestOptions
 
 MASKS, SEGMENTATIONS, FILES, REFUSED = "masks", "segmentations", "files.tsv", "rejected.tsv"
 
@@ -40,6 +43,7 @@ def predict(
     out: Path,
     *,
     class_names: Mapping[str, str] | None = None,
+    subject_pattern: str | None = None,
     threads: int = 1,
     force: bool = False,
     overwrite: bool = False,
@@ -51,13 +55,17 @@ def predict(
 
     Args:
         class_names: of classes in the Segmentation objects, instead of the words or values of the training masks.
+        subject_pattern: a regular expression on a file's path, whose group is the patient; as `ingest.subject_pattern`.
 
     Raises:
-        StudyError: the folder holds answers already and `overwrite` is off; the model lacks a class that is named; or see
-            `medssl.finetune.run.predict`.
+        StudyError: the folder holds answers already and `overwrite` is off; the model lacks a class that is named; the pattern is
+            none; or see `medssl.finetune.run.predict`.
     """
     contract = contract_of(model)
     classes = _named(dict(zip(contract["classes"], contract.get("mask_values", [0])[1:], strict=False)), class_names or {})
+    ingest, prepare = sections_of(contract)
+    if subject_pattern is not None:
+        ingest["subject_pattern"] = _checked(subject_pattern)
     there = [name for name in results() if (out / name).exists()]
     if there and not overwrite:
         raise StudyError(
@@ -65,7 +73,7 @@ def predict(
         )
     with (
         _in_place(folder_to_write(out)) as folder,
-        new_images(source, *sections_of(contract), beside=folder, threads=threads, force=force) as new,
+        new_images(source, ingest, prepare, beside=folder, threads=threads, force=force) as new,
     ):
         samples, volumes = (new.prepared / name for name in ("samples.parquet", "volumes.tsv"))
         answer(model, samples, volumes, folder, ingested=new.volumes, threads=threads, force=force)
@@ -78,6 +86,19 @@ def predict(
     if new.rejected:
         said.append(f"{sum(row['num_files'] for row in new.rejected)} files refused, see {out / REFUSED}")
     return [path for name in results() for path in [*sorted((out / name).glob("*")), out / name] if path.is_file()], said
+
+
+def _checked(subject_pattern: str) -> str:
+    """The pattern.
+
+    Raises:
+        StudyError: it is not a regular expression, or has no group.
+    """
+    try:
+        IngestOptions(subject_pattern=subject_pattern)
+    except ValidationError as error:
+        raise StudyError(f"--subject-pattern: {explained(error.errors()[0])}.") from None
+    return subject_pattern
 
 
 def _named(values: dict[str, int], names: Mapping[str, str]) -> dict[str, int]:
@@ -104,7 +125,7 @@ def _of_no_patient(contract: dict[str, Any], samples: Path) -> list[str]:
         return []
     return [
         f"{alone} images are of no known patient, so each has an answer of its own. The model was scored on patients, by the "
-        "mean over their images: single images are predicted less well"
+        "mean over their images: single images are predicted less well. Where paths name the patients, give --subject-pattern"
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -95,6 +95,10 @@ def predict(
         list[str] | None,
         typer.Option(metavar="CLASS=NAME", help="name of a class in DICOM segmentations, such as 6=liver; may be repeated"),
     ] = None,
+    subject_pattern: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="where a file's path names the patient: its group, such as '(case\\d+)'"),
+    ] = None,
     threads: Threads = 1,
     force: Force = False,
     overwrite: Overwrite = False,
@@ -108,7 +112,8 @@ def predict(
     from medssl.api.predicting import predict as write
 
     names = _class_names(class_name or [])
-    written, said = write(model, source, out, class_names=names, threads=threads, force=force, overwrite=overwrite)
+    options: dict[str, Any] = {"threads": threads, "force": force, "overwrite": overwrite}
+    written, said = write(model, source, out, class_names=names, subject_pattern=subject_pattern, **options)
     for path in written:
         print(path)
     for sentence in said:

@@ -171,6 +171,17 @@ def test_probabilities_of_new_pictures_and_slices(
     (folder / "contract.json").write_text(json.dumps(contract | {"options": contract["options"] | {"aggregate": "unit"}}))
     assert "5 images are of no known patient" in predict(folder, here / "new", here / "of patients")
     assert "no known patient" not in predict(folder, here / "dicom", here / "of a scan", force=True)
+    (here / "named").mkdir()
+    for n in range(5):
+        shutil.copy(here / "new" / f"{n}.png", here / "named" / f"{'a' if n < 2 else 'b'}_{n}.png")
+    said = predict(folder, here / "named", here / "of two", "--subject-pattern", "^([ab])_")
+    found = tables.read_tsv(here / "of two" / "probabilities.tsv")
+    assert "no known patient" not in said and len(found) == 2
+    wanted = sorted([truth[:2].mean(axis=0).tolist(), truth[2:].mean(axis=0).tolist()])
+    assert np.allclose(sorted(found[names].to_numpy(float).tolist()), wanted, atol=1e-5)
+    for pattern, words in (("[ab]_", "has no group"), ("([ab]", "is not a regular expression"), ("^(c)_", "subject_pattern")):
+        with pytest.raises(StudyError, match=words):
+            predict(folder, here / "named", here / "none", "--subject-pattern", pattern)
     with pytest.raises(StudyError, match="does not exist"):
         predict(folder, here / "nowhere", here / "x")
 
