@@ -58,8 +58,8 @@ def predict(
         subject_pattern: a regular expression on a file's path, whose group is the patient; as `ingest.subject_pattern`.
 
     Raises:
-        StudyError: the folder holds answers already and `overwrite` is off; the model lacks a class that is named; the pattern is
-            none; or see `medssl.finetune.run.predict`.
+        StudyError: the folder holds answers already and `overwrite` is off; the model lacks a class that is named; the pattern
+            is no regular expression or has no group; or see `medssl.finetune.run.predict`.
     """
     contract = contract_of(model)
     classes = _named(dict(zip(contract["classes"], contract.get("mask_values", [0])[1:], strict=False)), class_names or {})

@@ -76,6 +76,11 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     on_collapse: Literal["warn", "stop"] = "warn"
     """What happens if the representation has collapsed."""
 
+    @property
+    def full_size(self) -> tuple[int, ...]:
+        """The views' size, one number per dimension."""
+        return tuple(self.size) * (self.spatial_dims if len(self.size) == 1 else 1)
+
     @field_validator("size")
     @classmethod
     def _sizes(cls, size: list[int], info: Any) -> list[int]:
@@ -167,8 +172,7 @@ class TrainingOptions(EngineOptions, PlaceOptions):
 
     @model_validator(mode="after")
     def _possible_objective(self) -> TrainingOptions:
-        size = tuple(self.size) if len(self.size) == self.spatial_dims else tuple(self.size) * self.spatial_dims
-        if why := outlines.misfit(self.objective, self.backbone, size):
+        if why := outlines.misfit(self.objective, self.backbone, self.full_size):
             raise ValueError(why)
         return self
 

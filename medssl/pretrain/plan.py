@@ -39,8 +39,7 @@ class Plan:
     @property
     def size(self) -> tuple[int, ...]:
         """The views' size, one number per dimension."""
-        size, dims = self.options.size, self.options.spatial_dims
-        return tuple(size) if len(size) == dims else (size[0],) * dims
+        return self.options.full_size
 
     def reader(self) -> Reader:
         """The reader of this plan's batches: planes, or in 3-D patches around each slice with margin for random crops."""

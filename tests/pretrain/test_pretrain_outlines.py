@@ -48,18 +48,18 @@ ACCEPTED: list[tuple[dict[str, Any], Any, list[int]]] = [
 ]
 
 
-def told(row: tuple[Any, ...]) -> str:
+def case_name(row: tuple[Any, ...]) -> str:
     return " ".join(str(part) for part in row[:3])
 
 
-@pytest.mark.parametrize(("objective", "backbone", "size", "words"), REFUSED, ids=map(told, REFUSED))
+@pytest.mark.parametrize(("objective", "backbone", "size", "words"), REFUSED, ids=map(case_name, REFUSED))
 def test_what_does_not_fit_is_refused(objective: dict[str, Any], backbone: Any, size: list[int], words: str) -> None:
     with pytest.raises(ValueError) as refused:
         TrainingOptions(objective=objective, backbone=backbone, size=size)
     assert words in str(refused.value)
 
 
-@pytest.mark.parametrize(("objective", "backbone", "size"), ACCEPTED, ids=map(told, ACCEPTED))
+@pytest.mark.parametrize(("objective", "backbone", "size"), ACCEPTED, ids=map(case_name, ACCEPTED))
 def test_what_fits_is_accepted(objective: dict[str, Any], backbone: Any, size: list[int]) -> None:
     TrainingOptions(objective=objective, backbone=backbone, size=size)
 

@@ -13,6 +13,6 @@ def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...
     if teacher > student:
         return (
             f"dino: the teacher ends at the temperature {teacher:g}, above the student's {student:g}, so its targets are flatter "
-            "than the answers. Lower teacher_temperature, or raise temperature"
+            "than the student's predictions. Lower teacher_temperature, or raise temperature"
         )
     return ""
