@@ -59,7 +59,7 @@ def predict(
 
     Raises:
         StudyError: the folder holds answers already and `overwrite` is off; the model lacks a class that is named; the pattern
-            is no regular expression or has no group; or see `medssl.finetune.run.predict`.
+            is not a regular expression or has no group; or see `medssl.finetune.run.predict`.
     """
     contract = contract_of(model)
     classes = _named(dict(zip(contract["classes"], contract.get("mask_values", [0])[1:], strict=False)), class_names or {})
