@@ -57,6 +57,9 @@ SIMILAR = 0.5
 
 POOL_BLOCK = 8192
 QUERY_BLOCK = {2: 512, 3: 32}
+TOGETHER = 8
+"""Queries of one matrix product."""
+
 MIN_SIDE = {2: 12, 3: 3}
 MIN_CONTRAST = 0.02
 CONTENT = 0.08
@@ -133,7 +136,7 @@ def matches(
         for place, candidates in zip(places, found_candidates, strict=True):
             scored = [Likeness(place, known[c.pool], agreement(queries[place], pool[known[c.pool]], c)) for c in candidates]  # type: ignore[arg-type]
             found += sorted((match for match in scored if match.score >= same), key=lambda match: -match.score)
-        advance(len(places))
+            advance(1)
     return found
 
 
@@ -185,39 +188,40 @@ def _look_up(queries: list[np.ndarray], pool: list[np.ndarray], most: int) -> li
     whole: Frame = ((0.0, 1.0),) * axes
     frames: list[Frame] = list(itertools.product(FRAMES[axes], repeat=axes))
     framings = [(whole, frame) for frame in frames] + [(frame, whole) for frame in frames[1:]]
-    query_codes: list[dict[Frame, np.ndarray]] = []
-    for thumb in queries:
-        views = np.stack([turned(thumb, turn) for turn in turns(axes)])
-        query_codes.append({frame: _codes(views, frame) for frame in frames})
+    views = np.stack([[turned(thumb, turn) for turn in turns(axes)] for thumb in queries])
+    query_codes = {frame: _codes(views, frame, axes) for frame in frames}
     found: list[list[Candidate]] = [[] for _ in queries]
     for start in range(0, len(pool), POOL_BLOCK):
         stack = np.stack(pool[start : start + POOL_BLOCK])
-        pool_codes = {frame: _codes(stack, frame) for frame in frames}
-        for place, codes in enumerate(query_codes):
-            best = np.full(len(stack), -2.0, np.float32)
-            way = np.zeros((len(stack), 2), np.int64)
-            for number, (query_frame, pool_frame) in enumerate(framings):
-                correlation = pool_codes[pool_frame] @ codes[query_frame].T
-                which = correlation.argmax(1)
-                top = correlation[np.arange(len(stack)), which]
-                better = top > best + 1e-6
-                best[better] = top[better]
-                way[better] = np.stack([which[better], np.full(int(better.sum()), number)], axis=1)
-            for one in np.argsort(-best, kind="stable")[:most]:
-                turn, (query_frame, pool_frame) = turns(axes)[way[one, 0]], framings[way[one, 1]]
-                found[place].append(Candidate(start + int(one), turn, query_frame, pool_frame, float(best[one])))
+        pool_codes = {frame: _codes(stack, frame, axes) for frame in frames}
+        for first in range(0, len(queries), TOGETHER):
+            # always as many as TOGETHER, so that rounding does not depend on how the queries were divided
+            places = np.arange(first, first + TOGETHER) % len(queries)
+            best = np.full((TOGETHER, len(stack)), -2.0, np.float32)
+            for query_frame, pool_frame in framings:
+                codes = query_codes[query_frame][places]
+                products = codes.reshape(-1, codes.shape[-1]) @ pool_codes[pool_frame].T
+                np.maximum(best, products.reshape(*codes.shape[:2], -1).max(1), out=best)
+            for place, likeness in zip(places[: len(queries) - first], best, strict=False):
+                chosen = np.argsort(-likeness, kind="stable")[:most]
+                ways = np.stack([pool_codes[into][chosen] @ query_codes[out][place].T for out, into in framings], axis=1)
+                for one, correlations in zip(chosen, ways, strict=True):
+                    # of framings that differ by rounding alone, the first
+                    number, turn = np.argwhere(correlations >= correlations.max() - 1e-6)[0]
+                    query_frame, pool_frame = framings[number]
+                    correlation = float(correlations[number, turn])
+                    found[place].append(Candidate(start + int(one), turns(axes)[turn], query_frame, pool_frame, correlation))
     return [sorted(candidates, key=lambda c: (-c.correlation, c.pool))[:most] for candidates in found]
 
 
-def _codes(thumbs: np.ndarray, frame: Frame) -> np.ndarray:
-    """Unit vectors (n, grid^d) of a frame of thumbnails (n, side, …): their correlation is the product."""
-    axes = thumbs.ndim - 1
+def _codes(thumbs: np.ndarray, frame: Frame, axes: int) -> np.ndarray:
+    """Unit vectors (…, grid^d) of a frame of thumbnails (…, side^d): their correlation is the product."""
     thumbs = thumbs.astype(np.float32)
-    for axis, (start, end) in enumerate(frame, start=1):
+    for axis, (start, end) in enumerate(frame, start=-axes):
         thumbs = _along(thumbs, axis, resampling(thumbs.shape[axis], GRID[axes], start, end))
-    flat = thumbs.reshape(len(thumbs), -1)
-    flat = flat - flat.mean(1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    flat = thumbs.reshape(*thumbs.shape[:-axes], -1)
+    flat = flat - flat.mean(-1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6)
 
 
 # Comparison

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from medssl.core.errors import StudyError
 from medssl.core.files import read_json
 from medssl.core.rng import rng
 from medssl.reduce import run as stage
-from medssl.reduce.leakage import SAME, fingerprint, matches, turned, turns
+from medssl.reduce.leakage import FRAMES, GRID, SAME, fingerprint, look_up, matches, resampling, turned, turns
 
 
 def body(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -78,6 +80,32 @@ def test_there_are_8_turns_of_an_image_and_48_of_a_volume():
 def test_a_blank_or_tiny_image_matches_none(image):
     assert fingerprint(image) is None
     assert matches([None], [None]) == [] and matches([], []) == []
+
+
+def best_of_all(query: np.ndarray, image: np.ndarray) -> float:
+    """The largest correlation of two thumbnails over turns and over frames of one of the two, pair by pair."""
+    axes = image.ndim
+    views = {"query": np.stack([turned(query, turn) for turn in turns(axes)]), "pool": image[None]}
+    reduced = {}
+    for side, frame in itertools.product(views, itertools.product(FRAMES[axes], repeat=axes)):
+        seen = views[side].astype(float)
+        for n, part in zip(image.shape, frame, strict=True):
+            seen = np.tensordot(seen, resampling(n, GRID[axes], *part), (1, 1))  # the axis becomes the last one
+        reduced[side, frame] = seen.reshape(len(seen), -1)
+    whole = ((0.0, 1.0),) * axes
+    pairs = {(whole, frame) for _, frame in reduced} | {(frame, whole) for _, frame in reduced}
+    return max(np.corrcoef(reduced["pool", into], reduced["query", out])[0, 1:].max() for out, into in pairs)
+
+
+@pytest.mark.parametrize(("shape", "queries"), [((24, 24), 9), ((16, 16, 16), 2)])
+def test_the_candidates_are_those_of_a_search_pair_by_pair(shape, queries):
+    images = [eight_bit(body(seed, shape)) for seed in range(queries + 4)]
+    found = look_up(images[:queries], images[4:], most=3)
+    assert len(found) == queries, "a number that no group of queries divides"
+    for query, candidates in zip(images, found, strict=False):
+        truth = np.array([best_of_all(query, image) for image in images[4:]])
+        assert [c.pool for c in candidates] == np.argsort(-truth, kind="stable")[: len(candidates)].tolist()
+        np.testing.assert_allclose([c.correlation for c in candidates], np.sort(truth)[::-1][: len(candidates)], atol=1e-5)
 
 
 def held(prepared, **volumes: np.ndarray) -> dict:
