@@ -263,8 +263,8 @@ class Work:
             return f"last step ({units} of at least {self.recipe.choose_from} validation units; val_score is {score}{rate})"
         if score is not None:
             return f"validation {score}"
-        wanted = "a class" if self.data.cases.numbers is None else "an event"
-        why = f"no validation case has {wanted}" if num_val else "no validation cases"
+        unknown = "no validation case has a class" if self.data.cases.numbers is None else "no two validation cases have an order"
+        why = unknown if num_val else "no validation cases"
         return f"{'last step' if trained else 'fixed settings'} ({why})"
 
     def contract(self, fit: FitId, facts: dict[str, Any]) -> ModelContract:

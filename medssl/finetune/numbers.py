@@ -11,6 +11,7 @@ from medssl.core.errors import StudyError
 from medssl.core.label_numbers import FEWEST_EVENTS, HAPPENED, number_of, plain_number, why_no_event, why_no_number, why_no_time
 from medssl.core.label_table import EVENT
 from medssl.finetune.cases import require_parts, rows_of_cases
+from medssl.finetune.scoring import can_be_ordered
 
 HAS_EVENT = "event"
 """The class of the cases whose event happened: parts and subsets are drawn evenly over it."""
@@ -40,7 +41,7 @@ def timed(samples: pd.DataFrame, source: str, *, whole_volumes: bool) -> tuple[p
 
     Raises:
         StudyError: there are no labels or events, a time is not a number above 0, an event neither 0 nor 1, or a part is empty or
-            has too few events.
+            has too few events, or no two cases that can be ordered.
     """
     rows = rows_of_cases(samples, source, whole_volumes=whole_volumes, what="times")
     if EVENT not in rows:
@@ -52,21 +53,27 @@ def timed(samples: pd.DataFrame, source: str, *, whole_volumes: bool) -> tuple[p
     _refuse(rows, source, [why_no_event(None if pd.isna(event) else str(event)) for event in rows[EVENT]])
     require_parts(rows, source)
     rows, times = _as_numbers(rows)
-    events = np.array([HAPPENED[event] for event in rows[EVENT]])
+    followed = np.stack([times, [HAPPENED[event] for event in rows[EVENT]]], axis=1)
     for part in () if "fold" in rows else ("train", "test"):
-        inside = (rows["split"] == part).to_numpy()
-        _require_events(int(events[inside].sum()), int(inside.sum()), f"source {source!r}, {part} split")
+        _require_events(followed[(rows["split"] == part).to_numpy()], f"source {source!r}, {part} split")
     if "fold" in rows:
-        _require_events(int(events.sum()), len(rows), f"source {source!r}")
-    return rows, np.stack([times, events], axis=1)
+        _require_events(followed, f"source {source!r}")
+    return rows, followed
 
 
-def _require_events(happened: int, cases: int, where: str) -> None:
+def _require_events(followed: np.ndarray, where: str) -> None:
+    happened = int(followed[:, 1].sum())
     if happened < FEWEST_EVENTS:
         said = "all of them censored" if happened == 0 else f"with an event in {happened}"
         raise StudyError(
-            f"{where}: {cases} cases, {said}; a survival analysis needs {FEWEST_EVENTS} events or more in training and in test. "
-            "Follow the cases for longer, or give the part more of them."
+            f"{where}: {len(followed)} cases, {said}; a survival analysis needs {FEWEST_EVENTS} events or more in training and "
+            "in test. Follow the cases for longer, or give the part more of them."
+        )
+    if not can_be_ordered(followed):
+        raise StudyError(
+            f"{where}: of no two of {len(followed)} cases is it known which had the event first, as none was followed beyond the "
+            f"first event, at {plain_number(followed[followed[:, 1] > 0, 0].min())}. Name times that differ, or give the part "
+            "more cases."
         )
 
 

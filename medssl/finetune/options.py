@@ -19,6 +19,8 @@ from medssl.nn.options import PlaceOptions
 
 DEFAULT_BACKBONE = "resnet18"
 """The network of scratch if neither the task nor a run names one."""
+DEFAULT_SIZE = [64]
+"""The size of its images if neither says one."""
 INFLATED = "inflated"
 """The word of `encoder` for a 2-D network with its kernels inflated for volumes."""
 NEW_IMAGES = {

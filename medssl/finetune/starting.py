@@ -16,11 +16,10 @@ from medssl.core.files import canonical_json, read_json, sha256_file
 from medssl.core.job import Job
 from medssl.core.rng import key
 from medssl.finetune.lifting import Lift, completed, cuts_slices
-from medssl.finetune.options import DEFAULT_BACKBONE, TaskOptions
+from medssl.finetune.options import DEFAULT_BACKBONE, DEFAULT_SIZE, TaskOptions
 from medssl.finetune.training import seeded
 from medssl.nn.backbone import build
 
-DEFAULT_SIZE = [64]
 BUILDS = ("backbone", "backbone_options", "spatial_dims", "in_channels")
 """The fields of a contract that build the network."""
 

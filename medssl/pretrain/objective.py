@@ -15,6 +15,8 @@ from medssl.nn.backbone import Backbone
 from medssl.nn.loading import Batch, Samples, epoch_order
 from medssl.nn.views import Crop
 
+FIXED_FRAC = 0.01
+"""Share of a run in which learned prototypes stay fixed by default: SwAV fixes them for the first of 100 epochs."""
 HEALTH_OUTPUTS = ("feature_a", "feature_b", "embedding_a", "embedding_b")
 """The outputs that only the health of the representation uses, not the loss."""
 PlainImages = Callable[[int], Iterator[tuple[Float[Tensor, "n c ..."], Int64[np.ndarray, "n"]]]]
@@ -88,6 +90,10 @@ class Objective(nn.Module):
 
     def after_backward(self, step: int) -> None:
         """Called with gradients in place, before they are checked and clipped: frozen parts discard theirs here."""
+
+    def is_fixed(self, steps: int | None, step: int) -> bool:
+        """Whether prototypes that stay fixed during the first `steps` do so in this step; None: a hundredth of the run."""
+        return self.progress < FIXED_FRAC if steps is None else step < steps
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:
         """Updates momentum networks, queues, memories and prototypes; outputs and batch are the local ones."""

@@ -172,7 +172,7 @@ class TrainingOptions(EngineOptions, PlaceOptions):
 
     @model_validator(mode="after")
     def _possible_objective(self) -> TrainingOptions:
-        if why := outlines.misfit(self.objective, self.backbone, self.full_size):
+        if why := outlines.misfit(self.objective, self.backbone, self.full_size, self.max_steps):
             raise ValueError(why)
         return self
 

@@ -91,6 +91,11 @@ def _wrong_rows(rows: Sequence[LabelRow], named: str, table: Table, *, timed: bo
         yield f"all {len(rows)} labels are {rows[0]['label']}, so {named} has nothing to learn. Name labels that differ"
     if timed and EVENT in table.rows.columns:
         happened = sum(HAPPENED[row[EVENT]] for row in rows)
+        if happened == len(rows) and len({number_of(row["label"]) for row in rows}) == 1:
+            yield (
+                f"all {len(rows)} cases have their event at {rows[0]['label']}, so {named} has no order of times to predict. "
+                "Name times that differ"
+            )
         if happened < 2 * FEWEST_EVENTS and not _is_of_patients(table, rows):
             said = "all of them censored" if happened == 0 else f"with an event in {happened}"
             yield (

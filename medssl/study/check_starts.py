@@ -10,7 +10,7 @@ from medssl.artefacts.names import SCRATCH, Arm, Run, asked_pairs
 from medssl.core import plugins
 from medssl.core.errors import did_you_mean
 from medssl.core.listing import nothing_at
-from medssl.finetune.options import DEFAULT_BACKBONE, INFLATED, FinetuneOptions, wrapper_of
+from medssl.finetune.options import DEFAULT_BACKBONE, DEFAULT_SIZE, INFLATED, FinetuneOptions, wrapper_of
 from medssl.nn.options import attention_of, misfit, num_blocks, num_maps, patch_of
 from medssl.pretrain.options import not_installed
 from medssl.study.dag import Dag
@@ -163,8 +163,9 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
             text = f"kernels are repeated along the third axis, and the positions of the patches of {backbone.name} have none"
             yield ("finetune", name, "encoder"), f"{text}. Set encoder: volume, or pre-train with spatial_dims: 3"
             return
+    size = task.size or max((list(dag.study.pretrain[run.name].full_size) for run in runs), default=DEFAULT_SIZE)
     for backbone in found:
-        patch, size = patch_of(backbone, rank), task.size or []
+        patch = patch_of(backbone, rank)
         if patch and any(side % patch for side in size):
             nearest = [max(1, round(side / patch)) * patch for side in size]
             text = f"size {size} cuts the patches of the backbone {backbone.name}, which have {patch} pixels"

@@ -178,6 +178,11 @@ MANY = [(str(n), "1") for n in range(1, 13)]
         ([("3", None), *MANY], "there is a time and no event"),
         ([(time, "0") for time, _ in MANY], "train split: 6 cases, all of them censored; a survival analysis needs 5 events"),
         ([*MANY[:6], *((time, "0") for time, _ in MANY[6:])], "test split: 6 cases, all of them censored"),
+        (
+            [("7", "1")] * 12,
+            "train split: of no two of 6 cases is it known which had the event first, as none was followed beyond",
+        ),
+        ([*MANY[:6], *[("7", "1")] * 5, ("3", "0")], "beyond the first event, at 7"),
         ([*MANY[:6], *MANY[:3], *((time, "0") for time, _ in MANY[6:9])], "test split: 6 cases, with an event in 3"),
     ],
 )

@@ -1370,8 +1370,8 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "prototypes move from the first step",
-        "if step < self.freeze_prototypes_steps:",
-        "if step < 0:",
+        "if steps is None else step < steps",
+        "if steps is None else step < 0",
         "pretrain/test_pretrain_references.py::test_prototypes_are_frozen_for_iterations_not_epochs",
     ),
     Mutation(

@@ -272,9 +272,9 @@ def test_each_head_clusters_the_memory_of_its_view() -> None:
 
 def test_prototypes_stay_during_the_first_steps_and_move_then(make_plan: Any) -> None:
     ends = []
-    for steps, frozen in ((2, 2), (3, 2), (2, 0)):
+    for frozen in (0, 1, 2):
         options = SMALL | {"clustering": "swav", "freeze_prototypes_steps": frozen}
-        plan = make_plan(f"{steps}-{frozen}", objective={"joint_2d3d": options}, max_steps=steps, cohort=COHORT)
+        plan = make_plan(f"{frozen}", objective={"joint_2d3d": options}, max_steps=3, cohort=COHORT)
         error, state = train_here(plan)
         assert error is None and state is not None
         tensors = state[1]

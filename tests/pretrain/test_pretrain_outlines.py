@@ -11,6 +11,7 @@ from medssl.core import plugins
 from medssl.pretrain import outlines
 from medssl.pretrain.options import TrainingOptions
 
+STEPS = 100
 TINY = {"vit": {"size": "tiny"}}
 HEADS_OF_SIX = {"vit": {"positions": "learned", "learned_grid": [2, 2], "width": 36, "heads": 6}}
 TABLE = {"columns": ["age"]}
@@ -29,6 +30,9 @@ REFUSED: list[tuple[dict[str, Any], Any, list[int], str]] = [
     ({"joint_2d3d": {"slice_weight": 0, "volume_weight": 0, "mask_weight": 0}}, "resnet18", [32], "are all 0"),
     ({"joint_2d3d": {"slice_weight": -1}}, "resnet18", [32], "option 'slice_weight': expected"),
     ({"joint_2d3d": {"width": 100}}, "resnet18", [32], "among 8 attention_heads. The nearest that can: 96"),
+    ({"joint_2d3d": {"freeze_prototypes_steps": 100}}, "resnet18", [32], "the run has 100 steps, so the prototypes stay random"),
+    ({"swav": {"freeze_prototypes_steps": 313}}, "resnet18", [32], "the run has 100 steps, so the prototypes stay random"),
+    ({"dino": {"momentum": 1.0}}, "resnet18", [32], "option 'momentum': expected"),
     ({"table_contrast": TABLE | {"table_encoder": "mlp", "reconstruct_weight": 1}}, "resnet18", [32], "a token for each column"),
     ({"table_contrast": TABLE | {"table_width": 30}}, "resnet18", [32], "among 4 heads. The nearest that can: 32"),
 ]
@@ -44,6 +48,9 @@ ACCEPTED: list[tuple[dict[str, Any], Any, list[int]]] = [
     ({"guided_contrast": {"exclude_same_volume": True}}, "resnet18", [32]),
     ({"hydra": {"label": False, "records": ["sex"]}}, "resnet18", [32]),
     ({"joint_2d3d": {"slice_weight": 0, "volume_weight": 0}}, "resnet18", [32]),
+    ({"joint_2d3d": {"volume_weight": 0, "freeze_prototypes_steps": 313}}, "resnet18", [32]),
+    ({"swav": {"freeze_prototypes_steps": 99}}, "resnet18", [32]),
+    ({"swav": {}}, "resnet18", [32]),
     ({"table_contrast": TABLE | {"table_encoder": "mlp", "table_width": 30}}, "resnet18", [32]),
 ]
 
@@ -55,13 +62,13 @@ def case_name(row: tuple[Any, ...]) -> str:
 @pytest.mark.parametrize(("objective", "backbone", "size", "words"), REFUSED, ids=map(case_name, REFUSED))
 def test_what_does_not_fit_is_refused(objective: dict[str, Any], backbone: Any, size: list[int], words: str) -> None:
     with pytest.raises(ValueError) as refused:
-        TrainingOptions(objective=objective, backbone=backbone, size=size)
+        TrainingOptions(objective=objective, backbone=backbone, size=size, max_steps=STEPS)
     assert words in str(refused.value)
 
 
 @pytest.mark.parametrize(("objective", "backbone", "size"), ACCEPTED, ids=map(case_name, ACCEPTED))
 def test_what_fits_is_accepted(objective: dict[str, Any], backbone: Any, size: list[int]) -> None:
-    TrainingOptions(objective=objective, backbone=backbone, size=size)
+    TrainingOptions(objective=objective, backbone=backbone, size=size, max_steps=STEPS)
 
 
 def test_every_outline_is_of_an_objective() -> None:

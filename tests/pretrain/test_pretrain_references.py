@@ -154,6 +154,15 @@ def test_prototypes_are_frozen_for_iterations_not_epochs() -> None:
         assert (objective.prototypes.weight.grad is None) == (number < 3)
 
 
+def test_prototypes_are_frozen_for_a_hundredth_of_the_run_by_default() -> None:
+    objective = made_objective("swav", 2)
+    for number in range(300):
+        objective.before_step(number / 300, number)
+        objective.prototypes.weight.grad = torch.ones_like(objective.prototypes.weight)
+        objective.after_backward(number)
+        assert (objective.prototypes.weight.grad is None) == (number < 3)
+
+
 def test_deepcluster_classifies_by_centroids_and_passes_over_unknown_samples() -> None:
     objective = made_objective("deepcluster_v2", 2, prototypes=4, heads=2, projector=(16, 6), temperature=0.2)
     objective.clusters.centroids.copy_(torch.stack([unit(4, 6, 5), unit(4, 6, 6)]))

@@ -116,6 +116,11 @@ MANY = "".join(f"p{n},{n + 1},1\n" for n in range(12))
             "2 rows, with an event in 1; finetune.spots (survival) needs 5 events",
         ),
         ("pictures", "id,label,event\n0,3,0\n1,5,0\n", "2 rows, all of them censored; finetune.spots (survival) needs 5 events"),
+        (
+            "pictures",
+            "id,label,event\n0,7,1\n1,7,1\n",
+            "all 2 cases have their event at 7, so finetune.spots (survival) has no order of times to predict",
+        ),
         ("pictures", "id,label\n0,3\n1,5\n", "there is no column 'event', which finetune.spots (survival) needs"),
         ("pictures", "id,label,Event\n0,3,1\n1,5,0\n", "0 if the case was censored. Rename 'Event'"),
         ("pictures", "id,label,event\n0,3,1\n1,0,0\n", "row 3: '0' is not a time: it must be above 0"),

@@ -194,6 +194,8 @@ GATED = {"task": "segmentation", "inits": ["flat"]}
         (SEVERAL | {"unfrozen_blocks": 2}, "unfrozen_blocks: it is for modes full and gradual, and modes is ['linear']"),
         (SEVERAL | {"modes": ["linear", "full"], "unfrozen_blocks": 2}, None),
         ({"inits": [], "backbone": {"vit": {"positions": "both"}}}, "backbone: vit: positions: both, learned_grid: None."),
+        ({"inits": [], "backbone": {"vit": {"patch": 14}}}, "size [64] cuts the patches of the backbone vit, which have 14"),
+        ({"inits": [], "backbone": {"vit": {"patch": 16}}}, None),
         ({"inits": [], "backbone": "vit", "size": [28]}, "size: size [28] cuts the patches of the backbone vit, which have 16"),
         ({"inits": [], "backbone": "vit", "size": [32]}, None),
         (

@@ -87,7 +87,7 @@ class DINO(MultiCropStudent):
         temperature: Positive = 0.1,
         teacher_temperature: Rising = (0.04, 0.07),
         warmup_frac_of_temperature: Part = 0.3,
-        momentum: Momentum = 0.996,
+        momentum: Fold = 0.996,
         freeze_prototypes_frac: Part = 0.01,
         koleo_weight: Part = 0.0,
         large_scale: Rising = (0.32, 1.0),

@@ -78,7 +78,7 @@ class Joint2D3D(Objective):
         temperature: of the softmax; lower is sharper.
         iterations: of spherical k-means.
         freeze_prototypes_steps: first steps in which learned prototypes stay fixed: those of `swav`, and with a memory those
-            of volumes, which each epoch start at its centroids.
+            of volumes, which each epoch start at its centroids. A hundredth of the run by default.
         width: of the slice embeddings that the transformer takes.
         layers: of the transformer between slices.
         attention_heads: of each of its layers; they divide `width`.
@@ -108,7 +108,7 @@ class Joint2D3D(Objective):
         projector: Widths = (2048, 128),
         temperature: Positive = 0.1,
         iterations: Count = 10,
-        freeze_prototypes_steps: Whole = 313,
+        freeze_prototypes_steps: Whole | None = None,
         width: Count = 640,
         layers: Count = 4,
         attention_heads: Count = 8,
@@ -229,7 +229,7 @@ class Joint2D3D(Objective):
         """Learned prototypes stay fixed during the first steps."""
         for _, clusters in self._clusterings():
             weights = clusters.weights()
-            if weights is not None and step < self.freeze_prototypes_steps:
+            if weights is not None and self.is_fixed(self.freeze_prototypes_steps, step):
                 weights.grad = None
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:

@@ -28,8 +28,8 @@ class SwAV(Objective):
     """Two large crops give codes by Sinkhorn's iteration over the whole batch (and a queue); all crops predict them.
 
     `large_scale` replaces the study's `views.scale`, as the two kinds of crops belong together.
-    `freeze_prototypes_steps` counts steps, as in the paper's code; `queue` (samples, 0 is off) is used from
-    `queue_start_frac` of the run on, once it is full.
+    `freeze_prototypes_steps` counts steps, as in the paper's code, where 313 are one epoch. `queue` (samples, 0 is off) is used
+    from `queue_start_frac` of the run on, once it is full.
 
     Options:
         prototypes: learned clusters.
@@ -45,7 +45,7 @@ class SwAV(Objective):
         small_scale: smallest and largest share of the image's area that they show.
         queue: earlier embeddings that help to spread the codes; 0 keeps none.
         queue_start_frac: share of the run after which the queue is used.
-        freeze_prototypes_steps: first steps in which the prototypes stay fixed.
+        freeze_prototypes_steps: first steps in which the prototypes stay fixed; a hundredth of the run by default.
     """
 
     queue: Float[Tensor, "2 places d"]
@@ -67,7 +67,7 @@ class SwAV(Objective):
         small_scale: Rising = (0.05, 0.14),
         queue: Whole = 0,
         queue_start_frac: Part = 0.15,
-        freeze_prototypes_steps: Whole = 313,
+        freeze_prototypes_steps: Whole | None = None,
     ) -> None:
         super().__init__(backbone, samples)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
@@ -111,7 +111,7 @@ class SwAV(Objective):
 
     def after_backward(self, step: int) -> None:
         """Prototypes stay fixed during the first steps."""
-        if step < self.freeze_prototypes_steps:
+        if self.is_fixed(self.freeze_prototypes_steps, step):
             self.prototypes.weight.grad = None
 
     def after_step(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch, progress: float) -> None:

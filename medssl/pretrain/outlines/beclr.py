@@ -17,7 +17,7 @@ def side_of_patch(patch: int | None, size: Sequence[int]) -> int:
     return patch or max(1, round(min(size) / PATCHES_OF_A_SIDE))
 
 
-def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...]) -> str:
+def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...], steps: int | None) -> str:
     """Why no run has these options, and what to change; empty if one has."""
     if options["hidden_patches"] is None:
         return ""

@@ -7,7 +7,7 @@ from typing import Any
 from medssl.core.options import PluginChoice
 
 
-def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...]) -> str:
+def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...], steps: int | None) -> str:
     """Why no run has these options, and what to change; empty if one has."""
     if options["exclude_same_volume"] and options["near_position_mm"] is not None:
         return (

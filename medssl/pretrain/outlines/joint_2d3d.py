@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from medssl.core.options import PluginChoice
+from medssl.pretrain.outlines.swav import never_trained
 
 
-def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...]) -> str:
+def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...], steps: int | None) -> str:
     """Why no run has these options, and what to change; empty if one has."""
     weights = [options[name] for name in ("slice_weight", "volume_weight", "mask_weight")]
     if not any(weights):
@@ -16,4 +17,5 @@ def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...
     if width % heads:
         nearest = max(1, round(width / heads)) * heads
         return f"joint_2d3d: width {width} cannot be divided among {heads} attention_heads. The nearest that can: {nearest}"
-    return ""
+    clusters = options["volume_weight"] or (options["slice_weight"] and options["clustering"] == "swav")
+    return never_trained(options["freeze_prototypes_steps"], steps) if clusters else ""

@@ -9,7 +9,7 @@ from medssl.core.options import PluginChoice
 from medssl.nn.options import attention_of, patch_of
 
 
-def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...]) -> str:
+def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...], steps: int | None) -> str:
     """Why no run has these options, and what to change; empty if one has."""
     dims, width = len(size), options["decoder_width"]
     patch, shape = patch_of(backbone, dims), attention_of(backbone, dims)

@@ -8,7 +8,7 @@ from typing import Any
 from medssl.core.options import PluginChoice
 
 
-def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...]) -> str:
+def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...], steps: int | None) -> str:
     """Why no run has these options, and what to change; empty if one has. A patch that is not given depends on the strides of the
     network, and is checked in the job.
     """

@@ -7,7 +7,7 @@ from typing import Any
 from medssl.core.options import PluginChoice
 
 
-def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...]) -> str:
+def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...], steps: int | None) -> str:
     """Why no run has these options, and what to change; empty if one has."""
     width, heads = options["table_width"], options["table_heads"]
     if options["reconstruct_weight"] and options["table_encoder"] == "mlp":
