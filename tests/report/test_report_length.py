@@ -1,4 +1,4 @@
-"""Whether fits were long enough: the change of the validation score in the last quarter, with its interval."""
+"""Whether fits were long enough: the change of the validation score at their end, with its interval."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ def test_scores_of_the_last_quarter_alone_say_nothing_of_their_rise() -> None:
     late = {task: curve[curve["step"] == 400] for task, curve in whole.fit_curves.items()}
     table = next(b for b in length_of_fits(Evidence("t", fits=whole.fits, fit_curves=late)).blocks if isinstance(b, Table))
     assert table.rows["verdict"].tolist() == [EARLY] and table.rows["change"].isna().all()
+
+
+@pytest.mark.parametrize(("scored", "since"), [([100, 200, 300, 400], 300), ([200, 400], 200), ([150, 250, 400], 250)])
+def test_the_table_names_the_step_from_which_the_change_is(scored: list[int], since: int) -> None:
+    whole = evidence([0.001, 0.002, 0.0015])
+    few = {task: curve[curve["step"].isin(scored)] for task, curve in whole.fit_curves.items()}
+    table = next(b for b in length_of_fits(Evidence("t", fits=whole.fits, fit_curves=few)).blocks if isinstance(b, Table))
+    assert table.rows["since"].tolist() == [since] and table.shown["From step"].tolist() == [str(since)]
 
 
 def test_folds_of_a_fit_are_fits_of_their_own_and_the_curve_is_their_mean() -> None:

@@ -18,9 +18,9 @@ from medssl.report.words import mode_name, ordered_modes
 
 PLACE = 65
 STILL = 0.01
-"""A score that rises by no more than this in the last quarter has stopped."""
+"""A score that rises by no more than this at the end has stopped."""
 LAST = 0.75
-"""Where the last part of a fit begins, as a share of its steps."""
+"""The end of a fit begins at its last score up to this share of its steps."""
 STOPPED, RISING, OPEN, ONE, EARLY, UNKNOWN = (
     "has stopped rising",
     "still rises",
@@ -47,7 +47,7 @@ def length_of_fits(evidence: Evidence) -> Section:
         rows = pd.DataFrame([_changed(part, keys) for _, part in known.groupby(["mode", "fraction", "init"])])
         for mode in ordered_modes(rows["mode"]):
             of_mode = rows[rows["mode"] == mode]
-            caption = f"Task {task}, {mode_name(mode)}: the validation score in the last quarter of the steps."
+            caption = f"Task {task}, {mode_name(mode)}: the validation score at the end of the fits."
             blocks.append(Table(f"length-{task}-{mode}", caption, of_mode, _shown(of_mode, labels)))
             scored = known[(known["mode"] == mode) & known["val_score"].notna()]
             if len(scored):
@@ -60,19 +60,21 @@ def length_of_fits(evidence: Evidence) -> Section:
         blocks.insert(0, Text(words, "note"))
     lead = (
         "A start that learns slowly looks worse than it is if fits end too early. "
-        f"A score has stopped rising where its interval lies below {STILL:g} in the last quarter of the steps."
+        f"A score has stopped rising where the interval of its change lies below {STILL:g} from the step shown to the end. "
+        "That step is the last one scored in the first three quarters of the fit."
     )
-    return Section("Length of fits", lead, tuple(blocks), {"still": STILL, "last_quarter_from": LAST})
+    return Section("Length of fits", lead, tuple(blocks), {"still": STILL, "end_from": LAST})
 
 
 def _changed(curve: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
-    """How much the score of the fits of a start changed in the last part: mean over fits, and its 95 % t interval."""
-    changes, ends = [], []
+    """How much the score of the fits of a start changed at the end: mean over fits, and its 95 % t interval."""
+    changes, ends, since = [], [], []
     for _, one in curve.groupby(keys):
         one = one.sort_values("step")
         before = one[one["step"] <= LAST * one["steps"].iloc[0]]
         ends.append(float(one["val_score"].iloc[-1]))
         changes.append(ends[-1] - float(before["val_score"].iloc[-1]) if len(before) else math.nan)
+        since += before["step"].iloc[-1:].tolist()
     changed = pd.Series(changes).dropna()
     mean, low, high = (float(changed.mean()) if len(changed) else math.nan), math.nan, math.nan
     if len(changed) > 1:
@@ -82,6 +84,7 @@ def _changed(curve: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
         **{name: curve[name].iloc[0] for name in ("mode", "fraction", "init")},
         "fits": len(changes),
         "steps": int(curve["steps"].max()),
+        "since": min(since, default=math.nan),
         "score": float(pd.Series(ends).mean()),
         "change": mean,
         "low": low,
@@ -112,7 +115,8 @@ def _shown(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         ("fits", "Fits", count),
         ("steps", "Steps", count),
         ("score", "Validation score", number),
-        ("change", "Change in the last quarter", lambda value: number(value, sign=True)),
+        ("since", "From step", count),
+        ("change", "Change to the end", lambda value: number(value, sign=True)),
         ("interval", "Interval", None),
         ("verdict", "The curve", None),
     ]
