@@ -93,16 +93,16 @@ class TrainingOptions(EngineOptions, PlaceOptions):
 
     @model_validator(mode="after")
     def _equal_parts(self) -> TrainingOptions:
-        if self.batch_size % self.accumulate:
+        parts = self.accumulate * self.devices * self.nodes
+        asked = {"accumulate": self.accumulate, "devices": self.devices, "nodes": self.nodes}
+        why = " × ".join(f"{name} {count}" for name, count in asked.items() if count > 1)
+        if self.batch_size % parts:
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts (accumulate). Set it to a "
-                f"multiple of {self.accumulate}"
+                f"batch_size {self.batch_size} cannot be computed in {parts} equal parts ({why}). Set it to a multiple of {parts}"
             )
-        if self.batch_size < 2 * self.accumulate:
-            raise ValueError(
-                f"batch_size {self.batch_size} with accumulate {self.accumulate} leaves one sample for a part, and each needs "
-                f"two. Set batch_size to {2 * self.accumulate} or more"
-            )
+        if self.batch_size < 2 * parts:
+            among = f"in {parts} parts ({why}) leaves one sample for a part, and each" if why else "is one sample, and a step"
+            raise ValueError(f"batch_size {self.batch_size} {among} needs two. Set batch_size to {2 * parts} or more")
         return self
 
     @model_validator(mode="after")

@@ -269,8 +269,13 @@ def test_a_task_needs_a_metric_that_scores_what_it_predicts(notes: Notes, refusa
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("accumulate: 3", "batch_size 2 cannot be computed in 3 equal parts (accumulate)"),
-        ("accumulate: 2", "batch_size 2 with accumulate 2 leaves one sample for a part, and each needs two. Set batch_size to 4"),
+        ("accumulate: 3", "batch_size 2 cannot be computed in 3 equal parts (accumulate 3). Set it to a multiple of 3"),
+        ("devices: 3", "batch_size 2 cannot be computed in 3 equal parts (devices 3)"),
+        ("devices: 2, nodes: 3", "batch_size 2 cannot be computed in 6 equal parts (devices 2 × nodes 3)"),
+        (
+            "accumulate: 2",
+            "batch_size 2 in 2 parts (accumulate 2) leaves one sample for a part, and each needs two. Set batch_size to 4",
+        ),
         ("lr: .inf", "lr"),
         ("weight_decay: .nan", "weight_decay"),
     ],
