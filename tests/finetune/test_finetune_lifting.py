@@ -70,7 +70,7 @@ def test_a_volume_of_equal_slices_looks_to_inflated_kernels_like_a_slice(kernel:
     torch.manual_seed(0)
     flat = nn.Conv2d(4, 8, kernel, groups=groups)
     solid = nn.Conv3d(4, 8, kernel, groups=groups)
-    solid.load_state_dict(inflated(flat.state_dict(), solid.state_dict()))
+    solid.load_state_dict(inflated(flat.state_dict(), solid.state_dict(), "flat.safetensors"))
     x = torch.rand(1, 4, 9, 8)
     wanted = flat(x)
     found = solid(x[..., None].expand(-1, -1, -1, -1, 7))
@@ -86,10 +86,10 @@ def test_a_volume_of_equal_slices_looks_to_inflated_kernels_like_a_slice(kernel:
 )  # fmt: skip
 def test_every_backbone_can_be_inflated_and_another_one_is_refused(name: str, options: Any) -> None:
     flat, solid = (build(name, options, dims, 1) for dims in (2, 3))
-    found = inflated(flat.state_dict(), solid.state_dict())
+    found = inflated(flat.state_dict(), solid.state_dict(), "flat.safetensors")
     assert all(found[key].shape == tensor.shape for key, tensor in solid.state_dict().items())
     with pytest.raises(StudyError, match="cannot be inflated"):
-        inflated({**flat.state_dict(), "more": torch.zeros(1)}, solid.state_dict())
+        inflated({**flat.state_dict(), "more": torch.zeros(1)}, solid.state_dict(), "flat.safetensors")
 
 
 def test_the_lifted_network_holds_the_encoder_and_what_the_run_left_beside_it(tmp_path: Path) -> None:

@@ -3295,8 +3295,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "queries, keys and values of a file for transformers are in another order",
-        'named.pop(f"{layer}{part}_proj.{what}", None) for part in "qkv"',
-        'named.pop(f"{layer}{part}_proj.{what}", None) for part in "qvk"',
+        'q, k, v = (f"{layer}{part}_proj.{what}" for part in "qkv")',
+        'q, k, v = (f"{layer}{part}_proj.{what}" for part in "qvk")',
         "nn/test_nn_transfer.py::test_a_file_of_dinov3_for_transformers_is_the_one_of_its_authors",
     ),
     Mutation(

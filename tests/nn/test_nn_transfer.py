@@ -390,6 +390,12 @@ def test_nnunets_own_network_gives_the_same_features(tmp_path: Path, monkeypatch
 
 def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.Tensor, folder: Path) -> None:
     """The library's network with exported weights gives our output, in a separate process."""
+    run_peer(library, name, weights, x, folder)
+    compare_features(ours, x, folder)
+
+
+def run_peer(library: str, name: str, weights: Path, x: torch.Tensor, folder: Path) -> None:
+    """Write the features and the tensors of the library's network."""
     save_file({"x": x}, folder / "x.safetensors")
     script = [
         Path(__file__).with_name("real_features.py"),
@@ -403,6 +409,10 @@ def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.T
         [warm.python(), *map(str, script)], env={**os.environ, "PYTHONPATH": str(PEERS)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def compare_features(ours: Any, x: torch.Tensor, folder: Path) -> None:
+    """Our output is what `run_peer` wrote."""
     with torch.inference_mode():
         expected = pooled(ours.double()(x.double()))
     # in float64, so that what is compared is the network and not the order of its sums
