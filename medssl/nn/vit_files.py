@@ -68,7 +68,7 @@ def of_dino(
         found[own] = found.pop(name)
     changes += _join_biases(network, found)
     cls, positions = found.get("cls_token"), found.get("pos_embed")
-    if _are_positions(network, positions) and cls is not None and cls.shape == network.cls_token.shape:
+    if _are_positions(positions, network) and cls is not None and cls.shape == network.cls_token.shape:
         grid = None if exported is None else exported.backbone_options.get("learned_grid")
         found["cls_token"], found["pos_embed"], of_positions = _own_positions(network, cls, positions, grid)
         changes += of_positions
@@ -119,7 +119,7 @@ def _of_transformers(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
     return named, ["names of the library transformers"]
 
 
-def _are_positions(network: Any, positions: Tensor | None) -> TypeGuard[Tensor]:
+def _are_positions(positions: Tensor | None, network: Any) -> TypeGuard[Tensor]:
     """Whether they can be those of a network that learns some: `(1, places, width)`."""
     if network.learned_grid is None or positions is None or positions.ndim != 3:
         return False
@@ -199,7 +199,7 @@ def of_primus(
         _join(made, f"{layer}qkv.weight", (q, k, v))
     changes = ["names, axes (k, j, i) and pairs of channels are nnU-Net's"]
     positions = made.get("pos_embed")
-    if _are_positions(network, positions):
+    if _are_positions(positions, network):
         stated = None if exported is None else [side // network.patch for side in exported.input_size]
         if (layout := _layout(network, positions.shape[1], stated)) is not None:
             _, grid = layout

@@ -486,6 +486,20 @@ def test_a_foreign_state_is_found_renamed_and_converted(tmp_path: Path) -> None:
     assert all(torch.equal(load_file(tmp_path / "w.safetensors")[n], weights["module." + n]) for n in "abc")
 
 
+def test_of_entries_with_as_many_tensors_none_is_chosen_and_the_one_taken_is_named(tmp_path: Path) -> None:
+    student, teacher = ({"w": torch.full((2,), value)} for value in (1.0, 2.0))
+    torch.save({"student": student, "teacher": {"backbone": teacher}, "epoch": 3}, tmp_path / "two.pth")
+    with pytest.raises(StudyError, match=r"2 entries of 1 tensors each. Choose one with --key: student, teacher/backbone"):
+        convert(tmp_path / "two.pth", tmp_path / "out.safetensors")
+    assert "of entry teacher/backbone;" in convert(tmp_path / "two.pth", tmp_path / "out.safetensors", key="teacher")
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["w"], teacher["w"])
+    torch.save({"model": teacher, "again": {"model": teacher}}, tmp_path / "once.pth")
+    assert "of entry model;" in convert(tmp_path / "once.pth", tmp_path / "out.safetensors")
+    torch.save({"module.w": torch.zeros(2), "w": torch.ones(2)}, tmp_path / "both.pth")
+    with pytest.raises(StudyError, match=r"'module.w' and 'w', which --strip module. gives one name"):
+        convert(tmp_path / "both.pth", tmp_path / "out.safetensors", strip="module.")
+
+
 def test_the_command_converts_as_its_error_says(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "w.pth")
     words = ["convert", str(tmp_path / "w.pth"), "--out", str(tmp_path / "w.safetensors")]
