@@ -2913,8 +2913,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "an exported file is read as one of a run",
-        'return beside.is_file() and "adapter" not in read_json(beside)',
-        "return beside.is_file()",
+        'if beside.is_file() and "adapter" in read_json(beside) else None',
+        'if beside.is_file() and "run" in read_json(beside) else None',
         "nn/test_nn_vit_files.py::test_timms_network_of_the_exported_folder_gives_the_pooled_features",
     ),
     Mutation(
