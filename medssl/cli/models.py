@@ -43,7 +43,7 @@ def export(
 
 
 def convert(
-    foreign: Annotated[Path, typer.Argument(help="a .pth file of another program")],
+    foreign: Annotated[Path, typer.Argument(help="a .pth or .safetensors file of another program")],
     out: Annotated[Path, typer.Option(help="the safetensors file to write")],
     strip: Annotated[str, typer.Option(help="prefix to remove from the tensor names")] = "",
     key: Annotated[str, typer.Option(help="entry of the file that holds the weights")] = "",

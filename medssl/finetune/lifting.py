@@ -21,7 +21,7 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json
 from medssl.finetune.options import INFLATED, wrapper_of
-from medssl.nn.weights import adapted, load_encoder, read_tensors
+from medssl.nn.weights import converted, difference, load_encoder, read_tensors
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,10 @@ class Lift:
             StudyError: some tensors of the files do not fit, or the run left no part where it needs one.
         """
         if self.word == INFLATED:
-            flat, solid = read_tensors(weights), network.state_dict()
-            network.load_state_dict(inflated(adapted(flat, solid, weights.name) if foreign else flat, solid))
+            flat, changes = converted(read_tensors(weights), network, weights, foreign=foreign)
+            if changes:
+                print(f"{weights.name}: {'; '.join(changes)}")
+            network.load_state_dict(inflated(flat, network.state_dict(), weights.name))
             return
         part = self.part_of(start)
         if not part.backbone:
@@ -163,9 +165,9 @@ def part_of(parts: Path | None, name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): tensor for key, tensor in found.items() if key.startswith(f"{name}.")}
 
 
-def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Tensor]:
+def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """2-D kernels repeated along the third axis and divided by its length, so that a volume of equal slices gives a slice's
-    output.
+    output. `where`: the file of the 2-D ones.
 
     Raises:
         StudyError: a tensor of one has no partner in the other.
@@ -181,7 +183,11 @@ def inflated(flat: dict[str, Tensor], solid: dict[str, Tensor]) -> dict[str, Ten
     different = [name for name in solid if name not in found or found[name].shape != solid[name].shape]
     different += sorted(found.keys() - solid.keys())
     if different:
-        raise StudyError(f"the encoder cannot be inflated: {different[0]!r} differs in 2-D and 3-D. Set encoder: {OWN}.")
+        name = different[0]
+        raise StudyError(
+            f"{where} cannot be inflated: {name!r} ({difference(name, flat, solid)}, which is 3-D). Use the backbone and options "
+            f"that the file was made with, or set encoder: {OWN}."
+        )
     return {name: torch.as_tensor(found[name]) for name in solid}
 
 

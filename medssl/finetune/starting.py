@@ -51,7 +51,7 @@ class Starting:
         """The runs of the job's inputs, the weights that the study file names, and scratch.
 
         Raises:
-            StudyError: nothing to start from, missing weights, or a run without the seed that it is paired with.
+            StudyError: nothing to start from, missing or wrong weights, or a run without the seed that it is paired with.
         """
         inputs, where = job.spec.inputs, f"finetune.{job.spec.name}"
         run_contracts = {run: dict(read_json(job.read(path))) for run, path in sorted(inputs["contracts"].items())}
@@ -85,7 +85,10 @@ class Starting:
         unique(starts)
         read = {**files, **{f"{run}/parts": file for run, file in parts.items()}}
         hashes = {name: job.hash_of(file) or sha256_file(file) for name, file in read.items()}
-        return cls(starts, contracts, files, hashes, lift, parts, frozenset(options.weights))
+        starting = cls(starts, contracts, files, hashes, lift, parts, frozenset(options.weights))
+        for name in sorted(options.weights):  # a wrong file stops the task before its first fit
+            starting.backbone(Start.given(name), options.seeds[0])
+        return starting
 
     def is_random(self, start: Start) -> bool:
         """Whether the weights of a starting point are random."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medssl.artefacts.encoder import ExportedContract
 from medssl.core import plugins
 from medssl.core.errors import StudyError
 
@@ -54,9 +55,11 @@ class Backbone(nn.Module):
             return None
         return next((number + 1 for number, name in enumerate(self.stage_names) if parameter.startswith(name + ".")), 0)
 
-    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def of_elsewhere(
+        self, found: dict[str, Tensor], exported: ExportedContract | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Tensors that another program released for this network, under this network's names and in its order of axes, and what
-        was changed, in words.
+        was changed, in words. `exported`: the contract beside them, if `medssl export` wrote them.
         """
         return found, []
 

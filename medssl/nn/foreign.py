@@ -31,7 +31,7 @@ def main(source: str, target: str, strip: str, key: str) -> None:
     import zipfile
 
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     size = os.path.getsize(source)  # noqa: PTH202
     if zipfile.is_zipfile(source):
@@ -44,11 +44,18 @@ def main(source: str, target: str, strip: str, key: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_FACTOR * size + 2**30,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
     sys.addaudithook(_forbid)
-    loaded = torch.load(source, map_location="cpu", weights_only=True)
-    tensors = _weights(loaded, key)
+    loaded = load_file(source) if source.endswith(".safetensors") else torch.load(source, map_location="cpu", weights_only=True)
+    entry, tensors = _weights(loaded, key)
+    twice = [name for name in tensors if strip and name.startswith(strip) and name.removeprefix(strip) in tensors]
+    if twice:
+        raise SystemExit(
+            f"it holds {twice[0]!r} and {twice[0].removeprefix(strip)!r}, which --strip {strip} gives one name. Leave --strip "
+            "out, or name an entry with --key"
+        )
     renamed = {name.removeprefix(strip): tensor.contiguous().clone() for name, tensor in tensors.items()}
     save_file(renamed, target)
-    print(f"{len(renamed)} tensors, {sum(t.numel() for t in renamed.values())} numbers; first: {next(iter(renamed))}")
+    numbers, taken = sum(t.numel() for t in renamed.values()), f"entry {entry}" if entry else "the file itself"
+    print(f"{len(renamed)} tensors, {numbers} numbers, of {taken}; first: {next(iter(renamed))}")
 
 
 def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
@@ -56,8 +63,11 @@ def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"the file tried {event}")
 
 
-def _weights(loaded: Any, key: str) -> dict[str, Any]:
-    """The intended dictionary of tensors: the named one, else the one with the most tensors, looking two levels deep."""
+def _weights(loaded: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """The intended dictionary of tensors and its entry: the named one, else the one with most tensors, looking two levels deep.
+
+    Of several with as many tensors none is chosen; the same one under two keys counts once.
+    """
     import torch
 
     if key:
@@ -67,16 +77,22 @@ def _weights(loaded: Any, key: str) -> dict[str, Any]:
                     f"it has no entry {part!r}; there are {sorted(loaded)[:20] if isinstance(loaded, dict) else loaded!r}"
                 )
             loaded = loaded[part]
-    candidates, waiting = [], [(loaded, 0)]
+    candidates: dict[int, tuple[str, dict[str, Any]]] = {}
+    waiting = [(key, loaded, 0)]
     while waiting:
-        value, depth = waiting.pop(0)
-        if isinstance(value, dict):
-            candidates.append({n: t for n, t in value.items() if isinstance(n, str) and isinstance(t, torch.Tensor)})
-            waiting += [(part, depth + 1) for part in value.values()] if depth < 2 else []
-    best = max(candidates, key=len, default={})
-    if not best:
+        entry, value, depth = waiting.pop(0)
+        if isinstance(value, dict) and id(value) not in candidates:
+            named = {n: t for n, t in value.items() if isinstance(n, str) and isinstance(t, torch.Tensor)}
+            candidates[id(value)] = entry, named
+            waiting += [(f"{entry}/{n}".lstrip("/"), part, depth + 1) for n, part in value.items()] if depth < 2 else []
+    most = max((len(named) for _, named in candidates.values()), default=0)
+    if not most:
         raise SystemExit("it holds no named tensors")
-    return best
+    best = [(entry, named) for entry, named in candidates.values() if len(named) == most]
+    if len(best) > 1:
+        entries = ", ".join(entry or "the file itself" for entry, _ in best)
+        raise SystemExit(f"it holds {len(best)} entries of {most} tensors each. Choose one with --key: {entries}")
+    return best[0]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from medssl.core.errors import StudyError
-from medssl.nn.transformer import Attention
+from medssl.nn.transformer import Attention, NormedAttention
+
+ATTENTIONS = (Attention, NormedAttention)
+"""The layers that have a matrix `qkv` of queries, keys and values."""
 
 
 class LowRank(nn.Module):
@@ -38,7 +41,7 @@ def add_adapters(network: nn.Module, rank: int, alpha: float) -> list[nn.Paramet
     Raises:
         StudyError: the network has no attention, or the rank is not below its width.
     """
-    layers = [module.qkv for module in network.modules() if isinstance(module, Attention)]
+    layers = [module.qkv for module in network.modules() if isinstance(module, ATTENTIONS)]
     if not layers:
         raise StudyError(
             f"mode lora adapts the matrices of attention, and {type(network).__name__} has none. Take another mode, such as full."
@@ -58,5 +61,5 @@ def add_adapters(network: nn.Module, rank: int, alpha: float) -> list[nn.Paramet
 def merge_adapters(network: nn.Module) -> None:
     """Add every adapter to its matrix, in place: the network has its own tensors and names again, and the same outputs."""
     for module in network.modules():
-        if isinstance(module, Attention) and parametrize.is_parametrized(module.qkv, "weight"):
+        if isinstance(module, ATTENTIONS) and parametrize.is_parametrized(module.qkv, "weight"):
             parametrize.remove_parametrizations(module.qkv, "weight", leave_parametrized=True)

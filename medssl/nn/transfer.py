@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -125,6 +126,7 @@ def open_encoder(folder: Path) -> tuple[Contract, Backbone]:
     with tempfile.TemporaryDirectory(prefix="medssl-") as own:
         tensors = Path(own) / f"{exported.stem}.safetensors"
         convert(exported, tensors, key=contract.weights_key)
+        shutil.copyfile(folder / "contract.json", Path(own) / "contract.json")  # it states the grid of learned positions
         load_encoder(tensors, backbone, foreign=True)
     return contract, backbone
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from medssl.artefacts.encoder import ExportedContract
 from medssl.core.errors import StudyError
 from medssl.nn.positions import resampled
 
@@ -31,8 +33,12 @@ REVERSED = (2, 1, 0)
 """The axes (i, j, k) as nnU-Net reads them; it is its own inverse."""
 
 
-def of_dino(network: Any, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def of_dino(
+    network: Any, found: dict[str, Tensor], exported: ExportedContract | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors under this network's names: names of registers, positions of another grid, tensors for training alone.
+
+    What cannot be turned is left as it is, so that it has no partner in the network. `exported`: see `Backbone.of_elsewhere`.
 
     Raises:
         StudyError: the file is one of Primus.
@@ -45,11 +51,14 @@ def of_dino(network: Any, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
         )
     found, changes = _of_transformers(dict(found))
     for name in ("register_tokens", "storage_tokens"):
-        if name in found:
+        if name in found and "reg_token" not in found:
             found["reg_token"] = found.pop(name)
             changes.append(f"{name} are the registers")
     for name in [name for name in found if name.endswith("attn.qkv.bias_mask")]:
-        bias, mask = name.removesuffix("_mask"), found.pop(name)
+        bias, mask = name.removesuffix("_mask"), found[name]
+        if bias not in found or found[bias].shape != mask.shape:
+            continue
+        del found[name]
         found[bias] = torch.where(mask == 0, torch.zeros_like(found[bias]), found[bias])
     for name in ("mask_token", "rope_embed.periods"):
         if found.pop(name, None) is not None:
@@ -57,10 +66,39 @@ def of_dino(network: Any, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
     for name in list(found):  # DINOv2's gated perceptron, and the factors of timm's rotary networks
         own = re.sub(r"\.gamma_(\d)$", r".ls\1.gamma", name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."))
         found[own] = found.pop(name)
-    if network.learned_grid is not None and "pos_embed" in found and found["pos_embed"].shape != network.pos_embed.shape:
-        found["cls_token"], found["pos_embed"], of_positions = _own_positions(network, found["cls_token"], found["pos_embed"])
+    changes += _join_biases(network, found)
+    cls, positions = found.get("cls_token"), found.get("pos_embed")
+    if _are_positions(positions, network) and cls is not None and cls.shape == network.cls_token.shape:
+        grid = None if exported is None else exported.backbone_options.get("learned_grid")
+        found["cls_token"], found["pos_embed"], of_positions = _own_positions(network, cls, positions, grid)
         changes += of_positions
     return found, changes
+
+
+def _join_biases(network: Any, found: dict[str, Tensor]) -> list[str]:
+    """Biases of queries, keys and values as one, in place. timm has those of queries and values, or none if all are 0."""
+    for layer in [name.removesuffix("q_bias") for name in found if name.endswith(".attn.q_bias")]:
+        _join(found, f"{layer}qkv.bias", (f"{layer}q_bias", f"{layer}k_bias", f"{layer}v_bias"))
+    if any(name.endswith(("_bias", "qkv.bias", "qkv.bias_mask")) for name in found):
+        return []
+    names = [name for name in network.state_dict() if name.endswith("attn.qkv.bias")]
+    weights = {name: found.get(name.removesuffix("bias") + "weight") for name in names}
+    if not all(weight is not None and weight.ndim == 2 for weight in weights.values()):
+        return []
+    found |= {name: weight.new_zeros(len(weight)) for name, weight in weights.items() if weight is not None}
+    return ["it has no biases of queries, keys and values: they are 0"]
+
+
+def _join(found: dict[str, Tensor], whole: str, names: tuple[str, str, str]) -> None:
+    """Queries, keys and values under `names` as one tensor, in place; a bias of keys may be missing, and is 0 then."""
+    q, k, v = (found.get(name) for name in names)
+    if q is not None and k is None and q.ndim == 1:
+        k = torch.zeros_like(q)
+    if q is None or k is None or v is None or not q.shape == k.shape == v.shape or whole in found:
+        return
+    for name in names:
+        found.pop(name, None)
+    found[whole] = torch.cat([q, k, v])
 
 
 def _of_transformers(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -76,39 +114,71 @@ def _of_transformers(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
         named[name] = tensor
     for layer in [name.removesuffix("q_proj.weight") for name in named if name.endswith(".q_proj.weight")]:
         for what in ("weight", "bias"):
-            parts = [named.pop(f"{layer}{part}_proj.{what}", None) for part in "qkv"]
-            if parts[0] is not None:
-                named[f"{layer}qkv.{what}"] = torch.cat([torch.zeros_like(parts[0]) if part is None else part for part in parts])
+            q, k, v = (f"{layer}{part}_proj.{what}" for part in "qkv")
+            _join(named, f"{layer}qkv.{what}", (q, k, v))
     return named, ["names of the library transformers"]
 
 
-def _own_positions(network: Any, cls: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-    """Class token, and positions for this network's grid; those of a file are for a square one."""
-    side, dims = _side(positions.shape[1] - 1, network.spatial_dims), network.spatial_dims
-    of_cls = int(side**dims == positions.shape[1] - 1)
+def _are_positions(positions: Tensor | None, network: Any) -> TypeGuard[Tensor]:
+    """Whether they can be those of a network that learns some: `(1, places, width)`."""
+    if network.learned_grid is None or positions is None or positions.ndim != 3:
+        return False
+    return positions.shape[::2] == network.pos_embed.shape[::2]
+
+
+def _own_positions(
+    network: Any, cls: Tensor, positions: Tensor, stated: Sequence[int] | None
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Class token, and positions for this network's grid; `stated`: see `_layout`."""
+    if (layout := _layout(network, positions.shape[1], stated)) is None:
+        return cls, positions, []
+    of_cls, grid = layout
     before, places = positions[:, :of_cls], positions[:, of_cls:]
-    places, changes = _own_grid(network, places)
+    places, changes = _on_own_grid(network, places, grid, stated)
     if of_cls and network.reg_token is not None:  # then the class token has no position here: it is part of the token
         cls, before = cls + before, before[:, :0]
         changes.append("the position of the class token added to it")
     return cls, torch.cat([before, places], 1), changes
 
 
-def _own_grid(network: Any, places: Tensor) -> tuple[Tensor, list[str]]:
-    """Positions of a grid of equal sides for this network's grid."""
-    grid, dims = tuple(network.learned_grid or ()), network.spatial_dims
-    side = _side(places.shape[1], dims)
-    if side**dims != places.shape[1] or (side,) * dims == grid:
-        return places, []
-    return resampled(places, (side,) * dims, grid), [f"positions resampled from {side} patches along each axis to {list(grid)}"]
+def _layout(network: Any, count: int, stated: Sequence[int] | None) -> tuple[int, tuple[int, ...]] | None:
+    """How many of a file's positions are the class token's, and the grid of the others; None if no grid has as many.
+
+    The grid is the one that the contract beside the file states. Else its sides are equal, as in all public files. Else it is the
+    network's own.
+    """
+    own, dims = tuple(network.learned_grid), network.spatial_dims
+    has_class = network.pos_embed.shape[1] > math.prod(own)
+    counts = (0,) if network.cls_token is None else (1,) if has_class else (1, 0)
+    for sides in (stated, None, own):
+        for of_cls in counts:
+            places = max(0, count - of_cls)
+            grid = tuple(sides or (_side(places, dims),) * dims)
+            if places and len(grid) == dims and math.prod(grid) == places:
+                return of_cls, grid
+    return None
+
+
+def _on_own_grid(network: Any, places: Tensor, grid: tuple[int, ...], stated: Sequence[int] | None) -> tuple[Tensor, list[str]]:
+    """Positions of a grid for this network's grid, and what to say of it."""
+    own, known = tuple(network.learned_grid), stated is not None and tuple(stated) == grid
+    if grid != own:
+        assumed = "" if known else ", equal sides assumed"
+        return resampled(places, grid, own), [f"positions resampled from {list(grid)} patches to {list(own)}{assumed}"]
+    return places, [] if known or len(set(own)) == 1 else [f"positions assumed to be those of {list(own)} patches"]
 
 
 def _side(places: int, dims: int) -> int:
     return round(places ** (1 / dims))
 
 
-def of_primus(network: Any, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors of nnU-Net's Primus, as OpenMind released them, under this network's names and in its order of axes."""
+def of_primus(
+    network: Any, found: dict[str, Tensor], exported: ExportedContract | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors of nnU-Net's Primus, as OpenMind released them, under this network's names and in its order of axes.
+
+    What cannot be turned is left as it is, so that it has no partner in the network. `exported`: see `Backbone.of_elsewhere`.
+    """
     if not any(name.startswith("eva.") for name in found):
         return found, []
     heads, made, left = _heads(network), {}, set[str]()
@@ -120,23 +190,21 @@ def of_primus(network: Any, found: dict[str, Tensor]) -> tuple[dict[str, Tensor]
             left.add(name)
         else:
             made[own] = _turned(tensor)
-    for block in range(len(network.blocks)):
-        parts = [made.pop(f"blocks.{block}.attn.{part}_proj.weight", None) for part in "qkv"]
-        if all(part is not None for part in parts):
-            q, k, v = parts
-            made[f"blocks.{block}.attn.qkv.weight"] = torch.cat([_halves(q, heads), _halves(k, heads), v])  # type: ignore[arg-type,list-item]
-        name = f"blocks.{block}.attn.q_bias"
-        if name in made:
-            made[name] = _halves(made[name], heads)
+    width = network.channels[0]
+    for layer in (f"blocks.{block}.attn." for block in range(len(network.blocks))):
+        q, k, v = (f"{layer}{part}_proj.weight" for part in "qkv")
+        for name, shape in ((q, (width, width)), (k, (width, width)), (f"{layer}q_bias", (width,))):
+            if name in made and made[name].shape == shape:
+                made[name] = _halves(made[name], heads)
+        _join(made, f"{layer}qkv.weight", (q, k, v))
     changes = ["names, axes (k, j, i) and pairs of channels are nnU-Net's"]
-    if "pos_embed" in made:
-        reversed_grid, count = tuple(network.learned_grid or ())[::-1], made["pos_embed"].shape[1]
-        same = math.prod(reversed_grid) == count  # a file of another size is for equal sides
-        grid = reversed_grid if same else (_side(count, 3),) * 3
-        if math.prod(grid) == count:
-            made["pos_embed"] = made["pos_embed"].unflatten(1, grid).permute(0, 3, 2, 1, 4).flatten(1, 3)
-        if not same:
-            made["pos_embed"], of_grid = _own_grid(network, made["pos_embed"])
+    positions = made.get("pos_embed")
+    if _are_positions(positions, network):
+        stated = None if exported is None else [side // network.patch for side in exported.input_size]
+        if (layout := _layout(network, positions.shape[1], stated)) is not None:
+            _, grid = layout
+            positions = positions.unflatten(1, grid[::-1]).permute(0, 3, 2, 1, 4).flatten(1, 3)
+            made["pos_embed"], of_grid = _on_own_grid(network, positions, grid, stated)
             changes += of_grid
     return made, changes + [f"{name} is left" for name in sorted(left)]
 

@@ -44,7 +44,7 @@ def misfit(spatial_dims: int, options: dict[str, Any]) -> str:
         return f"vit: stem: residual halves the image, so patch must be a power of 2, got {patch}. The nearest: {nearest}"
     if options["form"] == "primus" and (dims != 3 or options["pool"] != "mean"):
         return (
-            f"vit: form: primus is 3-D and has no class token, got {dims}-D and pool: {options['pool']}. Set form: timm, or "
-            "spatial_dims: 3 and pool: mean"
+            f"vit: form: primus is 3-D and has no class token, got {dims}-D and pool: {options['pool']}. Set form: timm; or "
+            "pool: mean, and in a run spatial_dims: 3, in a task three numbers in size"
         )
     return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medssl.artefacts.encoder import ExportedContract
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json, writing
 from medssl.nn.backbone import Backbone
@@ -78,46 +81,121 @@ def load_encoder(
 
     The total counts the tensors of file and model together, so a smaller encoder in a larger network is noticed as well.
     `strip` is removed from the front of the file's names. Names in the model that begin with a word of `extra` (a head that the
-    file cannot have) do not count. `at_least` below 1 accepts a share. `foreign`: see `adapted`, and
-    `Backbone.of_elsewhere` for a file without the contract of a run beside it.
+    file cannot have) do not count. `at_least` below 1 accepts a share. `foreign`: see `converted`.
 
     Raises:
-        StudyError: less than `at_least` of the total matched; nothing was loaded.
+        StudyError: less than `at_least` of the total matched, or see `converted`; nothing was loaded.
     """
-    found = {name.removeprefix(strip): tensor for name, tensor in read_tensors(path).items()}
-    if foreign and isinstance(into, Backbone) and not _is_of_a_run(Path(path)):
-        found, changes = into.of_elsewhere(found)
-        if changes:
-            print(f"{Path(path).name}: {'; '.join(changes)}")
-    found = once(found, into, Path(path).name)
-    if foreign:
-        found = adapted(found, into.state_dict(), Path(path).name)
+    path = Path(path)
+    read = _stripped(read_tensors(path), strip, path.name)
+    found, changes = converted(read, into, path, foreign=foreign)
+    if changes:
+        print(f"{path.name}: {'; '.join(changes)}")
     wanted = {name: t for name, t in into.state_dict().items() if not (extra and name.startswith(extra))}
-    same = sorted(name for name in found.keys() & wanted.keys() if found[name].shape == wanted[name].shape)
+    same = _same(found, wanted)
     unmatched = tuple(sorted((found.keys() | wanted.keys()) - set(same)))
     match = Match(len(same), len(same) + len(unmatched), unmatched)
-    print(f"{Path(path).name}: {match}")
+    print(f"{path.name}: {match}")
     if match.matched < at_least * match.total or not same:
         name = unmatched[0] if unmatched else "none"
-        why = (
-            f"{tuple(found[name].shape)} in the file, {tuple(wanted[name].shape)} in the model"
-            if name in found and name in wanted
-            else "only in the file"
-            if name in found
-            else "only in the model"
+        advice = (
+            "Use the backbone, options and spatial_dims that the file was made with: those of a run stand in its contract.json, "
+            "those of public files in docs/howto/transfer.md."
         )
+        for prefix in _shared_prefixes([name for name in unmatched if name in found]):
+            without = {name.removeprefix(prefix): tensor for name, tensor in read.items()}
+            if len(without) == len(read) and len(_same(converted(without, into, path, foreign=foreign)[0], wanted)) == len(
+                wanted
+            ):
+                shown, out = shlex.quote(str(path)), shlex.quote(str(path.with_name(f"{path.stem}-stripped.safetensors")))
+                advice = (
+                    f"Its names begin with {prefix!r}, and match without it. Run medssl convert {shown} --strip "
+                    f"{shlex.quote(prefix)} --out {out}, and name that file instead."
+                )
         raise StudyError(
-            f"{Path(path).name}: only {match}; expected {at_least:.0%}. First without a partner: {name!r} ({why}). "
-            "Use the backbone, options and spatial_dims of the file's contract.json, or state the share you accept."
+            f"{path.name}: only {match}; expected {at_least:.0%}. First without a partner: {name!r} "
+            f"({difference(name, found, wanted)}). {advice}"
         )
     into.load_state_dict({name: found[name] for name in same}, strict=False)
     return match
 
 
-def _is_of_a_run(path: Path) -> bool:
-    """Whether the contract of a run lies beside a file; that of an exported folder names its adapter."""
+def converted(found: dict[str, Tensor], into: nn.Module, path: Path, *, foreign: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file under the model's names, and what was changed, in words.
+
+    foreign: the file may be another library's. See `adapted`, and `Backbone.of_elsewhere` for a file without the contract of a
+        run beside it.
+
+    Raises:
+        StudyError: a tensor is not of finite fractional numbers where the model's is, or see `once`.
+    """
+    changes: list[str] = []
     beside = path.with_name("contract.json")
-    return beside.is_file() and "adapter" not in read_json(beside)
+    exported = ExportedContract.read(beside) if beside.is_file() and "adapter" in read_json(beside) else None
+    if foreign and isinstance(into, Backbone) and (exported is not None or not beside.is_file()):
+        found, changes = into.of_elsewhere(found, exported)
+    found, wanted = once(found, into, path.name), into.state_dict()
+    _refuse_unsound(found, wanted, path.name)
+    if not foreign:
+        return found, changes
+    found, of_library = adapted(found, wanted)
+    return found, changes + of_library
+
+
+def difference(name: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Why a tensor of a file has no partner in a model, or the reverse."""
+    if name in found and name in wanted:
+        return f"{tuple(found[name].shape)} in the file, {tuple(wanted[name].shape)} in the model"
+    return "only in the file" if name in found else "only in the model"
+
+
+def _same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """The names under which both have a tensor of one shape."""
+    return sorted(name for name in found.keys() & wanted.keys() if found[name].shape == wanted[name].shape)
+
+
+def _shared_prefixes(names: list[str]) -> list[str]:
+    """The prefixes that end with a dot and are common to all names."""
+    words = names[0].split(".")[:-1] if names else []
+    prefixes = [".".join(words[:count]) + "." for count in range(1, len(words) + 1)]
+    return [prefix for prefix in prefixes if all(name.startswith(prefix) for name in names)]
+
+
+def _stripped(found: dict[str, Tensor], prefix: str, where: str) -> dict[str, Tensor]:
+    """Tensors without a prefix of their names.
+
+    Raises:
+        StudyError: two would have one name.
+    """
+    twice = [name for name in found if prefix and name.startswith(prefix) and name.removeprefix(prefix) in found]
+    if twice:
+        raise StudyError(
+            f"{where} holds {twice[0]!r} and {twice[0].removeprefix(prefix)!r}: without {prefix!r} both have one name. "
+            "Save only those that you mean."
+        )
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def _refuse_unsound(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights that no training gives.
+
+    Raises:
+        StudyError: a tensor holds integers where the model has fractional numbers, or numbers that are not finite as the model's.
+    """
+    for name in sorted(found.keys() & wanted.keys()):
+        tensor, of_model = found[name], wanted[name].dtype
+        if not of_model.is_floating_point:
+            continue
+        if not tensor.is_floating_point():
+            raise StudyError(
+                f"{where}: {name} holds numbers of type {tensor.dtype}, expected fractional ones ({of_model}) as in the model. "
+                "Quantised or rounded weights do not load: get the file in float32 or float16."
+            )
+        if not torch.isfinite(tensor.to(of_model)).all():
+            raise StudyError(
+                f"{where}: {name} holds numbers that are not finite in {of_model}, expected finite ones. The training that wrote "
+                "the file has diverged, or the file is damaged: take an earlier checkpoint, or copy the file again."
+            )
 
 
 def once(found: dict[str, Tensor], into: nn.Module, where: str) -> dict[str, Tensor]:
@@ -140,8 +218,8 @@ def once(found: dict[str, Tensor], into: nn.Module, where: str) -> dict[str, Ten
     return found
 
 
-def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Weights that another library trained on colour photographs, converted for an encoder; changes are printed.
+def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights that another library trained on colour photographs, converted for an encoder, and what was changed, in words.
 
     The classifier's head is skipped. A first convolution with another number of channels is summed over its own and divided among
     the model's, so that an image with equal channels looks like a grey photograph. Counters of batch norm, which old files lack,
@@ -149,7 +227,6 @@ def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> 
 
     Args:
         found: tensors of the file; wanted: those of the model.
-        where: the file, for what is printed.
     """
     head = [name for name in found if name.startswith(HEADS) and name not in wanted]
     kept = {name: tensor for name, tensor in found.items() if name not in head}
@@ -161,9 +238,7 @@ def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> 
         kept[first] = grey.expand(-1, asked, *grey.shape[2:]).contiguous()
         changes.append(f"{first}: {given} channels summed and shared among {asked}")
     counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked") and name not in kept}
-    if changes:
-        print(f"{where}: {'; '.join(changes)}")
-    return kept | counters
+    return kept | counters, changes
 
 
 def part_tensors(parts: dict[str, nn.Module]) -> dict[str, Tensor]:

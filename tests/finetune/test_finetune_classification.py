@@ -420,6 +420,17 @@ def test_weights_of_a_classifier_of_photographs_are_a_starting_point(
         load_encoder(tmp_path / "imagenet.safetensors", grey)
 
 
+def test_given_weights_of_another_network_stop_a_task_before_its_first_fit(
+    image_source: Path, encoder: Path, finetune: Any, spec_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tensors(tmp_path / "other.safetensors", build("resnet34", NARROW, 2, 1).state_dict())
+    begun: list[Any] = []
+    monkeypatch.setattr("medssl.finetune.fitting.Work.fit", lambda _, fit, report: begun.append(fit))
+    with pytest.raises(StudyError, match=r"other.safetensors: only \d+/\d+ tensors matched"):
+        finetune(spec_of(image_source, encoder, modes=["linear"], weights={"other": str(tmp_path / "other.safetensors")}))
+    assert not begun
+
+
 def test_pictures_are_not_a_volume(image_source: Path, finetune: Any, spec_of: Any) -> None:
     """Pictures of one shape lie in one array: averaged by volume each stays a case."""
     rows = predictions(finetune(spec_of(image_source, modes=["linear"], options={"aggregate": "volume"}, fractions=[1.0])))

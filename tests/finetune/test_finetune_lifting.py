@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_a_volume_of_equal_slices_looks_to_inflated_kernels_like_a_slice(kernel:
     torch.manual_seed(0)
     flat = nn.Conv2d(4, 8, kernel, groups=groups)
     solid = nn.Conv3d(4, 8, kernel, groups=groups)
-    solid.load_state_dict(inflated(flat.state_dict(), solid.state_dict()))
+    solid.load_state_dict(inflated(flat.state_dict(), solid.state_dict(), "flat.safetensors"))
     x = torch.rand(1, 4, 9, 8)
     wanted = flat(x)
     found = solid(x[..., None].expand(-1, -1, -1, -1, 7))
@@ -86,10 +87,40 @@ def test_a_volume_of_equal_slices_looks_to_inflated_kernels_like_a_slice(kernel:
 )  # fmt: skip
 def test_every_backbone_can_be_inflated_and_another_one_is_refused(name: str, options: Any) -> None:
     flat, solid = (build(name, options, dims, 1) for dims in (2, 3))
-    found = inflated(flat.state_dict(), solid.state_dict())
+    found = inflated(flat.state_dict(), solid.state_dict(), "flat.safetensors")
     assert all(found[key].shape == tensor.shape for key, tensor in solid.state_dict().items())
     with pytest.raises(StudyError, match="cannot be inflated"):
-        inflated({**flat.state_dict(), "more": torch.zeros(1)}, solid.state_dict())
+        inflated({**flat.state_dict(), "more": torch.zeros(1)}, solid.state_dict(), "flat.safetensors")
+
+
+def of_authors(name: str) -> str:
+    """The name of a tensor of ConvNeXt in its authors' code."""
+    for pattern, other in (
+        (r"^stem\.", "downsample_layers.0."), (r"^stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
+        (r"\.blocks\.", "."), ("conv_dw", "dwconv"), (r"mlp\.fc", "pwconv"),
+    ):  # fmt: skip
+        name = re.sub(pattern, other, name)
+    return name
+
+
+def test_a_file_of_convnexts_authors_is_inflated_as_one_of_its_own_names_and_another_is_refused_with_both_shapes(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    flat, solid = (build("convnext_tiny", {"width": 0.1}, dims, 1) for dims in (2, 3))
+    released = {of_authors(name): tensor.clone() for name, tensor in flat.state_dict().items()}
+    save_tensors(tmp_path / "w.safetensors", released | {"norm.weight": torch.ones(77), "norm.bias": torch.ones(77)})
+    lift, wanted = Lift.of("inflated", {}), inflated(flat.state_dict(), solid.state_dict(), "flat")
+    lift.load(solid, "given", tmp_path / "w.safetensors", None, foreign=True)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in solid.state_dict().items())
+    for change, words in (
+        ({"downsample_layers.0.0.bias": torch.ones(3)}, r"stem.0.bias.*\(3,\) in the file, \(10,\) in the model"),
+        ({"more": torch.ones(3)}, "'more' .only in the file"),
+        ({"downsample_layers.0.0.bias": torch.full((10,), torch.nan)}, "stem.0.bias holds numbers that are not finite"),
+    ):
+        save_tensors(tmp_path / "w.safetensors", released | change)
+        with pytest.raises(StudyError, match=words):
+            lift.load(solid, "given", tmp_path / "w.safetensors", None, foreign=True)
 
 
 def test_the_lifted_network_holds_the_encoder_and_what_the_run_left_beside_it(tmp_path: Path) -> None:

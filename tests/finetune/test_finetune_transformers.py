@@ -114,8 +114,9 @@ def test_a_fit_with_adapters_changes_queries_and_values_by_a_low_rank_and_nothin
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_adapters_of_a_segmentation_of_volumes_are_merged_and_its_decoder_is_trained() -> None:
-    network = Segmenter(made(dims=3), 2)
+@pytest.mark.parametrize("form", ["timm", "primus"])
+def test_adapters_of_a_segmentation_of_volumes_are_merged_and_its_decoder_is_trained(form: str) -> None:
+    network = Segmenter(made(dims=3, form=form), 2)
     before = copied(network)
 
     def volumes(steps: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:

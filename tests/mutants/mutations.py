@@ -2913,8 +2913,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "an exported file is read as one of a run",
-        'return beside.is_file() and "adapter" not in read_json(beside)',
-        "return beside.is_file()",
+        'if beside.is_file() and "adapter" in read_json(beside) else None',
+        'if beside.is_file() and "run" in read_json(beside) else None',
         "nn/test_nn_vit_files.py::test_timms_network_of_the_exported_folder_gives_the_pooled_features",
     ),
     Mutation(
@@ -3295,8 +3295,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "queries, keys and values of a file for transformers are in another order",
-        'named.pop(f"{layer}{part}_proj.{what}", None) for part in "qkv"',
-        'named.pop(f"{layer}{part}_proj.{what}", None) for part in "qvk"',
+        'q, k, v = (f"{layer}{part}_proj.{what}" for part in "qkv")',
+        'q, k, v = (f"{layer}{part}_proj.{what}" for part in "qvk")',
         "nn/test_nn_transfer.py::test_a_file_of_dinov3_for_transformers_is_the_one_of_its_authors",
     ),
     Mutation(

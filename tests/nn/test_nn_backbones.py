@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from medssl.cli import app
 from medssl.core import plugins
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.nn.adapters.nnunet import twice
@@ -179,3 +182,45 @@ def test_the_mean_of_pairs_is_torchs_average_pooling(size: tuple[int, int, int],
     pull = torch.rand_like(theirs)
     slopes = [torch.autograd.grad((y * pull).sum(), x)[0] for y in (ours, theirs)]
     assert torch.allclose(*slopes, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda t: t.index_fill(0, torch.tensor([0]), torch.nan), "not finite in torch.float32"),
+        (lambda t: (t.double() + 1) * 1e300, "not finite in torch.float32"),
+        (lambda t: t.round().to(torch.int8), "holds numbers of type torch.int8"),
+        (lambda t: t > 0, "holds numbers of type torch.bool"),
+    ],
+)
+@pytest.mark.parametrize(("foreign", "name"), [(False, "layer1.0.conv1.weight"), (True, "conv1.weight")])
+def test_weights_that_no_training_gives_are_refused_with_file_and_tensor(
+    tmp_path: Path, wrong: Any, words: str, foreign: bool, name: str
+) -> None:
+    network = build("resnet18", NARROW["resnet18"], 2, 1)
+    file = build("resnet18", NARROW["resnet18"], 2, 3 if foreign else 1).state_dict()
+    save_tensors(tmp_path / "w.safetensors", file | {name: wrong(file[name])})
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    with pytest.raises(StudyError, match=rf"w.safetensors: {name} .*{words}"):
+        load_encoder(tmp_path / "w.safetensors", network, foreign=foreign)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("prefix", "name"), [("module.", "resnet18"), ("module.backbone.", "convnext_tiny")])
+def test_names_with_one_prefix_are_refused_with_the_command_that_removes_it(tmp_path: Path, prefix: str, name: str) -> None:
+    network = build(name, NARROW[name], 2, 1)
+    save_tensors(tmp_path / "w.safetensors", {prefix + key: tensor for key, tensor in network.state_dict().items()})
+    with pytest.raises(StudyError, match=r"match without it") as refused:
+        load_encoder(tmp_path / "w.safetensors", network, foreign=True)
+    (words,) = re.findall(r"Run medssl (convert .*?), and name that file", str(refused.value))
+    assert CliRunner().invoke(app, words.split(), catch_exceptions=False).exit_code == 0
+    load_encoder(tmp_path / "w-stripped.safetensors", network, foreign=True)
+    with pytest.raises(StudyError, match="those of public files in docs/howto/transfer"):
+        load_encoder(tmp_path / "w.safetensors", build("resnet34", NARROW["resnet34"], 2, 1), foreign=True)
+
+
+def test_two_tensors_of_one_name_after_the_prefix_is_removed_are_refused(tmp_path: Path) -> None:
+    network = build("resnet18", NARROW["resnet18"], 2, 1)
+    save_tensors(tmp_path / "w.safetensors", network.state_dict() | {"module.conv1.weight": torch.zeros(1)})
+    with pytest.raises(StudyError, match=r"holds 'module.conv1.weight' and 'conv1.weight'"):
+        load_encoder(tmp_path / "w.safetensors", network, strip="module.")

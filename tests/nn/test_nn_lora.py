@@ -15,9 +15,9 @@ WIDTH, BLOCKS = 36, 3
 SMALL: dict[str, Any] = {"width": WIDTH, "blocks": BLOCKS, "heads": 3, "patch": 8, "layer_scale": 1.0}
 
 
-def made(dims: int = 2) -> Backbone:
+def made(dims: int = 2, form: str = "timm") -> Backbone:
     torch.manual_seed(0)
-    return build("vit", SMALL, dims, 1).eval()
+    return build("vit", SMALL | {"form": form}, dims, 1).eval()
 
 
 def maps(network: Backbone) -> torch.Tensor:
@@ -26,9 +26,9 @@ def maps(network: Backbone) -> torch.Tensor:
         return torch.stack(network(images))
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_adapters_start_as_nothing_and_merge_into_the_same_network(dims: int) -> None:
-    network = made(dims)
+@pytest.mark.parametrize(("dims", "form"), [(2, "timm"), (3, "timm"), (3, "primus")])
+def test_adapters_start_as_nothing_and_merge_into_the_same_network(dims: int, form: str) -> None:
+    network = made(dims, form)
     plain, before = maps(network), {name: tensor.clone() for name, tensor in network.state_dict().items()}
     parameters = add_adapters(network, rank=4, alpha=8.0)
     assert sum(p.numel() for p in parameters) == BLOCKS * 2 * 2 * 4 * WIDTH  # queries and values, down and up

@@ -390,6 +390,12 @@ def test_nnunets_own_network_gives_the_same_features(tmp_path: Path, monkeypatch
 
 def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.Tensor, folder: Path) -> None:
     """The library's network with exported weights gives our output, in a separate process."""
+    run_peer(library, name, weights, x, folder)
+    compare_features(ours, x, folder)
+
+
+def run_peer(library: str, name: str, weights: Path, x: torch.Tensor, folder: Path) -> None:
+    """Write the features and the tensors of the library's network."""
     save_file({"x": x}, folder / "x.safetensors")
     script = [
         Path(__file__).with_name("real_features.py"),
@@ -403,6 +409,10 @@ def check_features(ours: Any, library: str, name: str, weights: Path, x: torch.T
         [warm.python(), *map(str, script)], env={**os.environ, "PYTHONPATH": str(PEERS)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def compare_features(ours: Any, x: torch.Tensor, folder: Path) -> None:
+    """Our output is what `run_peer` wrote."""
     with torch.inference_mode():
         expected = pooled(ours.double()(x.double()))
     # in float64, so that what is compared is the network and not the order of its sums
@@ -474,6 +484,20 @@ def test_a_foreign_state_is_found_renamed_and_converted(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": weights, "opt": {"x": torch.zeros(1)}}, tmp_path / "w.pth")
     assert convert(tmp_path / "w.pth", tmp_path / "w.safetensors", strip="module.").startswith("3 tensors, 9 numbers")
     assert all(torch.equal(load_file(tmp_path / "w.safetensors")[n], weights["module." + n]) for n in "abc")
+
+
+def test_of_entries_with_as_many_tensors_none_is_chosen_and_the_one_taken_is_named(tmp_path: Path) -> None:
+    student, teacher = ({"w": torch.full((2,), value)} for value in (1.0, 2.0))
+    torch.save({"student": student, "teacher": {"backbone": teacher}, "epoch": 3}, tmp_path / "two.pth")
+    with pytest.raises(StudyError, match=r"2 entries of 1 tensors each. Choose one with --key: student, teacher/backbone"):
+        convert(tmp_path / "two.pth", tmp_path / "out.safetensors")
+    assert "of entry teacher/backbone;" in convert(tmp_path / "two.pth", tmp_path / "out.safetensors", key="teacher")
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["w"], teacher["w"])
+    torch.save({"model": teacher, "again": {"model": teacher}}, tmp_path / "once.pth")
+    assert "of entry model;" in convert(tmp_path / "once.pth", tmp_path / "out.safetensors")
+    torch.save({"module.w": torch.zeros(2), "w": torch.ones(2)}, tmp_path / "both.pth")
+    with pytest.raises(StudyError, match=r"'module.w' and 'w', which --strip module. gives one name"):
+        convert(tmp_path / "both.pth", tmp_path / "out.safetensors", strip="module.")
 
 
 def test_the_command_converts_as_its_error_says(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medssl.artefacts.encoder import ExportedContract
 from medssl.core.bounds import Positive, Weight
 from medssl.nn.backbone import Backbone
 from medssl.nn.channel_norm import ChannelNorm
@@ -67,7 +68,9 @@ class ConvNeXtTiny(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def of_elsewhere(
+        self, found: dict[str, Tensor], exported: ExportedContract | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Files of the paper's authors and of DINOv3 have other names, and a norm after pooling, which is left."""
         if not any("downsample_layers." in name for name in found):
             return found, []

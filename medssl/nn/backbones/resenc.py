@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medssl.artefacts.encoder import ExportedContract
 from medssl.core.bounds import Widths
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
@@ -69,13 +70,15 @@ class ResEnc(Backbone):
             if isinstance(module, Residual):
                 nn.init.zeros_(module.conv2.norm.weight)
 
-    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def of_elsewhere(
+        self, found: dict[str, Tensor], exported: ExportedContract | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """nnU-Net names each tensor twice, its kernels have the axes (k, j, i), and a whole network has a decoder."""
         if not any(".all_modules." in name for name in found):
             return found, []
         own = {name: tensor for name, tensor in found.items() if not name.startswith("decoder.")}
         turned = {name: t.movedim((2, 3, 4), (4, 3, 2)).contiguous() if t.ndim == 5 else t for name, t in own.items()}
-        changes = ["kernels turned from nnU-Net's axes (k, j, i) to (i, j, k)"] if self.spatial_dims == 3 else []
+        changes = ["kernels turned from nnU-Net's axes (k, j, i) to (i, j, k)"] if any(t.ndim == 5 for t in own.values()) else []
         return turned, changes + (["its decoder is left"] if len(own) < len(found) else [])
 
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:

@@ -63,7 +63,10 @@ class Slicewise(Backbone):
     ) -> None:
         super().__init__()
         if spatial_dims != 3:  # also refuses itself as the inner network, as the inner one has two
-            raise StudyError("backbone 'slicewise' makes a 3-D network of a 2-D one: set spatial_dims: 3 and slices: resnet18.")
+            raise StudyError(
+                "backbone 'slicewise' makes a 3-D network of a 2-D one. Set slices: resnet18; and in a run spatial_dims: 3, in a "
+                "task three numbers in size."
+            )
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.slices = build(slices, slices_options or {}, 2, in_channels)
         options: dict[str, Any] = {"feed_forward": feed_forward, "dropout": dropout, "positions": positions}

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from medssl.artefacts.encoder import ExportedContract
 from medssl.core.bounds import AtLeastOne, Count, Positive, Weight, Whole, Widths
 from medssl.core.errors import StudyError
 from medssl.nn.backbone import Backbone
@@ -173,9 +174,11 @@ class ViT(Backbone):
             tokens = block(tokens, angles)
         return self.norm(tokens)
 
-    def of_elsewhere(self, found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def of_elsewhere(
+        self, found: dict[str, Tensor], exported: ExportedContract | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Files of DINOv2, DINOv3, timm, and in the form of Primus those of nnU-Net and OpenMind."""
-        return of_primus(self, found) if self.form == "primus" else of_dino(self, found)
+        return (of_primus if self.form == "primus" else of_dino)(self, found, exported)
 
     def part_of(self, parameter: str) -> int | None:
         return len(self.blocks) if parameter.startswith("norm.") else super().part_of(parameter)
