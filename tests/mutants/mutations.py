@@ -1964,8 +1964,8 @@ MUTATIONS = [
     Mutation(
         "pretrain",
         "a part of a batch may have one sample",
-        "self.batch_size < 2 * self.accumulate",
-        "self.batch_size < self.accumulate",
+        "self.batch_size < 2 * parts",
+        "self.batch_size < parts",
         "study/test_study_check_starts.py::test_numbers_that_no_run_can_have_are_refused_with_their_line",
     ),
     Mutation(

@@ -17,5 +17,5 @@ def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...
     if width % heads:
         nearest = max(1, round(width / heads)) * heads
         return f"joint_2d3d: width {width} cannot be divided among {heads} attention_heads. The nearest that can: {nearest}"
-    clusters = options["volume_weight"] or (options["slice_weight"] and options["clustering"] == "swav")
+    clusters = options["slice_weight"] or options["volume_weight"]
     return never_trained(options["freeze_prototypes_steps"], steps) if clusters else ""

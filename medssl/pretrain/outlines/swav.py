@@ -17,6 +17,6 @@ def never_trained(fixed: int | None, steps: int | None) -> str:
     if fixed is None or steps is None or fixed < steps:
         return ""
     return (
-        f"freeze_prototypes_steps is {fixed} and the run has {steps} steps, so the prototypes stay random. Leave it out for a "
-        "hundredth of the steps, or lower it"
+        f"freeze_prototypes_steps is {fixed} and the run has {steps} steps, so learned prototypes stay random. Leave it out "
+        "for a hundredth of the steps, or lower it"
     )
