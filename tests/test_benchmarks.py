@@ -131,7 +131,7 @@ def test_the_hearts_dice_is_of_masks_on_the_grid_of_the_files(acdc: dict[str, An
             return -1e3 * (images - torch.arange(4).view(1, -1, 1, 1) / 3) ** 2
 
     found = acdc["dice"](Sees(), volumes, acdc["SETTING"])
-    assert found.shape == (3,) and (found > 0.5).all() and found[2] > 0.9
+    assert found.shape == (3,) and (found > 0.5).all() and found[2] > 0.85
     wrong = acdc["dice"](Sees(), [{**volumes[0], "mask": volumes[2]["mask"]}], acdc["SETTING"])
     assert wrong.mean() < 0.5
 
