@@ -2,7 +2,7 @@
 
 Patches, loss and loop follow MONAI's own tutorials (spleen_segmentation_3d, 2d_slices_from_3d_sampling). Ranges of augmentation,
 rate, schedule, steps, batch and evaluations are those of our recipe; like it (few patients validate) this keeps the last step.
-`fit` is what `finetune.py` races against; `baselines/acdc.py` puts its own reading, changes and loss into the same parts.
+`fit` is what `finetune.py` races against.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from monai.metrics import DiceMetric
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import (
     AsDiscrete,
-    BorderPadd,
     Compose,
     EnsureChannelFirstd,
     FgBgToIndicesd,
@@ -98,22 +97,17 @@ def learn(network: nn.Module, train: CacheDataset, criterion: nn.Module, recipe:
         yield step
 
 
-def training_transforms(read: Compose, size: tuple[int, int], changes: Sequence[Any], margin: int = 0) -> Compose:
-    """Patches of what is read, half of them about a voxel of a class, changed.
-
-    margin: voxels around each patch that the changes get with it, 0 beyond the volume.
-    """
-    patch = (size[0] + 2 * margin, size[1] + 2 * margin, 1)
+def training_transforms(read: Compose, size: tuple[int, int], changes: Sequence[Any]) -> Compose:
+    """Patches of what is read, half of them about a voxel of a class, changed."""
     return Compose(
         [
             *read.transforms,
             SpatialPadd(KEYS, (*size, 1)),
-            BorderPadd(KEYS, (margin, margin, 0)),
             FgBgToIndicesd("mask"),
             RandCropByPosNegLabeld(
                 KEYS,
                 "mask",
-                patch,
+                (*size, 1),
                 pos=1,
                 neg=1,
                 num_samples=PATCHES_PER_VOLUME,

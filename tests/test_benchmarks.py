@@ -100,12 +100,14 @@ def test_the_hearts_baseline_learns_drawn_hearts(hearts: list[str]) -> None:
     assert word == "RESULT"
     assert (found["seeds"], found["steps"]) == (1, 40)
     mean, spread = found["dice_mean_sd"]["2"]
-    assert mean == pytest.approx(np.mean(found["dice_by_class"]["2"]), abs=2e-4) and spread == 0
+    assert mean == pytest.approx(np.mean(found["dice_by_class"]["2"]), abs=2e-4) and spread is None
     assert 0.1 < mean <= 1
 
 
-def test_the_hearts_labelled_patients_are_the_protocols_first_that_are_there(acdc: dict[str, Any], hearts: list[str]) -> None:
-    found = acdc["parts"](Path(hearts[1]), Path(hearts[3]))
+def test_the_hearts_labelled_patients_are_the_protocols_first_that_are_there(
+    segmentation: dict[str, Any], hearts: list[str]
+) -> None:
+    found = segmentation["hearts"](Path(hearts[1]), Path(hearts[3]))
     names = {part: [[Path(volume["image"]).name for volume in patient] for patient in found[part]] for part in found}
     of = {number: [f"patient{number:03d}_frame{frame:02d}_img.nii.gz" for frame in (1, 2)] for number in range(4)}
     assert names == {"train": [of[0], of[2]], "val": [], "test": [of[1], of[3]]}
@@ -117,18 +119,20 @@ def test_the_hearts_dice_is_of_masks_on_the_grid_of_the_files(acdc: dict[str, An
     import nibabel
     import torch
 
-    volumes = [volume for patient in acdc["parts"](Path(hearts[1]), Path(hearts[3]))["test"] for volume in patient]
+    volumes = [volume for patient in acdc["hearts"](Path(hearts[1]), Path(hearts[3]))["test"] for volume in patient]
     for volume in volumes:
         mask = nibabel.load(volume["mask"])
-        nibabel.save(nibabel.Nifti1Image(np.asarray(mask.dataobj).astype(np.float32), mask.affine), volume["image"])
+        values = np.asarray(mask.dataobj) + np.float32(1)
+        values[0, 0, 0] = 0  # the lowest value alone does not count for the window
+        nibabel.save(nibabel.Nifti1Image(values, mask.affine), volume["image"])
 
     class Sees(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return -1e3 * (images - torch.arange(4).view(1, -1, 1, 1) / 3) ** 2
 
-    found = acdc["dice"](Sees(), volumes, 1)
-    assert found.shape == (3,) and (found > 0.5).all() and found[2] > 0.9
-    wrong = acdc["dice"](Sees(), [{**volumes[0], "mask": volumes[2]["mask"]}], 1)
+    found = acdc["dice"](Sees(), volumes, acdc["SETTING"])
+    assert found.shape == (3,) and (found > 0.5).all() and found[2] > 0.85
+    wrong = acdc["dice"](Sees(), [{**volumes[0], "mask": volumes[2]["mask"]}], acdc["SETTING"])
     assert wrong.mean() < 0.5
 
 
@@ -223,7 +227,7 @@ def test_a_segmentation_by_hand_learns_drawn_hearts_as_volumes(hearts: list[str]
     assert word == "RESULT" and (found["setting"], found["seeds"], found["steps"]) == (setting, 1, 16)
     assert (found["test_units"], found["num_test"]) == (2, 4)
     mean, spread = found["dice_mean_sd"]["1"]
-    assert mean == pytest.approx(np.mean(found["dice_by_class"]["1"]), abs=2e-4) and spread == 0
+    assert mean == pytest.approx(np.mean(found["dice_by_class"]["1"]), abs=2e-4) and spread is None
     assert 0.05 < mean <= 1, "an untrained answer has 0.02"
 
 
@@ -235,28 +239,108 @@ def test_a_segmentation_by_hand_learns_drawn_hearts_as_slices(segmentation: dict
     assert found.shape == (3,) and found.mean() > 0.1
 
 
-def test_patches_by_hand_lie_about_a_class_as_often_as_about_the_background(
-    segmentation: dict[str, Any], hearts: list[str]
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_patches_by_hand_lie_where_the_studies_patches_do(
+    segmentation: dict[str, Any], hearts: list[str], batch_size: int
 ) -> None:
-    """Also the rarest class: the voxel in the middle of an unchanged patch is of each class in equal shares."""
+    """The same shares of classes under the middle of an unchanged patch, and the same mean place."""
+    from finetuning import volume
     from monai.utils import set_determinism
 
-    setting = dataclasses.replace(segmentation["SETTINGS"]["tasks.heart"], size=(8, 8))
-    (volume, *_), *_ = segmentation["hearts"](Path(hearts[1]), Path(hearts[3]))["train"]
+    from medssl.finetune.patches import Patches
+    from medssl.finetune.scans import Scan, places_of
+
+    setting = dataclasses.replace(segmentation["SETTINGS"]["tasks.heart"], size=(8, 8), batch_size=batch_size)
+    (files, *_), *_ = segmentation["hearts"](Path(hearts[1]), Path(hearts[3]))["train"]
     steps = segmentation["patches"](setting).transforms
-    place = next(n for n, step in enumerate(steps) if type(step).__name__ == "SqueezeDimd")
+    place = next(n for n, step in enumerate(steps) if type(step).__name__ == "RandPatchd")
     set_determinism(0)
-    data = volume
-    for step in steps[: place - 1]:
+    data = files
+    for step in steps[:place]:
         data = step(data)
-    crop = steps[place - 1]
+    crop, margin = steps[place], segmentation["margins"]((8, 8))[0]
+    whole = data["mask"][0].numpy().astype(np.uint8)
+    inner = whole[margin:-margin, margin:-margin]
+    data["image"] = data["mask"] * 0 + np.arange(len(whole))[None, :, None, None]
     crop.set_random_state(seed=0)
-    masks = [crop(data)[0]["mask"] for _ in range(200)]
-    side = masks[0].shape[1]
-    assert masks[0].shape[2:] == (side, 1) and side == 8 + 2 * segmentation["margins"]((8, 8))[0]
-    middle = np.array([int(mask[0, side // 2, side // 2, 0]) for mask in masks])
-    shares = np.bincount(middle, minlength=4) / len(middle)
-    assert shares == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6], abs=0.12)
+    by_hand = [crop(data) for _ in range(800)]
+    assert by_hand[0]["mask"].shape == (1, 8 + 2 * margin, 8 + 2 * margin, 1)
+    starts = [float(each["image"][0, 0, 0, 0]) for each in by_hand]
+    middle = [int(each["mask"][0, margin + 4, margin + 4, 0]) for each in by_hand]
+
+    scan = Scan(volume("a", inner.shape, 0.0, 1.0), inner.astype(np.float32), inner, np.eye(4))
+    arguments: dict[str, Any] = {"count": batch_size, "foreground_frac": 0.5, "seed": 0}
+    own = Patches([scan], [places_of(scan, [1, 2, 3], 0)], [0, 1, 2, 3], (8, 8, 1), (0, 0, 0), **arguments)
+    drawn = [patch.start for step in range(800 // batch_size) for patch in own.drawn(step)]
+    expected = np.bincount([inner[i + 4, j + 4, k] for i, j, k in drawn], minlength=4) / len(drawn)
+    assert np.bincount(middle, minlength=4) / len(middle) == pytest.approx(expected, abs=0.06)
+    assert np.mean(starts) == pytest.approx(np.mean([start[0] for start in drawn]), abs=1.0)
+
+
+def test_a_network_by_hand_computes_what_the_studys_does_with_its_weights(
+    segmentation: dict[str, Any], acdc: dict[str, Any]
+) -> None:
+    """Also maps of sides that are not powers of two; batch norms with their running statistics, and with the batch's."""
+    import torch
+
+    from medssl.finetune.segmenter import Segmenter
+    from medssl.nn.backbone import build
+
+    resnet, unet = {"width": 0.5}, {"features": [8, 16, 32, 64, 64, 8], "norm": "batch"}
+    for own, other, sides in (
+        (Segmenter(build("resnet18", resnet, 2, 1), 4), segmentation["OfSlices"](4), (64, 64)),
+        (Segmenter(build("resnet18", resnet, 2, 1), 4), segmentation["OfSlices"](4), (40, 56)),
+        (Segmenter(build("unet", unet, 2, 1), 4), acdc["network_of"](acdc["SETTING"]), (48, 48)),
+    ):
+        weights = own.state_dict().values()
+        other.load_state_dict(dict(zip(other.state_dict(), weights, strict=True)))
+        images = torch.rand(2, 1, *sides)
+        with torch.no_grad():
+            assert [m.shape for m in other.encoder(images)] == [m.shape for m in own.backbone(images)]
+            for training in (False, True):
+                expected = own.train(training)(images)
+                torch.testing.assert_close(other.train(training)(images), expected, atol=1e-4, rtol=0)
+
+
+def test_batch_norms_by_hand_are_calibrated_as_the_studys(segmentation: dict[str, Any]) -> None:
+    import copy
+
+    import torch
+
+    from medssl.finetune.training import calibrate
+
+    torch.manual_seed(0)
+    network = segmentation["OfVolumes"](3)
+    batches = [torch.rand(1, 1, 32, 32, 4) + shift for shift in range(3)]
+    own = copy.deepcopy(network)
+    own.backbone = own.encoder
+    calibrate(own, iter(batches))
+    found = segmentation["calibrated"](network, batches)
+    for one, other in zip(found.encoder.buffers(), own.encoder.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_images_by_hand_are_averaged_nearly_as_the_studys_are(
+    segmentation: dict[str, Any], acdc: dict[str, Any], tmp_path: Path
+) -> None:
+    """White noise, which point samples would not average: they vary by several times as much."""
+    import nibabel
+
+    from medssl.volume.spacing import resample_to_spacing
+
+    noise = np.random.default_rng(0).normal(size=(90, 90, 3)).astype(np.float32)
+    own, _ = resample_to_spacing(noise, np.eye(4), (3, 3, 1))
+    # the study's voxels lie at 1, 4, 7 …, those by hand start at the first voxel of a file
+    for name, values in (("image", noise[1:, 1:]), ("mask", np.zeros((89, 89, 3), np.uint8))):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii")
+    files = {name: str(tmp_path / f"{name}.nii") for name in ("image", "mask")}
+    *unwindowed, _ = segmentation["reading"](acdc["SETTING"], ("image", "mask")).transforms
+    data = files
+    for step in unwindowed:
+        data = step(data)
+    found, expected = (values[2:27, 2:27].ravel() for values in (np.asarray(data["image"][0]), own))
+    assert np.corrcoef(found, expected)[0, 1] > 0.95
+    assert found.std() == pytest.approx(expected.std(), rel=0.1)
 
 
 def test_parts_of_the_hippocampus_by_hand_are_those_of_the_split_file(segmentation: dict[str, Any], tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def main() -> None:
     for name, columns in COLUMNS.items():
         table = np.array([[number(row[column]) for column in columns] for row in rows])
         scores = [auc(table, impaired, seed) for seed in range(options.seeds)]
-        found[name] = [round(float(np.mean(scores)), 4), round(float(np.std(scores)), 4)]
+        deviation = round(float(np.std(scores, ddof=1)), 4) if len(scores) > 1 else None
+        found[name] = [round(float(np.mean(scores)), 4), deviation]
         print(json.dumps({"columns": name, "auc": [round(score, 4) for score in scores]}), flush=True)
     print(
         "RESULT "

@@ -1,12 +1,13 @@
 """Segmentations as a user of MONAI writes them, beside the studies' fits from random weights.
 
 None of medssl's code is used. A setting is a task of a study, by its name there (`tasks.heart`): a U-Net over MONAI's ResNet-18
-of half the width, on slices. The tasks of `joint` are on volumes, with a transformer between the slices. Voxels, window,
-patches, steps, batch, rate, schedule and changes of the images are the study's. Each patch of a step is drawn from a random
-volume. Half of the patches are centred on a voxel of a class, drawn evenly over the classes. The last step is kept. Scored is
-the Dice of the test patients on the grid of their files. Labelled are the first patients in the order of the split file. Order,
-weights and changes are drawn by other generators than the study's, and the way up differs: scores agree within the spread over
-seeds, not to the digit.
+of half the width, on slices. The tasks of `joint` are on volumes, with torch's own transformer between the slices, where the
+study's attention is deformable. Voxels, window, patches, steps, batch, rate, schedule and changes of the images are the study's.
+Each patch of a step is drawn from a random volume. Half of the patches are centred near a voxel of a class, drawn evenly over
+the classes. The last step is kept, as in the study: fewer than ten patients validate. Batch norms then take their statistics
+from some training batches. Scored is the Dice of the test patients on the grid of their files. Labelled are the first patients
+in the order of the split file; `tasks` draws them by seed. Order, weights and changes are drawn by other generators than the
+study's: scores agree within the spread over seeds, not to the digit.
 
 `python benchmarks/baselines/segmentation.py tasks.heart [--seeds 3]`; the last line is RESULT {json}.
 """
@@ -14,11 +15,12 @@ seeds, not to the digit.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,9 @@ from monai.transforms import (
     LoadImaged,
     MapTransform,
     RandAdjustContrastd,
-    RandCropByLabelClassesd,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    Randomizable,
     RandomizableTransform,
     RandScaleIntensityd,
     RandShiftIntensityd,
@@ -60,6 +62,7 @@ from monai.transforms import (
 )
 from monai.utils import set_determinism
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import RandomSampler
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,8 +71,9 @@ PROTOCOL = SHARED / "protocols" / "acdc_ssl4mis_split.tsv"
 KEYS = ("image", "mask")
 WIDTHS = (32, 64, 128, 256)
 TRANSFORMER = {"d_model": 256, "nhead": 8, "dim_feedforward": 256, "dropout": 0.0, "batch_first": True}
-RATE, WEIGHT_DECAY, WARMUP_FRAC = 1e-3, 1e-4, 0.1
-PERCENTILES = (0.5, 99.5)
+NARROWEST = 16
+"""Channels of a level of the way up, at least."""
+RATE, WARMUP_FRAC = 1e-3, 0.1
 ZOOM, TURN_DEG, SHIFT = (0.7, 1.4), 30.0, 0.08
 WINDOWS_AT_ONCE = {2: 16, 3: 2}
 
@@ -81,7 +85,8 @@ class Setting:
     """A task of a study.
 
     images: of ACDC (`heart`) or the hippocampus (`brain`); size: sides of a patch, two of a slice; spacing: in mm, -1 keeps an
-    axis; shares: of the training patients; overlap: of neighbouring windows, as a share of their size.
+    axis; shares: of the training patients; overlap: of neighbouring windows, as a share of their size; calibration_batches: of
+    training, for the statistics of batch norms; percentiles: of the window.
     """
 
     images: str
@@ -92,15 +97,19 @@ class Setting:
     batch_size: int
     steps: int
     overlap: float
+    calibration_batches: int = 8
+    weight_decay: float = 1e-4
+    percentiles: tuple[float, float] = (0.5, 99.5)
 
 
 HEART = Setting("heart", 4, (64, 64), (2.0, 2.0, -1.0), (0.1, 1.0), 8, 700, 0.0)
 BRAIN = replace(HEART, images="brain", classes=3, size=(48, 48), spacing=(1.0, 1.0, 1.0))
+VOLUMES: dict[str, Any] = {"shares": (0.1,), "overlap": 0.25, "calibration_batches": 4}
 SETTINGS = {
     "tasks.heart": HEART,
     "tasks.brain": BRAIN,
-    "joint.heart_volume": replace(HEART, size=(64, 64, 8), shares=(0.1,), batch_size=2, steps=400, overlap=0.25),
-    "joint.brain_volume": replace(BRAIN, size=(40, 56, 40), shares=(0.1,), batch_size=1, steps=120, overlap=0.25),
+    "joint.heart_volume": replace(HEART, size=(64, 64, 8), batch_size=2, steps=400, **VOLUMES),
+    "joint.brain_volume": replace(BRAIN, size=(40, 56, 40), batch_size=1, steps=120, **VOLUMES),
 }
 
 
@@ -128,15 +137,16 @@ def main() -> None:
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for share in setting.shares:
             first = patients["train"][: max(1, math.floor(share * len(patients["train"]) + 0.5))]
+            fit_s = time.monotonic()
             network = fitted([volume for patient in first for volume in patient], setting, seed)
+            rate = setting.steps / (time.monotonic() - fit_s)
             found = dice(network, test, setting)
             scores.setdefault(f"{share:g}", []).append(found)
-            row = {"seed": seed, "share": share, "patients": len(first), "dice": round(float(found.mean()), 4)}
-            print(json.dumps(row | {"by_class": found.round(4).tolist()}), flush=True)
-    means = {share: [float(found.mean()) for found in each] for share, each in scores.items()}
+            row = {"seed": seed, "share": share, "patients": len(first), "steps_per_s": round(rate, 2)}
+            print(json.dumps(row | score_of(found)), flush=True)
     result = {
         "setting": options.setting,
-        "dice_mean_sd": {share: [round(float(np.mean(each)), 4), round(float(np.std(each)), 4)] for share, each in means.items()},
+        "dice_mean_sd": {share: mean_and_deviation(each) for share, each in scores.items()},
         "dice_by_class": {share: np.mean(each, axis=0).round(4).tolist() for share, each in scores.items()},
         "test_units": len(patients["test"]),
         "num_test": len(test),
@@ -145,6 +155,17 @@ def main() -> None:
         "minutes": round((time.monotonic() - started_s) / 60, 1),
     }
     print("RESULT " + json.dumps(result))
+
+
+def score_of(found: np.ndarray) -> dict[str, Any]:
+    """Dice of one fit: its mean, and each class."""
+    return {"dice": round(float(found.mean()), 4), "by_class": found.round(4).tolist()}
+
+
+def mean_and_deviation(scores: list[np.ndarray]) -> list[float | None]:
+    """Mean Dice over seeds, and its sample standard deviation; one seed has none."""
+    means = [float(found.mean()) for found in scores]
+    return [round(float(np.mean(means)), 4), round(float(np.std(means, ddof=1)), 4) if len(means) > 1 else None]
 
 
 # Images
@@ -175,21 +196,27 @@ def brains(folder: Path) -> dict[str, list[list[Volume]]]:
 def reading(setting: Setting, spaced: tuple[str, ...]) -> Compose:
     """Files to `(1, i, j, k)`, images in 0…1; those that are `spaced` on the study's grid."""
     modes = {"image": "bilinear", "mask": "nearest"}
+    # files are of 1 mm; as wide as a mean over a coarser voxel, against aliasing
+    sigma = [side / math.sqrt(12) if side > 1 else 0.0 for side in setting.spacing]
     return Compose(
         [
             LoadImaged(KEYS, reader="NibabelReader"),
             EnsureChannelFirstd(KEYS),
-            GaussianSmoothd("image", [max(0.0, (side - 1) / 2) for side in setting.spacing]),  # files are of 1 mm: no aliasing
+            GaussianSmoothd("image", sigma),
             Spacingd(spaced, setting.spacing, mode=[modes[key] for key in spaced]),
-            Lambdad("image", in_window, track_meta=True),
+            Lambdad("image", in_window(setting.percentiles), track_meta=True),
         ]
     )
 
 
-def in_window(image: Any) -> Any:
-    """0…1 between two percentiles of what is not background."""
-    low, high = np.percentile(image[image > image.min()].numpy(), PERCENTILES)
-    return ((image - low) / (high - low)).clamp(0, 1)
+def in_window(percentiles: tuple[float, float]) -> Callable[[Any], Any]:
+    """To 0…1 between two percentiles of what is not background."""
+
+    def windowed(image: Any) -> Any:
+        low, high = np.percentile(image[image > image.min()].numpy(), percentiles)
+        return ((image - low) / (high - low)).clamp(0, 1)
+
+    return windowed
 
 
 def margins(size: tuple[int, ...]) -> tuple[int, ...]:
@@ -212,16 +239,7 @@ def patches(setting: Setting) -> Compose:
             SpatialPadd(KEYS, size),
             BorderPadd(KEYS, margin),
             ClassesToIndicesd("mask", num_classes=setting.classes),
-            RandCropByLabelClassesd(
-                KEYS,
-                "mask",
-                tuple(side + 2 * more for side, more in zip(size, margin, strict=True)),
-                ratios=[setting.classes - 1, *[1] * (setting.classes - 1)],
-                num_classes=setting.classes,
-                num_samples=1,
-                indices_key="mask_cls_indices",
-                warn=False,
-            ),
+            RandPatchd(size, margin, math.ceil(setting.batch_size / 2) / setting.batch_size),
             *([SqueezeDimd(KEYS, dim=-1)] if flat else []),
             RandMoved(setting.size),
             ShiftIntensityd("image", -0.5),
@@ -238,6 +256,34 @@ def patches(setting: Setting) -> Compose:
             clip,
         ]
     )
+
+
+class RandPatchd(Randomizable, MapTransform):
+    """A patch with its margin, inside a volume that is padded by the margin.
+
+    The share `near_class` of patches is centred near a voxel of a class of the volume, at most a quarter of each side away. All
+    classes are equally frequent. The centres of the other patches are drawn evenly over the volume.
+    """
+
+    def __init__(self, size: tuple[int, ...], margin: tuple[int, ...], near_class: float) -> None:
+        MapTransform.__init__(self, KEYS)
+        self.size, self.margin, self.near_class = np.array(size), np.array(margin), near_class
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The same place of image and mask."""
+        padded = np.array(data["mask"].shape[1:])
+        shape = padded - 2 * self.margin
+        centre = np.array([self.R.randint(side) for side in shape])
+        classes = [voxels for voxels in data["mask_cls_indices"][1:] if len(voxels)]
+        if classes and self.R.rand() < self.near_class:
+            voxels = classes[self.R.randint(len(classes))]
+            voxel = np.unravel_index(int(voxels[self.R.randint(len(voxels))]), padded)
+            reach = np.where(self.size > 1, self.size // 4, 0)
+            away = np.array([self.R.randint(-most, most + 1) for most in reach])
+            centre = np.clip(np.array(voxel) - self.margin + away, 0, shape - 1)
+        first = np.clip(centre - self.size // 2, 0, shape - self.size)
+        place = tuple(slice(a, b) for a, b in zip(first, first + self.size + 2 * self.margin, strict=True))
+        return {key: data[key][(slice(None), *place)] for key in self.key_iterator(data)}
 
 
 class RandMoved(RandomizableTransform, MapTransform):
@@ -272,7 +318,8 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.whole = ResNet("basic", [2, 2, 2, 2], list(WIDTHS), 2, 1, feed_forward=False, bias_downsample=False)
+        options: dict[str, Any] = {"conv1_t_stride": 2, "feed_forward": False, "bias_downsample": False}
+        self.whole = ResNet("basic", [2, 2, 2, 2], list(WIDTHS), 2, 1, **options)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Slices `(n, 1, i, j)` to maps of a quarter of the sides, an eighth, …"""
@@ -288,11 +335,12 @@ class UNet(nn.Module):
 
     def __init__(self, rank: int, widths: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        self.shallow = _convolutions(rank, 1, 16)
-        skips = [*reversed(widths[:-1]), 16]
-        below = [widths[-1], *skips[:-1]]
-        self.ups = nn.ModuleList(_convolutions(rank, deep + skip, skip) for deep, skip in zip(below, skips, strict=True))
-        self.head = (nn.Conv2d, nn.Conv3d)[rank - 2](16, classes, 1)
+        self.shallow = _convolutions(rank, 1, NARROWEST)
+        skips = [*reversed(widths[:-1]), NARROWEST]
+        outside = [max(NARROWEST, skip) for skip in skips]
+        inside = [deep + skip for deep, skip in zip([widths[-1], *outside[:-1]], skips, strict=True)]
+        self.ups = nn.ModuleList(_convolutions(rank, *each) for each in zip(inside, outside, strict=True))
+        self.head = (nn.Conv2d, nn.Conv3d)[rank - 2](NARROWEST, classes, 1)
 
     def forward(self, image: Tensor, maps: list[Tensor]) -> Tensor:
         """Logits of the image's size."""
@@ -307,11 +355,11 @@ def _convolutions(rank: int, inside: int, outside: int) -> nn.Module:
 
 
 class OfSlices(nn.Module):
-    """A U-Net of slices."""
+    """A U-Net of slices over an encoder and the widths of its maps, by default the ResNet's."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, encoder: nn.Module | None = None, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
-        self.encoder, self.up = Encoder(), UNet(2, WIDTHS, classes)
+        self.encoder, self.up = encoder or Encoder(), UNet(2, widths, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of slices `(n, 1, i, j)`."""
@@ -340,23 +388,53 @@ class OfVolumes(nn.Module):
 # Learning and scoring
 
 
-def fitted(train: list[Volume], setting: Setting, seed: int) -> nn.Module:
-    """A network trained on volumes, as it is after the last step."""
+def network_of(setting: Setting) -> nn.Module:
+    """With random weights."""
+    return (OfSlices if len(setting.size) == 2 else OfVolumes)(setting.classes)
+
+
+def fitted(
+    train: list[Volume], setting: Setting, seed: int, network_of: Callable[[Setting], nn.Module] = network_of
+) -> nn.Module:
+    """A network trained on volumes, as it is after the last step, with calibrated batch norms."""
     set_determinism(seed)
-    network = (OfSlices if len(setting.size) == 2 else OfVolumes)(setting.classes)
+    network = network_of(setting)
     volumes = CacheDataset(train, patches(setting), progress=False)
-    drawn = RandomSampler(volumes, replacement=True, num_samples=setting.steps * setting.batch_size)
+    num_batches = setting.steps + setting.calibration_batches
+    drawn = RandomSampler(volumes, replacement=True, num_samples=num_batches * setting.batch_size)
+    batches = iter(DataLoader(volumes, batch_size=setting.batch_size, sampler=drawn))
     criterion = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(groups(network, setting.weight_decay), RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, setting.steps))
     network.train()
-    for batch in DataLoader(volumes, batch_size=setting.batch_size, sampler=drawn):
+    for _ in range(setting.steps):
+        batch = next(batches)
         loss = criterion(network(batch["image"].as_tensor()), batch["mask"].as_tensor())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return network
+    return calibrated(network, [batch["image"].as_tensor() for batch in batches])
+
+
+def groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters for the optimiser; biases and norms do not decay."""
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def calibrated(network: nn.Module, batches: list[Tensor]) -> nn.Module:
+    """The network with the batch-norm statistics of some training batches (PreciseBN)."""
+    kept = copy.deepcopy(network).train()
+    for module in kept.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None
+    with torch.no_grad():
+        for batch in batches:
+            kept(batch)
+    return kept
 
 
 def rate_at(step: int, steps: int) -> float:
