@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks" / "baselines"))
+from recipe import mean_and_deviation  # noqa: E402
 from segmentation import (  # noqa: E402
     HEART,
     PROTOCOL,
@@ -34,7 +35,6 @@ from segmentation import (  # noqa: E402
     dice,
     fitted,
     hearts,
-    mean_and_deviation,
     score_of,
 )
 
@@ -66,7 +66,7 @@ def main() -> None:
             row = {"count": count, "seed": seed, "steps_per_s": round(rate, 2)}
             print(json.dumps(row | score_of(scores[count][-1])), flush=True)
     found = {
-        "dice_mean_sd": {count: mean_and_deviation(each) for count, each in scores.items()},
+        "dice_mean_sd": {count: mean_and_deviation([float(found.mean()) for found in each]) for count, each in scores.items()},
         "dice_by_class": {count: np.mean(each, axis=0).round(4).tolist() for count, each in scores.items()},
         "seeds": options.seeds,
         "steps": options.steps,

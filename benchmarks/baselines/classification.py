@@ -12,16 +12,16 @@ study's: scores agree within the spread over seeds, not to the digit.
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import json
 import math
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks" / "baselines"))
+from recipe import RATE, calibrated, groups, mean_and_deviation, rate_at  # noqa: E402
+
 SHARED = ROOT.parent / "shared" / "data"
 COVID_PARTS = ROOT / "configs" / "studies" / "covid_ct_split.tsv"
 IMAGES = {
@@ -43,7 +46,7 @@ IMAGES = {
     "all organs": ROOT / "data" / "organamnist" / "organamnist.npz",  # make organamnist
     "covid": SHARED / "cls" / "covid_ct",
 }
-RATE, WEIGHT_DECAY, WARMUP_FRAC = 1e-3, 1e-4, 0.1
+WEIGHT_DECAY = 1e-4
 CALIBRATION_BATCHES = 8
 SHIFT, TURN_DEG, ZOOM, JITTER = 0.08, 15.0, (0.87, 1.15), 0.2
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -124,11 +127,6 @@ def main() -> None:
     test = {"num_test": len(data["test"].classes), "test_units": len(set(data["test"].units.tolist()))}
     length = {"seeds": options.seeds, "steps": setting.steps, "minutes": minutes}
     print("RESULT " + json.dumps({"setting": options.setting} | summary | test | length))
-
-
-def mean_and_deviation(scores: list[float]) -> list[float | None]:
-    """Over seeds; the deviation is the sample's, and one seed has none."""
-    return [round(float(np.mean(scores)), 4), round(float(np.std(scores, ddof=1)), 4) if len(scores) > 1 else None]
 
 
 # Images
@@ -244,7 +242,7 @@ def scores(probabilities: np.ndarray, classes: np.ndarray) -> dict[str, float]:
 def end_to_end(network: ResNet18, train: Part, val: Part, test: Part, setting: Setting, seed: int) -> np.ndarray:
     """Train all weights; the step with the best macro AUC of validation predicts."""
     random = np.random.default_rng(seed)
-    optimiser = torch.optim.AdamW(groups(network), RATE)
+    optimiser = torch.optim.AdamW(groups(network, WEIGHT_DECAY), RATE)
     targets, batches = torch.from_numpy(train.classes), batches_of(len(train.classes), setting.batch_size, random)
     best, best_score = network, -1.0
     for step in range(setting.steps):
@@ -264,13 +262,6 @@ def end_to_end(network: ResNet18, train: Part, val: Part, test: Part, setting: S
     return probabilities(best, test.images)
 
 
-def groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Parameters for the optimiser; biases and norms do not decay."""
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-
-
 def batches_of(count: int, batch_size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Batches of an endless row of shuffled passes."""
     row = np.empty(0, int)
@@ -279,14 +270,6 @@ def batches_of(count: int, batch_size: int, random: np.random.Generator) -> Iter
             row = np.concatenate([row, random.permutation(count)])
         yield row[:batch_size]
         row = row[batch_size:]
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Share of the peak rate: linear warm-up, then half a cosine."""
-    warmup = round(WARMUP_FRAC * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def changed(images: Tensor, random: np.random.Generator) -> Tensor:
@@ -301,19 +284,6 @@ def changed(images: Tensor, random: np.random.Generator) -> Tensor:
     moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
     middle, width = (torch.from_numpy(random.uniform(-JITTER, JITTER, (count, 1, 1, 1))).float() for _ in range(2))
     return ((moved - 0.5 - middle / 2) / (1 + width) + 0.5).clamp(0, 1)
-
-
-def calibrated(network: ResNet18, batches: list[Tensor]) -> ResNet18:
-    """The network with the batch-norm statistics of some training batches (PreciseBN)."""
-    kept = copy.deepcopy(network).train()
-    for module in kept.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
-    with torch.no_grad():
-        for batch in batches:
-            kept(batch)
-    return kept
 
 
 def probabilities(network: ResNet18, images: Tensor) -> np.ndarray:

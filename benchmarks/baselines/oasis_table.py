@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "table" / "oasis1" / "records.csv"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks" / "baselines"))
+from recipe import mean_and_deviation  # noqa: E402
+
+RECORDS = ROOT.parent / "shared" / "data" / "table" / "oasis1" / "records.csv"
 COLUMNS = {"all": ("age", "sex", "education", "etiv", "nwbv"), "age": ("age",), "age and sex": ("age", "sex"), "nwbv": ("nwbv",)}
 
 
@@ -38,8 +43,7 @@ def main() -> None:
     for name, columns in COLUMNS.items():
         table = np.array([[number(row[column]) for column in columns] for row in rows])
         scores = [auc(table, impaired, seed) for seed in range(options.seeds)]
-        deviation = round(float(np.std(scores, ddof=1)), 4) if len(scores) > 1 else None
-        found[name] = [round(float(np.mean(scores)), 4), deviation]
+        found[name] = mean_and_deviation(scores)
         print(json.dumps({"columns": name, "auc": [round(score, 4) for score in scores]}), flush=True)
     print(
         "RESULT "

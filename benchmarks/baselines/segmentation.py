@@ -15,10 +15,10 @@ study's: scores agree within the spread over seeds, not to the digit.
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -62,10 +62,12 @@ from monai.transforms import (
 )
 from monai.utils import set_determinism
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import RandomSampler
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks" / "baselines"))
+from recipe import RATE, calibrated, groups, mean_and_deviation, rate_at  # noqa: E402
+
 SHARED = ROOT.parent / "shared" / "data"
 PROTOCOL = SHARED / "protocols" / "acdc_ssl4mis_split.tsv"
 KEYS = ("image", "mask")
@@ -73,7 +75,6 @@ WIDTHS = (32, 64, 128, 256)
 TRANSFORMER = {"d_model": 256, "nhead": 8, "dim_feedforward": 256, "dropout": 0.0, "batch_first": True}
 NARROWEST = 16
 """Channels of a level of the way up, at least."""
-RATE, WARMUP_FRAC = 1e-3, 0.1
 ZOOM, TURN_DEG, SHIFT = (0.7, 1.4), 30.0, 0.08
 WINDOWS_AT_ONCE = {2: 16, 3: 2}
 
@@ -146,7 +147,7 @@ def main() -> None:
             print(json.dumps(row | score_of(found)), flush=True)
     result = {
         "setting": options.setting,
-        "dice_mean_sd": {share: mean_and_deviation(each) for share, each in scores.items()},
+        "dice_mean_sd": {share: mean_and_deviation([float(found.mean()) for found in each]) for share, each in scores.items()},
         "dice_by_class": {share: np.mean(each, axis=0).round(4).tolist() for share, each in scores.items()},
         "test_units": len(patients["test"]),
         "num_test": len(test),
@@ -160,12 +161,6 @@ def main() -> None:
 def score_of(found: np.ndarray) -> dict[str, Any]:
     """Dice of one fit: its mean, and each class."""
     return {"dice": round(float(found.mean()), 4), "by_class": found.round(4).tolist()}
-
-
-def mean_and_deviation(scores: list[np.ndarray]) -> list[float | None]:
-    """Mean Dice over seeds, and its sample standard deviation; one seed has none."""
-    means = [float(found.mean()) for found in scores]
-    return [round(float(np.mean(means)), 4), round(float(np.std(means, ddof=1)), 4) if len(means) > 1 else None]
 
 
 # Images
@@ -415,34 +410,6 @@ def fitted(
         optimizer.step()
         schedule.step()
     return calibrated(network, [batch["image"].as_tensor() for batch in batches])
-
-
-def groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for the optimiser; biases and norms do not decay."""
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def calibrated(network: nn.Module, batches: list[Tensor]) -> nn.Module:
-    """The network with the batch-norm statistics of some training batches (PreciseBN)."""
-    kept = copy.deepcopy(network).train()
-    for module in kept.modules():
-        if isinstance(module, _BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None
-    with torch.no_grad():
-        for batch in batches:
-            kept(batch)
-    return kept
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Share of the peak rate: linear warm-up, then half a cosine."""
-    warmup = round(WARMUP_FRAC * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def inferred(network: nn.Module, volumes: CacheDataset, setting: Setting) -> Iterator[Tensor]:
