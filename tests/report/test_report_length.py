@@ -58,7 +58,7 @@ def test_the_table_names_the_step_from_which_the_change_is(scored: list[int], si
     whole = evidence([0.001, 0.002, 0.0015])
     few = {task: curve[curve["step"].isin(scored)] for task, curve in whole.fit_curves.items()}
     table = next(b for b in length_of_fits(Evidence("t", fits=whole.fits, fit_curves=few)).blocks if isinstance(b, Table))
-    assert table.rows["since"].tolist() == [since] and table.shown["From step"].tolist() == [str(since)]
+    assert table.rows["since"].tolist() == [since] and table.shown["Steps"].tolist() == [f"{since} to 400"]
 
 
 def test_folds_of_a_fit_are_fits_of_their_own_and_the_curve_is_their_mean() -> None:

@@ -60,8 +60,8 @@ def length_of_fits(evidence: Evidence) -> Section:
         blocks.insert(0, Text(words, "note"))
     lead = (
         "A start that learns slowly looks worse than it is if fits end too early. "
-        f"A score has stopped rising where the interval of its change lies below {STILL:g} from the step shown to the end. "
-        "That step is the last one scored in the first three quarters of the fit."
+        f"A score has stopped rising where the interval of its change lies below {STILL:g} over the steps shown, "
+        "from the last one scored in the first three quarters of the fit to its end."
     )
     return Section("Length of fits", lead, tuple(blocks), {"still": STILL, "end_from": LAST})
 
@@ -108,15 +108,15 @@ def _shown(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     rows = rows.assign(
         share=[share_phrase(share, labels) for share in rows["fraction"]],
         interval=[span(low, high, sign=True) for low, high in zip(rows["low"], rows["high"], strict=True)],
+        compared=[f"{count(since)} to {count(steps)}" for since, steps in zip(rows["since"], rows["steps"], strict=True)],
     )
     columns: list[tuple[str, str, Any]] = [
         ("share", "Labels", None),
         ("init", "Start", None),
         ("fits", "Fits", count),
-        ("steps", "Steps", count),
         ("score", "Validation score", number),
-        ("since", "From step", count),
-        ("change", "Change to the end", lambda value: number(value, sign=True)),
+        ("compared", "Steps", None),
+        ("change", "Change", lambda value: number(value, sign=True)),
         ("interval", "Interval", None),
         ("verdict", "The curve", None),
     ]
