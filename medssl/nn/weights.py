@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,14 +141,14 @@ def converted(found: dict[str, Tensor], into: nn.Module, path: Path, *, foreign:
     return found, changes + of_library
 
 
-def difference(name: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def difference(name: str, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     """Why a tensor of a file has no partner in a model, or the reverse."""
     if name in found and name in wanted:
         return f"{tuple(found[name].shape)} in the file, {tuple(wanted[name].shape)} in the model"
     return "only in the file" if name in found else "only in the model"
 
 
-def _same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+def _same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
     """The names under which both have a tensor of one shape."""
     return sorted(name for name in found.keys() & wanted.keys() if found[name].shape == wanted[name].shape)
 
@@ -176,7 +175,7 @@ def _stripped(found: dict[str, Tensor], prefix: str, where: str) -> dict[str, Te
     return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
-def _refuse_unsound(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+def _refuse_unsound(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
     """Refuse weights that no training gives.
 
     Raises:
