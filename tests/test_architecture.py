@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "evaluate": {"evaluate", "volume", *GROUND},
     "report": {"report", "volume", *GROUND},
 }
-ROOF_READS = {"options.py", "recipe.py"}
+ROOF_READS = {"backbone_outline.py", "options.py", "recipe.py"}
 """What the roof may import of a stage or of nn: its options, and never what runs."""
 BANNED = {
     "torch": ["core", "artefacts", "study", "volume", "ingest", "prepare", "evaluate", "report"],

@@ -139,7 +139,8 @@ def onnx_readme(model: Model, difference: float) -> str:
     out = f"(n, {len(masks)}, {size})" if masks else f"(n, {len(names)})"
     parts = [
         f"# {contract['backbone']}, fine-tuned for {model.plugin.constant('TITLE')}",
-        f"`model.onnx` takes `images` (n, {expected.in_channels}, {size}), float32 in [0, 1], and gives `{name}` {out}: "
+        f"`model.onnx` takes one or more `images` (n, {expected.in_channels}, {size}), float32 in [0, 1], and gives `{name}` "
+        f"{out}: "
         f"{', '.join(names)}. It differs from torch by at most {difference:.1g} over {CHECKED_IMAGES} images that were drawn.",
         "```python\nimport onnxruntime\n\n"
         'session = onnxruntime.InferenceSession("model.onnx")\n'

@@ -20,7 +20,8 @@ from medssl.artefacts.encoder import lifted as around
 from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.files import canonical_json
-from medssl.finetune.options import INFLATED, wrapper_of
+from medssl.core.options import choice_of
+from medssl.finetune.options import INFLATED, no_inflation, wrapper_of
 from medssl.nn.weights import converted, difference, load_encoder, read_tensors
 
 
@@ -70,7 +71,7 @@ class Lift:
         """The contract of the fine-tuned network, from that of the pre-trained one.
 
         Raises:
-            StudyError: the network is already 3-D.
+            StudyError: the network is already 3-D, or cannot be inflated.
         """
         if self.word == INFLATED:
             if contract["spatial_dims"] == 3:
@@ -78,6 +79,9 @@ class Lift:
                     f"encoder: {INFLATED} makes a 3-D network of a 2-D one, and {contract['backbone']!r} is 3-D already. "
                     f"Set encoder: {OWN}, or start from 2-D runs."
                 )
+            flat = choice_of("backbone", {contract["backbone"]: contract["backbone_options"]})
+            if why := no_inflation(flat):
+                raise StudyError(f"encoder: {INFLATED}: {why}. Set encoder: volume, or start from 3-D runs.")
             return contract | {"spatial_dims": 3, "input_size": [*contract["input_size"], contract["input_size"][-1]]}
         part = self.part_of(start)
         if not part.backbone:

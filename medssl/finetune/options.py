@@ -11,10 +11,11 @@ from medssl.artefacts.encoder import OWN
 from medssl.core import plugins
 from medssl.core.bounds import Count, Distinct, Fold, Fraction, OneOrMore, Whole
 from medssl.core.errors import StudyError, did_you_mean
-from medssl.core.options import Backbone, Name, Options, choice_of
+from medssl.core.options import Backbone, Name, Options, PluginChoice, choice_of
 from medssl.core.plugins import Plugin
 from medssl.core.written import PathText, in_yaml
 from medssl.finetune.recipe import Recipe
+from medssl.nn.backbone_outline import in_words, patch_of
 from medssl.nn.options import PlaceOptions
 
 DEFAULT_BACKBONE = "resnet18"
@@ -216,6 +217,13 @@ def encoders() -> list[str]:
 def wrapper_of(encoder: str) -> str | None:
     """The backbone that wraps the pre-trained one for a word of `encoder`; None if none does."""
     return next((name for name, words in _wrappers().items() if encoder in words), None)
+
+
+def no_inflation(backbone: PluginChoice) -> str:
+    """Why a 2-D backbone cannot be inflated; empty if it can."""
+    if not patch_of(backbone, 2):
+        return ""
+    return f"kernels are repeated along the third axis, and the positions of the patches of {in_words(backbone)} have none"
 
 
 def _wrappers() -> dict[str, list[str]]:

@@ -18,6 +18,7 @@ from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.saving import CurveRow, Progress, Saving, Steps
+from medssl.nn.backbone import draw_for_step
 from medssl.nn.depth import blocks_below
 from medssl.nn.gates import Gates
 from medssl.nn.lora import add_adapters, merge_adapters
@@ -150,6 +151,7 @@ class Fit:
         _train(self.network, self.mode)
         self.stepper.begin()
         torch.manual_seed(key(self.seed, "torch", step) >> 1)
+        draw_for_step(self.network, self.seed, step)
         loss = self._loss_of(batch)
         self.stepper.backward(loss)
         figures = self.stepper.figures(loss.detach())

@@ -40,10 +40,10 @@ def sides(
     In voxels no side is longer than the image's. In mm, with a `spacing`, one is if the image is too short for the proportions.
     """
     if spacing is None:
-        unit = (share * extent.prod(1) / out.prod()) ** (1 / len(out))
+        unit = _root(share * extent.prod(1) / out.prod(), len(out))
         return torch.minimum(unit[:, None] * out * ratio, extent)
     length = extent * spacing
-    plain = (share * length.prod(1) / out.prod())[:, None] ** (1 / len(out)) * out
+    plain = _root(share * length.prod(1) / out.prod(), len(out))[:, None] * out
     return torch.minimum(plain * ratio, torch.maximum(plain, length)) / spacing
 
 
@@ -80,3 +80,8 @@ def turned(
             terms.append((-sin if d < other else sin).view(one) * along[other] * scale[d])
         found.append(terms)
     return found
+
+
+def _root(x: Float[Tensor, "m"], degree: int) -> Float[Tensor, "m"]:
+    """The root of positive numbers. Unlike that of `**`, its rounding does not depend on how many numbers there are."""
+    return x.sqrt() if degree == 2 else (x.log() / degree).exp()

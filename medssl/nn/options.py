@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medssl.core import plugins
 from medssl.core.bounds import Fold, Fraction, Part, Positive, Whole
-from medssl.core.options import Modality, Options, PluginChoice
+from medssl.core.options import Modality, Options
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DataPlace = Literal["auto", "device", "loader"]
@@ -148,49 +146,3 @@ class PlaceOptions(Options):
     """Processes that read ahead for a loader."""
     checkpoint_every_s: Positive = 60.0
     """Seconds between saved states."""
-
-
-class Attention(NamedTuple):
-    """The shape of a transformer: channels of a token, blocks, and heads of each."""
-
-    width: int
-    blocks: int
-    heads: int
-
-
-def misfit(backbone: PluginChoice, spatial_dims: int) -> str:
-    """Why no network has the options of this backbone; empty if one has, as far as is known without building it."""
-    outline = plugins.find("backbone", backbone.name).constant("OUTLINE", default=None)
-    return str(_outline(outline).misfit(spatial_dims, backbone.options)) if outline else ""
-
-
-def num_maps(backbone: PluginChoice, spatial_dims: int) -> int | None:
-    """How many maps a backbone has; None where its file does not say."""
-    plugin = plugins.find("backbone", backbone.name)
-    outline, maps = plugin.constant("OUTLINE", default=None), plugin.constant("MAPS", default=None)
-    if outline:
-        return int(_outline(outline).num_maps(spatial_dims, backbone.options))
-    return len(backbone.options[maps]) if isinstance(maps, str) else maps
-
-
-def patch_of(backbone: PluginChoice, spatial_dims: int) -> int | None:
-    """Side of the patches of a backbone that cuts images into patches; None of another."""
-    usual = plugins.find("backbone", backbone.name).constant("PATCH", default=None)
-    return usual and (backbone.options["patch"] or usual[spatial_dims])
-
-
-def num_blocks(backbone: PluginChoice, spatial_dims: int) -> int | None:
-    """How many blocks compute the maps of a backbone; None where its file does not say. A class token is a map without one."""
-    shape = attention_of(backbone, spatial_dims)
-    return shape.blocks if shape else num_maps(backbone, spatial_dims)
-
-
-def attention_of(backbone: PluginChoice, spatial_dims: int) -> Attention | None:
-    """The shape of a transformer; None of another backbone."""
-    plugin = plugins.find("backbone", backbone.name)
-    outline = plugin.constant("OUTLINE", default=None) if plugin.constant("HAS_ATTENTION", default=False) else None
-    return Attention(*_outline(outline).shape_of(spatial_dims, backbone.options)) if outline else None
-
-
-def _outline(name: str) -> Any:
-    return importlib.import_module(f"medssl.nn.{name}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key
-from medssl.nn.backbone import Backbone
+from medssl.nn.backbone import Backbone, draw_for_step
 from medssl.nn.checkpointing import checkpoint_stages, still_statistics
 from medssl.nn.depth import shares_of_rate
 from medssl.nn.determinism import use_deterministic_algorithms
@@ -89,6 +89,7 @@ class Learner:
     def forward_backward(self, batch: Batch, step: int) -> tuple[Loss, dict[str, Tensor]]:
         """Loss and gradients of a batch, in one pass or in parts that together give the loss of the whole."""
         self.seed(step)
+        draw_for_step(self.objective, self.plan.seed, step)
         self.stepper.begin()
         if self.objective.sees_whole_batch:
             batch.whole = gather_keys(batch.keys, self.device)

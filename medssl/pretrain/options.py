@@ -12,7 +12,8 @@ from medssl.core.bounds import Count, Distinct, Fold, Fraction, OneOrMore, Part,
 from medssl.core.options import Backbone, Objective, Options
 from medssl.core.record_table import Kind
 from medssl.core.written import PathText
-from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions, misfit, patch_of
+from medssl.nn.backbone_outline import has, in_words, misfit, patch_of, whole_patches
+from medssl.nn.options import EngineOptions, PlaceOptions, ViewOptions
 from medssl.pretrain import outlines
 
 
@@ -131,8 +132,8 @@ class TrainingOptions(EngineOptions, PlaceOptions):
     @model_validator(mode="after")
     def _backbone_with_its_maps(self) -> TrainingOptions:
         for literal, why in plugins.find("objective", self.objective.name).constant("REFUSES", default={}).items():
-            if plugins.find("backbone", self.backbone.name).constant(literal, default=False):
-                raise ValueError(f"the objective {self.objective.name} is not for the backbone {self.backbone.name}: {why}")
+            if has(self.backbone, literal):
+                raise ValueError(f"the objective {self.objective.name} is not for the backbone {in_words(self.backbone)}: {why}")
         return self
 
     @model_validator(mode="after")
@@ -161,12 +162,12 @@ class TrainingOptions(EngineOptions, PlaceOptions):
 
     @model_validator(mode="after")
     def _whole_patches(self) -> TrainingOptions:
-        patch = patch_of(self.backbone, self.spatial_dims)
-        if patch and any(side % patch for side in self.size):
-            nearest = [max(1, round(side / patch)) * patch for side in self.size]
+        nearest = whole_patches(self.backbone, self.spatial_dims, self.size)
+        if nearest != list(self.size):
             raise ValueError(
-                f"size {self.size} cuts the patches of the backbone {self.backbone.name}, which have {patch} pixels. The nearest "
-                f"size that does not: {nearest}. Change size, or the option patch of the backbone"
+                f"size {self.size} cuts the patches of the backbone {in_words(self.backbone)}, which have "
+                f"{patch_of(self.backbone, self.spatial_dims)} pixels. The nearest size that does not: {nearest}. "
+                "Change size, or the option patch of the backbone"
             )
         return self
 

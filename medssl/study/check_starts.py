@@ -10,8 +10,9 @@ from medssl.artefacts.names import SCRATCH, Arm, Run, asked_pairs
 from medssl.core import plugins
 from medssl.core.errors import did_you_mean
 from medssl.core.listing import nothing_at
-from medssl.finetune.options import DEFAULT_BACKBONE, DEFAULT_SIZE, INFLATED, FinetuneOptions, wrapper_of
-from medssl.nn.options import attention_of, misfit, num_blocks, num_maps, patch_of
+from medssl.core.options import PluginChoice, choice_of
+from medssl.finetune.options import DEFAULT_BACKBONE, DEFAULT_SIZE, INFLATED, FinetuneOptions, no_inflation, wrapper_of
+from medssl.nn.backbone_outline import attention_of, has, in_words, misfit, num_blocks, num_maps, patch_of, whole_patches, wrapped
 from medssl.pretrain.options import not_installed
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
@@ -143,33 +144,29 @@ def _modes_without_backbone(study: Study, name: str, task: FinetuneOptions, runs
     for mode in [mode for mode in task.modes if mode in needs]:
         need, why = needs[mode]
         fitting = [plugin.name for plugin in plugins.all_of("backbone") if plugin.constant(need, default=False)]
-        for unfit in [backbone for backbone in _backbones(study, task, runs) if backbone not in fitting][:1]:
-            text = f"mode {mode!r} is not for the backbone {unfit}, as {why}"
+        for unfit in [backbone for backbone in _backbones(study, task, runs) if not has(backbone, need)][:1]:
+            text = f"mode {mode!r} is not for the backbone {in_words(unfit)}, as {why}"
             yield ("finetune", name, "modes"), f"{text}. Take it off modes, or start from {' or '.join(fitting)}"
 
 
 def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
     """A backbone whose options do not fit each other, images that it cuts, and features of more blocks than a start has."""
-    if wrapper_of(task.encoder):
-        return
     rank = rank_of(dag, task) or 2
-    if task.backbone is not None and (why := misfit(task.backbone, rank)):
+    if task.backbone is not None and (why := misfit(_around(task.backbone, task), rank)):
         yield ("finetune", name, "backbone"), why
         return
-    found = [dag.study.pretrain[run.name].backbone for run in runs]
-    found += [] if task.backbone is None else [task.backbone]
+    found = [_around(dag.study.pretrain[run.name].backbone, task) for run in runs]
+    found += [] if task.backbone is None else [_around(task.backbone, task)]
     for backbone in found if task.encoder == INFLATED else []:
-        if patch_of(backbone, rank):
-            text = f"kernels are repeated along the third axis, and the positions of the patches of {backbone.name} have none"
-            yield ("finetune", name, "encoder"), f"{text}. Set encoder: volume, or pre-train with spatial_dims: 3"
+        if why := no_inflation(backbone):
+            yield ("finetune", name, "encoder"), f"{why}. Set encoder: volume, or pre-train with spatial_dims: 3"
             return
     size = task.size or max((list(dag.study.pretrain[run.name].full_size) for run in runs), default=DEFAULT_SIZE)
     for backbone in found:
-        patch = patch_of(backbone, rank)
-        if patch and any(side % patch for side in size):
-            nearest = [max(1, round(side / patch)) * patch for side in size]
-            text = f"size {size} cuts the patches of the backbone {backbone.name}, which have {patch} pixels"
-            yield ("finetune", name, "size"), f"{text}. The nearest size that does not: {nearest}"
+        nearest = whole_patches(backbone, rank, size)
+        if nearest != list(size):
+            cut = f"the patches of the backbone {in_words(backbone)}, which have {patch_of(backbone, rank)} pixels"
+            yield ("finetune", name, "size"), f"size {size} cuts {cut}. The nearest size that does not: {nearest}"
             break
     for backbone in found:
         there = num_maps(backbone, rank)
@@ -184,13 +181,13 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
         for backbone in found if count and set(task.modes) & modes else []:
             there = number_in(backbone, rank)
             if there is not None and (count or 0) > there:
-                text = f"{option} is {count}, and the backbone {backbone.name} has {there}. Lower it to {there} or less"
+                text = f"{option} is {count}, and the backbone {in_words(backbone)} has {there}. Lower it to {there} or less"
                 yield ("finetune", name, place), text
                 break
     for backbone in found if ADAPTS in task.modes else []:
         attention = attention_of(backbone, rank)
         if attention is not None and task.lora_rank >= attention.width:
-            text = f"lora_rank is {task.lora_rank}, and the backbone {backbone.name} has {attention.width} channels"
+            text = f"lora_rank is {task.lora_rank}, and the backbone {in_words(backbone)} has {attention.width} channels"
             yield ("finetune", name, "lora_rank"), f"{text}. Set it below that: 4 to 16 is usual"
             break
     if task.unfrozen_blocks and not set(task.modes) & UNFREEZES:
@@ -198,14 +195,18 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
         yield ("finetune", name, "unfrozen_blocks"), text
 
 
-def _backbones(study: Study, task: FinetuneOptions, runs: list[Run]) -> list[str]:
-    """The backbones of a task's networks: the wrapping one if there is one, else those of its starting points."""
-    if wrapper := wrapper_of(task.encoder):
-        return [wrapper]
-    found = [study.pretrain[run.name].backbone.name for run in runs]
+def _backbones(study: Study, task: FinetuneOptions, runs: list[Run]) -> list[PluginChoice]:
+    """The backbones of a task's networks: those of its starting points, in the wrapping one if there is one."""
+    found = [study.pretrain[run.name].backbone for run in runs]
     if task.backbone is not None or not found:
-        found.append(DEFAULT_BACKBONE if task.backbone is None else task.backbone.name)
-    return list(dict.fromkeys(found))
+        found.append(choice_of("backbone", DEFAULT_BACKBONE) if task.backbone is None else task.backbone)
+    return [_around(backbone, task) for backbone in found]
+
+
+def _around(backbone: PluginChoice, task: FinetuneOptions) -> PluginChoice:
+    """The backbone of a task from that of a starting point."""
+    wrapper = wrapper_of(task.encoder)
+    return backbone if wrapper is None else wrapped(wrapper, backbone)
 
 
 def rank_of(dag: Dag, task: FinetuneOptions) -> int | None:

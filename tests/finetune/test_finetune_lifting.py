@@ -17,7 +17,9 @@ from medssl.core import plugins, tables
 from medssl.core.errors import StudyError
 from medssl.core.files import read_json, write_json
 from medssl.finetune.lifting import Lift, inflated
+from medssl.finetune.segmenter import Segmenter
 from medssl.nn.backbone import build, pooled
+from medssl.nn.depth import blocks_below
 from medssl.nn.slice_attention import VolumeEncoder
 from medssl.nn.weights import part_tensors, read_tensors, save_encoder, save_tensors
 
@@ -223,6 +225,42 @@ def test_a_network_round_another_gives_its_maps_as_deep_as_asked_and_knows_where
         assert all(torch.equal(a, b) for a, b in zip(network(x, depth), whole[:depth], strict=True))
     lies = {parameter: network.part_of(parameter) for parameter, _ in network.named_parameters()}
     assert lies[f"{inner}.conv1.weight"] == 0 and lies[f"{inner}.layer4.1.conv2.weight"] == 4 and max(lies.values()) == 5
+
+
+@pytest.mark.parametrize("pool", ["mean", "class_and_mean"])
+@pytest.mark.parametrize(("name", "inner"), [("slicewise", "slices"), ("bottleneck", "of")])
+def test_a_part_of_a_network_inside_another_lies_where_it_does_alone(name: str, inner: str, pool: str) -> None:
+    flat = {"width": 24, "blocks": 3, "heads": 2, "patch": 4, "pool": pool}
+    more = {key: value for key, value in SLICEWISE.items() if key not in ("slices", "slices_options")}
+    options = {inner: "vit", f"{inner}_options": flat} | (more if name == "slicewise" else {})
+    network, alone = build(name, options, 3 if name == "slicewise" else 2, 1), build("vit", flat, 2, 1)
+    place = {"slicewise": "slices", "bottleneck": "inner"}[name]
+    for parameter, _ in alone.named_parameters():
+        assert network.part_of(f"{place}.{parameter}") == alone.part_of(parameter)
+    deepest = network.part_of("code.weight" if name == "bottleneck" else "volume.projection.weight")
+    assert deepest == len(network.channels)
+    below = blocks_below(network)
+    assert below[f"{place}.norm.weight"] == below[f"{place}.blocks.2.norm1.weight"] < below[f"{place}.patch_embed.proj.weight"]
+
+
+def test_a_decoder_over_a_transformer_of_slices_joins_the_maps_that_it_does_over_one_alone() -> None:
+    flat = {"width": 24, "blocks": 8, "heads": 2, "patch": 8, "pool": "class"}
+    options = SLICEWISE | {"slices": "vit", "slices_options": flat}
+    network, alone = build("slicewise", options, 3, 1), build("vit", flat, 2, 1)
+    assert network.one_resolution and network.skips == (*alone.skips, len(alone.channels))
+    assert Segmenter(network, 2)(torch.rand(1, 1, 32, 16, 3)).shape == (1, 2, 32, 16, 3)
+    plain = build("slicewise", SLICEWISE, 3, 1)
+    assert not plain.one_resolution and plain.skips == ()
+
+
+def test_a_transformer_of_patches_is_not_inflated() -> None:
+    lift = Lift.of("inflated", {})
+    contract = FLAT | {"backbone": "vit", "backbone_options": {"width": 24, "heads": 2, "patch": 4}}
+    with pytest.raises(
+        StudyError, match="encoder: inflated: kernels are repeated along the third axis, and the positions of the"
+    ):
+        lift.contract("flat-all-seed0", contract)
+    assert lift.contract("flat-all-seed0", FLAT)["spatial_dims"] == 3
 
 
 def test_volumes_are_segmented_by_an_inflated_encoder(tmp_path: Path, finetune: Any, spec_of: Any) -> None:

@@ -1264,9 +1264,44 @@ MUTATIONS = [
     Mutation(
         "nn",
         "rotary coordinates are rescaled at evaluation too",
-        "if self.training and self.rescale > 1:",
-        "if self.rescale > 1:",
+        "factor = 1.0 if self._factor is None or not self.training else self._factor",
+        "factor = 1.0 if self._factor is None else self._factor",
         "nn/test_nn_vit.py::test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor",
+    ),
+    Mutation(
+        "nn",
+        "a network that only follows has its coordinates rescaled too",
+        "if isinstance(module, Backbone) and any(parameter.requires_grad for parameter in module.parameters()):",
+        "if isinstance(module, Backbone):",
+        "nn/test_nn_vit.py::test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor",
+    ),
+    Mutation(
+        "pretrain",
+        "rotary coordinates are rescaled by another factor on each process",
+        "draw_for_step(self.objective, self.plan.seed, step)",
+        "draw_for_step(self.objective, self.plan.seed + self.fabric.global_rank, step)",
+        "pretrain/test_pretrain_world.py::test_what_a_transformer_draws_for_a_step_is_the_same_for_the_whole_batch",
+    ),
+    Mutation(
+        "nn",
+        "the sides of a crop in 3-D depend on the other images of a batch",
+        "return x.sqrt() if degree == 2 else (x.log() / degree).exp()",
+        "return x ** (1 / degree)",
+        "nn/test_nn_views.py::test_views_of_a_volume_have_the_same_bits_in_any_batch",
+    ),
+    Mutation(
+        "nn",
+        "the norm of a transformer inside another network is its stem",
+        "return super().part_of(parameter) if inner == parameter else self.slices.part_of(inner)",
+        "return super().part_of(parameter)",
+        "finetune/test_finetune_lifting.py::test_a_part_of_a_network_inside_another_lies_where_it_does_alone",
+    ),
+    Mutation(
+        "nn",
+        "slices along the third axis must be whole patches too",
+        "across = len(size) if within is None or not within.cuts_slices else min(len(size), 2)",
+        "across = len(size)",
+        "study/test_study_check_starts.py::test_a_network_inside_another_is_checked_as_alone",
     ),
     Mutation(
         "nn",
@@ -3302,8 +3337,8 @@ MUTATIONS = [
     Mutation(
         "study",
         "a mode is refused with the backbones that can have it",
-        "if backbone not in fitting][:1]",
-        "if backbone in fitting][:1]",
+        "if not has(backbone, need)][:1]",
+        "if has(backbone, need)][:1]",
         "study/test_study_check_starts.py::test_a_mode_is_refused_with_a_backbone_that_cannot_have_it",
     ),
     Mutation(

@@ -317,6 +317,18 @@ def test_three_dimensional_views_of_patches(samples: Any) -> None:
     assert all(bool(v.isfinite().all()) and v.min() >= 0 and v.max() <= 1 for v in made)
 
 
+def test_views_of_a_volume_have_the_same_bits_in_any_batch(samples: Any) -> None:
+    """Their places, too: some functions of torch round the last numbers of a tensor in another way than the first ones."""
+    reader, views = Reader(samples, patch=(16, 16, 12)), make(samples, [Crop(2, (8, 8, 8))], blur_prob=0)
+    rows = np.arange(19)
+    together = views(reader[(3, rows)])
+    for count in (1, 2, 5):
+        parts = [views(reader[(3, rows[first : first + count])]) for first in range(0, len(rows), count)]
+        assert all(
+            torch.equal(torch.cat(of_one), whole) for of_one, whole in zip(zip(*parts, strict=True), together, strict=True)
+        )
+
+
 def test_several_windows_become_channels(tmp_path: Path) -> None:
     inputs = write_prepared(tmp_path, windows=2)
     samples = read_samples(inputs["samples"], inputs["volumes"])

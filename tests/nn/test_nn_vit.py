@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from pretraining import made_batch, made_samples, step
+from torch import nn
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError
-from medssl.nn.backbone import build, pooled
+from medssl.nn.backbone import build, draw_for_step, pooled
 from medssl.nn.decoder import Decoder
+from medssl.nn.momentum import momentum_copy
 from medssl.nn.positions import resampled, rotary_angles, rotated
 from medssl.nn.stochastic_depth import StochasticDepth
 
@@ -122,8 +124,14 @@ def test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor() -> N
     plain = backbone.eval()._angles(grid, device)
     assert torch.equal(plain, rotary_angles(grid, 12, device))
     backbone.train()
-    torch.manual_seed(0)
-    factors = [(backbone._angles(grid, device)[0, 0] / plain[0, 0]).item() for _ in range(200)]
+    assert torch.equal(backbone._angles(grid, device), plain)  # nothing was drawn
+    follower = momentum_copy(backbone)
+    pair, factors = nn.ModuleList([backbone, follower]), []
+    for number in range(200):
+        draw_for_step(pair, 0, number)
+        factors.append((backbone._angles(grid, device)[0, 0] / plain[0, 0]).item())
+        assert torch.equal(follower._angles(grid, device), plain)
+    assert torch.equal(backbone.eval()._angles(grid, device), plain)
     assert 0.5 <= min(factors) < 0.55 and 1.8 < max(factors) <= 2
     assert abs(np.mean(np.log(factors))) < 0.1  # as often smaller as larger
 

@@ -193,6 +193,10 @@ def test_neither_processes_nor_parts_nor_a_stop_change_a_run(make_plan: Any, obj
         ({"backbone": "vit", "size": [225]}, r"size \[225\] cuts the patches of the backbone vit, .* 16 pixels. .*: \[224\]"),
         ({"backbone": "vit", "spatial_dims": 3, "size": [100, 100, 33]}, r"8 pixels. .*: \[96, 96, 32\]"),
         ({"backbone": {"vit": {"patch": 14}}, "size": [28, 40]}, r"14 pixels. .*: \[28, 42\]"),
+        (
+            {"backbone": {"slicewise": {"slices": "vit"}}, "spatial_dims": 3, "size": [30, 32, 5]},
+            r"slicewise around vit, .* 16 pixels. .*: \[32, 32, 5\]",
+        ),
     ],
 )
 def test_a_size_that_cuts_patches_is_refused_before_work(options: dict[str, Any], words: str) -> None:

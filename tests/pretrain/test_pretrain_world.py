@@ -71,6 +71,20 @@ def test_the_number_of_processes_does_not_change_a_run(make_plan: Any, objective
         agree(results[1], results[world], 1e-9)
 
 
+@pytest.mark.parametrize("objective", ["dino", "mae"])
+def test_what_a_transformer_draws_for_a_step_is_the_same_for_the_whole_batch(make_plan: Any, objective: str) -> None:
+    transformer = {"vit": {"width": 24, "blocks": 2, "heads": 2, "patch": 4, "rescale": 2.0}}
+    options = {"objective": {objective: SMALL[objective]}, **STEPS, "backbone": transformer, "max_steps": 2, "batch_size": 32}
+    whole, *others = (
+        train_world(make_plan(f"{world}{parts}", COHORT, **options, accumulate=parts), world, precision="double")
+        for world, parts in ((1, 1), (2, 1), (1, 2))
+    )
+    assert whole[0] is None
+    for error, result in others:
+        assert error is None
+        agree(whole[1], result, 1e-9)
+
+
 def test_in_single_precision_loss_and_statistics_agree(make_plan: Any) -> None:
     # Gradients agree only to the rounding that moves activations across ReLU's kink, as they do between one process and float64.
     options = {"objective": {"simclr": SMALL["simclr"]}, **STEPS, "max_steps": 1, "lr": 1.0, "momentum": 0.0}

@@ -120,7 +120,8 @@ def test_the_networks_of_a_task_are_of_one_rank_and_its_size_too(
     [
         ({"inits": ["flat"]}, "resnet18"),
         ({"inits": []}, "resnet18"),  # of scratch
-        ({"inits": ["flat"], "encoder": "volume"}, "slicewise"),
+        ({"inits": ["flat"], "encoder": "volume"}, "slicewise around resnet18"),
+        ({"inits": [], "encoder": "volume", "backbone": "vit"}, None),
         ({"inits": [], "backbone": "vit"}, None),
         ({"inits": [], "backbone": "vit", "task": "segmentation"}, None),
         ({"inits": ["flat"], "backbone": "vit"}, "resnet18"),  # that of given weights alone is fitting
@@ -212,6 +213,39 @@ def test_a_task_whose_networks_cannot_be_is_refused(
         assert notes(task(**options)) == []
     else:
         assert words in (found := refusal(task(**options))) and ": finetune.spots." in found
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"size": [18, 16, 5]},
+            "size: size [18, 16, 5] cuts the patches of the backbone slicewise around vit, which have 4 pixels",
+        ),
+        ({"size": [16, 16, 5]}, None),  # slices are no patches
+        ({"size": [16, 16, 5], "options": {"blocks": 4}}, "blocks is 4, and the backbone slicewise around vit has 3. Lower it"),
+        ({"size": [16, 16, 5], "options": {"blocks": 3}}, None),  # two blocks, and the volume's map
+        (
+            {"size": [16, 16, 5], "modes": ["full"], "unfrozen_blocks": 4},
+            "unfrozen_blocks is 4, and the backbone slicewise around",
+        ),
+        ({"size": [16, 16, 5], "modes": ["full"], "unfrozen_blocks": 3}, None),
+        (
+            {"size": [16, 16, 5], "modes": ["lora"], "lora_rank": 24},
+            "lora_rank is 24, and the backbone slicewise around vit has 24",
+        ),
+        ({"size": [16, 16, 5], "modes": ["lora"], "lora_rank": 8}, None),
+    ],
+)
+def test_a_network_inside_another_is_checked_as_alone(
+    notes: Notes, refusal: Refusal, options: dict[str, object], words: str | None
+) -> None:
+    transformer = "backbone: {vit: {width: 24, blocks: 2, heads: 2, patch: 4}}, size: [16], arms: [hash]"
+    text = task(**{"inits": ["flat"], "encoder": "volume", "modes": ["linear"]} | options).replace("arms: [hash]", transformer)
+    if words is None:
+        assert notes(text) == []
+    else:
+        assert words in (found := refusal(text)) and ": finetune.spots." in found
 
 
 def test_a_bottleneck_is_refused_at_its_line_for_modes_and_tasks_without_one(notes: Notes, refusal: Refusal) -> None:

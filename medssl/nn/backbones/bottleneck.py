@@ -51,3 +51,7 @@ class Bottleneck(Backbone):
         if depth is not None and depth <= flat:
             return maps
         return [*maps, self.code(maps[-1].movedim(1, -1)).movedim(-1, 1)]
+
+    def part_of(self, parameter: str) -> int | None:
+        inner = parameter.removeprefix("inner.")
+        return super().part_of(parameter) if inner == parameter else self.inner.part_of(inner)

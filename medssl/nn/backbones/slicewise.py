@@ -73,6 +73,8 @@ class Slicewise(Backbone):
         self.volume = VolumeEncoder(self.slices.channels, width=width, layers=layers, heads=heads, **options)
         self.channels = (*self.slices.channels, width)
         self.strides = (*self.slices.strides, self.slices.strides[-1])
+        self.one_resolution = self.slices.one_resolution
+        self.skips = (*self.slices.skips, len(self.slices.channels)) if self.slices.skips else ()
         self.stage_names = (*(f"slices.{name}" for name in self.slices.stage_names), "volume")
 
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
@@ -85,3 +87,7 @@ class Slicewise(Backbone):
             return solid
         embedded = self.volume(self.volume.embed(maps).unflatten(0, (-1, count)))
         return [*solid, embedded.movedim(1, 2)[:, :, None, None]]
+
+    def part_of(self, parameter: str) -> int | None:
+        inner = parameter.removeprefix("slices.")
+        return super().part_of(parameter) if inner == parameter else self.slices.part_of(inner)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medssl.artefacts.encoder import ExportedContract
 from medssl.core.bounds import AtLeastOne, Count, Positive, Weight, Whole, Widths
 from medssl.core.errors import StudyError
+from medssl.core.rng import rng
 from medssl.nn.backbone import Backbone
 from medssl.nn.positions import counted_angles, resampled, rotary_angles
 from medssl.nn.residual_stem import ResidualStem
@@ -56,7 +57,8 @@ class ViT(Backbone):
         registers: tokens beside the class token that stand for no patch; 4, and none in Primus, if it is not given.
         positions: how a patch knows its place: `rotary` (any size of image), `learned` for the grid `learned_grid`, or `both`.
         learned_grid: patches along each axis for which positions are learned; they are resampled for other images.
-        rescale: in training, rotary coordinates are multiplied by a random factor up to this one, or divided by it.
+        rescale: in each step of training, rotary coordinates are multiplied by one random factor up to this one, or divided by
+            it. A network that follows slowly, such as a teacher, has the coordinates as they are.
         layer_scale: initial factor of each branch; 0 leaves the factors out. Primus has 0.1.
         epsilon: of the norms; 1e-6, and 1e-5 in Primus, if it is not given. Weights of DINOv3 have 1e-5.
         pool: what stands for the whole image: the `mean` of its patches, the `class` token, or both one after the other. A class
@@ -129,6 +131,7 @@ class ViT(Backbone):
         made = (Block(width, heads, layer_scale, epsilon, perceptron, normed=primus) for _ in range(blocks))
         self.blocks = nn.Sequential(*made)
         self.norm = nn.LayerNorm(width, eps=epsilon)
+        self._factor: Tensor | None = None
         self._initialise()
 
     def forward(
@@ -183,6 +186,12 @@ class ViT(Backbone):
     def part_of(self, parameter: str) -> int | None:
         return len(self.blocks) if parameter.startswith("norm.") else super().part_of(parameter)
 
+    def draw(self, seed: int, step: int) -> None:
+        if self.rescale > 1:
+            if self._factor is None:
+                self._factor = torch.ones((), device=next(self.parameters()).device)
+            self._factor.fill_(self.rescale ** rng(seed, "rescale", step).uniform(-1, 1))
+
     def check(self, x: Float[Tensor, "..."]) -> None:
         super().check(x)
         size = tuple(x.shape[2:])
@@ -216,9 +225,7 @@ class ViT(Backbone):
     def _angles(self, grid: tuple[int, ...], device: torch.device) -> Float[Tensor, "places d"] | None:
         if not self.rotary:
             return None
-        factor: float | Tensor = 1.0
-        if self.training and self.rescale > 1:
-            factor = self.rescale ** (2 * torch.rand((), device=device) - 1)
+        factor = 1.0 if self._factor is None or not self.training else self._factor
         return (counted_angles if self.form == "primus" else rotary_angles)(grid, self.of_head, device, factor)
 
     def _whole(self, cls: Float[Tensor, "n d"], patches: Float[Tensor, "n d *grid"]) -> Float[Tensor, "n _ ..."]:

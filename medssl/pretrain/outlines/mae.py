@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from medssl.core.options import PluginChoice
-from medssl.nn.options import attention_of, patch_of
+from medssl.nn.backbone_outline import attention_of, patch_of
 
 
 def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...], steps: int | None) -> str:
