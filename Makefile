@@ -51,7 +51,7 @@ $(VENV)/validator/.installed: $(STAMP) requirements-validator.lock
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --target $(VENV)/validator -r requirements-validator.lock
 	touch $@
 
-test: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/lifelines $(VENV)/validator/.installed ## the suite, at most ten minutes on two cores
+test: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/lifelines $(VENV)/validator/.installed ## the suite, about 25 minutes on two cores
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/lifelines $(VENV)/validator/.installed $(VENV)/onnx/.installed ## the suite with the long counts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from medssl.artefacts.encoder import OWN
 from medssl.artefacts.names import SCRATCH, Arm, Run, asked_pairs
@@ -41,6 +42,34 @@ def start_problems(dag: Dag) -> Iterator[Problem]:
         yield from _impossible_networks(dag, name, task, runs)
     yield from _absent_pairs(dag)
     yield from _tasks_without_scores(dag.study)
+
+
+def start_notes(dag: Dag, tasks: Iterable[str]) -> Iterator[Problem]:
+    """Tasks whose modes train nothing of a network that starts at random: a wrapping backbone around runs that left no part for
+    it.
+    """
+    for name in tasks:
+        task, wrapper = dag.study.finetune[name], wrapper_of(dag.study.finetune[name].encoder)
+        frozen = plugins.find("task", task.task).constant("FROZEN_MODES", default=[])
+        modes = [mode for mode in task.modes if mode in frozen]
+        if wrapper is None or not modes or _without_part(wrapper).get("required", True):
+            continue
+        bare = [run.name for _, run in dag.runs_for(task) if task.encoder not in _words(dag.study.pretrain[run.name].objective)]
+        if bare := list(dict.fromkeys([*bare, *task.weights])):
+            title = plugins.find("backbone", wrapper).constant("TITLE")
+            text = f"{title}: what lies around the encoder of {', '.join(bare)} starts at random, as nothing was trained for it"
+            yield ("finetune", name, "encoder"), f"{text}. {' and '.join(modes)} {'leave' if len(modes) > 1 else 'leaves'} it so"
+
+
+def _words(objective: PluginChoice) -> set[str]:
+    """The words of `encoder` for which an objective leaves a part."""
+    declared = plugins.find("objective", objective.name).constant("PARTS", default={})
+    return {str(part["encoder"]) for part in declared.values()}
+
+
+def _without_part(wrapper: str) -> dict[str, Any]:
+    """How a wrapping backbone uses a run without the part for it."""
+    return dict(plugins.find("backbone", wrapper).constant("WITHOUT_PART", default={}))
 
 
 def _tasks_without_scores(study: Study) -> Iterator[Problem]:
@@ -220,8 +249,7 @@ def rank_of(dag: Dag, task: FinetuneOptions) -> int | None:
 def deepens(encoder: str) -> bool:
     """Whether a word of `encoder` makes a 3-D network of a 2-D one."""
     wrapper = wrapper_of(encoder)
-    without_part = plugins.find("backbone", wrapper).constant("WITHOUT_PART", default={}) if wrapper else {}
-    return encoder == INFLATED or without_part.get("spatial_dims") == 3
+    return encoder == INFLATED or (wrapper is not None and _without_part(wrapper).get("spatial_dims") == 3)
 
 
 def arms_of(dag: Dag, task: FinetuneOptions) -> list[str]:

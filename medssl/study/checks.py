@@ -20,7 +20,7 @@ from medssl.study.check_labels import Labelled, known_classes, label_notes, labe
 from medssl.study.check_records import record_notes, record_problems
 from medssl.study.check_sources import idle_options, mixed_cohorts, without_spacing, without_volumes
 from medssl.study.check_split import split_notes, split_problems
-from medssl.study.check_starts import start_problems
+from medssl.study.check_starts import start_notes, start_problems
 from medssl.study.dag import Dag
 from medssl.study.file import Loc, Places
 from medssl.study.options import Study
@@ -190,6 +190,7 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labe
     study = dag.study
     yield from mixed_cohorts(dag)
     yield from record_notes(dag, listed, reached)
+    yield from start_notes(dag, reached.tasks)
     trained = {source for cohort, _ in reached.runs for source in study.all_cohorts[cohort]}
     for name in listed:
         if name in trained | reached.labelled:

@@ -1297,6 +1297,13 @@ MUTATIONS = [
         "finetune/test_finetune_lifting.py::test_a_part_of_a_network_inside_another_lies_where_it_does_alone",
     ),
     Mutation(
+        "study",
+        "a probe of a random transformer between slices has no note",
+        'if wrapper is None or not modes or _without_part(wrapper).get("required", True):',
+        'if wrapper is None or modes or _without_part(wrapper).get("required", True):',
+        "study/test_study_check_starts.py::test_modes_that_leave_a_random_transformer_between_slices_as_it_is_have_a_note",
+    ),
+    Mutation(
         "nn",
         "slices along the third axis must be whole patches too",
         "across = len(size) if within is None or not within.cuts_slices else min(len(size), 2)",

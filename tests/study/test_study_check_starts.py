@@ -108,7 +108,7 @@ def test_the_networks_of_a_task_are_of_one_rank_and_its_size_too(
     notes: Notes, refusal: Refusal, options: dict[str, object], words: str | None
 ) -> None:
     if words is None:
-        assert notes(task(**options)) == []
+        assert notes(task(**{"modes": ["full"]} | options)) == []
     else:
         found = refusal(task(**options))
         place = next((name for name in ("size", "encoder", "pair_seeds", "inits") if f": finetune.spots.{name}: " in found), "")
@@ -121,7 +121,7 @@ def test_the_networks_of_a_task_are_of_one_rank_and_its_size_too(
         ({"inits": ["flat"]}, "resnet18"),
         ({"inits": []}, "resnet18"),  # of scratch
         ({"inits": ["flat"], "encoder": "volume"}, "slicewise around resnet18"),
-        ({"inits": [], "encoder": "volume", "backbone": "vit"}, None),
+        ({"inits": [], "encoder": "volume", "backbone": "vit"}, None),  # of the network inside
         ({"inits": [], "backbone": "vit"}, None),
         ({"inits": [], "backbone": "vit", "task": "segmentation"}, None),
         ({"inits": ["flat"], "backbone": "vit"}, "resnet18"),  # that of given weights alone is fitting
@@ -243,9 +243,20 @@ def test_a_network_inside_another_is_checked_as_alone(
     transformer = "backbone: {vit: {width: 24, blocks: 2, heads: 2, patch: 4}}, size: [16], arms: [hash]"
     text = task(**{"inits": ["flat"], "encoder": "volume", "modes": ["linear"]} | options).replace("arms: [hash]", transformer)
     if words is None:
-        assert notes(text) == []
+        assert all("starts at random" in note for note in notes(text))
     else:
         assert words in (found := refusal(text)) and ": finetune.spots." in found
+
+
+def test_modes_that_leave_a_random_transformer_between_slices_as_it_is_have_a_note(notes: Notes) -> None:
+    options = {"inits": ["flat"], "encoder": "volume", "size": [16, 16, 5]}
+    (note,) = notes(task(**options, modes=["linear", "full", "knn"]))
+    assert ": finetune.spots.encoder: slices and a transformer: what lies around the encoder of flat starts at random" in note
+    assert note.endswith("linear and knn leave it so.")
+    assert notes(task(**options, modes=["full"])) == []
+    joint = task(**options, modes=["linear"]).replace("arms: [hash]", "arms: [hash], objective: joint_2d3d, batch_size: 32")
+    assert not any("at random" in note for note in notes(joint.replace("batch_size: 2, ", "", 1)))
+    assert notes(task(**options | {"encoder": "own", "size": [16]}, modes=["linear"])) == []
 
 
 def test_a_bottleneck_is_refused_at_its_line_for_modes_and_tasks_without_one(notes: Notes, refusal: Refusal) -> None:
