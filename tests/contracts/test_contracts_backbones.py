@@ -13,7 +13,7 @@ from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.options import choice_of
 from medssl.nn.backbone import Backbone, build, pooled
-from medssl.nn.options import misfit, num_maps
+from medssl.nn.backbone_outline import misfit, num_maps
 from medssl.nn.transfer import adapters
 from medssl.nn.weights import load_encoder, save_encoder
 
