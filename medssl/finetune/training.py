@@ -18,7 +18,7 @@ from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key, rng
 from medssl.finetune.recipe import Recipe
 from medssl.finetune.saving import CurveRow, Progress, Saving, Steps
-from medssl.nn.backbone import draw_for_step
+from medssl.nn.backbone import backbones_in
 from medssl.nn.depth import blocks_below
 from medssl.nn.gates import Gates
 from medssl.nn.lora import add_adapters, merge_adapters
@@ -91,6 +91,7 @@ class Fit:
         self.recipe, self.num_steps, self.seed = recipe, num_steps, seed
         self.mode, self.choose, self.saving, self.report = mode, choose, saving, report
         self.gates = gates if isinstance(gates := getattr(network, "gates", None), Gates) else None
+        self.backbones = backbones_in(network)
         self.learning = self._learning()
         (self.rate,) = recipe.lr
         self.evaluations = set(recipe.evaluation_steps(num_steps))
@@ -151,7 +152,8 @@ class Fit:
         _train(self.network, self.mode)
         self.stepper.begin()
         torch.manual_seed(key(self.seed, "torch", step) >> 1)
-        draw_for_step(self.network, self.seed, step)
+        for backbone in self.backbones:
+            backbone.draw(self.seed, step)
         loss = self._loss_of(batch)
         self.stepper.backward(loss)
         figures = self.stepper.figures(loss.detach())

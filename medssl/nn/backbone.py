@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         return next((number + 1 for number, name in enumerate(self.stage_names) if parameter.startswith(name + ".")), 0)
 
     def draw(self, seed: int, step: int) -> None:
-        """Draw what all images of a training step share, as a function of seed and step alone; most backbones draw nothing."""
+        """Draw what all images of a training step share, as a function of seed and step alone. By default nothing."""
 
     def of_elsewhere(
         self, found: dict[str, Tensor], exported: ExportedContract | None = None
@@ -92,11 +92,9 @@ def build(name: str, options: dict[str, Any], spatial_dims: int, in_channels: in
     return built
 
 
-def draw_for_step(network: nn.Module, seed: int, step: int) -> None:
-    """Let the backbones of a network that learn draw for a step: the same on all processes and in all parts of a batch."""
-    for module in network.modules():
-        if isinstance(module, Backbone) and any(parameter.requires_grad for parameter in module.parameters()):
-            module.draw(seed, step)
+def backbones_in(network: nn.Module) -> list[Backbone]:
+    """All backbones that a network has."""
+    return [module for module in network.modules() if isinstance(module, Backbone)]
 
 
 def call(name: str, arguments: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medssl.core.errors import NotFiniteError
 from medssl.core.rng import key
-from medssl.nn.backbone import Backbone, draw_for_step
+from medssl.nn.backbone import Backbone, backbones_in
 from medssl.nn.checkpointing import checkpoint_stages, still_statistics
 from medssl.nn.depth import shares_of_rate
 from medssl.nn.determinism import use_deterministic_algorithms
@@ -44,6 +44,7 @@ class Learner:
             synchronise_batch_norm(self.objective)
         if options.channels_last:
             lay_out(self.objective, self.device)
+        self.backbones = backbones_in(self.objective)
         self.layout = layout_of(self.objective.backbone, options.spatial_dims + 2)
         self.ema: Backbone | None = copy.deepcopy(self.objective.encoder()) if options.ema_decay else None
         if self.ema is not None:
@@ -89,7 +90,8 @@ class Learner:
     def forward_backward(self, batch: Batch, step: int) -> tuple[Loss, dict[str, Tensor]]:
         """Loss and gradients of a batch, in one pass or in parts that together give the loss of the whole."""
         self.seed(step)
-        draw_for_step(self.objective, self.plan.seed, step)
+        for backbone in self.backbones:
+            backbone.draw(self.plan.seed, step)
         self.stepper.begin()
         if self.objective.sees_whole_batch:
             batch.whole = gather_keys(batch.keys, self.device)

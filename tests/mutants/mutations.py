@@ -1271,15 +1271,15 @@ MUTATIONS = [
     Mutation(
         "nn",
         "a network that only follows has its coordinates rescaled too",
-        "if isinstance(module, Backbone) and any(parameter.requires_grad for parameter in module.parameters()):",
-        "if isinstance(module, Backbone):",
+        "if self.rescale > 1 and any(parameter.requires_grad for parameter in self.parameters()):",
+        "if self.rescale > 1:",
         "nn/test_nn_vit.py::test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor",
     ),
     Mutation(
         "pretrain",
         "rotary coordinates are rescaled by another factor on each process",
-        "draw_for_step(self.objective, self.plan.seed, step)",
-        "draw_for_step(self.objective, self.plan.seed + self.fabric.global_rank, step)",
+        "backbone.draw(self.plan.seed, step)",
+        "backbone.draw(self.plan.seed + self.fabric.global_rank, step)",
         "pretrain/test_pretrain_world.py::test_what_a_transformer_draws_for_a_step_is_the_same_for_the_whole_batch",
     ),
     Mutation(

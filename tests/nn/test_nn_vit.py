@@ -14,7 +14,7 @@ from torch import nn
 
 from medssl.core import plugins
 from medssl.core.errors import StudyError
-from medssl.nn.backbone import build, draw_for_step, pooled
+from medssl.nn.backbone import backbones_in, build, pooled
 from medssl.nn.decoder import Decoder
 from medssl.nn.momentum import momentum_copy
 from medssl.nn.positions import resampled, rotary_angles, rotated
@@ -126,9 +126,10 @@ def test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor() -> N
     backbone.train()
     assert torch.equal(backbone._angles(grid, device), plain)  # nothing was drawn
     follower = momentum_copy(backbone)
-    pair, factors = nn.ModuleList([backbone, follower]), []
+    pair, factors = backbones_in(nn.ModuleList([backbone, follower])), []
     for number in range(200):
-        draw_for_step(pair, 0, number)
+        for each in pair:
+            each.draw(0, number)
         factors.append((backbone._angles(grid, device)[0, 0] / plain[0, 0]).item())
         assert torch.equal(follower._angles(grid, device), plain)
     assert torch.equal(backbone.eval()._angles(grid, device), plain)

@@ -187,7 +187,7 @@ class ViT(Backbone):
         return len(self.blocks) if parameter.startswith("norm.") else super().part_of(parameter)
 
     def draw(self, seed: int, step: int) -> None:
-        if self.rescale > 1:
+        if self.rescale > 1 and any(parameter.requires_grad for parameter in self.parameters()):
             if self._factor is None:
                 self._factor = torch.ones((), device=next(self.parameters()).device)
             self._factor.fill_(self.rescale ** rng(seed, "rescale", step).uniform(-1, 1))
