@@ -18,7 +18,7 @@ import pandas as pd
 
 from medssl.core.files import write_json
 from medssl.study.file import load_study
-from medssl.study.probe import costs
+from medssl.study.trials import plan_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = """\
@@ -41,7 +41,7 @@ def main() -> None:
         study = folder / "study.yaml"
         study.write_text(STUDY.format(key=ROOT / "demo" / "id_key", source=chosen.source.resolve(), steps=chosen.steps))
         began_s = time.monotonic()
-        found, _ = costs(load_study(files=[str(study)]), 1, limit_s=600)
+        found = plan_of(load_study(files=[str(study)]), 1, limit_s=600).costs
         probe_s = time.monotonic() - began_s
         planned_s: dict[str, float] = defaultdict(float)
         for cost in found:

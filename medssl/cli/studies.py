@@ -51,25 +51,32 @@ def plan(
 ) -> None:
     """Estimate the hours, memory and disk of a study on this machine.
 
-    It runs a small piece of the study, and also reports the largest batch that fits.
+    It runs a small piece of the study, and also reports the largest batch that fits. If its time ends before, it prints what it
+    measured and names the job at which it stopped.
     """
     import shutil
 
+    from medssl.core.errors import MedsslError
     from medssl.study.planning import table
-    from medssl.study.probe import costs
     from medssl.study.screen import reported_jobs
     from medssl.study.time_left import PLAN, write_plan
+    from medssl.study.trials import plan_of
 
     dag, _ = _checked(study_file)
     study = dag.study
     with reported_jobs() as report:
-        found, batches = costs(study, threads, limit_s, report)
-    hours = {(cost.stage, cost.name): cost.hours for cost in found if cost.hours is not None}
+        found = plan_of(study, threads, limit_s, report)
+    hours = {(cost.stage, cost.name): cost.hours for cost in found.costs if cost.hours is not None}
     write_plan(Path(dag.layout.state(PLAN, "")), hours)
     place = next(path for path in [Path(study.output).resolve(), *Path(study.output).resolve().parents] if path.exists())
-    print(table(found, shutil.disk_usage(place).free / 1e6, len(list(dag.specs()))))
-    for name, batch in batches.items():
+    print(table(found.costs, shutil.disk_usage(place).free / 1e6, len(list(dag.specs()))))
+    for name, batch in found.batches.items():
         print(f"pretrain.{name}: batch_size {study.pretrain[name].batch_size}; the largest that fits one device here: {batch}")
+    if found.stopped_at is not None:
+        raise MedsslError(
+            f"the trials were stopped at {found.stopped_at}, after {limit_s:g} s. It and the jobs after it are not planned, and "
+            "the sum is without them. Give the trials more time with --limit-s."
+        )
 
 
 def _checked(study_file: Path) -> tuple[Any, Any]:

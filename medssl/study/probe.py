@@ -1,114 +1,53 @@
-"""`medssl plan`: runs the real stages on a small piece of every source in a temporary folder, and measures them."""
+"""A small piece of a study in a temporary folder, on which jobs are tried and measured."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
-
-import psutil
 
 from medssl.artefacts.names import Run
 from medssl.artefacts.series import REJECTED
-from medssl.core import gpus, signals, tables
-from medssl.core.errors import MedsslError, StudyError, TooManyRefusalsError
-from medssl.core.files import canonical_json, read_json, write_json
+from medssl.core import tables
+from medssl.core.errors import MedsslError, TooManyRefusalsError
+from medssl.core.files import read_json, write_json
 from medssl.core.label_table import FOLDERS
-from medssl.core.listing import walk
-from medssl.pretrain.options import PretrainOptions
 from medssl.study.dag import Dag
 from medssl.study.file import load_study
 from medssl.study.options import Study
 from medssl.study.piece import Piece, piece
-from medssl.study.planning import MB, Cost, LargestBatch, Measured, grown, largest_batch, num_fits, peak_at, steps
+from medssl.study.planning import MB, Measured
 from medssl.study.sources import refresh_sources
 
-PIECES = (1, 3)
-"""Folders of a source in each of the two probes."""
-WIDER = (1, 4, 16, 64)
-"""If a piece has no usable file, the next one has this many times as many folders, from all over the source."""
 PROBE_STEPS = 4
-ENOUGH_S = 40.0
-"""If the first piece takes longer than this, it is the only one."""
-FEWEST = 2
-"""Samples of the smallest batch."""
 STEPS_OF = {"ingest": ("scan", "convert", "merge"), "reduce/describe": ("describe",), "reduce/leakage": ("leakage",)}
 
 
 Report = Callable[[str], None]
 
 
-def costs(
-    study: Study, threads: int, limit_s: float, report: Report = lambda job: None
-) -> tuple[list[Cost], dict[str, LargestBatch]]:
-    """The cost of each job of the study on this machine, and the largest batch of each pre-training that fits.
-
-    `report` gets the name of each job before its trial.
-
-    Raises:
-        MedsslError: the probe of a job fails, or all of them take longer than `limit_s`.
-        DiskFullError: no room for the pieces.
-    """
-    sizes = {name: _bytes(name, source.path) for name, source in study.sources.items()}
-    began_s = time.monotonic()
-    with signals.unwound(), tempfile.TemporaryDirectory(prefix="medssl-plan-") as folder:
-        probes: list[_Probe] = []
-        for count in PIECES:
-            if probes and time.monotonic() - began_s > ENOUGH_S:
-                probes.append(probes[0])  # in proportion to the one piece
-                break
-            probes.append(_usable(Path(folder), study, count, threads, began_s + limit_s, report))
-        found = [_cheap(probes, stage, name, sizes) for stage, name in probes[0].cheap]
-        batches: dict[str, LargestBatch] = {}
-        per_pixel_s: dict[str, float] = {}
-        known: dict[str, _Tried] = {}
-        for name in study.pretrain:
-            runs = [(cohort, str(run)) for cohort, run in probes[1].dag.runs() if run.name == name]
-            tried = _tried(probes[1], runs, known)
-            found += [_pretraining(study, probes[1], tried, cohort, run, sizes) for cohort, run in runs]
-            batches[name], per_pixel_s[name] = tried.largest_batch(), tried.per_pixel_s()
-        found += [_finetuning(study, probes[1], task, sizes, per_pixel_s) for task in study.finetune]
-        found += [Cost("evaluate", task, None, None, None, None) for task in study.finetune]
-        found += [Cost("report", page, None, None, None, None) for page in probes[1].dag.pages()]
-    return found, batches
+class OutOfTimeError(MedsslError):
+    """The time of all trials is over; the message is the job that was tried last."""
 
 
-def _usable(folder: Path, study: Study, count: int, threads: int, deadline_s: float, report: Report = lambda job: None) -> _Probe:
-    """A piece of the study with training samples, after its cheap stages; the first pieces of a mixed source may have none.
-
-    Raises:
-        TooManyRefusalsError: no piece has a usable file; with the reasons.
-    """
-    for width in WIDER:
-        probe = _Probe(folder / f"{count}-{width}", study, count * width, threads, deadline_s, spread=width > 1)
-        probe.report = report
-        last = probe.is_whole or width == WIDER[-1]
-        try:
-            probe.run_cheap_stages()
-        except TooManyRefusalsError:
-            if last:
-                raise
-        else:
-            if last or all(probe.samples(cohort, str(run)) >= FEWEST for cohort, run in probe.dag.runs()):
-                return probe
-        shutil.rmtree(probe.folder)
-    raise AssertionError("the last piece is returned or raises")
+def cheap_jobs(dag: Dag) -> list[tuple[str, str]]:
+    """(stage, name) of the jobs before pre-training, each after those that it depends on."""
+    found = [spec for _, spec in dag.specs() if spec.stage in ("ingest", "prepare", "reduce")]
+    found = [spec for spec in found if not {"encoder", "encoders"} & set(spec.inputs)]  # those wait for a pre-training
+    found.sort(key=lambda spec: spec.stage == "reduce" and "match" in spec.inputs)  # after the arm whose count they use
+    return [(spec.stage, spec.name) for spec in found]
 
 
-class _Probe:
-    """A piece of the study in a separate folder."""
+class Probe:
+    """A piece of the study in a separate folder, and what its jobs took."""
 
     def __init__(self, folder: Path, study: Study, count: int, threads: int, deadline_s: float, *, spread: bool = False) -> None:
         self.folder, self.threads, self.deadline_s = folder, threads, deadline_s
@@ -149,17 +88,9 @@ class _Probe:
         """Whether the pieces are the whole sources."""
         return all(one.is_whole for one in self.pieces.values())
 
-    @property
-    def cheap(self) -> list[tuple[str, str]]:
-        """(stage, name) of the jobs before pre-training, each after those that it depends on."""
-        found = [spec for _, spec in self.dag.specs() if spec.stage in ("ingest", "prepare", "reduce")]
-        found = [spec for spec in found if not {"encoder", "encoders"} & set(spec.inputs)]  # those wait for a pre-training
-        found.sort(key=lambda spec: spec.stage == "reduce" and "match" in spec.inputs)  # after the arm whose count they use
-        return [(spec.stage, spec.name) for spec in found]
-
     def run_cheap_stages(self) -> None:
         """Ingest, prepare and reduce."""
-        for stage, name in self.cheap:
+        for stage, name in cheap_jobs(self.dag):
             step_names = STEPS_OF.get(f"{stage}/{name.split('/')[-1]}", STEPS_OF.get(stage, (None,)))
             if stage == "ingest" and name.count("/") == 1:
                 self.try_labels(name)
@@ -210,7 +141,8 @@ class _Probe:
                 late.cancel()  # else Ctrl-C would wait for it
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode and time.monotonic() > self.deadline_s:
-                raise MedsslError(f"the probe was stopped at {stage} {name}: its time is over. Give it more with --limit-s.")
+                self.measured.pop((stage, name), None)  # of its steps some were not run
+                raise OutOfTimeError(f"{stage} {name}")
             log.seek(0)
             if process.returncode == TooManyRefusalsError.exit_code:
                 raise TooManyRefusalsError(self.met(name))
@@ -280,102 +212,6 @@ class _Probe:
         """Source bytes of a job."""
         first = name.split("/")[0]
         return sum((sizes or self.sizes)[source] for source in self.study.all_cohorts[first])
-
-
-def _cheap(probes: list[_Probe], stage: str, name: str, sizes: dict[str, float]) -> Cost:
-    if not all((stage, name) in probe.measured for probe in probes):
-        return Cost(stage, name, None, None, None, None)
-    small, large = (probe.measured[stage, name] for probe in probes)
-    whole = grown(small, large, probes[1].size_of(name, sizes))
-    return Cost(stage, name, whole.wall_s / 3600, whole.wall_s / 3600, whole.peak_mb, whole.disk_mb)
-
-
-class _Tried:
-    """A pre-training of a few steps at two batches, without gradient accumulation."""
-
-    def __init__(self, probe: _Probe, settings: PretrainOptions, cohort: str, run: str, batches: list[int]) -> None:
-        self.settings, self.batches = settings, batches
-        ram_mb, gpu_mb = {}, {}
-        for batch in dict.fromkeys(batches):
-            self.took = probe.run("pretrain", f"{cohort}/{run}", spec=probe.with_batch(f"{cohort}/{run}", batch))
-            ram_mb[batch] = self.took.peak_mb
-            receipt = read_json(probe.folder / probe.dag.layout.pretrain(cohort, run, "receipt.json"))
-            gpu_mb[batch] = float(receipt.get("gpu_peak_mb", 0))
-        self.ram_mb, self.gpu_mb = ([peaks[batch] for batch in batches] for peaks in (ram_mb, gpu_mb))
-        curve = tables.read_tsv(probe.folder / probe.dag.layout.pretrain(cohort, run, "curve.tsv"))
-        rates = curve["images_per_s"].tolist()
-        self.per_image_s = 1 / median(rates[1:])  # the first step warms up
-        self.start_s = max(0.0, self.took.wall_s - PROBE_STEPS * self.batches[1] * self.per_image_s)
-
-    def largest_batch(self) -> LargestBatch:
-        """The largest batch for the memory of the GPU, or without one of the machine."""
-        if self.gpu_mb[1]:
-            return largest_batch(self.batches, self.gpu_mb, gpus.memory_mb())
-        return largest_batch(self.batches, self.ram_mb, psutil.virtual_memory().available / MB)
-
-    def per_pixel_s(self) -> float:
-        """Seconds for a pixel of a view; a sample has two views or more."""
-        size = self.settings.size
-        return self.per_image_s / 2 / math.prod(size if len(size) > 1 else size * self.settings.spatial_dims)
-
-
-def _tried(probe: _Probe, runs: list[tuple[str, str]], known: dict[str, _Tried]) -> _Tried:
-    """The trial of the pre-training of some runs; equal ones are tried once, so that they get equal advice."""
-    cohort, run = next((pair for pair in runs if probe.has_kept(*pair)), runs[0])
-    settings = probe.study.pretrain[Run.parse(run).name]
-    batches = batches_to_try(settings.batch_size // settings.accumulate, probe.samples(cohort, run))
-    same = canonical_json([settings.model_dump(mode="json", exclude={"arms", "seeds"}), cohort, batches])
-    if same not in known:
-        known[same] = _Tried(probe, settings, cohort, run, batches)
-    return known[same]
-
-
-def _pretraining(study: Study, probe: _Probe, tried: _Tried, cohort: str, run: str, sizes: dict[str, float]) -> Cost:
-    settings = study.pretrain[Run.parse(run).name]
-    samples = probe.samples(cohort, run) * probe.size_of(cohort, sizes) / probe.size_of(cohort)
-    batch = min(settings.batch_size, samples)
-    processes = settings.devices * settings.nodes
-    hours = (tried.start_s + steps(settings, samples) * batch * tried.per_image_s / processes) / 3600
-    share = batch / processes / settings.accumulate
-    ram_mb, gpu_mb = (peak_at(share, tried.batches, peaks) for peaks in (tried.ram_mb, tried.gpu_mb))
-    return Cost("pretrain", f"{cohort}/{run}", hours, hours * settings.nodes, ram_mb, tried.took.disk_mb, gpu_mb)
-
-
-def _finetuning(study: Study, probe: _Probe, task: str, sizes: dict[str, float], per_pixel_s: dict[str, float]) -> Cost:
-    """An upper bound: all pixels that fits see or predict, at the speed of pre-training, which is slower."""
-    settings = study.finetune[task]
-    fits = num_fits(settings, len(probe.dag.runs_for(settings))) * len(settings.lr)
-    times = sizes[settings.source] / probe.sizes[settings.source]
-    labelled, val, test = (probe.labelled(settings.source, split) * times for split in ("train", "val", "test"))
-    images = settings.steps(int(labelled)) * min(settings.batch_size, labelled)
-    images += settings.evaluations * val + test
-    first = next(iter(study.pretrain.values()))
-    size = settings.size or first.size
-    pixels = math.prod(size if len(size) > 1 else size * first.spatial_dims)
-    hours = fits * images * pixels * max(per_pixel_s.values()) / 3600
-    return Cost("finetune", task, hours, hours, max(c.peak_mb for c in probe.measured.values()), None)
-
-
-def batches_to_try(wanted: int, samples: int) -> list[int]:
-    """Two batches, the second twice the first if there are enough samples; halving keeps parts of a batch whole.
-
-    Raises:
-        StudyError: fewer than two samples.
-    """
-    if samples < FEWEST:
-        raise StudyError(
-            f"the piece that the probe takes has {samples} samples to train on and it needs {FEWEST}. See whether the split "
-            "keeps enough for training; medssl cannot plan this study from a piece of it."
-        )
-    large = wanted
-    while large > samples and large % 2 == 0:
-        large //= 2
-    large = max(FEWEST, min(large, samples))
-    return [max(FEWEST, large // 2), large]
-
-
-def _bytes(name: str, path: str) -> float:
-    return float(sum(row[1] for row in walk(name, path) if row[3] == "file"))
 
 
 def absolute(study: Study) -> dict[str, Any]:

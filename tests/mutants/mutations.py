@@ -3523,4 +3523,18 @@ MUTATIONS = [
         "    return not isinstance(time, str) and time > longest",
         "study/test_study_check_numbers.py::test_a_time_that_no_case_is_followed_for_has_a_note",
     ),
+    Mutation(
+        "study",
+        "a job of which some steps were tried counts as measured",
+        "                self.measured.pop((stage, name), None)  # of its steps some were not run\n",
+        "",
+        "study/test_study_probe.py::test_a_job_stopped_between_its_steps_counts_as_not_measured",
+    ),
+    Mutation(
+        "study",
+        "a plan without a trial of every pre-training bounds the tasks",
+        "if not (whole and self.tried):",
+        "if not self.tried:",
+        "study/test_study_probe.py::test_a_stop_between_two_pretrainings_leaves_the_second_and_all_tasks_unplanned",
+    ),
 ]

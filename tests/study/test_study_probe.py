@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from medssl.cli import studies
 from medssl.core.errors import DiskFullError, MedsslError, StudyError, TooManyRefusalsError
 from medssl.study import piece as pieces
-from medssl.study import probe
+from medssl.study import probe, trials
+from medssl.study.dag import Dag
 from medssl.study.file import load_study
+from medssl.study.planning import Cost, LargestBatch, Measured
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "demo"
 NAMED: list[tuple[str, Any]] = [
@@ -92,12 +96,12 @@ def test_a_piece_has_no_label_files_and_needs_room(tmp_path: Path, monkeypatch: 
     [(64, 1000, [32, 64]), (64, 40, [16, 32]), (10, 7, [2, 5]), (64, 3, [2, 2]), (2, 100, [2, 2]), (1, 100, [2, 2])],
 )
 def test_the_batches_of_the_probe_are_never_empty(wanted: int, samples: int, tried: list[int]) -> None:
-    assert probe.batches_to_try(wanted, samples) == tried
+    assert trials.batches_to_try(wanted, samples) == tried
 
 
 def test_a_piece_without_samples_says_so() -> None:
     with pytest.raises(StudyError, match="1 samples to train on"):
-        probe.batches_to_try(64, 1)
+        trials.batches_to_try(64, 1)
 
 
 def tiny(tmp_path: Path, **more: Any) -> Any:
@@ -112,9 +116,76 @@ def tiny(tmp_path: Path, **more: Any) -> Any:
     return load_study(study | {"pretrain": {"simclr": network}} | more)
 
 
-def test_a_probe_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
-    with pytest.raises(MedsslError, match=r"stopped at ingest ct.*--limit-s"):
-        probe.costs(tiny(tmp_path), 1, limit_s=0.01)
+def test_a_trial_is_stopped_when_the_time_is_over(tmp_path: Path) -> None:
+    plan = trials.plan_of(tiny(tmp_path), 1, limit_s=0.01)
+    assert plan.stopped_at == "ingest ct" and plan.costs and all(cost.hours is None for cost in plan.costs)
+
+
+def test_a_job_stopped_between_its_steps_counts_as_not_measured(tmp_path: Path) -> None:
+    piece = probe.Probe(tmp_path / "piece", tiny(tmp_path), 1, 1, deadline_s=0.0)
+    piece.measured["ingest", "ct"] = Measured(1.0, 1.0, 1.0, 1.0)
+    with pytest.raises(probe.OutOfTimeError, match="ingest ct"):
+        piece.run("ingest", "ct", "convert")
+    assert not piece.measured
+
+
+@pytest.mark.parametrize("stopped", ["ingest ct", "prepare ct", "reduce ct/describe"])
+def test_what_was_measured_before_the_stop_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: str) -> None:
+    """Trials of one second each; in the second piece the time ends at `stopped`, whose cost then comes from the first piece."""
+    study, tried = tiny(tmp_path, finetune={"t": {"source": "ct"}}, sources={"ct": {"path": "scans", "labels": "folders"}}), []
+
+    def run(piece: Any, stage: str, name: str, step: str | None = None, spec: str | None = None) -> Any:
+        if f"{stage} {name}" == stopped and len(pieces_run) == 2:
+            piece.measured.pop((stage, name), None)
+            raise probe.OutOfTimeError(stopped)
+        tried.append((stage, name))
+        before = piece.measured.get((stage, name))
+        wall_s = 1.0 + (before.wall_s if before else 0.0)
+        piece.measured[stage, name] = Measured(piece.size_of(name), wall_s, 1.0, 1.0)
+        return piece.measured[stage, name]
+
+    stages, pieces_run = probe.Probe.run_cheap_stages, []
+    monkeypatch.setattr(probe.Probe, "run", run)
+    monkeypatch.setattr(probe.Probe, "samples", lambda *_: 10)
+    monkeypatch.setattr(probe.Probe, "run_cheap_stages", lambda piece: (pieces_run.append(piece), stages(piece)))
+    plan = trials.plan_of(study, 1, limit_s=600)
+    known = {(cost.stage, cost.name) for cost in plan.costs if cost.hours is not None}
+    assert plan.stopped_at == stopped and known == set(tried) and {stage for stage, _ in known} == {"ingest", "prepare", "reduce"}
+    assert {(cost.stage, cost.name) for cost in plan.costs} == {(spec.stage, spec.name) for _, spec in Dag(study).specs()}
+
+
+def test_a_stop_between_two_pretrainings_leaves_the_second_and_all_tasks_unplanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks are bounded by the slowest pre-training, which is not known then."""
+    study = tiny(tmp_path, finetune={"t": {"source": "ct"}}, sources={"ct": {"path": "scans", "labels": "folders"}})
+    study.pretrain["other"] = study.pretrain["simclr"]
+    of_first = {"per_image_s": 1.0, "start_s": 0.0, "batches": [4, 8], "ram_mb": [1.0, 2.0], "gpu_mb": [0.0, 0.0]}
+    of_first |= {"took": Measured(1, 1, 1, 1), "largest_batch": lambda: LargestBatch(8), "per_pixel_s": lambda: 1.0}
+
+    def tried(piece: Any, runs: list[tuple[str, str]], known: Any) -> Any:
+        if "other" in runs[0][1]:
+            raise probe.OutOfTimeError("pretrain ct/other-hash-seed0")
+        return SimpleNamespace(**of_first)
+
+    monkeypatch.setattr(trials, "_tried", tried)
+    monkeypatch.setattr(trials._Trials, "take_piece", lambda self, _: self.probes.append(one))
+    one = probe.Probe(tmp_path / "piece", study, 1, 1, 1e9)
+    monkeypatch.setattr(probe.Probe, "samples", lambda *_: 10)
+    plan = trials.plan_of(study, 1, limit_s=600)
+    assert [cost.name for cost in plan.costs if cost.hours is not None] == ["ct/simclr-hash-seed0"]
+    assert list(plan.batches) == ["simclr"] and plan.stopped_at == "pretrain ct/other-hash-seed0"
+
+
+def test_the_command_prints_what_it_measured_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    costs = [Cost("ingest", "ct", 1.5, 1.5, 10.0, 10.0), Cost("pretrain", "ct/simclr-all-seed0", None, None, None, None)]
+    monkeypatch.setattr(trials, "plan_of", lambda *_: trials.Plan(costs, {}, "prepare ct"))
+    study = tiny(tmp_path)
+    monkeypatch.setattr(studies, "_checked", lambda _: (Dag(study), None))
+    with pytest.raises(MedsslError, match=r"stopped at prepare ct, after 600 s.*--limit-s"):
+        studies.plan(tmp_path / "study.yaml")
+    assert "1.500" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results" / "tiny" / "state" / "plan.json").read_text())
 
 
 def test_equal_runs_are_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -122,10 +193,10 @@ def test_equal_runs_are_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     plain = study.pretrain["simclr"]
     runs = {"one": plain, "same": plain.model_copy(update={"seeds": [1]}), "other": plain.model_copy(update={"lr": 0.5})}
     tries: list[Any] = []
-    monkeypatch.setattr(probe, "_Tried", lambda *arguments: tries.append(arguments) or arguments)
+    monkeypatch.setattr(trials, "_Tried", lambda *arguments: tries.append(arguments) or arguments)
     piece: Any = SimpleNamespace(study=SimpleNamespace(pretrain=runs), has_kept=lambda *_: True, samples=lambda *_: 10)
     known: dict[str, Any] = {}
-    tried = [probe._tried(piece, [("ct", f"{name}-all-seed0")], known) for name in runs]
+    tried = [trials._tried(piece, [("ct", f"{name}-all-seed0")], known) for name in runs]
     assert tried[0] is tried[1] is not tried[2] and len(tries) == 2
 
 
@@ -133,12 +204,14 @@ def test_equal_runs_are_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_every_stage_of_a_study_has_its_line(tmp_path: Path) -> None:
     study = tiny(tmp_path, sources={"ct": {"path": "scans", "labels": "labels.tsv"}}, finetune={"t": {"source": "ct"}})
     (tmp_path / "labels.tsv").write_text("id\tlabel\n")
-    found, batches = probe.costs(study, 1, limit_s=600)
-    unplanned = [(cost.stage, cost.name) for cost in found if cost.hours is None]
+    plan = trials.plan_of(study, 1, limit_s=600)
+    unplanned = [(cost.stage, cost.name) for cost in plan.costs if cost.hours is None]
     assert unplanned == [("ingest", "ct/labels"), ("evaluate", "t"), ("report", "ct"), ("report", "study")]
-    assert {cost.stage for cost in found if cost.hours} == {"ingest", "prepare", "reduce", "pretrain", "finetune"}
-    assert next(cost for cost in found if cost.stage == "finetune").disk_mb is None
-    assert batches["simclr"].size >= 2 and Path.cwd() == tmp_path and not Path("results").exists()
+    assert {cost.stage for cost in plan.costs if cost.hours} == {"ingest", "prepare", "reduce", "pretrain", "finetune"}
+    assert next(cost for cost in plan.costs if cost.stage == "finetune").disk_mb is None
+    assert (
+        plan.batches["simclr"].size >= 2 and plan.stopped_at is None and Path.cwd() == tmp_path and not Path("results").exists()
+    )
 
 
 def mixed(tmp_path: Path, good: int, bad: int) -> Any:
@@ -156,15 +229,15 @@ def mixed(tmp_path: Path, good: int, bad: int) -> Any:
 
 @pytest.mark.full
 def test_a_mixed_folder_is_planned_from_what_is_accepted(tmp_path: Path) -> None:
-    found, batches = probe.costs(mixed(tmp_path, good=2, bad=12), 1, limit_s=600)
-    assert batches["simclr"].size >= 2 and all(cost.hours is not None for cost in found if cost.stage == "ingest")
+    plan = trials.plan_of(mixed(tmp_path, good=2, bad=12), 1, limit_s=600)
+    assert plan.batches["simclr"].size >= 2 and all(cost.hours is not None for cost in plan.costs if cost.stage == "ingest")
 
 
 @pytest.mark.full
 def test_a_folder_without_an_image_says_what_was_met_and_no_file_that_is_gone(tmp_path: Path) -> None:
     study = mixed(tmp_path, good=0, bad=2)
     with pytest.raises(TooManyRefusalsError) as error:
-        probe.costs(study, 1, limit_s=600)
+        trials.plan_of(study, 1, limit_s=600)
     sentence = str(error.value)
     assert "8 of 8 files of source ct" in sentence and "none of them can be used" in sentence and "medssl check scans" in sentence
     assert "medssl-plan-" not in sentence and "items.tsv" not in sentence
@@ -189,12 +262,12 @@ def test_a_piece_grows_until_something_of_it_can_be_used(
         if taken[-1] < usable_from:
             raise TooManyRefusalsError("none")
 
-    monkeypatch.setattr(probe._Probe, "run_cheap_stages", stages)
-    monkeypatch.setattr(probe._Probe, "samples", lambda *_: 10)
-    (tmp_path / "pieces").mkdir()
+    monkeypatch.setattr(probe.Probe, "run_cheap_stages", stages)
+    monkeypatch.setattr(probe.Probe, "samples", lambda *_: 10)
+    found = trials._Trials(study, tmp_path, 1, 1e9, lambda _: None)
     try:
-        found = probe._usable(tmp_path / "pieces", study, 1, 1, 1e9)
-        assert found.pieces["ct"].num_files > 0
+        found.take_piece(1)
+        assert [one.pieces["ct"].num_files > 0 for one in found.probes] == [True]
     except TooManyRefusalsError:
         assert usable_from == 99
     assert taken == [1, 4, 12][:tries]
