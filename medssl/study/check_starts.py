@@ -15,6 +15,7 @@ from medssl.core.options import PluginChoice, choice_of
 from medssl.finetune.options import DEFAULT_BACKBONE, DEFAULT_SIZE, INFLATED, FinetuneOptions, no_inflation, wrapper_of
 from medssl.nn.backbone_outline import attention_of, has, in_words, misfit, num_blocks, num_maps, patch_of, whole_patches, wrapped
 from medssl.pretrain.options import not_installed
+from medssl.pretrain.outlines import leaves_parts
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -63,6 +64,8 @@ def start_notes(dag: Dag, tasks: Iterable[str]) -> Iterator[Problem]:
 
 def _words(objective: PluginChoice) -> set[str]:
     """The words of `encoder` for which an objective leaves a part."""
+    if not leaves_parts(objective):
+        return set()
     declared = plugins.find("objective", objective.name).constant("PARTS", default={})
     return {str(part["encoder"]) for part in declared.values()}
 

@@ -3537,4 +3537,11 @@ MUTATIONS = [
         "if not self.tried:",
         "study/test_study_probe.py::test_a_stop_between_two_pretrainings_leaves_the_second_and_all_tasks_unplanned",
     ),
+    Mutation(
+        "pretrain",
+        "slices alone count as leaving a transformer between them",
+        'return bool(options["volume_weight"] or options["mask_weight"])',
+        "return True",
+        "study/test_study_check_starts.py::test_modes_that_leave_a_random_transformer_between_slices_as_it_is_have_a_note",
+    ),
 ]

@@ -254,8 +254,10 @@ def test_modes_that_leave_a_random_transformer_between_slices_as_it_is_have_a_no
     assert ": finetune.spots.encoder: slices and a transformer: what lies around the encoder of flat starts at random" in note
     assert note.endswith("linear and knn leave it so.")
     assert notes(task(**options, modes=["full"])) == []
-    joint = task(**options, modes=["linear"]).replace("arms: [hash]", "arms: [hash], objective: joint_2d3d, batch_size: 32")
-    assert not any("at random" in note for note in notes(joint.replace("batch_size: 2, ", "", 1)))
+    joint = task(**options, modes=["linear"]).replace("batch_size: 2, ", "", 1)
+    for weights, random in (("", False), ("volume_weight: 0", False), ("volume_weight: 0, mask_weight: 0", True)):
+        objective = f"arms: [hash], objective: {{joint_2d3d: {{{weights}}}}}, batch_size: 32"
+        assert any("at random" in note for note in notes(joint.replace("arms: [hash]", objective))) == random
     assert notes(task(**options | {"encoder": "own", "size": [16]}, modes=["linear"])) == []
 
 

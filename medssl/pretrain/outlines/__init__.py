@@ -1,13 +1,15 @@
 """What is known of an objective by its options alone: a file for each objective whose options, size or backbone may not fit.
 
-`misfit(options, backbone, size, steps)` says why no run has them and what to change, or nothing. It imports no torch: a study
-file is refused before any work.
+`misfit(options, backbone, size, steps)` says why no run has them and what to change, or nothing. `leaves_parts(options)` says
+whether a run has the parts that its objective declares (`PARTS`); an objective without it always has them. No file imports torch:
+a study file is refused before any work.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from medssl.core.options import PluginChoice
 
@@ -17,7 +19,16 @@ def misfit(objective: PluginChoice, backbone: PluginChoice, size: tuple[int, ...
 
     steps: of the run; None if it is so many epochs.
     """
-    if not (Path(__file__).parent / f"{objective.name}.py").is_file():
-        return ""
-    outline = importlib.import_module(f"{__name__}.{objective.name}")
-    return str(outline.misfit(objective.options, backbone, size, steps))
+    outline = _outline(objective)
+    return str(outline.misfit(objective.options, backbone, size, steps)) if outline else ""
+
+
+def leaves_parts(objective: PluginChoice) -> bool:
+    """Whether a run with these options leaves the parts that its objective declares beside its encoder."""
+    outline = _outline(objective)
+    return not hasattr(outline, "leaves_parts") or bool(outline.leaves_parts(objective.options))
+
+
+def _outline(objective: PluginChoice) -> Any:
+    there = (Path(__file__).parent / f"{objective.name}.py").is_file()
+    return importlib.import_module(f"{__name__}.{objective.name}") if there else None

@@ -1,4 +1,4 @@
-"""Which options of `joint_2d3d` do not fit each other."""
+"""Which options of `joint_2d3d` do not fit each other, and with which it leaves a transformer."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def misfit(options: dict[str, Any], backbone: PluginChoice, size: tuple[int, ...
         return f"joint_2d3d: width {width} cannot be divided among {heads} attention_heads. The nearest that can: {nearest}"
     clusters = options["slice_weight"] or options["volume_weight"]
     return never_trained(options["freeze_prototypes_steps"], steps) if clusters else ""
+
+
+def leaves_parts(options: dict[str, Any]) -> bool:
+    """Whether a run trains the transformer between slices, for volumes or for hidden slices."""
+    return bool(options["volume_weight"] or options["mask_weight"])
