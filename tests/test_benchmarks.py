@@ -148,6 +148,20 @@ def segmentation() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "baselines" / "segmentation.py"))
 
 
+def test_settings_by_hand_are_those_of_the_study_files(classification: dict[str, Any], segmentation: dict[str, Any]) -> None:
+    from medssl.study.file import load_study
+
+    for name, setting in {**classification["SETTINGS"], **segmentation["SETTINGS"]}.items():
+        study, _, task = name.partition(".")
+        options = load_study(files=[str(ROOT / "configs" / "studies" / f"{study}.yaml")]).finetune[task]
+        modes = set(getattr(setting, "modes", ["full"]))
+        asked = list(setting.size) if isinstance(setting.size, tuple) else [setting.size]
+        assert modes <= set(options.modes) and set(setting.shares) <= set(options.fractions), name
+        assert options.size is None or set(options.size) == set(asked), name
+        if "full" in modes:
+            assert (options.max_steps, options.batch_size) == (setting.steps, setting.batch_size), name
+
+
 def drawn_classes(folder: Path, count: int) -> Path:
     """Pictures of two classes, whose left or right half is brighter, `count` of each in each part; the path of their table."""
     from PIL import Image

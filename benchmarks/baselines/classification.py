@@ -70,6 +70,7 @@ class Setting:
 
 LEARNT = Setting("covid", 64, ("linear", "full"), (0.1, 0.3, 1.0))
 QUARTER = Setting("organs", 28, ("full",), (0.05, 1.0), 0.25, True, 32, 600)
+FROZEN = replace(QUARTER, images="all organs", modes=("linear", "knn"), shares=(0.01, 0.1, 1.0))
 SETTINGS = {
     "tasks.covid": LEARNT,
     "tasks.organs": replace(LEARNT, images="few organs", size=28, shares=(0.05, 0.2, 1.0)),
@@ -79,8 +80,10 @@ SETTINGS = {
     "objectives.covid": replace(LEARNT, shares=(1.0,)),
     "spark.organs": QUARTER,
     "spark.covid": replace(QUARTER, images="covid", size=32, batch_size=16, steps=300),
-    "organs.frozen": replace(QUARTER, images="all organs", modes=("linear", "knn"), shares=(0.01, 0.1, 1.0)),
+    "organs.frozen": FROZEN,
     "organs.end_to_end": replace(QUARTER, images="all organs", shares=(1.0,), batch_size=64, steps=1200),
+    "self_distillation.of_organs": FROZEN,
+    "self_distillation.of_openkbp": replace(FROZEN, size=64, small_stem=False),
 }
 
 
@@ -111,7 +114,8 @@ def main() -> None:
     setting = replace(setting, **{name: given for name in ("modes", "shares", "steps") if (given := getattr(options, name))})
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    started_s, data = time.monotonic(), of_table(place, options.parts, setting.size) if place.is_dir() else of_npz(place)
+    started_s, size = time.monotonic(), setting.size
+    data = of_table(place, options.parts, size) if place.is_dir() else of_npz(place, size)
     found: dict[str, dict[str, list[float]]] = {"auc": {}, "accuracy": {}}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for mode in setting.modes:
@@ -132,12 +136,14 @@ def main() -> None:
 # Images
 
 
-def of_npz(file: Path) -> dict[str, Part]:
-    """The official parts of an NPZ like OrganAMNIST's."""
+def of_npz(file: Path, size: int) -> dict[str, Part]:
+    """The official parts of an NPZ like OrganAMNIST's, resized where its images have another size."""
     found = {}
     with np.load(file) as held:
         for part in ("train", "val", "test"):
             images = torch.from_numpy(held[f"{part}_images"][:, None] / np.float32(255))
+            if images.shape[-1] != size:
+                images = F.interpolate(images, (size, size), mode="bilinear")
             found[part] = Part(images, held[f"{part}_labels"][:, 0].astype(np.int64), np.arange(len(images)))
     return found
 

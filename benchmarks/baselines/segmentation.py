@@ -110,7 +110,7 @@ SETTINGS = {
     "tasks.heart": HEART,
     "tasks.brain": BRAIN,
     "joint.heart_volume": replace(HEART, size=(64, 64, 8), batch_size=2, steps=400, **VOLUMES),
-    "joint.brain_volume": replace(BRAIN, size=(40, 56, 40), batch_size=1, steps=120, **VOLUMES),
+    "joint.brain_volume": replace(BRAIN, size=(40, 56, 40), batch_size=1, steps=360, **VOLUMES),
 }
 
 
