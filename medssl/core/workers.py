@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import signal
 import traceback
@@ -57,22 +58,31 @@ class Workers:
         self._processes.clear()
 
     def each(
-        self, pieces: Sequence[Any], most: Callable[[], int], heard: Callable[[Any, Any], None] = lambda piece, what: None
+        self,
+        pieces: Sequence[Any],
+        most: Callable[[], int],
+        heard: Callable[[Any, Any], None] = lambda piece, what: None,
+        kin: Callable[[Any], Any] = lambda piece: None,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (piece, result) as they finish; pieces start in their order.
+        """Yield (piece, result) as they finish; pieces start in their order, apart from `kin`.
 
         most: how many processes there may be, asked whenever another could start.
         heard: called with a piece and its worker's progress report.
+        kin: pieces for which it is equal share what their process computed before. A process takes those of its last piece first,
+            then those of no other process, then any.
 
         Raises:
             MedsslError: a piece raised it, or a process died; finished pieces stay finished.
             RuntimeError: a piece raised another error, which is in it as text.
         """
         waiting, busy = list(pieces), dict[Connection, Any]()
+        last: dict[Connection, list[Any]] = {}
         while waiting or busy:
             while waiting and len(busy) < max(1, most()):
                 connection = next((c for c in self._processes if c not in busy), None) or self._start()
-                busy[connection] = waiting.pop(0)
+                others = [one for other in busy for one in last[other]]
+                busy[connection] = waiting.pop(_chosen([kin(piece) for piece in waiting], last.get(connection, []), others))
+                last[connection] = [kin(busy[connection])]
                 connection.send(busy[connection])
             for ready in wait(list(busy)):
                 answer = self._answer(ready)  # type: ignore[arg-type]
@@ -103,6 +113,13 @@ class Workers:
         if error is not None:
             raise error
         return result
+
+
+def _chosen(kins: Sequence[Any], own: Sequence[Any], others: Sequence[Any]) -> int:
+    """The number of the next piece for a process: kin of its own last one, else of no other process, else the first."""
+    mine = (number for number, one in enumerate(kins) if one in own)
+    free = (number for number, one in enumerate(kins) if one not in others)
+    return next(itertools.chain(mine, free, [0]))
 
 
 def _death(exit_code: int) -> MedsslError:

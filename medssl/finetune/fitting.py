@@ -164,6 +164,10 @@ class Work:
         """The folder of a fit's state until it is finished; separate for each task, as another may run the same fit meanwhile."""
         return Path(self.job.spec.layout.state("finetune", "unfinished")) / f"{self.key(fit)}-{self.job.spec.name}"
 
+    def network_of(self, fit: FitId) -> tuple[str, int, int | None]:
+        """Equal for fits whose frozen networks give the same features of the same cases."""
+        return str(fit.start), self.starting.drawn_by(fit.start, fit.seed), fit.fold
+
     def num_steps(self, fit: FitId) -> int | None:
         """Optimiser steps of a fit; None if it is not trained in steps, so that the recipe does not apply."""
         return self.task.num_steps(self.data_of(self.division(fit)), fit.mode, self.train(fit), self.recipe)

@@ -73,7 +73,7 @@ def run(job: Job) -> None:
                 bar.resume(bar.total - sum(map(work.length, waiting)))
                 ahead = Ahead(bar, work, len(state.distinct), len(state.distinct) - len(waiting))
                 room = Room.of(options, job.threads, work.device)
-                for fit in side_by_side(waiting, room, partial(make, state), ahead.steps, *_in_a_process(state)):
+                for fit in side_by_side(waiting, room, partial(make, state), ahead.steps, work.network_of, *_in_a_process(state)):
                     take(state, fit)
                     ahead.ended(fit, state.of_fit(fit).val_score)
         models = {str(start): best for start in work.starting.starts if (best := take_model(state, str(start))) is not None}

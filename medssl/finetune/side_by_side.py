@@ -82,12 +82,14 @@ def side_by_side(
     room: Room,
     make: Callable[[FitId, Report], None],
     heard: Callable[[FitId, Steps], None],
+    kin: Callable[[FitId], Any],
     begin: Callable[..., Callable[[FitId, Report], Peak]],
     *given: Any,
 ) -> Iterator[FitId]:
     """Run fits, in this process (`make`) if one runs at a time, else each in its own; yield them as they end.
 
     heard: called with a fit and its steps since its last report.
+    kin: equal for fits that one process should make, as they share frozen features.
     begin: called in such a process with `given`; returns the function that runs a fit.
     """
     too_few_cores = room.options.parallel == "auto" and room.threads < 2 * room.options.threads_per_fit
@@ -97,6 +99,6 @@ def side_by_side(
             yield fit
         return
     with Workers(start_method(room.options, room.device), begin, *given) as workers:
-        for fit, peak in workers.each(fits, room.most, heard):
+        for fit, peak in workers.each(fits, room.most, heard, kin):
             room.peaks.append(peak)
             yield fit

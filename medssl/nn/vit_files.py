@@ -19,16 +19,21 @@ from medssl.core.errors import StudyError
 from medssl.nn.positions import resampled
 
 OF_TRANSFORMERS = (
-    (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"^embeddings\.patch_embeddings\.(projection\.)?", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.", ""),
-    (r"^layer\.", "blocks."),
-    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"^(encoder\.)?layer\.", "blocks."),
+    (r"^layernorm\.", "norm."),
+    (r"\.attention\.(o_proj|output\.dense)\.", ".attn.proj."),
+    (r"\.attention\.attention\.([qkv])\w+\.", r".attn.\1_proj."),
     (r"\.attention\.", ".attn."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
     (r"\.mlp\.up_proj\.", ".mlp.fc1."),
     (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
 )
-"""Patterns of names in files for the library transformers, each with the name here."""
+"""Patterns of names in files for the library transformers, of DINOv2 and DINOv3, each with the name here."""
 REVERSED = (2, 1, 0)
 """The axes (i, j, k) as nnU-Net reads them; it is its own inverse."""
 
@@ -62,7 +67,7 @@ def of_dino(
         found[bias] = torch.where(mask == 0, torch.zeros_like(found[bias]), found[bias])
     for name in ("mask_token", "rope_embed.periods"):
         if found.pop(name, None) is not None:
-            changes.append(f"{name} is left")
+            changes.append(f"{name} is dropped")
     for name in list(found):  # DINOv2's gated perceptron, and the factors of timm's rotary networks
         own = re.sub(r"\.gamma_(\d)$", r".ls\1.gamma", name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."))
         found[own] = found.pop(name)
@@ -102,10 +107,10 @@ def _join(found: dict[str, Tensor], whole: str, names: tuple[str, str, str]) -> 
 
 
 def _of_transformers(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """DINOv3's files for the library transformers under its authors' names: a layer each for queries, keys and values there,
-    keys without a bias.
+    """Files of DINOv2 and DINOv3 for the library transformers under their authors' names: a layer each for queries, keys and
+    values there; DINOv3's keys have no bias.
     """
-    if "embeddings.patch_embeddings.weight" not in found:
+    if not any(name.startswith("embeddings.patch_embeddings.") for name in found):
         return found, []
     named = {}
     for name, tensor in found.items():
@@ -206,7 +211,7 @@ def of_primus(
             positions = positions.unflatten(1, grid[::-1]).permute(0, 3, 2, 1, 4).flatten(1, 3)
             made["pos_embed"], of_grid = _on_own_grid(network, positions, grid, stated)
             changes += of_grid
-    return made, changes + [f"{name} is left" for name in sorted(left)]
+    return made, changes + [f"{name} is dropped" for name in sorted(left)]
 
 
 def to_primus(network: Any, size: tuple[int, ...]) -> dict[str, Tensor]:

@@ -76,7 +76,21 @@ def load_encoder(
     at_least: float = 1.0,
     foreign: bool = False,
 ) -> Match:
-    """Load a file's tensors into a model of the same names and shapes, print `matched / total`, refuse less than all.
+    """Load a file's tensors into a model: see `place_encoder`."""
+    return place_encoder(read_tensors(path), into, Path(path), strip=strip, extra=extra, at_least=at_least, foreign=foreign)
+
+
+def place_encoder(
+    read: dict[str, Tensor],
+    into: nn.Module,
+    path: Path,
+    *,
+    strip: str = "",
+    extra: tuple[str, ...] = (),
+    at_least: float = 1.0,
+    foreign: bool = False,
+) -> Match:
+    """Load the tensors of a file into a model of the same names and shapes, print `matched / total`, refuse less than all.
 
     The total counts the tensors of file and model together, so a smaller encoder in a larger network is noticed as well.
     `strip` is removed from the front of the file's names. Names in the model that begin with a word of `extra` (a head that the
@@ -85,8 +99,7 @@ def load_encoder(
     Raises:
         StudyError: less than `at_least` of the total matched, or see `converted`; nothing was loaded.
     """
-    path = Path(path)
-    read = _stripped(read_tensors(path), strip, path.name)
+    read = _stripped(read, strip, path.name)
     found, changes = converted(read, into, path, foreign=foreign)
     if changes:
         print(f"{path.name}: {'; '.join(changes)}")
@@ -229,7 +242,7 @@ def adapted(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[dict[s
     """
     head = [name for name in found if name.startswith(HEADS) and name not in wanted]
     kept = {name: tensor for name, tensor in found.items() if name not in head}
-    changes = [f"its head ({', '.join(sorted(head))}) is left"] if head else []
+    changes = [f"its head ({', '.join(sorted(head))}) is dropped"] if head else []
     first = next((name for name, tensor in wanted.items() if tensor.ndim >= 4), "")
     if first in kept and kept[first].ndim >= 4 and kept[first].shape[1] != wanted[first].shape[1]:
         given, asked = kept[first].shape[1], wanted[first].shape[1]

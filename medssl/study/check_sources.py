@@ -9,7 +9,7 @@ from pathlib import Path
 from medssl.artefacts.series import read_series
 from medssl.core.label_table import FOLDERS, is_label_table
 from medssl.ingest.options import IngestOptions
-from medssl.study.check_starts import deepens, rank_of
+from medssl.study.check_ranks import deepens, rank_of
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study

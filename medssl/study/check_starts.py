@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
 
 from medssl.artefacts.encoder import OWN
 from medssl.artefacts.names import SCRATCH, Arm, Run, asked_pairs
 from medssl.core import plugins
-from medssl.core.errors import did_you_mean
-from medssl.core.listing import nothing_at
 from medssl.core.options import PluginChoice, choice_of
 from medssl.finetune.options import DEFAULT_BACKBONE, DEFAULT_SIZE, INFLATED, FinetuneOptions, no_inflation, wrapper_of
 from medssl.nn.backbone_outline import attention_of, has, in_words, misfit, num_blocks, num_maps, patch_of, whole_patches, wrapped
 from medssl.pretrain.options import not_installed
 from medssl.pretrain.outlines import leaves_parts
+from medssl.study.check_ranks import deepens, rank_of, without_part
+from medssl.study.check_weights import weights_problems
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -31,7 +29,7 @@ ADAPTS = "lora"
 
 def start_problems(dag: Dag) -> Iterator[Problem]:
     """Problems of the starting points of runs, tasks and arms, and of the pairs to compare."""
-    yield from _weights(dag)
+    yield from weights_problems(dag)
     for name, run in dag.study.pretrain.items():
         yield from ((("pretrain", name, "loggers"), text) for text in not_installed(run.loggers))
     for name, task in dag.study.finetune.items():
@@ -53,7 +51,7 @@ def start_notes(dag: Dag, tasks: Iterable[str]) -> Iterator[Problem]:
         task, wrapper = dag.study.finetune[name], wrapper_of(dag.study.finetune[name].encoder)
         frozen = plugins.find("task", task.task).constant("FROZEN_MODES", default=[])
         modes = [mode for mode in task.modes if mode in frozen]
-        if wrapper is None or not modes or _without_part(wrapper).get("required", True):
+        if wrapper is None or not modes or without_part(wrapper).get("required", True):
             continue
         bare = [run.name for _, run in dag.runs_for(task) if task.encoder not in _words(dag.study.pretrain[run.name].objective)]
         if bare := list(dict.fromkeys([*bare, *task.weights])):
@@ -70,11 +68,6 @@ def _words(objective: PluginChoice) -> set[str]:
     return {str(part["encoder"]) for part in declared.values()}
 
 
-def _without_part(wrapper: str) -> dict[str, Any]:
-    """How a wrapping backbone uses a run without the part for it."""
-    return dict(plugins.find("backbone", wrapper).constant("WITHOUT_PART", default={}))
-
-
 def _tasks_without_scores(study: Study) -> Iterator[Problem]:
     """Tasks without a metric for their predictions."""
     named = [metric.name for metric in study.evaluate.metrics or ()]
@@ -84,43 +77,6 @@ def _tasks_without_scores(study: Study) -> Iterator[Problem]:
         if not set(named) & set(fit):
             text = f"none of {', '.join(named)} scores the {predicts} of task {name!r}. Add one of {', '.join(fit)}"
             yield ("evaluate", "metrics"), text
-
-
-def _weights(dag: Dag) -> Iterator[Problem]:
-    """Files of weights that are missing or not safetensors."""
-    named: list[tuple[Loc, str | None]] = [
-        (("pretrain", name, "init_weights"), run.init_weights) for name, run in dag.study.pretrain.items()
-    ]
-    for task, options in dag.study.finetune.items():
-        named += [(("finetune", task, "weights", name), path) for name, path in options.weights.items()]
-    runs = [str(run) for _, run in dag.runs()]
-    for name, arm in dag.arms.items():
-        loc: Loc = ("reduce", "arms", name, "encoder")
-        if arm.encoder is not None and arm.encoder not in runs:
-            if not Path(arm.encoder).suffix and "/" not in arm.encoder and not Path(arm.encoder).exists():
-                yield loc, f"there is no run {arm.encoder!r}, and no file.{did_you_mean(arm.encoder, runs)}"
-            else:
-                named.append((loc, arm.encoder))
-    for place, path in named:
-        if path is not None and (text := no_weights_at(path)):
-            yield place, text
-
-
-def no_weights_at(path: str) -> str:
-    """Why a path is not a file of weights; empty for a safetensors file, by its name and the size of its header."""
-    file = Path(path)
-    if not file.is_file():
-        return nothing_at(path)
-    if file.suffix != ".safetensors":
-        return (
-            f"{path!r} is not a .safetensors file, and other formats can run code when opened. Turn weights into one first: "
-            f"medssl convert {file.name} --out {file.stem}.safetensors"
-        )
-    with open(file, "rb") as opened:
-        length, first = opened.read(8), opened.read(1)
-    if first != b"{" or int.from_bytes(length, "little") + len(length) > file.stat().st_size:
-        return f"{path!r} is not a whole safetensors file: it does not begin with the header of one. Make or copy it again"
-    return ""
 
 
 def _nothing_to_start_from(name: str, task: FinetuneOptions, runs: list[Run]) -> Iterator[Problem]:
@@ -239,20 +195,6 @@ def _around(backbone: PluginChoice, task: FinetuneOptions) -> PluginChoice:
     """The backbone of a task from that of a starting point."""
     wrapper = wrapper_of(task.encoder)
     return backbone if wrapper is None else wrapped(wrapper, backbone)
-
-
-def rank_of(dag: Dag, task: FinetuneOptions) -> int | None:
-    """The rank of the networks of a task, 2 or 3; None if its starts do not state it or differ (another check reports it)."""
-    ranks = {dag.study.pretrain[run.name].spatial_dims for _, run in dag.runs_for(task)}
-    if deepens(task.encoder):
-        return 3
-    return ranks.pop() if len(ranks) == 1 else 3 if not ranks and len(task.size or []) == 3 else None
-
-
-def deepens(encoder: str) -> bool:
-    """Whether a word of `encoder` makes a 3-D network of a 2-D one."""
-    wrapper = wrapper_of(encoder)
-    return encoder == INFLATED or (wrapper is not None and _without_part(wrapper).get("spatial_dims") == 3)
 
 
 def arms_of(dag: Dag, task: FinetuneOptions) -> list[str]:

@@ -44,6 +44,24 @@ def test_every_piece_is_made_once_by_as_many_as_are_asked_for(method: str) -> No
     assert not multiprocessing.active_children()
 
 
+def slowly() -> Callable[..., int]:
+    def make(piece: tuple[str, int], report: Any) -> int:
+        time.sleep(0.05)
+        return os.getpid()
+
+    return make
+
+
+def test_pieces_that_share_their_beginning_go_to_one_process_until_the_rest_is_of_others() -> None:
+    pieces = [(letter, number) for letter in "abc" for number in range(6)]
+    with Workers("fork", slowly) as workers:
+        found = dict(workers.each(pieces, lambda: 2, kin=lambda piece: piece[0]))
+    of = {letter: [found[letter, number] for number in range(6)] for letter in "abc"}
+    assert sorted(found) == pieces and of["a"][0] != of["b"][0]
+    assert len(set(of["a"])) == len(set(of["b"])) == 1, "each is of one process, while the other has its own"
+    assert len(set(of["c"])) == 2, "no process waits for the last ones"
+
+
 def counts() -> Callable[..., int]:
     def make(piece: int, report: Any) -> int:
         for number in range(piece):

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,12 @@ def test_a_task_that_is_stopped_in_a_fit_resumes_in_it_and_ends_with_the_same_by
 def test_a_fit_that_is_killed_loses_no_other(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made_of(make(with_options(spec, parallel=2), threads=2))
     forget(spec)
-    made, fit = [], stage.Work.fit
+    made, fit, kept = [], stage.Work.fit, Path(spec.root) / "state" / "finetune" / "fits"
 
     def killed(work: Any, which: Any, report: Any) -> Any:
         if which == work.fits[2]:
+            while not list(kept.glob("[0-9a-f]*")):
+                time.sleep(0.02)  # until a fit of the other process is stored
             os.kill(os.getpid(), signal.SIGKILL)
         return fit(work, which, report)
 
@@ -122,7 +125,7 @@ def test_a_fit_that_is_killed_loses_no_other(spec: Spec, monkeypatch: pytest.Mon
         patch.setattr(stage.Work, "fit", killed)
         with pytest.raises(OutOfMemoryError, match="parallel"):
             make(with_options(spec, parallel=2), threads=2)
-        made = list((Path(spec.root) / "state" / "finetune" / "fits").glob("[0-9a-f]*"))
+        made = list(kept.glob("[0-9a-f]*"))
     assert len(made) >= 1 and not multiprocessing.active_children()
     assert made_of(make(with_options(spec, parallel=2), threads=2)) == whole
 

@@ -1299,8 +1299,8 @@ MUTATIONS = [
     Mutation(
         "study",
         "a probe of a random transformer between slices has no note",
-        'if wrapper is None or not modes or _without_part(wrapper).get("required", True):',
-        'if wrapper is None or modes or _without_part(wrapper).get("required", True):',
+        'if wrapper is None or not modes or without_part(wrapper).get("required", True):',
+        'if wrapper is None or modes or without_part(wrapper).get("required", True):',
         "study/test_study_check_starts.py::test_modes_that_leave_a_random_transformer_between_slices_as_it_is_have_a_note",
     ),
     Mutation(
@@ -3543,5 +3543,33 @@ MUTATIONS = [
         'return bool(options["volume_weight"] or options["mask_weight"])',
         "return True",
         "study/test_study_check_starts.py::test_modes_that_leave_a_random_transformer_between_slices_as_it_is_have_a_note",
+    ),
+    Mutation(
+        "core",
+        "a process takes the next piece, whoever computed what it shares",
+        "return next(itertools.chain(mine, free, [0]))",
+        "return 0",
+        "core/test_core_workers.py::test_pieces_that_share_their_beginning_go_to_one_process_until_the_rest_is_of_others",
+    ),
+    Mutation(
+        "core",
+        "the last pieces of one kin wait for its process",
+        "free = (number for number, one in enumerate(kins) if one not in others)",
+        "free = (number for number, one in enumerate(kins) if one in own)",
+        "core/test_core_workers.py::test_pieces_that_share_their_beginning_go_to_one_process_until_the_rest_is_of_others",
+    ),
+    Mutation(
+        "study",
+        "an answer on weights is kept after the file has changed",
+        "return sha256_text(canonical_json([_question(start), states, code_hash(check)]))",
+        "return sha256_text(canonical_json([_question(start), code_hash(check)]))",
+        "study/test_study_check_weights.py::test_weights_of_another_network_are_refused_at_their_line_and_answers_are_kept",
+    ),
+    Mutation(
+        "study",
+        "given weights are held against the network around the one that takes them up",
+        "rank = 2 if deepens(task.encoder) else rank_of(dag, task) or 2",
+        "rank = rank_of(dag, task) or 2",
+        "study/test_study_check_weights.py::test_a_task_without_a_backbone_takes_its_weights_into_the_first_runs_and_inside_what_wraps_it",
     ),
 ]

@@ -122,14 +122,14 @@ def test_the_real_library_gives_the_same_features(tmp_path: Path, library: str, 
 
 
 @pytest.mark.parametrize(
-    ("registers", "side"),
-    [(0, 64), (4, 64), (0, 96)],  # the last with positions resampled for another size
+    ("registers", "side", "scale"),
+    [(0, 64, 0.5), (4, 64, 0.5), (0, 96, 0.5), (0, 64, 0.0)],  # the third with positions resampled; the last as for ImageNet
 )
-def test_a_transformer_with_timms_weights_gives_timms_features(tmp_path: Path, registers: int, side: int) -> None:
+def test_a_transformer_with_timms_weights_gives_timms_features(tmp_path: Path, registers: int, side: int, scale: float) -> None:
     if not (PEERS / "timm").is_dir():
         pytest.skip("timm is not there: make test installs it beside the environment")
     torch.manual_seed(0)
-    options = {"size": "tiny", "positions": "learned", "learned_grid": (4, 4), "registers": registers, "layer_scale": 0.5}
+    options = {"size": "tiny", "positions": "learned", "learned_grid": (4, 4), "registers": registers, "layer_scale": scale}
     ours = build("vit", options, 2, 1)
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -137,7 +137,7 @@ def test_a_transformer_with_timms_weights_gives_timms_features(tmp_path: Path, r
     (tmp_path / "code.py").write_text(
         "import timm\nfrom safetensors.torch import load_file\n"
         f"model = timm.create_model('vit_tiny_patch16_224', in_chans=1, num_classes=0, img_size=64, dynamic_img_size=True,\n"
-        f"    reg_tokens={registers}, no_embed_class={registers > 0}, init_values=0.5)\n"
+        f"    reg_tokens={registers}, no_embed_class={registers > 0}, init_values={scale or None})\n"
         "model.load_state_dict(load_file('vit.safetensors'))\n"
     )
     x = torch.rand(2, 1, side, side)
@@ -180,7 +180,7 @@ def test_files_of_dino_give_timms_features_under_their_released_names(
     save_file(file, tmp_path / "vit.safetensors")
     load_encoder(tmp_path / "vit.safetensors", ours, foreign=True)
     said = capsys.readouterr().out
-    assert "mask_token is left" in said and ("are the registers" in said) == bool(options["registers"])
+    assert "mask_token is dropped" in said and ("are the registers" in said) == bool(options["registers"])
     (tmp_path / "code.py").write_text(
         "import timm\nfrom safetensors.torch import load_file\n"
         f"from timm.models.{module} import checkpoint_filter_fn\n"
@@ -230,6 +230,50 @@ def test_a_file_of_dinov3_for_transformers_is_the_one_of_its_authors(tmp_path: P
         save_file(tensors, tmp_path / f"{name}.safetensors")
         load_encoder(tmp_path / f"{name}.safetensors", network, foreign=True)
     assert "transformers.safetensors: names of the library transformers" in capsys.readouterr().out
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def vit_of_dinov2_for_transformers(file: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of DINOv2's ViT as transformers' script of conversion writes them."""
+    made = {}
+    for name, tensor in file.items():
+        for pattern, other in (
+            ("cls_token", "embeddings.cls_token"), ("mask_token", "embeddings.mask_token"),
+            ("register_tokens", "embeddings.register_tokens"), ("pos_embed", "embeddings.position_embeddings"),
+            (r"patch_embed\.proj", "embeddings.patch_embeddings.projection"), (r"^norm\.", "layernorm."),
+            (r"blocks\.(\d+)\.attn\.proj", r"encoder.layer.\1.attention.output.dense"),
+            (r"blocks\.(\d+)\.attn\.", r"encoder.layer.\1.attention.attention."),
+            (r"blocks\.(\d+)\.ls(\d+)\.gamma", r"encoder.layer.\1.layer_scale\2.lambda1"),
+            (r"blocks\.(\d+)\.mlp\.w12", r"encoder.layer.\1.mlp.weights_in"),
+            (r"blocks\.(\d+)\.mlp\.w3", r"encoder.layer.\1.mlp.weights_out"),
+            (r"blocks\.(\d+)\.", r"encoder.layer.\1."),
+        ):  # fmt: skip
+            name = re.sub(pattern, other, name)
+        if "qkv" not in name:
+            made[name] = tensor
+            continue
+        for part, share in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            made[name.replace("qkv", part)] = share.contiguous()
+    return made
+
+
+@pytest.mark.parametrize(("registers", "perceptron"), [(0, "gelu"), (4, "gelu"), (0, "swiglu")])
+def test_a_file_of_dinov2_for_transformers_is_the_one_of_its_authors(tmp_path: Path, registers: int, perceptron: str) -> None:
+    torch.manual_seed(0)
+    options = DINOV2 | {"blocks": 2, "registers": registers, "perceptron": perceptron}
+    one, other = (build("vit", options, 2, 1) for _ in range(2))
+    file = {name: torch.randn(tensor.shape) for name, tensor in one.state_dict().items()}
+    file["mask_token"] = torch.zeros(1, 384)
+    file["pos_embed"] = torch.randn(1, 1 + 37**2, 384)
+    if registers:
+        file["register_tokens"] = file.pop("reg_token")
+    if perceptron == "swiglu":
+        file = {name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): tensor for name, tensor in file.items()}
+    released = vit_of_dinov2_for_transformers(file)
+    assert {"encoder.layer.1.attention.attention.key.bias", "layernorm.weight"} <= released.keys()
+    for network, tensors, name in ((one, file, "authors"), (other, released, "transformers")):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        load_encoder(tmp_path / f"{name}.safetensors", network, foreign=True)
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
@@ -311,7 +355,7 @@ def test_a_file_of_nnunet_has_its_axes_turned_and_one_of_a_run_has_not(
         load_encoder(tmp_path / "nnunet.safetensors", again, foreign=True)
         assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in tensors.items())
         said = capsys.readouterr().out
-        assert "kernels turned from nnU-Net's axes (k, j, i)" in said and ("its decoder is left" in said) == has_decoder
+        assert "kernels turned from nnU-Net's axes (k, j, i)" in said and ("its decoder is dropped" in said) == has_decoder
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "contract.json").write_text("{}")
     for path, content in ((tmp_path / "run" / "encoder.safetensors", doubled(tensors)), (tmp_path / "own.safetensors", tensors)):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from medssl.core.errors import StudyError
+from medssl.study import check_weights
 from medssl.study.checks import check_study
 from medssl.study.dag import Dag
 from medssl.study.file import read_study
@@ -34,6 +35,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(tmp_path / "organs" / "set.npz", "w") as archive:
         archive.writestr("train_images.npy", b"")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _weights_without_content(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of weights fit their networks, as no test has whole ones but those that ask for `fitting_weights`."""
+    if "fitting_weights" not in request.fixturenames:
+        monkeypatch.setattr(check_weights, "answers", lambda starts: [""] * len(starts))
+
+
+@pytest.fixture
+def fitting_weights() -> None:
+    """Asks for the check of weights against networks."""
 
 
 @pytest.fixture

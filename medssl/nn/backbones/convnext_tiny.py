@@ -71,12 +71,13 @@ class ConvNeXtTiny(Backbone):
     def of_elsewhere(
         self, found: dict[str, Tensor], exported: ExportedContract | None = None
     ) -> tuple[dict[str, Tensor], list[str]]:
-        """Files of the paper's authors and of DINOv3 have other names, and a norm after pooling, which is left."""
+        """Files of the paper's authors and of DINOv3 have other names, and a norm after pooling, which is dropped."""
         if not any("downsample_layers." in name for name in found):
             return found, []
-        left = [name for name in found if name.startswith(("norm.", "norms.", "layer_norm."))]
-        named = {_renamed(name): tensor for name, tensor in found.items() if name not in left}
-        return named, ["names of ConvNeXt's authors", *([f"the norm after pooling ({', '.join(left)}) is left"] if left else [])]
+        norms = [name for name in found if name.startswith(("norm.", "norms.", "layer_norm."))]
+        named = {_renamed(name): tensor for name, tensor in found.items() if name not in norms}
+        dropped = [f"the norm after pooling ({', '.join(norms)}) is dropped"] if norms else []
+        return named, ["names of ConvNeXt's authors", *dropped]
 
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)

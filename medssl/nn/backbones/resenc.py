@@ -79,7 +79,7 @@ class ResEnc(Backbone):
         own = {name: tensor for name, tensor in found.items() if not name.startswith("decoder.")}
         turned = {name: t.movedim((2, 3, 4), (4, 3, 2)).contiguous() if t.ndim == 5 else t for name, t in own.items()}
         changes = ["kernels turned from nnU-Net's axes (k, j, i) to (i, j, k)"] if any(t.ndim == 5 for t in own.values()) else []
-        return turned, changes + (["its decoder is left"] if len(own) < len(found) else [])
+        return turned, changes + (["its decoder is dropped"] if len(own) < len(found) else [])
 
     def forward(self, x: Float[Tensor, "n c *size"], depth: int | None = None) -> list[Float[Tensor, "n _ ..."]]:
         self.check(x)
