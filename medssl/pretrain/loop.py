@@ -98,6 +98,8 @@ class Loop:
         if self.saving.resume():
             self.log(f"resumed at step {history.step}")
         else:
+            for remark in objective.remarks():
+                self.log(remark)
             with self.memory_errors("the pass before the first step", self.batch_size, "Lower batch_size or size."):
                 self.begin()
         self.per_epoch = len(objective.batches(self.plan.seed, 0, self.batch_size))

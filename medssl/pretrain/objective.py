@@ -104,6 +104,10 @@ class Objective(nn.Module):
     def prepare(self, images: PlainImages, seed: int, device: Any) -> None:
         """Called once, before everything: `images(epoch)` yields plain images `(n, c, *size)` of all samples with their rows."""
 
+    def remarks(self) -> list[str]:
+        """What the log reports before the first step, such as prototypes that are fewer than asked for."""
+        return []
+
     def pictures(self, outputs: dict[str, Shaped[Tensor, "n ..."]]) -> list[Float[Tensor, "n c ..."]]:
         """Pictures of the outputs of some samples: rows of pictures, each `(n, c, *size)` in [0, 1]."""
         return []
@@ -132,6 +136,13 @@ def health_outputs(
         "embedding_a": embeddings[0].detach().float(),
         "embedding_b": embeddings[1].detach().float(),
     }
+
+
+def fewer_prototypes(asked: int, count: int, each: int, samples: int) -> list[str]:
+    """A remark on `count` prototypes where more were asked for; `each`: the fewest samples that one stands for."""
+    if count >= asked:
+        return []
+    return [f"{count} prototypes instead of {asked}: the run has {samples} samples, and each stands for {each} or more of them"]
 
 
 def require_other_volumes(samples: Samples, what: str, otherwise: str) -> None:

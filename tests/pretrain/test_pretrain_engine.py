@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from prepared import receipt, write_prepared
-from pretraining import train_here, train_world
+from pretraining import made_objective, train_here, train_world
 from test_pretrain_world import COHORT, SMALL
 
 from medssl.artefacts.encoder import EMBEDDINGS, Contract, Part
@@ -20,6 +20,33 @@ from medssl.artefacts.training_images import Window
 from medssl.core import tables
 from medssl.core.errors import CorruptArtefactError, NotFiniteError, OutOfMemoryError, StudyError
 from medssl.nn import health
+
+
+@pytest.mark.parametrize(
+    ("name", "prototypes", "words"),
+    [
+        ("dino", 4096, "4 prototypes instead of 4096: the run has 32 samples, and each stands for 8 or more of them"),
+        ("dino", 4, None),
+        ("deepcluster_v2", 500, "8 prototypes instead of 500: the run has 32 samples, and each stands for 4 or more of them"),
+        ("swav", 33, "33 prototypes for 32 samples: most stand for none. Lower `prototypes`, for example to 4"),
+        ("swav", 32, None),
+    ],
+)
+def test_prototypes_that_the_samples_are_too_few_for_are_reported(name: str, prototypes: int, words: str | None) -> None:
+    assert made_objective(name, 2, **SMALL[name] | {"prototypes": prototypes}).remarks() == ([] if words is None else [words])
+
+
+def test_remarks_are_in_the_log_of_a_run_once(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_fabric import Fabric
+
+    from medssl.core.progress import Bar
+    from medssl.pretrain.loop import train
+
+    monkeypatch.setattr("medssl.pretrain.objective.Objective.remarks", lambda objective: ["a remark"])
+    lines: list[str] = []
+    for _ in range(2):  # the second one resumes
+        train(Fabric(accelerator="cpu", devices=1), make_plan("said"), Bar("test", 1, "images", None, None), lines.append)
+    assert lines.count("a remark") == 1 and any("resumed" in line for line in lines)
 
 
 @pytest.mark.parametrize("behind", [0, 5])

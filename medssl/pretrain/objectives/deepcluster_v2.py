@@ -16,10 +16,11 @@ from medssl.nn.heads import perceptron
 from medssl.nn.loading import Batch, Samples
 from medssl.nn.views import Crop
 from medssl.pretrain.multi_crop import multi_crop, pooled_views
-from medssl.pretrain.objective import Loss, Objective, health_outputs
+from medssl.pretrain.objective import Loss, Objective, fewer_prototypes, health_outputs
 
 TITLE = "DeepCluster-v2"
 SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
+SAMPLES_PER_PROTOTYPE = 4
 
 
 class DeepClusterV2(Objective):
@@ -60,10 +61,12 @@ class DeepClusterV2(Objective):
         super().__init__(backbone, samples)
         self.small_crops, self.small_size_frac, self.small_scale = small_crops, small_size_frac, small_scale
         self.projector = perceptron([backbone.channels[-1], *projector])
+        count = max(2, min(prototypes, len(samples) // SAMPLES_PER_PROTOTYPE))
+        self.fewer = fewer_prototypes(prototypes, count, SAMPLES_PER_PROTOTYPE, len(samples))
         self.clusters = ClusterMemory(
             len(samples),
             projector[-1],
-            clusters=max(2, min(prototypes, len(samples) // 4)),
+            clusters=count,
             heads=heads,
             temperature=temperature,
             iterations=iterations,
@@ -72,6 +75,9 @@ class DeepClusterV2(Objective):
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
         small = (self.small_crops, self.small_size_frac, self.small_scale)
         return multi_crop(size, None, *small, self.backbone.multiple)
+
+    def remarks(self) -> list[str]:
+        return self.fewer
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         self.clusters.start_epoch(epoch, seed)

@@ -22,7 +22,7 @@ from medssl.nn.momentum import cosine_momentum, follow_weights, momentum_copy
 from medssl.nn.spread import koleo
 from medssl.pretrain.hidden_patches import HiddenPatches, draw_hidden_patches
 from medssl.pretrain.multi_crop import LARGE, MultiCropStudent
-from medssl.pretrain.objective import Loss, health_outputs, require_other_volumes
+from medssl.pretrain.objective import Loss, fewer_prototypes, health_outputs, require_other_volumes
 
 TITLE = "DINO"
 SOURCE = "Caron et al., ICCV 2021, arXiv 2104.14294"
@@ -115,6 +115,7 @@ class DINO(MultiCropStudent):
         self.freeze_prototypes_frac, self.koleo_weight = freeze_prototypes_frac, koleo_weight
         self.patch_weight, self.hidden_share, self.sees_whole_batch = patch_weight, hidden_patches, patch_weight > 0
         count = max(2, min(prototypes, len(samples) // SAMPLES_PER_PROTOTYPE))
+        self.fewer = fewer_prototypes(prototypes, count, SAMPLES_PER_PROTOTYPE, len(samples))
         self.head = Head(backbone.channels[-1], hidden, bottleneck, count)
         self.register_buffer("centre", torch.zeros(count))
         if patch_weight:
@@ -123,6 +124,9 @@ class DINO(MultiCropStudent):
             self.token = nn.Parameter(0.02 * torch.randn(backbone.channels[0]))
             self.register_buffer("patch_centre", torch.zeros(count))
         self.teacher = momentum_copy(self._followed())
+
+    def remarks(self) -> list[str]:
+        return self.fewer
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
         n, large, small = len(views[0]), range(LARGE), range(LARGE, len(views))

@@ -80,6 +80,13 @@ class SwAV(Objective):
         self.register_buffer("queue", torch.zeros(2, queue, projector[-1]))
         self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
 
+    def remarks(self) -> list[str]:
+        samples, prototypes = self.num_samples, len(self.prototypes.weight)
+        if prototypes <= samples:
+            return []
+        usual = max(2, samples // 8)
+        return [f"{prototypes} prototypes for {samples} samples: most stand for none. Lower `prototypes`, for example to {usual}"]
+
     def crops(self, size: tuple[int, ...]) -> list[Crop]:
         small = (self.small_crops, self.small_size_frac, self.small_scale)
         return multi_crop(size, self.large_scale, *small, self.backbone.multiple)
