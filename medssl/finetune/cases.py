@@ -69,7 +69,8 @@ class Cases:
 
     def of_units(self, units: Sequence[str]) -> np.ndarray:
         """Indices of the training cases of some units."""
-        return np.flatnonzero((self.split == "train") & np.isin(self.unit_id, list(units)))
+        wanted = set(units)  # numpy's isin compares each unit with all others, as they are objects
+        return np.flatnonzero((self.split == "train") & np.array([unit in wanted for unit in self.unit_id.tolist()], dtype=bool))
 
     @property
     def strata(self) -> list[str]:
