@@ -14,6 +14,7 @@ from medssl.core.layout import Layout
 from medssl.ingest.options import IngestOptions
 from medssl.study.check_sources import FORMATS
 from medssl.study.source_files import SourceFiles
+from medssl.study.trials import Plan
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,6 @@ def test_a_cohort_of_sources_of_a_modality_each_is_reported(notes: Notes) -> Non
 def test_medssl_plan_says_it_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ingested("ct", "CT", "MR")
     Path("mine.yaml").write_text(GOOD)
-    monkeypatch.setattr("medssl.study.probe.costs", lambda *_: ([], {}))
+    monkeypatch.setattr("medssl.study.trials.plan_of", lambda *_: Plan([], {}))
     said = CliRunner().invoke(app, ["plan", "mine.yaml"], catch_exceptions=False)
     assert "note: mine.yaml:2: sources.ct" in said.stderr and "CT 1, MR 1" in said.stderr
