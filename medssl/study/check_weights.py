@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 from medssl.core.code import PACKAGE, code_hash
 from medssl.core.errors import did_you_mean
-from medssl.core.files import canonical_json, sha256_text
+from medssl.core.files import canonical_json, sha256_text, write_json
 from medssl.core.layout import PRIVATE
 from medssl.core.listing import nothing_at
 from medssl.core.options import PluginChoice, choice_of
@@ -107,14 +106,12 @@ def answers(starts: list[_Start]) -> list[str]:
             found[key] = json.loads(_kept(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             asked[key] = _question(start)
-    for key, answer in zip(asked, _asked(list(asked.values())), strict=True):
+    for key, answer in zip(asked, _asked(list(asked.values())), strict=False):  # there are none if the process fails
         found[key] = answer
         with contextlib.suppress(OSError):  # only a cache: if the folder is not writable, that costs time and nothing else
             _kept(key).parent.mkdir(parents=True, exist_ok=True)
-            temporary = _kept(key).with_name(f"{key}.{os.getpid()}")
-            temporary.write_text(json.dumps(answer), encoding="utf-8")
-            temporary.replace(_kept(key))
-    return [found[key] for key in keys]
+            write_json(_kept(key), answer)
+    return [found.get(key, "") for key in keys]
 
 
 def _question(start: _Start) -> dict[str, Any]:
@@ -140,7 +137,7 @@ def _kept(key: str) -> Path:
 
 
 def _asked(questions: list[dict[str, Any]]) -> list[str]:
-    """Answers from another process; nothing if it fails, as the jobs check their weights themselves."""
+    """Answers from another process; none if it fails, as the jobs check their weights themselves."""
     if not questions:
         return []
     command = [sys.executable, "-m", CHECK]
@@ -148,4 +145,4 @@ def _asked(questions: list[dict[str, Any]]) -> list[str]:
         done = subprocess.run(command, input=json.dumps(questions), capture_output=True, text=True, timeout=LIMIT_S, check=True)
         return [str(answer) for answer in json.loads(done.stdout)]
     except (subprocess.SubprocessError, ValueError):
-        return [""] * len(questions)
+        return []

@@ -79,7 +79,7 @@ def test_an_arm_is_embedded_by_a_run_of_the_study(notes: Notes, refusal: Refusal
     arm = "all: {reducer: embedding, encoder: flat-hash-seed0}"
     assert notes(GOOD.replace("all: {}", arm)) == []
     found = refusal(GOOD.replace("all: {}", arm.replace("seed0", "seed1")))
-    assert "mine.yaml:4: reduce.arms.all.encoder: there is no run 'flat-hash-seed1', and no file." in found
+    assert "mine.yaml:4: reduce.arms.all.encoder: no run and no file has the name 'flat-hash-seed1'." in found
     assert "Did you mean 'flat-hash-seed0'?" in found
 
 

@@ -121,7 +121,9 @@ def test_a_cut_file_is_reported_and_other_checks_report_a_network_that_cannot_be
     assert misfit(str(path), "vit", VIT | {"heads": 7}, 2) == ""
 
 
-def test_without_an_answer_the_jobs_decide(folder: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("fitting_weights")
+def test_without_an_answer_the_jobs_decide_and_none_is_kept(folder: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
     made(folder / "wide.safetensors", width=0.25)
     monkeypatch.setattr(check_weights, "CHECK", "medssl.nn.there_is_no_such_module")
-    assert check_weights._asked([{"path": "wide.safetensors"}]) == [""]
+    monkeypatch.setattr(check_weights, "_key", lambda start: start.path)
+    assert notes(study("wide.safetensors")) == [] and not (folder / ".medssl" / "code" / "wide.safetensors").exists()

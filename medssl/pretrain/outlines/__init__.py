@@ -1,6 +1,6 @@
 """What is known of an objective by its options alone: a file for each objective whose options, size or backbone may not fit.
 
-`misfit(options, backbone, size, steps)` says why no run has them and what to change, or nothing. `leaves_parts(options)` says
+`misfit(options, backbone, size, steps)` says why they do not fit and what to change, or nothing. `leaves_parts(options)` says
 whether a run has the parts that its objective declares (`PARTS`); an objective without it always has them. No file imports torch:
 a study file is refused before any work.
 """
