@@ -57,7 +57,7 @@ def _wrong_encoders(dag: Dag) -> Iterator[tuple[Loc, str]]:
         if arm.encoder is None or arm.encoder in runs:
             continue
         if not Path(arm.encoder).suffix and "/" not in arm.encoder and not Path(arm.encoder).exists():
-            yield loc, f"there is no run {arm.encoder!r}, and no file.{did_you_mean(arm.encoder, runs)}"
+            yield loc, f"no run and no file has the name {arm.encoder!r}.{did_you_mean(arm.encoder, runs)}"
         elif text := no_weights_at(arm.encoder):
             yield loc, text
 
