@@ -72,7 +72,7 @@ check: $(STAMP) ## lint, format, types
 	$(VENV)/bin/mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" snakemake --lint
 
-BENCHES := faults ingest reduce leakage leaked_benchmarks pretrain finetune cache spark scale plan gpu
+BENCHES := faults ingest reduce leakage leaked_benchmarks pretrain finetune cache spark self_distillation scale plan gpu
 .PHONY: $(BENCHES:%=bench-%)
 
 $(VENV)/.peers: $(STAMP) requirements-bench.lock
@@ -86,7 +86,7 @@ $(VENV)/lightly: $(STAMP) requirements-gpu.lock
 
 bench-pretrain bench-gpu: $(VENV)/lightly
 
-$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -leaked_benchmarks, -pretrain, -finetune, -cache, -spark, -gpu: ratios against peers
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -leaked_benchmarks, -pretrain, -finetune, -cache, -spark, -self_distillation, -gpu: ratios against peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 

@@ -137,6 +137,17 @@ LINES: list[tuple[str, str, str | tuple[str, ...], str]] = [
         )
     ],
     ("spark", "difference of loss / gradients in float64", ("loss_difference", "gradient_difference_frac"), "≤ 1e-9"),
+    *[
+        ("self_distillation", f"step of {title} over SimCLR's, two views each, ResNet-18 / ViT-tiny", places, goal)
+        for title, key, goal in (("LeJEPA", "lejepa", "≤ 1.15 on a CPU"), ("DINO", "dino", ""))
+        for places in [tuple(f"step_over_simclr/{backbone}/{key}" for backbone in ("resnet18", "vit"))]
+    ],
+    (
+        "self_distillation",
+        "MAE's encoder, ViT-tiny, of 50 % / 25 % of the patches, over that of all",
+        tuple(f"mae_encoder_over_all_patches/{share}" for share in (50, 25)),
+        "0.5 / 0.25",
+    ),
     ("scale", "planning 50,000 series, s", "planned_s", "< 60"),
     ("scale", "planning again without changes, s", "unchanged_s", "< 60"),
     ("scale", "peak memory of planning, MB", "peak_mb", "< 4096"),

@@ -13,7 +13,8 @@ rule ingest_scan:
         L.benchmark("ingest", "{source}-scan")
     conda:
         ENVIRONMENT
-    threads: 8
+    priority: BEFORE_TRAINING
+    threads: threads_of_data(workflow, len(JOBS.study.sources))
     shell:
         "medssl ingest {input.spec} --step scan --threads {threads} --log {log}"
 
@@ -32,7 +33,8 @@ rule ingest_convert:
         L.benchmark("ingest", "{source}-{shard}-of-{shards}")
     conda:
         ENVIRONMENT
-    threads: 8
+    priority: BEFORE_TRAINING
+    threads: threads_of_data(workflow, len(JOBS.study.sources))
     shell:
         "medssl ingest {input.spec} --step convert --shard {wildcards.shard} --threads {threads} --log {log}"
 
@@ -51,6 +53,7 @@ rule ingest:
         L.benchmark("ingest", "{source}")
     conda:
         ENVIRONMENT
+    priority: BEFORE_TRAINING
     shell:
         "medssl ingest {input.spec} --step merge --log {log}"
 
@@ -71,6 +74,7 @@ rule ingest_labels:
         L.benchmark("ingest", "{source}-labels")
     conda:
         ENVIRONMENT
+    priority: BEFORE_TRAINING
     shell:
         "medssl ingest {input.spec} --step labels --log {log}"
 
@@ -89,5 +93,6 @@ rule ingest_record:
         L.benchmark("ingest", "{source}-records-{column}")
     conda:
         ENVIRONMENT
+    priority: BEFORE_TRAINING
     shell:
         "medssl ingest {input.spec} --step record --log {log}"

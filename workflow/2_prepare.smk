@@ -17,5 +17,7 @@ rule prepare:
         L.benchmark("prepare", "{source}")
     conda:
         ENVIRONMENT
+    priority: BEFORE_TRAINING
+    threads: threads_of_data(workflow, len(JOBS.study.sources))
     shell:
         "medssl prepare {input.spec} --threads {threads} --log {log}"

@@ -14,7 +14,8 @@ rule reduce_describe:
         L.benchmark("reduce", "{cohort}-describe")
     conda:
         ENVIRONMENT
-    threads: 8
+    priority: BEFORE_TRAINING
+    threads: threads_of_data(workflow, len(JOBS.cohorts()))
     shell:
         "medssl reduce {input.spec} --step describe --threads {threads} --log {log}"
 
@@ -33,7 +34,8 @@ rule reduce_leakage:
         L.benchmark("reduce", "{cohort}-leakage")
     conda:
         ENVIRONMENT
-    threads: 8
+    priority: BEFORE_TRAINING
+    threads: threads_of_data(workflow, len(JOBS.cohorts()))
     shell:
         "medssl reduce {input.spec} --step leakage --threads {threads} --log {log}"
 
@@ -52,5 +54,7 @@ rule reduce:
         L.benchmark("reduce", "{cohort}-{arm}")
     conda:
         ENVIRONMENT
+    priority: BEFORE_TRAINING
+    threads: lambda w: threads_of_data(workflow, len(JOBS.cohorts())) if JOBS.embeds(w.arm) else 1
     shell:
         "medssl reduce {input.spec} --threads {threads} --log {log}"

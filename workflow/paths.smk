@@ -5,7 +5,7 @@ import sys
 
 from snakemake.cli import get_argument_parser
 
-from medssl.study.workflow import is_main, open_study, shell_prefix, steered, threads_each
+from medssl.study.workflow import is_main, open_study, shell_prefix, steered, threads_each, threads_of_data
 
 # Snakemake itself states what it was asked for only after this file is read, and a study is checked for it before.
 ASKED = get_argument_parser().parse_known_args(sys.argv[1:])[0] if is_main(workflow) else None
@@ -13,6 +13,7 @@ JOBS = open_study(workflow, config, ASKED)
 L = JOBS.layout
 RUN = steered(workflow, JOBS, ASKED)
 ENVIRONMENT = "../environment.yml"
+BEFORE_TRAINING = 1  # what is wrong with data is known early
 
 
 wildcard_constraints:

@@ -69,6 +69,10 @@ class JobInputs:
         """The reducer of an arm with all its options; by default the name of the arm is that of its reducer."""
         return self.arms[arm].reducer or choice_of("reducer", arm)
 
+    def embeds(self, arm: str) -> bool:
+        """Whether an arm's reducer reads embeddings, which its job makes."""
+        return plugins.find("reducer", self.reducer_of(arm).name).constant("VECTORS", default=None) is not None
+
     # Inputs, by name, of one job. A path without suffix is a folder of files that a receipt lists
 
     def reduce_inputs(self, cohort: str, arm: str) -> dict[str, Any]:

@@ -119,6 +119,14 @@ def threads_each(workflow: Any, num_jobs: int) -> int:
     return cores if any(Path("/dev").glob("nvidia[0-9]*")) else max(1, -(-cores // max(num_jobs, 1)))
 
 
+def threads_of_data(workflow: Any, num_jobs: int) -> int:
+    """Threads of a job that reads images, of `num_jobs` side by side: up to 8. With several, none asks for all cores of this
+    machine: it would wait until no training runs, and what it refuses would be known hours later.
+    """
+    cores = workflow.resource_settings.cores
+    return IO_THREADS if cores is None else max(1, min(IO_THREADS, -(-int(cores) // max(num_jobs, 1))))
+
+
 def shell_prefix(workflow: Any) -> str:
     """The start of every shell line: the command `medssl`, run by this interpreter or by the conda environment of the rule.
 
@@ -154,5 +162,7 @@ _held = ExitStack()
 atexit.register(_held.close)
 
 DEFAULT_STUDY = "configs/ct.yaml"
+IO_THREADS = 8
+"""Threads with which reading images is as fast as it gets on usual storage."""
 ALL_CORES = 16
 """Cores for a training if Snakemake has no number of cores (the profile of a cluster sets threads)."""

@@ -3572,4 +3572,18 @@ MUTATIONS = [
         "rank = rank_of(dag, task) or 2",
         "study/test_study_check_weights.py::test_a_task_without_a_backbone_takes_its_weights_into_the_first_runs_and_inside_what_wraps_it",
     ),
+    Mutation(
+        "study",
+        "a job that reads images asks for all cores, whatever else could run",
+        "return IO_THREADS if cores is None else max(1, min(IO_THREADS, -(-int(cores) // max(num_jobs, 1))))",
+        "return IO_THREADS if cores is None else min(IO_THREADS, int(cores))",
+        "study/test_study_running.py::test_jobs_that_read_images_share_the_cores",
+    ),
+    Mutation(
+        "study",
+        "an arm that embeds slices has one thread",
+        'return plugins.find("reducer", self.reducer_of(arm).name).constant("VECTORS", default=None) is not None',
+        "return False",
+        "study/test_study_running.py::test_jobs_before_training_go_first_and_have_the_threads_that_they_use",
+    ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from medssl.core.beside import beside, is_installed
 from medssl.core.errors import StudyError
 from medssl.study.running import snakemake_line
-from medssl.study.workflow import default_study, shell_prefix
+from medssl.study.workflow import default_study, shell_prefix, threads_of_data
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OWN = f"--snakefile {ROOT}/Snakefile"
@@ -115,3 +116,43 @@ def test_a_wheel_holds_what_snakemake_reads_and_the_package_finds_it_there(folde
         name = path.relative_to(ROOT)
         at = folder / "site" / name if name.parts[0] == "medssl" else beside(package) / name
         assert at.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "threads"), [(2, 1, 2), (2, 2, 1), (3, 2, 2), (1, 5, 1), (16, 1, 8), (40, 2, 8), (None, 10, 8)]
+)
+def test_jobs_that_read_images_share_the_cores(cores: int | None, jobs: int, threads: int) -> None:
+    """Up to eight each; on a cluster, which has no number of cores, eight."""
+    assert threads_of_data(SimpleNamespace(resource_settings=SimpleNamespace(cores=cores)), jobs) == threads
+
+
+TWO_SOURCES = """
+sources:
+  a: {path: scans}
+  b: {path: masked}
+cohorts: {both: [a, b]}
+reduce: {arms: {all: {}, close: {reducer: embedding, encoder: simclr-all-seed0}}}
+pretrain: {simclr: {cohort: both, arms: [all]}, again: {cohort: both, arms: [close]}}
+finetune: {spots: {source: b, task: segmentation}}
+"""
+
+
+def test_jobs_before_training_go_first_and_have_the_threads_that_they_use(folder: Path) -> None:
+    """With one cohort of two sources on four cores: what reads a source has two of them, what reads the cohort has four."""
+    for name in ("scans/1.dcm", "masked/1_ct.nii.gz", "masked/1_seg.nii.gz"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    Path("mine.yaml").write_text(TWO_SOURCES, encoding="utf-8")
+    command = f"{sys.executable} -m medssl run report --config mine.yaml --cores 4 -n --quiet progress"
+    done = subprocess.run(command.split(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    blocks = re.findall(r"^rule (\w+):\n((?: {4}.*\n)+)", done.stdout + done.stderr, re.MULTILINE)
+    first = {name for name, block in blocks if "priority: 1" in block}
+    threads = {name: int(found[1]) for name, block in blocks if (found := re.search(r"threads: (\d+)", block))}
+    names = {name for name, _ in blocks}
+    assert first == {name for name in names if name.startswith(("ingest", "prepare", "reduce"))} and names > first
+    for name in ("ingest_scan", "ingest_convert", "prepare"):
+        assert threads[name] == 2, name
+    assert threads["reduce_describe"] == 4
+    arms = {re.search(r"arm=(\w+)", block)[1]: "threads: 4" in block for name, block in blocks if name == "reduce"}  # type: ignore[index]
+    assert [arm for arm, embeds in arms.items() if embeds] == ["close"] and "all" in arms
