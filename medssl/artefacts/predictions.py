@@ -20,6 +20,8 @@ PROBABILITIES_OF_CLASSES = Family(PROBABILITY, Column("<class>", "float64", "pro
 
 VALUE, RISK = PREDICTED = ("value", "risk")
 """Columns of predictions that are numbers."""
+RISK_RANK = "risk_rank"
+"""What evaluation takes for a risk if several folds made the predictions."""
 
 PREDICTIONS = Table(
     file="predictions.parquet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medssl.artefacts.column import Column
 from medssl.artefacts.fits import FIT_ID, FRACTION, MODE, PRETRAIN_SEED, SEED, UNIT_ID
 from medssl.artefacts.labels import GROUPS
-from medssl.artefacts.predictions import RISK, VALUE
+from medssl.artefacts.predictions import RISK, RISK_RANK, VALUE
 from medssl.artefacts.schema import Table
 from medssl.core.label_table import EVENT
 
@@ -180,7 +180,8 @@ CASES = Table(
         Column("predicted", "str", "the same, as predicted; of a number four digits", optional=True),
         Column(VALUE, "float64", "regression: the predicted value", "the label's", optional=True),
         Column(EVENT, "int64", "survival analysis: 1 if the event happened at the time `target`, 0 if censored", optional=True),
-        Column(RISK, "float64", "survival analysis: the predicted risk", optional=True),
+        Column(RISK, "float64", "survival analysis: the predicted risk; not with folds", optional=True),
+        Column(RISK_RANK, "float64", "with folds: rank of the predicted risk within its fold", "0…1", optional=True),
         Column("probability_of_target", "float64", "absent if a case may have several classes", "0…1", optional=True),
         Column("brier", "float64", "the case's own score", optional=True),
         Column("correct", "bool", "whether all its classes are right", optional=True),
@@ -240,7 +241,12 @@ RISK_GROUPS = Table(
         ARM,
         MODE,
         FRACTION,
-        Column("group", "str", "third of the cases by predicted risk, mean rank over fits", choices=RISK_LEVELS),
+        Column(
+            "group",
+            "str",
+            "third of the cases by predicted risk, mean rank over fits; with folds, of the ranks within them",
+            choices=RISK_LEVELS,
+        ),
         Column("time", "float64", "0, each time of an event, and the last time of the group", "the label's"),
         Column("event_free", "float64", "share without an event until then", "0…1"),
         Column("low", "float64", "low end of its interval", "0…1", nullable=True),

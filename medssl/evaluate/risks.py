@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Shaped
 from scipy import stats
 
-from medssl.artefacts.predictions import RISK
+from medssl.artefacts.fits import FOLD
+from medssl.artefacts.predictions import RISK, RISK_RANK
 from medssl.artefacts.scores import RISK_GROUPS, RISK_LEVELS
 from medssl.core.errors import CorruptArtefactError
 from medssl.core.label_table import EVENT
@@ -80,16 +81,20 @@ class Followed:
 
 @dataclass(frozen=True)
 class Risks:
-    """Time and event of each test case `(n,)`, and by fit its risk."""
+    """Time and event of each test case `(n,)`, and by fit its risk.
+
+    ranked: the risks are ranks within folds, see `ranks_within`.
+    """
 
     times: Float64[np.ndarray, "n"]
     events: Bool[np.ndarray, "n"]
     by_fit: dict[str, Float64[np.ndarray, "n"]]
     median_time: float
+    ranked: bool = False
 
     @classmethod
     def of(cls, test: Tested) -> Risks:
-        """From the table of predictions.
+        """From the table of predictions. The models of several folds have no common scale, so ranks replace their risks.
 
         Raises:
             CorruptArtefactError: a time, an event or a risk is missing or not a number.
@@ -102,7 +107,10 @@ class Risks:
         events: Bools = first[EVENT].to_numpy() == 1
         times = numbers_of(test.cases["target"])
         by_fit = {fit: predicted(part, RISK) for fit, part in test.rows.items()}
-        return cls(times, events, by_fit, float(np.median(times[events])) if events.any() else float("nan"))
+        if ranked := FOLD.name in first and first[FOLD.name].nunique() > 1:
+            by_fit = {fit: ranks_within(test.rows[fit][FOLD.name].to_numpy(), risks) for fit, risks in by_fit.items()}
+        median_time = float(np.median(times[events])) if events.any() else float("nan")
+        return cls(times, events, by_fit, median_time, ranked)
 
     @property
     def rarer_are(self) -> str:
@@ -124,11 +132,20 @@ class Risks:
     def within(self, inside: Bool[np.ndarray, "n"]) -> Risks:
         """Only some of the cases."""
         by_fit = {fit: risks[inside] for fit, risks in self.by_fit.items()}
-        return Risks(self.times[inside], self.events[inside], by_fit, self.median_time)
+        return Risks(self.times[inside], self.events[inside], by_fit, self.median_time, self.ranked)
 
     def columns(self, fit: str) -> dict[str, Any]:
-        """Columns of cases.parquet: the risk, and whether the event happened."""
-        return {EVENT: self.events.astype(np.int64), RISK: self.by_fit[fit]}
+        """Columns of cases.parquet: the risk, or its rank, and whether the event happened."""
+        return {EVENT: self.events.astype(np.int64), RISK_RANK if self.ranked else RISK: self.by_fit[fit]}
+
+
+def ranks_within(fold: Shaped[np.ndarray, "n"], risks: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+    """The rank of each risk among those of its fold, as a share between 0 and 1; equal risks have the mean of their ranks."""
+    found = np.empty_like(risks)
+    for one in np.unique(fold):
+        inside = fold == one
+        found[inside] = (stats.rankdata(risks[inside]) - 0.5) / inside.sum()
+    return found
 
 
 def not_censored(
@@ -156,31 +173,39 @@ def not_censored(
 def curves_table(test: Tested, risks: Risks, confidence: float) -> pd.DataFrame:
     """Kaplan-Meier curves of the cases with low, middle and high risk (tertiles), of each arm, mode and share of labels.
 
-    Risks of several fits are averaged as ranks. Cases of one patient with the same time count once, with their mean risk; if
-    times differ within a patient, cases are not independent, and there is no p-value of the log-rank test.
+    Risks of several fits are averaged as ranks; for ties see `thirds`. Cases of one patient with the same time count once, with
+    their mean risk; if times differ within a patient, cases are not independent, and there is no p-value of the log-rank test.
 
     Source: Kaplan and Meier, J Am Stat Assoc 53:457 (1958); intervals by log(−log), Kalbfleisch and Prentice (1980), §1.3.
     """
     first, independent = _one_case_of_each_unit(test, risks)
     tables = []
     for (arm, mode, fraction), fits in test.fits.groupby(["arm", "mode", "fraction"], sort=True):
-        ranks = np.mean([stats.rankdata(risks.by_fit[fit]) for fit in fits["fit_id"]], axis=0)
+        ranks = np.sum([stats.rankdata(risks.by_fit[fit]) for fit in fits["fit_id"]], axis=0)  # exact, so ties stay ties
         if independent:
             ranks = by_unit(ranks, test.unit, len(test.units))
-        if not np.ptp(ranks) or len(ranks) < len(RISK_LEVELS):
+        group = thirds(ranks)
+        numbers, compact = np.unique(group, return_inverse=True)
+        if len(numbers) < 2 or len(ranks) < len(RISK_LEVELS):
             continue
         times, events = risks.times[first], risks.events[first]
-        group = np.empty(len(ranks), dtype=np.int64)
-        for number, members in enumerate(np.array_split(np.argsort(ranks, kind="stable"), len(RISK_LEVELS))):
-            group[members] = number
-        p = log_rank(times, events, group) if independent else float("nan")
-        for number, name in enumerate(RISK_LEVELS):
-            inside = group == number
+        p = log_rank(times, events, compact) if independent else float("nan")
+        for number in numbers:
+            inside, name = group == number, RISK_LEVELS[number]
             curve = kaplan_meier(times[inside], events[inside], confidence)
             counts = {"num_cases": int(inside.sum()), "num_events": int(events[inside].sum())}
             place: dict[str, Any] = {"init": arm, "mode": mode, "fraction": fraction, "group": name, **counts}
             tables.append(curve.assign(**place, p=p, num_fits=len(fits)))
     return pd.concat(tables, ignore_index=True)[RISK_GROUPS.names] if tables else pd.DataFrame()
+
+
+def thirds(ranks: Float64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """The third of each case by rank, 0 to 2. Equal ranks are all in the third that has most of them, the lower of two.
+
+    So the order of cases decides nothing; many equal ranks make the thirds unequal, or leave one of them without a case.
+    """
+    ends = np.cumsum([len(part) for part in np.array_split(ranks, len(RISK_LEVELS))])
+    return np.searchsorted(ends, stats.rankdata(ranks) - 1, side="right").astype(np.int64)
 
 
 def kaplan_meier(times: Floats, events: Bools, confidence: float) -> pd.DataFrame:

@@ -125,7 +125,12 @@ class Work:
 
     def _recipes(self, fit: FitId) -> list[Recipe]:
         """A recipe for each rate; only one if nothing is trained in steps."""
-        return [self.recipe] if self.num_steps(fit) is None else self.recipe.one_for_each_rate()
+        recipe = self.recipe_of(fit)
+        return [recipe] if self.num_steps(fit) is None else recipe.one_for_each_rate()
+
+    def recipe_of(self, fit: FitId) -> Recipe:
+        """The recipe of a fit. Random weights have no layer decay: nothing of them is worth keeping."""
+        return self.recipe.model_copy(update={"layer_decay": 1.0}) if self.starting.is_random(fit.start) else self.recipe
 
     def _check_rates(self) -> None:
         """Check that every fit with several rates can choose among them.
@@ -182,7 +187,7 @@ class Work:
         content = {
             "start": self.starting.identity(fit.start, fit.seed, self.continues),
             "task": [self.options.task, self.options.options],
-            "recipe": None if self.num_steps(fit) is None else self.recipe.model_dump(mode="json"),
+            "recipe": None if self.num_steps(fit) is None else self.recipe_of(fit).model_dump(mode="json"),
             "chooses": self.num_steps(fit) is not None and self._chooses(fit),
             "mode": fit.mode,
             "seed": fit.seed,
@@ -243,7 +248,7 @@ class Work:
             "encoder_sha256": (self.starting.hashes.get(str(fit.start)) or "")[:16] or None,
             "size": list(self.expected.size),
             "selection": self._selection(fit, num_val, trained=steps is not None),
-            **{name: None if steps is None else getattr(self.recipe, name) for name in OF_RECIPE},
+            **{name: None if steps is None else getattr(self.recipe_of(fit), name) for name in OF_RECIPE},
             "augment": None if steps is None else self.recipe.augment is not None,
             "precision": None if steps is None else precision_on(self.device, self.recipe.precision),
             **dict.fromkeys(FROM_RESULT),
@@ -289,7 +294,7 @@ class Work:
             "normalisation": "clip((value - low) / (high - low), 0, 1), one channel per window; no mean or standard deviation",
             "learnt": TrainingImages.of(volumes, axes).plain(),
             "fit": {name: facts[name] for name in of_fit if name in facts},
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": self.recipe_of(fit).model_dump(mode="json"),
             "ingest": options.ingest,
             "prepare": options.prepare,
             "encoder": None if self.starting.is_random(fit.start) else network,

@@ -59,7 +59,7 @@ class Recipe(EngineOptions):
     warmup_frac: Fold = 0.1
     """Share of the steps in which the learning rate rises to its peak."""
     layer_decay: Fraction = 1.0
-    """Factor of the learning rate from each block to the one below it."""
+    """Factor of the learning rate from each block to the one below it; random weights learn without it."""
     frozen_frac: Fold = 0.15
     """For mode `gradual`: share of the steps in which the backbone is frozen."""
     unfrozen_blocks: Count | None = None

@@ -14,6 +14,8 @@ Literals at the top of that file declare what other code must know:
 | `DEFAULT_STEPS` | optimiser steps of a fit by default: scratch should have stopped improving there |
 | `PREDICTS` | what its rows of predictions.parquet hold: probabilities of `classes`, `values`, `risks`, or names of `masks` |
 | `REFUSES` | options of the recipe that it cannot have, and why; may be left out |
+| `COMPARES_IN_BATCH` | modes whose loss compares the cases of a batch, so that one case has no gradient; may be left out |
+| `SMALL_BATCH` | for these modes, the batch size below which a note is given before work, and its reason; may be left out |
 | `GATED` | which maps `bottleneck` may gate, as its head reads them: the `last` one or `all`; left out, it has no bottleneck |
 | `TITLE` | the task in words |
 | `TABLE` | the table of `medssl predict` |

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from medssl.nn.backbone import backbones_in
 from medssl.nn.depth import blocks_below
 from medssl.nn.gates import Gates
 from medssl.nn.lora import add_adapters, merge_adapters
+from medssl.nn.memory import memory_errors
 from medssl.nn.momentum import average
 from medssl.nn.stepping import Stepper, compile_network, one_device, scaler_of
 from medssl.nn.watch import Watch, steps_behind
@@ -114,12 +115,14 @@ class Fit:
         stream = self.batches(self._wanted(progress.step))
         with torch.random.fork_rng(devices=[]):
             while progress.step < self.num_steps:
-                self._take_step(next(stream))
+                with self._memory_errors("training"):
+                    self._take_step(next(stream))
                 if time.monotonic() - reported_s > REPORT_S:
                     self.report(Steps(progress.step - reported))
                     reported, reported_s = progress.step, time.monotonic()
                 if progress.step in self.evaluations:
-                    self._evaluate(stream)
+                    with self._memory_errors("validation"):
+                        self._evaluate(stream)
                 if self.saving is not None and self.saving.is_due():
                     self._note_steps(everything=True)
                     self.saving.save(self)
@@ -128,6 +131,11 @@ class Fit:
         merge_adapters(self.network)
         self.network.requires_grad_(True)
         return Trained(progress.best_step, progress.best_score, progress.curve, self.num_trained)
+
+    def _memory_errors(self, work: str) -> AbstractContextManager[None]:
+        """Inside, a step that does not fit into memory is reported in a sentence."""
+        when, device = f"{work} at step {self.progress.step + 1} of {self.num_steps}", next(self.network.parameters()).device
+        return memory_errors(when, self.recipe.batch_size, device, "Lower finetune.batch_size or size.")
 
     @property
     def num_trained(self) -> int:

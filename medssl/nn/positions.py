@@ -69,12 +69,22 @@ def rotated(x: Float[Tensor, "n heads tokens d"], angles: Float[Tensor, "*n plac
 def resampled(
     positions: Float[Tensor, "1 places d"], old: Sequence[int], new: Sequence[int]
 ) -> Float[Tensor, "1 _ d"]:  # fmt: skip
-    """Learned positions of a grid for another grid: cubic in 2-D, linear in 3-D."""
+    """Learned positions of a grid for another grid: cubic in 2-D, smoothed where they get fewer, linear in 3-D."""
     if tuple(old) == tuple(new):
         return positions
     maps = positions.transpose(1, 2).unflatten(2, tuple(old)).float()
-    if len(new) == 2:
-        maps = F.interpolate(maps, size=tuple(new), mode="bicubic", antialias=True, align_corners=False)
-    else:
-        maps = F.interpolate(maps, size=tuple(new), mode="trilinear", align_corners=False)
+    for axis, (before, after) in enumerate(zip(old, new, strict=True)):
+        weights = _interpolation(before, after, cubic=len(new) == 2).to(maps)
+        maps = torch.movedim(torch.movedim(maps, 2 + axis, -1) @ weights, -1, 2 + axis)
     return maps.flatten(2).transpose(1, 2).to(positions)
+
+
+def _interpolation(old: int, new: int, *, cubic: bool) -> Float[Tensor, "{old} {new}"]:
+    """Weights of old places in new ones along an axis. A product with them has a deterministic gradient on a GPU, which torch's
+    cubic interpolation has not.
+    """
+    one = torch.eye(old)[None]
+    if cubic:
+        plane = one[..., None].repeat(1, 1, 1, 2)  # of width 1 torch 2.13 gets it wrong
+        return F.interpolate(plane, size=(new, 2), mode="bicubic", antialias=True, align_corners=False)[0, :, :, 0]
+    return F.interpolate(one, size=new, mode="linear", align_corners=False)[0]

@@ -39,6 +39,11 @@ def misfit(spatial_dims: int, options: dict[str, Any]) -> str:
             f"vit: positions: {positions}, learned_grid: {grid and list(grid)}. Give the patches along each of {dims} axes "
             "with positions: learned or both, such as [14, 14] for 224² and patches of 16, and none with rotary ones"
         )
+    if options["rescale"] > 1 and positions == "learned":
+        return (
+            f"vit: rescale: {options['rescale']:g} is of rotary coordinates, and positions: learned has none. Set positions: "
+            "both, or leave rescale out"
+        )
     if options["stem"] == "residual" and patch is not None and (patch < 2 or patch & (patch - 1)):
         nearest = 2 ** max(1, round(math.log2(patch)))
         return f"vit: stem: residual halves the image, so patch must be a power of 2, got {patch}. The nearest: {nearest}"

@@ -23,6 +23,7 @@ from medssl.nn.checkpointing import still_statistics
 from medssl.nn.gather import any_rank, gather
 from medssl.nn.health import REMEMBERED, Health, collapse, nothing_to_predict
 from medssl.nn.loading import Reader, epoch_order, load
+from medssl.nn.memory import memory_errors
 from medssl.nn.options import ViewOptions
 from medssl.nn.resident import resident
 from medssl.nn.state import StateFolder
@@ -32,7 +33,6 @@ from medssl.pretrain.events import Events
 from medssl.pretrain.history import History
 from medssl.pretrain.learner import Learner
 from medssl.pretrain.loggers import Logger, opened, write_all
-from medssl.pretrain.memory import memory_errors
 from medssl.pretrain.objective import HEALTH_OUTPUTS, Objective
 from medssl.pretrain.picture import grid
 from medssl.pretrain.plan import Plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ LEAST_OF_VALUES = 120
 """How wide the column of values is at least."""
 TICK_LETTERS, LETTER = 4, 7
 """Letters of a tick that have room at the left, and how wide another is."""
+LINE_HEIGHT = 15
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,11 @@ class ForestRow:
 
 def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | None = 0.0, label_width: int = 220) -> Markup:
     """Estimates with intervals, one below the other, around a line at `zero`; long labels widen their column, and longer ones
-    have two lines.
+    have several lines.
     """
     width, split = WIDTH, any(LETTER * len(row.label) + 16 > MOST_OF_LABELS for row in rows)
-    row_height = 40 if split else 26
+    labels = [_in_lines(row.label) if split else [row.label] for row in rows]
+    row_height = max(26, *(10 + LINE_HEIGHT * len(lines) for lines in labels))
     text_width = max([LEAST_OF_VALUES, *(int(LETTER * len(row.text)) + 16 for row in rows)])
     label_width = min(MOST_OF_LABELS, max(label_width, *(int(LETTER * len(row.label)) + 16 for row in rows)))
     height = TOP + row_height * len(rows) + BOTTOM
@@ -159,9 +162,8 @@ def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | 
         parts.append(f'<line class="zero" x1="{across(zero):.1f}" x2="{across(zero):.1f}" y1="{TOP}" y2="{bottom}"/>')
     for i, row in enumerate(rows):
         y = TOP + row_height * (i + 0.5)
-        lines = row.label.rsplit(": ", 1) if split else [row.label]
-        for number, line in enumerate(lines):
-            down = y + 4 + 15 * (number - (len(lines) - 1) / 2)
+        for number, line in enumerate(labels[i]):
+            down = y + 4 + LINE_HEIGHT * (number - (len(labels[i]) - 1) / 2)
             parts.append(f'<text class="row" x="{left - 12}" y="{down:.1f}" text-anchor="end">{escape(line)}</text>')
         if math.isfinite(row.low) and math.isfinite(row.high):
             parts.append(f'<path class="whisker {row.tone}" d="M{across(row.low):.1f} {y:.1f}H{across(row.high):.1f}"/>')
@@ -169,6 +171,12 @@ def forest_chart(rows: Sequence[ForestRow], x: Axis, *, alt: str, zero: float | 
             parts.append(mark(row.tone, across(row.estimate), y, 4.2))
         parts.append(f'<text class="value" x="{right + 12}" y="{y + 4:.1f}">{escape(row.text)}</text>')
     return _svg(parts, width, height, alt)
+
+
+def _in_lines(label: str) -> list[str]:
+    """A long label: what stands before a colon, then the rest, in lines that have room."""
+    most = (MOST_OF_LABELS - 16) // LETTER
+    return [line for part in label.rsplit(": ", 1) for line in textwrap.wrap(part, most, break_on_hyphens=False)]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from medssl.study.check_classes import (
     units_by_class,
     wrong_classes,
 )
-from medssl.study.check_numbers import horizon_notes, number_problems
+from medssl.study.check_numbers import batch_notes, batch_problems, event_notes, horizon_notes, number_problems
 from medssl.study.check_table import Table, table_notes, table_problems
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -80,6 +80,7 @@ def label_problems(given: Labelled) -> Iterator[Problem]:
     """Problems of the labels of a source. Missing label files stop only the work that needs them, because they may come later."""
     labels = given.labels
     table: Table | None = None
+    yield from batch_problems(given.tasks)
     groups = given.study.sources[given.source].groups
     if groups and (labels in (None, FOLDERS) or not is_label_table(str(labels))):
         text = f"{', '.join(groups)}: subgroups are columns of a label table, and this source has none. Name one in labels"
@@ -116,6 +117,7 @@ def label_problems(given: Labelled) -> Iterator[Problem]:
 def label_notes(given: Labelled) -> Iterator[Problem]:
     """Notes on the labels of a source without a problem."""
     labels = given.labels
+    yield from batch_notes(given.tasks)
     if labels in (None, FOLDERS):
         return
     if not Path(str(labels)).exists():
@@ -126,6 +128,7 @@ def label_notes(given: Labelled) -> Iterator[Problem]:
             yield given.loc, f"{labels}: {text}"
         if given.predicting("risks"):
             yield from horizon_notes(table, given.study.evaluate.metrics)
+        yield from event_notes(table, given.predicting("values"))
         for task, options in given.tasks.items():
             yield from too_few(task, options, labelled_at_most(given.files, table, classes=not predicts(options, "masks")))
 

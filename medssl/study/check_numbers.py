@@ -1,10 +1,13 @@
-"""Checks the labels as numbers: values and times that are numbers, events, enough of them, and one label per patient."""
+"""Checks the labels as numbers: values and times that are numbers, events, enough of them, and one label per patient; and batches
+in which times are compared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from medssl.core import plugins
 from medssl.core.errors import StudyError
 from medssl.core.label_numbers import FEWEST_EVENTS, HAPPENED, number_of, why_no_event, why_no_number, why_no_time
 from medssl.core.label_table import EVENT, FOLDERS, ID_COLUMNS, LabelRow, is_label_table
@@ -43,13 +46,63 @@ def number_problems(
             yield loc, f"{labels}: {without} has a 'label', which {named} needs; the columns beside the id are {columns}"
 
 
+def batch_problems(tasks: Mapping[str, FinetuneOptions]) -> Iterator[Problem]:
+    """Tasks whose loss compares the cases of a batch, which is of one case."""
+    for task, options in tasks.items():
+        if (modes := _comparing(options)) and options.batch_size == 1:
+            yield (
+                ("finetune", task, "batch_size"),
+                f"1: the loss of mode {modes} compares the cases of a batch with each other, so one case alone has no gradient. "
+                "Set 32 or more",
+            )
+
+
+def batch_notes(tasks: Mapping[str, FinetuneOptions]) -> Iterator[Problem]:
+    """Tasks whose loss compares the cases of a batch, which are few."""
+    for task, options in tasks.items():
+        small, why = plugins.find("task", options.task).constant("SMALL_BATCH", default=(0, ""))
+        if (modes := _comparing(options)) and options.batch_size < small:
+            text = f"a step of mode {modes} sees {options.batch_size} cases, fewer than {small}: {why}"
+            yield ("finetune", task, "batch_size"), text
+
+
+def _comparing(options: FinetuneOptions) -> str:
+    """The modes of a task whose loss compares the cases of a batch, in words."""
+    comparing = plugins.find("task", options.task).constant("COMPARES_IN_BATCH", default=[])
+    return " and ".join(repr(mode) for mode in options.modes if mode in comparing)
+
+
+def event_notes(table: Table, tasks: Mapping[str, FinetuneOptions]) -> Iterator[Problem]:
+    """Tasks of values on a table that says of some labels that the event had not happened yet."""
+    rows = [row for row in table.rows if "label" in row and EVENT in row and _is_here(table, row)]
+    num_censored = sum(not HAPPENED.get(row[EVENT], True) for row in rows)
+    for task, options in tasks.items() if num_censored else ():
+        yield (
+            ("finetune", task, "task"),
+            f"{table.path} has the column {EVENT!r}, by which {num_censored} of {len(rows)} labels are censored times, and "
+            f"finetune.{task} ({options.task}) takes them for true values. If labels are times, set task: survival",
+        )
+
+
 def horizon_notes(table: Table, metrics: Sequence[PluginChoice] | None) -> Iterator[Problem]:
-    """Times at which a metric is asked of risks, and beyond which no case of the table is followed."""
-    times = [number_of(row["label"]) for row in table.rows if "label" in row and EVENT in row and _is_here(table, row)]
-    longest = max((time for time in times if time is not None), default=None)
+    """Times at which a metric is asked of risks, but until which no case of the table has its event, or beyond which none is
+    followed.
+    """
+    rows = [row for row in table.rows if "label" in row and EVENT in row and _is_here(table, row)]
+    followed = [(time, HAPPENED.get(row[EVENT])) for row in rows if (time := number_of(row["label"])) is not None]
+    if not followed:
+        return
+    first = min((time for time, happened in followed if happened), default=0.0)
+    longest = max(time for time, _ in followed)
     for metric in metrics or ():
-        beyond = [time for time in metric.options.get("horizons", ()) if longest is not None and _is_beyond(time, longest)]
-        if beyond:
+        horizons = metric.options.get("horizons", ())
+        if early := [time for time in horizons if not isinstance(time, str) and time < first]:
+            yield (
+                ("evaluate", "metrics"),
+                f"{metric.name} is undefined at {early[0]:g}: no case of {table.path} has its event before {first:g}. Choose "
+                "horizons in the unit of the labels, after the first events",
+            )
+        if beyond := [time for time in horizons if _is_beyond(time, longest)]:
             yield (
                 ("evaluate", "metrics"),
                 f"{metric.name} is undefined at {beyond[0]:g}: no case of {table.path} is followed for longer than {longest:g}. "

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from medssl.artefacts.series import read_series
+from medssl.core import plugins
 from medssl.core.label_table import FOLDERS, is_label_table
+from medssl.core.written import in_yaml
 from medssl.ingest.options import IngestOptions
 from medssl.study.check_ranks import deepens, rank_of
 from medssl.study.dag import Dag
@@ -51,16 +53,24 @@ def _no_effect(option: str, holds: Iterable[str], formats: Iterable[str]) -> str
 
 
 def without_volumes(dag: Dag, listed: Mapping[str, SourceFiles]) -> Iterator[Problem]:
-    """3-D networks that would be trained on pictures alone."""
+    """Runs and tasks on pictures alone that need volumes: 3-D networks, and options that compare slices of volumes."""
 
     def flat(source: str) -> bool:
         return source in listed and listed[source].all_are(PICTURE, NPZ)
 
     for name, run in dag.study.pretrain.items():
         cohort = dag.study.cohort_of(run)
-        if run.spatial_dims == 3 and all(map(flat, dag.study.all_cohorts.get(cohort) or [""])):
-            text = f"3 needs volumes, and cohort {cohort!r} holds pictures alone (PNG, JPEG, NPZ)"
-            yield ("pretrain", name, "spatial_dims"), f"{text}. Set it to 2, or name another cohort"
+        if not all(map(flat, dag.study.all_cohorts.get(cohort) or [""])):
+            continue
+        holds = f"cohort {cohort!r} holds pictures alone (PNG, JPEG, NPZ)"
+        if run.spatial_dims == 3:
+            yield ("pretrain", name, "spatial_dims"), f"3 needs volumes, and {holds}. Set it to 2, or name another cohort"
+        objective = plugins.find("objective", run.objective.name)
+        options = objective.check(run.objective.options)
+        for option, value in objective.constant("ON_PICTURES", default={}).items():
+            if options[option] != value:
+                text = f"{option} {in_yaml(options[option])} compares slices of volumes, and {holds}"
+                yield ("pretrain", name, "objective"), f"{text}. Set it to {in_yaml(value)}, or name another cohort"
     for name, task in dag.study.finetune.items():
         if flat(task.source) and rank_of(dag, task) == 3:
             by_word = deepens(task.encoder)

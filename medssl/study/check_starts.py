@@ -44,9 +44,10 @@ def start_problems(dag: Dag) -> Iterator[Problem]:
 
 
 def start_notes(dag: Dag, tasks: Iterable[str]) -> Iterator[Problem]:
-    """Tasks whose modes train nothing of a network that starts at random: a wrapping backbone around runs that left no part for
-    it.
+    """Tasks with more volumes in a step than fit, and those whose modes train nothing of a network that starts at random: a
+    wrapping backbone around runs that left no part for it.
     """
+    yield from _whole_batches_of_volumes(dag, tasks)
     for name in tasks:
         task, wrapper = dag.study.finetune[name], wrapper_of(dag.study.finetune[name].encoder)
         frozen = plugins.find("task", task.task).constant("FROZEN_MODES", default=[])
@@ -58,6 +59,16 @@ def start_notes(dag: Dag, tasks: Iterable[str]) -> Iterator[Problem]:
             title = plugins.find("backbone", wrapper).constant("TITLE")
             text = f"{title}: what lies around the encoder of {', '.join(bare)} starts at random, as nothing was trained for it"
             yield ("finetune", name, "encoder"), f"{text}. {' and '.join(modes)} {'leave' if len(modes) > 1 else 'leaves'} it so"
+
+
+def _whole_batches_of_volumes(dag: Dag, tasks: Iterable[str]) -> Iterator[Problem]:
+    """3-D tasks whose networks are trained in batches that were meant for slices, as no other size is given."""
+    for name in tasks:
+        task = dag.study.finetune[name]
+        trained = set(task.modes) & {*UNFREEZES, ADAPTS, "decoder"}
+        if rank_of(dag, task) == 3 and trained and "batch_size" not in task.model_fields_set:
+            text = f"it is not given, so a step trains on {task.batch_size} volumes or 3-D patches"
+            yield ("finetune", name, "batch_size"), f"{text}, which few GPUs hold. 2 is usual (nnU-Net)"
 
 
 def _words(objective: PluginChoice) -> set[str]:
@@ -178,6 +189,9 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
             text = f"lora_rank is {task.lora_rank}, and the backbone {in_words(backbone)} has {attention.width} channels"
             yield ("finetune", name, "lora_rank"), f"{text}. Set it below that: 4 to 16 is usual"
             break
+    if task.layer_decay != 1 and not set(task.modes) & {*UNFREEZES, ADAPTS}:
+        text = f"it is for modes {', '.join(sorted(UNFREEZES))} and {ADAPTS}, and modes is {task.modes}"
+        yield ("finetune", name, "layer_decay"), f"{text}. Leave it out, or add one of them"
     if task.unfrozen_blocks and not set(task.modes) & UNFREEZES:
         text = f"it is for modes {' and '.join(sorted(UNFREEZES))}, and modes is {task.modes}. Leave it out, or add one of them"
         yield ("finetune", name, "unfrozen_blocks"), text

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medssl.artefacts.names import RESERVED
+from medssl.artefacts.names import RESERVED, Run
 from medssl.core import plugins
 from medssl.core.errors import StudyError, did_you_mean
 from medssl.core.files import read_json
 from medssl.core.listing import load_key, nothing_at
+from medssl.core.options import PluginChoice
 from medssl.reduce.options import max_distance
 from medssl.study.check_classes import unknown_class_names, unknown_positive
 from medssl.study.check_folders import folder_problems
@@ -199,14 +200,26 @@ def _notes(dag: Dag, listed: dict[str, SourceFiles], labelled: Mapping[str, Labe
     for cohort, run in reached.runs:
         options = study.pretrain[run.name]
         num_samples, exact = _samples_at_most(dag, cohort, run.arm, listed)
+        amount = f"{'' if exact else 'at most '}{num_samples} samples"
         if num_samples is not None and num_samples < options.batch_size:
-            amount = f"{'' if exact else 'at most '}{num_samples} samples"
             text = f"arm {run.arm!r} of {cohort!r} has {amount}, so a step of {run} sees {num_samples} of {options.batch_size}"
             yield ("pretrain", run.name, "batch_size"), text
+        if num_samples is not None:
+            yield from _many_prototypes(run, options.objective, num_samples, amount)
         small, why = plugins.find("objective", options.objective.name).constant("SMALL_BATCH", default=(0, ""))
         seen = min(options.batch_size, options.batch_size if num_samples is None else num_samples)
         if seen < small:
             yield ("pretrain", run.name, "batch_size"), f"a step of {run} sees {seen} images, fewer than {small}: {why}"
+
+
+def _many_prototypes(run: Run, chosen: PluginChoice, num_samples: int, amount: str) -> Iterator[Problem]:
+    """More prototypes than the samples of a run can fill."""
+    objective = plugins.find("objective", chosen.name)
+    each = objective.constant("SAMPLES_PER_PROTOTYPE", default=0)
+    asked = objective.check(chosen.options)["prototypes"] if each else 0
+    if num_samples < each * asked:
+        text = f"{run} asks for {asked} prototypes, and has {amount}: fewer than {each} for each"
+        yield ("pretrain", run.name, "objective"), f"{text}. Lower prototypes, for example to {max(2, num_samples // 8)}"
 
 
 def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFiles]) -> tuple[int | None, bool]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_predictions import fits_of
+from made_predictions import fits_of, in_folds
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from test_evaluate_run import evaluated, finetuned, scores
@@ -19,7 +19,7 @@ from medssl.core.errors import CorruptArtefactError
 from medssl.core.rng import rng
 from medssl.evaluate.intervals import interval
 from medssl.evaluate.predictions import only_test
-from medssl.evaluate.risks import Followed, Risks, curves_table, kaplan_meier, log_rank, not_censored
+from medssl.evaluate.risks import Followed, Risks, curves_table, kaplan_meier, log_rank, not_censored, ranks_within, thirds
 from medssl.evaluate.sampled import scores_of_fit
 
 LIFELINES = Path(sys.prefix) / "lifelines"
@@ -199,11 +199,77 @@ def test_scores_at_several_times_count_the_units_with_an_event() -> None:
 
 
 def test_patients_with_several_times_have_curves_and_no_p() -> None:
-    table = predicted(60)
+    table = predicted(60, seeds=(0,))
     table["unit_id"] = [f"p-{int(name.removeprefix('v-')) // 2}" for name in table["case_id"]]
     test = only_test(table)
     found = curves_table(test, Risks.of(test), 0.95)
     assert found["p"].isna().all() and set(found["num_cases"]) == {20}
+
+
+def stretched(table: pd.DataFrame, fit: str, fold: int, change: Any) -> pd.DataFrame:
+    """The predictions with the risks of one fit's fold on another scale."""
+    inside = (table["fit_id"] == fit) & (table["fold"] == fold)
+    return table.assign(risk=table["risk"].where(~inside, change(table["risk"])))
+
+
+def test_the_scale_of_the_risks_of_a_fold_changes_nothing(tmp_path: Path) -> None:
+    """Each fold has a model of its own. So has each seed, which was always scored by itself."""
+    table = in_folds(predicted(120, cases_per_unit=2), 3)
+    other = stretched(table, "simclr-all-seed0-full-1p0-s0", 1, np.exp)
+    other = stretched(other, "simclr-all-seed0-full-1p0-s1", 0, lambda risk: 1000 * risk + 7)
+    one, two = (
+        evaluated(tmp_path / name, finetuned(tmp_path / name, given, fits=fits_of(given)), task="survival")
+        for name, given in (("one", table), ("two", other))
+    )
+    for name in ("scores.tsv", "comparisons.tsv", "risk_groups.tsv", "cases.parquet"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    cases = tables.read_parquet(one / "cases.parquet")
+    assert "risk" not in cases and cases["risk_rank"].between(0, 1, inclusive="neither").all()
+    assert cases.groupby("fit_id")["risk_rank"].mean().to_numpy() == pytest.approx(0.5)
+
+
+def test_cases_of_two_folds_are_compared_by_their_ranks_and_those_of_one_model_by_their_risks() -> None:
+    """The fold with the higher risks has the later events: 2 of 6 pairs are in order by risk, 2 and 4 halves by rank."""
+    rows = predicted(4, seeds=(0,)).iloc[:4].assign(target=["3", "4", "1", "2"], event=1, risk=[10.0, 9.0, 0.2, 0.1])
+    (fit,) = set(rows["fit_id"])
+    for folds, right in (([0, 0, 1, 1], 4 / 6), ([0, 0, 0, 0], 2 / 6), (None, 2 / 6)):
+        test = only_test(rows if folds is None else rows.assign(fold=folds))
+        risks = Risks.of(test)
+        assert metric("c_index", risks.sample(fit, np.ones((1, 4))))["all"][0] == pytest.approx(right)
+        early = np.array([False, True, True, False])
+        assert risks.within(early).by_fit[fit].tolist() == ([0.25, 0.75] if right > 0.5 else [9.0, 0.2])
+        assert set(risks.within(early).columns(fit)) == {"event", "risk_rank" if right > 0.5 else "risk"}
+
+
+def test_ranks_within_folds_are_shares_of_the_fold_and_ties_have_one() -> None:
+    fold, risks = np.array([0, 1, 1, 0, 1, 1]), np.array([5.0, 1, 3, -2, 3, 9])
+    assert ranks_within(fold, risks).tolist() == [0.75, 0.125, 0.5, 0.25, 0.5, 0.875]
+
+
+def test_equal_risks_are_in_one_third_in_any_order_of_cases() -> None:
+    table = predicted(60, seeds=(0, 1, 2))
+    table["risk"] = table["risk"].round()
+    names = dict(zip(sorted(set(table["case_id"])), rng(0, "order").permutation(60), strict=True))
+    moved = table.assign(case_id=[f"v-{names[name]:04d}" for name in table["case_id"]])
+    moved["unit_id"] = moved["case_id"]
+    one, two = (curves_table(test := only_test(given), Risks.of(test), 0.95) for given in (table, moved))
+    pd.testing.assert_frame_equal(one, two)
+    for num_cases in range(3, 12):
+        ranks = rng(num_cases, "ranks").permutation(num_cases).astype(float)
+        parts = np.array_split(np.argsort(ranks), 3)
+        assert [set(np.flatnonzero(thirds(ranks) == third)) for third in range(3)] == [set(part) for part in parts]
+    assert thirds(np.array([0.0, 0, 0, 0, 1, 2])).tolist() == [0, 0, 0, 0, 2, 2]
+    assert thirds(np.array([0.0, 1, 1, 1, 2, 3])).tolist() == [0, 1, 1, 1, 2, 2], "most of the three are in the middle"
+
+
+def test_a_third_without_a_case_has_no_curve_and_no_part_in_the_test() -> None:
+    table = predicted(60, seeds=(0,))
+    table["risk"] = (table["risk"] > table["risk"].median()).astype(float)
+    found = curves_table(test := only_test(table), Risks.of(test), 0.95)
+    for (_, part), rows in zip(found.groupby("init"), test.rows.values(), strict=True):
+        assert set(part["group"]) == {"low", "high"}
+        followed_for = rows["target"].astype(float).to_numpy(), rows["event"].to_numpy() == 1
+        assert part["p"].iloc[0] == pytest.approx(log_rank(*followed_for, rows["risk"].to_numpy().astype(int)))
 
 
 def test_one_risk_for_all_makes_no_groups() -> None:

@@ -77,6 +77,33 @@ def test_fits_side_by_side_have_the_bytes_of_one_after_another(spec: Spec) -> No
     assert [name for name in alone if alone[name] != beside[name]] == []
 
 
+def test_random_weights_learn_without_layer_decay(spec: Spec, tmp_path: Path) -> None:
+    """Their fits, weights and all, are those of a task without it; fits from an encoder are others."""
+    predicted = {}
+    for layer_decay in (0.5, 1.0):
+        out = make(with_options(spec, layer_decay=layer_decay, modes=["full"], fractions=[1.0]), threads=1)
+        fits = tables.read_tsv(out / "fits.tsv").set_index("fit_id")
+        random = fits["init"].str.startswith("scratch")
+        assert set(fits["layer_decay"][random]) == {1.0} and set(fits["layer_decay"][~random]) == {layer_decay}
+        weights = {path.parent.name: path.read_bytes() for path in out.rglob("model.safetensors")}
+        predicted[layer_decay] = {name: weights[name] for name in sorted(weights)}
+        forget(spec)
+    same = {name: predicted[0.5][name] == predicted[1.0][name] for name in predicted[1.0]}
+    assert same and all(is_same == name.startswith("scratch") for name, is_same in same.items()), same
+
+
+@pytest.mark.parametrize(("step", "work"), [("_take_step", "training"), ("_evaluate", "validation")])
+def test_a_step_that_does_not_fit_into_memory_is_a_sentence(
+    spec: Spec, step: str, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any) -> None:
+        raise torch.OutOfMemoryError("allocation failed")
+
+    monkeypatch.setattr(training.Fit, step, too_large)
+    with pytest.raises(OutOfMemoryError, match=rf"{work} at step \d of 2 does not fit: .*Lower finetune.batch_size or size"):
+        make(with_options(spec, parallel=1, modes=["full"]), threads=1)
+
+
 @pytest.mark.parametrize("changed", [{"data": "device"}, {"workers": 2}, {"workers": 1, "parallel": 2}])
 def test_where_images_lie_and_who_reads_them_changes_no_byte(spec: Spec, changed: dict[str, Any]) -> None:
     whole = made_of(make(with_options(spec, data="loader"), threads=2))

@@ -76,7 +76,7 @@ def test_risks_far_apart_have_a_finite_loss_and_slope() -> None:
     assert torch.isfinite(loss) and torch.isfinite(risks.grad).all() and risks.grad.sum().abs() < 1e-9
 
 
-def test_a_batch_without_an_event_moves_nothing() -> None:
+def test_a_batch_without_an_event_has_no_gradient() -> None:
     risks = torch.randn(4, 1, requires_grad=True)
     loss = cox_loss(risks, torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]))
     loss.backward()

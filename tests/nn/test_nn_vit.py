@@ -94,6 +94,7 @@ def test_a_size_that_cuts_a_patch_is_refused_with_the_nearest_that_does_not() ->
         ({"learned_grid": (4, 4)}, "none with rotary ones"),
         ({"positions": "learned", "learned_grid": (4, 4, 4)}, "along each of 2 axes"),
         ({"positions": "both"}, "with positions: learned or both"),
+        ({"positions": "learned", "learned_grid": (4, 4), "rescale": 2.0}, "positions: learned has none"),
         ({"stem": "residual", "patch": 14}, "patch must be a power of 2, got 14. The nearest: 16"),
         ({"form": "primus"}, "form: primus is 3-D and has no class token, got 2-D"),
     ],
@@ -115,7 +116,24 @@ def test_every_size_has_heads_with_channels_for_each_axis(dims: int, size: str) 
 def test_learned_positions_are_resampled_and_kept_where_the_grid_is_theirs() -> None:
     positions = torch.arange(16.0).view(1, 16, 1)
     assert resampled(positions, (4, 4), (4, 4)) is positions
-    assert resampled(torch.full((1, 8, 2), 3.0), (2, 2, 2), (3, 4, 5)).unique().tolist() == pytest.approx([3.0])
+    assert resampled(torch.full((1, 8, 2), 3.0), (2, 2, 2), (3, 4, 5)).flatten().tolist() == pytest.approx([3.0] * 120)
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 5), (7, 3)), ((14, 14), (6, 16)), ((1, 4), (1, 6)), ((3, 4, 5), (6, 4, 2))])
+def test_positions_are_resampled_as_torch_does_by_products_alone(old: tuple[int, ...], new: tuple[int, ...]) -> None:
+    """On a GPU, torch's cubic interpolation has no deterministic gradient; a product has."""
+    places = torch.randn(1, math.prod(old), 3, requires_grad=True)
+    found = resampled(places, old, new)
+    way: dict[str, Any] = {"mode": "bicubic", "antialias": True} if len(old) == 2 else {"mode": "trilinear"}
+    wanted = torch.nn.functional.interpolate(places.transpose(1, 2).unflatten(2, old), size=new, **way)
+    torch.testing.assert_close(found, wanted.flatten(2).transpose(1, 2))
+    done, left = set(), [found.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in done:
+            done.add(node)
+            left += [before for before, _ in node.next_functions]
+    assert not [name for name in (type(node).__name__ for node in done) if "Upsample" in name]
 
 
 def test_coordinates_are_rescaled_in_training_alone_by_at_most_the_factor() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from finetuning import finetune, finetune_spec, write_discs, write_encoder
@@ -13,10 +14,14 @@ from test_report_page import Page
 from medssl.core.files import read_json, write_json
 from medssl.core.job import Spec, job
 from medssl.evaluate.options import EvaluationOptions
+from medssl.evaluate.risks import kaplan_meier
 from medssl.evaluate.run import run as evaluate
+from medssl.report.evidence import Evidence
 from medssl.report.number_labels import NUMBER, OF_SCORES, number_sources, with_numbers_in_words
 from medssl.report.options import PageOptions
 from medssl.report.run import run as report
+from medssl.report.section import Figure
+from medssl.report.sections.survival_curves import survival_curves
 from medssl.report.shown_study import ShownStudy
 
 SECTIONS = ["results", "predicted_values", "survival_curves", "failures", "methods"]
@@ -74,6 +79,27 @@ def test_a_survival_analysis_runs_to_its_page(tmp_path: Path) -> None:
     curves = (folder / "figures" / "survival-organs.svg").read_text(encoding="utf-8")
     assert curves.count("<svg ") == 3, "one chart per arm"
     assert (folder / "tables" / "survival-groups-organs.tsv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("fits", "words"),
+    [(pd.DataFrame({"fold": [0, 1]}), "(rank within its fold, mean over fits)"), (pd.DataFrame(), "(mean rank over fits)")],
+)
+def test_thirds_of_a_cross_validation_are_named_by_ranks_within_folds(fits: pd.DataFrame, words: str) -> None:
+    curve = kaplan_meier(np.array([1.0, 2, 3]), np.array([True, False, True]), 0.95)
+    place = {
+        "init": "scratch-resnet18",
+        "mode": "full",
+        "fraction": 1.0,
+        "num_cases": 3,
+        "num_events": 2,
+        "p": 0.5,
+        "num_fits": 1,
+    }
+    groups = pd.concat([curve.assign(group=name, **place) for name in ("low", "middle", "high")], ignore_index=True)
+    blocks = survival_curves(Evidence(title="t", risk_groups={"death": groups}, fits={"death": fits})).blocks
+    (figure,) = (block for block in blocks if isinstance(block, Figure))
+    assert f"by third of the predicted risk {words}" in figure.caption
 
 
 @pytest.mark.parametrize(("task", "words"), [("regression", [NUMBER, NUMBER, None]), ("classification", ["61", "62", None])])

@@ -156,6 +156,44 @@ def test_a_survival_analysis_needs_a_table(refusal: Refusal, path: str, labels: 
     )
 
 
+def test_a_time_before_the_first_event_has_a_note(notes: Notes) -> None:
+    """As years where labels are days. A censoring before it is not an event; an event at the time itself counts."""
+    early = f"id,label,event\nq,0.2,0\n{MANY}"
+    for horizons, before in (([0.5, 3], "0.5"), ([0.99], "0.99"), ([1, 3, "median"], None)):
+        text = study("scans", "survival", table=early)
+        text += f"evaluate: {{metrics: [c_index, {{dynamic_auc: {{horizons: {json.dumps(horizons)}}}}}]}}\n"
+        found = notes(text)
+        assert len(found) == (before is not None)
+        assert all(
+            f"dynamic_auc is undefined at {before}: no case of labels.csv has its event before 1" in note for note in found
+        )
+
+
+@pytest.mark.parametrize("mode", ["attentive", "full", "gradual", "lora"])
+def test_a_batch_of_one_case_orders_nothing_and_of_few_has_a_note(notes: Notes, refusal: Refusal, mode: str) -> None:
+    def asked(batch_size: int | None, modes: str = f"linear, {mode}", kind: str = "survival") -> str:
+        size = "" if batch_size is None else f", batch_size: {batch_size}"
+        network = ", backbone: vit" if mode == "lora" else ""
+        text = study("scans", kind, table=f"id,label,event\n{MANY}").replace("batch_size: 2", f"batch_size: 2{network}")
+        return text.replace(f"task: {kind}", f"task: {kind}, modes: [{modes}]{size}")
+
+    assert f"mine.yaml:7: finetune.spots.batch_size: 1: the loss of mode '{mode}' compares the cases" in refusal(asked(1))
+    for few in (2, 15):
+        (note,) = notes(asked(few))
+        assert f"mine.yaml:7: finetune.spots.batch_size: a step of mode '{mode}' sees {few} cases, fewer than 16" in note
+    assert notes(asked(16)) == notes(asked(None)) == notes(asked(1, "linear")) == notes(asked(1, mode, "regression")) == []
+    assert notes(asked(1), "pretrain_ct") == []  # pre-training has its own
+
+
+def test_censored_times_that_a_regression_would_take_for_values_have_a_note(notes: Notes) -> None:
+    (note,) = notes(study("scans", "regression", table=f"id,label,event\nq,3,0\nr,5,0.0\n{MANY}"))
+    assert "mine.yaml:7: finetune.spots.task: labels.csv has the column 'event', by which 2 of 14 labels are censored" in note
+    assert "set task: survival" in note
+    for table in (f"id,label,event\n{MANY}", f"id,label,event\nq,3,first\n{MANY}", "id,label\np1,3\np2,4\n"):
+        assert notes(study("scans", "regression", table=table)) == []
+    assert notes(study("scans", "survival", table=f"id,label,event\nq,3,0\n{MANY}")) == []
+
+
 def test_options_that_a_task_cannot_have_are_refused(refusal: Refusal) -> None:
     text = study("scans", "survival", table=f"id,label,event\n{MANY}").replace("task: survival", "task: survival, mixup: 0.2")
     assert "mixup: task 'survival' cannot have it: a mixture of two times to an event is not a time to an event" in refusal(text)

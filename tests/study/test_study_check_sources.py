@@ -10,9 +10,14 @@ from typer.testing import CliRunner
 
 from medssl.artefacts.series import SERIES
 from medssl.cli import app
+from medssl.core import plugins
+from medssl.core.errors import StudyError
 from medssl.core.layout import Layout
 from medssl.ingest.options import IngestOptions
 from medssl.study.check_sources import FORMATS
+from medssl.study.checks import check_study
+from medssl.study.dag import Dag
+from medssl.study.file import read_study
 from medssl.study.source_files import SourceFiles
 from medssl.study.trials import Plan
 
@@ -65,6 +70,51 @@ def test_a_folder_of_masks_feels_the_options_of_masks(notes: Notes, refusal: Ref
     study = GOOD.replace("path: scans}", "path: scans, labels: masks, ingest: {masks: '*_a'}}")
     assert notes(study) == []
     assert "ingest.masks" in refusal(study.replace("labels: masks, ", ""))
+
+
+OF_VOLUMES = {
+    "simclr": "exclude_same_volume: true",
+    "moco": "exclude_same_volume: true",
+    "gsimclr": "exclude_same_volume: true",
+    "guided_contrast": "near_records: {age: 5}, exclude_same_volume: true",
+    "hydra": "records: [sex], exclude_same_volume: true",
+    "dino": "koleo_weight: 0.1",
+    "global_contrast": "variant: gd_minus",
+    "local_contrast": "variant: ld",
+}
+
+
+@pytest.mark.parametrize("objective", OF_VOLUMES)
+def test_an_option_that_compares_slices_of_volumes_is_refused_for_pictures_alone(
+    objective: str, folder: Path, refusal: Refusal
+) -> None:
+    options = OF_VOLUMES[objective]
+    text = GOOD.replace("simclr: {cohort: ct,", f"some: {{cohort: organs, objective: {{{objective}: {{{options}}}}},")
+    assert "compares slices of volumes, and cohort 'organs' holds pictures alone" in refusal(text)
+    (folder / "table.csv").write_text("id,age,sex\n")
+    of_volumes = text.replace("cohort: organs", "cohort: ct").replace("{path: scans}", "{path: scans, records: table.csv}")
+    assert "compares slices" not in said_of(of_volumes)
+
+
+def test_every_objective_with_such_an_option_names_its_value_for_pictures() -> None:
+    """But BECLR, to which each picture is a volume of its own."""
+    for plugin in plugins.all_of("objective"):
+        needs = "require_other_volumes(samples" in plugin.path.read_text(encoding="utf-8")
+        on_pictures = plugin.constant("ON_PICTURES", default={})
+        assert not needs or on_pictures, plugin.name
+        usual = plugin.options.model_json_schema()["properties"]
+        assert set(on_pictures) <= set(usual)
+
+
+def said_of(text: str) -> str:
+    """The problems of a study, or nothing."""
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    study, places = read_study(files=["mine.yaml"])
+    try:
+        check_study(Dag(study), places, ())
+    except StudyError as error:
+        return str(error)
+    return ""
 
 
 def test_crops_in_mm_need_a_source_with_a_spacing(notes: Notes, refusal: Refusal) -> None:

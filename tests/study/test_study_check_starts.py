@@ -29,8 +29,9 @@ pretrain:
 
 
 def task(**options: object) -> str:
-    """The study with a task."""
-    lines = "".join(f"    {name}: {json.dumps(value)}\n" for name, value in options.items())
+    """The study with a task, of two cases in a step if no other number is given; None leaves it out."""
+    given = {name: value for name, value in (options | {"batch_size": options.get("batch_size", 2)}).items() if value is not None}
+    lines = "".join(f"    {name}: {json.dumps(value)}\n" for name, value in given.items())
     return f"{GOOD}finetune:\n  spots:\n    source: organs\n{lines}"
 
 
@@ -153,7 +154,7 @@ def test_a_mode_is_refused_with_a_backbone_that_cannot_have_it(
         ("backbone: {vit: {width: 192}}, spatial_dims: 3, size: [64]", "a multiple of 6 for rotary positions in 3-D"),
         ("backbone: vit, objective: spark", "the objective spark is not for the backbone vit: it masks patches of convolutional"),
         ("backbone: vit, objective: local_contrast", "is not for the backbone vit: a decoder goes over maps that get finer"),
-        ("backbone: vit, objective: swav", None),
+        ("backbone: vit, objective: {swav: {prototypes: 4}}", None),
         ("backbone: {vit: {stem: residual, positions: both, learned_grid: [4, 4]}}", None),
     ],
 )
@@ -163,6 +164,14 @@ def test_a_run_whose_network_cannot_be_is_refused(notes: Notes, refusal: Refusal
         assert notes(text) == []
     else:
         assert words in (found := refusal(text)) and found.startswith("mine.yaml:6: pretrain.flat: ")
+
+
+def test_a_3d_task_without_a_batch_size_has_a_note(notes: Notes) -> None:
+    """Its default is for slices."""
+    deep = {"task": "segmentation", "inits": ["deep"], "modes": ["full"]}
+    (note,) = notes(task(**deep, batch_size=None))
+    assert "finetune.spots.batch_size: it is not given, so a step trains on 64 volumes or 3-D patches" in note
+    assert notes(task(**deep)) == [] == notes(task(task="segmentation", inits=["flat"], batch_size=None))
 
 
 SEVERAL = {"modes": ["linear"], "inits": ["flat"]}
@@ -194,6 +203,8 @@ GATED = {"task": "segmentation", "inits": ["flat"]}
         (SEVERAL | {"inits": [], "modes": ["lora"], "backbone": {"vit": {"width": 64, "heads": 4}}, "lora_rank": 63}, None),
         (SEVERAL | {"unfrozen_blocks": 2}, "unfrozen_blocks: it is for modes full and gradual, and modes is ['linear']"),
         (SEVERAL | {"modes": ["linear", "full"], "unfrozen_blocks": 2}, None),
+        (SEVERAL | {"layer_decay": 0.75}, "layer_decay: it is for modes full, gradual and lora, and modes is ['linear']"),
+        (SEVERAL | {"modes": ["linear", "full"], "layer_decay": 0.75}, None),
         ({"inits": [], "backbone": {"vit": {"positions": "both"}}}, "backbone: vit: positions: both, learned_grid: None."),
         ({"inits": [], "backbone": {"vit": {"patch": 14}}}, "size [64] cuts the patches of the backbone vit, which have 14"),
         ({"inits": [], "backbone": {"vit": {"patch": 16}}}, None),

@@ -158,6 +158,18 @@ def test_a_batch_too_small_for_the_statistic_of_its_objective_is_reported(notes:
     assert not any("Gaussian" in note for note in notes(text.replace("127", "128")))
 
 
+@pytest.mark.parametrize(("objective", "each"), [("dino", 8), ("deepcluster_v2", 4), ("swav", 1)])
+def test_more_prototypes_than_samples_fill_are_reported(notes: Notes, objective: str, each: int) -> None:
+    """Four files hold at most four samples."""
+    text = GOOD.replace("simclr: {cohort: ct,", f"few: {{cohort: ct, objective: {{{objective}: {{prototypes: 5}}}},")
+    (note,) = [note for note in notes(text) if "prototypes" in note]
+    assert "mine.yaml:5: pretrain.few.objective: few-" in note
+    assert f"asks for 5 prototypes, and has at most 4 samples: fewer than {each} for each" in note
+    fits = text.replace("prototypes: 5", "prototypes: 4")
+    assert any("prototypes" in note for note in notes(fits)) == (each > 1)
+    assert not any("prototypes" in note for note in notes(text.replace("cohort: ct", "cohort: organs")))
+
+
 def test_an_unknown_target_is_answered_with_those_there_are(notes: Notes, refusal: Refusal) -> None:
     found = refusal(GOOD, "pretrain_lung")
     assert "no target 'pretrain_lung'" in found and "all, report, pretrain_ct" in found

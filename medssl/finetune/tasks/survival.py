@@ -29,6 +29,8 @@ FROZEN_MODES = ["linear", "attentive"]
 MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "attentive": "attentive probe", "lora": "LoRA"}
 MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
 DEFAULT_STEPS = 1000
+COMPARES_IN_BATCH = ["attentive", "full", "gradual", "lora"]
+SMALL_BATCH = (16, "the risk of an event's case is compared with those of its batch alone, and these are few. Set 32 or more")
 REFUSES = {"mixup": "a mixture of two times to an event is not a time to an event"}
 
 

@@ -97,7 +97,15 @@ class ViT(Backbone):
         heads: Count | None = None,
     ) -> None:
         super().__init__()
-        given: dict[str, Any] = {"size": size, "patch": patch, "form": form, "stem": stem, "pool": pool, "positions": positions}
+        given: dict[str, Any] = {
+            "size": size,
+            "patch": patch,
+            "form": form,
+            "stem": stem,
+            "pool": pool,
+            "positions": positions,
+            "rescale": rescale,
+        }
         given |= {"learned_grid": learned_grid, "width": width, "blocks": blocks, "heads": heads}
         if why := misfit(spatial_dims, given):
             raise StudyError(f"{why}.")

@@ -26,6 +26,7 @@ from medssl.pretrain.objective import Loss, fewer_prototypes, health_outputs, re
 
 TITLE = "DINO"
 SOURCE = "Caron et al., ICCV 2021, arXiv 2104.14294"
+ON_PICTURES = {"koleo_weight": 0}
 EMA_OPTION = "momentum"
 NEEDS_WITH = {
     "patch_weight": ("TAKES_MASKS", "convolutions would mix hidden patches with their neighbours"),

@@ -27,6 +27,7 @@ from medssl.pretrain.partitions import next_in_partition, partition_batches, par
 
 TITLE = "global contrast"
 SOURCE = "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511"
+ON_PICTURES = {"variant": "gr"}
 
 
 class GlobalContrast(Objective):

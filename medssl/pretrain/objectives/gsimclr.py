@@ -25,6 +25,7 @@ from medssl.pretrain.partitions import rank_within
 
 TITLE = "G-SimCLR"
 SOURCE = "Chakraborty et al., ICDM workshops 2020, arXiv 2009.12007"
+ON_PICTURES = {"exclude_same_volume": False}
 
 
 class GSimCLR(SimCLR):

@@ -30,6 +30,7 @@ from medssl.pretrain.objective import Loss, Objective, health_outputs, require_o
 
 TITLE = "Guided contrast"
 SOURCE = "Dufumier et al., MICCAI 2021, arXiv 2106.08808"
+ON_PICTURES = {"exclude_same_volume": False}
 LABEL_OPTION = "near_label"
 RECORD_OPTIONS = {"near_records": "width", "spurious": "any"}
 KIN = 0.1

@@ -27,6 +27,7 @@ from medssl.pretrain.objective import Loss, Objective, health_outputs, require_o
 
 TITLE = "Hydra"
 SOURCE = "Wu et al., preprint 2024, arXiv 2410.18200"
+ON_PICTURES = {"exclude_same_volume": False}
 LABEL_OPTION = "label"
 RECORD_OPTIONS = {"records": "category"}
 PICTURES = (

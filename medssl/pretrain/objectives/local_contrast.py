@@ -28,6 +28,7 @@ from medssl.pretrain.regions import NUM_NEGATIVES, Regions, corners_of
 
 TITLE = "local contrast"
 SOURCE = "Chaitanya et al., NeurIPS 2020, arXiv 2006.10511"
+ON_PICTURES = {"variant": "lr"}
 REFUSES = {"ONE_RESOLUTION": "a decoder goes over maps that get finer. Take a ResNet, ConvNeXt, U-Net or residual encoder"}
 """Literals of a backbone's file with which it does not go, and the reason."""
 PARTS = {"decoder": {"encoder": "own", "places": {"decoder": "decoder"}, "required": False}}

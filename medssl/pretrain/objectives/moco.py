@@ -23,6 +23,7 @@ from medssl.pretrain.objective import Loss, Objective, health_outputs, require_o
 
 TITLE = "MoCo v2"
 SOURCE = "He et al., CVPR 2020, arXiv 1911.05722"
+ON_PICTURES = {"exclude_same_volume": False}
 
 
 class MoCo(Objective):

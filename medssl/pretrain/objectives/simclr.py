@@ -22,6 +22,7 @@ from medssl.pretrain.objective import Loss, Objective, health_outputs, require_o
 
 TITLE = "SimCLR"
 SOURCE = "Chen et al., ICML 2020, arXiv 2002.05709"
+ON_PICTURES = {"exclude_same_volume": False}
 
 
 class SimCLR(Objective):

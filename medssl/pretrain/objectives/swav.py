@@ -22,6 +22,7 @@ from medssl.pretrain.objective import Loss, Objective, health_outputs
 
 TITLE = "SwAV"
 SOURCE = "Caron et al., NeurIPS 2020, arXiv 2006.09882"
+SAMPLES_PER_PROTOTYPE = 1
 
 
 class SwAV(Objective):

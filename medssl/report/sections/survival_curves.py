@@ -10,6 +10,7 @@ from markupsafe import Markup
 from medssl.report.chart import Line, axis, line_chart
 from medssl.report.drawings import Charts
 from medssl.report.evidence import Evidence, tones
+from medssl.report.parts import is_folded
 from medssl.report.section import Figure, Section, Table, p_value, percent, records, shown
 from medssl.report.shares import labels_of, ordered_shares, share_phrase
 from medssl.report.words import mode_name, ordered_modes
@@ -30,7 +31,8 @@ def survival_curves(evidence: Evidence) -> Section:
         setting = f"{mode_name(mode)}, {share_phrase(share, labels_of(evidence.fits.get(task), evidence.scores.get(task)))}"
         unit = evidence.asked.finetune[task].measured_in if task in evidence.asked.finetune else ""
         levels |= set(evidence.scores[task]["confidence"].astype(float)) if task in evidence.scores else set()
-        blocks += [_figure(task, rows, setting, unit), _groups(task, rows, setting)]
+        folded = task in evidence.fits and is_folded(evidence.fits[task])
+        blocks += [_figure(task, rows, setting, unit, folded=folded), _groups(task, rows, setting)]
     level = f"{' and '.join(percent(one) for one in sorted(levels))} " if levels else ""
     lead = (
         "Kaplan-Meier curves of the third of the test cases with the lowest predicted risk, of the middle and of the highest. "
@@ -39,10 +41,11 @@ def survival_curves(evidence: Evidence) -> Section:
     return Section("Survival curves", lead, tuple(blocks), {"confidences": sorted(levels)})
 
 
-def _figure(task: str, rows: pd.DataFrame, setting: str, unit: str) -> Figure:
+def _figure(task: str, rows: pd.DataFrame, setting: str, unit: str, *, folded: bool) -> Figure:
     charts: list[tuple[str, Markup]] = []
+    rank = "rank within its fold, mean over fits" if folded else "mean rank over fits"
     caption = (
-        f"Task {task}: the share without an event over time, by third of the predicted risk (mean rank over fits), {setting}; "
+        f"Task {task}: the share without an event over time, by third of the predicted risk ({rank}), {setting}; "
         "p is of the log-rank test that the thirds have one hazard. The table has the numbers at risk."
     )
     x = axis(f"Time{f' ({unit})' if unit else ''}", [0.0, *rows["time"].astype(float)])
