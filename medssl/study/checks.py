@@ -29,6 +29,8 @@ from medssl.study.reach import Reach, reach
 from medssl.study.source_files import BESIDE, GRID, NPZ, SourceFiles, kind_of
 
 Problem = tuple[Loc, str]
+MOST_OF_A_SLICE = 4_194_304
+"""Bytes of a file, beyond which it may hold many slices (enhanced DICOM); 1024² pixels of CT have half of them."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,10 @@ def _samples_at_most(dag: Dag, cohort: str, arm: str, listed: dict[str, SourceFi
     for source in dag.study.all_cohorts[cohort]:
         if listed[source].kinds & {GRID, NPZ}:
             return None, False  # one file holds many
-        count += sum(kind_of(name) != BESIDE for name in listed[source].names)
+        images = [size for (name, size, *_), _ in listed[source].found if kind_of(name) != BESIDE]
+        if max(images, default=0) > MOST_OF_A_SLICE:
+            return None, False  # and so may a large one
+        count += len(images)
     keep_frac = dag.arms[arm].keep_frac
     return (count if keep_frac is None else max(1, round(keep_frac * count))), False
 

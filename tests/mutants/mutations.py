@@ -3726,4 +3726,11 @@ MUTATIONS = [
         "return risk.sum()",
         "finetune/test_finetune_survival.py::test_a_batch_without_an_event_has_no_gradient",
     ),
+    Mutation(
+        "study",
+        "a file of many frames counts as one slice",
+        "if max(images, default=0) > MOST_OF_A_SLICE:",
+        "if max(images, default=0) < 0:",
+        "study/test_study_checks.py::test_an_arm_smaller_than_the_batch_is_reported",
+    ),
 ]

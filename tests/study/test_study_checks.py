@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from medssl.core.files import write_json
+from medssl.study.checks import MOST_OF_A_SLICE
 from medssl.study.dag import Dag
 from medssl.study.file import read_study
 
@@ -149,6 +151,9 @@ def test_an_arm_smaller_than_the_batch_is_reported(notes: Notes, refusal: Refusa
     write_json(Dag(study).layout.reduce("ct", "hash", "summary.json"), {})  # damaged: the job will say so
     assert "at most 4 samples" in notes(text)[0]
     assert notes(text.replace("cohort: ct", "cohort: organs")) == []  # one NPZ holds any number
+    Path(Dag(study).layout.reduce("ct", "hash", "summary.json")).unlink()
+    os.truncate("scans/0.dcm", MOST_OF_A_SLICE + 1)
+    assert notes(text) == []  # and so does a file of many frames
 
 
 def test_a_batch_too_small_for_the_statistic_of_its_objective_is_reported(notes: Notes) -> None:
