@@ -61,12 +61,7 @@ WARM_STEPS = 5
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="at most a minute; results are not kept")
-    quick = parser.parse_args().quick
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1) if device == "cpu" else 8))
-    torch.set_num_threads(threads)
+    quick, device, threads = asked(__doc__)
     missing = peers.find()
     size = 64 if quick and device == "cpu" else 224
     batches = {"resnet18": 8 if quick else 16, "resnet50": 8} if device == "cpu" else {"resnet18": 256, "resnet50": 128}
@@ -107,6 +102,17 @@ def main() -> None:
     if not quick:
         write_json(RESULTS / "pretrain.json", found)
     print("RESULT " + json.dumps(found))
+
+
+def asked(description: str | None) -> tuple[bool, str, int]:
+    """Whether `--quick` is given, the device, and the number of threads, which torch uses from now on."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="at most a minute; results are not kept")
+    quick = bool(parser.parse_args().quick)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1) if device == "cpu" else 8))
+    torch.set_num_threads(threads)
+    return quick, device, threads
 
 
 def made_samples(folder: Path, count: int) -> Samples:

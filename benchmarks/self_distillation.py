@@ -6,10 +6,8 @@ check, optimiser and what the objective moves, on ready views: two of each image
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pretrain import ByHand, device_name, fabric_of, made_samples, repeated, seconds, versions
+from pretrain import ByHand, asked, device_name, fabric_of, made_samples, repeated, seconds, versions
 
 from medssl.core.files import write_json
 from medssl.nn.backbone import build
@@ -35,12 +33,7 @@ SEEN = (1.0, 0.5, 0.25)
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="at most a minute; results are not kept")
-    quick = parser.parse_args().quick
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1) if device == "cpu" else 8))
-    torch.set_num_threads(threads)
+    quick, device, threads = asked(__doc__)
     size, batch_size = (32, 4) if quick else (224, 32 if device == "cpu" else 256)
     repeats = 1 if quick else 4
     with tempfile.TemporaryDirectory() as folder:

@@ -120,3 +120,8 @@ def test_a_vendor_has_a_curve_of_grey_values_and_a_kernel() -> None:
         seen = (made["seen_by"](vendor, step)[0] / 255) ** (1 / gamma)
         truth = norm.cdf((np.arange(200) - 99.5) / max(deviation, 1e-9))
         assert np.abs(seen - truth).max() < 0.03
+
+
+def test_every_study_has_its_section() -> None:
+    page = (ROOT / "docs" / "explanation" / "studies.md").read_text(encoding="utf-8")
+    assert NAMES and [name for name in NAMES if f"\n## {name}: " not in page] == []

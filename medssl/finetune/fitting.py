@@ -230,7 +230,7 @@ class Work:
         """The row of fits.tsv of a fit, from what it reports: enough to see that starting points were treated equally."""
         division, train = self.division(fit), self.train(fit)
         cases, num_val = division.cases, len(division.cases.where("val"))
-        steps = self.num_steps(fit)
+        steps, recipe = self.num_steps(fit), self.recipe_of(fit)
         facts = {
             **self.names(fit),
             "init": str(fit.start.arm),
@@ -248,9 +248,9 @@ class Work:
             "encoder_sha256": (self.starting.hashes.get(str(fit.start)) or "")[:16] or None,
             "size": list(self.expected.size),
             "selection": self._selection(fit, num_val, trained=steps is not None),
-            **{name: None if steps is None else getattr(self.recipe_of(fit), name) for name in OF_RECIPE},
-            "augment": None if steps is None else self.recipe.augment is not None,
-            "precision": None if steps is None else precision_on(self.device, self.recipe.precision),
+            **{name: None if steps is None else getattr(recipe, name) for name in OF_RECIPE},
+            "augment": None if steps is None else recipe.augment is not None,
+            "precision": None if steps is None else precision_on(self.device, recipe.precision),
             **dict.fromkeys(FROM_RESULT),
             "steps": steps,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -74,16 +75,18 @@ def resampled(
         return positions
     maps = positions.transpose(1, 2).unflatten(2, tuple(old)).float()
     for axis, (before, after) in enumerate(zip(old, new, strict=True)):
-        weights = _interpolation(before, after, cubic=len(new) == 2).to(maps)
+        weights = _interpolation(before, after, cubic=len(new) == 2, device=maps.device)
         maps = torch.movedim(torch.movedim(maps, 2 + axis, -1) @ weights, -1, 2 + axis)
     return maps.flatten(2).transpose(1, 2).to(positions)
 
 
-def _interpolation(old: int, new: int, *, cubic: bool) -> Float[Tensor, "{old} {new}"]:
+@cache
+@torch.inference_mode(False)
+def _interpolation(old: int, new: int, *, cubic: bool, device: torch.device) -> Float[Tensor, "{old} {new}"]:
     """Weights of old places in new ones along an axis. A product with them has a deterministic gradient on a GPU, which torch's
-    cubic interpolation has not.
+    cubic interpolation has not. Kept, as every step needs them.
     """
-    one = torch.eye(old)[None]
+    one = torch.eye(old, device=device)[None]
     if cubic:
         plane = one[..., None].repeat(1, 1, 1, 2)  # of width 1 torch 2.13 gets it wrong
         return F.interpolate(plane, size=(new, 2), mode="bicubic", antialias=True, align_corners=False)[0, :, :, 0]

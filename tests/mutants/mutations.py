@@ -3589,8 +3589,8 @@ MUTATIONS = [
     Mutation(
         "nn",
         "learned positions are interpolated by an operation without a deterministic gradient",
-        "        weights = _interpolation(before, after, cubic=len(new) == 2).to(maps)\n",
-        "        weights = _interpolation(before, after, cubic=False).to(maps)\n",
+        "        weights = _interpolation(before, after, cubic=len(new) == 2, device=maps.device)\n",
+        "        weights = _interpolation(before, after, cubic=False, device=maps.device)\n",
         "nn/test_nn_vit.py::test_positions_are_resampled_as_torch_does_by_products_alone",
     ),
     Mutation(
