@@ -17,7 +17,7 @@ from typing import Any
 from medssl.artefacts.names import Run
 from medssl.artefacts.series import REJECTED
 from medssl.core import tables
-from medssl.core.errors import MedsslError, TooManyRefusalsError
+from medssl.core.errors import MedsslError, StudyError, TooManyRefusalsError
 from medssl.core.files import read_json, write_json
 from medssl.core.label_table import FOLDERS
 from medssl.study.dag import Dag
@@ -36,6 +36,10 @@ Report = Callable[[str], None]
 
 class OutOfTimeError(MedsslError):
     """The time of all trials is over; the message is the job that was tried last."""
+
+
+class RefusedTrialError(StudyError):
+    """A job refuses the piece or the options of its trial; with its message."""
 
 
 def cheap_jobs(dag: Dag) -> list[tuple[str, str]]:
@@ -148,7 +152,8 @@ class Probe:
                 raise TooManyRefusalsError(self.met(name))
             if process.returncode:
                 said = log.read().replace(f"{self.folder}/", "").strip()[-600:]
-                raise MedsslError(f"the probe of {stage} {name} failed on {self.pieces_in_words(name)}: {said}")
+                failure = RefusedTrialError if process.returncode == StudyError.exit_code else MedsslError
+                raise failure(f"the probe of {stage} {name} failed on {self.pieces_in_words(name)}: {said}")
         wall_s, peak_mb = time.monotonic() - began_s, usage.ru_maxrss / 1024
         now = Measured(self.size_of(name), wall_s, peak_mb, _room(self.folder / self.out(stage, name)) / MB)
         before = self.measured.get((stage, name), Measured(0, 0, 0, 0))

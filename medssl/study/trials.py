@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from medssl.pretrain.options import PretrainOptions
 from medssl.study.dag import Dag
 from medssl.study.options import Study
 from medssl.study.planning import MB, Cost, LargestBatch, grown, largest_batch, num_fits, peak_at, steps
-from medssl.study.probe import PROBE_STEPS, OutOfTimeError, Probe, Report, cheap_jobs
+from medssl.study.probe import PROBE_STEPS, OutOfTimeError, Probe, RefusedTrialError, Report, cheap_jobs
 
 PIECES = (1, 3)
 """Folders of a source in each of the two probes."""
@@ -31,6 +32,11 @@ ENOUGH_S = 40.0
 """If the first piece takes longer than this, it is the only one."""
 FEWEST = 2
 """Samples of the smallest batch."""
+FIRST_ON_CPU = 32
+"""Without a GPU, a batch of at most this many is tried first."""
+TRIAL_S = 60.0
+"""The whole batch is tried on a processor if its steps then take no longer than this. The time of an image hardly depends on the
+batch there."""
 
 
 @dataclass(frozen=True)
@@ -163,16 +169,23 @@ def _unknown(stage: str, name: str) -> Cost:
 
 
 class _Tried:
-    """A pre-training of a few steps at two batches, without gradient accumulation."""
+    """A pre-training of a few steps at two batches, without gradient accumulation; at the larger alone if parts of an objective's
+    batch do not fit into the smaller (slices of a volume, partitions)."""
 
     def __init__(self, probe: Probe, settings: PretrainOptions, cohort: str, run: str, batches: list[int]) -> None:
-        self.settings, self.batches = settings, batches
         ram_mb, gpu_mb = {}, {}
         for batch in dict.fromkeys(batches):
-            self.took = probe.run("pretrain", f"{cohort}/{run}", spec=probe.with_batch(f"{cohort}/{run}", batch))
+            try:
+                self.took = probe.run("pretrain", f"{cohort}/{run}", spec=probe.with_batch(f"{cohort}/{run}", batch))
+            except RefusedTrialError:
+                if batch == batches[1]:
+                    raise
+                batches = [batches[1], batches[1]]
+                continue
             ram_mb[batch] = self.took.peak_mb
             receipt = read_json(probe.folder / probe.dag.layout.pretrain(cohort, run, "receipt.json"))
             gpu_mb[batch] = float(receipt.get("gpu_peak_mb", 0))
+        self.settings, self.batches = settings, batches
         self.ram_mb, self.gpu_mb = ([peaks[batch] for batch in batches] for peaks in (ram_mb, gpu_mb))
         curve = tables.read_tsv(probe.folder / probe.dag.layout.pretrain(cohort, run, "curve.tsv"))
         rates = curve["images_per_s"].tolist()
@@ -195,11 +208,22 @@ def _tried(probe: Probe, runs: list[tuple[str, str]], known: dict[str, _Tried]) 
     """The trial of the pre-training of some runs; equal ones are tried once, so that they get equal advice."""
     cohort, run = next((pair for pair in runs if probe.has_kept(*pair)), runs[0])
     settings = probe.study.pretrain[Run.parse(run).name]
-    batches = batches_to_try(settings.batch_size // settings.accumulate, probe.samples(cohort, run))
+    samples = probe.samples(cohort, run)
+    batches = batches_to_try(settings.batch_size // settings.accumulate, samples)
     same = canonical_json([settings.model_dump(mode="json", exclude={"arms", "seeds"}), cohort, batches])
     if same not in known:
-        known[same] = _Tried(probe, settings, cohort, run, batches)
+        known[same] = _in_time(probe, settings, cohort, run, batches)
     return known[same]
+
+
+def _in_time(probe: Probe, settings: PretrainOptions, cohort: str, run: str, batches: list[int]) -> _Tried:
+    """The trial at the wanted batches, or on a processor at smaller ones if those would take long."""
+    if batches[1] > FIRST_ON_CPU and not gpus.visible():
+        with contextlib.suppress(RefusedTrialError):  # such a batch may be less than the objective's smallest
+            quick = _Tried(probe, settings, cohort, run, batches_to_try(batches[1], FIRST_ON_CPU))
+            if PROBE_STEPS * sum(batches) * quick.per_image_s > TRIAL_S:
+                return quick
+    return _Tried(probe, settings, cohort, run, batches)
 
 
 def batches_to_try(wanted: int, samples: int) -> list[int]:

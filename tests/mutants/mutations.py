@@ -3733,4 +3733,25 @@ MUTATIONS = [
         "if max(images, default=0) < 0:",
         "study/test_study_checks.py::test_an_arm_smaller_than_the_batch_is_reported",
     ),
+    Mutation(
+        "study",
+        "a plan without a GPU tries large batches, however long they take",
+        "if PROBE_STEPS * sum(batches) * quick.per_image_s > TRIAL_S:",
+        "if False:",
+        "study/test_study_probe.py::test_without_a_gpu_a_large_batch_is_tried_only_if_it_is_quick",
+    ),
+    Mutation(
+        "study",
+        "a plan on a GPU ends at small batches",
+        "if batches[1] > FIRST_ON_CPU and not gpus.visible():",
+        "if batches[1] > FIRST_ON_CPU:",
+        "study/test_study_probe.py::test_without_a_gpu_a_large_batch_is_tried_only_if_it_is_quick",
+    ),
+    Mutation(
+        "study",
+        "a refused half of a batch ends the plan",
+        "                if batch == batches[1]:\n                    raise\n",
+        "                if batch:\n                    raise\n",
+        "study/test_study_probe.py::test_a_batch_that_an_objective_refuses_does_not_end_the_plan",
+    ),
 ]

@@ -200,6 +200,65 @@ def test_equal_runs_are_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert tried[0] is tried[1] is not tried[2] and len(tries) == 2
 
 
+def trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, image_s: float, whole: int, gpus: list[str]) -> tuple[Any, list[int]]:
+    """A trial of batch 512 whose steps take `image_s` for an image and refuse a batch that is no multiple of `whole`."""
+    tries: list[int] = []
+
+    def run(stage: str, name: str, spec: str) -> Measured:
+        tries.append(batch := int(spec))
+        if batch % whole:
+            raise probe.RefusedTrialError(f"batch {batch}")
+        (tmp_path / "receipt.json").write_text("{}")
+        rates = [1e-9, *[1 / image_s] * (probe.PROBE_STEPS - 1)]
+        (tmp_path / "curve.tsv").write_text("\n".join(["images_per_s", *map(str, rates)]))
+        return Measured(1.0, 1.0, 100.0 + batch, 1.0)
+
+    monkeypatch.setattr(trials.gpus, "visible", lambda: gpus)
+    dag = SimpleNamespace(layout=SimpleNamespace(pretrain=lambda cohort, run, file: file))
+    piece: Any = SimpleNamespace(run=run, folder=tmp_path, dag=dag, with_batch=lambda name, batch: str(batch))
+    network = tiny(tmp_path).pretrain["simclr"]
+    return trials._in_time(piece, network, "ct", "simclr-all-seed0", [256, 512]), tries
+
+
+@pytest.mark.parametrize(
+    ("image_s", "gpus", "tries"),
+    [(0.001, [], [16, 32, 256, 512]), (0.1, [], [16, 32]), (0.1, ["0"], [256, 512])],
+)
+def test_without_a_gpu_a_large_batch_is_tried_only_if_it_is_quick(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, image_s: float, gpus: list[str], tries: list[int]
+) -> None:
+    """Four steps of 768 images take 3 s or 307 s."""
+    found, tried = trial(monkeypatch, tmp_path, image_s, 1, gpus)
+    assert tried == tries and found.batches == tries[-2:] and found.per_image_s == pytest.approx(image_s)
+
+
+@pytest.mark.parametrize(
+    ("whole", "tries", "batches"),
+    [(32, [16, 32], [32, 32]), (64, [16, 32, 256, 512], [256, 512]), (512, [16, 32, 256, 512], [512, 512])],
+)
+def test_a_batch_that_an_objective_refuses_does_not_end_the_plan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, whole: int, tries: list[int], batches: list[int]
+) -> None:
+    found, tried = trial(monkeypatch, tmp_path, 0.1, whole, [])
+    assert tried == tries and found.batches == batches and len(found.ram_mb) == 2
+
+
+def test_a_trial_fails_if_every_batch_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="batch 512"):
+        trial(monkeypatch, tmp_path, 0.1, 1000, [])
+
+
+@pytest.mark.full
+def test_partitions_that_do_not_halve_are_planned(tmp_path: Path) -> None:
+    """Half of a batch of 12 holds no equal parts of four partitions."""
+    every = {"prepare": {"split": {"val_frac": 0, "test_frac": 0}}, "reduce": {"arms": {"all": {}}, "controls": False}}
+    study = tiny(tmp_path, **every)
+    run = study.pretrain["simclr"].model_dump() | {"objective": {"global_contrast": {"variant": "gd"}}, "batch_size": 12}
+    study = load_study(study.model_dump() | {"pretrain": {"gd": run}})
+    plan = trials.plan_of(study, 1, limit_s=600)
+    assert str(plan.batches["gd"]) == "12 or more" and plan.stopped_at is None
+
+
 @pytest.mark.full
 def test_every_stage_of_a_study_has_its_line(tmp_path: Path) -> None:
     study = tiny(tmp_path, sources={"ct": {"path": "scans", "labels": "labels.tsv"}}, finetune={"t": {"source": "ct"}})
