@@ -25,7 +25,7 @@ DEFAULT_SIZE = [64]
 INFLATED = "inflated"
 """The word of `encoder` for a 2-D network with its kernels inflated for volumes."""
 NEW_IMAGES = {
-    "ingest": ("tilt", "uneven", "derived", "no_space", "modality", "min_slices"),
+    "ingest": ("tilt", "uneven", "derived", "no_space", "offset_hu", "modality", "min_slices"),
     "prepare": ("window_hu", "percentiles", "spacing_mm", "slice_axis"),
 }
 """By stage, the options that new images must share."""

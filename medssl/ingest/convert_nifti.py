@@ -42,6 +42,7 @@ def _convert_image(image: Row, masks: list[Row], group: list[Row], source: Sourc
         "data": data_request(image, source.root),
         "mask": False,
         "modality": modality,
+        "offset_hu": source.options.offset_hu if modality == "CT" else 0.0,
         "named_as_mask": names_a_mask(image["name"]) or is_mask(image["name"]) or header.get("labels", False),
         "tilt": source.options.tilt,
         "no_space": source.options.no_space,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medssl.core import plugins
 from medssl.core.bounds import Count, Distinct, Fraction, OneOrMore
@@ -22,11 +22,13 @@ HOLDS_FOR: dict[str, tuple[str, ...]] = {
     "derived": ("dicom",),
     "burned_in": ("dicom",),
     "no_space": GRID_FORMATS,
+    "offset_hu": GRID_FORMATS,
     "masks": GRID_FORMATS,
     "subject_pattern": ("dicom", *GRID_FORMATS, "png"),
     "min_slices": ("dicom", *GRID_FORMATS),
 }
 """The formats that an option of ingest applies to; an option without an entry applies to all."""
+Offset = Annotated[float, Field(ge=-32768, le=32768)]
 OF_MASKS = ("no_space", "masks")
 """Options that also apply to a folder of masks, whatever the format of the images."""
 
@@ -55,6 +57,8 @@ class IngestOptions(_Checked):
     """What is kept: one modality, or a list; the rest is set aside. Files that do not state theirs (NIfTI, pictures without
     volumes beside them) take the named one. With `auto` or a list, the name of a NIfTI file decides.
     """
+    offset_hu: Offset = 0.0
+    """Added to every value of a CT in NIfTI, NRRD or MetaImage; `-1024` for files that hold HU + 1024."""
     masks: str | None = None
     """Pattern of the names of masks beside their images, such as `{image}_gt`."""
     subject_pattern: str | None = None
@@ -94,6 +98,15 @@ class IngestOptions(_Checked):
         ):
             raise ValueError(f"{in_yaml(given)} is not a modality: write auto, CT, MR, PT, OT, or a list such as [CT, PT]")
         return given
+
+    @model_validator(mode="after")
+    def _offset_of_a_ct(self) -> IngestOptions:
+        if self.offset_hu and self.modalities and "CT" not in self.modalities:
+            raise ValueError(
+                f"offset_hu {self.offset_hu:g} is added to CT alone, and modality {in_yaml(self.modality)} keeps none. "
+                "Leave out offset_hu, or correct modality"
+            )
+        return self
 
     @field_validator("subject_pattern")
     @classmethod

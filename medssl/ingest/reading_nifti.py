@@ -9,6 +9,7 @@ import numpy as np
 
 from medssl.core.files import sha256_file
 from medssl.ingest.check import Series, run_checks
+from medssl.ingest.checks.hounsfield import why_not_offset
 from medssl.ingest.dicom.elements import Buffer
 from medssl.ingest.hounsfield_scale import AIR_HU, HIGHEST_HU, UNSIGNED_PADDING
 from medssl.ingest.metaimage import read_metaimage_header
@@ -42,6 +43,7 @@ def nifti(request: Request, key: bytes) -> Answer:
     check_finite(values)
     if request["mask"]:
         return _mask(values[..., 0], header, affine, request)
+    _add_offset(values, header, request["offset_hu"])
     sheared = shear_deg(affine)
     straighten = sheared > SHEAR_DEG
     if straighten and request["tilt"] == "refuse":
@@ -51,6 +53,20 @@ def nifti(request: Request, key: bytes) -> Answer:
         answers.append(_point(values[..., point], header, affine, straighten, Path(target), request))
         answers[-1]["tilt_deg"] = sheared if straighten else 0.0
     return {"points": answers}
+
+
+def _add_offset(values: np.ndarray, header: Answer, offset_hu: float) -> None:
+    """Add an offset to the header's intercept; `values` `(i, j, k, time points)` are stored ones.
+
+    Raises:
+        Refusal: the values are Hounsfield units without it.
+    """
+    header["intercept"] += offset_hu
+    if not offset_hu:
+        return
+    sample = values[::4, ::2].astype(np.float32) * np.float32(header["slope"]) + np.float32(header["intercept"])
+    if reason := why_not_offset(sample, offset_hu):
+        raise Refusal("implausible_hu", reason)
 
 
 def file_header(data: Buffer, kind: str, request: Request) -> Answer:

@@ -148,7 +148,7 @@ def test_a_value_that_is_not_a_modality_is_refused_in_one_sentence(given: object
 
 CHANGED = {
     **{"tilt": "refuse", "uneven": "resample", "derived": "accept", "no_space": "pixdim", "masks": "*_m*"},
-    **{"subject_pattern": "(a)", "min_slices": 5, "burned_in": "accept"},
+    **{"subject_pattern": "(a)", "min_slices": 5, "burned_in": "accept", "offset_hu": -1024.0},
 }
 
 

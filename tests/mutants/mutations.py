@@ -3754,4 +3754,32 @@ MUTATIONS = [
         "                if batch:\n                    raise\n",
         "study/test_study_probe.py::test_a_batch_that_an_objective_refuses_does_not_end_the_plan",
     ),
+    Mutation(
+        "ingest",
+        "an offset is added to every modality",
+        'source.options.offset_hu if modality == "CT" else 0.0',
+        "source.options.offset_hu",
+        "ingest/test_ingest_offset.py::test_an_mr_of_the_source_keeps_its_values",
+    ),
+    Mutation(
+        "ingest",
+        "air below air passes for padding after an offset",
+        "(values < LOWEST_HU) & (values > PADDING_HU + min(offset_hu, 0.0))",
+        "(values < LOWEST_HU) & (values > PADDING_HU)",
+        "ingest/test_ingest_offset.py::test_a_file_that_holds_hounsfield_units_already_is_refused",
+    ),
+    Mutation(
+        "ingest",
+        "a body that an offset turns into air is accepted",
+        "if highest < TISSUE_HU:",
+        "if False:",
+        "ingest/test_ingest_offset.py::test_a_file_that_holds_hounsfield_units_already_is_refused",
+    ),
+    Mutation(
+        "finetune",
+        "new images of a model do not get the offset of its source",
+        '"no_space", "offset_hu", "modality"',
+        '"no_space", "modality"',
+        "ingest/test_ingest_offset.py::test_new_images_of_a_model_get_the_offset_of_its_source",
+    ),
 ]
