@@ -96,6 +96,7 @@ class _Trials:
 
         Raises:
             TooManyRefusalsError: no piece has a usable file; with the reasons.
+            RefusedTrialError: a stage refuses every piece.
         """
         for width in WIDER:
             folder = self.folder / f"{count}-{width}"
@@ -105,7 +106,7 @@ class _Trials:
             last = probe.is_whole or width == WIDER[-1]
             try:
                 probe.run_cheap_stages()
-            except TooManyRefusalsError:
+            except (TooManyRefusalsError, RefusedTrialError):  # no usable file, or all of them are held out
                 if last:
                     raise
             else:

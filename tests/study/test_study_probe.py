@@ -309,9 +309,10 @@ def test_the_next_piece_comes_from_all_over_the_source(tmp_path: Path) -> None:
     assert len(pieces.typical(folders, 20, spread=True)) == sum(range(1, 10))
 
 
+@pytest.mark.parametrize("refusal", [TooManyRefusalsError, probe.RefusedTrialError])
 @pytest.mark.parametrize(("usable_from", "tries"), [(1, 1), (5, 3), (99, 3)])
 def test_a_piece_grows_until_something_of_it_can_be_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable_from: int, tries: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable_from: int, tries: int, refusal: type[MedsslError]
 ) -> None:
     """Of twelve folders pieces take 1, 4 and then all, as 16 are more than there are."""
     study, taken = mixed(tmp_path, good=2, bad=10), []
@@ -319,7 +320,7 @@ def test_a_piece_grows_until_something_of_it_can_be_used(
     def stages(piece: Any) -> None:
         taken.append(len(list((piece.folder / "sources" / "ct").iterdir())))
         if taken[-1] < usable_from:
-            raise TooManyRefusalsError("none")
+            raise refusal("none")
 
     monkeypatch.setattr(probe.Probe, "run_cheap_stages", stages)
     monkeypatch.setattr(probe.Probe, "samples", lambda *_: 10)
@@ -327,6 +328,6 @@ def test_a_piece_grows_until_something_of_it_can_be_used(
     try:
         found.take_piece(1)
         assert [one.pieces["ct"].num_files > 0 for one in found.probes] == [True]
-    except TooManyRefusalsError:
+    except refusal:
         assert usable_from == 99
     assert taken == [1, 4, 12][:tries]
