@@ -32,6 +32,7 @@ def test_both_sizes_compare_the_same(name: str) -> None:
     assert (small.study, full.study) == (name, f"{name}_full"), "their results lie apart"
     assert set(small.pretrain) <= set(full.pretrain) and set(small.finetune) <= set(full.finetune), "the full size may ask more"
     assert set(small.reduce.with_controls()) == set(full.reduce.with_controls())
+    assert set(small.evaluate.compare) <= set(full.evaluate.compare)
     for study in (small, full):
         seeds = [(len(run.seeds), len(task.seeds)) for run in study.pretrain.values() for task in study.finetune.values()]
         assert all(pretrained * tuned >= 3 for pretrained, tuned in seeds), "three seeds at least, of one kind or the other"
@@ -45,6 +46,7 @@ def test_the_size_for_minutes_of_a_gpu_compares_what_the_full_size_does(name: st
     assert (
         short.study == f"{name}_gpu10" and set(short.pretrain) == set(full.pretrain) and set(short.finetune) <= set(full.finetune)
     )
+    assert set(short.evaluate.compare) == set(full.evaluate.compare)
 
 
 def table(name: str) -> list[dict[str, str]]:
