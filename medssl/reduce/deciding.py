@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int, Int64
 
 from medssl.core.errors import StudyError
 from medssl.reduce.budget import exactly, nearest_threshold
 from medssl.reduce.options import ArmOptions
 from medssl.reduce.pairs import Pairs, Remembered
 from medssl.reduce.ranking import Ranks
-from medssl.reduce.slices import LEAK, NO_TWIN, Decision, Slices
+from medssl.reduce.slices import LEAK, NO_TWIN, RANK, Decision, Slices
 from medssl.reduce.traversals import TRAVERSALS, balanced
 
 BUDGETS = ("threshold", "keep_frac", "match")
@@ -82,6 +83,29 @@ def decide(reducer: Pairs | Ranks, options: ArmOptions, count: int | None) -> tu
         lambda value: traverse(tried, value), count, highest=reducer.max_threshold, whole_steps=reducer.whole_steps
     )
     return exactly(decision, count, reducer.slices), threshold
+
+
+def in_each_source(
+    source: Int[np.ndarray, "n"],
+    kept: Bool[np.ndarray, "n"],
+    decide_some: Callable[[Int64[np.ndarray, "some"], int], Decision],
+) -> Decision:
+    """The decision of a control that keeps as many slices of each source as another arm does.
+
+    Else a control would compare two things at once: which slices of a source, and how many of each source. A reduction keeps few
+    slices of a volume, and all images that are alone.
+
+    Args:
+        source: number of each slice's source.
+        kept: what the other arm keeps of the same slices.
+        decide_some: the decision about some slices, by position, that keeps a count of them.
+    """
+    found = Decision.of(np.zeros(len(source), bool), RANK)
+    for number in np.unique(source):
+        rows = np.flatnonzero(source == number)
+        part = decide_some(rows, int(kept[rows].sum()))
+        found.keep[rows], found.reason[rows] = part.keep, part.reason
+    return found
 
 
 def with_leaks(decision: Decision, leaked: Bool[np.ndarray, "n"]) -> Decision:

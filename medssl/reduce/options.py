@@ -43,7 +43,8 @@ class ArmOptions(Options):
 
 
 class ReduceOptions(Options):
-    """The arms to compare; `controls` adds `all`, `every_n` and `random_n`, the last two at the first arm's count."""
+    """The arms to compare; `controls` adds `all`, `every_n` and `random_n`, the last two with as many slices of each source as
+    the first arm keeps."""
 
     arms: dict[Name, ArmOptions] = Field(default_factory=lambda: {"hash": ArmOptions()}, min_length=1)
     """Ways of reducing, by name."""
@@ -66,7 +67,7 @@ class ReduceOptions(Options):
 
 
 def control_kinds() -> dict[str, str]:
-    """The reducers that decide without looking at a slice: `whole` keeps all, `matched` as many as another arm."""
+    """The reducers that decide without looking at a slice: `whole` keeps all, `matched` as many of each source as another."""
     kinds = {plugin.name: plugin.constant("CONTROL", default=None) for plugin in plugins.all_of("reducer")}
     return {name: kind for name, kind in kinds.items() if kind is not None}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,7 @@ from medssl.reduce.deciding import (
     WHERE_COLUMNS,
     count_of,
     decide,
+    in_each_source,
     in_order,
     keep_table,
     slices_of,
@@ -47,6 +49,7 @@ from medssl.reduce.leakage import SAME
 from medssl.reduce.options import DescribeOptions, FirewallOptions, ResolvedArmOptions
 from medssl.reduce.pairs import Pairs
 from medssl.reduce.ranking import Ranks
+from medssl.reduce.slices import Decision
 from medssl.volume.cache import open_array
 
 EMBED_BATCH = 32
@@ -92,9 +95,14 @@ def run(job: Job) -> None:
     leaked = _leaked(job, cohort)
     plugin = plugins.find("reducer", options.reducer.name)
     reducer = _reducer(job, options, plugin, table[~leaked], cohort)
-    count = count_of(options, len(reducer.slices), _num_matched(job))
+    matched = _matched(job, cohort, leaked)
+    count = count_of(options, len(reducer.slices), None if matched is None else int(matched.sum()))
     with job.progress("", len(reducer.slices), "slices") as bar:
-        decision, threshold = decide(reducer, options, count)
+        if matched is not None and plugin.constant("CONTROL", default=None) == "matched":
+            source = cohort.table["source"].to_numpy()[~leaked]
+            decision, threshold = in_each_source(source, matched, _decider(job, options, plugin, table[~leaked], cohort)), None
+        else:
+            decision, threshold = decide(reducer, options, count)
         bar.advance(len(reducer.slices), f"{decision.num_kept} kept")
     decision = with_leaks(decision, leaked)
 
@@ -207,11 +215,19 @@ def _leaked(job: Job, cohort: Cohort) -> np.ndarray:
     return cohort.table["sample_id"].isin(found["pool_id"]).to_numpy(dtype=bool)
 
 
-def _num_matched(job: Job) -> int | None:
-    """How many slices the matched arm keeps; None if this arm matches none."""
+def _matched(job: Job, cohort: Cohort, leaked: np.ndarray) -> np.ndarray | None:
+    """Mask of what the matched arm keeps of the slices that are not leaks; None if this arm matches none."""
     if "match" not in job.spec.inputs:
         return None
-    return int(KEEP.read(job.read(job.spec.inputs["match"]), ["keep"])["keep"].sum())
+    kept = KEEP.read(job.read(job.spec.inputs["match"]), ["sample_id", "keep"])
+    return cohort.table["sample_id"].isin(kept.loc[kept["keep"], "sample_id"]).to_numpy(dtype=bool)[~leaked]
+
+
+def _decider(
+    job: Job, options: ResolvedArmOptions, plugin: plugins.Plugin, table: pd.DataFrame, cohort: Cohort
+) -> Callable[[np.ndarray, int], Decision]:
+    """Decides about the slices in some rows of a table of descriptors as if there were no others."""
+    return lambda rows, count: decide(_reducer(job, options, plugin, table.iloc[rows], cohort), options, count)[0]
 
 
 def _reducer(job: Job, options: ResolvedArmOptions, plugin: plugins.Plugin, table: pd.DataFrame, cohort: Cohort) -> Pairs | Ranks:

@@ -3782,4 +3782,25 @@ MUTATIONS = [
         '"no_space", "modality"',
         "ingest/test_ingest_offset.py::test_new_images_of_a_model_get_the_offset_of_its_source",
     ),
+    Mutation(
+        "reduce",
+        "a control draws from all sources together",
+        'if matched is not None and plugin.constant("CONTROL", default=None) == "matched":',
+        "if False:",
+        "reduce/test_reduce_run.py::test_a_control_keeps_as_many_of_each_source_as_the_arm_that_it_matches",
+    ),
+    Mutation(
+        "reduce",
+        "a control counts what the matched arm keeps of leaks too",
+        ".to_numpy(dtype=bool)[~leaked]\n\n\ndef _decider",
+        ".to_numpy(dtype=bool)\n\n\ndef _decider",
+        "reduce/test_reduce_run.py::test_a_control_keeps_as_many_of_each_source_as_the_arm_that_it_matches",
+    ),
+    Mutation(
+        "report",
+        "arms of one source have a table by source",
+        '.transform("nunique") > 1].reset_index(drop=True)\n    if table.empty:',
+        '.transform("nunique") > 0].reset_index(drop=True)\n    if table.empty:',
+        "report/test_report_sections.py::test_what_an_arm_kept_of_each_source_is_shown_where_there_are_several",
+    ),
 ]

@@ -13,10 +13,14 @@ from PIL import Image
 
 from medssl.core.errors import CorruptArtefactError, StudyError
 from medssl.core.files import read_json, sha256_file
+from medssl.core.rng import rng
 from medssl.core.tables import write_parquet
 from medssl.reduce import describing
 from medssl.reduce import run as stage
+from medssl.reduce.budget import evenly
+from medssl.reduce.deciding import in_each_source
 from medssl.reduce.hamming import distances
+from medssl.reduce.slices import Decision
 
 DESCRIPTORS = "3_reduce/describe/descriptors.parquet"
 
@@ -133,6 +137,39 @@ def test_a_matched_arm_keeps_exactly_as_many(prepared, reducer):
     assert summary["kept"] == int(keep["keep"].sum()) == wanted["kept"]
 
 
+def leaks_input(prepared, pool_ids: list[str]) -> dict[str, str]:
+    """The firewall's result as an input."""
+    folder = prepared.root / "3_reduce/leakage"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"pool_id": pd.Series(pool_ids, dtype=str)}).to_parquet(folder / "leakage.parquet")
+    (folder / "receipt.json").write_text('{"outputs": {}}')
+    return {"leakage": str(folder / "leakage.parquet")}
+
+
+@pytest.mark.parametrize("reducer", ["every_n", "random_n"])
+@pytest.mark.parametrize("leaks", [[], ["v-aa-0003", "v-ee-0000", "v-ee-0005"]])
+def test_a_control_keeps_as_many_of_each_source_as_the_arm_that_it_matches(prepared, reducer, leaks):
+    """All twelve pictures stay in a reduction, as each is alone; a control from all sources together would keep some of them."""
+    described(prepared)
+    inputs = leaks_input(prepared, leaks)
+    wanted, _ = decided(prepared, "hash", prepared.arm("hash"), **inputs)
+    match = str(prepared.root / "3_reduce/hash/keep.parquet")
+    keep, _ = decided(prepared, "other", prepared.arm(reducer, {}, match="hash"), match=match, **inputs)
+    pictures = keep["sample_id"].str.startswith("v-ee")
+    for of_source in (pictures, ~pictures):
+        assert keep.loc[of_source, "keep"].sum() == wanted.loc[of_source, "keep"].sum() > 0
+    assert not keep["keep"].equals(wanted["keep"]), "the same number, chosen without a look at the slices"
+    assert set(keep.loc[keep["reason"] == "leak", "sample_id"]) == set(leaks)
+
+
+def test_a_control_in_one_source_is_spread_over_all_of_it():
+    """Truth: the same mask without sources."""
+    slices = np.arange(30)
+    kept = np.isin(slices, rng(0, "kept").choice(30, 7, replace=False))
+    one = in_each_source(np.zeros(30, int), kept, lambda rows, count: Decision.of(evenly(len(rows), count), "rank"))
+    assert np.array_equal(one.keep, evenly(30, 7)) and set(one.reason[~one.keep]) == {"rank"}
+
+
 @pytest.mark.parametrize("traversal", ["greedy", "cover", "global", "balanced"])
 def test_a_kept_fraction_is_met_exactly(prepared, traversal):
     described(prepared)
@@ -153,11 +190,7 @@ def test_all_keeps_all_and_every_n_counts_along_each_volume(prepared):
 
 def test_leaks_are_left_out_and_represent_no_slice(prepared):
     described(prepared)
-    folder = prepared.root / "3_reduce/leakage"
-    folder.mkdir(parents=True)
-    pd.DataFrame({"pool_id": ["v-aa-0000", "v-aa-0001"]}).to_parquet(folder / "leakage.parquet")
-    (folder / "receipt.json").write_text('{"outputs": {}}')
-    keep, summary = decided(prepared, "hash", prepared.arm("hash"), leakage=str(folder / "leakage.parquet"))
+    keep, summary = decided(prepared, "hash", prepared.arm("hash"), **leaks_input(prepared, ["v-aa-0000", "v-aa-0001"]))
     keep = keep.set_index("sample_id")
     assert summary["reasons"]["leak"] == 2 and not keep.loc["v-aa-0000", "keep"]
     assert not keep["twin"].isin(["v-aa-0000", "v-aa-0001"]).any()

@@ -142,6 +142,29 @@ def test_a_subject_in_two_splits_is_reported() -> None:
     assert "1 subjects or volumes are in two splits" in leakage(Evidence(title="t", samples={"ct": samples})).lead
 
 
+def test_what_an_arm_kept_of_each_source_is_shown_where_there_are_several() -> None:
+    samples = {
+        source: pd.DataFrame({"sample_id": ids, "volume_id": "v", "kind": "image", "index": 0})
+        for source, ids in {"chest": ["c0", "c1"], "heart": ["h0", "h1", "h2", "h3"]}.items()
+    }
+
+    def keep(ids: list[str], kept: list[str]) -> pd.DataFrame:
+        return pd.DataFrame({"sample_id": ids, "keep": [one in kept for one in ids], "twin": None, "distance": np.nan})
+
+    both = ["c0", "c1", "h0", "h1", "h2", "h3"]
+    keeps = {"pool/hash": keep(both, ["c0", "c1", "h2"]), "pool/all": keep(both, both), "heart/all": keep(both[2:], both[2:])}
+    section = reduction(Evidence(title="t", samples=samples, keeps=keeps))
+    (table,) = (block for block in section.blocks if isinstance(block, Table) and block.name == "arms_by_source")
+    assert table.shown.to_numpy().tolist() == [
+        ["pool/all", "chest", "2", "2", "100\u202f%"],
+        ["pool/all", "heart", "4", "4", "100\u202f%"],
+        ["pool/hash", "chest", "2", "2", "100\u202f%"],
+        ["pool/hash", "heart", "1", "4", "25\u202f%"],
+    ]
+    alone = reduction(Evidence(title="t", samples=samples, keeps={"heart/all": keeps["heart/all"]}))
+    assert all(block.name != "arms_by_source" for block in alone.blocks)
+
+
 def test_leaks_are_counted_by_cohort_and_by_arm_where_arms_differ() -> None:
     samples = pd.DataFrame({"subject_id": ["p"], "volume_id": ["v"], "split": ["train"], "kind": ["volume"]})
     reasons = {"pool/all": ["leak", "kept", "leak"], "pool/hash": ["leak", "duplicate", "leak"], "ct/all": ["kept"] * 3}

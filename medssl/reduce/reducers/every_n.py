@@ -11,11 +11,11 @@ from medssl.reduce.slices import RANK, Decision, Slices
 
 TITLE = "every n-th slice"
 CONTROL = "matched"
-"""Marks a control, which decides without looking at a slice; this one keeps as many as the reduction it is compared with."""
+"""Marks a control, which decides without looking at a slice; this one keeps as many of each source as the arm that it matches."""
 
 
 class EveryN(Ranks):
-    """Slices 0, n, 2n … of each volume (of a set of images in its order); with a count, spaced evenly over the cohort.
+    """Slices 0, n, 2n … of each volume (of a set of images in its order); with a count, spaced evenly over all.
 
     Options:
         n: one slice in so many is kept if no count is given.

@@ -10,7 +10,7 @@ from medssl.reduce.slices import RANK, Decision, Slices
 
 TITLE = "slices by lot"
 CONTROL = "matched"
-"""Marks a control, which decides without looking at a slice; this one keeps as many as the reduction it is compared with."""
+"""Marks a control, which decides without looking at a slice; this one keeps as many of each source as the arm that it matches."""
 
 
 class RandomN(Ranks):

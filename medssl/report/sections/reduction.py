@@ -11,6 +11,7 @@ from medssl.artefacts.names import in_cohort
 from medssl.report.chart import Axis, Line, StackedBar, axis, bar_chart, line_chart
 from medssl.report.drawings import Tile, Tiles, one_chart
 from medssl.report.evidence import Evidence, tones
+from medssl.report.mixtures import sources_of
 from medssl.report.pictures import chosen_slices, picture
 from medssl.report.section import Figure, Section, Table, count, duration, number, percent, records, shown
 from medssl.report.words import title_of
@@ -49,6 +50,7 @@ def reduction(evidence: Evidence) -> Section:
         ),
         Table("arms", "Reduction arms.", rows, shown(rows, columns)),
     ]
+    blocks += _by_source(evidence)
     blocks += _where_dropped(evidence)
     blocks += [_threshold_curve(name, s.curve, s.threshold) for name, s in sorted(evidence.summaries.items()) if s.curve]
     for name in sorted(evidence.keeps):
@@ -71,6 +73,28 @@ def _arm(evidence: Evidence, name: str) -> dict[str, object]:
         "threshold": None if summary is None else summary.threshold,
         "seconds": evidence.wall_s(f"reduce/{name}"),
     }
+
+
+def _by_source(evidence: Evidence) -> list[Figure | Table]:
+    """What each arm kept of each source, if its cohort has several: arms may differ in their mix of sources."""
+    rows = [
+        {"arm": name, "source": source, "kept": int(own.sum()), "slices": len(own), "kept_frac": own.mean()}
+        for name, keep in sorted(evidence.keeps.items())
+        for source in sources_of(evidence, in_cohort(name)[0])
+        if len(own := keep.loc[keep["sample_id"].isin(evidence.samples[source]["sample_id"]), "keep"])
+    ]
+    table = pd.DataFrame(rows, columns=["arm", "source", "kept", "slices", "kept_frac"])
+    table = table[table.groupby("arm")["source"].transform("nunique") > 1].reset_index(drop=True)
+    if table.empty:
+        return []
+    columns = [
+        ("arm", "Arm", None),
+        ("source", "Source", None),
+        ("kept", "Kept", count),
+        ("slices", "Of", count),
+        ("kept_frac", "Share kept", percent),
+    ]
+    return [Table("arms_by_source", "What each arm kept of each source.", table, shown(table, columns))]
 
 
 def _where_dropped(evidence: Evidence) -> list[Figure | Table]:
