@@ -69,6 +69,8 @@ def test_byol_passes_each_view_through_batch_norm_on_its_own() -> None:
         ("lejepa", {"small_crops": 3}, [16, 24], [40]),  # rbalestr-lab/lejepa: as SwAV
         ("dino", {"small_crops": 3}, [16, 24], [40]),  # facebookresearch/dino: `MultiCropWrapper`, the same
         ("sepclr", {}, [8, 8], [8, 8]),  # the released scripts: `student(view)` for each view
+        ("guided_contrast", {}, [8, 8], [8, 8]),  # Duplums/yAwareContrastiveLearning: `self.model` of each of the inputs
+        ("hydra", {"label": True}, [8, 8], [8, 8]),  # erow/FastSSL: projector and backbone of x1, then of x2
     ],
 )
 def test_batch_norm_sees_what_it_sees_in_the_released_code(

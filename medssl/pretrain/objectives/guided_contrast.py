@@ -123,13 +123,14 @@ class GuidedContrast(Objective):
         return [self._paired(batch, rng(seed, "kin", epoch, number)) for number, batch in enumerate(batches)]
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        features = pooled(self.backbone(torch.cat(views)))
-        a, b = wide(self.projector(features)).view(2, len(views[0]), -1)
-        found = {"z_a": a, "z_b": b, **health_outputs(features.view(2, len(views[0]), -1), [a, b])}
+        # one view at a time, as in the released code: each is its own batch for batch norm
+        features = [pooled(self.backbone(view)) for view in views]
+        a, b = (wide(self.projector(feature)) for feature in features)
+        found = {"z_a": a, "z_b": b, **health_outputs(features, [a, b])}
         strength = self.spurious_weight * strength_at(self.progress)
         for number, head in enumerate(self.heads):
-            predicted = wide(head(reversed_gradient(features, strength)))
-            found[f"spurious_{number}"] = predicted.view(2, len(views[0]), -1).transpose(0, 1)
+            predicted = [wide(head(reversed_gradient(feature, strength))) for feature in features]
+            found[f"spurious_{number}"] = torch.stack(predicted, 1)
         return found
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:

@@ -111,8 +111,9 @@ class Hydra(Objective):
         self.seed.fill_(seed)
 
     def forward(self, views: list[Float[Tensor, "n c ..."]], batch: Batch) -> dict[str, Shaped[Tensor, "n ..."]]:
-        features = pooled(self.backbone(torch.cat(views)))
-        a, b = wide(self.projector(features)).view(2, len(views[0]), -1)
+        # one view at a time, as in the released code: each is its own batch for batch norm
+        features = [pooled(self.backbone(view)) for view in views]
+        a, b = (wide(self.projector(feature)) for feature in features)
         own, other = self.classes[batch.rows].clamp_min(0), self.drawn(batch).clamp_min(0)
         gate = self.gate(own, other, self._noise(batch) if self.gate.kind == "stochastic" else None)
         return {
@@ -120,7 +121,7 @@ class Hydra(Objective):
             "z_b": b,
             "gate": wide(gate),
             **({} if self.scale is None else {"scale": self.scale.clamp(max=SHARPEST).exp().expand(len(a))}),
-            **health_outputs(features.view(2, len(views[0]), -1), [a, b]),
+            **health_outputs(features, [a, b]),
         }
 
     def loss(self, outputs: dict[str, Shaped[Tensor, "n ..."]], batch: Batch) -> Loss:
