@@ -3803,4 +3803,22 @@ MUTATIONS = [
         '.transform("nunique") > 0].reset_index(drop=True)\n    if table.empty:',
         "report/test_report_sections.py::test_what_an_arm_kept_of_each_source_is_shown_where_there_are_several",
     ),
+    Mutation(
+        "pretrain",
+        "views of guided contrast share a pass of batch norm",
+        "features = [pooled(self.backbone(view)) for view in views]\n"
+        "        a, b = (wide(self.projector(feature)) for feature in features)\n        found",
+        "features = list(pooled(self.backbone(torch.cat(views))).chunk(2))\n"
+        "        a, b = (wide(self.projector(feature)) for feature in features)\n        found",
+        "pretrain/test_pretrain_recipes.py::test_batch_norm_sees_what_it_sees_in_the_released_code",
+    ),
+    Mutation(
+        "pretrain",
+        "views of hydra share a pass of batch norm",
+        "features = [pooled(self.backbone(view)) for view in views]\n"
+        "        a, b = (wide(self.projector(feature)) for feature in features)\n        own",
+        "features = list(pooled(self.backbone(torch.cat(views))).chunk(2))\n"
+        "        a, b = (wide(self.projector(feature)) for feature in features)\n        own",
+        "pretrain/test_pretrain_recipes.py::test_batch_norm_sees_what_it_sees_in_the_released_code",
+    ),
 ]
