@@ -157,6 +157,7 @@ def test_settings_by_hand_are_those_of_the_study_files(classification: dict[str,
         modes = set(getattr(setting, "modes", ["full"]))
         asked = list(setting.size) if isinstance(setting.size, tuple) else [setting.size]
         assert modes <= set(options.modes) and set(setting.shares) <= set(options.fractions), name
+        assert set(getattr(setting, "counts", ())) <= set(options.counts_per_class), name
         assert options.size is None or set(options.size) == set(asked), name
         if "full" in modes:
             assert (options.max_steps, options.batch_size) == (setting.steps, setting.batch_size), name
@@ -205,6 +206,26 @@ def test_labelled_patients_keep_their_pictures_and_the_classes_their_shares(clas
     assert kept.classes.sum() == 3 * 3 and len(kept.images) == 36
     other = classification["labelled"](train, 0.3, 1)
     assert set(other.units) != set(kept.units)
+
+
+def test_a_few_labelled_images_are_as_many_of_each_class_and_scores_are_of_each_pairing_too(
+    classification: dict[str, Any],
+) -> None:
+    import torch
+
+    classes = np.repeat([0, 1, 2], [50, 8, 20])
+    train = classification["Part"](torch.arange(78.0).view(78, 1, 1, 1), classes, np.arange(78))
+    kept = classification["labelled"](train, 5, 0)
+    assert np.bincount(kept.classes).tolist() == [5, 5, 5] and kept.images.flatten().tolist() == kept.units.tolist()
+    assert set(classification["labelled"](train, 5, 1).units) != set(kept.units)
+    assert [classification["in_words"](amount) for amount in (1, 1.0)] == ["1 of each class", "1"]
+
+    pairing = np.array(["usual", "other"] * 10)
+    test = classification["Part"](torch.zeros(20, 1, 1, 1), np.arange(20) // 10, np.arange(20), pairing)
+    right = np.where(pairing == "usual", test.classes, 1 - test.classes)  # right on the usual vendor, wrong on the other
+    found = classification["scores_of_all"](np.eye(2)[right] * 0.8 + 0.1, test)
+    assert (found["auc"], found["auc_usual"], found["auc_other"]) == (0.5, 1.0, 0.0)
+    assert (found["accuracy"], found["accuracy_usual"], found["accuracy_other"]) == (0.5, 1.0, 0.0)
 
 
 def test_neighbours_and_regression_find_three_clouds(classification: dict[str, Any]) -> None:

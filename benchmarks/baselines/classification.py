@@ -3,7 +3,8 @@
 None of medssl's code is used. A setting is a task of a study, by its name there (`spark.organs`): a ResNet-18 of its width and
 stem on its images, parts and shares of the labels. `full` learns end to end with its steps, batch, rate, schedule and changes
 of the images, and validation chooses the step. `linear` is a logistic regression on frozen random features, and validation
-chooses its penalty. `knn` is their 20 nearest neighbours by cosine. Subsets and weights are drawn by other generators than the
+chooses its penalty. `knn` is their 20 nearest neighbours by cosine. A few images of each class replace shares in `few_shot`, and
+`scanner_shift` is scored on each vendor too. Subsets and weights are drawn by other generators than the
 study's: scores agree within the spread over seeds, not to the digit.
 
 `python benchmarks/baselines/classification.py spark.organs [--seeds 3]`; the last line is RESULT {json}.
@@ -43,9 +44,20 @@ COVID_PARTS = ROOT / "configs" / "studies" / "covid_ct_split.tsv"
 IMAGES = {
     "organs": SHARED / "cls" / "organamnist" / "organamnist_13500.npz",
     "few organs": SHARED / "demo_sources" / "organamnist_2200.npz",
-    "all organs": ROOT / "data" / "organamnist" / "organamnist.npz",  # make organamnist
+    "all organs": ROOT / "data" / "organamnist" / "organamnist.npz",
+    "few of each organ": ROOT / "data" / "organamnist" / "few_shot.npz",
+    "shifted organs": ROOT / "data" / "organamnist" / "few_shot_shifted.npz",
     "covid": SHARED / "cls" / "covid_ct",
+    "scanners": ROOT / "data" / "scanner_shift" / "pictures",
 }
+MADE_BY = {
+    "all organs": "organamnist",
+    "few of each organ": "organamnist few-shot-organs",
+    "shifted organs": "organamnist few-shot-organs",
+}
+MADE_BY |= {"scanners": "scanner-shift"}
+"""What makes images that are not there."""
+PARTS = {"covid": COVID_PARTS, "scanners": ROOT / "data" / "scanner_shift" / "labels.csv"}
 WEIGHT_DECAY = 1e-4
 CALIBRATION_BATCHES = 8
 SHIFT, TURN_DEG, ZOOM, JITTER = 0.08, 15.0, (0.87, 1.15), 0.2
@@ -66,6 +78,8 @@ class Setting:
     batch_size: int = 16
     steps: int = 300
     evaluations: int = 4
+    counts: tuple[int, ...] = ()
+    """Labelled images of each class, instead of shares."""
 
 
 LEARNT = Setting("covid", 64, ("linear", "full"), (0.1, 0.3, 1.0))
@@ -84,15 +98,23 @@ SETTINGS = {
     "organs.end_to_end": replace(QUARTER, images="all organs", shares=(1.0,), batch_size=64, steps=1200),
     "self_distillation.of_organs": FROZEN,
     "self_distillation.of_openkbp": replace(FROZEN, size=64, small_stem=False),
+    "few_shot.own": replace(FROZEN, images="few of each organ", shares=(), counts=(1, 2, 5, 10)),
+    "few_shot.shifted": replace(FROZEN, images="shifted organs", shares=(), counts=(1, 2, 5, 10)),
+    "scanner_shift.plain": Setting("scanners", 64, ("full",), (1.0,)),
+    "scanner_shift.frozen": Setting("scanners", 64, ("linear",), (1.0,)),
 }
 
 
 class Part(NamedTuple):
-    """Images `(n, 1, h, w)` in 0…1, their class numbers, and their patients (an image without a patient is a unit by itself)."""
+    """Images `(n, 1, h, w)` in 0…1, their class numbers, and their patients (an image without a patient is a unit by itself).
+
+    pairing: of a table with such a column, whether a picture is of the `usual` vendor of its class or of the `other`; else empty.
+    """
 
     images: Tensor
     classes: np.ndarray
     units: np.ndarray
+    pairing: np.ndarray = np.empty(0, "<U8")
 
 
 def main() -> None:
@@ -105,25 +127,25 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", help="of the labels, of those of the setting")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--images", type=Path, help="an NPZ like OrganAMNIST's, or a folder of pictures")
-    parser.add_argument("--parts", type=Path, default=COVID_PARTS, help="of a folder: a table of file, label, subject and split")
+    parser.add_argument("--parts", type=Path, help="of a folder: a table of file, label, subject and split")
     options = parser.parse_args()
     setting = SETTINGS[options.setting]
     place = options.images or IMAGES[setting.images]
     if not place.exists():
-        raise SystemExit(f"{place} is not there" + (": make organamnist" if setting.images == "all organs" else ""))
+        raise SystemExit(f"{place} is not there" + (f": make {MADE_BY[setting.images]}" if setting.images in MADE_BY else ""))
     setting = replace(setting, **{name: given for name in ("modes", "shares", "steps") if (given := getattr(options, name))})
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
     started_s, size = time.monotonic(), setting.size
-    data = of_table(place, options.parts, size) if place.is_dir() else of_npz(place, size)
-    found: dict[str, dict[str, list[float]]] = {"auc": {}, "accuracy": {}}
+    data = of_table(place, options.parts or PARTS[setting.images], size) if place.is_dir() else of_npz(place, size)
+    found: dict[str, dict[str, list[float]]] = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for mode in setting.modes:
-            for share in setting.shares:
-                row = scores(fitted(mode, data, share, setting, seed), data["test"].classes)
-                print(json.dumps({"seed": seed, "mode": mode, "share": share} | row), flush=True)
+            for amount in (*setting.shares, *setting.counts):
+                row = scores_of_all(fitted(mode, data, amount, setting, seed), data["test"])
+                print(json.dumps({"seed": seed, "mode": mode, "labels": in_words(amount)} | row), flush=True)
                 for metric, value in row.items():
-                    found[metric].setdefault(f"{mode} {share:g}", []).append(value)
+                    found.setdefault(metric, {}).setdefault(f"{mode} {in_words(amount)}", []).append(value)
     summary = {
         f"{metric}_mean_sd": {name: mean_and_deviation(each) for name, each in rows.items()} for metric, rows in found.items()
     }
@@ -151,7 +173,7 @@ def of_npz(file: Path, size: int) -> dict[str, Part]:
 def of_table(folder: Path, table: Path, size: int) -> dict[str, Part]:
     """Pictures of a folder, `size` pixels wide and high, in the parts of a table."""
     with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+        rows = list(csv.DictReader(file, delimiter="," if table.suffix == ".csv" else "\t"))
     names = sorted({row["label"] for row in rows})
     found = {}
     for part in ("train", "val", "test"):
@@ -159,16 +181,27 @@ def of_table(folder: Path, table: Path, size: int) -> dict[str, Part]:
         pictures = [Image.open(folder / row["file"]).convert("L").resize((size, size), Image.Resampling.BILINEAR) for row in own]
         images = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])[:, None] / np.float32(255))
         classes, patients = [names.index(row["label"]) for row in own], [row["subject"] for row in own]
-        found[part] = Part(images, np.array(classes), np.array(patients))
+        pairing = np.array([row["pairing"] for row in own if "pairing" in row], "<U8")
+        found[part] = Part(images, np.array(classes), np.array(patients), pairing)
     return found
 
 
-def labelled(train: Part, share: float, seed: int) -> Part:
-    """A share of the patients, drawn evenly over the classes."""
-    if share == 1:
+def in_words(amount: float) -> str:
+    """`0.25`, a share of the labels, or `5 of each class`."""
+    return f"{amount} of each class" if isinstance(amount, int) else f"{amount:g}"
+
+
+def labelled(train: Part, amount: float, seed: int) -> Part:
+    """A share of the patients, drawn evenly over the classes, or a whole number of images of each class."""
+    if isinstance(amount, int):
+        random = np.random.default_rng(seed)
+        each = [random.permutation(np.flatnonzero(train.classes == one))[:amount] for one in np.unique(train.classes)]
+        rows = np.sort(np.concatenate(each))
+        return Part(train.images[torch.from_numpy(rows)], train.classes[rows], train.units[rows])
+    if amount == 1:
         return train
     units, first = np.unique(train.units, return_index=True)
-    count = math.floor(share * len(units) + 0.5)
+    count = math.floor(amount * len(units) + 0.5)
     chosen, _ = train_test_split(units, train_size=count, stratify=train.classes[first], random_state=seed)
     own = np.isin(train.units, chosen)
     return Part(train.images[torch.from_numpy(own)], train.classes[own], train.units[own])
@@ -222,11 +255,11 @@ class ResNet18(nn.Module):
         return self.head(self.features(x))
 
 
-def fitted(mode: str, data: dict[str, Part], share: float, setting: Setting, seed: int) -> np.ndarray:
+def fitted(mode: str, data: dict[str, Part], amount: float, setting: Setting, seed: int) -> np.ndarray:
     """Probabilities `(n, classes)` of the test images after one fit."""
     torch.manual_seed(seed)
     network = ResNet18(setting.width, setting.small_stem, int(data["train"].classes.max()) + 1)
-    train = labelled(data["train"], share, seed)
+    train = labelled(data["train"], amount, seed)
     if mode == "full":
         return end_to_end(network, train, data["val"], data["test"], setting, seed)
     known = [features(network, part.images) for part in (train, data["val"], data["test"])]
@@ -240,6 +273,15 @@ def scores(probabilities: np.ndarray, classes: np.ndarray) -> dict[str, float]:
     given = np.eye(probabilities.shape[1], dtype=int)[classes]
     accuracy = float((probabilities.argmax(1) == classes).mean())
     return {"auc": round(float(roc_auc_score(given, probabilities, average="macro")), 4), "accuracy": round(accuracy, 4)}
+
+
+def scores_of_all(probabilities: np.ndarray, test: Part) -> dict[str, float]:
+    """Scores of all test images, and of those of each pairing."""
+    found = scores(probabilities, test.classes)
+    for pairing in np.unique(test.pairing):
+        own = test.pairing == pairing
+        found |= {f"{metric}_{pairing}": value for metric, value in scores(probabilities[own], test.classes[own]).items()}
+    return found
 
 
 # End to end
