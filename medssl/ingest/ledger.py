@@ -8,6 +8,7 @@ from typing import Any
 
 from medssl.artefacts.series import SERIES
 from medssl.core.errors import TooManyRefusalsError
+from medssl.ingest.codes import CODES
 from medssl.ingest.refusal import Answer
 
 Row = dict[str, Any]
@@ -33,6 +34,18 @@ def volume_row(volume_id: str, answer: Answer) -> Row:
         "label": False,
         "warnings": answer.get("warnings", []),
     }
+
+
+def remark_on_refusals(series: list[Row], rejected: list[Row]) -> list[str]:
+    """A sentence if more groups of images were refused than accepted; masks count in no group of their own."""
+    accepted = len({row["series_id"] for row in series})
+    counts = Counter(row["code"] for row in rejected if row["code"] not in NO_REFUSALS and row["stage_of_check"] != "labels")
+    refused = counts.total()
+    if not refused > accepted:
+        return []
+    code, most = counts.most_common(1)[0]
+    what = f"Only {accepted} of {accepted + refused} series, volumes or sets of pictures were accepted"
+    return [f"{what}: {most} were refused as {code} ({CODES.get(code, 'by a check')}). rejected.tsv has the reason of each."]
 
 
 def check_refusals(source: str, series: list[Row], rejected: list[Row], limit: float, items: Path) -> None:

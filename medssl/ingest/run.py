@@ -30,7 +30,7 @@ from medssl.ingest.late_labels import (
     refused_in_words,
     unplaced,
 )
-from medssl.ingest.ledger import Row, check_refusals
+from medssl.ingest.ledger import Row, check_refusals, remark_on_refusals
 from medssl.ingest.options import IngestOptions, LabelFileOptions, RecordOptions
 from medssl.ingest.outcome import rejected_row
 from medssl.ingest.reading_pool import BATCH, ReadingPool
@@ -120,6 +120,7 @@ def merge(job: Job) -> None:
     _write_ledger(job, job.out, series, rejected)
     wanted_labels = job.spec.private.get("labels")
     said = remarks(options, labels_of(wanted_labels), wanted_labels, files, series, _key(job))
+    said += remark_on_refusals(series, rejected)
     if said:
         job.notes["remarks"] = said
     for remark in said:

@@ -174,6 +174,28 @@ def test_an_option_without_effect_is_reported_at_the_end_of_ingest(here: Path, c
     assert all(f"ingest ct: {remark}" in shown for remark in remarks)
 
 
+@pytest.mark.parametrize(("accepted", "refused", "said"), [(1, 2, True), (2, 2, False)])
+def test_a_source_of_which_most_is_refused_says_so_and_why(
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    accepted: int,
+    refused: int,
+    said: bool,
+) -> None:
+    image = nifti_image(random_phantom(3, constant=20.0))
+    for number in range(accepted + refused):
+        folder = here / "in" / f"p{number}"
+        folder.mkdir(parents=True)
+        values = np.asarray(image.dataobj) + np.int16(number + (2024 if number < refused else 0))
+        nibabel.save(nibabel.Nifti1Image(values, image.affine), folder / "ct.nii.gz")
+    (here / "in" / "notes.txt").write_text("set aside, not refused")
+    ingest_all(here / "in")
+    sentence = (
+        f"Only {accepted} of {accepted + refused} series, volumes or sets of pictures were accepted: {refused} were refused"
+    )
+    assert (f"{sentence} as implausible_hu (the values cannot be Hounsfield units)" in capsys.readouterr().err) is said
+
+
 def test_a_source_with_nothing_to_remark_has_no_remarks(here: Path) -> None:  # noqa: F811
     niftis(here / "in", "ct")
     _, _, out = ingest_all(here / "in", tilt="refuse", modality="CT")

@@ -3821,4 +3821,11 @@ MUTATIONS = [
         "        a, b = (wide(self.projector(feature)) for feature in features)\n        own",
         "pretrain/test_pretrain_recipes.py::test_batch_norm_sees_what_it_sees_in_the_released_code",
     ),
+    Mutation(
+        "ingest",
+        "a source of which most is refused has no remark",
+        "    if not refused > accepted:\n",
+        "    if accepted:\n",
+        "ingest/test_ingest_modality.py::test_a_source_of_which_most_is_refused_says_so_and_why",
+    ),
 ]
