@@ -9,9 +9,8 @@ import numpy as np
 
 from medssl.core.files import sha256_file
 from medssl.ingest.check import Series, run_checks
-from medssl.ingest.checks.hounsfield import why_not_offset
 from medssl.ingest.dicom.elements import Buffer
-from medssl.ingest.hounsfield_scale import AIR_HU, HIGHEST_HU, UNSIGNED_PADDING
+from medssl.ingest.hounsfield_scale import AIR_HU, HIGHEST_HU, UNSIGNED_PADDING, why_not_offset
 from medssl.ingest.metaimage import read_metaimage_header
 from medssl.ingest.nifti import check_finite, read_nifti_header
 from medssl.ingest.nrrd import read_nrrd_header

@@ -5,17 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from medssl.ingest.check import Finding, Series
-from medssl.ingest.hounsfield_scale import HIGHEST_HU
+from medssl.ingest.hounsfield_scale import HIGHEST_HU, LOWEST_HU, PADDING_HU
 
 APPLIES_TO = ("CT",)
 CODES = ("implausible_hu",)
-LOWEST_HU = -1100.0
-"""Air minus its noise."""
 ADVICE = "an offset of about -1024 may be missing, which ingest.offset_hu adds to files other than DICOM"
-TISSUE_HU = -200.0
-"""Fat and all that is denser lie above."""
-PADDING_HU = -2000.0
-"""From here down a single value may be the rim outside the scanned circle, which was not declared as padding."""
 
 
 def hounsfield(series: Series) -> Finding | None:
@@ -62,21 +56,4 @@ def why_not_hounsfield(
     low, high = (float(v) for v in np.percentile(inside, [5, 95]))
     if inside.min() >= 0 and not below.size and low <= 200 and high >= 900:
         return f"no voxel lies below 0 HU and the brightest twentieth above {high:.0f}; {ADVICE}"
-    return ""
-
-
-def why_not_offset(values: np.ndarray, offset_hu: float) -> str:
-    """Why `values`, of any shape and in HU with `offset_hu` added, do not need that offset; empty if they do.
-
-    A file that holds HU already has its air, of -1000 or -1024, far below air then, where a single value would pass for padding;
-    or if it shows no air, its tissue becomes air.
-    """
-    if not offset_hu or not values.size:
-        return ""
-    low = float(np.mean((values < LOWEST_HU) & (values > PADDING_HU + min(offset_hu, 0.0))))
-    if low > 0.05:
-        return f"with offset_hu {offset_hu:g} {100 * low:.0f} % of the voxels lie below air; the file may hold HU without it"
-    highest = float(np.percentile(values, 99))
-    if highest < TISSUE_HU:
-        return f"with offset_hu {offset_hu:g} 99 % of the voxels lie below {highest:.0f} HU, so nothing is tissue"
     return ""
