@@ -209,8 +209,7 @@ def _tried(probe: Probe, runs: list[tuple[str, str]], known: dict[str, _Tried]) 
     """The trial of the pre-training of some runs; equal ones are tried once, so that they get equal advice."""
     cohort, run = next((pair for pair in runs if probe.has_kept(*pair)), runs[0])
     settings = probe.study.pretrain[Run.parse(run).name]
-    samples = probe.samples(cohort, run)
-    batches = batches_to_try(settings.batch_size // settings.accumulate, samples)
+    batches = batches_to_try(settings.batch_size // settings.accumulate, probe.samples(cohort, run))
     same = canonical_json([settings.model_dump(mode="json", exclude={"arms", "seeds"}), cohort, batches])
     if same not in known:
         known[same] = _in_time(probe, settings, cohort, run, batches)
