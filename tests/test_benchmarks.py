@@ -114,6 +114,14 @@ def test_the_hearts_labelled_patients_are_the_protocols_first_that_are_there(
     assert all(Path(volume["mask"]).is_file() for patients in found.values() for patient in patients for volume in patient)
 
 
+def test_labelled_patients_by_hand_can_be_those_that_a_study_drew(segmentation: dict[str, Any], hearts: list[str]) -> None:
+    train = segmentation["hearts"](Path(hearts[1]), Path(hearts[3]))["train"]
+    assert segmentation["named"](train, ["patient002"]) == [train[1]]
+    for names in (["patient001"], ["patient00"]):
+        with pytest.raises(SystemExit, match="whole name"):
+            segmentation["named"](train, names)
+
+
 def test_the_hearts_dice_is_of_masks_on_the_grid_of_the_files(acdc: dict[str, Any], hearts: list[str]) -> None:
     """A network that sees each class: grey values of drawn hearts without clutter or noise are class / 3."""
     import nibabel
@@ -256,6 +264,7 @@ def test_a_classification_by_hand_scores_as_scipy_counts_pairs(classification: d
 def test_a_segmentation_by_hand_learns_drawn_hearts_as_volumes(hearts: list[str]) -> None:
     script, setting = ROOT / "benchmarks" / "baselines" / "segmentation.py", "joint.heart_volume"
     command = [warm.python(), str(script), setting, "--shares", "1", "--seeds", "1", "--steps", "16", *hearts]
+    command += ["--labelled", "patient000", "patient002"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     word, _, figures = done.stdout.splitlines()[-1].partition(" ")
     found = json.loads(figures)

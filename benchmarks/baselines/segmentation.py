@@ -6,8 +6,8 @@ study's attention is deformable. Voxels, window, patches, steps, batch, rate, sc
 Each patch of a step is drawn from a random volume. Half of the patches are centred near a voxel of a class, drawn evenly over
 the classes. The last step is kept, as in the study: fewer than ten patients validate. Batch norms then take their statistics
 from some training batches. Scored is the Dice of the test patients on the grid of their files. Labelled are the first patients
-in the order of the split file; `tasks` draws them by seed. Order, weights and changes are drawn by other generators than the
-study's: scores agree within the spread over seeds, not to the digit.
+in the order of the split file. `tasks` draws them by seed: give its patients with `--labelled`. Order, weights and changes are
+drawn by other generators than the study's: scores agree within the spread over seeds, not to the digit.
 
 `python benchmarks/baselines/segmentation.py tasks.heart [--seeds 3]`; the last line is RESULT {json}.
 """
@@ -122,11 +122,16 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--shares", type=float, nargs="+", help="of the labels, of those of the setting")
     parser.add_argument("--steps", type=int)
+    parser.add_argument(
+        "--labelled", nargs="+", action="append", help="patients of a seed, as their files begin; repeat it for the next seed"
+    )
     parser.add_argument("--images", type=Path)
     parser.add_argument("--protocol", type=Path, default=PROTOCOL, help="of the heart")
     options = parser.parse_args()
     setting = SETTINGS[options.setting]
     setting = replace(setting, **{name: given for name in ("shares", "steps") if (given := getattr(options, name))})
+    if options.labelled and (len(options.labelled) != options.seeds or len(setting.shares) > 1):
+        parser.error(f"--labelled goes with one of --shares {setting.shares}, and once for each of --seeds {options.seeds}")
     torch.set_num_threads(1)
     started_s = time.monotonic()
     if setting.images == "heart":
@@ -137,13 +142,15 @@ def main() -> None:
     scores: dict[str, list[np.ndarray]] = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for share in setting.shares:
-            first = patients["train"][: max(1, math.floor(share * len(patients["train"]) + 0.5))]
+            labelled = patients["train"][: max(1, math.floor(share * len(patients["train"]) + 0.5))]
+            if options.labelled:
+                labelled = named(patients["train"], options.labelled[seed - options.first_seed])
             fit_s = time.monotonic()
-            network = fitted([volume for patient in first for volume in patient], setting, seed)
+            network = fitted([volume for patient in labelled for volume in patient], setting, seed)
             rate = setting.steps / (time.monotonic() - fit_s)
             found = dice(network, test, setting)
             scores.setdefault(f"{share:g}", []).append(found)
-            row = {"seed": seed, "share": share, "patients": len(first), "steps_per_s": round(rate, 2)}
+            row = {"seed": seed, "share": share, "patients": len(labelled), "steps_per_s": round(rate, 2)}
             print(json.dumps(row | score_of(found)), flush=True)
     result = {
         "setting": options.setting,
@@ -176,6 +183,14 @@ def hearts(images: Path, protocol: Path) -> dict[str, list[list[Volume]]]:
         if files:
             volumes = [{"image": str(file), "mask": str(file).replace("_img.nii.gz", "_seg.nii.gz")} for file in files]
             found[row["part"]].append(volumes)
+    return found
+
+
+def named(patients: list[list[Volume]], names: list[str]) -> list[list[Volume]]:
+    """The patients whose files begin with these names."""
+    found = [patient for patient in patients if Path(patient[0]["image"]).name.startswith(tuple(names))]
+    if len(found) != len(names):
+        raise SystemExit(f"{len(found)} patients of the training part begin with {names}: give each one's whole name")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Whether runs and tasks can start: readable weights, networks of one rank, and existing pairs to compare."""
+"""Whether runs and tasks can start: networks of one rank that fit their images, and existing pairs to compare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from medssl.nn.backbone_outline import attention_of, has, in_words, misfit, num_
 from medssl.pretrain.options import not_installed
 from medssl.pretrain.outlines import leaves_parts
 from medssl.study.check_ranks import deepens, rank_of, without_part
-from medssl.study.check_weights import weights_problems
 from medssl.study.dag import Dag
 from medssl.study.file import Loc
 from medssl.study.options import Study
@@ -29,7 +28,6 @@ ADAPTS = "lora"
 
 def start_problems(dag: Dag) -> Iterator[Problem]:
     """Problems of the starting points of runs, tasks and arms, and of the pairs to compare."""
-    yield from weights_problems(dag)
     for name, run in dag.study.pretrain.items():
         yield from ((("pretrain", name, "loggers"), text) for text in not_installed(run.loggers))
     for name, task in dag.study.finetune.items():

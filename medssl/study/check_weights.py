@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medssl.core.code import PACKAGE, code_hash
 from medssl.core.errors import did_you_mean
@@ -37,16 +37,33 @@ class _Start:
     spatial_dims: int
 
 
-def weights_problems(dag: Dag) -> Iterator[tuple[Loc, str]]:
-    """Files of weights that are missing, are not safetensors, or do not fit the network."""
+class CheckedWeights(NamedTuple):
+    """What was found of the files of weights in a study.
+
+    problems: files that are missing, are not safetensors, or do not fit the network; notes: files that could not be compared.
+    """
+
+    problems: list[tuple[Loc, str]]
+    notes: list[tuple[Loc, str]]
+
+
+def check_weights(dag: Dag) -> CheckedWeights:
+    """Check the files of weights that runs, tasks and arms start from."""
+    found = CheckedWeights([], [])
     sound: list[_Start] = []
     for start in _starts(dag):
         if text := no_weights_at(start.path):
-            yield start.loc, text
+            found.problems.append((start.loc, text))
         else:
             sound.append(start)
-    yield from ((start.loc, text) for start, text in zip(sound, answers(sound), strict=True) if text)
-    yield from _wrong_encoders(dag)
+    for start, answer in zip(sound, answers(sound), strict=True):
+        if answer is None:
+            text = f"{start.path!r} was not compared with the network: the check failed, or took more than {LIMIT_S} s"
+            found.notes.append((start.loc, f"{text}. The job that starts from it does so"))
+        elif answer:
+            found.problems.append((start.loc, answer))
+    found.problems.extend(_wrong_encoders(dag))
+    return found
 
 
 def _wrong_encoders(dag: Dag) -> Iterator[tuple[Loc, str]]:
@@ -96,8 +113,11 @@ def no_weights_at(path: str) -> str:
     return ""
 
 
-def answers(starts: list[_Start]) -> list[str]:
-    """For each file of weights why it does not fit its network, or nothing; kept until the file, network or code changes."""
+def answers(starts: list[_Start]) -> list[str | None]:
+    """For each file of weights why it does not fit its network, empty if it does, or None if that could not be checked.
+
+    Answers are kept until the file, network or code changes.
+    """
     found: dict[str, str] = {}
     asked: dict[str, dict[str, Any]] = {}
     keys = [_key(start) for start in starts]
@@ -111,7 +131,7 @@ def answers(starts: list[_Start]) -> list[str]:
         with contextlib.suppress(OSError):  # only a cache: if the folder is not writable, that costs time and nothing else
             _kept(key).parent.mkdir(parents=True, exist_ok=True)
             write_json(_kept(key), answer)
-    return [found.get(key, "") for key in keys]
+    return [found.get(key) for key in keys]
 
 
 def _question(start: _Start) -> dict[str, Any]:

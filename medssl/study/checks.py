@@ -22,6 +22,7 @@ from medssl.study.check_records import record_notes, record_problems
 from medssl.study.check_sources import idle_options, mixed_cohorts, without_spacing, without_volumes
 from medssl.study.check_split import split_notes, split_problems
 from medssl.study.check_starts import start_notes, start_problems
+from medssl.study.check_weights import CheckedWeights, check_weights
 from medssl.study.dag import Dag
 from medssl.study.file import Loc, Places
 from medssl.study.options import Study
@@ -55,8 +56,10 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
     study, asked = dag.study, list(targets)
     reserved = list(_reserved(study))
     reached = Reach([], list(study.finetune), frozenset(study.sources)) if reserved else reach(dag, asked)
+    weights = CheckedWeights([], []) if reserved else check_weights(dag)
     listed: dict[str, SourceFiles] = {}
     found = [*reserved, *_sections(study), *_list_sources(study, listed), *folder_problems(study, dag.layout)]
+    found += weights.problems
     found += [] if reserved else [*start_problems(dag), *_beyond_all_distances(dag), *without_volumes(dag, listed)]
     found += [] if reserved else without_spacing(dag, listed)
     found += [*idle_options(study, listed), *split_problems(study, listed, _tested(study, reached))]
@@ -69,7 +72,8 @@ def check_study(dag: Dag, places: Places, targets: Iterable[str] = ()) -> Checke
     problems = [*(places.sentence(loc, text) for loc, text in found), *unknown_targets(dag, asked)]
     if problems:
         raise StudyError("\n".join(dict.fromkeys(problems)))
-    return Checked([places.sentence(loc, text) for loc, text in _notes(dag, listed, labelled, reached)], listed)
+    notes = [*weights.notes, *_notes(dag, listed, labelled, reached)]
+    return Checked([places.sentence(loc, text) for loc, text in notes], listed)
 
 
 def unknown_targets(dag: Dag, targets: Iterable[str]) -> Iterator[str]:

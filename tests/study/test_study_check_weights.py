@@ -122,8 +122,12 @@ def test_a_cut_file_is_reported_and_other_checks_report_a_network_that_cannot_be
 
 
 @pytest.mark.usefixtures("fitting_weights")
-def test_without_an_answer_the_jobs_decide_and_none_is_kept(folder: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_answer_a_note_says_that_the_jobs_compare_and_none_is_kept(
+    folder: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made(folder / "wide.safetensors", width=0.25)
     monkeypatch.setattr(check_weights, "CHECK", "medssl.nn.there_is_no_such_module")
     monkeypatch.setattr(check_weights, "_key", lambda start: start.path)
-    assert notes(study("wide.safetensors")) == [] and not (folder / ".medssl" / "code" / "wide.safetensors").exists()
+    (note,) = notes(study("wide.safetensors"))
+    assert "init_weights: 'wide.safetensors' was not compared with the network" in note
+    assert not (folder / ".medssl" / "code" / "wide.safetensors").exists()
