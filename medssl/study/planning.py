@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medssl.artefacts.names import Run
 from medssl.finetune.options import FinetuneOptions
 from medssl.pretrain.options import TrainingOptions
 
@@ -91,11 +92,20 @@ def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: fl
     return LargestBatch(2 ** int(math.log2(fits)) if fits >= 1 else 0)
 
 
-def num_fits(settings: FinetuneOptions, num_runs: int) -> int:
-    """Fits of a task: starting points × modes × amounts of labels × seeds."""
-    starts = num_runs + int(settings.scratch) + len(settings.weights)
+def num_fits(settings: FinetuneOptions, runs: Sequence[Run], *, num_networks: int = 1, num_folds: int = 1) -> int:
+    """Fits of a task: starting points × modes × amounts of labels × seeds × rates × folds.
+
+    runs: that it starts from; with `pair_seeds` each is fitted with its own seed alone. num_networks: different ones among them:
+    each has its scratch, drawn as often as a run is pre-trained.
+    """
+    seeds, run_seeds = set(settings.seeds), {run.seed for run in runs}
+    started = sum(run.seed in seeds if settings.pair_seeds else len(seeds) for run in runs)
+    started += len(settings.weights) * len(seeds)
+    if settings.scratch:
+        draws = len(run_seeds) if len(seeds) < len(run_seeds) else 1
+        started += num_networks * draws * len(seeds)
     amounts = len(settings.fractions) + len(settings.counts) + len(settings.counts_per_class)
-    return starts * len(settings.modes) * amounts * len(settings.seeds)
+    return started * len(set(settings.modes)) * amounts * len(settings.lr) * num_folds
 
 
 def table(costs: Sequence[Cost], free_mb: float, num_jobs: int) -> str:

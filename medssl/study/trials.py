@@ -153,9 +153,16 @@ class _Trials:
         if not (whole and self.tried):
             return _unknown("finetune", task)
         settings, probe = self.study.finetune[task], self.probes[-1]
-        fits = num_fits(settings, len(probe.dag.runs_for(settings))) * len(settings.lr)
+        split = self.study.prepare_of(settings.source).split
+        runs = [run for _, run in probe.dag.runs_for(settings)]
+        of_runs = [self.study.pretrain[run.name] for run in runs]
+        networks = {canonical_json([of_run.backbone.model_dump(), of_run.spatial_dims]) for of_run in of_runs}
+        fits = num_fits(settings, runs, num_networks=max(1, len(networks)), num_folds=split.folds or 1)
         times = self.sizes[settings.source] / probe.sizes[settings.source]
         labelled, val, test = (probe.labelled(settings.source, split) * times for split in ("train", "val", "test"))
+        if split.folds is not None:  # the probe's split has none
+            cases = labelled + val + test
+            labelled, val, test = cases * (1 - 1 / split.folds), cases * split.val_frac, cases / split.folds
         images = settings.steps(int(labelled)) * min(settings.batch_size, labelled)
         images += settings.evaluations * val + test
         first = next(iter(self.study.pretrain.values()))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medssl.artefacts.names import Arm, Run, Start
 from medssl.finetune.options import FinetuneOptions
+from medssl.finetune.plan import plan
+from medssl.finetune.starting import draws_of_scratch
+from medssl.finetune.subsets import shares_of
 from medssl.pretrain.options import PretrainOptions
 from medssl.study.planning import Cost, Measured, grown, largest_batch, num_fits, peak_at, steps, table
 
@@ -67,11 +73,24 @@ def test_where_only_one_batch_could_be_tried_memory_is_in_proportion() -> None:
     assert str(largest_batch((2, 2), (500, 500), room_mb=1e9)) == "2 or more"  # no promise beyond
 
 
-def test_fits_of_a_task() -> None:
-    task = FinetuneOptions(
-        source="a", modes=["linear", "full"], fractions=[0.1, 1.0], counts=[5], seeds=[0, 1], weights={"x": "y"}
-    )
-    assert num_fits(task, num_runs=3) == (3 + 1 + 1) * 2 * 3 * 2
+@pytest.mark.parametrize("options", [{}, {"pair_seeds": True}, {"scratch": False}, {"weights": {}}, {"seeds": [0]}])
+@pytest.mark.parametrize("num_folds", [1, 5])
+@pytest.mark.parametrize("num_networks", [1, 2])
+def test_fits_of_a_task_are_those_that_its_job_plans(options: dict[str, Any], num_folds: int, num_networks: int) -> None:
+    given: dict[str, Any] = {"modes": ["linear", "full"], "fractions": [0.1, 1.0], "counts": [5], "weights": {"x": "y"}}
+    task = FinetuneOptions(source="a", **{**given, "seeds": [0, 1, 2], **options})
+    runs = [Run("simclr", "all", seed) for seed in (0, 1, 2)]
+    starts = [run.start for run in runs] + [Start.given(name) for name in task.weights]
+    draws = draws_of_scratch(starts, task.seeds) if task.scratch else []
+    starts += [Start(Arm.of_scratch(name), draw) for name in ["resnet18", "vit"][:num_networks] for draw in draws]
+    shares = shares_of(task.fractions, task.counts, 100)
+    fits = plan(starts, task.modes, shares, task.seeds, range(num_folds), pair_seeds=task.pair_seeds)
+    assert num_fits(task, runs, num_networks=num_networks, num_folds=num_folds) == len(fits)
+
+
+def test_each_rate_is_a_fit() -> None:
+    task = FinetuneOptions(source="a", modes=["full"], fractions=[1.0], seeds=[0, 1], lr=[0.1, 0.01])
+    assert num_fits(task, []) == 2 * 2
 
 
 def test_too_little_room_is_reported() -> None:
