@@ -12,7 +12,8 @@ export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 .PHONY: help install organamnist few-shot-organs oasis-labels scanner-shift split-tables reference docs docs-test gallery readme-picture pretrain_ct report test test-full mutants package-test slurm-test wheelhouse wheelhouse-test gpu-pack check format lock clean
 
 help:
-	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z_%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@printf 'bench-NAME\tratios against peers; NAME is one of: $(BENCHES)\n'
 
 install: $(STAMP) ## make .venv from the pinned lock
 
@@ -57,7 +58,7 @@ test: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/lifelines $(VENV)/valida
 test-full: $(STAMP) $(VENV)/parity $(VENV)/simpleitk $(VENV)/lifelines $(VENV)/validator/.installed $(VENV)/onnx/.installed ## the suite with the long counts
 	$(PYTHON) -m pytest -n 2 --dist loadfile --full
 
-mutants: $(STAMP) $(VENV)/simpleitk $(VENV)/lifelines ## break the library in a hundred places, one at a time: the tests must notice each; ends with RESULT {json}
+mutants: $(STAMP) $(VENV)/simpleitk $(VENV)/lifelines ## break the library in hundreds of places, one at a time: the tests must notice each; ends with RESULT {json}
 	$(PYTHON) tests/mutants/run.py
 
 package-test: $(STAMP) ## wheel, sdist, conda and container in clean environments and a folder of one's own, timed; ends with RESULT {json}
@@ -86,7 +87,7 @@ $(VENV)/lightly: $(STAMP) requirements-gpu.lock
 
 bench-pretrain bench-gpu: $(VENV)/lightly
 
-$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## bench-faults, -ingest, -reduce, -leakage, -leaked_benchmarks, -pretrain, -finetune, -cache, -spark, -self_distillation, -gpu: ratios against peers
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## see BENCHES: ratios against peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 

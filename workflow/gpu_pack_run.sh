@@ -2,7 +2,7 @@
 # What `make gpu-pack` packs, on a machine without internet that has a GPU, torch and the other packages named below.
 #   bash run.sh                  the benchmark, then every job of the packed studies
 #   bash run.sh bench [option …] the benchmark alone, with its options (--small: on the processor)
-#   bash run.sh studies          the jobs alone; stopped, the same command goes on
+#   bash run.sh studies          the jobs alone; stopped, the same command continues
 # PYTHON names another interpreter than python3.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

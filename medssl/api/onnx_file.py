@@ -77,7 +77,7 @@ def onnx_model(model: Model) -> tuple[bytes, float]:
         StudyError: the packages of the extra `onnx` are missing, torch cannot export the network, or the two differ.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise StudyError(f"ONNX needs packages that are not here ({', '.join(missing)}): pip install 'medssl[onnx]'.")
+        raise StudyError(f"ONNX needs packages that are not here ({', '.join(missing)}): pip install {' '.join(missing)}.")
     network = Answers.of(model)
     shape = (model.expected.in_channels, *model.expected.size)
     generator = torch.Generator().manual_seed(0)

@@ -21,7 +21,8 @@ class SplitOptions(Options):
     folds: Several | None = None
     """Number of folds of a cross-validation, each the test part once; all patients are then held out from pre-training."""
     file: PathText | None = None
-    """TSV with the header `id<tab>split`: the part (train, val, test) of each patient or image."""
+    """TSV with the header `id<tab>split`: the part (train, val, test) of each patient or image, by medssl's ids. A third column
+    `order` is that in which training patients are labelled (`label_order: listed`)."""
 
     @model_validator(mode="after")
     def _train_is_left(self) -> SplitOptions:

@@ -34,8 +34,8 @@ def split_problems(study: Study, listed: Mapping[str, SourceFiles], tested: Mapp
                 if found.parts and not any(MINTED.fullmatch(name) for name in found.parts):
                     raise StudyError(
                         f"no id of {split.file} is one that medssl gives, the first is {next(iter(found.parts))!r}. Expected "
-                        "those of patients (p-…), of series without one (s-…) or images (i-…): `medssl check --table` names "
-                        "them. File names go into a column `split` of the label table"
+                        "those of patients (p-…), of series without one (s-…) or images (i-…): `medssl check --table "
+                        "--id-key` lists them. File names go into a column `split` of the label table"
                     )
             except StudyError as error:
                 yield split_loc(study, source, "file"), str(error)
