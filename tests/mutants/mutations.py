@@ -3560,6 +3560,27 @@ MUTATIONS = [
     ),
     Mutation(
         "study",
+        "a plan counts the fits of a run with every seed, although seeds are paired",
+        "started = sum(run.seed in seeds if settings.pair_seeds else len(seeds) for run in runs)",
+        "started = sum(len(seeds) for run in runs)",
+        "study/test_study_planning.py::test_fits_of_a_task_are_those_that_its_job_plans",
+    ),
+    Mutation(
+        "study",
+        "a plan counts one draw of scratch beside three pre-trainings of one seed of the labels",
+        "draws = len(run_seeds) if len(seeds) < len(run_seeds) else 1",
+        "draws = 1",
+        "study/test_study_planning.py::test_fits_of_a_task_are_those_that_its_job_plans",
+    ),
+    Mutation(
+        "study",
+        "weights that could not be compared pass for weights that fit",
+        "if answer is None:",
+        "if answer is ...:",
+        "study/test_study_check_weights.py::test_without_an_answer_a_note_says_that_the_jobs_compare_and_none_is_kept",
+    ),
+    Mutation(
+        "study",
         "an answer on weights is kept after the file has changed",
         "return sha256_text(canonical_json([_question(start), states, code_hash(check)]))",
         "return sha256_text(canonical_json([_question(start), code_hash(check)]))",
