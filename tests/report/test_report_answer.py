@@ -68,7 +68,7 @@ def test_the_limits_of_a_comparison_are_reported_for_each_group() -> None:
     assert any(
         "with one fit of the first, in 3 comparisons with training from scratch the first did better" in one for one in told
     )
-    assert any("the first was better: arm1; arm3; arm5." in one for one in told)
+    assert any("the first was better: arm1, arm3, arm5." in one for one in told)
 
 
 def test_the_fits_behind_a_claim_are_those_of_the_scores() -> None:
@@ -110,8 +110,10 @@ def test_many_comparisons_are_reported_by_their_results() -> None:
     assert [len(group) for group in groups] == [9, 3, 1, 1], "scratch first, then by share of labels"
     assert sum(len(group) for group in groups) == len(rows)
     better, unclear = (Markup(claim_together(group)).striptags() for group in groups[:2])
-    assert "in 9 comparisons with training from scratch the first was better: arm0; arm1;" in better
-    assert "3 comparisons with training from scratch show no clear difference: arm9; arm10; arm11." in unclear
+    assert "in 9 comparisons with training from scratch the first was better: arm0, arm1," in better
+    assert "3 comparisons with training from scratch show no clear difference: arm9, arm10, arm11." in unclear
+    pairs = pd.DataFrame([ROW | {"a": f"arm{n}", "b": b} for b in ("all", "every_n") for n in range(3)])
+    assert Markup(claim_together(pairs)).striptags().endswith(": arm0, arm1, arm2 against all; arm0, arm1, arm2 against every_n.")
     assert detail_together(groups[0]).startswith("AUC differences +0.030 to +0.038;")
     assert "<b>" not in claim_together(pd.DataFrame([ROW | {"a": "<b>arm</b>"}, ROW]))
 

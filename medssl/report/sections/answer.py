@@ -230,10 +230,11 @@ def claim_together(rows: pd.DataFrame) -> Markup:
     """Comparisons that came out alike in words: how many, and which."""
     row = records(rows)[0]
     against = f" with {_scratch(row)}" if is_scratch(str(row["b"])) else " of starting points"
-    names = [one["a"] if is_scratch(str(one["b"])) else f"{one['a']} and {one['b']}" for one in records(rows)]
+    firsts = {str(b): ", ".join(map(str, group["a"])) for b, group in rows.groupby("b", sort=False)}
+    names = [firsts_of if is_scratch(b) else f"{firsts_of} against {b}" for b, firsts_of in firsts.items()]
     limits = limits_of(row if is_scratch(str(row["b"])) else row | {"b": "the second"}, "the first")
     start = ", ".join(part for part in (_labels(row), limits) if part)
-    return VERDICTS[_bounded_verdict(row)].format(start, f"{len(rows)} comparisons{against}", "; ".join(map(str, names)))
+    return VERDICTS[_bounded_verdict(row)].format(start, f"{len(rows)} comparisons{against}", "; ".join(names))
 
 
 def _bounded_verdict(row: dict[str, Any]) -> str:
