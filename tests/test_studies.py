@@ -49,6 +49,12 @@ def test_the_size_for_minutes_of_a_gpu_compares_what_the_full_size_does(name: st
     assert set(short.evaluate.compare) == set(full.evaluate.compare)
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_folder_draws_the_same_patients(path: Path) -> None:
+    """Ids depend on the key, and draws on ids: a key of the folder's own would draw other patients in each."""
+    assert yaml.safe_load(path.read_text())["id_key"] == "demo/id_key"
+
+
 def table(name: str) -> list[dict[str, str]]:
     with (FOLDER / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))

@@ -76,7 +76,7 @@ class Study(Options):
     output: PathText = "results"
     """Folder of all results."""
     id_key: PathText | None = None
-    """File with the key of the ids; default: a key made in `.medssl/`."""
+    """File with the key of the ids, on which all draws depend; default: a key made in `.medssl/`, another one in each folder."""
     sources: dict[Name, SourceOptions] = Field(min_length=1)
     """The images, by name."""
     cohorts: dict[Name, list[str]] = {}
