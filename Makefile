@@ -87,7 +87,7 @@ $(VENV)/lightly: $(STAMP) requirements-gpu.lock
 
 bench-pretrain bench-gpu: $(VENV)/lightly
 
-$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers ## see BENCHES: ratios against peers
+$(BENCHES:%=bench-%): bench-%: $(VENV)/.peers
 	$(PYTHON) benchmarks/$*.py
 	$(PYTHON) benchmarks/write_docs.py
 

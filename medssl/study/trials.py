@@ -159,7 +159,7 @@ class _Trials:
         networks = {canonical_json([of_run.backbone.model_dump(), of_run.spatial_dims]) for of_run in of_runs}
         fits = num_fits(settings, runs, num_networks=max(1, len(networks)), num_folds=split.folds or 1)
         times = self.sizes[settings.source] / probe.sizes[settings.source]
-        labelled, val, test = (probe.labelled(settings.source, split) * times for split in ("train", "val", "test"))
+        labelled, val, test = (probe.labelled(settings.source, part) * times for part in ("train", "val", "test"))
         if split.folds is not None:  # the probe's split has none
             cases = labelled + val + test
             labelled, val, test = cases * (1 - 1 / split.folds), cases * split.val_frac, cases / split.folds

@@ -1,4 +1,4 @@
-"""What the page concludes: words follow numbers, a hint is called one, and what is lost with fewer labels is told."""
+"""What the page concludes: words follow numbers, a hint is called one, and what is lost with fewer labels is reported."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def test_the_limits_of_a_comparison_are_reported_for_each_group() -> None:
     rows = [ROW | {"a": f"arm{n}", "fits_a": 1 + n % 2, "fits_b": 3} for n in range(6)]
     groups = alike(pd.DataFrame(rows))
     assert [len(group) for group in groups] == [3, 3]
-    told = [Markup(claim_together(group)).striptags() for group in groups]
+    claims = [Markup(claim_together(group)).striptags() for group in groups]
     assert any(
-        "with one fit of the first, in 3 comparisons with training from scratch the first did better" in one for one in told
+        "with one fit of the first, in 3 comparisons with training from scratch the first did better" in one for one in claims
     )
-    assert any("the first was better: arm1, arm3, arm5." in one for one in told)
+    assert any("the first was better: arm1, arm3, arm5." in one for one in claims)
 
 
 def test_the_fits_behind_a_claim_are_those_of_the_scores() -> None:
