@@ -171,6 +171,16 @@ def test_settings_by_hand_are_those_of_the_study_files(classification: dict[str,
             assert (options.max_steps, options.batch_size) == (setting.steps, setting.batch_size), name
 
 
+def test_the_heart_by_hand_has_the_numbers_of_the_study_file(acdc: dict[str, Any]) -> None:
+    from medssl.study.file import load_study
+
+    study, setting = load_study(files=[str(ROOT / "configs" / "studies" / "acdc.yaml")]), acdc["SETTING"]
+    task = study.finetune["protocol"]
+    assert (task.max_steps, task.batch_size, task.weight_decay) == (setting.steps, setting.batch_size, setting.weight_decay)
+    assert (task.size, task.options["overlap"]) == (list(setting.size)[:1], setting.overlap)
+    assert [*study.prepare.percentiles, *study.prepare.spacing_mm[:2]] == [*setting.percentiles, *setting.spacing[:2]]
+
+
 def drawn_classes(folder: Path, count: int) -> Path:
     """Pictures of two classes, whose left or right half is brighter, `count` of each in each part; the path of their table."""
     from PIL import Image
