@@ -3849,4 +3849,11 @@ MUTATIONS = [
         "    if accepted:\n",
         "ingest/test_ingest_modality.py::test_a_source_of_which_most_is_refused_says_so_and_why",
     ),
+    Mutation(
+        "study",
+        "a plan keeps prototypes fixed for more steps than its trials have",
+        'if name.endswith("_steps")]',
+        'if name.endswith("_epochs")]',
+        "study/test_study_probe.py::test_prototypes_fixed_for_more_steps_than_a_trial_has_are_planned",
+    ),
 ]

@@ -129,6 +129,17 @@ def test_a_job_stopped_between_its_steps_counts_as_not_measured(tmp_path: Path) 
     assert not piece.measured
 
 
+@pytest.mark.parametrize("objective", ["swav", "joint_2d3d"])
+def test_prototypes_fixed_for_more_steps_than_a_trial_has_are_planned(tmp_path: Path, objective: str) -> None:
+    study = tiny(tmp_path)
+    options = {"freeze_prototypes_steps": 313} | ({"volume_prototypes": 4} if objective == "joint_2d3d" else {})
+    run = study.pretrain["simclr"].model_dump() | {"objective": {objective: options}, "max_steps": 1000}
+    study = load_study(study.model_dump() | {"pretrain": {"fixed": run}})
+    tried = probe.Probe(tmp_path / "piece", study, 1, 1, deadline_s=0.0).study.pretrain["fixed"]
+    assert tried.max_steps == probe.PROBE_STEPS and tried.objective.options["freeze_prototypes_steps"] is None
+    assert study.pretrain["fixed"].objective.options["freeze_prototypes_steps"] == 313
+
+
 @pytest.mark.parametrize("stopped", ["ingest ct", "prepare ct", "reduce ct/describe"])
 def test_what_was_measured_before_the_stop_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: str) -> None:
     """Trials of one second each; in the second piece the time ends at `stopped`, whose cost then comes from the first piece."""
