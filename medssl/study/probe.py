@@ -66,9 +66,8 @@ class Probe:
         self.sizes = {name: one.num_bytes for name, one in self.pieces.items()}
         values["output"] = "results"
         for run in values["pretrain"].values():
-            of_objective = run["objective"]["options"]
-            for name in [name for name in of_objective if name.endswith("_steps")]:
-                del of_objective[name]  # of more steps than a trial has
+            objective = run["objective"]  # its steps may be more than those of a trial
+            objective["options"] = {name: value for name, value in objective["options"].items() if not name.endswith("_steps")}
             run |= {
                 "devices": 1,
                 "nodes": 1,

@@ -3852,8 +3852,8 @@ MUTATIONS = [
     Mutation(
         "study",
         "a plan keeps prototypes fixed for more steps than its trials have",
-        'if name.endswith("_steps")]',
-        'if name.endswith("_epochs")]',
+        'if not name.endswith("_steps")}',
+        'if not name.endswith("_epochs")}',
         "study/test_study_probe.py::test_prototypes_fixed_for_more_steps_than_a_trial_has_are_planned",
     ),
 ]
