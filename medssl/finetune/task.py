@@ -7,6 +7,7 @@ Literals at the top of that file declare what other code must know:
 |---|---|
 | `MODES`, `DEFAULT_MODES` | how a starting point may be used, and the default of the study file |
 | `FROZEN_MODES` | modes in which the encoder stays frozen; may be left out |
+| `PROBES` | of these, modes fitted without steps, to features that are computed once; may be left out |
 | `TRANSDUCTIVE` | modes that predict cases together, and the mode that is always fitted beside each; may be left out |
 | `MODE_REFUSES` | for modes that exclude an option of the task, the option and the reason; may be left out |
 | `MODE_NEEDS` | the literal of a backbone's file that a mode needs, and the reason; may be left out |

@@ -18,8 +18,6 @@ from medssl.study.file import Loc
 from medssl.study.options import Study
 
 Problem = tuple[Loc, str]
-OF_SEVERAL_BLOCKS = {"linear", "knn", "nearest_mean", "aligned"}
-"""Modes whose features are those of the last `blocks`."""
 UNFREEZES = {"full", "gradual"}
 """Modes that train the backbone, or its last `unfrozen_blocks`."""
 ADAPTS = "lora"
@@ -170,8 +168,9 @@ def _impossible_networks(dag: Dag, name: str, task: FinetuneOptions, runs: list[
         if there is not None and task.bottleneck is not None and (why := task.bottleneck.misfit(there)):
             yield ("finetune", name, "bottleneck"), why
             break
+    probes = set(plugins.find("task", task.task).constant("PROBES", default=[]))
     asked = (
-        ("options", "blocks", task.options.get("blocks"), OF_SEVERAL_BLOCKS, num_maps),
+        ("options", "blocks", task.options.get("blocks"), probes, num_maps),
         ("unfrozen_blocks", "unfrozen_blocks", task.unfrozen_blocks, UNFREEZES, num_blocks),
     )
     for place, option, count, modes, number_in in asked:

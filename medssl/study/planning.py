@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from medssl.artefacts.names import Run
@@ -92,8 +93,8 @@ def largest_batch(batches: Sequence[int], peaks_mb: Sequence[float], room_mb: fl
     return LargestBatch(2 ** int(math.log2(fits)) if fits >= 1 else 0)
 
 
-def num_fits(settings: FinetuneOptions, runs: Sequence[Run], *, num_networks: int = 1, num_folds: int = 1) -> int:
-    """Fits of a task: starting points × modes × amounts of labels × seeds × rates × folds.
+def num_started(settings: FinetuneOptions, runs: Sequence[Run], *, num_networks: int = 1, num_folds: int = 1) -> int:
+    """Fits of a task in one mode, with one amount of labels and one rate: starting points × seeds × folds.
 
     runs: that it starts from; with `pair_seeds` each is fitted with its own seed alone. num_networks: different ones among them:
     each has its scratch, drawn as often as a run is pre-trained.
@@ -104,8 +105,34 @@ def num_fits(settings: FinetuneOptions, runs: Sequence[Run], *, num_networks: in
     if settings.scratch:
         draws = len(run_seeds) if len(seeds) < len(run_seeds) else 1
         started += num_networks * draws * len(seeds)
-    amounts = len(settings.fractions) + len(settings.counts) + len(settings.counts_per_class)
-    return started * len(set(settings.modes)) * amounts * len(settings.lr) * num_folds
+    return started * num_folds
+
+
+def images_of_fits(settings: FinetuneOptions, probes: Container[str], labelled: float, val: float, test: float) -> float:
+    """Images that go through the network for each of `num_started`, over modes, amounts of labels and rates.
+
+    A probe takes every image once. Other modes take a batch in each step, the validation part at each evaluation, and the test
+    part at the end. An amount in patients or per class counts as all labels.
+
+    Args:
+        settings: of the task.
+        probes: its modes without steps.
+        labelled: images of the training part.
+        val: images of the validation part.
+        test: images of the test part.
+    """
+    amounts = [share * labelled for share in settings.fractions]
+    amounts += [labelled] * (len(settings.counts) + len(settings.counts_per_class))
+    trainings = len(settings.lr) * (1 + settings.options.get("self_training_rounds", 0))
+    found = 0.0
+    for mode, amount in itertools.product(settings.modes, amounts):
+        if mode in probes:
+            found += labelled + val + test
+            continue
+        num_steps = settings.steps(max(1, int(amount)))
+        trained = num_steps * min(settings.batch_size, max(1.0, amount))
+        found += trainings * (trained + min(settings.evaluations, num_steps) * val) + test
+    return found
 
 
 def table(costs: Sequence[Cost], free_mb: float, num_jobs: int) -> str:

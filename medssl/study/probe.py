@@ -134,7 +134,7 @@ class Probe:
         """Run one step of a job, and add its measurements to those of the steps before."""
         self.report(f"{stage} {name}")
         path = spec or self.dag.layout.spec(stage, name)
-        command = [sys.executable, "-m", "medssl", stage, path, "--threads", str(self.threads)]
+        command = [sys.executable, "-m", "medssl", "--stop-with-parent", stage, path, "--threads", str(self.threads)]
         command += ["--step", step] if step else []
         began_s = time.monotonic()
         with open(self.folder / "log", "w+") as log:
@@ -143,6 +143,10 @@ class Probe:
             late.start()
             try:
                 _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:  # a signal to this process alone would leave the trial running
+                process.kill()
+                process.wait()
+                raise
             finally:
                 late.cancel()  # else Ctrl-C would wait for it
             process.returncode = os.waitstatus_to_exitcode(status)

@@ -14,14 +14,14 @@ from statistics import median
 import psutil
 
 from medssl.artefacts.names import Run
-from medssl.core import gpus, signals, tables
+from medssl.core import gpus, plugins, signals, tables
 from medssl.core.errors import StudyError, TooManyRefusalsError
 from medssl.core.files import canonical_json, read_json
 from medssl.core.listing import walk
 from medssl.pretrain.options import PretrainOptions
 from medssl.study.dag import Dag
 from medssl.study.options import Study
-from medssl.study.planning import MB, Cost, LargestBatch, grown, largest_batch, num_fits, peak_at, steps
+from medssl.study.planning import MB, Cost, LargestBatch, grown, images_of_fits, largest_batch, num_started, peak_at, steps
 from medssl.study.probe import PROBE_STEPS, OutOfTimeError, Probe, RefusedTrialError, Report, cheap_jobs
 
 PIECES = (1, 3)
@@ -149,7 +149,7 @@ class _Trials:
         return Cost("pretrain", f"{cohort}/{run}", hours, hours * settings.nodes, ram_mb, tried.took.disk_mb, gpu_mb)
 
     def _finetuning(self, task: str, *, whole: bool) -> Cost:
-        """An upper bound: all pixels that fits see or predict, at the speed of the slowest pre-training, which is slower."""
+        """All pixels that fits see or predict, at the speed of the slowest pre-training, which is slower than a fit."""
         if not (whole and self.tried):
             return _unknown("finetune", task)
         settings, probe = self.study.finetune[task], self.probes[-1]
@@ -157,18 +157,18 @@ class _Trials:
         runs = [run for _, run in probe.dag.runs_for(settings)]
         of_runs = [self.study.pretrain[run.name] for run in runs]
         networks = {canonical_json([of_run.backbone.model_dump(), of_run.spatial_dims]) for of_run in of_runs}
-        fits = num_fits(settings, runs, num_networks=max(1, len(networks)), num_folds=split.folds or 1)
+        started = num_started(settings, runs, num_networks=max(1, len(networks)), num_folds=split.folds or 1)
         times = self.sizes[settings.source] / probe.sizes[settings.source]
         labelled, val, test = (probe.labelled(settings.source, part) * times for part in ("train", "val", "test"))
         if split.folds is not None:  # the probe's split has none
             cases = labelled + val + test
             labelled, val, test = cases * (1 - 1 / split.folds), cases * split.val_frac, cases / split.folds
-        images = settings.steps(int(labelled)) * min(settings.batch_size, labelled)
-        images += settings.evaluations * val + test
+        probes = plugins.find("task", settings.task).constant("PROBES", default=[])
+        images = started * images_of_fits(settings, probes, labelled, val, test)
         first = next(iter(self.study.pretrain.values()))
         size = settings.size or first.size
         pixels = math.prod(size if len(size) > 1 else size * first.spatial_dims)
-        hours = fits * images * pixels * max(tried.per_pixel_s() for tried in self.tried.values()) / 3600
+        hours = images * pixels * max(tried.per_pixel_s() for tried in self.tried.values()) / 3600
         return Cost("finetune", task, hours, hours, max(c.peak_mb for c in probe.measured.values()), None)
 
 

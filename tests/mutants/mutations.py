@@ -3574,6 +3574,27 @@ MUTATIONS = [
     ),
     Mutation(
         "study",
+        "a plan that is ended leaves its trial running",
+        "                process.kill()\n                process.wait()\n",
+        "                pass\n",
+        "study/test_study_probe.py::test_a_plan_that_is_ended_ends_its_trial_and_leaves_nothing",
+    ),
+    Mutation(
+        "study",
+        "a plan counts the steps of the recipe for a probe of frozen features",
+        "if mode in probes:",
+        "if mode in ():",
+        "study/test_study_planning.py::test_a_probe_takes_each_image_once_whatever_the_steps",
+    ),
+    Mutation(
+        "study",
+        "a plan counts every fit as long as one on all labels",
+        "amounts = [share * labelled for share in settings.fractions]",
+        "amounts = [labelled for share in settings.fractions]",
+        "study/test_study_planning.py::test_epochs_on_fewer_labels_are_fewer_steps",
+    ),
+    Mutation(
+        "study",
         "weights that could not be compared pass for weights that fit",
         "if answer is None:",
         "if answer is ...:",

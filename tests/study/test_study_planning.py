@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl.artefacts.names import Arm, Run, Start
+from medssl.core import plugins
 from medssl.finetune.options import FinetuneOptions
 from medssl.finetune.plan import plan
+from medssl.finetune.recipe import Recipe
 from medssl.finetune.starting import draws_of_scratch
 from medssl.finetune.subsets import shares_of
 from medssl.pretrain.options import PretrainOptions
-from medssl.study.planning import Cost, Measured, grown, largest_batch, num_fits, peak_at, steps, table
+from medssl.study.planning import Cost, Measured, grown, images_of_fits, largest_batch, num_started, peak_at, steps, table
 
 
 def line(size: float) -> Measured:
@@ -85,12 +89,47 @@ def test_fits_of_a_task_are_those_that_its_job_plans(options: dict[str, Any], nu
     starts += [Start(Arm.of_scratch(name), draw) for name in ["resnet18", "vit"][:num_networks] for draw in draws]
     shares = shares_of(task.fractions, task.counts, 100)
     fits = plan(starts, task.modes, shares, task.seeds, range(num_folds), pair_seeds=task.pair_seeds)
-    assert num_fits(task, runs, num_networks=num_networks, num_folds=num_folds) == len(fits)
+    started = num_started(task, runs, num_networks=num_networks, num_folds=num_folds)
+    assert started * len(task.modes) * len(shares) == len(fits)
 
 
-def test_each_rate_is_a_fit() -> None:
-    task = FinetuneOptions(source="a", modes=["full"], fractions=[1.0], seeds=[0, 1], lr=[0.1, 0.01])
-    assert num_fits(task, []) == 2 * 2
+def images(**given: Any) -> float:
+    """Of a fit on 100 labelled images, with 10 for validation and 20 for test."""
+    task = FinetuneOptions(source="a", **{"fractions": [1.0], "batch_size": 8, "evaluations": 4, **given})
+    return images_of_fits(task, plugins.find("task", task.task).constant("PROBES", default=[]), 100, 10, 20)
+
+
+def test_a_fit_takes_its_batches_the_evaluations_and_the_test_part() -> None:
+    assert images(modes=["full"], max_steps=50) == 50 * 8 + 4 * 10 + 20
+    assert images(modes=["full"], max_steps=3) == 3 * 8 + 3 * 10 + 20  # no more evaluations than steps
+    assert images(modes=["full"], max_steps=50, batch_size=512) == 50 * 100 + 4 * 10 + 20
+
+
+def test_epochs_on_fewer_labels_are_fewer_steps() -> None:
+    whole, part = 13 * 8 + 2 * 10 + 20, 3 * 8 + 2 * 10 + 20  # 100 and 20 images in batches of 8
+    assert images(modes=["full"], epochs=1, evaluations=2, fractions=[1.0, 0.2]) == whole + part
+    assert images(modes=["full"], epochs=1, evaluations=2, fractions=[], counts=[3]) == whole  # patients may hold all of them
+
+
+def test_a_probe_takes_each_image_once_whatever_the_steps() -> None:
+    assert images(modes=["linear", "knn"], max_steps=50, lr=[0.1, 0.01]) == 2 * (100 + 10 + 20)
+    assert images(modes=["linear", "full"], max_steps=50) == 130 + images(modes=["full"], max_steps=50)
+
+
+def test_each_rate_and_each_round_of_self_training_is_a_training() -> None:
+    once = 50 * 8 + 4 * 10
+    assert images(modes=["full"], max_steps=50, lr=[0.1, 0.01]) == 2 * once + 20
+    assert images(modes=["full"], max_steps=50, options={"self_training_rounds": 2}) == 3 * once + 20
+
+
+@pytest.mark.parametrize("name", plugins.names("task"))
+def test_the_probes_of_a_task_are_its_modes_without_steps(name: str) -> None:
+    plugin, recipe, data = plugins.find("task", name), Recipe(max_steps=7), MagicMock()
+    task = plugin.load()()
+    probes = plugin.constant("PROBES", default=[])
+    assert set(probes) <= set(plugin.constant("FROZEN_MODES"))
+    for mode in plugin.constant("MODES"):
+        assert (task.num_steps(data, mode, np.arange(3), recipe) is None) == (mode in probes)
 
 
 def test_too_little_room_is_reported() -> None:

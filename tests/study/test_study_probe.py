@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from medssl.cli import studies
@@ -127,6 +134,30 @@ def test_a_job_stopped_between_its_steps_counts_as_not_measured(tmp_path: Path) 
     with pytest.raises(probe.OutOfTimeError, match="ingest ct"):
         piece.run("ingest", "ct", "convert")
     assert not piece.measured
+
+
+def test_a_plan_that_is_ended_ends_its_trial_and_leaves_nothing(tmp_path: Path) -> None:
+    study = tiny(tmp_path).model_dump(mode="json")
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    (tmp_path / "room").mkdir()
+    command = [sys.executable, "-m", "medssl", "plan", "study.yaml"]
+    with subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(tmp_path / "room")}, stderr=subprocess.PIPE, text=True
+    ) as plan:
+        assert plan.stderr is not None and "trial run of ingest ct" in plan.stderr.readline()
+        trial = wait_for(lambda: [one for one in psutil.Process(plan.pid).children() if "ingest" in one.cmdline()])[0]
+        plan.terminate()
+        assert plan.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not psutil.pid_exists(trial.pid) and not list((tmp_path / "room").iterdir())
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    """What `look` finds, as soon as it finds something."""
+    for _ in range(600):
+        if found := look():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("not found in 30 s")
 
 
 @pytest.mark.parametrize("objective", ["swav", "joint_2d3d"])

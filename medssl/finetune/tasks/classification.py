@@ -34,6 +34,8 @@ MAIN_MODE = "full"
 """The mode that the report puts first."""
 FROZEN_MODES = ["linear", "knn", "nearest_mean", "aligned", "attentive"]
 """Modes in which the encoder stays frozen."""
+PROBES = ["linear", "knn", "nearest_mean", "aligned"]
+"""Modes fitted without steps, to features that are computed once."""
 TRANSDUCTIVE = {"aligned": "nearest_mean"}
 """Modes whose prediction of a case depends on the other cases, and the mode that is fitted beside each, for which it does not."""
 GATED = "last"

@@ -27,6 +27,7 @@ PREDICTS = "values"
 TABLE = "values.tsv"
 MAIN_MODE = "full"
 FROZEN_MODES = ["linear", "knn", "attentive"]
+PROBES = ["linear", "knn"]
 MODE_TITLES = {
     "full": "full fine-tuning",
     "linear": "linear probe",

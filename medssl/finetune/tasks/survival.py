@@ -26,6 +26,7 @@ PREDICTS = "risks"
 TABLE = "risks.tsv"
 MAIN_MODE = "full"
 FROZEN_MODES = ["linear", "attentive"]
+PROBES = ["linear"]
 MODE_TITLES = {"full": "full fine-tuning", "linear": "linear probe", "attentive": "attentive probe", "lora": "LoRA"}
 MODE_NEEDS = {"lora": ("HAS_ATTENTION", "it adapts the matrices of attention")}
 DEFAULT_STEPS = 1000
