@@ -103,8 +103,8 @@ class Setting:
     percentiles: tuple[float, float] = (0.5, 99.5)
 
 
-HEART = Setting("heart", 4, (64, 64), (2.0, 2.0, -1.0), (0.1, 1.0), 8, 700, 0.0)
-BRAIN = replace(HEART, images="brain", classes=3, size=(48, 48), spacing=(1.0, 1.0, 1.0))
+HEART = Setting("heart", 4, (64, 64), (2.0, 2.0, -1.0), (0.1, 1.0), 8, 2100, 0.0)
+BRAIN = replace(HEART, images="brain", classes=3, size=(48, 48), steps=700, spacing=(1.0, 1.0, 1.0))
 VOLUMES: dict[str, Any] = {"shares": (0.1,), "overlap": 0.25, "calibration_batches": 4}
 SETTINGS = {
     "tasks.heart": HEART,
